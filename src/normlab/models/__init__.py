@@ -1,0 +1,5 @@
+"""Networks that are handed a normalizer."""
+
+from normlab.models.mlp import MLP
+
+__all__ = ["MLP"]

@@ -1,0 +1,1 @@
+"""What a run leaves behind: its schema, and how it is written and read."""

@@ -1,0 +1,63 @@
+"""A made-up fitness score: three features on scales that differ by a factor of a thousand."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from normlab.data.datamodule import InMemoryData
+from normlab.data.table import Table
+
+LOWEST, HIGHEST = 109.0, 186.0
+"""The noiseless score of the smallest and of the largest person (1.2 m, 30 kg, 2 l; 2.0 m, 120 kg, 5 l)."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Fitness(InMemoryData):
+    """Height, weight and vital capacity to a score in [0, 100].
+
+    ``base = 35·height + 15·ln(weight) + 0.008·capacity``, with height ~ U(1.2, 2.0) m, weight ~ U(30, 120) kg and
+    capacity ~ U(2000, 5000) ml. The target is one of
+
+    - ``calibrated``: ``100·(base − 109)/(186 − 109) + N(0, 10)``, clamped to [0, 100]; no net gets below a squared
+      error of about 95;
+    - ``clipped``: ``base + N(0, 10)``, clamped to [0, 100]. ``base`` is never below 109, so that nearly every
+      target is exactly 100 and there is nothing to learn but a constant.
+
+    Shapes:
+        x: ``(samples, 3)``, y: ``(samples, 1)``.
+    """
+
+    samples: int = 1000
+    target: str = "calibrated"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target not in ("calibrated", "clipped"):
+            raise ValueError(f"data.target must be calibrated or clipped, got {self.target}")
+
+    def table(self) -> Table:
+        """Draw height, weight, capacity and noise, in that order."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def uniform(low: float, high: float) -> Tensor:
+            return torch.rand(self.samples, 1, generator=generator) * (high - low) + low
+
+        height, weight, capacity = uniform(1.2, 2.0), uniform(30, 120), uniform(2000, 5000)
+        base = 35 * height + 15 * weight.log() + 0.008 * capacity
+        if self.target == "calibrated":
+            base = 100 * (base - LOWEST) / (HIGHEST - LOWEST)
+        y = (base + 10 * torch.randn(self.samples, 1, generator=generator)).clamp(0, 100)
+        return Table(torch.cat([height, weight, capacity], dim=1), y)
+
+    @property
+    def notices(self) -> list[str]:
+        """Add what share of the clipped targets says nothing."""
+        if self.target != "clipped":
+            return super().notices
+        saturated = (self.table().y == 100).double().mean().item()
+        return [
+            *super().notices,
+            f"data.target=clipped: {saturated:.1%} of the targets are exactly 100, so that there is nothing to "
+            "learn but a constant; data.target=calibrated can be learned",
+        ]

@@ -1,0 +1,1 @@
+"""Measurements on a net: numbers out, and no trace left."""

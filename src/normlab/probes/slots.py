@@ -1,0 +1,42 @@
+"""What goes into and comes out of a net's normalizers.
+
+A net calls the place of a normalizer ``norm``; the identity stands there when there is none, so that a net without
+normalization is measured at the same points.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+MOMENTS = ("before_mean", "before_std", "after_mean", "after_std")
+
+
+def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield each normalizer's place with the name of the layer that it is in."""
+    for name, module in net.named_modules():
+        layer, _, slot = name.rpartition(".")
+        if slot == "norm":
+            yield layer, module
+
+
+def moments(x: Tensor, y: Tensor) -> Tensor:
+    """Return mean and standard deviation, over all entries, of what a layer takes and gives: ``(4,)``."""
+    before_std, before_mean = torch.std_mean(x)
+    after_std, after_mean = torch.std_mean(y)
+    return torch.stack([before_mean, before_std, after_mean, after_std])
+
+
+def observe(net: nn.Module, call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what ``call`` returns and, by layer, the :func:`moments` of the normalizers of ``net`` meanwhile."""
+    seen: dict[str, Tensor] = {}
+
+    def watch(layer: str, slot: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        return slot.register_forward_hook(lambda _, inputs, y: seen.update({layer: moments(inputs[0], y)}))
+
+    handles = [watch(layer, slot) for layer, slot in norm_slots(net)]
+    try:
+        return call(), seen
+    finally:
+        for handle in handles:
+            handle.remove()

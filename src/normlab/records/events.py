@@ -1,0 +1,84 @@
+"""TensorBoard event files, written in batches.
+
+``torch.utils.tensorboard`` starts a thread and a queue for every run and serializes each scalar alone; here the
+scalars of many epochs go to the file in one write, through TensorBoard's own record format.
+"""
+
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from normlab.records.curves import Point
+
+PREFIX = "events.out.tfevents"
+HParam = bool | int | float | str
+_numbers = itertools.count()
+
+
+class EventFile:
+    """An event file that is open only while it is written to, so that thousands may be in use at once."""
+
+    def __init__(self, folder: Path) -> None:
+        host = socket.gethostname()
+        name = f"{PREFIX}.{int(time.time())}.{host}.{os.getpid()}.{next(_numbers)}"
+        self.path = folder / name
+        self._write([Event(wall_time=time.time(), file_version="brain.Event:2")])
+
+    def _write(self, events: Iterable[Event]) -> None:
+        with self.path.open("ab") as file:
+            writer = RecordWriter(file)
+            for event in events:
+                writer.write(event.SerializeToString())
+
+    def scalars(self, points: Iterable[Point]) -> None:
+        """Write the metrics of each point at its step."""
+        self._write(
+            Event(
+                step=point.step,
+                wall_time=point.time,
+                summary=Summary(
+                    value=[Summary.Value(tag=name, simple_value=value) for name, value in point.metrics.items()]
+                ),
+            )
+            for point in points
+        )
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Write a text for TensorBoard's Text tab."""
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        tensor = TensorProto(dtype="DT_STRING", string_val=[markdown.encode()])
+        value = Summary.Value(tag=f"{tag}/text_summary", metadata=plugin, tensor=tensor)
+        self._summary(Summary(value=[value]))
+
+    def start(self, hparams: dict[str, HParam], group: str) -> None:
+        """Write a run's hyperparameters; the HParams tab averages the runs of one group."""
+        self._summary(summary_v2.hparams_pb(hparams, trial_id=group))
+
+    def end(self, *, succeeded: bool) -> None:
+        """Mark the run as ended in the HParams tab."""
+        status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
+        info = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
+        value = Summary.Value(
+            tag=metadata.SESSION_END_INFO_TAG,
+            metadata=metadata.create_summary_metadata(info),
+            tensor=metadata.NULL_TENSOR,
+        )
+        self._summary(Summary(value=[value]))
+
+    def experiment(self, hparams: Iterable[str], metrics: Iterable[str]) -> None:
+        """Write the columns that the HParams tab shows for all runs below this folder."""
+        columns = [summary_v2.HParam(name) for name in hparams]
+        self._summary(summary_v2.hparams_config_pb(columns, [summary_v2.Metric(name) for name in metrics]))
+
+    def _summary(self, summary: Summary) -> None:
+        self._write([Event(wall_time=time.time(), summary=summary)])

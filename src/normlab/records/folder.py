@@ -1,0 +1,82 @@
+"""The folder of a run or a sweep: whose it is, and what may be done in it."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from normlab.config import ConfigError
+from normlab.records.result import Result, spell_out
+
+HYDRA_CONFIG = Path(".hydra") / "config.yaml"
+
+
+def free_folder(path: Path) -> Path:
+    """Make ``path``, or ``path-2``, ``path-3``, … if it is there already, and return the one made.
+
+    Two sweeps that start in the same second get two folders: making one is atomic.
+    """
+    number, candidate = 1, path
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
+
+
+def require_writable(folder: Path) -> None:
+    """Make sure that files can be written into ``folder``, which is made if need be.
+
+    Raises:
+        ConfigError: if it is not so.
+    """
+    probe = folder / ".can-write"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a composed config, without Hydra's own part, as plain data with every interpolation resolved."""
+    task = {key: config[key] for key in config if key != "hydra"}
+    return spell_out(OmegaConf.to_container(OmegaConf.create(task), resolve=True))
+
+
+def earlier_result(folder: Path, config: DictConfig) -> Result | None:
+    """Return the result of this configuration that ``folder`` holds, or None if there is none yet.
+
+    Raises:
+        ConfigError: if the folder belongs to another configuration; nothing in it is touched.
+    """
+    result = Result.read(folder)
+    ours: Any = plain(config)
+    theirs: Any = ours
+    if result is not None:
+        theirs = result.config
+    elif (folder / HYDRA_CONFIG).exists():
+        # The interpolations of a run that was killed are as they were typed, not resolved.
+        ours = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}
+        theirs = OmegaConf.to_container(OmegaConf.load(folder / HYDRA_CONFIG))
+    if ours != theirs:
+        keys = ", ".join(differing_keys(ours, theirs)[:3])
+        raise ConfigError(
+            f"{folder} holds a run of another configuration (it differs in {keys}); choose another folder"
+        )
+    return result
+
+
+def differing_keys(one: Any, other: Any, path: str = "") -> list[str]:
+    """Return the dotted keys in which two configurations differ.
+
+    >>> differing_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    ['a.c']
+    """
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [path]
+    keys = sorted(one.keys() | other.keys())
+    return [k for key in keys for k in differing_keys(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))]

@@ -1,0 +1,124 @@
+"""``result.json``: what a run was, how it ended, and what it reached."""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+FILE = "result.json"
+
+
+class Status(StrEnum):
+    """How a run ended. The first two are done; the others are trained again."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has nothing left to train."""
+        return self in (Status.FINISHED, Status.DIVERGED)
+
+
+@dataclass
+class Moment:
+    """The metrics of a run at one epoch, by name (``val/loss``)."""
+
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass
+class Objective:
+    """The number a run returns: the best value of a metric, and whether small or large is good."""
+
+    metric: str
+    direction: str
+    value: float
+
+
+@dataclass
+class Result:
+    """One run; ``seconds`` is the time of its optimizer steps alone."""
+
+    name: str
+    status: Status
+    config: dict[str, Any]
+    choices: dict[str, str]
+    overrides: list[str]
+    objective: Objective
+    best: Moment | None = None
+    last: Moment | None = None
+    test: dict[str, float] = field(default_factory=dict)
+    epochs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    started: str = ""
+    ended: str = ""
+    error: str | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write ``result.json`` into ``folder``, whole or not at all."""
+        write_atomically(folder / FILE, json.dumps(spell_out(asdict(self)), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Result | None":
+        """Return the result that ``folder`` holds, or None if it holds none.
+
+        Raises:
+            ValueError: if the file is damaged, naming it.
+        """
+        path = folder / FILE
+        if not path.exists():
+            return None
+        try:
+            known = {f.name for f in fields(cls)}
+            result = cls(**{key: value for key, value in json.loads(path.read_text()).items() if key in known})
+            result.status = Status(result.status)
+            result.objective = Objective(**read_numbers(result.objective))
+            result.best = result.best and Moment(**read_numbers(result.best))
+            result.last = result.last and Moment(**read_numbers(result.last))
+            result.test = read_numbers(result.test)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        return result
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` by way of a file beside it, so that a reader sees the old or the new whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def spell_out(value: Any) -> Any:
+    """Write non-finite numbers as words, which JSON has no numbers for.
+
+    >>> spell_out({"loss": [math.inf, 1.0]})
+    {'loss': ['inf', 1.0]}
+    """
+    if isinstance(value, dict):
+        return {key: spell_out(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [spell_out(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_numbers(value: Any) -> Any:
+    """Undo :func:`spell_out` in a part of a result that holds numbers.
+
+    >>> read_numbers({"loss": ["inf", 1.0], "metric": "val/loss"})
+    {'loss': [inf, 1.0], 'metric': 'val/loss'}
+    """
+    if isinstance(value, dict):
+        return {key: read_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [read_numbers(entry) for entry in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value

@@ -1,0 +1,138 @@
+"""From a configuration to the objects that train."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from normlab.config import ConfigError, check, first_line
+from normlab.data.datamodule import InMemoryData
+from normlab.data.order import batch_sizes
+from normlab.training.module import NormModule
+from normlab.training.optim import StackedOptimizer
+from normlab.training.population import Population, initial_nets
+from normlab.training.tasks import Classification, Regression, Task
+
+
+def make(node: DictConfig, **arguments: Any) -> Any:
+    """Instantiate a ``_target_``; what it refuses is refused in its own words.
+
+    Raises:
+        ConfigError: for a ValueError or TypeError of the target.
+    """
+    try:
+        return instantiate(node, **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ValueError | TypeError | InstantiationException):
+            raise ConfigError(first_line(cause)) from error
+        raise cause from None
+
+
+def make_data(config: DictConfig) -> InMemoryData:
+    """Return the datamodule, its splits made."""
+    data = make(config.data)
+    try:
+        _ = data.parts
+    except ValueError as error:
+        raise ConfigError(first_line(error)) from error
+    return data
+
+
+def net_maker(config: DictConfig, data: InMemoryData) -> Callable[[], nn.Module]:
+    """Return what makes a net for this data, with the model's parts in the slots that the net has.
+
+    Raises:
+        ConfigError: if the model consists of a part that this net has no slot for.
+    """
+    slots = inspect.signature(get_object(config.net._target_)).parameters
+    parts = {name: node for name, node in config.model.items() if node is not None}
+    for name in parts:
+        if name not in slots and not any(other in slots for other in parts):
+            raise ConfigError(f"net: {config.net._target_} has no place for model.{name}")
+    makers = {name: make(node) for name, node in parts.items() if name in slots}
+    make_net = make(config.net)
+    table = data.parts[0]
+    return lambda: make_net(table.input_shape, table.out_features, **makers)
+
+
+def make_task(data: InMemoryData) -> Task:
+    """Return what the targets ask for."""
+    return Classification() if data.parts[0].is_classification else Regression()
+
+
+def optimizer_maker(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
+    """Return what makes the optimizer: one of ours for K members, or anyone's for a run alone."""
+    target, partial = get_object(config.optimizer._target_), make(config.optimizer)
+    if inspect.isclass(target) and issubclass(target, StackedOptimizer):
+        return lambda parameters, members: partial(parameters, members=members)
+    return lambda parameters, members: partial(parameters)
+
+
+def make_module(config: DictConfig, data: InMemoryData, seeds: Sequence[int]) -> NormModule:
+    """Return the LightningModule for a population, a net for each seed."""
+    scheduler = make(config.scheduler) if config.scheduler.get("_target_") else None
+    return NormModule(
+        Population(initial_nets(net_maker(config, data), seeds)),
+        make_task(data),
+        seeds,
+        optimizer_maker(config),
+        scheduler and (lambda optimizer, members: scheduler(optimizer, members=members)),
+        gradient_clip_val=config.trainer.gradient_clip_val,
+    )
+
+
+def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Return the Trainer, with what ours does better switched off."""
+    node = {key: value for key, value in config.trainer.items() if key not in ("gradient_clip_val", "threads")}
+    return instantiate(
+        node,
+        callbacks=[*callbacks, *(make(callback) for callback in config.callbacks.extra.values())],
+        logger=[make(logger) for logger in config.logger.extra.values()] or False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def rehearse(config: DictConfig) -> list[str]:
+    """Refuse a configuration that cannot be trained, by building all of it and passing a batch of each size through.
+
+    Returns:
+        What a person should know about the data.
+
+    Raises:
+        ConfigError: the reason, in one line.
+    """
+    check(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return _rehearse(OmegaConf.to_yaml(OmegaConf.create(plain | {"seed": 0})))
+
+
+@lru_cache(maxsize=1024)
+def _rehearse(yaml: str) -> list[str]:
+    """Rehearse a configuration without its seed, once for all seeds of a sweep."""
+    config = OmegaConf.create(yaml)
+    assert isinstance(config, DictConfig)
+    data = make_data(config)
+    module = make_module(config, data, [0])
+    try:
+        module.configure_optimizers()
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"optimizer or scheduler: {first_line(error)}") from error
+    table = data.parts[0]
+    for size in sorted(set(batch_sizes(len(table), data.batch_size))):
+        try:
+            module(table.x[None, :size])
+        except Exception as error:
+            made = f"model={config.model.get('norm') and config.model.norm._target_}"
+            raise ConfigError(f"data.batch_size={data.batch_size}, {made}: {first_line(error)}") from error
+    return data.notices

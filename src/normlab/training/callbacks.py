@@ -1,0 +1,146 @@
+"""What watches a population while it trains: stopping, keeping the best, taking down curves, the bar.
+
+Lightning's own know one run. Each of these decides for every member apart; K is the number of members.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from normlab.records import curves
+from normlab.records.curves import Point
+from normlab.records.events import EventFile
+from normlab.training.module import NormModule
+from normlab.training.population import State
+
+
+def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.0) -> Tensor:
+    """Return which members' metric is better than their best by more than ``min_delta``; never one that is NaN."""
+    return metric < best - min_delta if direction == "min" else metric > best + min_delta
+
+
+def worst(direction: str) -> float:
+    """Return the value that every other is better than."""
+    return torch.inf if direction == "min" else -torch.inf
+
+
+class EarlyStopping(pl.Callback):
+    """Stops a member whose metric has not improved for ``patience`` validations."""
+
+    def __init__(self, monitor: str, direction: str, patience: int, min_delta: float) -> None:
+        self.monitor, self.direction = monitor, direction
+        self.patience, self.min_delta = patience, min_delta
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+        """Begin with nothing reached."""
+        members = pl_module.population.members
+        self.best = torch.full((members,), worst(self.direction), dtype=torch.float64)
+        self.waited = torch.zeros(members, dtype=torch.long)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+        """Stop the members that have waited long enough."""
+        if self.monitor not in pl_module.metrics:
+            return
+        metric = pl_module.metrics[self.monitor].cpu()
+        better = improved(metric, self.best, self.direction, self.min_delta)
+        self.best = torch.where(better, metric.double(), self.best)
+        self.waited = torch.where(better, 0, self.waited + 1)
+        pl_module.active &= self.waited < self.patience
+
+
+class BestState(pl.Callback):
+    """Keeps each member's parameters and buffers at the epoch where its metric was best.
+
+    Attributes:
+        value, epoch, step: where that was, ``(K,)`` each; epoch is 0 for a member that never had a finite metric.
+        metrics: all metrics of that epoch, ``(K,)`` each.
+        state: the parameters and buffers, ``(K, …)`` each.
+    """
+
+    def __init__(self, monitor: str, direction: str) -> None:
+        self.monitor, self.direction = monitor, direction
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+        """Begin with the initial state."""
+        members = pl_module.population.members
+        self.value = torch.full((members,), worst(self.direction), dtype=torch.float64)
+        self.epoch, self.step = torch.zeros(2, members, dtype=torch.long)
+        self.metrics: dict[str, Tensor] = {}
+        self.state: State = {name: t.detach().clone() for name, t in pl_module.population.state().items()}
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+        """Keep the members that are better than ever."""
+        if self.monitor not in pl_module.metrics:
+            return
+        metric = pl_module.metrics[self.monitor].cpu()
+        better = improved(metric, self.value, self.direction) & pl_module.active
+        if not bool(better.any()):
+            return
+        self.value[better] = metric.double()[better]
+        self.epoch[better], self.step[better] = pl_module.epochs[better], pl_module.steps[better]
+        for kept, now in ((self.metrics, pl_module.metrics), (self.state, pl_module.population.state())):
+            for name, tensor in now.items():
+                old = kept.setdefault(name, torch.full_like(tensor, torch.nan))
+                old[better.to(old.device)] = tensor[better.to(tensor.device)]
+
+
+class Recorder(pl.Callback):
+    """Takes down every epoch's metrics of every member, and writes them to the run folders now and then."""
+
+    def __init__(self, folders: Sequence[Path], events: Sequence[EventFile], flush_seconds: float) -> None:
+        self.folders, self.events, self.flush_seconds = folders, events, flush_seconds
+        self.points: list[list[Point]] = [[] for _ in folders]
+        self.last: list[Point | None] = [None] * len(folders)
+        self.flushed = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+        """Take down the epoch's metrics of the members that trained in it."""
+        now, names = time.time(), list(pl_module.metrics)
+        rows = torch.stack([m.double().cpu() for m in pl_module.metrics.values()], dim=1).tolist()
+        epochs, steps = pl_module.epochs.tolist(), pl_module.steps.tolist()
+        for k in pl_module.active.nonzero().flatten().tolist():
+            self.last[k] = Point(epochs[k], steps[k], now, dict(zip(names, rows[k], strict=True)))
+            self.points[k].append(self.last[k])
+        if time.monotonic() - self.flushed > self.flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been taken down."""
+        for folder, points in zip(self.folders, self.points, strict=True):
+            curves.append(folder, points)
+        for file, points in zip(self.events, self.points, strict=bool(self.events)):
+            file.scalars(points)
+        for points in self.points:
+            points.clear()
+        self.flushed = time.monotonic()
+
+
+class EpochBar(pl.Callback):
+    """One progress bar over the epochs, on a terminal; nothing where the output is piped."""
+
+    def __init__(self, label: str, monitor: str) -> None:
+        self.label, self.monitor = label, monitor
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+        """Show the bar."""
+        self.bar: Any = tqdm(
+            total=trainer.max_epochs, desc=self.label, unit="epoch", leave=False, disable=not sys.stderr.isatty()
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+        """Move on by an epoch."""
+        if self.bar.update() and self.monitor in pl_module.metrics:
+            self.bar.set_postfix({self.monitor: f"{pl_module.metrics[self.monitor].median():.4g}"}, refresh=False)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: NormModule, stage: str) -> None:
+        """Take the bar away."""
+        if stage == "fit":
+            self.bar.close()

@@ -1,0 +1,145 @@
+"""The LightningModule: how a population is trained, epoch by epoch.
+
+Letters: K members, N samples, B samples of a minibatch, O outputs.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from normlab.data.datamodule import InMemoryData, Split
+from normlab.probes.slots import MOMENTS
+from normlab.training.optim import clip_grad_norm
+from normlab.training.population import Population
+from normlab.training.schedulers import Scheduler
+from normlab.training.tasks import Task
+
+MakeOptimizer = Callable[..., torch.optim.Optimizer]
+MakeScheduler = Callable[..., Scheduler]
+
+
+class NormModule(pl.LightningModule):
+    """Trains K nets as one; a single run is a population of one.
+
+    The loss is the sum over members of each member's mean over its batch, so that no member's gradient depends on
+    K. Lightning hands over each split whole: a training step takes all of an epoch's optimizer steps
+    (manual optimization), because what Lightning does around a batch costs more than a step of a small net.
+
+    Attributes:
+        metrics: of the epoch that runs, each ``(K,)``, under keys such as ``val/loss``.
+        active: the members that still train, ``(K,)``; diverged: those with a loss that was not finite.
+        steps: the optimizer steps that each member has taken, ``(K,)``; epochs: likewise.
+        seconds: the time that all optimizer steps took.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        task: Task,
+        seeds: Sequence[int],
+        make_optimizer: MakeOptimizer,
+        make_scheduler: MakeScheduler | None = None,
+        gradient_clip_val: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.population = population
+        self.task = task
+        self.seeds = list(seeds)
+        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
+        self.gradient_clip_val = gradient_clip_val
+        self.metrics: dict[str, Tensor] = {}
+        members = population.members
+        self.active = torch.ones(members, dtype=torch.bool)
+        self.diverged = torch.zeros(members, dtype=torch.bool)
+        self.steps = torch.zeros(members, dtype=torch.long)
+        self.epochs = torch.zeros(members, dtype=torch.long)
+        self.seconds = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return every member's outputs: ``(K, B, …)`` to ``(K, B, O)``."""
+        return self.population(x)
+
+    def configure_optimizers(self) -> dict:
+        """Return the optimizer, and the scheduler if there is one."""
+        parameters, members = self.population.parameters(), self.population.members
+        optimizer = self.make_optimizer(parameters, members)
+        if self.make_scheduler is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, members)}
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the metrics of the epoch before."""
+        self.metrics = {}
+
+    def training_step(self, batch: Split, batch_idx: int) -> None:
+        """Take an epoch's optimizer steps; ``batch`` is the whole training split."""
+        started = time.perf_counter()
+        optimizer = self.optimizers()
+        losses, sizes = [], []
+        for x, y in self.minibatches(batch):
+            optimizer.zero_grad()
+            loss = self.task.loss(self(x), y)
+            self.manual_backward(loss.sum())
+            if self.gradient_clip_val is not None:
+                clip_grad_norm(self.population.parameters(), self.population.members, self.gradient_clip_val)
+            optimizer.step()
+            losses.append(loss.detach())
+            sizes.append(x.shape[1])
+        self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
+        self.metrics["train/lr"] = self.learning_rates()
+        self.steps += len(sizes) * self.active
+        self.epochs += self.active
+        self.seconds += time.perf_counter() - started
+
+    def validation_step(self, batch: Split, batch_idx: int) -> None:
+        """Measure every member on the validation split."""
+        x, y = self.for_all(batch)
+        outputs, seen = self.population.observe(x)
+        self.measure("val", outputs, y)
+        for layer, moments in seen.items():
+            for name, values in zip(MOMENTS, moments.unbind(1), strict=True):
+                self.metrics[f"activation/{layer}/{name}"] = values
+
+    def test_step(self, batch: Split, batch_idx: int) -> None:
+        """Measure every member on the test split."""
+        x, y = self.for_all(batch)
+        self.measure("test", self(x), y)
+
+    def on_train_epoch_end(self) -> None:
+        """Set diverged members aside, and let the scheduler see the loss, that of validation if there is one."""
+        losses = torch.stack([self.metrics[key] for key in ("train/loss", "val/loss") if key in self.metrics])
+        finite = losses.isfinite().all(dim=0).cpu()
+        self.diverged |= self.active & ~finite
+        self.active &= finite
+        self.trainer.should_stop = self.trainer.should_stop or not bool(self.active.any())
+        scheduler = self.lr_schedulers()
+        if scheduler is not None:
+            scheduler.step(losses[-1])
+
+    def minibatches(self, batch: Split) -> Iterator[Split]:
+        """Yield the epoch's minibatches, ``(K, B, …)``; only as many as asked for by ``fast_dev_run``."""
+        data: InMemoryData = self.trainer.datamodule
+        return islice(data.minibatches(batch, self.seeds, self.current_epoch), self.trainer.fast_dev_run or None)
+
+    def for_all(self, batch: Split) -> Split:
+        """Return a split as every member sees it, ``(K, N, …)``."""
+        members = self.population.members
+        x, y = (part.expand(members, *part.shape) for part in batch)
+        return x, y
+
+    def measure(self, split: str, outputs: Tensor, targets: Tensor) -> None:
+        """Take down loss and metrics of a split, and hand them to Lightning's own callbacks and loggers."""
+        values = {"loss": self.task.loss(outputs, targets), **self.task.metrics(outputs, targets)}
+        named = {f"{split}/{name}": value for name, value in values.items()}
+        self.metrics.update(named)
+        self.log_dict({name: value.median() for name, value in named.items()})
+
+    def learning_rates(self) -> Tensor:
+        """Return each member's learning rate now, ``(K,)``."""
+        lr = self.optimizers().param_groups[0]["lr"]
+        return torch.as_tensor(lr, dtype=torch.float64).expand(self.population.members, 1).flatten()

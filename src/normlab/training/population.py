@@ -1,0 +1,81 @@
+"""K nets that differ only in their numbers, trained as one.
+
+Letters: K members, B samples of a batch, O outputs.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from normlab.probes.slots import observe
+
+State = dict[str, Tensor]
+
+
+def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
+    """Return a net for each seed, its weights drawn as after ``torch.manual_seed(seed)``."""
+    nets = []
+    for seed in seeds:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nets.append(make_net())
+    return nets
+
+
+class Population(nn.Module):
+    """K nets of one architecture; member k sees ``x[k]`` with its own parameters.
+
+    At K = 1 the net is called as it is. For K > 1 the parameters and buffers are stacked along a leading axis, and
+    ``torch.func.vmap`` runs the net's own code over it.
+
+    Shapes:
+        ``(K, B, …)`` to ``(K, B, O)``.
+    """
+
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = len(nets)
+        self.net = nets[0]
+        if self.members > 1:
+            self._stack(list(nets))
+
+    def _stack(self, nets: list[nn.Module]) -> None:
+        """Put the stacked numbers in the place of the first net's."""
+        params, buffers = stack_module_state(nets)
+        for name, stacked in (params | buffers).items():
+            path, _, leaf = name.rpartition(".")
+            owner = self.net.get_submodule(path)
+            if name in params:
+                owner.register_parameter(leaf, nn.Parameter(stacked.detach()))
+            else:
+                owner.register_buffer(leaf, stacked, persistent=leaf not in owner._non_persistent_buffers_set)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return every member's outputs."""
+        if self.members == 1:
+            return self.net(x.squeeze(0)).unsqueeze(0)
+        return vmap(lambda state, x: functional_call(self.net, state, (x,)))(self.state(), x)
+
+    def observe(self, x: Tensor) -> tuple[Tensor, State]:
+        """Return every member's outputs and the moments at its normalizers, ``(K, 4)`` for each layer."""
+
+        def one(state: State, x: Tensor) -> tuple[Tensor, State]:
+            return observe(self.net, lambda: functional_call(self.net, state, (x,)))
+
+        if self.members > 1:
+            return vmap(one)(self.state(), x)
+        outputs, seen = observe(self.net, lambda: self.net(x.squeeze(0)))
+        return outputs.unsqueeze(0), {layer: moments.unsqueeze(0) for layer, moments in seen.items()}
+
+    def state(self) -> State:
+        """Return parameters and buffers by name, ``(K, …)`` each, sharing memory with the population."""
+        named = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        return named if self.members > 1 else {name: tensor.unsqueeze(0) for name, tensor in named.items()}
+
+    @torch.no_grad()
+    def load_state(self, state: State) -> None:
+        """Copy parameters and buffers, ``(K, …)`` each, into the population."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])

@@ -1,0 +1,500 @@
+import copy
+import pickle
+import shutil
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.testing import assert_close
+
+from normlab.norms import BatchNorm1d, reference
+from normlab.norms.batch_norm import BatchNorm
+
+BOTH_PATHS = pytest.mark.parametrize("fused", [False, True], ids=["formula", "fused"])
+
+GOLDEN_X = [
+    [0.13443642, 0.38237412, 0.43459833, 0.5555555, 0.46544354],
+    [0.73888243, 0.76263731, 0.2219813, 0.65330424, 0.2280716],
+    [0.16306301, 0.62442583, 0.54017516, 0.64500589, 0.29199674],
+    [0.9398204, 0.87478007, 0.10693309, 0.75469117, 0.82808138],
+]
+GOLDEN_Y = [
+    [-1.0196, -1.5167, 0.6368, -1.3680, 0.0517],
+    [0.6942, 0.5529, -0.6090, 0.0165, -0.9665],
+    [-0.9385, -0.1993, 1.2554, -0.1010, -0.6923],
+    [1.2639, 1.1632, -1.2831, 1.4526, 1.6072],
+]
+
+SHAPES = st.one_of(
+    st.tuples(st.integers(2, 6), st.integers(1, 4)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(2, 4)),
+    st.tuples(st.integers(2, 4), st.integers(1, 4), st.integers(1, 4)),
+)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "eps": st.floats(1e-6, 1.0),
+        "momentum": st.none() | st.floats(0.0, 1.0),
+        "affine": st.booleans(),
+        "bias": st.booleans(),
+        "track_running_stats": st.booleans(),
+    }
+)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def normal(seed: int, *shape: int, mean: float = 0.0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return mean + torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def randomize(layer: nn.Module, seed: int) -> nn.Module:
+    """Move a layer away from γ = 1, β = 0, running mean 0 and running variance 1."""
+    rng = np.random.default_rng(seed)
+    state = {
+        name: torch.as_tensor(rng.uniform(0.5, 2.0, value.shape)).to(value)
+        for name, value in layer.state_dict().items()
+        if value.is_floating_point()
+    }
+    layer.load_state_dict(state, strict=False)
+    return layer
+
+
+def pair(
+    num_features: int, fused: bool = False, seed: int = 0, **options
+) -> tuple[BatchNorm1d, nn.BatchNorm1d]:
+    """Return our layer and torch's with the same random state, in float64."""
+    ours = BatchNorm1d(num_features, **options, fused=fused, dtype=torch.float64)
+    torchs = nn.BatchNorm1d(num_features, **options, dtype=torch.float64)
+    return randomize(ours, seed), randomize(torchs, seed)
+
+
+def rows(x: Tensor) -> np.ndarray:
+    """Return x with every value of a feature in one column, as the NumPy reference takes it."""
+    return x.detach().movedim(1, -1).reshape(-1, x.shape[1]).numpy()
+
+
+def backward(layer: nn.Module, x: Tensor, grad_y: Tensor) -> dict[str, Tensor]:
+    """Return the output and every gradient of one forward and backward pass."""
+    x = x.clone().requires_grad_()
+    layer.zero_grad()
+    y = layer(x)
+    y.backward(grad_y)
+    return {"y": y.detach(), "x": x.grad, **{name: p.grad for name, p in layer.named_parameters()}}
+
+
+def close(actual, expected) -> None:
+    assert_close(actual, expected, rtol=1e-8, atol=1e-8)
+
+
+@BOTH_PATHS
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES, options=OPTIONS, seed=SEEDS)
+def test_equals_torch_over_training_steps_and_in_evaluation(fused, shape, options, seed):
+    ours, torchs = pair(shape[1], fused, seed, **options)
+    for step, training in enumerate([True, True, False, True, False]):
+        ours.train(training)
+        torchs.train(training)
+        x, grad_y = normal(seed + step, *shape, mean=3.0), normal(seed - step, *shape)
+        close(backward(ours, x, grad_y), backward(torchs, x, grad_y))
+        close(ours.state_dict(), torchs.state_dict())
+
+
+@BOTH_PATHS
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES, options=OPTIONS, seed=SEEDS)
+def test_equals_the_numpy_reference(fused, shape, options, seed):
+    layer, _ = pair(shape[1], fused, seed, **options)
+    ones, zeros = torch.ones(shape[1], dtype=torch.float64), torch.zeros(shape[1], dtype=torch.float64)
+    gamma = (ones if layer.weight is None else layer.weight.detach()).numpy()
+    beta = (zeros if layer.bias is None else layer.bias.detach()).numpy()
+
+    for step in range(1, 4):
+        x, grad_y = normal(seed + step, *shape, mean=3.0), normal(seed - step, *shape)
+        if layer.track_running_stats:
+            momentum = 1 / step if layer.momentum is None else layer.momentum
+            running = layer.running_mean.numpy().copy(), layer.running_var.numpy().copy()
+            running = reference.update_running_statistics(*running, rows(x), momentum)
+        result = backward(layer, x, grad_y)
+
+        close(rows(result["y"]), reference.batch_norm_arrays(rows(x), gamma, beta, layer.eps))
+        grads = reference.batch_norm_backward(rows(grad_y), rows(x), gamma, layer.eps)
+        close(rows(result["x"]), grads[0])
+        if layer.weight is not None:
+            close(result["weight"].numpy(), grads[1])
+        if layer.bias is not None:
+            close(result["bias"].numpy(), grads[2])
+        if layer.track_running_stats:
+            close(layer.running_mean.numpy(), running[0])
+            close(layer.running_var.numpy(), running[1])
+            assert layer.num_batches_tracked == step
+
+
+@BOTH_PATHS
+def test_golden_case(fused):
+    y = BatchNorm1d(5, fused=fused)(torch.tensor(GOLDEN_X))
+    assert_close(y.detach(), torch.tensor(GOLDEN_Y), rtol=0, atol=5.1e-5)
+
+
+@BOTH_PATHS
+def test_running_statistics_by_hand(fused):
+    layer = BatchNorm1d(1, momentum=0.25, fused=fused)
+    layer(torch.tensor([[1.0], [3.0]]))
+    # Batch mean 2; variance 1 biased, 2 unbiased.
+    assert layer.running_mean.item() == 0.25 * 2
+    assert layer.running_var.item() == 0.75 * 1 + 0.25 * 2
+
+
+@BOTH_PATHS
+def test_momentum_none_averages_all_batches(fused):
+    layer = BatchNorm1d(3, momentum=None, fused=fused, dtype=torch.float64)
+    batches = [normal(seed, 4, 3) for seed in range(7)]
+    for x in batches:
+        layer(x)
+    close(layer.running_mean, torch.stack([x.mean(0) for x in batches]).mean(0))
+    close(layer.running_var, torch.stack([x.var(0) for x in batches]).mean(0))
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("track", [False, True])
+def test_first_and_second_derivatives_match_finite_differences(fused, track):
+    layer, _ = pair(3, fused, track_running_stats=track)
+    for x in (normal(1, 4, 3), normal(2, 3, 3, 2)):
+
+        def output(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return functional_call(layer, {"weight": weight, "bias": bias}, x)
+
+        for training in (True, False):
+            layer.train(training)
+            inputs = [t.detach().clone().requires_grad_() for t in (x, layer.weight, layer.bias)]
+            assert gradcheck(output, inputs)
+            assert gradgradcheck(output, inputs)
+
+
+@BOTH_PATHS
+@settings(max_examples=40, deadline=None)
+@given(shape=SHAPES, affinity=st.tuples(st.floats(0.1, 10), st.floats(-10, 10)), eps=st.floats(1e-4, 1))
+def test_scaling_the_input_is_scaling_eps(fused, shape, affinity, eps):
+    scale, shift = affinity
+    x = normal(1, *shape)
+    y = pair(shape[1], fused, eps=eps)[0](scale * x + shift)
+    close(y, pair(shape[1], fused, eps=eps / scale**2)[0](x))
+
+
+@BOTH_PATHS
+@settings(max_examples=40, deadline=None)
+@given(shape=SHAPES, eps=st.floats(1e-6, 1), seed=SEEDS)
+def test_output_has_mean_beta_and_a_variance_short_of_gamma_squared(fused, shape, eps, seed):
+    layer, _ = pair(shape[1], fused, seed, eps=eps)
+    x = normal(seed, *shape, mean=3.0)
+    y, var = rows(layer(x)), rows(x).var(axis=0)
+    gamma, beta = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    close(y.mean(axis=0), beta)
+    close(y.var(axis=0), gamma**2 * var / (var + eps))
+
+
+@BOTH_PATHS
+def test_a_constant_feature_becomes_beta(fused):
+    layer, _ = pair(2, fused)
+    y = layer(torch.full((4, 2), 7.0, dtype=torch.float64))
+    close(y, layer.bias.expand(4, 2))
+
+
+@BOTH_PATHS
+def test_evaluation_moves_nothing_and_treats_samples_alone(fused):
+    layer, _ = pair(3, fused)
+    layer.eval()
+    before = copy.deepcopy(layer.state_dict())
+    x = normal(1, 4, 3)
+    y = layer(x)
+    assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    close(torch.cat([layer(sample) for sample in x.split(1)]), y)
+    std = torch.sqrt(layer.running_var + layer.eps)
+    close(y, layer.weight * (x - layer.running_mean) / std + layer.bias)
+
+
+@BOTH_PATHS
+def test_training_output_ignores_the_running_statistics(fused):
+    x, layer = normal(1, 4, 3), BatchNorm1d(3, fused=fused, dtype=torch.float64)
+    first = layer(x)
+    assert torch.equal(layer(x), first)
+    assert not torch.equal(layer.eval()(x), first)
+    assert torch.equal(layer.train()(x), first)
+
+
+@BOTH_PATHS
+def test_without_tracking_evaluation_goes_by_the_batch(fused):
+    x, layer = normal(1, 4, 3), BatchNorm1d(3, track_running_stats=False, fused=fused, dtype=torch.float64)
+    assert torch.equal(layer(x), layer.eval()(x))
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_tracking_switched_off_later_freezes_the_statistics(fused, momentum):
+    ours, torchs = pair(3, fused, momentum=momentum)
+    before = copy.deepcopy(ours.state_dict())
+    for training in (True, False):
+        for layer in (ours, torchs):
+            layer.track_running_stats = False
+            layer.train(training)
+        close(ours(normal(1, 4, 3)), torchs(normal(1, 4, 3)))
+    assert_close(ours.state_dict(), before, rtol=0, atol=0)
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("shape", [(0, 3), (4, 3, 0)])
+def test_an_empty_batch_counts_but_moves_no_statistic(fused, shape):
+    ours, torchs = pair(3, fused)
+    close(
+        backward(ours, torch.empty(shape).double(), torch.empty(shape).double())["y"],
+        torch.empty(shape).double(),
+    )
+    torchs(torch.empty(shape).double())
+    assert_close(ours.state_dict(), torchs.state_dict(), rtol=0, atol=0)
+
+
+@BOTH_PATHS
+def test_reset_forgets_everything_learned(fused):
+    layer, _ = pair(3, fused)
+    layer(normal(1, 4, 3))
+    layer.reset_parameters()
+    assert_close(layer.state_dict(), BatchNorm1d(3, dtype=torch.float64).state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"bias": False}, {"track_running_stats": False}])
+def test_a_state_dict_goes_either_way(options):
+    x = normal(1, 4, 3)
+    ours, torchs = pair(3, seed=1, **options)
+    ours(x)
+    assert list(ours.state_dict()) == list(torchs.state_dict())
+    assert ours.state_dict()._metadata == torchs.state_dict()._metadata
+    torchs.load_state_dict(ours.state_dict())
+    close(torchs.eval()(x), ours.eval()(x))
+
+    fresh = BatchNorm1d(3, dtype=torch.float64, **options)
+    fresh.load_state_dict(torchs.state_dict())
+    assert_close(fresh.state_dict(), torchs.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("version", [None, 1, 2])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_version_1_state_dict_lacks_the_count(version, device):
+    def load(layer: nn.Module) -> tuple[list[str], Tensor]:
+        state = nn.Sequential(nn.BatchNorm1d(3)).state_dict()
+        del state["0.num_batches_tracked"]
+        state._metadata["0"] = {} if version is None else {"version": version}
+        net = nn.Sequential(layer.to(device))
+        missing = net.load_state_dict(state, strict=False, assign=True).missing_keys
+        return missing, net[0].num_batches_tracked
+
+    ours, torchs = load(BatchNorm1d(3)), load(nn.BatchNorm1d(3))
+    assert ours[0] == torchs[0] == (["0.num_batches_tracked"] if version == 2 else [])
+    assert ours[1].device == torchs[1].device
+
+
+def test_a_version_1_state_dict_leaves_the_count_as_it_is():
+    layer = BatchNorm1d(3)
+    layer(normal(1, 4, 3, dtype=torch.float32))
+    state = {k: v for k, v in BatchNorm1d(3).state_dict().items() if k != "num_batches_tracked"}
+    layer.load_state_dict(state)
+    assert layer.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("track_running_stats", [True, False])
+def test_prints_as_torch_does(momentum, affine, track_running_stats, bias):
+    arguments = (3, 1e-3, momentum, affine, track_running_stats)
+    assert repr(BatchNorm1d(*arguments, bias=bias)) == repr(nn.BatchNorm1d(*arguments, bias=bias))
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_is_equal_and_independent(fused, duplicate):
+    layer, _ = pair(3, fused, momentum=None)
+    other, x = duplicate(layer), normal(1, 4, 3)
+    assert torch.equal(other(x), layer(x))
+    assert_close(other.state_dict(), layer.state_dict(), rtol=0, atol=0)
+    other(x + 1)
+    assert not torch.equal(other.running_mean, layer.running_mean)
+
+
+def test_device_and_dtype_are_those_of_torch():
+    ours = BatchNorm1d(3, device="meta", dtype=torch.float16).state_dict()
+    torchs = nn.BatchNorm1d(3, device="meta", dtype=torch.float16).state_dict()
+    assert {k: (v.device, v.dtype) for k, v in ours.items()} == {
+        k: (v.device, v.dtype) for k, v in torchs.items()
+    }
+
+
+def error_of(layer: nn.Module, x: Tensor) -> Exception:
+    with pytest.raises((ValueError, RuntimeError)) as info:
+        layer(x)
+    return info.value
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize(
+    ("training", "shape", "options"),
+    [
+        (True, (3,), {}),
+        (False, (2, 3, 4, 5), {}),
+        (True, (1, 3), {}),
+        (True, (1, 3, 1), {}),
+        (False, (1, 3), {"track_running_stats": False}),
+        (True, (4, 3), {"eps": 0}),
+        (True, (4, 3), {"eps": 0.0}),
+        (True, (4, 3), {"eps": -1e-5}),
+        (False, (4, 3), {"eps": -1e-5}),
+    ],
+)
+def test_raises_what_torch_raises(fused, training, shape, options):
+    ours, torchs = pair(3, fused, **options)
+    before = copy.deepcopy(ours.state_dict())
+    actual = error_of(ours.train(training), torch.ones(shape).double())
+    expected = error_of(torchs.train(training), torch.ones(shape).double())
+    assert (type(actual), str(actual)) == (type(expected), str(expected))
+    assert_close(ours.state_dict(), before, rtol=0, atol=0)
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"affine": False, "track_running_stats": False}])
+def test_a_wrong_feature_count_names_the_layer_and_both_counts(fused, training, options):
+    layer = BatchNorm1d(3, fused=fused, **options).train(training)
+    with pytest.raises(
+        RuntimeError, match=r"^BatchNorm1d expected 3 features on axis 1, got 5 \(.*\(4, 5\).*$"
+    ):
+        layer(torch.ones(4, 5))
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_refuses_what_is_not_floating_point(fused, training, dtype):
+    error = error_of(BatchNorm1d(3, fused=fused).train(training), torch.ones(4, 3, dtype=dtype))
+    assert type(error) is type(error_of(nn.BatchNorm1d(3).train(training), torch.ones(4, 3, dtype=dtype)))
+    assert str(dtype) in str(error)
+
+
+def test_eps_zero_is_allowed_in_evaluation():
+    ours, torchs = pair(3, eps=0.0)
+    close(ours.eval()(normal(1, 4, 3)), torchs.eval()(normal(1, 4, 3)))
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize(
+    ("shape", "torchs"), [((2, 3, 4, 5), nn.BatchNorm2d), ((2, 3, 2, 3, 2), nn.BatchNorm3d)]
+)
+def test_the_core_class_takes_any_number_of_trailing_axes(fused, shape, torchs):
+    ours, torchs = BatchNorm(3, fused=fused, dtype=torch.float64), torchs(3, dtype=torch.float64)
+    x, grad_y = normal(1, *shape), normal(2, *shape)
+    close(backward(ours, x, grad_y), backward(torchs, x, grad_y))
+    close(ours.state_dict(), torchs.state_dict())
+    with pytest.raises(ValueError, match="expected at least 2D input"):
+        ours(torch.ones(3).double())
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("training", [True, False])
+def test_the_layout_in_memory_changes_nothing(fused, training):
+    strided = {
+        "transposed": normal(1, 3, 8).t(),
+        "every second sample": normal(2, 16, 3)[::2],
+        "features last": normal(3, 4, 5, 3).movedim(-1, 1),
+        "expanded": normal(4, 8, 3, 1).expand(8, 3, 4),
+    }
+    for name, x in strided.items():
+        layer = pair(3, fused)[0].train(training)
+        twin = copy.deepcopy(layer)
+        assert not x.is_contiguous(), name
+        close(layer(x), twin(x.contiguous()))
+        close(layer.state_dict(), twin.state_dict())
+
+
+def test_the_formula_keeps_a_contiguous_layout():
+    assert BatchNorm1d(3)(torch.ones(4, 3, 5)).is_contiguous()
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layer_dtype", [torch.float32, None], ids=["float32 layer", "16-bit layer"])
+def test_statistics_of_16_bit_input_are_computed_in_32(fused, dtype, layer_dtype):
+    # Squares of 6e4 overflow float16, whose largest number is 65504, and sums of it do.
+    x = (6e4 * torch.sign(normal(1, 256, 3))).to(dtype)
+    layer = BatchNorm1d(3, fused=fused, dtype=layer_dtype or dtype)
+    result = backward(layer, x, normal(2, 256, 3).to(dtype))
+    assert all(value.isfinite().all() for value in result.values())
+    assert result["y"].dtype == dtype
+
+    double = BatchNorm1d(3, dtype=torch.float64)
+    assert_close(result["y"].double(), double(x.double()).detach(), rtol=1e-2, atol=1e-2)
+    close_enough = {"rtol": 1e-2, "atol": 1e-2, "check_dtype": False}
+    assert_close(layer.running_mean, double.running_mean, **close_enough)
+    if layer.running_var.dtype != torch.float16:
+        assert_close(layer.running_var, double.running_var, **close_enough)
+
+
+def test_16_bit_running_statistics_do_not_swallow_eps():
+    layer = BatchNorm1d(1, dtype=torch.float16).eval()
+    layer.running_var.fill_(0.0)
+    x = torch.full((1, 1), 1e-3, dtype=torch.float16)
+    assert_close(layer(x).item(), 1e-3 / 1e-5**0.5, rtol=1e-3, atol=0)
+
+
+@BOTH_PATHS
+def test_large_mean_costs_no_variance(fused):
+    # E[x²] − E[x]² would lose every digit here.
+    layer = BatchNorm1d(2, fused=fused, dtype=torch.float64)
+    x = normal(1, 64, 2)
+    assert_close(layer(x + 1e8), layer(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("shape", [(3, 4, 2), (3, 4, 2, 5)])
+def test_a_vmapped_stack_equals_a_loop(momentum, shape):
+    layers = [pair(2, seed=seed, momentum=momentum)[0] for seed in range(3)]
+    for k, layer in enumerate(layers):
+        layer.num_batches_tracked.fill_(3 * k)
+    parameters, buffers = stack_module_state(layers)
+    x, grad_y = normal(1, *shape), normal(2, *shape)
+
+    def loss(parameters, buffers, x, grad_y):
+        y = functional_call(layers[0], (parameters, buffers), x)
+        return (y * grad_y).sum(), y
+
+    gradients = grad(loss, argnums=(0, 2), has_aux=True)
+    (grad_parameters, grad_x), y = vmap(gradients)(parameters, buffers, x, grad_y)
+    for k, layer in enumerate(layers):
+        alone = backward(layer, x[k], grad_y[k])
+        close(y[k], alone["y"])
+        close(grad_x[k], alone["x"])
+        for name, value in grad_parameters.items():
+            close(value[k], alone[name])
+        for name, value in buffers.items():
+            close(value[k], getattr(layer, name))
+
+
+def test_a_stack_in_evaluation_may_share_its_statistics():
+    layer = pair(2)[0].eval()
+    x = normal(1, 3, 4, 2)
+    close(vmap(layer)(x), torch.stack([layer(member) for member in x]))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_to_one_graph(backend):
+    if backend == "inductor" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("inductor needs a C++ compiler, and none is on the path")
+    layer, _ = pair(3, momentum=None)
+    compiled = copy.deepcopy(layer)
+    compiled.compile(fullgraph=True, backend=backend)
+    for seed in range(2):
+        x, grad_y = normal(seed, 4, 3), normal(seed + 2, 4, 3)
+        close(backward(compiled, x, grad_y), backward(layer, x, grad_y))
+        close(compiled.state_dict(), layer.state_dict())
