@@ -1,6 +1,7 @@
 """Train nets with and without normalization: ``python train.py --help``."""
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from normlab.cli import in_one_line
@@ -9,10 +10,9 @@ from normlab.cli import in_one_line
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
     """Train one configuration and return its objective."""
-    from normlab.training.hydra_run import hydra_run
-    from normlab.training.run import train
+    from normlab.training.run import Run, train
 
-    return train([hydra_run(config)])[0].objective.value
+    return train([Run.composed(config, HydraConfig.get())])[0].objective.value
 
 
 if __name__ == "__main__":

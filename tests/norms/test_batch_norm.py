@@ -304,6 +304,11 @@ def test_a_version_1_state_dict_leaves_the_count_as_it_is():
     assert layer.num_batches_tracked == 1
 
 
+def test_a_version_1_state_dict_without_statistics_asks_for_no_count():
+    state = dict(nn.BatchNorm1d(3, track_running_stats=False).state_dict())
+    BatchNorm1d(3, track_running_stats=False).load_state_dict(state)
+
+
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
@@ -441,10 +446,11 @@ def test_statistics_of_16_bit_input_are_computed_in_32(fused, dtype, layer_dtype
 
 
 def test_16_bit_running_statistics_do_not_swallow_eps():
-    layer = BatchNorm1d(1, dtype=torch.float16).eval()
-    layer.running_var.fill_(0.0)
+    # The smallest positive float16 is 6e-8.
+    layer = BatchNorm1d(1, eps=1e-8, dtype=torch.float16).eval()
+    layer.running_var.zero_()
     x = torch.full((1, 1), 1e-3, dtype=torch.float16)
-    assert_close(layer(x).item(), 1e-3 / 1e-5**0.5, rtol=1e-3, atol=0)
+    assert_close(layer(x).item(), 1e-3 / 1e-8**0.5, rtol=1e-3, atol=0)
 
 
 @BOTH_PATHS

@@ -39,7 +39,7 @@ BATCHES = npst.arrays(
 @FORMS
 def test_golden_case(batch_norm):
     y = batch_norm(GOLDEN_X, np.ones(5), np.zeros(5), eps=0.0)
-    # The recorded input is rounded to 8 digits, and a standard deviation is as small as 0.16.
+    # The recorded input is rounded to 8 digits, and a standard deviation is as small as 0.07.
     np.testing.assert_allclose(y, GOLDEN_Y, rtol=0, atol=1e-7)
 
 

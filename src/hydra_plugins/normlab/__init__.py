@@ -1,0 +1,1 @@
+"""normlab's plugins for Hydra, which imports them at every start: no torch at import."""

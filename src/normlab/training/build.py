@@ -92,10 +92,12 @@ def make_module(config: DictConfig, data: InMemoryData, seeds: Sequence[int]) ->
 def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Return the Trainer, with what ours does better switched off."""
     node = {key: value for key, value in config.trainer.items() if key not in ("gradient_clip_val", "threads")}
+    extra = [make(callback) for callback in config.callbacks.extra.values()]
     return instantiate(
         node,
-        callbacks=[*callbacks, *(make(callback) for callback in config.callbacks.extra.values())],
+        callbacks=[*callbacks, *extra],
         logger=[make(logger) for logger in config.logger.extra.values()] or False,
+        enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in extra),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -88,8 +88,10 @@ class BestState(pl.Callback):
         self.epoch[better], self.step[better] = pl_module.epochs[better], pl_module.steps[better]
         for kept, now in ((self.metrics, pl_module.metrics), (self.state, pl_module.population.state())):
             for name, tensor in now.items():
-                old = kept.setdefault(name, torch.full_like(tensor, torch.nan))
-                old[better.to(old.device)] = tensor[better.to(tensor.device)]
+                if name not in kept:
+                    kept[name] = torch.zeros_like(tensor)
+                mask = better.to(tensor.device)
+                kept[name][mask] = tensor[mask]
 
 
 class Recorder(pl.Callback):

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.conf import HydraConf
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.config import direction_of, first_line
@@ -20,6 +22,7 @@ from normlab.records.curves import Point
 from normlab.records.environment import environment
 from normlab.records.events import PREFIX, EventFile
 from normlab.records.folder import earlier_result, plain, require_writable
+from normlab.records.names import run_name
 from normlab.records.result import Moment, Objective, Result, Status
 from normlab.training.build import make_data, make_module, make_trainer, rehearse
 from normlab.training.callbacks import BestState, EarlyStopping, EpochBar, Recorder, worst
@@ -37,6 +40,16 @@ class Run:
     name: str
     choices: dict[str, str]
     overrides: list[str]
+
+    @classmethod
+    def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
+        """Return the run that Hydra composed ``config`` for."""
+        folder = Path(hydra.runtime.output_dir)
+        overrides = list(hydra.overrides.task)
+        choices = {group: option for group, option in hydra.runtime.choices.items() if isinstance(option, str) and "/" not in group}
+        swept = hydra.mode == RunMode.MULTIRUN
+        name = folder.name if swept else run_name(overrides) or f"model={choices['model']}"
+        return cls(config, folder, name, choices, overrides)
 
 
 def train(runs: Sequence[Run]) -> list[Result]:

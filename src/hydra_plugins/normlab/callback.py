@@ -1,0 +1,61 @@
+"""What happens before Hydra writes anything of a run, and after a sweep that is not our sweeper's."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from normlab.cli import wants_traceback
+from normlab.config import ConfigError
+from normlab.records.folder import earlier_result, free_folder, require_writable
+from normlab.records.names import run_name
+
+# For sweepers that do not name their jobs' folders themselves.
+OmegaConf.register_new_resolver(
+    "run_name", lambda number, overrides: f"{number}_{run_name(overrides)}", replace=True
+)
+
+
+def was_given(config: DictConfig, key: str) -> bool:
+    """Return whether a person set this key of Hydra's on the command line."""
+    return any(override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra)
+
+
+class NormlabCallback(Callback):
+    """Refuses a single run that cannot be trained, and closes the sweeps of other sweepers."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the configuration, then find the run a folder of its own."""
+        from normlab.training.build import rehearse
+
+        try:
+            task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            rehearse(task)
+            folder = Path(config.hydra.run.dir)
+            if was_given(config, "hydra.run.dir"):
+                earlier_result(folder, task)
+                require_writable(folder)
+            else:
+                require_writable(folder.parent)
+                folder = free_folder(folder)
+            with read_write(config), open_dict(config):
+                config.hydra.run.dir = str(folder)
+        except (ConfigError, ValueError) as error:
+            refuse(error)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Close a sweep that our sweeper does not close itself."""
+        from normlab.report.close import close_sweep
+
+        if not config.hydra.sweeper._target_.startswith("hydra_plugins.normlab."):
+            close_sweep(Path(config.hydra.sweep.dir))
+
+
+def refuse(error: Exception) -> NoReturn:
+    """End the program with one line; Hydra would turn an exception of a callback into a warning and go on."""
+    if wants_traceback():
+        traceback.print_exception(error)
+    sys.exit(f"error: {error}")
