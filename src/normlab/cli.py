@@ -4,17 +4,19 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import MissingConfigException
-from omegaconf import DictConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
 
-from normlab.config import first_line, nearest
+from normlab.config import first_line, nearest, parameters_of
 
 TRACEBACK = "HYDRA_FULL_ERROR"
+WANTS_TRACEBACK = os.environ.get(TRACEBACK) == "1"
+"""Whether the person asked for tracebacks, with Hydra's own environment variable."""
 
 
 def in_one_line(main: Callable[[], Any]) -> None:
@@ -22,7 +24,6 @@ def in_one_line(main: Callable[[], Any]) -> None:
 
     With ``HYDRA_FULL_ERROR=1`` the traceback is shown.
     """
-    asked = wants_traceback()
     # Hydra then hands the exception on, where it would print a part of the traceback itself.
     os.environ[TRACEBACK] = "1"
     try:
@@ -30,40 +31,50 @@ def in_one_line(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if asked:
+        if WANTS_TRACEBACK:
             raise
-        sys.exit(f"error: {explain(error, Path(inspect.getfile(main)).parent / 'conf')}")
-    finally:
-        os.environ[TRACEBACK] = "1" if asked else "0"
-
-
-def wants_traceback() -> bool:
-    """Return whether the person asked for tracebacks, with Hydra's own environment variable."""
-    return os.environ.get(TRACEBACK) == "1"
+        conf = Path(inspect.getfile(inspect.unwrap(main))).parent / "conf"
+        sys.exit(f"error: {explain(error, conf)}")
 
 
 def explain(error: BaseException, conf: Path) -> str:
     """Return one line for what went wrong; a mistyped key or option comes with the nearest right one."""
-    unknown = re.match(r"Could not override '([^']+)'", str(error))
-    if unknown:
-        key = unknown[1].rpartition("@")[0] or unknown[1]
-        return f"{key}: no such key; did you mean {nearest(key, known_keys(conf))}?"
+    text = str(error)
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return f"{unknown[1]}: no such key; {instead(unknown[1], conf)}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = ", ".join(error.options)
         return f"{group}={option}: no such option; did you mean {nearest(option, error.options)}? There are {options}"
-    cause = error.__cause__
-    return f"{first_line(error)}: {first_line(cause)}" if cause and str(cause) not in str(error) else first_line(error)
+    if sweep := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{sweep[1]}: several values are a sweep, which needs -m: python train.py -m {sweep[1]}"
+    if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in text:
+        return f"{first_line(error)}: {first_line(error.__cause__)}"
+    return first_line(error)
 
 
-def known_keys(conf: Path) -> list[str]:
-    """Return every key that ``train.yaml`` composes by default."""
-
-    def keys(node: DictConfig, path: str) -> Iterator[str]:
-        for key in node:
-            yield f"{path}{key}"
-            if isinstance(node._get_node(key), DictConfig):
-                yield from keys(node[key], f"{path}{key}.")
-
+def instead(key: str, conf: Path) -> str:
+    """Return what to type in place of a key that the configuration does not have."""
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        return list(keys(compose("train"), ""))
+        config = compose("train")
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else None
+    if not is_group(node) or not node:
+        return f"did you mean {nearest(key, keys_of(config))}?"
+    target = node.get("_target_")
+    arguments = set(parameters_of(parent, target)) if target else set()
+    if name in arguments:
+        return f"to hand {name} to {target}, write +{key}="
+    meant = nearest(name, sorted(arguments | set(node)))
+    return f"did you mean {'' if meant in node else '+'}{parent}.{meant}?"
+
+
+def keys_of(node: DictConfig, path: str = "") -> list[str]:
+    """Return every dotted key of a configuration."""
+    below = [keys_of(child, f"{path}{key}.") for key, child in node.items_ex(resolve=False) if is_group(child)]
+    return [f"{path}{key}" for key in node] + [key for keys in below for key in keys]
+
+
+def is_group(node: Any) -> bool:
+    """Return whether a node of a configuration holds keys."""
+    return isinstance(node, DictConfig) and not node._is_none()

@@ -6,10 +6,11 @@ The values live in ``conf/``; the dataclasses here give each section its keys, t
 
 import difflib
 import inspect
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
@@ -18,8 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", list[int]: "a list of whole numbers"}
+
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
+
+
+# What it logs about a _target_ that cannot be loaded, it raises as well.
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 
 
 class ConfigError(ValueError):
@@ -120,6 +127,11 @@ class OptimizerConfig:
 
 
 @dataclass
+class SchedulerConfig:
+    """A learning-rate schedule; its keys are the arguments of its ``_target_``, without which it has none."""
+
+
+@dataclass
 class TrainerConfig:
     """What the training loop adds to the arguments of ``pytorch_lightning.Trainer``."""
 
@@ -200,6 +212,7 @@ SECTIONS = {
     "net": NetConfig,
     "model": ModelConfig,
     "optimizer": OptimizerConfig,
+    "scheduler": SchedulerConfig,
     "trainer": TrainerConfig,
     "callbacks": CallbacksConfig,
     "logger": LoggerConfig,
@@ -256,7 +269,8 @@ def parameters_of(path: str, target: str) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(get_object(target)).parameters
     except (InstantiationException, ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}._target_={target} cannot be loaded: {first_line(error)}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}._target_={target} cannot be loaded: {reason}") from error
 
 
 def check_target(path: str, node: dict[str, Any]) -> None:
@@ -291,9 +305,12 @@ def check_section(path: str, schema: type, node: Any) -> None:
     try:
         OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
     except OmegaConfBaseException as error:
-        full_key = getattr(error, "full_key", None) or ""
-        name = ".".join(part for part in (path, full_key) if part)
-        raise ConfigError(f"{name}: {first_line(error)}") from error
+        key = error.full_key or ""
+        name = ".".join(part for part in (path, key) if part)
+        if key not in given:
+            raise ConfigError(f"{name}: {first_line(error)}") from error
+        kind = get_type_hints(schema)[key]
+        raise ConfigError(f"{name} must be {WORDS.get(kind, kind)}, got {given[key]}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from normlab.cli import wants_traceback
+from normlab.cli import WANTS_TRACEBACK
 from normlab.config import ConfigError
 from normlab.records.folder import earlier_result, free_folder, require_writable
 from normlab.records.names import run_name
@@ -56,6 +56,6 @@ class NormlabCallback(Callback):
 
 def refuse(error: Exception) -> NoReturn:
     """End the program with one line; Hydra would turn an exception of a callback into a warning and go on."""
-    if wants_traceback():
+    if WANTS_TRACEBACK:
         traceback.print_exception(error)
     sys.exit(f"error: {error}")

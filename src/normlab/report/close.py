@@ -1,6 +1,94 @@
-"""The end of a sweep."""
+"""The end of a sweep: its tables, its curves, and the columns of TensorBoard's HParams tab.
+
+Hydra imports this before anything trains: what is slow to import is imported when a sweep is closed.
+"""
+
+import logging
+import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normlab.records.hparams import GROUPS, flat
+from normlab.records.result import write_atomically
+from normlab.records.sweep import Record, read_sweep
+
+if TYPE_CHECKING:
+    from normlab.report.overview import Overview
+
+COLUMNS = (*GROUPS, "seed", "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
+log = logging.getLogger("normlab")
 
 
 def close_sweep(folder: Path) -> None:
-    """Close."""
+    """Write ``summary.csv``, ``table.csv`` and the curves into a sweep's folder, and print its table.
+
+    Closing it again replaces these files and nothing else. That a folder cannot be written to is said and not
+    raised: this is called when a sweep ends, also by an error, and that one is to be seen.
+    """
+    try:
+        records = read_sweep(folder)
+        if not records:
+            log.warning("no run began in %s: there is nothing to sum up", shown(folder))
+            return
+        say(write(folder, records), folder)
+    except OSError as error:
+        log.error("the sweep in %s could not be summed up: %s", shown(folder), error)
+
+
+def write(folder: Path, records: Sequence[Record]) -> list[str]:
+    """Write everything into ``folder``, print the table, and return the names of the files."""
+    from normlab.report.figures import write_curves
+    from normlab.report.notes import notes, title
+    from normlab.report.overview import overview
+    from normlab.report.tables import arm_table, csv, printed, run_table
+
+    sweep = overview(records)
+    write_atomically(folder / "table.csv", csv(arm_table(sweep)))
+    write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder)))
+    figures = write_curves(sweep, folder)
+    write_columns(folder, records, sweep)
+    for line in ["", title(sweep), "", *printed(sweep), "", *notes(sweep), ""]:
+        log.info(line)
+    return ["table.csv", "summary.csv", *(path.name for path in figures)]
+
+
+def write_columns(folder: Path, records: Sequence[Record], sweep: "Overview") -> None:
+    """Tell TensorBoard's HParams tab which columns to show, in place of what an earlier close told it.
+
+    A folder that is a run's own is left alone: its event files are the run's.
+    """
+    from normlab.records.events import PREFIX, EventFile
+
+    traced = any(any(record.folder.glob(f"{PREFIX}*")) for record in records)
+    if not traced or any(record.folder == folder for record in records):
+        return
+    results = [record.result for record in records]
+    present = {name for result in results for name in flat(result.config, result.choices)}
+    measured = {
+        name
+        for result in results
+        for moment in (result.best, result.last)
+        if moment
+        for name in moment.metrics
+    }
+    tests = dict.fromkeys(name for result in results for name in result.test)
+    hparams = [name for name in dict.fromkeys([*COLUMNS, *sweep.keys]) if name in present]
+    best = [f"best/{sweep.metric}"] if any(result.best for result in results) else []
+    losses = [name for name in ("val/loss", "train/loss") if name in measured]
+    earlier = list(folder.glob(f"{PREFIX}*"))
+    EventFile(folder).experiment(hparams, [*best, *tests, *losses])
+    for path in earlier:
+        path.unlink()
+
+
+def say(files: Sequence[str], folder: Path) -> None:
+    """Print where the files are, and how to look closer."""
+    log.info("%s: %s", shown(folder), ", ".join(files))
+    log.info("every curve: tensorboard --logdir %s", shlex.quote(shown(folder)))
+
+
+def shown(folder: Path) -> str:
+    """Return the shorter way to write a folder: from here, or from the root."""
+    return min(os.path.relpath(folder), str(folder.absolute()), key=len)

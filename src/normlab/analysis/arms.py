@@ -1,0 +1,106 @@
+"""The arms of a sweep: runs that differ in their seed alone are replicates of one arm.
+
+A frame of runs has a row per run and the columns ``arm``, ``seed``, ``status`` (finished, diverged, stopped
+or failed), ``best`` and ``last`` (of the optimized metric), ``epochs_to_target`` and ``seconds``. A diverged run
+has the worst infinity for ``best`` and ``last``; one that was stopped or failed has NaN: its value is unknown.
+"""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+SEED = "seed"
+STATUSES = ("finished", "diverged", "stopped", "failed")
+
+
+def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
+    """Return the keys in which the runs of a sweep differ, apart from their seed.
+
+    A key that was given the same text everywhere does not vary, although it may come to something else in
+    every run, as ``data.seed=${seed}`` does.
+
+    Args:
+        given: what was typed, (runs x keys); missing where a run was not given the key.
+        settings: what the key came to, (runs x keys); missing where that is not known.
+    """
+    return [
+        key
+        for key in given
+        if key != SEED and given[key].nunique(dropna=False) > 1 and settings[key].nunique() > 1
+    ]
+
+
+def natural(text: str) -> tuple[float, list[str | int]]:
+    """Return what to sort settings by: numbers by size, and before words.
+
+    >>> sorted(["nobn", "1e-1", "[100]", "bn", "0.01", "[20]"], key=natural)
+    ['0.01', '1e-1', '[20]', '[100]', 'bn', 'nobn']
+    """
+    try:
+        return float(text), []
+    except ValueError:
+        return np.inf, [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text)]
+
+
+def label(keys: Iterable[str], settings: Iterable[str]) -> str:
+    """Return an arm's name.
+
+    >>> label(["model", "optimizer.lr"], ["bn", "0.01"])
+    'model=bn, optimizer.lr=0.01'
+    """
+    return ", ".join(f"{key}={setting}" for key, setting in zip(keys, settings, strict=True))
+
+
+def replicates(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs whose best value is known, one per seed of an arm: a repetition is no evidence."""
+    return runs[runs["best"].notna()].drop_duplicates(["arm", SEED])
+
+
+def mean_and_error(values: ArrayLike) -> tuple[float, float]:
+    """Return the mean of ``(n,)`` values and its standard error.
+
+    The error is ``s / √n`` with ``s² = Σ(x − mean)² / (n − 1)``. NaN is left out. An infinite value makes the mean infinite; then, and below two values, the error is NaN.
+    """
+    x = np.asarray(values, dtype=float)
+    x = x[~np.isnan(x)]
+    if len(x) == 0:
+        return np.nan, np.nan
+    if len(x) == 1 or not np.isfinite(x).all():
+        return float(x.mean()), np.nan
+    return float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x)))
+
+
+def summarize(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per arm, in the order in which the arms appear among the ``runs``.
+
+    Means are over the seeds whose runs came to their end. A diverged run is among them, with its infinity: a
+    mean of those that happened to survive would favour the arm that loses its worst runs. ``epochs_to_target``
+    is the median; of the ``timed`` seeds, those with curves, ``reached`` got there, and where half of them or
+    more did not, it is infinite. ``seconds`` is the mean over finished runs.
+    """
+    rows = {arm: summary(group) for arm, group in runs.groupby("arm", sort=False)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+
+
+def summary(arm: pd.DataFrame) -> dict[str, float]:
+    """Return the row of one arm from its runs."""
+    counted = replicates(arm)
+    times = counted["epochs_to_target"].dropna().to_numpy(dtype=float)
+    best, best_error = mean_and_error(counted["best"])
+    last, last_error = mean_and_error(counted["last"])
+    return {
+        "runs": len(arm),
+        **{status: int((arm["status"] == status).sum()) for status in STATUSES},
+        "seeds": len(counted),
+        "best_mean": best,
+        "best_se": best_error,
+        "last_mean": last,
+        "last_se": last_error,
+        "epochs_to_target": float(np.median(times)) if len(times) else np.nan,
+        "timed": len(times),
+        "reached": int(np.isfinite(times).sum()),
+        "seconds": mean_and_error(arm.loc[arm["status"] == "finished", "seconds"])[0],
+    }

@@ -1,0 +1,181 @@
+"""The learning curves of a sweep, ``curves.png`` and ``curves.svg``."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+from normlab.report.overview import Overview
+from normlab.report.palette import Style, styles
+
+TITLES = {"train/loss": "training loss", "val/loss": "validation loss"}
+LOOK: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.xmargin": 0.02,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    # The text of the svg stays text, to be searched and read, and the same sweep gives the same file.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "normlab",
+}
+LOG_FROM = 10.0
+# Inches; the parts are laid out by hand, because matplotlib's own layout takes half of the time of a drawing.
+WIDTH, ABOVE, BELOW, LEFT, RIGHT, BETWEEN = 9.0, 0.4, 0.55, 0.75, 0.15, 0.8
+LEGEND_ROW, CAPTION, LETTER, HANDLE = 0.17, 0.4, 0.075, 0.65
+
+
+def write_curves(sweep: Overview, folder: Path) -> list[Path]:
+    """Draw the curves into ``folder``, each file whole or not at all; return the files, none without curves."""
+    metrics = [
+        name for name in dict.fromkeys([*TITLES, sweep.metric]) if (sweep.curves["metric"] == name).any()
+    ]
+    if not metrics:
+        return []
+    with rc_context(LOOK):
+        figure = draw(sweep, metrics)
+        return [save(figure, folder / f"curves.{kind}") for kind in ("png", "svg")]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure by way of a file beside it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    kind = path.suffix.removeprefix(".")
+    figure.savefig(beside, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    beside.replace(path)
+    return path
+
+
+def draw(sweep: Overview, metrics: list[str]) -> Figure:
+    """Return a figure with a panel per metric, all arms in each, and the legend below the panels."""
+    labels = legend_labels(sweep)
+    fitting = max(1, int(WIDTH / (HANDLE + LETTER * max(map(len, labels)))))
+    rows = math.ceil(len(labels) / fitting)
+    bottom = BELOW + rows * LEGEND_ROW + CAPTION
+    panel_height = min(2.9 + 0.06 * max(0, len(labels) - 6), 4.0)
+    height = ABOVE + panel_height + bottom
+    figure = Figure(figsize=(WIDTH, height))
+    FigureCanvasAgg(figure)
+    looks = dict(
+        zip(sweep.arms.index, styles([tuple(arm) for arm in sweep.arms[sweep.keys].to_numpy()]), strict=True)
+    )
+    step = (WIDTH - LEFT - RIGHT + BETWEEN) / len(metrics)
+    for number, metric in enumerate(metrics):
+        place = (
+            (LEFT + number * step) / WIDTH,
+            bottom / height,
+            (step - BETWEEN) / WIDTH,
+            panel_height / height,
+        )
+        panel(figure.add_axes(place), sweep, metric, looks)
+    handles = [Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2) for look in looks.values()]
+    figure.legend(
+        handles,
+        labels,
+        loc="lower center",
+        bbox_to_anchor=(0.5, (CAPTION - 0.15) / height),
+        ncols=math.ceil(len(labels) / rows),
+        frameon=False,
+        handlelength=3.2,
+        labelspacing=0.35,
+    )
+    figure.text(0.5, 0.1 / height, caption(sweep), ha="center", fontsize=8, color="#555555")
+    return figure
+
+
+def legend_labels(sweep: Overview) -> list[str]:
+    """Return each arm's name, with the number of its runs that did not finish."""
+    labels = []
+    for arm, row in sweep.arms.iterrows():
+        states = [state for state in ("diverged", "stopped", "failed") if row[state]]
+        lost = ", ".join(f"{row[state]} of {row['runs']} {state}" for state in states)
+        labels.append(f"{arm} ({lost})" if lost else str(arm))
+    return labels
+
+
+def caption(sweep: Overview) -> str:
+    """Return what a line, a band and a cross stand for."""
+    finished = sweep.runs[sweep.runs["status"] == "finished"]
+    seeds = sorted(set(finished.groupby("arm")["seed"].nunique()))
+    if seeds == [1] or not seeds:
+        parts = ["one seed per arm: no spread"]
+    else:
+        over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+        parts = [f"line: mean over {over}", "band: from the lowest to the highest seed"]
+    if (finished.groupby("arm")["epochs"].nunique() > 1).any():
+        parts.append("a mean ends where its first seed stopped")
+    if (sweep.runs["status"] == "diverged").any():
+        parts.append("×: where a run diverged")
+    return "; ".join(parts)
+
+
+def panel(axes: Axes, sweep: Overview, metric: str, looks: dict[str, Style]) -> None:
+    """Draw one metric of all arms against the epoch."""
+    rows = sweep.curves[sweep.curves["metric"] == metric].drop_duplicates(["run", "epoch"], keep="last")
+    wide = rows.pivot(index="epoch", columns="run", values="value")
+    runs = sweep.runs[sweep.runs.index.isin(wide.columns)]
+    ended = runs["status"] == "finished"
+    drawn = []
+    for arm, numbers in runs[ended].groupby("arm", sort=False).groups.items():
+        drawn.append(draw_arm(axes, wide[numbers].dropna(), looks[str(arm)]))
+    rescale(axes, np.concatenate(drawn) if drawn else rows["value"].to_numpy())
+    limits = axes.get_ylim()
+    for number, run in runs[~ended].iterrows():
+        draw_lost(axes, wide[number].dropna(), looks[run["arm"]], run["status"], limits if drawn else None)
+    axes.set(xlabel="epoch", ylabel=metric)
+    axes.set_title(TITLES.get(metric, metric), pad=10)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+
+
+def draw_arm(axes: Axes, values: pd.DataFrame, look: Style) -> np.ndarray:
+    """Draw the mean over ``(epochs x seeds)`` and the range of the seeds; return the mean."""
+    mean = values.mean(axis=1)
+    marker = "o" if len(values) == 1 else ""
+    axes.plot(values.index, mean, color=look.colour, linestyle=look.line, linewidth=1.4, marker=marker)
+    if values.shape[1] > 1:
+        axes.fill_between(
+            values.index, values.min(axis=1), values.max(axis=1), color=look.colour, alpha=0.15, lw=0
+        )
+    return mean.to_numpy()
+
+
+def draw_lost(
+    axes: Axes, values: pd.Series, look: Style, status: str, limits: tuple[float, float] | None
+) -> None:
+    """Draw what there is of a run that did not finish, with a cross where it diverged.
+
+    Its values may be beyond everything: the cross then stands at the edge of the panel.
+    """
+    values = values[np.isfinite(values)]
+    axes.plot(values.index, values, color=look.colour, linestyle=look.line, linewidth=0.7)
+    if limits:
+        axes.set_ylim(limits)
+    if status == "diverged" and len(values):
+        height = np.clip(values.iloc[-1], *(limits or (None, None)))
+        axes.plot(
+            values.index[-1], height, "x", color=look.colour, markersize=7, markeredgewidth=1.6, clip_on=False
+        )
+
+
+def rescale(axes: Axes, values: np.ndarray) -> None:
+    """Make the value axis logarithmic if the values ask for it."""
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0 or finite.min() <= 0 or finite.max() < LOG_FROM * finite.min():
+        return
+    axes.set_yscale("log")
+    if finite.max() < 1e3 * finite.min():
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())

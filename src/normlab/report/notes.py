@@ -1,0 +1,60 @@
+"""What is to be said about a sweep's table so that nobody reads more into it than is there."""
+
+from normlab.report.overview import Overview
+from normlab.report.tables import number
+
+
+def title(sweep: Overview) -> str:
+    """Return what the table is about."""
+    better = "lower" if sweep.direction == "min" else "higher"
+    return f"{sweep.metric} ({better} is better)"
+
+
+def notes(sweep: Overview) -> list[str]:
+    """Return the lines below the table."""
+    return [seeds(sweep), *columns(sweep), *losses(sweep)]
+
+
+def seeds(sweep: Overview) -> str:
+    """Return what the mean is over, and what one seed is worth."""
+    counts = set(sweep.arms["seeds"]) - {0}
+    if not counts:
+        return "no run came to its end: there is nothing to compare"
+    if counts == {1}:
+        return "one seed per arm: no spread can be given, and one seed supports no claim"
+    over = f"{counts.pop()} seeds" if len(counts) == 1 else "the seeds of each arm"
+    alone = "; an arm with one seed shows no spread and supports no claim" if 1 in counts else ""
+    return f"best, last: mean ± standard error over {over}{alone}"
+
+
+def columns(sweep: Overview) -> list[str]:
+    """Return what the columns of epochs and seconds count, if there is anything in them."""
+    lines = []
+    if sweep.arms["timed"].any():
+        side, target = "at most" if sweep.direction == "min" else "at least", number(sweep.target)
+        several = sweep.arms["seeds"].max() > 1
+        of = ", by its median seed;" if several else ""
+        lines.append(
+            f"epochs: until {sweep.metric} is {side} {target}, the best that the worst arm reaches{of}"
+        )
+        lines += ["        median over the seeds, and how many got there"] if several else []
+    if sweep.arms["finished"].any():
+        lines.append("seconds: the optimizer's steps alone, mean over finished runs")
+    return lines
+
+
+def losses(sweep: Overview) -> list[str]:
+    """Return what became of the runs that did not finish, or finished without the metric."""
+    arms, runs, lines = sweep.arms, sweep.runs, []
+    if arms["diverged"].any():
+        infinity = "inf" if sweep.direction == "min" else "-inf"
+        lines.append(
+            f"a diverged run counts as {infinity}, the worst value there is: so does the mean of its arm"
+        )
+    unended = [name for name in ("stopped", "failed") if arms[name].any()]
+    if unended:
+        lines.append(f"{' and '.join(unended)} runs are in no mean: summary.csv names them")
+    missing = int((runs["best"].isna() & (runs["status"] == "finished")).sum())
+    if missing:
+        lines.append(f"finished runs without {sweep.metric}, which are in no mean: {missing}")
+    return lines

@@ -1,0 +1,140 @@
+"""The tables of a sweep: ``summary.csv``, ``table.csv``, and the one that is printed."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from normlab.records.sweep import Record
+from normlab.report.overview import Overview
+
+
+def run_table(sweep: Overview, records: Sequence[Record], folder: Path) -> pd.DataFrame:
+    """Return ``summary.csv``: a row per run, its folder as it is called from ``folder``."""
+    ordered = [records[number] for number in sweep.runs.index]
+    results = [record.result for record in ordered]
+    lasts = [result.last.metrics if result.last else {} for result in results]
+    ends = pd.DataFrame(
+        [{f"last/{name}": value for name, value in last.items() if measured(name)} for last in lasts]
+    )
+    tests = pd.DataFrame([result.test for result in results])
+    columns = {
+        "name": [result.name for result in results],
+        **{key: sweep.runs[key].tolist() for key in sweep.keys},
+        "status": sweep.runs["status"].tolist(),
+        "seed": sweep.runs["seed"].array,
+        f"best/{sweep.metric}": sweep.runs["best"].tolist(),
+        "best_epoch": pd.array(
+            [result.best.epoch if result.best else None for result in results], dtype="Int64"
+        ),
+        **{name: ends[name].tolist() for name in ends},
+        f"last/{sweep.metric}": sweep.runs["last"].tolist(),
+        **{name: tests[name].tolist() for name in tests},
+        "epochs": sweep.runs["epochs"].tolist(),
+        "steps": [result.steps for result in results],
+        "seconds": sweep.runs["seconds"].tolist(),
+        "error": [result.error for result in results],
+        "folder": [record.folder.relative_to(folder).as_posix() for record in ordered],
+    }
+    return pd.DataFrame(columns)
+
+
+def measured(name: str) -> bool:
+    """Return whether a number of an epoch belongs into a table: losses and metrics do."""
+    return name.startswith(("train/", "val/")) and name != "train/lr"
+
+
+def arm_table(sweep: Overview) -> pd.DataFrame:
+    """Return ``table.csv``: a row per arm, with what varies and the numbers that are printed."""
+    about = {"metric": sweep.metric, "direction": sweep.direction, "target": sweep.target}
+    return sweep.arms.assign(**about).reset_index()
+
+
+def csv(table: pd.DataFrame) -> str:
+    """Return a table as the text of a csv file; what is not known is empty.
+
+    >>> csv(pd.DataFrame({"a": [1.5, float("inf"), float("nan")], "b": ["x,y", "z", None]}))
+    'a,b\\n1.5,"x,y"\\ninf,z\\n,\\n'
+    """
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def printed(sweep: Overview) -> list[str]:
+    """Return the lines of the table that is printed, without its notes."""
+    short = zip(short_names(sweep.keys), sweep.keys, strict=True)
+    left = {name: sweep.arms[key].tolist() for name, key in short} or {"arm": sweep.arms.index.tolist()}
+    rows = sweep.arms.to_dict("records")
+    stopped = {"stopped": [str(row["stopped"]) for row in rows]} if sweep.arms["stopped"].any() else {}
+    right = {
+        "runs": [str(row["runs"]) for row in rows],
+        "diverged": [str(row["diverged"]) for row in rows],
+        **stopped,
+        "failed": [str(row["failed"]) for row in rows],
+        "best": [spread(row["best_mean"], row["best_se"]) for row in rows],
+        "last": [spread(row["last_mean"], row["last_se"]) for row in rows],
+        "epochs": [time(row["epochs_to_target"], row["reached"], row["timed"]) for row in rows],
+        "seconds": [number(row["seconds"], 2) for row in rows],
+    }
+    return aligned(left, right)
+
+
+def aligned(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[str]:
+    """Return lines of columns, those of ``left`` flush left and those of ``right`` flush right.
+
+    >>> aligned({"arm": ["bn", "nobn"]}, {"runs": ["10", "8"]})
+    ['arm   runs', 'bn      10', 'nobn     8']
+    """
+    columns = []
+    for cells, flush in ((left, str.ljust), (right, str.rjust)):
+        for name, values in cells.items():
+            width = max(map(len, [name, *values]))
+            columns.append([flush(text, width) for text in [name, *values]])
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each key, or the whole where two would read the same.
+
+    >>> short_names(["model", "optimizer.lr", "data.seed", "net.seed"])
+    ['model', 'lr', 'data.seed', 'net.seed']
+    """
+    ends = [key.rpartition(".")[2] for key in keys]
+    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Return a number with so many digits that count, or a dash for one that is not known.
+
+    >>> [number(x) for x in (0.123456, 591.1077, 28591.4, 3.2e-07, float("inf"), float("nan"))]
+    ['0.1235', '591.1', '28591', '3.2e-07', 'inf', '-']
+    """
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
+
+
+def spread(mean: float, error: float) -> str:
+    """Return a mean with its standard error to two digits, or the mean alone if there is none.
+
+    >>> [spread(173.7543, 4.2371), spread(1.5, float("nan")), spread(float("inf"), float("nan"))]
+    ['173.8 ± 4.2', '1.5', 'inf']
+    >>> [spread(0.5, 0.0), spread(2859.9, 123.4), spread(3.25e-07, 1.5e-08), spread(3e9, 1.5e8)]
+    ['0.5 ± 0', '2860 ± 123', '3.25e-07 ± 1.5e-08', '3.00e+09 ± 1.5e+08']
+    """
+    if not error > 0:
+        return number(mean) if math.isnan(error) else f"{number(mean)} ± 0"
+    places = 1 - math.floor(math.log10(error))
+    if abs(mean) >= 1e7 or places > 6:
+        digits = max(0, min(6, places + math.floor(math.log10(abs(mean) or error))))
+        return f"{mean:.{digits}e} ± {error:.1e}"
+    return f"{mean:.{max(places, 0)}f} ± {error:.{max(places, 0)}f}"
+
+
+def time(epochs: float, reached: int, of: int) -> str:
+    """Return the median epoch with the share of seeds that got there.
+
+    >>> time(57.0, 8, 8), time(float("inf"), 3, 8), time(float("nan"), 0, 0)
+    ('57 (8/8)', 'inf (3/8)', '-')
+    """
+    return f"{epochs:g} ({reached}/{of})" if of else "-"
