@@ -10,7 +10,8 @@ from normlab.cli import in_one_line
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
     """Train one configuration and return its objective."""
-    from normlab.training.run import Run, train
+    from normlab.training.run import train
+    from normlab.training.run_folders import Run
 
     return train([Run.composed(config, HydraConfig.get())])[0].objective.value
 

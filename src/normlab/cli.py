@@ -1,6 +1,7 @@
 """What a person sees when a command cannot be carried out: one line that says what to do instead."""
 
 import inspect
+import logging
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ def in_one_line(main: Callable[[], Any]) -> None:
 
     With ``HYDRA_FULL_ERROR=1`` the traceback is shown.
     """
+    # A closed pipe, as in `train.py | head`, is no reason to print a traceback for every line.
+    logging.raiseExceptions = False
     # Hydra then hands the exception on, where it would print a part of the traceback itself.
     os.environ[TRACEBACK] = "1"
     try:

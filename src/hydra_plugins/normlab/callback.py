@@ -1,10 +1,12 @@
 """What happens before Hydra writes anything of a run, and after a sweep that is not our sweeper's."""
 
+import logging
 import sys
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -12,6 +14,8 @@ from normlab.cli import WANTS_TRACEBACK
 from normlab.config import ConfigError
 from normlab.records.folder import earlier_result, free_folder, require_writable
 from normlab.records.names import run_name
+
+log = logging.getLogger("normlab")
 
 # For sweepers that do not name their jobs' folders themselves.
 OmegaConf.register_new_resolver(
@@ -45,6 +49,11 @@ class NormlabCallback(Callback):
                 config.hydra.run.dir = str(folder)
         except (ConfigError, ValueError) as error:
             refuse(error)
+
+    def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Say where the run's files are."""
+        if job_return.status == JobStatus.COMPLETED:
+            log.info("files: %s   curves: tensorboard --logdir %s", config.hydra.run.dir, config.hydra.run.dir)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a sweep that our sweeper does not close itself."""

@@ -1,8 +1,9 @@
 """The arms of a sweep: runs that differ in their seed alone are replicates of one arm.
 
 A frame of runs has a row per run and the columns ``arm``, ``seed``, ``status`` (finished, diverged, stopped
-or failed), ``best`` and ``last`` (of the optimized metric), ``epochs_to_target`` and ``seconds``. A diverged run
-has the worst infinity for ``best`` and ``last``; one that was stopped or failed has NaN: its value is unknown.
+or failed), ``best`` and ``last`` (of the optimized metric), ``epochs_to_target`` and ``seconds``. A diverged
+run has the worst infinity for ``best`` and ``last``. One that was stopped or failed has NaN: its value is not
+known.
 """
 
 import re
@@ -27,7 +28,7 @@ def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
         settings: what the key came to, (runs x keys); missing where that is not known.
     """
     return [
-        key
+        str(key)
         for key in given
         if key != SEED and given[key].nunique(dropna=False) > 1 and settings[key].nunique() > 1
     ]
@@ -42,7 +43,8 @@ def natural(text: str) -> tuple[float, list[str | int]]:
     try:
         return float(text), []
     except ValueError:
-        return np.inf, [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text)]
+        parts = enumerate(re.split(r"([0-9]+)", text))
+        return np.inf, [int(part) if place % 2 else part for place, part in parts]
 
 
 def label(keys: Iterable[str], settings: Iterable[str]) -> str:
@@ -60,9 +62,9 @@ def replicates(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_and_error(values: ArrayLike) -> tuple[float, float]:
-    """Return the mean of ``(n,)`` values and its standard error.
+    """Return the mean of ``(n,)`` values and its standard error, ``s / √n``, where s² is divided by n − 1.
 
-    The error is ``s / √n`` with ``s² = Σ(x − mean)² / (n − 1)``. NaN is left out. An infinite value makes the mean infinite; then, and below two values, the error is NaN.
+    NaN is left out. An infinite value makes the mean infinite; then, and below two values, the error is NaN.
     """
     x = np.asarray(values, dtype=float)
     x = x[~np.isnan(x)]
@@ -77,9 +79,9 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row per arm, in the order in which the arms appear among the ``runs``.
 
     Means are over the seeds whose runs came to their end. A diverged run is among them, with its infinity: a
-    mean of those that happened to survive would favour the arm that loses its worst runs. ``epochs_to_target``
-    is the median; of the ``timed`` seeds, those with curves, ``reached`` got there, and where half of them or
-    more did not, it is infinite. ``seconds`` is the mean over finished runs.
+    mean of those that happened to survive would favour the arm that loses its worst runs.
+    ``epochs_to_target`` is the median; of the ``timed`` seeds, those with curves, ``reached`` got there, and
+    where half of them or more did not, it is infinite. ``seconds`` is the mean over finished runs.
     """
     rows = {arm: summary(group) for arm, group in runs.groupby("arm", sort=False)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")

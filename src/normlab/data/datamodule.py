@@ -66,13 +66,13 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         """Return the training split as one batch."""
         return WholeSplit(self.parts[0])
 
-    def val_dataloader(self) -> WholeSplit | list:
+    def val_dataloader(self) -> WholeSplit:
         """Return the validation split as one batch."""
-        return WholeSplit(self.parts[1]) if self.val else []
+        return WholeSplit(self.parts[1])
 
-    def test_dataloader(self) -> WholeSplit | list:
+    def test_dataloader(self) -> WholeSplit:
         """Return the test split as one batch."""
-        return WholeSplit(self.parts[2]) if self.test else []
+        return WholeSplit(self.parts[2])
 
     def minibatches(self, split: Split, seeds: list[int], epoch: int) -> Iterator[Split]:
         """Yield an epoch's minibatches, each member's in the order of its own seed.

@@ -108,8 +108,8 @@ def setting(run: Result, key: str) -> str | None:
 def read_curves(records: Sequence[Record]) -> "pd.DataFrame":
     """Return the curves of all runs: a row per run, epoch and metric (``val/loss``).
 
-    ``run`` is the number of the record. A run whose curves are missing has no rows; nor has one whose curves are
-    damaged, which is said.
+    ``run`` is the number of the record. A run whose curves are missing has no rows; nor has one whose curves
+    are damaged, which is said.
     """
     import pandas as pd
 

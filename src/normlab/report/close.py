@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normlab.records.hparams import GROUPS, flat
-from normlab.records.result import write_atomically
+from normlab.records.result import Result, write_atomically
 from normlab.records.sweep import Record, read_sweep
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def close_sweep(folder: Path) -> None:
         if not records:
             log.warning("no run began in %s: there is nothing to sum up", shown(folder))
             return
-        say(write(folder, records), folder)
+        write(folder, records)
     except OSError as error:
         log.error("the sweep in %s could not be summed up: %s", shown(folder), error)
 
 
-def write(folder: Path, records: Sequence[Record]) -> list[str]:
-    """Write everything into ``folder``, print the table, and return the names of the files."""
+def write(folder: Path, records: Sequence[Record]) -> None:
+    """Write everything into ``folder``, and print the table and where the rest is."""
     from normlab.report.figures import write_curves
     from normlab.report.notes import notes, title
     from normlab.report.overview import overview
@@ -47,24 +47,34 @@ def write(folder: Path, records: Sequence[Record]) -> list[str]:
     sweep = overview(records)
     write_atomically(folder / "table.csv", csv(arm_table(sweep)))
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder)))
-    figures = write_curves(sweep, folder)
-    write_columns(folder, records, sweep)
     for line in ["", title(sweep), "", *printed(sweep), "", *notes(sweep), ""]:
         log.info(line)
-    return ["table.csv", "summary.csv", *(path.name for path in figures)]
+    figures = [path.name for path in write_curves(sweep, folder)]
+    log.info("%s: %s", shown(folder), ", ".join(["table.csv", "summary.csv", *figures]))
+    if write_columns(folder, records, sweep):
+        log.info("every curve: tensorboard --logdir %s", shlex.quote(shown(folder)))
 
 
-def write_columns(folder: Path, records: Sequence[Record], sweep: "Overview") -> None:
-    """Tell TensorBoard's HParams tab which columns to show, in place of what an earlier close told it.
+def write_columns(folder: Path, records: Sequence[Record], sweep: "Overview") -> bool:
+    """Tell TensorBoard's HParams tab which columns to show, and return whether there is anything in them.
 
-    A folder that is a run's own is left alone: its event files are the run's.
+    What an earlier close told it is replaced. A folder that is a run's own is left alone: its event files are
+    the run's.
     """
     from normlab.records.events import PREFIX, EventFile
 
     traced = any(any(record.folder.glob(f"{PREFIX}*")) for record in records)
     if not traced or any(record.folder == folder for record in records):
-        return
-    results = [record.result for record in records]
+        return traced
+    earlier = list(folder.glob(f"{PREFIX}*"))
+    EventFile(folder).experiment(*columns([record.result for record in records], sweep))
+    for path in earlier:
+        path.unlink()
+    return True
+
+
+def columns(results: Sequence[Result], sweep: "Overview") -> tuple[list[str], list[str]]:
+    """Return the names of the hyperparameters and metrics that the HParams tab is to show."""
     present = {name for result in results for name in flat(result.config, result.choices)}
     measured = {
         name
@@ -77,16 +87,7 @@ def write_columns(folder: Path, records: Sequence[Record], sweep: "Overview") ->
     hparams = [name for name in dict.fromkeys([*COLUMNS, *sweep.keys]) if name in present]
     best = [f"best/{sweep.metric}"] if any(result.best for result in results) else []
     losses = [name for name in ("val/loss", "train/loss") if name in measured]
-    earlier = list(folder.glob(f"{PREFIX}*"))
-    EventFile(folder).experiment(hparams, [*best, *tests, *losses])
-    for path in earlier:
-        path.unlink()
-
-
-def say(files: Sequence[str], folder: Path) -> None:
-    """Print where the files are, and how to look closer."""
-    log.info("%s: %s", shown(folder), ", ".join(files))
-    log.info("every curve: tensorboard --logdir %s", shlex.quote(shown(folder)))
+    return hparams, [*best, *tests, *losses]
 
 
 def shown(folder: Path) -> str:

@@ -38,7 +38,7 @@ LEGEND_ROW, CAPTION, LETTER, HANDLE = 0.17, 0.4, 0.075, 0.65
 
 
 def write_curves(sweep: Overview, folder: Path) -> list[Path]:
-    """Draw the curves into ``folder``, each file whole or not at all; return the files, none without curves."""
+    """Draw the curves into ``folder``, each file whole or not at all, and return the files."""
     metrics = [
         name for name in dict.fromkeys([*TITLES, sweep.metric]) if (sweep.curves["metric"] == name).any()
     ]
@@ -109,15 +109,16 @@ def caption(sweep: Overview) -> str:
     """Return what a line, a band and a cross stand for."""
     finished = sweep.runs[sweep.runs["status"] == "finished"]
     seeds = sorted(set(finished.groupby("arm")["seed"].nunique()))
-    if seeds == [1] or not seeds:
-        parts = ["one seed per arm: no spread"]
-    else:
+    parts = ["one seed per arm: no spread"] if seeds == [1] else []
+    if seeds and seeds != [1]:
         over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-        parts = [f"line: mean over {over}", "band: from the lowest to the highest seed"]
+        parts += [f"line: mean over {over}", "band: from the lowest to the highest seed"]
     if (finished.groupby("arm")["epochs"].nunique() > 1).any():
         parts.append("a mean ends where its first seed stopped")
+    if len(finished) < len(sweep.runs):
+        parts.append("thin: a run that did not finish")
     if (sweep.runs["status"] == "diverged").any():
-        parts.append("×: where a run diverged")
+        parts.append("×: where it diverged")
     return "; ".join(parts)
 
 
@@ -133,7 +134,11 @@ def panel(axes: Axes, sweep: Overview, metric: str, looks: dict[str, Style]) -> 
     rescale(axes, np.concatenate(drawn) if drawn else rows["value"].to_numpy())
     limits = axes.get_ylim()
     for number, run in runs[~ended].iterrows():
-        draw_lost(axes, wide[number].dropna(), looks[run["arm"]], run["status"], limits if drawn else None)
+        look = looks[run["arm"]]
+        axes.plot(wide.index, wide[number], color=look.colour, linestyle=look.line, linewidth=0.7)
+    axes.set_ylim(limits if drawn else axes.get_ylim())
+    for number, run in runs[runs["status"] == "diverged"].iterrows():
+        cross(axes, wide[number], run["epochs"], looks[run["arm"]])
     axes.set(xlabel="epoch", ylabel=metric)
     axes.set_title(TITLES.get(metric, metric), pad=10)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
@@ -151,22 +156,16 @@ def draw_arm(axes: Axes, values: pd.DataFrame, look: Style) -> np.ndarray:
     return mean.to_numpy()
 
 
-def draw_lost(
-    axes: Axes, values: pd.Series, look: Style, status: str, limits: tuple[float, float] | None
-) -> None:
-    """Draw what there is of a run that did not finish, with a cross where it diverged.
+def cross(axes: Axes, values: pd.Series, epochs: int, look: Style) -> None:
+    """Mark where a run diverged.
 
-    Its values may be beyond everything: the cross then stands at the edge of the panel.
+    Its values may be beyond everything, or NaN from the start: the mark is then at the edge of the panel.
     """
-    values = values[np.isfinite(values)]
-    axes.plot(values.index, values, color=look.colour, linestyle=look.line, linewidth=0.7)
-    if limits:
-        axes.set_ylim(limits)
-    if status == "diverged" and len(values):
-        height = np.clip(values.iloc[-1], *(limits or (None, None)))
-        axes.plot(
-            values.index[-1], height, "x", color=look.colour, markersize=7, markeredgewidth=1.6, clip_on=False
-        )
+    finite = values[np.isfinite(values)]
+    bottom, top = axes.get_ylim()
+    epoch, height = (finite.index[-1], finite.iloc[-1]) if len(finite) else (epochs, top)
+    place = np.clip(height, bottom, top)
+    axes.plot(epoch, place, "x", color=look.colour, markersize=7, markeredgewidth=1.6, clip_on=False)
 
 
 def rescale(axes: Axes, values: np.ndarray) -> None:

@@ -12,19 +12,19 @@ def title(sweep: Overview) -> str:
 
 def notes(sweep: Overview) -> list[str]:
     """Return the lines below the table."""
-    return [seeds(sweep), *columns(sweep), *losses(sweep)]
+    return [*seeds(sweep), *columns(sweep), *losses(sweep)]
 
 
-def seeds(sweep: Overview) -> str:
+def seeds(sweep: Overview) -> list[str]:
     """Return what the mean is over, and what one seed is worth."""
-    counts = set(sweep.arms["seeds"]) - {0}
+    counts = sorted(set(sweep.arms["seeds"]) - {0})
     if not counts:
-        return "no run came to its end: there is nothing to compare"
-    if counts == {1}:
-        return "one seed per arm: no spread can be given, and one seed supports no claim"
-    over = f"{counts.pop()} seeds" if len(counts) == 1 else "the seeds of each arm"
-    alone = "; an arm with one seed shows no spread and supports no claim" if 1 in counts else ""
-    return f"best, last: mean ± standard error over {over}{alone}"
+        return ["no run came to its end: there is nothing to compare"]
+    if counts == [1]:
+        return ["one seed per arm: no spread can be given, and one seed supports no claim"]
+    over = f"{counts[0]} seeds" if len(counts) == 1 else "the seeds of each arm"
+    alone = ["an arm with one seed shows no spread, and one seed supports no claim"] if counts[0] == 1 else []
+    return [f"best, last: mean ± standard error over {over}", *alone]
 
 
 def columns(sweep: Overview) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -45,39 +45,43 @@ def overview(records: Sequence[Record]) -> Overview:
     measured = curves[curves["metric"] == metric]
     settings, keys = arm_settings(results)
     runs = settings.assign(**outcomes(results, metric, direction, measured))
-    order = [
-        [*(natural(value) for value in row), natural(str(seed))] for *row, seed in runs[[*keys, SEED]].values
-    ]
-    runs = runs.loc[sorted(runs.index, key=order.__getitem__)]
+    runs = runs.loc[sorted(runs.index, key=lambda number: place(runs.loc[number, [*keys, SEED]]))]
     target = common_target(runs, direction)
-    runs["epochs_to_target"] = epochs_to_target(measured, target, direction).reindex(runs.index)
-    runs.loc[runs["status"] == Status.DIVERGED.value, "epochs_to_target"] = math.inf
-    runs.loc[runs["best"].isna(), "epochs_to_target"] = math.nan
+    runs["epochs_to_target"] = times(runs, epochs_to_target(measured, target, direction), target)
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
     return Overview(keys, metric, direction, target, runs, arms, curves)
+
+
+def times(runs: pd.DataFrame, epochs: pd.Series, target: float) -> pd.Series:
+    """Return the epochs to the target of all runs: NaN for a run that did not end, or without a target."""
+    known = runs["best"].notna() & (not math.isnan(target))
+    return epochs.reindex(runs.index).mask(runs["status"] == Status.DIVERGED.value, math.inf).where(known)
+
+
+def place(settings: Iterable[object]) -> list[tuple]:
+    """Return what to sort a run by, given what varies and its seed."""
+    return [natural(str(setting)) for setting in settings]
 
 
 def objective(results: Sequence[Result]) -> tuple[str, str]:
     """Return the metric that most runs optimized, with its direction."""
     found = Counter((result.objective.metric, result.objective.direction) for result in results)
-    return max(
-        (pair for pair in sorted(found) if all(pair)), key=found.__getitem__, default=("val/loss", "min")
-    )
+    known = sorted(pair for pair in found if all(pair))
+    return max(known, key=found.__getitem__, default=("val/loss", "min"))
 
 
 def arm_settings(results: Sequence[Result]) -> tuple[pd.DataFrame, list[str]]:
     """Return a frame with each run's arm and what the varied keys came to in it, and those keys."""
     given = pd.DataFrame([overrides(result) for result in results])
-    settings = pd.DataFrame(
-        {key: [setting(result, key) for result in results] for key in given}, index=given.index
-    )
+    values = {str(key): [setting(result, str(key)) for result in results] for key in given}
+    settings = pd.DataFrame(values, index=given.index)
     keys = varied_keys(given, settings)
     settings = settings[keys].fillna(UNKNOWN)
-    shown, values = keys, settings.to_numpy().tolist()
+    shown, rows = keys, settings.to_numpy().tolist()
     if not keys:
         chosen = next((result.choices["model"] for result in results if "model" in result.choices), UNKNOWN)
-        shown, values = ["model"], [[chosen]] * len(results)
-    return settings.assign(arm=[label(shown, row) for row in values]), keys
+        shown, rows = ["model"], [[chosen]] * len(results)
+    return settings.assign(arm=[label(shown, row) for row in rows]), keys
 
 
 def outcomes(
@@ -89,24 +93,21 @@ def outcomes(
     """
     worst = math.inf if direction == "min" else -math.inf
     latest = measured.groupby("run")["value"].last()
-
-    def value(result: Result, known: float | None) -> float:
-        finished = result.status == Status.FINISHED and known is not None
-        return (
-            worst
-            if result.status == Status.DIVERGED
-            else known
-            if finished and known is not None
-            else math.nan
-        )
-
     best = [r.best.metrics.get(metric) if r.best and r.objective.metric == metric else None for r in results]
     last = [r.last.metrics.get(metric, latest.get(k)) if r.last else None for k, r in enumerate(results)]
+    seeds = [result.config.get(SEED) for result in results]
     return {
         "status": [result.status.value for result in results],
-        SEED: pd.Series([result.config.get(SEED) for result in results], dtype="Int64"),
-        "best": [value(result, known) for result, known in zip(results, best, strict=True)],
-        "last": [value(result, known) for result, known in zip(results, last, strict=True)],
+        SEED: pd.Series([seed if isinstance(seed, int) else None for seed in seeds], dtype="Int64"),
+        "best": [reached(result, value, worst) for result, value in zip(results, best, strict=True)],
+        "last": [reached(result, value, worst) for result, value in zip(results, last, strict=True)],
         "epochs": [result.epochs for result in results],
         "seconds": [result.seconds for result in results],
     }
+
+
+def reached(result: Result, value: float | None, worst: float) -> float:
+    """Return the value that a run counts with: NaN if it did not come to its end, or has none."""
+    if result.status == Status.DIVERGED:
+        return worst
+    return value if result.status == Status.FINISHED and value is not None else math.nan

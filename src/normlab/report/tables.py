@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from normlab.records.result import Result
 from normlab.records.sweep import Record
 from normlab.report.overview import Overview
 
@@ -19,18 +21,19 @@ def run_table(sweep: Overview, records: Sequence[Record], folder: Path) -> pd.Da
         [{f"last/{name}": value for name, value in last.items() if measured(name)} for last in lasts]
     )
     tests = pd.DataFrame([result.test for result in results])
-    columns = {
+    best, last = (with_unended(sweep, results, name) for name in ("best", "last"))
+    columns: dict[str, Any] = {
         "name": [result.name for result in results],
         **{key: sweep.runs[key].tolist() for key in sweep.keys},
         "status": sweep.runs["status"].tolist(),
         "seed": sweep.runs["seed"].array,
-        f"best/{sweep.metric}": sweep.runs["best"].tolist(),
+        f"best/{sweep.metric}": best.tolist(),
         "best_epoch": pd.array(
             [result.best.epoch if result.best else None for result in results], dtype="Int64"
         ),
-        **{name: ends[name].tolist() for name in ends},
-        f"last/{sweep.metric}": sweep.runs["last"].tolist(),
-        **{name: tests[name].tolist() for name in tests},
+        **{str(name): ends[name].tolist() for name in ends},
+        f"last/{sweep.metric}": last.tolist(),
+        **{str(name): tests[name].tolist() for name in tests},
         "epochs": sweep.runs["epochs"].tolist(),
         "steps": [result.steps for result in results],
         "seconds": sweep.runs["seconds"].tolist(),
@@ -40,6 +43,13 @@ def run_table(sweep: Overview, records: Sequence[Record], folder: Path) -> pd.Da
     return pd.DataFrame(columns)
 
 
+def with_unended(sweep: Overview, results: Sequence[Result], moment: str) -> pd.Series:
+    """Return the best or last values, of a run that did not come to its end those that it had so far."""
+    moments = [None if result.status.done else getattr(result, moment) for result in results]
+    so_far = [at.metrics.get(sweep.metric) if at else None for at in moments]
+    return sweep.runs[moment].fillna(pd.Series(so_far, index=sweep.runs.index, dtype=float))
+
+
 def measured(name: str) -> bool:
     """Return whether a number of an epoch belongs into a table: losses and metrics do."""
     return name.startswith(("train/", "val/")) and name != "train/lr"
@@ -47,7 +57,7 @@ def measured(name: str) -> bool:
 
 def arm_table(sweep: Overview) -> pd.DataFrame:
     """Return ``table.csv``: a row per arm, with what varies and the numbers that are printed."""
-    about = {"metric": sweep.metric, "direction": sweep.direction, "target": sweep.target}
+    about: dict[str, Any] = {"metric": sweep.metric, "direction": sweep.direction, "target": sweep.target}
     return sweep.arms.assign(**about).reset_index()
 
 
@@ -106,12 +116,12 @@ def short_names(keys: Sequence[str]) -> list[str]:
 def number(value: float, digits: int = 4) -> str:
     """Return a number with so many digits that count, or a dash for one that is not known.
 
-    >>> [number(x) for x in (0.123456, 591.1077, 28591.4, 3.2e-07, float("inf"), float("nan"))]
-    ['0.1235', '591.1', '28591', '3.2e-07', 'inf', '-']
+    >>> [number(x) for x in (0.123456, 591.1077, 9999.7, 3.2e-07, float("inf"), float("nan"))]
+    ['0.1235', '591.1', '10000', '3.2e-07', 'inf', '-']
     """
     if math.isnan(value):
         return "-"
-    return f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
+    return f"{value:.0f}" if 10**digits - 0.5 <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
 def spread(mean: float, error: float) -> str:

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from normlab.records import curves
 from normlab.records.curves import Point
 from normlab.records.events import EventFile
+from normlab.records.result import Moment
 from normlab.training.module import NormModule
-from normlab.training.population import State
+from normlab.training.population import Population, State
 
 
 def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.0) -> Tensor:
@@ -31,17 +32,18 @@ def worst(direction: str) -> float:
     return torch.inf if direction == "min" else -torch.inf
 
 
+def copy_of(population: Population) -> State:
+    """Return a copy of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in population.state().items()}
+
+
 class EarlyStopping(pl.Callback):
     """Stops a member whose metric has not improved for ``patience`` validations."""
 
-    def __init__(self, monitor: str, direction: str, patience: int, min_delta: float) -> None:
+    def __init__(self, members: int, monitor: str, direction: str, patience: int, min_delta: float) -> None:
         self.monitor, self.direction = monitor, direction
         self.patience, self.min_delta = patience, min_delta
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
-        """Begin with nothing reached."""
-        members = pl_module.population.members
-        self.best = torch.full((members,), worst(self.direction), dtype=torch.float64)
+        self.best = torch.full((members,), worst(direction), dtype=torch.float64)
         self.waited = torch.zeros(members, dtype=torch.long)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
@@ -59,21 +61,29 @@ class BestState(pl.Callback):
     """Keeps each member's parameters and buffers at the epoch where its metric was best.
 
     Attributes:
-        value, epoch, step: where that was, ``(K,)`` each; epoch is 0 for a member that never had a finite metric.
+        value, epoch, step: where that was, ``(K,)`` each; epoch is 0 for a member that never had a finite metric,
+            whose state is its initial one.
         metrics: all metrics of that epoch, ``(K,)`` each.
         state: the parameters and buffers, ``(K, …)`` each.
     """
 
-    def __init__(self, monitor: str, direction: str) -> None:
+    def __init__(self, population: Population, monitor: str, direction: str) -> None:
         self.monitor, self.direction = monitor, direction
+        self.value = torch.full((population.members,), worst(direction), dtype=torch.float64)
+        self.epoch, self.step = torch.zeros(2, population.members, dtype=torch.long)
+        self.metrics: dict[str, Tensor] = {}
+        self.state = copy_of(population)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
-        """Begin with the initial state."""
-        members = pl_module.population.members
-        self.value = torch.full((members,), worst(self.direction), dtype=torch.float64)
-        self.epoch, self.step = torch.zeros(2, members, dtype=torch.long)
-        self.metrics: dict[str, Tensor] = {}
-        self.state: State = {name: t.detach().clone() for name, t in pl_module.population.state().items()}
+        """Begin with the initial state, which is on the device and in the precision of the training by now."""
+        self.state = copy_of(pl_module.population)
+
+    def moment(self, k: int) -> Moment | None:
+        """Return where member k's metric was best."""
+        if self.epoch[k] == 0:
+            return None
+        metrics = {name: values[k].item() for name, values in self.metrics.items()}
+        return Moment(int(self.epoch[k]), int(self.step[k]), metrics)
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
@@ -113,6 +123,11 @@ class Recorder(pl.Callback):
             self.points[k].append(self.last[k])
         if time.monotonic() - self.flushed > self.flush_seconds:
             self.flush()
+
+    def moment(self, k: int) -> Moment | None:
+        """Return the last epoch that was taken down of member k."""
+        point = self.last[k]
+        return point and Moment(point.epoch, point.step, point.metrics)
 
     def flush(self) -> None:
         """Write what has been taken down."""

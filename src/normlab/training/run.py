@@ -2,54 +2,27 @@
 
 import logging
 import signal
-import traceback
+import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.conf import HydraConf
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from normlab.config import direction_of, first_line
-from normlab.records import curves, hparams
 from normlab.records.curves import Point
 from normlab.records.environment import environment
-from normlab.records.events import PREFIX, EventFile
-from normlab.records.folder import earlier_result, plain, require_writable
-from normlab.records.names import run_name
-from normlab.records.result import Moment, Objective, Result, Status
+from normlab.records.folder import earlier_result, plain
+from normlab.records.result import Objective, Result, Status
 from normlab.training.build import make_data, make_module, make_trainer, rehearse
 from normlab.training.callbacks import BestState, EarlyStopping, EpochBar, Recorder, worst
-from normlab.training.population import State
+from normlab.training.run_folders import Run, RunFolders
 
 log = logging.getLogger("normlab")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A configuration, and the folder that its run is to leave."""
-
-    config: DictConfig
-    folder: Path
-    name: str
-    choices: dict[str, str]
-    overrides: list[str]
-
-    @classmethod
-    def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
-        """Return the run that Hydra composed ``config`` for."""
-        folder = Path(hydra.runtime.output_dir)
-        overrides = list(hydra.overrides.task)
-        choices = {group: option for group, option in hydra.runtime.choices.items() if isinstance(option, str) and "/" not in group}
-        swept = hydra.mode == RunMode.MULTIRUN
-        name = folder.name if swept else run_name(overrides) or f"model={choices['model']}"
-        return cls(config, folder, name, choices, overrides)
 
 
 def train(runs: Sequence[Run]) -> list[Result]:
@@ -68,41 +41,47 @@ def train(runs: Sequence[Run]) -> list[Result]:
         for notice in rehearse(runs[0].config):
             log.warning(notice)
         for k, result in zip(to_train, Training([runs[k] for k in to_train]).results(), strict=True):
+            log.info(sentence(result))
             results[k] = result
     return [result for result in results if result is not None]
+
+
+def sentence(result: Result) -> str:
+    """Return what came of a run, as a person would say it."""
+    words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
+    metric, best, last = result.objective.metric, result.best, result.last
+    if result.status == Status.FINISHED and best and last:
+        words += f"; {metric} best {best.metrics[metric]:.4g} in epoch {best.epoch}"
+        words += f", last {last.metrics[metric]:.4g}" if metric in last.metrics else ""
+        words += "".join(f"; {name} {value:.4g}" for name, value in result.test.items() if name == "test/loss")
+    return words
 
 
 class Training:
     """One population on its way: what is built for it, and what it leaves at its end, whichever that is."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = runs
-        self.config = runs[0].config
-        self.metric = self.config.optimized_metric
-        self.direction = direction_of(self.metric, self.config.direction)
-        self.started = now()
-        for run in runs:
-            clear(run.folder)
-        self.events = [EventFile(run.folder) for run in runs if self.config.logger.tensorboard]
-        for run, file in zip(runs, self.events, strict=bool(self.events)):
-            file.start(hparams.flat(plain(run.config), run.choices), hparams.group(plain(run.config), run.choices))
-            file.text("config", "    " + OmegaConf.to_yaml(run.config, resolve=True).replace("\n", "\n    "))
-        self.data = make_data(self.config)
-        self.module = make_module(self.config, self.data, [run.config.seed for run in runs])
-        self.recorder = Recorder([run.folder for run in runs], self.events, self.config.logger.flush_seconds)
-        self.best = BestState(self.metric, self.direction)
-        self.trainer = make_trainer(self.config, self.callbacks())
+        config = runs[0].config
+        self.runs, self.config = runs, config
+        self.metric = config.optimized_metric
+        self.direction = direction_of(self.metric, config.direction)
+        self.folders = RunFolders(runs)
+        self.data = make_data(config)
+        self.module = make_module(config, self.data, [run.config.seed for run in runs])
+        self.best = BestState(self.module.population, self.metric, self.direction)
+        folders, events = [run.folder for run in runs], self.folders.events
+        self.recorder = Recorder(folders, events, config.logger.flush_seconds)
+        self.trainer = make_trainer(config, self.callbacks())
 
     def callbacks(self) -> list[pl.Callback]:
-        """Return our callbacks; what records an epoch comes before what changes who is active."""
+        """Return our callbacks; those that take down an epoch come before the one that stops members."""
         label = self.runs[0].name if len(self.runs) == 1 else f"{len(self.runs)} runs"
         watching: list[pl.Callback] = [self.recorder, self.best, EpochBar(label, self.metric)]
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
-            direction = direction_of(stopping.monitor, None)
-            watching.append(
-                EarlyStopping(stopping.monitor, direction, stopping.patience, stopping.get("min_delta", 0.0))
-            )
+            monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
+            direction = direction_of(monitor, None)
+            watching.append(EarlyStopping(len(self.runs), monitor, direction, patience, min_delta))
         return watching
 
     def results(self) -> list[Result]:
@@ -111,20 +90,20 @@ class Training:
         Raises:
             KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
         """
-        with threads(self.config.trainer.threads), interrupts(self):
+        with threads(self.config.trainer.threads), interrupts(self.trainer), quiet():
             torch.manual_seed(self.config.seed)
             try:
                 self.trainer.fit(self.module, datamodule=self.data)
-                self.save("last", self.module.population.state())
+                self.save_last()
                 tests = self.test()
             except BaseException as error:
-                self.save("last", self.module.population.state())
+                self.save_last()
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
                 self.end(Status.STOPPED if stopped else Status.FAILED, {}, error)
                 raise
             return self.end(Status.FINISHED, tests)
 
-    def test(self) -> dict[str, torch.Tensor]:
+    def test(self) -> dict[str, Tensor]:
         """Measure each member's best state on the test split: metrics ``(K,)`` by name."""
         if not self.data.test or not self.module.epochs.any():
             return {}
@@ -133,93 +112,48 @@ class Training:
         self.trainer.test(self.module, datamodule=self.data, verbose=False)
         return self.module.metrics
 
-    def save(self, name: str, state: State) -> None:
-        """Write a checkpoint of each run: plain tensors and numbers, which ``weights_only=True`` loads."""
-        for k, run in enumerate(self.runs):
-            path = run.folder / "checkpoints" / f"{name}.pt"
-            path.parent.mkdir(exist_ok=True)
-            beside = path.with_suffix(".tmp")
-            moment = self.best_moment(k) if name == "best" else self.last_moment(k)
-            torch.save(
-                {
-                    "state_dict": {key: tensor[k].detach().clone() for key, tensor in state.items()},
-                    "epoch": moment.epoch if moment else 0,
-                    "step": moment.step if moment else 0,
-                    "metrics": moment.metrics if moment else {},
-                },
-                beside,
-            )
-            beside.replace(path)
+    def save_last(self) -> None:
+        """Write the checkpoint of where each member ended."""
+        moments = [self.recorder.moment(k) for k in range(len(self.runs))]
+        self.folders.save("last", self.module.population.state(), moments)
 
-    def best_moment(self, k: int) -> Moment | None:
-        """Return where member k's metric was best."""
-        best = self.best
-        if not hasattr(best, "epoch") or best.epoch[k] == 0:
-            return None
-        metrics = {name: values[k].item() for name, values in best.metrics.items()}
-        return Moment(int(best.epoch[k]), int(best.step[k]), metrics)
-
-    def last_moment(self, k: int) -> Moment | None:
-        """Return where member k ended."""
-        point = self.recorder.last[k]
-        return point and Moment(point.epoch, point.step, point.metrics)
-
-    def end(self, status: Status, tests: dict[str, torch.Tensor], error: BaseException | None = None) -> list[Result]:
+    def end(self, status: Status, tests: dict[str, Tensor], error: BaseException | None = None) -> list[Result]:
         """Write what each run leaves, ``result.json`` last, and return the results."""
-        self.save("best", self.best.state)
+        moments = [self.best.moment(k) for k in range(len(self.runs))]
+        self.folders.save("best", self.best.state, moments)
         results = [self.result(k, status, tests, error) for k in range(len(self.runs))]
-        for k, result in enumerate(results):
-            if result.best is not None:
-                final = {**result.test, f"best/{self.metric}": result.best.metrics[self.metric]}
-                self.recorder.points[k].append(Point(result.best.epoch, result.best.step, now().timestamp(), final))
+        for k, (best, result) in enumerate(zip(moments, results, strict=True)):
+            if best is not None:
+                final = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
+                self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), final))
         self.recorder.flush()
-        for file, result in zip(self.events, results, strict=bool(self.events)):
-            file.end(succeeded=result.status == Status.FINISHED)
-        for run, result in zip(self.runs, results, strict=True):
-            if error is not None:
-                (run.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
-            result.write(run.folder)
+        self.folders.end(results, error)
         return results
 
-    def result(self, k: int, status: Status, tests: dict[str, torch.Tensor], error: BaseException | None) -> Result:
+    def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
         """Return what is known of member k now."""
-        run, module, best = self.runs[k], self.module, self.best_moment(k)
+        run, module, best = self.runs[k], self.module, self.best.moment(k)
         if module.diverged[k]:
             status = Status.DIVERGED
-        done_well = status == Status.FINISHED and best is not None
-        value = best.metrics[self.metric] if best is not None and done_well else worst(self.direction)
+        reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst(self.direction)
         return Result(
             name=run.name,
             status=status,
             config=plain(run.config),
             choices=run.choices,
             overrides=run.overrides,
-            objective=Objective(self.metric, self.direction, value),
+            objective=Objective(self.metric, self.direction, reached),
             best=best,
-            last=self.last_moment(k),
-            test={name: values[k].item() for name, values in tests.items()} if done_well else {},
+            last=self.recorder.moment(k),
+            test={} if status == Status.DIVERGED else {name: values[k].item() for name, values in tests.items()},
             epochs=int(module.epochs[k]),
             steps=int(module.steps[k]),
             seconds=module.seconds / len(self.runs),
-            started=self.started.isoformat(timespec="seconds"),
-            ended=now().isoformat(timespec="seconds"),
-            error=first_line(error) if error is not None and status == Status.FAILED else None,
+            started=self.folders.started.isoformat(timespec="seconds"),
+            ended=datetime.now(UTC).isoformat(timespec="seconds"),
+            error=first_line(error) if error and status == Status.FAILED else None,
             environment=environment(),
         )
-
-
-def now() -> datetime:
-    """Return the time, in UTC."""
-    return datetime.now(UTC)
-
-
-def clear(folder: Path) -> None:
-    """Remove what a run of the same configuration left that did not come to its end: it is trained again."""
-    require_writable(folder)
-    for path in (*folder.glob(f"{PREFIX}*"), *folder.glob("checkpoints/*.pt")):
-        path.unlink()
-    for name in (curves.FILE, "error.txt", "result.json"):
-        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -237,13 +171,21 @@ def threads(number: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def interrupts(training: Training) -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Hide a warning that Lightning causes within torch and that nobody can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        yield
+
+
+@contextmanager
+def interrupts(trainer: pl.Trainer) -> Iterator[None]:
     """Let Ctrl-C end the whole sweep: Lightning turns it into an exit and ignores the next one."""
     handler: Any = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
-        if training.trainer.interrupted:
+        if trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
     finally:

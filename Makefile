@@ -1,0 +1,40 @@
+# The commands of normlab; `make help` lists them. The first that needs it makes .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep test lint tensorboard bench clean
+
+help: ## list these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1@/' | column -t -s@
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"normlab needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; try: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(READY) ## make .venv and install normlab and its tools into it
+
+sweep: $(READY) ## train with and without BatchNorm, and show what came of it
+	$(BIN)/python train.py -m model=bn,nobn
+
+test: $(READY) lint ## run every check: style, types, layers, doctests, tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+tensorboard: $(READY) ## show every run in outputs/ in the browser
+	$(BIN)/tensorboard --logdir outputs
+
+bench: $(READY) ## measure speed, side by side with plain PyTorch and Lightning as usually set up
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/step.py
+
+clean: ## remove .venv and caches; outputs/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

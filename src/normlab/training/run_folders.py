@@ -1,0 +1,101 @@
+"""The folders of a population's runs: what is in them at the start, and what is left in them at the end."""
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from hydra.conf import HydraConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from normlab.records import curves, hparams, result
+from normlab.records.events import PREFIX, EventFile
+from normlab.records.folder import plain, require_writable
+from normlab.records.names import run_name
+from normlab.records.result import Moment, Result, Status
+from normlab.training.population import State
+
+ERROR = "error.txt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration, and the folder that its run is to leave."""
+
+    config: DictConfig
+    folder: Path
+    name: str
+    choices: dict[str, str]
+    overrides: list[str]
+
+    @classmethod
+    def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
+        """Return the run that Hydra composed ``config`` for."""
+        folder = Path(hydra.runtime.output_dir)
+        overrides = list(hydra.overrides.task)
+        choices = {group: option for group, option in hydra.runtime.choices.items() if isinstance(option, str) and "/" not in group}
+        own = [f"model={choices['model']}", *(word for word in overrides if not word.startswith("model="))]
+        name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(own)
+        return cls(config, folder, name, choices, overrides)
+
+
+class RunFolders:
+    """A folder for each run, with its event file; whatever stops a training, they are left in order."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.started = datetime.now(UTC)
+        for run in runs:
+            clear(run.folder)
+        self.events = [begin_events(run) for run in runs if run.config.logger.tensorboard]
+
+    def save(self, name: str, state: State, moments: Sequence[Moment | None]) -> None:
+        """Write a checkpoint of each run: plain tensors and numbers, which ``weights_only=True`` loads.
+
+        Shapes:
+            state: parameters and buffers ``(K, …)`` by name; moments: where each member was then.
+        """
+        for k, (run, moment) in enumerate(zip(self.runs, moments, strict=True)):
+            path = run.folder / "checkpoints" / f"{name}.pt"
+            path.parent.mkdir(exist_ok=True)
+            beside = path.with_suffix(".tmp")
+            torch.save(
+                {
+                    "state_dict": {key: tensor[k].detach().clone() for key, tensor in state.items()},
+                    "epoch": moment.epoch if moment else 0,
+                    "step": moment.step if moment else 0,
+                    "metrics": moment.metrics if moment else {},
+                },
+                beside,
+            )
+            beside.replace(path)
+
+    def end(self, results: Sequence[Result], error: BaseException | None) -> None:
+        """Close each run: its event file, the traceback of what went wrong, and ``result.json`` last."""
+        for file, outcome in zip(self.events, results, strict=bool(self.events)):
+            file.end(succeeded=outcome.status == Status.FINISHED)
+        for run, outcome in zip(self.runs, results, strict=True):
+            if error is not None:
+                (run.folder / ERROR).write_text("".join(traceback.format_exception(error)))
+            outcome.write(run.folder)
+
+
+def begin_events(run: Run) -> EventFile:
+    """Return the run's event file, with its hyperparameters and its configuration as text."""
+    config, file = plain(run.config), EventFile(run.folder)
+    file.start(hparams.flat(config, run.choices), hparams.group(config, run.choices))
+    yaml = OmegaConf.to_yaml(run.config, resolve=True)
+    file.text("config", "\n".join(f"    {line}" for line in yaml.splitlines()))
+    return file
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run of the same configuration left that did not come to its end: it is trained again."""
+    require_writable(folder)
+    for path in (*folder.glob(f"{PREFIX}*"), *folder.glob("checkpoints/*.pt")):
+        path.unlink()
+    for name in (curves.FILE, ERROR, result.FILE):
+        (folder / name).unlink(missing_ok=True)
