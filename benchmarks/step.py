@@ -25,16 +25,15 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from normlab.training.run import Run, train
+from normlab.training.run import train
+from normlab.training.run_folders import Run
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SAMPLES, FEATURES, HIDDEN, LR = 1000, 10, 50, 0.01
 
 
 def make_net() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(FEATURES, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1)
-    )
+    return nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
 
 def make_data() -> tuple[Tensor, Tensor]:

@@ -1,9 +1,17 @@
 """What all tests share."""
 
+import logging
+import runpy
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +21,39 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@dataclass
+class Outcome:
+    """What a command line left: its exit code, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Iterator:
+    """Return a function that runs ``train.py`` in this process, from an empty folder, as the shell would."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+            # What the interpreter does with the message of an exit.
+            print(end.code if isinstance(end.code, str) else "", file=sys.stderr)
+        finally:
+            GlobalHydra.instance().clear()
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    yield run
+    for handler in root.handlers:
+        handler.close()
+    root.handlers[:], root.level = handlers, level

@@ -47,8 +47,8 @@ def explain(error: BaseException, conf: Path) -> str:
         return f"{unknown[1]}: no such key; {instead(unknown[1], conf)}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = ", ".join(error.options)
-        return f"{group}={option}: no such option; did you mean {nearest(option, error.options)}? There are {options}"
+        meant, options = nearest(option, error.options), ", ".join(error.options)
+        return f"{group}={option}: no such option; did you mean {meant}? There are {options}"
     if sweep := re.match(r"Ambiguous value for argument '([^']+)'", text):
         return f"{sweep[1]}: several values are a sweep, which needs -m: python train.py -m {sweep[1]}"
     if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in text:
@@ -74,8 +74,9 @@ def instead(key: str, conf: Path) -> str:
 
 def keys_of(node: DictConfig, path: str = "") -> list[str]:
     """Return every dotted key of a configuration."""
-    below = [keys_of(child, f"{path}{key}.") for key, child in node.items_ex(resolve=False) if is_group(child)]
-    return [f"{path}{key}" for key in node] + [key for keys in below for key in keys]
+    keys = [f"{path}{key!s}" for key in node]
+    groups = {str(key): child for key, child in node.items_ex(resolve=False) if is_group(child)}
+    return keys + [key for name, child in groups.items() for key in keys_of(child, f"{path}{name}.")]
 
 
 def is_group(node: Any) -> bool:

@@ -72,9 +72,7 @@ def randomize(layer: nn.Module, seed: int) -> nn.Module:
     return layer
 
 
-def pair(
-    num_features: int, fused: bool = False, seed: int = 0, **options
-) -> tuple[BatchNorm1d, nn.BatchNorm1d]:
+def pair(num_features: int, fused: bool = False, seed: int = 0, **options) -> tuple[BatchNorm1d, nn.BatchNorm1d]:
     """Return our layer and torch's with the same random state, in float64."""
     ours = BatchNorm1d(num_features, **options, fused=fused, dtype=torch.float64)
     torchs = nn.BatchNorm1d(num_features, **options, dtype=torch.float64)
@@ -340,9 +338,7 @@ def test_a_copy_is_equal_and_independent(fused, duplicate):
 def test_device_and_dtype_are_those_of_torch():
     ours = BatchNorm1d(3, device="meta", dtype=torch.float16).state_dict()
     torchs = nn.BatchNorm1d(3, device="meta", dtype=torch.float16).state_dict()
-    assert {k: (v.device, v.dtype) for k, v in ours.items()} == {
-        k: (v.device, v.dtype) for k, v in torchs.items()
-    }
+    assert {k: (v.device, v.dtype) for k, v in ours.items()} == {k: (v.device, v.dtype) for k, v in torchs.items()}
 
 
 def error_of(layer: nn.Module, x: Tensor) -> Exception:
@@ -380,9 +376,7 @@ def test_raises_what_torch_raises(fused, training, shape, options):
 @pytest.mark.parametrize("options", [{}, {"affine": False}, {"affine": False, "track_running_stats": False}])
 def test_a_wrong_feature_count_names_the_layer_and_both_counts(fused, training, options):
     layer = BatchNorm1d(3, fused=fused, **options).train(training)
-    with pytest.raises(
-        RuntimeError, match=r"^BatchNorm1d expected 3 features on axis 1, got 5 \(.*\(4, 5\).*$"
-    ):
+    with pytest.raises(RuntimeError, match=r"^BatchNorm1d expected 3 features on axis 1, got 5 \(.*\(4, 5\).*$"):
         layer(torch.ones(4, 5))
 
 
@@ -401,9 +395,7 @@ def test_eps_zero_is_allowed_in_evaluation():
 
 
 @BOTH_PATHS
-@pytest.mark.parametrize(
-    ("shape", "torchs"), [((2, 3, 4, 5), nn.BatchNorm2d), ((2, 3, 2, 3, 2), nn.BatchNorm3d)]
-)
+@pytest.mark.parametrize(("shape", "torchs"), [((2, 3, 4, 5), nn.BatchNorm2d), ((2, 3, 2, 3, 2), nn.BatchNorm3d)])
 def test_the_core_class_takes_any_number_of_trailing_axes(fused, shape, torchs):
     ours, torchs = BatchNorm(3, fused=fused, dtype=torch.float64), torchs(3, dtype=torch.float64)
     x, grad_y = normal(1, *shape), normal(2, *shape)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config import ConfigError
-from normlab.records.folder import earlier_result, free_folder, require_writable
+from normlab.records.folder import earlier_result, free_folder, require_writable, without_hydra
 from normlab.records.names import run_name
 
 log = logging.getLogger("normlab")
@@ -36,7 +36,7 @@ class NormlabCallback(Callback):
         from normlab.training.build import rehearse
 
         try:
-            task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            task = without_hydra(config)
             rehearse(task)
             folder = Path(config.hydra.run.dir)
             if was_given(config, "hydra.run.dir"):
@@ -53,7 +53,8 @@ class NormlabCallback(Callback):
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Say where the run's files are."""
         if job_return.status == JobStatus.COMPLETED:
-            log.info("files: %s   curves: tensorboard --logdir %s", config.hydra.run.dir, config.hydra.run.dir)
+            folder = config.hydra.run.dir
+            log.info("files: %s   curves: tensorboard --logdir %s", folder, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a sweep that our sweeper does not close itself."""

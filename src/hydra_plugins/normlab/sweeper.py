@@ -9,11 +9,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from hydra_plugins.normlab.callback import was_given
 from normlab.config import ConfigError
-from normlab.records.folder import earlier_result, free_folder, require_writable
+from normlab.records.folder import earlier_result, free_folder, require_writable, without_hydra
 from normlab.records.names import run_names
 
 
@@ -26,9 +26,7 @@ class NormlabSweeperConfig:
     params: dict[str, str] | None = None
 
 
-ConfigStore.instance().store(
-    group="hydra/sweeper", name="normlab", node=NormlabSweeperConfig, provider="normlab"
-)
+ConfigStore.instance().store(group="hydra/sweeper", name="normlab", node=NormlabSweeperConfig, provider="normlab")
 
 
 class NormlabSweeper(BasicSweeper):
@@ -71,23 +69,23 @@ class NormlabSweeper(BasicSweeper):
         """Refuse the sweep if one of its jobs cannot be trained, or its folder holds another run.
 
         Raises:
-            ConfigError: the job's overrides and the reason.
+            ConfigError: the job's name and the reason.
         """
         from normlab.training.build import rehearse
 
         assert self.config is not None
         assert self.hydra_context is not None
         again = was_given(self.config, "hydra.sweep.dir")
-        for overrides in jobs:
+        names = run_names([[word for word in job if not word.startswith("hydra.")] for job in jobs])
+        for overrides, name in zip(jobs, names, strict=True):
             composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            task = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+            task = without_hydra(composed)
             try:
                 rehearse(task)
                 if again:
                     earlier_result(Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir, task)
             except ValueError as error:
-                changed = " ".join(override for override in overrides if not override.startswith("hydra."))
-                raise ConfigError(f"{changed}: {error}" if len(jobs) > 1 else str(error)) from error
+                raise ConfigError(f"{name}: {error}" if len(jobs) > 1 else str(error)) from error
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: :meth:`check` has composed every job."""

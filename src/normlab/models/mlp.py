@@ -1,7 +1,6 @@
 """A multilayer perceptron that is handed its normalizer."""
 
 import math
-
 from collections.abc import Callable, Sequence
 
 from torch import nn

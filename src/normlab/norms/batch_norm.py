@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
 
-    def __init__(  # noqa: PLR0917 - torch's signature, position by position
+    def __init__(
         self,
         num_features: int,
         eps: float = 1e-5,
@@ -159,9 +159,7 @@ class BatchNorm(nn.Module):
         if m is None:
             m = 0.0 if count is None else 1 / float(count)
         cudnn = torch.backends.cudnn.enabled
-        return torch.batch_norm(
-            x, self.weight, self.bias, running_mean, running_var, by_batch, m, self.eps, cudnn
-        )
+        return torch.batch_norm(x, self.weight, self.bias, running_mean, running_var, by_batch, m, self.eps, cudnn)
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2:

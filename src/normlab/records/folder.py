@@ -41,10 +41,14 @@ def require_writable(folder: Path) -> None:
         raise ConfigError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
 
 
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a composed config without Hydra's own part."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a composed config, without Hydra's own part, as plain data with every interpolation resolved."""
-    task = {key: config[key] for key in config if key != "hydra"}
-    return spell_out(OmegaConf.to_container(OmegaConf.create(task), resolve=True))
+    """Return a config as plain data, every interpolation resolved."""
+    return spell_out(OmegaConf.to_container(config, resolve=True))
 
 
 def earlier_result(folder: Path, config: DictConfig) -> Result | None:
@@ -60,7 +64,7 @@ def earlier_result(folder: Path, config: DictConfig) -> Result | None:
         theirs = result.config
     elif (folder / HYDRA_CONFIG).exists():
         # The interpolations of a run that was killed are as they were typed, not resolved.
-        ours = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}
+        ours = OmegaConf.to_container(config)
         theirs = OmegaConf.to_container(OmegaConf.load(folder / HYDRA_CONFIG))
     if ours != theirs:
         keys = ", ".join(differing_keys(ours, theirs)[:3])

@@ -113,9 +113,7 @@ def read_curves(records: Sequence[Record]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    found = [
-        frame.assign(run=number) for number, record in enumerate(records) for frame in curve(record.folder)
-    ]
+    found = [frame.assign(run=number) for number, record in enumerate(records) for frame in curve(record.folder)]
     if not found:
         return pd.DataFrame({name: [] for name in CURVE_COLUMNS})
     rows = pd.concat(found, ignore_index=True)

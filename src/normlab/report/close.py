@@ -77,11 +77,7 @@ def columns(results: Sequence[Result], sweep: "Overview") -> tuple[list[str], li
     """Return the names of the hyperparameters and metrics that the HParams tab is to show."""
     present = {name for result in results for name in flat(result.config, result.choices)}
     measured = {
-        name
-        for result in results
-        for moment in (result.best, result.last)
-        if moment
-        for name in moment.metrics
+        name for result in results for moment in (result.best, result.last) if moment for name in moment.metrics
     }
     tests = dict.fromkeys(name for result in results for name in result.test)
     hparams = [name for name in dict.fromkeys([*COLUMNS, *sweep.keys]) if name in present]

@@ -32,6 +32,8 @@ LOOK: Any = {
     "svg.hashsalt": "normlab",
 }
 LOG_FROM = 10.0
+# Epochs from which a noisy curve is thinner, so that it stays a line.
+DENSE = 300
 # Inches; the parts are laid out by hand, because matplotlib's own layout takes half of the time of a drawing.
 WIDTH, ABOVE, BELOW, LEFT, RIGHT, BETWEEN = 9.0, 0.4, 0.55, 0.75, 0.15, 0.8
 LEGEND_ROW, CAPTION, LETTER, HANDLE = 0.17, 0.4, 0.075, 0.65
@@ -39,9 +41,7 @@ LEGEND_ROW, CAPTION, LETTER, HANDLE = 0.17, 0.4, 0.075, 0.65
 
 def write_curves(sweep: Overview, folder: Path) -> list[Path]:
     """Draw the curves into ``folder``, each file whole or not at all, and return the files."""
-    metrics = [
-        name for name in dict.fromkeys([*TITLES, sweep.metric]) if (sweep.curves["metric"] == name).any()
-    ]
+    metrics = [name for name in dict.fromkeys([*TITLES, sweep.metric]) if (sweep.curves["metric"] == name).any()]
     if not metrics:
         return []
     with rc_context(LOOK):
@@ -98,7 +98,7 @@ def draw(sweep: Overview, metrics: list[str]) -> Figure:
 def legend_labels(sweep: Overview) -> list[str]:
     """Return each arm's name, with the number of its runs that did not finish."""
     labels = []
-    for arm, row in sweep.arms.iterrows():
+    for arm, row in sweep.arms.to_dict("index").items():
         states = [state for state in ("diverged", "stopped", "failed") if row[state]]
         lost = ", ".join(f"{row[state]} of {row['runs']} {state}" for state in states)
         labels.append(f"{arm} ({lost})" if lost else str(arm))
@@ -134,8 +134,9 @@ def panel(axes: Axes, sweep: Overview, metric: str, looks: dict[str, Style]) -> 
     rescale(axes, np.concatenate(drawn) if drawn else rows["value"].to_numpy())
     limits = axes.get_ylim()
     for number, run in runs[~ended].iterrows():
-        look = looks[run["arm"]]
-        axes.plot(wide.index, wide[number], color=look.colour, linestyle=look.line, linewidth=0.7)
+        look, values = looks[run["arm"]], wide[number]
+        values = values[np.isfinite(values)]
+        axes.plot(values.index, values, color=look.colour, linestyle=look.line, linewidth=0.7)
     axes.set_ylim(limits if drawn else axes.get_ylim())
     for number, run in runs[runs["status"] == "diverged"].iterrows():
         cross(axes, wide[number], run["epochs"], looks[run["arm"]])
@@ -147,8 +148,8 @@ def panel(axes: Axes, sweep: Overview, metric: str, looks: dict[str, Style]) -> 
 def draw_arm(axes: Axes, values: pd.DataFrame, look: Style) -> np.ndarray:
     """Draw the mean over ``(epochs x seeds)`` and the range of the seeds; return the mean."""
     mean = values.mean(axis=1)
-    marker = "o" if len(values) == 1 else ""
-    axes.plot(values.index, mean, color=look.colour, linestyle=look.line, linewidth=1.4, marker=marker)
+    marker, width = "o" if len(values) == 1 else "", 1.4 if len(values) <= DENSE else 0.8
+    axes.plot(values.index, mean, color=look.colour, linestyle=look.line, linewidth=width, marker=marker)
     if values.shape[1] > 1:
         axes.fill_between(
             values.index, values.min(axis=1), values.max(axis=1), color=look.colour, alpha=0.15, lw=0

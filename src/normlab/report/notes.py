@@ -34,9 +34,7 @@ def columns(sweep: Overview) -> list[str]:
         side, target = "at most" if sweep.direction == "min" else "at least", number(sweep.target)
         several = sweep.arms["seeds"].max() > 1
         of = ", by its median seed;" if several else ""
-        lines.append(
-            f"epochs: until {sweep.metric} is {side} {target}, the best that the worst arm reaches{of}"
-        )
+        lines.append(f"epochs: until {sweep.metric} is {side} {target}, the best that the worst arm reaches{of}")
         lines += ["        median over the seeds, and how many got there"] if several else []
     if sweep.arms["finished"].any():
         lines.append("seconds: the optimizer's steps alone, mean over finished runs")
@@ -48,9 +46,7 @@ def losses(sweep: Overview) -> list[str]:
     arms, runs, lines = sweep.arms, sweep.runs, []
     if arms["diverged"].any():
         infinity = "inf" if sweep.direction == "min" else "-inf"
-        lines.append(
-            f"a diverged run counts as {infinity}, the worst value there is: so does the mean of its arm"
-        )
+        lines.append(f"a diverged run counts as {infinity}, the worst value there is: so does the mean of its arm")
     unended = [name for name in ("stopped", "failed") if arms[name].any()]
     if unended:
         lines.append(f"{' and '.join(unended)} runs are in no mean: summary.csv names them")

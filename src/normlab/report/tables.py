@@ -28,9 +28,7 @@ def run_table(sweep: Overview, records: Sequence[Record], folder: Path) -> pd.Da
         "status": sweep.runs["status"].tolist(),
         "seed": sweep.runs["seed"].array,
         f"best/{sweep.metric}": best.tolist(),
-        "best_epoch": pd.array(
-            [result.best.epoch if result.best else None for result in results], dtype="Int64"
-        ),
+        "best_epoch": pd.array([result.best.epoch if result.best else None for result in results], dtype="Int64"),
         **{str(name): ends[name].tolist() for name in ends},
         f"last/{sweep.metric}": last.tolist(),
         **{str(name): tests[name].tolist() for name in tests},

@@ -92,6 +92,7 @@ def make_module(config: DictConfig, data: InMemoryData, seeds: Sequence[int]) ->
 def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Return the Trainer, with what ours does better switched off."""
     node = {key: value for key, value in config.trainer.items() if key not in ("gradient_clip_val", "threads")}
+    node.setdefault("log_every_n_steps", 1)
     if config.data.val == 0:
         node["limit_val_batches"] = 0
     extra = [make(callback) for callback in config.callbacks.extra.values()]
@@ -107,7 +108,7 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer
 
 
 def rehearse(config: DictConfig) -> list[str]:
-    """Refuse a configuration that cannot be trained, by building all of it and passing a batch of each size through.
+    """Refuse a configuration that cannot be trained: build all of it and pass a batch of each size through.
 
     Returns:
         What a person should know about the data.

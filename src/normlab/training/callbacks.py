@@ -127,7 +127,7 @@ class Recorder(pl.Callback):
     def moment(self, k: int) -> Moment | None:
         """Return the last epoch that was taken down of member k."""
         point = self.last[k]
-        return point and Moment(point.epoch, point.step, point.metrics)
+        return Moment(point.epoch, point.step, point.metrics) if point else None
 
     def flush(self) -> None:
         """Write what has been taken down."""

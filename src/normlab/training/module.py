@@ -6,6 +6,7 @@ Letters: K members, N samples, B samples of a minibatch, O outputs.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -64,13 +65,17 @@ class NormModule(pl.LightningModule):
         """Return every member's outputs: ``(K, B, …)`` to ``(K, B, O)``."""
         return self.population(x)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # the scheduler is ours
         """Return the optimizer, and the scheduler if there is one."""
         parameters, members = self.population.parameters(), self.population.members
         optimizer = self.make_optimizer(parameters, members)
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, members)}
+
+    def on_fit_start(self) -> None:
+        """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
+        self.train()
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""
@@ -79,7 +84,7 @@ class NormModule(pl.LightningModule):
     def training_step(self, batch: Split, batch_idx: int) -> None:
         """Take an epoch's optimizer steps; ``batch`` is the whole training split."""
         started = time.perf_counter()
-        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer = self.optimizer
         losses, sizes = [], []
         for x, y in self.minibatches(batch):
             optimizer.zero_grad()
@@ -119,9 +124,18 @@ class NormModule(pl.LightningModule):
         self.diverged |= self.active & ~finite
         self.active &= finite
         self.trainer.should_stop = self.trainer.should_stop or not bool(self.active.any())
-        scheduler = self.lr_schedulers()
-        if scheduler is not None:
-            scheduler.step(losses[-1])
+        if self.scheduler is not None:
+            self.scheduler.step(losses[-1])
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, without Lightning's wrapper."""
+        return cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+
+    @property
+    def scheduler(self) -> Scheduler | None:
+        """The learning-rate schedule, if there is one."""
+        return cast(Scheduler | None, self.lr_schedulers())
 
     def count_steps(self, number: int) -> None:
         """Let ``trainer.global_step`` know of steps that did not go through Lightning's wrapper.
@@ -144,8 +158,9 @@ class NormModule(pl.LightningModule):
 
     def minibatches(self, batch: Split) -> Iterator[Split]:
         """Yield the epoch's minibatches, ``(K, B, …)``; only as many as asked for by ``fast_dev_run``."""
-        data: InMemoryData = self.trainer.datamodule
-        return islice(data.minibatches(batch, self.seeds, self.current_epoch), self.trainer.fast_dev_run or None)
+        data: InMemoryData = self.trainer.datamodule  # type: ignore[attr-defined]
+        only: int = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        return islice(data.minibatches(batch, self.seeds, self.current_epoch), only or None)
 
     def for_all(self, batch: Split) -> Split:
         """Return a split as every member sees it, ``(K, N, …)``."""
@@ -160,5 +175,5 @@ class NormModule(pl.LightningModule):
 
     def learning_rates(self) -> Tensor:
         """Return each member's learning rate now, ``(K,)``."""
-        lr = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        lr = self.optimizer.param_groups[0]["lr"]
         return torch.as_tensor(lr, dtype=torch.float64).expand(self.population.members, 1).flatten()

@@ -49,7 +49,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         """Return a per-member number ``[K, 1]`` as it stands now, in the parameters' precision."""
         return self.param_groups[0][name].to(self.theta.dtype)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: ARG002 - the views stay; torch's signature
+    def zero_grad(self, set_to_none: bool = True) -> None:
         """Set g to zero; the gradients stay views of it."""
         self.grad.zero_()
 

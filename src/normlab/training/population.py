@@ -71,7 +71,7 @@ class Population(nn.Module):
 
     def state(self) -> State:
         """Return parameters and buffers by name, ``(K, …)`` each, sharing memory with the population."""
-        named = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+        named = {**self.net.state_dict(keep_vars=True), **dict(self.net.named_buffers())}
         return named if self.members > 1 else {name: tensor.unsqueeze(0) for name, tensor in named.items()}
 
     @torch.no_grad()
@@ -79,3 +79,8 @@ class Population(nn.Module):
         """Copy parameters and buffers, ``(K, …)`` each, into the population."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
+
+    def member(self, k: int, state: State | None = None) -> State:
+        """Return the ``state_dict`` of member k's net alone, out of ``state`` or as it is now."""
+        stacked = self.state() if state is None else state
+        return {name: stacked[name][k].detach().clone() for name in self.net.state_dict()}

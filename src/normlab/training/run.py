@@ -41,7 +41,6 @@ def train(runs: Sequence[Run]) -> list[Result]:
         for notice in rehearse(runs[0].config):
             log.warning(notice)
         for k, result in zip(to_train, Training([runs[k] for k in to_train]).results(), strict=True):
-            log.info(sentence(result))
             results[k] = result
     return [result for result in results if result is not None]
 
@@ -114,13 +113,14 @@ class Training:
 
     def save_last(self) -> None:
         """Write the checkpoint of where each member ended."""
-        moments = [self.recorder.moment(k) for k in range(len(self.runs))]
-        self.folders.save("last", self.module.population.state(), moments)
+        for k in range(len(self.runs)):
+            self.folders.save(k, "last", self.module.population.member(k), self.recorder.moment(k))
 
     def end(self, status: Status, tests: dict[str, Tensor], error: BaseException | None = None) -> list[Result]:
         """Write what each run leaves, ``result.json`` last, and return the results."""
         moments = [self.best.moment(k) for k in range(len(self.runs))]
-        self.folders.save("best", self.best.state, moments)
+        for k, best in enumerate(moments):
+            self.folders.save(k, "best", self.module.population.member(k, self.best.state), best)
         results = [self.result(k, status, tests, error) for k in range(len(self.runs))]
         for k, (best, result) in enumerate(zip(moments, results, strict=True)):
             if best is not None:
@@ -128,6 +128,8 @@ class Training:
                 self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), final))
         self.recorder.flush()
         self.folders.end(results, error)
+        for result in results:
+            log.info(sentence(result))
         return results
 
     def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:

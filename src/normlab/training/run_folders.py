@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,7 +36,8 @@ class Run:
         """Return the run that Hydra composed ``config`` for."""
         folder = Path(hydra.runtime.output_dir)
         overrides = list(hydra.overrides.task)
-        choices = {group: option for group, option in hydra.runtime.choices.items() if isinstance(option, str) and "/" not in group}
+        chosen = hydra.runtime.choices.items()
+        choices = {group: option for group, option in chosen if isinstance(option, str) and "/" not in group}
         own = [f"model={choices['model']}", *(word for word in overrides if not word.startswith("model="))]
         name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(own)
         return cls(config, folder, name, choices, overrides)
@@ -52,33 +53,21 @@ class RunFolders:
             clear(run.folder)
         self.events = [begin_events(run) for run in runs if run.config.logger.tensorboard]
 
-    def save(self, name: str, state: State, moments: Sequence[Moment | None]) -> None:
-        """Write a checkpoint of each run: plain tensors and numbers, which ``weights_only=True`` loads.
-
-        Shapes:
-            state: parameters and buffers ``(K, …)`` by name; moments: where each member was then.
-        """
-        for k, (run, moment) in enumerate(zip(self.runs, moments, strict=True)):
-            path = run.folder / "checkpoints" / f"{name}.pt"
-            path.parent.mkdir(exist_ok=True)
-            beside = path.with_suffix(".tmp")
-            torch.save(
-                {
-                    "state_dict": {key: tensor[k].detach().clone() for key, tensor in state.items()},
-                    "epoch": moment.epoch if moment else 0,
-                    "step": moment.step if moment else 0,
-                    "metrics": moment.metrics if moment else {},
-                },
-                beside,
-            )
-            beside.replace(path)
+    def save(self, k: int, name: str, state_dict: State, moment: Moment | None) -> None:
+        """Write a checkpoint of run k: plain tensors and numbers, which ``weights_only=True`` loads."""
+        path = self.runs[k].folder / "checkpoints" / f"{name}.pt"
+        path.parent.mkdir(exist_ok=True)
+        reached = moment or Moment(0, 0, {})
+        beside = path.with_suffix(".tmp")
+        torch.save({"state_dict": state_dict, **asdict(reached)}, beside)
+        beside.replace(path)
 
     def end(self, results: Sequence[Result], error: BaseException | None) -> None:
         """Close each run: its event file, the traceback of what went wrong, and ``result.json`` last."""
         for file, outcome in zip(self.events, results, strict=bool(self.events)):
             file.end(succeeded=outcome.status == Status.FINISHED)
         for run, outcome in zip(self.runs, results, strict=True):
-            if error is not None:
+            if error is not None and outcome.status == Status.FAILED:
                 (run.folder / ERROR).write_text("".join(traceback.format_exception(error)))
             outcome.write(run.folder)
 

@@ -58,7 +58,7 @@ class StepLR(Scheduler):
         if not bool((self.step_size >= 1).all()):
             raise ValueError(f"scheduler.step_size must be at least 1, got {step_size}")
 
-    def next_lr(self, loss: Tensor) -> Tensor:  # noqa: ARG002 - a schedule may ignore the loss
+    def next_lr(self, loss: Tensor) -> Tensor:
         """Multiply by gamma once in every ``step_size`` epochs."""
         return self.base_lr * self.gamma ** (self.epoch // self.step_size)
 
@@ -73,7 +73,7 @@ class CosineAnnealingLR(Scheduler):
         self.T_max = column(T_max, members)
         self.eta_min = column(eta_min, members)
 
-    def next_lr(self, loss: Tensor) -> Tensor:  # noqa: ARG002 - a schedule may ignore the loss
+    def next_lr(self, loss: Tensor) -> Tensor:
         """Follow half a cosine down."""
         phase = torch.pi * self.epoch / self.T_max.clamp(min=1)
         return self.eta_min + (self.base_lr - self.eta_min) * (1 + phase.cos()) / 2

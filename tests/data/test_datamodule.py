@@ -1,0 +1,151 @@
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.testing import assert_close
+
+from normlab.data import Fitness, InMemoryData, Random, Table
+
+
+@dataclass(kw_only=True, eq=False)
+class Given(InMemoryData):
+    """A dataset from outside the package: the samples are handed in."""
+
+    x: torch.Tensor
+
+    def table(self) -> Table:
+        return Table(self.x, torch.arange(len(self.x), dtype=torch.float32).unsqueeze(1))
+
+
+def numbered(train: int, batch_size: int) -> Random:
+    return Random(train=train, val=0, test=0, batch_size=batch_size, seed=0)
+
+
+def split(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    number = torch.arange(samples)
+    return number.float().unsqueeze(1), -number
+
+
+@given(
+    train=st.integers(1, 60),
+    batch_size=st.integers(1, 60),
+    seeds=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_member_sees_each_sample_exactly_once_an_epoch(train, batch_size, seeds):
+    batch_size = min(batch_size, train)
+    batches = list(numbered(train, batch_size).minibatches(split(train), seeds, epoch=2))
+
+    for x, y in batches:
+        assert x.shape == (len(seeds), y.shape[1], 1)
+        assert torch.equal(x.squeeze(2), -y.float()), "an input has another sample's target"
+    for member in range(len(seeds)):
+        seen = torch.cat([-y[member] for _, y in batches])
+        assert sorted(seen.tolist()) == list(range(train))
+
+
+def test_one_sample_left_over_joins_the_last_batch():
+    sizes = [x.shape[1] for x, _ in numbered(601, 100).minibatches(split(601), [0], 0)]
+
+    assert sizes == [100, 100, 100, 100, 100, 101]
+
+
+def test_a_members_batches_do_not_depend_on_who_else_is_there():
+    data = numbered(50, 8)
+    together = list(data.minibatches(split(50), [4, 0, 7], epoch=3))
+
+    for member, seed in enumerate([4, 0, 7]):
+        alone = list(data.minibatches(split(50), [seed], epoch=3))
+        for (xs, ys), (x, y) in zip(together, alone, strict=True):
+            assert torch.equal(xs[member], x[0])
+            assert torch.equal(ys[member], y[0])
+
+
+def test_the_order_is_the_same_for_the_same_seed_and_epoch_and_another_otherwise():
+    def seen(seed: int, epoch: int) -> list[int]:
+        return [n for _, y in numbered(50, 8).minibatches(split(50), [seed], epoch) for n in y[0].tolist()]
+
+    assert seen(0, 1) == seen(0, 1)
+    assert len({tuple(seen(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_the_order_has_nothing_to_do_with_the_seed_of_the_data():
+    one, other = (Random(train=20, val=0, test=0, batch_size=5, seed=seed) for seed in (0, 1))
+
+    for (a, _), (b, _) in zip(*(data.minibatches(split(20), [3], 0) for data in (one, other)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_each_dataloader_is_its_whole_split_in_one_batch():
+    data = Fitness(train=30, val=20, test=10, batch_size=8, seed=0)
+
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    for part, loader in zip(data.parts, loaders, strict=True):
+        ((x, y),) = loader
+        assert len(loader) == 1
+        assert x is part.x
+        assert y is part.y
+
+
+def test_standardizing_knows_the_training_split_alone():
+    generator = torch.Generator().manual_seed(0)
+    x = 5 + 3 * torch.randn(100, 4, generator=generator)
+    plain = Given(train=60, val=20, test=20, batch_size=10, seed=1, x=x)
+    held_out = torch.cat([part.y for part in plain.parts[1:]]).flatten().long()
+    changed_x = x.clone()
+    changed_x[held_out] = 1000 * torch.rand(40, 4, generator=generator)
+
+    before, after = (
+        Given(train=60, val=20, test=20, batch_size=10, seed=1, standardize=True, x=samples).parts
+        for samples in (x, changed_x)
+    )
+
+    assert torch.equal(before[0].x, after[0].x), "held-out samples leak into the training inputs"
+    train = plain.parts[0].x
+    std = train.std(0, correction=0)
+    assert_close(before[0].x, (train - train.mean(0)) / std)
+    for part, raw in zip(after[1:], (changed_x[p.y.flatten().long()] for p in after[1:]), strict=True):
+        assert_close(part.x, (raw - train.mean(0)) / std)
+
+
+def test_inputs_are_raw_unless_asked_otherwise():
+    data = Fitness(train=600, val=200, test=200, batch_size=32, seed=42)
+
+    assert data.parts[0].x[:, 2].mean() > 3000
+
+
+def test_a_sample_left_over_is_said_and_others_are_not():
+    assert numbered(64, 32).notices == numbered(66, 32).notices == numbered(5, 1).notices == []
+    (notice,) = numbered(65, 32).notices
+    assert notice == (
+        "data: 65 training samples in batches of 32 leave one over; it joins the last batch, which has 33"
+    )
+
+
+def test_the_splits_are_made_once():
+    data = numbered(10, 5)
+
+    assert data.parts is data.parts
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": 0}, "data.train must be at least 1"),
+        ({"val": -1}, "data.val must be 0 or more"),
+        ({"test": -1}, "data.test must be 0 or more"),
+        ({"seed": -1}, "data.seed must be 0 or more"),
+        ({"batch_size": 0}, "data.batch_size must be at least 1"),
+        ({"batch_size": 11}, "data.batch_size must be at most the 10 training samples, got 11"),
+    ],
+)
+def test_impossible_sizes_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Random(**({"train": 10, "val": 5, "test": 5, "batch_size": 5, "seed": 0} | options))
+
+
+def test_a_dataset_without_a_table_says_what_it_lacks():
+    with pytest.raises(NotImplementedError, match=r"InMemoryData must define table\(\)"):
+        _ = InMemoryData(train=1, val=0, test=0, batch_size=1, seed=0).parts

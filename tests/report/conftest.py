@@ -1,0 +1,72 @@
+import math
+
+import pytest
+
+from normlab.records import curves
+from normlab.records.curves import Point
+from normlab.records.events import EventFile
+from normlab.records.hparams import flat, group
+from normlab.records.result import Moment, Objective, Result, Status
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Return a function that writes a run below ``tmp_path / "sweep"`` as training leaves it."""
+
+    def make(
+        overrides,
+        losses=(4.0, 2.0, 3.0),
+        *,
+        status=Status.FINISHED,
+        metric="val/loss",
+        direction="min",
+        recorded="val/loss",
+        seconds=1.0,
+        events=False,
+    ):
+        given = dict(override.split("=", 1) for override in overrides.split())
+        name = overrides.replace(" ", ",")
+        folder = tmp_path / "sweep" / name
+        (folder / ".hydra").mkdir(parents=True)
+        config = {
+            "seed": int(given.get("seed", 0)),
+            "data": {"seed": 42, "batch_size": 128},
+            "optimizer": {"lr": float(given.get("optimizer.lr", 0.01))},
+            "trainer": {"max_epochs": len(losses)},
+        }
+        choices = {"data": "fitness", "net": "mlp", "model": given.get("model", "bn"), "optimizer": "adam"}
+        points = [
+            Point(epoch, 5 * epoch, 0.0, {"train/loss": loss / 2, "train/lr": 0.01, recorded: loss})
+            for epoch, loss in enumerate(losses, 1)
+        ]
+        curves.append(folder, points)
+        moments = [Moment(point.epoch, point.step, point.metrics) for point in points]
+        known = [moment for moment in moments if math.isfinite(moment.metrics.get(metric, math.nan))]
+        better = min if direction == "min" else max
+        best = better(known, key=lambda moment: moment.metrics[metric]) if known else None
+        worst = math.inf if direction == "min" else -math.inf
+        value = best.metrics[metric] if best and status == Status.FINISHED else worst
+        test = {"test/loss": 2 * losses[-1]} if status == Status.FINISHED else {}
+        result = Result(
+            name=name,
+            status=status,
+            config=config,
+            choices=choices,
+            overrides=overrides.split(),
+            objective=Objective(metric, direction, value),
+            best=best,
+            last=moments[-1] if moments else None,
+            test=test,
+            epochs=len(losses),
+            steps=5 * len(losses),
+            seconds=seconds,
+        )
+        result.write(folder)
+        if events:
+            file = EventFile(folder)
+            file.start(flat(config, choices), group(config, choices))
+            file.scalars(points)
+            file.end(succeeded=status == Status.FINISHED)
+        return folder
+
+    return make

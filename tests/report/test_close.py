@@ -1,0 +1,141 @@
+import logging
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+
+from normlab.records.result import Status
+from normlab.report.close import close_sweep
+
+FILES = {"table.csv", "summary.csv", "curves.png", "curves.svg"}
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, "normlab")
+    return caplog
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def experiment(folder):
+    events = EventAccumulator(str(folder)).Reload()
+    content = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
+    found = metadata.parse_experiment_plugin_data(content)
+    return [info.name for info in found.hparam_infos], [info.name.tag for info in found.metric_infos]
+
+
+def test_everything_is_written_and_said(make_run, tmp_path, said, monkeypatch):
+    make_run("model=bn seed=0", events=True)
+    make_run("model=nobn seed=0", events=True)
+    monkeypatch.chdir(tmp_path)
+    close_sweep(tmp_path / "sweep")
+    folder = tmp_path / "sweep"
+    written = files(folder)
+    assert written > FILES
+    assert [name.startswith("events.out.tfevents.") for name in written - FILES] == [True]
+    assert len(pd.read_csv(folder / "summary.csv")) == 2
+    assert pd.read_csv(folder / "table.csv")["arm"].tolist() == ["model=bn", "model=nobn"]
+    assert said.messages[-2:] == [
+        "sweep: table.csv, summary.csv, curves.png, curves.svg",
+        "every curve: tensorboard --logdir sweep",
+    ]
+    assert all(record.name == "normlab" and record.levelno == logging.INFO for record in said.records)
+
+
+def test_the_columns_of_the_hparams_tab(make_run, tmp_path):
+    for lr in ("0.1", "0.01"):
+        make_run(f"model=bn optimizer.lr={lr} seed=0", events=True)
+    close_sweep(tmp_path / "sweep")
+    hparams, metrics = experiment(tmp_path / "sweep")
+    groups = ["data", "net", "model", "optimizer"]
+    assert hparams == [*groups, "seed", "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs"]
+    assert metrics == ["best/val/loss", "test/loss", "val/loss", "train/loss"]
+
+
+def test_a_second_close_replaces_its_own_files_and_no_others(make_run, tmp_path):
+    run = make_run("model=bn seed=0", events=True)
+    folder = tmp_path / "sweep"
+    (folder / "notes.txt").write_text("mine")
+    close_sweep(folder)
+    before, traces = files(folder), list(run.iterdir())
+    make_run("model=nobn seed=0", events=True)
+    close_sweep(folder)
+    after = files(folder)
+    assert after - before != before - after
+    assert {name for name in after if not name.startswith("events")} == {*FILES, "notes.txt"}
+    assert len(after) == len(before)
+    assert list(run.iterdir()) == traces
+    assert len(pd.read_csv(folder / "table.csv")) == 2
+
+
+def test_runs_without_event_files_get_none(make_run, tmp_path, said):
+    make_run("model=bn seed=0")
+    close_sweep(tmp_path / "sweep")
+    assert files(tmp_path / "sweep") == FILES
+    assert "tensorboard" not in said.text
+
+
+def test_a_runs_own_event_files_are_left_alone(make_run):
+    run = make_run("model=bn seed=0", events=True)
+    [trace] = run.glob("events.*")
+    content = trace.read_bytes()
+    close_sweep(run)
+    assert list(run.glob("events.*")) == [trace]
+    assert trace.read_bytes() == content
+    assert files(run) >= FILES
+
+
+def test_failed_stopped_killed_and_damaged_runs(make_run, tmp_path, said):
+    make_run("model=bn seed=0")
+    make_run("model=bn seed=1", status=Status.FAILED)
+    make_run("model=bn seed=2", status=Status.STOPPED)
+    (make_run("model=bn seed=3") / "result.json").unlink()
+    (make_run("model=bn seed=4") / "result.json").write_text("{")
+    close_sweep(tmp_path / "sweep")
+    [row] = pd.read_csv(tmp_path / "sweep" / "table.csv").to_dict("records")
+    assert (row["runs"], row["finished"], row["stopped"], row["failed"]) == (5, 1, 1, 3)
+    errors = pd.read_csv(tmp_path / "sweep" / "summary.csv").set_index("folder")["error"]
+    assert errors["model=bn,seed=4"] == "result.json is damaged"
+    assert sum("is damaged" in message for message in said.messages) == 1
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_sweep_in_which_nothing_began(tmp_path, said, there):
+    folder = tmp_path / "sweep"
+    if there:
+        folder.mkdir()
+        (folder / "multirun.yaml").touch()
+    close_sweep(folder)
+    [message] = said.messages
+    assert "no run began" in message
+    assert not there or files(folder) == {"multirun.yaml"}
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(make_run, tmp_path, said):
+    make_run("model=bn")
+    (tmp_path / "sweep" / "table.csv").mkdir()
+    close_sweep(tmp_path / "sweep")
+    [message] = said.messages
+    assert "could not be summed up" in message
+    assert "table.csv" in message
+
+
+def test_no_arm_is_called_the_winner(make_run, tmp_path, said):
+    for seed in range(8):
+        make_run(f"model=bn seed={seed}", [2.0, 1.0])
+        make_run(f"model=nobn seed={seed}", [9.0, 8.0])
+    close_sweep(tmp_path / "sweep")
+    words = said.text.replace("lower is better", "")
+    assert not any(claim in words for claim in ("better", "wins", "best arm", "significant"))
+
+
+def test_importing_it_is_cheap():
+    code = "import sys, normlab.report.close; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "matplotlib", "pandas", "tensorboard"} & set(loaded.split())

@@ -1,0 +1,126 @@
+import math
+
+import pandas as pd
+
+from normlab.records.result import Status
+from normlab.records.sweep import read_sweep
+from normlab.report.overview import overview
+
+
+def look(folder):
+    return overview(read_sweep(folder))
+
+
+def test_arms_runs_and_target_by_hand(make_run, tmp_path):
+    make_run("model=nobn seed=0", [8.0, 6.0, 7.0])
+    make_run("model=nobn seed=1", [8.0, 7.0, 5.0])
+    make_run("model=bn seed=0", [6.0, 2.0, 3.0])
+    make_run("model=bn seed=1", [5.0, 4.0, 4.0])
+    sweep = look(tmp_path / "sweep")
+    assert sweep.keys == ["model"]
+    assert sweep.arms.index.tolist() == ["model=bn", "model=nobn"]
+    # The medians over seeds, the worse of two, are 4 and 6.
+    assert sweep.target == 6.0
+    assert sweep.runs["epochs_to_target"].tolist() == [1, 1, 2, 3]
+    assert sweep.runs["best"].tolist() == [2.0, 4.0, 6.0, 5.0]
+    assert sweep.runs["last"].tolist() == [3.0, 4.0, 7.0, 5.0]
+    assert sweep.arms.loc["model=nobn", "epochs_to_target"] == 2.5
+
+
+def test_runs_are_sorted_by_arm_and_seed_as_numbers(make_run, tmp_path):
+    for seed in (10, 2):
+        for lr in ("0.1", "0.001", "0.02"):
+            make_run(f"optimizer.lr={lr} seed={seed}")
+    runs = look(tmp_path / "sweep").runs
+    assert runs["optimizer.lr"].tolist() == ["0.001", "0.001", "0.02", "0.02", "0.1", "0.1"]
+    assert runs["seed"].tolist() == [2, 10] * 3
+
+
+def test_the_order_of_the_records_does_not_matter(make_run, tmp_path):
+    for arm, loss in (("bn", 1.0), ("nobn", 2.0)):
+        for seed in range(3):
+            make_run(f"model={arm} seed={seed}", [9.0, loss + seed])
+    records = read_sweep(tmp_path / "sweep")
+    one, other = overview(records), overview(records[::-1])
+    pd.testing.assert_frame_equal(one.arms, other.arms)
+    pd.testing.assert_frame_equal(one.runs.reset_index(drop=True), other.runs.reset_index(drop=True))
+
+
+def test_large_is_good(make_run, tmp_path):
+    for arm, losses in (("bn", [0.1, 0.9]), ("nobn", [0.5, 0.3])):
+        make_run(f"model={arm}", losses, metric="val/acc", direction="max", recorded="val/acc")
+    make_run("model=ln", [0.5], metric="val/acc", direction="max", status=Status.DIVERGED, recorded="val/acc")
+    sweep = look(tmp_path / "sweep")
+    assert (sweep.metric, sweep.direction, sweep.target) == ("val/acc", "max", 0.5)
+    assert sweep.arms["best_mean"].to_dict() == {"model=bn": 0.9, "model=ln": -math.inf, "model=nobn": 0.5}
+    assert sweep.arms["epochs_to_target"].to_dict() == {"model=bn": 2, "model=ln": math.inf, "model=nobn": 1}
+
+
+def test_a_diverged_run_never_reaches_the_target_whatever_its_curve_says(make_run, tmp_path):
+    make_run("model=bn", [5.0, 3.0])
+    make_run("model=nobn", [1.0, math.nan], status=Status.DIVERGED)
+    arms = look(tmp_path / "sweep").arms
+    assert arms.loc["model=nobn", ["epochs_to_target", "reached", "timed"]].tolist() == [math.inf, 0, 1]
+
+
+def test_there_is_no_target_where_everything_diverged(make_run, tmp_path):
+    make_run("model=bn", [math.nan], status=Status.DIVERGED)
+    sweep = look(tmp_path / "sweep")
+    assert math.isnan(sweep.target)
+    assert sweep.arms["timed"].tolist() == [0]
+
+
+def test_a_run_that_did_not_end_has_no_value(make_run, tmp_path):
+    make_run("model=bn", [5.0, 3.0])
+    make_run("model=nobn", [1.0], status=Status.STOPPED)
+    sweep = look(tmp_path / "sweep")
+    assert sweep.runs[["best", "last", "epochs_to_target"]].iloc[1].isna().all()
+    assert sweep.target == 3.0
+
+
+def test_a_metric_that_is_missing(make_run, tmp_path):
+    make_run("model=bn seed=0", [5.0, 3.0])
+    make_run("model=bn seed=1", [5.0, 3.0], recorded="val/mse")
+    arm = look(tmp_path / "sweep").arms.loc["model=bn"]
+    assert (arm.finished, arm.seeds, arm.best_mean) == (2, 1, 3.0)
+
+
+def test_the_last_value_is_that_of_the_last_validation(make_run, tmp_path):
+    folder = make_run("model=bn", [5.0, 3.0, 4.0])
+    path = folder / "result.json"
+    path.write_text(path.read_text().replace('"val/loss": 4.0', '"other": 4.0'))
+    assert look(tmp_path / "sweep").runs["last"].tolist() == [4.0]
+
+
+def test_the_metric_is_the_one_that_most_runs_optimized(make_run, tmp_path):
+    make_run("model=bn seed=0")
+    make_run("model=bn seed=1")
+    make_run("model=bn seed=2", metric="train/loss")
+    sweep = look(tmp_path / "sweep")
+    assert sweep.metric == "val/loss"
+    assert sweep.arms["seeds"].tolist() == [2]
+
+
+def test_only_the_seed_varies(make_run, tmp_path):
+    for seed in range(3):
+        make_run(f"optimizer=adam seed={seed}")
+    sweep = look(tmp_path / "sweep")
+    assert sweep.keys == []
+    assert sweep.arms.index.tolist() == ["model=bn"]
+    assert sweep.arms["seeds"].tolist() == [3]
+
+
+def test_a_run_left_at_the_default_joins_the_arm_that_names_it(make_run, tmp_path):
+    make_run("optimizer.lr=1e-2 seed=0")
+    make_run("optimizer.lr=0.1 seed=0")
+    make_run("seed=1")
+    arms = look(tmp_path / "sweep").arms
+    assert arms["seeds"].to_dict() == {"optimizer.lr=0.01": 2, "optimizer.lr=0.1": 1}
+
+
+def test_a_run_whose_configuration_is_lost(make_run, tmp_path):
+    make_run("model=bn")
+    make_run("model=nobn")
+    (make_run("model=ln") / "result.json").write_text("{")
+    arms = look(tmp_path / "sweep").arms
+    assert arms["failed"].to_dict() == {"model=bn": 0, "model=nobn": 0, "model=unknown": 1}

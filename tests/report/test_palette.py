@@ -1,0 +1,28 @@
+import pytest
+
+from normlab.report.palette import COLOURS, LINES, styles
+
+
+def test_what_varies_first_is_the_colour_and_the_rest_the_line():
+    looks = styles([(model, lr) for model in ("bn", "nobn") for lr in ("0.1", "0.01")])
+    assert [look.colour for look in looks] == [COLOURS[0], COLOURS[0], COLOURS[1], COLOURS[1]]
+    assert [look.line for look in looks] == [LINES[0], LINES[1]] * 2
+
+
+@pytest.mark.parametrize(
+    "arms",
+    [
+        [()],
+        [(str(k),) for k in range(20)],
+        [(str(k % 10), str(k // 10)) for k in range(20)],
+        [(str(k % 2), str(k // 2)) for k in range(20)],
+        [(str(k % 4), str(k // 4)) for k in range(20)],
+    ],
+)
+def test_no_two_arms_look_the_same(arms):
+    looks = styles(arms)
+    assert len(looks) == len(arms) == len(set(looks))
+
+
+def test_there_is_a_style_for_any_number_of_arms():
+    assert len(styles([(str(k),) for k in range(500)])) == 500

@@ -1,0 +1,120 @@
+"""A mistake is answered with one line that names it, and leaves no trace."""
+
+from pathlib import Path
+
+import pytest
+
+FEW = ["trainer.max_epochs=1", "logger=csv"]
+
+MISTAKES = {
+    "modle=nobn": "modle: no such key; did you mean model?",
+    "optimiser=sgd": "optimiser: no such key; did you mean optimizer?",
+    "optimizer.learnin_rate=1": "optimizer.learnin_rate: no such key; did you mean optimizer.lr?",
+    "+optimizer.learning_rate=1": "takes no such argument; did you mean optimizer.lr?",
+    "++optimizer.foo=1": "optimizer.foo: normlab.training.optim.Adam takes no such argument",
+    "+data.foo=1": "data.foo: normlab.data.Fitness takes no such argument",
+    "+foo=1": "foo: no such key",
+    "+scheduler.gamma=1": "scheduler.gamma: no such key",
+    "+callbacks.early_stoping=1": "did you mean callbacks.early_stopping?",
+    "+trainer.nonsense=1": "trainer.nonsense: pytorch_lightning.Trainer takes no such argument",
+    "trainer.profiler=simple": "to hand profiler to pytorch_lightning.Trainer, write +trainer.profiler=",
+    "model.norm.affin=false": "model.norm.affin: no such key; did you mean +model.norm.affine?",
+    "model=bnn": "model=bnn: no such option; did you mean bn? There are bn, bn_formula, bn_torch, nobn",
+    "data=fitnes": "did you mean fitness? There are fitness, random",
+    "model=bn,nobn": "several values are a sweep, which needs -m",
+    "model=[bn": "error:",
+    "optimizer.lr=0": "optimizer.lr must be a finite number > 0, got 0.0",
+    "optimizer.lr=-1": "optimizer.lr must be a finite number > 0, got -1.0",
+    "optimizer.lr=abc": "optimizer.lr must be a number, got abc",
+    "optimizer.lr=nan": "optimizer.lr must be a finite number > 0, got nan",
+    "optimizer.betas=[0.9,1]": "optimizer.betas must be two numbers in [0, 1)",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay must be",
+    "optimizer._target_=torch.optim.Foo": "optimizer._target_=torch.optim.Foo cannot be loaded",
+    "data.batch_size=0": "data.batch_size must be at least 1, got 0",
+    "data.batch_size=601": "data.batch_size must be at most the 600 training samples, got 601",
+    "data.batch_size=1": "Expected more than 1 value per channel when training",
+    "data.batch_size=two": "data.batch_size must be a whole number, got two",
+    "data.train=900": "asks for more than the 1000 samples",
+    "data.train=0": "data.train must be at least 1",
+    "data.val=0": "optimized_metric must be train/… as data.val is 0, got val/loss",
+    "data.target=clippd": "data.target must be calibrated or clipped, got clippd",
+    "net.hidden=[64,0]": "net.hidden must be a list of sizes of at least 1, got [64, 0]",
+    "net.hidden=[-1]": "net.hidden must be a list of sizes of at least 1, got [-1]",
+    "net.hidden=64": "net.hidden must be a list of whole numbers, got 64",
+    "net.activation=rel": "net.activation must be one of",
+    "net.norm_position=under": "net.norm_position must be before or after, got under",
+    "trainer.max_epochs=-1": "trainer.max_epochs must be 0 or more, got -1",
+    "trainer.max_epochs=1.5": "trainer.max_epochs must be a whole number, got 1.5",
+    "trainer.threads=0": "trainer.threads must be null or at least 1, got 0",
+    "trainer.precision=16": "trainer.precision must be",
+    "trainer.gradient_clip_val=0": "trainer.gradient_clip_val must be null or a number > 0",
+    "model.norm.momentum=2": "model.norm.momentum must be null or a number in [0, 1], got 2",
+    "model.norm=batch": "model.norm must be null or a node with a _target_, got batch",
+    "seed=-1": "seed must be 0 or more, got -1",
+    "data.seed=-1": "data.seed must be 0 or more, got -1",
+    "optimized_metric=val/f1": "optimized_metric must be one of loss, mse, mae, r2, acc, or come with direction",
+    "optimized_metric=loss": "optimized_metric must be train/… or val/…, as val/loss, got loss",
+    "direction=up": "direction must be min, max or null, got up",
+}
+
+
+def one_line(text: str) -> str:
+    """Return the only line of a text."""
+    (line,) = text.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize(("mistake", "answer"), MISTAKES.items(), ids=MISTAKES)
+def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(run_train, mistake, answer):
+    outcome = run_train(*FEW, mistake)
+    assert outcome.code == 1
+    assert answer in one_line(outcome.err)
+    assert one_line(outcome.err).startswith("error: ")
+    assert not outcome.out
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sweep", "answer"),
+    {
+        "optimizer.lr=0.01,-1": "model=bn,optimizer.lr=-1: optimizer.lr must be a finite number > 0",
+        "data.batch_size=32,1": "model=bn,data.batch_size=1: ",
+        "net=mlp,cnnn": "net=cnnn: no such option; did you mean",
+        "modle=a,b": "modle: no such key; did you mean model?",
+        "seed=0,-1": "seed must be 0 or more, got -1",
+        "+optimizer.learning_rate=1,2": "takes no such argument; did you mean optimizer.lr?",
+    }.items(),
+)
+def test_every_job_of_a_sweep_is_checked_before_the_first_one_trains(run_train, sweep, answer):
+    outcome = run_train("-m", "model=bn,nobn", sweep, *FEW)
+    assert outcome.code == 1
+    assert answer in one_line(outcome.err)
+    assert not list(Path().iterdir())
+
+
+def test_zero_is_a_seed(run_train):
+    assert run_train("seed=0", "trainer.max_epochs=0", "logger=csv").code == 0
+
+
+@pytest.mark.parametrize("arguments", [["hydra.run.dir=taken/run"], ["-m", "hydra.sweep.dir=taken/sweep"]])
+def test_an_output_folder_that_cannot_be_written_is_refused(run_train, arguments):
+    Path("taken").write_text("a file")
+    outcome = run_train(*arguments, *FEW)
+    assert outcome.code == 1
+    assert "cannot write to the output folder taken/" in one_line(outcome.err)
+    assert Path("taken").read_text() == "a file"
+
+
+def test_the_help_is_short_and_names_every_group(run_train):
+    outcome = run_train("--help")
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()) < 40
+    for group in ("data: fitness, random", "model: bn, bn_formula, bn_torch, nobn", "optimizer: adam, adamw, sgd"):
+        assert group in outcome.out
+
+
+def test_cfg_shows_what_a_run_would_use(run_train):
+    outcome = run_train("--cfg", "job", "optimizer.lr=0.5")
+    assert outcome.code == 0
+    assert "lr: 0.5" in outcome.out
+    assert not list(Path().iterdir())

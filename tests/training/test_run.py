@@ -1,0 +1,253 @@
+"""What a training leaves in its folder, however it ends."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from normlab.config import ConfigError
+from normlab.records.result import Result, Status
+from normlab.training import run as run_module
+from normlab.training.run import train
+from normlab.training.run_folders import Run
+
+CONF = str(Path(__file__).parents[2] / "conf")
+
+
+def run_of(folder: Path, *overrides: str) -> Run:
+    """Return a short run into a folder."""
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("train", overrides=["trainer.max_epochs=3", *overrides])
+    return Run(config, folder, "a run", {"model": "bn"}, list(overrides))
+
+
+def train_one(folder: Path, *overrides: str) -> Result:
+    """Train one run."""
+    (result,) = train([run_of(folder, *overrides)])
+    return result
+
+
+def curve(folder: Path, metric: str) -> list[float]:
+    """Return a metric's values out of curves.csv."""
+    with (folder / "curves.csv").open() as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if f"{row['split']}/{row['metric']}" == metric]
+
+
+def test_a_finished_run_leaves_everything_and_result_json_last(tmp_path):
+    result = train_one(tmp_path)
+    assert result.status == Status.FINISHED
+    assert Result.read(tmp_path) == result
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    (events,) = [name for name in files if name.startswith("events.out.tfevents")]
+    assert files == {events, "checkpoints/best.pt", "checkpoints/last.pt", "curves.csv", "result.json"}
+    newest = max(tmp_path.rglob("*.*"), key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
+    assert newest.name == "result.json"
+
+
+def test_the_objective_is_the_best_value_of_the_metric(tmp_path):
+    result = train_one(tmp_path, "trainer.max_epochs=20")
+    losses = curve(tmp_path, "val/loss")
+    assert len(losses) == 20
+    assert result.objective.value == min(losses)
+    assert result.best is not None
+    assert result.last is not None
+    assert result.best.epoch == losses.index(min(losses)) + 1
+    assert result.last.metrics["val/loss"] == losses[-1]
+    assert curve(tmp_path, "best/val/loss") == [min(losses)]
+
+
+def test_a_metric_to_maximize_is_maximized(tmp_path):
+    result = train_one(tmp_path, "trainer.max_epochs=20", "optimized_metric=val/r2")
+    assert result.objective.direction == "max"
+    assert result.objective.value == max(curve(tmp_path, "val/r2"))
+
+
+def test_the_test_metrics_are_those_of_the_best_checkpoint(tmp_path):
+    run = run_of(tmp_path, "trainer.max_epochs=30", "data.standardize=true", "optimizer.lr=0.1")
+    (result,) = train([run])
+    assert result.best is not None
+    assert result.best.epoch < 30
+    checkpoint = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert checkpoint["epoch"] == result.best.epoch
+    data = run_module.make_data(run.config)
+    net = run_module.make_module(run.config, data, [0]).population.net
+    net.load_state_dict(checkpoint["state_dict"])
+    outputs = net.eval()(data.parts[2].x)
+    loss = nn.functional.mse_loss(outputs, data.parts[2].y).item()
+    assert result.test["test/loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_checkpoints_load_with_weights_only_into_the_plain_net(tmp_path):
+    run = run_of(tmp_path, "model=bn_torch")
+    train([run])
+    for name in ("best", "last"):
+        checkpoint = torch.load(tmp_path / "checkpoints" / f"{name}.pt", weights_only=True)
+        net = nn.Sequential(nn.Linear(3, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 1))
+        net.load_state_dict(dict(zip(net.state_dict(), checkpoint["state_dict"].values(), strict=True)))
+        assert checkpoint["metrics"].keys() >= {"train/loss", "val/loss"}
+
+
+def test_the_same_seed_gives_the_same_numbers_in_the_files(tmp_path):
+    train_one(tmp_path / "one")
+    train_one(tmp_path / "two")
+    train_one(tmp_path / "other", "seed=1")
+    one, two, other = ((tmp_path / name / "curves.csv").read_text() for name in ("one", "two", "other"))
+    assert one == two
+    assert one != other
+
+
+def test_two_arms_of_one_seed_begin_with_the_same_weights_and_see_the_same_batches(tmp_path):
+    frozen = ["optimizer=sgd", "optimizer.lr=1e-30", "optimizer.momentum=0"]
+    states = {}
+    for model in ("bn", "nobn"):
+        train_one(tmp_path / model, f"model={model}", *frozen)
+        checkpoint = torch.load(tmp_path / model / "checkpoints" / "last.pt", weights_only=True)
+        states[model] = checkpoint["state_dict"]
+    for name, weight in states["nobn"].items():
+        assert torch.equal(states["bn"][name], weight), name
+
+
+def test_a_diverged_run_says_so_returns_the_worst_value_and_raises_nothing(tmp_path):
+    result = train_one(tmp_path, "model=nobn", "optimizer=sgd", "optimizer.lr=100", "trainer.max_epochs=50")
+    assert result.status == Status.DIVERGED
+    assert result.objective.value == math.inf
+    assert result.test == {}
+    assert result.epochs < 50
+    assert not math.isfinite(curve(tmp_path, "train/loss")[-1])
+    assert Result.read(tmp_path).objective.value == math.inf
+
+
+def test_a_diverged_run_that_maximizes_returns_minus_infinity(tmp_path):
+    changes = ["model=nobn", "optimizer=sgd", "optimizer.lr=100", "optimized_metric=val/r2"]
+    assert train_one(tmp_path, *changes, "trainer.max_epochs=50").objective.value == -math.inf
+
+
+class Broken(nn.Module):
+    """A normalizer that fails in the middle of the training."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        if self.calls > 4:
+            raise RuntimeError("the fifth batch was too much")
+        return x
+
+
+def test_a_failed_run_leaves_its_reason_and_what_it_had(tmp_path, monkeypatch):
+    run = run_of(tmp_path)
+    monkeypatch.setattr(run_module, "make_module", broken(run_module.make_module))
+    with pytest.raises(RuntimeError, match="the fifth batch"):
+        train([run])
+    result = Result.read(tmp_path)
+    assert result.status == Status.FAILED
+    assert result.error == "the fifth batch was too much"
+    assert "Traceback" in (tmp_path / "error.txt").read_text()
+    assert (tmp_path / "checkpoints" / "last.pt").exists()
+
+
+def broken(make_module):
+    """Return a make_module whose nets fail in training."""
+
+    def make(config, data, seeds):
+        module = make_module(config, data, seeds)
+        module.population.net.hidden1.norm = Broken(64)
+        return module
+
+    return make
+
+
+def test_a_failed_run_is_trained_again_and_a_done_one_is_not(tmp_path, monkeypatch):
+    run = run_of(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "make_module", broken(run_module.make_module))
+        with pytest.raises(RuntimeError):
+            train([run])
+    (second,) = train([run])
+    assert second.status == Status.FINISHED
+    assert not (tmp_path / "error.txt").exists()
+    assert len(list(tmp_path.glob("events*"))) == 1
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    (third,) = train([run])
+    assert third == second
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+
+
+def test_a_folder_of_another_configuration_is_refused_untouched(tmp_path):
+    train_one(tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ConfigError, match=r"a run of another configuration \(it differs in optimizer\.lr"):
+        train_one(tmp_path, "optimizer.lr=0.5")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path):
+    changes = ["data=random", "callbacks=early_stopping", "callbacks.early_stopping.patience=3"]
+    result = train_one(tmp_path, *changes, "trainer.max_epochs=200", "optimizer.lr=0.05")
+    assert result.status == Status.FINISHED
+    assert result.epochs < 200
+    assert result.best is not None
+    assert result.epochs == result.best.epoch + 3
+
+
+def test_a_run_without_validation_optimizes_the_training_loss(tmp_path):
+    changes = ["data.val=0", "data.test=0", "optimized_metric=train/loss"]
+    result = train_one(tmp_path, *changes)
+    assert result.status == Status.FINISHED
+    assert result.objective.value == min(curve(tmp_path, "train/loss"))
+    assert result.test == {}
+
+
+def test_no_epochs_train_nothing_and_reach_nothing(tmp_path):
+    result = train_one(tmp_path, "trainer.max_epochs=0")
+    assert (result.status, result.steps, result.best) == (Status.FINISHED, 0, None)
+    assert result.objective.value == math.inf
+
+
+def test_float64_is_trained_in_float64(tmp_path):
+    train_one(tmp_path, "trainer.precision=64-true")
+    state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["state_dict"]
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float64}
+
+
+def test_a_left_over_sample_joins_the_last_batch_and_is_said(tmp_path, caplog):
+    with caplog.at_level("WARNING", logger="normlab"):
+        result = train_one(tmp_path, "data.batch_size=599")
+    assert "leave one over; it joins the last batch, which has 600" in caplog.text
+    assert result.steps == 3
+
+
+def test_the_global_generator_does_not_change_a_run(tmp_path):
+    torch.manual_seed(1)
+    train_one(tmp_path / "one")
+    torch.manual_seed(2)
+    torch.randn(5)
+    train_one(tmp_path / "two")
+    assert (tmp_path / "one" / "curves.csv").read_text() == (tmp_path / "two" / "curves.csv").read_text()
+
+
+def test_a_normalizer_from_anyone_s_package_trains_without_a_change_to_ours(tmp_path):
+    foreign = ["model=bn_torch", "model.norm._target_=torch.nn.LayerNorm", "~model.norm.momentum"]
+    assert train_one(tmp_path, *foreign).status == Status.FINISHED
+    state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["state_dict"]
+    assert "hidden1.norm.weight" in state
+    assert "hidden1.norm.running_mean" not in state
+
+
+def test_lightning_s_own_logger_and_checkpoints_can_be_added(tmp_path):
+    changes = [
+        "+logger.extra.csv._target_=pytorch_lightning.loggers.CSVLogger",
+        f"+logger.extra.csv.save_dir={tmp_path}/lightning",
+        "+callbacks.extra.checkpoint._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+        "+callbacks.extra.checkpoint.monitor=val/loss",
+        f"+callbacks.extra.checkpoint.dirpath={tmp_path}/checkpoints",
+    ]
+    train_one(tmp_path / "run", *changes)
+    assert "val/loss" in next((tmp_path / "lightning").rglob("metrics.csv")).read_text()
+    assert list((tmp_path / "checkpoints").glob("*.ckpt"))
