@@ -7,7 +7,7 @@ READY := .venv/.ready
 .PHONY: help setup sweep test lint tensorboard bench clean
 
 help: ## list these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1@/' | column -t -s@
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"normlab needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; try: make setup PYTHON=python3.12")'

@@ -15,15 +15,19 @@ Split = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class WholeSplit:
-    """A dataloader of one batch, the whole split: Lightning's cost per batch is then paid once an epoch."""
+    """A dataloader of one batch, the whole split: Lightning's cost per batch is then paid once an epoch.
+
+    A split without samples has no batch.
+    """
 
     table: Table
 
     def __iter__(self) -> Iterator[Split]:
-        yield self.table.x, self.table.y
+        if len(self):
+            yield self.table.x, self.table.y
 
     def __len__(self) -> int:
-        return 1
+        return min(len(self.table), 1)
 
 
 @dataclass(kw_only=True, eq=False)

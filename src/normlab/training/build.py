@@ -93,8 +93,6 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer
     """Return the Trainer, with what ours does better switched off."""
     node = {key: value for key, value in config.trainer.items() if key not in ("gradient_clip_val", "threads")}
     node.setdefault("log_every_n_steps", 1)
-    if config.data.val == 0:
-        node["limit_val_batches"] = 0
     extra = [make(callback) for callback in config.callbacks.extra.values()]
     return instantiate(
         node,

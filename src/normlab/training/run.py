@@ -174,9 +174,10 @@ def threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide a warning that Lightning causes within torch and that nobody can act on."""
+    """Hide two warnings of Lightning's: one that nobody can act on, one about a split that is meant to be empty."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Total length of `WholeSplit`")
         yield
 
 

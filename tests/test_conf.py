@@ -1,0 +1,45 @@
+"""Every option that ``conf/`` offers can be used, and every experiment runs."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+CONF = Path(__file__).parents[1] / "conf"
+GROUPS = ("data", "net", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
+SWEEPS = {"source_random": 48}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_trains(run_train, option):
+    outcome = run_train(option, "trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert "finished after 1 epochs" in outcome.out
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs(run_train, experiment):
+    few = ["seed=0,1"] if experiment in SWEEPS else []
+    outcome = run_train(f"experiment={experiment}", "trainer.fast_dev_run=true", *few)
+    assert outcome.code == 0, outcome.err
+    assert "failed after" not in outcome.out
+
+
+def test_the_first_source_experiment_is_what_it_says(run_train):
+    """Both arms, on the same samples, with the same batches: all of them, each epoch."""
+    outcome = run_train("experiment=source_random", "seed=3", "trainer.max_epochs=2")
+    assert outcome.code == 0, outcome.err
+    (summary,) = Path().rglob("summary.csv")
+    runs = pd.read_csv(summary)
+    assert runs["model"].tolist() == ["bn", "nobn"]
+    assert runs["steps"].tolist() == [2, 2]
+
+
+def test_overfitting_16_samples_reaches_a_loss_of_nearly_nothing(run_train):
+    for model in ("bn", "nobn"):
+        assert run_train("experiment=overfit", f"model={model}", f"hydra.run.dir={model}").code == 0
+        curve = pd.read_csv(Path(model) / "curves.csv")
+        losses = curve[(curve["split"] == "train") & (curve["metric"] == "loss")]["value"]
+        assert losses.min() < 0.1 < 100 < losses.iloc[0]

@@ -1,0 +1,152 @@
+"""``train.py`` as a person runs it: a command in a shell, a folder, a terminal, Ctrl-C."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from normlab.records.result import Result, Status
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    """Start the command in a folder of its own."""
+    command = [sys.executable, str(TRAIN), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run the command to its end; return its exit code and what it said."""
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """Return a run's curve as TensorBoard reads it."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_two_sweeps_started_at_once_leave_two_folders_with_both_arms_each(tmp_path):
+    sweeps = [start(tmp_path, "-m", "model=bn,nobn", "trainer.max_epochs=4") for _ in range(2)]
+    for sweep in sweeps:
+        out, err = sweep.communicate(timeout=120)
+        assert sweep.returncode == 0, err
+        assert err == "", "a bar or a warning in a pipe"
+        assert "one seed supports no claim" in out
+        assert "tensorboard --logdir outputs/" in out
+    folders = list(tmp_path.glob("outputs/*/*-sweep*"))
+    assert len(folders) == 2
+    for folder in folders:
+        assert len(pd.read_csv(folder / "summary.csv")) == len(pd.read_csv(folder / "table.csv")) == 2
+        assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "curves.svg").exists()
+        for arm in ("model=bn", "model=nobn"):
+            check_run(folder / arm)
+
+
+def check_run(folder: Path) -> None:
+    """Check what a run of four epochs of five steps left."""
+    result = Result.read(folder)
+    assert result is not None
+    assert (result.status, result.steps, result.environment["versions"]["python"]) == (
+        Status.FINISHED,
+        20,
+        sys.version.split()[0],
+    )
+    curve = pd.read_csv(folder / "curves.csv")
+    losses = curve[(curve["split"] == "val") & (curve["metric"] == "loss")]
+    shown = scalars(folder, "val/loss")
+    assert [step for step, _ in shown] == losses["step"].tolist() == [5, 10, 15, 20]
+    assert [value for _, value in shown] == pytest.approx(losses["value"].tolist(), rel=1e-6)
+    for tag in ("train/loss", "train/lr", "activation/hidden1/after_std", "test/loss", "best/val/loss"):
+        assert scalars(folder, tag), tag
+
+
+def test_a_bar_is_shown_on_a_terminal_and_the_last_line_says_where_the_files_are(tmp_path):
+    control, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    command = [sys.executable, str(TRAIN), "trainer.max_epochs=300"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    said = b""
+    while True:
+        try:
+            part = os.read(control, 65536)
+        except OSError:  # Linux ends a terminal that nobody writes to any more with an error
+            break
+        said += part
+    os.close(control)
+    assert process.wait(timeout=60) == 0
+    assert b"300" in said
+    assert b"epoch/s" in said
+    assert said.decode().strip().splitlines()[-1].startswith("files: outputs/")
+
+
+def test_ctrl_c_stops_a_sweep_keeps_what_there_is_and_goes_on_when_asked_again(tmp_path):
+    arguments = ["-m", "model=bn,nobn", "hydra.sweep.dir=sweep", "trainer.max_epochs=200000"]
+    process = start(tmp_path, *arguments, "logger.flush_seconds=0")
+    first = tmp_path / "sweep" / "model=bn"
+    wait_for(lambda: (first / "curves.csv").exists(), process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == ""
+    assert "model=bn: stopped after" in out
+    result = Result.read(first)
+    assert result is not None
+    assert result.status == Status.STOPPED
+    recorded = pd.read_csv(first / "curves.csv").query("split == 'val'")["epoch"].max()
+    assert result.epochs - recorded in (0, 1), "Ctrl-C may come between an epoch's training and its validation"
+    assert (first / "checkpoints" / "best.pt").exists()
+    assert (first / "checkpoints" / "last.pt").exists()
+    assert not (tmp_path / "sweep" / "model=nobn").exists()
+    assert pd.read_csv(tmp_path / "sweep" / "summary.csv")["status"].tolist() == ["stopped"]
+    code, _, err = run(tmp_path, *arguments[:-1], "trainer.max_epochs=1")
+    assert code == 1
+    assert "sweep/model=bn holds a run of another configuration" in err
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    """Wait until something is so, while a process runs."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_same_command_over_the_same_folder_trains_nothing_twice(tmp_path):
+    arguments = ["-m", "model=bn,nobn", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
+    assert run(tmp_path, *arguments)[0] == 0
+    (tmp_path / "sweep" / "model=nobn" / "result.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*/curves.csv")}
+    code, out, _ = run(tmp_path, *arguments)
+    assert code == 0
+    assert "model=bn is done already" in out
+    assert "model=nobn is done already" not in out
+    changed = {path.parent.name for path, at in before.items() if path.stat().st_mtime_ns != at}
+    assert changed == {"model=nobn"}
+
+
+def test_full_errors_are_shown_when_asked_for(tmp_path):
+    command = [sys.executable, str(TRAIN), "modle=bn"]
+    asked = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, capture_output=True, text=True
+    )
+    assert asked.returncode == 1
+    assert "Traceback" in asked.stderr
+    code, out, err = run(tmp_path, "modle=bn")
+    assert (code, out, err) == (1, "", "error: modle: no such key; did you mean model?\n")

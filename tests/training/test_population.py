@@ -1,0 +1,195 @@
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from normlab.models import MLP
+from normlab.norms import BatchNorm1d
+from normlab.probes.slots import observe
+from normlab.training.optim import SGD
+from normlab.training.population import Population, initial_nets
+from normlab.training.tasks import Regression
+
+SEEDS = [7, 0, 3]
+NORMS = {
+    "none": None,
+    "formula": BatchNorm1d,
+    "fused": partial(BatchNorm1d, fused=True),
+    "torch": nn.BatchNorm1d,
+    "formula, cumulative": partial(BatchNorm1d, momentum=None),
+    "formula, no statistics": partial(BatchNorm1d, track_running_stats=False),
+    "layer norm": nn.LayerNorm,
+}
+EACH_NORM = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+
+# Said once a process, by whichever test comes first; tests/training/test_optim.py looks for it.
+pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey the gradient layout contract")
+
+
+def maker(norm: Callable[[int], nn.Module] | None = None) -> Callable[[], nn.Module]:
+    return lambda: MLP((4,), 2, hidden=[6, 5], norm=norm, activation="tanh").double()
+
+
+def nets(norm: Callable[[int], nn.Module] | None = None, seeds: list[int] = SEEDS) -> list[nn.Module]:
+    return initial_nets(maker(norm), seeds)
+
+
+def data(members: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(members, 12, 4, generator=generator, dtype=torch.float64)
+    return x, torch.randn(members, 12, 2, generator=generator, dtype=torch.float64)
+
+
+def tensors(net: nn.Module) -> dict[str, Tensor]:
+    return {**dict(net.named_parameters()), **dict(net.named_buffers())}
+
+
+@EACH_NORM
+def test_three_nets_as_one_equal_three_nets_alone(norm):
+    alone, population = nets(norm), Population(nets(norm))
+    task = Regression()
+    for batch in range(3):
+        x, y = data(seed=batch)
+        outputs = population(x)
+        task.loss(outputs, y).sum().backward()
+        for k, net in enumerate(alone):
+            expected = net(x[k])
+            nn.functional.mse_loss(expected, y[k]).backward()
+            assert_close(outputs[k], expected)
+
+    state = population.state()
+    for k, net in enumerate(alone):
+        for name, parameter in net.named_parameters():
+            assert_close(state[name].grad[k], parameter.grad, msg=f"gradient of {name}: {{}}".format)
+        for name, buffer in net.named_buffers():
+            assert_close(state[name][k], buffer, msg=f"{name}: {{}}".format)
+    statistics = {name: buffer.clone() for name, buffer in population.named_buffers()}
+    x, _ = data(seed=9)
+    population.eval()
+    assert_close(population(x), torch.stack([net.eval()(x[k]) for k, net in enumerate(alone)]))
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in population.named_buffers())
+
+
+@EACH_NORM
+def test_no_members_loss_has_a_gradient_for_another_members_parameters(norm):
+    population, (x, y) = Population(nets(norm)), data()
+    parameters = dict(population.named_parameters())
+
+    losses = Regression().loss(population(x), y)
+    for i in range(3):
+        gradients = torch.autograd.grad(losses[i], list(parameters.values()), retain_graph=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            assert gradient[i].any() or name.endswith("linear.bias"), f"{name} does not learn"
+            for j in {0, 1, 2} - {i}:
+                assert not gradient[j].any(), f"loss of {i}, {name} of {j}"
+
+
+@EACH_NORM
+def test_a_population_of_one_is_the_net_itself(norm):
+    (net,) = nets(norm, [5])
+    twin = copy.deepcopy(net)
+    population, (x, _) = Population([net]), data(1)
+
+    outputs = population(x)
+
+    assert population.net is net
+    assert [*population.parameters()] == [*net.parameters()]
+    assert torch.equal(outputs[0], twin(x[0]))
+    assert all(torch.equal(tensor, tensors(twin)[name]) for name, tensor in tensors(net).items())
+
+
+@EACH_NORM
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("members", [1, 3])
+def test_observing_sees_in_each_member_what_observing_it_alone_sees(norm, training, members):
+    seeds = SEEDS[:members]
+    alone, population, (x, _) = nets(norm, seeds), Population(nets(norm, seeds)).train(training), data(members)
+
+    outputs, seen = population.observe(x)
+
+    assert list(seen) == ["hidden1", "hidden2"]
+    for k, net in enumerate(alone):
+        net.train(training)
+        expected, moments = observe(net, partial(net, x[k]))
+        assert_close(outputs[k], expected)
+        for layer, values in seen.items():
+            assert values.shape == (members, 4)
+            assert_close(values[k], moments[layer])
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_state_that_was_copied_can_be_put_back(members):
+    population, (x, _) = Population(nets(BatchNorm1d, SEEDS[:members])), data(members)
+    population(x)
+    saved = {name: tensor.detach().clone() for name, tensor in population.state().items()}
+    population.eval()
+    before = population(x)
+
+    population.train()
+    population(10 * x)
+    with torch.no_grad():
+        for parameter in population.parameters():
+            parameter.add_(1)
+    population.load_state(saved)
+
+    assert torch.equal(population.eval()(x), before)
+    assert all(tensor.shape[0] == members for tensor in saved.values())
+    assert saved["hidden1.norm.num_batches_tracked"].tolist() == [1] * members
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_state_has_a_nets_own_names_and_shares_memory_with_the_population(members):
+    alone, population = nets(BatchNorm1d), Population(nets(BatchNorm1d, SEEDS[:members]))
+    state = population.state()
+
+    assert {name: (members, *t.shape) for name, t in tensors(alone[0]).items()} == {
+        name: tuple(t.shape) for name, t in state.items()
+    }
+    for k, net in enumerate(alone[:members]):
+        net.load_state_dict({name: tensor[k] for name, tensor in state.items()})
+    state["output.bias"].data.fill_(3.0)
+    assert torch.all(population.net.output.bias == 3)
+
+
+def test_the_state_follows_the_optimizer():
+    population, (x, y) = Population(nets()), data()
+    optimizer = SGD(population.parameters(), lr=0.1, members=3)
+    before = population.state()["output.bias"].detach().clone()
+
+    Regression().loss(population(x), y).sum().backward()
+    optimizer.step()
+
+    assert_close(population.state()["output.bias"], before - 0.1 * population.net.output.bias.grad)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_parameter_that_is_frozen_stays_frozen(members):
+    frozen = nets(BatchNorm1d, SEEDS[:members])
+    for net in frozen:
+        net.hidden1.norm.weight.requires_grad_(False)
+
+    parameters = dict(Population(frozen).named_parameters())
+
+    assert [name for name, p in parameters.items() if not p.requires_grad] == ["net.hidden1.norm.weight"]
+
+
+def test_initial_nets_are_what_their_seeds_give_and_leave_the_global_generator_alone():
+    torch.manual_seed(123)
+    before = torch.random.get_rng_state()
+    made = nets(BatchNorm1d)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+    for seed, net in zip(SEEDS, made, strict=True):
+        torch.manual_seed(seed)
+        assert all(torch.equal(t, tensors(net)[name]) for name, t in tensors(maker(BatchNorm1d)()).items())
+    assert not torch.equal(made[0].output.weight, made[1].output.weight)
+
+
+def test_a_net_does_not_depend_on_the_other_members():
+    (alone,) = nets(seeds=[3])
+
+    assert all(torch.equal(t, tensors(nets()[2])[name]) for name, t in tensors(alone).items())
