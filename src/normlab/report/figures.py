@@ -35,7 +35,7 @@ LOG_FROM = 10.0
 # Epochs from which a noisy curve is thinner, so that it stays a line.
 DENSE = 300
 # Inches; the parts are laid out by hand, because matplotlib's own layout takes half of the time of a drawing.
-WIDTH, ABOVE, BELOW, LEFT, RIGHT, BETWEEN = 9.0, 0.4, 0.55, 0.75, 0.15, 0.8
+WIDTH, ABOVE, BELOW, LEFT, RIGHT, BETWEEN = 9.0, 0.4, 0.55, 0.9, 0.15, 0.95
 LEGEND_ROW, CAPTION, LETTER, HANDLE = 0.17, 0.4, 0.075, 0.65
 
 
