@@ -36,6 +36,8 @@ class Outcome:
 def run_train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Iterator:
     """Return a function that runs ``train.py`` in this process, from an empty folder, as the shell would."""
     monkeypatch.chdir(tmp_path)
+    # The command line sets it for itself; a process that a later test starts must not inherit it.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 

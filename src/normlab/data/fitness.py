@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from normlab.config import require
 from normlab.data.datamodule import InMemoryData
 from normlab.data.table import Table
 
@@ -33,8 +34,8 @@ class Fitness(InMemoryData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target not in ("calibrated", "clipped"):
-            raise ValueError(f"data.target must be calibrated or clipped, got {self.target}")
+        require(self.samples >= 1, "data.samples", "at least 1", self.samples)
+        require(self.target in ("calibrated", "clipped"), "data.target", "calibrated or clipped", self.target)
 
     def table(self) -> Table:
         """Draw height, weight, capacity and noise, in that order."""

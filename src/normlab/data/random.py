@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from normlab.config import require
 from normlab.data.datamodule import InMemoryData
 from normlab.data.table import Table
 
@@ -23,8 +24,7 @@ class Random(InMemoryData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.in_features < 1:
-            raise ValueError(f"data.in_features must be at least 1, got {self.in_features}")
+        require(self.in_features >= 1, "data.in_features", "at least 1", self.in_features)
 
     def table(self) -> Table:
         """Draw the inputs, then the targets."""

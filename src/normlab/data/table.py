@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from normlab.data.order import stream
+
 
 @dataclass(frozen=True)
 class Table:
@@ -49,7 +51,7 @@ class Table:
         if sum(sizes) > len(self):
             asked = " + ".join(map(str, sizes))
             raise ValueError(f"data: train + val + test = {asked} asks for more than the {len(self)} samples")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(stream(seed, "split")))
         return tuple(self.at(index) for index in order[: sum(sizes)].split(sizes))
 
     def standardized_by(self, other: "Table") -> "Table":

@@ -1,5 +1,6 @@
 """The folder of a run or a sweep: whose it is, and what may be done in it."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,10 @@ def require_writable(folder: Path) -> None:
     Raises:
         ConfigError: if it is not so.
     """
-    probe = folder / ".can-write"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ConfigError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
 
@@ -83,4 +83,8 @@ def differing_keys(one: Any, other: Any, path: str = "") -> list[str]:
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [path]
     keys = sorted(one.keys() | other.keys())
-    return [k for key in keys for k in differing_keys(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))]
+    return [
+        k
+        for key in keys
+        for k in differing_keys(one.get(key, ...), other.get(key, ...), f"{path}.{key}".lstrip("."))
+    ]

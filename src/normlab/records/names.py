@@ -1,6 +1,7 @@
 """Names of runs: short enough to read, different enough to tell apart."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 
 LONGEST = 100
@@ -28,9 +29,9 @@ def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:
     ['model=bn', 'model=nobn']
     """
     shared = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
-    names: list[str] = []
+    names: dict[str, None] = {}
     for job in jobs:
         name = run_name(override for override in job if override not in shared) or "run"
-        same = sum(name == other.partition("#")[0] for other in names)
-        names.append(f"{name}#{same + 1}" if same else name)
-    return names
+        numbered = (f"{name}#{number}" for number in itertools.count(2))
+        names[next(free for free in itertools.chain([name], numbered) if free not in names)] = None
+    return list(names)

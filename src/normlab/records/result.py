@@ -99,13 +99,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def spell_out(value: Any) -> Any:
-    """Write non-finite numbers as words, which JSON has no numbers for.
+    """Write non-finite numbers and the keys of mappings as words, as JSON has neither nan nor keys of numbers.
 
     >>> spell_out({"loss": [math.inf, 1.0]})
     {'loss': ['inf', 1.0]}
     """
     if isinstance(value, dict):
-        return {key: spell_out(entry) for key, entry in value.items()}
+        return {str(key): spell_out(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [spell_out(entry) for entry in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

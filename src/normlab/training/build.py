@@ -1,6 +1,7 @@
 """From a configuration to the objects that train."""
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 from normlab.config import ConfigError, check, first_line
 from normlab.data.datamodule import InMemoryData
 from normlab.data.order import batch_sizes
+from normlab.records.folder import plain
 from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
 from normlab.training.population import Population, initial_nets
@@ -115,16 +117,13 @@ def rehearse(config: DictConfig) -> list[str]:
         ConfigError: the reason, in one line.
     """
     check(config)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return _rehearse(OmegaConf.to_yaml(OmegaConf.create(plain | {"seed": 0})))
+    return _rehearse(json.dumps(plain(config) | {"seed": 0}))
 
 
 @lru_cache(maxsize=1024)
-def _rehearse(yaml: str) -> list[str]:
+def _rehearse(text: str) -> list[str]:
     """Rehearse a configuration without its seed, once for all seeds of a sweep."""
-    config = OmegaConf.create(yaml)
-    assert isinstance(config, DictConfig)
+    config = OmegaConf.create(json.loads(text))
     data = make_data(config)
     module = make_module(config, data, [0])
     try:

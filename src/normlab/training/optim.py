@@ -19,62 +19,53 @@ def column(number: Number, members: int) -> Tensor:
 
 
 class StackedOptimizer(torch.optim.Optimizer):
-    """What the stacked optimizers share: every parameter is a view of one buffer θ, every gradient of one g.
+    """What the stacked optimizers share: every parameter that trains is a view of one buffer θ.
 
     A few operations on θ then update all parameters of all members. At K = 1 the parameters are a net's own; for
-    K > 1 each has a leading axis of members.
+    K > 1 each has a leading axis of members. A parameter that has no gradient when a step is taken counts as one
+    with a gradient of zero. Of the numbers only the learning rate may change once training has begun.
 
     Shapes:
         params: ``(K, …)`` each, or ``(…)`` at K = 1.
     """
 
+    # torch keeps state by parameter; ours is of all of them together, by name.
+    state: dict[Any, Any]  # type: ignore[assignment]
+
     def __init__(self, params: Iterable[nn.Parameter], members: int, numbers: dict[str, Number]) -> None:
         columns = {name: column(number, members) for name, number in numbers.items()}
-        super().__init__(params, columns)
+        super().__init__([p for p in params if p.requires_grad], columns)
         (group,) = self.param_groups
+        self.params: list[nn.Parameter] = group["params"]
+        group.update({name: value.to(self.params[0].device) for name, value in columns.items()})
         self.members = members
-        self.theta = torch.cat([p.detach().reshape(members, -1) for p in group["params"]], dim=1)
-        self.grad = torch.zeros_like(self.theta)
-        self.updates = 0
-        sizes = [p.numel() // members for p in group["params"]]
-        self._grads = []
-        views = zip(group["params"], self.theta.split(sizes, 1), self.grad.split(sizes, 1), strict=True)
-        for parameter, theta, grad in views:
-            parameter.data = theta.view(parameter.shape)
-            parameter.grad = grad.view(parameter.shape)
-            self._grads.append(parameter.grad)
-            group.update({name: value.to(parameter.device) for name, value in columns.items()})
+        self.state["updates"] = 0
+        self.theta = torch.cat([p.detach().reshape(members, -1) for p in self.params], dim=1)
+        self.grad = torch.empty_like(self.theta)
+        sizes = [p.numel() // members for p in self.params]
+        for parameter, view in zip(self.params, self.theta.split(sizes, dim=1), strict=True):
+            parameter.data = view.view(parameter.shape)
 
     def number(self, name: str) -> Tensor:
         """Return a per-member number ``[K, 1]`` as it stands now, in the parameters' precision."""
         return self.param_groups[0][name].to(self.theta.dtype)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Set g to zero; the gradients stay views of it."""
-        self.grad.zero_()
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update θ in place from g."""
+        """Update θ in place from the parameters' gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._gather_strayed_gradients()
-        self.updates += 1
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        torch.cat([grad.reshape(self.members, -1) for grad in grads], dim=1, out=self.grad)
+        self.state["updates"] += 1
         self.update(self.theta, self.grad)
         return loss
 
     def update(self, theta: Tensor, grad: Tensor) -> None:
         """Update ``theta`` in place; ``grad`` may be used up."""
         raise NotImplementedError
-
-    def _gather_strayed_gradients(self) -> None:
-        """Copy gradients into g that somebody put into ``.grad`` in place of its view."""
-        for parameter, view in zip(self.param_groups[0]["params"], self._grads, strict=True):
-            if parameter.grad is not view:
-                view.zero_() if parameter.grad is None else view.copy_(parameter.grad)
-                parameter.grad = view
 
 
 class SGD(StackedOptimizer):
@@ -103,14 +94,14 @@ class SGD(StackedOptimizer):
         if nesterov and not bool((self.number("momentum") > 0).all()):
             raise ValueError("optimizer.nesterov needs optimizer.momentum > 0")
         self.nesterov = nesterov
-        self.velocity = torch.zeros_like(self.theta)
+        self.state["velocity"] = torch.zeros_like(self.theta)
 
     def update(self, theta: Tensor, grad: Tensor) -> None:
         """Take one step."""
         momentum = self.number("momentum")
-        grad = grad.addcmul_(theta, self.number("weight_decay"))
-        self.velocity.mul_(momentum).add_(grad)
-        direction = grad.addcmul_(self.velocity, momentum) if self.nesterov else self.velocity
+        grad.addcmul_(theta, self.number("weight_decay"))
+        velocity = self.state["velocity"].mul_(momentum).add_(grad)
+        direction = grad.addcmul_(velocity, momentum) if self.nesterov else velocity
         theta.addcmul_(direction, self.number("lr"), value=-1)
 
 
@@ -139,8 +130,8 @@ class Adam(StackedOptimizer):
         beta1, beta2 = betas
         numbers = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, members, numbers)
-        self.mean = torch.zeros_like(self.theta)
-        self.square = torch.zeros_like(self.theta)
+        self.state["mean"] = torch.zeros_like(self.theta)
+        self.state["square"] = torch.zeros_like(self.theta)
         self._decays = bool((self.number("weight_decay") != 0).any())
         # 1 − β taken in float64: in float32 it would be off by the rounding of β.
         group = self.param_groups[0]
@@ -148,18 +139,18 @@ class Adam(StackedOptimizer):
 
     def update(self, theta: Tensor, grad: Tensor) -> None:
         """Take one step."""
-        group = self.param_groups[0]
+        group, updates = self.param_groups[0], self.state["updates"]
         if self._decays and self.decoupled:
             theta.mul_(1 - self.number("lr") * self.number("weight_decay"))
         elif self._decays:
             grad.addcmul_(theta, self.number("weight_decay"))
-        self.mean.lerp_(grad, self._gain1)
-        self.square.lerp_(grad.square_(), self._gain2)
+        mean = self.state["mean"].lerp_(grad, self._gain1)
+        square = self.state["square"].lerp_(grad.square_(), self._gain2)
         # In float32, 1 − β₂ᵗ would lose four of its seven digits at the first step.
-        root = (1 - group["beta2"] ** self.updates).sqrt_()
-        step_size = group["lr"] * root / (1 - group["beta1"] ** self.updates)
-        denominator = self.square.sqrt().add_((group["eps"] * root).to(theta.dtype))
-        theta.sub_(torch.div(self.mean, denominator).mul_(step_size.to(theta.dtype)))
+        root = (1 - group["beta2"] ** updates).sqrt_()
+        step_size = group["lr"] * root / (1 - group["beta1"] ** updates)
+        denominator = square.sqrt().add_((group["eps"] * root).to(theta.dtype))
+        theta.sub_(torch.div(mean, denominator).mul_(step_size.to(theta.dtype)))
 
 
 class AdamW(Adam):
@@ -187,9 +178,9 @@ def clip_grad_norm(params: Iterable[nn.Parameter], members: int, max_norm: float
     Returns:
         The norms before, ``(K,)``.
     """
-    grads = [p.grad.view(members, -1) for p in params if p.grad is not None]
-    norms = torch.stack([grad.norm(dim=1) for grad in grads]).norm(dim=0)
-    scale = (max_norm / (norms + 1e-6)).clamp(max=1).unsqueeze(1)
+    grads = [p.grad for p in params if p.grad is not None]
+    norms = torch.stack([grad.reshape(members, -1).norm(dim=1) for grad in grads]).norm(dim=0)
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1)
     for grad in grads:
-        grad.mul_(scale)
+        grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)) if members > 1 else scale[0])
     return norms

@@ -48,7 +48,8 @@ class Population(nn.Module):
             path, _, leaf = name.rpartition(".")
             owner = self.net.get_submodule(path)
             if name in params:
-                owner.register_parameter(leaf, nn.Parameter(stacked.detach()))
+                trains = self.net.get_parameter(name).requires_grad
+                owner.register_parameter(leaf, nn.Parameter(stacked.detach(), requires_grad=trains))
             else:
                 owner.register_buffer(leaf, stacked, persistent=leaf not in owner._non_persistent_buffers_set)
 

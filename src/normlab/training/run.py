@@ -174,7 +174,7 @@ def threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide two warnings of Lightning's: one that nobody can act on, one about a split that is meant to be empty."""
+    """Hide two warnings of Lightning's: about its own code, and about a split that is empty on purpose."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Total length of `WholeSplit`")

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+import yaml
 from hydra.conf import HydraConf
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from normlab.records import curves, hparams, result
 from normlab.records.events import PREFIX, EventFile
@@ -76,8 +77,8 @@ def begin_events(run: Run) -> EventFile:
     """Return the run's event file, with its hyperparameters and its configuration as text."""
     config, file = plain(run.config), EventFile(run.folder)
     file.start(hparams.flat(config, run.choices), hparams.group(config, run.choices))
-    yaml = OmegaConf.to_yaml(run.config, resolve=True)
-    file.text("config", "\n".join(f"    {line}" for line in yaml.splitlines()))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    file.text("config", "\n".join(f"    {line}" for line in text.splitlines()))
     return file
 
 

@@ -116,4 +116,6 @@ class ReduceLROnPlateau(Scheduler):
         reduce = self.bad_epochs > self.patience
         self.cooling = torch.where(reduce, self.cooldown, self.cooling)
         self.bad_epochs = torch.where(reduce, 0.0, self.bad_epochs)
-        return torch.where(reduce, torch.maximum(self.lr * self.factor, self.min_lr), self.lr)
+        lower = torch.maximum(self.lr * self.factor, self.min_lr)
+        # torch, too, leaves a rate as it is that would not fall, or fall by next to nothing.
+        return torch.where(reduce & (self.lr - lower > 1e-8), lower, self.lr)
