@@ -46,15 +46,6 @@ OPTIONS = st.fixed_dictionaries(
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    # On tensors this small a second thread only waits, and beside a busy process it waits long.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def normal(seed: int, *shape: int, mean: float = 0.0, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return mean + torch.randn(*shape, generator=generator, dtype=dtype)

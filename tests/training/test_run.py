@@ -12,7 +12,8 @@ from torch import nn
 from normlab.config import ConfigError
 from normlab.records.result import Result, Status
 from normlab.training import run as run_module
-from normlab.training.run import train
+from normlab.training.population import Population
+from normlab.training.run import threads_for, train
 from normlab.training.run_folders import Run
 
 CONF = str(Path(__file__).parents[2] / "conf")
@@ -251,3 +252,12 @@ def test_lightning_s_own_logger_and_checkpoints_can_be_added(tmp_path):
     train_one(tmp_path / "run", *changes)
     assert "val/loss" in next((tmp_path / "lightning").rglob("metrics.csv")).read_text()
     assert list((tmp_path / "checkpoints").glob("*.ckpt"))
+
+
+def test_large_layers_are_computed_on_all_threads_and_small_ones_on_one():
+    def population(width):
+        return Population([nn.Linear(width, width)])
+
+    torch.set_num_threads(2)
+    assert threads_for(population(64), 128) == 1
+    assert threads_for(population(256), 128) == 2

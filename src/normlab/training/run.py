@@ -20,6 +20,7 @@ from normlab.records.folder import earlier_result, plain
 from normlab.records.result import Objective, Result, Status
 from normlab.training.build import make_data, make_module, make_trainer, rehearse
 from normlab.training.callbacks import BestState, EarlyStopping, EpochBar, Recorder, worst
+from normlab.training.population import Population
 from normlab.training.run_folders import Run, RunFolders
 
 log = logging.getLogger("normlab")
@@ -89,7 +90,8 @@ class Training:
         Raises:
             KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
         """
-        with threads(self.config.trainer.threads), interrupts(self.trainer), quiet():
+        number = self.config.trainer.threads or threads_for(self.module.population, self.config.data.batch_size)
+        with threads(number), interrupts(self.trainer), quiet():
             torch.manual_seed(self.config.seed)
             try:
                 self.trainer.fit(self.module, datamodule=self.data)
@@ -158,14 +160,20 @@ class Training:
         )
 
 
-@contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """Compute on this many threads.
+def threads_for(population: Population, batch_size: int) -> int:
+    """Return how many threads are fastest: all from 4 million multiplications in a layer on, and one below.
 
-    One, unless told otherwise: for nets of this size a second thread costs more than it gives.
+    A second thread made steps of MLPs take 1.02 times as long at half a million, and 0.85 times at 4 million.
     """
+    largest = max(parameter.numel() for parameter in population.parameters())
+    return torch.get_num_threads() if batch_size * largest >= 4e6 else 1
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute on this many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number or 1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
