@@ -1,0 +1,74 @@
+"""Sweeps as Hydra runs them: with a run that fails, under another sweeper, with seeds added later."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+
+from normlab.norms import BatchNorm1d
+from normlab.records.result import Result, Status
+
+
+class Bomb(pl.Callback):
+    """Raises in the second epoch of a net with BatchNorm."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        normalized = any(isinstance(layer, BatchNorm1d) for layer in pl_module.modules())
+        if trainer.current_epoch == 1 and normalized:
+            raise RuntimeError("out of luck")
+
+
+@pytest.fixture
+def bomb(monkeypatch):
+    """Return the override that adds a callback out of a package that is not ours."""
+    module = ModuleType("somebody")
+    module.Bomb = Bomb
+    monkeypatch.setitem(sys.modules, "somebody", module)
+    return "+callbacks.extra.bomb._target_=somebody.Bomb"
+
+
+def test_a_sweep_goes_on_after_a_run_that_failed_and_is_closed(run_train, bomb):
+    outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=3", "hydra.sweep.dir=sweep", bomb)
+    assert outcome.code == 1
+    assert outcome.err.strip().splitlines()[-1] == "error: out of luck"
+    assert "failed runs are in no mean: summary.csv names them" in outcome.out
+    runs = pd.read_csv("sweep/summary.csv").set_index("model")
+    assert runs["status"].to_dict() == {"bn": "failed", "nobn": "finished"}
+    assert runs.loc["bn", "error"] == "out of luck"
+    assert Path("sweep/curves.png").exists()
+    assert "RuntimeError: out of luck" in Path("sweep/model=bn/error.txt").read_text()
+    result = Result.read(Path("sweep/model=bn"))
+    assert result is not None
+    assert (result.status, result.epochs) == (Status.FAILED, 1)
+
+
+def test_another_sweeper_is_closed_too(run_train):
+    outcome = run_train(
+        "-m", "hydra/sweeper=basic", "model=bn,nobn", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "one seed supports no claim" in outcome.out
+    assert len(pd.read_csv("sweep/summary.csv")) == 2
+    folders = sorted(path.name for path in Path("sweep").iterdir() if path.is_dir())
+    assert folders == ["0_model=bn,trainer.max_epochs=1", "1_model=nobn,trainer.max_epochs=1"]
+
+
+def test_seeds_can_be_added_to_a_sweep(run_train):
+    for seeds, trained in (("range(2)", 4), ("range(3)", 2)):
+        outcome = run_train(
+            "-m", "model=bn,nobn", f"seed={seeds}", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"
+        )
+        assert outcome.code == 0, outcome.err
+        assert outcome.out.count("finished after 1 epochs") == trained
+    table = pd.read_csv("sweep/table.csv")
+    assert table["runs"].tolist() == [3, 3]
+
+
+def test_a_diverged_run_does_not_fail_the_sweep(run_train):
+    arguments = ["model=bn,nobn", "optimizer=sgd", "optimizer.lr=100", "trainer.max_epochs=5", "logger=csv"]
+    outcome = run_train("-m", *arguments, "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.err
+    assert pd.read_csv("sweep/summary.csv").set_index("model").loc["nobn", "status"] == "diverged"
