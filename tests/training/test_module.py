@@ -32,7 +32,7 @@ def fitted(
     """Return a module that has been fitted, its data and its trainer."""
     config = config_of(*overrides)
     data = make_data(config)
-    module, trainer = make_module(config, data, [config.seed]), make_trainer(config, list(callbacks))
+    module, trainer = make_module([config], data), make_trainer(config, list(callbacks))
     trainer.fit(module, datamodule=data)
     return module, data, trainer
 
@@ -95,7 +95,7 @@ def test_our_batch_norm_trains_as_torch_s(model):
 def test_batch_norm_is_in_train_mode_at_the_first_step_even_after_eval():
     config = config_of("trainer.max_epochs=1")
     data = make_data(config)
-    module, trainer = make_module(config, data, [0]), make_trainer(config, [])
+    module, trainer = make_module([config], data), make_trainer(config, [])
     module.eval()
     modes = []
     norm = module.population.net.hidden1.norm
@@ -109,7 +109,7 @@ def test_batch_norm_is_in_train_mode_at_the_first_step_even_after_eval():
 def test_validation_and_test_leave_no_trace():
     config = config_of("trainer.max_epochs=1")
     data = make_data(config)
-    module, trainer = make_module(config, data, [0]), make_trainer(config, [])
+    module, trainer = make_module([config], data), make_trainer(config, [])
     before = {name: tensor.clone() for name, tensor in module.population.double().state().items()}
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.test(module, datamodule=data, verbose=False)
@@ -203,7 +203,7 @@ class Signs(InMemoryData):
 def test_a_target_of_classes_is_learned_as_one_and_reports_the_accuracy():
     data = Signs(train=300, val=100, test=100, batch_size=50, seed=0)
     config = config_of("trainer.max_epochs=20", "optimized_metric=val/acc")
-    module, trainer = make_module(config, data, [0]), make_trainer(config, [])
+    module, trainer = make_module([config], data), make_trainer(config, [])
     trainer.fit(module, datamodule=data)
     assert module.metrics["val/acc"].item() > 0.9
     assert module.population.net.output.out_features == 2

@@ -75,7 +75,7 @@ def test_the_test_metrics_are_those_of_the_best_checkpoint(tmp_path):
     checkpoint = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
     assert checkpoint["epoch"] == result.best.epoch
     data = run_module.make_data(run.config)
-    net = run_module.make_module(run.config, data, [0]).population.net
+    net = run_module.make_module([run.config], data).population.net
     net.load_state_dict(checkpoint["state_dict"])
     outputs = net.eval()(data.parts[2].x)
     loss = nn.functional.mse_loss(outputs, data.parts[2].y).item()
@@ -156,8 +156,8 @@ def test_a_failed_run_leaves_its_reason_and_what_it_had(tmp_path, monkeypatch):
 def broken(make_module):
     """Return a make_module whose nets fail in training."""
 
-    def make(config, data, seeds):
-        module = make_module(config, data, seeds)
+    def make(configs, data):
+        module = make_module(configs, data)
         module.population.net.hidden1.norm = Broken(64)
         return module
 

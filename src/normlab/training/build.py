@@ -19,6 +19,7 @@ from normlab.data.order import batch_sizes
 from normlab.records.folder import plain
 from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
+from normlab.training.schedulers import Scheduler
 from normlab.training.population import Population, initial_nets
 from normlab.training.tasks import Classification, Regression, Task
 
@@ -70,24 +71,56 @@ def make_task(data: InMemoryData) -> Task:
     return Classification() if data.parts[0].is_classification else Regression()
 
 
-def optimizer_maker(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
+def numbers_of(nodes: Sequence[DictConfig]) -> dict[str, list]:
+    """Return the arguments in which the members' nodes differ, each as the members' values in order.
+
+    Of an argument that is a list of numbers, each entry becomes the members' values.
+    """
+    differing = {}
+    for key in map(str, nodes[0]):
+        values = [node[key] for node in nodes]
+        if any(value != values[0] for value in values):
+            lists = all(OmegaConf.is_list(value) for value in values)
+            differing[key] = [list(entries) for entries in zip(*values, strict=True)] if lists else values
+    return differing
+
+
+def is_stacked(node: DictConfig, base: type) -> bool:
+    """Return whether a ``_target_`` is one of our classes that hold a number for each member."""
+    target = get_object(node._target_) if node.get("_target_") else None
+    return inspect.isclass(target) and issubclass(target, base)
+
+
+def optimizer_maker(nodes: Sequence[DictConfig]) -> Callable[..., torch.optim.Optimizer]:
     """Return what makes the optimizer: one of ours for K members, or anyone's for a run alone."""
-    target, partial = get_object(config.optimizer._target_), make(config.optimizer)
-    if inspect.isclass(target) and issubclass(target, StackedOptimizer):
-        return lambda parameters, members: partial(parameters, members=members)
+    partial = make(nodes[0])
+    if is_stacked(nodes[0], StackedOptimizer):
+        numbers = numbers_of(nodes)
+        return lambda parameters, members: partial(parameters, members=members, **numbers)
     return lambda parameters, members: partial(parameters)
 
 
-def make_module(config: DictConfig, data: InMemoryData, seeds: Sequence[int]) -> NormModule:
-    """Return the LightningModule for a population, a net for each seed."""
-    scheduler = make(config.scheduler) if config.scheduler.get("_target_") else None
+def scheduler_maker(nodes: Sequence[DictConfig]) -> Callable[..., Scheduler] | None:
+    """Return what makes the schedule of the learning rates, if there is to be one."""
+    if not nodes[0].get("_target_"):
+        return None
+    partial, numbers = make(nodes[0]), numbers_of(nodes)
+    return lambda optimizer, members: partial(optimizer, members=members, **numbers)
+
+
+def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule:
+    """Return the LightningModule for a population, a member for each configuration.
+
+    The configurations may differ in their seeds and in the numbers of a stacked optimizer and its schedule.
+    """
+    seeds = [config.seed for config in configs]
     return NormModule(
-        Population(initial_nets(net_maker(config, data), seeds)),
+        Population(initial_nets(net_maker(configs[0], data), seeds)),
         make_task(data),
         seeds,
-        optimizer_maker(config),
-        scheduler and (lambda optimizer, members: scheduler(optimizer, members=members)),
-        gradient_clip_val=config.trainer.gradient_clip_val,
+        optimizer_maker([config.optimizer for config in configs]),
+        scheduler_maker([config.scheduler for config in configs]),
+        gradient_clip_val=configs[0].trainer.gradient_clip_val,
     )
 
 
@@ -125,7 +158,7 @@ def _rehearse(text: str) -> list[str]:
     """Rehearse a configuration without its seed, once for all seeds of a sweep."""
     config = OmegaConf.create(json.loads(text))
     data = make_data(config)
-    module = make_module(config, data, [0])
+    module = make_module([config], data)
     try:
         module.configure_optimizers()
     except (ValueError, TypeError) as error:

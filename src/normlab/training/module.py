@@ -15,7 +15,7 @@ from torch import Tensor
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.probes.slots import MOMENTS
 from normlab.training.optim import clip_grad_norm
-from normlab.training.population import Population
+from normlab.training.population import Population, State
 from normlab.training.schedulers import Scheduler
 from normlab.training.tasks import Task
 
@@ -32,7 +32,8 @@ class NormModule(pl.LightningModule):
 
     Attributes:
         metrics: of the epoch that runs, each ``(K,)``, under keys such as ``val/loss``.
-        active: the members that still train, ``(K,)``; diverged: those with a loss that was not finite.
+        active: the members that still train, ``(K,)``; diverged: those with a loss that was not finite;
+            frozen: those that stay as they are, with their state in ``kept``.
         steps: the optimizer steps that each member has taken, ``(K,)``; epochs: likewise.
         seconds: the time that all optimizer steps took.
     """
@@ -57,6 +58,8 @@ class NormModule(pl.LightningModule):
         members = population.members
         self.active = torch.ones(members, dtype=torch.bool)
         self.diverged = torch.zeros(members, dtype=torch.bool)
+        self.frozen = torch.zeros(members, dtype=torch.bool)
+        self.kept: State = {}
         self.steps = torch.zeros(members, dtype=torch.long)
         self.epochs = torch.zeros(members, dtype=torch.long)
         self.seconds = 0.0
@@ -123,9 +126,23 @@ class NormModule(pl.LightningModule):
         finite = losses.isfinite().all(dim=0).cpu()
         self.diverged |= self.active & ~finite
         self.active &= finite
+        self.freeze()
         self.trainer.should_stop = self.trainer.should_stop or not bool(self.active.any())
         if self.scheduler is not None:
             self.scheduler.step(losses[-1])
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Put members that no longer train back to where they stopped; the steps since went on with them."""
+        if bool(self.active.all()):
+            return
+        state = self.population.state()
+        stopping, stopped = self.frozen ^ ~self.active, ~self.active
+        for name, tensor in state.items():
+            kept = self.kept.setdefault(name, tensor.detach().clone())
+            kept[stopping] = tensor[stopping]
+            tensor[stopped] = kept[stopped]
+        self.frozen = stopped
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state
 
 from normlab.probes.slots import observe
-
-State = dict[str, Tensor]
+from normlab.training import stacking
+from normlab.training.stacking import State
 
 
 def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
@@ -27,8 +27,7 @@ def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> lis
 class Population(nn.Module):
     """K nets of one architecture; member k sees ``x[k]`` with its own parameters.
 
-    At K = 1 the net is called as it is. For K > 1 the parameters and buffers are stacked along a leading axis, and
-    ``torch.func.vmap`` runs the net's own code over it.
+    At K = 1 the net is called as it is. For K > 1 its parameters and buffers are stacked along a leading axis.
 
     Shapes:
         ``(K, B, …)`` to ``(K, B, O)``.
@@ -57,16 +56,13 @@ class Population(nn.Module):
         """Return every member's outputs."""
         if self.members == 1:
             return self.net(x.squeeze(0)).unsqueeze(0)
-        return vmap(lambda state, x: functional_call(self.net, state, (x,)))(self.state(), x)
+        return stacking.forward(self.net, self.state(), x)
 
     def observe(self, x: Tensor) -> tuple[Tensor, State]:
         """Return every member's outputs and the moments at its normalizers, ``(K, 4)`` for each layer."""
-
-        def one(state: State, x: Tensor) -> tuple[Tensor, State]:
-            return observe(self.net, lambda: functional_call(self.net, state, (x,)))
-
+        seen: State = {}
         if self.members > 1:
-            return vmap(one)(self.state(), x)
+            return stacking.forward(self.net, self.state(), x, seen), seen
         outputs, seen = observe(self.net, lambda: self.net(x.squeeze(0)))
         return outputs.unsqueeze(0), {layer: moments.unsqueeze(0) for layer, moments in seen.items()}
 

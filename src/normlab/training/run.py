@@ -4,6 +4,7 @@ import logging
 import signal
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -57,6 +58,15 @@ def sentence(result: Result) -> str:
     return words
 
 
+def summary(results: Sequence[Result]) -> str:
+    """Return what came of a population, as a person would say it."""
+    statuses = Counter(result.status.value for result in results)
+    ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    names = {result.choices.get("model", "") for result in results}
+    seconds = sum(result.seconds for result in results)
+    return f"{len(results)} runs of model={'/'.join(sorted(names))}: {ends}, {seconds:.2g} s of training"
+
+
 class Training:
     """One population on its way: what is built for it, and what it leaves at its end, whichever that is."""
 
@@ -67,7 +77,7 @@ class Training:
         self.direction = direction_of(self.metric, config.direction)
         self.folders = RunFolders(runs)
         self.data = make_data(config)
-        self.module = make_module(config, self.data, [run.config.seed for run in runs])
+        self.module = make_module([run.config for run in runs], self.data)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
         self.recorder = Recorder(folders, events, config.logger.flush_seconds)
@@ -129,9 +139,8 @@ class Training:
                 final = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
                 self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), final))
         self.recorder.flush()
-        self.folders.end(results, error)
-        for result in results:
-            log.info(sentence(result))
+        self.folders.end(results, [sentence(result) for result in results], error)
+        log.info(sentence(results[0]) if len(results) == 1 else summary(results))
         return results
 
     def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:

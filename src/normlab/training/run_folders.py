@@ -10,7 +10,7 @@ import torch
 import yaml
 from hydra.conf import HydraConf
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from normlab.records import curves, hparams, result
 from normlab.records.events import PREFIX, EventFile
@@ -43,6 +43,14 @@ class Run:
         name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(own)
         return cls(config, folder, name, choices, overrides)
 
+    def write_hydra(self, composed: DictConfig) -> None:
+        """Write the three files that Hydra's own launchers leave, from the config with Hydra's part."""
+        folder = self.folder / composed.hydra.output_subdir
+        folder.mkdir(parents=True, exist_ok=True)
+        hydra = OmegaConf.masked_copy(composed, ["hydra"])
+        for name, node in (("config", self.config), ("hydra", hydra), ("overrides", composed.hydra.overrides.task)):
+            (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(node))
+
 
 class RunFolders:
     """A folder for each run, with its event file; whatever stops a training, they are left in order."""
@@ -63,11 +71,17 @@ class RunFolders:
         torch.save({"state_dict": state_dict, **asdict(reached)}, beside)
         beside.replace(path)
 
-    def end(self, results: Sequence[Result], error: BaseException | None) -> None:
-        """Close each run: its event file, the traceback of what went wrong, and ``result.json`` last."""
+    def end(self, results: Sequence[Result], words: Sequence[str], error: BaseException | None) -> None:
+        """Close each run: its event file, the traceback of what went wrong, and ``result.json`` last.
+
+        Hydra logs a run alone into its folder; of a population each member's own words are written there.
+        """
         for file, outcome in zip(self.events, results, strict=bool(self.events)):
             file.end(succeeded=outcome.status == Status.FINISHED)
-        for run, outcome in zip(self.runs, results, strict=True):
+        for run, outcome, line in zip(self.runs, results, words, strict=True):
+            if len(self.runs) > 1:
+                with (run.folder / "train.log").open("a") as log:
+                    log.write(f"{outcome.ended} INFO normlab: {line}\n")
             if error is not None and outcome.status == Status.FAILED:
                 (run.folder / ERROR).write_text("".join(traceback.format_exception(error)))
             outcome.write(run.folder)

@@ -1,0 +1,50 @@
+"""Composing the jobs of a sweep: what Hydra would compose, at a fiftieth of the time."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+
+@cache
+def parse(override: str) -> Override:
+    """Return an override as Hydra reads it; the jobs of a sweep have most of theirs in common."""
+    return OverridesParser.create().parse_override(override)
+
+
+class Composer:
+    """Composes a sweep's jobs, each group of choices once; values are then set in a copy.
+
+    Composing searches folders and merges files, 60 to 80 ms a job, but the jobs of a sweep over a few models and
+    many numbers differ in the numbers alone.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        assert isinstance(loader, ConfigLoaderImpl)
+        self.loader = loader
+        self.master = master
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the config of a job, equal to what ``load_sweep_config`` returns for these overrides."""
+        parsed = [parse(override) for override in overrides]
+        choices = tuple(o.input_line for o in parsed if self.loader.repository.group_exists(o.key_or_group))
+        if choices not in self.composed:
+            self.composed[choices] = self.loader.load_sweep_config(self.master, list(choices))
+        config = deepcopy(self.composed[choices])
+        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o.input_line not in choices], config)
+        task = [override for override in parsed if not override.is_hydra_override()]
+        for override in parsed:
+            if override.is_hydra_override() and override.input_line not in choices:
+                config.hydra.overrides.hydra.append(override.input_line)
+        config.hydra.overrides.task = [override.input_line for override in task]
+        naming = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            overrides=task, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
+        )
+        return config

@@ -1,0 +1,106 @@
+"""Trains the jobs of a sweep as populations: those that differ in numbers alone, all at once."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
+
+from hydra_plugins.normlab.composer import Composer
+from normlab.config import require
+from normlab.records.folder import without_hydra
+
+if TYPE_CHECKING:
+    from normlab.training.grouping import Group
+    from normlab.training.run_folders import Run
+
+log = logging.getLogger("normlab")
+
+
+@dataclass
+class PopulationLauncherConfig:
+    """The arguments of :class:`PopulationLauncher`."""
+
+    _target_: str = "hydra_plugins.normlab.launcher.PopulationLauncher"
+    chunk: int | None = None
+    n_jobs: int = 1
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="population", node=PopulationLauncherConfig, provider="normlab"
+)
+
+
+class PopulationLauncher(Launcher):
+    """Trains the jobs that differ in numbers alone as one population, and leaves what each alone would leave.
+
+    Args:
+        chunk: the most members that are trained at once; by default what is fastest for the net and the batch.
+        n_jobs: how many populations are trained side by side, each in a process of its own.
+    """
+
+    def __init__(self, chunk: int | None, n_jobs: int) -> None:
+        require(chunk is None or chunk >= 1, "hydra.launcher.chunk", "null or at least 1", chunk)
+        require(n_jobs >= 1, "hydra.launcher.n_jobs", "at least 1", n_jobs)
+        self.chunk, self.n_jobs = chunk, n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over; a population is not trained job by job, so that the task is not called."""
+        self.config = config
+        self.composer = Composer(hydra_context.config_loader, config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Train the jobs and return what each reached, in order."""
+        from normlab.training.grouping import groups, plan
+        from normlab.training.run_folders import Run
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        configs = [self.composed(words, initial_job_idx + k) for k, words in enumerate(job_overrides)]
+        runs = [Run.composed(without_hydra(config), config.hydra) for config in configs]
+        found = groups([run.config for run in runs], self.chunk)
+        for line in plan(found, runs):
+            log.info(line)
+        for config, run in zip(configs, runs, strict=True):
+            run.write_hydra(config)
+        outcomes = self.train(found, runs)
+        return [job_return(config, run, outcomes[k]) for k, (config, run) in enumerate(zip(configs, runs, strict=True))]
+
+    def composed(self, overrides: Sequence[str], number: int) -> DictConfig:
+        """Return the config of a job, as Hydra's own launcher completes it."""
+        config = self.composer.compose(overrides)
+        with read_write(config), open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+            folder = Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
+            config.hydra.runtime.output_dir = str(folder.absolute())
+        return config
+
+    def train(self, found: "Sequence[Group]", runs: "Sequence[Run]") -> dict[int, Any]:
+        """Return each run's objective, or the exception that its population ended with, by its place."""
+        from normlab.training.workers import outcomes
+
+        done: dict[int, Any] = {}
+        for group, outcome in outcomes([[runs[k] for k in group.places] for group in found], self.n_jobs):
+            for place, value in zip(found[group].places, outcome, strict=True):
+                done[place] = value
+        return done
+
+
+def job_return(config: DictConfig, run: "Run", outcome: Any) -> JobReturn:
+    """Return what Hydra's sweepers expect of a job."""
+    failed = isinstance(outcome, Exception)
+    return JobReturn(
+        overrides=run.overrides,
+        cfg=run.config,
+        hydra_cfg=config,
+        working_dir=str(Path.cwd()),
+        task_name=config.hydra.job.name,
+        status=JobStatus.FAILED if failed else JobStatus.COMPLETED,
+        _return_value=outcome,
+    )

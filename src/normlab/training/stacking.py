@@ -1,0 +1,106 @@
+"""The forward pass of K nets at once.
+
+Any net is run by ``torch.func.vmap`` over its own code. Where a net is a sequence of layers, those that have a
+stacked form here take it instead: a few large operations for all members in place of vmap's many.
+
+Letters: K members, B samples, D features in, E features out. Between stacked layers the batch is the last axis,
+``[K, D, B]``, so that a batch statistic is a sum over adjacent numbers.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from normlab.norms import BatchNorm1d
+from normlab.probes.slots import moments
+
+State = dict[str, Tensor]
+
+ELEMENTWISE = (
+    *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
+    *(nn.LeakyReLU, nn.ReLU6, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid),
+)
+"""Activations that treat every number alone, whatever the axes."""
+
+
+def linear(layer: nn.Linear, state: State, x: Tensor) -> Tensor:
+    """Return ``W x + b`` for each member: ``[K, D, B]`` to ``[K, E, B]``."""
+    if "bias" not in state:
+        return torch.bmm(state["weight"], x)
+    return torch.baddbmm(state["bias"].unsqueeze(2), state["weight"], x)
+
+
+def batch_norm(layer: BatchNorm1d | nn.BatchNorm1d, state: State, x: Tensor) -> Tensor:
+    """Normalize each member's features by torch's kernel, which takes K·D features as well as D."""
+    members, features, samples = x.shape
+    by_batch = layer.training or "running_mean" not in state
+    if by_batch and samples == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got {samples} sample")
+    tracked = "running_mean" in state and (layer.track_running_stats or not layer.training)
+    factor = layer.momentum
+    if layer.training and layer.track_running_stats and "num_batches_tracked" in state:
+        count = state["num_batches_tracked"].add_(1)
+        factor = 1 / count.max().item() if factor is None else factor
+    flat = {name: tensor.reshape(-1) for name, tensor in state.items()}
+    means, variances = ((flat[name] if tracked else None) for name in ("running_mean", "running_var"))
+    y = torch.batch_norm(
+        x.reshape(1, members * features, samples),
+        flat.get("weight"),
+        flat.get("bias"),
+        means,
+        variances,
+        by_batch,
+        factor or 0.0,
+        layer.eps,
+        torch.backends.cudnn.enabled,
+    )
+    return y.view(members, features, samples)
+
+
+def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tensor] | None:
+    """Return the stacked form of a layer of exactly this type, if it has one; a subclass may compute anything."""
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    if type(layer) is nn.Linear:
+        return linear  # type: ignore[return-value]
+    if type(layer) is nn.BatchNorm1d or (type(layer) is BatchNorm1d and layer.fused):
+        return batch_norm  # type: ignore[return-value]
+    return (lambda layer, state, x: layer(x)) if type(layer) in ELEMENTWISE else None
+
+
+def by_vmap(layer: nn.Module, state: State, x: Tensor) -> Tensor:
+    """Run a layer's own code for each member: ``(K, B, …)`` to ``(K, B, …)``."""
+    return vmap(lambda state, x: functional_call(layer, state, (x,)), randomness="different")(state, x)
+
+
+def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers of nested sequences in order, with their names; a net of another kind is one layer."""
+    if type(net).forward is not nn.Sequential.forward:
+        yield path, net
+        return
+    for name, child in net.named_children():
+        yield from layers_of(child, f"{path}.{name}" if path else name)
+
+
+def forward(net: nn.Module, state: State, x: Tensor, seen: State | None = None) -> Tensor:
+    """Return every member's outputs, and put the moments at its normalizers into ``seen`` if that is given.
+
+    Shapes:
+        state: parameters and buffers by name, ``(K, …)`` each; x ``(K, B, …)``; returns ``(K, B, O)``;
+        seen: ``(K, 4)`` by the name of the layer that the normalizer is in.
+    """
+    features_first = False
+    for path, layer in layers_of(net):
+        prefix = f"{path}." if path else ""
+        own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        form = stacked_form(layer) if x.dim() == 3 else None
+        if features_first != (form is not None):
+            x, features_first = x.transpose(1, 2), form is not None
+        y = form(layer, own, x) if form else by_vmap(layer, own, x)
+        outer, _, slot = path.rpartition(".")
+        if seen is not None and slot == "norm":
+            seen[outer] = vmap(moments)(x, y)
+        x = y
+    return x.transpose(1, 2) if features_first else x
