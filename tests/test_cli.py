@@ -25,7 +25,7 @@ MISTAKES = {
     "model=[bn": "error:",
     "optimizer.lr=0": "optimizer.lr must be a finite number > 0, got 0.0",
     "optimizer.lr=-1": "optimizer.lr must be a finite number > 0, got -1.0",
-    "optimizer.lr=abc": "optimizer.lr must be a number, got abc",
+    "optimizer.lr=abc": "optimizer.lr must be a number, got the word abc",
     "optimizer.lr=nan": "optimizer.lr must be a finite number > 0, got nan",
     "optimizer.betas=[0.9,1]": "optimizer.betas must be two numbers in [0, 1)",
     "optimizer.weight_decay=-1": "optimizer.weight_decay must be",
@@ -33,7 +33,7 @@ MISTAKES = {
     "data.batch_size=0": "data.batch_size must be at least 1, got 0",
     "data.batch_size=601": "data.batch_size must be at most the 600 training samples, got 601",
     "data.batch_size=1": "Expected more than 1 value per channel when training",
-    "data.batch_size=two": "data.batch_size must be a whole number, got two",
+    "data.batch_size=two": "data.batch_size must be a whole number, got the word two",
     "data.train=900": "asks for more than the 1000 samples",
     "data.train=0": "data.train must be at least 1",
     "data.val=0": "optimized_metric must be train/… as data.val is 0, got val/loss",
@@ -50,10 +50,37 @@ MISTAKES = {
     "trainer.gradient_clip_val=0": "trainer.gradient_clip_val must be null or a number > 0",
     "model.norm.momentum=2": "model.norm.momentum must be null or a number in [0, 1], got 2",
     "model.norm=batch": "model.norm must be null or a node with a _target_, got batch",
-    "seed=-1": "seed must be 0 or more, got -1",
-    "data.seed=-1": "data.seed must be 0 or more, got -1",
+    "seed=-1": "seed must be a whole number from 0 to 2^63 - 1, got -1",
+    "data.seed=-1": "data.seed must be a whole number from 0 to 2^63 - 1, got -1",
     "optimized_metric=val/f1": "optimized_metric must be one of loss, mse, mae, r2, acc, or come with direction",
     "optimized_metric=loss": "optimized_metric must be train/… or val/…, as val/loss, got loss",
+    "optimized_metric=val/acc": "optimized_metric must be one of train/loss, val/loss, val/mse, val/mae, val/r2",
+    "optimized_metric=train/r2": "optimized_metric must be one of train/loss, val/loss",
+    "trainer.check_val_every_n_epoch=5": "trainer.check_val_every_n_epoch must be at most the 1 epochs, got 5",
+    "data.standardize=no": "data.standardize must be true or false, got the word no",
+    "logger.tensorboard=no": "logger.tensorboard must be true or false, got the word no",
+    "model.norm.fused=maybe": "model.norm.fused must be true or false, got the word maybe",
+    "optimizer=sgd optimizer.nesterov=no": "optimizer.nesterov must be true or false, got the word no",
+    "optimizer=sgd optimizer.momentum=2": "optimizer.momentum must be a number in [0, 1], got 2.0",
+    "trainer.max_epochs='2'": "trainer.max_epochs must be a whole number, got the word 2",
+    "optimizer.eps=-1": "optimizer.eps must be a number > 0",
+    "scheduler=plateau scheduler.factor=2": "scheduler.factor must be a number between 0 and 1",
+    "scheduler=step scheduler.gamma=-1": "scheduler.gamma must be a number > 0",
+    "scheduler=cosine scheduler.T_max=-3": "scheduler.T_max must be 0 or more",
+    "trainer.devices=2": "trainer.devices must be 1",
+    "+trainer.max_steps=3": "trainer.max_steps has no meaning here",
+    "trainer.accelerator=cpuu": "cpuu",
+    "+callbacks.extra.x._target_=pytorch_lightning.callbacks.EarlyStopping": "monitor",
+    "data.seed=99999999999999999999": "data.seed must be a whole number from 0 to 2^63 - 1",
+    "data=random data.target=clipped": "data.target: no such key; data=fitness has it",
+    "model=nobn model.norm.momentum=0.2": "model.norm.momentum: no such key; model=bn, model=bn_formula",
+    "scheduler.step_size=10": "scheduler.step_size: no such key; scheduler=step has it",
+    "callbacks.early_stopping.patience=5": "no such key; callbacks=early_stopping has it",
+    "lr=0.1": "lr: no such key; did you mean optimizer.lr?",
+    "bn": "write key=value, without spaces",
+    "model=bn,": "write key=value, without spaces",
+    "seed=range(3)": "python train.py -m",
+    "hydra.sweep.dirr=x": "did you mean hydra.sweep.dir?",
     "direction=up": "direction must be min, max or null, got up",
 }
 
@@ -66,7 +93,7 @@ def one_line(text: str) -> str:
 
 @pytest.mark.parametrize(("mistake", "answer"), MISTAKES.items(), ids=MISTAKES)
 def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(run_train, mistake, answer):
-    outcome = run_train(*FEW, mistake)
+    outcome = run_train(*FEW, *mistake.split(" "))
     assert outcome.code == 1
     assert answer in one_line(outcome.err)
     assert one_line(outcome.err).startswith("error: ")
@@ -81,7 +108,7 @@ def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(run_train, mis
         "data.batch_size=32,1": "model=bn,data.batch_size=1: ",
         "net=mlp,cnnn": "net=cnnn: no such option; did you mean",
         "modle=a,b": "modle: no such key; did you mean model?",
-        "seed=0,-1": "seed must be 0 or more, got -1",
+        "seed=0,-1": "seed=-1: seed must be a whole number from 0",
         "+optimizer.learning_rate=1,2": "takes no such argument; did you mean optimizer.lr?",
     }.items(),
 )

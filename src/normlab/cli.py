@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config import first_line, nearest, parameters_of
+from normlab.checks import parameters_of
+from normlab.config import first_line, nearest
 
 TRACEBACK = "HYDRA_FULL_ERROR"
 WANTS_TRACEBACK = os.environ.get(TRACEBACK) == "1"
@@ -49,8 +50,11 @@ def explain(error: BaseException, conf: Path) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         meant, options = nearest(option, error.options), ", ".join(error.options)
         return f"{group}={option}: no such option; did you mean {meant}? There are {options}"
-    if sweep := re.match(r"Ambiguous value for argument '([^']+)'", text):
+    if sweep := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
         return f"{sweep[1]}: several values are a sweep, which needs -m: python train.py -m {sweep[1]}"
+    if isinstance(error, OverrideParseException) or text.startswith("Error parsing override"):
+        what = getattr(error, "override", None) or text.partition("'")[2].partition("'")[0]
+        return f"cannot read {what}: write key=value, without spaces, and quote a value that has = or , or spaces"
     if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in text:
         return f"{first_line(error)}: {first_line(error.__cause__)}"
     return first_line(error)
@@ -59,17 +63,35 @@ def explain(error: BaseException, conf: Path) -> str:
 def instead(key: str, conf: Path) -> str:
     """Return what to type in place of a key that the configuration does not have."""
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        config = compose("train")
+        config = compose("train", chosen(conf), return_hydra_config=key.startswith("hydra."))
+    group, _, rest = key.partition(".")
+    options = [path.stem for path in sorted((conf / group).glob("*.yaml"))]
+    having = [option for option in options if rest and has(conf / group / f"{option}.yaml", rest)]
+    if having:
+        return f"{', '.join(f'{group}={option}' for option in having)} {'has' if len(having) == 1 else 'have'} it"
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else None
     if not is_group(node) or not node:
-        return f"did you mean {nearest(key, keys_of(config))}?"
+        keys = keys_of(config)
+        same = [known for known in keys if known.rpartition(".")[2] == name]
+        return f"did you mean {nearest(key, same or keys)}?"
     target = node.get("_target_")
     arguments = set(parameters_of(parent, target)) if target else set()
     if name in arguments:
         return f"to hand {name} to {target}, write +{key}="
     meant = nearest(name, sorted(arguments | set(node)))
     return f"did you mean {'' if meant in node else '+'}{parent}.{meant}?"
+
+
+def chosen(conf: Path) -> list[str]:
+    """Return the group choices among the words of the command line."""
+    words = [word.partition("=") for word in sys.argv[1:]]
+    return [f"{group}={option}" for group, _, option in words if (conf / group / f"{option}.yaml").is_file()]
+
+
+def has(path: Path, key: str) -> bool:
+    """Return whether an option's file has a key."""
+    return OmegaConf.select(OmegaConf.load(path), key) is not None
 
 
 def keys_of(node: DictConfig, path: str = "") -> list[str]:

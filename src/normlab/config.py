@@ -2,33 +2,20 @@
 
 The values live in ``conf/``; the dataclasses here give each section its keys, types and limits. A section with a
 ``_target_`` may further hold whatever that callable takes by name: Hydra's ``_target_`` is the only registry.
+:mod:`normlab.checks` holds a composed configuration against them.
 """
 
 import difflib
-import inspect
-import json
-import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", list[int]: "a list of whole numbers"}
+from omegaconf import MISSING
 
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
-
-
-# What it logs about a _target_ that cannot be loaded, it raises as well.
-logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
+SEED = "a whole number from 0 to 2^63 - 1"
 
 
 class ConfigError(ValueError):
@@ -77,7 +64,7 @@ class DataConfig:
         require(self.train >= 1, "data.train", "at least 1 sample", self.train)
         require(self.val >= 0, "data.val", "0 or more samples", self.val)
         require(self.test >= 0, "data.test", "0 or more samples", self.test)
-        require(self.seed >= 0, "data.seed", "0 or more", self.seed)
+        require(0 <= self.seed < 2**63, "data.seed", SEED, self.seed)
         require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
         fits = self.batch_size <= self.train
         require(fits, "data.batch_size", f"at most the {self.train} training samples", self.batch_size)
@@ -117,6 +104,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     momentum: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
 
     def __post_init__(self) -> None:
         positive = math.isfinite(self.lr) and self.lr > 0
@@ -126,11 +114,29 @@ class OptimizerConfig:
         require(0 <= self.momentum <= 1, "optimizer.momentum", "a number in [0, 1]", self.momentum)
         pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(pair, "optimizer.betas", "two numbers in [0, 1)", self.betas)
+        require(self.eps > 0, "optimizer.eps", "a number > 0", self.eps)
 
 
 @dataclass
 class SchedulerConfig:
     """A learning-rate schedule; its keys are the arguments of its ``_target_``, without which it has none."""
+
+    step_size: int = 1
+    gamma: float = 0.1
+    factor: float = 0.1
+    patience: int = 0
+    threshold: float = 0.0
+    cooldown: int = 0
+    min_lr: float = 0.0
+    eta_min: float = 0.0
+    T_max: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.step_size >= 1, "scheduler.step_size", "at least 1", self.step_size)
+        require(self.gamma > 0, "scheduler.gamma", "a number > 0", self.gamma)
+        require(0 < self.factor < 1, "scheduler.factor", "a number between 0 and 1", self.factor)
+        for name in ("patience", "threshold", "cooldown", "min_lr", "eta_min", "T_max"):
+            require(getattr(self, name) >= 0, f"scheduler.{name}", "0 or more", getattr(self, name))
 
 
 @dataclass
@@ -142,8 +148,10 @@ class TrainerConfig:
     check_val_every_n_epoch: int = 1
     gradient_clip_val: float | None = None
     threads: int | None = None
+    devices: int = 1
 
     def __post_init__(self) -> None:
+        require(self.devices == 1, "trainer.devices", "1: a run is trained on one device", self.devices)
         require(self.max_epochs >= 0, "trainer.max_epochs", "0 or more", self.max_epochs)
         precisions = ("32-true", "64-true")
         require(self.precision in precisions, "trainer.precision", " or ".join(precisions), self.precision)
@@ -163,7 +171,6 @@ class EarlyStoppingConfig:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        direction_of(self.monitor, None, "callbacks.early_stopping.monitor")
         require(self.patience >= 1, "callbacks.early_stopping.patience", "at least 1", self.patience)
         require(self.min_delta >= 0, "callbacks.early_stopping.min_delta", "0 or more", self.min_delta)
 
@@ -195,9 +202,10 @@ class Config:
     seed: int
     optimized_metric: str
     direction: str | None = None
+    target: float | None = None
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**63, "seed", "0 or more", self.seed)
+        require(0 <= self.seed < 2**63, "seed", SEED, self.seed)
         direction_of(self.optimized_metric, self.direction, "optimized_metric")
 
 
@@ -227,94 +235,6 @@ def direction_of(metric: str, direction: str | None, key: str = "optimized_metri
         return "min" if name in MINIMIZED else "max"
     require(direction in ("min", "max"), "direction", "min, max or null", direction)
     return direction
-
-
-def check(config: DictConfig) -> None:
-    """Refuse a composed config that has a key no schema knows, a value of another type, or an impossible one.
-
-    Raises:
-        ConfigError: the key, what was expected and what came, in one line.
-    """
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(first_line(error)) from error
-    assert isinstance(plain, dict)
-    for key in plain:
-        if key not in SECTIONS and key not in Config.__annotations__:
-            refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
-    check_section("", Config, {key: value for key, value in plain.items() if key not in SECTIONS})
-    for name in SECTIONS:
-        check_group(name, json.dumps(plain.get(name)))
-    metric, data = plain["optimized_metric"], plain["data"]
-    require(data["val"] > 0 or metric.startswith("train/"), "optimized_metric", "train/… as data.val is 0", metric)
-
-
-@lru_cache(maxsize=4096)
-def check_group(name: str, text: str) -> None:
-    """Check one group, given as JSON, once for all jobs that have it: a check takes milliseconds."""
-    group = json.loads(text)
-    for path, node in targets(group, name):
-        check_target(path, node)
-    check_section(name, SECTIONS[name], group)
-
-
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every mapping with a ``_target_`` below ``node``, with its dotted path."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield path, dict(node)
-        for key, value in node.items():
-            yield from targets(value, f"{path}.{key}" if path else str(key))
-
-
-def parameters_of(path: str, target: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of the callable that ``target`` names."""
-    try:
-        return inspect.signature(get_object(target)).parameters
-    except (InstantiationException, ImportError, AttributeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}._target_={target} cannot be loaded: {reason}") from error
-
-
-def check_target(path: str, node: dict[str, Any]) -> None:
-    """Refuse keys that the ``_target_`` does not take."""
-    parameters = parameters_of(path, node["_target_"])
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    own = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
-    for key in node:
-        if key not in HYDRA_KEYS and key not in parameters and key not in own:
-            refuse_key(path, key, set(parameters) | own, f"{node['_target_']} takes no such argument")
-
-
-def refuse_key(path: str, key: str, known: Iterable[str], reason: str) -> None:
-    """Raise :class:`ConfigError` for an unknown key, with the nearest right one."""
-    known = sorted(known)
-    name = f"{path}.{key}" if path else key
-    hint = f"; did you mean {path + '.' if path else ''}{nearest(key, known)}?" if known else ""
-    raise ConfigError(f"{name}: {reason}{hint}")
-
-
-def check_section(path: str, schema: type, node: Any) -> None:
-    """Refuse keys that the schema does not have, values of another type, and values outside its limits."""
-    if not isinstance(node, Mapping):
-        raise ConfigError(f"{path} must be a group of keys, got {node}")
-    known = {f.name for f in fields(schema)}
-    if "_target_" not in node:
-        for key in node:
-            if key not in known:
-                refuse_key(path, key, known, "no such key")
-    given = {key: value for key, value in node.items() if key in known}
-    try:
-        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
-    except OmegaConfBaseException as error:
-        key = error.full_key or ""
-        name = ".".join(part for part in (path, key) if part)
-        if key not in given:
-            raise ConfigError(f"{name}: {first_line(error)}") from error
-        kind = get_type_hints(schema)[key]
-        raise ConfigError(f"{name} must be {WORDS.get(kind, kind)}, got {given[key]}") from error
 
 
 def first_line(error: BaseException) -> str:

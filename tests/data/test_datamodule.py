@@ -136,7 +136,7 @@ def test_the_splits_are_made_once():
         ({"train": 0}, "data.train must be at least 1"),
         ({"val": -1}, "data.val must be 0 or more"),
         ({"test": -1}, "data.test must be 0 or more"),
-        ({"seed": -1}, "data.seed must be 0 or more"),
+        ({"seed": -1}, "data.seed must be a whole number from 0"),
         ({"batch_size": 0}, "data.batch_size must be at least 1"),
         ({"batch_size": 11}, "data.batch_size must be at most the 10 training samples, got 11"),
     ],
@@ -149,3 +149,16 @@ def test_impossible_sizes_are_refused(options, message):
 def test_a_dataset_without_a_table_says_what_it_lacks():
     with pytest.raises(NotImplementedError, match=r"InMemoryData must define table\(\)"):
         _ = InMemoryData(train=1, val=0, test=0, batch_size=1, seed=0).parts
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "classes", "reason"),
+    [
+        (torch.zeros(5, 2), torch.zeros(4, 1), 0, "as many as the 5 inputs, got 4"),
+        (torch.zeros(5, 2), torch.zeros(5), 0, r"of shape \(N, outputs\), or come with classes"),
+        (torch.zeros(5, 2), torch.tensor([0, 1, 2, 3, 1]), 3, "class indices from 0 to 2"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused_with_the_remedy(x, y, classes, reason):
+    with pytest.raises(ValueError, match=reason):
+        Table(x, y, classes)

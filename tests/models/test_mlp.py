@@ -166,3 +166,16 @@ def test_an_activation_may_be_any_callable_that_makes_a_module():
 def test_an_impossible_net_is_refused_with_its_key(options, message):
     with pytest.raises(ValueError, match=message):
         net(**options)
+
+
+def test_a_normalizer_that_draws_weights_of_its_own_does_not_shift_the_others():
+    def noisy(num_features: int) -> nn.Module:
+        torch.randn(num_features)
+        return nn.Identity()
+
+    nets = []
+    for norm in (noisy, None):
+        torch.manual_seed(0)
+        nets.append(MLP((3,), 1, hidden=[4, 4], norm=norm))
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)

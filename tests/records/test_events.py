@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from normlab.records.curves import Point
-from normlab.records.events import PREFIX, EventFile
+from normlab.records.events import OURS, EventFile
 
 
 def read(folder) -> EventAccumulator:
@@ -95,7 +95,7 @@ def test_all_parts_of_a_run_live_in_one_file(tmp_path):
     file.text("config", "x")
     file.end(succeeded=True)
 
-    assert [path.name.startswith(PREFIX) for path in tmp_path.iterdir()] == [True]
+    assert list(tmp_path.glob(OURS)) == list(tmp_path.iterdir())
     tags = read(tmp_path).Tags()
     assert tags["scalars"] == ["val/loss"]
     assert len(tags["tensors"]) == 3

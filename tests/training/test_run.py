@@ -2,14 +2,20 @@
 
 import csv
 import math
+import sys
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 
 from normlab.config import ConfigError
+from normlab.records.hparams import group
 from normlab.records.result import Result, Status
 from normlab.training import run as run_module
 from normlab.training.population import Population
@@ -261,3 +267,76 @@ def test_large_layers_are_computed_on_all_threads_and_small_ones_on_one():
     torch.set_num_threads(2)
     assert threads_for(population(64), 128) == 1
     assert threads_for(population(256), 128) == 2
+
+
+def test_a_folder_with_somebody_else_s_files_is_refused_untouched(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "resnet.pt").write_text("precious")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        train_one(tmp_path)
+    assert (tmp_path / "checkpoints" / "resnet.pt").read_text() == "precious"
+
+
+def test_training_again_removes_nothing_but_what_a_run_leaves(tmp_path):
+    train_one(tmp_path)
+    result = Result.read(tmp_path)
+    result.status = Status.STOPPED
+    result.write(tmp_path)
+    strangers = [tmp_path / "events.out.tfevents.1.me", tmp_path / "checkpoints" / "mine.pt"]
+    for path in strangers:
+        path.write_text("precious")
+    assert train_one(tmp_path).status == Status.FINISHED
+    assert all(path.read_text() == "precious" for path in strangers)
+
+
+def test_early_stopping_does_not_hide_a_divergence(tmp_path):
+    changes = ["model=nobn", "optimizer=sgd", "optimizer.lr=100", "callbacks=early_stopping"]
+    result = train_one(tmp_path, *changes, "callbacks.early_stopping.patience=1", "trainer.max_epochs=20")
+    assert result.status == Status.DIVERGED
+
+
+def test_early_stopping_follows_the_direction_that_was_given(tmp_path):
+    changes = ["data=random", "direction=max", "callbacks=early_stopping", "callbacks.early_stopping.patience=2"]
+    result = train_one(tmp_path, *changes, "trainer.max_epochs=30", "optimizer.lr=0.001")
+    losses = curve(tmp_path, "val/loss")
+    assert result.objective.value == max(losses)
+    assert result.epochs == losses.index(max(losses)) + 3
+
+
+def test_plateau_counts_validations_when_there_is_not_one_every_epoch(tmp_path):
+    changes = ["data=random", "optimizer.lr=0.01", "scheduler=plateau", "scheduler.patience=0"]
+    changes += ["scheduler.threshold=0", "trainer.check_val_every_n_epoch=3", "trainer.max_epochs=13"]
+    train_one(tmp_path, *changes)
+    rates, losses = curve(tmp_path, "train/lr"), curve(tmp_path, "val/loss")
+    worse = [later >= min(losses[:number]) for number, later in enumerate(losses) if number]
+    drops = sum(later < earlier for earlier, later in pairwise(rates))
+    assert len(losses) == 4
+    assert drops == sum(worse)
+
+
+class Unlucky(pl.Callback):
+    """Fails when the best state is to be tested."""
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise RuntimeError("no luck")
+
+
+def test_a_test_that_fails_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch):
+    module = ModuleType("unlucky")
+    module.Unlucky = Unlucky
+    monkeypatch.setitem(sys.modules, "unlucky", module)
+    changes = ["trainer.max_epochs=30", "data.standardize=true", "optimizer.lr=0.1"]
+    with pytest.raises(RuntimeError, match="no luck"):
+        train_one(tmp_path / "broken", *changes, "+callbacks.extra.x._target_=unlucky.Unlucky")
+    train_one(tmp_path / "whole", *changes)
+    broken, whole = (
+        torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True)["state_dict"]
+        for name in ("broken", "whole")
+    )
+    assert all(torch.equal(broken[name], whole[name]) for name in whole)
+
+
+def test_runs_that_differ_in_their_seed_alone_share_a_group_also_where_the_data_follow_the_seed(tmp_path):
+    runs = [run_of(tmp_path, "data.seed=${seed}", f"seed={seed}") for seed in (0, 1)]
+    one, two = (group(OmegaConf.to_container(run.config), {}) for run in runs)
+    assert one == two

@@ -1,6 +1,7 @@
 """What happens before Hydra writes anything of a run, and after a sweep that is not our sweeper's."""
 
 import logging
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -11,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from normlab.cli import WANTS_TRACEBACK
-from normlab.config import ConfigError
+from normlab.config import first_line
 from normlab.records.folder import earlier_result, free_folder, require_writable, without_hydra
 from normlab.records.names import run_name
 
@@ -47,14 +48,15 @@ class NormlabCallback(Callback):
                 folder = free_folder(folder)
             with read_write(config), open_dict(config):
                 config.hydra.run.dir = str(folder)
-        except (ConfigError, ValueError) as error:
+        except Exception as error:  # Hydra would turn it into a warning and go on
             refuse(error)
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Say where the run's files are."""
         if job_return.status == JobStatus.COMPLETED:
             folder = config.hydra.run.dir
-            log.info("files: %s   curves: tensorboard --logdir %s", folder, folder)
+            curves = f"   curves: tensorboard --logdir {shlex.quote(folder)}" if config.logger.tensorboard else ""
+            log.info("files: %s%s", folder, curves)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a sweep that our sweeper does not close itself."""
@@ -65,7 +67,7 @@ class NormlabCallback(Callback):
 
 
 def refuse(error: Exception) -> NoReturn:
-    """End the program with one line; Hydra would turn an exception of a callback into a warning and go on."""
+    """End the program with one line."""
     if WANTS_TRACEBACK:
         traceback.print_exception(error)
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {first_line(error)}")

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 
 @cache
@@ -30,10 +31,10 @@ class Composer:
         self.master = master
         self.composed: dict[tuple[str, ...], DictConfig] = {}
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the config of a job, equal to what ``load_sweep_config`` returns for these overrides."""
+    def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        """Return the config of a job, as Hydra's launcher completes what ``load_sweep_config`` returns."""
         parsed = [parse(override) for override in overrides]
-        choices = tuple(o.input_line for o in parsed if self.loader.repository.group_exists(o.key_or_group))
+        choices = tuple(str(o.input_line) for o in parsed if self.loader.repository.group_exists(o.key_or_group))
         if choices not in self.composed:
             self.composed[choices] = self.loader.load_sweep_config(self.master, list(choices))
         config = deepcopy(self.composed[choices])
@@ -47,4 +48,8 @@ class Composer:
         config.hydra.job.override_dirname = get_overrides_dirname(
             overrides=task, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
         )
+        with read_write(config), open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+            folder = Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
+            config.hydra.runtime.output_dir = str(folder.absolute())
         return config

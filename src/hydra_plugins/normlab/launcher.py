@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 
 from hydra_plugins.normlab.composer import Composer
 from normlab.config import require
@@ -62,7 +62,7 @@ class PopulationLauncher(Launcher):
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        configs = [self.composed(words, initial_job_idx + k) for k, words in enumerate(job_overrides)]
+        configs = [self.composer.compose(words, initial_job_idx + k) for k, words in enumerate(job_overrides)]
         runs = [Run.composed(without_hydra(config), config.hydra) for config in configs]
         found = groups([run.config for run in runs], self.chunk)
         for line in plan(found, runs):
@@ -70,16 +70,9 @@ class PopulationLauncher(Launcher):
         for config, run in zip(configs, runs, strict=True):
             run.write_hydra(config)
         outcomes = self.train(found, runs)
-        return [job_return(config, run, outcomes[k]) for k, (config, run) in enumerate(zip(configs, runs, strict=True))]
-
-    def composed(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """Return the config of a job, as Hydra's own launcher completes it."""
-        config = self.composer.compose(overrides)
-        with read_write(config), open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-            folder = Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
-            config.hydra.runtime.output_dir = str(folder.absolute())
-        return config
+        return [
+            job_return(config, run, outcomes[k]) for k, (config, run) in enumerate(zip(configs, runs, strict=True))
+        ]
 
     def train(self, found: "Sequence[Group]", runs: "Sequence[Run]") -> dict[int, Any]:
         """Return each run's objective, or the exception that its population ended with, by its place."""

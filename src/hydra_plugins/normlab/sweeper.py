@@ -9,11 +9,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 
 from hydra_plugins.normlab.callback import was_given
-from normlab.config import ConfigError
-from normlab.records.folder import earlier_result, free_folder, require_writable, without_hydra
+from hydra_plugins.normlab.composer import Composer
+from normlab.config import ConfigError, require
+from normlab.records.folder import earlier_result, free_folder, require_sweep, require_writable, without_hydra
 from normlab.records.names import run_names
 
 
@@ -42,6 +44,7 @@ class NormlabSweeper(BasicSweeper):
 
         assert self.config is not None
         jobs = self.jobs([*self._parse_config(), *arguments])
+        require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
         self.check(jobs)
         folder = self.make_folder()
         try:
@@ -75,16 +78,25 @@ class NormlabSweeper(BasicSweeper):
 
         assert self.config is not None
         assert self.hydra_context is not None
+        composer = Composer(self.hydra_context.config_loader, self.config)
         again = was_given(self.config, "hydra.sweep.dir")
         names = run_names([[word for word in job if not word.startswith("hydra.")] for job in jobs])
-        for overrides, name in zip(jobs, names, strict=True):
-            composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            task = without_hydra(composed)
+        folders: dict[Path, str] = {}
+        for number, (overrides, name) in enumerate(zip(jobs, names, strict=True)):
             try:
+                composed = composer.compose(overrides, number)
+                task, folder = without_hydra(composed), Path(composed.hydra.runtime.output_dir)
                 rehearse(task)
+                if folder in folders:
+                    raise ConfigError(
+                        f"hydra.sweep.subdir gives it the folder of {folders[folder]}, {folder.name}"
+                    )
                 if again:
-                    earlier_result(Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir, task)
-            except ValueError as error:
+                    earlier_result(folder, task)
+                folders[folder] = name
+            except HydraException:
+                raise
+            except Exception as error:
                 raise ConfigError(f"{name}: {error}" if len(jobs) > 1 else str(error)) from error
 
     def validate_batch_is_legal(self, batch: Any) -> None:
@@ -95,6 +107,7 @@ class NormlabSweeper(BasicSweeper):
         assert isinstance(self.config, DictConfig)
         folder = Path(self.config.hydra.sweep.dir)
         if was_given(self.config, "hydra.sweep.dir"):
+            require_sweep(folder)
             require_writable(folder)
             return folder
         require_writable(folder.parent)

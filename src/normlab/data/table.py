@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from normlab.config import require
 from normlab.data.order import stream
 
 
@@ -19,6 +20,18 @@ class Table:
     x: Tensor
     y: Tensor
     classes: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.x) == len(self.y), "data: the targets", f"as many as the {len(self.x)} inputs", len(self.y)
+        )
+        if self.classes:
+            known = self.y.dim() == 1 and bool(((self.y >= 0) & (self.y < self.classes)).all())
+            expected = f"class indices from 0 to {self.classes - 1}, of shape (N,)"
+            require(known, "data: the targets", expected, f"shape {tuple(self.y.shape)}, up to {self.y.max()}")
+        else:
+            shape = tuple(self.y.shape)
+            require(self.y.dim() == 2, "data: the targets", "of shape (N, outputs), or come with classes", shape)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -38,16 +39,14 @@ class HiddenLayer(nn.Sequential):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        linear: nn.Linear,
         activation: str | Callable[[], nn.Module],
         norm: Norm | None,
         weight: Weight | None,
         norm_position: str,
     ) -> None:
         super().__init__()
-        linear: nn.Module = nn.Linear(in_features, out_features)
-        slot = norm(out_features) if norm else nn.Identity()
+        slot = norm(linear.out_features) if norm else nn.Identity()
         self.linear = weight(linear) if weight else linear
         if norm_position == "before":
             self.norm, self.activation = slot, make_activation(activation)
@@ -94,9 +93,8 @@ class MLP(nn.Sequential):
         super().__init__()
         if len(input_shape) > 1:
             self.flatten = nn.Flatten()
-        width = math.prod(input_shape)
-        for number, size in enumerate(hidden, start=1):
-            layer = HiddenLayer(width, size, activation, norm, weight, norm_position)
-            self.add_module(f"hidden{number}", layer)
-            width = size
-        self.output = nn.Linear(width, out_features)
+        # All linear maps are drawn first: a normalizer that draws weights of its own must not shift the others'.
+        linears = [nn.Linear(*sizes) for sizes in pairwise([math.prod(input_shape), *hidden, out_features])]
+        for number, linear in enumerate(linears[:-1], start=1):
+            self.add_module(f"hidden{number}", HiddenLayer(linear, activation, norm, weight, norm_position))
+        self.output = linears[-1]

@@ -20,7 +20,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from normlab.records.curves import Point
 
-PREFIX = "events.out.tfevents"
+OURS = "events.out.tfevents.*.normlab"
+"""The names of the event files that we have written, and may replace."""
 HParam = bool | int | float | str
 _numbers = itertools.count()
 
@@ -30,7 +31,7 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         host = socket.gethostname()
-        name = f"{PREFIX}.{int(time.time())}.{host}.{os.getpid()}.{next(_numbers)}"
+        name = f"events.out.tfevents.{int(time.time())}.{host}.{os.getpid()}.{next(_numbers)}.normlab"
         self.path = folder / name
         self._write([Event(wall_time=time.time(), file_version="brain.Event:2")])
 

@@ -7,9 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.config import ConfigError
-from normlab.records.result import Result, spell_out
+from normlab.records.result import FILE, Result, spell_out
 
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
+SWEEP_CONFIG = "multirun.yaml"
 
 
 def free_folder(path: Path) -> Path:
@@ -25,6 +26,18 @@ def free_folder(path: Path) -> Path:
         except FileExistsError:
             number += 1
             candidate = path.with_name(f"{path.name}-{number}")
+
+
+def require_sweep(folder: Path) -> None:
+    """Make sure that a sweep may write into ``folder``: it is empty, or holds a sweep.
+
+    Raises:
+        ConfigError: if somebody else's files are in it, or a single run.
+    """
+    if (folder / HYDRA_CONFIG.parent).exists() or (folder / FILE).exists():
+        raise ConfigError(f"{folder} holds a single run; choose another folder for the sweep")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SWEEP_CONFIG).exists():
+        raise ConfigError(f"{folder} is not empty and holds no sweep; choose another folder")
 
 
 def require_writable(folder: Path) -> None:
@@ -55,7 +68,8 @@ def earlier_result(folder: Path, config: DictConfig) -> Result | None:
     """Return the result of this configuration that ``folder`` holds, or None if there is none yet.
 
     Raises:
-        ConfigError: if the folder belongs to another configuration; nothing in it is touched.
+        ConfigError: if the folder belongs to another configuration, or holds something else; nothing in it is
+            touched.
     """
     result = Result.read(folder)
     ours: Any = plain(config)
@@ -66,6 +80,8 @@ def earlier_result(folder: Path, config: DictConfig) -> Result | None:
         # The interpolations of a run that was killed are as they were typed, not resolved.
         ours = OmegaConf.to_container(config)
         theirs = OmegaConf.to_container(OmegaConf.load(folder / HYDRA_CONFIG))
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no run; choose another folder")
     if ours != theirs:
         keys = ", ".join(differing_keys(ours, theirs)[:3])
         raise ConfigError(

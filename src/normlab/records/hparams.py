@@ -30,7 +30,10 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | i
 def group(config: dict[str, Any], choices: dict[str, str]) -> str:
     """Return a name that the runs share which differ in their seed alone.
 
-    >>> group({"seed": 0, "lr": 1}, {"model": "bn"}) == group({"seed": 1, "lr": 1}, {"model": "bn"})
+    The configuration comes with its interpolations as they are written, so that what follows the seed is equal.
+
+    >>> one, two = ({"seed": seed, "data": {"seed": "${seed}"}} for seed in (0, 1))
+    >>> group(one, {"model": "bn"}) == group(two, {"model": "bn"})
     True
     """
     rest = {key: value for key, value in config.items() if key != "seed"}

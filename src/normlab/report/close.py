@@ -61,12 +61,12 @@ def write_columns(folder: Path, records: Sequence[Record], sweep: "Overview") ->
     What an earlier close told it is replaced. A folder that is a run's own is left alone: its event files are
     the run's.
     """
-    from normlab.records.events import PREFIX, EventFile
+    from normlab.records.events import OURS, EventFile
 
-    traced = any(any(record.folder.glob(f"{PREFIX}*")) for record in records)
+    traced = any(any(record.folder.glob(OURS)) for record in records)
     if not traced or any(record.folder == folder for record in records):
         return traced
-    earlier = list(folder.glob(f"{PREFIX}*"))
+    earlier = list(folder.glob(OURS))
     EventFile(folder).experiment(*columns([record.result for record in records], sweep))
     for path in earlier:
         path.unlink()

@@ -46,7 +46,8 @@ def overview(records: Sequence[Record]) -> Overview:
     settings, keys = arm_settings(results)
     runs = settings.assign(**outcomes(results, metric, direction, measured))
     runs = runs.loc[sorted(runs.index, key=lambda number: place(runs.loc[number, [*keys, SEED]]))]
-    target = common_target(runs, direction)
+    asked = next((r.config["target"] for r in results if r.config.get("target") is not None), None)
+    target = common_target(runs, direction) if asked is None else float(asked)
     runs["epochs_to_target"] = times(runs, epochs_to_target(measured, target, direction), target)
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
     return Overview(keys, metric, direction, target, runs, arms, curves)

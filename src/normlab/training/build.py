@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,14 +13,15 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from normlab.config import ConfigError, check, first_line
+from normlab.checks import check
+from normlab.config import ConfigError, first_line, require
 from normlab.data.datamodule import InMemoryData
 from normlab.data.order import batch_sizes
 from normlab.records.folder import plain
 from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
-from normlab.training.schedulers import Scheduler
 from normlab.training.population import Population, initial_nets
+from normlab.training.schedulers import Scheduler
 from normlab.training.tasks import Classification, Regression, Task
 
 
@@ -129,8 +130,8 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer
     node = {key: value for key, value in config.trainer.items() if key not in ("gradient_clip_val", "threads")}
     node.setdefault("log_every_n_steps", 1)
     extra = [make(callback) for callback in config.callbacks.extra.values()]
-    return instantiate(
-        node,
+    return make(
+        OmegaConf.create(node),
         callbacks=[*callbacks, *extra],
         logger=[make(logger) for logger in config.logger.extra.values()] or False,
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in extra),
@@ -159,6 +160,7 @@ def _rehearse(text: str) -> list[str]:
     config = OmegaConf.create(json.loads(text))
     data = make_data(config)
     module = make_module([config], data)
+    make_trainer(config, [])
     try:
         module.configure_optimizers()
     except (ValueError, TypeError) as error:
@@ -166,8 +168,22 @@ def _rehearse(text: str) -> list[str]:
     table = data.parts[0]
     for size in sorted(set(batch_sizes(len(table), data.batch_size))):
         try:
-            module(table.x[None, :size])
+            outputs = module(table.x[None, :size].to(module.dtype))
         except Exception as error:
-            made = f"model={config.model.get('norm') and config.model.norm._target_}"
-            raise ConfigError(f"data.batch_size={data.batch_size}, {made}: {first_line(error)}") from error
+            made = f"model.norm={config.model.get('norm') and config.model.norm._target_}"
+            raise ConfigError(f"{made} cannot be trained on a batch of {size}: {first_line(error)}") from error
+    require_metrics(config, module.task.metrics(outputs, table.y[None, : outputs.shape[1]]))
     return data.notices
+
+
+def require_metrics(config: DictConfig, metrics: Iterable[str]) -> None:
+    """Refuse to judge a run by a metric that it never has."""
+    known = ["train/loss"] + [f"val/{name}" for name in ("loss", *metrics)] * (config.data.val > 0)
+    stopping = config.callbacks.early_stopping
+    judges = {"optimized_metric": config.optimized_metric}
+    judges |= {"callbacks.early_stopping.monitor": stopping.monitor} if stopping else {}
+    for key, metric in judges.items():
+        require(metric in known, key, f"one of {', '.join(known)} with this data", metric)
+    every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
+    seen = epochs == 0 or every <= epochs or config.optimized_metric.startswith("train/")
+    require(seen, "trainer.check_val_every_n_epoch", f"at most the {epochs} epochs", every)

@@ -19,7 +19,8 @@ from normlab.records.curves import Point
 from normlab.records.events import EventFile
 from normlab.records.result import Moment
 from normlab.training.module import NormModule
-from normlab.training.population import Population, State
+from normlab.training.population import Population
+from normlab.training.stacking import State
 
 
 def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.0) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from normlab.config import first_line
 from normlab.records.folder import plain
@@ -14,7 +14,6 @@ from normlab.training.build import is_stacked, make_data, make_module
 from normlab.training.optim import StackedOptimizer
 from normlab.training.run_folders import Run
 from normlab.training.schedulers import Scheduler
-
 
 NUMBERS_AT_ONCE = 32_000_000
 """How many activations a population holds at most: more members at once then cost more each."""

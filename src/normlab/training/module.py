@@ -15,8 +15,9 @@ from torch import Tensor
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.probes.slots import MOMENTS
 from normlab.training.optim import clip_grad_norm
-from normlab.training.population import Population, State
+from normlab.training.population import Population
 from normlab.training.schedulers import Scheduler
+from normlab.training.stacking import State
 from normlab.training.tasks import Task
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -120,19 +121,21 @@ class NormModule(pl.LightningModule):
         self.measure("test", self(x), y)
 
     def on_train_epoch_end(self) -> None:
-        """Set diverged members aside, and let the scheduler see the loss, that of validation if there is one."""
+        """Set diverged members aside, and let the scheduler see the loss, of validation where there is a split."""
         self.tell_lightning()
         losses = torch.stack([self.metrics[key] for key in ("train/loss", "val/loss") if key in self.metrics])
         finite = losses.isfinite().all(dim=0).cpu()
-        self.diverged |= self.active & ~finite
+        # Also one that early stopping has just set aside.
+        self.diverged |= ~self.frozen & ~finite
         self.active &= finite
-        self.freeze()
+        self.set_aside()
         self.trainer.should_stop = self.trainer.should_stop or not bool(self.active.any())
         if self.scheduler is not None:
-            self.scheduler.step(losses[-1])
+            judged = "val/loss" if self.data.val else "train/loss"
+            self.scheduler.step(self.metrics.get(judged))
 
     @torch.no_grad()
-    def freeze(self) -> None:
+    def set_aside(self) -> None:
         """Put members that no longer train back to where they stopped; the steps since went on with them."""
         if bool(self.active.all()):
             return
@@ -143,6 +146,11 @@ class NormModule(pl.LightningModule):
             kept[stopping] = tensor[stopping]
             tensor[stopped] = kept[stopped]
         self.frozen = stopped
+
+    @property
+    def data(self) -> InMemoryData:
+        """The data that is trained on."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -175,14 +183,18 @@ class NormModule(pl.LightningModule):
 
     def minibatches(self, batch: Split) -> Iterator[Split]:
         """Yield the epoch's minibatches, ``(K, B, …)``; only as many as asked for by ``fast_dev_run``."""
-        data: InMemoryData = self.trainer.datamodule  # type: ignore[attr-defined]
         only: int = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        return islice(data.minibatches(batch, self.seeds, self.current_epoch), only or None)
+        return islice(self.data.minibatches(self.cast(batch), self.seeds, self.current_epoch), only or None)
 
     def for_all(self, batch: Split) -> Split:
         """Return a split as every member sees it, ``(K, N, …)``."""
         members = self.population.members
-        x, y = (part.expand(members, *part.shape) for part in batch)
+        x, y = (part.expand(members, *part.shape) for part in self.cast(batch))
+        return x, y
+
+    def cast(self, batch: Split) -> Split:
+        """Return a split in the precision of the training; classes stay whole numbers."""
+        x, y = (part.to(self.dtype) if part.is_floating_point() else part for part in batch)
         return x, y
 
     def measure(self, split: str, outputs: Tensor, targets: Tensor) -> None:

@@ -55,7 +55,7 @@ def sentence(result: Result) -> str:
         words += f"; {metric} best {best.metrics[metric]:.4g} in epoch {best.epoch}"
         words += f", last {last.metrics[metric]:.4g}" if metric in last.metrics else ""
         words += "".join(f"; {name} {value:.4g}" for name, value in result.test.items() if name == "test/loss")
-    return words
+    return f"{words}; {result.error}, see error.txt in its folder" if result.error else words
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -75,9 +75,9 @@ class Training:
         self.runs, self.config = runs, config
         self.metric = config.optimized_metric
         self.direction = direction_of(self.metric, config.direction)
-        self.folders = RunFolders(runs)
         self.data = make_data(config)
         self.module = make_module([run.config for run in runs], self.data)
+        self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
         self.recorder = Recorder(folders, events, config.logger.flush_seconds)
@@ -90,7 +90,7 @@ class Training:
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
             monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
-            direction = direction_of(monitor, None)
+            direction = self.direction if monitor == self.metric else direction_of(monitor, None)
             watching.append(EarlyStopping(len(self.runs), monitor, direction, patience, min_delta))
         return watching
 
@@ -104,11 +104,12 @@ class Training:
         with threads(number), interrupts(self.trainer), quiet():
             torch.manual_seed(self.config.seed)
             try:
-                self.trainer.fit(self.module, datamodule=self.data)
-                self.save_last()
+                try:
+                    self.trainer.fit(self.module, datamodule=self.data)
+                finally:
+                    self.save_last()
                 tests = self.test()
             except BaseException as error:
-                self.save_last()
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
                 self.end(Status.STOPPED if stopped else Status.FAILED, {}, error)
                 raise
@@ -116,7 +117,7 @@ class Training:
 
     def test(self) -> dict[str, Tensor]:
         """Measure each member's best state on the test split: metrics ``(K,)`` by name."""
-        if not self.data.test or not self.module.epochs.any():
+        if not self.data.test or not self.best.epoch.any():
             return {}
         self.module.population.load_state(self.best.state)
         self.module.metrics = {}
@@ -149,6 +150,7 @@ class Training:
         if module.diverged[k]:
             status = Status.DIVERGED
         reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst(self.direction)
+        tested = best is not None and status == Status.FINISHED
         return Result(
             name=run.name,
             status=status,
@@ -158,7 +160,7 @@ class Training:
             objective=Objective(self.metric, self.direction, reached),
             best=best,
             last=self.recorder.moment(k),
-            test={} if status == Status.DIVERGED else {name: values[k].item() for name, values in tests.items()},
+            test={name: values[k].item() for name, values in tests.items()} if tested else {},
             epochs=int(module.epochs[k]),
             steps=int(module.steps[k]),
             seconds=module.seconds / len(self.runs),

@@ -13,11 +13,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.records import curves, hparams, result
-from normlab.records.events import PREFIX, EventFile
+from normlab.records.events import OURS, EventFile
 from normlab.records.folder import plain, require_writable
 from normlab.records.names import run_name
 from normlab.records.result import Moment, Result, Status
-from normlab.training.population import State
+from normlab.training.stacking import State
 
 ERROR = "error.txt"
 
@@ -48,7 +48,11 @@ class Run:
         folder = self.folder / composed.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
         hydra = OmegaConf.masked_copy(composed, ["hydra"])
-        for name, node in (("config", self.config), ("hydra", hydra), ("overrides", composed.hydra.overrides.task)):
+        for name, node in (
+            ("config", self.config),
+            ("hydra", hydra),
+            ("overrides", composed.hydra.overrides.task),
+        ):
             (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(node))
 
 
@@ -89,8 +93,9 @@ class RunFolders:
 
 def begin_events(run: Run) -> EventFile:
     """Return the run's event file, with its hyperparameters and its configuration as text."""
-    config, file = plain(run.config), EventFile(run.folder)
-    file.start(hparams.flat(config, run.choices), hparams.group(config, run.choices))
+    config, written, file = plain(run.config), OmegaConf.to_container(run.config), EventFile(run.folder)
+    assert isinstance(written, dict)
+    file.start(hparams.flat(config, run.choices), hparams.group(written, run.choices))
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     file.text("config", "\n".join(f"    {line}" for line in text.splitlines()))
     return file
@@ -99,7 +104,7 @@ def begin_events(run: Run) -> EventFile:
 def clear(folder: Path) -> None:
     """Remove what a run of the same configuration left that did not come to its end: it is trained again."""
     require_writable(folder)
-    for path in (*folder.glob(f"{PREFIX}*"), *folder.glob("checkpoints/*.pt")):
+    for path in folder.glob(OURS):
         path.unlink()
-    for name in (curves.FILE, ERROR, result.FILE):
+    for name in (curves.FILE, ERROR, result.FILE, "checkpoints/best.pt", "checkpoints/last.pt"):
         (folder / name).unlink(missing_ok=True)

@@ -26,14 +26,14 @@ class Scheduler:
         """The learning rate of each member now, ``(K, 1)``."""
         return column(self.optimizer.param_groups[0]["lr"], self.members)
 
-    def step(self, loss: Tensor) -> None:
-        """Go to the next epoch; ``loss`` is each member's in the epoch that ended, ``(K,)``."""
+    def step(self, loss: Tensor | None) -> None:
+        """Go to the next epoch; ``loss`` is each member's in the one that ended, ``(K,)``, if it was measured."""
         self.epoch += 1
         lr = self.next_lr(loss)
         for group in self.optimizer.param_groups:
             group["lr"] = lr.to(group["lr"].device) if isinstance(group["lr"], Tensor) else lr.item()
 
-    def next_lr(self, loss: Tensor) -> Tensor:
+    def next_lr(self, loss: Tensor | None) -> Tensor:
         """Return the learning rate of each member in epoch ``self.epoch``, ``(K, 1)``."""
         raise NotImplementedError
 
@@ -58,7 +58,7 @@ class StepLR(Scheduler):
         if not bool((self.step_size >= 1).all()):
             raise ValueError(f"scheduler.step_size must be at least 1, got {step_size}")
 
-    def next_lr(self, loss: Tensor) -> Tensor:
+    def next_lr(self, loss: Tensor | None) -> Tensor:
         """Multiply by gamma once in every ``step_size`` epochs."""
         return self.base_lr * self.gamma ** (self.epoch // self.step_size)
 
@@ -73,7 +73,7 @@ class CosineAnnealingLR(Scheduler):
         self.T_max = column(T_max, members)
         self.eta_min = column(eta_min, members)
 
-    def next_lr(self, loss: Tensor) -> Tensor:
+    def next_lr(self, loss: Tensor | None) -> Tensor:
         """Follow half a cosine down."""
         phase = torch.pi * self.epoch / self.T_max.clamp(min=1)
         return self.eta_min + (self.base_lr - self.eta_min) * (1 + phase.cos()) / 2
@@ -104,8 +104,10 @@ class ReduceLROnPlateau(Scheduler):
         self.bad_epochs = torch.zeros(members, 1, dtype=torch.float64)
         self.cooling = torch.zeros(members, 1, dtype=torch.float64)
 
-    def next_lr(self, loss: Tensor) -> Tensor:
-        """Reduce where the loss has not improved for too long."""
+    def next_lr(self, loss: Tensor | None) -> Tensor:
+        """Reduce where the loss has not improved for too long; an epoch without one does not count."""
+        if loss is None:
+            return self.lr
         loss = column(loss, self.members)
         better = loss < self.best * (1 - self.threshold)
         self.best = torch.where(better, loss, self.best)

@@ -1,0 +1,168 @@
+"""Holding a composed configuration against the schemas: unknown keys, other types, impossible values."""
+
+import inspect
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any, get_type_hints
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from normlab.config import SECTIONS, Config, ConfigError, SchedulerConfig, first_line, nearest, require
+
+HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    list[int]: "a list of whole numbers",
+}
+
+WHOLE = "Lightning is handed an epoch at a time"
+NOT_HERE = {
+    "max_steps": f"{WHOLE}; use trainer.max_epochs",
+    "min_steps": f"{WHOLE}; use callbacks=early_stopping",
+    "limit_train_batches": f"{WHOLE}; use data.train",
+    "limit_val_batches": f"{WHOLE}; use data.val",
+    "limit_test_batches": f"{WHOLE}; use data.test",
+    "overfit_batches": f"{WHOLE}; use experiment=overfit",
+    "val_check_interval": f"{WHOLE}; use trainer.check_val_every_n_epoch",
+    "accumulate_grad_batches": f"{WHOLE}; use data.batch_size",
+    "num_nodes": "a run is trained on one device",
+    "max_time": "how long a run takes must not change its result; use trainer.max_epochs",
+}
+
+# What it logs about a _target_ that cannot be loaded, it raises as well.
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
+
+
+def check(config: DictConfig) -> None:
+    """Refuse a composed config that has a key no schema knows, a value of another type, or an impossible one.
+
+    Raises:
+        ConfigError: the key, what was expected and what came, in one line.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(first_line(error)) from error
+    assert isinstance(plain, dict)
+    for key in plain:
+        if key not in SECTIONS and key not in Config.__annotations__:
+            refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
+    check_section("", Config, {key: value for key, value in plain.items() if key not in SECTIONS})
+    for name in SECTIONS:
+        check_group(name, json.dumps(plain.get(name)))
+    metric, data = plain["optimized_metric"], plain["data"]
+    require(data["val"] > 0 or metric.startswith("train/"), "optimized_metric", "train/… as data.val is 0", metric)
+
+
+@lru_cache(maxsize=4096)
+def check_group(name: str, text: str) -> None:
+    """Check one group, given as JSON, once for all jobs that have it: a check takes milliseconds."""
+    group = json.loads(text)
+    for path, node in targets(group, name):
+        check_target(path, node)
+    check_section(name, SECTIONS[name], group)
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every mapping with a ``_target_`` below ``node``, with its dotted path."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, dict(node)
+        for key, value in node.items():
+            yield from targets(value, f"{path}.{key}" if path else str(key))
+
+
+def parameters_of(path: str, target: str) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of the callable that ``target`` names."""
+    try:
+        return inspect.signature(get_object(target)).parameters
+    except (InstantiationException, ImportError, AttributeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}._target_={target} cannot be loaded: {reason}") from error
+
+
+def check_target(path: str, node: dict[str, Any]) -> None:
+    """Refuse keys that the ``_target_`` does not take, and values of another type than it asks for."""
+    parameters = parameters_of(path, node["_target_"])
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    own = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
+    kinds = types_of(node["_target_"])
+    for key, value in node.items():
+        if path == "trainer" and key in NOT_HERE:
+            raise ConfigError(f"trainer.{key} has no meaning here: {NOT_HERE[key]}")
+        if key in kinds and isinstance(value, bool | int | float | str) and not fits(value, kinds[key]):
+            refuse_type(path, key, kinds[key], value)
+        if key not in HYDRA_KEYS and key not in parameters and key not in own:
+            refuse_key(path, key, set(parameters) | own, f"{node['_target_']} takes no such argument")
+
+
+@lru_cache(maxsize=1024)
+def types_of(target: str) -> dict[str, type]:
+    """Return the arguments of a callable that are a bool, an int, a float or a str, and nothing else."""
+    called = get_object(target)
+    try:
+        hints = get_type_hints(called.__init__ if inspect.isclass(called) else called)
+    except (AttributeError, NameError, TypeError):  # of a callable whose annotations cannot be read
+        return {}
+    return {name: kind for name, kind in hints.items() if kind in (bool, int, float, str)}
+
+
+def fits(value: bool | int | float | str, kind: type) -> bool:
+    """Return whether a value is of a kind; a whole number is a number too, and true is not.
+
+    >>> fits(1, float), fits(True, int), fits("no", bool)
+    (True, False, False)
+    """
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def refuse_key(path: str, key: str, known: Iterable[str], reason: str) -> None:
+    """Raise :class:`ConfigError` for an unknown key, with the nearest right one."""
+    known = sorted(known)
+    name = f"{path}.{key}" if path else key
+    hint = f"; did you mean {path + '.' if path else ''}{nearest(key, known)}?" if known else ""
+    raise ConfigError(f"{name}: {reason}{hint}")
+
+
+def check_section(path: str, schema: type, node: Any) -> None:
+    """Refuse keys that the schema does not have, values of another type, and values outside its limits."""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{path} must be a group of keys, got {node}")
+    known = {} if schema is SchedulerConfig and "_target_" not in node else {f.name for f in fields(schema)}
+    if "_target_" not in node:
+        for key in node:
+            if key not in known:
+                refuse_key(path, key, known, "no such key")
+    given = {key: value for key, value in node.items() if key in known}
+    try:
+        checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
+    except OmegaConfBaseException as error:
+        key = error.full_key or ""
+        name = ".".join(part for part in (path, key) if part)
+        if key not in given:
+            raise ConfigError(f"{name}: {first_line(error)}") from error
+        refuse_type(path, key, get_type_hints(schema)[key], given[key])
+    for key, value in given.items():
+        # The schema reads the word no as false, but what is instantiated would be handed the word.
+        if isinstance(value, str) and not isinstance(getattr(checked, key), str):
+            refuse_type(path, key, get_type_hints(schema)[key], value)
+
+
+def refuse_type(path: str, key: str, kind: Any, value: object) -> None:
+    """Raise :class:`ConfigError` for a value of another type than was expected."""
+    name = f"{path}.{key}" if path else key
+    got = f"the word {value}" if isinstance(value, str) else value
+    raise ConfigError(f"{name} must be {WORDS.get(kind, kind)}, got {got}")
