@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.checks import parameters_of
@@ -55,6 +55,8 @@ def explain(error: BaseException, conf: Path) -> str:
     if isinstance(error, OverrideParseException) or text.startswith("Error parsing override"):
         what = getattr(error, "override", None) or text.partition("'")[2].partition("'")[0]
         return f"cannot read {what}: write key=value, without spaces, and quote a value that has = or , or spaces"
+    if isinstance(error, InstantiationException) and error.__cause__:
+        return first_line(error.__cause__)
     if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in text:
         return f"{first_line(error)}: {first_line(error.__cause__)}"
     return first_line(error)

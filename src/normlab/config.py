@@ -148,6 +148,7 @@ class TrainerConfig:
     check_val_every_n_epoch: int = 1
     gradient_clip_val: float | None = None
     threads: int | None = None
+    compile: bool = False
     devices: int = 1
 
     def __post_init__(self) -> None:

@@ -50,7 +50,7 @@ def test_moments_at_the_normalizers_equal_those_computed_by_hand(norm, position,
 
 def test_the_moments_are_named_in_their_order():
     x, y = torch.tensor([[1.0, 3.0]]), torch.tensor([[-2.0, 4.0]])
-    named = dict(zip(MOMENTS, moments(x, y).tolist(), strict=True))
+    named = dict(zip(MOMENTS, moments(x[None], y[None])[0].tolist(), strict=True))
 
     assert named == pytest.approx(
         {"before_mean": 2.0, "before_std": 2**0.5, "after_mean": 1.0, "after_std": 18**0.5}

@@ -13,6 +13,7 @@ from normlab.records.folder import (
     earlier_result,
     free_folder,
     plain,
+    require_own,
     require_writable,
     without_hydra,
 )
@@ -81,7 +82,7 @@ def test_a_run_of_another_configuration_is_refused_with_the_key_and_nothing_is_t
     before = contents(tmp_path)
 
     with pytest.raises(ConfigError, match=r"another configuration \(it differs in optimizer\.lr\)") as error:
-        earlier_result(tmp_path, config(0.2))
+        require_own(tmp_path, config(0.2))
     assert str(tmp_path) in str(error.value)
     assert contents(tmp_path) == before
 
@@ -89,7 +90,7 @@ def test_a_run_of_another_configuration_is_refused_with_the_key_and_nothing_is_t
 def test_a_killed_run_of_the_same_configuration_is_trained_again(tmp_path):
     leave_killed_run(tmp_path, config())
 
-    assert earlier_result(tmp_path, config()) is None
+    require_own(tmp_path, config())
 
 
 def test_a_damaged_result_is_refused(tmp_path):

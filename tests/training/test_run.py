@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from normlab.config import ConfigError
+from normlab.records.folder import require_own
 from normlab.records.hparams import group
 from normlab.records.result import Result, Status
 from normlab.training import run as run_module
@@ -273,7 +274,7 @@ def test_a_folder_with_somebody_else_s_files_is_refused_untouched(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "resnet.pt").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
-        train_one(tmp_path)
+        require_own(tmp_path, run_of(tmp_path).config)
     assert (tmp_path / "checkpoints" / "resnet.pt").read_text() == "precious"
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config import first_line
-from normlab.records.folder import earlier_result, free_folder, require_writable, without_hydra
+from normlab.records.folder import free_folder, require_own, require_writable, without_hydra
 from normlab.records.names import run_name
 
 log = logging.getLogger("normlab")
@@ -41,7 +41,7 @@ class NormlabCallback(Callback):
             rehearse(task)
             folder = Path(config.hydra.run.dir)
             if was_given(config, "hydra.run.dir"):
-                earlier_result(folder, task)
+                require_own(folder, task)
                 require_writable(folder)
             else:
                 require_writable(folder.parent)

@@ -30,26 +30,37 @@ class Composer:
         self.loader = loader
         self.master = master
         self.composed: dict[tuple[str, ...], DictConfig] = {}
+        self.jobs: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         """Return the config of a job, as Hydra's launcher completes what ``load_sweep_config`` returns."""
-        parsed = [parse(override) for override in overrides]
-        choices = tuple(str(o.input_line) for o in parsed if self.loader.repository.group_exists(o.key_or_group))
+        words = tuple(overrides)
+        if words not in self.jobs:
+            self.jobs[words] = self.compose_anew([parse(word) for word in words])
+        config = self.jobs[words]
+        with read_write(config), open_dict(config):
+            # A sweep gets its folder after its jobs have been checked.
+            config.hydra.sweep.dir = self.master.hydra.sweep.dir
+            config.hydra.job.id = config.hydra.job.num = number
+            folder = Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
+            config.hydra.runtime.output_dir = str(folder.absolute())
+        return config
+
+    def compose_anew(self, parsed: Sequence[Override]) -> DictConfig:
+        """Return a copy of what the choices compose, with the values set as Hydra sets them."""
+        words = [str(override.input_line) for override in parsed]
+        is_group = [self.loader.repository.group_exists(override.key_or_group) for override in parsed]
+        choices = tuple(word for word, chooses in zip(words, is_group, strict=True) if chooses)
         if choices not in self.composed:
             self.composed[choices] = self.loader.load_sweep_config(self.master, list(choices))
         config = deepcopy(self.composed[choices])
-        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o.input_line not in choices], config)
+        values = [override for override, chooses in zip(parsed, is_group, strict=True) if not chooses]
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        config.hydra.overrides.hydra += [str(value.input_line) for value in values if value.is_hydra_override()]
         task = [override for override in parsed if not override.is_hydra_override()]
-        for override in parsed:
-            if override.is_hydra_override() and override.input_line not in choices:
-                config.hydra.overrides.hydra.append(override.input_line)
         config.hydra.overrides.task = [override.input_line for override in task]
         naming = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
             overrides=task, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
         )
-        with read_write(config), open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-            folder = Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
-            config.hydra.runtime.output_dir = str(folder.absolute())
         return config

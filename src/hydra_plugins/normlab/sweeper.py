@@ -14,8 +14,9 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from hydra_plugins.normlab.callback import was_given
 from hydra_plugins.normlab.composer import Composer
+from hydra_plugins.normlab.launcher import PopulationLauncher
 from normlab.config import ConfigError, require
-from normlab.records.folder import earlier_result, free_folder, require_sweep, require_writable, without_hydra
+from normlab.records.folder import free_folder, require_own, require_sweep, require_writable, without_hydra
 from normlab.records.names import run_names
 
 
@@ -79,6 +80,8 @@ class NormlabSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
+        if isinstance(self.launcher, PopulationLauncher):
+            self.launcher.composer = composer
         again = was_given(self.config, "hydra.sweep.dir")
         names = run_names([[word for word in job if not word.startswith("hydra.")] for job in jobs])
         folders: dict[Path, str] = {}
@@ -92,7 +95,7 @@ class NormlabSweeper(BasicSweeper):
                         f"hydra.sweep.subdir gives it the folder of {folders[folder]}, {folder.name}"
                     )
                 if again:
-                    earlier_result(folder, task)
+                    require_own(folder, task)
                 folders[folder] = name
             except HydraException:
                 raise

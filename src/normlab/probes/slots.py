@@ -21,18 +21,24 @@ def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def moments(x: Tensor, y: Tensor) -> Tensor:
-    """Return mean and standard deviation, over all entries, of what a layer takes and gives: ``(4,)``."""
-    before_std, before_mean = torch.std_mean(x)
-    after_std, after_mean = torch.std_mean(y)
-    return torch.stack([before_mean, before_std, after_mean, after_std])
+    """Return mean and standard deviation, over all entries, of what a layer takes and gives.
+
+    Shapes:
+        x and y ``(K, …)``; returns ``(K, 4)``, a row for each member.
+    """
+    before_std, before_mean = torch.std_mean(x.flatten(1), dim=1)
+    after_std, after_mean = torch.std_mean(y.flatten(1), dim=1)
+    return torch.stack([before_mean, before_std, after_mean, after_std], dim=1)
 
 
 def observe(net: nn.Module, call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what ``call`` returns and, by layer, the :func:`moments` of the normalizers of ``net`` meanwhile."""
+    """Return what ``call`` returns and, by layer, the :func:`moments` of a net's normalizers meanwhile."""
     seen: dict[str, Tensor] = {}
 
     def watch(layer: str, slot: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        return slot.register_forward_hook(lambda _, inputs, y: seen.update({layer: moments(inputs[0], y)}))
+        return slot.register_forward_hook(
+            lambda _, inputs, y: seen.update({layer: moments(inputs[0][None], y[None])[0]})
+        )
 
     handles = [watch(layer, slot) for layer, slot in norm_slots(net)]
     try:

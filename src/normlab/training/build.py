@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,9 @@ from normlab.training.optim import StackedOptimizer
 from normlab.training.population import Population, initial_nets
 from normlab.training.schedulers import Scheduler
 from normlab.training.tasks import Classification, Regression, Task
+
+# That there is no GPU, and what else could be installed, is not what a person asked.
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
 def make(node: DictConfig, **arguments: Any) -> Any:
@@ -122,12 +126,17 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule
         optimizer_maker([config.optimizer for config in configs]),
         scheduler_maker([config.scheduler for config in configs]),
         gradient_clip_val=configs[0].trainer.gradient_clip_val,
+        compiles=configs[0].trainer.compile,
     )
 
 
 def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Return the Trainer, with what ours does better switched off."""
-    node = {key: value for key, value in config.trainer.items() if key not in ("gradient_clip_val", "threads")}
+    node = {
+        key: value
+        for key, value in config.trainer.items()
+        if key not in ("gradient_clip_val", "threads", "compile")
+    }
     node.setdefault("log_every_n_steps", 1)
     extra = [make(callback) for callback in config.callbacks.extra.values()]
     return make(

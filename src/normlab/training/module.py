@@ -3,6 +3,7 @@
 Letters: K members, N samples, B samples of a minibatch, O outputs.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -12,14 +13,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from normlab.config import first_line
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.probes.slots import MOMENTS
-from normlab.training.optim import clip_grad_norm
+from normlab.training.optim import StackedOptimizer, clip_grad_norm
 from normlab.training.population import Population
 from normlab.training.schedulers import Scheduler
 from normlab.training.stacking import State
 from normlab.training.tasks import Task
 
+log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 MakeScheduler = Callable[..., Scheduler]
 
@@ -47,6 +50,7 @@ class NormModule(pl.LightningModule):
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler | None = None,
         gradient_clip_val: float | None = None,
+        compiles: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -55,6 +59,7 @@ class NormModule(pl.LightningModule):
         self.seeds = list(seeds)
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.gradient_clip_val = gradient_clip_val
+        self.compiles = compiles
         self.metrics: dict[str, Tensor] = {}
         members = population.members
         self.active = torch.ones(members, dtype=torch.bool)
@@ -80,10 +85,30 @@ class NormModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
         self.train()
+        if self.compiles:
+            self.compile_step()
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""
         self.metrics = {}
+
+    def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return every member's loss on its minibatch, ``(K,)``."""
+        return self.task.loss(self(x), y)
+
+    def compile_step(self) -> None:
+        """Compile what an optimizer step consists of: the loss with its gradient, and the update."""
+        # Its import takes as long as torch's own.
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except RuntimeError as error:
+            log.warning("trainer.compile: %s; the training goes on uncompiled", first_line(error))
+            return
+        self.training_loss = torch.compile(self.training_loss, dynamic=False)  # type: ignore[method-assign]
+        if isinstance(self.optimizer, StackedOptimizer):
+            self.optimizer.update = torch.compile(self.optimizer.update, dynamic=False)  # type: ignore[method-assign]
 
     def training_step(self, batch: Split, batch_idx: int) -> None:
         """Take an epoch's optimizer steps; ``batch`` is the whole training split."""
@@ -92,7 +117,7 @@ class NormModule(pl.LightningModule):
         losses, sizes = [], []
         for x, y in self.minibatches(batch):
             optimizer.zero_grad()
-            loss = self.task.loss(self(x), y)
+            loss = self.training_loss(x, y)
             loss.sum().backward()
             if self.gradient_clip_val is not None:
                 clip_grad_norm(self.population.parameters(), self.population.members, self.gradient_clip_val)

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.records import curves, hparams, result
 from normlab.records.events import OURS, EventFile
-from normlab.records.folder import plain, require_writable
+from normlab.records.folder import plain, require_writable, to_yaml
 from normlab.records.names import run_name
 from normlab.records.result import Moment, Result, Status
 from normlab.training.stacking import State
@@ -53,7 +53,7 @@ class Run:
             ("hydra", hydra),
             ("overrides", composed.hydra.overrides.task),
         ):
-            (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(node))
+            (folder / f"{name}.yaml").write_text(to_yaml(node))
 
 
 class RunFolders:
@@ -93,11 +93,10 @@ class RunFolders:
 
 def begin_events(run: Run) -> EventFile:
     """Return the run's event file, with its hyperparameters and its configuration as text."""
-    config, written, file = plain(run.config), OmegaConf.to_container(run.config), EventFile(run.folder)
-    assert isinstance(written, dict)
+    config, file = plain(run.config), EventFile(run.folder)
+    written: Any = OmegaConf.to_container(run.config)
     file.start(hparams.flat(config, run.choices), hparams.group(written, run.choices))
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    file.text("config", "\n".join(f"    {line}" for line in text.splitlines()))
+    file.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines()))
     return file
 
 

@@ -101,6 +101,6 @@ def forward(net: nn.Module, state: State, x: Tensor, seen: State | None = None) 
         y = form(layer, own, x) if form else by_vmap(layer, own, x)
         outer, _, slot = path.rpartition(".")
         if seen is not None and slot == "norm":
-            seen[outer] = vmap(moments)(x, y)
+            seen[outer] = moments(x, y)
         x = y
     return x.transpose(1, 2) if features_first else x

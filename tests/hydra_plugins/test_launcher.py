@@ -1,0 +1,162 @@
+"""``hydra/launcher=population`` leaves what training one by one leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from normlab.norms import BatchNorm1d
+from normlab.records.result import Result, Status
+
+SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "optimizer.lr=0.01,0.02", "trainer.max_epochs=3"]
+TOGETHER = "hydra/launcher=population"
+
+
+def files(folder: Path) -> set[str]:
+    """Return the names of what a sweep left, without what tells when."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path.parent / "events" if path.name.startswith("events") else path) for path in found}
+
+
+def yaml_of(path: Path) -> object:
+    """Return what a YAML file holds, without what must differ between two sweeps."""
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    if path.name == "hydra.yaml":
+        for key in ("launcher", "overrides", "run", "sweep", "runtime"):
+            content["hydra"].pop(key)
+    return content
+
+
+def test_the_files_are_those_of_runs_trained_one_by_one(run_train):
+    assert run_train(*SWEEP, TOGETHER, "hydra.sweep.dir=together").code == 0
+    assert run_train(*SWEEP, "hydra/launcher=basic", "hydra.sweep.dir=alone").code == 0
+    assert files(Path("together")) == files(Path("alone"))
+    for path in Path("alone").rglob("*.yaml"):
+        if path.name != "multirun.yaml":
+            assert yaml_of(Path("together") / path.relative_to("alone")) == yaml_of(path), path
+    tables = [pd.read_csv(f"{root}/summary.csv").drop(columns=["seconds"]) for root in ("together", "alone")]
+    numbers = [table.select_dtypes("number") for table in tables]
+    pd.testing.assert_frame_equal(*numbers, rtol=0.05)
+
+
+def test_the_plan_is_said_before_it_starts(run_train):
+    outcome = run_train(*SWEEP, TOGETHER)
+    assert outcome.out.splitlines()[0] == "8 runs in 2 populations"
+    outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=1", TOGETHER)
+    assert outcome.out.splitlines()[0] == "2 runs, one by one"
+
+
+def test_a_chunk_bounds_the_members_trained_at_once(run_train):
+    outcome = run_train(*SWEEP, TOGETHER, "hydra.launcher.chunk=3")
+    assert outcome.out.splitlines()[0] == "8 runs in 2 populations, 2 alone"
+    assert outcome.code == 0
+
+
+@pytest.mark.parametrize("mistake", ["hydra.launcher.chunk=0", "hydra.launcher.n_jobs=0"])
+def test_impossible_settings_are_refused(run_train, mistake):
+    outcome = run_train(*SWEEP, TOGETHER, mistake)
+    assert outcome.code == 1
+    assert f"{mistake.removesuffix('=0')} must be" in outcome.err
+    assert not list(Path().iterdir())
+
+
+def test_an_optimizer_that_is_not_ours_is_trained_one_by_one(run_train):
+    foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
+    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *foreign, TOGETHER)
+    assert outcome.code == 0, outcome.err
+    assert "one by one: torch.optim.RMSprop knows one run" in outcome.out
+
+
+class Choosy(nn.Module):
+    """A normalizer whose path depends on the data, which no vmap can follow."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Bomb(pl.Callback):
+    """Raises in the second epoch of nets with BatchNorm."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1 and any(isinstance(layer, BatchNorm1d) for layer in pl_module.modules()):
+            raise RuntimeError("out of luck")
+
+
+@pytest.fixture(autouse=True)
+def somebody(monkeypatch):
+    module = ModuleType("somebody")
+    module.Choosy, module.Bomb = Choosy, Bomb
+    monkeypatch.setitem(sys.modules, "somebody", module)
+
+
+def test_a_layer_that_cannot_be_stacked_is_trained_one_by_one(run_train):
+    layer = ["model.norm._target_=somebody.Choosy", "~model.norm.eps", "~model.norm.momentum", "~model.norm.fused"]
+    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
+    assert outcome.code == 0, outcome.err
+    assert "and its like are trained one by one: vmap:" in outcome.out
+
+
+def test_a_group_that_fails_does_not_stop_the_others(run_train):
+    outcome = run_train(*SWEEP, TOGETHER, "+callbacks.extra.x._target_=somebody.Bomb", "hydra.sweep.dir=sweep")
+    assert outcome.code == 1
+    runs = pd.read_csv("sweep/summary.csv")
+    assert runs.groupby("model")["status"].agg(set).to_dict() == {"bn": {"failed"}, "nobn": {"finished"}}
+    assert all("out of luck" in path.read_text() for path in Path("sweep").glob("model=bn*/error.txt"))
+
+
+def test_a_diverged_member_changes_nothing_in_the_others(run_train):
+    common = ["-m", "model=nobn", "optimizer=sgd", "data=random", "trainer.max_epochs=20", "logger=csv", TOGETHER]
+    assert run_train(*common, "optimizer.lr=0.001,0.002,10000000", "hydra.sweep.dir=with").code == 0
+    assert run_train(*common, "optimizer.lr=0.001,0.002,0.003", "hydra.sweep.dir=without").code == 0
+    diverged = Result.read(Path("with/optimizer.lr=10000000"))
+    assert diverged.status == Status.DIVERGED
+    assert diverged.epochs < 20
+    for lr in ("0.001", "0.002"):
+        one, other = (Path(root) / f"optimizer.lr={lr}" for root in ("with", "without"))
+        assert (one / "curves.csv").read_text() == (other / "curves.csv").read_text()
+        states = [torch.load(r / "checkpoints/last.pt", weights_only=True)["state_dict"] for r in (one, other)]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_only_what_is_not_done_is_trained_again(run_train):
+    assert run_train(*SWEEP, TOGETHER, "hydra.sweep.dir=sweep").code == 0
+    again = Path("sweep/model=bn,seed=1,optimizer.lr=0.01")
+    (again / "result.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/curves.csv")}
+    assert run_train(*SWEEP, TOGETHER, "hydra.sweep.dir=sweep").code == 0
+    assert {path.parent for path, at in before.items() if path.stat().st_mtime_ns != at} == {again}
+
+
+def test_populations_train_side_by_side_in_processes(tmp_path):
+    train = Path(__file__).parents[2] / "train.py"
+    command = [sys.executable, str(train), *SWEEP, TOGETHER, "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist() == ["finished"] * 8
+
+
+def test_ctrl_c_leaves_every_member_stopped_with_what_it_had(tmp_path):
+    train = Path(__file__).parents[2] / "train.py"
+    endless = [*SWEEP[:-1], "trainer.max_epochs=100000", "logger.flush_seconds=0", "hydra.sweep.dir=sweep"]
+    command = [sys.executable, str(train), *endless, TOGETHER]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("sweep/*/curves.csv"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist()[:4] == ["stopped"] * 4
