@@ -35,6 +35,8 @@ tensorboard: $(READY) ## show every run in outputs/ in the browser
 bench: $(READY) ## measure speed, side by side with plain PyTorch and Lightning as usually set up
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/population.py
 
 clean: ## remove .venv and caches; outputs/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

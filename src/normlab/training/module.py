@@ -108,7 +108,7 @@ class NormModule(pl.LightningModule):
             return
         self.training_loss = torch.compile(self.training_loss, dynamic=False)  # type: ignore[method-assign]
         if isinstance(self.optimizer, StackedOptimizer):
-            self.optimizer.update = torch.compile(self.optimizer.update, dynamic=False)  # type: ignore[method-assign]
+            self.optimizer.apply = torch.compile(self.optimizer.apply, dynamic=False)  # type: ignore[method-assign]
 
     def training_step(self, batch: Split, batch_idx: int) -> None:
         """Take an epoch's optimizer steps; ``batch`` is the whole training split."""

@@ -41,7 +41,6 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.members = members
         self.state["updates"] = 0
         self.theta = torch.cat([p.detach().reshape(members, -1) for p in self.params], dim=1)
-        self.grad = torch.empty_like(self.theta)
         sizes = [p.numel() // members for p in self.params]
         for parameter, view in zip(self.params, self.theta.split(sizes, dim=1), strict=True):
             parameter.data = view.view(parameter.shape)
@@ -58,12 +57,19 @@ class StackedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        torch.cat([grad.reshape(self.members, -1) for grad in grads], dim=1, out=self.grad)
         self.state["updates"] += 1
-        self.update(self.theta, self.grad)
+        self.apply(self.theta, grads, self.coefficients())
         return loss
 
-    def update(self, theta: Tensor, grad: Tensor) -> None:
+    def apply(self, theta: Tensor, grads: Sequence[Tensor], coefficients: Sequence[Tensor]) -> None:
+        """Gather the gradients into one ``[K, P]`` and update ``theta``: of tensors alone, to be compiled."""
+        self.update(theta, torch.cat([grad.reshape(self.members, -1) for grad in grads], dim=1), *coefficients)
+
+    def coefficients(self) -> Sequence[Tensor]:
+        """Return what the next update multiplies by, ``[K, 1]`` each."""
+        raise NotImplementedError
+
+    def update(self, theta: Tensor, grad: Tensor, *coefficients: Tensor) -> None:
         """Update ``theta`` in place; ``grad`` may be used up."""
         raise NotImplementedError
 
@@ -96,13 +102,17 @@ class SGD(StackedOptimizer):
         self.nesterov = nesterov
         self.state["velocity"] = torch.zeros_like(self.theta)
 
-    def update(self, theta: Tensor, grad: Tensor) -> None:
+    def coefficients(self) -> Sequence[Tensor]:
+        """Return η, μ and λ."""
+        return [self.number(name) for name in ("lr", "momentum", "weight_decay")]
+
+    def update(self, theta: Tensor, grad: Tensor, *coefficients: Tensor) -> None:
         """Take one step."""
-        momentum = self.number("momentum")
-        grad.addcmul_(theta, self.number("weight_decay"))
+        lr, momentum, weight_decay = coefficients
+        grad.addcmul_(theta, weight_decay)
         velocity = self.state["velocity"].mul_(momentum).add_(grad)
         direction = grad.addcmul_(velocity, momentum) if self.nesterov else velocity
-        theta.addcmul_(direction, self.number("lr"), value=-1)
+        theta.addcmul_(direction, lr, value=-1)
 
 
 class Adam(StackedOptimizer):
@@ -137,20 +147,28 @@ class Adam(StackedOptimizer):
         group = self.param_groups[0]
         self._gain1, self._gain2 = ((1 - group[beta]).to(self.theta.dtype) for beta in ("beta1", "beta2"))
 
-    def update(self, theta: Tensor, grad: Tensor) -> None:
-        """Take one step."""
-        group, updates = self.param_groups[0], self.state["updates"]
-        if self._decays and self.decoupled:
-            theta.mul_(1 - self.number("lr") * self.number("weight_decay"))
-        elif self._decays:
-            grad.addcmul_(theta, self.number("weight_decay"))
-        mean = self.state["mean"].lerp_(grad, self._gain1)
-        square = self.state["square"].lerp_(grad.square_(), self._gain2)
+    def coefficients(self) -> Sequence[Tensor]:
+        """Return ``η√(1 − β₂ᵗ)/(1 − β₁ᵗ)`` and ``ε√(1 − β₂ᵗ)``, and what decays: λ, or ``1 − ηλ`` if decoupled."""
+        group, updates, dtype = self.param_groups[0], self.state["updates"], self.theta.dtype
         # In float32, 1 − β₂ᵗ would lose four of its seven digits at the first step.
         root = (1 - group["beta2"] ** updates).sqrt_()
         step_size = group["lr"] * root / (1 - group["beta1"] ** updates)
-        denominator = square.sqrt().add_((group["eps"] * root).to(theta.dtype))
-        theta.sub_(torch.div(mean, denominator).mul_(step_size.to(theta.dtype)))
+        found = [step_size.to(dtype), (group["eps"] * root).to(dtype)]
+        if self._decays:
+            decay = self.number("weight_decay")
+            found.append(1 - self.number("lr") * decay if self.decoupled else decay)
+        return found
+
+    def update(self, theta: Tensor, grad: Tensor, *coefficients: Tensor) -> None:
+        """Take one step."""
+        step_size, eps, *decay = coefficients
+        if decay and self.decoupled:
+            theta.mul_(decay[0])
+        elif decay:
+            grad.addcmul_(theta, decay[0])
+        mean = self.state["mean"].lerp_(grad, self._gain1)
+        square = self.state["square"].lerp_(grad.square_(), self._gain2)
+        theta.sub_(torch.div(mean, square.sqrt().add_(eps)).mul_(step_size))
 
 
 class AdamW(Adam):

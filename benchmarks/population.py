@@ -1,0 +1,199 @@
+"""Time per member and optimizer step of many nets trained at once, side by side with other ways to do it.
+
+The work: 1,000 samples of noise, 10 → 50 → 1 with or without BatchNorm, mean squared error, Adam with a learning
+rate of its own for each member, every member in an order of its own. All ways are measured in turn in one process;
+compiling and the first epochs are left out; the figures are medians over epochs.
+
+    python benchmarks/population.py                          the table
+    python benchmarks/population.py --members 256 --batch-size 32 --peer jax --json
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from step import plain_loop, usual_lightning
+
+from normlab.training.run import Training, threads, threads_for
+from normlab.training.run_folders import Run
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+SAMPLES, FEATURES, HIDDEN = 1000, 10, 50
+EPOCHS = 8
+
+
+class StepTimes(pl.Callback):
+    """Takes down how long the optimizer steps of each epoch took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.seconds.append(pl_module.seconds - sum(self.seconds))
+
+
+def stacked(members: int, batch_size: int, model: str, compiled: bool = True) -> float:
+    """Return microseconds per member-step of a population of normlab."""
+    changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"data.batch_size={batch_size}"]
+    settings = [f"trainer.compile={str(compiled).lower()}", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        base = compose("train", overrides=[f"model={model}", *changes, *settings])
+    with tempfile.TemporaryDirectory() as folder:
+        runs = []
+        for k in range(members):
+            config = deepcopy(base)
+            config.seed, config.optimizer.lr = k, 0.001 * (1 + k % 10)
+            runs.append(Run(config, Path(folder) / str(k), str(k), {"model": model}, []))
+        training, times = Training(runs), StepTimes()
+        training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
+        with threads(threads_for(training.module.population, batch_size)):
+            training.trainer.fit(training.module, datamodule=training.data)
+    steps = -(-SAMPLES // batch_size)
+    return median(times.seconds[2:]) / steps / members * 1e6
+
+
+def eager(members: int, batch_size: int, model: str) -> float:
+    """Return the same without compiling."""
+    return stacked(members, batch_size, model, compiled=False)
+
+
+def one_by_one(members: int, batch_size: int, model: str) -> float:
+    """Return microseconds per step of a single run of normlab."""
+    return stacked(1, batch_size, model, compiled=False)
+
+
+def plain(members: int, batch_size: int, model: str) -> float:
+    """Return microseconds per step of a plain PyTorch loop over one net, with BatchNorm."""
+    with threads(1):
+        return timed(lambda: plain_loop(batch_size, EPOCHS), batch_size)
+
+
+def lightning(members: int, batch_size: int, model: str) -> float:
+    """Return microseconds per step of Lightning as usually set up, with BatchNorm."""
+    with threads(1):
+        return timed(lambda: usual_lightning(batch_size, EPOCHS), batch_size)
+
+
+def timed(call: Callable[[], None], batch_size: int) -> float:
+    """Return the median of three calls, in microseconds per step."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return median(times) / EPOCHS / -(-SAMPLES // batch_size) * 1e6
+
+
+def jax_peer(members: int, batch_size: int, model: str) -> float:
+    """Return microseconds per member-step of ``jit(vmap(scan))`` with optax's Adam, an epoch a call."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    adam = optax.inject_hyperparams(optax.adam)(learning_rate=0.01)
+
+    def predict(p: dict, x: Any) -> tuple[Any, Any, Any]:
+        h = x @ p["w1"] + p["b1"]
+        mean, var = h.mean(0), h.var(0)
+        if model == "bn":
+            h = (h - mean) / jnp.sqrt(var + 1e-5) * p["gamma"] + p["beta"]
+        return jax.nn.relu(h) @ p["w2"] + p["b2"], mean, var
+
+    def loss_of(p: dict, x: Any, y: Any) -> tuple[Any, tuple[Any, Any]]:
+        out, mean, var = predict(p, x)
+        return jnp.mean((out - y) ** 2), (mean, var)
+
+    def step(carry: Any, index: Any) -> tuple[Any, Any]:
+        p, state, running_mean, running_var, x, y = carry
+        (loss, (mean, var)), grads = jax.value_and_grad(loss_of, has_aux=True)(p, x[index], y[index])
+        updates, state = adam.update(grads, state)
+        unbiased = var * batch_size / (batch_size - 1)
+        running = 0.9 * running_mean + 0.1 * mean, 0.9 * running_var + 0.1 * unbiased
+        return (optax.apply_updates(p, updates), state, *running, x, y), loss
+
+    def epoch(p: dict, state: Any, rm: Any, rv: Any, x: Any, y: Any, order: Any) -> Any:
+        carry, losses = jax.lax.scan(step, (p, state, rm, rv, x, y), order)
+        return (*carry[:4], losses)
+
+    keys = jax.random.split(jax.random.PRNGKey(0), members)
+
+    def init(key: Any, lr: Any) -> tuple[dict, Any]:
+        one, two = jax.random.split(key)
+        p = {
+            "w1": jax.random.normal(one, (FEATURES, HIDDEN)) * 0.1,
+            "b1": jnp.zeros(HIDDEN),
+            "w2": jax.random.normal(two, (HIDDEN, 1)) * 0.1,
+            "b2": jnp.zeros(1),
+        }
+        if model == "bn":
+            p |= {"gamma": jnp.ones(HIDDEN), "beta": jnp.zeros(HIDDEN)}
+        state = adam.init(p)
+        state.hyperparams["learning_rate"] = lr
+        return p, state
+
+    params, states = jax.vmap(init)(keys, 0.001 * (1 + jnp.arange(members) % 10))
+    rm, rv = jnp.zeros((members, HIDDEN)), jnp.ones((members, HIDDEN))
+    x = jax.random.normal(jax.random.PRNGKey(1), (SAMPLES, FEATURES))
+    y = jax.random.normal(jax.random.PRNGKey(2), (SAMPLES, 1))
+    steps = SAMPLES // batch_size
+    run = jax.jit(jax.vmap(epoch, in_axes=(0, 0, 0, 0, None, None, 0)))
+    times = []
+    for number in range(EPOCHS):
+        shuffled = jax.vmap(lambda key: jax.random.permutation(key, SAMPLES))(
+            jax.random.split(keys[number % members], members)
+        )
+        order = shuffled[:, : steps * batch_size].reshape(members, steps, batch_size)
+        jax.block_until_ready(order)
+        started = time.perf_counter()
+        params, states, rm, rv, losses = run(params, states, rm, rv, x, y, order)
+        jax.block_until_ready(losses)
+        times.append(time.perf_counter() - started)
+    return median(times[2:]) / steps / members * 1e6
+
+
+WAYS: dict[str, Callable[[int, int, str], float]] = {
+    "none": stacked,
+    "eager": eager,
+    "alone": one_by_one,
+    "plain": plain,
+    "lightning": lightning,
+    "jax": jax_peer,
+}
+
+
+def main() -> None:
+    """Print the table, or one figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=256)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--model", choices=("bn", "nobn"), default="bn")
+    parser.add_argument("--peer", choices=tuple(WAYS), help="measure this way alone; none is normlab's own")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    sizes = [arguments.batch_size] if arguments.batch_size else [32, 128]
+    ways = [arguments.peer] if arguments.peer else list(WAYS)
+    rows = {way: {size: WAYS[way](arguments.members, size, arguments.model) for size in sizes} for way in ways}
+    if arguments.json:
+        about = {"members": arguments.members, "batch_size": sizes[0], "model": arguments.model, "peer": ways[0]}
+        print(json.dumps({**about, "us_per_member_step": rows[ways[0]][sizes[0]]}))
+        return
+    print(f"microseconds per member-step, {arguments.members} members, model={arguments.model}")
+    print(f"{'':12}" + "".join(f"{f'batch {size}':>12}" for size in sizes))
+    for way, row in rows.items():
+        print(f"{'normlab' if way == 'none' else way:12}" + "".join(f"{row[size]:12.1f}" for size in sizes))
+
+
+if __name__ == "__main__":
+    main()
