@@ -21,8 +21,14 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
     """Start the command in a folder of its own."""
     command = [sys.executable, str(TRAIN), *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell that runs the tests in the background has Ctrl-C ignored, which a child would inherit.
+    return subprocess.Popen(command, cwd=folder, preexec_fn=heed_ctrl_c, **pipes)
+
+
+def heed_ctrl_c() -> None:
+    """Let Ctrl-C do in a new process what it does in a terminal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:

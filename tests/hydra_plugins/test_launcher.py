@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -152,7 +153,10 @@ def test_ctrl_c_leaves_every_member_stopped_with_what_it_had(tmp_path):
     train = Path(__file__).parents[2] / "train.py"
     endless = [*SWEEP[:-1], "trainer.max_epochs=100000", "logger.flush_seconds=0", "hydra.sweep.dir=sweep"]
     command = [sys.executable, str(train), *endless, TOGETHER]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell that runs the tests in the background has Ctrl-C ignored, which a child would inherit.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed, **pipes)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("sweep/*/curves.csv"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.1)

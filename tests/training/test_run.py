@@ -266,6 +266,7 @@ def test_large_layers_are_computed_on_all_threads_and_small_ones_on_one():
         return Population([nn.Linear(width, width)])
 
     torch.set_num_threads(2)
+    assert threads_for(Population([nn.PReLU(), nn.PReLU()]), 128) == 1
     assert threads_for(population(64), 128) == 1
     assert threads_for(population(256), 128) == 2
 

@@ -176,7 +176,7 @@ def threads_for(population: Population, batch_size: int) -> int:
 
     A second thread made steps of MLPs take 1.02 times as long at 8,000, and 0.75 times at 32,000.
     """
-    widest = max(parameter.shape[-1] for parameter in population.parameters())
+    widest = max((parameter.shape[-1] for parameter in population.parameters() if parameter.dim()), default=1)
     return torch.get_num_threads() if population.members * batch_size * widest >= 32_000 else 1
 
 
