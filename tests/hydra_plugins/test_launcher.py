@@ -16,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from normlab.data import Random, Table
 from normlab.norms import BatchNorm1d
 from normlab.records.result import Result, Status
 
@@ -164,3 +165,19 @@ def test_ctrl_c_leaves_every_member_stopped_with_what_it_had(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist()[:4] == ["stopped"] * 4
+
+
+class Doubles(Random):
+    """A dataset in float64, as numpy and pandas give it."""
+
+    def table(self) -> Table:
+        found = super().table()
+        return Table(found.x.double(), found.y.double())
+
+
+def test_data_in_float64_can_be_stacked(run_train, monkeypatch):
+    monkeypatch.setattr(sys.modules["somebody"], "Doubles", Doubles, raising=False)
+    doubles = ["data=random", "data._target_=somebody.Doubles", "trainer.max_epochs=1"]
+    outcome = run_train("-m", "seed=0,1", *doubles, TOGETHER)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("2 runs in 1 population\n")

@@ -16,7 +16,7 @@ from normlab.training.run_folders import Run
 from normlab.training.schedulers import Scheduler
 
 NUMBERS_AT_ONCE = 32_000_000
-"""How many activations a population holds at most: more members at once then cost more each."""
+"""How many activations a population holds at most, which bounds its memory."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def why_alone(config: DictConfig) -> str | None:
     try:
         module = make_module([config, config], data)
         x = table.x[None, : data.batch_size].expand(2, -1, *table.input_shape)
+        x = x.to(module.dtype)
         module(x.contiguous()).sum().backward()
         with torch.no_grad():
             module.eval().population.observe(x)
@@ -67,7 +68,7 @@ def why_alone(config: DictConfig) -> str | None:
 
 
 def members_at_once(config: DictConfig) -> int:
-    """Return how many members are best trained at once, by the size of what they keep for the backward pass."""
+    """Return how many members are trained at once, by the size of what they keep for the backward pass."""
     data = make_data(config)
     module = make_module([config], data)
     sizes: list[int] = []
@@ -77,7 +78,7 @@ def members_at_once(config: DictConfig) -> int:
         if not list(layer.children())
     ]
     with torch.no_grad():
-        module(data.parts[0].x[None, : data.batch_size])
+        module(data.parts[0].x[None, : data.batch_size].to(module.dtype))
     for hook in hooks:
         hook.remove()
     return max(16, min(4096, NUMBERS_AT_ONCE // sum(sizes)))
