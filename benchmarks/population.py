@@ -94,8 +94,11 @@ def timed(call: Callable[[], None], batch_size: int) -> float:
     return median(times) / EPOCHS / -(-SAMPLES // batch_size) * 1e6
 
 
-def jax_peer(members: int, batch_size: int, model: str) -> float:
-    """Return microseconds per member-step of ``jit(vmap(scan))`` with optax's Adam, an epoch a call."""
+def jax_peer(members: int, batch_size: int, model: str, draws: bool = True) -> float:
+    """Return microseconds per member-step of ``jit(vmap(scan))`` with optax's Adam, an epoch a call.
+
+    It draws each member's order of the samples, as every other way here does, or else is given the orders.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -121,7 +124,11 @@ def jax_peer(members: int, batch_size: int, model: str) -> float:
         running = 0.9 * running_mean + 0.1 * mean, 0.9 * running_var + 0.1 * unbiased
         return (optax.apply_updates(p, updates), state, *running, x, y), loss
 
-    def epoch(p: dict, state: Any, rm: Any, rv: Any, x: Any, y: Any, order: Any) -> Any:
+    def shuffled(key: Any) -> Any:
+        return jax.random.permutation(key, SAMPLES)[: steps * batch_size].reshape(steps, batch_size)
+
+    def epoch(p: dict, state: Any, rm: Any, rv: Any, x: Any, y: Any, key_or_order: Any) -> Any:
+        order = shuffled(key_or_order) if draws else key_or_order
         carry, losses = jax.lax.scan(step, (p, state, rm, rv, x, y), order)
         return (*carry[:4], losses)
 
@@ -149,16 +156,19 @@ def jax_peer(members: int, batch_size: int, model: str) -> float:
     run = jax.jit(jax.vmap(epoch, in_axes=(0, 0, 0, 0, None, None, 0)))
     times = []
     for number in range(EPOCHS):
-        shuffled = jax.vmap(lambda key: jax.random.permutation(key, SAMPLES))(
-            jax.random.split(keys[number % members], members)
-        )
-        order = shuffled[:, : steps * batch_size].reshape(members, steps, batch_size)
-        jax.block_until_ready(order)
+        given = jax.random.split(keys[number % members], members)
+        if not draws:
+            given = jax.block_until_ready(jax.vmap(shuffled)(given))
         started = time.perf_counter()
-        params, states, rm, rv, losses = run(params, states, rm, rv, x, y, order)
+        params, states, rm, rv, losses = run(params, states, rm, rv, x, y, given)
         jax.block_until_ready(losses)
         times.append(time.perf_counter() - started)
     return median(times[2:]) / steps / members * 1e6
+
+
+def jax_given(members: int, batch_size: int, model: str) -> float:
+    """Return the same without the time that JAX takes to draw the orders."""
+    return jax_peer(members, batch_size, model, draws=False)
 
 
 WAYS: dict[str, Callable[[int, int, str], float]] = {
@@ -168,6 +178,7 @@ WAYS: dict[str, Callable[[int, int, str], float]] = {
     "plain": plain,
     "lightning": lightning,
     "jax": jax_peer,
+    "jax-given": jax_given,
 }
 
 

@@ -11,15 +11,17 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from normlab.config import first_line
 from normlab.data.datamodule import InMemoryData, Split
+from normlab.data.order import batch_sizes
 from normlab.probes.slots import MOMENTS
-from normlab.training.optim import StackedOptimizer, clip_grad_norm
+from normlab.training.compiling import Compiled, Step
+from normlab.training.optim import StackedOptimizer
 from normlab.training.population import Population
 from normlab.training.schedulers import Scheduler
 from normlab.training.stacking import State
+from normlab.training.step import PopulationStep
 from normlab.training.tasks import Task
 
 log = logging.getLogger("normlab")
@@ -60,6 +62,7 @@ class NormModule(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.gradient_clip_val = gradient_clip_val
         self.compiles = compiles
+        self.step: Step = self.take_step
         self.metrics: dict[str, Tensor] = {}
         members = population.members
         self.active = torch.ones(members, dtype=torch.bool)
@@ -85,44 +88,31 @@ class NormModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
         self.train()
+        if isinstance(self.optimizer, StackedOptimizer) and (self.compiles or self.population.members > 1):
+            self.step = PopulationStep(self.population, self.task.loss, self.optimizer, self.gradient_clip_val)
         if self.compiles:
-            self.compile_step()
+            self.step = Compiled(self.step, batch_sizes(self.data.train, self.data.batch_size))
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""
         self.metrics = {}
 
-    def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return every member's loss on its minibatch, ``(K,)``."""
-        return self.task.loss(self(x), y)
-
-    def compile_step(self) -> None:
-        """Compile what an optimizer step consists of: the loss with its gradient, and the update."""
-        # Its import takes as long as torch's own.
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        try:
-            get_cpp_compiler()
-        except RuntimeError as error:
-            log.warning("trainer.compile: %s; the training goes on uncompiled", first_line(error))
-            return
-        self.training_loss = torch.compile(self.training_loss, dynamic=False)  # type: ignore[method-assign]
-        if isinstance(self.optimizer, StackedOptimizer):
-            self.optimizer.apply = torch.compile(self.optimizer.apply, dynamic=False)  # type: ignore[method-assign]
+    def take_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take an optimizer step by the net and the optimizer as they are, and return the loss, ``(1,)``."""
+        self.optimizer.zero_grad()
+        loss = self.task.loss(self(x), y)
+        loss.sum().backward()
+        if self.gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self.population.parameters(), self.gradient_clip_val)
+        self.optimizer.step()
+        return loss.detach()
 
     def training_step(self, batch: Split, batch_idx: int) -> None:
         """Take an epoch's optimizer steps; ``batch`` is the whole training split."""
         started = time.perf_counter()
-        optimizer = self.optimizer
         losses, sizes = [], []
         for x, y in self.minibatches(batch):
-            optimizer.zero_grad()
-            loss = self.training_loss(x, y)
-            loss.sum().backward()
-            if self.gradient_clip_val is not None:
-                clip_grad_norm(self.population.parameters(), self.population.members, self.gradient_clip_val)
-            optimizer.step()
-            losses.append(loss.detach())
+            losses.append(self.step(x, y))
             sizes.append(x.shape[1])
         self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
         self.metrics["train/lr"] = self.learning_rates()

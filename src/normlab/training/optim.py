@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normlab.training.compiling import materialized
+
 Number = float | Sequence[float] | Tensor
 
 
@@ -39,10 +41,11 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.params: list[nn.Parameter] = group["params"]
         group.update({name: value.to(self.params[0].device) for name, value in columns.items()})
         self.members = members
-        self.state["updates"] = 0
         self.theta = torch.cat([p.detach().reshape(members, -1) for p in self.params], dim=1)
-        sizes = [p.numel() // members for p in self.params]
-        for parameter, view in zip(self.params, self.theta.split(sizes, dim=1), strict=True):
+        self.state["updates"] = torch.zeros((), dtype=torch.float64, device=self.theta.device)
+        self.shapes = [p.shape if members == 1 else p.shape[1:] for p in self.params]
+        views = self.theta.split([shape.numel() for shape in self.shapes], dim=1)
+        for parameter, view in zip(self.params, views, strict=True):
             parameter.data = view.view(parameter.shape)
 
     def number(self, name: str) -> Tensor:
@@ -57,20 +60,11 @@ class StackedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        self.state["updates"] += 1
-        self.apply(self.theta, grads, self.coefficients())
+        self.update(torch.cat([grad.reshape(self.members, -1) for grad in grads], dim=1))
         return loss
 
-    def apply(self, theta: Tensor, grads: Sequence[Tensor], coefficients: Sequence[Tensor]) -> None:
-        """Gather the gradients into one ``[K, P]`` and update ``theta``: of tensors alone, to be compiled."""
-        self.update(theta, torch.cat([grad.reshape(self.members, -1) for grad in grads], dim=1), *coefficients)
-
-    def coefficients(self) -> Sequence[Tensor]:
-        """Return what the next update multiplies by, ``[K, 1]`` each."""
-        raise NotImplementedError
-
-    def update(self, theta: Tensor, grad: Tensor, *coefficients: Tensor) -> None:
-        """Update ``theta`` in place; ``grad`` may be used up."""
+    def update(self, grad: Tensor) -> None:
+        """Update θ in place; ``grad``, ``[K, P]``, may be used up."""
         raise NotImplementedError
 
 
@@ -102,17 +96,13 @@ class SGD(StackedOptimizer):
         self.nesterov = nesterov
         self.state["velocity"] = torch.zeros_like(self.theta)
 
-    def coefficients(self) -> Sequence[Tensor]:
-        """Return η, μ and λ."""
-        return [self.number(name) for name in ("lr", "momentum", "weight_decay")]
-
-    def update(self, theta: Tensor, grad: Tensor, *coefficients: Tensor) -> None:
+    def update(self, grad: Tensor) -> None:
         """Take one step."""
-        lr, momentum, weight_decay = coefficients
-        grad.addcmul_(theta, weight_decay)
+        momentum = self.number("momentum")
+        grad.addcmul_(self.theta, self.number("weight_decay"))
         velocity = self.state["velocity"].mul_(momentum).add_(grad)
         direction = grad.addcmul_(velocity, momentum) if self.nesterov else velocity
-        theta.addcmul_(direction, lr, value=-1)
+        self.theta.addcmul_(direction, self.number("lr"), value=-1)
 
 
 class Adam(StackedOptimizer):
@@ -147,27 +137,20 @@ class Adam(StackedOptimizer):
         group = self.param_groups[0]
         self._gain1, self._gain2 = ((1 - group[beta]).to(self.theta.dtype) for beta in ("beta1", "beta2"))
 
-    def coefficients(self) -> Sequence[Tensor]:
-        """Return ``η√(1 − β₂ᵗ)/(1 − β₁ᵗ)`` and ``ε√(1 − β₂ᵗ)``, and what decays: λ, or ``1 − ηλ`` if decoupled."""
-        group, updates, dtype = self.param_groups[0], self.state["updates"], self.theta.dtype
-        # In float32, 1 − β₂ᵗ would lose four of its seven digits at the first step.
-        root = (1 - group["beta2"] ** updates).sqrt_()
-        step_size = group["lr"] * root / (1 - group["beta1"] ** updates)
-        found = [step_size.to(dtype), (group["eps"] * root).to(dtype)]
-        if self._decays:
-            decay = self.number("weight_decay")
-            found.append(1 - self.number("lr") * decay if self.decoupled else decay)
-        return found
-
-    def update(self, theta: Tensor, grad: Tensor, *coefficients: Tensor) -> None:
+    def update(self, grad: Tensor) -> None:
         """Take one step."""
-        step_size, eps, *decay = coefficients
-        if decay and self.decoupled:
-            theta.mul_(decay[0])
-        elif decay:
-            grad.addcmul_(theta, decay[0])
+        group, theta = self.param_groups[0], self.theta
+        updates = self.state["updates"].add_(1)
+        if self._decays and self.decoupled:
+            theta.mul_((1 - group["lr"] * group["weight_decay"]).to(theta.dtype))
+        elif self._decays:
+            grad.addcmul_(theta, self.number("weight_decay"))
         mean = self.state["mean"].lerp_(grad, self._gain1)
         square = self.state["square"].lerp_(grad.square_(), self._gain2)
+        # In float32, 1 − β₂ᵗ would lose four of its seven digits at the first step.
+        root = (1 - group["beta2"] ** updates).sqrt_()
+        step_size = materialized((group["lr"] * root / (1 - group["beta1"] ** updates)).to(theta.dtype))
+        eps = materialized((group["eps"] * root).to(theta.dtype))
         theta.sub_(torch.div(mean, square.sqrt().add_(eps)).mul_(step_size))
 
 
@@ -189,16 +172,6 @@ class AdamW(Adam):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, members=members)
 
 
-@torch.no_grad()
-def clip_grad_norm(params: Iterable[nn.Parameter], members: int, max_norm: float) -> Tensor:
-    """Scale each member's gradient so that its Euclidean norm over all parameters is at most ``max_norm``.
-
-    Returns:
-        The norms before, ``(K,)``.
-    """
-    grads = [p.grad for p in params if p.grad is not None]
-    norms = torch.stack([grad.reshape(members, -1).norm(dim=1) for grad in grads]).norm(dim=0)
-    scale = (max_norm / (norms + 1e-6)).clamp(max=1)
-    for grad in grads:
-        grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)) if members > 1 else scale[0])
-    return norms
+def clipped(grad: Tensor, max_norm: float) -> Tensor:
+    """Return each member's gradient, ``[K, P]``, scaled so that its Euclidean norm is at most ``max_norm``."""
+    return grad * (max_norm / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)

@@ -15,6 +15,7 @@ from torch.func import functional_call, vmap
 
 from normlab.norms import BatchNorm1d
 from normlab.probes.slots import moments
+from normlab.training.gradients import affine, batch_normalized
 
 State = dict[str, Tensor]
 
@@ -27,36 +28,27 @@ ELEMENTWISE = (
 
 def linear(layer: nn.Linear, state: State, x: Tensor) -> Tensor:
     """Return ``W x + b`` for each member: ``[K, D, B]`` to ``[K, E, B]``."""
-    if "bias" not in state:
-        return torch.bmm(state["weight"], x)
-    return torch.baddbmm(state["bias"].unsqueeze(2), state["weight"], x)
+    return affine(x, state["weight"], state.get("bias"))
 
 
 def batch_norm(layer: BatchNorm1d | nn.BatchNorm1d, state: State, x: Tensor) -> Tensor:
-    """Normalize each member's features by torch's kernel, which takes K·D features as well as D."""
-    members, features, samples = x.shape
-    by_batch = layer.training or "running_mean" not in state
-    if by_batch and samples == 1:
+    """Normalize each member's features, and let its running statistics follow, as the layer alone does."""
+    own = {name: tensor.unsqueeze(-1) for name, tensor in state.items()}
+    one = x.new_ones(1, 1, 1)
+    gamma, beta = own.get("weight", one), own.get("bias", one - 1)
+    if not layer.training and "running_mean" in own:
+        rate = torch.rsqrt(own["running_var"] + layer.eps)
+        return torch.addcmul(beta, x - own["running_mean"], rate * gamma)
+    samples = x.shape[2]
+    if samples == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got {samples} sample")
-    tracked = "running_mean" in state and (layer.track_running_stats or not layer.training)
-    factor = layer.momentum
-    if layer.training and layer.track_running_stats and "num_batches_tracked" in state:
-        count = state["num_batches_tracked"].add_(1)
-        factor = 1 / count.max().item() if factor is None else factor
-    flat = {name: tensor.reshape(-1) for name, tensor in state.items()}
-    means, variances = ((flat[name] if tracked else None) for name in ("running_mean", "running_var"))
-    y = torch.batch_norm(
-        x.reshape(1, members * features, samples),
-        flat.get("weight"),
-        flat.get("bias"),
-        means,
-        variances,
-        by_batch,
-        factor or 0.0,
-        layer.eps,
-        torch.backends.cudnn.enabled,
-    )
-    return y.view(members, features, samples)
+    y, mean, var = batch_normalized(x, gamma, beta, layer.eps)
+    if layer.training and layer.track_running_stats and "running_mean" in own:
+        count = own["num_batches_tracked"].add_(1)
+        factor = 1 / count.to(x.dtype).unsqueeze(-1) if layer.momentum is None else layer.momentum
+        for running, batch in ((own["running_mean"], mean), (own["running_var"], var * (samples / (samples - 1)))):
+            running.add_(factor * (batch.detach() - running))
+    return y
 
 
 def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tensor] | None:
