@@ -24,6 +24,7 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from step import plain_loop, usual_lightning
 
+from normlab.training.progress import Progress
 from normlab.training.run import Training, threads, threads_for
 from normlab.training.run_folders import Run
 
@@ -54,7 +55,7 @@ def stacked(members: int, batch_size: int, model: str, compiled: bool = True) ->
             config = deepcopy(base)
             config.seed, config.optimizer.lr = k, 0.001 * (1 + k % 10)
             runs.append(Run(config, Path(folder) / str(k), str(k), {"model": model}, []))
-        training, times = Training(runs), StepTimes()
+        training, times = Training(runs, Progress("", 0)), StepTimes()
         training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
         with threads(threads_for(training.module.population, batch_size)):
             training.trainer.fit(training.module, datamodule=training.data)

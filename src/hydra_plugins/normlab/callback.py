@@ -1,4 +1,4 @@
-"""What happens before Hydra writes anything of a run, and after a sweep that is not our sweeper's."""
+"""What happens before Hydra writes anything of a run, and around a sweep that is not our sweeper's."""
 
 import logging
 import shlex
@@ -7,16 +7,23 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from normlab.cli import WANTS_TRACEBACK
-from normlab.config import first_line
+from normlab.config import direction_of, first_line
 from normlab.records.folder import free_folder, require_own, require_writable, without_hydra
 from normlab.records.names import run_name
 
 log = logging.getLogger("normlab")
+
+# With Optuna's sweeper they say seven lines about the plugins of a database tool, and the name of the study, which
+# the sweeper has said, in colors and into stderr.
+CHATTER = ("alembic.runtime.plugins", "optuna.storages")
 
 # For sweepers that do not name their jobs' folders themselves.
 OmegaConf.register_new_resolver(
@@ -29,8 +36,13 @@ def was_given(config: DictConfig, key: str) -> bool:
     return any(override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra)
 
 
+def is_our_sweep(config: DictConfig) -> bool:
+    """Return whether the sweep is our own sweeper's, which checks every job and closes the sweep itself."""
+    return config.hydra.sweeper._target_.startswith("hydra_plugins.normlab.")
+
+
 class NormlabCallback(Callback):
-    """Refuses a single run that cannot be trained, and closes the sweeps of other sweepers."""
+    """Refuses a single run that cannot be trained, and has the sweeps of other sweepers closed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration, then find the run a folder of its own."""
@@ -58,12 +70,50 @@ class NormlabCallback(Callback):
             curves = f"   curves: tensorboard --logdir {shlex.quote(folder)}" if config.logger.tensorboard else ""
             log.info("files: %s%s", folder, curves)
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Close a sweep that our sweeper does not close itself."""
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tell a sweeper that is not ours which way is better, and have its sweep closed."""
+        if is_our_sweep(config):
+            return
+        for name in CHATTER:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            better = f"{direction_of(config.optimized_metric, config.direction)}imize"
+        except Exception as error:  # Hydra would turn it into a warning and go on
+            refuse(error)
+        sweeper = config.hydra.sweeper
+        with read_write(config), open_dict(config):
+            if "direction" in sweeper and not was_given(config, "hydra.sweeper.direction"):
+                sweeper.direction = better
+            target = f"{ClosingSweeper.__module__}.{ClosingSweeper.__name__}"
+            config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": sweeper}
+
+
+class ClosingSweeper(Sweeper):
+    """A sweeper of another package, whose sweep is closed however it ends.
+
+    Hydra itself tells no callback of a sweep that ended with an error.
+    """
+
+    def __init__(self, sweeper: DictConfig) -> None:
+        self.settings = sweeper
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the other sweeper, which finds the configuration as if it had been called by Hydra."""
+        with read_write(config), open_dict(config):
+            config.hydra.sweeper = self.settings
+        self.folder = Path(config.hydra.sweep.dir)
+        self.sweeper = Plugins.instance().instantiate_sweeper(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Let it sweep, and close what it leaves."""
         from normlab.report.close import close_sweep
 
-        if not config.hydra.sweeper._target_.startswith("hydra_plugins.normlab."):
-            close_sweep(Path(config.hydra.sweep.dir))
+        try:
+            return self.sweeper.sweep(arguments)
+        finally:
+            close_sweep(self.folder)
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict, read_write
 
+from normlab.records.folder import without_hydra
+
 
 @cache
 def parse(override: str) -> Override:
@@ -31,6 +33,7 @@ class Composer:
         self.master = master
         self.composed: dict[tuple[str, ...], DictConfig] = {}
         self.jobs: dict[tuple[str, ...], DictConfig] = {}
+        self.tasks: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         """Return the config of a job, as Hydra's launcher completes what ``load_sweep_config`` returns."""
@@ -45,6 +48,13 @@ class Composer:
             folder = Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
             config.hydra.runtime.output_dir = str(folder.absolute())
         return config
+
+    def task(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the config of a job that has been composed, without Hydra's part, which takes milliseconds."""
+        words = tuple(overrides)
+        if words not in self.tasks:
+            self.tasks[words] = without_hydra(self.jobs[words])
+        return self.tasks[words]
 
     def compose_anew(self, parsed: Sequence[Override]) -> DictConfig:
         """Return a copy of what the choices compose, with the values set as Hydra sets them."""

@@ -1,7 +1,9 @@
 """Trains the jobs of a sweep as populations: those that differ in numbers alone, all at once."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.normlab.callback import is_our_sweep
 from hydra_plugins.normlab.composer import Composer
 from normlab.config import require
-from normlab.records.folder import without_hydra
 
 if TYPE_CHECKING:
     from normlab.training.grouping import Group
@@ -62,17 +64,31 @@ class PopulationLauncher(Launcher):
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        configs = [self.composer.compose(words, initial_job_idx + k) for k, words in enumerate(job_overrides)]
-        runs = [Run.composed(without_hydra(config), config.hydra) for config in configs]
-        found = groups([run.config for run in runs], self.chunk)
-        for line in plan(found, runs):
+        configs = self.compose(job_overrides, initial_job_idx)
+        tasks = [self.composer.task(words) for words in job_overrides]
+        runs = [Run.composed(task, config.hydra) for task, config in zip(tasks, configs, strict=True)]
+        # What one run of a population may be trained with, another may not; our sweeper has checked every one.
+        outcomes = {} if is_our_sweep(self.config) else mistakes(runs)
+        sound = [k for k in range(len(runs)) if k not in outcomes]
+        to_train = [runs[k] for k in sound]
+        found = groups([run.config for run in to_train], self.chunk)
+        for line in plan(found, to_train) if to_train else ():
             log.info(line)
         for config, run in zip(configs, runs, strict=True):
             run.write_hydra(config)
-        outcomes = self.train(found, runs)
+        outcomes |= {sound[place]: outcome for place, outcome in self.train(found, to_train).items()}
         return [
             job_return(config, run, outcomes[k]) for k, (config, run) in enumerate(zip(configs, runs, strict=True))
         ]
+
+    def compose(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[DictConfig]:
+        """Return the config of each job; jobs with the same words, as a search may draw them, get one each."""
+        count = Counter(map(tuple, job_overrides))
+        found = []
+        for k, words in enumerate(job_overrides):
+            config = self.composer.compose(words, initial_job_idx + k)
+            found.append(deepcopy(config) if count[tuple(words)] > 1 else config)
+        return found
 
     def train(self, found: "Sequence[Group]", runs: "Sequence[Run]") -> dict[int, Any]:
         """Return each run's objective, or the exception that its population ended with, by its place."""
@@ -83,6 +99,19 @@ class PopulationLauncher(Launcher):
             for place, value in zip(found[group].places, outcome, strict=True):
                 done[place] = value
         return done
+
+
+def mistakes(runs: "Sequence[Run]") -> dict[int, Any]:
+    """Return what is wrong with the runs that cannot be trained, by their places."""
+    from normlab.training.build import rehearse
+
+    found: dict[int, Any] = {}
+    for place, run in enumerate(runs):
+        try:
+            rehearse(run.config)
+        except Exception as error:
+            found[place] = error
+    return found
 
 
 def job_return(config: DictConfig, run: "Run", outcome: Any) -> JobReturn:

@@ -16,7 +16,7 @@ from hydra_plugins.normlab.callback import was_given
 from hydra_plugins.normlab.composer import Composer
 from hydra_plugins.normlab.launcher import PopulationLauncher
 from normlab.config import ConfigError, require
-from normlab.records.folder import free_folder, require_own, require_sweep, require_writable, without_hydra
+from normlab.records.folder import free_folder, require_own, require_sweep, require_writable
 from normlab.records.names import run_names
 
 
@@ -88,7 +88,7 @@ class NormlabSweeper(BasicSweeper):
         for number, (overrides, name) in enumerate(zip(jobs, names, strict=True)):
             try:
                 composed = composer.compose(overrides, number)
-                task, folder = without_hydra(composed), Path(composed.hydra.runtime.output_dir)
+                task, folder = composer.task(overrides), Path(composed.hydra.runtime.output_dir)
                 rehearse(task)
                 if folder in folders:
                     raise ConfigError(

@@ -1,18 +1,15 @@
-"""What watches a population while it trains: stopping, keeping the best, taking down curves, the bar.
+"""What watches a population while it trains: stopping, keeping the best, taking down curves, the progress.
 
 Lightning's own know one run. Each of these decides for every member apart; K is the number of members.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from normlab.records import curves
 from normlab.records.curves import Point
@@ -20,6 +17,7 @@ from normlab.records.events import EventFile
 from normlab.records.result import Moment
 from normlab.training.module import NormModule
 from normlab.training.population import Population
+from normlab.training.progress import Progress
 from normlab.training.stacking import State
 
 
@@ -141,24 +139,14 @@ class Recorder(pl.Callback):
         self.flushed = time.monotonic()
 
 
-class EpochBar(pl.Callback):
-    """One progress bar over the epochs, on a terminal; nothing where the output is piped."""
+class Watch(pl.Callback):
+    """Moves the progress bar on by an epoch of every member."""
 
-    def __init__(self, label: str, monitor: str) -> None:
-        self.label, self.monitor = label, monitor
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
-        """Show the bar."""
-        self.bar: Any = tqdm(
-            total=trainer.max_epochs, desc=self.label, unit="epoch", leave=False, disable=not sys.stderr.isatty()
-        )
+    def __init__(self, progress: Progress, monitor: str) -> None:
+        self.progress, self.monitor = progress, monitor
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
-        """Move on by an epoch."""
-        if self.bar.update() and self.monitor in pl_module.metrics:
-            self.bar.set_postfix({self.monitor: f"{pl_module.metrics[self.monitor].median():.4g}"}, refresh=False)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: NormModule, stage: str) -> None:
-        """Take the bar away."""
-        if stage == "fit":
-            self.bar.close()
+        """Move on, and show the median over members of the metric."""
+        metric = pl_module.metrics.get(self.monitor)
+        words = "" if metric is None else f"{self.monitor}={metric.median():.4g}"
+        self.progress.advance(pl_module.population.members, words)

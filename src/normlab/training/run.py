@@ -20,21 +20,26 @@ from normlab.records.environment import environment
 from normlab.records.folder import earlier_result, plain
 from normlab.records.result import Objective, Result, Status
 from normlab.training.build import make_data, make_module, make_trainer, rehearse
-from normlab.training.callbacks import BestState, EarlyStopping, EpochBar, Recorder, worst
+from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
 from normlab.training.population import Population
+from normlab.training.progress import Progress
 from normlab.training.run_folders import Run, RunFolders
 
 log = logging.getLogger("normlab")
 
 
-def train(runs: Sequence[Run]) -> list[Result]:
-    """Train runs that differ in their seeds alone as one population, and return their results in order.
+def train(runs: Sequence[Run], progress: Progress | None = None) -> list[Result]:
+    """Train runs that differ in numbers alone as one population, and return their results in order.
 
-    A run that its folder holds the end of already is not trained again.
+    A run that its folder holds the end of already is not trained again. ``progress`` is a sweep's; a run alone
+    has a bar of its own.
 
     Raises:
         ConfigError: for a configuration that cannot be trained, or a folder that belongs to another one.
     """
+    if progress is None:
+        with Progress(runs[0].name, runs[0].config.trainer.max_epochs, len(runs)) as own:
+            return train(runs, own)
     results = [earlier_result(run.folder, run.config) for run in runs]
     to_train = [k for k, result in enumerate(results) if result is None or not result.status.done]
     for run in runs if not to_train else ():
@@ -42,7 +47,7 @@ def train(runs: Sequence[Run]) -> list[Result]:
     if to_train:
         for notice in rehearse(runs[0].config):
             log.warning(notice)
-        for k, result in zip(to_train, Training([runs[k] for k in to_train]).results(), strict=True):
+        for k, result in zip(to_train, Training([runs[k] for k in to_train], progress).results(), strict=True):
             results[k] = result
     return [result for result in results if result is not None]
 
@@ -70,9 +75,9 @@ def summary(results: Sequence[Result]) -> str:
 class Training:
     """One population on its way: what is built for it, and what it leaves at its end, whichever that is."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
         config = runs[0].config
-        self.runs, self.config = runs, config
+        self.runs, self.config, self.progress = runs, config, progress
         self.metric = config.optimized_metric
         self.direction = direction_of(self.metric, config.direction)
         self.data = make_data(config)
@@ -85,8 +90,7 @@ class Training:
 
     def callbacks(self) -> list[pl.Callback]:
         """Return our callbacks; those that take down an epoch come before the one that stops members."""
-        label = self.runs[0].name if len(self.runs) == 1 else f"{len(self.runs)} runs"
-        watching: list[pl.Callback] = [self.recorder, self.best, EpochBar(label, self.metric)]
+        watching: list[pl.Callback] = [self.recorder, self.best, Watch(self.progress, self.metric)]
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
             monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
@@ -101,7 +105,7 @@ class Training:
             KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
         """
         number = self.config.trainer.threads or threads_for(self.module.population, self.config.data.batch_size)
-        with threads(number), interrupts(self.trainer), quiet():
+        with threads(number), interrupts(), quiet():
             torch.manual_seed(self.config.seed)
             try:
                 try:
@@ -110,10 +114,23 @@ class Training:
                     self.save_last()
                 tests = self.test()
             except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-                self.end(Status.STOPPED if stopped else Status.FAILED, {}, error)
+                # Lightning turns Ctrl-C into an exit, and forgets it when it tests.
+                interrupted = self.trainer.interrupted and isinstance(error, SystemExit)
+                self.end_early(error)
+                if interrupted:
+                    raise KeyboardInterrupt from error
                 raise
             return self.end(Status.FINISHED, tests)
+
+    def end_early(self, error: BaseException) -> None:
+        """Write what there is when something ended the training; members that had stopped by then are finished."""
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        tests: dict[str, Tensor] = {}
+        try:
+            if not self.module.active.all():
+                tests = self.test()
+        finally:
+            self.end(Status.STOPPED if stopped else Status.FAILED, tests, error)
 
     def test(self) -> dict[str, Tensor]:
         """Measure each member's best state on the test split: metrics ``(K,)`` by name."""
@@ -149,6 +166,8 @@ class Training:
         run, module, best = self.runs[k], self.module, self.best.moment(k)
         if module.diverged[k]:
             status = Status.DIVERGED
+        elif not module.active[k] and (tests or not self.data.test):
+            status = Status.FINISHED
         reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst(self.direction)
         tested = best is not None and status == Status.FINISHED
         return Result(
@@ -201,15 +220,11 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts(trainer: pl.Trainer) -> Iterator[None]:
-    """Let Ctrl-C end the whole sweep: Lightning turns it into an exit and ignores the next one."""
+def interrupts() -> Iterator[None]:
+    """Heed Ctrl-C again afterwards: once it came, Lightning ignores the next one."""
     handler: Any = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit as error:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from error
-        raise
     finally:
         if handler is not None and signal.getsignal(signal.SIGINT) is not handler:
             signal.signal(signal.SIGINT, handler)

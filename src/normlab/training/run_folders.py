@@ -47,12 +47,9 @@ class Run:
         """Write the three files that Hydra's own launchers leave, from the config with Hydra's part."""
         folder = self.folder / composed.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
-        hydra = OmegaConf.masked_copy(composed, ["hydra"])
-        for name, node in (
-            ("config", self.config),
-            ("hydra", hydra),
-            ("overrides", composed.hydra.overrides.task),
-        ):
+        hydra = {"hydra": OmegaConf.to_container(composed.hydra, enum_to_str=True)}
+        overrides = composed.hydra.overrides.task
+        for name, node in (("config", self.config), ("hydra", hydra), ("overrides", overrides)):
             (folder / f"{name}.yaml").write_text(to_yaml(node))
 
 
