@@ -25,8 +25,9 @@ from hydra import compose, initialize_config_dir
 from step import plain_loop, usual_lightning
 
 from normlab.training.progress import Progress
-from normlab.training.run import Training, threads, threads_for
+from normlab.training.run import Training, threads
 from normlab.training.run_folders import Run
+from normlab.training.size import threads_for
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SAMPLES, FEATURES, HIDDEN = 1000, 10, 50

@@ -94,6 +94,7 @@ class NetConfig:
     """An architecture; its keys are the arguments of its ``_target_``, which checks their values."""
 
     hidden: list[int] = field(default_factory=list)
+    dropout: float = 0.0
 
 
 @dataclass
@@ -148,7 +149,7 @@ class TrainerConfig:
     check_val_every_n_epoch: int = 1
     gradient_clip_val: float | None = None
     threads: int | None = None
-    compile: bool = False
+    compile: bool | None = None
     devices: int = 1
 
     def __post_init__(self) -> None:

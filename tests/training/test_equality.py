@@ -36,6 +36,7 @@ OPTIMIZERS = {
     "cosine": ["scheduler=cosine"],
     "plateau": ["scheduler=plateau", "scheduler.patience=1", "scheduler.factor=0.5"],
     "stopping": ["callbacks=early_stopping", "callbacks.early_stopping.patience=3"],
+    "dropout": ["net.dropout=0.3"],
     "deep": ["net.hidden=[20,30,20]", "net.activation=tanh", "net.norm_position=after"],
 }
 

@@ -20,8 +20,9 @@ from normlab.records.hparams import group
 from normlab.records.result import Result, Status
 from normlab.training import run as run_module
 from normlab.training.population import Population
-from normlab.training.run import threads_for, train
+from normlab.training.run import train
 from normlab.training.run_folders import Run
+from normlab.training.size import threads_for
 
 CONF = str(Path(__file__).parents[2] / "conf")
 

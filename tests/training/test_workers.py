@@ -52,9 +52,10 @@ def somebody(monkeypatch):
     monkeypatch.setitem(sys.modules, "somebody", module)
 
 
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-)
+ON_THE_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError(), ON_THE_CPU])
 def test_a_population_that_the_memory_does_not_hold_is_halved(tmp_path, monkeypatch, caplog, error):
     monkeypatch.setattr(Small, "error", error)
     runs = runs_of(tmp_path, 5, "trainer.max_epochs=3", "+callbacks.extra.x._target_=somebody.Small")
@@ -80,7 +81,7 @@ def test_a_run_alone_that_the_memory_does_not_hold_has_failed(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("error", "status"), [(RuntimeError("out of luck"), Status.FAILED), (KeyboardInterrupt(), Status.STOPPED)]
 )
-def test_a_member_that_had_stopped_early_is_finished_whatever_ends_the_others(tmp_path, monkeypatch, error, status):
+def test_a_member_that_stopped_early_is_finished_whatever_ends_the_rest(tmp_path, monkeypatch, error, status):
     monkeypatch.setattr(Late, "error", error)
     stopping = ["callbacks=early_stopping", "callbacks.early_stopping.patience=2", "data.standardize=true"]
     common = ["trainer.max_epochs=20", "+callbacks.extra.x._target_=somebody.Late", *stopping]

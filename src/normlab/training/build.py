@@ -126,7 +126,7 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule
         optimizer_maker([config.optimizer for config in configs]),
         scheduler_maker([config.scheduler for config in configs]),
         gradient_clip_val=configs[0].trainer.gradient_clip_val,
-        compiles=configs[0].trainer.compile,
+        compiles=bool(configs[0].trainer.compile),
     )
 
 

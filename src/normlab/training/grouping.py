@@ -14,17 +14,19 @@ from normlab.training.build import is_stacked, make_data, make_module
 from normlab.training.optim import StackedOptimizer
 from normlab.training.run_folders import Run
 from normlab.training.schedulers import Scheduler
-
-NUMBERS_AT_ONCE = 32_000_000
-"""How many activations a population holds at most, which bounds its memory."""
+from normlab.training.size import members_at_once
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that train as one population, by their places in the sweep; alone for the reason given."""
+    """Runs that train as one population, by their places in the sweep; alone for the reason given.
+
+    Where layers draw from torch's global generator, a member draws other numbers than the run alone.
+    """
 
     places: list[int]
     reason: str | None = None
+    draws_globally: bool = False
 
 
 def blank(node: Any) -> Any:
@@ -49,39 +51,30 @@ def shape_of(config: DictConfig) -> str:
     return json.dumps(shape, sort_keys=True)
 
 
-def why_alone(config: DictConfig) -> str | None:
-    """Return why runs like this one cannot share a population, or None if they can: by trying."""
+def trial(config: DictConfig) -> tuple[str | None, bool]:
+    """Try runs like this one as a population.
+
+    Returns:
+        Why they cannot share one, or None if they can; and whether they draw from torch's global generator.
+    """
     if not is_stacked(config.optimizer, StackedOptimizer):
-        return f"{config.optimizer._target_} knows one run"
+        return f"{config.optimizer._target_} knows one run", False
     data = make_data(config)
     table = data.parts[0]
     try:
         module = make_module([config, config], data)
         x = table.x[None, : data.batch_size].expand(2, -1, *table.input_shape)
         x = x.to(module.dtype)
-        module(x.contiguous()).sum().backward()
+        with torch.random.fork_rng(devices=[]):
+            before = torch.get_rng_state()
+            outputs = module(x.contiguous())
+            draws_globally = not torch.equal(torch.get_rng_state(), before)
+        outputs.sum().backward()
         with torch.no_grad():
             module.eval().population.observe(x)
     except Exception as error:  # whatever a net or a layer from anywhere may raise under vmap
-        return first_line(error)
-    return None
-
-
-def members_at_once(config: DictConfig) -> int:
-    """Return how many members are trained at once, by the size of what they keep for the backward pass."""
-    data = make_data(config)
-    module = make_module([config], data)
-    sizes: list[int] = []
-    hooks = [
-        layer.register_forward_hook(lambda _, inputs, y: sizes.append(y.numel()))
-        for layer in module.modules()
-        if not list(layer.children())
-    ]
-    with torch.no_grad():
-        module(data.parts[0].x[None, : data.batch_size].to(module.dtype))
-    for hook in hooks:
-        hook.remove()
-    return max(16, min(4096, NUMBERS_AT_ONCE // sum(sizes)))
+        return first_line(error), False
+    return None, draws_globally
 
 
 def groups(configs: Sequence[DictConfig], chunk: int | None) -> list[Group]:
@@ -91,9 +84,9 @@ def groups(configs: Sequence[DictConfig], chunk: int | None) -> list[Group]:
         shapes.setdefault(shape_of(config), []).append(place)
     found = []
     for places in shapes.values():
-        reason = why_alone(configs[places[0]]) if len(places) > 1 else None
+        reason, draws_globally = trial(configs[places[0]]) if len(places) > 1 else (None, False)
         size = 1 if reason else chunk or members_at_once(configs[places[0]])
-        found += [Group(places[i : i + size], reason) for i in range(0, len(places), size)]
+        found += [Group(places[i : i + size], reason, draws_globally) for i in range(0, len(places), size)]
     return found
 
 
@@ -106,4 +99,8 @@ def plan(found: Sequence[Group], runs: Sequence[Run]) -> list[str]:
     lines = [f"{count} in {', '.join(parts)}" if stacked else f"{count}, one by one"]
     for group in {group.reason: group for group in found if group.reason}.values():
         lines.append(f"{runs[group.places[0]].name} and its like are trained one by one: {group.reason}")
+    drawing = [runs[group.places[0]].name for group in found if group.draws_globally and len(group.places) > 1]
+    if drawing:
+        law = "draw from torch's global generator: equal in law only to runs trained alone"
+        lines.append(f"{drawing[0]} and its like {law}")
     return lines

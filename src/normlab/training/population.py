@@ -9,18 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
+from normlab.data.order import stream
+from normlab.norms.draws import Drawing
 from normlab.probes.slots import observe
 from normlab.training import stacking
 from normlab.training.stacking import State
 
 
 def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
-    """Return a net for each seed, its weights drawn as after ``torch.manual_seed(seed)``."""
+    """Return a net for each seed, its weights drawn as after ``torch.manual_seed(seed)``.
+
+    Layers that draw in training have a key for each seed and name, whatever else the net holds.
+    """
     nets = []
     for seed in seeds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            nets.append(make_net())
+            net = make_net()
+        for name, layer in net.named_modules():
+            if isinstance(layer, Drawing):
+                layer.seed(stream(seed, "draws", name))
+        nets.append(net)
     return nets
 
 

@@ -21,9 +21,9 @@ from normlab.records.folder import earlier_result, plain
 from normlab.records.result import Objective, Result, Status
 from normlab.training.build import make_data, make_module, make_trainer, rehearse
 from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
-from normlab.training.population import Population
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run, RunFolders
+from normlab.training.size import compiling_pays, threads_for
 
 log = logging.getLogger("normlab")
 
@@ -82,6 +82,8 @@ class Training:
         self.direction = direction_of(self.metric, config.direction)
         self.data = make_data(config)
         self.module = make_module([run.config for run in runs], self.data)
+        if config.trainer.compile is None:
+            self.module.compiles = compiling_pays(config, len(runs))
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
@@ -188,15 +190,6 @@ class Training:
             error=first_line(error) if error and status == Status.FAILED else None,
             environment=environment(),
         )
-
-
-def threads_for(population: Population, batch_size: int) -> int:
-    """Return how many threads are fastest: all from 32,000 activations in a layer of all members on, one below.
-
-    A second thread made steps of MLPs take 1.02 times as long at 8,000, and 0.75 times at 32,000.
-    """
-    widest = max((parameter.shape[-1] for parameter in population.parameters() if parameter.dim()), default=1)
-    return torch.get_num_threads() if population.members * batch_size * widest >= 32_000 else 1
 
 
 @contextmanager
