@@ -11,6 +11,7 @@ compiling and the first epochs are left out; the figures are medians over epochs
 import argparse
 import json
 import logging
+import resource
 import tempfile
 import time
 import warnings
@@ -24,8 +25,10 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from step import plain_loop, usual_lightning
 
+from normlab.training import grouping
+from normlab.training.machine import keep_freed_memory, threads
 from normlab.training.progress import Progress
-from normlab.training.run import Training, threads
+from normlab.training.run import Training
 from normlab.training.run_folders import Run
 from normlab.training.size import threads_for
 
@@ -45,23 +48,30 @@ class StepTimes(pl.Callback):
 
 
 def stacked(members: int, batch_size: int, model: str, compiled: bool = True) -> float:
-    """Return microseconds per member-step of a population of normlab."""
+    """Return microseconds per member-step of normlab, in populations as large as its launcher makes them."""
     changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"data.batch_size={batch_size}"]
     settings = [f"trainer.compile={str(compiled).lower()}", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         base = compose("train", overrides=[f"model={model}", *changes, *settings])
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for k in range(members):
             config = deepcopy(base)
             config.seed, config.optimizer.lr = k, 0.001 * (1 + k % 10)
             runs.append(Run(config, Path(folder) / str(k), str(k), {"model": model}, []))
-        training, times = Training(runs, Progress("", 0)), StepTimes()
-        training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
-        with threads(threads_for(training.module.population, batch_size)):
-            training.trainer.fit(training.module, datamodule=training.data)
-    steps = -(-SAMPLES // batch_size)
-    return median(times.seconds[2:]) / steps / members * 1e6
+        groups = grouping.groups([run.config for run in runs], chunk=None)
+        seconds = sum(seconds_per_epoch([runs[k] for k in group.places]) for group in groups)
+    return seconds / -(-SAMPLES // batch_size) / members * 1e6
+
+
+def seconds_per_epoch(runs: list[Run]) -> float:
+    """Return how long the optimizer steps of an epoch of a population take once it is under way."""
+    training, times = Training(runs, Progress("", 0)), StepTimes()
+    training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
+    with threads(threads_for(training.module.population, runs[0].config.data.batch_size)):
+        training.trainer.fit(training.module, datamodule=training.data)
+    return median(times.seconds[2:])
 
 
 def eager(members: int, batch_size: int, model: str) -> float:
@@ -200,7 +210,8 @@ def main() -> None:
     rows = {way: {size: WAYS[way](arguments.members, size, arguments.model) for size in sizes} for way in ways}
     if arguments.json:
         about = {"members": arguments.members, "batch_size": sizes[0], "model": arguments.model, "peer": ways[0]}
-        print(json.dumps({**about, "us_per_member_step": rows[ways[0]][sizes[0]]}))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(json.dumps({**about, "us_per_member_step": rows[ways[0]][sizes[0]], "peak_mb": peak}))
         return
     print(f"microseconds per member-step, {arguments.members} members, model={arguments.model}")
     print(f"{'':12}" + "".join(f"{f'batch {size}':>12}" for size in sizes))

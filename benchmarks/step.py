@@ -32,12 +32,12 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 SAMPLES, FEATURES, HIDDEN, LR = 1000, 10, 50, 0.01
 
 
-def make_net() -> nn.Module:
-    return nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+def make_net(features: int = FEATURES, hidden: int = HIDDEN) -> nn.Module:
+    return nn.Sequential(nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
 
-def make_data() -> tuple[Tensor, Tensor]:
-    return torch.randn(SAMPLES, FEATURES), torch.randn(SAMPLES, 1)
+def make_data(features: int = FEATURES, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
+    return torch.randn(samples, features), torch.randn(samples, 1)
 
 
 def plain_loop(batch_size: int, epochs: int) -> None:
@@ -58,9 +58,9 @@ def plain_loop(batch_size: int, epochs: int) -> None:
 class UsualModule(pl.LightningModule):
     """A LightningModule as a tutorial writes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = make_net()
+        self.net = net
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -76,14 +76,16 @@ class UsualModule(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=LR)
 
 
-def usual_lightning(batch_size: int, epochs: int) -> None:
+def usual_lightning(
+    batch_size: int, epochs: int, features: int = FEATURES, hidden: int = HIDDEN, samples: int = SAMPLES
+) -> None:
     """Train with a DataLoader, a progress bar, checkpoints and Lightning's TensorBoardLogger."""
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        loader = DataLoader(TensorDataset(*make_data()), batch_size, shuffle=True)
-        held_out = DataLoader(TensorDataset(*(part[:200] for part in make_data())), batch_size)
+        loader = DataLoader(TensorDataset(*make_data(features, samples)), batch_size, shuffle=True)
+        held_out = DataLoader(TensorDataset(*make_data(features, 200)), batch_size)
         logger = pl.loggers.TensorBoardLogger(folder)
         trainer = pl.Trainer(max_epochs=epochs, logger=logger, accelerator="cpu", enable_model_summary=False)
-        trainer.fit(UsualModule(), loader, held_out)
+        trainer.fit(UsualModule(make_net(features, hidden)), loader, held_out)
 
 
 def normlab_run(batch_size: int, epochs: int) -> None:

@@ -1,6 +1,7 @@
 """Sweeps as Hydra runs them: with a run that fails, under another sweeper, with seeds added later."""
 
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -57,12 +58,15 @@ def test_another_sweeper_is_closed_too(run_train):
 
 
 def test_seeds_can_be_added_to_a_sweep(run_train):
-    for seeds, trained in (("range(2)", 4), ("range(3)", 2)):
+    for seeds, plan in (("range(2)", "4 runs in 2 populations"), ("range(3)", "6 runs in 2 populations")):
+        before, started = set(Path().glob("sweep/*/result.json")), time.time_ns()
         outcome = run_train(
             "-m", "model=bn,nobn", f"seed={seeds}", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"
         )
         assert outcome.code == 0, outcome.err
-        assert outcome.out.count("finished after 1 epochs") == trained
+        assert outcome.out.startswith(f"{plan}\n")
+        written = {path for path in before if path.stat().st_mtime_ns > started}
+        assert not written, "a run that was done is left alone"
     table = pd.read_csv("sweep/table.csv")
     assert table["runs"].tolist() == [3, 3]
 

@@ -118,8 +118,9 @@ def test_ctrl_c_stops_a_sweep_keeps_what_there_is_and_goes_on_when_asked_again(t
     assert result.epochs - recorded in (0, 1), "Ctrl-C may come between an epoch's training and its validation"
     assert (first / "checkpoints" / "best.pt").exists()
     assert (first / "checkpoints" / "last.pt").exists()
-    assert not (tmp_path / "sweep" / "model=nobn").exists()
-    assert pd.read_csv(tmp_path / "sweep" / "summary.csv")["status"].tolist() == ["stopped"]
+    runs = pd.read_csv(tmp_path / "sweep" / "summary.csv")
+    assert runs["status"].tolist() == ["stopped", "stopped"], "also the run that had not begun"
+    assert runs["epochs"].tolist() == [result.epochs, 0]
     code, _, err = run(tmp_path, *arguments[:-1], "trainer.max_epochs=1")
     assert code == 1
     assert "sweep/model=bn holds a run of another configuration" in err

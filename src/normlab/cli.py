@@ -1,5 +1,7 @@
 """What a person sees when a command cannot be carried out: one line that says what to do instead."""
 
+import atexit
+import gc
 import inspect
 import logging
 import os
@@ -30,6 +32,8 @@ def in_one_line(main: Callable[[], Any]) -> None:
     logging.raiseExceptions = False
     # Hydra then hands the exception on, where it would print a part of the traceback itself.
     os.environ[TRACEBACK] = "1"
+    # What is left at the end goes with the process; looking through it for garbage would take over a second.
+    atexit.register(gc.freeze)
     try:
         main()
     except KeyboardInterrupt:

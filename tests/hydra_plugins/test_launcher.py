@@ -1,4 +1,4 @@
-"""``hydra/launcher=population`` leaves what training one by one leaves."""
+"""``hydra/launcher=population``, the default, leaves what training one by one leaves."""
 
 import os
 import signal
@@ -39,8 +39,10 @@ def yaml_of(path: Path) -> object:
     return content
 
 
-def test_the_files_are_those_of_runs_trained_one_by_one(run_train):
-    assert run_train(*SWEEP, TOGETHER, "hydra.sweep.dir=together").code == 0
+@pytest.mark.parametrize("chunk", ["null", "1"])
+def test_the_files_are_those_of_runs_trained_one_by_one(run_train, chunk):
+    chunked = [TOGETHER, f"hydra.launcher.chunk={chunk}", "hydra.sweep.dir=together"]
+    assert run_train(*SWEEP, *chunked).code == 0
     assert run_train(*SWEEP, "hydra/launcher=basic", "hydra.sweep.dir=alone").code == 0
     assert files(Path("together")) == files(Path("alone"))
     for path in Path("alone").rglob("*.yaml"):
@@ -51,8 +53,8 @@ def test_the_files_are_those_of_runs_trained_one_by_one(run_train):
     pd.testing.assert_frame_equal(*numbers, rtol=0.05)
 
 
-def test_the_plan_is_said_before_it_starts(run_train):
-    outcome = run_train(*SWEEP, TOGETHER)
+def test_the_plan_is_said_before_it_starts_also_where_no_launcher_was_named(run_train):
+    outcome = run_train(*SWEEP)
     assert outcome.out.splitlines()[0] == "8 runs in 2 populations"
     outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=1", TOGETHER)
     assert outcome.out.splitlines()[0] == "2 runs, one by one"
@@ -60,7 +62,7 @@ def test_the_plan_is_said_before_it_starts(run_train):
 
 def test_a_chunk_bounds_the_members_trained_at_once(run_train):
     outcome = run_train(*SWEEP, TOGETHER, "hydra.launcher.chunk=3")
-    assert outcome.out.splitlines()[0] == "8 runs in 2 populations, 2 alone"
+    assert outcome.out.splitlines()[0] == "8 runs in 4 populations"
     assert outcome.code == 0
 
 
@@ -142,29 +144,88 @@ def test_only_what_is_not_done_is_trained_again(run_train):
     assert {path.parent for path, at in before.items() if path.stat().st_mtime_ns != at} == {again}
 
 
-def test_populations_train_side_by_side_in_processes(tmp_path):
-    train = Path(__file__).parents[2] / "train.py"
-    command = [sys.executable, str(train), *SWEEP, TOGETHER, "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist() == ["finished"] * 8
+TRAIN = Path(__file__).parents[2] / "train.py"
+SIDE_BY_SIDE = [TOGETHER, "hydra.launcher.n_jobs=2"]
 
 
-def test_ctrl_c_leaves_every_member_stopped_with_what_it_had(tmp_path):
-    train = Path(__file__).parents[2] / "train.py"
-    endless = [*SWEEP[:-1], "trainer.max_epochs=100000", "logger.flush_seconds=0", "hydra.sweep.dir=sweep"]
-    command = [sys.executable, str(train), *endless, TOGETHER]
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    """Start a sweep as a shell does, so that Ctrl-C reaches it and the processes that it starts."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A shell that runs the tests in the background has Ctrl-C ignored, which a child would inherit.
     heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed, **pipes)
+    command = [sys.executable, str(TRAIN), *arguments, "hydra.sweep.dir=sweep"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=heed, start_new_session=True, **pipes)
+
+
+def test_populations_train_side_by_side_in_processes(tmp_path):
+    process = start(tmp_path, *SWEEP, *SIDE_BY_SIDE)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist() == ["finished"] * 8
+    for model in ("bn", "nobn"):
+        assert f"4 runs of model={model}: 4 finished" in out, "what was said in another process"
+
+
+@pytest.mark.parametrize("launcher", [[TOGETHER], [*SIDE_BY_SIDE, "hydra.launcher.chunk=2"]], ids=["one", "two"])
+def test_ctrl_c_leaves_every_run_stopped_also_those_that_had_not_begun(tmp_path, launcher):
+    endless = [*SWEEP[:-1], "trainer.max_epochs=100000", "logger.flush_seconds=0", *launcher]
+    process = start(tmp_path, *endless)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("sweep/*/curves.csv"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist()[:4] == ["stopped"] * 4
+    assert (process.returncode, err) == (130, "")
+    runs = pd.read_csv(tmp_path / "sweep/summary.csv")
+    assert runs["status"].tolist() == ["stopped"] * 8
+    assert sorted(runs["epochs"] > 0) == [False] * 4 + [True] * 4
+
+
+KILLER = """
+import os, signal
+import pytorch_lightning as pl
+from normlab.norms import BatchNorm1d
+
+
+class Killer(pl.Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if any(isinstance(layer, BatchNorm1d) for layer in pl_module.modules()):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_is_killed_fails_the_sweep_in_one_line(tmp_path):
+    (tmp_path / "killer.py").write_text(KILLER)
+    process = start(tmp_path, *SWEEP, *SIDE_BY_SIDE, "+callbacks.extra.x._target_=killer.Killer")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("error: A process in the process pool was terminated abruptly")
+    runs = pd.read_csv(tmp_path / "sweep/summary.csv")
+    assert set(runs.query("model == 'bn'")["status"]) == {"failed"}
+
+
+def test_joblib_trains_the_jobs_in_processes_and_leaves_the_same_files(tmp_path, run_train):
+    process = start(tmp_path, *SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "best, last: mean" in out
+    assert run_train(*SWEEP, "hydra.sweep.dir=together").code == 0
+    assert files(tmp_path / "sweep") == files(Path("together"))
+
+
+def test_optuna_searches_with_populations(tmp_path):
+    searched = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
+    number = "optimizer.lr=tag(log,interval(0.0001,0.1))"
+    process = start(tmp_path, "-m", *searched, number, "trainer.max_epochs=2")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("3 runs in 1 population\n") == 2
+    sweep = tmp_path / "sweep"
+    assert pd.read_csv(sweep / "summary.csv")["status"].tolist() == ["finished"] * 6
+    results = [Result.read(path.parent) for path in sweep.glob("*/result.json")]
+    found = OmegaConf.load(sweep / "optimization_results.yaml")
+    assert found.best_value == min(result.objective.value for result in results)
 
 
 class Doubles(Random):

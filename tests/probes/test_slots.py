@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
-from normlab.probes.slots import MOMENTS, moments, norm_slots, observe
+from normlab.probes.slots import MOMENTS, mean_std, moments, norm_slots, observe
 
 
 def net(norm=BatchNorm1d, **options) -> MLP:
@@ -46,6 +46,14 @@ def test_moments_at_the_normalizers_equal_those_computed_by_hand(norm, position,
         assert_close(seen[layer], by_hand(before, after))
         h = after.relu() if position == "before" else after
     assert_close(outputs, again.output(h))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mean_and_standard_deviation_equal_torch_s(dtype):
+    x = 5 + 3 * torch.randn(4, 100, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    std, mean = torch.std_mean(x, dim=1)
+    torch.testing.assert_close(mean_std(x), (mean, std))
+    assert mean_std(x[:, :1])[1].isnan().all()
 
 
 def test_the_moments_are_named_in_their_order():

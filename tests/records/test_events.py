@@ -1,3 +1,4 @@
+import io
 import math
 import os
 import subprocess
@@ -7,9 +8,10 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from normlab.records.curves import Point
-from normlab.records.events import OURS, EventFile
+from normlab.records.events import OURS, EventFile, record
 
 
 def read(folder) -> EventAccumulator:
@@ -35,6 +37,15 @@ def test_scalars_are_read_back_at_their_steps_and_times(tmp_path):
         (102.5, 15, 4.0),
     ]
     assert [event.value for event in events.Scalars("train/lr")] == [0.25]
+
+
+def test_records_are_the_bytes_that_tensorboard_s_own_writer_writes():
+    written = io.BytesIO()
+    writer = RecordWriter(written)
+    contents = [b"", b"a", bytes(range(256)) * 5, "β".encode()]
+    for content in contents:
+        writer.write(content)
+    assert b"".join(map(record, contents)) == written.getvalue()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])

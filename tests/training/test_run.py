@@ -19,10 +19,8 @@ from normlab.records.folder import require_own
 from normlab.records.hparams import group
 from normlab.records.result import Result, Status
 from normlab.training import run as run_module
-from normlab.training.population import Population
 from normlab.training.run import train
 from normlab.training.run_folders import Run
-from normlab.training.size import threads_for
 
 CONF = str(Path(__file__).parents[2] / "conf")
 
@@ -52,7 +50,14 @@ def test_a_finished_run_leaves_everything_and_result_json_last(tmp_path):
     assert Result.read(tmp_path) == result
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     (events,) = [name for name in files if name.startswith("events.out.tfevents")]
-    assert files == {events, "checkpoints/best.pt", "checkpoints/last.pt", "curves.csv", "result.json"}
+    assert files == {
+        events,
+        "checkpoints/best.pt",
+        "checkpoints/last.pt",
+        "curves.csv",
+        "result.json",
+        "train.log",
+    }
     newest = max(tmp_path.rglob("*.*"), key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
     assert newest.name == "result.json"
 
@@ -260,16 +265,6 @@ def test_lightning_s_own_logger_and_checkpoints_can_be_added(tmp_path):
     train_one(tmp_path / "run", *changes)
     assert "val/loss" in next((tmp_path / "lightning").rglob("metrics.csv")).read_text()
     assert list((tmp_path / "checkpoints").glob("*.ckpt"))
-
-
-def test_large_layers_are_computed_on_all_threads_and_small_ones_on_one():
-    def population(width):
-        return Population([nn.Linear(width, width)])
-
-    torch.set_num_threads(2)
-    assert threads_for(Population([nn.PReLU(), nn.PReLU()]), 128) == 1
-    assert threads_for(population(64), 128) == 1
-    assert threads_for(population(256), 128) == 2
 
 
 def test_a_folder_with_somebody_else_s_files_is_refused_untouched(tmp_path):

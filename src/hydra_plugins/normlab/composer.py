@@ -1,7 +1,7 @@
 """Composing the jobs of a sweep: what Hydra would compose, in a tenth of the time."""
 
+import pickle
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Composer:
         assert isinstance(loader, ConfigLoaderImpl)
         self.loader = loader
         self.master = master
-        self.composed: dict[tuple[str, ...], DictConfig] = {}
+        self.composed: dict[tuple[str, ...], bytes] = {}
         self.jobs: dict[tuple[str, ...], DictConfig] = {}
         self.tasks: dict[tuple[str, ...], DictConfig] = {}
 
@@ -62,8 +62,9 @@ class Composer:
         is_group = [self.loader.repository.group_exists(override.key_or_group) for override in parsed]
         choices = tuple(word for word, chooses in zip(words, is_group, strict=True) if chooses)
         if choices not in self.composed:
-            self.composed[choices] = self.loader.load_sweep_config(self.master, list(choices))
-        config = deepcopy(self.composed[choices])
+            self.composed[choices] = pickle.dumps(self.loader.load_sweep_config(self.master, list(choices)))
+        # A quarter of the time that deepcopy takes.
+        config: DictConfig = pickle.loads(self.composed[choices])
         values = [override for override, chooses in zip(parsed, is_group, strict=True) if not chooses]
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         config.hydra.overrides.hydra += [str(value.input_line) for value in values if value.is_hydra_override()]

@@ -1,5 +1,6 @@
 """Trains the jobs of a sweep as populations: those that differ in numbers alone, all at once."""
 
+import gc
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ class PopulationLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over; a population is not trained job by job, so that the task is not called."""
+        # Configs and modules are many objects, and stay: to look for garbage so often takes a tenth of a sweep.
+        gc.set_threshold(50_000)
         self.config = config
         self.composer = Composer(hydra_context.config_loader, config)
 
@@ -71,7 +74,7 @@ class PopulationLauncher(Launcher):
         outcomes = {} if is_our_sweep(self.config) else mistakes(runs)
         sound = [k for k in range(len(runs)) if k not in outcomes]
         to_train = [runs[k] for k in sound]
-        found = groups([run.config for run in to_train], self.chunk)
+        found = groups([run.config for run in to_train], self.chunk, self.n_jobs)
         for line in plan(found, to_train) if to_train else ():
             log.info(line)
         for config, run in zip(configs, runs, strict=True):

@@ -1,22 +1,24 @@
 """TensorBoard event files, written in batches.
 
 ``torch.utils.tensorboard`` starts a thread and a queue for every run and serializes each scalar alone; here the
-scalars of many epochs go to the file in one write, through TensorBoard's own record format.
+scalars of many epochs go to the file in one write. TensorBoard's own RecordWriter writes the same bytes, but takes
+most of a second for the checksums of 200 short runs, which it computes byte by byte in Python.
 """
 
 import itertools
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from normlab.records.curves import Point
 
@@ -24,6 +26,18 @@ OURS = "events.out.tfevents.*.normlab"
 """The names of the event files that we have written, and may replace."""
 HParam = bool | int | float | str
 _numbers = itertools.count()
+
+
+def record(data: bytes) -> bytes:
+    """Return data as a TFRecord: its length and itself, each followed by its masked checksum."""
+    length = struct.pack("<Q", len(data))
+    return length + masked_crc32c(length) + data + masked_crc32c(data)
+
+
+def masked_crc32c(data: bytes) -> bytes:
+    """Return the checksum ``((c >> 15 | c << 17) + 0xa282ead8) mod 2³²``, for which c is the CRC-32C."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 class EventFile:
@@ -37,9 +51,7 @@ class EventFile:
 
     def _write(self, events: Iterable[Event]) -> None:
         with self.path.open("ab") as file:
-            writer = RecordWriter(file)
-            for event in events:
-                writer.write(event.SerializeToString())
+            file.write(b"".join(record(event.SerializeToString()) for event in events))
 
     def scalars(self, points: Iterable[Point]) -> None:
         """Write the metrics of each point at its step."""

@@ -21,17 +21,17 @@ def materialized(x: Tensor) -> Tensor:
 
 
 class Compiled:
-    """A step in one compiled piece for minibatches of certain sizes, and as it is for others.
+    """A step in one compiled piece for minibatches of certain sizes, and another step for those of other sizes.
 
-    Compiled code is for one size of its tensors; it is made when the first minibatch of a size comes. Where that
-    fails it is said, and the training goes on with the step as it is.
+    Compiled code is for one size of its tensors; it is made when the first minibatch of a size comes, and kept on
+    disk by Inductor. Where that fails it is said, and the training goes on with the other step.
     """
 
-    def __init__(self, step: Step, sizes: Iterable[int]) -> None:
+    def __init__(self, step: Step, uncompiled: Step, sizes: Iterable[int]) -> None:
         # What earlier populations left would count against the limit of variants that one function may have.
         torch.compiler.reset()
-        self.step = step
         self.whole: Step = torch.compile(step, dynamic=False, fullgraph=True)
+        self.uncompiled = uncompiled
         self.sizes, self.ready = set(sizes), set[int]()
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Compiled:
         size = x.shape[1]
         if size in self.ready:
             return self.whole(x, y)
-        return self.first(x, y) if size in self.sizes else self.step(x, y)
+        return self.first(x, y) if size in self.sizes else self.uncompiled(x, y)
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
         """Compile for the size of this minibatch, and take the step."""
@@ -49,6 +49,6 @@ class Compiled:
         except Exception as error:  # whatever Dynamo, Inductor and the C++ compiler may raise
             log.warning("trainer.compile: %s; the training goes on uncompiled", first_line(error))
             self.sizes.clear()
-            return self.step(x, y)
+            return self.uncompiled(x, y)
         self.ready.add(x.shape[1])
         return losses

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -77,16 +78,17 @@ def trial(config: DictConfig) -> tuple[str | None, bool]:
     return None, draws_globally
 
 
-def groups(configs: Sequence[DictConfig], chunk: int | None) -> list[Group]:
-    """Return the populations that the runs of a sweep make, each of at most ``chunk`` members."""
+def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) -> list[Group]:
+    """Return the populations that the runs of a sweep make, each of at most ``chunk`` members, in equal parts."""
     shapes: dict[str, list[int]] = {}
     for place, config in enumerate(configs):
         shapes.setdefault(shape_of(config), []).append(place)
     found = []
     for places in shapes.values():
         reason, draws_globally = trial(configs[places[0]]) if len(places) > 1 else (None, False)
-        size = 1 if reason else chunk or members_at_once(configs[places[0]])
-        found += [Group(places[i : i + size], reason, draws_globally) for i in range(0, len(places), size)]
+        most = 1 if reason else chunk or members_at_once(configs[places[0]], n_jobs)
+        for part in np.array_split(places, -(-len(places) // most)):
+            found.append(Group(part.tolist(), reason, draws_globally))
     return found
 
 

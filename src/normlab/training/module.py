@@ -88,10 +88,16 @@ class NormModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
         self.train()
-        if isinstance(self.optimizer, StackedOptimizer) and (self.compiles or self.population.members > 1):
-            self.step = PopulationStep(self.population, self.task.loss, self.optimizer, self.gradient_clip_val)
+        if not isinstance(self.optimizer, StackedOptimizer):
+            if self.compiles:
+                name = type(self.optimizer).__name__
+                log.warning("trainer.compile: %s is not compiled, only normlab's own optimizers are", name)
+            return
+        whole = PopulationStep(self.population, self.task.loss, self.optimizer, self.gradient_clip_val)
+        if self.population.members > 1:
+            self.step = whole
         if self.compiles:
-            self.step = Compiled(self.step, batch_sizes(self.data.train, self.data.batch_size))
+            self.step = Compiled(whole, self.step, batch_sizes(self.data.train, self.data.batch_size))
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""

@@ -51,6 +51,25 @@ class Progress:
         self.bar.update(epochs - self.bar.n)
 
 
+class Remote(Progress):
+    """The progress of a population in a process of its own: the bar, and Ctrl-C, are another's.
+
+    Args:
+        done: the epochs done of each population, an array that both processes have.
+        place: of this population in it.
+        stop: an event that the other sets on Ctrl-C.
+    """
+
+    def __init__(self, done: Any, place: int, stop: Any) -> None:
+        self.done, self.place, self.stop = done, place, stop
+
+    def advance(self, epochs: int, words: str = "") -> None:
+        """Count the epochs, and stop if the other process says so."""
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+        self.done[self.place] += epochs
+
+
 class Console(logging.StreamHandler):
     """Writes log lines above the bar."""
 

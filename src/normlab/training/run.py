@@ -21,6 +21,7 @@ from normlab.records.folder import earlier_result, plain
 from normlab.records.result import Objective, Result, Status
 from normlab.training.build import make_data, make_module, make_trainer, rehearse
 from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
+from normlab.training.machine import keep_freed_memory, threads
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run, RunFolders
 from normlab.training.size import compiling_pays, threads_for
@@ -28,18 +29,18 @@ from normlab.training.size import compiling_pays, threads_for
 log = logging.getLogger("normlab")
 
 
-def train(runs: Sequence[Run], progress: Progress | None = None) -> list[Result]:
+def train(runs: Sequence[Run], progress: Progress | None = None, populations: int = 1) -> list[Result]:
     """Train runs that differ in numbers alone as one population, and return their results in order.
 
     A run that its folder holds the end of already is not trained again. ``progress`` is a sweep's; a run alone
-    has a bar of its own.
+    has a bar of its own. ``populations`` is how many of this shape a sweep has, which may make compiling pay.
 
     Raises:
         ConfigError: for a configuration that cannot be trained, or a folder that belongs to another one.
     """
     if progress is None:
         with Progress(runs[0].name, runs[0].config.trainer.max_epochs, len(runs)) as own:
-            return train(runs, own)
+            return train(runs, own, populations)
     results = [earlier_result(run.folder, run.config) for run in runs]
     to_train = [k for k, result in enumerate(results) if result is None or not result.status.done]
     for run in runs if not to_train else ():
@@ -47,7 +48,8 @@ def train(runs: Sequence[Run], progress: Progress | None = None) -> list[Result]
     if to_train:
         for notice in rehearse(runs[0].config):
             log.warning(notice)
-        for k, result in zip(to_train, Training([runs[k] for k in to_train], progress).results(), strict=True):
+        training = Training([runs[k] for k in to_train], progress, populations)
+        for k, result in zip(to_train, training.results(), strict=True):
             results[k] = result
     return [result for result in results if result is not None]
 
@@ -67,23 +69,43 @@ def summary(results: Sequence[Result]) -> str:
     """Return what came of a population, as a person would say it."""
     statuses = Counter(result.status.value for result in results)
     ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
-    names = {result.choices.get("model", "") for result in results}
     seconds = sum(result.seconds for result in results)
-    return f"{len(results)} runs of model={'/'.join(sorted(names))}: {ends}, {seconds:.2g} s of training"
+    return f"{title(results)}: {ends}, {seconds:.2g} s of training"
+
+
+def title(runs: Sequence[Run] | Sequence[Result]) -> str:
+    """Return what a population is called."""
+    models = {run.choices.get("model", "") for run in runs}
+    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
+
+
+def not_begun(run: Run) -> Result:
+    """Return the result of a run that was stopped before its training began."""
+    metric = run.config.optimized_metric
+    direction = direction_of(metric, run.config.direction)
+    return Result(
+        name=run.name,
+        status=Status.STOPPED,
+        config=plain(run.config),
+        choices=run.choices,
+        overrides=run.overrides,
+        objective=Objective(metric, direction, worst(direction)),
+    )
 
 
 class Training:
     """One population on its way: what is built for it, and what it leaves at its end, whichever that is."""
 
-    def __init__(self, runs: Sequence[Run], progress: Progress) -> None:
+    def __init__(self, runs: Sequence[Run], progress: Progress, populations: int = 1) -> None:
         config = runs[0].config
         self.runs, self.config, self.progress = runs, config, progress
         self.metric = config.optimized_metric
         self.direction = direction_of(self.metric, config.direction)
         self.data = make_data(config)
         self.module = make_module([run.config for run in runs], self.data)
-        if config.trainer.compile is None:
-            self.module.compiles = compiling_pays(config, len(runs))
+        if config.trainer.compile is None and compiling_pays(config, len(runs), populations):
+            log.info("compiling the steps of %s, which takes seconds and saves more", title(runs))
+            self.module.compiles = True
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
@@ -107,6 +129,7 @@ class Training:
             KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
         """
         number = self.config.trainer.threads or threads_for(self.module.population, self.config.data.batch_size)
+        keep_freed_memory()
         with threads(number), interrupts(), quiet():
             torch.manual_seed(self.config.seed)
             try:
@@ -190,17 +213,6 @@ class Training:
             error=first_line(error) if error and status == Status.FAILED else None,
             environment=environment(),
         )
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Compute on this many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The folders of a population's runs: what is in them at the start, and what is left in them at the end."""
 
+import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -75,17 +76,24 @@ class RunFolders:
     def end(self, results: Sequence[Result], words: Sequence[str], error: BaseException | None) -> None:
         """Close each run: its event file, the traceback of what went wrong, and ``result.json`` last.
 
-        Hydra logs a run alone into its folder; of a population each member's own words are written there.
+        Where Hydra does not log into a run's folder, as it does for one that it started alone, the run's own words
+        are written there.
         """
         for file, outcome in zip(self.events, results, strict=bool(self.events)):
             file.end(succeeded=outcome.status == Status.FINISHED)
         for run, outcome, line in zip(self.runs, results, words, strict=True):
-            if len(self.runs) > 1:
+            if not is_logged(run.folder):
                 with (run.folder / "train.log").open("a") as log:
                     log.write(f"{outcome.ended} INFO normlab: {line}\n")
             if error is not None and outcome.status == Status.FAILED:
                 (run.folder / ERROR).write_text("".join(traceback.format_exception(error)))
             outcome.write(run.folder)
+
+
+def is_logged(folder: Path) -> bool:
+    """Return whether what is logged goes into a file in this folder."""
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    return any(Path(handler.baseFilename).parent == folder.absolute() for handler in files)
 
 
 def begin_events(run: Run) -> EventFile:

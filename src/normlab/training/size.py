@@ -3,44 +3,82 @@
 The figures are measured on two cores, with benchmarks/population.py.
 """
 
+from dataclasses import dataclass
+
 import torch
 from omegaconf import DictConfig
 
-from normlab.training.build import make_data, make_module
+from normlab.data.order import batch_sizes
+from normlab.training import machine
+from normlab.training.build import is_stacked, make_data, make_module
+from normlab.training.optim import StackedOptimizer
 from normlab.training.population import Population
 
-NUMBERS_AT_ONCE = 32_000_000
-"""How many activations a population holds at most, which bounds its memory."""
+FEW = 16
+"""A step of fewer members takes as long as one of this many: what is called from Python does not get less."""
 
-SAVED_PER_STEP, SAVED_PER_NUMBER = 4e-4, 2e-9
+OF_CACHE, OF_MEMORY = 1 / 2, 1 / 4
+"""The share of the cache that a step's activations may fill, and of the memory that a population may."""
+
+KEPT_ACTIVATIONS, KEPT_PARAMETERS = 4, 10
+"""How many times memory is needed for activations, with their gradients, and for parameters, with the optimizer's
+moments and the best state so far."""
+
+SAVED_PER_STEP, SAVED_PER_NUMBER = 3e-4, 1e-9
 """Seconds that a compiled step saves: of calls from Python, and for each activation."""
 
-COMPILING = 15.0
-"""Seconds that compiling must save to be begun: it takes up to 13, and a third of it where its cache is warm."""
+COMPILING, COMPILING_AGAIN = 15.0, 1.5
+"""Seconds that compiling for one batch size takes, and that it takes once the compiled code is on disk."""
 
 
-def activations(config: DictConfig) -> int:
-    """Return how many numbers a net's layers put out for one minibatch."""
-    data = make_data(config)
-    module = make_module([config], data)
-    sizes: list[int] = []
-    for layer in module.population.modules():
-        if not list(layer.children()):
-            layer.register_forward_hook(lambda _, inputs, y: sizes.append(y.numel()))
-    with torch.no_grad():
-        module(data.parts[0].x[None, : data.batch_size].to(module.dtype))
-    return sum(sizes)
+@dataclass(frozen=True)
+class MemberSize:
+    """How many numbers a net's layers take and put out for one minibatch, and how many it has as parameters."""
+
+    activations: int
+    parameters: int
+    bytes_each: int
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "MemberSize":
+        """Return it for one run, by passing a minibatch through its net."""
+        data = make_data(config)
+        module = make_module([config], data)
+        x = data.parts[0].x[None, : data.batch_size].to(module.dtype)
+        sizes = [x.numel()]
+        for layer in module.population.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(lambda _, inputs, y: sizes.append(y.numel()))
+        with torch.no_grad():
+            module(x)
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        return cls(sum(sizes), parameters, 8 if config.trainer.precision.startswith("64") else 4)
 
 
-def members_at_once(config: DictConfig) -> int:
-    """Return how many members are trained at once, by the size of what they keep for the backward pass."""
-    return max(16, min(4096, NUMBERS_AT_ONCE // activations(config)))
+def members_at_once(config: DictConfig, n_jobs: int = 1) -> int:
+    """Return how many members are trained at once: as many as the memory holds and, on the CPU, the cache.
+
+    ``n_jobs`` populations share both.
+    """
+    size = MemberSize.of(config)
+    device = machine.device(config.trainer.get("accelerator", "auto"))
+    each = size.bytes_each * (KEPT_ACTIVATIONS * size.activations + KEPT_PARAMETERS * size.parameters)
+    held = int(machine.memory(device) * OF_MEMORY / n_jobs / each)
+    if device.type == "cpu":
+        cached = int(machine.cache_size() * OF_CACHE / n_jobs / (size.bytes_each * size.activations))
+        held = min(held, max(FEW, cached))
+    return max(1, held)
 
 
-def compiling_pays(config: DictConfig, members: int) -> bool:
-    """Return whether compiling the steps of a population takes less time than it saves."""
-    steps = config.trainer.max_epochs * -(-config.data.train // config.data.batch_size)
-    return steps * (SAVED_PER_STEP + SAVED_PER_NUMBER * members * activations(config)) > COMPILING
+def compiling_pays(config: DictConfig, members: int, populations: int = 1) -> bool:
+    """Return whether compiling the steps of so many populations of one shape takes less time than it saves."""
+    if not is_stacked(config.optimizer, StackedOptimizer):
+        return False
+    sizes = batch_sizes(config.data.train, config.data.batch_size)
+    steps = config.trainer.max_epochs * len(sizes)
+    saved = steps * (SAVED_PER_STEP + SAVED_PER_NUMBER * members * MemberSize.of(config).activations)
+    takes = len(set(sizes)) * (COMPILING + COMPILING_AGAIN * (populations - 1))
+    return populations * saved > takes
 
 
 def threads_for(population: Population, batch_size: int) -> int:

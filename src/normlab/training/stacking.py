@@ -89,7 +89,8 @@ def forward(net: nn.Module, state: State, x: Tensor, seen: State | None = None) 
         own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
         form = stacked_form(layer) if x.dim() == 3 else None
         if features_first != (form is not None):
-            x, features_first = x.transpose(1, 2), form is not None
+            # Contiguous, as a product with what is not may take twice as long.
+            x, features_first = x.transpose(1, 2).contiguous(), form is not None
         y = form(layer, own, x) if form else by_vmap(layer, own, x)
         outer, _, slot = path.rpartition(".")
         if seen is not None and slot == "norm":

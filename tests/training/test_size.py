@@ -1,0 +1,97 @@
+"""What follows from the size of a population."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import nn
+
+from normlab.training import machine
+from normlab.training.population import Population
+from normlab.training.size import MemberSize, compiling_pays, members_at_once, threads_for
+
+CONF = str(Path(__file__).parents[2] / "conf")
+MB = 2**20
+
+
+def config_of(*overrides: str) -> DictConfig:
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return compose("train", overrides=["data=random", "net.hidden=[50]", "data.batch_size=100", *overrides])
+
+
+@pytest.fixture(autouse=True)
+def a_machine(monkeypatch):
+    """A machine with 32 MB of cache and 16 GB of memory."""
+    monkeypatch.setattr(machine, "cache_size", lambda: 32 * MB)
+    monkeypatch.setattr(machine, "memory", lambda device: 16 * 1024 * MB)
+
+
+def test_the_size_of_a_member_by_hand():
+    # What comes in, then linear, norm, activation and output, for each of 100 samples.
+    size = MemberSize.of(config_of("model=bn"))
+    assert size.activations == 100 * (10 + 3 * 50 + 1)
+    assert size.parameters == (10 * 50 + 50) + 2 * 50 + (50 + 1)
+    assert size.bytes_each == 4
+    assert MemberSize.of(config_of("trainer.precision=64-true")).bytes_each == 8
+
+
+def test_the_activations_of_members_at_once_fill_half_of_the_cache():
+    assert members_at_once(config_of()) == 16 * MB // (4 * 16_100) == 260
+    assert members_at_once(config_of("trainer.precision=64-true")) == 130
+    assert members_at_once(config_of(), n_jobs=2) == 130
+
+
+def test_few_members_are_not_split_for_the_cache():
+    assert members_at_once(config_of("net.hidden=[2000]")) == 16
+
+
+def test_memory_bounds_the_members(monkeypatch):
+    config = config_of("net.hidden=[2000]")
+    size = MemberSize.of(config)
+    each = 4 * (4 * size.activations + 10 * size.parameters)
+    monkeypatch.setattr(machine, "memory", lambda device: 4 * (5 * each + 1))
+    assert members_at_once(config) == 5
+    monkeypatch.setattr(machine, "memory", lambda device: 0)
+    assert members_at_once(config) == 1
+
+
+def test_on_a_gpu_memory_alone_decides(monkeypatch):
+    monkeypatch.setattr(machine, "device", lambda accelerator: torch.device("cuda"))
+    size = MemberSize.of(config_of())
+    each = 4 * (4 * size.activations + 10 * size.parameters)
+    assert members_at_once(config_of()) == 4 * 1024 * MB // each > 10_000
+
+
+def test_compiling_pays_in_long_sweeps_and_large_populations_with_our_optimizers():
+    short = config_of("trainer.max_epochs=10")
+    assert not compiling_pays(short, 256)
+    assert compiling_pays(config_of("trainer.max_epochs=10000"), 1)
+    long = config_of("trainer.max_epochs=300")
+    assert not compiling_pays(long, 16)
+    assert compiling_pays(long, 4096)
+    foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
+    assert not compiling_pays(config_of("trainer.max_epochs=10000", *foreign), 1)
+
+
+def test_populations_of_one_shape_share_what_compiling_takes():
+    config = config_of("trainer.max_epochs=400")
+    assert not compiling_pays(config, 256, populations=1)
+    assert compiling_pays(config, 256, populations=16)
+
+
+def test_a_smaller_last_minibatch_is_compiled_too_and_counts():
+    whole, rest = (config_of("trainer.max_epochs=620", f"data.batch_size={size}") for size in (120, 119))
+    assert compiling_pays(whole, 256)
+    assert not compiling_pays(rest, 256)
+
+
+def test_large_layers_are_computed_on_all_threads_and_small_ones_on_one():
+    def population(width):
+        return Population([nn.Linear(width, width)])
+
+    torch.set_num_threads(2)
+    assert threads_for(Population([nn.PReLU(), nn.PReLU()]), 128) == 1
+    assert threads_for(population(64), 128) == 1
+    assert threads_for(population(256), 128) == 2
