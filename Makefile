@@ -32,10 +32,11 @@ lint: $(READY)
 tensorboard: $(READY) ## show every run in outputs/ in the browser
 	$(BIN)/tensorboard --logdir outputs
 
-bench: $(READY) ## measure speed, side by side with plain PyTorch and Lightning as usually set up
+bench: $(READY) ## measure speed, side by side with plain PyTorch, Lightning as usually set up, and JAX
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/population.py
 
 clean: ## remove .venv and caches; outputs/ stays

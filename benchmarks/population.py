@@ -4,7 +4,7 @@ The work: 1,000 samples of noise, 10 → 50 → 1 with or without BatchNorm, mea
 rate of its own for each member, every member in an order of its own. All ways are measured in turn in one process;
 compiling and the first epochs are left out; the figures are medians over epochs.
 
-    python benchmarks/population.py                          the table
+    python benchmarks/population.py                          the tables
     python benchmarks/population.py --members 256 --batch-size 32 --peer jax --json
 """
 
@@ -12,6 +12,8 @@ import argparse
 import json
 import logging
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -23,7 +25,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
-from step import plain_loop, usual_lightning
+from step import make_net, plain_loop, usual_lightning
 
 from normlab.training import grouping
 from normlab.training.machine import keep_freed_memory, threads
@@ -35,6 +37,8 @@ from normlab.training.size import threads_for
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SAMPLES, FEATURES, HIDDEN = 1000, 10, 50
 EPOCHS = 8
+SIZES = (32, 128)
+LABELS = {"none": "normlab"}
 
 
 class StepTimes(pl.Callback):
@@ -85,15 +89,15 @@ def one_by_one(members: int, batch_size: int, model: str) -> float:
 
 
 def plain(members: int, batch_size: int, model: str) -> float:
-    """Return microseconds per step of a plain PyTorch loop over one net, with BatchNorm."""
+    """Return microseconds per step of a plain PyTorch loop over one net."""
     with threads(1):
-        return timed(lambda: plain_loop(batch_size, EPOCHS), batch_size)
+        return timed(lambda: plain_loop(batch_size, EPOCHS, model == "bn"), batch_size)
 
 
 def lightning(members: int, batch_size: int, model: str) -> float:
-    """Return microseconds per step of Lightning as usually set up, with BatchNorm."""
+    """Return microseconds per step of Lightning as usually set up."""
     with threads(1):
-        return timed(lambda: usual_lightning(batch_size, EPOCHS), batch_size)
+        return timed(lambda: usual_lightning(batch_size, EPOCHS, make_net(normalized=model == "bn")), batch_size)
 
 
 def timed(call: Callable[[], None], batch_size: int) -> float:
@@ -194,29 +198,70 @@ WAYS: dict[str, Callable[[int, int, str], float]] = {
 }
 
 
+def table(members: int, model: str) -> None:
+    """Print how long a member-step takes in every way."""
+    rows = {way: [WAYS[way](members, size, model) for size in SIZES] for way in WAYS}
+    print(f"microseconds per member-step, {members} members, model={model}")
+    print(f"{'':16}" + "".join(f"{f'batch {size}':>12}" for size in SIZES))
+    for way, row in rows.items():
+        print(f"{LABELS.get(way, way):16}" + "".join(f"{value:12.1f}" for value in row))
+    for way in ("jax", "jax-given", "plain", "lightning"):
+        ratios = (other / own for other, own in zip(rows[way], rows["none"], strict=True))
+        print(f"{f'{way} / normlab':16}" + "".join(f"{ratio:12.2f}" for ratio in ratios))
+    print()
+
+
+def by_members(model: str) -> None:
+    """Print how long a member-step of few and of many members takes, and the most memory that it took."""
+    print(f"microseconds per member-step, and the most MB that the process held, model={model}")
+    columns = [(size, peer) for size in SIZES for peer in ("none", "jax")] + [(SAMPLES, "none")]
+    heads = [f"{LABELS.get(peer, peer)} {size}" for size, peer in columns]
+    print(f"{'members':8}" + "".join(f"{head:>14}{'MB':>6}" for head in heads))
+    for members in (16, 64, 256, 1024, 4096):
+        print(f"{members:<8}", end="", flush=True)
+        for size, peer in columns:
+            # Of so many whole batches a step takes as long as of few: they are trained a few at a time.
+            if members * size <= 256 * SAMPLES or size < SAMPLES:
+                found = measured(members, size, model, peer)
+                print(f"{found['us_per_member_step']:14.1f}{found['peak_mb']:6}", end="", flush=True)
+        print()
+
+
+def measured(members: int, batch_size: int, model: str, peer: str) -> dict[str, Any]:
+    """Return what this script measures in a process of its own."""
+    words = {"members": members, "batch-size": batch_size, "model": model, "peer": peer}
+    options = [f"--{name}={value}" for name, value in words.items()]
+    ended = subprocess.run([sys.executable, __file__, *options, "--json"], capture_output=True, check=True)
+    return json.loads(ended.stdout)
+
+
+def peak_mb() -> int:
+    """Return the most memory that this process has held; Linux counts a parent's into ``ru_maxrss``."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+
+
 def main() -> None:
-    """Print the table, or one figure."""
+    """Print the tables, or one figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=256)
-    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--model", choices=("bn", "nobn"), default="bn")
-    parser.add_argument("--peer", choices=tuple(WAYS), help="measure this way alone; none is normlab's own")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    parser.add_argument("--peer", choices=tuple(WAYS), default="none", help="none is normlab's own way")
+    parser.add_argument("--json", action="store_true", help="measure one way alone, and print one JSON object")
+    asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    sizes = [arguments.batch_size] if arguments.batch_size else [32, 128]
-    ways = [arguments.peer] if arguments.peer else list(WAYS)
-    rows = {way: {size: WAYS[way](arguments.members, size, arguments.model) for size in sizes} for way in ways}
-    if arguments.json:
-        about = {"members": arguments.members, "batch_size": sizes[0], "model": arguments.model, "peer": ways[0]}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        print(json.dumps({**about, "us_per_member_step": rows[ways[0]][sizes[0]], "peak_mb": peak}))
+    if not asked.json:
+        for model in ("bn", "nobn"):
+            table(asked.members, model)
+        by_members("bn")
         return
-    print(f"microseconds per member-step, {arguments.members} members, model={arguments.model}")
-    print(f"{'':12}" + "".join(f"{f'batch {size}':>12}" for size in sizes))
-    for way, row in rows.items():
-        print(f"{'normlab' if way == 'none' else way:12}" + "".join(f"{row[size]:12.1f}" for size in sizes))
+    took = WAYS[asked.peer](asked.members, asked.batch_size, asked.model)
+    print(json.dumps({**vars(asked), "us_per_member_step": took, "peak_mb": peak_mb()}))
 
 
 if __name__ == "__main__":

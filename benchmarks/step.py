@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -32,18 +33,19 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 SAMPLES, FEATURES, HIDDEN, LR = 1000, 10, 50, 0.01
 
 
-def make_net(features: int = FEATURES, hidden: int = HIDDEN) -> nn.Module:
-    return nn.Sequential(nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 1))
+def make_net(features: int = FEATURES, hidden: int = HIDDEN, normalized: bool = True) -> nn.Sequential:
+    norm = nn.BatchNorm1d(hidden) if normalized else nn.Identity()
+    return nn.Sequential(nn.Linear(features, hidden), norm, nn.ReLU(), nn.Linear(hidden, 1))
 
 
 def make_data(features: int = FEATURES, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
     return torch.randn(samples, features), torch.randn(samples, 1)
 
 
-def plain_loop(batch_size: int, epochs: int) -> None:
+def plain_loop(batch_size: int, epochs: int, normalized: bool = True) -> None:
     """Train as the source does: a net, a loss, an optimizer and two loops; nothing is logged."""
     x, y = make_data()
-    net, loss_of = make_net(), nn.MSELoss()
+    net, loss_of = make_net(normalized=normalized), nn.MSELoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=LR)
     for _ in range(epochs):
         order = torch.randperm(SAMPLES)
@@ -77,15 +79,17 @@ class UsualModule(pl.LightningModule):
 
 
 def usual_lightning(
-    batch_size: int, epochs: int, features: int = FEATURES, hidden: int = HIDDEN, samples: int = SAMPLES
+    batch_size: int, epochs: int, own: nn.Sequential | None = None, samples: int = SAMPLES
 ) -> None:
     """Train with a DataLoader, a progress bar, checkpoints and Lightning's TensorBoardLogger."""
+    net = make_net() if own is None else own
+    features: Any = net[0].in_features
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         loader = DataLoader(TensorDataset(*make_data(features, samples)), batch_size, shuffle=True)
         held_out = DataLoader(TensorDataset(*make_data(features, 200)), batch_size)
         logger = pl.loggers.TensorBoardLogger(folder)
         trainer = pl.Trainer(max_epochs=epochs, logger=logger, accelerator="cpu", enable_model_summary=False)
-        trainer.fit(UsualModule(make_net(features, hidden)), loader, held_out)
+        trainer.fit(UsualModule(net), loader, held_out)
 
 
 def normlab_run(batch_size: int, epochs: int) -> None:

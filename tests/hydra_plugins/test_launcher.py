@@ -91,6 +91,16 @@ class Choosy(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Noise(nn.Module):
+    """A normalizer that draws from torch's global generator."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
 class Bomb(pl.Callback):
     """Raises in the second epoch of nets with BatchNorm."""
 
@@ -102,7 +112,7 @@ class Bomb(pl.Callback):
 @pytest.fixture(autouse=True)
 def somebody(monkeypatch):
     module = ModuleType("somebody")
-    module.Choosy, module.Bomb = Choosy, Bomb
+    module.Choosy, module.Bomb, module.Noise = Choosy, Bomb, Noise
     monkeypatch.setitem(sys.modules, "somebody", module)
 
 
@@ -111,6 +121,25 @@ def test_a_layer_that_cannot_be_stacked_is_trained_one_by_one(run_train):
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
     assert outcome.code == 0, outcome.err
     assert "and its like are trained one by one: vmap:" in outcome.out
+
+
+def test_layers_that_draw_from_the_global_generator_are_said_to_be_equal_in_law_only(run_train):
+    common = [
+        "-m",
+        "model=bn_torch",
+        "seed=0,1",
+        "trainer.max_epochs=1",
+        "net.dropout=0.1",
+        "hydra.sweep.dir=sweep",
+    ]
+    layer = ["model.norm._target_=somebody.Noise", "~model.norm.eps", "~model.norm.momentum"]
+    outcome = run_train(*common, *layer)
+    assert outcome.code == 0, outcome.err
+    plan, law, *_ = outcome.out.splitlines()
+    assert plan == "2 runs in 1 population"
+    assert "draw from torch's global generator: equal in law only to runs trained alone" in law
+    outcome = run_train(*common[:-1])
+    assert "in law only" not in outcome.out, "our own dropout has a generator for each member"
 
 
 def test_a_group_that_fails_does_not_stop_the_others(run_train):

@@ -63,6 +63,11 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.update(torch.cat([grad.reshape(self.members, -1) for grad in grads], dim=1))
         return loss
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, without torch's record of it for a profiler, a twentieth of a small net's step."""
+        for parameter in self.params:
+            parameter.grad = None
+
     def update(self, grad: Tensor) -> None:
         """Update θ in place; ``grad``, ``[K, P]``, may be used up."""
         raise NotImplementedError
