@@ -211,27 +211,47 @@ def test_ctrl_c_leaves_every_run_stopped_also_those_that_had_not_begun(tmp_path,
     assert sorted(runs["epochs"] > 0) == [False] * 4 + [True] * 4
 
 
-KILLER = """
+ENDINGS = """
 import os, signal
 import pytorch_lightning as pl
 from normlab.norms import BatchNorm1d
 
 
+class Odd(Exception):
+    # What is pickled of it cannot be unpickled: it is made of two words and keeps one.
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def is_normalized(module):
+    return any(isinstance(layer, BatchNorm1d) for layer in module.modules())
+
+
 class Killer(pl.Callback):
     def on_train_epoch_start(self, trainer, pl_module):
-        if any(isinstance(layer, BatchNorm1d) for layer in pl_module.modules()):
+        if is_normalized(pl_module):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Raiser(pl.Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if is_normalized(pl_module):
+            raise Odd("out of", "luck")
 """
 
 
-def test_a_process_that_is_killed_fails_the_sweep_in_one_line(tmp_path):
-    (tmp_path / "killer.py").write_text(KILLER)
-    process = start(tmp_path, *SWEEP, *SIDE_BY_SIDE, "+callbacks.extra.x._target_=killer.Killer")
+@pytest.mark.parametrize(
+    ("ending", "words"), [("Killer", "the process that trained it was killed"), ("Raiser", "out of luck")]
+)
+def test_a_group_that_ends_badly_in_its_process_does_not_take_others_down(tmp_path, ending, words):
+    (tmp_path / "endings.py").write_text(ENDINGS)
+    process = start(tmp_path, *SWEEP, *SIDE_BY_SIDE, f"+callbacks.extra.x._target_=endings.{ending}")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert err.splitlines()[-1].startswith("error: A process in the process pool was terminated abruptly")
+    assert err.splitlines()[-1].startswith(f"error: {words}")
     runs = pd.read_csv(tmp_path / "sweep/summary.csv")
-    assert set(runs.query("model == 'bn'")["status"]) == {"failed"}
+    assert runs.groupby("model")["status"].agg(set).to_dict() == {"bn": {"failed"}, "nobn": {"finished"}}
+    assert runs.query("model == 'bn'")["error"].str.startswith(words).all()
 
 
 def test_joblib_trains_the_jobs_in_processes_and_leaves_the_same_files(tmp_path, run_train):

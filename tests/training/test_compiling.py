@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -83,6 +84,14 @@ def test_every_optimizer_and_what_else_a_step_holds_is_compiled_too(tmp_path, ca
     check_equal(tmp_path, caplog, 3, "model=bn", *OTHERS[other])
 
 
+@pytest.mark.usefixtures("no_code")
+def test_the_seconds_of_training_are_without_those_of_compiling(tmp_path):
+    runs = runs_of(tmp_path, 2, "trainer.compile=true")
+    started = time.perf_counter()
+    seconds = sum(result.seconds for result in train(runs))
+    assert seconds < 0.2 * (time.perf_counter() - started)
+
+
 @NEEDS_COMPILER
 def test_code_written_by_inductor_trains_the_same(tmp_path, caplog):
     check_equal(tmp_path, caplog, 3, "model=bn", "net.dropout=0.3", "data.batch_size=150")
@@ -135,7 +144,13 @@ def test_an_optimizer_that_is_not_ours_is_said_not_to_be_compiled(tmp_path, capl
 @pytest.mark.usefixtures("no_code")
 def test_steps_are_compiled_unasked_where_that_pays_which_is_said(tmp_path, caplog, monkeypatch):
     made = []
-    monkeypatch.setattr("normlab.training.module.Compiled", lambda *args: made.append(args) or Compiled(*args))
+
+    class Noted(Compiled):
+        def __init__(self, *arguments):
+            made.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("normlab.training.module.Compiled", Noted)
     with caplog.at_level(logging.INFO, logger="normlab"):
         losses(tmp_path / "short", 2)
         assert not made

@@ -10,7 +10,7 @@ from torch import nn
 
 from normlab.training import machine
 from normlab.training.population import Population
-from normlab.training.size import MemberSize, compiling_pays, members_at_once, threads_for
+from normlab.training.size import MemberSize, compiling_pays, members_at_once, numels, threads_for
 
 CONF = str(Path(__file__).parents[2] / "conf")
 MB = 2**20
@@ -35,6 +35,12 @@ def test_the_size_of_a_member_by_hand():
     assert size.parameters == (10 * 50 + 50) + 2 * 50 + (50 + 1)
     assert size.bytes_each == 4
     assert MemberSize.of(config_of("trainer.precision=64-true")).bytes_each == 8
+
+
+def test_a_layer_that_puts_out_several_tensors_is_counted_and_stops_nothing():
+    outputs, state = nn.GRU(3, 5)(torch.zeros(7, 2, 3))
+    assert list(numels((outputs, state))) == [7 * 2 * 5, 2 * 5]
+    assert list(numels({"a": [torch.zeros(4)], "b": None})) == [4]
 
 
 def test_the_activations_of_members_at_once_fill_half_of_the_cache():
@@ -73,6 +79,10 @@ def test_compiling_pays_in_long_sweeps_and_large_populations_with_our_optimizers
     assert compiling_pays(long, 4096)
     foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
     assert not compiling_pays(config_of("trainer.max_epochs=10000", *foreign), 1)
+
+
+def test_a_trial_of_one_step_is_not_compiled():
+    assert not compiling_pays(config_of("trainer.max_epochs=10000", "trainer.fast_dev_run=true"), 256)
 
 
 def test_populations_of_one_shape_share_what_compiling_takes():

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +36,22 @@ class Small(pl.Callback):
             raise self.error
 
 
+class Gone(pl.Callback):
+    """Notes which populations of before are still in memory when one begins; the first has no room."""
+
+    populations: list[weakref.ref] = []  # noqa: RUF012 - each test gets a list of its own
+    alive: list[int] = []  # noqa: RUF012
+    error: BaseException | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.alive.append(sum(population() is not None for population in self.populations))
+        self.populations.append(weakref.ref(pl_module))
+        if len(self.populations) == 1:
+            raise MemoryError
+        if self.error is not None:
+            raise self.error
+
+
 class Late(pl.Callback):
     """Ends the training in its tenth epoch."""
 
@@ -48,7 +65,9 @@ class Late(pl.Callback):
 @pytest.fixture(autouse=True)
 def somebody(monkeypatch):
     module = ModuleType("somebody")
-    module.Small, module.Late = Small, Late
+    module.Small, module.Late, module.Gone = Small, Late, Gone
+    monkeypatch.setattr(Gone, "populations", [])
+    monkeypatch.setattr(Gone, "alive", [])
     monkeypatch.setitem(sys.modules, "somebody", module)
 
 
@@ -68,6 +87,21 @@ def test_a_population_that_the_memory_does_not_hold_is_halved(tmp_path, monkeypa
     said = "out of memory with %d runs at once: going on with half as many"
     assert [record.msg for record in caplog.records] == [said] * 2
     assert [record.args for record in caplog.records] == [(5,), (3,)]
+
+
+def test_a_population_is_gone_from_memory_when_the_next_begins(tmp_path):
+    runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=somebody.Gone")
+    ((_, values),) = outcomes([runs], n_jobs=1)
+    assert len(values) == 4
+    assert Gone.alive == [0, 0, 0]
+
+
+def test_ctrl_c_after_memory_ran_out_leaves_no_run_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Gone, "error", KeyboardInterrupt())
+    runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=somebody.Gone")
+    with pytest.raises(KeyboardInterrupt):
+        list(outcomes([runs], n_jobs=1))
+    assert [Result.read(run.folder).status for run in runs] == [Status.STOPPED] * 4
 
 
 def test_a_run_alone_that_the_memory_does_not_hold_has_failed(tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """Compiling the steps of a population."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from normlab.config import first_line
+from normlab.training.machine import is_out_of_memory
 
 log = logging.getLogger("normlab")
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -25,6 +27,9 @@ class Compiled:
 
     Compiled code is for one size of its tensors; it is made when the first minibatch of a size comes, and kept on
     disk by Inductor. Where that fails it is said, and the training goes on with the other step.
+
+    Attributes:
+        seconds: the time that compiling took, with the first step of each size.
     """
 
     def __init__(self, step: Step, uncompiled: Step, sizes: Iterable[int]) -> None:
@@ -33,6 +38,7 @@ class Compiled:
         self.whole: Step = torch.compile(step, dynamic=False, fullgraph=True)
         self.uncompiled = uncompiled
         self.sizes, self.ready = set(sizes), set[int]()
+        self.seconds = 0.0
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Take the step."""
@@ -43,12 +49,17 @@ class Compiled:
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
         """Compile for the size of this minibatch, and take the step."""
+        started = time.perf_counter()
         try:
             with torch._dynamo.config.patch(trace_autograd_ops=True):
                 losses = self.whole(x, y)
         except Exception as error:  # whatever Dynamo, Inductor and the C++ compiler may raise
+            if is_out_of_memory(error):
+                raise
             log.warning("trainer.compile: %s; the training goes on uncompiled", first_line(error))
             self.sizes.clear()
             return self.uncompiled(x, y)
+        finally:
+            self.seconds += time.perf_counter() - started
         self.ready.add(x.shape[1])
         return losses

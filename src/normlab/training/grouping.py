@@ -86,7 +86,7 @@ def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) ->
     found = []
     for places in shapes.values():
         reason, draws_globally = trial(configs[places[0]]) if len(places) > 1 else (None, False)
-        most = 1 if reason else chunk or members_at_once(configs[places[0]], n_jobs)
+        most = 1 if reason or len(places) == 1 else chunk or members_at_once(configs[places[0]], n_jobs)
         for part in np.array_split(places, -(-len(places) // most)):
             found.append(Group(part.tolist(), reason, draws_globally))
     return found

@@ -67,3 +67,8 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it accepts
         libc.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a device or the machine had no memory left; on the CPU torch has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -41,7 +41,7 @@ class NormModule(pl.LightningModule):
         active: the members that still train, ``(K,)``; diverged: those with a loss that was not finite;
             frozen: those that stay as they are, with their state in ``kept``.
         steps: the optimizer steps that each member has taken, ``(K,)``; epochs: likewise.
-        seconds: the time that all optimizer steps took.
+        seconds: the time that all optimizer steps took, without that of compiling them.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class NormModule(pl.LightningModule):
 
     def training_step(self, batch: Split, batch_idx: int) -> None:
         """Take an epoch's optimizer steps; ``batch`` is the whole training split."""
-        started = time.perf_counter()
+        started, compiling = time.perf_counter(), self.compiling_seconds
         losses, sizes = [], []
         for x, y in self.minibatches(batch):
             losses.append(self.step(x, y))
@@ -125,7 +125,7 @@ class NormModule(pl.LightningModule):
         self.steps += len(sizes) * self.active
         self.count_steps(len(sizes))
         self.epochs += self.active
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - started - (self.compiling_seconds - compiling)
 
     def validation_step(self, batch: Split, batch_idx: int) -> None:
         """Measure every member on the validation split."""
@@ -172,6 +172,11 @@ class NormModule(pl.LightningModule):
     def data(self) -> InMemoryData:
         """The data that is trained on."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def compiling_seconds(self) -> float:
+        """The time that compiling has taken so far."""
+        return self.step.seconds if isinstance(self.step, Compiled) else 0.0
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -79,17 +79,18 @@ def title(runs: Sequence[Run] | Sequence[Result]) -> str:
     return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
 
 
-def not_begun(run: Run) -> Result:
-    """Return the result of a run that was stopped before its training began."""
+def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
+    """Return the result of a run of whose training nothing is known."""
     metric = run.config.optimized_metric
     direction = direction_of(metric, run.config.direction)
     return Result(
         name=run.name,
-        status=Status.STOPPED,
+        status=status,
         config=plain(run.config),
         choices=run.choices,
         overrides=run.overrides,
         objective=Objective(metric, direction, worst(direction)),
+        error=error,
     )
 
 

@@ -3,10 +3,14 @@
 The figures are measured on two cores, with benchmarks/population.py.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from normlab.data.order import batch_sizes
 from normlab.training import machine
@@ -48,11 +52,16 @@ class MemberSize:
         sizes = [x.numel()]
         for layer in module.population.modules():
             if not list(layer.children()):
-                layer.register_forward_hook(lambda _, inputs, y: sizes.append(y.numel()))
+                layer.register_forward_hook(lambda _, inputs, y: sizes.extend(numels(y)))
         with torch.no_grad():
             module(x)
         parameters = sum(parameter.numel() for parameter in module.parameters())
         return cls(sum(sizes), parameters, 8 if config.trainer.precision.startswith("64") else 4)
+
+
+def numels(outputs: Any) -> Iterator[int]:
+    """Yield the sizes of all tensors among what a layer puts out; some, such as a GRU, put out several."""
+    yield from (leaf.numel() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
 
 
 def members_at_once(config: DictConfig, n_jobs: int = 1) -> int:
@@ -72,7 +81,7 @@ def members_at_once(config: DictConfig, n_jobs: int = 1) -> int:
 
 def compiling_pays(config: DictConfig, members: int, populations: int = 1) -> bool:
     """Return whether compiling the steps of so many populations of one shape takes less time than it saves."""
-    if not is_stacked(config.optimizer, StackedOptimizer):
+    if config.trainer.get("fast_dev_run") or not is_stacked(config.optimizer, StackedOptimizer):
         return False
     sizes = batch_sizes(config.data.train, config.data.batch_size)
     steps = config.trainer.max_epochs * len(sizes)

@@ -1,9 +1,11 @@
 """Populations one after the other, or side by side in processes of their own."""
 
+import gc
 import logging
 import multiprocessing
 import os
 import signal
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -13,13 +15,16 @@ from typing import Any
 
 import torch
 
-from normlab.records.result import Result
+from normlab.config import first_line
+from normlab.records.result import Result, Status
 from normlab.training.grouping import shape_of
+from normlab.training.machine import is_out_of_memory
 from normlab.training.progress import Progress, Remote
-from normlab.training.run import not_begun, train
+from normlab.training.run import train, unfinished
 from normlab.training.run_folders import Run
 
 log = logging.getLogger("normlab")
+KILLED = "the process that trained it was killed, as happens where memory runs out"
 Groups = Sequence[Sequence[Run]]
 Outcomes = Iterator[tuple[int, list[Any]]]
 
@@ -31,6 +36,8 @@ def outcomes(groups: Groups, n_jobs: int) -> Outcomes:
     groups go on. Where Ctrl-C ends it all, the runs that had not begun are stopped as well.
     """
     number = sum(map(len, groups))
+    # What is there now stays: the search for what a population has left need not look through it.
+    gc.freeze()
     ended = False
     try:
         with Progress(f"{number} runs", sum(map(epochs, groups)), number) as progress:
@@ -40,9 +47,15 @@ def outcomes(groups: Groups, n_jobs: int) -> Outcomes:
                 yield from side_by_side(groups, n_jobs, progress)
         ended = True
     finally:
-        for run in (run for runs in groups for run in runs if not ended):
-            if Result.read(run.folder) is None:
-                not_begun(run).write(run.folder)
+        for runs in groups if not ended else ():
+            end_without_result(runs, Status.STOPPED)
+
+
+def end_without_result(runs: Sequence[Run], status: Status, error: str | None = None) -> None:
+    """Write how those runs ended that left no result."""
+    for run in runs:
+        if Result.read(run.folder) is None:
+            unfinished(run, status, error).write(run.folder)
 
 
 def epochs(runs: Sequence[Run]) -> int:
@@ -68,41 +81,55 @@ def in_turn(groups: Groups, progress: Progress) -> Outcomes:
 
 
 def side_by_side(groups: Groups, n_jobs: int, progress: Progress) -> Outcomes:
-    """Train so many groups at a time, each in a process of its own.
+    """Train so many groups at a time, each in a process of its own, which takes one after the other.
 
-    What is logged there is said here. Ctrl-C is for this process alone, which has the others stop.
+    What is logged there is said here. Ctrl-C is for this process alone, which has the others stop. Where a process
+    is killed its group has failed, and another process takes its place.
     """
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // n_jobs)
-    done, stop, words = context.Array("q", len(groups)), context.Event(), context.Queue()
+    n_jobs = min(n_jobs, len(groups))
+    done, stop, words = context.Array("q", len(groups), lock=False), context.Event(), context.Queue()
+    shared = (max(1, (os.cpu_count() or 1) // n_jobs), words, done, stop)
     listener = QueueListener(words, *logging.getLogger().handlers)
     listener.start()
+    idle: list[ProcessPoolExecutor | None] = [None] * n_jobs
+    busy: dict[Future, tuple[int, ProcessPoolExecutor]] = {}
+    waiting = list(enumerate(alike(groups)))
     try:
-        with ProcessPoolExecutor(n_jobs, context, begin_worker, (threads, words, done, stop)) as workers:
-            begun = {
-                workers.submit(work, place, runs, populations): place
-                for place, (runs, populations) in enumerate(zip(groups, alike(groups), strict=True))
-            }
-            try:
-                while begun:
-                    ended, _ = wait(begun, timeout=0.2, return_when="FIRST_COMPLETED")
-                    for future in ended:
-                        place = begun.pop(future)
-                        done[place] = epochs(groups[place])
-                        yield place, result_of(future, len(groups[place]))
-                    progress.reach(sum(done[:]))
-            finally:
-                stop.set()
+        while waiting or busy:
+            while waiting and idle:
+                place, populations = waiting.pop(0)
+                worker = idle.pop() or ProcessPoolExecutor(1, context, begin_worker, shared)
+                busy[submit(worker, place, groups[place], populations)] = place, worker
+            for future in wait(busy, timeout=0.2, return_when="FIRST_COMPLETED").done:
+                place, worker = busy.pop(future)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    error = RuntimeError(KILLED)
+                if error is not None:
+                    end_without_result(groups[place], Status.FAILED, first_line(error))
+                    worker.shutdown()
+                idle.append(None if error else worker)
+                done[place] = epochs(groups[place])
+                yield place, [error] * len(groups[place]) if error else future.result()
+            progress.reach(sum(done))
+    except KeyboardInterrupt:
+        log.info("stopping: each population ends its epoch first")
+        raise
     finally:
+        stop.set()
+        for worker in (*filter(None, idle), *(worker for _, worker in busy.values())):
+            worker.shutdown()
         listener.stop()
 
 
-def result_of(future: Future, runs: int) -> list[Any]:
-    """Return what a worker has found out, or the exception that it was killed, as where memory runs out."""
+def submit(worker: ProcessPoolExecutor, place: int, runs: Sequence[Run], populations: int) -> Future:
+    """Give a worker a group to train; its process, which this begins, ignores Ctrl-C from its first moment on."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return future.result()
-    except BrokenProcessPool as error:
-        return [error] * runs
+        return worker.submit(work, place, runs, populations)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 _worker: tuple[Any, Any] | None = None
@@ -117,13 +144,25 @@ def begin_worker(threads: int, words: Any, done: Any, stop: Any) -> None:
     torch.set_num_threads(threads)
     logging.getLogger().addHandler(QueueHandler(words))
     logging.getLogger().setLevel(logging.INFO)
+    gc.freeze()
 
 
 def work(place: int, runs: Sequence[Run], populations: int) -> list[Any]:
     """Train a group in a worker."""
     assert _worker is not None
     done, stop = _worker
-    return [] if stop.is_set() else outcome(runs, populations, Remote(done, place, stop))
+    if stop.is_set():
+        return []
+    return [portable(value) for value in outcome(runs, populations, Remote(done, place, stop))]
+
+
+def portable(value: Any) -> Any:
+    """Return an exception as one that any process can read, its traceback as a note; anything else as it is."""
+    if not isinstance(value, Exception):
+        return value
+    found = RuntimeError(first_line(value))
+    found.add_note("".join(traceback.format_exception(value)))
+    return found
 
 
 def outcome(runs: Sequence[Run], populations: int, progress: Progress) -> list[Any]:
@@ -134,14 +173,17 @@ def outcome(runs: Sequence[Run], populations: int, progress: Progress) -> list[A
     try:
         return [result.objective.value for result in train(runs, progress, populations)]
     except Exception as error:
+        # The frames hold the population, and whoever gets the exception would hold them.
+        traceback.clear_frames(error.__traceback__)
         if len(runs) == 1 or not is_out_of_memory(error):
             return [error] * len(runs)
-    # Only here, where the exception and with it the population's memory are gone.
+    finally:
+        # A module and its trainer refer to each other.
+        gc.collect()
     log.warning("out of memory with %d runs at once: going on with half as many", len(runs))
+    for run in runs:
+        result = Result.read(run.folder)
+        if result is not None and not result.status.done:
+            unfinished(run, Status.STOPPED).write(run.folder)
     half = len(runs) // 2
     return [value for part in (runs[:half], runs[half:]) for value in outcome(part, 2 * populations, progress)]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a device or the machine had no memory left; on the CPU torch has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

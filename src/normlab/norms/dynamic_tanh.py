@@ -1,0 +1,41 @@
+"""Dynamic Tanh: a squashing function in a normalizer's place."""
+
+import torch
+from torch import Tensor, nn
+
+from normlab.norms.per_feature import PerFeature
+
+
+class DynamicTanh(PerFeature):
+    """Squashes every number alone, with one learned slope for the whole layer: ``y = γ·tanh(αx) + β``.
+
+    No statistic is taken, of the batch or of a sample: training and evaluation are the same.
+
+    Shapes: x and y ``(B, C, …)``; weight γ and bias β ``(C,)``; alpha ``()``.
+
+    Args:
+        num_features: C, the length of axis 1.
+        alpha: what α is at first.
+        affine: whether γ and β exist.
+        bias: whether β exists (with ``affine`` only).
+
+    Raises:
+        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+
+    Zhu, Chen, He, LeCun and Liu (2025), Transformers without Normalization, arXiv:2503.10622.
+
+    >>> DynamicTanh(2)(torch.tensor([[0.0, 2.0]]))
+    tensor([[0.0000, 0.7616]], grad_fn=<AddBackward0>)
+    """
+
+    def __init__(self, num_features: int, alpha: float = 0.5, affine: bool = True, *, bias: bool = True) -> None:
+        super().__init__(num_features, affine, bias)
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x."""
+        return self.scaled(torch.tanh(self.alpha * x))
+
+    def extra_repr(self) -> str:
+        """Return the arguments that a layer shows."""
+        return f"{self.num_features}, affine={self.weight is not None}, bias={self.bias is not None}"

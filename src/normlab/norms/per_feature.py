@@ -1,0 +1,40 @@
+"""What pointwise layers share: the scale and the shift of each feature."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PerFeature(nn.Module):
+    """Holds γ and β of each feature, ``y = γ·x̂ + β``, for a layer that computes x̂ from every number alone.
+
+    Shapes: x̂ and y ``(B, C, …)``; weight and bias ``(C,)``.
+
+    Args:
+        num_features: C, the length of axis 1.
+        affine: whether γ and β exist; without them ``y = x̂``.
+        bias: whether β exists (with ``affine`` only).
+
+    Raises:
+        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(self, num_features: int, affine: bool, bias: bool) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine and bias else None
+
+    def scaled(self, x_hat: Tensor) -> Tensor:
+        """Return y for x̂."""
+        if x_hat.dim() < 2 or x_hat.shape[1] != self.num_features:
+            shape = tuple(x_hat.shape)
+            raise RuntimeError(
+                f"{type(self).__name__} expected {self.num_features} features on axis 1, got input shape {shape}; "
+                f"set num_features to the length of that axis, or move the features to it"
+            )
+        shape = (-1, *[1] * (x_hat.dim() - 2))
+        y = x_hat if self.weight is None else x_hat * self.weight.view(shape)
+        return y if self.bias is None else y + self.bias.view(shape)
