@@ -45,7 +45,3 @@ class Derf(PerFeature):
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x."""
         return self.scaled(torch.erf(self.alpha * x + self.shift))
-
-    def extra_repr(self) -> str:
-        """Return the arguments that a layer shows."""
-        return f"{self.num_features}, affine={self.weight is not None}, bias={self.bias is not None}"

@@ -35,7 +35,3 @@ class DynamicTanh(PerFeature):
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x."""
         return self.scaled(torch.tanh(self.alpha * x))
-
-    def extra_repr(self) -> str:
-        """Return the arguments that a layer shows."""
-        return f"{self.num_features}, affine={self.weight is not None}, bias={self.bias is not None}"

@@ -38,3 +38,7 @@ class PerFeature(nn.Module):
         shape = (-1, *[1] * (x_hat.dim() - 2))
         y = x_hat if self.weight is None else x_hat * self.weight.view(shape)
         return y if self.bias is None else y + self.bias.view(shape)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that a layer shows."""
+        return f"{self.num_features}, affine={self.weight is not None}, bias={self.bias is not None}"
