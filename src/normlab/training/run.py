@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -196,12 +197,8 @@ class Training:
             status = Status.FINISHED
         reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst(self.direction)
         tested = best is not None and status == Status.FINISHED
-        return Result(
-            name=run.name,
-            status=status,
-            config=plain(run.config),
-            choices=run.choices,
-            overrides=run.overrides,
+        return replace(
+            unfinished(run, status, first_line(error) if error and status == Status.FAILED else None),
             objective=Objective(self.metric, self.direction, reached),
             best=best,
             last=self.recorder.moment(k),
@@ -211,7 +208,6 @@ class Training:
             seconds=module.seconds / len(self.runs),
             started=self.folders.started.isoformat(timespec="seconds"),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
-            error=first_line(error) if error and status == Status.FAILED else None,
             environment=environment(),
         )
 
