@@ -94,6 +94,7 @@ class NetConfig:
     """An architecture; its keys are the arguments of its ``_target_``, which checks their values."""
 
     hidden: list[int] = field(default_factory=list)
+    channels: list[int] = field(default_factory=list)
     dropout: float = 0.0
 
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normlab.models import MLP
-from normlab.models.mlp import ACTIVATIONS, make_activation
 from normlab.norms import BatchNorm1d
+from normlab.norms.activation import ACTIVATIONS, make_activation
 
 
 class Recording(nn.Module):

@@ -127,18 +127,35 @@ def test_other_precisions_are_refused(dtype):
         uniform(*numbers(0, 0), (1,), dtype)
 
 
-def test_a_layer_goes_on_by_a_step_in_training_only_and_its_copies_with_it():
+def test_a_layer_goes_on_by_a_step_when_told_to_and_its_copies_with_it():
     layer = Drawing()
     layer.seed(9)
-    first, second = layer.uniform((4,)), layer.uniform((4,))
+    first = layer.uniform((4,))
+    layer.advance()
     assert torch.equal(first, uniform(*numbers(9, 0), (4,)))
-    assert torch.equal(second, uniform(*numbers(9, 1), (4,)))
+    assert torch.equal(layer.uniform((4,)), uniform(*numbers(9, 1), (4,)))
+    layer.advance()
     copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), Drawing()]
     copies[2].load_state_dict(layer.state_dict())
-    third = uniform(*numbers(9, 2), (4,))
     for other in copies:
-        assert torch.equal(other.eval().uniform((4,)), third)
+        assert torch.equal(other.uniform((4,)), uniform(*numbers(9, 2), (4,)))
         assert torch.equal(other.normal((4,)), normal(*numbers(9, 2), (4,)))
         assert other.step == 2
     layer.seed(9)
     assert torch.equal(layer.uniform((4,)), first)
+
+
+def test_while_held_a_layer_draws_the_same_again():
+    layer = Drawing()
+    layer.held = True
+    first = layer.uniform((4,))
+    layer.advance()
+    assert torch.equal(layer.uniform((4,)), first)
+
+
+def test_the_draws_of_one_step_have_nothing_in_common():
+    layer = Drawing()
+    for dtype in (torch.float32, torch.float64):
+        draws = torch.stack([layer.uniform((4000,), dtype, draw) for draw in range(4)])
+        assert torch.equal(draws[0], layer.uniform((4000,), dtype))
+        assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.08

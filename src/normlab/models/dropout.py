@@ -38,6 +38,7 @@ class Dropout(Drawing):
         if not self.training:
             return x
         kept = self.uniform(x.shape, torch.promote_types(x.dtype, torch.float32)) >= self.p
+        self.advance()
         return x * kept / (1 - self.p)
 
     def extra_repr(self) -> str:

@@ -1,7 +1,31 @@
-"""Normalization layers, one file each: the equation, the paper, the code."""
+"""Normalization layers, one idea a file: the equation, the paper, the code."""
 
-from normlab.norms.batch_norm import BatchNorm1d
+from normlab.norms.actnorm import ActNorm
+from normlab.norms.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normlab.norms.derf import Derf
 from normlab.norms.dynamic_tanh import DynamicTanh
+from normlab.norms.ghost import GhostBatchNorm
+from normlab.norms.lp import L1BatchNorm, LInfBatchNorm
+from normlab.norms.noisy import NoisyBatchNorm
+from normlab.norms.per_sample import GroupNorm, LayerNorm2d, RMSNorm2d
+from normlab.norms.renorm import BatchRenorm
+from normlab.norms.weight_standardization import scaled_weight_standardization, weight_standardization
 
-__all__ = ["BatchNorm1d", "Derf", "DynamicTanh"]
+__all__ = [
+    "ActNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "BatchRenorm",
+    "Derf",
+    "DynamicTanh",
+    "GhostBatchNorm",
+    "GroupNorm",
+    "L1BatchNorm",
+    "LInfBatchNorm",
+    "LayerNorm2d",
+    "NoisyBatchNorm",
+    "RMSNorm2d",
+    "scaled_weight_standardization",
+    "weight_standardization",
+]

@@ -11,6 +11,22 @@ import torch
 from torch import Tensor, nn
 
 
+def features_last(x: Tensor) -> Tensor:
+    """Return x, in float32 at least, with axis 1 as the last, so that whatever has shape ``(C,)`` broadcasts."""
+    return x.movedim(1, -1).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def scaled(centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    """Return ``γ/√(σ² + ε) · (x − μ) + β``, in one pass over the samples.
+
+    Shapes: centered ``(..., C)``; var, gamma and beta ``(C,)``; returns ``(..., C)``.
+    """
+    gain = torch.rsqrt(var + eps)
+    if gamma is not None:
+        gain = gamma * gain
+    return centered * gain if beta is None else torch.addcmul(beta.to(gain.dtype), centered, gain)
+
+
 class BatchNorm(nn.Module):
     r"""Normalizes each feature by its mean and variance over the batch and every axis after the second.
 
@@ -117,28 +133,29 @@ class BatchNorm(nn.Module):
         if self.fused:
             return self._fused(x, running_mean, running_var, count)
 
-        # With the features last, whatever has shape (C,) broadcasts; the memory layout of x is kept.
-        features_last = x.movedim(1, -1).to(torch.promote_types(x.dtype, torch.float32))
-        y = self._formula(features_last, running_mean, running_var, count)
+        y = self._formula(features_last(x), running_mean, running_var, count)
         return y.to(x.dtype).movedim(-1, 1)
 
     def _formula(
         self, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, count: Tensor | None
     ) -> Tensor:
-        if self.training or running_mean is None or running_var is None:
-            samples = tuple(range(x.dim() - 1))
-            mean = x.mean(samples)
-            centered = x - mean
-            var = centered.square().mean(samples)
+        if not self.training and running_mean is not None and running_var is not None:
+            centered, var = x - running_mean.to(x.dtype), running_var.to(x.dtype)
+        else:
+            mean, centered, var = self.statistics(x)
             if count is not None:
                 self._track(mean.detach(), var.detach(), x.shape[:-1].numel(), count)
-        else:
-            var = running_var.to(x.dtype)
-            centered = x - running_mean.to(x.dtype)
+        return scaled(centered, var, self.eps, self.weight, self.bias)
 
-        x_hat = centered / torch.sqrt(var + self.eps)
-        y = x_hat if self.weight is None else self.weight * x_hat
-        return y if self.bias is None else y + self.bias
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return μ, x − μ and σ², over all axes but the last.
+
+        Shapes: x ``(..., C)``; returns ``(C,)``, ``(..., C)`` and ``(C,)``.
+        """
+        samples = tuple(range(x.dim() - 1))
+        mean = x.mean(samples)
+        centered = x - mean
+        return mean, centered, centered.square().mean(samples)
 
     def _track(self, mean: Tensor, var: Tensor, n: int, count: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or n == 0:
@@ -218,3 +235,25 @@ class BatchNorm1d(BatchNorm):
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() not in (2, 3):
             raise ValueError(f"expected 2D or 3D input (got {x.dim()}D input)")
+
+
+class BatchNorm2d(BatchNorm):
+    """Batch normalization of images ``(B, C, H, W)``: each channel over the batch and all positions.
+
+    Arguments, equation and errors are those of `BatchNorm`; any other number of axes raises ValueError.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() != 4:
+            raise ValueError(f"expected 4D input (got {x.dim()}D input)")
+
+
+class BatchNorm3d(BatchNorm):
+    """Batch normalization of volumes ``(B, C, D, H, W)``: each channel over the batch and all positions.
+
+    Arguments, equation and errors are those of `BatchNorm`; any other number of axes raises ValueError.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() != 5:
+            raise ValueError(f"expected 5D input (got {x.dim()}D input)")

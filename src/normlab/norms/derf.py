@@ -26,7 +26,7 @@ class Derf(PerFeature):
     Chen, Lu, Zhu, Sun and Liu (2025), Stronger Normalization-Free Transformers, arXiv:2512.10938.
 
     >>> Derf(2)(torch.tensor([[0.0, 2.0]]))
-    tensor([[0.0000, 0.8427]], grad_fn=<AddBackward0>)
+    tensor([[0.0000, 0.8427]], grad_fn=<AddcmulBackward0>)
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class DynamicTanh(PerFeature):
     Zhu, Chen, He, LeCun and Liu (2025), Transformers without Normalization, arXiv:2503.10622.
 
     >>> DynamicTanh(2)(torch.tensor([[0.0, 2.0]]))
-    tensor([[0.0000, 0.7616]], grad_fn=<AddBackward0>)
+    tensor([[0.0000, 0.7616]], grad_fn=<AddcmulBackward0>)
     """
 
     def __init__(self, num_features: int, alpha: float = 0.5, affine: bool = True, *, bias: bool = True) -> None:

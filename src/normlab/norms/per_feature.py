@@ -1,11 +1,11 @@
-"""What pointwise layers share: the scale and the shift of each feature."""
+"""What layers without running statistics share: the scale and the shift of each feature."""
 
 import torch
 from torch import Tensor, nn
 
 
 class PerFeature(nn.Module):
-    """Holds γ and β of each feature, ``y = γ·x̂ + β``, for a layer that computes x̂ from every number alone.
+    """Holds γ and β of each feature, ``y = γ·x̂ + β``, for a layer that computes x̂.
 
     Shapes: x̂ and y ``(B, C, …)``; weight and bias ``(C,)``.
 
@@ -27,17 +27,22 @@ class PerFeature(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine and bias else None
 
+    def check(self, x: Tensor) -> None:
+        """Refuse an input that has another number of features."""
+        if x.dim() < 2 or x.shape[1] != self.num_features:
+            raise RuntimeError(
+                f"{type(self).__name__} expected {self.num_features} features on axis 1, got input shape "
+                f"{tuple(x.shape)}; set num_features to the length of that axis, or move the features to it"
+            )
+
     def scaled(self, x_hat: Tensor) -> Tensor:
         """Return y for x̂."""
-        if x_hat.dim() < 2 or x_hat.shape[1] != self.num_features:
-            shape = tuple(x_hat.shape)
-            raise RuntimeError(
-                f"{type(self).__name__} expected {self.num_features} features on axis 1, got input shape {shape}; "
-                f"set num_features to the length of that axis, or move the features to it"
-            )
+        self.check(x_hat)
         shape = (-1, *[1] * (x_hat.dim() - 2))
-        y = x_hat if self.weight is None else x_hat * self.weight.view(shape)
-        return y if self.bias is None else y + self.bias.view(shape)
+        if self.weight is None:
+            return x_hat
+        gamma = self.weight.view(shape)
+        return x_hat * gamma if self.bias is None else torch.addcmul(self.bias.view(shape), x_hat, gamma)
 
     def extra_repr(self) -> str:
         """Return the arguments that a layer shows."""

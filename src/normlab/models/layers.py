@@ -1,0 +1,98 @@
+"""What nets are made of: a map, its normalizer and its activation, and how the weights begin."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor, nn
+
+from normlab.models.dropout import Dropout
+from normlab.norms.activation import make_activation
+from normlab.norms.draws import Drawing
+
+Norm = Callable[[int], nn.Module]
+Weight = Callable[[nn.Module], nn.Module]
+Activation = str | Callable[[], nn.Module]
+Map = nn.Linear | nn.Conv2d
+
+INITS: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "default": None,
+    "kaiming": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    "xavier": nn.init.xavier_uniform_,
+    "gaussian": lambda weight: nn.init.normal_(weight, std=0.01),
+}
+"""How weights may begin, by name."""
+
+
+def initialize(maps: Iterable[Map], init: str) -> None:
+    """Draw the weights of linear maps and convolutions anew; biases then begin at 0.
+
+    ``default`` leaves them as torch made them, ``U(±1/√fan_in)`` weights and biases alike. ``kaiming``: ``N(0,
+    2/fan_in)``, for ReLU (He 2015, arXiv:1502.01852). ``xavier``: ``U(±√(6/(fan_in + fan_out)))`` (Glorot and
+    Bengio 2010). ``gaussian``: ``N(0, 0.01²)``, small whatever the width.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if init not in INITS:
+        raise ValueError(f"net.init must be one of {', '.join(INITS)}, got {init}")
+    draw = INITS[init]
+    if draw is None:
+        return
+    for layer in maps:
+        draw(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def require_choices(sizes: dict[str, Sequence[int]], norm_position: str, dropout: float) -> None:
+    """Refuse sizes below 1, an unknown position of the normalizers, and a dropout outside [0, 1)."""
+    for name, values in sizes.items():
+        if any(size < 1 for size in values):
+            raise ValueError(f"net.{name} must be a list of sizes of at least 1, got {list(values)}")
+    if norm_position not in ("before", "after"):
+        raise ValueError(f"net.norm_position must be before or after, got {norm_position}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"net.dropout must be a number in [0, 1), got {dropout}")
+
+
+def draw_apart(net: nn.Module) -> None:
+    """Give each layer that draws a key of its own: those of one key would draw the same numbers."""
+    for key, layer in enumerate(layer for layer in net.modules() if isinstance(layer, Drawing)):
+        layer.seed(key)
+
+
+def flat_size(input_shape: Sequence[int]) -> int:
+    """Return how many numbers an input has."""
+    return math.prod(input_shape)
+
+
+class HiddenLayer(nn.Sequential):
+    """A linear map or a convolution, then normalizer and activation in either order, then dropout if there is any.
+
+    ``before``: ``φ(norm(W x + b))``; ``after``: ``norm(φ(W x + b))``. Without a normalizer its place, the slot
+    named ``norm``, holds the identity, so that every arm is measured at the same point.
+
+    Shapes:
+        ``(B, in_features)`` to ``(B, out_features)``, or ``(B, in_channels, H, W)`` to ``(B, out_channels, H',
+        W')``.
+    """
+
+    def __init__(
+        self,
+        layer: Map,
+        activation: Activation,
+        norm: Norm | None,
+        weight: Weight | None,
+        norm_position: str,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        slot = norm(layer.weight.shape[0]) if norm else nn.Identity()
+        name = "linear" if isinstance(layer, nn.Linear) else "conv"
+        self.add_module(name, weight(layer) if weight else layer)
+        if norm_position == "before":
+            self.norm, self.activation = slot, make_activation(activation)
+        else:
+            self.activation, self.norm = make_activation(activation), slot
+        if dropout > 0:
+            self.dropout = Dropout(dropout)

@@ -1,0 +1,114 @@
+"""A multilayer perceptron of residual blocks that is handed its normalizer."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from normlab.models.dropout import Dropout
+from normlab.models.layers import Activation, Norm, Weight, draw_apart, flat_size, initialize, require_choices
+from normlab.norms.activation import make_activation
+
+
+class ResidualBlock(nn.Module):
+    """A stream that goes through, and a branch that adds to it.
+
+    ``before``: ``h + W₂ φ(W₁ norm(h))`` (pre-norm); ``after``: ``norm(h + W₂ φ(W₁ h))`` (post-norm).
+
+    Shapes:
+        ``(B, width)`` to ``(B, width)``.
+    """
+
+    def __init__(
+        self,
+        linears: Sequence[nn.Linear],
+        activation: Activation,
+        norm: Norm | None,
+        weight: Weight | None,
+        norm_position: str,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.norm_position = norm_position
+        self.norm = norm(linears[0].in_features) if norm else nn.Identity()
+        self.linear1, self.linear2 = (weight(linear) if weight else linear for linear in linears)
+        self.activation = make_activation(activation)
+        self.dropout = Dropout(dropout) if dropout > 0 else nn.Identity()
+
+    def branch(self, h: Tensor) -> Tensor:
+        """Return what is added to the stream."""
+        return self.dropout(self.linear2(self.activation(self.linear1(h))))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the stream after this block."""
+        if self.norm_position == "before":
+            return h + self.branch(self.norm(h))
+        return self.norm(h + self.branch(h))
+
+
+class Last(nn.Sequential):
+    """The last normalizer of a stream that was normalized in its branches alone."""
+
+    def __init__(self, width: int, norm: Norm | None) -> None:
+        super().__init__()
+        self.norm = norm(width) if norm else nn.Identity()
+
+
+class ResMLP(nn.Sequential):
+    """A linear map to the width of the stream, residual blocks, and a linear output.
+
+    Pre-norm nets (``norm_position="before"``) have one more normalizer before the output, as nothing else would
+    keep the size of the stream.
+
+    Shapes:
+        ``(B, *input_shape)`` to ``(B, out_features)``.
+
+    Args:
+        input_shape: the shape of one input; several axes are flattened.
+        width: the width of the stream and of the branches.
+        blocks: the number of residual blocks.
+        activation, norm, weight, init: as in `MLP`.
+        norm_position: ``before`` the branch, in it, or ``after`` its sum with the stream.
+        dropout: the probability that an output of a branch is dropped.
+
+    Raises:
+        ValueError: for a width below 1, a negative number of blocks, and what `MLP` raises.
+
+    He, Zhang, Ren and Sun (2016), Identity mappings in deep residual networks, arXiv:1603.05027.
+
+    >>> import torch
+    >>> ResMLP((3,), 1, width=4, blocks=2)(torch.zeros(2, 3)).shape
+    torch.Size([2, 1])
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        out_features: int,
+        *,
+        width: int = 64,
+        blocks: int = 4,
+        activation: Activation = "relu",
+        norm: Norm | None = None,
+        weight: Weight | None = None,
+        norm_position: str = "before",
+        dropout: float = 0.0,
+        init: str = "default",
+    ) -> None:
+        require_choices({}, norm_position, dropout)
+        if width < 1 or blocks < 0:
+            raise ValueError(f"net.width must be at least 1 and net.blocks 0 or more, got {width} and {blocks}")
+        super().__init__()
+        if len(input_shape) > 1:
+            self.flatten = nn.Flatten()
+        # All linear maps are drawn first: a normalizer that draws weights of its own must not shift the others'.
+        stem, output = nn.Linear(flat_size(input_shape), width), nn.Linear(width, out_features)
+        branches = [[nn.Linear(width, width), nn.Linear(width, width)] for _ in range(blocks)]
+        initialize([stem, *(linear for pair in branches for linear in pair), output], init)
+        self.stem = weight(stem) if weight else stem
+        for number, linears in enumerate(branches, start=1):
+            block = ResidualBlock(linears, activation, norm, weight, norm_position, dropout)
+            self.add_module(f"block{number}", block)
+        if norm_position == "before":
+            self.last = Last(width, norm)
+        self.output = output
+        draw_apart(self)

@@ -1,0 +1,81 @@
+"""Actnorm: normalized once, by the first batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normlab.norms.batch_norm import features_last, scaled
+from normlab.norms.per_feature import PerFeature
+
+
+class ActNorm(PerFeature):
+    r"""A learned scale and shift of each feature, which begin where the first batch is normalized.
+
+    .. math:: y = \gamma \frac{x - \mu_0}{\sqrt{\sigma_0^2 + \epsilon}} + \beta
+
+    with μ₀ and σ₀² the mean and variance of each feature over the first batch in training mode, which stay. From
+    the second step on it is an affine map like any other: it has the good start of batch normalization, and
+    nothing of what batch normalization does afterwards. Until the first batch, μ₀ is 0 and σ₀² is 1.
+
+    Shapes: x and y ``(B, C, ...)``; weight, bias, initial_mean and initial_var ``(C,)``; initialized ``()``.
+
+    Args:
+        num_features: C, the length of axis 1.
+        eps: ε, added to the variance.
+        affine: whether γ and β exist.
+        bias: whether β exists (with ``affine`` only).
+
+    Raises:
+        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        ValueError: ε is not positive, or the first batch has a single value per feature.
+
+    Kingma and Dhariwal (2018), Glow: generative flow with invertible 1×1 convolutions, arXiv:1807.03039.
+
+    >>> layer = ActNorm(1, affine=False)
+    >>> layer(torch.tensor([[1.0], [3.0]])).flatten(), layer(torch.tensor([[5.0], [5.0]])).flatten()
+    (tensor([-1.0000,  1.0000]), tensor([3.0000, 3.0000]))
+    """
+
+    initial_mean: Tensor
+    initial_var: Tensor
+    initialized: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True) -> None:
+        super().__init__(num_features, affine, bias)
+        if eps <= 0:
+            raise ValueError(f"eps of ActNorm must be a number > 0, got {eps}")
+        self.eps = eps
+        self.register_buffer("initial_mean", torch.zeros(num_features))
+        self.register_buffer("initial_var", torch.ones(num_features))
+        self.register_buffer("initialized", torch.tensor(False))
+        # Known to Python, so that the batch's statistics are computed once only, also under vmap and compiled.
+        self.waits = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x; the first time in training mode also take μ₀ and σ₀² from it."""
+        self.check(x)
+        rows = features_last(x)
+        if self.training and self.waits:
+            self.initialize(rows.detach())
+        centered = rows - self.initial_mean.to(rows.dtype)
+        y = scaled(centered, self.initial_var.to(rows.dtype), self.eps, self.weight, self.bias)
+        return y.to(x.dtype).movedim(-1, 1)
+
+    def initialize(self, rows: Tensor) -> None:
+        """Take μ₀ and σ₀² from the first batch, ``(..., C)``."""
+        n = rows.shape[:-1].numel()
+        if n < 2:
+            raise ValueError(f"Expected more than 1 value per channel when training, got {n} in the first batch")
+        var, mean = torch.var_mean(rows, tuple(range(rows.dim() - 1)), correction=0)
+        self.initial_mean.copy_(mean)
+        self.initial_var.copy_(var)
+        self.initialized.fill_(True)
+        self.waits = False
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        self.waits = not bool(self.initialized)

@@ -1,0 +1,117 @@
+"""Ghost batch normalization: the statistics of small batches inside of large ones."""
+
+import torch
+from torch import Tensor
+
+from normlab.norms.batch_norm import BatchNorm, features_last, scaled
+
+
+class GhostBatchNorm(BatchNorm):
+    r"""Normalizes parts of a batch, the ghost batches, each by its own mean and variance.
+
+    With G ghost batches of S samples, sample i belongs to ghost batch ``g = i mod G``; in training mode y is, for
+    each of them, that of `BatchNorm`, with one γ and β for all:
+
+    .. math:: y_i = \gamma \frac{x_i - \mu_g}{\sqrt{\sigma_g^2 + \epsilon}} + \beta
+
+    The running statistics follow the ghost batches one after another, and evaluation goes by them. A batch of up
+    to S samples is one ghost batch. Samples left over make a smaller one, the last; a single one joins the one
+    before.
+
+    The paper takes adjacent samples. In a batch of random order it makes no difference which they are, and every
+    G-th can be had without moving any.
+
+    Shapes: x and y ``(B, C, ...)``; weight, bias, running_mean and running_var ``(C,)``; num_batches_tracked
+    ``()``, the number of ghost batches.
+
+    Args:
+        num_features: C, the length of axis 1.
+        ghost_size: S, the number of samples in a ghost batch.
+        eps, momentum, affine, track_running_stats, device, dtype, bias, fused: as in `BatchNorm`.
+
+    Raises:
+        ValueError: ghost_size is below 1, a ghost batch has a single value per feature, and what else `BatchNorm`
+            raises.
+
+    Hoffer, Hubara and Soudry (2017), Train longer, generalize better: closing the generalization gap in large
+    batch training of neural networks, arXiv:1705.08741.
+
+    >>> layer = GhostBatchNorm(1, ghost_size=2, affine=False)
+    >>> layer(torch.tensor([[1.0], [10.0], [3.0], [30.0]])).flatten()
+    tensor([-1.0000, -1.0000,  1.0000,  1.0000])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        ghost_size: int = 32,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        fused: bool = False,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias, fused=fused
+        )
+        if ghost_size < 1:
+            raise ValueError(f"ghost_size must be at least 1 sample, got {ghost_size}")
+        self.ghost_size = ghost_size
+
+    def left_over(self, samples: int) -> int:
+        """Return how many samples of a batch make a last ghost batch, of another size than the others."""
+        rest = samples % self.ghost_size
+        if samples <= self.ghost_size:
+            return 0
+        return rest + self.ghost_size if rest == 1 else rest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x; in training mode also move the running statistics."""
+        if not self.training:
+            return super().forward(x)
+        self._check_input(x, by_batch=True)
+        cut = len(x) - self.left_over(len(x))
+        parts = [self._ghosts(part) for part in (x[:cut], x[cut:]) if len(part) or not cut]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _ghosts(self, x: Tensor) -> Tensor:
+        """Normalize ghost batches of one size: as if each had features of its own."""
+        number = max(1, len(x) // self.ghost_size)
+        ghosts = x.reshape(len(x) // number, number * self.num_features, *x.shape[2:])
+        n = ghosts.numel() // ghosts.shape[1]
+        if n == 1:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got ghost batches of {self.ghost_size}; "
+                "raise ghost_size"
+            )
+        gamma, beta = (None if p is None else p.repeat(number) for p in (self.weight, self.bias))
+        if self.fused:
+            mean, unbiased = x.new_zeros(2, ghosts.shape[1], dtype=None if gamma is None else gamma.dtype)
+            cudnn = torch.backends.cudnn.enabled
+            y = torch.batch_norm(ghosts, gamma, beta, mean, unbiased, True, 1.0, self.eps, cudnn)
+        else:
+            mean, centered, var = self.statistics(features_last(ghosts))
+            y = scaled(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)
+            unbiased = n / max(n - 1, 1) * var
+        if self.num_batches_tracked is not None and self.track_running_stats and n:
+            mean, unbiased = (statistic.detach().view(number, -1) for statistic in (mean, unbiased))
+            self._follow(mean, unbiased, self.num_batches_tracked)
+        return y.reshape(x.shape)
+
+    def _follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Move the running statistics by the ghost batches in order: statistics ``(G, C)``."""
+        number = len(mean)
+        count.add_(number)
+        ages = torch.arange(number - 1, -1, -1, device=mean.device, dtype=mean.dtype)
+        if self.momentum is None:
+            weights = 0 * ages + 1 / count.to(mean.dtype)
+        else:
+            weights = self.momentum * (1 - self.momentum) ** ages
+        kept = 1 - weights.sum()
+        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
+            assert running is not None
+            running.copy_(kept * running + weights @ batch)

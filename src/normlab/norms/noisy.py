@@ -1,0 +1,79 @@
+"""Noisy batch normalization: what batch normalization sets right, set wrong again."""
+
+import torch
+from torch import Tensor
+
+from normlab.norms.batch_norm import BatchNorm
+from normlab.norms.draws import Drawing
+
+
+class NoisyBatchNorm(BatchNorm, Drawing):
+    r"""Batch normalization, then noise whose mean and scale are drawn anew for each unit at every step.
+
+    With y' the output of `BatchNorm`, for unit c and sample i, in training mode
+
+    .. math::
+        \mu_c \sim U(-n_\mu, n_\mu), \quad \sigma_c \sim U(1, n_\sigma), \quad
+        m_{ic} \sim U(\mu_c - r_\mu, \mu_c + r_\mu), \quad s_{ic} \sim N(\sigma_c, r_\sigma^2), \quad
+        y_{ic} = s_{ic}\, y'_{ic} + m_{ic}
+
+    and in evaluation ``y = y'``. The running statistics are those of x. In an image a unit is a channel, and a
+    sample's noise is the same at all of its positions. The draws belong to the layer and its step, see `Drawing`.
+
+    Shapes: x and y ``(B, C, ...)``; the state is that of `BatchNorm` and of `Drawing`.
+
+    Args:
+        num_features: C, the length of axis 1.
+        n_mean, n_std: n_μ and n_σ, how far the units' noise may be shifted and scaled.
+        r_mean, r_std: r_μ and r_σ, how far the samples' noise is from that of their unit.
+        eps, momentum, affine, track_running_stats, device, dtype, bias, fused: as in `BatchNorm`.
+
+    Raises:
+        ValueError: n_mean, r_mean or r_std is negative, n_std is below 1, and what else `BatchNorm` raises.
+
+    Santurkar, Tsipras, Ilyas and Madry (2018), How does batch normalization help optimization?, arXiv:1805.11604,
+    appendix A.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        n_mean: float = 0.5,
+        n_std: float = 1.25,
+        r_mean: float = 0.1,
+        r_std: float = 0.1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        fused: bool = False,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias, fused=fused
+        )
+        if min(n_mean, r_mean, r_std) < 0 or n_std < 1:
+            got = f"{n_mean}, {r_mean}, {r_std} and {n_std}"
+            raise ValueError(f"n_mean, r_mean and r_std must be 0 or more and n_std 1 or more, got {got}")
+        self.n_mean, self.n_std, self.r_mean, self.r_std = n_mean, n_std, r_mean, r_std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x; in training mode also move the running statistics and go on to the next step."""
+        y = super().forward(x)
+        if not self.training:
+            return y
+        m, s = self.noise(len(x), torch.promote_types(x.dtype, torch.float32))
+        self.advance()
+        shape = (*m.shape, *[1] * (x.dim() - 2))
+        return torch.addcmul(m.view(shape), y, s.view(shape)).to(x.dtype)
+
+    def noise(self, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return this step's m and s, ``(B, C)`` each."""
+        units, each = (self.num_features,), (samples, self.num_features)
+        mean = self.n_mean * (2 * self.uniform(units, dtype, draw=0) - 1)
+        std = 1 + (self.n_std - 1) * self.uniform(units, dtype, draw=1)
+        m = mean + self.r_mean * (2 * self.uniform(each, dtype, draw=2) - 1)
+        return m, std + self.r_std * self.normal(each, dtype, draw=3)
