@@ -73,7 +73,7 @@ def seconds_per_epoch(runs: list[Run]) -> float:
     """Return how long the optimizer steps of an epoch of a population take once it is under way."""
     training, times = Training(runs, Progress("", 0)), StepTimes()
     training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
-    with threads(threads_for(training.module.population, runs[0].config.data.batch_size)):
+    with threads(threads_for(runs[0].config, len(runs))):
         training.trainer.fit(training.module, datamodule=training.data)
     return median(times.seconds[2:])
 

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
+STATISTICS = ("running", "reestimated", "batch")
 SEED = "a whole number from 0 to 2^63 - 1"
 
 
@@ -51,7 +52,11 @@ def require(condition: bool, key: str, expected: str, got: object) -> None:
 
 @dataclass(kw_only=True, eq=False)
 class DataConfig:
-    """Sizes of the three splits, the batch, and the seed that the dataset is drawn and split with."""
+    """Sizes of the three splits, the batch, the seed that the dataset is drawn and split with, and what is rescaled.
+
+    ``standardize`` takes the training split's mean and standard deviation out of the inputs of all splits,
+    ``standardize_target`` out of their regression targets; losses are then in units of the targets' variance.
+    """
 
     train: int
     val: int
@@ -59,6 +64,7 @@ class DataConfig:
     batch_size: int
     seed: int
     standardize: bool = False
+    standardize_target: bool = False
 
     def __post_init__(self) -> None:
         require(self.train >= 1, "data.train", "at least 1 sample", self.train)
@@ -206,9 +212,15 @@ class Config:
     optimized_metric: str
     direction: str | None = None
     target: float | None = None
+    statistics: str = "running"
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", SEED, self.seed)
+        require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)
+        for name, metric in self.metrics.items():
+            made = isinstance(metric, Mapping) and "_target_" in metric
+            require(made, f"metrics.{name}", "a node with a _target_", metric)
         direction_of(self.optimized_metric, self.direction, "optimized_metric")
 
 

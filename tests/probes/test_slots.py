@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
-from normlab.probes.slots import MOMENTS, mean_std, moments, norm_slots, observe
+from normlab.probes.slots import MOMENTS, mean_std, moments, norm_slots, normalizers
 
 
 def net(norm=BatchNorm1d, **options) -> MLP:
@@ -34,7 +34,7 @@ def hooks(model: nn.Module) -> int:
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_moments_at_the_normalizers_equal_those_computed_by_hand(norm, position, training):
     model, x = net(norm, norm_position=position).train(training), inputs()
-    outputs, seen = observe(model, lambda: model(x))
+    outputs, seen = normalizers(model).observe(lambda: model(x))
 
     again = net(norm, norm_position=position).train(training)
     h = x
@@ -58,7 +58,7 @@ def test_mean_and_standard_deviation_equal_torch_s(dtype):
 
 def test_the_moments_are_named_in_their_order():
     x, y = torch.tensor([[1.0, 3.0]]), torch.tensor([[-2.0, 4.0]])
-    named = dict(zip(MOMENTS, moments(x[None], y[None])[0].tolist(), strict=True))
+    named = dict(zip(MOMENTS, moments(nn.Identity(), x[None], y[None], 1)[0].tolist(), strict=True))
 
     assert named == pytest.approx(
         {"before_mean": 2.0, "before_std": 2**0.5, "after_mean": 1.0, "after_std": 18**0.5}
@@ -77,7 +77,7 @@ def test_observing_returns_what_the_call_returns_and_leaves_nothing_behind():
     expected = model(x)
     generator = torch.random.get_rng_state()
 
-    outputs, _ = observe(model, lambda: model(x))
+    outputs, _ = normalizers(model).observe(lambda: model(x))
 
     assert torch.equal(outputs, expected)
     assert hooks(model) == 0
@@ -95,7 +95,7 @@ def test_the_hooks_are_gone_when_the_call_raises():
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        observe(model, call)
+        normalizers(model).observe(call)
     assert hooks(model) == 0
 
 
@@ -103,7 +103,7 @@ def test_somebody_elses_hook_stays():
     model, calls = net().eval(), []
     model.hidden1.norm.register_forward_hook(lambda *_: calls.append(1))
 
-    observe(model, lambda: model(inputs()))
+    normalizers(model).observe(lambda: model(inputs()))
     model(inputs())
 
     assert calls == [1, 1]
@@ -112,7 +112,7 @@ def test_somebody_elses_hook_stays():
 
 def test_gradients_pass_through_an_observed_call_unchanged():
     model, x = net(), inputs()
-    observe(model, lambda: model(x))[0].square().sum().backward()
+    normalizers(model).observe(lambda: model(x))[0].square().sum().backward()
     observed = [parameter.grad for parameter in model.parameters()]
 
     again = net()

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
-from normlab.probes.slots import observe
+from normlab.probes.slots import normalizers
 from normlab.training.optim import SGD
 from normlab.training.population import Population, initial_nets
 from normlab.training.tasks import Regression
@@ -106,12 +106,12 @@ def test_observing_sees_in_each_member_what_observing_it_alone_sees(norm, traini
     seeds = SEEDS[:members]
     alone, population, (x, _) = nets(norm, seeds), Population(nets(norm, seeds)).train(training), data(members)
 
-    outputs, seen = population.observe(x)
+    outputs, seen = population.observe(x, normalizers(population.net))
 
     assert list(seen) == ["hidden1", "hidden2"]
     for k, net in enumerate(alone):
         net.train(training)
-        expected, moments = observe(net, partial(net, x[k]))
+        expected, moments = normalizers(net).observe(partial(net, x[k]))
         assert_close(outputs[k], expected)
         for layer, values in seen.items():
             assert values.shape == (members, 4)

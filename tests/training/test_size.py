@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from torch import nn
 
 from normlab.training import machine
-from normlab.training.population import Population
 from normlab.training.size import MemberSize, compiling_pays, members_at_once, numels, threads_for
 
 CONF = str(Path(__file__).parents[2] / "conf")
@@ -98,10 +97,7 @@ def test_a_smaller_last_minibatch_is_compiled_too_and_counts():
 
 
 def test_large_layers_are_computed_on_all_threads_and_small_ones_on_one():
-    def population(width):
-        return Population([nn.Linear(width, width)])
-
     torch.set_num_threads(2)
-    assert threads_for(Population([nn.PReLU(), nn.PReLU()]), 128) == 1
-    assert threads_for(population(64), 128) == 1
-    assert threads_for(population(256), 128) == 2
+    assert threads_for(config_of("net.hidden=[300]"), 1) == 1
+    assert threads_for(config_of("net.hidden=[300,10]"), 2) == 2
+    assert threads_for(config_of("net.hidden=[320]"), 1) == 2

@@ -9,6 +9,7 @@ from normlab.norms.lp import L1BatchNorm, LInfBatchNorm
 from normlab.norms.noisy import NoisyBatchNorm
 from normlab.norms.per_sample import GroupNorm, LayerNorm2d, RMSNorm2d
 from normlab.norms.renorm import BatchRenorm
+from normlab.norms.weight_normalization import weight_normalization
 from normlab.norms.weight_standardization import scaled_weight_standardization, weight_standardization
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "NoisyBatchNorm",
     "RMSNorm2d",
     "scaled_weight_standardization",
+    "weight_normalization",
     "weight_standardization",
 ]

@@ -12,8 +12,31 @@ from torch import Tensor, nn
 
 
 def features_last(x: Tensor) -> Tensor:
-    """Return x, in float32 at least, with axis 1 as the last, so that whatever has shape ``(C,)`` broadcasts."""
+    """Return x, in float32 at least, with axis 1 last, so that whatever has shape ``(C,)`` broadcasts."""
     return x.movedim(1, -1).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return μ, x − μ and σ², over all axes but the last.
+
+    Shapes: x ``(..., C)``; returns ``(C,)``, ``(..., C)`` and ``(C,)``.
+    """
+    samples = tuple(range(x.dim() - 1))
+    mean = x.mean(samples)
+    centered = x - mean
+    return mean, centered, centered.square().mean(samples)
+
+
+def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and unbiased variance of all numbers, from those of T batches of n numbers each.
+
+    ``μ = Σ n_t μ_t / N``, ``σ² = Σ n_t (σ_t² + (μ_t − μ)²) / (N − 1)``, with σ_t² divided by n_t and ``N = Σ n_t``.
+
+    Shapes: mean, var and counts ``(T, ...)``; returns twice ``(...)``.
+    """
+    total = counts.sum(0)
+    overall = (counts * mean).sum(0) / total
+    return overall, (counts * (var + (mean - overall).square())).sum(0) / (total - 1)
 
 
 def scaled(centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
@@ -148,14 +171,12 @@ class BatchNorm(nn.Module):
         return scaled(centered, var, self.eps, self.weight, self.bias)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return μ, x − μ and σ², over all axes but the last.
+        """Return what x is normalized by in training; see :func:`mean_and_variance`."""
+        return mean_and_variance(x)
 
-        Shapes: x ``(..., C)``; returns ``(C,)``, ``(..., C)`` and ``(C,)``.
-        """
-        samples = tuple(range(x.dim() - 1))
-        mean = x.mean(samples)
-        centered = x - mean
-        return mean, centered, centered.square().mean(samples)
+    def pooled(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the running statistics of all of several batches; see :func:`pooled`."""
+        return pooled(mean, var, counts)
 
     def _track(self, mean: Tensor, var: Tensor, n: int, count: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or n == 0:

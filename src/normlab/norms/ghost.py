@@ -90,7 +90,9 @@ class GhostBatchNorm(BatchNorm):
             )
         gamma, beta = (None if p is None else p.repeat(number) for p in (self.weight, self.bias))
         if self.fused:
-            mean, unbiased = x.new_zeros(2, ghosts.shape[1], dtype=None if gamma is None else gamma.dtype)
+            # Two tensors: under vmap what a kernel writes into parts of one is lost.
+            dtype = x.dtype if self.running_mean is None else self.running_mean.dtype
+            mean, unbiased = (x.new_zeros(ghosts.shape[1], dtype=dtype) for _ in range(2))
             cudnn = torch.backends.cudnn.enabled
             y = torch.batch_norm(ghosts, gamma, beta, mean, unbiased, True, 1.0, self.eps, cudnn)
         else:

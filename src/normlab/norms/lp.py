@@ -35,8 +35,8 @@ class L1BatchNorm(BatchNorm):
         y_i = \gamma \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
 
     with ``c = √(π/2)``, which makes σ the standard deviation of a Gaussian (``constant="gaussian"``,
-    arXiv:1803.01814), or ``c = 1`` (``"none"``, arXiv:1805.11604). running_var follows σ² as it does in `BatchNorm`;
-    evaluation goes by it.
+    arXiv:1803.01814), or ``c = 1`` (``"none"``, arXiv:1805.11604). running_var follows σ² as it does in
+    `BatchNorm`; evaluation goes by it.
 
     Shapes: x and y ``(B, C, ...)``; weight, bias, running_mean and running_var ``(C,)``.
 
@@ -79,6 +79,15 @@ class L1BatchNorm(BatchNorm):
         mean = x.mean(samples)
         centered = x - mean
         return mean, centered, self.spread(centered, samples).square()
+
+    def pooled(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the running statistics of all of several batches: σ² is the mean of the batches'.
+
+        Unlike a variance, that of all numbers does not follow from those of the batches.
+        """
+        total = counts.sum(0)
+        unbiased = var * counts / (counts - 1)
+        return (counts * mean).sum(0) / total, (counts * unbiased).sum(0) / total
 
     def spread(self, centered: Tensor, samples: tuple[int, ...]) -> Tensor:
         """Return σ of what has been centered."""

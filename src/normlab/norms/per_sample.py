@@ -29,7 +29,10 @@ class GroupNorm(nn.GroupNorm):
 
     def __init__(self, num_features: int, num_groups: int, eps: float = 1e-5, affine: bool = True) -> None:
         if num_groups < 1 or num_features % num_groups:
-            raise ValueError(f"num_groups must divide the layer's {num_features} features, got {num_groups}")
+            raise ValueError(
+                f"model.norm.num_groups must divide the {num_features} features of every normalized layer, "
+                f"got {num_groups}"
+            )
         super().__init__(num_groups, num_features, eps, affine)
 
 

@@ -19,8 +19,8 @@ class BatchRenorm(BatchNorm):
 
     The limits open as the training goes on: ``r_max = 1`` and ``d_max = 0``, plain batch normalization, for the
     share ``warmup`` of its steps; from there on they grow evenly and are reached at the shares r_end and d_end.
-    The defaults are the paper's 5,000, 40,000 and 25,000 of about 130,000 steps. A layer that is not told the number
-    of steps, ``total_steps``, has the full limits at once.
+    The defaults are the paper's 5,000, 40,000 and 25,000 of about 130,000 steps. A layer that is not told the
+    number of steps, ``total_steps``, has the full limits at once.
 
     The paper averages σ, this layer σ², unbiased, as `BatchNorm` does, so that a state dict goes either way.
 

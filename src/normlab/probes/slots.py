@@ -1,15 +1,21 @@
-"""What goes into and comes out of a net's normalizers.
+"""What goes into and comes out of a net's layers, and of its normalizers above all.
 
 A net calls the place of a normalizer ``norm``; the identity stands there when there is none, so that a net without
 normalization is measured at the same points.
+
+Letters: K members.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 MOMENTS = ("before_mean", "before_std", "after_mean", "after_std")
+
+Measure = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+"""Of a layer, what it takes and gives, ``(K, ...)`` each, and the axis of the features: numbers, ``(K, ...)``."""
 
 
 def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -20,7 +26,7 @@ def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield layer, module
 
 
-def moments(x: Tensor, y: Tensor) -> Tensor:
+def moments(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
     """Return mean and standard deviation, over all entries, of what a layer takes and gives.
 
     Shapes:
@@ -39,18 +45,36 @@ def mean_std(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.linalg.vector_norm(x - mean.unsqueeze(1), dim=1) / (x.shape[1] - 1) ** 0.5
 
 
-def observe(net: nn.Module, call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what ``call`` returns and, by layer, the :func:`moments` of a net's normalizers meanwhile."""
-    seen: dict[str, Tensor] = {}
+@dataclass(frozen=True)
+class Watch:
+    """What to measure at which layers, by the names under which it is wanted."""
 
-    def watch(layer: str, slot: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        return slot.register_forward_hook(
-            lambda _, inputs, y: seen.update({layer: moments(inputs[0][None], y[None])[0]})
-        )
+    layers: Mapping[str, nn.Module]
+    measure: Measure
 
-    handles = [watch(layer, slot) for layer, slot in norm_slots(net)]
-    try:
-        return call(), seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    def within(self, net: nn.Module) -> "Watch":
+        """Return the part of this that is about layers of a net."""
+        own = set(net.modules())
+        return Watch({name: layer for name, layer in self.layers.items() if layer in own}, self.measure)
+
+    def observe(self, call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what ``call`` returns, and what is measured meanwhile, in which a net is alone: without K."""
+        seen: dict[str, Tensor] = {}
+
+        def hook(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
+            def measured(layer: nn.Module, inputs: tuple, y: Tensor) -> None:
+                seen[name] = self.measure(layer, inputs[0][None], y[None], 2)[0]
+
+            return measured
+
+        handles = [layer.register_forward_hook(hook(name)) for name, layer in self.layers.items()]
+        try:
+            return call(), seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def normalizers(net: nn.Module) -> Watch:
+    """Watch the :func:`moments` at a net's normalizers."""
+    return Watch(dict(norm_slots(net)), moments)

@@ -3,7 +3,8 @@
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from normlab.checks import check
 from normlab.config import ConfigError, first_line, require
 from normlab.data.datamodule import InMemoryData
 from normlab.data.order import batch_sizes
+from normlab.norms import GhostBatchNorm
 from normlab.records.folder import plain
 from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
@@ -57,18 +59,39 @@ def make_data(config: DictConfig) -> InMemoryData:
 def net_maker(config: DictConfig, data: InMemoryData) -> Callable[[], nn.Module]:
     """Return what makes a net for this data, with the model's parts in the slots that the net has.
 
+    A layer with an attribute ``total_steps`` that is None is told how many steps the training will have.
+
     Raises:
-        ConfigError: if the model consists of a part that this net has no slot for.
+        ConfigError: if the model has a part that this net has no slot for, and none that stands for it.
     """
     slots = inspect.signature(get_object(config.net._target_)).parameters
     parts = {name: node for name, node in config.model.items() if node is not None}
-    for name in parts:
-        if name not in slots and not any(other in slots for other in parts):
-            raise ConfigError(f"net: {config.net._target_} has no place for model.{name}")
+    require_slots(config.net._target_, slots, parts)
     makers = {name: make(node) for name, node in parts.items() if name in slots}
     make_net = make(config.net)
     table = data.parts[0]
-    return lambda: make_net(table.input_shape, table.out_features, **makers)
+    total_steps = config.trainer.max_epochs * len(batch_sizes(len(table), data.batch_size))
+
+    def net() -> nn.Module:
+        made = make_net(table.input_shape, table.out_features, **makers)
+        for layer in made.modules():
+            if getattr(layer, "total_steps", 0) is None:
+                layer.total_steps = total_steps
+        return made
+
+    return net
+
+
+def require_slots(net: str, slots: Container[str], parts: Container[str]) -> None:
+    """Refuse a model whose normalizer, or whose change of the weights, has no place in a net."""
+    kinds = {"norm": "rows of features", "norm2d": "images"}
+    given, taken = ([kind for kind in kinds if kind in names] for names in (parts, slots))
+    if given and not any(kind in taken for kind in given):
+        has = f"a normalizer for {kinds[given[0]]} alone, model.{given[0]}"
+        takes = f"one for {kinds[taken[0]]}, model.{taken[0]}" if taken else "none"
+        raise ConfigError(f"model: there is {has}, but {net} takes {takes}; choose another net or model")
+    if "weight" in parts and "weight" not in slots:
+        raise ConfigError(f"model: there is a model.weight, but {net} has no place for it; choose another net")
 
 
 def make_task(data: InMemoryData) -> Task:
@@ -127,6 +150,8 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule
         scheduler_maker([config.scheduler for config in configs]),
         gradient_clip_val=configs[0].trainer.gradient_clip_val,
         compiles=bool(configs[0].trainer.compile),
+        statistics=configs[0].statistics,
+        extra_metrics={name: make(node) for name, node in configs[0].metrics.items()},
     )
 
 
@@ -175,14 +200,48 @@ def _rehearse(text: str) -> list[str]:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"optimizer or scheduler: {first_line(error)}") from error
     table = data.parts[0]
-    for size in sorted(set(batch_sizes(len(table), data.batch_size))):
-        try:
-            outputs = module(table.x[None, :size].to(module.dtype))
-        except Exception as error:
-            made = f"model.norm={config.model.get('norm') and config.model.norm._target_}"
-            raise ConfigError(f"{made} cannot be trained on a batch of {size}: {first_line(error)}") from error
-    require_metrics(config, module.task.metrics(outputs, table.y[None, : outputs.shape[1]]))
-    return data.notices
+    sizes = sorted(set(batch_sizes(len(table), data.batch_size)))
+    with innermost(module.population.net) as where:
+        for size in sizes:
+            try:
+                outputs = module(table.x[None, :size].to(module.dtype))
+                with module.eval().evaluating(), torch.no_grad():
+                    module(table.x[None, :size].to(module.dtype))
+                module.train()
+            except Exception as error:
+                raise ConfigError(f"{where()} cannot take a batch of {size}: {first_line(error)}") from error
+    try:
+        known = module.values(outputs, table.y[None, : outputs.shape[1]])
+    except Exception as error:
+        raise ConfigError(f"metrics: {first_line(error)}") from error
+    require_metrics(config, known)
+    return [*data.notices, *notices_of_ghosts(module, sizes)]
+
+
+@contextmanager
+def innermost(net: nn.Module) -> Iterator[Callable[[], str]]:
+    """Know the layer that was entered last, by name and class: where an error came from."""
+    entered = [("net", net)]
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, _, name=name: entered.append((name, layer)))
+        for name, layer in net.named_modules()
+    ]
+    try:
+        yield lambda: f"{entered[-1][0] or 'net'} ({type(entered[-1][1]).__name__})"
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def notices_of_ghosts(module: NormModule, sizes: Sequence[int]) -> list[str]:
+    """Return what a person should know of ghost batches that do not divide the minibatches."""
+    layers = [layer for layer in module.population.modules() if isinstance(layer, GhostBatchNorm)]
+    uneven = {size: layers[0].left_over(size) for size in sizes if layers and layers[0].left_over(size)}
+    return [
+        f"model.norm.ghost_size={layers[0].ghost_size} does not divide a minibatch of {size}: "
+        f"its last ghost batch has {rest} samples"
+        for size, rest in uneven.items()
+    ]
 
 
 def require_metrics(config: DictConfig, metrics: Iterable[str]) -> None:

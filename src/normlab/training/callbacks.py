@@ -5,6 +5,7 @@ Lightning's own know one run. Each of these decides for every member apart; K is
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -84,6 +85,11 @@ class BestState(pl.Callback):
         metrics = {name: values[k].item() for name, values in self.metrics.items()}
         return Moment(int(self.epoch[k]), int(self.step[k]), metrics)
 
+    def revise(self, population: Population, metrics: dict[str, Tensor]) -> None:
+        """Put a state and metrics of the same epochs in the place of those kept."""
+        self.state = copy_of(population)
+        self.metrics |= {name: values.detach().clone() for name, values in metrics.items()}
+
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
         """Keep the members that are better than ever."""
@@ -127,6 +133,13 @@ class Recorder(pl.Callback):
         """Return the last epoch that was taken down of member k."""
         point = self.last[k]
         return Moment(point.epoch, point.step, point.metrics) if point else None
+
+    def revise(self, metrics: dict[str, Tensor]) -> None:
+        """Put other metrics into each member's last epoch, which stays in the curves as it was."""
+        for k, point in enumerate(self.last):
+            if point is not None:
+                revised = {name: values[k].item() for name, values in metrics.items()}
+                self.last[k] = replace(point, metrics=point.metrics | revised)
 
     def flush(self) -> None:
         """Write what has been taken down."""

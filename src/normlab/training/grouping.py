@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from normlab.config import first_line
+from normlab.probes.slots import normalizers
 from normlab.records.folder import plain
 from normlab.training.build import is_stacked, make_data, make_module
 from normlab.training.optim import StackedOptimizer
@@ -72,7 +73,8 @@ def trial(config: DictConfig) -> tuple[str | None, bool]:
             draws_globally = not torch.equal(torch.get_rng_state(), before)
         outputs.sum().backward()
         with torch.no_grad():
-            module.eval().population.observe(x)
+            population = module.eval().population
+            population.observe(x, normalizers(population.net))
     except Exception as error:  # whatever a net or a layer from anywhere may raise under vmap
         return first_line(error), False
     return None, draws_globally

@@ -5,7 +5,8 @@ Letters: K members, N samples, B samples of a minibatch, O outputs.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, cast
 
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.data.order import batch_sizes
-from normlab.probes.slots import MOMENTS
+from normlab.norms import ActNorm
+from normlab.probes.slots import MOMENTS, normalizers
 from normlab.training.compiling import Compiled, Step
+from normlab.training.evaluation import by_batch, reestimate
 from normlab.training.optim import StackedOptimizer
 from normlab.training.population import Population
 from normlab.training.schedulers import Scheduler
@@ -27,6 +30,7 @@ from normlab.training.tasks import Task
 log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 MakeScheduler = Callable[..., Scheduler]
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 
 class NormModule(pl.LightningModule):
@@ -53,6 +57,8 @@ class NormModule(pl.LightningModule):
         make_scheduler: MakeScheduler | None = None,
         gradient_clip_val: float | None = None,
         compiles: bool = False,
+        statistics: str = "running",
+        extra_metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -62,6 +68,8 @@ class NormModule(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.gradient_clip_val = gradient_clip_val
         self.compiles = compiles
+        self.statistics = statistics
+        self.extra_metrics = extra_metrics or {}
         self.step: Step = self.take_step
         self.metrics: dict[str, Tensor] = {}
         members = population.members
@@ -88,6 +96,7 @@ class NormModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
         self.train()
+        self.begin_with_the_first_minibatch()
         if not isinstance(self.optimizer, StackedOptimizer):
             if self.compiles:
                 name = type(self.optimizer).__name__
@@ -98,6 +107,13 @@ class NormModule(pl.LightningModule):
             self.step = whole
         if self.compiles:
             self.step = Compiled(whole, self.step, batch_sizes(self.data.train, self.data.batch_size))
+
+    @torch.no_grad()
+    def begin_with_the_first_minibatch(self) -> None:
+        """Let layers that begin by their first minibatch do so, before the step is compiled as it then stays."""
+        if any(isinstance(layer, ActNorm) for layer in self.population.modules()):
+            x, _ = next(iter(self.minibatches((self.data.parts[0].x, self.data.parts[0].y))))
+            self(x.to(self.device))
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""
@@ -130,7 +146,8 @@ class NormModule(pl.LightningModule):
     def validation_step(self, batch: Split, batch_idx: int) -> None:
         """Measure every member on the validation split."""
         x, y = self.for_all(batch)
-        outputs, seen = self.population.observe(x)
+        with self.evaluating():
+            outputs, seen = self.population.observe(x, normalizers(self.population.net))
         self.measure("val", outputs, y)
         for layer, moments in seen.items():
             for name, values in zip(MOMENTS, moments.unbind(1), strict=True):
@@ -139,7 +156,9 @@ class NormModule(pl.LightningModule):
     def test_step(self, batch: Split, batch_idx: int) -> None:
         """Measure every member on the test split."""
         x, y = self.for_all(batch)
-        self.measure("test", self(x), y)
+        with self.evaluating():
+            outputs = self(x)
+        self.measure("test", outputs, y)
 
     def on_train_epoch_end(self) -> None:
         """Set diverged members aside, and let the scheduler see the loss, of validation where there is a split."""
@@ -167,6 +186,15 @@ class NormModule(pl.LightningModule):
             kept[stopping] = tensor[stopping]
             tensor[stopped] = kept[stopped]
         self.frozen = stopped
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Return what evaluation takes place in: where it goes by the batch's own statistics, without others."""
+        return by_batch(self.population.net) if self.statistics == "batch" else nullcontext()
+
+    def reestimate(self, data: InMemoryData) -> None:
+        """Put the statistics of the whole training split in the place of the running ones."""
+        x, _ = self.for_all((data.parts[0].x, data.parts[0].y))
+        reestimate(self.population, x.split(batch_sizes(len(data.parts[0]), data.batch_size), dim=1))
 
     @property
     def data(self) -> InMemoryData:
@@ -225,8 +253,15 @@ class NormModule(pl.LightningModule):
 
     def measure(self, split: str, outputs: Tensor, targets: Tensor) -> None:
         """Take down loss and metrics of a split."""
-        values = {"loss": self.task.loss(outputs, targets), **self.task.metrics(outputs, targets)}
+        values = {"loss": self.task.loss(outputs, targets), **self.values(outputs, targets)}
         self.metrics |= {f"{split}/{name}": value for name, value in values.items()}
+
+    def values(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the metrics, the task's and those of the configuration, ``(K,)`` each."""
+        values = self.task.metrics(outputs, targets)
+        for name, metric in self.extra_metrics.items():
+            values[name] = torch.stack([metric(*member) for member in zip(outputs, targets, strict=True)])
+        return values
 
     def learning_rates(self) -> Tensor:
         """Return each member's learning rate now, ``(K,)``."""

@@ -11,7 +11,7 @@ from torch.func import stack_module_state
 
 from normlab.data.order import stream
 from normlab.norms.draws import Drawing
-from normlab.probes.slots import observe
+from normlab.probes.slots import Watch
 from normlab.training import stacking
 from normlab.training.stacking import State
 
@@ -65,15 +65,14 @@ class Population(nn.Module):
         """Return every member's outputs."""
         if self.members == 1:
             return self.net(x.squeeze(0)).unsqueeze(0)
-        return stacking.forward(self.net, self.state(), x)
+        return stacking.forward(self.net, self.state(), x)[0]
 
-    def observe(self, x: Tensor) -> tuple[Tensor, State]:
-        """Return every member's outputs and the moments at its normalizers, ``(K, 4)`` for each layer."""
-        seen: State = {}
+    def observe(self, x: Tensor, watch: Watch) -> tuple[Tensor, State]:
+        """Return every member's outputs and what is measured meanwhile, ``(K, …)`` for each layer watched."""
         if self.members > 1:
-            return stacking.forward(self.net, self.state(), x, seen), seen
-        outputs, seen = observe(self.net, lambda: self.net(x.squeeze(0)))
-        return outputs.unsqueeze(0), {layer: moments.unsqueeze(0) for layer, moments in seen.items()}
+            return stacking.forward(self.net, self.state(), x, watch)
+        outputs, seen = watch.observe(lambda: self.net(x.squeeze(0)))
+        return outputs.unsqueeze(0), {layer: numbers.unsqueeze(0) for layer, numbers in seen.items()}
 
     def state(self) -> State:
         """Return parameters and buffers by name, ``(K, …)`` each, sharing memory with the population."""

@@ -130,13 +130,15 @@ class Training:
         Raises:
             KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
         """
-        number = self.config.trainer.threads or threads_for(self.module.population, self.config.data.batch_size)
+        number = self.config.trainer.threads or threads_for(self.config, len(self.runs))
         keep_freed_memory()
         with threads(number), interrupts(), quiet():
             torch.manual_seed(self.config.seed)
             try:
                 try:
                     self.trainer.fit(self.module, datamodule=self.data)
+                    if self.config.statistics == "reestimated":
+                        self.recorder.revise(self.reestimated())
                 finally:
                     self.save_last()
                 tests = self.test()
@@ -159,11 +161,23 @@ class Training:
         finally:
             self.end(Status.STOPPED if stopped else Status.FAILED, tests, error)
 
+    def reestimated(self) -> dict[str, Tensor]:
+        """Re-estimate the statistics of the state as it is, and return its metrics on the validation split."""
+        self.module.reestimate(self.data)
+        self.module.metrics = {}
+        if self.data.val:
+            self.trainer.validate(self.module, datamodule=self.data, verbose=False)
+        return self.module.metrics
+
     def test(self) -> dict[str, Tensor]:
         """Measure each member's best state on the test split: metrics ``(K,)`` by name."""
-        if not self.data.test or not self.best.epoch.any():
+        if not self.best.epoch.any():
             return {}
         self.module.population.load_state(self.best.state)
+        if self.config.statistics == "reestimated":
+            self.best.revise(self.module.population, self.reestimated())
+        if not self.data.test:
+            return {}
         self.module.metrics = {}
         self.trainer.test(self.module, datamodule=self.data, verbose=False)
         return self.module.metrics

@@ -3,20 +3,22 @@
 The figures are measured on two cores, with benchmarks/population.py.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from normlab.data.order import batch_sizes
+from normlab.records.folder import plain
 from normlab.training import machine
 from normlab.training.build import is_stacked, make_data, make_module
 from normlab.training.optim import StackedOptimizer
-from normlab.training.population import Population
 
 FEW = 16
 """A step of fewer members takes as long as one of this many: what is called from Python does not get less."""
@@ -37,15 +39,26 @@ COMPILING, COMPILING_AGAIN = 15.0, 1.5
 
 @dataclass(frozen=True)
 class MemberSize:
-    """How many numbers a net's layers take and put out for one minibatch, and how many it has as parameters."""
+    """How many numbers a net's layers take and put out for one minibatch, and how many it has as parameters.
+
+    Attributes:
+        activations: of all layers; largest: the most of one layer.
+    """
 
     activations: int
+    largest: int
     parameters: int
     bytes_each: int
 
     @classmethod
     def of(cls, config: DictConfig) -> "MemberSize":
         """Return it for one run, by passing a minibatch through its net."""
+        return cls._of(json.dumps(plain(config) | {"seed": 0}))
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def _of(cls, text: str) -> "MemberSize":
+        config = OmegaConf.create(json.loads(text))
         data = make_data(config)
         module = make_module([config], data)
         x = data.parts[0].x[None, : data.batch_size].to(module.dtype)
@@ -56,7 +69,7 @@ class MemberSize:
         with torch.no_grad():
             module(x)
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        return cls(sum(sizes), parameters, 8 if config.trainer.precision.startswith("64") else 4)
+        return cls(sum(sizes), max(sizes), parameters, 8 if config.trainer.precision.startswith("64") else 4)
 
 
 def numels(outputs: Any) -> Iterator[int]:
@@ -90,10 +103,9 @@ def compiling_pays(config: DictConfig, members: int, populations: int = 1) -> bo
     return populations * saved > takes
 
 
-def threads_for(population: Population, batch_size: int) -> int:
+def threads_for(config: DictConfig, members: int) -> int:
     """Return how many threads are fastest: all from 32,000 activations in a layer of all members on, one below.
 
     A second thread made steps of MLPs take 1.02 times as long at 8,000, and 0.75 times at 32,000.
     """
-    widest = max((parameter.shape[-1] for parameter in population.parameters() if parameter.dim()), default=1)
-    return torch.get_num_threads() if population.members * batch_size * widest >= 32_000 else 1
+    return torch.get_num_threads() if members * MemberSize.of(config).largest >= 32_000 else 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from normlab.norms import BatchNorm1d
-from normlab.probes.slots import moments
+from normlab.probes.slots import Watch
 from normlab.training.gradients import affine, batch_normalized
 
 State = dict[str, Tensor]
@@ -62,9 +62,16 @@ def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tenso
     return (lambda layer, state, x: layer(x)) if type(layer) in ELEMENTWISE else None
 
 
-def by_vmap(layer: nn.Module, state: State, x: Tensor) -> Tensor:
-    """Run a layer's own code for each member: ``(K, B, …)`` to ``(K, B, …)``."""
-    return vmap(lambda state, x: functional_call(layer, state, (x,)), randomness="different")(state, x)
+def by_vmap(layer: nn.Module, state: State, x: Tensor, watch: Watch | None) -> tuple[Tensor, State]:
+    """Run a layer's own code for each member, ``(K, B, …)`` to ``(K, B, …)``; return also what is measured in it."""
+
+    def member(state: State, x: Tensor) -> tuple[Tensor, State]:
+        def call() -> Tensor:
+            return functional_call(layer, state, (x,))
+
+        return watch.within(layer).observe(call) if watch else (call(), {})
+
+    return vmap(member, randomness="different")(state, x)
 
 
 def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -76,14 +83,16 @@ def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]
         yield from layers_of(child, f"{path}.{name}" if path else name)
 
 
-def forward(net: nn.Module, state: State, x: Tensor, seen: State | None = None) -> Tensor:
-    """Return every member's outputs, and put the moments at its normalizers into ``seen`` if that is given.
+def forward(net: nn.Module, state: State, x: Tensor, watch: Watch | None = None) -> tuple[Tensor, State]:
+    """Return every member's outputs, and what there was to be measured on the way.
 
     Shapes:
-        state: parameters and buffers by name, ``(K, …)`` each; x ``(K, B, …)``; returns ``(K, B, O)``;
-        seen: ``(K, 4)`` by the name of the layer that the normalizer is in.
+        state: parameters and buffers by name, ``(K, …)`` each; x ``(K, B, …)``; returns ``(K, B, O)``, and
+        ``(K, …)`` for each layer watched.
     """
     features_first = False
+    seen: State = {}
+    names = {id(layer): name for name, layer in watch.layers.items()} if watch else {}
     for path, layer in layers_of(net):
         prefix = f"{path}." if path else ""
         own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
@@ -91,9 +100,12 @@ def forward(net: nn.Module, state: State, x: Tensor, seen: State | None = None) 
         if features_first != (form is not None):
             # Contiguous, as a product with what is not may take twice as long.
             x, features_first = x.transpose(1, 2).contiguous(), form is not None
-        y = form(layer, own, x) if form else by_vmap(layer, own, x)
-        outer, _, slot = path.rpartition(".")
-        if seen is not None and slot == "norm":
-            seen[outer] = moments(x, y)
+        if form is None:
+            x, within = by_vmap(layer, own, x, watch)
+            seen |= within
+            continue
+        y = form(layer, own, x)
+        if watch and id(layer) in names:
+            seen[names[id(layer)]] = watch.measure(layer, x, y, 1)
         x = y
-    return x.transpose(1, 2) if features_first else x
+    return x.transpose(1, 2) if features_first else x, seen

@@ -36,7 +36,8 @@ class PopulationStep:
         theta = self.optimizer.theta.detach().requires_grad_()
         params = parts(theta, self.optimizer.shapes)
         state = self.fixed | {name: params[number] for name, number in self.trained.items()}
-        losses = self.loss(stacking.forward(self.net, state, x), y)
+        outputs, _ = stacking.forward(self.net, state, x)
+        losses = self.loss(outputs, y)
         (grad,) = torch.autograd.grad(losses.sum(), theta)
         with torch.no_grad():
             self.optimizer.update(grad if self.max_norm is None else clipped(grad, self.max_norm))

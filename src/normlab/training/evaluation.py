@@ -1,0 +1,83 @@
+"""What normalizers over the batch go by in evaluation: running, re-estimated, or the batch's own statistics.
+
+Letters: K members, C features, T minibatches.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from normlab.norms.batch_norm import BatchNorm, mean_and_variance, pooled
+from normlab.probes.slots import Watch
+from normlab.training.population import Population
+
+
+def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that have running statistics, by name: ours, torch's, and those that are like them."""
+    return {name: layer for name, layer in net.named_modules() if getattr(layer, "running_mean", None) is not None}
+
+
+@contextmanager
+def by_batch(net: nn.Module) -> Iterator[None]:
+    """Have a net in evaluation mode go by each batch's own statistics, and move none.
+
+    A layer without running statistics has nothing else to go by, so they are taken away for a while.
+    """
+    layers = with_running_statistics(net).values()
+    taken = [(layer, name, layer._buffers[name]) for layer in layers for name in ("running_mean", "running_var")]
+    for layer, name, _ in taken:
+        layer._buffers[name] = None
+    try:
+        yield
+    finally:
+        for layer, name, buffer in taken:
+            layer._buffers[name] = buffer
+
+
+def batch_statistics(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
+    """Return mean and variance of what a layer takes, in float64, and of how many numbers they are.
+
+    The variance is what the layer takes for one: an ℓ1 batch norm's is that of its mean absolute deviation.
+
+    Shapes:
+        x ``(K, ..., C, ...)``, C on the axis ``features``; returns ``(K, 3, C)``.
+    """
+    of_member = layer.statistics if isinstance(layer, BatchNorm) else mean_and_variance
+
+    def statistics(x: Tensor) -> Tensor:
+        rows = x.double().movedim(features - 1, -1)
+        mean, _, var = of_member(rows)
+        return torch.stack([mean, var, torch.full_like(mean, rows.shape[:-1].numel())])
+
+    return vmap(statistics)(x)
+
+
+@torch.no_grad()
+def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
+    """Put the statistics of all minibatches together in the place of the running ones, for every member.
+
+    Each minibatch goes once through the net in evaluation mode, normalized by its own statistics. What a layer
+    takes is pooled over all samples, so that the first normalizer's mean and variance are those of the whole
+    training set, whatever the size of the minibatches (PreciseBN; Wu and Johnson 2021, arXiv:2105.07576).
+
+    Shapes:
+        minibatches ``(K, B, ...)`` each.
+    """
+    net = population.net
+    layers = with_running_statistics(net)
+    if not layers:
+        return
+    training, watch = population.training, Watch(layers, batch_statistics)
+    population.eval()
+    with by_batch(net):
+        found = [population.observe(x, watch)[1] for x in minibatches]
+    population.train(training)
+    state = population.state()
+    for name, layer in layers.items():
+        mean, var, counts = torch.stack([seen[name] for seen in found]).unbind(2)
+        pool = layer.pooled if isinstance(layer, BatchNorm) else pooled
+        for statistic, value in zip(("running_mean", "running_var"), pool(mean, var, counts), strict=True):
+            state[f"{name}.{statistic}"].copy_(value)
