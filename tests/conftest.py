@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +53,7 @@ def run_train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tm
             print(end.code if isinstance(end.code, str) else "", file=sys.stderr)
         finally:
             GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
         said = capsys.readouterr()
         return Outcome(code, said.out, said.err)
 

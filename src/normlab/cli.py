@@ -97,7 +97,7 @@ def chosen(conf: Path) -> list[str]:
 
 def has(path: Path, key: str) -> bool:
     """Return whether an option's file has a key."""
-    return OmegaConf.select(OmegaConf.load(path), key) is not None
+    return key in keys_of(OmegaConf.load(path))  # type: ignore[arg-type]
 
 
 def keys_of(node: DictConfig, path: str = "") -> list[str]:

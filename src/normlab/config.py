@@ -52,7 +52,7 @@ def require(condition: bool, key: str, expected: str, got: object) -> None:
 
 @dataclass(kw_only=True, eq=False)
 class DataConfig:
-    """Sizes of the three splits, the batch, the seed that the dataset is drawn and split with, and what is rescaled.
+    """Sizes of the three splits, the batch, the seed that data are drawn and split with, and what is rescaled.
 
     ``standardize`` takes the training split's mean and standard deviation out of the inputs of all splits,
     ``standardize_target`` out of their regression targets; losses are then in units of the targets' variance.

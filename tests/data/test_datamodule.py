@@ -110,10 +110,24 @@ def test_standardizing_knows_the_training_split_alone():
         assert_close(part.x, (raw - train.mean(0)) / std)
 
 
-def test_inputs_are_raw_unless_asked_otherwise():
+def test_standardized_targets_are_in_units_of_the_training_splits_and_the_inputs_stay():
+    sizes = {"train": 600, "val": 200, "test": 200, "batch_size": 32, "seed": 42}
+    raw, scaled = (Fitness(**sizes, standardize_target=asked).parts for asked in (False, True))
+    mean, std = raw[0].y.mean(), raw[0].y.std(correction=0)
+
+    for before, after in zip(raw, scaled, strict=True):
+        assert torch.equal(before.x, after.x)
+        assert_close(after.y, (before.y - mean) / std)
+    # Whoever predicts the mean has a squared error of 1.
+    assert_close(scaled[0].y.square().mean(), torch.tensor(1.0), rtol=1e-4, atol=0)
+    assert scaled[1].y.mean().abs() > 1e-3, "the validation split has a mean of its own"
+
+
+def test_inputs_and_targets_are_raw_unless_asked_otherwise():
     data = Fitness(train=600, val=200, test=200, batch_size=32, seed=42)
 
     assert data.parts[0].x[:, 2].mean() > 3000
+    assert data.parts[0].y.max() == 100
 
 
 def test_a_sample_left_over_is_said_and_others_are_not():

@@ -101,3 +101,19 @@ def test_a_constant_feature_is_only_centered_whatever_its_rounding(value, sample
     table = Table(x, torch.zeros(samples, 1))
 
     assert table.standardized_by(table).x.abs().max() <= 1e-6 * abs(value)
+
+
+def test_standardized_targets_by_hand():
+    other = Table(torch.zeros(4, 1), torch.tensor([[1.0, 5.0], [1.0, 5.0], [3.0, 5.0], [7.0, 5.0]]))
+    z = Table(torch.ones(2, 1), torch.tensor([[3.0, 5.0], [9.0, 8.0]])).target_standardized_by(other)
+
+    # 1, 1, 3, 7 have a mean of 3 and a variance of (4 + 4 + 0 + 16) / 4 = 6; the fives are only centered.
+    assert_close(z.y, torch.tensor([[0.0, 0.0], [6 / 6**0.5, 3.0]]))
+    assert torch.equal(z.x, torch.ones(2, 1))
+
+
+def test_classes_are_not_standardized():
+    table = Table(torch.zeros(3, 1), torch.arange(3), classes=3)
+
+    with pytest.raises(ValueError, match=r"^data\.standardize_target must be false for classes, got true$"):
+        table.target_standardized_by(table)

@@ -1,8 +1,22 @@
-"""Datasets in memory, one file each, and the LightningDataModule that serves them."""
+"""Datasets in memory, and the LightningDataModule that serves them."""
 
+from normlab.data.bundled import BreastCancer, Diabetes, Digits, Wine
+from normlab.data.csv import CSV
 from normlab.data.datamodule import InMemoryData
 from normlab.data.fitness import Fitness
+from normlab.data.openml import OpenML
 from normlab.data.random import Random
 from normlab.data.table import Table
 
-__all__ = ["Fitness", "InMemoryData", "Random", "Table"]
+__all__ = [
+    "CSV",
+    "BreastCancer",
+    "Diabetes",
+    "Digits",
+    "Fitness",
+    "InMemoryData",
+    "OpenML",
+    "Random",
+    "Table",
+    "Wine",
+]

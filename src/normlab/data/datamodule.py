@@ -53,6 +53,8 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
             parts = self.table().split((self.train, self.val, self.test), self.seed)
             if self.standardize:
                 parts = tuple(part.standardized_by(parts[0]) for part in parts)
+            if self.standardize_target:
+                parts = tuple(part.target_standardized_by(parts[0]) for part in parts)
             self._parts = parts
         return self._parts
 

@@ -72,5 +72,22 @@ class Table:
 
         A feature that is constant in ``other`` is only centered.
         """
-        std = other.x.std(dim=0, correction=0)
-        return Table((self.x - other.x.mean(dim=0)) / torch.where(std > 0, std, 1.0), self.y, self.classes)
+        return Table(standardized(self.x, other.x), self.y, self.classes)
+
+    def target_standardized_by(self, other: "Table") -> "Table":
+        """Return these samples with the targets' mean and standard deviation in ``other`` taken out.
+
+        A squared error is then in units of the variance of the targets in ``other``. A target that is constant
+        there is only centered.
+
+        Raises:
+            ConfigError: if the targets are classes.
+        """
+        require(not self.is_classification, "data.standardize_target", "false for classes", "true")
+        return Table(self.x, standardized(self.y, other.y))
+
+
+def standardized(values: Tensor, reference: Tensor) -> Tensor:
+    """Return values ``(N, …)`` with the mean and standard deviation over the rows of ``reference`` taken out."""
+    std = reference.std(dim=0, correction=0)
+    return (values - reference.mean(dim=0)) / torch.where(std > 0, std, 1.0)

@@ -1,0 +1,75 @@
+"""Four real datasets that come with scikit-learn: nothing is downloaded."""
+
+from dataclasses import dataclass
+
+import torch
+
+from normlab.data.datamodule import InMemoryData
+from normlab.data.table import Table
+
+
+@dataclass(kw_only=True, eq=False)
+class Digits(InMemoryData):
+    """1,797 grey images of handwritten digits, 10 classes; a pixel's 0 to 16 becomes 0 to 1.
+
+    Shapes:
+        x: ``(1797, 1, 8, 8)``, y: ``(1797,)``.
+    """
+
+    def table(self) -> Table:
+        """Read the images."""
+        from sklearn.datasets import load_digits
+
+        x, y = load_digits(return_X_y=True)
+        images = torch.tensor(x / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+        return Table(images, torch.tensor(y, dtype=torch.long), classes=10)
+
+
+@dataclass(kw_only=True, eq=False)
+class BreastCancer(InMemoryData):
+    """569 tumours, 30 measures of their cell nuclei each: malignant (0) or benign (1).
+
+    Shapes:
+        x: ``(569, 30)``, y: ``(569,)``.
+    """
+
+    def table(self) -> Table:
+        """Read the measures."""
+        from sklearn.datasets import load_breast_cancer
+
+        x, y = load_breast_cancer(return_X_y=True)
+        return Table(torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.long), classes=2)
+
+
+@dataclass(kw_only=True, eq=False)
+class Wine(InMemoryData):
+    """178 wines of three growers, told apart by 13 chemical measures.
+
+    Shapes:
+        x: ``(178, 13)``, y: ``(178,)``.
+    """
+
+    def table(self) -> Table:
+        """Read the measures."""
+        from sklearn.datasets import load_wine
+
+        x, y = load_wine(return_X_y=True)
+        return Table(torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.long), classes=3)
+
+
+@dataclass(kw_only=True, eq=False)
+class Diabetes(InMemoryData):
+    """442 patients: age, sex, blood pressure and the like to how far the disease has gone a year later, 25 to 346.
+
+    The features are as they were measured: scikit-learn would scale them by all samples, held-out ones among them.
+
+    Shapes:
+        x: ``(442, 10)``, y: ``(442, 1)``.
+    """
+
+    def table(self) -> Table:
+        """Read the measures."""
+        from sklearn.datasets import load_diabetes
+
+        x, y = load_diabetes(return_X_y=True, scaled=False)
+        return Table(torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32).unsqueeze(1))

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from sklearn import datasets
+from torch.testing import assert_close
+
+from normlab.data import BreastCancer, Diabetes, Digits, InMemoryData, Wine
+
+SIZES = {
+    Digits: (1080, 360, 357, 60),
+    BreastCancer: (341, 114, 114, 32),
+    Diabetes: (266, 88, 88, 32),
+    Wine: (106, 36, 36, 16),
+}
+
+
+def made(cls: type[InMemoryData], **options) -> InMemoryData:
+    train, val, test, batch_size = SIZES[cls]
+    return cls(train=train, val=val, test=test, batch_size=batch_size, seed=42, **options)
+
+
+@pytest.mark.parametrize(
+    ("cls", "shape", "classes", "first_of_class"),
+    [(Digits, (1, 8, 8), 10, 178), (BreastCancer, (30,), 2, 212), (Wine, (13,), 3, 59)],
+)
+def test_classes_have_their_shapes_types_and_counts(cls, shape, classes, first_of_class):
+    table = made(cls).table()
+
+    assert table.input_shape == shape
+    assert table.classes == table.out_features == classes
+    assert table.y.dtype == torch.long
+    assert table.x.dtype == torch.float32
+    assert (table.y == 0).sum() == first_of_class
+
+
+def test_a_digit_is_an_image_of_16_grey_values_between_0_and_1():
+    table, images = made(Digits).table(), datasets.load_digits()
+
+    assert len(table) == 1797
+    assert_close(table.x[:, 0].double() * 16, torch.tensor(images.images), rtol=0, atol=0)
+    assert table.x.min() == 0
+    assert table.x.max() == 1
+    assert table.y.tolist() == images.target.tolist()
+
+
+@pytest.mark.parametrize(
+    ("cls", "load"), [(BreastCancer, datasets.load_breast_cancer), (Wine, datasets.load_wine)]
+)
+def test_measures_are_as_scikit_learn_has_them(cls, load):
+    table, theirs = made(cls).table(), load()
+
+    assert torch.equal(table.x, torch.tensor(theirs.data, dtype=torch.float32))
+    assert table.y.tolist() == theirs.target.tolist()
+    assert table.classes == len(theirs.target_names)
+
+
+def test_diabetes_is_raw_and_its_target_a_number():
+    table = made(Diabetes).table()
+    x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
+
+    assert torch.equal(table.x, torch.tensor(x, dtype=torch.float32))
+    assert table.x[:, 0].min() == 19, "an age in years"
+    assert table.y.shape == (442, 1)
+    assert table.y.flatten().tolist() == y.tolist()
+    assert not table.is_classification
+
+
+@pytest.mark.parametrize("cls", SIZES)
+def test_the_splits_are_all_samples_each_once_and_no_batch_has_one_left_over(cls):
+    data = made(cls)
+    parts, table = data.parts, data.table()
+
+    def rows(x: torch.Tensor) -> list[tuple]:
+        return sorted(map(tuple, x.flatten(1).tolist()))
+
+    assert tuple(map(len, parts)) == SIZES[cls][:3]
+    assert rows(torch.cat([part.x for part in parts])) == rows(table.x)
+    assert data.notices == []
+
+
+@pytest.mark.parametrize("cls", SIZES)
+def test_the_training_split_can_be_standardized(cls):
+    train = made(cls, standardize=True).parts[0]
+
+    constant = (train.x == 0).all(dim=0)
+    assert_close(train.x.mean(0), torch.zeros(train.input_shape), rtol=0, atol=1e-4)
+    assert_close(train.x.std(0, correction=0)[~constant], torch.ones(int((~constant).sum())), rtol=1e-4, atol=0)
+    assert constant.any() == (cls is Digits), "a pixel in the corner is always white"

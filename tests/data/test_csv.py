@@ -1,0 +1,255 @@
+import os
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from normlab.config import ConfigError
+from normlab.data import CSV
+from normlab.data import csv as module
+
+PEOPLE = """height,age,member,y
+1.5,30,True,0.5
+2.5,40,False,1.25
+1e0,-50,TRUE,1.5
+"""
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """Return a file of three people."""
+    return written(tmp_path, PEOPLE)
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "people.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def made(path: Path | str, target_column: str | int | None = "y", **options) -> CSV:
+    sizes = {"train": 1, "val": 1, "test": 1, "batch_size": 1, "seed": 0}
+    return CSV(**(sizes | options), path=str(path), target_column=target_column)
+
+
+def refusal(folder: Path, text: str | bytes, target_column: str | None = "y", **options) -> str:
+    """Return the line that a file is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        made(written(folder, text), target_column, **options).table()
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def test_columns_are_inputs_and_the_target_is_set_aside(people):
+    table = made(people).table()
+
+    assert torch.equal(table.x, torch.tensor([[1.5, 30, 1], [2.5, 40, 0], [1, -50, 1]]))
+    assert torch.equal(table.y, torch.tensor([[0.5], [1.25], [1.5]]))
+    assert torch.equal(made(people, "age").table().x[:, 2], torch.tensor([0.5, 1.25, 1.5]))
+
+
+def test_a_target_of_true_and_false_is_two_classes(people):
+    table = made(people, "member").table()
+
+    assert table.classes == 2
+    assert table.y.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PEOPLE.replace("\n", "\r\n"),
+        b"\xef\xbb\xbf" + PEOPLE.encode(),
+        PEOPLE.replace(",", ", "),
+        "\n" + PEOPLE.replace("\n", "\n\n") + "  \n\n",
+        PEOPLE.rstrip(),
+        PEOPLE.replace("height", '"height"').replace("1.5,", '"1.5",'),
+    ],
+    ids=["Windows lines", "byte order mark", "spaces", "blank lines", "no last newline", "quotes"],
+)
+def test_a_file_may_be_written_in_several_ways(people, tmp_path, text):
+    expected = made(people).table()
+    table = made(written(tmp_path, text)).table()
+
+    assert torch.equal(table.x, expected.x)
+    assert torch.equal(table.y, expected.y)
+
+
+def test_a_column_named_by_a_number_can_be_the_target(tmp_path):
+    table = made(written(tmp_path, "0,1\n0.5,7.5\n1.5,8.5\n"), 1).table()
+
+    assert table.y.tolist() == [[7.5], [8.5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a,y\n1,2\n,3\n", "people.csv, row 3, column a: a value is missing; fill it in or remove the row"),
+        ("a,y\n1,2\n3,\n", "people.csv, row 3, column y: a value is missing; fill it in or remove the row"),
+        ("a,y\n1,2\n3\n", "people.csv, row 3, column y: a value is missing; fill it in or remove the row"),
+        ("a,y\n1,2\nNA,3\n", "people.csv, row 3, column a: a value is missing; fill it in or remove the row"),
+        ("\n\na,y\n\n1,2\n \nx,3\n", "people.csv, row 7, column a: x is not a number; encode the column as"),
+        ('b,a,y\n"1",1,2\n"two\nlines",3,4\n5,x,6\n', "people.csv, row 3, column b: two lines is not a number"),
+        ('a,"b\nb",y\n1,1,2\n1,,4\n', "people.csv, row 4, column b b: a value is missing"),
+        ('a,y\n1,"u\n\nv"\nx,w\n', "people.csv, row 5, column a: x is not a number"),
+        (
+            "a,y\r\n1,2\r\n\r\n-inf,3\r\n",
+            "people.csv, row 4, column a: -inf is not a finite 32-bit number; correct",
+        ),
+        ("a,y\n1,2\n1e39,3\n", "people.csv, row 3, column a: 1e+39 is not a finite 32-bit number"),
+        ("a,y\n1,2\n3,4,5\n", "people.csv, row 3: 3 values for 2 columns; quote a value that has a comma"),
+        ("a,y\n1,2,3\n4,5,6\n", "people.csv, row 2: 3 values for 2 columns; quote a value that has a comma"),
+        ('a,y\n1,2\n"3,4\n', "people.csv cannot be read as a CSV: Error tokenizing data."),
+        ("a,a,y\n1,2,3\n", "people.csv has two columns named a; rename one"),
+        (",a,y\n0,1,2\n", "people.csv: column 1 has no name; name it in the first line or remove it"),
+        ("a;y\n1;2\n", "people.csv has a single column, a;y; values must be separated by commas, with names"),
+        ("y\n1\n", "people.csv has a single column, y; "),
+        ("", "people.csv is empty"),
+        ("\n \n", "people.csv is empty"),
+        ("a,y\n", "people.csv has no rows below its header"),
+        ("a,z\n1,2\n", "data.target_column=y: people.csv has no such column; did you mean "),
+        ("a,y\n1,u\n2,u\n", "people.csv: the target y must be of two classes or more, got u"),
+        ("a,y\n1,é\n".encode("latin-1"), "people.csv must be text in UTF-8; save it as such ('utf-8' codec"),
+    ],
+)
+def test_what_cannot_be_read_is_named_in_one_line_by_row_and_column(tmp_path, text, line):
+    assert refusal(tmp_path, text).startswith(line)
+
+
+# What may stand in a cell: with a comma, a quote or line breaks it is quoted.
+CELLS = st.sampled_from(["1", "-2.5", "1e3", '"4"', '"5\n"', '"\n\n6"'])
+BLANK = st.sampled_from(["", "", "\n", " \n", "\t\n\n"])
+
+
+@given(
+    rows=st.lists(st.tuples(BLANK, CELLS, CELLS), min_size=1, max_size=8), wrong=st.integers(0, 7), before=BLANK
+)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_row_is_the_line_that_a_text_editor_shows(tmp_path, rows, wrong, before):
+    wrong %= len(rows)
+    lines = [
+        f"{blank}{'wrong' if row == wrong else cell},{other},1\n" for row, (blank, cell, other) in enumerate(rows)
+    ]
+    text = f"{before}a,b,y\n{''.join(lines)}"
+    line = 1 + text[: text.index("wrong")].count("\n")
+
+    assert refusal(tmp_path, text).startswith(f"people.csv, row {line}, column a: wrong is not a number")
+
+
+def test_a_file_is_parsed_once_until_it_is_another(people, monkeypatch):
+    parsed = []
+    read_csv = pd.read_csv
+    monkeypatch.setattr(pd, "read_csv", lambda *args, **options: parsed.append(1) or read_csv(*args, **options))
+    module.read.cache_clear()
+
+    for _ in range(3):
+        data = made(people)
+        assert len(data.table()) == len(data.parts) == 3
+        assert data.notices
+    assert len(parsed) == 1
+
+    people.write_text(PEOPLE.replace("0.5", "0.7"))
+    os.utime(people, ns=(0, 0))
+    assert made(people).table().y[0].item() == pytest.approx(0.7)
+    assert len(parsed) == 2
+
+
+def test_a_path_starts_where_the_command_is_typed_or_at_home(people, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert len(made("people.csv").table()) == len(made("~/people.csv").table()) == 3
+
+
+def test_a_file_that_is_not_there_is_named_with_the_folder_it_was_looked_for_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    for path in ("nobody.csv", "."):
+        with pytest.raises(ConfigError, match=rf"^data\.path={path}: there is no file {tmp_path}"):
+            made(path).table()
+
+
+@pytest.fixture
+def hundred(tmp_path: Path) -> Path:
+    """Return a file of a hundred samples that can be learned from."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 2, generator=generator).double().numpy()
+    frame = pd.DataFrame({"a": x[:, 0], "b": 1000 * x[:, 1], "y": 50 + 10 * x[:, 0]})
+    frame["kind"] = ["low" if value > 0 else "high" for value in x[:, 0]]
+    (tmp_path / "work").mkdir()
+    path = tmp_path / "hundred.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def run_csv(run_train, hundred, monkeypatch):
+    """Return a function that trains on the file, from a folder beside it that has nothing in it."""
+    monkeypatch.chdir(hundred.parent / "work")
+    return lambda *arguments: run_train(*arguments, "data=csv", "trainer.max_epochs=1")
+
+
+def without(path: Path, *columns: str) -> None:
+    pd.read_csv(path).drop(columns=list(columns)).to_csv(path, index=False)
+
+
+def test_numbers_are_learned_in_units_of_the_targets_variance(run_csv, hundred):
+    without(hundred, "kind")
+    outcome = run_csv("data.path=../hundred.csv", "data.target_column=y", "data.standardize_target=true")
+
+    assert outcome.code == 0, outcome.err
+    assert "data: target y taken as a number to predict" in outcome.out + outcome.err
+    (curves,) = Path().rglob("curves.csv")
+    curve = pd.read_csv(curves)
+    assert 0.01 < curve[curve["metric"] == "loss"]["value"].iloc[0] < 3
+
+
+def test_words_are_learned_as_classes_and_a_folder_does_not_need_to_be_the_one_of_the_run(run_csv, hundred):
+    outcome = run_csv("data.path=../hundred.csv", "data.target_column=kind", "hydra.job.chdir=true")
+
+    assert outcome.code == 0, outcome.err
+    assert "data: target kind taken as 2 classes (high, low)\n" in outcome.out + outcome.err
+    (curves,) = Path().rglob("curves.csv")
+    assert "acc" in set(pd.read_csv(curves)["metric"])
+
+
+def test_a_sweep_over_targets_has_a_run_for_each(run_csv, hundred):
+    outcome = run_csv("-m", f"data.path={hundred}", "data.target_column=y,a", "data.task=regression", "model=nobn")
+    assert outcome.code == 1
+    assert "hundred.csv, row 2, column kind: high is not a number; encode the column" in outcome.err
+
+    without(hundred, "kind")
+    outcome = run_csv("-m", f"data.path={hundred}", "data.target_column=y,a", "model=nobn")
+    assert outcome.code == 0, outcome.err
+    assert len(list(Path().rglob("result.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("mistake", "answer"),
+    {
+        "": "data.path must be a file, as in data.path=people.csv, got null",
+        "data.path=../hundred.csv": "data.target_column must be a column of hundred.csv (a, b, y, kind), got null",
+        "data.path=../hundert.csv data.target_column=y": "data.path=../hundert.csv: there is no file /",
+        "data.path=../hundred.csv data.target_column=Y": "hundred.csv has no such column; did you mean ",
+        "data.path=../hundred.csv data.target_column=y": "hundred.csv, row 2, column kind: high is not a number; ",
+        "data.path=../hundred.csv data.target_column=kind data.train=61": "61 + 20 + 20 asks for more than",
+        "data.path=../hundred.csv data.target_column=kind data.task=regression": "row 2, column kind: high is not",
+        "data.path=../hundred.csv data.target_column=kind data.standardize_target=true": (
+            "data.standardize_target must be false for classes, got true"
+        ),
+        "data.path=../hundred.csv data.target_column=kind data.task=words": "data.task must be auto, regression",
+        "data.path=../hundred.csv data.target=kind": "data.target: no such key; data=fitness has it",
+    }.items(),
+)
+def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(run_csv, mistake, answer):
+    outcome = run_csv(*mistake.split())
+
+    (line,) = outcome.err.strip().splitlines()
+    assert outcome.code == 1
+    assert line.startswith("error: ")
+    assert answer in line
+    assert not outcome.out
+    assert not list(Path().iterdir())

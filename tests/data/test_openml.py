@@ -1,0 +1,397 @@
+import gzip
+import hashlib
+import json
+import socket
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+from sklearn.datasets import _openml as theirs
+
+from normlab.config import ConfigError
+from normlab.data import OpenML
+from normlab.data import openml as module
+
+API = "api/v1/json/data"
+NOT_FOUND = HTTPError("https://www.openml.org", 412, "Precondition Failed", Message(), None)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whatever would go to the network fail, at once, and forget what other tests have read."""
+    answer_with(monkeypatch, URLError("no network in a test"))
+    monkeypatch.setattr(theirs.time, "sleep", lambda seconds: None)
+    module.read.cache_clear()
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:
+    """Let OpenML answer with an error; return where the addresses that are asked for are written down."""
+    asked = []
+
+    def refuse(request):
+        asked.append(request.full_url)
+        raise error
+
+    monkeypatch.setattr(theirs, "urlopen", refuse)
+    return asked
+
+
+class Cache:
+    """scikit-learn's folder as it is after a dataset has been fetched."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def put(self, path: str, content: str) -> None:
+        file = self.home / "openml" / "openml.org" / f"{path}.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(content.encode()))
+
+    def add(
+        self,
+        name: str,
+        rows: list[list],
+        types: dict[str, str],
+        targets: tuple[str, ...] = ("y",),
+        also: dict[str, str] | None = None,
+    ) -> None:
+        """Write what OpenML would have answered for a dataset: its list of versions, what it is, and its rows."""
+        info = {"did": 7, "name": name, "version": 1, "status": "active"}
+        found = json.dumps({"data": {"dataset": [info]}})
+        self.put(f"{API}/list/data_name/{name}/limit/2/data_version/1", found)
+        self.put(f"{API}/list/data_name/{name}/limit/2/status/active/", found)
+        arff = "\n".join(["@relation r", "@data", *(",".join(map(str, row)) for row in rows)]) + "\n"
+        self.put(f"data/{name}.arff", arff)
+        described = {
+            "id": "7",
+            "name": name,
+            "version": "1",
+            "status": "active",
+            "format": "ARFF",
+            "description": "",
+            "url": f"https://www.openml.org/data/{name}.arff",
+            "md5_checksum": hashlib.md5(arff.encode()).hexdigest(),
+        }
+        self.put(f"{API}/7", json.dumps({"data_set_description": described | (also or {})}))
+        features = [
+            {
+                "index": str(place),
+                "name": column,
+                "data_type": kind,
+                "is_target": str(column in targets).lower(),
+                "is_ignore": "false",
+                "is_row_identifier": "false",
+                "number_of_missing_values": "0",
+            }
+            for place, (column, kind) in enumerate(types.items())
+        ]
+        self.put(f"{API}/features/7", json.dumps({"data_features": {"feature": features}}))
+        self.put(f"{API}/qualities/7", json.dumps({"data_qualities": {}}))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "home")
+
+
+PIXELS = {f"pixel{number}": "numeric" for number in range(1, 13)} | {"class": "nominal"}
+
+
+@pytest.fixture
+def images(cache: Cache) -> list[list[int]]:
+    """Put 40 images of 3 × 2 × 2 pixels into the cache, of ten classes, and return the rows."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 12)).tolist()
+    rows = [[*row, number % 10] for number, row in enumerate(pixels)]
+    cache.add("images", rows, PIXELS, targets=("class",))
+    return rows
+
+
+def made(cache: Cache, name: str = "images", **options) -> OpenML:
+    sizes = {"train": 20, "val": 10, "test": 10, "batch_size": 10, "seed": 0}
+    return OpenML(**(sizes | {"name": name, "version": 1, "data_home": str(cache.home)} | options))
+
+
+def refusal(data: OpenML) -> str:
+    """Return the line that a dataset is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        data.table()
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def test_rows_become_images_and_classes(cache, images):
+    table = made(cache, image_shape=[3, 2, 2], divide_by=255).table()
+
+    assert table.input_shape == (3, 2, 2)
+    assert torch.equal(table.x, torch.tensor([row[:-1] for row in images]).float().view(40, 3, 2, 2) / 255)
+    assert table.y.tolist() == [row[-1] for row in images]
+    assert table.classes == 10
+
+
+def test_a_table_stays_as_it_is(cache, images):
+    table = made(cache).table()
+
+    assert torch.equal(table.x, torch.tensor([row[:-1] for row in images]).float())
+
+
+def test_the_parts_have_their_sizes_and_the_notices_say_what_was_taken(cache, images):
+    data = made(cache, train=10)
+
+    assert list(map(len, data.parts)) == [10, 10, 10]
+    assert data.notices == [
+        "data: target class taken as 10 classes (0, 1, 2, 3, 4, …, 9); "
+        "data.task=regression would predict it as a number",
+        "data: 30 of the 40 rows are used; data.train=24 data.val=8 data.test=8 would use all",
+    ]
+
+
+def test_what_openml_calls_nominal_is_a_class_whatever_it_looks_like(cache):
+    rows = [[f"'{number}'", number] for number in range(30, 0, -1)]
+    cache.add("odd", rows, {"quoted": "nominal", "y": "nominal"})
+
+    nominal = made(cache, "odd").table()
+    assert nominal.y.tolist() == list(range(29, -1, -1))
+    assert nominal.x.flatten().tolist() == list(range(30, 0, -1))
+    cache.add("even", rows, {"quoted": "nominal", "y": "numeric"})
+    assert not made(cache, "even").table().is_classification
+
+
+def test_a_word_with_a_comma_is_one_value_and_others_are_read_as_before(cache, images):
+    cache.add("odd", [["'u, v'", 1], ["'w, x'", 2]], {"y": "nominal", "a": "numeric"})
+
+    assert made(cache, "odd", train=1, val=1, test=0, batch_size=1).notices == [
+        "data: target y taken as 2 classes (u, v, w, x)"
+    ]
+    assert module.READING == {"dtype": None, "low_memory": False}
+
+
+def test_another_column_can_be_the_target(cache, images):
+    table = made(cache, target_column="pixel1", task="regression").table()
+
+    assert table.y.flatten().tolist() == [row[0] for row in images]
+    assert table.x[:, -1].tolist() == [row[-1] for row in images]
+
+
+def test_the_first_active_version_is_found_by_name_in_any_case(cache, images):
+    assert len(made(cache, name="Images", version="active").table()) == 40
+
+
+def test_what_openml_warns_of_is_a_notice(cache):
+    cache.add("odd", [[1, "u"], [2, "v"]], {"a": "numeric", "y": "nominal"}, also={"warning": "counted twice"})
+
+    assert made(cache, "odd", train=1, val=1, test=0, batch_size=1).notices == [
+        "data: OpenML: OpenML raised a warning on the dataset. It might be unusable. Warning: counted twice",
+        "data: target y taken as 2 classes (u, v)",
+    ]
+
+
+def test_a_dataset_is_parsed_once(cache, images, monkeypatch):
+    fetched = []
+    fetch_openml = sklearn.datasets.fetch_openml
+    monkeypatch.setattr(
+        sklearn.datasets,
+        "fetch_openml",
+        lambda *args, **options: fetched.append(1) or fetch_openml(*args, **options),
+    )
+
+    for divide_by in (1, 255):
+        data = made(cache, divide_by=divide_by)
+        assert len(data.parts) == 3
+        assert data.notices
+    assert len(fetched) == 1
+
+
+def test_scikit_learns_own_folder_is_used_unless_another_is_named(cache, images, monkeypatch):
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(cache.home))
+
+    assert len(made(cache, data_home=None).table()) == 40
+
+
+def test_an_unknown_name_is_refused(cache, monkeypatch):
+    asked = answer_with(monkeypatch, NOT_FOUND)
+
+    unknown = "OpenML has no dataset of this name with data.version"
+    assert refusal(made(cache, "foo")) == f"data.name=foo: {unknown}=1; look it up on www.openml.org"
+    assert refusal(made(cache, "foo", version="active")).startswith(f"data.name=foo: {unknown}=active; ")
+    assert len(asked) == 3, "an answer of OpenML's is not asked for again"
+
+
+def test_an_empty_list_of_versions_is_an_unknown_name_too(cache):
+    cache.put(f"{API}/list/data_name/foo/limit/2/data_version/1", json.dumps({"data": {"dataset": []}}))
+
+    assert refusal(made(cache, "foo")).startswith("data.name=foo: OpenML has no dataset of this name")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "times"),
+    [
+        (URLError(OSError(-2, "Name or service not known")), "[Errno -2] Name or service not known", 2),
+        (TimeoutError("The read operation timed out"), "The read operation timed out", 4),
+        (HTTPError("https://www.openml.org", 503, "Busy", Message(), None), "HTTP Error 503: Busy", 2),
+        (ConnectionResetError(104, "Connection reset by peer"), "[Errno 104] Connection reset by peer", 2),
+        (HTTPException("cut off"), "cut off", 2),
+    ],
+)
+def test_without_network_the_folder_of_what_was_fetched_is_named(cache, monkeypatch, error, reason, times):
+    asked = answer_with(monkeypatch, error)
+
+    assert refusal(made(cache, "foo")) == (
+        f"data.name=foo: OpenML cannot be reached ({reason}); "
+        f"what was fetched once is read from {cache.home} without network"
+    )
+    assert len(asked) == times
+
+
+def test_openml_is_not_waited_for_without_end(cache, monkeypatch):
+    waits = []
+
+    def silent(request):
+        waits.append(socket.getdefaulttimeout())
+        raise TimeoutError
+
+    monkeypatch.setattr(theirs, "urlopen", silent)
+
+    assert "OpenML cannot be reached (TimeoutError)" in refusal(made(cache, "foo"))
+    assert set(waits) == {module.SECONDS}
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_folder_that_cannot_be_used_is_named(cache, images, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    assert refusal(made(cache, data_home=str(tmp_path / "file" / "x"))) == (
+        f"data.data_home={tmp_path / 'file' / 'x'}: Not a directory"
+    )
+
+
+def test_a_spoiled_file_is_fetched_again_and_refused_if_it_stays_so(cache, images, monkeypatch):
+    cache.put("data/images.arff", "@data\n1,2\n")
+    assert "OpenML cannot be reached (no network in a test)" in refusal(made(cache))
+
+    def spoiled(request):
+        cache.put("data/images.arff", "@data\n1,2\n")
+        return gzip.open(cache.home / "openml" / "openml.org" / "data" / "images.arff.gz")
+
+    monkeypatch.setattr(gzip.GzipFile, "info", lambda self: {}, raising=False)
+    monkeypatch.setattr(theirs, "urlopen", spoiled)
+    assert refusal(made(cache)).startswith(
+        "data.name=images: The md5 checksum of the file downloaded from https://"
+    )
+
+
+NUMBERS = {"a": "numeric", "b": "numeric", "y": "numeric"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "line"),
+    [
+        (
+            [[1, 2, 3], [4, "?", 5]],
+            {},
+            "odd, data row 2, column b: a value is missing; fill it in or remove the row",
+        ),
+        (
+            [[1, 2, 3], [4, "x", 5]],
+            {},
+            "odd, data row 2, column b: x is not a number; encode the column as numbers",
+        ),
+        ([[1, 2]], {}, "data.name=odd: The number of columns provided by OpenML does not match"),
+        (
+            [[1, 2, 3]] * 2,
+            {"target_column": "yy"},
+            "data.target_column=yy: odd has no such column; did you mean y?",
+        ),
+        (
+            [[1, 2, 3], [1, 2, 4]],
+            {"image_shape": [1, 28, 28]},
+            "data.image_shape must be null or of 2 pixels for odd, got [1, 28, 28]",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(cache, rows, options, line):
+    cache.add("odd", rows, NUMBERS)
+
+    assert refusal(made(cache, "odd", **options)).startswith(line)
+
+
+def test_somebody_elses_table_is_put_right_in_a_copy(cache):
+    cache.add("odd", [[1, "?", 3]], NUMBERS)
+
+    assert refusal(made(cache, "odd")).endswith("remove the row, in a copy to be read by data=csv")
+
+
+@pytest.mark.parametrize(
+    ("targets", "also", "line"),
+    [
+        ((), {}, "data.target_column must be a column of odd (a, b, y), got null"),
+        (("b", "y"), {}, "data.target_column must be one of b, y for odd, got null"),
+        (("y",), {"format": "Sparse_ARFF"}, "data.name=odd: sparse tables are not supported"),
+    ],
+)
+def test_a_dataset_that_does_not_say_what_to_predict_or_is_sparse_is_refused(cache, targets, also, line):
+    cache.add("odd", [[1, 2, 3], [4, 5, 6]], NUMBERS, targets, also)
+
+    assert refusal(made(cache, "odd")) == line
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"name": None}, "data.name must be a name as on openml.org, such as mnist_784, got nothing"),
+        ({"name": "../x"}, "data.name must be a name as on openml.org, such as mnist_784, got ../x"),
+        ({"version": 0}, "data.version must be active or 1 or more, got 0"),
+        ({"version": "first"}, "data.version must be active or 1 or more, got first"),
+        ({"version": True}, "data.version must be active or 1 or more, got True"),
+        ({"image_shape": [28, 28]}, "data.image_shape must be null or channels, height and width, as [1, 28, 28]"),
+        ({"image_shape": [0, 28, 28]}, "data.image_shape must be null or channels, height and width"),
+        ({"image_shape": ["a", 28, 28]}, "data.image_shape must be null or channels, height and width"),
+        ({"image_shape": 784}, "data.image_shape must be null or channels, height and width"),
+        ({"divide_by": 0.0}, "data.divide_by must be a finite number > 0, got 0.0"),
+    ],
+)
+def test_impossible_choices_are_refused(cache, options, line):
+    with pytest.raises(ConfigError) as caught:
+        made(cache, **options)
+
+    assert str(caught.value).startswith(line)
+
+
+def test_a_run_is_trained_from_the_cache_alone(run_train, cache, images):
+    sizes = ["data.train=20", "data.val=10", "data.test=10", "data.batch_size=10", "trainer.max_epochs=1"]
+    chosen = ["data=openml", f"data.data_home={cache.home}", "data.name=images", "data.image_shape=[3,2,2]"]
+    outcome = run_train(*chosen, *sizes)
+
+    assert outcome.code == 0, outcome.err
+    assert "data: target class taken as 10 classes" in outcome.out + outcome.err
+    assert list(Path().rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "answer"),
+    {
+        "": "data.name=mnist_784: OpenML cannot be reached (no network in a test); what was fetched once is read",
+        "data.name=images": "data.image_shape must be null or of 12 pixels for images, got [1, 28, 28]",
+        "data.name=7": "data.name must be a word, got 7",
+        "data.name=null": "data.name must be a name as on openml.org, such as mnist_784, got nothing",
+        "data.divide_by=all": "data.divide_by must be a number, got the word all",
+        "data.name=images data.image_shape=null": "10000 + 2000 + 2000 asks for more than the 40 samples",
+        "data.name=images data.train=20 data.val=10 data.test=10 data.batch_size=9 data.image_shape=null "
+        "data.standardize_target=true": "data.standardize_target must be false for classes, got true",
+    }.items(),
+)
+def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(
+    run_train, cache, images, tmp_path, monkeypatch, mistake, answer
+):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    outcome = run_train("data=openml", f"data.data_home={cache.home}", *mistake.split())
+
+    (line,) = outcome.err.strip().splitlines()
+    assert outcome.code == 1
+    assert answer in line
+    assert not list(Path().iterdir())
