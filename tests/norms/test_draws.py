@@ -69,16 +69,14 @@ def test_uniform_has_the_moments_and_the_quantiles_of_its_law(dtype):
 
 
 def test_normal_has_the_quantiles_of_its_law():
-    z = normal(*numbers(5, 3), (MANY,), torch.float64)
+    z = normal(uniform(*numbers(5, 3), (MANY,), torch.float64))
     u = torch.special.ndtr(z.sort().values)
     assert (u - torch.linspace(0, 1, MANY, dtype=torch.float64)).abs().max() < 1.95 / MANY**0.5
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 24), (torch.float64, 53)])
-def test_no_normal_draw_is_infinite(monkeypatch, dtype, bits):
-    ends = torch.tensor([0, 1 - 2.0**-bits], dtype=dtype)
-    monkeypatch.setattr("normlab.norms.draws.uniform", lambda *_: ends)
-    low, high = normal(*numbers(0, 0), (2,), dtype).tolist()
+def test_no_normal_draw_is_infinite(dtype, bits):
+    low, high = normal(torch.tensor([0, 1 - 2.0**-bits], dtype=dtype)).tolist()
     assert -9 < low == -high < -5
 
 
@@ -139,7 +137,6 @@ def test_a_layer_goes_on_by_a_step_when_told_to_and_its_copies_with_it():
     copies[2].load_state_dict(layer.state_dict())
     for other in copies:
         assert torch.equal(other.uniform((4,)), uniform(*numbers(9, 2), (4,)))
-        assert torch.equal(other.normal((4,)), normal(*numbers(9, 2), (4,)))
         assert other.step == 2
     layer.seed(9)
     assert torch.equal(layer.uniform((4,)), first)
@@ -151,11 +148,3 @@ def test_while_held_a_layer_draws_the_same_again():
     first = layer.uniform((4,))
     layer.advance()
     assert torch.equal(layer.uniform((4,)), first)
-
-
-def test_the_draws_of_one_step_have_nothing_in_common():
-    layer = Drawing()
-    for dtype in (torch.float32, torch.float64):
-        draws = torch.stack([layer.uniform((4000,), dtype, draw) for draw in range(4)])
-        assert torch.equal(draws[0], layer.uniform((4000,), dtype))
-        assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.08

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normlab.norms.batch_norm import features_last, scaled
+from normlab.norms.batch_norm import features_last, mean_and_variance, scaled
 from normlab.norms.per_feature import PerFeature
 
 
@@ -68,7 +68,7 @@ class ActNorm(PerFeature):
         n = rows.shape[:-1].numel()
         if n < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got {n} in the first batch")
-        var, mean = torch.var_mean(rows, tuple(range(rows.dim() - 1)), correction=0)
+        mean, _, var = mean_and_variance(rows)
         self.initial_mean.copy_(mean)
         self.initial_var.copy_(var)
         self.initialized.fill_(True)

@@ -16,21 +16,32 @@ def features_last(x: Tensor) -> Tensor:
     return x.movedim(1, -1).to(torch.promote_types(x.dtype, torch.float32))
 
 
+def over_samples(x: Tensor) -> Tensor:
+    """Return the mean over all axes but the last, ``(..., C)`` to ``(C,)``."""
+    # A mean would divide its gradient by n at the size of x, this at the size of C.
+    return x.sum(tuple(range(x.dim() - 1))) / x.shape[:-1].numel()
+
+
+def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return μ over all axes but the last, and x − μ: ``(C,)`` and ``(..., C)``."""
+    mean = over_samples(x)
+    # Adding −μ spares the gradient a pass over x that turns its sign.
+    return mean, x + -mean
+
+
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return μ, x − μ and σ², over all axes but the last.
 
     Shapes: x ``(..., C)``; returns ``(C,)``, ``(..., C)`` and ``(C,)``.
     """
-    samples = tuple(range(x.dim() - 1))
-    mean = x.mean(samples)
-    centered = x - mean
-    return mean, centered, centered.square().mean(samples)
+    mean, centered = centered_by_mean(x)
+    return mean, centered, over_samples(centered.square())
 
 
 def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and unbiased variance of all numbers, from those of T batches of n numbers each.
 
-    ``μ = Σ n_t μ_t / N``, ``σ² = Σ n_t (σ_t² + (μ_t − μ)²) / (N − 1)``, with σ_t² divided by n_t and ``N = Σ n_t``.
+    ``μ = Σ n_t μ_t / N``, ``σ² = Σ n_t (σ_t² + (μ_t − μ)²) / (N − 1)``, σ_t² divided by n_t, ``N = Σ n_t``.
 
     Shapes: mean, var and counts ``(T, ...)``; returns twice ``(...)``.
     """

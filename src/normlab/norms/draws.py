@@ -1,10 +1,9 @@
 """Random numbers that are a function of who draws, when and where, and of nothing drawn before.
 
 A layer's generator is Philox4x32-10: ten rounds of multiplying and mixing turn a counter of four 32-bit words
-under a key of two into four random words. Here the key is the layer's own, and the counter is its step, which of
-the step's draws it is, and a block: the entries at positions 4·block to 4·block + 3, counted in row-major order,
-take a word each. So whichever nets share a population, whatever else draws, and on whichever device, the numbers
-are the same.
+under a key of two into four random words. Here the key is the layer's own, and the counter is its step and a
+block: the entries at positions 4·block to 4·block + 3, counted in row-major order, take a word each. So whichever
+nets share a population, whatever else draws, and on whichever device, the numbers are the same.
 
 32-bit words are held in int64, and no intermediate result exceeds it. All operations are elementwise, so that they
 can be vmapped over members and compiled.
@@ -58,10 +57,8 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     return c0, c1, c2, c3
 
 
-def uniform(
-    key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32, draw: int = 0
-) -> Tensor:
-    """Return numbers drawn uniformly from [0, 1), each a function of key, step, draw and its position alone.
+def uniform(key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return numbers drawn uniformly from [0, 1), each a function of key, step and its position alone.
 
     They are multiples of 2⁻²⁴ in float32, where they are those of float64 rounded down, and of 2⁻⁵³ in float64.
 
@@ -82,7 +79,7 @@ def uniform(
         )
     count, parts = math.prod(shape), 1 if dtype is torch.float32 else 2
     block = torch.arange(-(-count // 4), device=key.device)
-    part = 2 * draw + torch.arange(parts, device=key.device).unsqueeze(1)
+    part = torch.arange(parts, device=key.device).unsqueeze(1)
     low, high = split(step)
     # Philox multiplies the first and the third word; of an arange, Inductor (torch 2.13) does so in 32 bits.
     words = philox((low, block, high, part), split(key))
@@ -91,17 +88,12 @@ def uniform(
     return (numbers * 2.0 ** -BITS[dtype]).reshape(tuple(shape))
 
 
-def normal(
-    key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32, draw: int = 0
-) -> Tensor:
-    """Return draws from N(0, 1): the normal quantiles ``Φ⁻¹(u) = √2 · erf⁻¹(2u − 1)`` of :func:`uniform`.
+def normal(uniforms: Tensor) -> Tensor:
+    """Return the normal quantiles ``Φ⁻¹(u) = √2 · erf⁻¹(2u − 1)`` of :func:`uniform`: draws from N(0, 1).
 
     u is taken in the middle of its step of 2⁻²⁴ or 2⁻⁵³, where no quantile is infinite.
-
-    Shapes:
-        key and step ``()``, int64; returns ``shape``.
     """
-    centered = 2 * uniform(key, step, shape, dtype, draw) - 1 + 2.0 ** -BITS[dtype]
+    centered = 2 * uniforms - 1 + 2.0 ** -BITS[uniforms.dtype]
     return math.sqrt(2) * torch.erfinv(centered)
 
 
@@ -131,13 +123,9 @@ class Drawing(nn.Module):
         self.key.fill_(key)
         self.step.zero_()
 
-    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, draw: int = 0) -> Tensor:
-        """Return this step's numbers from [0, 1); a second draw of the step has another number."""
-        return uniform(self.key, self.step, shape, dtype, draw)
-
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, draw: int = 0) -> Tensor:
-        """Return this step's numbers from N(0, 1); a second draw of the step has another number."""
-        return normal(self.key, self.step, shape, dtype, draw)
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return this step's numbers from [0, 1); asked again in the same step it returns them again."""
+        return uniform(self.key, self.step, shape, dtype)
 
     def advance(self) -> None:
         """Go on to the next step, unless held: a layer's last word in a forward pass of training."""

@@ -108,12 +108,11 @@ class GhostBatchNorm(BatchNorm):
         """Move the running statistics by the ghost batches in order: statistics ``(G, C)``."""
         number = len(mean)
         count.add_(number)
-        ages = torch.arange(number - 1, -1, -1, device=mean.device, dtype=mean.dtype)
-        if self.momentum is None:
-            weights = 0 * ages + 1 / count.to(mean.dtype)
-        else:
-            weights = self.momentum * (1 - self.momentum) ** ages
-        kept = 1 - weights.sum()
         for running, batch in ((self.running_mean, mean), (self.running_var, var)):
             assert running is not None
-            running.copy_(kept * running + weights @ batch)
+            if self.momentum is None:
+                running.add_((batch - running).sum(0) / count.to(running.dtype))
+            else:
+                kept = 1 - self.momentum
+                weights = [self.momentum * kept**age for age in reversed(range(number))]
+                running.copy_(kept**number * running + batch.new_tensor(weights) @ batch)

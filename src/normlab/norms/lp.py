@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from normlab.norms.batch_norm import BatchNorm
+from normlab.norms.batch_norm import BatchNorm, centered_by_mean, over_samples
 
 CONSTANTS = ("none", "gaussian")
 
@@ -75,10 +75,8 @@ class L1BatchNorm(BatchNorm):
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return μ, x − μ and σ², over all axes but the last."""
-        samples = tuple(range(x.dim() - 1))
-        mean = x.mean(samples)
-        centered = x - mean
-        return mean, centered, self.spread(centered, samples).square()
+        mean, centered = centered_by_mean(x)
+        return mean, centered, self.spread(centered).square()
 
     def pooled(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the running statistics of all of several batches: σ² is the mean of the batches'.
@@ -89,10 +87,10 @@ class L1BatchNorm(BatchNorm):
         unbiased = var * counts / (counts - 1)
         return (counts * mean).sum(0) / total, (counts * unbiased).sum(0) / total
 
-    def spread(self, centered: Tensor, samples: tuple[int, ...]) -> Tensor:
+    def spread(self, centered: Tensor) -> Tensor:
         """Return σ of what has been centered."""
         c = math.sqrt(math.pi / 2) if self.constant == "gaussian" else 1.0
-        return c * centered.abs().mean(samples)
+        return c * over_samples(centered.abs())
 
 
 class LInfBatchNorm(L1BatchNorm):
@@ -102,12 +100,15 @@ class LInfBatchNorm(L1BatchNorm):
     standard deviation of a Gaussian, whatever the size of the batch; ``"none"`` is 1.
     """
 
-    def spread(self, centered: Tensor, samples: tuple[int, ...]) -> Tensor:
+    def spread(self, centered: Tensor) -> Tensor:
         """Return σ of what has been centered."""
-        n = centered.shape[:-1].numel()
-        if n == 0:
-            return centered.sum(samples)
-        return (gaussian_constant(n) if self.constant == "gaussian" else 1.0) * centered.abs().amax(samples)
+        rows = centered.flatten(0, -2)
+        if len(rows) == 0:
+            return rows.sum(0)
+        c = gaussian_constant(len(rows)) if self.constant == "gaussian" else 1.0
+        # The gradient of what is picked is written to one place; that of a maximum compares everything with it.
+        place = rows.detach().abs().argmax(0, keepdim=True)
+        return c * rows.gather(0, place).squeeze(0).abs()
 
 
 def gaussian_constant(n: int) -> float:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.draws import Drawing
+from normlab.norms.draws import Drawing, normal
 
 
 class NoisyBatchNorm(BatchNorm, Drawing):
@@ -72,8 +72,10 @@ class NoisyBatchNorm(BatchNorm, Drawing):
 
     def noise(self, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return this step's m and s, ``(B, C)`` each."""
-        units, each = (self.num_features,), (samples, self.num_features)
-        mean = self.n_mean * (2 * self.uniform(units, dtype, draw=0) - 1)
-        std = 1 + (self.n_std - 1) * self.uniform(units, dtype, draw=1)
-        m = mean + self.r_mean * (2 * self.uniform(each, dtype, draw=2) - 1)
-        return m, std + self.r_std * self.normal(each, dtype, draw=3)
+        features = self.num_features
+        # All in one draw: what it takes to call the generator is more than what small layers draw.
+        drawn = self.uniform((2 + 2 * samples, features), dtype)
+        units, of_m, of_s = drawn.split([2, samples, samples])
+        mean = self.n_mean * (2 * units[0] - 1)
+        std = 1 + (self.n_std - 1) * units[1]
+        return mean + self.r_mean * (2 * of_m - 1), std + self.r_std * normal(of_s)

@@ -98,7 +98,7 @@ class BatchRenorm(BatchNorm):
         rows = features_last(x)
         if self.fused:
             with torch.no_grad():
-                var, mean = torch.var_mean(rows, tuple(range(rows.dim() - 1)), correction=0)
+                mean, _, var = self.statistics(rows)
         else:
             mean, centered, var = self.statistics(rows)
         if not self.held and len(x):
