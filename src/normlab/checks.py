@@ -63,6 +63,9 @@ def check(config: DictConfig) -> None:
     for name in SECTIONS:
         check_group(name, json.dumps(plain.get(name)))
     metric, data = plain["optimized_metric"], plain["data"]
+    for split in ("val", "test") if plain["statistics"] == "batch" else ():
+        expected = "0 or at least 2 as statistics=batch normalizes by it"
+        require(data[split] != 1, f"data.{split}", expected, data[split])
     require(data["val"] > 0 or metric.startswith("train/"), "optimized_metric", "train/… as data.val is 0", metric)
 
 

@@ -89,10 +89,13 @@ class ModelConfig:
             value = getattr(self, part.name)
             made = value is None or (isinstance(value, Mapping) and "_target_" in value)
             require(made, f"model.{part.name}", "null or a node with a _target_", value)
-            momentum = value.get("momentum") if value else None
+            momentum, eps = (value.get(name) if value else None for name in ("momentum", "eps"))
             if momentum is not None:
                 inside = isinstance(momentum, int | float) and 0 <= momentum <= 1
                 require(inside, f"model.{part.name}.momentum", "null or a number in [0, 1]", momentum)
+            if eps is not None:
+                positive = isinstance(eps, int | float) and math.isfinite(eps) and eps > 0
+                require(positive, f"model.{part.name}.eps", "a finite number > 0", eps)
 
 
 @dataclass

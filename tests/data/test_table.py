@@ -117,3 +117,8 @@ def test_classes_are_not_standardized():
 
     with pytest.raises(ValueError, match=r"^data\.standardize_target must be false for classes, got true$"):
         table.target_standardized_by(table)
+
+
+def test_bug_a_split_without_samples_of_classes_was_refused():
+    empty = Table(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), classes=2)
+    assert len(empty) == 0

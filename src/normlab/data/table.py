@@ -28,7 +28,8 @@ class Table:
         if self.classes:
             known = self.y.dim() == 1 and bool(((self.y >= 0) & (self.y < self.classes)).all())
             expected = f"class indices from 0 to {self.classes - 1}, of shape (N,)"
-            require(known, "data: the targets", expected, f"shape {tuple(self.y.shape)}, up to {self.y.max()}")
+            largest = f", up to {self.y.max()}" if self.y.numel() else ""
+            require(known, "data: the targets", expected, f"shape {tuple(self.y.shape)}{largest}")
         else:
             shape = tuple(self.y.shape)
             require(self.y.dim() == 2, "data: the targets", "of shape (N, outputs), or come with classes", shape)

@@ -31,6 +31,9 @@ def gain(activation: str | Callable[[], nn.Module]) -> float:
 
     For ReLU it is ``√(2/(1 − 1/π))``. Brock, De and Smith (2021), arXiv:2101.08692.
 
+    Raises:
+        ValueError: for an activation that does not treat every number alone, such as a softmax.
+
     >>> round(gain("relu"), 4), round(gain("identity"), 4)
     (1.7129, 1.0)
     """
@@ -38,6 +41,9 @@ def gain(activation: str | Callable[[], nn.Module]) -> float:
     density = torch.exp(-z.square() / 2)
     density /= density.sum()
     with torch.no_grad():
-        y = make_activation(activation).double().eval()(z)
+        layer = make_activation(activation).double().eval()
+        y = layer(z)
+        if not torch.equal(layer(z[::2]), y[::2]):
+            raise ValueError(f"{activation} has no gain, as it does not treat every number alone")
     mean = density @ y
     return float((density @ (y - mean).square()).rsqrt())

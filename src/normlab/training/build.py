@@ -214,6 +214,8 @@ def _rehearse(text: str) -> list[str]:
         known = module.values(outputs, table.y[None, : outputs.shape[1]])
     except Exception as error:
         raise ConfigError(f"metrics: {first_line(error)}") from error
+    for name, value in known.items():
+        require(value.dim() == 1, f"metrics.{name}", "one number for each net", f"shape {tuple(value.shape[1:])}")
     require_metrics(config, known)
     return [*data.notices, *notices_of_ghosts(module, sizes)]
 

@@ -63,7 +63,7 @@ def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tenso
 
 
 def by_vmap(layer: nn.Module, state: State, x: Tensor, watch: Watch | None) -> tuple[Tensor, State]:
-    """Run a layer's own code for each member, ``(K, B, …)`` to ``(K, B, …)``, and measure what is watched in it."""
+    """Run a layer's own code for each member, ``(K, B, …)`` to ``(K, B, …)``, and measure what is watched."""
 
     def member(state: State, x: Tensor) -> tuple[Tensor, State]:
         def call() -> Tensor:

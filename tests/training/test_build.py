@@ -1,0 +1,87 @@
+"""Every model in every net, or the reason why not, before anything trains."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from normlab.config import ConfigError
+from normlab.norms import BatchRenorm
+from normlab.training.build import make_data, net_maker, rehearse
+from normlab.training.grouping import groups
+
+CONF = Path(__file__).parents[2] / "conf"
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+NETS = sorted(path.stem for path in (CONF / "net").glob("*.yaml"))
+FEW = ["data.train=90", "data.val=20", "data.test=0", "data.batch_size=32"]
+REFUSED = {
+    ("in", "mlp"): "takes one for rows of features, model.norm; choose another net or model",
+    ("in", "mlp_linear"): "takes one for rows of features, model.norm; choose another net or model",
+    ("in", "resmlp"): "takes one for rows of features, model.norm; choose another net or model",
+    ("gn", "mlp_linear"): "num_groups must divide the 10 features of every normalized layer, got 4",
+    ("ws_gn", "mlp_linear"): "num_groups must divide the 10 features of every normalized layer, got 4",
+}
+
+
+def config_of(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_in_every_net_makes_populations_or_is_refused_with_the_reason(model, net):
+    configs = [config_of(f"model={model}", f"net={net}", "data=digits", *FEW, f"seed={seed}") for seed in (0, 1)]
+    if (model, net) in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[model, net]):
+            rehearse(configs[0])
+        return
+    rehearse(configs[0])
+    (group,) = groups(configs, chunk=None)
+    assert group.places == [0, 1]
+    assert group.reason is None
+    assert not group.draws_globally
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_arms_of_a_seed_start_from_the_same_weights_whatever_their_normalizer(net):
+    def maps(model: str) -> dict[str, torch.Tensor]:
+        config = config_of(f"model={model}", f"net={net}", "data=digits", *FEW)
+        torch.manual_seed(3)
+        state = net_maker(config, make_data(config))().state_dict()
+        return {name: tensor for name, tensor in state.items() if "norm." not in name and "param" not in name}
+
+    without = maps("nobn")
+    for model in sorted(set(MODELS) - {model for model, refused in REFUSED if refused == net}):
+        arm = maps(model)
+        assert arm.keys() <= without.keys()
+        assert all(torch.equal(tensor, without[name]) for name, tensor in arm.items()), model
+
+
+def test_batch_renorm_is_told_how_many_steps_the_training_has():
+    config = config_of("model=brn", "data=random", "data.train=90", "data.batch_size=32", "trainer.max_epochs=7")
+    net = net_maker(config, make_data(config))()
+    assert [layer.total_steps for layer in net.modules() if isinstance(layer, BatchRenorm)] == [3 * 7]
+    given = config_of("model=brn", "data=random", "+model.norm.total_steps=5")
+    assert net_maker(given, make_data(given))().hidden1.norm.total_steps == 5
+
+
+def test_a_weight_has_no_place_in_a_net_without_a_slot_for_it():
+    config = config_of("model=wn", "net._target_=torch.nn.Linear")
+    with pytest.raises(ConfigError, match=r"there is a model.weight, but torch.nn.Linear has no place for it"):
+        net_maker(config, make_data(config))
+
+
+def test_ghost_batches_that_do_not_divide_the_minibatches_are_told_of():
+    config = config_of(
+        "model=ghost", "data=random", "data.train=90", "data.batch_size=40", "model.norm.ghost_size=16"
+    )
+    assert rehearse(config) == [
+        "model.norm.ghost_size=16 does not divide a minibatch of 40: its last ghost batch has 8 samples"
+    ]
+    even = config_of(
+        "model=ghost", "data=random", "data.train=64", "data.batch_size=32", "model.norm.ghost_size=16"
+    )
+    assert rehearse(even) == []
