@@ -52,7 +52,7 @@ def test_a_net_s_maps_all_begin_as_named(net):
     torch.manual_seed(0)
     model = NETS[net](init="gaussian")
     assert all(layer.weight.abs().max() < 0.06 and not layer.bias.any() for layer in maps(model))
-    with pytest.raises(ValueError, match="net.init must be one of default, kaiming, xavier, gaussian, got he"):
+    with pytest.raises(ValueError, match=r"net\.init must be one of default, kaiming, xavier, gaussian, got he"):
         NETS[net](init="he")
 
 

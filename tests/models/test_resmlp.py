@@ -69,5 +69,5 @@ def test_dropout_is_in_the_branch_alone():
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"blocks": -1}])
 def test_impossible_sizes_are_refused(options):
-    with pytest.raises(ValueError, match="net.width must be at least 1 and net.blocks 0 or more"):
+    with pytest.raises(ValueError, match=r"net\.width must be at least 1 and net\.blocks 0 or more"):
         net(**options)
