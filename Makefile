@@ -35,6 +35,7 @@ tensorboard: $(READY) ## show every run in outputs/ in the browser
 bench: $(READY) ## measure speed, side by side with plain PyTorch, Lightning as usually set up, and JAX
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/norms.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/population.py

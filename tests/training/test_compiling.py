@@ -24,6 +24,10 @@ CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 # Of 300 samples the last minibatch of an epoch is smaller.
 COMMON = ["data=random", "data.train=300", "data.batch_size=128", "trainer.precision=64-true", "logger=csv"]
+IMAGES = [
+    *("net=cnn", "net.channels=[4,8]", "data=digits"),
+    *("data.train=60", "data.val=20", "data.test=20", "data.batch_size=40"),
+]
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 # Both of torch's own code: of Inductor's on its first import, of Dynamo's where it meets an autograd.Function.
 pytestmark = [
@@ -66,7 +70,15 @@ def check_equal(folder: Path, caplog: pytest.LogCaptureFixture, members: int, *o
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_is_compiled_whole_and_trains_the_same(tmp_path, caplog, model, members):
-    check_equal(tmp_path, caplog, members, f"model={model}")
+    check_equal(tmp_path, caplog, members, f"model={model}", *(IMAGES if model == "in" else []))
+
+
+@pytest.mark.usefixtures("no_code")
+@pytest.mark.parametrize("model", ["bn", "ghost", "noisy", "rms", "ws_gn"])
+@pytest.mark.parametrize("net", ["cnn", "resmlp"])
+def test_other_nets_are_compiled_whole_too(tmp_path, caplog, net, model):
+    other = IMAGES if net == "cnn" else ["net=resmlp", "net.width=8", "net.blocks=1"]
+    check_equal(tmp_path, caplog, 3, f"model={model}", *other)
 
 
 OTHERS = {

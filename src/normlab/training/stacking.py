@@ -8,6 +8,7 @@ Letters: K members, B samples, D features in, E features out. Between stacked la
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +65,14 @@ def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tenso
 
 def by_vmap(layer: nn.Module, state: State, x: Tensor, watch: Watch | None) -> tuple[Tensor, State]:
     """Run a layer's own code for each member, ``(K, B, …)`` to ``(K, B, …)``, and measure what is watched."""
+    return vmap(partial(alone, layer, watch), randomness="different")(state, x)
 
-    def member(state: State, x: Tensor) -> tuple[Tensor, State]:
-        def call() -> Tensor:
-            return functional_call(layer, state, (x,))
 
-        return watch.within(layer).observe(call) if watch else (call(), {})
-
-    return vmap(member, randomness="different")(state, x)
+def alone(layer: nn.Module, watch: Watch | None, state: State, x: Tensor) -> tuple[Tensor, State]:
+    """Run a layer's own code for one member, and measure what is watched."""
+    if watch is None:
+        return functional_call(layer, state, (x,)), {}
+    return watch.within(layer).observe(lambda: functional_call(layer, state, (x,)))
 
 
 def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -1,0 +1,296 @@
+"""Everything that docs/extending.md shows works as it stands there, in a folder that holds nothing else."""
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import normlab
+from normlab.checks import check
+from normlab.config import ConfigError
+from normlab.training.build import make_data, net_maker
+from normlab.training.grouping import trial
+from normlab.training.run import train
+from normlab.training.run_folders import Run
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "extending.md").read_text()
+FENCE = re.compile(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILES = dict(FENCE.findall(TEXT))
+COMMANDS = re.findall(r"^    python (train\.py .+)$", TEXT, re.MULTILINE)
+SHORT = ["trainer.max_epochs=2", "logger=csv"]
+QUOTED = "\n    seed=1 and its like are trained one by one: "
+LONGEST = 20
+TRIED = {
+    "mylab/items.py": """
+from mylab.norms import MeanOnlyBatchNorm
+
+
+class Items(MeanOnlyBatchNorm):
+    def forward(self, x):
+        return super().forward(x / x.std().item())
+""",
+    "mylab/ramps.py": """
+from torch import nn
+
+
+class Ramp(nn.Identity):
+    def __init__(self, num_features):
+        super().__init__()
+        self.total_steps = None
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Path:
+    """Return a folder with ``train.py``, ``conf/`` and the files of the page."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copy(ROOT / "train.py", folder)
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    for name, text in FILES.items():
+        path = folder / name
+        assert not path.exists(), "a file of the page would replace one that is there"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def mylab(lab, monkeypatch) -> Iterator[Path]:
+    """Have this process find the package of the page, as ``train.py`` does that lies beside it."""
+    monkeypatch.syspath_prepend(str(lab))
+    yield lab
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
+        del sys.modules[name]
+
+
+def config(folder: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(folder / "conf"), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def run(lab: Path, number: int) -> tuple[int, str, str]:
+    """Run a command of the page, as the shell would; return its exit code and what it said."""
+    command = [sys.executable, *shlex.split(COMMANDS[number]), *SHORT, f"hydra.sweep.dir=outputs/{number}"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pipes = {"capture_output": True, "text": True, "env": environment}
+    done = subprocess.run(command, cwd=lab, timeout=120, check=False, **pipes)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def said(lab) -> list[tuple[int, str, str]]:
+    """Run every command, two at a time: most of their time is that of Python's start."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda number: run(lab, number), range(len(COMMANDS))))
+
+
+def test_every_block_says_which_file_it_is():
+    assert len(FILES) == len(FENCE.findall(TEXT)) == TEXT.count("```") / 2
+    assert {Path(name).parts[0] for name in FILES} == {"mylab", "conf"}
+    assert all(len(line) <= 115 for text in FILES.values() for line in text.splitlines())
+    groups = {Path(name).parts[1] for name in FILES if name.startswith("conf/")}
+    assert groups == {"model", "net", "data", "metrics"}
+
+
+def test_normalizers_are_short():
+    for name in ("mylab/norms.py", "mylab/quadratic.py", "mylab/noise.py"):
+        (layer,) = [node for node in ast.parse(FILES[name]).body if isinstance(node, ast.ClassDef)]
+        assert layer.end_lineno - layer.lineno < LONGEST
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=lambda number: COMMANDS[number])
+def test_every_command_trains_populations_and_its_table_names_the_arms(lab, said, number):
+    command, folder, (code, out, err) = COMMANDS[number], lab / "outputs" / str(number), said[number]
+    assert (code, err) == (0, "")
+    arms = re.search(r"model=(\S+)", command)[1].split(",")
+    assert out.startswith(f"{2 * len(arms)} runs in {len(arms)} populations\n")
+    printed = out.split("\nmodel ")[1].splitlines()[1 : len(arms) + 1]
+    assert [line.split()[0] for line in printed] == sorted(arms)
+    runs = pd.read_csv(folder / "summary.csv")
+    assert runs["status"].tolist() == ["finished"] * 2 * len(arms)
+    if "metrics=" in command:
+        assert "val/within (higher is better)" in out
+        assert {"best/val/within", "last/val/smape", "test/within"} <= set(runs)
+    if "net=" in command:
+        curves = pd.read_csv(folder / f"model={arms[-1]},seed=0" / "curves.csv")
+        assert "hidden/before_std" in set(curves["metric"][curves["split"] == "activation"])
+
+
+def test_every_option_of_the_page_is_in_a_command():
+    for name in FILES:
+        if name.startswith("conf/"):
+            group, option = Path(name).parts[1], Path(name).stem
+            assert any(re.search(rf"\b{group}=\S*\b{option}\b", command) for command in COMMANDS), name
+
+
+def test_the_classes_live_outside_of_normlab(mylab):
+    for name in FILES:
+        if name.startswith("mylab/"):
+            module = importlib.import_module(f"mylab.{Path(name).stem}")
+            assert Path(module.__file__) == mylab / name
+            assert Path(normlab.__file__).parent not in Path(module.__file__).parents
+    assert not list((ROOT / "src").rglob("mylab*"))
+
+
+def test_without_the_package_its_yaml_is_refused(lab):
+    with pytest.raises(
+        ConfigError, match=r"model\.norm\._target_=mylab\.norms\.MeanOnlyBatchNorm cannot be loaded"
+    ):
+        check(config(lab, "model=mean_only"))
+
+
+def made(folder: Path, model: str, features: int) -> nn.Module:
+    """Return a layer as a net is given it, its parameters drawn, in float64."""
+    layer = instantiate(config(folder, f"model={model}").model.norm)(features).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
+SHAPES = pytest.mark.parametrize("shape", [(20, 3), (5, 3, 4, 4)])
+
+
+def by_feature(x: Tensor) -> Tensor:
+    """Return the numbers of each feature as a column."""
+    return x.movedim(1, -1).flatten(0, -2)
+
+
+@SHAPES
+def test_mean_only_batch_normalization_is_its_formula(mylab, shape):
+    torch.manual_seed(0)
+    layer, x = made(mylab, "mean_only", 3), torch.randn(shape, dtype=torch.float64) + 2
+    columns = by_feature(x)
+    assert_close(by_feature(layer(x)), columns - columns.mean(0) + layer.bias)
+    assert_close(layer.running_mean, 0.1 * columns.mean(0))
+    assert_close(by_feature(layer.eval()(x)), columns - 0.1 * columns.mean(0) + layer.bias)
+    assert layer(x).shape == x.shape
+
+
+@SHAPES
+def test_quadratic_batch_normalization_is_its_formula(mylab, shape):
+    torch.manual_seed(0)
+    layer, x = made(mylab, "quadratic", 3), torch.randn(shape, dtype=torch.float64) + 2
+    columns = by_feature(x)
+    square = columns.square().mean(0)
+    assert_close(by_feature(layer(x)), layer.weight * columns / (square + layer.eps).sqrt() + layer.bias)
+    n = len(columns)
+    followed = 0.9 + 0.1 * n / (n - 1) * square
+    assert_close(layer.running_var, followed)
+    assert_close(by_feature(layer.eval()(x)), layer.weight * columns / (followed + layer.eps).sqrt() + layer.bias)
+    assert not layer.running_mean.any()
+
+
+def test_noise_is_its_formula(mylab):
+    layer, x = made(mylab, "noise", 30), torch.full((400, 30), 2.0, dtype=torch.float64)
+    first, second = layer(x), layer(x)
+    assert not torch.equal(first, second)
+    assert torch.equal(layer.eval()(x), x)
+    assert first.mean().item() == pytest.approx(2, abs=0.01)
+    assert first.std().item() == pytest.approx(0.2, rel=0.05)
+
+
+def states(folder: Path, common: list[str], together: bool) -> list[dict[str, Tensor]]:
+    """Train two seeds as one population or each alone, and return the state at the end of each."""
+    where = folder / "states" / "-".join([*common, str(together)]).replace("/", "_")
+    steps = ["trainer.precision=64-true", "trainer.max_epochs=4", "logger=csv", "data=random"]
+    runs = [
+        Run(config(folder, *steps, *common, f"seed={seed}"), where / str(seed), str(seed), {"model": "x"}, [])
+        for seed in (0, 1)
+    ]
+    for part in [runs] if together else [[run] for run in runs]:
+        train(part)
+    return [torch.load(run.folder / "checkpoints/last.pt", weights_only=True)["state_dict"] for run in runs]
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        *(["model=mean_only", f"statistics={statistics}"] for statistics in ("running", "reestimated", "batch")),
+        ["model=mean_only", "net=shortcut"],
+        ["model=quadratic", "statistics=reestimated"],
+        ["model=noise"],
+    ],
+    ids=" ".join,
+)
+def test_a_member_of_a_population_equals_the_run_alone(mylab, common):
+    # Adam would turn into steps what is no gradient but rounding, that of a bias before a mean is taken out.
+    words = [*common, "optimizer=sgd"]
+    assert trial(config(mylab, *words)) == (None, False)
+    for member, alone in zip(states(mylab, words, True), states(mylab, words, False), strict=True):
+        assert list(member) == list(alone)
+        for name, tensor in alone.items():
+            assert_close(member[name], tensor, rtol=1e-9, atol=1e-10, msg=name)
+
+
+@pytest.fixture
+def tried(mylab, monkeypatch) -> Iterator[Path]:
+    """Add layers to the package that the page speaks of and does not show."""
+    for name, text in TRIED.items():
+        (mylab / name).write_text(text)
+    importlib.invalidate_caches()
+    yield mylab
+    for name in TRIED:
+        (mylab / name).unlink()
+
+
+def test_what_cannot_be_stacked_is_said_in_these_words(tried):
+    reason, _ = trial(config(tried, "model=mean_only", "model.norm._target_=mylab.items.Items"))
+    quoted = TEXT.split(QUOTED)[1].splitlines()[0].removesuffix(" …")
+    assert reason.startswith(quoted)
+
+
+def test_a_layer_is_told_how_long_the_training_is(tried):
+    made_by = config(tried, "model=mean_only", "model.norm._target_=mylab.ramps.Ramp", "~model.norm.momentum")
+    net = net_maker(made_by, make_data(made_by))()
+    assert net.hidden1.norm.total_steps == made_by.trainer.max_epochs * 5
+
+
+def drawing(layer: nn.Module) -> nn.Module:
+    """Return a map behind which another one is drawn."""
+    return nn.Sequential(layer, nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("parts", [{"norm": lambda width: nn.Linear(width, width)}, {"weight": drawing}])
+def test_arms_of_the_net_begin_with_the_same_weights(mylab, parts):
+    from mylab.nets import Shortcut
+
+    nets = []
+    for given in ({}, parts):
+        torch.manual_seed(0)
+        nets.append(Shortcut((5,), 2, width=4, **given))
+    for name in ("direct", "output"):
+        assert torch.equal(*(net.get_submodule(name).weight for net in nets))
+    (linear,) = [layer for layer in nets[1].hidden.modules() if getattr(layer, "in_features", 0) == 5]
+    assert torch.equal(linear.weight, nets[0].hidden.linear.weight)
+
+
+def test_spirals_have_two_classes_and_the_seed_of_the_data(mylab):
+    tables = [make_data(config(mylab, "data=spirals", f"data.seed={seed}")).table() for seed in (0, 0, 1)]
+    assert torch.equal(tables[0].x, tables[1].x)
+    assert not torch.equal(tables[0].x, tables[2].x)
+    assert tables[0].y.bincount().tolist() == [500, 500]
+
+
+def test_within_counts_what_is_near(mylab):
+    from mylab.metrics import within
+
+    outputs, targets = torch.tensor([[1.0], [4.0], [9.0]]), torch.tensor([[2.0], [2.0], [2.0]])
+    assert within(outputs, targets, 2.0).item() == pytest.approx(2 / 3)
