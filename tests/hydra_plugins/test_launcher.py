@@ -91,6 +91,19 @@ class Choosy(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Assigning(nn.Module):
+    """A normalizer whose buffer is another tensor after each minibatch."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.running_mean = 0.9 * self.running_mean + 0.1 * x.detach().mean(0)
+        return x - self.running_mean
+
+
 class Noise(nn.Module):
     """A normalizer that draws from torch's global generator."""
 
@@ -112,7 +125,7 @@ class Bomb(pl.Callback):
 @pytest.fixture(autouse=True)
 def somebody(monkeypatch):
     module = ModuleType("somebody")
-    module.Choosy, module.Bomb, module.Noise = Choosy, Bomb, Noise
+    module.Choosy, module.Bomb, module.Noise, module.Assigning = Choosy, Bomb, Noise, Assigning
     monkeypatch.setitem(sys.modules, "somebody", module)
 
 
@@ -121,6 +134,17 @@ def test_a_layer_that_cannot_be_stacked_is_trained_one_by_one(run_train):
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
     assert outcome.code == 0, outcome.err
     assert "and its like are trained one by one: vmap:" in outcome.out
+
+
+def test_bug_a_layer_that_assigns_its_buffers_trained_silently_without_them_in_a_population(run_train):
+    layer = [
+        "model.norm._target_=somebody.Assigning",
+        *("~model.norm.eps", "~model.norm.momentum", "~model.norm.fused"),
+    ]
+    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
+    assert outcome.code == 0, outcome.err
+    reason = "hidden1.norm.running_mean is assigned anew in training, not changed in place"
+    assert f"and its like are trained one by one: {reason}" in outcome.out
 
 
 def test_layers_that_draw_from_the_global_generator_are_said_to_be_equal_in_law_only(run_train):

@@ -2,7 +2,7 @@ import math
 
 import pandas as pd
 
-from normlab.records.result import Status
+from normlab.records.result import Result, Status
 from normlab.records.sweep import read_sweep
 from normlab.report.overview import overview
 
@@ -25,6 +25,18 @@ def test_arms_runs_and_target_by_hand(make_run, tmp_path):
     assert sweep.runs["best"].tolist() == [2.0, 4.0, 6.0, 5.0]
     assert sweep.runs["last"].tolist() == [3.0, 4.0, 7.0, 5.0]
     assert sweep.arms.loc["model=nobn", "epochs_to_target"] == 2.5
+
+
+def test_bug_the_target_of_re_estimated_runs_was_one_that_no_curve_reached(make_run, tmp_path):
+    for seed in (0, 1):
+        folder = make_run(f"model=bn seed={seed}", [6.0, 4.0, 5.0])
+        result = Result.read(folder)
+        result.best.metrics["val/loss"] = 3.0
+        result.write(folder)
+    sweep = look(tmp_path / "sweep")
+    assert sweep.runs["best"].tolist() == [3.0, 3.0]
+    assert sweep.target == 4.0
+    assert sweep.runs["epochs_to_target"].tolist() == [2, 2]
 
 
 def test_runs_are_sorted_by_arm_and_seed_as_numbers(make_run, tmp_path):

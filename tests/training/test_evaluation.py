@@ -146,6 +146,28 @@ def test_by_the_batch_evaluation_goes_by_what_it_is_given_and_moves_nothing(norm
     assert_close(y.mean(0), layer.bias)
 
 
+class MeanOnly(nn.Module):
+    """A layer that keeps one of the two statistics."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - (x.mean(0) if self.running_mean is None else self.running_mean)
+
+
+def test_bug_a_layer_with_one_of_the_two_statistics_could_not_be_evaluated():
+    model, x = net(MeanOnly), samples()
+    reestimate(Population([model]), x[None].split(16, dim=1))
+    assert_close(model.hidden1.norm.running_mean, model.hidden1.linear(x).mean(0))
+    with by_batch(model):
+        assert model.hidden1.norm(x @ torch.ones(3, 6).double()).mean().abs() < 1e-12
+    alone = Population([MeanOnly(3).double()])
+    reestimate(alone, x[None].split(16, dim=1))
+    assert_close(alone.net.running_mean, x.mean(0))
+
+
 def test_running_statistics_are_back_when_evaluation_raises():
     model = net(BatchNorm1d)
     with pytest.raises(RuntimeError, match="in the middle"), by_batch(model):

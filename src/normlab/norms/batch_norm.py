@@ -17,9 +17,9 @@ def features_last(x: Tensor) -> Tensor:
 
 
 def over_samples(x: Tensor) -> Tensor:
-    """Return the mean over all axes but the last, ``(..., C)`` to ``(C,)``."""
+    """Return the mean over all axes but the last, 0 of nothing: ``(..., C)`` to ``(C,)``."""
     # A mean would divide its gradient by n at the size of x, this at the size of C.
-    return x.sum(tuple(range(x.dim() - 1))) / x.shape[:-1].numel()
+    return x.sum(tuple(range(x.dim() - 1))) / max(x.shape[:-1].numel(), 1)
 
 
 def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,8 +75,9 @@ class GhostBatchNorm(BatchNorm):
             return super().forward(x)
         self._check_input(x, by_batch=True)
         cut = len(x) - self.left_over(len(x))
-        parts = [self._ghosts(part) for part in (x[:cut], x[cut:]) if len(part) or not cut]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts = [part for part in (x[:cut], x[cut:]) if len(part)] or [x]
+        outputs = [self._ghosts(part) for part in parts]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _ghosts(self, x: Tensor) -> Tensor:
         """Normalize ghost batches of one size: as if each had features of its own."""
@@ -91,23 +92,24 @@ class GhostBatchNorm(BatchNorm):
         gamma, beta = (None if p is None else p.repeat(number) for p in (self.weight, self.bias))
         if self.fused:
             # Two tensors: under vmap what a kernel writes into parts of one is lost.
-            dtype = x.dtype if self.running_mean is None else self.running_mean.dtype
-            mean, unbiased = (x.new_zeros(ghosts.shape[1], dtype=dtype) for _ in range(2))
+            like = next((own for own in (self.running_mean, self.weight) if own is not None), x)
+            mean, unbiased = (x.new_zeros(ghosts.shape[1], dtype=like.dtype) for _ in range(2))
             cudnn = torch.backends.cudnn.enabled
             y = torch.batch_norm(ghosts, gamma, beta, mean, unbiased, True, 1.0, self.eps, cudnn)
         else:
             mean, centered, var = self.statistics(features_last(ghosts))
             y = scaled(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)
             unbiased = n / max(n - 1, 1) * var
-        if self.num_batches_tracked is not None and self.track_running_stats and n:
-            mean, unbiased = (statistic.detach().view(number, -1) for statistic in (mean, unbiased))
-            self._follow(mean, unbiased, self.num_batches_tracked)
+        if self.num_batches_tracked is not None and self.track_running_stats:
+            self.num_batches_tracked.add_(number)
+            if n:
+                mean, unbiased = (statistic.detach().view(number, -1) for statistic in (mean, unbiased))
+                self._follow(mean, unbiased, self.num_batches_tracked)
         return y.reshape(x.shape)
 
     def _follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Move the running statistics by the ghost batches in order: statistics ``(G, C)``."""
         number = len(mean)
-        count.add_(number)
         for running, batch in ((self.running_mean, mean), (self.running_var, var)):
             assert running is not None
             if self.momentum is None:

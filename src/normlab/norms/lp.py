@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from operator import index
 
 import torch
 from torch import Tensor
@@ -105,7 +106,8 @@ class LInfBatchNorm(L1BatchNorm):
         rows = centered.flatten(0, -2)
         if len(rows) == 0:
             return rows.sum(0)
-        c = gaussian_constant(len(rows)) if self.constant == "gaussian" else 1.0
+        # index: code compiled for batches of any size has to know this one's.
+        c = gaussian_constant(index(len(rows))) if self.constant == "gaussian" else 1.0
         # The gradient of what is picked is written to one place; that of a maximum compares everything with it.
         place = rows.detach().abs().argmax(0, keepdim=True)
         return c * rows.gather(0, place).squeeze(0).abs()

@@ -4,6 +4,19 @@ import torch
 from torch import Tensor, nn
 
 
+def require_features(layer: nn.Module, num_features: int, x: Tensor) -> None:
+    """Refuse an input that has another number of features than a layer.
+
+    Raises:
+        RuntimeError: axis 1 of x has not ``num_features`` entries, or does not exist.
+    """
+    if x.dim() < 2 or x.shape[1] != num_features:
+        raise RuntimeError(
+            f"{type(layer).__name__} expected {num_features} features on axis 1, got input shape "
+            f"{tuple(x.shape)}; set num_features to the length of that axis, or move the features to it"
+        )
+
+
 class PerFeature(nn.Module):
     """Holds γ and β of each feature, ``y = γ·x̂ + β``, for a layer that computes x̂.
 
@@ -29,20 +42,17 @@ class PerFeature(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Refuse an input that has another number of features."""
-        if x.dim() < 2 or x.shape[1] != self.num_features:
-            raise RuntimeError(
-                f"{type(self).__name__} expected {self.num_features} features on axis 1, got input shape "
-                f"{tuple(x.shape)}; set num_features to the length of that axis, or move the features to it"
-            )
+        require_features(self, self.num_features, x)
 
     def scaled(self, x_hat: Tensor) -> Tensor:
-        """Return y for x̂."""
+        """Return y for x̂, of its dtype."""
         self.check(x_hat)
         shape = (-1, *[1] * (x_hat.dim() - 2))
         if self.weight is None:
             return x_hat
         gamma = self.weight.view(shape)
-        return x_hat * gamma if self.bias is None else torch.addcmul(self.bias.view(shape), x_hat, gamma)
+        y = x_hat * gamma if self.bias is None else torch.addcmul(self.bias.view(shape), x_hat, gamma)
+        return y.to(x_hat.dtype)
 
     def extra_repr(self) -> str:
         """Return the arguments that a layer shows."""

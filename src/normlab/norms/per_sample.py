@@ -3,7 +3,13 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlab.norms.per_feature import PerFeature
+from normlab.norms.per_feature import PerFeature, require_features
+
+
+def require_positive(layer: nn.Module, eps: float) -> None:
+    """Refuse an ε by which a constant sample could not be divided."""
+    if eps <= 0:
+        raise ValueError(f"eps of {type(layer).__name__} must be a number > 0, got {eps}")
 
 
 class GroupNorm(nn.GroupNorm):
@@ -22,7 +28,8 @@ class GroupNorm(nn.GroupNorm):
         affine: whether γ and β exist.
 
     Raises:
-        ValueError: num_groups does not divide C.
+        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        ValueError: num_groups does not divide C, or ε is not positive.
 
     Wu and He (2018), Group normalization, arXiv:1803.08494.
     """
@@ -33,7 +40,13 @@ class GroupNorm(nn.GroupNorm):
                 f"model.norm.num_groups must divide the {num_features} features of every normalized layer, "
                 f"got {num_groups}"
             )
+        require_positive(self, eps)
         super().__init__(num_groups, num_features, eps, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x."""
+        require_features(self, self.num_channels, x)
+        return super().forward(x)
 
 
 class LayerNorm2d(GroupNorm):
@@ -55,11 +68,16 @@ class RMSNorm2d(PerFeature):
 
     Shapes: x and y ``(B, C, H, W)``; weight ``(C,)``.
 
+    Raises:
+        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        ValueError: ε is not positive.
+
     Zhang and Sennrich (2019), Root mean square layer normalization, arXiv:1910.07467.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__(num_features, affine, bias=False)
+        require_positive(self, eps)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Batch renormalization: training on what evaluation will see."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -66,8 +68,8 @@ class BatchRenorm(BatchNorm):
         fused: bool = False,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, True, device, dtype, bias=bias, fused=fused)
-        if r_max < 1 or d_max < 0:
-            raise ValueError(f"r_max must be at least 1 and d_max at least 0, got {r_max} and {d_max}")
+        if not (1 <= r_max < math.inf and 0 <= d_max < math.inf):
+            raise ValueError(f"r_max must be finite and at least 1, d_max at least 0, got {r_max} and {d_max}")
         if not 0 <= warmup < min(r_end, d_end):
             raise ValueError(
                 f"warmup must be a share from 0 to below r_end={r_end} and d_end={d_end}, got {warmup}"
@@ -84,7 +86,8 @@ class BatchRenorm(BatchNorm):
         """Return r_max and d_max at a step, counted from 1."""
         if self.total_steps is None:
             return step.new_tensor(self.r_max, dtype=self.r.dtype), step.new_tensor(self.d_max, dtype=self.r.dtype)
-        done = (step - 1).to(self.r.dtype) / self.total_steps
+        # 16 bits would count to 65504 only.
+        done = (step - 1).to(torch.promote_types(self.r.dtype, torch.float32)) / self.total_steps
         r_share, d_share = (
             ((done - self.warmup) / (end - self.warmup)).clamp(0, 1) for end in (self.r_end, self.d_end)
         )
@@ -101,10 +104,12 @@ class BatchRenorm(BatchNorm):
                 mean, _, var = self.statistics(rows)
         else:
             mean, centered, var = self.statistics(rows)
-        if not self.held and len(x):
+        if not self.held:
             self._correct(mean.detach(), var.detach(), rows.shape[:-1].numel())
-        gamma = self.r if self.weight is None else self.weight * self.r
-        beta = self.d if self.weight is None else self.weight * self.d
+        # Copies: the next step must not overwrite what this one's gradient is made of.
+        r, d = self.r.clone(), self.d.clone()
+        gamma = r if self.weight is None else self.weight * r
+        beta = d if self.weight is None else self.weight * d
         beta = beta if self.bias is None else beta + self.bias
         if self.fused:
             cudnn = torch.backends.cudnn.enabled
@@ -116,11 +121,13 @@ class BatchRenorm(BatchNorm):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        r_max, d_max = self.limits(self.num_batches_tracked)
-        rate = torch.rsqrt(self.running_var + self.eps)
-        r, d = torch.sqrt(var + self.eps) * rate, (mean - self.running_mean) * rate
-        self.r.copy_(torch.clamp(r, 1 / r_max, r_max))
-        self.d.copy_(torch.clamp(d, -d_max, d_max))
+        step = self.num_batches_tracked + 1
+        if n:
+            r_max, d_max = self.limits(step)
+            rate = torch.rsqrt(self.running_var.to(var.dtype) + self.eps)
+            r, d = torch.sqrt(var + self.eps) * rate, (mean - self.running_mean) * rate
+            self.r.copy_(torch.clamp(r, 1 / r_max, r_max))
+            self.d.copy_(torch.clamp(d, -d_max, d_max))
         if self.track_running_stats:
-            self._track(mean, var, n, self.num_batches_tracked)
+            self.num_batches_tracked.copy_(step)
+            self._track(mean, var, n, step)

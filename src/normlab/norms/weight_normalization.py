@@ -31,8 +31,7 @@ def weight_normalization(layer: nn.Module) -> nn.Module:
     r"""Let a layer learn the length and the direction of each output's weights apart: `LengthAndDirection`.
 
     It is ``torch.nn.utils.parametrizations.weight_norm`` with the same parameters under the same names, of
-    elementary
-    operations: torch's kernel cannot be vmapped over the members of a population.
+    elementary operations: torch's kernel cannot be vmapped over the members of a population.
 
     Args:
         layer: a linear map or a convolution; it is changed and returned, its weights are what they were.

@@ -24,17 +24,20 @@ class Standardized(nn.Module):
 
     def __init__(self, outputs: int, scale: float, eps: float, learned: bool) -> None:
         super().__init__()
+        if eps <= 0:
+            raise ValueError(f"eps of weight standardization must be a number > 0, got {eps}")
         self.scale, self.eps = scale, eps
         self.gain = nn.Parameter(torch.ones(outputs)) if learned else None
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return Ŵ for W."""
-        inputs = tuple(range(1, weight.dim()))
-        var, mean = torch.var_mean(weight, inputs, correction=0, keepdim=True)
+        # In float16 ε would be 0.
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, tuple(range(1, weight.dim())), correction=0, keepdim=True)
         rate = self.scale * torch.rsqrt(var.clamp(min=self.eps))
         if self.gain is not None:
             rate = rate * self.gain.view(rate.shape)
-        return (weight - mean) * rate
+        return ((wide - mean) * rate).to(weight.dtype)
 
 
 def shape_of(layer: nn.Module) -> tuple[int, int]:
@@ -67,7 +70,7 @@ def scaled_weight_standardization(
         eps: ε, the least variance of an output's weights.
 
     Raises:
-        TypeError, ValueError: as :func:`shape_of`.
+        TypeError, ValueError: as :func:`shape_of`, and ValueError if ε is not positive.
 
     Brock, De and Smith (2021), Characterizing signal propagation to close the performance gap in unnormalized
     ResNets, arXiv:2101.08692.
@@ -88,7 +91,7 @@ def weight_standardization(layer: nn.Module, eps: float = 1e-10) -> nn.Module:
         eps: ε, the least variance of an output's weights.
 
     Raises:
-        TypeError, ValueError: as :func:`shape_of`.
+        TypeError, ValueError: as :func:`shape_of`, and ValueError if ε is not positive.
 
     Qiao, Wang, Liu, Shen and Yuille (2019), Micro-batch training with batch-channel normalization and weight
     standardization, arXiv:1903.10520.

@@ -19,11 +19,11 @@ Measure = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 
 
 def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each normalizer's place with the name of the layer that it is in."""
+    """Yield each normalizer's place with the name of the layer that it is in, ``net`` if in none."""
     for name, module in net.named_modules():
         layer, _, slot = name.rpartition(".")
         if slot == "norm":
-            yield layer, module
+            yield layer or "net", module
 
 
 def moments(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:

@@ -47,10 +47,17 @@ def overview(records: Sequence[Record]) -> Overview:
     runs = settings.assign(**outcomes(results, metric, direction, measured))
     runs = runs.loc[sorted(runs.index, key=lambda number: place(runs.loc[number, [*keys, SEED]]))]
     asked = next((r.config["target"] for r in results if r.config.get("target") is not None), None)
-    target = common_target(runs, direction) if asked is None else float(asked)
+    in_curves = runs.assign(best=best_in_curves(runs["best"], measured, direction))
+    target = common_target(in_curves, direction) if asked is None else float(asked)
     runs["epochs_to_target"] = times(runs, epochs_to_target(measured, target, direction), target)
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
     return Overview(keys, metric, direction, target, runs, arms, curves)
+
+
+def best_in_curves(best: pd.Series, measured: pd.DataFrame, direction: str) -> pd.Series:
+    """Return the best values that curves reach, where a run has any: re-estimated statistics give it another."""
+    reached = measured.groupby("run")["value"].agg(direction)
+    return best.mask(best.map(math.isfinite), reached.reindex(best.index)).fillna(best)
 
 
 def times(runs: pd.DataFrame, epochs: pd.Series, target: float) -> pd.Series:

@@ -14,10 +14,17 @@ from normlab.norms.batch_norm import BatchNorm, mean_and_variance, pooled
 from normlab.probes.slots import Watch
 from normlab.training.population import Population
 
+STATISTICS = ("running_mean", "running_var")
+
 
 def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that have running statistics, by name: ours, torch's, and those that are like them."""
-    return {name: layer for name, layer in net.named_modules() if getattr(layer, "running_mean", None) is not None}
+    """Return the layers that have running statistics, or one of them, by name: ours, torch's, and those like them."""
+    """Return the layers that have running statistics, one or both, by name: ours, torch's, and those like them."""
+
+
+def kept_by(layer: nn.Module) -> list[str]:
+    """Return which running statistics a layer has."""
+    return [name for name in STATISTICS if layer._buffers.get(name) is not None]
 
 
 @contextmanager
@@ -27,7 +34,7 @@ def by_batch(net: nn.Module) -> Iterator[None]:
     A layer without running statistics has nothing else to go by, so they are taken away for a while.
     """
     layers = with_running_statistics(net).values()
-    taken = [(layer, name, layer._buffers[name]) for layer in layers for name in ("running_mean", "running_var")]
+    taken = [(layer, name, layer._buffers[name]) for layer in layers for name in kept_by(layer)]
     for layer, name, _ in taken:
         layer._buffers[name] = None
     try:
@@ -79,5 +86,6 @@ def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
     for name, layer in layers.items():
         mean, var, counts = torch.stack([seen[name] for seen in found]).unbind(2)
         pool = layer.pooled if isinstance(layer, BatchNorm) else pooled
-        for statistic, value in zip(("running_mean", "running_var"), pool(mean, var, counts), strict=True):
-            state[f"{name}.{statistic}"].copy_(value)
+        values = dict(zip(STATISTICS, pool(mean, var, counts), strict=True))
+        for statistic in kept_by(layer):
+            state[f"{name}.{statistic}".removeprefix(".")].copy_(values[statistic])

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from normlab.config import first_line
 from normlab.probes.slots import normalizers
 from normlab.records.folder import plain
 from normlab.training.build import is_stacked, make_data, make_module
+from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
 from normlab.training.run_folders import Run
 from normlab.training.schedulers import Scheduler
@@ -71,6 +73,9 @@ def trial(config: DictConfig) -> tuple[str | None, bool]:
             before = torch.get_rng_state()
             outputs = module(x.contiguous())
             draws_globally = not torch.equal(torch.get_rng_state(), before)
+            lost = lost_buffers(module, make_module([config], data), x)
+        if lost:
+            return f"{lost[0]} is assigned anew in training, not changed in place", draws_globally
         outputs.sum().backward()
         with torch.no_grad():
             population = module.eval().population
@@ -78,6 +83,19 @@ def trial(config: DictConfig) -> tuple[str | None, bool]:
     except Exception as error:  # whatever a net or a layer from anywhere may raise under vmap
         return first_line(error), False
     return None, draws_globally
+
+
+@torch.no_grad()
+def lost_buffers(together: NormModule, alone: NormModule, x: Tensor) -> list[str]:
+    """Return the buffers that a minibatch moves in a net alone, but did not move in a population of its like."""
+    before = {name: tensor.clone() for name, tensor in alone.population.state().items()}
+    alone(x[:1])
+    after, stacked = alone.population.state(), together.population.state()
+    return [
+        name
+        for name, tensor in before.items()
+        if not torch.equal(after[name], tensor) and torch.equal(stacked[name][:1], tensor)
+    ]
 
 
 def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) -> list[Group]:
