@@ -18,7 +18,6 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that have running statistics, or one of them, by name: ours, torch's, and those like them."""
     """Return the layers that have running statistics, one or both, by name: ours, torch's, and those like them."""
 
 
