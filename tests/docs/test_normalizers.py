@@ -28,9 +28,10 @@ from normlab.norms import (
     weight_standardization,
 )
 from normlab.probes.slots import norm_slots
-from normlab.training.build import net_maker, rehearse
+from normlab.training.build import net_maker
 from normlab.training.evaluation import reestimate, with_running_statistics
 from normlab.training.population import Population
+from normlab.training.rehearsal import rehearse
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

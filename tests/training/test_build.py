@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 
 from normlab.config import ConfigError
 from normlab.norms import BatchRenorm
-from normlab.training.build import make_data, net_maker, rehearse
+from normlab.training.build import make_data, net_maker
 from normlab.training.grouping import groups
+from normlab.training.rehearsal import rehearse
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

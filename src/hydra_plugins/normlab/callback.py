@@ -46,7 +46,7 @@ class NormlabCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration, then find the run a folder of its own."""
-        from normlab.training.build import rehearse
+        from normlab.training.rehearsal import rehearse
 
         try:
             task = without_hydra(config)

@@ -106,7 +106,7 @@ class PopulationLauncher(Launcher):
 
 def mistakes(runs: "Sequence[Run]") -> dict[int, Any]:
     """Return what is wrong with the runs that cannot be trained, by their places."""
-    from normlab.training.build import rehearse
+    from normlab.training.rehearsal import rehearse
 
     found: dict[int, Any] = {}
     for place, run in enumerate(runs):

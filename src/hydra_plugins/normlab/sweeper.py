@@ -75,7 +75,7 @@ class NormlabSweeper(BasicSweeper):
         Raises:
             ConfigError: the job's name and the reason.
         """
-        from normlab.training.build import rehearse
+        from normlab.training.rehearsal import rehearse
 
         assert self.config is not None
         assert self.hydra_context is not None

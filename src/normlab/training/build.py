@@ -1,11 +1,8 @@
 """From a configuration to the objects that train."""
 
 import inspect
-import json
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,12 +12,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from normlab.checks import check
-from normlab.config import ConfigError, first_line, require
+from normlab.config import ConfigError, first_line
 from normlab.data.datamodule import InMemoryData
 from normlab.data.order import batch_sizes
-from normlab.norms import GhostBatchNorm
-from normlab.records.folder import plain
 from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
 from normlab.training.population import Population, initial_nets
@@ -173,87 +167,3 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def rehearse(config: DictConfig) -> list[str]:
-    """Refuse a configuration that cannot be trained: build all of it and pass a batch of each size through.
-
-    Returns:
-        What a person should know about the data.
-
-    Raises:
-        ConfigError: the reason, in one line.
-    """
-    check(config)
-    return _rehearse(json.dumps(plain(config) | {"seed": 0}))
-
-
-@lru_cache(maxsize=1024)
-def _rehearse(text: str) -> list[str]:
-    """Rehearse a configuration without its seed, once for all seeds of a sweep."""
-    config = OmegaConf.create(json.loads(text))
-    data = make_data(config)
-    module = make_module([config], data)
-    make_trainer(config, [])
-    try:
-        module.configure_optimizers()
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"optimizer or scheduler: {first_line(error)}") from error
-    table = data.parts[0]
-    sizes = sorted(set(batch_sizes(len(table), data.batch_size)))
-    with innermost(module.population.net) as where:
-        for size in sizes:
-            try:
-                outputs = module(table.x[None, :size].to(module.dtype))
-                with module.eval().evaluating(), torch.no_grad():
-                    module(table.x[None, :size].to(module.dtype))
-                module.train()
-            except Exception as error:
-                raise ConfigError(f"{where()} cannot take a batch of {size}: {first_line(error)}") from error
-    try:
-        known = module.values(outputs, table.y[None, : outputs.shape[1]])
-    except Exception as error:
-        raise ConfigError(f"metrics: {first_line(error)}") from error
-    for name, value in known.items():
-        require(value.dim() == 1, f"metrics.{name}", "one number for each net", f"shape {tuple(value.shape[1:])}")
-    require_metrics(config, known)
-    return [*data.notices, *notices_of_ghosts(module, sizes)]
-
-
-@contextmanager
-def innermost(net: nn.Module) -> Iterator[Callable[[], str]]:
-    """Know the layer that was entered last, by name and class: where an error came from."""
-    entered = [("net", net)]
-    handles = [
-        layer.register_forward_pre_hook(lambda layer, _, name=name: entered.append((name, layer)))
-        for name, layer in net.named_modules()
-    ]
-    try:
-        yield lambda: f"{entered[-1][0] or 'net'} ({type(entered[-1][1]).__name__})"
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def notices_of_ghosts(module: NormModule, sizes: Sequence[int]) -> list[str]:
-    """Return what a person should know of ghost batches that do not divide the minibatches."""
-    layers = [layer for layer in module.population.modules() if isinstance(layer, GhostBatchNorm)]
-    uneven = {size: layers[0].left_over(size) for size in sizes if layers and layers[0].left_over(size)}
-    return [
-        f"model.norm.ghost_size={layers[0].ghost_size} does not divide a minibatch of {size}: "
-        f"its last ghost batch has {rest} samples"
-        for size, rest in uneven.items()
-    ]
-
-
-def require_metrics(config: DictConfig, metrics: Iterable[str]) -> None:
-    """Refuse to judge a run by a metric that it never has."""
-    known = ["train/loss"] + [f"val/{name}" for name in ("loss", *metrics)] * (config.data.val > 0)
-    stopping = config.callbacks.early_stopping
-    judges = {"optimized_metric": config.optimized_metric}
-    judges |= {"callbacks.early_stopping.monitor": stopping.monitor} if stopping else {}
-    for key, metric in judges.items():
-        require(metric in known, key, f"one of {', '.join(known)} with this data", metric)
-    every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
-    seen = epochs == 0 or every <= epochs or config.optimized_metric.startswith("train/")
-    require(seen, "trainer.check_val_every_n_epoch", f"at most the {epochs} epochs", every)

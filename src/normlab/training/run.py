@@ -20,10 +20,11 @@ from normlab.records.curves import Point
 from normlab.records.environment import environment
 from normlab.records.folder import earlier_result, plain
 from normlab.records.result import Objective, Result, Status
-from normlab.training.build import make_data, make_module, make_trainer, rehearse
+from normlab.training.build import make_data, make_module, make_trainer
 from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
 from normlab.training.machine import keep_freed_memory, threads
 from normlab.training.progress import Progress
+from normlab.training.rehearsal import rehearse
 from normlab.training.run_folders import Run, RunFolders
 from normlab.training.size import compiling_pays, threads_for
 

@@ -1,0 +1,120 @@
+"""Ghost batch norm against torch's batch norm of every ghost batch, one after another."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from normlab.norms import BatchNorm1d, GhostBatchNorm
+
+BOTH_PATHS = pytest.mark.parametrize("fused", [False, True], ids=["formula", "fused"])
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return 2 + torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(fused: bool, ghost_size: int, **options) -> tuple[GhostBatchNorm, nn.Module]:
+    ours = GhostBatchNorm(3, ghost_size=ghost_size, fused=fused, **options).double()
+    torchs = nn.BatchNorm2d(3, **options).double()
+    for layer in (ours, torchs):
+        for seed, parameter in enumerate(layer.parameters()):
+            parameter.data = normal(3, seed=seed)
+    return ours, torchs
+
+
+def one_by_one(layer: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
+    """Return y of ghost batches of these sizes: those of the first size take every G-th sample, the last the rest."""
+    images = x.view(*x.shape, *[1] * (4 - x.dim()))
+    number = sizes.count(sizes[0])
+    cut = number * sizes[0]
+    y = torch.empty_like(images)
+    for ghost in range(number):
+        y[ghost:cut:number] = layer(images[ghost:cut:number])
+    if cut < len(x):
+        y[cut:] = layer(images[cut:])
+    return y.view(x.shape)
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+@pytest.mark.parametrize(
+    ("samples", "ghost_size", "sizes"),
+    [
+        (12, 4, [4, 4, 4]),
+        (12, 12, [12]),
+        (5, 12, [5]),
+        (14, 4, [4, 4, 4, 2]),
+        (13, 4, [4, 4, 5]),
+        (13, 6, [6, 7]),
+        (5, 4, [5]),
+    ],
+)
+def test_it_is_torch_s_batch_norm_of_each_ghost_batch_in_turn(fused, momentum, shape, samples, ghost_size, sizes):
+    ours, torchs = pair(fused, ghost_size, momentum=momentum)
+    for step in range(3):
+        x, grad_y = normal(samples, 3, *shape, seed=step), normal(samples, 3, *shape, seed=step + 9)
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        y = [ours(inputs[0]), one_by_one(torchs, inputs[1], sizes)]
+        for layer, x_, y_ in zip((ours, torchs), inputs, y, strict=True):
+            layer.zero_grad()
+            y_.backward(grad_y)
+        assert_close(y[0], y[1])
+        assert_close(inputs[0].grad, inputs[1].grad)
+        assert_close(ours.weight.grad, torchs.weight.grad)
+        assert_close(ours.bias.grad, torchs.bias.grad)
+        assert_close(ours.state_dict(), torchs.state_dict())
+    assert ours.num_batches_tracked == 3 * len(sizes)
+    x = normal(samples, 3, *shape, seed=8)
+    assert_close(ours.eval()(x), one_by_one(torchs.eval(), x, sizes))
+
+
+@pytest.mark.parametrize(
+    ("samples", "left"), [(32, 0), (8, 0), (64, 0), (40, 8), (33, 33), (65, 33), (63, 31), (31, 0), (1, 0)]
+)
+def test_how_many_samples_make_a_last_ghost_batch_of_another_size(samples, left):
+    assert GhostBatchNorm(3, ghost_size=32).left_over(samples) == left
+
+
+@BOTH_PATHS
+def test_a_ghost_batch_of_the_whole_batch_is_plain_batch_norm(fused):
+    x = normal(8, 3)
+    ghost, plain = GhostBatchNorm(3, ghost_size=8, fused=fused).double(), BatchNorm1d(3).double()
+    assert_close(ghost(x), plain(x))
+    assert_close(ghost.state_dict(), plain.state_dict())
+
+
+@BOTH_PATHS
+def test_a_ghost_batch_of_one_image_is_instance_norm(fused):
+    x = normal(4, 3, 5, 5)
+    ghost = GhostBatchNorm(3, ghost_size=1, fused=fused).double()
+    assert_close(ghost(x), nn.InstanceNorm2d(3).double()(x))
+
+
+@BOTH_PATHS
+def test_samples_of_one_ghost_batch_do_not_see_those_of_another(fused):
+    layer, x = GhostBatchNorm(3, ghost_size=4, fused=fused).double(), normal(8, 3).requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x)[0, 0], x)
+    assert gradient[::2, 0].all()
+    assert not gradient[1::2].any()
+
+
+@BOTH_PATHS
+def test_a_ghost_batch_of_one_row_is_refused(fused):
+    layer = GhostBatchNorm(3, ghost_size=1, fused=fused)
+    with pytest.raises(ValueError, match="got ghost batches of 1; raise ghost_size"):
+        layer(torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="ghost_size must be at least 1 sample, got 0"):
+        GhostBatchNorm(3, ghost_size=0)
+
+
+@BOTH_PATHS
+def test_tracking_that_is_switched_off_freezes_the_statistics(fused):
+    layer = GhostBatchNorm(3, ghost_size=4, fused=fused).double()
+    layer.track_running_stats = False
+    layer(normal(8, 3))
+    assert not layer.running_mean.any()
+    assert layer.num_batches_tracked == 0
+    untracked = GhostBatchNorm(3, ghost_size=4, track_running_stats=False, fused=fused).double()
+    assert_close(untracked(normal(8, 3)), GhostBatchNorm(3, ghost_size=4).double()(normal(8, 3)))

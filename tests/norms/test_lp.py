@@ -1,0 +1,86 @@
+"""Batch norms by other measures of spread, against NumPy, and their constants."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.special import erf
+from torch import Tensor
+from torch.testing import assert_close
+
+from normlab.norms import L1BatchNorm, LInfBatchNorm
+from normlab.norms.lp import expected_maximum
+
+BOTH = pytest.mark.parametrize("layer_class", [L1BatchNorm, LInfBatchNorm])
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return 2 + 3 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def spread(x: np.ndarray, layer: L1BatchNorm) -> np.ndarray:
+    """Return σ of each column."""
+    deviations = np.abs(x - x.mean(0))
+    if isinstance(layer, LInfBatchNorm):
+        return deviations.max(0) / (expected_maximum(len(x)) if layer.constant == "gaussian" else 1)
+    return deviations.mean(0) * (np.sqrt(np.pi / 2) if layer.constant == "gaussian" else 1)
+
+
+@BOTH
+@pytest.mark.parametrize("constant", ["gaussian", "none"])
+@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 2), (2, 3, 2, 5)])
+def test_outputs_and_statistics_by_the_formula(layer_class, constant, shape):
+    layer = layer_class(3, constant, eps=0.01, momentum=0.25).double()
+    layer.weight.data, layer.bias.data = normal(3, seed=1), normal(3, seed=2)
+    gamma, beta = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    mean, var = np.zeros(3), np.ones(3)
+    for step in range(3):
+        x = normal(*shape, seed=step)
+        rows = x.movedim(1, -1).reshape(-1, 3).numpy()
+        sigma, n = spread(rows, layer), len(rows)
+        y = layer(x).detach().movedim(1, -1).reshape(-1, 3).numpy()
+        np.testing.assert_allclose(y, gamma * (rows - rows.mean(0)) / np.sqrt(sigma**2 + 0.01) + beta)
+        mean, var = 0.75 * mean + 0.25 * rows.mean(0), 0.75 * var + 0.25 * sigma**2 * n / (n - 1)
+        np.testing.assert_allclose(layer.running_mean.numpy(), mean)
+        np.testing.assert_allclose(layer.running_var.numpy(), var)
+    y = layer.eval()(x).detach().movedim(1, -1).reshape(-1, 3).numpy()
+    np.testing.assert_allclose(y, gamma * (rows - mean) / np.sqrt(var + 0.01) + beta)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 100, 10_000])
+def test_the_expected_maximum_by_another_quadrature_and_by_simulation(n):
+    by_scipy, _ = quad(lambda t: 1 - erf(t / np.sqrt(2)) ** n, 0, 12, limit=200)
+    assert expected_maximum(n) == pytest.approx(by_scipy, rel=1e-8)
+    draws = np.random.default_rng(0).standard_normal((max(200, 200_000 // n), n))
+    assert expected_maximum(n) == pytest.approx(np.abs(draws).max(1).mean(), rel=0.02)
+
+
+@BOTH
+@pytest.mark.parametrize("n", [2, 8, 64])
+def test_with_its_constant_the_running_spread_of_a_gaussian_is_its_standard_deviation(layer_class, n):
+    layer = layer_class(400, momentum=1.0).double()
+    found = []
+    for seed in range(50):
+        layer(normal(n, 400, seed=seed))
+        found.append(layer.running_var.sqrt())
+    assert torch.stack(found).mean().item() == pytest.approx(3, rel=0.02)
+
+
+def test_of_many_samples_the_mean_absolute_deviation_gives_the_standard_deviation():
+    layer = L1BatchNorm(2, affine=False).double()
+    assert_close(layer(normal(100_000, 2)).std(0), torch.ones(2).double(), rtol=0.01, atol=0)
+
+
+@BOTH
+def test_a_constant_feature_becomes_beta_and_has_a_gradient(layer_class):
+    layer, x = layer_class(2).double(), torch.full((4, 2), 7.0, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert_close(y, layer.bias.expand(4, 2))
+    assert x.grad.isfinite().all()
+
+
+@BOTH
+def test_another_constant_is_refused(layer_class):
+    with pytest.raises(ValueError, match="constant must be one of none, gaussian, got two"):
+        layer_class(3, "two")
