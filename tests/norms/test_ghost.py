@@ -24,7 +24,7 @@ def pair(fused: bool, ghost_size: int, **options) -> tuple[GhostBatchNorm, nn.Mo
 
 
 def one_by_one(layer: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
-    """Return y of ghost batches of these sizes: those of the first size take every G-th sample, the last the rest."""
+    """Return y of ghost batches of these sizes: of the first size, every G-th sample; the last one has the rest."""
     images = x.view(*x.shape, *[1] * (4 - x.dim()))
     number = sizes.count(sizes[0])
     cut = number * sizes[0]
@@ -57,9 +57,9 @@ def test_it_is_torch_s_batch_norm_of_each_ghost_batch_in_turn(fused, momentum, s
         x, grad_y = normal(samples, 3, *shape, seed=step), normal(samples, 3, *shape, seed=step + 9)
         inputs = [x.clone().requires_grad_() for _ in range(2)]
         y = [ours(inputs[0]), one_by_one(torchs, inputs[1], sizes)]
-        for layer, x_, y_ in zip((ours, torchs), inputs, y, strict=True):
+        for layer, output in zip((ours, torchs), y, strict=True):
             layer.zero_grad()
-            y_.backward(grad_y)
+            output.backward(grad_y)
         assert_close(y[0], y[1])
         assert_close(inputs[0].grad, inputs[1].grad)
         assert_close(ours.weight.grad, torchs.weight.grad)

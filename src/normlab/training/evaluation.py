@@ -19,6 +19,7 @@ STATISTICS = ("running_mean", "running_var")
 
 def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
     """Return the layers that have running statistics, one or both, by name: ours, torch's, and those like them."""
+    return {name: layer for name, layer in net.named_modules() if kept_by(layer)}
 
 
 def kept_by(layer: nn.Module) -> list[str]:
