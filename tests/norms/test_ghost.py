@@ -24,7 +24,7 @@ def pair(fused: bool, ghost_size: int, **options) -> tuple[GhostBatchNorm, nn.Mo
 
 
 def one_by_one(layer: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
-    """Return y of ghost batches of these sizes: of the first size, every G-th sample; the last one has the rest."""
+    """Return y of ghost batches of these sizes: every G-th sample for those of the first, then the rest."""
     images = x.view(*x.shape, *[1] * (4 - x.dim()))
     number = sizes.count(sizes[0])
     cut = number * sizes[0]

@@ -98,7 +98,7 @@ class LInfBatchNorm(L1BatchNorm):
     r"""Batch normalization by the largest deviation, ``σ = c · max_i |x_i − μ|``, else as `L1BatchNorm`.
 
     ``constant="gaussian"`` is one over the expected maximum of n standard normal numbers' sizes, which makes σ the
-    standard deviation of a Gaussian, whatever the size of the batch; ``"none"`` is 1.
+    standard deviation of a Gaussian whatever the size of the batch, from about 8 samples on; ``"none"`` is 1.
     """
 
     def spread(self, centered: Tensor) -> Tensor:

@@ -1,0 +1,78 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+from torch.testing import assert_close
+
+from normlab.norms import ActNorm, BatchNorm1d
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return 2 + 3 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_first_batch_is_normalized_as_batch_norm_would_and_its_statistics_stay():
+    layer, x = ActNorm(3).double(), normal(6, 3)
+    assert_close(layer(x), BatchNorm1d(3).double()(x))
+    for seed in (1, 2):
+        other = 5 * normal(6, 3, seed=seed)
+        assert_close(layer(other), (other - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())
+    assert_close(layer(other), layer.eval()(other))
+    assert layer.initialized
+
+
+def test_it_is_an_affine_map_of_each_feature_with_a_gradient_like_any():
+    layer = ActNorm(3).double()
+    layer(normal(6, 3))
+    layer.weight.data, layer.bias.data = normal(3, seed=1), normal(3, seed=2)
+    x, grad_y = normal(6, 3, seed=3).requires_grad_(), normal(6, 3, seed=4)
+    slope = layer.weight / (layer.initial_var + 1e-5).sqrt()
+    layer(x).backward(grad_y)
+    assert_close(x.grad, grad_y * slope)
+    assert_close(layer.bias.grad, grad_y.sum(0))
+    x_hat = (x - layer.initial_mean) / (layer.initial_var + 1e-5).sqrt()
+    assert_close(layer.weight.grad, (grad_y * x_hat).sum(0))
+
+
+def test_no_gradient_flows_through_the_statistics_of_the_first_batch():
+    layer, x = ActNorm(3, affine=False).double(), normal(6, 3).requires_grad_()
+    layer(x).sum().backward()
+    assert_close(x.grad, (1 / (layer.initial_var + 1e-5).sqrt()).expand(6, 3))
+
+
+def test_before_the_first_batch_of_training_it_changes_nothing():
+    layer, x = ActNorm(3).double().eval(), normal(6, 3)
+    assert_close(layer(x), x / (1 + 1e-5) ** 0.5)
+    assert not layer.initialized
+    assert_close(layer.train()(x).mean(0), torch.zeros(3).double())
+
+
+def test_a_state_that_is_loaded_is_not_begun_anew_unless_it_never_began():
+    layer, fresh, later = ActNorm(3).double(), ActNorm(3).double(), ActNorm(3).double()
+    layer(normal(6, 3))
+    fresh.load_state_dict(layer.state_dict())
+    x = normal(6, 3, seed=1)
+    assert torch.equal(fresh(x), layer(x))
+    later(x)
+    later.load_state_dict(ActNorm(3).double().state_dict())
+    assert_close(later(normal(6, 3)), layer.train()(normal(6, 3)))
+
+
+def test_channels_of_images_and_members_of_a_stack():
+    layer, x = ActNorm(3).double(), normal(2, 5, 3, 4, 4)
+    layers = [copy.deepcopy(layer) for _ in range(2)]
+    parameters, buffers = stack_module_state(layers)
+    for _ in range(2):
+        y = vmap(lambda p, b, x: functional_call(layer, (p, b), (x,)))(parameters, buffers, x)
+        for k, alone in enumerate(layers):
+            assert_close(y[k], alone(x[k]))
+            assert_close(buffers["initial_mean"][k], x[k].mean((0, 2, 3)))
+
+
+def test_a_single_value_per_feature_and_an_eps_that_is_not_positive_are_refused():
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got 1"):
+        ActNorm(3)(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="eps of ActNorm must be a number > 0, got 0"):
+        ActNorm(3, eps=0)

@@ -1,0 +1,84 @@
+"""Normalizers of each sample by itself: torch's, by the number of features, and their laws."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from normlab.norms import GroupNorm, LayerNorm2d, RMSNorm2d
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return 2 + torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def with_scale_and_shift(layer: nn.Module) -> nn.Module:
+    layer = layer.double()
+    for seed, parameter in enumerate(layer.parameters()):
+        parameter.data = normal(*parameter.shape, seed=seed + 5)
+    return layer
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (3, 6, 2), (3, 6, 2, 5)])
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_group_norm_is_torch_s_and_its_formula(shape, groups):
+    if groups == 6 and len(shape) == 2:
+        pytest.skip("a group would be a single number")
+    layer, x = with_scale_and_shift(GroupNorm(6, groups, eps=0.1)), normal(*shape)
+    torchs = with_scale_and_shift(nn.GroupNorm(groups, 6, eps=0.1))
+    assert_close(layer(x), torchs(x))
+    parts = x.view(3, groups, -1)
+    x_hat = (parts - parts.mean(2, keepdim=True)) / (parts.var(2, correction=0, keepdim=True) + 0.1).sqrt()
+    each = (1, 6, *[1] * (len(shape) - 2))
+    assert_close(layer(x), layer.weight.view(each) * x_hat.view(shape) + layer.bias.view(each))
+
+
+@pytest.mark.parametrize("groups", [0, -1, 4])
+def test_groups_that_do_not_divide_are_refused(groups):
+    with pytest.raises(ValueError, match=f"num_groups must divide the 6 features of every .* layer, got {groups}"):
+        GroupNorm(6, groups)
+
+
+def test_layer_norm_of_images_is_over_channels_and_positions():
+    layer, x = with_scale_and_shift(LayerNorm2d(3)), normal(4, 3, 5, 2)
+    x_hat = nn.functional.layer_norm(x, (3, 5, 2))
+    assert_close(layer(x), layer.weight.view(3, 1, 1) * x_hat + layer.bias.view(3, 1, 1))
+
+
+def test_rms_norm_of_images_is_over_channels_and_positions():
+    layer, x = with_scale_and_shift(RMSNorm2d(3, eps=0.1)), normal(4, 3, 5, 2)
+    x_hat = x / (x.square().mean((1, 2, 3), keepdim=True) + 0.1).sqrt()
+    assert_close(layer(x), layer.weight.view(3, 1, 1) * x_hat)
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+    with pytest.raises(RuntimeError, match="RMSNorm2d expected 3 features on axis 1"):
+        layer(normal(4, 2, 5, 5))
+
+
+LAWS = {
+    "ln": (lambda eps: nn.LayerNorm(6, eps=eps), (4, 6), True),
+    "ln images": (lambda eps: LayerNorm2d(6, eps=eps), (4, 6, 2, 3), True),
+    "gn": (lambda eps: GroupNorm(6, 2, eps=eps), (4, 6, 2, 3), True),
+    "in": (lambda eps: nn.InstanceNorm2d(6, eps=eps), (4, 6, 2, 3), True),
+    "rms": (lambda eps: nn.RMSNorm(6, eps=eps), (4, 6), False),
+    "rms images": (lambda eps: RMSNorm2d(6, eps=eps), (4, 6, 2, 3), False),
+}
+
+
+@pytest.mark.parametrize(("make", "shape", "centers"), LAWS.values(), ids=LAWS)
+@settings(max_examples=30, deadline=None)
+@given(scale=st.floats(0.1, 10), shift=st.floats(-10, 10), eps=st.floats(1e-4, 1))
+def test_scaling_a_sample_is_scaling_eps_and_shifting_it_is_nothing_where_it_is_centered(
+    make, shape, centers, scale, shift, eps
+):
+    x = normal(*shape)
+    y = make(eps).double()(scale * x + (shift if centers else 0))
+    assert_close(y, make(eps / scale**2).double()(x), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(("make", "shape", "centers"), LAWS.values(), ids=LAWS)
+def test_a_sample_does_not_see_the_others(make, shape, centers):
+    x = normal(*shape)
+    layer = make(1e-5).double()
+    assert_close(layer(x)[:2], layer(x[:2]))

@@ -1,0 +1,178 @@
+"""Weight standardization and weight normalization: against their formulas and torch's own."""
+
+import copy
+import math
+from functools import partial
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.testing import assert_close
+
+from normlab.norms import scaled_weight_standardization, weight_normalization, weight_standardization
+from normlab.norms.activation import gain, make_activation
+
+MAPS = {
+    "linear": lambda: nn.Linear(6, 5).double(),
+    "conv": lambda: nn.Conv2d(3, 5, 2).double(),
+    "grouped": lambda: nn.Conv2d(4, 6, 2, groups=2).double(),
+}
+EACH_MAP = pytest.mark.parametrize("kind", MAPS)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def made(kind: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return MAPS[kind]()
+
+
+def inputs(layer: nn.Module) -> Tensor:
+    return normal(7, 6) if isinstance(layer, nn.Linear) else normal(7, layer.in_channels, 3, 3)
+
+
+def rows(weight: Tensor) -> Tensor:
+    return weight.detach().flatten(1)
+
+
+@EACH_MAP
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_scaled_weights_have_mean_0_and_a_variance_by_fan_in_and_gain(kind, activation):
+    plain = made(kind)
+    layer = scaled_weight_standardization(copy.deepcopy(plain), activation)
+    w, n = rows(plain.weight), plain.weight[0].numel()
+    expected = gain(activation) * (w - w.mean(1, keepdim=True)) / (w.std(1, correction=0, keepdim=True) * n**0.5)
+    assert_close(rows(layer.weight), expected)
+    layer.parametrizations.weight[0].gain.data = normal(len(w), seed=1)
+    assert_close(rows(layer.weight), normal(len(w), seed=1).unsqueeze(1) * expected)
+    fixed = scaled_weight_standardization(made(kind), activation, affine=False)
+    assert_close(rows(fixed.weight), expected)
+    assert [name for name, _ in fixed.named_parameters()] == ["bias", "parametrizations.weight.original"]
+
+
+@EACH_MAP
+def test_plain_weights_have_mean_0_and_variance_1(kind):
+    layer = weight_standardization(made(kind))
+    assert_close(rows(layer.weight).mean(1), torch.zeros(len(layer.weight)).double(), atol=1e-12, rtol=0)
+    assert_close(rows(layer.weight).var(1, correction=0), torch.ones(len(layer.weight)).double())
+    assert [name for name, _ in layer.named_parameters()] == ["bias", "parametrizations.weight.original"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(scale=st.floats(0.1, 10), shift=st.floats(-3, 3))
+def test_scaling_and_shifting_an_output_s_weights_changes_nothing(scale, shift):
+    for standardize in (weight_standardization, scaled_weight_standardization):
+        plain, other = made("linear"), made("linear")
+        other.weight.data = scale * other.weight.data + shift
+        assert_close(standardize(plain).weight, standardize(other).weight)
+
+
+def test_a_signal_keeps_its_spread_through_scaled_layers_and_explodes_through_plain_ones():
+    def spread(standardize) -> float:
+        torch.manual_seed(0)
+        x = torch.randn(256, 400)
+        with torch.no_grad():
+            for _ in range(10):
+                x = standardize(nn.Linear(400, 400, bias=False))(x).relu()
+        return x.std().item()
+
+    after_relu = math.sqrt((1 - 1 / math.pi) / 2)
+    assert spread(scaled_weight_standardization) == pytest.approx(after_relu * gain("relu"), rel=0.15)
+    assert spread(weight_standardization) > 1e6
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        ("relu", math.sqrt(2 / (1 - 1 / math.pi))),
+        ("identity", 1.0),
+        ("hardtanh", 1 / math.sqrt(1 - 2 * math.exp(-0.5) / math.sqrt(2 * math.pi))),
+        (nn.ReLU, math.sqrt(2 / (1 - 1 / math.pi))),
+    ],
+)
+def test_the_gain_of_an_activation_in_closed_form(activation, expected):
+    assert gain(activation) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "gelu", "silu", "elu", "softplus", "leakyrelu"])
+def test_the_gain_of_an_activation_by_simulation(activation):
+    z = normal(2_000_000)
+    assert gain(activation) == pytest.approx(1 / make_activation(activation)(z).std().item(), rel=0.01)
+
+
+@pytest.mark.parametrize("activation", ["glu", partial(nn.Softmax, dim=0)])
+def test_what_does_not_treat_every_number_alone_has_no_gain(activation):
+    with pytest.raises(ValueError, match="has no gain, as it does not treat every number alone"):
+        gain(activation)
+
+
+@EACH_MAP
+def test_weight_normalization_is_torch_s(kind):
+    ours, torchs = weight_normalization(made(kind)), weight_norm(made(kind))
+    assert list(ours.state_dict()) == list(torchs.state_dict())
+    assert_close(ours.weight, made(kind).weight)
+    for layer in (ours, torchs):
+        layer.parametrizations.weight.original0.data *= 1.7
+    x = inputs(ours)
+    y = [layer(x) for layer in (ours, torchs)]
+    assert_close(y[0], y[1])
+    grad_y = normal(*y[0].shape, seed=2)
+    for output in y:
+        output.backward(grad_y)
+    for name, parameter in torchs.named_parameters():
+        assert_close(ours.get_parameter(name).grad, parameter.grad)
+    other = weight_norm(made(kind, seed=1))
+    other.load_state_dict(ours.state_dict())
+    assert_close(other(x), ours(x))
+    fresh = weight_normalization(made(kind, seed=1))
+    fresh.load_state_dict(torchs.state_dict())
+    assert_close(fresh(x), ours(x))
+
+
+@settings(max_examples=30, deadline=None)
+@given(scale=st.floats(0.01, 100))
+def test_weight_normalization_does_not_see_the_length_of_a_direction(scale):
+    layer = weight_normalization(made("linear"))
+    before, x = layer.weight.detach().clone(), normal(7, 6)
+    y = layer(x)
+    layer.parametrizations.weight.original1.data *= scale
+    assert_close(layer.weight, before)
+    assert_close(layer(x), y)
+    assert_close(torch.linalg.vector_norm(layer.weight, dim=1), layer.parametrizations.weight.original0.flatten())
+
+
+@pytest.mark.parametrize("change", [scaled_weight_standardization, weight_standardization, weight_normalization])
+def test_copies_and_state_dicts_keep_parameters_and_weights(change):
+    layer, x = change(made("linear")), normal(7, 6)
+    for parameter in layer.parameters():
+        parameter.data += 0.1
+    fresh = change(made("linear", seed=1))
+    fresh.load_state_dict(layer.state_dict())
+    for twin in (copy.deepcopy(layer), fresh):
+        assert torch.equal(twin(x), layer(x))
+
+
+@pytest.mark.parametrize("change", [scaled_weight_standardization, weight_standardization])
+def test_what_cannot_be_standardized_is_refused(change):
+    with pytest.raises(ValueError, match="needs at least 2 inputs, the layer has 1"):
+        change(nn.Linear(1, 4))
+    with pytest.raises(TypeError, match="takes a linear map or a convolution, got PReLU"):
+        change(nn.PReLU())
+
+
+@pytest.mark.parametrize("change", [scaled_weight_standardization, weight_standardization, weight_normalization])
+def test_second_derivatives_match_finite_differences(change):
+    layer = change(made("linear")).double()
+    names = [name for name, _ in layer.named_parameters()]
+    inputs = [normal(3, 6).requires_grad_(), *(p.detach().clone().requires_grad_() for p in layer.parameters())]
+
+    def output(x: Tensor, *parameters: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(output, inputs)
+    assert torch.autograd.gradgradcheck(output, inputs)
