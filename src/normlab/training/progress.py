@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+log = logging.getLogger("normlab")
 PLAIN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 OF_MANY = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
 
@@ -22,6 +23,7 @@ class Progress:
 
     def __init__(self, label: str, epochs: int, runs: int = 1) -> None:
         self.part = ""
+        self.said: set[str] = set()
         self.bar: Any = tqdm(
             desc=label,
             total=epochs,
@@ -46,6 +48,12 @@ class Progress:
         if self.bar.update(epochs):
             self.bar.set_postfix_str(", ".join(filter(None, (self.part, words))), refresh=False)
 
+    def tell(self, notice: str) -> None:
+        """Say what a person should know, once and not again for each population."""
+        if notice not in self.said:
+            self.said.add(notice)
+            log.warning(notice)
+
     def reach(self, epochs: int) -> None:
         """Move to where everything before has ended, also what was done already or has stopped early."""
         self.bar.update(epochs - self.bar.n)
@@ -62,6 +70,7 @@ class Remote(Progress):
 
     def __init__(self, done: Any, place: int, stop: Any) -> None:
         self.done, self.place, self.stop = done, place, stop
+        self.said = set()
 
     def advance(self, epochs: int, words: str = "") -> None:
         """Count the epochs, and stop if the other process says so."""

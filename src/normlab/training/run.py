@@ -49,7 +49,7 @@ def train(runs: Sequence[Run], progress: Progress | None = None, populations: in
         log.info("%s is done already: its result is returned, from %s", run.name, run.folder)
     if to_train:
         for notice in rehearse(runs[0].config):
-            log.warning(notice)
+            progress.tell(notice)
         training = Training([runs[k] for k in to_train], progress, populations)
         for k, result in zip(to_train, training.results(), strict=True):
             results[k] = result
