@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normlab.norms.batch_norm import features_last, mean_and_variance, scaled
 from normlab.norms.per_feature import PerFeature
+from normlab.norms.statistics import features_last, mean_and_variance, scaled
 
 
 class ActNorm(PerFeature):

@@ -10,55 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def features_last(x: Tensor) -> Tensor:
-    """Return x, in float32 at least, with axis 1 last, so that whatever has shape ``(C,)`` broadcasts."""
-    return x.movedim(1, -1).to(torch.promote_types(x.dtype, torch.float32))
-
-
-def over_samples(x: Tensor) -> Tensor:
-    """Return the mean over all axes but the last, 0 of nothing: ``(..., C)`` to ``(C,)``."""
-    # A mean would divide its gradient by n at the size of x, this at the size of C.
-    return x.sum(tuple(range(x.dim() - 1))) / max(x.shape[:-1].numel(), 1)
-
-
-def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return μ over all axes but the last, and x − μ: ``(C,)`` and ``(..., C)``."""
-    mean = over_samples(x)
-    # Adding −μ spares the gradient a pass over x that turns its sign.
-    return mean, x + -mean
-
-
-def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return μ, x − μ and σ², over all axes but the last.
-
-    Shapes: x ``(..., C)``; returns ``(C,)``, ``(..., C)`` and ``(C,)``.
-    """
-    mean, centered = centered_by_mean(x)
-    return mean, centered, over_samples(centered.square())
-
-
-def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and unbiased variance of all numbers, from those of T batches of n numbers each.
-
-    ``μ = Σ n_t μ_t / N``, ``σ² = Σ n_t (σ_t² + (μ_t − μ)²) / (N − 1)``, σ_t² divided by n_t, ``N = Σ n_t``.
-
-    Shapes: mean, var and counts ``(T, ...)``; returns twice ``(...)``.
-    """
-    total = counts.sum(0)
-    overall = (counts * mean).sum(0) / total
-    return overall, (counts * (var + (mean - overall).square())).sum(0) / (total - 1)
-
-
-def scaled(centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-    """Return ``γ/√(σ² + ε) · (x − μ) + β``, in one pass over the samples.
-
-    Shapes: centered ``(..., C)``; var, gamma and beta ``(C,)``; returns ``(..., C)``.
-    """
-    gain = torch.rsqrt(var + eps)
-    if gamma is not None:
-        gain = gamma * gain
-    return centered * gain if beta is None else torch.addcmul(beta.to(gain.dtype), centered, gain)
+from normlab.norms.statistics import features_last, mean_and_variance, pooled, scaled
 
 
 class BatchNorm(nn.Module):
@@ -182,11 +134,11 @@ class BatchNorm(nn.Module):
         return scaled(centered, var, self.eps, self.weight, self.bias)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what x is normalized by in training; see :func:`mean_and_variance`."""
+        """Return what x is normalized by in training; see :func:`normlab.norms.statistics.mean_and_variance`."""
         return mean_and_variance(x)
 
     def pooled(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the running statistics of all of several batches; see :func:`pooled`."""
+        """Return the running statistics of all of several batches; see :func:`normlab.norms.statistics.pooled`."""
         return pooled(mean, var, counts)
 
     def _track(self, mean: Tensor, var: Tensor, n: int, count: Tensor) -> None:

@@ -7,7 +7,8 @@ from operator import index
 import torch
 from torch import Tensor
 
-from normlab.norms.batch_norm import BatchNorm, centered_by_mean, over_samples
+from normlab.norms.batch_norm import BatchNorm
+from normlab.norms.statistics import centered_by_mean, over_samples
 
 CONSTANTS = ("none", "gaussian")
 

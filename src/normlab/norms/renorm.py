@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from normlab.norms.batch_norm import BatchNorm, features_last, scaled
+from normlab.norms.batch_norm import BatchNorm
+from normlab.norms.statistics import features_last, scaled
 
 
 class BatchRenorm(BatchNorm):

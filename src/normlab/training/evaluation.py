@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from normlab.norms.batch_norm import BatchNorm, mean_and_variance, pooled
+from normlab.norms.batch_norm import BatchNorm
+from normlab.norms.statistics import mean_and_variance, pooled
 from normlab.probes.slots import Watch
 from normlab.training.population import Population
 
