@@ -76,3 +76,62 @@ def test_a_single_value_per_feature_and_an_eps_that_is_not_positive_are_refused(
         ActNorm(3)(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="eps of ActNorm must be a number > 0, got 0"):
         ActNorm(3, eps=0)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (4, 3, 5), (2, 3, 4, 5)], ids=len)
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"affine": False}], ids=str)
+def test_every_batch_goes_by_the_mean_and_variance_of_the_first_in_either_mode(shape, options):
+    layer, first = ActNorm(3, eps=0.1, **options).double(), normal(*shape)
+    axes, each = [axis for axis in range(len(shape)) if axis != 1], (3, *[1] * (len(shape) - 2))
+    for number, parameter in enumerate(layer.parameters()):
+        parameter.data = normal(3, seed=number + 7)
+    for seed, training in enumerate([True, True, False, True]):
+        x = normal(*shape, seed=seed)
+        expected = (x - first.mean(axes, keepdim=True)) / (
+            first.var(axes, correction=0, keepdim=True) + 0.1
+        ).sqrt()
+        if layer.weight is not None:
+            expected = expected * layer.weight.view(each)
+        if layer.bias is not None:
+            expected = expected + layer.bias.view(each)
+        assert_close(layer.train(training)(x), expected)
+
+
+def test_the_first_training_batch_comes_out_with_mean_0_and_variance_1():
+    y = ActNorm(3, eps=1e-12).double()(normal(4, 3, 5))
+    assert_close(y.mean((0, 2)), torch.zeros(3).double())
+    assert_close(y.var((0, 2), correction=0), torch.ones(3).double())
+
+
+def test_evaluation_before_any_training_is_the_affine_map_and_begins_nothing():
+    layer, x = ActNorm(3).double().eval(), normal(4, 3, 5)
+    layer.weight.data, layer.bias.data = normal(3, seed=1), normal(3, seed=2)
+    before = copy.deepcopy(layer.state_dict())
+    assert_close(layer(x), layer.weight.view(3, 1) * x / (1 + 1e-5) ** 0.5 + layer.bias.view(3, 1))
+    assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_copy_waits_for_its_first_batch_if_the_layer_does(begun):
+    layer = ActNorm(3).double()
+    if begun:
+        layer(normal(6, 3))
+    other, x = copy.deepcopy(layer), normal(6, 3, seed=1)
+    assert torch.equal(other(x), layer(x))
+    assert_close(other.state_dict(), layer.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (0, 3)])
+def test_a_batch_without_a_variance_is_refused_as_the_first_alone(shape):
+    layer, x = ActNorm(3).double(), torch.zeros(shape, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"Expected more than 1 value per channel when training, got {len(x)}"):
+        layer(x)
+    assert not layer.initialized
+    layer(normal(6, 3))
+    assert layer(x).shape == shape
+
+
+def test_a_constant_feature_of_the_first_batch_becomes_beta():
+    layer = ActNorm(3).double()
+    layer.bias.data = normal(3)
+    assert_close(layer(torch.full((4, 3), 7.0, dtype=torch.float64)), layer.bias.expand(4, 3))

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.testing import assert_close
 
-from normlab.norms import BatchNorm1d, reference
+from normlab.norms import BatchNorm1d, BatchNorm2d, BatchNorm3d, reference
 from normlab.norms.batch_norm import BatchNorm
 
 BOTH_PATHS = pytest.mark.parametrize("fused", [False, True], ids=["formula", "fused"])
@@ -492,3 +492,40 @@ def test_compiles_to_one_graph():
         x, grad_y = normal(seed, 4, 3), normal(seed + 2, 4, 3)
         close(backward(compiled, x, grad_y), backward(layer, x, grad_y))
         close(compiled.state_dict(), layer.state_dict())
+
+
+IMAGES_AND_VOLUMES = pytest.mark.parametrize(
+    ("layer_class", "torchs_class", "shape"),
+    [(BatchNorm2d, nn.BatchNorm2d, (3, 4, 2, 5)), (BatchNorm3d, nn.BatchNorm3d, (2, 4, 2, 3, 2))],
+    ids=["2d", "3d"],
+)
+
+
+@BOTH_PATHS
+@IMAGES_AND_VOLUMES
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": None}, {"affine": False}, {"bias": False}, {"track_running_stats": False}],
+    ids=str,
+)
+def test_of_images_and_volumes_it_is_torch_s_too(fused, layer_class, torchs_class, shape, options):
+    ours = randomize(layer_class(4, **options, fused=fused, dtype=torch.float64), 0)
+    torchs = randomize(torchs_class(4, **options, dtype=torch.float64), 0)
+    assert repr(ours) == repr(torchs)
+    for step, training in enumerate([True, True, False, True]):
+        x, grad_y = normal(step, *shape, mean=3.0), normal(step + 9, *shape)
+        close(backward(ours.train(training), x, grad_y), backward(torchs.train(training), x, grad_y))
+        close(ours.state_dict(), torchs.state_dict())
+
+
+@BOTH_PATHS
+@IMAGES_AND_VOLUMES
+@pytest.mark.parametrize("training", [True, False])
+def test_of_images_and_volumes_another_rank_is_refused_as_by_torch(
+    fused, layer_class, torchs_class, shape, training
+):
+    for rank in {1, 2, 3, 4, 5, 6} - {len(shape)}:
+        x = torch.ones([4] * rank)
+        actual = error_of(layer_class(4, fused=fused).train(training), x)
+        expected = error_of(torchs_class(4).train(training), x)
+        assert (type(actual), str(actual)) == (type(expected), str(expected))

@@ -118,3 +118,43 @@ def test_tracking_that_is_switched_off_freezes_the_statistics(fused):
     assert layer.num_batches_tracked == 0
     untracked = GhostBatchNorm(3, ghost_size=4, track_running_stats=False, fused=fused).double()
     assert_close(untracked(normal(8, 3)), GhostBatchNorm(3, ghost_size=4).double()(normal(8, 3)))
+
+
+@BOTH_PATHS
+def test_one_sample_more_than_a_ghost_batch_has_a_gradient_where_that_of_the_weight_was_nan(fused):
+    layer, plain = GhostBatchNorm(3, ghost_size=4, fused=fused).double(), BatchNorm1d(3).double()
+    x, grad_y = normal(5, 3), normal(5, 3, seed=1)
+    for norm in (layer, plain):
+        norm(x).backward(grad_y)
+    assert_close(layer.weight.grad, plain.weight.grad)
+    assert_close(layer.bias.grad, plain.bias.grad)
+
+
+@pytest.mark.parametrize("samples", [8, 9, 11])
+def test_second_derivatives_of_both_paths_are_the_same_with_samples_left_over(samples):
+    found = []
+    for fused in (False, True):
+        layer, x = pair(fused, 4)[0], normal(samples, 3, 2).requires_grad_()
+        inputs = [x, layer.weight]
+        first = torch.autograd.grad(layer(x), inputs, normal(samples, 3, 2, seed=1), create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), inputs))
+    assert_close(*found)
+
+
+@BOTH_PATHS
+def test_a_ghost_batch_comes_out_the_same_in_a_batch_of_any_size(fused):
+    layer, ghost = pair(fused, 4)[0], normal(4, 3, seed=1)
+    alone = layer(ghost)
+    for number in (2, 3, 5):
+        x = normal(4 * number, 3, seed=number)
+        x[1::number] = ghost
+        assert_close(layer(x)[1::number], alone)
+
+
+def test_running_statistics_of_ghost_batches_by_hand():
+    layer = GhostBatchNorm(1, ghost_size=2, momentum=0.5)
+    layer(torch.tensor([[0.0], [10.0], [2.0], [14.0]]))
+    # Ghost batches (0, 2) and (10, 14): means 1 and 12, unbiased variances 2 and 8, in this order from 0 and 1.
+    assert layer.running_mean.item() == 0.5 * (0.5 * 0 + 0.5 * 1) + 0.5 * 12
+    assert layer.running_var.item() == 0.5 * (0.5 * 1 + 0.5 * 2) + 0.5 * 8
+    assert layer.num_batches_tracked == 2

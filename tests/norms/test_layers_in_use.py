@@ -8,8 +8,10 @@ import pickle
 from collections.abc import Callable
 from functools import partial
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
@@ -119,7 +121,7 @@ def buffers_of(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def backward(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the output and every gradient of one pass, for a gradient of the output that is the same each time."""
+    """Return the output and every gradient of one pass."""
     x = x.detach().requires_grad_()
     layer.zero_grad()
     y = layer(x)
@@ -404,7 +406,8 @@ NOT_TRACKING = {
     not_tracking=(NOT_TRACKING, VECTORS),
 )
 def test_members_under_vmap_train_and_are_evaluated_as_each_alone(make, shape):
-    members = [drawn(make, seed) for seed in range(3)]
+    # In a sequence, as every parametrized layer has a class of its own.
+    members = [nn.Sequential(drawn(make, seed)) for seed in range(3)]
     base = copy.deepcopy(members[0])
     parameters, buffers = stack_module_state(members)
     grad_y = normal(7, *base(normal(0, *shape)).shape)
@@ -462,3 +465,20 @@ def test_the_largest_deviation_compiles_for_batches_of_every_size_which_its_cons
 
 def test_an_actnorm_that_waits_for_its_first_batch_compiles_to_one_graph():
     check_compiled(ActNorm(4).double(), VECTORS, [5, 5])
+
+
+@layers(BY_BATCH)
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.sampled_from([VECTORS, (5, 4, 3), IMAGES]),
+    scale=st.floats(0.1, 10),
+    shift=st.floats(-10, 10),
+    eps=st.floats(1e-4, 1),
+)
+def test_scaling_and_shifting_a_batch_is_scaling_eps(make, shape, scale, shift, eps):
+    layer, other = make(eps=eps).double(), make(eps=eps / scale**2).double()
+    for one in (layer, other):
+        # Batch renormalization compares with the running statistics, unless it is held.
+        one.held = isinstance(one, BatchRenorm)
+    x = normal(1, *shape)
+    assert_close(layer(scale * x + shift), other(x), rtol=1e-7, atol=1e-7)

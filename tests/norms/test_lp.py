@@ -86,3 +86,37 @@ def test_a_constant_feature_becomes_beta_and_has_a_gradient(layer_class):
 def test_another_constant_is_refused(layer_class):
     with pytest.raises(ValueError, match="constant must be one of none, gaussian, got two"):
         layer_class(3, "two")
+
+
+def test_outputs_and_running_statistics_by_hand():
+    x = torch.tensor([[0.0], [0.0], [0.0], [4.0]])
+    # Mean 1, deviations 1, 1, 1 and 3: on average 1.5, at most 3.
+    for layer_class, sigma in ((L1BatchNorm, 1.5), (LInfBatchNorm, 3.0)):
+        layer = layer_class(1, "none", momentum=0.5, eps=1e-12)
+        assert_close(layer(x).flatten(), torch.tensor([-1.0, -1.0, -1.0, 3.0]) / sigma)
+        assert layer.running_mean.item() == 0.5
+        assert layer.running_var.item() == 0.5 + 0.5 * sigma**2 * 4 / 3
+
+
+@BOTH
+@pytest.mark.parametrize("constant", ["gaussian", "none"])
+def test_gradients_of_the_spread_by_hand(layer_class, constant):
+    x = normal(7, 3).requires_grad_()
+    layer = layer_class(3, constant).double()
+    sigma = layer.statistics(x)[2].sqrt()
+    (gradient,) = torch.autograd.grad(sigma.sum(), x)
+    deviations = x.detach() - x.detach().mean(0)
+    # ∂σ/∂x_i = c (w_i s_i − Σ w_j s_j / n), s the signs, w 1/n of each or 1 of the largest.
+    weights = torch.full((7, 3), 1 / 7).double()
+    if layer_class is LInfBatchNorm:
+        weights = (deviations.abs() == deviations.abs().max(0).values).double()
+    weights = weights * deviations.sign()
+    c = sigma.detach() / (weights * deviations).sum(0)
+    assert_close(gradient, c * (weights - weights.mean(0)))
+
+
+@BOTH
+def test_the_gradient_of_a_constant_in_the_output_alone_is_a_scale(layer_class):
+    x, c = normal(8, 3), {L1BatchNorm: np.sqrt(np.pi / 2), LInfBatchNorm: 1 / expected_maximum(8)}[layer_class]
+    gaussian, none = (layer_class(3, constant, eps=1e-12).double()(x) for constant in ("gaussian", "none"))
+    assert_close(gaussian * c, none)

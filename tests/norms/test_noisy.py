@@ -89,3 +89,32 @@ def test_in_an_image_a_sample_s_noise_is_that_of_its_channel_at_all_positions():
 def test_widths_that_cannot_be_are_refused(option):
     with pytest.raises(ValueError, match="n_mean, r_mean and r_std must be 0 or more and n_std 1 or more, got"):
         NoisyBatchNorm(3, **option)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("shape", [(6, 3), (4, 3, 2, 2)], ids=len)
+def test_noise_of_no_width_leaves_plain_batch_norm(fused, shape):
+    layer = NoisyBatchNorm(3, n_mean=0, n_std=1, r_mean=0, r_std=0, fused=fused).double()
+    plain = (BatchNorm1d if len(shape) == 2 else BatchNorm2d)(3).double()
+    for step in range(3):
+        x = normal(*shape, seed=step)
+        assert_close(layer(x), plain(x))
+    assert_close(layer.running_var, plain.running_var)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_the_running_statistics_are_those_of_the_input_without_noise(momentum):
+    layer, plain = (kind(3, momentum=momentum).double() for kind in (NoisyBatchNorm, BatchNorm1d))
+    for step in range(4):
+        for norm in (layer, plain):
+            norm(normal(6, 3, seed=step))
+    for name, value in plain.named_buffers():
+        assert_close(layer.get_buffer(name), value)
+
+
+def test_units_and_samples_draw_for_themselves():
+    m, s = NoisyBatchNorm(50).noise(200, torch.float64)
+    for drawn in (m, s):
+        centered = drawn - drawn.mean(0)
+        assert torch.corrcoef(centered.T).fill_diagonal_(0).abs().max() < 0.35
+        assert len(drawn.unique()) == drawn.numel()

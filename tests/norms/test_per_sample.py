@@ -82,3 +82,72 @@ def test_a_sample_does_not_see_the_others(make, shape, centers):
     x = normal(*shape)
     layer = make(1e-5).double()
     assert_close(layer(x)[:2], layer(x[:2]))
+
+
+def formula(x: Tensor, groups: int, centers: bool) -> Tensor:
+    """Return x̂ of each sample's groups, for ε = 0.1."""
+    parts = x.view(len(x), groups, -1)
+    if centers:
+        parts = parts - parts.mean(2, keepdim=True)
+    return (parts / (parts.square().mean(2, keepdim=True) + 0.1).sqrt()).view(x.shape)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 2), (4, 6, 2, 3)], ids=len)
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(
+    ("make", "groups", "centers"),
+    [
+        (lambda **options: GroupNorm(6, 2, **options), 2, True),
+        (lambda **options: LayerNorm2d(6, **options), 1, True),
+        (lambda **options: RMSNorm2d(6, **options), 1, False),
+    ],
+    ids=["gn", "ln", "rms"],
+)
+def test_gradients_are_those_of_the_formula(make, groups, centers, shape, affine):
+    layer, x = with_scale_and_shift(make(eps=0.1, affine=affine)), normal(*shape).requires_grad_()
+    expected = formula(x, groups, centers)
+    each = (6, *[1] * (len(shape) - 2))
+    if affine:
+        expected = expected * layer.weight.view(each)
+    if affine and centers:
+        expected = expected + layer.bias.view(each)
+    inputs, grad_y = [x, *layer.parameters()], normal(*shape, seed=9)
+    assert len(inputs) == 1 + affine * (1 + centers)
+    assert_close(layer(x), expected)
+    assert_close(torch.autograd.grad(layer(x), inputs, grad_y), torch.autograd.grad(expected, inputs, grad_y))
+
+
+@pytest.mark.parametrize(
+    ("make", "torchs"),
+    [
+        (lambda: GroupNorm(6, 1), lambda: nn.LayerNorm(6)),
+        (lambda: LayerNorm2d(6), lambda: nn.LayerNorm(6)),
+        (lambda: RMSNorm2d(6), lambda: nn.RMSNorm(6, eps=1e-5)),
+    ],
+    ids=["gn", "ln", "rms"],
+)
+def test_of_rows_it_is_torch_s_layer_and_a_state_dict_goes_either_way(make, torchs):
+    ours, other, x = with_scale_and_shift(make()), torchs().double(), normal(5, 6)
+    other.load_state_dict(ours.state_dict())
+    assert_close(ours(x), other(x))
+    fresh = make().double()
+    fresh.load_state_dict(other.state_dict())
+    assert torch.equal(fresh(x), ours(x))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    scales=st.lists(st.floats(0.1, 10), min_size=8, max_size=8),
+    shifts=st.lists(st.floats(-10, 10), min_size=8, max_size=8),
+    eps=st.floats(1e-4, 1),
+)
+def test_every_group_of_every_sample_may_be_scaled_and_shifted_by_itself(scales, shifts, eps):
+    x = normal(4, 2, 3, 2, 2)
+    y = GroupNorm(6, 2, eps).double()(
+        (torch.tensor(scales).double().view(4, 2, 1, 1, 1) * x + torch.tensor(shifts).view(4, 2, 1, 1, 1)).flatten(
+            1, 2
+        )
+    )
+    for number, (part, scale) in enumerate(zip(x.flatten(0, 1), scales, strict=True)):
+        alone = GroupNorm(3, 1, eps / scale**2).double()(part.unsqueeze(0))
+        assert_close(y.view(8, 1, 3, 2, 2)[number], alone, rtol=1e-7, atol=1e-7)

@@ -116,3 +116,36 @@ def test_while_held_r_d_and_the_statistics_stay(fused):
 def test_limits_and_shares_out_of_order_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         BatchRenorm(3, **options)
+
+
+def test_r_and_d_by_hand_and_what_of_them_is_clipped():
+    layer = BatchRenorm(2, r_max=2.0, d_max=1.5, eps=1e-12, momentum=1.0).double()
+    layer(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]).double())
+    # Running means 0 and variances 2. The batch has means 1 and 10, deviations 1 and 10.
+    y = layer(torch.tensor([[0.0, 0.0], [2.0, 20.0]]).double())
+    assert_close(layer.r, torch.tensor([0.5**0.5, 2.0]).double())
+    assert_close(layer.d, torch.tensor([0.5**0.5, 1.5]).double())
+    assert_close(y, torch.tensor([[0.0, -2 + 1.5], [2 * 0.5**0.5, 2 + 1.5]]).double())
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_the_running_statistics_are_those_of_batch_norm(fused, momentum):
+    layer, plain = layer_of(fused, momentum=momentum), BatchNorm1d(3, momentum=momentum).double()
+    for step in range(4):
+        for norm in (layer, plain):
+            norm(normal(6, 3, 2, seed=step))
+    for name, value in plain.named_buffers():
+        assert_close(layer.get_buffer(name), value)
+
+
+def test_in_16_bits_running_statistics_do_not_swallow_eps_nor_are_steps_counted_to_65504_only():
+    layer = BatchRenorm(1, eps=1e-8, total_steps=1_000_000).half()
+    r_max, d_max = (limit.item() for limit in layer.limits(torch.tensor(100_001)))
+    assert r_max == pytest.approx(1 + 2 * 6 / 27, rel=1e-3)
+    assert d_max == pytest.approx(5 * 6 / 15, rel=1e-3)
+    layer.total_steps = None
+    # The smallest positive float16 is 6e-8; a mean that is the running one has then d = 0, and not 0 · ∞.
+    layer.running_var.zero_()
+    assert layer(torch.tensor([[-1.0], [1.0]]).half()).isfinite().all()
+    assert layer.d.item() == 0

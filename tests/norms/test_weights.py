@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.testing import assert_close
 
 from normlab.norms import scaled_weight_standardization, weight_normalization, weight_standardization
-from normlab.norms.activation import gain, make_activation
+from normlab.norms.activation import ACTIVATIONS, gain, make_activation
 
 MAPS = {
     "linear": lambda: nn.Linear(6, 5).double(),
@@ -99,10 +99,19 @@ def test_the_gain_of_an_activation_in_closed_form(activation, expected):
     assert gain(activation) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "gelu", "silu", "elu", "softplus", "leakyrelu"])
-def test_the_gain_of_an_activation_by_simulation(activation):
-    z = normal(2_000_000)
-    assert gain(activation) == pytest.approx(1 / make_activation(activation)(z).std().item(), rel=0.01)
+@pytest.mark.parametrize(
+    "activation", sorted(ACTIVATIONS.keys() - {"glu", "softmax", "softmax2d", "softmin", "logsoftmax"})
+)
+def test_the_gain_of_every_activation_by_simulation_also_of_those_whose_last_bits_depend_on_the_place(activation):
+    with torch.no_grad():
+        y = make_activation(activation).double().eval()(normal(1_000_000))
+    assert gain(activation) == pytest.approx(1 / y.std().item(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["threshold", "multiheadattention", "rel"])
+def test_a_name_that_makes_no_activation_by_itself_is_refused(name):
+    with pytest.raises(ValueError, match=f"net.activation must be one of .*, got {name}"):
+        gain(name)
 
 
 @pytest.mark.parametrize("activation", ["glu", partial(nn.Softmax, dim=0)])
@@ -176,3 +185,89 @@ def test_second_derivatives_match_finite_differences(change):
 
     assert torch.autograd.gradcheck(output, inputs)
     assert torch.autograd.gradgradcheck(output, inputs)
+
+
+BOTH_STANDARDIZATIONS = pytest.mark.parametrize(
+    "standardize", [weight_standardization, scaled_weight_standardization]
+)
+
+
+@BOTH_STANDARDIZATIONS
+@pytest.mark.parametrize("kind", MAPS)
+def test_an_output_whose_weights_hardly_vary_is_divided_by_the_root_of_eps(standardize, kind):
+    layer = made(kind)
+    w = rows(layer.weight)
+    eps = w.var(1, correction=0).max().item() * 4
+    centered = (w - w.mean(1, keepdim=True)) / eps**0.5
+    scale = gain("relu") / w.shape[1] ** 0.5 if standardize is scaled_weight_standardization else 1
+    assert_close(rows(standardize(layer, eps=eps).weight), scale * centered)
+
+
+@BOTH_STANDARDIZATIONS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_constant_weights_become_zero_where_in_float16_eps_was_0_and_they_were_nan(standardize, dtype):
+    layer = nn.Linear(4, 2).to(dtype)
+    nn.init.constant_(layer.weight, 0.25)
+    standardize(layer)
+    assert layer.weight.dtype is dtype
+    assert layer.weight.eq(0).all()
+    layer(torch.ones(1, 4, dtype=dtype)).sum().backward()
+    assert layer.parametrizations.weight.original.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_weights_are_standardized_in_32(dtype):
+    layer = nn.Linear(64, 8).to(dtype)
+    nn.init.normal_(layer.weight, 100.0, generator=torch.Generator().manual_seed(1))
+    double = copy.deepcopy(layer).double()
+    # Means of 100 leave few digits of 16 bits to the weights, and none to lose.
+    near = {"rtol": 1e-2, "atol": 1e-2, "check_dtype": False}
+    assert_close(weight_standardization(layer).weight, weight_standardization(double).weight, **near)
+
+
+def test_a_unit_variance_stays_one_through_10_scaled_layers_and_grows_by_root_of_fan_in_through_plain_ones():
+    def variances(standardize) -> Tensor:
+        torch.manual_seed(0)
+        z, found = torch.randn(256, 1000), []
+        with torch.no_grad():
+            for _ in range(10):
+                z = standardize(nn.Linear(1000, 1000, bias=False))(z.relu())
+                found.append(z.var(0).mean())
+        return torch.stack(found)
+
+    scaled, plain = variances(scaled_weight_standardization), variances(weight_standardization)
+    assert (scaled - 1).abs().max() < 0.05
+    assert_close(plain[1:] / plain[:-1], torch.full((9,), 1000 / gain("relu") ** 2), rtol=0.05, atol=0)
+
+
+@BOTH_STANDARDIZATIONS
+@pytest.mark.parametrize("layer", [nn.Conv2d(1, 3, 1), nn.Conv2d(4, 4, 1, groups=4)], ids=str)
+def test_a_fan_in_of_1_is_refused_in_convolutions_too(standardize, layer):
+    with pytest.raises(ValueError, match="needs at least 2 inputs, the layer has 1"):
+        standardize(layer)
+
+
+def test_weight_normalization_by_hand():
+    layer = weight_normalization(nn.Linear(2, 2, bias=False))
+    layer.load_state_dict(
+        {
+            "parametrizations.weight.original0": torch.tensor([[10.0], [-1.0]]),
+            "parametrizations.weight.original1": torch.tensor([[3.0, 4.0], [0.0, 2.0]]),
+        }
+    )
+    assert_close(layer.weight.detach(), torch.tensor([[6.0, 8.0], [0.0, -1.0]]))
+
+
+@EACH_MAP
+def test_weight_normalization_leaves_no_gradient_along_the_length_of_a_direction(kind):
+    layer = weight_normalization(made(kind))
+    v, y = layer.parametrizations.weight.original1, layer(inputs(layer))
+    (gradient,) = torch.autograd.grad(y, v, normal(*y.shape, seed=2))
+    assert_close((gradient * v).flatten(1).sum(1), torch.zeros(len(v)).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_16_bits_the_squares_of_weights_do_not_overflow_a_length(dtype):
+    layer = nn.Linear(4, 1).to(dtype)
+    nn.init.constant_(layer.weight, 1000.0)
+    assert_close(weight_normalization(layer).weight, torch.full((1, 4), 1000.0).to(dtype), rtol=1e-2, atol=0)
