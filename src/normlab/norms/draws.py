@@ -85,16 +85,20 @@ def uniform(key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype 
     words = philox((low, block, high, part), split(key))
     wholes = [word[0] >> 8 if parts == 1 else (word[0] >> 5 << 26) + (word[1] >> 6) for word in words]
     numbers = torch.stack([whole.to(dtype) for whole in wholes], dim=-1).flatten()[:count]
-    return (numbers * 2.0 ** -BITS[dtype]).reshape(tuple(shape))
+    drawn = (numbers * 2.0 ** -BITS[dtype]).reshape(tuple(shape))
+    # Compiled code writes such a tensor out; otherwise it would draw each number anew wherever it is used.
+    return drawn.as_strided(drawn.shape, drawn.stride())
 
 
 def normal(uniforms: Tensor) -> Tensor:
-    """Return the normal quantiles ``Φ⁻¹(u) = √2 · erf⁻¹(2u − 1)`` of :func:`uniform`: draws from N(0, 1).
+    """Return as many draws from N(0, 1) as there are of :func:`uniform`, an even number, ``(2n,)``.
 
-    u is taken in the middle of its step of 2⁻²⁴ or 2⁻⁵³, where no quantile is infinite.
+    Of halves a and b they are ``√(−2 ln(1 − a)) · cos 2πb`` and ``… · sin 2πb`` (Box and Muller 1958): none is
+    infinite, as no a is 1, and unlike the normal quantile these functions are fast in compiled code too.
     """
-    centered = 2 * uniforms - 1 + 2.0 ** -BITS[uniforms.dtype]
-    return math.sqrt(2) * torch.erfinv(centered)
+    a, b = uniforms.chunk(2)
+    radius, angle = torch.sqrt(-2 * torch.log1p(-a)), 2 * math.pi * b
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])
 
 
 class Drawing(nn.Module):
@@ -126,6 +130,11 @@ class Drawing(nn.Module):
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return this step's numbers from [0, 1); asked again in the same step it returns them again."""
         return uniform(self.key, self.step, shape, dtype)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return this step's numbers from N(0, 1), made of the uniform ones; asked again it returns them again."""
+        count = math.prod(shape)
+        return normal(self.uniform((count + count % 2,), dtype))[:count].view(tuple(shape))
 
     def advance(self) -> None:
         """Go on to the next step, unless held: a layer's last word in a forward pass of training."""

@@ -72,10 +72,11 @@ class NoisyBatchNorm(BatchNorm, Drawing):
 
     def noise(self, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return this step's m and s, ``(B, C)`` each."""
-        features = self.num_features
+        features, each = self.num_features, samples * self.num_features
         # All in one draw: what it takes to call the generator is more than what small layers draw.
-        drawn = self.uniform((2 + 2 * samples, features), dtype)
-        units, of_m, of_s = drawn.split([2, samples, samples])
-        mean = self.n_mean * (2 * units[0] - 1)
-        std = 1 + (self.n_std - 1) * units[1]
-        return mean + self.r_mean * (2 * of_m - 1), std + self.r_std * normal(of_s)
+        drawn = self.uniform((2 * features + each + each + each % 2,), dtype)
+        of_mean, of_std, of_m, of_s = drawn.split([features, features, each, each + each % 2])
+        mean = self.n_mean * (2 * of_mean - 1)
+        std = 1 + (self.n_std - 1) * of_std
+        m = mean + self.r_mean * (2 * of_m.view(samples, features) - 1)
+        return m, std + self.r_std * normal(of_s)[:each].view(samples, features)
