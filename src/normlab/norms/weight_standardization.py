@@ -45,7 +45,7 @@ def shape_of(layer: nn.Module) -> tuple[int, int]:
 
     Raises:
         TypeError: if it has no weights of this kind.
-        ValueError: if it is 1: the only weight, less its mean, would be 0.
+        ValueError: if N is 1: the only weight, less its mean, would be 0.
     """
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
