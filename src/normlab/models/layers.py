@@ -1,6 +1,5 @@
 """What nets are made of: a map, its normalizer and its activation, and how the weights begin."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
@@ -59,11 +58,6 @@ def draw_apart(net: nn.Module) -> None:
     """Give each layer that draws a key of its own: those of one key would draw the same numbers."""
     for key, layer in enumerate(layer for layer in net.modules() if isinstance(layer, Drawing)):
         layer.seed(key)
-
-
-def flat_size(input_shape: Sequence[int]) -> int:
-    """Return how many numbers an input has."""
-    return math.prod(input_shape)
 
 
 class HiddenLayer(nn.Sequential):

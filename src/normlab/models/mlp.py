@@ -1,5 +1,6 @@
 """A multilayer perceptron that is handed its normalizer."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -11,7 +12,6 @@ from normlab.models.layers import (
     Norm,
     Weight,
     draw_apart,
-    flat_size,
     initialize,
     require_choices,
 )
@@ -60,7 +60,7 @@ class MLP(nn.Sequential):
         if len(input_shape) > 1:
             self.flatten = nn.Flatten()
         # All linear maps are drawn first: a normalizer that draws weights of its own must not shift the others'.
-        linears = [nn.Linear(*sizes) for sizes in pairwise([flat_size(input_shape), *hidden, out_features])]
+        linears = [nn.Linear(*sizes) for sizes in pairwise([math.prod(input_shape), *hidden, out_features])]
         initialize(linears, init)
         for number, linear in enumerate(linears[:-1], start=1):
             layer = HiddenLayer(linear, activation, norm, weight, norm_position, dropout)

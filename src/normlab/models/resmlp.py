@@ -1,11 +1,12 @@
 """A multilayer perceptron of residual blocks that is handed its normalizer."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from normlab.models.dropout import Dropout
-from normlab.models.layers import Activation, Norm, Weight, draw_apart, flat_size, initialize, require_choices
+from normlab.models.layers import Activation, Norm, Weight, draw_apart, initialize, require_choices
 from normlab.norms.activation import make_activation
 
 
@@ -101,7 +102,7 @@ class ResMLP(nn.Sequential):
         if len(input_shape) > 1:
             self.flatten = nn.Flatten()
         # All linear maps are drawn first: a normalizer that draws weights of its own must not shift the others'.
-        stem, output = nn.Linear(flat_size(input_shape), width), nn.Linear(width, out_features)
+        stem, output = nn.Linear(math.prod(input_shape), width), nn.Linear(width, out_features)
         branches = [[nn.Linear(width, width), nn.Linear(width, width)] for _ in range(blocks)]
         initialize([stem, *(linear for pair in branches for linear in pair), output], init)
         self.stem = weight(stem) if weight else stem

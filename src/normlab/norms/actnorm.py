@@ -27,6 +27,9 @@ class ActNorm(PerFeature):
         affine: whether γ and β exist.
         bias: whether β exists (with ``affine`` only).
 
+    Attributes:
+        waits: whether the first batch is still to come.
+
     Raises:
         RuntimeError: axis 1 of the input has not ``num_features`` entries.
         ValueError: ε is not positive, or the first batch has a single value per feature.

@@ -85,9 +85,7 @@ def uniform(key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype 
     words = philox((low, block, high, part), split(key))
     wholes = [word[0] >> 8 if parts == 1 else (word[0] >> 5 << 26) + (word[1] >> 6) for word in words]
     numbers = torch.stack([whole.to(dtype) for whole in wholes], dim=-1).flatten()[:count]
-    drawn = (numbers * 2.0 ** -BITS[dtype]).reshape(tuple(shape))
-    # Compiled code writes such a tensor out; otherwise it would draw each number anew wherever it is used.
-    return drawn.as_strided(drawn.shape, drawn.stride())
+    return (numbers * 2.0 ** -BITS[dtype]).reshape(tuple(shape))
 
 
 def normal(uniforms: Tensor) -> Tensor:

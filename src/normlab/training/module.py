@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.data.order import batch_sizes
-from normlab.norms import ActNorm
 from normlab.probes.slots import MOMENTS, normalizers
 from normlab.training.compiling import Compiled, Step
 from normlab.training.evaluation import by_batch, reestimate
@@ -110,8 +109,8 @@ class NormModule(pl.LightningModule):
 
     @torch.no_grad()
     def begin_with_the_first_minibatch(self) -> None:
-        """Let layers that begin by their first minibatch do so, before the step is compiled as it then stays."""
-        if any(isinstance(layer, ActNorm) for layer in self.population.modules()):
+        """Let layers that wait for their first minibatch have it, before the step is compiled as it then stays."""
+        if any(getattr(layer, "waits", False) for layer in self.population.modules()):
             x, _ = next(iter(self.minibatches((self.data.parts[0].x, self.data.parts[0].y))))
             self(x.to(self.device))
 

@@ -1,9 +1,10 @@
 """Refusing what cannot be trained, before anything is."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,10 +13,8 @@ from torch import nn
 from normlab.checks import check
 from normlab.config import ConfigError, first_line, require
 from normlab.data.order import batch_sizes
-from normlab.norms import GhostBatchNorm
 from normlab.records.folder import plain
 from normlab.training.build import make_data, make_module, make_trainer
-from normlab.training.module import NormModule
 
 
 def rehearse(config: DictConfig) -> list[str]:
@@ -60,7 +59,7 @@ def _rehearse(text: str) -> list[str]:
     for name, value in known.items():
         require(value.dim() == 1, f"metrics.{name}", "one number for each net", f"shape {tuple(value.shape[1:])}")
     require_metrics(config, known)
-    return [*data.notices, *notices_of_ghosts(module, sizes)]
+    return [*data.notices, *notices_of_layers(module.population.net, sizes)]
 
 
 @contextmanager
@@ -78,15 +77,10 @@ def innermost(net: nn.Module) -> Iterator[Callable[[], str]]:
             handle.remove()
 
 
-def notices_of_ghosts(module: NormModule, sizes: Sequence[int]) -> list[str]:
-    """Return what a person should know of ghost batches that do not divide the minibatches."""
-    layers = [layer for layer in module.population.modules() if isinstance(layer, GhostBatchNorm)]
-    uneven = {size: layers[0].left_over(size) for size in sizes if layers and layers[0].left_over(size)}
-    return [
-        f"model.norm.ghost_size={layers[0].ghost_size} does not divide a minibatch of {size}: "
-        f"its last ghost batch has {rest} samples"
-        for size, rest in uneven.items()
-    ]
+def notices_of_layers(net: nn.Module, sizes: Iterable[int]) -> list[str]:
+    """Return what layers with a method ``notices`` have to say of minibatches of these sizes, each once."""
+    layers: list[Any] = [layer for layer in net.modules() if hasattr(layer, "notices")]
+    return list(dict.fromkeys(notice for size in sizes for layer in layers for notice in layer.notices(size)))
 
 
 def require_metrics(config: DictConfig, metrics: Iterable[str]) -> None:
