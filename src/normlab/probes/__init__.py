@@ -1,1 +1,1 @@
-"""Measurements on a net: numbers out, and no trace left."""
+"""Measures of nets: a loss and its parameters in, numbers out; no class of net is known and no trace is left."""
