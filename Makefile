@@ -9,10 +9,13 @@ READY := .venv/.ready
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# curvlinops is installed without BackPACK, which it uses in experiments alone and which brings torchvision: PyPI's
+# torchvision does not load beside a CPU build of torch, and torchmetrics loads any that it finds.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"normlab needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; try: make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps curvlinops-for-pytorch
 	@touch $@
 
 setup: $(READY) ## make .venv and install normlab and its tools into it

@@ -57,8 +57,9 @@ def check(config: DictConfig) -> None:
     for key in plain:
         if key not in SECTIONS and key not in Config.__annotations__:
             refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
-    for path, node in targets(plain.get("metrics"), "metrics"):
-        check_target(path, node)
+    for group in ("metrics", "probes"):
+        for path, node in targets(plain.get(group), group):
+            check_target(path, node)
     check_section("", Config, {key: value for key, value in plain.items() if key not in SECTIONS})
     for name in SECTIONS:
         check_group(name, json.dumps(plain.get(name)))

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
+LOSSES = ("squared_error",)
 STATISTICS = ("running", "reestimated", "batch")
 SEED = "a whole number from 0 to 2^63 - 1"
 
@@ -216,14 +217,20 @@ class Config:
     direction: str | None = None
     target: float | None = None
     statistics: str = "running"
+    loss: str | None = None
+    warmup: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require(self.loss in (None, *LOSSES), "loss", f"null or {', '.join(LOSSES)}", self.loss)
+        require(self.warmup >= 0, "warmup", "0 or more epochs", self.warmup)
         require(0 <= self.seed < 2**63, "seed", SEED, self.seed)
         require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)
-        for name, metric in self.metrics.items():
-            made = isinstance(metric, Mapping) and "_target_" in metric
-            require(made, f"metrics.{name}", "a node with a _target_", metric)
+        for group in ("metrics", "probes"):
+            for name, node in getattr(self, group).items():
+                made = isinstance(node, Mapping) and "_target_" in node
+                require(made, f"{group}.{name}", "a node with a _target_", node)
         direction_of(self.optimized_metric, self.direction, "optimized_metric")
 
 

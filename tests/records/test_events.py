@@ -1,21 +1,29 @@
 import io
+import itertools
 import math
 import os
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from normlab.records.curves import Point
 from normlab.records.events import OURS, EventFile, record
+from normlab.records.probes import Found
 
 
 def read(folder) -> EventAccumulator:
-    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    return EventAccumulator(
+        str(folder), size_guidance=dict.fromkeys(("scalars", "tensors", "histograms", "images"), 0)
+    ).Reload()
 
 
 def hparams_content(folder, tag: str) -> bytes:
@@ -164,3 +172,64 @@ file.end(succeeded=True)
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def found(step, **histograms):
+    arrays = {name: np.array(values) for name, values in histograms.items()}
+    return Found(step, step, 100.5, "activations", "batch", {}, histograms=arrays)
+
+
+def test_a_distribution_is_read_back_with_all_its_values(tmp_path):
+    values = np.random.default_rng(0).normal(size=(4, 50))
+    EventFile(tmp_path).histograms([found(5, before=values), found(10, before=values + 1, after=[1.0])])
+
+    events = read(tmp_path)
+    assert events.Tags()["histograms"] == ["probe/activations/batch/before", "probe/activations/batch/after"]
+    first, second = events.Histograms("probe/activations/batch/before")
+    assert (first.wall_time, first.step, second.step) == (100.5, 5, 10)
+    seen = first.histogram_value
+    assert (seen.min, seen.max, seen.num) == (values.min(), values.max(), 200)
+    assert (seen.sum, seen.sum_squares) == (pytest.approx(values.sum()), pytest.approx((values**2).sum()))
+    edges = np.linspace(values.min(), values.max(), 31)
+    inside = [((values >= low) & (values < high)).sum() for low, high in itertools.pairwise(edges)]
+    assert seen.bucket == [*inside[:-1], inside[-1] + 1]
+    assert seen.bucket_limit == pytest.approx(edges[1:])
+
+
+@pytest.mark.parametrize("values", [[2.0], [2.0, 2.0], [1.0, np.nextafter(1.0, 2.0)], [-1.7e308, 1.7e308], [0.0]])
+def test_values_without_room_for_bins_are_one_bin(tmp_path, values):
+    EventFile(tmp_path).histograms([found(1, x=values)])
+
+    (event,) = read(tmp_path).Histograms("probe/activations/batch/x")
+    assert event.histogram_value.bucket == [len(values)]
+    assert event.histogram_value.bucket_limit == [max(values)]
+
+
+def test_what_is_not_finite_is_left_out_of_a_distribution(tmp_path):
+    EventFile(tmp_path).histograms([found(1, x=[math.nan, 1.0, math.inf, 3.0], y=[math.nan])])
+
+    events = read(tmp_path)
+    assert events.Tags()["histograms"] == ["probe/activations/batch/x"]
+    (event,) = events.Histograms("probe/activations/batch/x")
+    assert (event.histogram_value.num, event.histogram_value.max) == (2, 3.0)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("RGB", 3), ("RGBA", 4), ("L", 1)])
+def test_a_picture_is_read_back_with_its_size(tmp_path, kind, channels):
+    content = io.BytesIO()
+    Image.new(kind, (7, 4)).save(content, "png")
+    EventFile(tmp_path).image("figures/curves", content.getvalue(), step=3)
+
+    events = read(tmp_path)
+    (event,) = events.Images("figures/curves")
+    assert (event.step, event.width, event.height) == (3, 7, 4)
+    assert event.encoded_image_string == content.getvalue()
+    *_, raw = RawEventFileLoader(str(next(tmp_path.glob(OURS)))).Load()
+    assert Event.FromString(raw).summary.value[0].image.colorspace == channels
+
+
+def test_another_kind_of_picture_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="the image figures/curves must be a PNG, got bytes that begin with b'GIF89a'"
+    ):
+        EventFile(tmp_path).image("figures/curves", b"GIF89a")

@@ -1,6 +1,7 @@
 """A grid sweep whose jobs are all checked before the first one trains, and that is always closed."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +23,46 @@ from normlab.records.names import run_names
 
 @dataclass
 class NormlabSweeperConfig:
-    """The arguments of :class:`NormlabSweeper`, which are those of Hydra's basic sweeper."""
+    """The arguments of :class:`NormlabSweeper`: those of Hydra's basic sweeper, and grids to join."""
 
     _target_: str = "hydra_plugins.normlab.sweeper.NormlabSweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
+    grids: Any = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="normlab", node=NormlabSweeperConfig, provider="normlab")
 
 
 class NormlabSweeper(BasicSweeper):
-    """Hydra's grid, with three things that it lacks.
+    """Hydra's grid, with four things that it lacks.
 
     Every job is composed and rehearsed before the first one trains; each gets a folder named by what makes it
-    different; and the sweep's table and figures are written also when a job failed or Ctrl-C came.
+    different; the sweep's table and figures are written also when a job failed or Ctrl-C came; and a sweep may be
+    several grids, for arms that are not a product.
+
+    Args:
+        max_batch_size, params: as in Hydra's basic sweeper.
+        grids: further values by key, a mapping for each grid, which are combined with ``params``. What is given on
+            the command line stands in every grid.
     """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        grids: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.grids: Sequence[Mapping[str, Any]] = grids or [{}]
+        self.typed: set[str] = set()
 
     def sweep(self, arguments: list[str]) -> Any:
         """Train every combination of the arguments."""
         from normlab.report.close import close_sweep
 
         assert self.config is not None
+        self.typed = {override.get_key_element().lstrip("+~") for override in self.parsed(arguments)}
         jobs = self.jobs([*self._parse_config(), *arguments])
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
         self.check(jobs)
@@ -53,21 +72,31 @@ class NormlabSweeper(BasicSweeper):
         finally:
             close_sweep(folder)
 
-    def jobs(self, arguments: list[str]) -> list[list[str]]:
-        """Return the overrides of each job."""
+    def parsed(self, arguments: list[str]) -> list[Override]:
+        """Return what Hydra reads in words of the command line."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        batches = self.split_arguments(parser.parse_overrides(arguments), self.max_batch_size)
-        return list(itertools.chain.from_iterable(batches))
+        return parser.parse_overrides(arguments)
+
+    def jobs(self, arguments: list[str]) -> list[list[str]]:
+        """Return the overrides of each job."""
+        return list(
+            itertools.chain.from_iterable(self.split_arguments(self.parsed(arguments), self.max_batch_size))
+        )
 
     def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
         """Return the overrides of each job, in batches, each with the name of its folder among them."""
         assert self.config is not None
-        batches = BasicSweeper.split_arguments(overrides, max_batch_size)
-        if was_given(self.config, "hydra.sweep.subdir"):
-            return batches
-        names = iter(run_names([job for batch in batches for job in batch]))
-        return [[[*job, f"hydra.sweep.subdir='{next(names)}'"] for job in batch] for batch in batches]
+        found: dict[tuple[str, ...], None] = {}
+        for grid in self.grids:
+            own = self.parsed([f"{key}={value}" for key, value in grid.items() if key not in self.typed])
+            for jobs in BasicSweeper.split_arguments([*overrides, *own], None):
+                found |= dict.fromkeys(map(tuple, jobs))
+        jobs = [list(job) for job in found]
+        if not was_given(self.config, "hydra.sweep.subdir"):
+            named = zip(jobs, run_names(jobs), strict=True)
+            jobs = [[*job, f"hydra.sweep.subdir='{name}'"] for job, name in named]
+        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size)) if jobs else []
 
     def check(self, jobs: list[list[str]]) -> None:
         """Refuse the sweep if one of its jobs cannot be trained, or its folder holds another run.

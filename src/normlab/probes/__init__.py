@@ -1,1 +1,29 @@
 """Measures of nets: a loss and its parameters in, numbers out; no class of net is known and no trace is left."""
+
+from normlab.probes.activations import Activations
+from normlab.probes.aliased_lipschitz import AliasedLipschitz
+from normlab.probes.along_gradient import AlongGradient
+from normlab.probes.covariate_shift import CovariateShift
+from normlab.probes.curvature import Curvature
+from normlab.probes.gradient_lipschitz import GradientLipschitz
+from normlab.probes.graph import Graph
+from normlab.probes.landscape import Landscape
+from normlab.probes.line import Line
+from normlab.probes.preactivations import Preactivations
+from normlab.probes.scene import Finding, Probe, Scene
+
+__all__ = [
+    "Activations",
+    "AliasedLipschitz",
+    "AlongGradient",
+    "CovariateShift",
+    "Curvature",
+    "Finding",
+    "GradientLipschitz",
+    "Graph",
+    "Landscape",
+    "Line",
+    "Preactivations",
+    "Probe",
+    "Scene",
+]

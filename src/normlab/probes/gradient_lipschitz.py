@@ -58,9 +58,9 @@ def ratios(landscape: Landscape, delta: Tensor) -> Tensor:
 def require_perturbations(radius: float, samples: int) -> None:
     """Refuse a radius that is not positive, and to draw nothing."""
     if not radius > 0:
-        raise ValueError(f"gradient_lipschitz.radius must be a number > 0, got {radius}")
+        raise ValueError(f"radius must be a number > 0, got {radius}")
     if samples < 1:
-        raise ValueError(f"gradient_lipschitz.samples must be at least 1, got {samples}")
+        raise ValueError(f"samples must be at least 1, got {samples}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class GradientLipschitz(Probe):
                 numbers["median_float32"] = estimates[-1]
             numbers["unreliable"] = differ(torch.stack([estimate.double() for estimate in estimates]))
             yield Finding(
-                self.name, mode, numbers, {"samples": found.movedim(2, 0)}, headline=("median", "unreliable")
+                self.name, mode, numbers, {"samples": found.permute(2, 1, 0)}, headline=("median", "unreliable")
             )
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from normlab.norms.batch_norm import BatchNorm, BatchNorm1d
+from normlab.norms.draws import Drawing
 from normlab.probes.landscape import Landscape, Params
 
 MODES = ("batch", "frozen")
@@ -82,12 +83,15 @@ class Scene:
         state = self.before if state is None else state
         params = {name: state[name] for name in self.trained}
         fixed = {name: tensor for name, tensor in state.items() if name not in params}
+        x, y = self.data(data)
+        if mode == "batch":
+            fixed = corrected(self.net, params, fixed, x)
 
         def loss(params: Params, fixed: Params, x: Tensor, y: Tensor) -> Tensor:
             outputs = functional_call(net, {**fixed, **params}, (x,))
             return self.loss(outputs.unsqueeze(0), y.unsqueeze(0)).squeeze(0)
 
-        landscape = Landscape(loss, params, [fixed, *self.data(data)], mode=mode)
+        landscape = Landscape(loss, params, [fixed, x, y], mode=mode)
         return landscape.double() if double else landscape
 
 
@@ -115,6 +119,23 @@ def still(net: nn.Module, mode: str) -> nn.Module:
         for layer in copy.modules():
             fold(layer)
     return copy
+
+
+def corrected(net: nn.Module, params: Params, fixed: Params, x: Tensor) -> Params:
+    """Return buffers in which layers that correct by the batch have done so, at these parameters and this data.
+
+    Those of batch renormalization are otherwise of the minibatch before.
+    """
+    free = still(net, "batch")
+    correcting: list[Any] = [m for m in free.modules() if hasattr(m, "held") and not isinstance(m, Drawing)]
+    if not correcting:
+        return fixed
+    for layer in correcting:
+        layer.held = False
+    state = {name: tensor.detach().clone() for name, tensor in {**fixed, **params}.items()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        vmap(partial(functional_call, free), randomness="same")(state, x)
+    return {name: state[name] for name in fixed}
 
 
 def fold(container: nn.Module) -> None:
@@ -185,18 +206,25 @@ class Probe:
         for name in ("every_n_epochs", "every_n_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{self.name}.{name} must be null or at least 1, got {value}")
+                raise ValueError(f"{name} must be null or at least 1, got {value}")
         for mode in self.modes:
             if mode not in MODES:
-                raise ValueError(f"{self.name}.modes must be of {', '.join(MODES)}, got {mode}")
+                raise ValueError(f"modes must be of {', '.join(MODES)}, got {mode}")
         for option in fields(self):
             if option.name == "data" and getattr(self, option.name) not in DATA:
-                raise ValueError(f"{self.name}.data must be {' or '.join(DATA)}, got {getattr(self, option.name)}")
+                raise ValueError(f"data must be {' or '.join(DATA)}, got {getattr(self, option.name)}")
 
     @property
     def name(self) -> str:
         """What the probe is called in records: its class, in lower case with underscores."""
         return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(self).__name__)[1:]
+
+    def check(self, net: nn.Module) -> None:
+        """Refuse a net in which there is nothing for this probe to look at, before anything trains.
+
+        Raises:
+            ValueError: the reason.
+        """
 
     def __call__(self, scene: Scene) -> Iterable[Finding]:
         """Yield what there is to be found in a scene, for each mode."""

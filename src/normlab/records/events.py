@@ -14,17 +14,26 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import google_crc32c
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.histogram_pb2 import HistogramProto
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
 from normlab.records.curves import Point
+from normlab.records.probes import Found
 
 OURS = "events.out.tfevents.*.normlab"
 """The names of the event files that we have written, and may replace."""
 HParam = bool | int | float | str
+BINS = 30
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIZE = struct.Struct(">16xIIxB")
+"""Where a PNG has its width, its height and the kind of its colours."""
+CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+"""How many numbers make a pixel, by the kind of a PNG's colours."""
 _numbers = itertools.count()
 
 
@@ -38,6 +47,29 @@ def masked_crc32c(data: bytes) -> bytes:
     """Return the checksum ``((c >> 15 | c << 17) + 0xa282ead8) mod 2³²``, for which c is the CRC-32C."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def histogram(values: np.ndarray) -> HistogramProto:
+    """Return how many of finite values, one at least, are in each of as many equal bins.
+
+    >>> histogram(np.array([1.0, 1.0, 4.0])).bucket[::29], histogram(np.array([2.0])).bucket_limit
+    ([2.0, 1.0], [2.0])
+    """
+    x = np.asarray(values, dtype=float).ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linspace(x.min(), x.max(), BINS + 1)
+        # Values that are all but the same, or span more than a double does, leave no room for bins.
+        narrow = not (np.diff(edges) > 0).all()
+        counts = np.array([x.size]) if narrow else np.histogram(x, edges)[0]
+        return HistogramProto(
+            min=x.min(),
+            max=x.max(),
+            num=x.size,
+            sum=x.sum(),
+            sum_squares=x @ x,
+            bucket_limit=[x.max()] if narrow else edges[1:].tolist(),
+            bucket=counts.tolist(),
+        )
 
 
 class EventFile:
@@ -65,6 +97,34 @@ class EventFile:
             )
             for point in points
         )
+
+    def histograms(self, founds: Iterable[Found]) -> None:
+        """Write the distributions that each finding shows, without what is not finite, at its step."""
+        finite = ((found, name, x[np.isfinite(x)]) for found in founds for name, x in found.histograms.items())
+        self._write(
+            Event(
+                step=found.step,
+                wall_time=found.time,
+                summary=Summary(value=[Summary.Value(tag=found.tag(name), histo=histogram(values))]),
+            )
+            for found, name, values in finite
+            if values.size
+        )
+
+    def image(self, tag: str, png: bytes, step: int = 0) -> None:
+        """Write a picture for TensorBoard's Images tab.
+
+        Raises:
+            ValueError: if it is no PNG.
+        """
+        if png[:8] != SIGNATURE or len(png) < SIZE.size:
+            raise ValueError(f"the image {tag} must be a PNG, got bytes that begin with {png[:8]!r}")
+        width, height, kind = SIZE.unpack_from(png)
+        image = Summary.Image(
+            width=width, height=height, colorspace=CHANNELS.get(kind, 3), encoded_image_string=png
+        )
+        value = Summary.Value(tag=tag, image=image)
+        self._write([Event(step=step, wall_time=time.time(), summary=Summary(value=[value]))])
 
     def text(self, tag: str, markdown: str) -> None:
         """Write a text for TensorBoard's Text tab."""

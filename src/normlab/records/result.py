@@ -45,7 +45,7 @@ class Objective:
 
 @dataclass
 class Result:
-    """One run; ``seconds`` is the time of its optimizer steps alone."""
+    """One run; ``seconds`` is the time of its optimizer steps alone, ``probes`` what they found last."""
 
     name: str
     status: Status
@@ -56,6 +56,7 @@ class Result:
     best: Moment | None = None
     last: Moment | None = None
     test: dict[str, float] = field(default_factory=dict)
+    probes: dict[str, float] = field(default_factory=dict)
     epochs: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -86,6 +87,7 @@ class Result:
             result.best = result.best and Moment(**read_numbers(result.best))
             result.last = result.last and Moment(**read_numbers(result.last))
             result.test = read_numbers(result.test)
+            result.probes = read_numbers(result.probes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return result

@@ -39,6 +39,8 @@ def close_sweep(folder: Path) -> None:
 
 def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
+    from normlab.report.compared import comparisons
+    from normlab.report.compared import printed as compared
     from normlab.report.figures import write_curves
     from normlab.report.notes import notes, title
     from normlab.report.overview import overview
@@ -47,7 +49,9 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     sweep = overview(records)
     write_atomically(folder / "table.csv", csv(arm_table(sweep)))
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder)))
-    for line in ["", title(sweep), "", *printed(sweep), "", *notes(sweep), ""]:
+    against = comparisons(sweep, records)
+    write_atomically(folder / "compared.csv", csv(against))
+    for line in ["", title(sweep), "", *printed(sweep), "", *notes(sweep), "", *compared(against), ""]:
         log.info(line)
     figures = [path.name for path in write_curves(sweep, folder)]
     log.info("%s: %s", shown(folder), ", ".join(["table.csv", "summary.csv", *figures]))

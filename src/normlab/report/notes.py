@@ -19,7 +19,8 @@ def seeds(sweep: Overview) -> list[str]:
     """Return what the mean is over, and what one seed is worth."""
     counts = sorted(set(sweep.arms["seeds"]) - {0})
     if not counts:
-        return ["no run came to its end: there is nothing to compare"]
+        trained = (sweep.runs["epochs"] > 0).any() or not sweep.arms["finished"].any()
+        return ["no run came to its end: there is nothing to compare"] if trained else ["nothing was trained"]
     if counts == [1]:
         return ["one seed per arm: no spread can be given, and one seed supports no claim"]
     over = f"{counts[0]} seeds" if len(counts) == 1 else "the seeds of each arm"
@@ -36,7 +37,7 @@ def columns(sweep: Overview) -> list[str]:
         of = ", by its median seed;" if several else ""
         lines.append(f"epochs: until {sweep.metric} is {side} {target}, the best that the worst arm reaches{of}")
         lines += ["        median over the seeds, and how many got there"] if several else []
-    if sweep.arms["finished"].any():
+    if (sweep.runs["epochs"] > 0).any() and sweep.arms["finished"].any():
         lines.append("seconds: the optimizer's steps alone, mean over finished runs")
     return lines
 
@@ -50,7 +51,7 @@ def losses(sweep: Overview) -> list[str]:
     unended = [name for name in ("stopped", "failed") if arms[name].any()]
     if unended:
         lines.append(f"{' and '.join(unended)} runs are in no mean: summary.csv names them")
-    missing = int((runs["best"].isna() & (runs["status"] == "finished")).sum())
+    missing = int((runs["best"].isna() & (runs["status"] == "finished") & (runs["epochs"] > 0)).sum())
     if missing:
         lines.append(f"finished runs without {sweep.metric}, which are in no mean: {missing}")
     return lines

@@ -15,6 +15,8 @@ from torch import nn
 from normlab.config import ConfigError, first_line
 from normlab.data.datamodule import InMemoryData
 from normlab.data.order import batch_sizes
+from normlab.probes.graph import Graph
+from normlab.probes.scene import Probe
 from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
 from normlab.training.population import Population, initial_nets
@@ -88,9 +90,10 @@ def require_slots(net: str, slots: Container[str], parts: Container[str]) -> Non
         raise ConfigError(f"model: there is a model.weight, but {net} has no place for it; choose another net")
 
 
-def make_task(data: InMemoryData) -> Task:
-    """Return what the targets ask for."""
-    return Classification() if data.parts[0].is_classification else Regression()
+def make_task(data: InMemoryData, loss: str | None) -> Task:
+    """Return what the targets ask for, with their own loss or the squared error, summed over the outputs."""
+    squared = loss == "squared_error"
+    return Classification(squared) if data.parts[0].is_classification else Regression(squared)
 
 
 def numbers_of(nodes: Sequence[DictConfig]) -> dict[str, list]:
@@ -138,7 +141,7 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule
     seeds = [config.seed for config in configs]
     return NormModule(
         Population(initial_nets(net_maker(configs[0], data), seeds)),
-        make_task(data),
+        make_task(data, configs[0].loss),
         seeds,
         optimizer_maker([config.optimizer for config in configs]),
         scheduler_maker([config.scheduler for config in configs]),
@@ -146,7 +149,19 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule
         compiles=bool(configs[0].trainer.compile),
         statistics=configs[0].statistics,
         extra_metrics={name: make(node) for name, node in configs[0].metrics.items()},
+        warmup=configs[0].warmup,
     )
+
+
+def make_probes(config: DictConfig) -> dict[str, Probe | Graph]:
+    """Return the probes by name; what one of them refuses is said with its place in the configuration."""
+    probes = {}
+    for name, node in config.probes.items():
+        try:
+            probes[str(name)] = make(node)
+        except ConfigError as error:
+            raise ConfigError(f"probes.{name}: {error}") from error
+    return probes
 
 
 def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:

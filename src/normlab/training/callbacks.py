@@ -17,9 +17,8 @@ from normlab.records.curves import Point
 from normlab.records.events import EventFile
 from normlab.records.result import Moment
 from normlab.training.module import NormModule
-from normlab.training.population import Population
+from normlab.training.population import Population, copy_of
 from normlab.training.progress import Progress
-from normlab.training.stacking import State
 
 
 def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.0) -> Tensor:
@@ -30,11 +29,6 @@ def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.
 def worst(direction: str) -> float:
     """Return the value that every other is better than."""
     return torch.inf if direction == "min" else -torch.inf
-
-
-def copy_of(population: Population) -> State:
-    """Return a copy of all parameters and buffers."""
-    return {name: tensor.detach().clone() for name, tensor in population.state().items()}
 
 
 class EarlyStopping(pl.Callback):
@@ -128,6 +122,8 @@ class Recorder(pl.Callback):
             self.points[k].append(self.last[k])
         if time.monotonic() - self.flushed > self.flush_seconds:
             self.flush()
+            if pl_module.probing is not None:
+                pl_module.probing.flush()
 
     def moment(self, k: int) -> Moment | None:
         """Return the last epoch that was taken down of member k."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.data.order import batch_sizes
+from normlab.norms.draws import Drawing
 from normlab.probes.slots import MOMENTS, normalizers
 from normlab.training.compiling import Compiled, Step
 from normlab.training.evaluation import by_batch, reestimate
@@ -25,6 +26,9 @@ from normlab.training.schedulers import Scheduler
 from normlab.training.stacking import State
 from normlab.training.step import PopulationStep
 from normlab.training.tasks import Task
+
+if TYPE_CHECKING:
+    from normlab.training.probing import Probing
 
 log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -58,6 +62,7 @@ class NormModule(pl.LightningModule):
         compiles: bool = False,
         statistics: str = "running",
         extra_metrics: Mapping[str, Metric] | None = None,
+        warmup: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -70,6 +75,8 @@ class NormModule(pl.LightningModule):
         self.statistics = statistics
         self.extra_metrics = extra_metrics or {}
         self.step: Step = self.take_step
+        self.warmup = warmup
+        self.probing: Probing | None = None
         self.metrics: dict[str, Tensor] = {}
         members = population.members
         self.active = torch.ones(members, dtype=torch.bool)
@@ -96,6 +103,18 @@ class NormModule(pl.LightningModule):
         """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
         self.train()
         self.begin_with_the_first_minibatch()
+        self.warm_up()
+        self.prepare_step()
+        if self.probing is not None:
+            self.probing.begin(self)
+
+    def on_fit_end(self) -> None:
+        """Let the probes see what has trained."""
+        if self.probing is not None:
+            self.probing.end(self)
+
+    def prepare_step(self) -> None:
+        """Choose how a step is taken: by the net as it is, as one function of all members, or compiled."""
         if not isinstance(self.optimizer, StackedOptimizer):
             if self.compiles:
                 name = type(self.optimizer).__name__
@@ -111,8 +130,28 @@ class NormModule(pl.LightningModule):
     def begin_with_the_first_minibatch(self) -> None:
         """Let layers that wait for their first minibatch have it, before the step is compiled as it then stays."""
         if any(getattr(layer, "waits", False) for layer in self.population.modules()):
-            x, _ = next(iter(self.minibatches((self.data.parts[0].x, self.data.parts[0].y))))
-            self(x.to(self.device))
+            self(self.first_minibatch()[0])
+
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """Pass the training split through the nets ``warmup`` times: running statistics move and nothing else."""
+        drawing = [layer for layer in self.population.modules() if isinstance(layer, Drawing)]
+        for layer in drawing:
+            layer.held = True
+        for epoch in range(self.warmup):
+            for x, _ in self.data.minibatches(self.training_split(), self.seeds, epoch):
+                self(x)
+        for layer in drawing:
+            layer.held = False
+
+    def training_split(self) -> Split:
+        """Return the training split where and as the training has it."""
+        x, y = self.cast((self.data.parts[0].x, self.data.parts[0].y))
+        return x.to(self.device), y.to(self.device)
+
+    def first_minibatch(self) -> Split:
+        """Return the first minibatch of the epoch that is on, or would be next, ``(K, B, …)``."""
+        return next(iter(self.data.minibatches(self.training_split(), self.seeds, self.current_epoch)))
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""
@@ -130,17 +169,18 @@ class NormModule(pl.LightningModule):
 
     def training_step(self, batch: Split, batch_idx: int) -> None:
         """Take an epoch's optimizer steps; ``batch`` is the whole training split."""
-        started, compiling = time.perf_counter(), self.compiling_seconds
+        started, beside = time.perf_counter(), self.seconds_beside
         losses, sizes = [], []
-        for x, y in self.minibatches(batch):
-            losses.append(self.step(x, y))
+        for number, (x, y) in enumerate(self.minibatches(batch)):
+            with self.probed(number, x, y):
+                losses.append(self.step(x, y))
             sizes.append(x.shape[1])
         self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
         self.metrics["train/lr"] = self.learning_rates()
         self.steps += len(sizes) * self.active
         self.count_steps(len(sizes))
         self.epochs += self.active
-        self.seconds += time.perf_counter() - started - (self.compiling_seconds - compiling)
+        self.seconds += time.perf_counter() - started - (self.seconds_beside - beside)
 
     def validation_step(self, batch: Split, batch_idx: int) -> None:
         """Measure every member on the validation split."""
@@ -201,9 +241,18 @@ class NormModule(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @property
-    def compiling_seconds(self) -> float:
-        """The time that compiling has taken so far."""
-        return self.step.seconds if isinstance(self.step, Compiled) else 0.0
+    def seconds_beside(self) -> float:
+        """The time that compiling and probing have taken so far."""
+        compiling = self.step.seconds if isinstance(self.step, Compiled) else 0.0
+        return compiling + (self.probing.seconds if self.probing else 0.0)
+
+    def probed(self, number: int, x: Tensor, y: Tensor) -> AbstractContextManager[None]:
+        """Return what a step is taken in: the ``number``-th of its epoch, which probes may want to see."""
+        if self.probing is None:
+            return nullcontext()
+        only: int = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        last = (only or len(batch_sizes(self.data.train, self.data.batch_size))) - 1
+        return self.probing.around(self, number, number == last, x, y)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

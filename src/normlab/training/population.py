@@ -4,6 +4,7 @@ Letters: K members, B samples of a batch, O outputs.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,18 @@ class Population(nn.Module):
         named = {**self.net.state_dict(keep_vars=True), **dict(self.net.named_buffers())}
         return named if self.members > 1 else {name: tensor.unsqueeze(0) for name, tensor in named.items()}
 
+    def alone(self, k: int) -> nn.Module:
+        """Return member k's net as one that does not know of others, a copy."""
+        net, state = deepcopy(self.net), self.state()
+        for name, tensor in state.items() if self.members > 1 else ():
+            path, _, leaf = name.rpartition(".")
+            owner, own = net.get_submodule(path), tensor[k].detach().clone()
+            if leaf in owner._buffers:
+                owner._buffers[leaf] = own
+            else:
+                owner.register_parameter(leaf, nn.Parameter(own, requires_grad=tensor.requires_grad))
+        return net
+
     @torch.no_grad()
     def load_state(self, state: State) -> None:
         """Copy parameters and buffers, ``(K, …)`` each, into the population."""
@@ -89,3 +102,8 @@ class Population(nn.Module):
         """Return the ``state_dict`` of member k's net alone, out of ``state`` or as it is now."""
         stacked = self.state() if state is None else state
         return {name: stacked[name][k].detach().clone() for name in self.net.state_dict()}
+
+
+def copy_of(population: Population) -> State:
+    """Return a copy of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in population.state().items()}

@@ -1,7 +1,7 @@
 """Refusing what cannot be trained, before anything is."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -12,9 +12,14 @@ from torch import nn
 
 from normlab.checks import check
 from normlab.config import ConfigError, first_line, require
+from normlab.data.datamodule import Split
 from normlab.data.order import batch_sizes
+from normlab.probes.graph import Graph
+from normlab.probes.scene import Probe, Scene
 from normlab.records.folder import plain
-from normlab.training.build import make_data, make_module, make_trainer
+from normlab.training.build import make_data, make_module, make_probes, make_trainer
+from normlab.training.module import NormModule
+from normlab.training.population import copy_of
 
 
 def rehearse(config: DictConfig) -> list[str]:
@@ -59,7 +64,40 @@ def _rehearse(text: str) -> list[str]:
     for name, value in known.items():
         require(value.dim() == 1, f"metrics.{name}", "one number for each net", f"shape {tuple(value.shape[1:])}")
     require_metrics(config, known)
+    x, y = table.x[None, : sizes[-1]].to(module.dtype), table.y[None, : sizes[-1]]
+    require_visible(make_probes(config), module, (x, module.cast((x, y))[1]))
     return [*data.notices, *notices_of_layers(module.population.net, sizes)]
+
+
+def require_visible(probes: Mapping[str, Probe | Graph], module: NormModule, batch: Split) -> None:
+    """Refuse probes that have nothing to look at in a net, or that it does not let look: many points at a time."""
+    population, (x, y) = module.population, batch
+    state, number = copy_of(population), torch.zeros(1, dtype=torch.float64)
+    trained = [name for name, parameter in population.net.named_parameters() if parameter.requires_grad]
+    generators = [torch.Generator().manual_seed(0)]
+    scene = Scene(
+        population.net,
+        module.task.loss,
+        trained,
+        state,
+        state,
+        state,
+        batch,
+        (x[0], y[0]),
+        number,
+        None,
+        generators,
+        0,
+        0,
+    )
+    for name, probe in probes.items():
+        try:
+            probe.check(population.net)
+            for mode in probe.modes if isinstance(probe, Probe) else ():
+                landscape = scene.landscape(mode)
+                landscape.losses(landscape.theta.expand(2, *landscape.theta.shape))
+        except Exception as error:
+            raise ConfigError(f"probes.{name}: {first_line(error)}") from error
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from normlab.records.curves import Point
 from normlab.records.environment import environment
 from normlab.records.folder import earlier_result, plain
 from normlab.records.result import Objective, Result, Status
-from normlab.training.build import make_data, make_module, make_trainer
+from normlab.training.build import make_data, make_module, make_probes, make_trainer
 from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
 from normlab.training.machine import keep_freed_memory, threads
+from normlab.training.probing import Probing
 from normlab.training.progress import Progress
 from normlab.training.rehearsal import rehearse
 from normlab.training.run_folders import Run, RunFolders
@@ -112,6 +113,8 @@ class Training:
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
+        if config.probes:
+            self.module.probing = Probing(make_probes(config), runs, events)
         self.recorder = Recorder(folders, events, config.logger.flush_seconds)
         self.trainer = make_trainer(config, self.callbacks())
 
@@ -199,6 +202,9 @@ class Training:
                 final = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
                 self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), final))
         self.recorder.flush()
+        if self.module.probing is not None:
+            self.module.probing.flush()
+            self.module.probing.write_arrays()
         self.folders.end(results, [sentence(result) for result in results], error)
         log.info(sentence(results[0]) if len(results) == 1 else summary(results))
         return results
@@ -218,6 +224,7 @@ class Training:
             best=best,
             last=self.recorder.moment(k),
             test={name: values[k].item() for name, values in tests.items()} if tested else {},
+            probes=module.probing.latest[k] if module.probing else {},
             epochs=int(module.epochs[k]),
             steps=int(module.steps[k]),
             seconds=module.seconds / len(self.runs),

@@ -14,11 +14,18 @@ class Regression:
 
     Shapes:
         outputs and targets ``(K, N, O)``; the loss and each metric ``(K,)``.
+
+    Args:
+        summed: whether the loss is summed over the outputs, in the place of their mean.
     """
 
+    def __init__(self, summed: bool = False) -> None:
+        self.summed = summed
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return each member's mean squared error over its batch and outputs."""
-        return F.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
+        """Return each member's squared error, the mean over its batch."""
+        mean = F.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
+        return mean * outputs.shape[2] if self.summed else mean
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return each member's metrics; torchmetrics takes the members as so many outputs."""
@@ -39,10 +46,19 @@ class Classification:
 
     Shapes:
         outputs ``(K, N, O)`` logits, targets ``(K, N)`` class indices; the loss and each metric ``(K,)``.
+
+    Args:
+        squared: whether the loss is the squared distance to the one-hot target, summed over the classes.
     """
 
+    def __init__(self, squared: bool = False) -> None:
+        self.squared = squared
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return each member's mean cross-entropy over its batch."""
+        """Return each member's cross-entropy or squared distance, the mean over its batch."""
+        if self.squared:
+            wanted = F.one_hot(targets, outputs.shape[2]).to(outputs)
+            return (outputs - wanted).square().sum(2).mean(1)
         losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
         return losses.view(targets.shape).mean(1)
 

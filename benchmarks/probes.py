@@ -1,0 +1,239 @@
+"""Time of probes, side by side with the usual way to measure the same, at equal numbers.
+
+The gradient's Lipschitz constant: 100 random directions, 3 → 64 → 1 with and without BatchNorm, 1,000 inputs,
+against the loop of the second source experiment, with its fault mended: torch's modules, and for each direction
+two backward passes, a perturbation in place and the parameters put back. Both see the same directions.
+
+The largest eigenvalue of the Hessian: 64 nets 64 → 32 → 10 with BatchNorm and 500 inputs, all at once, against a
+call of curvlinops and ``eigsh`` for each net, to the same tolerance and from the same start, on the last of the
+numbers of threads. Errors are relative to eigenvalues found to 1e-9 in float64.
+
+All is in float32. Both ways are measured in turn in one process; the tables give medians. It takes about a minute.
+
+    python benchmarks/probes.py [--repeats 5] [--threads 1,2] [--members 64] [--modes batch] [--json]
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from curvlinops import HessianLinearOperator
+from scipy.sparse.linalg import eigsh
+from torch import Tensor, nn
+from torch.func import stack_module_state
+
+from normlab.models import MLP
+from normlab.norms import BatchNorm1d
+from normlab.probes.curvature import extreme_eigenvalues
+from normlab.probes.gradient_lipschitz import gradient_lipschitz
+from normlab.probes.lanczos import LARGEST
+from normlab.probes.scene import Scene, normal, still
+from normlab.training.machine import keep_freed_memory
+
+RADIUS, SAMPLES, TOLERANCE, PARTS = 1e-5, 100, 1e-3, 4
+ARMS = {"bn, frozen": (True, "frozen"), "bn, batch": (True, "batch"), "no bn": (False, "frozen")}
+Split = tuple[Tensor, Tensor]
+
+
+def fitness() -> Split:
+    """Return raw features of very different sizes and a score, after the second source experiment."""
+    low, high = torch.tensor([1.2, 30.0, 2000.0]), torch.tensor([2.0, 120.0, 5000.0])
+    x = low + (high - low) * torch.rand(1000, 3)
+    score = 35 * x[:, :1] + 15 * x[:, 1:2].log() + 0.008 * x[:, 2:] + 10 * torch.randn(1000, 1)
+    return x, (100 * (score - 109) / (186 - 109)).clamp(0, 100)
+
+
+def digits() -> Split:
+    return torch.rand(500, 64), torch.randint(10, (500,))
+
+
+def mean_squared_error(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs - y).square().flatten(1).mean(1)
+
+
+def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
+
+
+def generators(members: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(k) for k in range(members)]
+
+
+def scene_of(nets: Sequence[nn.Module], data: Split, loss: Callable[[Tensor, Tensor], Tensor]) -> Scene:
+    """Return the scene that nets are in before a training."""
+    params, buffers = stack_module_state(list(nets))
+    state = {name: tensor.detach() for name, tensor in (params | buffers).items()}
+    lr = torch.ones(len(nets), dtype=torch.float64)
+    minibatch = data[0].expand(len(nets), *data[0].shape), data[1].expand(len(nets), *data[1].shape)
+    drawn = generators(len(nets))
+    return Scene(nets[0], loss, list(params), state, state, state, minibatch, data, lr, None, drawn, 0, 0)
+
+
+def source_net(normalized: bool, x: Tensor) -> nn.Sequential:
+    """Return the net of torch's modules, its running statistics warmed up."""
+    norm = nn.BatchNorm1d(64) if normalized else nn.Identity()
+    net = nn.Sequential(nn.Linear(3, 64), norm, nn.ReLU(), nn.Linear(64, 1))
+    for _ in range(50):
+        for batch in x.split(128):
+            net(batch)
+    return net
+
+
+def source_loop(net: nn.Module, data: Split, delta: Tensor) -> Tensor:
+    """Return ‖∇f(θ + δ) − ∇f(θ)‖ / ‖δ‖ for each δ, ``(S, P)`` to ``(S,)``, one after another."""
+    params, loss_of, found = list(net.parameters()), nn.MSELoss(), []
+
+    def gradient() -> Tensor:
+        net.zero_grad()
+        loss_of(net(data[0]), data[1]).backward()
+        return torch.cat([param.grad.flatten() for param in params if param.grad is not None])
+
+    for direction in delta:
+        before = gradient()
+        saved = [param.detach().clone() for param in params]
+        steps = direction.split([param.numel() for param in params])
+        with torch.no_grad():
+            for param, step in zip(params, steps, strict=True):
+                param.add_(step.view_as(param))
+        moved = gradient() - before
+        with torch.no_grad():
+            for param, own in zip(params, saved, strict=True):
+                param.copy_(own)
+        found.append(moved.norm() / direction.norm())
+    return torch.stack(found)
+
+
+def lipschitz(normalized: bool, mode: str, repeats: int) -> dict[str, float]:
+    """Return the seconds of both ways, and by how much their numbers differ, in both precisions."""
+    torch.manual_seed(0)
+    data = fitness()
+    theirs = source_net(normalized, data[0])
+    ours = MLP((3,), 1, hidden=[64], norm=BatchNorm1d if normalized else None)
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    scene = scene_of([ours], data, mean_squared_error)
+    theirs.train(mode == "batch")
+    size = sum(param.numel() for param in theirs.parameters())
+    delta = RADIUS * normal(generators(1), (SAMPLES, size), data[0])[:, 0]
+
+    def probe(double: bool = False) -> Tensor:
+        landscape = scene.landscape(mode, "train", double=double)
+        return gradient_lipschitz(landscape, RADIUS, SAMPLES, generators=generators(1))[:, 0]
+
+    seconds, results = in_turn({"loop": lambda: source_loop(theirs, data, delta), "normlab": probe}, repeats)
+    exact = source_loop(theirs.double(), (data[0].double(), data[1].double()), delta.double())
+    return {
+        **seconds,
+        "ratio": seconds["loop"] / seconds["normlab"],
+        "difference_float32": largest_difference(results["normlab"], results["loop"]),
+        "difference_float64": largest_difference(probe(double=True), exact),
+    }
+
+
+def in_turn(ways: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return the median seconds of each way, and what it returns."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    results = {}
+    for _ in range(repeats + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            results[name] = way()
+            times[name].append(time.perf_counter() - started)
+    return {name: median(values[1:]) for name, values in times.items()}, results
+
+
+def largest_difference(values: Tensor, others: Tensor) -> float:
+    return ((values - others).abs() / others.abs()).max().item()
+
+
+def eigenvalue(net: nn.Module, data: Split, start: Tensor) -> float:
+    """Return the largest eigenvalue of one net's Hessian by curvlinops and ARPACK."""
+    operator = HessianLinearOperator(
+        net, nn.CrossEntropyLoss(), list(net.parameters()), [data], check_deterministic=False
+    )
+    values = eigsh(
+        operator.to_scipy(), k=1, which="LA", tol=TOLERANCE, v0=start.numpy(), return_eigenvectors=False
+    )
+    return float(values[0])
+
+
+def largest(mode: str, members: int) -> dict[str, float]:
+    """Return the seconds of both ways for all members, and the largest error of each."""
+    nets = []
+    for k in range(members):
+        torch.manual_seed(k)
+        nets.append(MLP((64,), 10, hidden=[32], norm=BatchNorm1d))
+    torch.manual_seed(members)
+    data = digits()
+    scene, quiet = scene_of(nets, data, cross_entropy), [still(net, mode) for net in nets]
+    find = partial(extreme_eigenvalues, ends=(LARGEST,))
+
+    def probe() -> Tensor:
+        landscape = scene.landscape(mode, "train")
+        return find(landscape, tolerance=TOLERANCE, generators=generators(members)).values[0]
+
+    landscape = scene.landscape(mode, "train", double=True)
+    exact = find(landscape, tolerance=1e-9, iterations=200, generators=generators(members)).values[0]
+    starts = normal(generators(members), (1, landscape.theta.shape[1]), data[0])[0]
+    eigenvalue(quiet[0], data, starts[0])
+    theirs, times, calls = [], [], 0.0
+    for part in range(PARTS):
+        started = time.perf_counter()
+        own = range(part * members // PARTS, (part + 1) * members // PARTS)
+        theirs += [eigenvalue(quiet[k], data, starts[k]) for k in own]
+        calls += time.perf_counter() - started
+        started = time.perf_counter()
+        ours = probe()
+        times.append(time.perf_counter() - started)
+    return {
+        "curvlinops": calls,
+        "normlab": median(times),
+        "ratio": calls / median(times),
+        "error_curvlinops": largest_difference(torch.tensor(theirs, dtype=torch.float64), exact),
+        "error_normlab": largest_difference(ours, exact),
+    }
+
+
+def table(title: str, rows: dict[str, dict[str, float]]) -> str:
+    columns = next(iter(rows.values()))
+    lines = [title, f"{'':24}" + "".join(f"{column.replace('_', ' '):>20}" for column in columns)]
+    for name, row in rows.items():
+        lines.append(f"{name:24}" + "".join(f"{value:>20.3g}" for value in row.values()))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--members", type=int, default=64)
+    parser.add_argument("--modes", default="batch", help="of the eigenvalues: batch,frozen")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    # torch's forward differentiation, by which curvlinops multiplies, compiles with torch.jit.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    keep_freed_memory()
+    directions: dict[str, dict[str, float]] = {}
+    ends: dict[str, dict[str, float]] = {}
+    for threads in map(int, arguments.threads.split(",")):
+        torch.set_num_threads(threads)
+        at = f"{threads} thread{'s' * (threads > 1)}"
+        for name, (normalized, mode) in ARMS.items():
+            directions[f"{name}, {at}"] = lipschitz(normalized, mode, arguments.repeats)
+    for mode in arguments.modes.split(","):
+        ends[f"bn, {mode}, {at}"] = largest(mode, arguments.members)
+    if arguments.json:
+        print(json.dumps({"gradient_lipschitz": directions, "lambda_max": ends}))
+        return
+    print(table(f"gradient_lipschitz, seconds for {SAMPLES} directions", directions), end="\n\n")
+    print(table(f"largest eigenvalue, seconds for {arguments.members} nets", ends))
+
+
+if __name__ == "__main__":
+    main()

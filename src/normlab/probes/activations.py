@@ -1,0 +1,206 @@
+"""What each layer of a net puts out, how strong a gradient comes back to it, and how far a step moves it.
+
+All layers are measured together: with a small net it is calls of functions that take time.
+
+Letters: K members, L layers, D units of a layer, R rows: the samples of a minibatch, at every position of an image.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normlab.probes.flow import activation_slots, flow, weights_by_layer
+from normlab.probes.scene import Finding, Probe, Scene
+from normlab.probes.slots import mean_std
+
+BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
+    nn.Sigmoid: lambda _: (0.0, 1.0),
+    nn.Hardsigmoid: lambda _: (0.0, 1.0),
+    nn.Tanh: lambda _: (-1.0, 1.0),
+    nn.Softsign: lambda _: (-1.0, 1.0),
+    nn.Hardtanh: lambda layer: (layer.min_val, layer.max_val),
+}
+"""The activations that saturate, with their least and their largest output."""
+
+Numbers = dict[str, Tensor]
+
+
+def statistics(outputs: Sequence[Tensor]) -> Numbers:
+    r"""Return what there is to know of what layers put out; H are one layer's outputs in one member.
+
+    ``mean`` and ``std`` are over all entries. ``dead`` is the share of units that put out the same for every row,
+    such as a ReLU that is never positive, and NaN of a single row. ``effective_rank`` is a lower bound on the rank
+    of H, in which rows of few directions count as few:
+
+    .. math::
+        \frac{(\operatorname{tr} M)^2}{\|M\|_F^2} \le \operatorname{rank} H, \quad M = \frac{1}{R} H^\top H
+
+    It is 1 where all rows are multiples of one, which deep nets without normalization come near to, D where M is a
+    multiple of the identity, and 0 where there are zeros only. The mean is not taken away.
+
+    Shapes:
+        outputs ``(K, R, D)`` each; returns ``(L, K)`` each, in float64.
+
+    Daneshmand, Kohler, Bach, Hofmann and Lucchi (2020), Batch normalization provably avoids rank collapse for
+    randomly initialised deep networks, arXiv:2003.01652.
+    """
+    sums = torch.stack([value for h in outputs for value in sums_of(h)])
+    mean, deviation, alive, trace, gram = sums.view(len(outputs), 5, -1).unbind(1)
+    sizes = [[h[0].numel() - 1, h.shape[2] if h.shape[1] > 1 else torch.nan] for h in outputs]
+    entries, units = mean.new_tensor(sizes).unsqueeze(2).unbind(1)
+    return {
+        "mean": mean,
+        "std": deviation / entries.sqrt(),
+        # What is not finite never is the same, but is not alive either: times 0 it is NaN.
+        "dead": 1 - alive / units + 0 * deviation,
+        "effective_rank": (trace / gram).square().masked_fill(trace == 0, 0),
+    }
+
+
+def sums_of(h: Tensor) -> tuple[Tensor, ...]:
+    """Return the mean, ‖h − mean‖, the number of units that are not dead, tr HᵀH and ‖HᵀH‖ of each member."""
+    mean = h.mean((1, 2))
+    gram = torch.bmm(h, h.mT) if h.shape[1] < h.shape[2] else torch.bmm(h.mT, h)
+    return (
+        mean,
+        torch.linalg.vector_norm(h - mean.view(-1, 1, 1), dim=(1, 2)),
+        (h - h[:, :1]).abs_().sum(1).count_nonzero(1),
+        gram.diagonal(dim1=1, dim2=2).sum(1),
+        # Fourth powers of small or large outputs are no numbers in float32.
+        norm(gram),
+    )
+
+
+def saturated(h: Tensor, low: float, high: float, threshold: float) -> Tensor:
+    """Return the share of outputs that are at a bound, or nearer to it than ``threshold · (high − low)``.
+
+    Shapes:
+        h ``(K, R, D)``; returns ``(K,)``.
+    """
+    distance = (h - (low + high) / 2).abs_().flatten(1)
+    return (distance >= (0.5 - threshold) * (high - low)).double().mean(1) + 0 * distance.sum(1)
+
+
+def of_weights(scene: Scene, weights: Mapping[str, Sequence[str]], gradients: Mapping[str, Tensor]) -> Numbers:
+    """Return how the weights of each layer are trained, all of one layer together: :class:`Activations` says what.
+
+    Shapes:
+        weights: the names of each layer's; gradients ``(K, …)`` by name; returns ``(L, K)`` each, in float64.
+    """
+    rows, place, counts = [], [], []
+    for number, names in enumerate(weights.values()):
+        for name in names:
+            w = scene.before[name].detach()
+            moved = scene.after[name].detach() - w if scene.after is not scene.before else w * torch.nan
+            rows += [norm(w), norm(gradients[name]), norm(moved)]
+            place.append(number)
+        counts.append([sum(gradients[name][0].numel() for name in names)])
+    squares = torch.stack(rows).square().view(len(place), 3, -1)
+    index = torch.tensor(place, device=squares.device)
+    joined = squares.new_zeros(len(weights), *squares.shape[1:]).index_add_(0, index, squares)
+    size, gradient, moved = joined.unbind(1)
+    return {
+        "gradient_rms": (gradient / size.new_tensor(counts)).sqrt(),
+        "relative_update": (moved / size).sqrt(),
+        "effective_lr": scene.lr / size,
+    }
+
+
+def norm(x: Tensor) -> Tensor:
+    """Return the norm of each member's ``(K, …)``, in float64: a vanishing gradient's square is 0 in float32."""
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations(Probe):
+    """What each layer puts out, and how its weights are trained, on the minibatch and before the step.
+
+    Of what comes out of a layer's activation function: ``layer/mean``, ``layer/std``, ``layer/dead`` and
+    ``layer/effective_rank``, see :func:`statistics`; of one with two bounds also ``layer/saturated``, see
+    :func:`saturated`. One that is called again is ``layer.2``, ``layer.3`` and so on.
+
+    Of a layer's weights w, all of them together, with the loss's gradient g: ``layer/gradient_rms``, √mean g²;
+    ``layer/relative_update``, ‖Δw‖/‖w‖ of the step, NaN where none is taken; ``layer/effective_lr``, η/‖w‖², at
+    which weights of length 1 would turn alike where their scale does not matter (arXiv:1706.05350). Biases and
+    normalizers' parameters are left out.
+
+    Of all layers: ``dead``, the largest; ``effective_rank``, the smallest; ``gradient_rms_ratio``, that of the
+    first weights to that of the last. Far below 1 gradients vanish on their way back, far above they explode.
+
+    Before the first epoch also ``features_mean`` and ``features_std`` of the training split, over all entries, and
+    as arrays of each feature.
+
+    Args:
+        histograms_every: in every so manieth epoch the distributions of activations and weights are shown; null
+            for never.
+        threshold: how near to a bound is saturated, a share of the distance between the two.
+
+    Raises:
+        ValueError: for ``histograms_every`` below 1, or a threshold outside (0, 0.5).
+    """
+
+    modes: Sequence[str] = ("batch",)
+    histograms_every: int | None = None
+    threshold: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.histograms_every is not None and self.histograms_every < 1:
+            raise ValueError(f"histograms_every must be null or at least 1, got {self.histograms_every}")
+        if not 0 < self.threshold < 0.5:
+            raise ValueError(f"threshold must be a number in (0, 0.5), got {self.threshold}")
+
+    def __call__(self, scene: Scene) -> Iterator[Finding]:
+        """Yield the numbers of each layer and of all, and features and histograms where they are due."""
+        weights = weights_by_layer(scene, [layer for layer, _ in activation_slots(scene.net)])
+        every, arrays = of_features(scene) if scene.epoch == 0 else ({}, {})
+        shown = self.histograms_every is not None and scene.epoch % self.histograms_every == 0
+        for mode in self.modes:
+            outputs, activations, gradients = flow(
+                scene, mode, [name for names in weights.values() for name in names]
+            )
+            through = statistics([*outputs.values()]) if outputs else {}
+            back = of_weights(scene, weights, gradients) if weights else {}
+            numbers = {**by_layer(outputs, through), **by_layer(weights, back), **overall(through, back), **every}
+            for layer, h in outputs.items():
+                if type(activations[layer]) in BOUNDS:
+                    low, high = BOUNDS[type(activations[layer])](activations[layer])
+                    numbers[f"{layer}/saturated"] = saturated(h, low, high, self.threshold)
+            headline = [name for name in ("dead", "gradient_rms_ratio") if name in numbers]
+            histograms = histograms_of(scene, outputs, weights) if shown else {}
+            yield Finding(self.name, mode, numbers, arrays, headline, histograms)
+
+
+def by_layer(layers: Iterable[str], numbers: Numbers) -> Numbers:
+    """Return numbers ``(L, K)`` of layers one by one, each under the name of its layer, ``(K,)``."""
+    rows = {name: values.unbind(0) for name, values in numbers.items()}
+    return {f"{layer}/{name}": row[i] for i, layer in enumerate(layers) for name, row in rows.items()}
+
+
+def overall(through: Numbers, back: Numbers) -> Numbers:
+    """Return what sums up all layers, of numbers ``(L, K)``."""
+    found = {}
+    if through:
+        found = {"dead": through["dead"].amax(0), "effective_rank": through["effective_rank"].amin(0)}
+    if back:
+        found["gradient_rms_ratio"] = back["gradient_rms"][0] / back["gradient_rms"][-1]
+    return found
+
+
+def of_features(scene: Scene) -> tuple[Numbers, Numbers]:
+    """Return mean and standard deviation of the training split, of all entries ``(K,)`` and of each ``(K, D)``."""
+    x, members = scene.train[0].flatten(1).double(), len(scene.lr)
+    names = ("features_mean", "features_std")
+    every = {name: value.expand(members) for name, value in zip(names, mean_std(x.reshape(1, -1)), strict=True)}
+    return every, {name: value.expand(members, -1) for name, value in zip(names, mean_std(x.T), strict=True)}
+
+
+def histograms_of(scene: Scene, outputs: Numbers, weights: Mapping[str, Sequence[str]]) -> Numbers:
+    """Return what comes out of each layer, and its weights, ``(K, …)`` each."""
+    shown = {f"{layer}/activations": h for layer, h in outputs.items()}
+    for layer, names in weights.items():
+        shown[f"{layer}/weights"] = torch.cat([scene.before[name].detach().flatten(1) for name in names], dim=1)
+    return shown

@@ -1,0 +1,153 @@
+"""How loss and gradient change along the gradient: is what a step goes by still true where it ends?
+
+Letters: K members, E step lengths, P parameters of a member; g = ∇f(θ).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normlab.probes.landscape import Landscape
+from normlab.probes.scene import Finding, Probe, Scene
+
+LENGTHS = tuple(2 ** (third / 3) for third in range(-3, 7))
+"""Multiples of the learning rate, evenly spaced in the logarithm: from a half to four, with one in between."""
+
+
+class Steps(NamedTuple):
+    """What is found at the ends of steps ``θ' = θ − ηg``, for each step length η.
+
+    Shapes:
+        loss and gradient_norm ``(K,)``, of θ; all others ``(E, K)``, of each θ'.
+
+    Attributes:
+        loss: f(θ); losses: f(θ').
+        gradient_norm: ‖g‖.
+        predictiveness: ‖g − ∇f(θ')‖.
+        cosine: of the angle between g and ∇f(θ'), NaN where one of them is 0.
+        distances: ‖θ − θ'‖.
+    """
+
+    loss: Tensor
+    gradient_norm: Tensor
+    losses: Tensor
+    predictiveness: Tensor
+    cosine: Tensor
+    distances: Tensor
+
+    @property
+    def beta(self) -> Tensor:
+        """The effective β-smoothness ``max ‖g − ∇f(θ')‖ / ‖θ − θ'‖``, ``(K,)``; NaN where θ does not move."""
+        return (self.predictiveness / self.distances).amax(0)
+
+
+def along_gradient(landscape: Landscape, lengths: Tensor) -> Steps:
+    r"""Return losses and gradients along the gradient, all points in one batch.
+
+    .. math::
+        \theta' = \theta - \eta g, \quad
+        \beta = \max_\eta \frac{\|g - \nabla f(\theta')\|}{\|\theta - \theta'\|}
+
+    For a quadratic with Hessian H every step length finds ``β = ‖Hg‖ / ‖g‖``, which is at most the largest |λ|.
+
+    Shapes:
+        lengths ``(E,)``, or ``(E, K)`` for each member's own.
+
+    Args:
+        landscape: the loss, and where to look from.
+        lengths: the step lengths η.
+
+    Raises:
+        ValueError: for lengths of another shape.
+
+    Santurkar, Tsipras, Ilyas and Madry (2018), How does batch normalization help optimization?, arXiv:1805.11604.
+
+    >>> bowl = Landscape.of(lambda params: 3 * (params["w"] ** 2).sum() / 2, {"w": torch.tensor([1.0, 0.0])})
+    >>> steps = along_gradient(bowl, torch.tensor([0.25, 0.5]))
+    >>> steps.losses.flatten(), steps.cosine.flatten(), steps.beta
+    (tensor([0.0938, 0.3750]), tensor([ 1., -1.]), tensor([3.]))
+    """
+    if lengths.dim() == 1:
+        lengths = lengths.unsqueeze(1)
+    if lengths.dim() != 2 or lengths.shape[1] not in (1, landscape.members):
+        shape = tuple(lengths.shape)
+        raise ValueError(f"lengths must be of shape (E,) or (E, {landscape.members}), got {shape}")
+    theta = landscape.theta
+    loss, gradient = landscape.losses_and_gradients(theta)
+    points = theta - lengths.to(theta).unsqueeze(-1) * gradient
+    losses, gradients = landscape.losses_and_gradients(points)
+    return Steps(
+        loss,
+        gradient.norm(dim=-1),
+        losses,
+        (gradient - gradients).norm(dim=-1),
+        cosine(gradient, gradients),
+        # Of points as they are rounded: that is the way that the gradient has seen.
+        (theta - points).norm(dim=-1),
+    )
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine of the angle between vectors, ``(…, P)`` to ``(…)``, NaN where one of them is 0."""
+    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlongGradient(Probe):
+    """:func:`along_gradient` on the step's own minibatch, over step lengths relative to the learning rate.
+
+    The direction is the gradient's also where the optimizer takes another one, with momentum or as Adam does: what
+    is measured is then the landscape at the scale of the learning rate, not the optimizer's step, whose length may
+    be another by orders of magnitude.
+
+    Found are the ``loss`` at θ and, over the step lengths, ``loss_min`` and ``loss_max``, ``predictiveness_min``
+    and ``predictiveness_max``, ``cosine_min``, ``relative_change``, which is the largest ``‖g − ∇f(θ')‖ / ‖g‖``,
+    ``beta``, and ``beta_lr``, β times the learning rate. On scale-invariant weights w, β goes as 1/‖w‖²;
+    ``relative_change``, ``cosine_min`` and ``beta_lr`` are the same at every ‖w‖ if the learning rate goes as
+    ‖w‖².
+
+    Args:
+        lengths: the step lengths, as multiples of the learning rate.
+        double: whether to measure in float64.
+
+    Raises:
+        ValueError: for no length, or one that is not positive.
+    """
+
+    lengths: Sequence[float] = LENGTHS
+    double: bool = False
+    modes: Sequence[str] = ("batch",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lengths or not all(length > 0 for length in self.lengths):
+            raise ValueError(f"lengths must be numbers > 0, at least one, got {list(self.lengths)}")
+
+    def __call__(self, scene: Scene) -> Iterator[Finding]:
+        """Yield the ranges over all step lengths, and what is found at each."""
+        lengths = torch.tensor(list(self.lengths), dtype=torch.float64).unsqueeze(1) * scene.lr
+        for mode in self.modes:
+            steps = along_gradient(scene.landscape(mode, double=self.double), lengths)
+            beta = steps.beta
+            numbers = {
+                "loss": steps.loss,
+                "loss_min": steps.losses.amin(0),
+                "loss_max": steps.losses.amax(0),
+                "predictiveness_min": steps.predictiveness.amin(0),
+                "predictiveness_max": steps.predictiveness.amax(0),
+                "cosine_min": steps.cosine.amin(0),
+                "relative_change": steps.predictiveness.amax(0) / steps.gradient_norm,
+                "beta": beta,
+                "beta_lr": beta * scene.lr.to(beta),
+            }
+            found = {
+                "lengths": lengths,
+                "losses": steps.losses,
+                "predictiveness": steps.predictiveness,
+                "cosine": steps.cosine,
+            }
+            arrays = {name: values.movedim(0, 1) for name, values in found.items()}
+            yield Finding(self.name, mode, numbers, arrays, headline=("beta", "beta_lr"))

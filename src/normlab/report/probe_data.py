@@ -1,0 +1,160 @@
+"""What the runs of a sweep left of one probe, as frames to draw from.
+
+Of the seeds of an arm, those whose runs came to their end count, each once, as in the tables. An infinite value
+is a gap, as NaN is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from normlab.records.probes import read_arrays, read_probes
+from normlab.records.sweep import Record
+from normlab.report.figures import legend_labels
+from normlab.report.overview import Overview
+from normlab.report.palette import Style, styles
+
+MODES = ("batch", "frozen")
+"""In this order; what others a probe has come after them."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one probe found in the runs of a sweep.
+
+    Attributes:
+        name: the probe's.
+        sweep: of which the runs are.
+        rows: the numbers by mode and quantity: frames with a row per ``run``, ``step`` and ``value``.
+        folders: of the runs, by number.
+        headline: the quantities that a table has room for.
+    """
+
+    name: str
+    sweep: Overview
+    rows: Mapping[tuple[str, str], pd.DataFrame]
+    folders: Mapping[int, Path]
+    headline: Sequence[str] = ()
+
+    @cached_property
+    def modes(self) -> list[str]:
+        """What normalizers went by."""
+        found = dict.fromkeys(mode for mode, _ in self.rows)
+        return [*(mode for mode in MODES if mode in found), *(mode for mode in found if mode not in MODES)]
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """The arms that the probe looked at, as they are sorted in the sweep."""
+        probed = set().union(*(rows["run"].unique() for rows in self.rows.values()))
+        seen = set(self.sweep.runs.loc[[run for run in self.sweep.runs.index if run in probed], "arm"])
+        return [arm for arm in self.sweep.arms.index if arm in seen]
+
+    @cached_property
+    def looks(self) -> dict[str, Style]:
+        """The colour and line of each arm, as in the curves."""
+        varied = [tuple(arm) for arm in self.sweep.arms[self.sweep.keys].to_numpy()]
+        return dict(zip(self.sweep.arms.index, styles(varied), strict=True))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What each arm is called, with the number of its runs that did not finish."""
+        return dict(zip(self.sweep.arms.index, legend_labels(self.sweep), strict=True))
+
+    @cached_property
+    def ended(self) -> dict[str, list[int]]:
+        """The runs of each arm that count."""
+        runs = self.sweep.runs[self.sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
+        return {arm: runs.index[runs["arm"] == arm].tolist() for arm in self.arms}
+
+    @cached_property
+    def unended(self) -> pd.DataFrame:
+        """The runs that did not finish."""
+        return self.sweep.runs[self.sweep.runs["status"] != "finished"]
+
+    def has(self, quantity: str, mode: str | None = None) -> bool:
+        """Return whether any value of a quantity is a number."""
+        modes = self.modes if mode is None else [mode]
+        return any(np.isfinite(self.of(mode, quantity)["value"]).any() for mode in modes)
+
+    def of(self, mode: str, quantity: str) -> pd.DataFrame:
+        """Return the rows of one quantity, none if it was not measured."""
+        return self.rows.get((mode, quantity), pd.DataFrame({"run": [], "step": [], "value": []}))
+
+    def layers(self, name: str) -> list[str]:
+        """Return the layers in which something was measured, in their order in the net."""
+        ends = f"/{name}"
+        found = (quantity.removesuffix(ends) for _, quantity in self.rows if quantity.endswith(ends))
+        return list(dict.fromkeys(found))
+
+    def layers_of(self, arm: str, mode: str, name: str) -> list[str]:
+        """Return the layers in which something was measured in an arm's runs, in their order in its net."""
+        first = next(iter(self.ended[arm]), None)
+        found = {layer: self.of(mode, f"{layer}/{name}") for layer in self.layers(name)}
+        # The rows keep the order in which they were written, which is that of the layers.
+        places = {layer: rows.index[rows["run"] == first] for layer, rows in found.items()}
+        return sorted((layer for layer in places if len(places[layer])), key=lambda layer: places[layer][0])
+
+    def moments(self, quantities: Sequence[str]) -> int:
+        """Return at how many steps a run was looked at, most often."""
+        series = [rows for (_, quantity), rows in self.rows.items() if quantity in quantities]
+        return max((int(rows["run"].value_counts().max()) for rows in series), default=0)
+
+    def over_steps(self, mode: str, quantity: str, runs: Sequence[int]) -> pd.DataFrame:
+        """Return values ``(steps x runs)`` of an arm, at the steps at which half of its runs or more were seen."""
+        rows = self.of(mode, quantity)
+        rows = rows[rows["run"].isin(runs)]
+        probed = rows["step"].value_counts()
+        wide = rows.pivot(index="step", columns="run", values="value").replace([np.inf, -np.inf], np.nan)
+        return wide[probed.reindex(wide.index) * 2 >= len(runs)]
+
+    def last(self, mode: str, quantity: str) -> pd.Series:
+        """Return each run's value at its last moment."""
+        rows = self.of(mode, quantity)
+        runs, values = rows["run"].to_numpy(), rows["value"].to_numpy(dtype=float)
+        # The rows of a run are together, in the order in which they were written.
+        ends = np.flatnonzero(np.append(runs[1:] != runs[:-1], True)[: len(runs)])
+        return pd.Series(np.where(np.isfinite(values[ends]), values[ends], np.nan), index=runs[ends])
+
+    def arrays(self, run: int) -> dict[str, np.ndarray]:
+        """Return the arrays of a run at its last moment, by ``<mode>/<name>``."""
+        if run not in self._arrays:
+            prefix, found = f"{self.name}/", read_arrays(self.folders[run])
+            self._arrays[run] = {
+                key.removeprefix(prefix): array[-1] for key, array in found.items() if key.startswith(prefix)
+            }
+        return self._arrays[run]
+
+    @cached_property
+    def _arrays(self) -> dict[int, dict[str, np.ndarray]]:
+        return {}
+
+
+def measured(sweep: Overview, records: Sequence[Record]) -> Iterator[Measured]:
+    """Yield what each probe found in the runs of a sweep, if any did."""
+    rows = read_probes(records)
+    rows = rows.drop_duplicates(["run", "probe", "mode", "quantity", "step"], keep="last")
+    folders = {number: record.folder for number, record in enumerate(records)}
+    headlines = dict.fromkeys(key for record in records for key in record.result.probes)
+    for name, of_probe in rows.groupby("probe", sort=False, observed=True):
+        parts = of_probe.groupby(["mode", "quantity"], sort=False, observed=True)
+        kept = {(str(mode), str(quantity)): part[["run", "step", "value"]] for (mode, quantity), part in parts}
+        heads = [key.split("/", 3)[3] for key in headlines if key.startswith(f"probe/{name}/")]
+        yield Measured(str(name), sweep, kept, folders, tuple(dict.fromkeys(heads)))
+
+
+def quartiles(values: np.ndarray) -> np.ndarray:
+    """Return the quartiles ``(3, n)`` of ``(n x seeds)``, over the seeds of which half or more have a number.
+
+    >>> quartiles(np.array([[1.0, 2.0, 4.0], [np.nan, 2.0, 4.0], [np.nan, np.nan, 4.0]])).T.tolist()
+    [[1.5, 2.0, 3.0], [2.5, 3.0, 3.5], [nan, nan, nan]]
+    """
+    found = np.full((3, len(values)), np.nan)
+    known = np.isfinite(values).sum(axis=1) * 2 >= max(1, values.shape[1])
+    if known.any():
+        quantile = np.quantile if np.isfinite(values[known]).all() else np.nanquantile
+        found[:, known] = quantile(values[known], [0.25, 0.5, 0.75], axis=1)
+    return found

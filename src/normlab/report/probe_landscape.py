@@ -1,0 +1,164 @@
+"""Figures of what was measured of the loss: along the gradient, in random directions, its curvature, on a line."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from normlab.report.probe_data import Measured, quartiles
+from normlab.report.probe_panels import Panel, caption, draw_median, number_sheet
+from normlab.report.probe_sheet import GREY, Entry, Row, arm_entries, few_ticks, head, scale, sheet, statistics
+
+FLOOR = 1e-6
+"""The lowest spectral density that is drawn, as a share of the highest."""
+
+
+def gradient_lipschitz(probe: Measured) -> Figure | None:
+    """Draw the average curvature in random directions, hollow where it is not to be relied on."""
+    if not probe.has("median"):
+        return None
+    once = probe.moments(["median"]) == 1
+    title = "How far the gradient moves in random directions (median over directions)"
+    row = [Panel(mode, "median", "", "average curvature  ‖Δ∇f‖ / ‖δ‖") for mode in probe.modes]
+    words = ["thin bar: the middle half of the directions"] if once and probe.has("q25") else []
+    if any((probe.of(mode, "unreliable")["value"] == 1).any() for mode in probe.modes):
+        words += ["hollow: unreliable, over 10 % apart at another radius or in the other precision"]
+    figure, axes = number_sheet(probe, title, [row], shared=True, words=words)
+    if not once:
+        for place, mode in zip(axes[0], probe.modes, strict=True):
+            hollow(place, probe, mode)
+    return figure
+
+
+def hollow(axes: Axes, probe: Measured, mode: str) -> None:
+    """Put a hollow mark on each median of an arm of which half of the seeds or more are unreliable."""
+    for arm in probe.arms:
+        wide = probe.over_steps(mode, "median", probe.ended[arm])
+        flags = probe.over_steps(mode, "unreliable", probe.ended[arm]).reindex(wide.index)
+        marked = ((flags == 1).sum(axis=1) * 2 >= max(1, flags.shape[1])).to_numpy()
+        colour, middle = probe.looks[arm].colour, quartiles(wide.to_numpy())[1]
+        axes.plot(wide.index[marked], middle[marked], "o", color=colour, markersize=4.5, markerfacecolor="white")
+
+
+def curvature(probe: Measured) -> Figure | None:
+    """Draw the sharpness against the stability limit, and the spectrum where it was measured."""
+    kinds = [
+        ("lambda_max_lr", "sharpness × learning rate", "λmax · η"),
+        ("lambda_max", "sharpness: largest eigenvalue", "λmax"),
+        ("dhd_lambda_max", "scale-free sharpness", "λmax of DHD"),
+    ]
+    present = [kind for kind in kinds if probe.has(kind[0])]
+    if not present:
+        return None
+    rows = [[Panel(mode, *kind) for kind in present] for mode in probe.modes]
+    spectra = [mode for mode in probe.modes if any(densities(probe, mode))]
+    more = [Row(len(spectra), 2.1)] if spectra else []
+    words = ["spectral density: at the last moment, of the first seed"] if spectra else []
+    limits = stability(probe)
+    title = "How sharply the loss is curved: the Hessian's eigenvalues"
+    figure, axes = number_sheet(probe, title, rows, entries=limit_entries(probe, limits), words=words, more=more)
+    once = probe.moments([kind[0] for kind in present]) == 1
+    for row, places in zip(rows, axes, strict=False):
+        for panel, place in zip(row, places, strict=True):
+            for limit in limits if panel.quantity == "lambda_max_lr" else ():
+                mark_limit(place, limit, across=once)
+    for mode, place in zip(spectra, axes[-1], strict=False):
+        spectrum(place, probe, mode)
+    return figure
+
+
+def stability(probe: Measured) -> list[float]:
+    """Return at which λmax·η the optimizers of the arms become unstable on a quadratic, at most two."""
+    ended = [run for runs in probe.ended.values() for run in runs]
+    found = [probe.last(mode, "stability").reindex(ended).dropna() for mode in probe.modes]
+    return sorted({round(float(limit), 3) for limits in found for limit in limits})[:2]
+
+
+def limit_entries(probe: Measured, limits: Sequence[float]) -> list[Entry]:
+    """Return the legend of the stability limits."""
+    doubted = any((probe.last(mode, "indicative") == 1).any() for mode in probe.modes)
+    note = " (indicative: minibatches)" if doubted else ""
+    kinds = ["gradient descent" if limit == 2 else "gradient descent with momentum" for limit in limits]
+    handle = Line2D([], [], color=GREY, linestyle=(0, (6, 2)), linewidth=1.1)
+    return [
+        (handle, f"stability limit of {kind}: {limit:g}{note}") for kind, limit in zip(kinds, limits, strict=True)
+    ]
+
+
+def mark_limit(axes: Axes, limit: float, *, across: bool) -> None:
+    """Draw a stability limit, and make room for it."""
+    low, high = axes.get_xlim() if across else axes.get_ylim()
+    reach = axes.set_xlim if across else axes.set_ylim
+    reach(min(low, limit / 1.2), max(high, limit * 1.2))
+    mark = axes.axvline if across else axes.axhline
+    mark(limit, color=GREY, linestyle=(0, (6, 2)), linewidth=1.1, zorder=3)
+
+
+def densities(probe: Measured, mode: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return eigenvalues and their density of each arm's first seed, where there are any."""
+    found = {}
+    for arm in probe.arms:
+        for run in probe.ended[arm][:1]:
+            arrays = probe.arrays(run)
+            grid, density = (arrays.get(f"{mode}/{name}") for name in ("density_grid", "density"))
+            if grid is not None and density is not None and np.isfinite(density).any():
+                found[arm] = (grid, density)
+    return found
+
+
+def spectrum(axes: Axes, probe: Measured, mode: str) -> None:
+    """Draw the spectral densities at the last moment."""
+    top = 0.0
+    for arm, (grid, density) in densities(probe, mode).items():
+        look, top = probe.looks[arm], max(top, float(np.nanmax(density)))
+        axes.plot(grid, density, color=look.colour, linestyle=look.line, linewidth=1.1)
+    axes.set_yscale("log")
+    few_ticks(axes.yaxis)
+    axes.set_ylim(FLOOR * top, 3 * top)
+    head(axes, ["how many eigenvalues lie where", statistics(mode)], "eigenvalue λ", "density")
+
+
+def line(probe: Measured) -> Figure | None:
+    """Draw the loss on lines through the trained parameters, at the last moment."""
+    directions = [
+        ("random", "in a random direction", "α: step, in lengths of the weights"),
+        ("between", "from one point to the other", "α: share of the way"),
+    ]
+    drawn = [(mode, *kind) for mode in probe.modes for kind in directions if any(losses(probe, mode, kind[0]))]
+    if not drawn:
+        return None
+    across = len({kind for _, kind, _, _ in drawn})
+    rows = [drawn[first : first + across] for first in range(0, len(drawn), across)]
+    words = caption(probe, ended=True)
+    figure, axes = sheet(
+        "The loss on a line, at the last moment", [Row(len(row), 2.3) for row in rows], [arm_entries(probe)], words
+    )
+    for row, places in zip(rows, axes, strict=True):
+        for (mode, kind, words_of, label), place in zip(row, places, strict=True):
+            medians = [
+                draw_median(place, alphas, values.T, probe.looks[arm])
+                for arm, (alphas, values) in losses(probe, mode, kind).items()
+            ]
+            scale(place, np.concatenate(medians))
+            place.xaxis.set_major_locator(MaxNLocator(nbins=5))
+            head(place, [f"the loss {words_of}", statistics(mode)], label, "loss")
+    return figure
+
+
+def losses(probe: Measured, mode: str, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return for each arm the α ``(A,)`` and losses ``(seeds x A)`` on a line."""
+    found = {}
+    for arm in probe.arms:
+        pairs = [
+            (arrays[f"{mode}/{kind}_alphas"], arrays[f"{mode}/{kind}_losses"])
+            for arrays in map(probe.arrays, probe.ended[arm])
+            if f"{mode}/{kind}_losses" in arrays
+        ]
+        same = [values for alphas, values in pairs if alphas.shape == pairs[0][0].shape]
+        if same and np.isfinite(same).any():
+            values = np.stack(same)
+            found[arm] = (pairs[0][0], np.where(np.isfinite(values), values, np.nan))
+    return found

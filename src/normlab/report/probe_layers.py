@@ -1,0 +1,128 @@
+"""Figures of what was measured layer by layer: covariate shift, pre-activations, activations and gradients."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from normlab.report.figures import LETTER
+from normlab.report.probe_data import Measured
+from normlab.report.probe_multiples import groups, level, multiple
+from normlab.report.probe_panels import STEP, Panel, caption, draw_median, number_sheet
+from normlab.report.probe_sheet import Row, arm_entries, head, scale, sheet, statistics
+
+PERCENTILES = ("q15", "q50", "q85")
+DEPTH = (
+    ("std", "spread of the activations", "standard deviation"),
+    ("gradient_rms", "size of the gradient", "root mean square"),
+    ("effective_rank", "effective rank of the activations", "effective rank"),
+    ("dead", "dead units", "share"),
+    ("saturated", "saturated units", "share"),
+)
+TICK_ROOM = 3.4
+"""Inches for the names of the layers below a panel."""
+
+
+def covariate_shift(probe: Measured) -> Figure | None:
+    """Draw how far the gradient of a layer moves when the layers below it take their step."""
+    kinds = (
+        ("difference", "change of the gradient", "‖G − G′‖"),
+        ("relative", "change, relative", "‖G − G′‖ / ‖G‖"),
+        ("cosine", "direction kept", "cosine of G and G′"),
+    )
+    rows = [[Panel(mode, *kind) for kind in kinds if probe.has(kind[0])] for mode in probe.modes]
+    title = "Internal covariate shift: a layer's gradient before and after the step of the layers below"
+    return number_sheet(probe, title, rows, words=["average over layers"])[0] if any(rows) else None
+
+
+def preactivations(probe: Measured) -> Figure | None:
+    """Draw percentiles of pre-activations over the training: Ioffe and Szegedy's figure, a panel for each arm."""
+    layers = [layer for layer in probe.layers("q50") if probe.has(f"{layer}/q50")]
+    shown = [(mode, layer) for mode in probe.modes for layer in dict.fromkeys([*layers[-1:], *layers[:1]])]
+    if not shown:
+        return None
+    cells = [[(each, arm) for arm in group] for each in shown for group in groups(probe.arms)]
+    black = [Line2D([], [], color="black", linewidth=width) for width in (1.6, 0.8)]
+    names = ["the layer's median", "its 15th and 85th percentile"]
+    figure, axes = sheet(
+        "What reaches a layer through the training: percentiles of its pre-activations",
+        [multiple(row, probe) for row in cells],
+        [list(zip(black, names, strict=True))],
+        caption(probe, ended=True),
+    )
+    drawn: dict[tuple[str, str], list[tuple[Axes, np.ndarray]]] = {}
+    for row, places in zip(cells, axes, strict=True):
+        for ((mode, layer), arm), place in zip(row, places, strict=True):
+            drawn.setdefault((mode, layer), []).append((place, percentiles(place, probe, mode, layer, arm)))
+            y = "pre-activation" if place is places[0] else ""
+            head(place, [probe.labels[arm], f"{layer}, {statistics(mode)}"], STEP, y)
+    for panels in drawn.values():
+        level(*zip(*panels, strict=True))
+    return figure
+
+
+def percentiles(axes: Axes, probe: Measured, mode: str, layer: str, arm: str) -> np.ndarray:
+    """Draw three percentiles of one arm over the steps; return their medians over the seeds."""
+    drawn = []
+    for name in PERCENTILES:
+        wide = probe.over_steps(mode, f"{layer}/{name}", probe.ended[arm])
+        x, thin = wide.index.to_numpy(), name != "q50"
+        drawn.append(draw_median(axes, x, wide.to_numpy(), probe.looks[arm], thin=thin))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
+    return np.concatenate(drawn)
+
+
+def activations(probe: Measured) -> Figure | None:
+    """Draw what flows through the net at the last moment, layer by layer, or of one layer over the training."""
+    kinds = [kind for kind in DEPTH if any(probe.has(f"{layer}/{kind[0]}") for layer in probe.layers(kind[0]))][:4]
+    if not kinds:
+        return None
+    halves = [kinds[first : first + 2] for first in range(0, len(kinds), 2)]
+    if all(len(probe.layers(name)) == 1 for name, _, _ in kinds):
+        rows = [
+            [Panel(mode, f"{probe.layers(name)[0]}/{name}", title, label) for name, title, label in half]
+            for mode in probe.modes
+            for half in halves
+        ]
+        return number_sheet(probe, "What flows through the net", rows)[0]
+    cells = [[(mode, *kind) for kind in half] for mode in probe.modes for half in halves]
+    figure, axes = sheet(
+        "What flows through the net, layer by layer, at the last moment",
+        [Row(len(row), 1.9, of=2) for row in cells],
+        [arm_entries(probe)],
+        caption(probe, ended=True),
+    )
+    for row, places in zip(cells, axes, strict=True):
+        for (mode, name, title, label), place in zip(row, places, strict=True):
+            drawn = depth(place, probe, mode, name)
+            head(place, [title, statistics(mode)], name_layers(place, probe, mode, name), label)
+            if label == "share":
+                place.set_ylim(-0.03, 1.03)
+            else:
+                scale(place, drawn)
+    return figure
+
+
+def depth(axes: Axes, probe: Measured, mode: str, name: str) -> np.ndarray:
+    """Draw a number against the layers; return the medians over the seeds."""
+    drawn = [np.array([])]
+    for arm in probe.arms:
+        layers = probe.layers_of(arm, mode, name)
+        values = [probe.last(mode, f"{layer}/{name}").reindex(probe.ended[arm]) for layer in layers]
+        if values:
+            drawn.append(draw_median(axes, np.arange(1, len(layers) + 1), np.stack(values), probe.looks[arm]))
+    return np.concatenate(drawn)
+
+
+def name_layers(axes: Axes, probe: Measured, mode: str, name: str) -> str:
+    """Write the layers below their axis, where they are the same in all arms, and return what it is called."""
+    kinds = {tuple(probe.layers_of(arm, mode, name)) for arm in probe.arms} - {()}
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(kinds) != 1:
+        return "layer, from the input on"
+    layers = next(iter(kinds))
+    if LETTER * sum(len(layer) + 2 for layer in layers) < TICK_ROOM:
+        axes.set_xticks(range(1, len(layers) + 1), layers)
+        return "layer"
+    return f"layer, from 1: {layers[0]} to {len(layers)}: {layers[-1]}"

@@ -1,0 +1,198 @@
+"""When a training is probed, and what becomes of what is found.
+
+K is the number of members.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from normlab.data.order import stream
+from normlab.probes.graph import Graph
+from normlab.probes.scene import Finding, Probe, Scene
+from normlab.records import probes as records
+from normlab.records.curves import Point
+from normlab.records.events import EventFile
+from normlab.records.probes import Found
+from normlab.training.optim import SGD
+from normlab.training.population import copy_of
+from normlab.training.run_folders import Run
+from normlab.training.stacking import State
+
+if TYPE_CHECKING:
+    from normlab.training.module import NormModule
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step: parameters and buffers before and after it, ``(K, …)`` each, and its minibatch."""
+
+    before: State
+    after: State
+    x: Tensor
+    y: Tensor
+    epoch: int
+    step: int
+
+
+class Probing:
+    """Shows the probes the scenes that they ask for, and keeps what they find for each member.
+
+    Attributes:
+        seconds: what all of it took; it is no part of the training's time.
+        latest: of each member, the newest of the numbers that go into tables.
+    """
+
+    def __init__(
+        self, probes: Mapping[str, Probe | Graph], runs: Sequence[Run], events: Sequence[EventFile]
+    ) -> None:
+        self.probes = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
+        self.graphs = [probe for probe in probes.values() if isinstance(probe, Graph)]
+        self.runs, self.events = runs, events
+        self.seconds = 0.0
+        self.start: State = {}
+        self.latest: list[dict[str, float]] = [{} for _ in runs]
+        self.with_arrays: list[list[Found]] = [[] for _ in runs]
+        self.unwritten: list[list[Found]] = [[] for _ in runs]
+
+    def begin(self, module: "NormModule") -> None:
+        """Draw the graphs, and look before anything has trained."""
+        self.start = copy_of(module.population)
+        if self.graphs:
+            net, x = module.population.alone(0), module.first_minibatch()[0][0]
+            for run, graph in itertools.product(self.runs, self.graphs):
+                graph.write(run.folder, net, x)
+        self.look(module, [name for name, probe in self.probes.items() if probe.at_start])
+
+    def end(self, module: "NormModule") -> None:
+        """Look when all has trained."""
+        self.look(module, [name for name, probe in self.probes.items() if probe.at_end])
+
+    def look(self, module: "NormModule", names: Sequence[str]) -> None:
+        """Show probes a scene in which no step is taken."""
+        if names:
+            state, minibatch = copy_of(module.population), module.first_minibatch()
+            epoch, step = int(module.epochs.max()), int(module.steps.max())
+            self.show(module, names, Step(state, state, *minibatch, epoch, step))
+
+    @contextmanager
+    def around(self, module: "NormModule", number: int, last: bool, x: Tensor, y: Tensor) -> Iterator[None]:
+        """Look at the step that is taken within, the ``number``-th of its epoch, counted from 0."""
+        epoch, step = module.current_epoch, int(module.steps.max()) + number
+        due = [name for name, probe in self.probes.items() if is_due(probe, step, epoch if last else None)]
+        if not due:
+            yield
+            return
+        started = time.perf_counter()
+        before = copy_of(module.population)
+        self.seconds += time.perf_counter() - started
+        yield
+        self.show(module, due, Step(before, copy_of(module.population), x, y, epoch + 1, step))
+
+    def show(self, module: "NormModule", names: Sequence[str], step: Step) -> None:
+        """Show probes a step, and take down what they find."""
+        started = time.perf_counter()
+        for name in names:
+            for finding in self.probes[name](self.scene(module, name, step)):
+                self.take_down(name, finding, step, (~module.frozen).nonzero().flatten().tolist())
+        self.seconds += time.perf_counter() - started
+
+    def scene(self, module: "NormModule", name: str, step: Step) -> Scene:
+        """Return a step as a probe sees it, with generators of its own."""
+        net = module.population.net
+        return Scene(
+            net=net,
+            loss=module.task.loss,
+            trained=[name for name, parameter in net.named_parameters() if parameter.requires_grad],
+            before=step.before,
+            after=step.after,
+            start=self.start,
+            minibatch=(step.x, step.y),
+            train=module.training_split(),
+            lr=module.learning_rates(),
+            stability=stability(module.optimizer),
+            generators=[
+                torch.Generator().manual_seed(stream(run.config.seed, "probe", name, step.step))
+                for run in self.runs
+            ],
+            epoch=step.epoch,
+            step=step.step,
+        )
+
+    def take_down(self, name: str, finding: Finding, step: Step, members: Sequence[int]) -> None:
+        """Keep what was found of these members."""
+        now, names = time.time(), list(finding.numbers)
+        rows = torch.stack([value.detach().double().cpu() for value in finding.numbers.values()], dim=1).tolist()
+        arrays, histograms = (
+            {key: value.detach().cpu().numpy() for key, value in values.items()}
+            for values in (finding.arrays, finding.histograms)
+        )
+        for k in members:
+            found = Found(
+                epoch=step.epoch,
+                step=step.step,
+                time=now,
+                probe=name,
+                mode=finding.mode,
+                numbers=dict(zip(names, rows[k], strict=True)),
+                arrays={key: value[k] for key, value in arrays.items()},
+                headline=tuple(finding.headline),
+                histograms={key: value[k] for key, value in histograms.items()},
+            )
+            self.unwritten[k].append(found)
+            if arrays:
+                self.with_arrays[k].append(found)
+            path = f"probe/{name}/{finding.mode}"
+            self.latest[k] |= {f"{path}/{key}": found.numbers[key] for key in finding.headline}
+
+    def flush(self) -> None:
+        """Write the numbers and histograms found since the last time."""
+        for k, found in enumerate(self.unwritten):
+            if found:
+                records.append(self.runs[k].folder, found)
+                for file in self.events[k : k + 1]:
+                    file.scalars(points(found))
+                    file.histograms(found)
+                found.clear()
+
+    def write_arrays(self) -> None:
+        """Write the arrays of the whole training."""
+        for run, found in zip(self.runs, self.with_arrays, strict=True):
+            if found:
+                records.write_arrays(run.folder, found)
+
+
+def is_due(probe: Probe, step: int, ended: int | None) -> bool:
+    """Return whether a probe looks at a step of the training, the last of epoch ``ended`` if that is given."""
+    by_step = probe.every_n_steps is not None and step % probe.every_n_steps == 0
+    by_epoch = probe.every_n_epochs is not None and ended is not None and (ended + 1) % probe.every_n_epochs == 0
+    return by_step or by_epoch
+
+
+def stability(optimizer: torch.optim.Optimizer) -> Tensor | None:
+    """Return the largest λmax·η at which gradient descent is stable on a quadratic, ``(K,)``.
+
+    It is 2 without momentum and ``2 (1 + μ)`` with that of the heavy ball (Polyak 1964); others have none.
+    """
+    if not isinstance(optimizer, SGD) or optimizer.nesterov:
+        return None
+    return 2 * (1 + optimizer.param_groups[0]["momentum"].flatten())
+
+
+def points(found: Sequence[Found]) -> list[Point]:
+    """Return what was found as points of curves, tagged for TensorBoard."""
+    return [
+        Point(
+            one.epoch,
+            one.step,
+            one.time,
+            {f"probe/{one.probe}/{one.mode}/{key}": value for key, value in one.numbers.items()},
+        )
+        for one in found
+    ]

@@ -1,0 +1,118 @@
+"""Scenes for the tests of probes: small nets in the middle of a training."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+from normlab.models import MLP
+from normlab.models.dropout import Dropout
+from normlab.norms import BatchNorm1d, BatchRenorm, GhostBatchNorm, NoisyBatchNorm
+from normlab.probes.landscape import Landscape
+from normlab.probes.scene import Scene
+
+NORMS: dict[str, Callable[[int], nn.Module] | None] = {
+    "nobn": None,
+    "bn": BatchNorm1d,
+    "bn_fused": partial(BatchNorm1d, fused=True),
+    "bn_torch": nn.BatchNorm1d,
+    "ghost": partial(GhostBatchNorm, ghost_size=8),
+    "brn": BatchRenorm,
+    "noisy": NoisyBatchNorm,
+    "ln": nn.LayerNorm,
+    "dropout": lambda _: Dropout(0.3),
+    "torch_dropout": lambda _: nn.Dropout(0.3),
+}
+"""What may stand in a net's norm slots."""
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().flatten(1).mean(1)
+
+
+def make_net(norm: Callable[[int], nn.Module] | None = BatchNorm1d, seed: int = 0, **options) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MLP((3,), 2, norm=norm, **({"hidden": [6, 5], "activation": "tanh"} | options)).double()
+
+
+def make_scene(nets: Sequence[nn.Module], samples: int = 24, seed: int = 1, step: float = 0.05, **given) -> Scene:
+    """Return a scene of nets that have seen a minibatch, and are to take a step of gradient descent on it."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(nets), samples, 3, generator=generator, dtype=torch.float64)
+    y = torch.randn(len(nets), samples, 2, generator=generator, dtype=torch.float64)
+    with torch.random.fork_rng():
+        for net, own in zip(nets, x, strict=True):
+            net.train()(own)
+    params, buffers = stack_module_state(list(nets))
+    before = {name: tensor.detach().clone() for name, tensor in (params | buffers).items()}
+    after = dict(before)
+    for k, net in enumerate(nets):
+        with torch.random.fork_rng():
+            state = {name: tensor[k].clone() for name, tensor in before.items()}
+            own = {name: state[name].requires_grad_() for name in params}
+            loss = squared(functional_call(net, state, (x[k],))[None], y[k][None]).sum()
+            grads = torch.autograd.grad(loss, list(own.values()), materialize_grads=True)
+        for name, grad in zip(own, grads, strict=True):
+            after[name] = after[name].clone()
+            after[name][k] -= step * grad
+    fields = {
+        "net": nets[0],
+        "loss": squared,
+        "trained": list(params),
+        "before": before,
+        "after": after,
+        "start": before,
+        "minibatch": (x, y),
+        "train": (x[0], y[0]),
+        "lr": torch.full((len(nets),), step, dtype=torch.float64),
+        "stability": None,
+        "generators": [torch.Generator().manual_seed(10 + k) for k in range(len(nets))],
+        "epoch": 1,
+        "step": 3,
+    }
+    return Scene(**(fields | given))
+
+
+def alone(scene: Scene, k: int) -> Scene:
+    """Return the scene of member k alone."""
+
+    def own(state):
+        return {name: tensor[k : k + 1] for name, tensor in state.items()}
+
+    x, y = scene.minibatch
+    stability = None if scene.stability is None else scene.stability[k : k + 1]
+    before = own(scene.before)
+    return Scene(
+        scene.net,
+        scene.loss,
+        scene.trained,
+        before,
+        before if scene.after is scene.before else own(scene.after),
+        own(scene.start),
+        (x[k : k + 1], y[k : k + 1]),
+        scene.train,
+        scene.lr[k : k + 1],
+        stability,
+        [torch.Generator().manual_seed(10 + k)],
+        scene.epoch,
+        scene.step,
+    )
+
+
+def quadratic(hessian: Tensor, at: Tensor | None = None) -> Landscape:
+    """Return ``½ θᵀHθ`` of each member, H ``(K, P, P)``, from θ ``(K, P)`` or from where all entries are 1."""
+    theta = torch.ones(hessian.shape[:2], dtype=hessian.dtype) if at is None else at
+    return Landscape(lambda params, h: params["w"] @ h @ params["w"] / 2, {"w": theta}, [hessian])
+
+
+@pytest.fixture
+def scenes() -> SimpleNamespace:
+    """Return the functions that make scenes and landscapes."""
+    return SimpleNamespace(
+        make_net=make_net, make_scene=make_scene, alone=alone, quadratic=quadratic, norms=NORMS, squared=squared
+    )

@@ -1,0 +1,312 @@
+import sys
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+import torch
+from scipy.sparse.linalg import eigsh
+from torch import Tensor, nn
+from torch.func import jacrev
+from torch.testing import assert_close
+
+from normlab.models import MLP
+from normlab.norms import BatchNorm1d, BatchRenorm, GhostBatchNorm, NoisyBatchNorm
+from normlab.probes import curvature
+from normlab.probes.curvature import Curvature, extreme_eigenvalues
+from normlab.probes.lanczos import LARGEST
+from normlab.probes.landscape import Landscape
+from normlab.probes.scene import MODES, Finding, Scene, still
+
+CURVLINOPS = pytest.mark.skipif(find_spec("curvlinops") is None, reason="curvlinops is not installed")
+
+K = 3
+NORMS = {
+    "nobn": None,
+    "bn": BatchNorm1d,
+    "bn_fused": partial(BatchNorm1d, fused=True),
+    "bn_torch": nn.BatchNorm1d,
+    "ghost": partial(GhostBatchNorm, ghost_size=8),
+    "brn": BatchRenorm,
+    "noisy": NoisyBatchNorm,
+    "ln": nn.LayerNorm,
+}
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def make_net(norm=BatchNorm1d, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = MLP((3,), 2, hidden=[4], norm=norm, activation="tanh").double()
+        net(draws(16, 3, seed=9))
+        return net
+
+
+def make_scene(norm=BatchNorm1d, members: int = K, **given) -> Scene:
+    nets = [make_net(norm, seed) for seed in range(members)]
+    tensors = [dict([*net.named_parameters(), *net.named_buffers()]) for net in nets]
+    state = {name: torch.stack([own[name].detach() for own in tensors]) for name in tensors[0]}
+    fields = {
+        "net": nets[0],
+        "loss": lambda outputs, y: (outputs - y).square().flatten(1).mean(1),
+        "trained": [name for name, _ in nets[0].named_parameters()],
+        "before": state,
+        "after": state,
+        "start": state,
+        "minibatch": (draws(members, 16, 3, seed=1), draws(members, 16, 2, seed=2)),
+        "train": (draws(24, 3, seed=3), draws(24, 2, seed=4)),
+        "lr": torch.tensor([0.1, 0.01, 0.3], dtype=torch.float64)[:members],
+        "stability": None,
+        "generators": generators(members),
+        "epoch": 1,
+        "step": 3,
+    }
+    return Scene(**(fields | given))
+
+
+def generators(members: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(k) for k in range(members)]
+
+
+def dense(landscape: Landscape) -> Tensor:
+    """Return each member's Hessian by torch's own nested differentiation, ``(K, P, P)``."""
+    found = []
+    for k in range(landscape.members):
+        own = landscape.of_member(k)
+        fixed, x, y = own.context
+        context = {name: tensor[0] for name, tensor in fixed.items()}, x[0], y[0]
+
+        def loss(theta: Tensor, own=own, context=context) -> Tensor:
+            return own.loss(dict(zip(own.names, own.parts(theta), strict=True)), *context)
+
+        found.append(jacrev(jacrev(loss))(own.theta[0]))
+    return torch.stack(found)
+
+
+def found(probe: Curvature, scene: Scene) -> list[Finding]:
+    return list(probe(replace(scene, generators=generators(len(scene.lr)))))
+
+
+def alone(scene: Scene, k: int) -> Scene:
+    def own(state):
+        return {name: tensor[k : k + 1] for name, tensor in state.items()}
+
+    x, y = scene.minibatch
+    state = own(scene.before)
+    stability = None if scene.stability is None else scene.stability[k : k + 1]
+    minibatch, lr, drawn = (x[k : k + 1], y[k : k + 1]), scene.lr[k : k + 1], scene.generators[k : k + 1]
+    return replace(
+        scene,
+        **{"before": state, "after": state, "start": state, "minibatch": minibatch},
+        **{"lr": lr, "stability": stability, "generators": drawn},
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("norm", NORMS.values(), ids=list(NORMS))
+def test_products_are_those_of_the_differences_of_gradients(norm, mode):
+    landscape = make_scene(norm).landscape(mode, double=True)
+    step = 1e-5 * torch.eye(landscape.theta.shape[1], dtype=torch.float64).unsqueeze(1)
+    columns = landscape.gradients(landscape.theta + step) - landscape.gradients(landscape.theta - step)
+    vectors = draws(*landscape.theta.shape)
+
+    expected = torch.einsum("jkp,kj->kp", columns / 2e-5, vectors)
+    assert_close(landscape.hessian()(vectors), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("norm", [NORMS["nobn"], NORMS["bn"], NORMS["brn"]], ids=["nobn", "bn", "brn"])
+def test_the_ends_are_those_of_the_dense_hessian(norm, mode):
+    landscape = make_scene(norm).landscape(mode, double=True)
+    values = torch.linalg.eigvalsh(dense(landscape))
+
+    exact = extreme_eigenvalues(landscape, tolerance=1e-10, generators=generators(K))
+    assert_close(exact.values, values[:, [0, -1]].T)
+    near = extreme_eigenvalues(landscape, tolerance=1e-3, generators=generators(K))
+    assert_close(near.values[1], values[:, -1], rtol=1e-3, atol=0)
+
+
+# torch's forward differentiation, of which curvlinops makes its products, compiles with torch.jit.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("mode", MODES)
+def test_products_and_ends_agree_with_curvlinops_own_hessian(mode):
+    operator = pytest.importorskip("curvlinops").HessianLinearOperator
+    scene = make_scene(members=1)
+    landscape = scene.landscape(mode, "train")
+    net = still(make_net(), mode)
+    theirs = operator(net, nn.MSELoss(), list(net.parameters()), [scene.train])
+    vectors = draws(1, landscape.theta.shape[1])
+
+    assert_close(landscape.hessian()(vectors)[0], theirs @ vectors[0])
+    ours = extreme_eigenvalues(landscape, tolerance=1e-9, generators=generators(1)).values[:, 0]
+    values = eigsh(theirs.to_scipy(), k=2, which="BE", return_eigenvectors=False, v0=vectors[0].numpy())
+    assert_close(ours, torch.from_numpy(values).sort().values)
+
+
+def test_curvlinops_batch_by_batch_is_another_net_s_hessian():
+    """The reason why a landscape sees its data whole."""
+    scene = make_scene(members=1)
+    x, y = scene.train
+    halves = [
+        replace(scene, train=half).landscape("batch", "train") for half in ((x[:12], y[:12]), (x[12:], y[12:]))
+    ]
+    vectors = draws(*halves[0].theta.shape)
+    summed = sum(half.hessian()(vectors) for half in halves) / 2
+
+    whole = scene.landscape("batch", "train").hessian()(vectors)
+    assert (summed - whole).norm() > 0.05 * whole.norm()
+
+
+def test_a_diagonal_scales_the_hessian_from_both_sides():
+    landscape = make_scene().landscape("batch")
+    scale = draws(*landscape.theta.shape).exp()
+    scaled = scale.unsqueeze(2) * dense(landscape) * scale.unsqueeze(1)
+
+    values = extreme_eigenvalues(landscape, scale=scale, tolerance=1e-10, generators=generators(K)).values
+    assert_close(values, torch.linalg.eigvalsh(scaled)[:, [0, -1]].T)
+
+
+@pytest.mark.parametrize("limit", ["AT_ONCE", "MEMORY"])
+def test_members_taken_in_groups_are_the_same(monkeypatch, limit):
+    landscape = make_scene().landscape("batch")
+    whole = extreme_eigenvalues(landscape, generators=generators(K))
+    monkeypatch.setattr(curvature, limit, 2 if limit == "AT_ONCE" else 1)
+
+    assert_close(extreme_eigenvalues(landscape, generators=generators(K)), whole)
+
+
+def test_the_numbers_are_those_of_the_dense_hessian_and_the_learning_rates():
+    scene = make_scene(stability=torch.tensor([2.0, 3.8, 2.0]))
+    for finding in found(Curvature(tolerance=1e-8), scene):
+        values = torch.linalg.eigvalsh(dense(scene.landscape(finding.mode, "train")))
+        assert_close(finding.numbers["lambda_max"], values[:, -1])
+        assert_close(finding.numbers["lambda_min"], values[:, 0])
+        assert_close(finding.numbers["lambda_max_lr"], values[:, -1] * scene.lr)
+        assert_close(finding.numbers["stability"], scene.stability)
+        assert (finding.numbers["lambda_max_error"] <= 1e-8 * values[:, -1]).all()
+        assert (finding.numbers["converged"] == 1).all()
+        assert all(value.shape == (K,) for value in finding.numbers.values())
+        assert finding.arrays == {}
+        assert set(finding.headline) <= set(finding.numbers)
+
+
+def test_each_mode_has_a_finding_and_no_stability_is_a_gap():
+    findings = found(Curvature(), make_scene())
+
+    assert [(finding.probe, finding.mode) for finding in findings] == [("curvature", mode) for mode in MODES]
+    assert findings[0].numbers["stability"].isnan().all()
+    assert (findings[0].numbers["lambda_max"] != findings[1].numbers["lambda_max"]).all()
+    assert (findings[0].numbers["dhd_lambda_max"] != findings[0].numbers["lambda_max"]).all()
+    assert torch.equal(findings[1].numbers["dhd_lambda_max"], findings[1].numbers["lambda_max"])
+
+
+def test_a_minibatch_smaller_than_the_training_split_is_indicative():
+    scene = make_scene()
+    whole = replace(scene, minibatch=scene.data("train"))
+
+    def indicative(data: str, given: Scene) -> list[float]:
+        return found(Curvature(data=data), given)[0].numbers["indicative"].tolist()
+
+    assert indicative("minibatch", scene) == [1, 1, 1]
+    assert indicative("minibatch", whole) == indicative("train", scene) == [0, 0, 0]
+    numbers = [found(Curvature(data=data), whole)[0].numbers["lambda_max"] for data in ("minibatch", "train")]
+    assert_close(*numbers)
+
+
+@pytest.mark.parametrize("norm", ["nobn", "bn", "noisy"])
+def test_members_find_what_they_find_alone(norm):
+    scene = make_scene(NORMS[norm])
+    together = found(Curvature(tolerance=0.05), scene)
+    for k in range(K):
+        own = Curvature(tolerance=0.05)(alone(replace(scene, generators=generators(K)), k))
+        for whole, single in zip(together, own, strict=True):
+            for name, value in single.numbers.items():
+                assert_close(whole.numbers[name][k : k + 1], value, equal_nan=True, rtol=1e-6, atol=1e-9)
+
+
+@CURVLINOPS
+def test_trace_and_density_are_of_the_same_hessian_and_as_alone():
+    scene, probe = make_scene(), Curvature(trace_samples=4, density=True, modes=["batch"])
+    (finding,) = found(probe, scene)
+    exact = dense(scene.landscape("batch", "train")).diagonal(dim1=1, dim2=2).sum(1)
+
+    assert ((finding.numbers["trace"] - exact).abs() < 6 * finding.numbers["trace_error"]).all()
+    values, grid = finding.arrays["density"], finding.arrays["density_grid"]
+    assert values.shape == grid.shape == (K, 256)
+    assert_close(torch.trapezoid(values, grid), torch.ones(K).double(), rtol=0.05, atol=0)
+    assert (grid[:, 0] < finding.numbers["lambda_min"]).all()
+    assert (grid[:, -1] > finding.numbers["lambda_max"]).all()
+    (own,) = probe(alone(replace(scene, generators=generators(K)), 1))
+    assert_close(own.numbers["trace"], finding.numbers["trace"][1:2])
+    assert_close(own.arrays["density"], finding.arrays["density"][1:2])
+
+
+def test_a_member_that_is_not_finite_is_a_gap_and_the_others_are_right():
+    scene = make_scene()
+    state = {name: tensor.clone() for name, tensor in scene.before.items()}
+    state["hidden1.linear.weight"][1] = torch.nan
+    for whole, broken in zip(
+        found(Curvature(), scene), found(Curvature(), replace(scene, before=state)), strict=True
+    ):
+        for name, value in broken.numbers.items():
+            if name in ("converged", "indicative"):
+                continue
+            assert value[1].isnan()
+            assert_close(value[[0, 2]], whole.numbers[name][[0, 2]], equal_nan=True)
+        assert broken.numbers["converged"].tolist() == [1, 0, 1]
+
+
+def test_single_precision_is_as_exact_as_the_tolerance():
+    scene = make_scene()
+    double = found(Curvature(), scene)[0].numbers
+    state = {name: in_float(tensor) for name, tensor in scene.before.items()}
+    x, y = scene.train
+    scene = replace(scene, before=state, train=(x.float(), y.float()))
+    single = found(Curvature(double=False), scene)[0].numbers
+
+    assert_close(single["lambda_max"], double["lambda_max"], rtol=2e-3, atol=0)
+    assert single["lambda_max"].dtype == torch.float64
+
+
+def in_float(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"tolerance": -1.0}, r"tolerance must be a number > 0, got -1.0"),
+        ({"trace_samples": 1}, "trace_samples must be 0 for none or at least 2, got 1"),
+        ({"trace_samples": -3}, "trace_samples must be 0 for none or at least 2, got -3"),
+        ({"data": "test"}, "data must be minibatch or train, got test"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Curvature(**options)
+
+
+@pytest.mark.parametrize("options", [{"trace_samples": 10}, {"density": True}])
+def test_what_needs_curvlinops_is_refused_without_it_before_anything_trains(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "curvlinops", None)
+    with pytest.raises(ImportError, match="pip install 'normlab\\[curvature\\]'"):
+        Curvature(**options)
+    assert found(Curvature(), make_scene())
+
+
+def test_the_stability_limit_is_where_gradient_descent_on_a_quadratic_turns():
+    """What λmax·η is held against: below 2 the loss falls, above it grows."""
+    matrix = draws(5, 5)
+    matrix = matrix @ matrix.T
+    bowl = Landscape.of(lambda params: params["w"] @ matrix @ params["w"] / 2, {"w": draws(5, seed=1)})
+    largest = extreme_eigenvalues(bowl, (LARGEST,), tolerance=1e-9, generators=generators(1)).values.item()
+
+    for limit, falls in ((1.9, True), (2.1, False)):
+        theta = bowl.theta
+        for _ in range(200):
+            theta = theta - limit / largest * bowl.gradients(theta)
+        assert (bowl.losses(theta) < bowl.losses(bowl.theta)).item() == falls

@@ -1,0 +1,153 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.testing import assert_close
+
+from normlab.models import CNN, MLP
+from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, L1BatchNorm, NoisyBatchNorm
+from normlab.probes.reestimated import reestimated, with_statistics_of
+from normlab.probes.scene import Scene
+from normlab.training.evaluation import reestimate
+from normlab.training.population import Population
+
+K = 3
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def loss_of(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs - y).square().flatten(1).mean(1)
+
+
+def mlp(norm, **options) -> nn.Module:
+    return MLP((3,), 2, hidden=[6, 5], norm=norm, **options)
+
+
+def nets_of(make, members: int = K) -> list[nn.Module]:
+    nets = []
+    for seed in range(members):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nets.append(make().double())
+    return nets
+
+
+def scene(nets: list[nn.Module], shape=(3,)) -> Scene:
+    named = [{**dict(net.named_parameters()), **dict(net.named_buffers())} for net in nets]
+    state = {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
+    train = 2 + 3 * draws(20, *shape, seed=2), draws(20, 2, seed=3)
+    minibatch = draws(len(nets), 8, *shape, seed=4), draws(len(nets), 8, 2, seed=5)
+    trained = [name for name, _ in nets[0].named_parameters()]
+    lr = torch.full((len(nets),), 0.1, dtype=torch.float64)
+    return Scene(nets[0], loss_of, trained, state, state, state, minibatch, train, lr, None, [], 0, 0)
+
+
+MAKERS = {
+    "bn": (partial(mlp, BatchNorm1d), (3,)),
+    "bn_torch": (partial(mlp, nn.BatchNorm1d), (3,)),
+    "noisy": (partial(mlp, NoisyBatchNorm, dropout=0.3), (3,)),
+    "brn": (partial(mlp, BatchRenorm), (3,)),
+    "ghost": (partial(mlp, partial(GhostBatchNorm, ghost_size=4)), (3,)),
+    "l1": (partial(mlp, L1BatchNorm), (3,)),
+    "ln": (partial(mlp, nn.LayerNorm), (3,)),
+    "without": (partial(mlp, partial(BatchNorm1d, track_running_stats=False)), (3,)),
+    "cnn": (lambda: CNN((1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d), (1, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("data", ["train", "minibatch"])
+def test_the_loss_is_that_of_nets_whose_statistics_were_re_estimated_at_every_point(name, data):
+    make, shape = MAKERS[name]
+    given = scene(nets_of(make), shape)
+    landscape = reestimated(given, data)
+    points = landscape.theta + 0.3 * draws(2, *landscape.theta.shape, seed=6)
+
+    expected = []
+    for point in points:
+        nets = nets_of(make)
+        for net, theta in zip(nets, point, strict=True):
+            nn.utils.vector_to_parameters(theta, net.parameters())
+        population = Population(nets)
+        x = given.train[0].expand(K, *given.train[0].shape)
+        reestimate(population, [x])
+        population.eval()
+        inputs, targets = given.data(data)
+        expected.append(loss_of(population(inputs), targets).detach())
+    assert landscape.mode == "frozen"
+    assert_close(landscape.losses(points), torch.stack(expected))
+    for k in range(K):
+        assert_close(landscape.of_member(k).losses(points[:, k : k + 1]), torch.stack(expected)[:, k : k + 1])
+
+
+def test_over_its_own_samples_it_is_batch_statistics_but_for_the_unbiased_variance():
+    norm = partial(BatchNorm1d, eps=1e-14)
+    given = scene(nets_of(lambda: MLP((3,), 2, hidden=[6], norm=norm)))
+    by_batch, frozen = given.landscape("batch", "train"), reestimated(given)
+    rescaled = torch.where(by_batch.columns(["hidden1.norm.weight"]), (19 / 20) ** 0.5, 1.0).double()
+
+    assert_close(frozen.losses(frozen.theta), by_batch.losses(by_batch.theta * rescaled))
+    assert bool((frozen.losses(frozen.theta) != by_batch.losses(by_batch.theta)).all())
+
+
+def test_running_statistics_play_no_part():
+    given = scene(nets_of(partial(mlp, BatchNorm1d)))
+    loss = reestimated(given)
+    before = loss.losses(loss.theta)
+    for name in ("running_mean", "running_var"):
+        given.before[f"hidden1.norm.{name}"].add_(7)
+    again = reestimated(given)
+
+    assert torch.equal(again.losses(again.theta), before)
+    plain = given.landscape("frozen", "train")
+    assert not torch.allclose(plain.losses(plain.theta), before)
+
+
+def test_it_takes_a_net_of_which_the_whole_is_a_normalizer():
+    net, samples, x = nn.BatchNorm1d(3).double(), 2 + 3 * draws(20, 3), draws(4, 3, seed=1)
+    state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    expected = (x - samples.mean(0)) / (samples.var(0) + net.eps).sqrt()
+    assert_close(with_statistics_of(net)(state, samples, x), expected)
+
+
+def test_it_can_be_differentiated_through_the_statistics():
+    given = scene(nets_of(partial(mlp, BatchNorm1d), 1))
+    landscape = reestimated(given)
+    gradient, step = landscape.gradients(landscape.theta), 1e-6 * draws(1, landscape.theta.shape[1], seed=9)
+    difference = landscape.losses(landscape.theta + step) - landscape.losses(landscape.theta - step)
+    assert_close((gradient * step).sum(1), difference / 2, rtol=1e-5, atol=1e-14)
+
+
+def test_in_float64_on_request():
+    nets = [net.float() for net in nets_of(partial(mlp, BatchNorm1d))]
+    given = scene(nets)
+    single = Scene(**{**vars(given), "train": tuple(part.float() for part in given.train)})
+
+    assert reestimated(single).theta.dtype == torch.float32
+    landscape = reestimated(single, double=True)
+    assert landscape.losses(landscape.theta).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["bn", "bn_torch", "noisy", "brn", "ln"])
+def test_no_trace_is_left(name):
+    given = scene(nets_of(MAKERS[name][0]))
+    own, state = (
+        {key: value.clone() for key, value in kept.items()} for kept in (given.net.state_dict(), given.before)
+    )
+    x, generator = given.train[0], torch.get_rng_state()
+    hooks = [len(layer._forward_pre_hooks) for layer in given.net.modules()]
+    expected = functional_call(given.net.eval(), {key: value[0] for key, value in state.items()}, (x,))
+
+    landscape = reestimated(given)
+    landscape.gradients(landscape.theta)
+
+    assert all(torch.equal(given.before[key], value) for key, value in state.items())
+    assert all(torch.equal(given.net.state_dict()[key], value) for key, value in own.items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert [len(layer._forward_pre_hooks) for layer in given.net.modules()] == hooks
+    assert torch.equal(functional_call(given.net, {key: value[0] for key, value in state.items()}, (x,)), expected)

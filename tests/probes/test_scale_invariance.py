@@ -1,0 +1,168 @@
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrizations
+from torch.testing import assert_close
+
+from normlab import norms
+from normlab.models import MLP
+from normlab.norms import BatchNorm1d
+from normlab.probes.curvature import extreme_eigenvalues
+from normlab.probes.lanczos import LARGEST
+from normlab.probes.landscape import Landscape
+from normlab.probes.scale_invariance import scales
+from normlab.probes.scene import still
+
+K = 2
+HIDDEN = ["hidden1.linear", "hidden2.linear"]
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def bn(width: int) -> nn.Module:
+    return BatchNorm1d(width, eps=1e-12)
+
+
+def net(norm=bn, **options) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MLP((3,), 2, **({"hidden": [6, 5], "norm": norm, "activation": "tanh"} | options)).double()
+
+
+def landscape(model: nn.Module, mode: str = "batch", rescaled: dict[str, float] | None = None) -> Landscape:
+    """Return the landscape of K nets near a net, with some of their parameters rescaled."""
+    quiet = still(model, mode)
+    x, y = draws(40, 3, seed=1), draws(40, 2, seed=2)
+    params = {
+        name: (parameter.detach() + 0.1 * draws(K, *parameter.shape, seed=3)) * (rescaled or {}).get(name, 1.0)
+        for name, parameter in model.named_parameters()
+    }
+
+    def loss(params):
+        return F.mse_loss(functional_call(quiet, params, (x,)), y)
+
+    return Landscape(loss, params, mode=mode)
+
+
+def scaled(given: Landscape) -> dict[str, Tensor]:
+    """Return D by the names of parameters, for those where it is not 1."""
+    parts = zip(given.names, given.parts(scales(given)), strict=True)
+    return {name: part for name, part in parts if not bool((part == 1).all())}
+
+
+def dhd(given: Landscape) -> Tensor:
+    generators = [torch.Generator().manual_seed(k) for k in range(K)]
+    return extreme_eigenvalues(
+        given, (LARGEST,), scale=scales(given), tolerance=1e-10, generators=generators
+    ).values[0]
+
+
+def lambda_max(given: Landscape) -> Tensor:
+    generators = [torch.Generator().manual_seed(k) for k in range(K)]
+    return extreme_eigenvalues(given, (LARGEST,), tolerance=1e-10, generators=generators).values[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "expected"),
+    [
+        (net(), "batch", HIDDEN),
+        (net(), "frozen", []),
+        (net(None), "batch", []),
+        (net(nn.LayerNorm), "batch", HIDDEN),
+        (net(nn.LayerNorm), "frozen", HIDDEN),
+        (net(nn.RMSNorm), "batch", HIDDEN),
+        (net(norms.L1BatchNorm), "batch", HIDDEN),
+        (net(partial(norms.GhostBatchNorm, ghost_size=10)), "batch", HIDDEN),
+        (net(norms.NoisyBatchNorm), "batch", HIDDEN),
+        (net(norms.BatchRenorm), "batch", HIDDEN),
+        (net(norms.DynamicTanh), "batch", []),
+        (net(norm_position="after"), "batch", []),
+        (net(norm_position="after", activation="relu"), "batch", HIDDEN),
+    ],
+)
+def test_the_weights_before_what_takes_out_their_scale_are_found(model, mode, expected):
+    given = landscape(model, mode)
+    found = scaled(given)
+
+    assert list(found) == [f"{layer}.{name}" for layer in expected for name in ("weight", "bias")]
+    weights = dict(zip(given.names, given.parts(given.theta), strict=True))
+    for name, part in found.items():
+        length = weights[name.replace("bias", "weight")].flatten(1).norm(dim=1)
+        assert_close(part, length.view(-1, *[1] * (part.dim() - 1)).expand(part.shape))
+
+
+@pytest.mark.parametrize("normalize", [norms.weight_normalization, parametrizations.weight_norm])
+def test_of_weight_normalization_the_direction_is_found_alone(normalize):
+    model = net(None)
+    normalize(model.hidden1.linear)
+    x, y = draws(40, 3, seed=1), draws(40, 2, seed=2)
+    params = {name: parameter.detach()[None] for name, parameter in model.named_parameters()}
+    given = Landscape(lambda params: F.mse_loss(functional_call(model, params, (x,)), y), params)
+
+    assert list(scaled(given)) == ["hidden1.linear.parametrizations.weight.original1"]
+
+
+def test_convolutions_are_found_as_linear_maps_are():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        conv = nn.Sequential(nn.Conv2d(1, 2, 3), norms.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 1)).double()
+    quiet, x, y = still(conv, "batch"), draws(20, 1, 4, 4), draws(20, 1)
+    params = {name: parameter.detach()[None] for name, parameter in conv.named_parameters()}
+    given = Landscape(lambda params: F.mse_loss(functional_call(quiet, params, (x,)), y), params)
+
+    assert list(scaled(given)) == ["0.weight", "0.bias"]
+
+
+def test_weights_that_do_nothing_to_the_loss_are_not_taken_for_scale_invariant():
+    params = {"weight": draws(1, 3, 3), "idle": draws(1, 3, 3)}
+
+    assert scaled(Landscape(lambda params: params["weight"].square().sum(), params)) == {}
+
+
+def test_weights_that_hardly_matter_are_told_from_scale_invariant_ones():
+    assert scaled(landscape(net(None), rescaled={"output.weight": 1e-6, "hidden1.linear.weight": 1e-6})) == {}
+
+
+def test_each_member_is_judged_by_itself():
+    given = landscape(net())
+    given.theta[0] = torch.nan
+
+    found = scales(given)
+    assert (found[0] == 1).all()
+    assert_close(found[1], scales(landscape(net()))[1])
+
+
+@pytest.mark.parametrize("factor", [0.1, 30.0])
+@pytest.mark.parametrize("layer", HIDDEN)
+def test_rescaled_weights_of_a_bn_net_leave_the_largest_eigenvalue_of_dhd(layer, factor):
+    name = f"{layer}.weight"
+    before, after = landscape(net()), landscape(net(), rescaled={name: factor})
+
+    assert_close(after.losses(after.theta), before.losses(before.theta))
+    assert_close(dhd(after), dhd(before), rtol=1e-6, atol=0)
+
+    columns = before.columns([name])
+    squares = [part.theta[:, columns].square().sum(1) for part in (before, after)]
+    moved = lambda_max(after) * squares[1] / (lambda_max(before) * squares[0])
+    assert ((moved - 1).abs() > 0.1).all()
+
+
+@pytest.mark.parametrize("model", [net(nn.LayerNorm), net(norm_position="after", activation="relu")])
+def test_weights_and_bias_that_are_rescaled_together_leave_it_too(model):
+    both = {"hidden1.linear.weight": 20.0, "hidden1.linear.bias": 20.0}
+    before, after = landscape(model), landscape(model, rescaled=both)
+
+    assert_close(after.losses(after.theta), before.losses(before.theta), rtol=1e-3, atol=0)
+    assert_close(dhd(after), dhd(before), rtol=1e-2, atol=0)
+
+
+def test_by_frozen_statistics_it_is_not_left():
+    before, after = (landscape(net(), "frozen", {"hidden1.linear.weight": factor}) for factor in (1.0, 0.1))
+
+    assert ((dhd(after) / dhd(before) - 1).abs() > 0.01).all()
