@@ -38,8 +38,8 @@ def compare(arm: ArrayLike, other: ArrayLike, generator: np.random.Generator) ->
     r"""Return how an arm compares with another, of whose seeds it has the same.
 
     The ratio is ``exp(IQM(log a − log b))``, IQM the interquartile mean over the pairs; its interval is that of
-    the percentile bootstrap over pairs. The test flips the signs of ``a − b``, all :math:`2^n` ways up to n = 13, and
-    as many at random beyond.
+    the percentile bootstrap over pairs. The test flips the signs of ``a − b``, all :math:`2^n` ways up to n = 13,
+    and as many as then at random beyond.
 
     Args:
         arm, other: a and b, ``(n,)``; a ratio needs both to be positive, else it is NaN.
@@ -62,7 +62,8 @@ def compare(arm: ArrayLike, other: ArrayLike, generator: np.random.Generator) ->
         return Comparison(seeds, float(np.exp(logs.mean())) if seeds else np.nan, np.nan, np.nan, smaller, p)
     resampled = logs[generator.integers(seeds, size=(RESAMPLES, seeds))]
     low, high = np.percentile(iqm(resampled), [2.5, 97.5])
-    return Comparison(seeds, *np.exp([float(iqm(logs)), low, high]).tolist(), smaller, p)
+    ratio, low, high = np.exp([float(iqm(logs)), low, high]).tolist()
+    return Comparison(seeds, ratio, low, high, smaller, p)
 
 
 def iqm(values: np.ndarray) -> np.ndarray:

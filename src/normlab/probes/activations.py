@@ -2,7 +2,7 @@
 
 All layers are measured together: with a small net it is calls of functions that take time.
 
-Letters: K members, L layers, D units of a layer, R rows: the samples of a minibatch, at every position of an image.
+Letters: K members, L layers, D units of a layer, R rows, the samples of a minibatch at every position of an image.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

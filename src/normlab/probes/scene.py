@@ -82,7 +82,7 @@ class Scene:
         net = still(self.net, mode)
         state = self.before if state is None else state
         params = {name: state[name] for name in self.trained}
-        fixed = {name: tensor for name, tensor in state.items() if name not in params}
+        fixed: Params = {name: tensor for name, tensor in state.items() if name not in params}
         x, y = self.data(data)
         if mode == "batch":
             fixed = corrected(self.net, params, fixed, x)

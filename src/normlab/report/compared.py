@@ -64,7 +64,8 @@ def printed(table: pd.DataFrame) -> list[str]:
     if table.empty or table["seeds"].max() < ENOUGH:
         return []
     rows: list[dict[str, Any]] = table.head(MOST).to_dict("records")  # type: ignore[assignment]
-    left = {"against nobn": [row["arm"] for row in rows], "of": [row["quantity"].removeprefix("probe/") for row in rows]}
+    of = [row["quantity"].removeprefix("probe/") for row in rows]
+    left = {"against nobn": [row["arm"] for row in rows], "of": of}
     right = {
         "ratio": [number(row["ratio"], 3) for row in rows],
         "95 % interval": [interval(row) for row in rows],

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from normlab.analysis.arms import label
 from normlab.records.probes import read_arrays, read_probes
 from normlab.records.sweep import Record
 from normlab.report.figures import legend_labels
 from normlab.report.overview import Overview
 from normlab.report.palette import Style, styles
+from normlab.report.tables import short_names
 
 MODES = ("batch", "frozen")
 """In this order; what others a probe has come after them."""
@@ -63,6 +65,17 @@ class Measured:
     def labels(self) -> dict[str, str]:
         """What each arm is called, with the number of its runs that did not finish."""
         return dict(zip(self.sweep.arms.index, legend_labels(self.sweep), strict=True))
+
+    @cached_property
+    def brief(self) -> dict[str, str]:
+        """What each arm is called where there is little room, the number of its lost runs in a second line."""
+        names = {str(arm): str(arm) for arm in self.sweep.arms.index}
+        short = short_names(self.sweep.keys)
+        if self.sweep.keys:
+            rows = self.sweep.arms[self.sweep.keys].to_numpy().tolist()
+            names = {arm: label(short, row) for arm, row in zip(names, rows, strict=True)}
+        lost = {arm: self.labels[arm].removeprefix(arm).strip() for arm in names}
+        return {arm: f"{name}\n{lost[arm]}".strip() for arm, name in names.items()}
 
     @cached_property
     def ended(self) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from normlab.report.probe_data import Measured, quartiles
-from normlab.report.probe_multiples import groups, level, multiple
+from normlab.report.probe_multiples import draw_multiples, multiples
 from normlab.report.probe_panels import STEP, Panel, caption, draw_numbers, number_sheet
-from normlab.report.probe_sheet import Row, arm_entries, head, sheet, statistics
+from normlab.report.probe_sheet import Row, arm_entries, head, scale, sheet, statistics
 
 OVERLAID = 3
 """How many arms' ranges may lie over each other in a panel."""
@@ -52,48 +53,42 @@ def along_gradient(probe: Measured) -> Figure | None:
         change = ("predictiveness_max", "largest change of the gradient", "‖g − ∇f(θ′)‖")
         wider = [[Panel(mode, *change), *row[:2]] for mode, row in zip(probe.modes, numbers, strict=True)]
         return number_sheet(probe, TITLE, wider)[0]
-    if len(probe.arms) <= OVERLAID:
-        cells = [[(each, probe.arms) for each in ranges(probe, mode)] for mode in probe.modes]
-        above = [Row(len(row), 2.3) for row in cells]
-    else:
-        every = [each for mode in probe.modes for each in ranges(probe, mode)]
-        cells = [[(each, [arm]) for arm in group] for each in every for group in groups(probe.arms)]
-        above = [multiple(row, probe) for row in cells]
+    overlaid = len(probe.arms) <= OVERLAID
+    of_modes = [ranges(probe, mode) for mode in probe.modes]
+    every = [each for of_mode in of_modes for each in of_mode]
+    titles = [f"{each.title}, {statistics(each.mode)}" for each in every]
+    above = [Row(len(of_mode), 2.3) for of_mode in of_modes] if overlaid else multiples(probe, titles)
     rows = [*above, *(Row(len(row)) for row in numbers)]
-    words = ["range: over the lengths of the step, its ends medians over the seeds", *caption(probe)]
+    ends = ", its ends medians over the seeds" if max(map(len, probe.ended.values())) > 1 else ""
+    words = [f"range: over the lengths of the step{ends}", *caption(probe)]
     figure, axes = sheet(TITLE, rows, [arm_entries(probe)], words)
-    draw_cells(probe, cells, axes)
-    for row, places in zip(numbers, axes[len(cells) :], strict=True):
+    if overlaid:
+        draw_overlaid(probe, every, [place for places in axes[: len(above)] for place in places])
+    else:
+        deep = len(above) // len(every)
+        for number, each in enumerate(every):
+            panels = axes[number * deep : (number + 1) * deep]
+            draw_multiples(probe, panels, STEP, each.label, partial(draw_range, probe, each))
+    for row, places in zip(numbers, axes[len(above) :], strict=True):
         draw_numbers(probe, row, places)
     return figure
 
 
-def draw_cells(
-    probe: Measured, cells: Sequence[Sequence[tuple[Range, list[str]]]], axes: list[list[Axes]]
-) -> None:
-    """Draw ranges into their panels, with one value axis for each kind."""
-    drawn: dict[Range, list[tuple[Axes, np.ndarray]]] = {}
-    for row, places in zip(cells, axes, strict=False):
-        for (each, arms), place in zip(row, places, strict=True):
-            drawn.setdefault(each, []).append((place, draw_range(place, probe, each, arms)))
-            name = each.title if arms is probe.arms else probe.labels[arms[0]]
-            what = "" if arms is probe.arms else f"{each.title}, "
-            y = each.label if arms is probe.arms or place is places[0] else ""
-            head(place, [name, what + statistics(each.mode)], STEP, y)
-    for panels in drawn.values():
-        level(*zip(*panels, strict=True))
+def draw_overlaid(probe: Measured, every: Sequence[Range], places: Sequence[Axes]) -> None:
+    """Draw the ranges of all arms, one kind into each panel."""
+    for each, place in zip(every, places, strict=True):
+        scale(place, np.concatenate([draw_range(probe, each, place, arm) for arm in probe.arms]))
+        head(place, [each.title, statistics(each.mode)], STEP, each.label)
+        place.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
 
 
-def draw_range(axes: Axes, probe: Measured, of: Range, arms: Sequence[str]) -> np.ndarray:
-    """Draw between which numbers the ranges of arms lie; return the numbers."""
-    drawn = [np.array([])]
-    for arm in arms:
-        low, high = (probe.over_steps(of.mode, name, probe.ended[arm]) for name in (of.low, of.high))
-        ends = quartiles(low.to_numpy())[1], quartiles(high.to_numpy())[1]
-        look = probe.looks[arm]
-        axes.fill_between(low.index, *ends, color=look.colour, alpha=0.3, lw=0)
-        for end in ends:
-            axes.plot(low.index, end, color=look.colour, linestyle=look.line, linewidth=0.8)
-        drawn += ends
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
-    return np.concatenate(drawn)
+def draw_range(probe: Measured, of: Range, axes: Axes, arm: str) -> np.ndarray:
+    """Draw between which numbers an arm's range lies; return the numbers."""
+    low, high = (probe.over_steps(of.mode, name, probe.ended[arm]) for name in (of.low, of.high))
+    low, high = low.align(high, join="inner", axis=0)
+    ends = quartiles(low.to_numpy())[1], quartiles(high.to_numpy())[1]
+    look = probe.looks[arm]
+    axes.fill_between(low.index, *ends, color=look.colour, alpha=0.3, lw=0)
+    for end in ends:
+        axes.plot(low.index, end, color=look.colour, linestyle=look.line, linewidth=0.8)
+    return np.concatenate(ends)

@@ -1,16 +1,28 @@
 """Figures of what was measured of the loss: along the gradient, in random directions, its curvature, on a line."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from normlab.report.probe_data import Measured, quartiles
 from normlab.report.probe_panels import Panel, caption, draw_median, number_sheet
-from normlab.report.probe_sheet import GREY, Entry, Row, arm_entries, few_ticks, head, scale, sheet, statistics
+from normlab.report.probe_sheet import (
+    GREY,
+    Entry,
+    Row,
+    arm_entries,
+    few_ticks,
+    head,
+    power,
+    scale,
+    sheet,
+    statistics,
+)
 
 FLOOR = 1e-6
 """The lowest spectral density that is drawn, as a share of the highest."""
@@ -111,21 +123,35 @@ def densities(probe: Measured, mode: str) -> dict[str, tuple[np.ndarray, np.ndar
 
 def spectrum(axes: Axes, probe: Measured, mode: str) -> None:
     """Draw the spectral densities at the last moment."""
-    top = 0.0
+    top, ends = 0.0, []
     for arm, (grid, density) in densities(probe, mode).items():
         look, top = probe.looks[arm], max(top, float(np.nanmax(density)))
         axes.plot(grid, density, color=look.colour, linestyle=look.line, linewidth=1.1)
+        ends.append(float(np.nanmax(np.abs(grid))))
+    spread(axes, min(ends), max(ends))
     axes.set_yscale("log")
     few_ticks(axes.yaxis)
     axes.set_ylim(FLOOR * top, 3 * top)
     head(axes, ["how many eigenvalues lie where", statistics(mode)], "eigenvalue λ", "density")
 
 
+def spread(axes: Axes, smallest: float, largest: float) -> None:
+    """Give spectra of very different widths one axis, linear about 0 and logarithmic beyond."""
+    if largest < 10 * smallest:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        return
+    low, high = math.floor(math.log10(smallest)) - 1, math.floor(math.log10(largest))
+    axes.set_xscale("symlog", linthresh=10.0**low, linscale=0.5)
+    marks = range(low, high + 1, max(1, (high - low) // 4))
+    axes.set_xticks([0, *(10.0**mark for mark in marks)], ["0", *(power(10.0**mark) for mark in marks)])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def line(probe: Measured) -> Figure | None:
     """Draw the loss on lines through the trained parameters, at the last moment."""
     directions = [
-        ("random", "in a random direction", "α: step, in lengths of the weights"),
-        ("between", "from one point to the other", "α: share of the way"),
+        ("random", "in a random direction", "α: step, in lengths of each filter"),
+        ("between", "from the start of the training to its end", "α: 0 is the start, 1 the end"),
     ]
     drawn = [(mode, *kind) for mode in probe.modes for kind in directions if any(losses(probe, mode, kind[0]))]
     if not drawn:

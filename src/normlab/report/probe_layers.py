@@ -1,5 +1,7 @@
 """Figures of what was measured layer by layer: covariate shift, pre-activations, activations and gradients."""
 
+from functools import partial
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from normlab.report.figures import LETTER
 from normlab.report.probe_data import Measured
-from normlab.report.probe_multiples import groups, level, multiple
+from normlab.report.probe_multiples import draw_multiples, multiples
 from normlab.report.probe_panels import STEP, Panel, caption, draw_median, number_sheet
 from normlab.report.probe_sheet import Row, arm_entries, head, scale, sheet, statistics
 
@@ -42,34 +44,25 @@ def preactivations(probe: Measured) -> Figure | None:
     shown = [(mode, layer) for mode in probe.modes for layer in dict.fromkeys([*layers[-1:], *layers[:1]])]
     if not shown:
         return None
-    cells = [[(each, arm) for arm in group] for each in shown for group in groups(probe.arms)]
     black = [Line2D([], [], color="black", linewidth=width) for width in (1.6, 0.8)]
-    names = ["the layer's median", "its 15th and 85th percentile"]
-    figure, axes = sheet(
-        "What reaches a layer through the training: percentiles of its pre-activations",
-        [multiple(row, probe) for row in cells],
-        [list(zip(black, names, strict=True))],
-        caption(probe, ended=True),
-    )
-    drawn: dict[tuple[str, str], list[tuple[Axes, np.ndarray]]] = {}
-    for row, places in zip(cells, axes, strict=True):
-        for ((mode, layer), arm), place in zip(row, places, strict=True):
-            drawn.setdefault((mode, layer), []).append((place, percentiles(place, probe, mode, layer, arm)))
-            y = "pre-activation" if place is places[0] else ""
-            head(place, [probe.labels[arm], f"{layer}, {statistics(mode)}"], STEP, y)
-    for panels in drawn.values():
-        level(*zip(*panels, strict=True))
+    names = ["the unit's median", "its 15th and 85th percentile"]
+    rows = multiples(probe, [f"{layer}, {statistics(mode)}" for mode, layer in shown])
+    title = "What a unit's activation takes through the training: percentiles of the pre-activation"
+    figure, axes = sheet(title, rows, [list(zip(black, names, strict=True))], caption(probe, ended=True))
+    deep = len(rows) // len(shown)
+    for number, (mode, layer) in enumerate(shown):
+        panels = axes[number * deep : (number + 1) * deep]
+        draw_multiples(probe, panels, STEP, "pre-activation", partial(percentiles, probe, mode, layer))
     return figure
 
 
-def percentiles(axes: Axes, probe: Measured, mode: str, layer: str, arm: str) -> np.ndarray:
+def percentiles(probe: Measured, mode: str, layer: str, axes: Axes, arm: str) -> np.ndarray:
     """Draw three percentiles of one arm over the steps; return their medians over the seeds."""
     drawn = []
     for name in PERCENTILES:
         wide = probe.over_steps(mode, f"{layer}/{name}", probe.ended[arm])
         x, thin = wide.index.to_numpy(), name != "q50"
         drawn.append(draw_median(axes, x, wide.to_numpy(), probe.looks[arm], thin=thin))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
     return np.concatenate(drawn)
 
 
@@ -79,7 +72,7 @@ def activations(probe: Measured) -> Figure | None:
     if not kinds:
         return None
     halves = [kinds[first : first + 2] for first in range(0, len(kinds), 2)]
-    if all(len(probe.layers(name)) == 1 for name, _, _ in kinds):
+    if len(probe.layers(kinds[0][0])) == 1:
         rows = [
             [Panel(mode, f"{probe.layers(name)[0]}/{name}", title, label) for name, title, label in half]
             for mode in probe.modes
@@ -119,6 +112,7 @@ def name_layers(axes: Axes, probe: Measured, mode: str, name: str) -> str:
     """Write the layers below their axis, where they are the same in all arms, and return what it is called."""
     kinds = {tuple(probe.layers_of(arm, mode, name)) for arm in probe.arms} - {()}
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(0.7, max(map(len, kinds), default=1) + 0.3)
     if len(kinds) != 1:
         return "layer, from the input on"
     layers = next(iter(kinds))

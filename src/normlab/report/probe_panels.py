@@ -16,7 +16,7 @@ from normlab.report.probe_sheet import ABOVE, Entry, Row, arm_entries, few_ticks
 
 MARKED = 15
 """Up to how many moments each has a mark."""
-LABEL_LETTERS = 30
+LABEL_LETTERS = 36
 STEP = "steps of the optimizer"
 
 

@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullLocator
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocator, NullLocator, ScalarFormatter
 
 from normlab.report.figures import CAPTION, HANDLE, LEFT, LEGEND_ROW, LETTER, RIGHT, WIDTH, rescale
 from normlab.report.probe_data import Measured
@@ -36,6 +36,8 @@ class Row:
         above: inches for the titles of the panels.
         shared: whether they have one value axis, which is then labelled at the first alone.
         of: how many there would be place for, where it is more: the row is left open at its end.
+        title: of the row, above the titles of its panels.
+        below: inches for the axis below it; less where the next row has the same.
     """
 
     panels: int
@@ -43,6 +45,13 @@ class Row:
     above: float = ABOVE
     shared: bool = False
     of: int = 0
+    title: str = ""
+    below: float | None = None
+
+    @property
+    def whole(self) -> float:
+        """The height with all that is above and below."""
+        return self.above + self.height + (BELOW if self.below is None else self.below)
 
 
 def sheet(
@@ -65,7 +74,7 @@ def sheet(
     legends = [legend for legend in entries if legend]
     deep = [math.ceil(len(legend) / columns(legend)) * LEGEND_ROW + 0.12 for legend in legends]
     bottom = CAPTION + CAPTION_ROW * (len(lines) - 1) + sum(deep)
-    height = TITLE + sum(row.above + row.height + BELOW for row in rows) + bottom
+    height = TITLE + sum(row.whole for row in rows) + bottom
     figure = Figure(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
     figure.text(0.5, 1 - 0.27 / height, title, ha="center", fontsize=11, fontweight="bold")
@@ -76,9 +85,9 @@ def sheet(
         at -= depth
     panels, top = [], height - TITLE
     for row in rows:
-        top -= row.above + row.height
-        panels.append(place(figure, row, left, top))
-        top -= BELOW
+        panels.append(place(figure, row, left, top - row.above - row.height))
+        figure.text(0.5, (top - 0.2) / height, row.title, ha="center", fontsize=10, color=GREY)
+        top -= row.whole
     return figure, panels
 
 
@@ -86,7 +95,7 @@ def caption_lines(words: Sequence[str]) -> list[str]:
     """Return the parts of a caption as lines, none of them broken.
 
     >>> [len(line) for line in caption_lines(["line: median over 8 seeds"] * 6)]
-    [106, 52]
+    [107, 52]
     """
     kept = "; ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in words)
     lines = textwrap.wrap(kept, CAPTION_LETTERS, break_long_words=False, break_on_hyphens=False)
@@ -121,6 +130,17 @@ def scale(axes: Axes, values: np.ndarray) -> None:
     rescale(axes, values)
     if axes.get_yscale() == "log":
         few_ticks(axes.yaxis)
+    else:
+        few_letters(axes.yaxis)
+
+
+def few_letters(axis: Axis) -> None:
+    """Let the numbers of an axis be short: what they have in common stands at its end."""
+    numbers = ScalarFormatter(useOffset=False)
+    numbers.set_powerlimits((-2, 5))
+    axis.set_major_formatter(numbers)
+    axis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=1))
+    axis.get_offset_text().set_size(8)
 
 
 def few_ticks(axis: Axis) -> None:
