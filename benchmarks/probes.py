@@ -8,7 +8,8 @@ The largest eigenvalue of the Hessian: 64 nets 64 → 32 → 10 with BatchNorm a
 call of curvlinops and ``eigsh`` for each net, to the same tolerance and from the same start, on the last of the
 numbers of threads. Errors are relative to eigenvalues found to 1e-9 in float64.
 
-All is in float32. Both ways are measured in turn in one process; the tables give medians. It takes about a minute.
+All is in float32. Both ways are measured in turn in one process; the tables give medians, and of curvlinops the
+sum of its calls, one for each net, a quarter of them at a time. It takes about a minute.
 
     python benchmarks/probes.py [--repeats 5] [--threads 1,2] [--members 64] [--modes batch] [--json]
 """

@@ -64,8 +64,12 @@ class NormlabCallback(Callback):
             refuse(error)
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Say where the run's files are."""
+        """Draw what the probes found, and say where the run's files are."""
+        from normlab.report.close import close_run
+
         if job_return.status == JobStatus.COMPLETED:
+            if config.probes:
+                close_run(Path(config.hydra.run.dir))
             folder = config.hydra.run.dir
             curves = f"   curves: tensorboard --logdir {shlex.quote(folder)}" if config.logger.tensorboard else ""
             log.info("files: %s%s", folder, curves)

@@ -3,6 +3,7 @@
 Hydra imports this before anything trains: what is slow to import is imported when a sweep is closed.
 """
 
+import itertools
 import logging
 import os
 import shlex
@@ -37,6 +38,22 @@ def close_sweep(folder: Path) -> None:
         log.error("the sweep in %s could not be summed up: %s", shown(folder), error)
 
 
+def close_run(folder: Path) -> None:
+    """Draw what the probes of a run alone found into its folder, and into TensorBoard's Images tab."""
+    from normlab.records import probes
+    from normlab.records.events import OURS, EventFile
+    from normlab.report.overview import overview
+    from normlab.report.probes import write_images, write_probe_figures
+
+    if not (folder / probes.FILE).exists():
+        return
+    records = read_sweep(folder)
+    figures = write_probe_figures(overview(records), records, folder)
+    if any(folder.glob(OURS)):
+        write_images(EventFile(folder), figures)
+    log.info("%s: %s", shown(folder), ", ".join([probes.FILE, *(path.name for path in figures)]))
+
+
 def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
     from normlab.report.compared import comparisons
@@ -44,34 +61,45 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     from normlab.report.figures import write_curves
     from normlab.report.notes import notes, title
     from normlab.report.overview import overview
+    from normlab.report.probe_tables import printed_probes, probe_table, run_columns
+    from normlab.report.probes import write_probe_figures
     from normlab.report.tables import arm_table, csv, printed, run_table
 
     sweep = overview(records)
-    write_atomically(folder / "table.csv", csv(arm_table(sweep)))
-    write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder)))
+    probed = run_columns(records).loc[sweep.runs.index].reset_index(drop=True)
+    write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
+    write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
     against = comparisons(sweep, records)
-    write_atomically(folder / "compared.csv", csv(against))
-    for line in ["", title(sweep), "", *printed(sweep), "", *notes(sweep), "", *compared(against), ""]:
+    if not against.empty:
+        write_atomically(folder / "compared.csv", csv(against))
+    blocks = [title(sweep)], printed(sweep), notes(sweep), printed_probes(sweep, records), compared(against)
+    for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
         log.info(line)
-    figures = [path.name for path in write_curves(sweep, folder)]
-    log.info("%s: %s", shown(folder), ", ".join(["table.csv", "summary.csv", *figures]))
-    if write_columns(folder, records, sweep):
+    figures = [*write_curves(sweep, folder), *write_probe_figures(sweep, records, folder)]
+    tables = ["table.csv", "summary.csv", *["compared.csv"] * (not against.empty)]
+    log.info("%s: %s", shown(folder), ", ".join([*tables, *(path.name for path in figures)]))
+    if write_columns(folder, records, sweep, figures):
         log.info("every curve: tensorboard --logdir %s", shlex.quote(shown(folder)))
 
 
-def write_columns(folder: Path, records: Sequence[Record], sweep: "Overview") -> bool:
+def write_columns(folder: Path, records: Sequence[Record], sweep: "Overview", figures: Sequence[Path]) -> bool:
     """Tell TensorBoard's HParams tab which columns to show, and return whether there is anything in them.
+
+    The sweep's figures go into the Images tab.
 
     What an earlier close told it is replaced. A folder that is a run's own is left alone: its event files are
     the run's.
     """
     from normlab.records.events import OURS, EventFile
+    from normlab.report.probes import write_images
 
     traced = any(any(record.folder.glob(OURS)) for record in records)
     if not traced or any(record.folder == folder for record in records):
         return traced
     earlier = list(folder.glob(OURS))
-    EventFile(folder).experiment(*columns([record.result for record in records], sweep))
+    events = EventFile(folder)
+    events.experiment(*columns([record.result for record in records], sweep))
+    write_images(events, figures)
     for path in earlier:
         path.unlink()
     return True

@@ -23,6 +23,8 @@ from normlab.report.tables import short_names
 MODES = ("batch", "frozen")
 """In this order; what others a probe has come after them."""
 
+NOTHING = pd.DataFrame({"run": [], "step": [], "value": []})
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -95,7 +97,7 @@ class Measured:
 
     def of(self, mode: str, quantity: str) -> pd.DataFrame:
         """Return the rows of one quantity, none if it was not measured."""
-        return self.rows.get((mode, quantity), pd.DataFrame({"run": [], "step": [], "value": []}))
+        return self.rows.get((mode, quantity), NOTHING)
 
     def layers(self, name: str) -> list[str]:
         """Return the layers in which something was measured, in their order in the net."""
@@ -126,11 +128,14 @@ class Measured:
 
     def last(self, mode: str, quantity: str) -> pd.Series:
         """Return each run's value at its last moment."""
-        rows = self.of(mode, quantity)
-        runs, values = rows["run"].to_numpy(), rows["value"].to_numpy(dtype=float)
-        # The rows of a run are together, in the order in which they were written.
-        ends = np.flatnonzero(np.append(runs[1:] != runs[:-1], True)[: len(runs)])
-        return pd.Series(np.where(np.isfinite(values[ends]), values[ends], np.nan), index=runs[ends])
+        if (mode, quantity) not in self._lasts:
+            rows = self.of(mode, quantity)
+            runs, values = rows["run"].to_numpy(), rows["value"].to_numpy(dtype=float)
+            # The rows of a run are together, in the order in which they were written.
+            ends = np.flatnonzero(np.append(runs[1:] != runs[:-1], True)[: len(runs)])
+            finite = np.where(np.isfinite(values[ends]), values[ends], np.nan)
+            self._lasts[mode, quantity] = pd.Series(finite, index=runs[ends])
+        return self._lasts[mode, quantity]
 
     def arrays(self, run: int) -> dict[str, np.ndarray]:
         """Return the arrays of a run at its last moment, by ``<mode>/<name>``."""
@@ -140,6 +145,10 @@ class Measured:
                 key.removeprefix(prefix): array[-1] for key, array in found.items() if key.startswith(prefix)
             }
         return self._arrays[run]
+
+    @cached_property
+    def _lasts(self) -> dict[tuple[str, str], pd.Series]:
+        return {}
 
     @cached_property
     def _arrays(self) -> dict[int, dict[str, np.ndarray]]:

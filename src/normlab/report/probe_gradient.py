@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from normlab.report.probe_data import Measured, quartiles
 from normlab.report.probe_multiples import draw_multiples, multiples
 from normlab.report.probe_panels import STEP, Panel, caption, draw_numbers, number_sheet
-from normlab.report.probe_sheet import Row, arm_entries, head, scale, sheet, statistics
+from normlab.report.probe_sheet import STEPS, Row, arm_entries, head, scale, sheet, statistics
 
 OVERLAID = 3
 """How many arms' ranges may lie over each other in a panel."""
@@ -79,7 +79,7 @@ def draw_overlaid(probe: Measured, every: Sequence[Range], places: Sequence[Axes
     for each, place in zip(every, places, strict=True):
         scale(place, np.concatenate([draw_range(probe, each, place, arm) for arm in probe.arms]))
         head(place, [each.title, statistics(each.mode)], STEP, each.label)
-        place.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+        place.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=STEPS))
 
 
 def draw_range(probe: Measured, of: Range, axes: Axes, arm: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from normlab.report.probe_data import Measured, quartiles
 from normlab.report.probe_panels import Panel, caption, draw_median, number_sheet
 from normlab.report.probe_sheet import (
     GREY,
+    STEPS,
     Entry,
     Row,
     arm_entries,
@@ -24,6 +25,7 @@ from normlab.report.probe_sheet import (
     statistics,
 )
 
+LIMIT = (0, (6, 2))
 FLOOR = 1e-6
 """The lowest spectral density that is drawn, as a share of the highest."""
 
@@ -83,21 +85,22 @@ def curvature(probe: Measured) -> Figure | None:
 
 
 def stability(probe: Measured) -> list[float]:
-    """Return at which λmax·η the optimizers of the arms become unstable on a quadratic, at most two."""
+    """Return at which λmax·η the optimizers of the arms become unstable on a quadratic."""
     ended = [run for runs in probe.ended.values() for run in runs]
     found = [probe.last(mode, "stability").reindex(ended).dropna() for mode in probe.modes]
-    return sorted({round(float(limit), 3) for limits in found for limit in limits})[:2]
+    return sorted({round(float(limit), 3) for limits in found for limit in limits})
 
 
 def limit_entries(probe: Measured, limits: Sequence[float]) -> list[Entry]:
     """Return the legend of the stability limits."""
     doubted = any((probe.last(mode, "indicative") == 1).any() for mode in probe.modes)
     note = " (indicative: minibatches)" if doubted else ""
-    kinds = ["gradient descent" if limit == 2 else "gradient descent with momentum" for limit in limits]
-    handle = Line2D([], [], color=GREY, linestyle=(0, (6, 2)), linewidth=1.1)
-    return [
-        (handle, f"stability limit of {kind}: {limit:g}{note}") for kind, limit in zip(kinds, limits, strict=True)
-    ]
+    kinds = {
+        "stability limit of gradient descent": [limit for limit in limits if limit == 2],
+        "stability limit of gradient descent with momentum": [limit for limit in limits if limit != 2],
+    }
+    handle = Line2D([], [], color=GREY, linestyle=LIMIT, linewidth=1.1)
+    return [(handle, f"{kind}: {', '.join(f'{x:g}' for x in own)}{note}") for kind, own in kinds.items() if own]
 
 
 def mark_limit(axes: Axes, limit: float, *, across: bool) -> None:
@@ -106,7 +109,7 @@ def mark_limit(axes: Axes, limit: float, *, across: bool) -> None:
     reach = axes.set_xlim if across else axes.set_ylim
     reach(min(low, limit / 1.2), max(high, limit * 1.2))
     mark = axes.axvline if across else axes.axhline
-    mark(limit, color=GREY, linestyle=(0, (6, 2)), linewidth=1.1, zorder=3)
+    mark(limit, color=GREY, linestyle=LIMIT, linewidth=1.1, zorder=3)
 
 
 def densities(probe: Measured, mode: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -138,11 +141,11 @@ def spectrum(axes: Axes, probe: Measured, mode: str) -> None:
 def spread(axes: Axes, smallest: float, largest: float) -> None:
     """Give spectra of very different widths one axis, linear about 0 and logarithmic beyond."""
     if largest < 10 * smallest:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
         return
     low, high = math.floor(math.log10(smallest)) - 1, math.floor(math.log10(largest))
     axes.set_xscale("symlog", linthresh=10.0**low, linscale=0.5)
-    marks = range(low, high + 1, max(1, (high - low) // 4))
+    marks = range(low + 1, high + 1, max(1, (high - low) // 4))
     axes.set_xticks([0, *(10.0**mark for mark in marks)], ["0", *(power(10.0**mark) for mark in marks)])
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -169,7 +172,7 @@ def line(probe: Measured) -> Figure | None:
                 for arm, (alphas, values) in losses(probe, mode, kind).items()
             ]
             scale(place, np.concatenate(medians))
-            place.xaxis.set_major_locator(MaxNLocator(nbins=5))
+            place.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
             head(place, [f"the loss {words_of}", statistics(mode)], label, "loss")
     return figure
 

@@ -1,5 +1,6 @@
 """Figures of what was measured layer by layer: covariate shift, pre-activations, activations and gradients."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -78,7 +79,7 @@ def activations(probe: Measured) -> Figure | None:
             for mode in probe.modes
             for half in halves
         ]
-        return number_sheet(probe, "What flows through the net", rows)[0]
+        return number_sheet(probe, f"What flows through the net: {probe.layers(kinds[0][0])[0]}", rows)[0]
     cells = [[(mode, *kind) for kind in half] for mode in probe.modes for half in halves]
     figure, axes = sheet(
         "What flows through the net, layer by layer, at the last moment",
@@ -88,8 +89,9 @@ def activations(probe: Measured) -> Figure | None:
     )
     for row, places in zip(cells, axes, strict=True):
         for (mode, name, title, label), place in zip(row, places, strict=True):
-            drawn = depth(place, probe, mode, name)
-            head(place, [title, statistics(mode)], name_layers(place, probe, mode, name), label)
+            layers = {arm: probe.layers_of(arm, mode, name) for arm in probe.arms}
+            drawn = depth(place, probe, mode, name, layers)
+            head(place, [title, statistics(mode)], name_layers(place, layers), label)
             if label == "share":
                 place.set_ylim(-0.03, 1.03)
             else:
@@ -97,26 +99,25 @@ def activations(probe: Measured) -> Figure | None:
     return figure
 
 
-def depth(axes: Axes, probe: Measured, mode: str, name: str) -> np.ndarray:
-    """Draw a number against the layers; return the medians over the seeds."""
+def depth(axes: Axes, probe: Measured, mode: str, name: str, layers: Mapping[str, list[str]]) -> np.ndarray:
+    """Draw a number against the layers of each arm; return the medians over the seeds."""
     drawn = [np.array([])]
-    for arm in probe.arms:
-        layers = probe.layers_of(arm, mode, name)
-        values = [probe.last(mode, f"{layer}/{name}").reindex(probe.ended[arm]) for layer in layers]
+    for arm, own in layers.items():
+        values = [probe.last(mode, f"{layer}/{name}").reindex(probe.ended[arm]) for layer in own]
         if values:
-            drawn.append(draw_median(axes, np.arange(1, len(layers) + 1), np.stack(values), probe.looks[arm]))
+            drawn.append(draw_median(axes, np.arange(1, len(own) + 1), np.stack(values), probe.looks[arm]))
     return np.concatenate(drawn)
 
 
-def name_layers(axes: Axes, probe: Measured, mode: str, name: str) -> str:
+def name_layers(axes: Axes, layers: Mapping[str, list[str]]) -> str:
     """Write the layers below their axis, where they are the same in all arms, and return what it is called."""
-    kinds = {tuple(probe.layers_of(arm, mode, name)) for arm in probe.arms} - {()}
+    kinds = {tuple(own) for own in layers.values()} - {()}
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.7, max(map(len, kinds), default=1) + 0.3)
     if len(kinds) != 1:
         return "layer, from the input on"
-    layers = next(iter(kinds))
-    if LETTER * sum(len(layer) + 2 for layer in layers) < TICK_ROOM:
-        axes.set_xticks(range(1, len(layers) + 1), layers)
+    names = next(iter(kinds))
+    if LETTER * sum(len(name) + 2 for name in names) < TICK_ROOM:
+        axes.set_xticks(range(1, len(names) + 1), names)
         return "layer"
-    return f"layer, from 1: {layers[0]} to {len(layers)}: {layers[-1]}"
+    return f"layer, from 1: {names[0]} to {len(names)}: {names[-1]}"

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from normlab.report.figures import LEFT, RIGHT, WIDTH
 from normlab.report.probe_data import Measured
-from normlab.report.probe_sheet import ABOVE, SHARED, Row, head, scale
+from normlab.report.probe_sheet import ABOVE, SHARED, STEPS, Row, head, scale
 
 AT_MOST = 5
 """How many panels there are in a row, where the names of the arms leave room for them."""
@@ -68,7 +68,7 @@ def draw_multiples(
             drawn.append(draw(place, arm))
             last = places is panels[-1]
             place.tick_params(labelbottom=last)
-            place.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
+            place.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1, steps=STEPS))
             head(place, [probe.brief[arm]], x if last else "", y if place is places[0] else "")
     level([place for places in panels for place in places], drawn)
 

@@ -12,7 +12,18 @@ from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from normlab.report.figures import DENSE, LEFT, LETTER, LOG_FROM, cross
 from normlab.report.palette import Style
 from normlab.report.probe_data import Measured, quartiles
-from normlab.report.probe_sheet import ABOVE, Entry, Row, arm_entries, few_ticks, head, scale, sheet, statistics
+from normlab.report.probe_sheet import (
+    ABOVE,
+    STEPS,
+    Entry,
+    Row,
+    arm_entries,
+    few_ticks,
+    head,
+    scale,
+    sheet,
+    statistics,
+)
 
 MARKED = 15
 """Up to how many moments each has a mark."""
@@ -80,7 +91,7 @@ def draw_numbers(probe: Measured, row: Sequence[Panel], places: Sequence[Axes], 
 def label(axes: Axes, panel: Panel, *, first: bool = True) -> None:
     """Write what a panel over the steps shows, and what its axes are."""
     head(axes, [panel.title, statistics(panel.mode)], STEP, panel.label if first else "")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=STEPS))
 
 
 def over_steps(axes: Axes, probe: Measured, panel: Panel) -> np.ndarray:
@@ -140,7 +151,8 @@ def dot_sheet(
     seeds = max(len(runs) for runs in probe.ended.values())
     several = ["dot: a seed", "bar: the median over the seeds"] if seeds > 1 else ["one seed per arm: no spread"]
     left = max(LEFT, LETTER * longest + 0.2)
-    figure, axes = sheet(title, [*rows, *more], [entries], [*several, *words], left)
+    arms = arm_entries(probe) if more else []
+    figure, axes = sheet(title, [*rows, *more], [arms, entries], [*several, *words], left)
     for row, places in zip(panels, axes, strict=False):
         limits = [dots(place, probe, panel) for panel, place in zip(row, places, strict=True)]
         for panel, place, values in zip(row, places, limits, strict=True):
@@ -178,7 +190,7 @@ def rescale_across(axes: Axes, values: np.ndarray) -> None:
     if len(finite) == 0:
         return
     low, high = finite.min(), finite.max()
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=STEPS))
     if low > 0 and high >= LOG_FROM * low:
         axes.set_xscale("log")
         axes.set_xlim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)

@@ -22,6 +22,8 @@ TITLE, ABOVE, BELOW, BETWEEN, SHARED, CAPTION_ROW = 0.38, 0.52, 0.52, 0.85, 0.2,
 # From an axis to its name.
 UNDER, BESIDE = 0.26, 0.5
 CAPTION_LETTERS = 125
+STEPS = (1, 2, 2.5, 5, 10)
+"""How far apart the numbers of an axis may be, times a power of ten."""
 GREY = "#555555"
 Entry = tuple[Artist, str]
 
@@ -139,8 +141,8 @@ def few_letters(axis: Axis) -> None:
     numbers = ScalarFormatter(useOffset=False)
     numbers.set_powerlimits((-2, 5))
     axis.set_major_formatter(numbers)
-    axis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=1))
-    axis.get_offset_text().set_size(8)
+    axis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=1, steps=STEPS))
+    axis.get_offset_text().set_fontsize(8)
 
 
 def few_ticks(axis: Axis) -> None:

@@ -17,9 +17,8 @@ from normlab.data.order import stream
 from normlab.probes.graph import Graph
 from normlab.probes.scene import Finding, Probe, Scene
 from normlab.records import probes as records
-from normlab.records.curves import Point
 from normlab.records.events import EventFile
-from normlab.records.probes import Found
+from normlab.records.probes import Found, headlines
 from normlab.training.optim import SGD
 from normlab.training.population import copy_of
 from normlab.training.run_folders import Run
@@ -66,8 +65,10 @@ class Probing:
         self.start = copy_of(module.population)
         if self.graphs:
             net, x = module.population.alone(0), module.first_minibatch()[0][0]
-            for run, graph in itertools.product(self.runs, self.graphs):
-                graph.write(run.folder, net, x)
+            for graph in self.graphs:
+                files = graph.files(net, x)
+                for run, name in itertools.product(self.runs, files):
+                    (run.folder / name).write_bytes(files[name])
         self.look(module, [name for name, probe in self.probes.items() if probe.at_start])
 
     def end(self, module: "NormModule") -> None:
@@ -148,8 +149,7 @@ class Probing:
             self.unwritten[k].append(found)
             if arrays:
                 self.with_arrays[k].append(found)
-            path = f"probe/{name}/{finding.mode}"
-            self.latest[k] |= {f"{path}/{key}": found.numbers[key] for key in finding.headline}
+            self.latest[k] |= headlines([found])
 
     def flush(self) -> None:
         """Write the numbers and histograms found since the last time."""
@@ -157,7 +157,7 @@ class Probing:
             if found:
                 records.append(self.runs[k].folder, found)
                 for file in self.events[k : k + 1]:
-                    file.scalars(points(found))
+                    file.scalars(one.point() for one in found)
                     file.histograms(found)
                 found.clear()
 
@@ -183,16 +183,3 @@ def stability(optimizer: torch.optim.Optimizer) -> Tensor | None:
     if not isinstance(optimizer, SGD) or optimizer.nesterov:
         return None
     return 2 * (1 + optimizer.param_groups[0]["momentum"].flatten())
-
-
-def points(found: Sequence[Found]) -> list[Point]:
-    """Return what was found as points of curves, tagged for TensorBoard."""
-    return [
-        Point(
-            one.epoch,
-            one.step,
-            one.time,
-            {f"probe/{one.probe}/{one.mode}/{key}": value for key, value in one.numbers.items()},
-        )
-        for one in found
-    ]

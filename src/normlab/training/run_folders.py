@@ -13,7 +13,7 @@ from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.records import curves, hparams, result
+from normlab.records import curves, hparams, probes, result
 from normlab.records.events import OURS, EventFile
 from normlab.records.folder import plain, require_writable, to_yaml
 from normlab.records.names import run_name
@@ -108,7 +108,9 @@ def begin_events(run: Run) -> EventFile:
 def clear(folder: Path) -> None:
     """Remove what a run of the same configuration left that did not come to its end: it is trained again."""
     require_writable(folder)
-    for path in folder.glob(OURS):
-        path.unlink()
-    for name in (curves.FILE, ERROR, result.FILE, "checkpoints/best.pt", "checkpoints/last.pt"):
+    for pattern in (OURS, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    files = curves.FILE, probes.FILE, probes.ARRAYS, ERROR, result.FILE
+    for name in (*files, "checkpoints/best.pt", "checkpoints/last.pt"):
         (folder / name).unlink(missing_ok=True)
