@@ -1,7 +1,6 @@
 import csv
 import logging
 import math
-import sys
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
@@ -217,8 +216,3 @@ def test_arrays_of_objects_are_not_loaded(tmp_path, caplog):
     np.savez(tmp_path / ARRAYS, **{"line/batch/x": np.array([{"a": 1}], dtype=object)})
     assert read_arrays(tmp_path) == {}
     assert "is damaged" in caplog.text
-
-
-def test_torch_is_not_needed():
-    assert "torch" not in vars(probes)
-    assert not any(name.startswith("torch") for name in vars(sys.modules["normlab.records.probes"]))

@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import metadata
 from normlab.records.result import Status
 from normlab.report.close import close_sweep
 
-FILES = {"table.csv", "summary.csv", "curves.png", "curves.svg"}
+FILES = {"compared.csv", "table.csv", "summary.csv", "curves.png", "curves.svg"}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_everything_is_written_and_said(make_run, tmp_path, said, monkeypatch):
     assert len(pd.read_csv(folder / "summary.csv")) == 2
     assert pd.read_csv(folder / "table.csv")["arm"].tolist() == ["model=bn", "model=nobn"]
     assert said.messages[-2:] == [
-        "sweep: table.csv, summary.csv, curves.png, curves.svg",
+        "sweep: table.csv, summary.csv, compared.csv, curves.png, curves.svg",
         "every curve: tensorboard --logdir sweep",
     ]
     assert all(record.name == "normlab" and record.levelno == logging.INFO for record in said.records)

@@ -47,7 +47,7 @@ def compare(arm: ArrayLike, other: ArrayLike, generator: np.random.Generator) ->
     """
     a, b = (np.asarray(values, dtype=float) for values in (arm, other))
     # A diverged run is worse than any, by a number whose sums are still finite.
-    difference = np.nan_to_num(a - b, nan=0.0, posinf=WORST, neginf=-WORST)
+    difference = np.clip(a, -WORST, WORST) - np.clip(b, -WORST, WORST)
     smaller, seeds = int((a < b).sum()), len(a)
     p = 1.0
     if seeds > 1 and difference.any():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from normlab.probes.lanczos import LARGEST, SMALLEST, Ends, lanczos, require_limits
 from normlab.probes.landscape import AT_ONCE, Landscape
@@ -71,15 +70,9 @@ def ends_from(
     found = []
     for first in range(0, members, group):
         own = slice(first, first + group)
-        product = scaled(of_members(landscape, own).hessian(), None if scale is None else scale[own])
+        product = scaled(landscape.of_members(own).hessian(), None if scale is None else scale[own])
         found.append(lanczos(product, start[own], ends, iterations=iterations, tolerance=tolerance))
     return Ends(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
-
-
-def of_members(landscape: Landscape, own: slice) -> Landscape:
-    """Return the landscape of some of the members."""
-    context = tree_map_only(Tensor, lambda tensor: tensor[own], landscape.context)
-    return landscape._copy(landscape.theta[own], context)
 
 
 def scaled(product: Callable[[Tensor], Tensor], diagonal: Tensor | None) -> Callable[[Tensor], Tensor]:

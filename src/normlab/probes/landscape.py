@@ -69,7 +69,11 @@ class Landscape:
 
     def of_member(self, k: int) -> "Landscape":
         """Return the landscape of member k alone."""
-        return self._copy(self.theta[k : k + 1], tree_map_only(Tensor, lambda t: t[k : k + 1], self.context))
+        return self.of_members(slice(k, k + 1))
+
+    def of_members(self, own: slice) -> "Landscape":
+        """Return the landscape of some of the members."""
+        return self._copy(self.theta[own], tree_map_only(Tensor, lambda tensor: tensor[own], self.context))
 
     def _copy(self, theta: Tensor, context: list) -> "Landscape":
         params = dict(zip(self.names, self.parts(theta), strict=True))

@@ -148,7 +148,7 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     """Return what ``probes.npz`` in ``folder`` holds: nothing if it is missing or damaged, which is said."""
     path = folder / ARRAYS
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except FileNotFoundError:
         return {}

@@ -70,13 +70,12 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
     against = comparisons(sweep, records)
-    if not against.empty:
-        write_atomically(folder / "compared.csv", csv(against))
+    write_atomically(folder / "compared.csv", csv(against))
     blocks = [title(sweep)], printed(sweep), notes(sweep), printed_probes(sweep, records), compared(against)
     for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
         log.info(line)
     figures = [*write_curves(sweep, folder), *write_probe_figures(sweep, records, folder)]
-    tables = ["table.csv", "summary.csv", *["compared.csv"] * (not against.empty)]
+    tables = ["table.csv", "summary.csv", "compared.csv"]
     log.info("%s: %s", shown(folder), ", ".join([*tables, *(path.name for path in figures)]))
     if write_columns(folder, records, sweep, figures):
         log.info("every curve: tensorboard --logdir %s", shlex.quote(shown(folder)))
