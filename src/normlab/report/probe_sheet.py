@@ -148,8 +148,8 @@ def few_letters(axis: Axis) -> None:
 def few_ticks(axis: Axis) -> None:
     """Let a logarithmic axis have no marks between its numbers, and write powers of ten as text."""
     axis.set_minor_locator(NullLocator())
-    if isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
-        axis.set_major_formatter(FuncFormatter(power))
+    wide = isinstance(axis.get_major_formatter(), LogFormatterSciNotation)
+    axis.set_major_formatter(FuncFormatter(power if wide else brief))
 
 
 def power(value: float, _: object = None) -> str:
@@ -159,6 +159,18 @@ def power(value: float, _: object = None) -> str:
     ('10⁻¹²', '10¹')
     """
     return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def brief(value: float, _: object = None) -> str:
+    """Return a number of one digit that counts, in few letters.
+
+    >>> brief(0.005), brief(20000.0), brief(0.0005), brief(1e6)
+    ('0.005', '20000', '5·10⁻⁴', '10⁶')
+    """
+    if 1e-3 <= value < 1e5:
+        return f"{value:g}"
+    digit, _, exponent = f"{value:.0e}".partition("e")
+    return ("" if digit == "1" else f"{digit}·") + power(10.0 ** int(exponent))
 
 
 def columns(legend: Sequence[Entry]) -> int:

@@ -1,0 +1,98 @@
+"""Whatever probes look, the training goes on as if they had not."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from normlab.training.build import make_data, make_module, make_probes
+from normlab.training.population import copy_of
+from normlab.training.probing import Probing, Step
+from normlab.training.run import train
+from normlab.training.run_folders import Run
+
+CONF = Path(__file__).parents[2] / "conf"
+SMALL = [
+    *("data.train=60", "data.val=20", "data.test=0", "data.batch_size=20", "net.hidden=[8,6]", "net.dropout=0.2"),
+    *("trainer.max_epochs=2", "trainer.threads=1", "probes.gradient_lipschitz.samples=5"),
+    *("probes.curvature.iterations=5", "probes.curvature.trace_samples=2", "probes.curvature.every_n_epochs=1"),
+    *("probes.along_gradient.every_n_steps=2", "probes.covariate_shift.every_n_steps=2"),
+    *("probes.line.count=3", "probes.activations.histograms_every=1"),
+]
+MODELS = ["bn", "brn", "noisy", "ln", "actnorm", "nobn"]
+
+
+def config(model: str, seed: int = 0):
+    with initialize_config_dir(str(CONF), version_base=None):
+        given = [f"model={model}", f"seed={seed}", "probes=full", "data.standardize=true", *SMALL]
+        return compose("train", overrides=given)
+
+
+def generators() -> tuple:
+    return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+def everything(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Return all that a step depends on, in a form that can be compared."""
+    named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    return {
+        "numbers": {name: tensor.tolist() for name, tensor in named.items()},
+        "gradients": {
+            name: None if tensor.grad is None else tensor.grad.tolist() for name, tensor in named.items()
+        },
+        "modes": [module.training for module in net.modules()],
+        "settings": [{k: v for k, v in vars(module).items() if k[0] != "_"} for module in net.modules()],
+        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()],
+        "optimizer": {name: value.tolist() for name, value in optimizer.state.items()},
+        "theta": optimizer.theta.tolist(),
+    }
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("model", MODELS)
+def test_all_probes_leave_everything_bit_identical(model, members):
+    configs = [config(model, seed) for seed in range(members)]
+    data = make_data(configs[0])
+    module = make_module(configs, data)
+    optimizer = module.configure_optimizers()["optimizer"]
+    x, y = (part[:20].expand(members, *part[:20].shape).clone() for part in (data.parts[0].x, data.parts[0].y))
+    module.train()
+    module.task.loss(module(x), y).sum().backward()
+    optimizer.step()
+    before = copy_of(module.population)
+    module.zero_grad()
+    module.task.loss(module(x), y).sum().backward()
+    module.optimizers = lambda use_pl_optimizer=False: optimizer
+    module.training_split = lambda: (data.parts[0].x, data.parts[0].y)
+    runs = [Run(one, Path("/nowhere"), "run", {}, []) for one in configs]
+    probing = Probing(make_probes(configs[0]), runs, [])
+    probing.start = before
+
+    seen, drawn = everything(module.population, optimizer), generators()
+    probing.show(module, list(probing.probes), Step(before, copy_of(module.population), x, y, 1, 0))
+    assert everything(module.population, optimizer) == seen
+    assert generators() == drawn
+    found = {(one.probe, one.mode) for one in probing.unwritten[0]}
+    both = {(probe, mode) for probe in ("gradient_lipschitz", "curvature", "line") for mode in ("batch", "frozen")}
+    assert found == both | {(name, "batch") for name in probing.probes if (name, "batch") not in both}
+
+
+@pytest.mark.parametrize("model", ["bn", "noisy"])
+def test_a_run_with_every_probe_trains_as_one_with_none(tmp_path, model):
+    for name, own in (("full", config(model)), ("none", plain(model))):
+        train([Run(own, tmp_path / name, name, {"model": model}, [])])
+    full, none = ((tmp_path / name / "curves.csv").read_text() for name in ("full", "none"))
+    assert full == none
+    states = [torch.load(tmp_path / name / "checkpoints" / "last.pt")["state_dict"] for name in ("full", "none")]
+    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
+    assert {path.name for path in (tmp_path / "full").iterdir()} >= {"probes.csv", "probes.npz", "graph.dot"}
+
+
+def plain(model: str):
+    with initialize_config_dir(str(CONF), version_base=None):
+        given = [word for word in SMALL if not word.startswith("probes")]
+        return compose("train", overrides=[f"model={model}", "seed=0", "data.standardize=true", *given])
