@@ -109,6 +109,18 @@ MISTAKES = {
     "seed=range(3)": "python train.py -m",
     "hydra.sweep.dirr=x": "did you mean hydra.sweep.dir?",
     "direction=up": "direction must be min, max or null, got up",
+    "probes=ligth": "probes=ligth: no such option; did you mean light?",
+    "probes=gradient_lipschitz probes.gradient_lipschitz.radius=0": "probes.gradient_lipschitz: radius must be a ",
+    "probes=gradient_lipschitz probes.gradient_lipschitz.samples=0": "probes.gradient_lipschitz: samples must be ",
+    "probes=curvature probes.curvature.data=test": "probes.curvature: data must be minibatch or train, got test",
+    "probes=line probes.line.modes=[eval]": "probes.line: modes must be of batch, frozen, got eval",
+    "probes=light probes.activations.every_n_epochs=0": "probes.activations: every_n_epochs must be null or at ",
+    "probes=light probes.activations.radius=1": "probes.activations.radius: no such key",
+    "probes=preactivations probes.preactivations.layers=[hidden7]": "there is no hidden7 with a module activation",
+    "probes=graph probes.graph.layers=[hidden7]": "probes.graph: there is no layer hidden7; the net has hidden1, ",
+    "probes=light +probes.mine=3": "probes.mine must be a node with a _target_, got 3",
+    "warmup=-1": "warmup must be 0 or more epochs, got -1",
+    "loss=absolute": "loss must be null or squared_error, got absolute",
 }
 
 

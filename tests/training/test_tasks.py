@@ -136,3 +136,20 @@ def test_the_summed_losss_gradient_is_each_members_own(task):
         alone = outputs[member : member + 1].detach().clone().requires_grad_()
         task.loss(alone, targets[member : member + 1]).sum().backward()
         assert_close(outputs.grad[member], alone.grad[0])
+
+
+def test_the_squared_error_of_classes_is_the_distance_to_one_hot_summed_over_the_classes():
+    outputs, targets = numbers(MEMBERS, SAMPLES, 4), classes(MEMBERS, SAMPLES)
+    by_hand = torch.zeros(MEMBERS)
+    for k in range(MEMBERS):
+        for n in range(SAMPLES):
+            for c in range(4):
+                by_hand[k] += (outputs[k, n, c] - float(targets[k, n] == c)) ** 2 / SAMPLES
+    assert_close(Classification(squared=True).loss(outputs, targets), by_hand)
+    assert set(Classification(squared=True).metrics(outputs, targets)) == {"acc"}
+
+
+def test_the_squared_error_of_numbers_is_summed_over_the_outputs():
+    outputs, targets = numbers(MEMBERS, SAMPLES, 5), numbers(MEMBERS, SAMPLES, 5, seed=1)
+    summed = (outputs - targets).square().sum(2).mean(1)
+    assert_close(Regression(summed=True).loss(outputs, targets), summed)
