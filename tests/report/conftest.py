@@ -23,6 +23,8 @@ def make_run(tmp_path):
         recorded="val/loss",
         seconds=1.0,
         events=False,
+        probes=None,
+        chance=None,
     ):
         given = dict(override.split("=", 1) for override in overrides.split())
         name = overrides.replace(" ", ",")
@@ -60,6 +62,8 @@ def make_run(tmp_path):
             epochs=len(losses),
             steps=5 * len(losses),
             seconds=seconds,
+            probes=probes or {},
+            chance=chance,
         )
         result.write(folder)
         if events:

@@ -3,6 +3,7 @@ import pytest
 
 from normlab.records.sweep import read_sweep
 from normlab.report.compared import comparisons, interval, printed, verdict
+from normlab.report.notes import notes
 from normlab.report.overview import overview
 
 
@@ -58,8 +59,28 @@ def test_few_seeds_are_in_the_file_and_not_printed(make_run, compared):
 
 
 def test_words_of_a_row():
-    row = {"seeds": 24, "p": 0.2, "smaller": 15, "low": 0.9123, "high": 1.2}
+    row = {
+        "quantity": "last val/loss",
+        "untrained": False,
+        "seeds": 24,
+        "p": 0.2,
+        "smaller": 15,
+        "low": 0.9123,
+        "high": 1.2,
+    }
     assert verdict(row) == "no difference shown, p = 0.2"
     assert verdict({**row, "p": 0.01}) == "smaller, p = 0.01"
     assert interval(row) == "0.912 to 1.2"
     assert interval({**row, "low": float("nan")}) == "-"
+
+
+def test_an_arm_at_chance_is_untrained_and_its_landscape_gets_no_verdict(make_run, compared, tmp_path):
+    found = "probe/along_gradient/batch/beta"
+    for seed in range(8):
+        make_run(f"model=nobn seed={seed}", losses=(4.0, 3.99), probes={found: 2.0 + seed}, chance=2.0)
+        make_run(f"model=bn seed={seed}", losses=(4.0, 1.0), probes={found: 1.0 + seed}, chance=2.0)
+    records = read_sweep(tmp_path / "sweep")
+    sweep = overview(records)
+    assert sweep.arms["untrained"].to_dict() == {"model=bn": False, "model=nobn": True}
+    assert "        model=nobn" in notes(sweep)
+    assert [verdict(row) for row in compared().to_dict("records")] == ["smaller, p = 0.0078", "one is untrained"]

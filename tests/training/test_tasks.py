@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normlab.training.tasks import Classification, Regression
+from normlab.training.tasks import Classification, Regression, chance
 
 MEMBERS, SAMPLES = 3, 20
 
@@ -153,3 +153,14 @@ def test_the_squared_error_of_numbers_is_summed_over_the_outputs():
     outputs, targets = numbers(MEMBERS, SAMPLES, 5), numbers(MEMBERS, SAMPLES, 5, seed=1)
     summed = (outputs - targets).square().sum(2).mean(1)
     assert_close(Regression(summed=True).loss(outputs, targets), summed)
+
+
+def test_chance_is_the_loss_of_the_best_net_that_looks_at_nothing():
+    classes_of = torch.tensor([0, 0, 0, 1])
+    assert chance(Classification(), classes_of, 3) == pytest.approx(
+        -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    )
+    assert chance(Classification(squared=True), classes_of, 3) == pytest.approx(1 - 0.75**2 - 0.25**2)
+    targets = numbers(50, 2)
+    assert chance(Regression(), targets, 2) == pytest.approx(targets.var(0, correction=0).mean().item())
+    assert chance(Regression(summed=True), targets, 2) == pytest.approx(targets.var(0, correction=0).sum().item())

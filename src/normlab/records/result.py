@@ -45,7 +45,13 @@ class Objective:
 
 @dataclass
 class Result:
-    """One run; ``seconds`` is the time of its optimizer steps alone, ``probes`` what they found last."""
+    """One run.
+
+    Attributes:
+        seconds: the time of its optimizer steps alone.
+        probes: what they found last.
+        chance: the training loss of the best net that looks at nothing, one number for all samples.
+    """
 
     name: str
     status: Status
@@ -57,6 +63,7 @@ class Result:
     last: Moment | None = None
     test: dict[str, float] = field(default_factory=dict)
     probes: dict[str, float] = field(default_factory=dict)
+    chance: float | None = None
     epochs: int = 0
     steps: int = 0
     seconds: float = 0.0

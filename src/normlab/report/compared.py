@@ -17,7 +17,7 @@ from normlab.report.tables import aligned, number
 BASELINE = "nobn"
 MOST = 12
 """Lines that are printed; compared.csv has all."""
-COLUMNS = ["arm", "baseline", "quantity", "seeds", "ratio", "low", "high", "smaller", "p"]
+COLUMNS = ["arm", "baseline", "quantity", "untrained", "seeds", "ratio", "low", "high", "smaller", "p"]
 
 
 def comparisons(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
@@ -33,7 +33,9 @@ def comparisons(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
             both = ours.index.intersection(theirs.index)
             if len(both):
                 found = compare(ours[both], theirs[both], generator)
-                rows.append({"arm": arm, "baseline": baseline, "quantity": quantity, **asdict(found)})
+                untrained = bool(sweep.arms.loc[[arm, baseline], "untrained"].any())
+                row = {"arm": arm, "baseline": baseline, "quantity": quantity, "untrained": untrained}
+                rows.append({**row, **asdict(found)})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -92,11 +94,16 @@ def interval(row: Mapping[str, Any]) -> str:
 def verdict(row: Mapping[str, Any]) -> str:
     """Return what a comparison shows, if anything: by the test alone, never by the interval.
 
-    >>> verdict({"seeds": 4, "p": 0.125, "smaller": 4})
-    'too few seeds'
-    >>> verdict({"seeds": 24, "p": 0.004, "smaller": 5})
-    'larger, p = 0.004'
+    What probes found has no verdict where one of the two learned nothing: it is not the same thing that is probed.
+
+    >>> row = {"quantity": "last val/loss", "untrained": False, "seeds": 24, "p": 0.004, "smaller": 5}
+    >>> verdict(row), verdict({**row, "seeds": 4})
+    ('larger, p = 0.004', 'too few seeds')
+    >>> verdict({**row, "quantity": "probe/curvature/batch/lambda_max", "untrained": True})
+    'one is untrained'
     """
+    if row["untrained"] and row["quantity"].startswith("probe/"):
+        return "one is untrained"
     if row["seeds"] < ENOUGH:
         return "too few seeds"
     if row["p"] > 0.05:

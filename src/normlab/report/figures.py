@@ -96,11 +96,13 @@ def draw(sweep: Overview, metrics: list[str]) -> Figure:
 
 
 def legend_labels(sweep: Overview) -> list[str]:
-    """Return each arm's name, with the number of its runs that did not finish."""
+    """Return each arm's name, with the number of its runs that did not finish, and whether it learned nothing."""
     labels = []
     for arm, row in sweep.arms.to_dict("index").items():
         states = [state for state in ("diverged", "stopped", "failed") if row[state]]
-        lost = ", ".join(f"{row[state]} of {row['runs']} {state}" for state in states)
+        lost = ", ".join(
+            [f"{row[state]} of {row['runs']} {state}" for state in states] + ["untrained"] * row["untrained"]
+        )
         labels.append(f"{arm} ({lost})" if lost else str(arm))
     return labels
 

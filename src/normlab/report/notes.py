@@ -51,6 +51,10 @@ def losses(sweep: Overview) -> list[str]:
     unended = [name for name in ("stopped", "failed") if arms[name].any()]
     if unended:
         lines.append(f"{' and '.join(unended)} runs are in no mean: summary.csv names them")
+    untrained = arms.index[arms["untrained"]].tolist()
+    if untrained:
+        lines.append("untrained, with the training loss of a net that looks at nothing:")
+        lines += [f"        {arm}" for arm in untrained]
     missing = int((runs["best"].isna() & (runs["status"] == "finished") & (runs["epochs"] > 0)).sum())
     if missing:
         lines.append(f"finished runs without {sweep.metric}, which are in no mean: {missing}")

@@ -24,7 +24,8 @@ class Overview:
         metric, direction: what was optimized, and whether ``min`` or ``max`` is good.
         target: the value of the metric that the epochs are counted to.
         runs: a row per run, sorted by arm and seed, indexed by the number of its record.
-        arms: a row per arm, indexed by its name: what varies, and what ``analysis.arms.summarize`` found.
+        arms: a row per arm, indexed by its name: what varies, what ``analysis.arms.summarize`` found, and whether
+            most of its runs are ``untrained``.
         curves: a row per run, epoch and metric.
     """
 
@@ -51,6 +52,7 @@ def overview(records: Sequence[Record]) -> Overview:
     target = common_target(in_curves, direction) if asked is None else float(asked)
     runs["epochs_to_target"] = times(runs, epochs_to_target(measured, target, direction), target)
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
+    arms["untrained"] = runs.groupby("arm")["untrained"].mean() > 0.5
     return Overview(keys, metric, direction, target, runs, arms, curves)
 
 
@@ -109,9 +111,16 @@ def outcomes(
         SEED: pd.Series([seed if isinstance(seed, int) else None for seed in seeds], dtype="Int64"),
         "best": [reached(result, value, worst) for result, value in zip(results, best, strict=True)],
         "last": [reached(result, value, worst) for result, value in zip(results, last, strict=True)],
+        "untrained": [is_untrained(result) for result in results],
         "epochs": [result.epochs for result in results],
         "seconds": [result.seconds for result in results],
     }
+
+
+def is_untrained(result: Result) -> bool:
+    """Return whether a run ended with a training loss that a net which looks at nothing has, within 1 %."""
+    loss = result.last.metrics.get("train/loss") if result.last else None
+    return loss is not None and result.chance is not None and loss >= 0.99 * result.chance
 
 
 def reached(result: Result, value: float | None, worst: float) -> float:

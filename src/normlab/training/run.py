@@ -28,6 +28,7 @@ from normlab.training.progress import Progress
 from normlab.training.rehearsal import rehearse
 from normlab.training.run_folders import Run, RunFolders
 from normlab.training.size import compiling_pays, threads_for
+from normlab.training.tasks import chance
 
 log = logging.getLogger("normlab")
 
@@ -211,7 +212,7 @@ class Training:
 
     def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
         """Return what is known of member k now."""
-        run, module, best = self.runs[k], self.module, self.best.moment(k)
+        run, module, best, table = self.runs[k], self.module, self.best.moment(k), self.data.parts[0]
         if module.diverged[k]:
             status = Status.DIVERGED
         elif not module.active[k] and (tests or not self.data.test):
@@ -224,6 +225,7 @@ class Training:
             best=best,
             last=self.recorder.moment(k),
             test={name: values[k].item() for name, values in tests.items()} if tested else {},
+            chance=chance(module.task, table.y, table.out_features),
             probes=module.probing.latest[k] if module.probing else {},
             epochs=int(module.epochs[k]),
             steps=int(module.steps[k]),

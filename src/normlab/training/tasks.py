@@ -27,6 +27,10 @@ class Regression:
         mean = F.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
         return mean * outputs.shape[2] if self.summed else mean
 
+    def constant(self, targets: Tensor, out_features: int) -> Tensor:
+        """Return the outputs of the best net that looks at nothing, ``(N, …)`` targets to ``(O,)``."""
+        return targets.flatten(1).mean(0)
+
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return each member's metrics; torchmetrics takes the members as so many outputs."""
         members, _, width = outputs.shape
@@ -62,6 +66,11 @@ class Classification:
         losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
         return losses.view(targets.shape).mean(1)
 
+    def constant(self, targets: Tensor, out_features: int) -> Tensor:
+        """Return the outputs of the best net that looks at nothing, ``(N,)`` targets to ``(O,)``."""
+        shares = targets.bincount(minlength=out_features) / len(targets)
+        return shares if self.squared else shares.log()
+
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return each member's share of samples whose largest logit is the right one."""
         accuracy = multiclass_accuracy(
@@ -71,3 +80,9 @@ class Classification:
 
 
 Task = Regression | Classification
+
+
+def chance(task: Task, targets: Tensor, out_features: int) -> float:
+    """Return the loss of the best net that looks at nothing: what an untrained net is known by."""
+    outputs = task.constant(targets, out_features).expand(1, len(targets), -1)
+    return task.loss(outputs, targets.unsqueeze(0)).item()
