@@ -15,7 +15,7 @@ from normlab.report.overview import Overview
 from normlab.report.tables import aligned, number
 
 BASELINE = "nobn"
-MOST = 12
+MOST = 24
 """Lines that are printed; compared.csv has all."""
 COLUMNS = ["arm", "baseline", "quantity", "untrained", "seeds", "ratio", "low", "high", "smaller", "p"]
 
