@@ -59,6 +59,7 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     from normlab.report.compared import comparisons
     from normlab.report.compared import printed as compared
     from normlab.report.figures import write_curves
+    from normlab.report.learning_rates import write_learning_rates
     from normlab.report.notes import notes, title
     from normlab.report.overview import overview
     from normlab.report.probe_tables import printed_probes, probe_table, run_columns
@@ -74,7 +75,8 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     blocks = [title(sweep)], printed(sweep), notes(sweep), printed_probes(sweep, records), compared(against)
     for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
         log.info(line)
-    figures = [*write_curves(sweep, folder), *write_probe_figures(sweep, records, folder)]
+    figures = [*write_curves(sweep, folder), *write_learning_rates(sweep, folder)]
+    figures += write_probe_figures(sweep, records, folder)
     tables = ["table.csv", "summary.csv", "compared.csv"]
     log.info("%s: %s", shown(folder), ", ".join([*tables, *(path.name for path in figures)]))
     if write_columns(folder, records, sweep, figures):

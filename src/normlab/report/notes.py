@@ -3,6 +3,9 @@
 from normlab.report.overview import Overview
 from normlab.report.tables import number
 
+FEW = 6
+"""Arms that are named."""
+
 
 def title(sweep: Overview) -> str:
     """Return what the table is about."""
@@ -54,7 +57,8 @@ def losses(sweep: Overview) -> list[str]:
     untrained = arms.index[arms["untrained"]].tolist()
     if untrained:
         lines.append("untrained, with the training loss of a net that looks at nothing:")
-        lines += [f"        {arm}" for arm in untrained]
+        lines += [f"        {arm}" for arm in untrained[:FEW]]
+        lines += [f"        and {len(untrained) - FEW} more, see table.csv"] if len(untrained) > FEW else []
     missing = int((runs["best"].isna() & (runs["status"] == "finished") & (runs["epochs"] > 0)).sum())
     if missing:
         lines.append(f"finished runs without {sweep.metric}, which are in no mean: {missing}")
