@@ -6,10 +6,18 @@ import pandas as pd
 import pytest
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = ("data", "net", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger", "metrics")
+GROUPS = ("data", "net", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger", "metrics", "probes")
 OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
-SWEEPS = {"source_random": 48}
+# What is left out so that an experiment takes a second and not a minute.
+LESS = {
+    "source_random": ["seed=0,1"],
+    "source_fitness": ["seed=0", "probes.gradient_lipschitz.samples=3", "probes.aliased_lipschitz.samples=3"],
+    "edge_of_stability": ["seed=0", "net.hidden=[5]", "probes.curvature.iterations=3"],
+    "deep_sigmoid": ["seed=0,1", "net.hidden=[5,5]"],
+    "landscape": ["seed=0", "net.hidden=[5,5]"],
+    "lr_range": ["seed=0", "net.hidden=[5]", "optimizer.lr=0.01,0.1,1.0"],
+}
 # Which table is a person's choice, and OpenML's are not downloaded by a test: tests/data trains on both.
 ELSEWHERE = {"data=csv", "data=openml"}
 IMAGES = {"net=cnn": ["data=digits"], "model=in": ["net=cnn", "data=digits"]}
@@ -24,8 +32,7 @@ def test_every_option_trains(run_train, option):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs(run_train, experiment):
-    few = ["seed=0,1"] if experiment in SWEEPS else []
-    outcome = run_train(f"experiment={experiment}", "trainer.fast_dev_run=true", *few)
+    outcome = run_train(f"experiment={experiment}", "trainer.fast_dev_run=true", *LESS.get(experiment, []))
     assert outcome.code == 0, outcome.err
     assert "failed after" not in outcome.out
 
