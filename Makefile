@@ -24,7 +24,7 @@ sweep: $(READY) ## train with and without BatchNorm, and show what came of it
 	$(BIN)/python train.py -m model=bn,nobn
 
 test: $(READY) lint ## run every check: style, types, layers, doctests, tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

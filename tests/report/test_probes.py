@@ -508,3 +508,16 @@ def test_pictures_go_into_the_images_tab(probed, tmp_path):
     [image] = events.Images("figures/probe_gradient_lipschitz")
     assert image.encoded_image_string == figures[0].read_bytes()
     assert image.width == 1440
+
+
+def test_too_many_arms_for_one_figure_are_drawn_panel_by_panel(probed, tmp_path):
+    for init in ("default", "kaiming"):
+        for model in ("bn", "nobn", "ln", "gn"):
+            shift = [found("covariate_shift", step, difference=1 + step) for step in (0, 10)]
+            probed(f"net.init={init} model={model} seed=0", shift)
+    files = [path.name for path in write_probe_figures(*sweep_of(tmp_path), tmp_path)]
+    stems = [f"probe_covariate_shift_init={init}" for init in ("default", "kaiming")]
+    assert files == [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
+    text = (tmp_path / files[1]).read_text()
+    assert "init=default" in text
+    assert "kaiming" not in text

@@ -67,15 +67,19 @@ def check_equal(folder: Path, caplog: pytest.LogCaptureFixture, members: int, *o
 
 
 @pytest.mark.usefixtures("no_code")
-@pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_is_compiled_whole_and_trains_the_same(tmp_path, caplog, model, members):
-    check_equal(tmp_path, caplog, members, f"model={model}", *(IMAGES if model == "in" else []))
+def test_every_model_is_compiled_whole_and_trains_the_same(tmp_path, caplog, model):
+    check_equal(tmp_path, caplog, 3, f"model={model}", *(IMAGES if model == "in" else []))
 
 
 @pytest.mark.usefixtures("no_code")
-@pytest.mark.parametrize("model", ["bn", "ghost", "ws_gn"])
-@pytest.mark.parametrize("net", ["cnn", "resmlp"])
+@pytest.mark.parametrize("model", ["bn", "nobn"])
+def test_a_run_alone_is_compiled_too(tmp_path, caplog, model):
+    check_equal(tmp_path, caplog, 1, f"model={model}")
+
+
+@pytest.mark.usefixtures("no_code")
+@pytest.mark.parametrize(("net", "model"), [("cnn", "ghost"), ("cnn", "ws_gn"), ("resmlp", "bn")])
 def test_other_nets_are_compiled_whole_too(tmp_path, caplog, net, model):
     other = IMAGES if net == "cnn" else ["net=resmlp", "net.width=8", "net.blocks=1"]
     check_equal(tmp_path, caplog, 3, f"model={model}", *other)

@@ -164,9 +164,9 @@ def test_what_is_found_is_left_in_every_form(look, tmp_path):
             scene.landscape("frozen").losses(scene.landscape("frozen").theta)[k].item() for scene in scenes
         ]
         assert losses == pytest.approx(expected, rel=1e-6)
-        arrays = np.load(folder / "probes.npz")
-        assert arrays["spy/frozen/row"][:, 0].tolist() == pytest.approx(losses)
-        assert arrays["spy/frozen/step"].tolist() == [9, 19]
+        with np.load(folder / "probes.npz") as arrays:
+            assert arrays["spy/frozen/row"][:, 0].tolist() == pytest.approx(losses)
+            assert arrays["spy/frozen/step"].tolist() == [9, 19]
         assert Result.read(folder).probes == {"probe/spy/frozen/loss": pytest.approx(losses[-1])}
         (events,) = folder.glob("events*")
         tensorboard = EventAccumulator(str(events)).Reload()

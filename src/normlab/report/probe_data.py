@@ -5,7 +5,7 @@ is a gap, as NaN is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -43,6 +43,11 @@ class Measured:
     rows: Mapping[tuple[str, str], pd.DataFrame]
     folders: Mapping[int, Path]
     headline: Sequence[str] = ()
+
+    def within(self, sweep: Overview) -> "Measured":
+        """Return what was found in the runs of a part of the sweep."""
+        rows = {key: part[part["run"].isin(sweep.runs.index)] for key, part in self.rows.items()}
+        return replace(self, sweep=sweep, rows={key: part for key, part in rows.items() if len(part)})
 
     @cached_property
     def modes(self) -> list[str]:

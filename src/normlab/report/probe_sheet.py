@@ -18,7 +18,7 @@ from normlab.report.figures import CAPTION, HANDLE, LEFT, LEGEND_ROW, LETTER, RI
 from normlab.report.probe_data import Measured
 
 # Inches, as in the curves.
-TITLE, ABOVE, BELOW, BETWEEN, SHARED, CAPTION_ROW = 0.38, 0.52, 0.52, 0.85, 0.2, 0.16
+TITLE, ABOVE, BELOW, BETWEEN, SHARED, CAPTION_ROW = 0.46, 0.52, 0.52, 0.85, 0.2, 0.16
 # From an axis to its name.
 UNDER, BESIDE = 0.26, 0.5
 CAPTION_LETTERS = 125

@@ -1,5 +1,7 @@
 """The figures of what the probes of a sweep found, ``probe_<name>.png`` and ``.svg``."""
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +12,13 @@ from matplotlib.figure import Figure
 from normlab.records.sweep import Record
 from normlab.report.figures import LOOK, save
 from normlab.report.overview import Overview
+from normlab.report.panels import panels
 from normlab.report.probe_data import Measured, measured
 from normlab.report.probe_gradient import along_gradient
 from normlab.report.probe_landscape import curvature, gradient_lipschitz, line
 from normlab.report.probe_layers import activations, covariate_shift, preactivations
 from normlab.report.probe_panels import Panel, number_sheet
+from normlab.report.probe_sheet import GREY
 
 if TYPE_CHECKING:
     from normlab.records.events import EventFile
@@ -31,6 +35,8 @@ FIGURES: dict[str, Callable[[Measured], Figure | None]] = {
         preactivations,
     )
 }
+ARMS = 6
+"""How many arms a figure has at most, where the sweep has panels."""
 ACROSS, AT_MOST = 3, 12
 """How many panels a probe that is not known here has in a row, and for each of its modes."""
 
@@ -38,16 +44,34 @@ ACROSS, AT_MOST = 3, 12
 def write_probe_figures(sweep: Overview, records: Sequence[Record], folder: Path) -> list[Path]:
     """Draw a figure of each probe into ``folder``, each file whole or not at all, and return the files.
 
-    There is one for what was measured and for nothing else. A probe without a figure of its own, as a user's, has
-    its numbers drawn as they are.
+    There is one for what was measured and for nothing else; where it would show too many arms, one for each panel
+    of the sweep. A probe without a figure of its own, as a user's, has its numbers drawn as they are.
     """
+    parts = panels(sweep) if len(sweep.arms) > ARMS else {"": sweep}
     files = []
     with rc_context(LOOK):
-        for probe in measured(sweep, records):
-            figure = FIGURES.get(probe.name, plain)(probe) or plain(probe)
+        for probe, (where, shown) in itertools.product(measured(sweep, records), parts.items()):
+            of_part = probe.within(shown)
+            figure = (FIGURES.get(probe.name, plain)(of_part) or plain(of_part)) if of_part.arms else None
             if figure is not None:
-                files += [save(figure, folder / f"probe_{probe.name}.{kind}") for kind in ("png", "svg")]
+                subtitle(figure, where)
+                stem = f"probe_{probe.name}" + f"_{file_name(where)}" * bool(where)
+                files += [save(figure, folder / f"{stem}.{kind}") for kind in ("png", "svg")]
     return files
+
+
+def subtitle(figure: Figure, where: str) -> None:
+    """Write below the title which panel of the sweep it is."""
+    figure.text(0.5, 1 - 0.44 / figure.get_size_inches()[1], where, ha="center", fontsize=9, color=GREY)
+
+
+def file_name(where: str) -> str:
+    """Return a panel's name as a part of a file's.
+
+    >>> file_name("hidden=[100, 100], init=kaiming")
+    'hidden=[100,100],init=kaiming'
+    """
+    return re.sub(r"[^\w=,.\[\]-]", "", where)
 
 
 def plain(probe: Measured) -> Figure | None:

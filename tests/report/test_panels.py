@@ -1,0 +1,33 @@
+from normlab.records.sweep import read_sweep
+from normlab.report.overview import overview
+from normlab.report.palette import styles
+from normlab.report.panels import panels
+
+
+def test_arms_of_a_panel_are_told_apart_by_normalizer_and_learning_rate_alone(make_run, tmp_path):
+    for init in ("kaiming", "default"):
+        for model in ("bn", "nobn"):
+            for lr in ("0.01", "0.1"):
+                make_run(f"net.init={init} model={model} optimizer.lr={lr} seed=0")
+    parts = panels(overview(read_sweep(tmp_path / "sweep")))
+    assert list(parts) == ["init=default", "init=kaiming"]
+    for part in parts.values():
+        assert part.keys == ["model", "optimizer.lr"]
+        assert part.arms.index.tolist() == [
+            f"model={model}, optimizer.lr={lr}" for model in ("bn", "nobn") for lr in ("0.01", "0.1")
+        ]
+        assert part.runs["arm"].tolist() == part.arms.index.tolist()
+        looks = styles([tuple(arm) for arm in part.arms[part.keys].to_numpy()])
+        assert [look.colour for look in looks[:2]] == [looks[0].colour] * 2 != [look.colour for look in looks[2:]]
+    runs = [number for part in parts.values() for number in part.runs.index]
+    assert sorted(runs) == list(range(8))
+
+
+def test_a_sweep_without_several_normalizers_or_without_anything_else_is_one(make_run, tmp_path):
+    for lr in ("0.01", "0.1"):
+        make_run(f"model=bn optimizer.lr={lr} seed=0")
+    sweep = overview(read_sweep(tmp_path / "sweep"))
+    assert panels(sweep) == {"": sweep}
+    make_run("model=nobn optimizer.lr=0.1 seed=0")
+    sweep = overview(read_sweep(tmp_path / "sweep"))
+    assert panels(sweep) == {"": sweep}
