@@ -4,7 +4,15 @@ In the formulas and shapes as in `normlab.norms.batch_norm`: μ mean, σ² varia
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+RUNNING = ("running_mean", "running_var")
+"""The buffers that running statistics are in, in torch's layers as in ours."""
+
+
+def kept_by(layer: nn.Module) -> list[str]:
+    """Return which running statistics a layer has."""
+    return [name for name in RUNNING if layer._buffers.get(name) is not None]
 
 
 def features_last(x: Tensor) -> Tensor:

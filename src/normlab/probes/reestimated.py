@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.statistics import features_last, mean_and_variance, pooled
+from normlab.norms.statistics import RUNNING, features_last, kept_by, mean_and_variance, pooled
 from normlab.probes.landscape import Landscape, Params
 from normlab.probes.scene import Scene, still
-
-STATISTICS = ("running_mean", "running_var")
 
 
 def reestimated(
@@ -66,7 +64,7 @@ def with_statistics_of(net: nn.Module) -> Callable[[Params, Tensor, Tensor], Ten
 
         def hook(name: str) -> Callable[[nn.Module, tuple], None]:
             def estimate(layer: nn.Module, inputs: tuple) -> None:
-                values = dict(zip(STATISTICS, statistics_of(layer, inputs[0]), strict=True))
+                values = dict(zip(RUNNING, statistics_of(layer, inputs[0]), strict=True))
                 seen.update({f"{name}.{kept}".lstrip("."): values[kept] for kept in kept_by(layers[name])})
 
             return estimate
@@ -81,11 +79,6 @@ def with_statistics_of(net: nn.Module) -> Callable[[Params, Tensor, Tensor], Ten
         return functional_call(frozen, {**state, **seen}, (x,))
 
     return forward
-
-
-def kept_by(layer: nn.Module) -> list[str]:
-    """Return which running statistics a layer has."""
-    return [name for name in STATISTICS if layer._buffers.get(name) is not None]
 
 
 def by_batch(net: nn.Module) -> nn.Module:

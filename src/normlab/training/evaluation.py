@@ -11,21 +11,14 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.statistics import mean_and_variance, pooled
+from normlab.norms.statistics import RUNNING, kept_by, mean_and_variance, pooled
 from normlab.probes.slots import Watch
 from normlab.training.population import Population
-
-STATISTICS = ("running_mean", "running_var")
 
 
 def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
     """Return the layers that have running statistics, one or both, by name: ours, torch's, and those like them."""
     return {name: layer for name, layer in net.named_modules() if kept_by(layer)}
-
-
-def kept_by(layer: nn.Module) -> list[str]:
-    """Return which running statistics a layer has."""
-    return [name for name in STATISTICS if layer._buffers.get(name) is not None]
 
 
 @contextmanager
@@ -87,6 +80,6 @@ def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
     for name, layer in layers.items():
         mean, var, counts = torch.stack([seen[name] for seen in found]).unbind(2)
         pool = layer.pooled if isinstance(layer, BatchNorm) else pooled
-        values = dict(zip(STATISTICS, pool(mean, var, counts), strict=True))
+        values = dict(zip(RUNNING, pool(mean, var, counts), strict=True))
         for statistic in kept_by(layer):
             state[f"{name}.{statistic}".removeprefix(".")].copy_(values[statistic])
