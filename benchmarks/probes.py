@@ -8,23 +8,30 @@ The largest eigenvalue of the Hessian: 64 nets 64 → 32 → 10 with BatchNorm a
 call of curvlinops and ``eigsh`` for each net, to the same tolerance and from the same start, on the last of the
 numbers of threads. Errors are relative to eigenvalues found to 1e-9 in float64.
 
+What probes cost a training: the default experiment with ``probes=none`` and ``probes=light``, with all that a run
+writes and validates, one alone and as many together as there are members. A run alone is on one thread.
+
 All is in float32. Both ways are measured in turn in one process; the tables give medians, and of curvlinops the
-sum of its calls, one for each net, a quarter of them at a time. It takes about a minute.
+sum of its calls, one for each net, a quarter of them at a time. It takes about a minute and a half.
 
     python benchmarks/probes.py [--repeats 5] [--threads 1,2] [--members 64] [--modes batch] [--json]
 """
 
 import argparse
 import json
+import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from curvlinops import HessianLinearOperator
+from hydra import compose, initialize_config_dir
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.func import stack_module_state
@@ -36,7 +43,10 @@ from normlab.probes.gradient_lipschitz import gradient_lipschitz
 from normlab.probes.lanczos import LARGEST
 from normlab.probes.scene import Scene, normal, still
 from normlab.training.machine import keep_freed_memory
+from normlab.training.run import train
+from normlab.training.run_folders import Run
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
 RADIUS, SAMPLES, TOLERANCE, PARTS = 1e-5, 100, 1e-3, 4
 ARMS = {"bn, frozen": (True, "frozen"), "bn, batch": (True, "batch"), "no bn": (False, "frozen")}
 Split = tuple[Tensor, Tensor]
@@ -200,6 +210,29 @@ def largest(mode: str, members: int) -> dict[str, float]:
     }
 
 
+def training(members: int, model: str, repeats: int) -> dict[str, float]:
+    """Return the seconds of a training without probes and with those that cost little."""
+
+    def seconds(probes: str) -> float:
+        words = [
+            f"model={model}",
+            f"probes={probes}",
+            "data.batch_size=128",
+            f"trainer.threads={1 if members == 1 else 2}",
+        ]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            configs = [compose("train", overrides=[*words, f"seed={seed}"]) for seed in range(members)]
+        with tempfile.TemporaryDirectory() as folder:
+            runs = [Run(config, Path(folder, str(k)), str(k), {}, words) for k, config in enumerate(configs)]
+            started = time.perf_counter()
+            train(runs)
+            return time.perf_counter() - started
+
+    times = [(seconds("none"), seconds("light")) for _ in range(repeats + 1)][1:]
+    none, light = (median(column) for column in zip(*times, strict=True))
+    return {"none": none, "light": light, "light / none": median(one / other for other, one in times)}
+
+
 def table(title: str, rows: dict[str, dict[str, float]]) -> str:
     columns = next(iter(rows.values()))
     lines = [title, f"{'':24}" + "".join(f"{column.replace('_', ' '):>20}" for column in columns)]
@@ -229,11 +262,18 @@ def main() -> None:
             directions[f"{name}, {at}"] = lipschitz(normalized, mode, arguments.repeats)
     for mode in arguments.modes.split(","):
         ends[f"bn, {mode}, {at}"] = largest(mode, arguments.members)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    costs = {
+        f"{model}, {members} run{'s' * (members > 1)}": training(members, model, arguments.repeats)
+        for members in (1, arguments.members)
+        for model in ("bn", "nobn")
+    }
     if arguments.json:
-        print(json.dumps({"gradient_lipschitz": directions, "lambda_max": ends}))
+        print(json.dumps({"gradient_lipschitz": directions, "lambda_max": ends, "light": costs}))
         return
     print(table(f"gradient_lipschitz, seconds for {SAMPLES} directions", directions), end="\n\n")
-    print(table(f"largest eigenvalue, seconds for {arguments.members} nets", ends))
+    print(table(f"largest eigenvalue, seconds for {arguments.members} nets", ends), end="\n\n")
+    print(table("a training of 100 epochs at batch 128, seconds", costs))
 
 
 if __name__ == "__main__":

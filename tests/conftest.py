@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import logging
+import os
 import runpy
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 ROOT = Path(__file__).parent.parent
+# The tests run in several processes, which share the cores; see `normlab.cli.in_one_line`. Children inherit it.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 @pytest.fixture(autouse=True)
