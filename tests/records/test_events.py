@@ -12,11 +12,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Layout
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from normlab.records.curves import Point
-from normlab.records.events import OURS, EventFile, record
+from normlab.records.events import CLOSED, OURS, EventFile, record, replaced
 from normlab.records.probes import Found
 
 
@@ -100,11 +101,51 @@ def test_the_end_of_a_session_has_its_status_and_time(tmp_path, succeeded, statu
 
 
 def test_an_experiment_has_the_columns_it_was_given_in_order(tmp_path):
-    EventFile(tmp_path).experiment(["model", "optimizer.lr"], ["val/loss", "test/loss"])
+    metrics = {"table/best": "best", "test/loss": "test/loss"}
+    EventFile(tmp_path).experiment(["model", "optimizer.lr"], metrics, varied=["optimizer.lr"])
 
     experiment = metadata.parse_experiment_plugin_data(hparams_content(tmp_path, metadata.EXPERIMENT_TAG))
-    assert [info.name for info in experiment.hparam_infos] == ["model", "optimizer.lr"]
-    assert [info.name.tag for info in experiment.metric_infos] == ["val/loss", "test/loss"]
+    assert [(info.name, info.differs) for info in experiment.hparam_infos] == [
+        ("model", False),
+        ("optimizer.lr", True),
+    ]
+    assert {info.name.tag: info.display_name for info in experiment.metric_infos} == metrics
+
+
+def test_a_layout_is_read_back(tmp_path):
+    layout = Layout(category=[Category(title="losses", closed=True)])
+    EventFile(tmp_path).layout(layout)
+
+    events = read(tmp_path)
+    (event,) = events.Tensors("custom_scalars__config__")
+    assert Layout.FromString(event.tensor_proto.string_val[0]) == layout
+    assert events.SummaryMetadata("custom_scalars__config__").plugin_data.plugin_name == "custom_scalars"
+
+
+def test_a_file_that_is_replaced_is_there_whole_or_not_at_all(tmp_path):
+    EventFile(tmp_path).text("config", "the run's own")
+    [own] = tmp_path.iterdir()
+    for value in (0.5, 0.25):
+        with replaced(tmp_path, CLOSED) as file:
+            file.scalars([Point(1, 5, 0.0, {"val/loss": value})])
+            before = set(tmp_path.iterdir())
+            file.scalars([Point(2, 10, 0.0, {"val/loss": value})])
+            assert set(tmp_path.iterdir()) == before
+        [closed] = set(tmp_path.glob(OURS)) - {own}
+        assert closed.name.endswith(CLOSED)
+        assert [event.value for event in read(tmp_path).Scalars("val/loss")] == [value, value]
+        assert closed not in before
+    assert read(tmp_path).Tensors("config/text_summary")
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    with replaced(tmp_path / "arm") as file:
+        file.scalars([Point(1, 5, 0.0, {"val/loss": 0.5})])
+    before = list((tmp_path / "arm").iterdir())
+    with pytest.raises(OSError, match="no space"), replaced(tmp_path / "arm") as file:
+        file.scalars([Point(1, 5, 0.0, {"val/loss": 0.25})])
+        raise OSError("no space")
+    assert list((tmp_path / "arm").iterdir()) == before
 
 
 def test_all_parts_of_a_run_live_in_one_file(tmp_path):
@@ -162,7 +203,7 @@ from normlab.records.events import EventFile
 
 file = EventFile(Path(sys.argv[1]))
 file.start({"lr": 0.1}, "group")
-file.experiment(["lr"], ["val/loss"])
+file.experiment(["lr"], {"val/loss": "loss"})
 file.scalars([Point(1, 5, 0.0, {"val/loss": 0.5})])
 file.text("config", "x")
 file.end(succeeded=True)

@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import metadata
 from normlab.records.result import Status
 from normlab.report.close import close_sweep
 
-FILES = {"compared.csv", "table.csv", "summary.csv", "curves.png", "curves.svg"}
+FILES = {"table.csv", "summary.csv", "curves.png", "curves.svg"}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def experiment(folder):
     events = EventAccumulator(str(folder)).Reload()
     content = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
     found = metadata.parse_experiment_plugin_data(content)
-    return [info.name for info in found.hparam_infos], [info.name.tag for info in found.metric_infos]
+    return [info.name for info in found.hparam_infos], [info.display_name for info in found.metric_infos]
 
 
 def test_everything_is_written_and_said(make_run, tmp_path, said, monkeypatch):
@@ -41,10 +41,12 @@ def test_everything_is_written_and_said(make_run, tmp_path, said, monkeypatch):
     assert [name.startswith("events.out.tfevents.") for name in written - FILES] == [True]
     assert len(pd.read_csv(folder / "summary.csv")) == 2
     assert pd.read_csv(folder / "table.csv")["arm"].tolist() == ["model=bn", "model=nobn"]
-    assert said.messages[-2:] == [
-        "sweep: table.csv, summary.csv, compared.csv, curves.png, curves.svg",
+    assert said.messages[-3:] == [
+        "sweep: table.csv, summary.csv, curves.png, curves.svg",
+        "what it says, with all figures: sweep/report/index.html",
         "every curve: tensorboard --logdir sweep",
     ]
+    assert (folder / "report" / "index.html").exists()
     assert all(record.name == "normlab" and record.levelno == logging.INFO for record in said.records)
 
 
@@ -54,23 +56,37 @@ def test_the_columns_of_the_hparams_tab(make_run, tmp_path):
     close_sweep(tmp_path / "sweep")
     hparams, metrics = experiment(tmp_path / "sweep")
     groups = ["data", "net", "model", "optimizer"]
-    assert hparams == [*groups, "seed", "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs"]
-    assert metrics == ["best/val/loss", "test/loss", "val/loss", "train/loss"]
+    assert hparams == ["optimizer.lr", *groups, "data.seed", "data.batch_size", "trainer.max_epochs"]
+    ends = ["reached", "seconds", "diverged", "epochs_to_target"]
+    assert metrics == ["best/val/loss", "last/val/loss", *ends, "test/loss", "last/train/loss"]
+
+
+def test_more_runs_than_arms_are_seen_as_arms_too(make_run, tmp_path, said, monkeypatch):
+    for seed in range(3):
+        make_run(f"model=bn seed={seed}", events=True)
+    monkeypatch.chdir(tmp_path)
+    close_sweep(tmp_path / "sweep")
+    assert said.messages[-2:] == [
+        "every curve: tensorboard --logdir sweep",
+        "the arms alone: tensorboard --logdir sweep/arms",
+    ]
 
 
 def test_a_second_close_replaces_its_own_files_and_no_others(make_run, tmp_path):
     run = make_run("model=bn seed=0", events=True)
+    trained = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     folder = tmp_path / "sweep"
     (folder / "notes.txt").write_text("mine")
     close_sweep(folder)
-    before, traces = files(folder), list(run.iterdir())
+    before = files(folder)
     make_run("model=nobn seed=0", events=True)
     close_sweep(folder)
     after = files(folder)
     assert after - before != before - after
     assert {name for name in after if not name.startswith("events")} == {*FILES, "notes.txt"}
     assert len(after) == len(before)
-    assert list(run.iterdir()) == traces
+    assert {path: path.read_bytes() for path in trained} == trained
+    assert len(list(run.iterdir())) == len(trained) + len([".hydra", "closed"])
     assert len(pd.read_csv(folder / "table.csv")) == 2
 
 
@@ -126,13 +142,20 @@ def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(make_run, tmp_pa
     assert "table.csv" in message
 
 
-def test_no_arm_is_called_the_winner(make_run, tmp_path, said):
-    for seed in range(8):
+@pytest.mark.parametrize("seeds", [7, 8])
+def test_a_winner_needs_the_test_and_an_interval(make_run, tmp_path, said, seeds):
+    for seed in range(seeds):
         make_run(f"model=bn seed={seed}", [2.0, 1.0])
         make_run(f"model=nobn seed={seed}", [9.0, 8.0])
     close_sweep(tmp_path / "sweep")
-    words = said.text.replace("lower is better", "")
-    assert not any(claim in words for claim in ("better", "wins", "best arm", "significant"))
+    words = "\n".join(said.messages).replace("lower is better", "")
+    assert not any(claim in words for claim in ("wins", "best arm", "significant"))
+    if seeds < 8:
+        assert "better" not in words
+        assert "too few seeds for a verdict" in words
+    else:
+        assert "bn is better than nobn in val/loss, p = 0.0078, 8 paired seeds" in words
+        assert "95 % CI" in words
 
 
 def test_importing_it_is_cheap():

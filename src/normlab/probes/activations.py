@@ -2,7 +2,7 @@
 
 All layers are measured together: with a small net it is calls of functions that take time.
 
-Letters: K members, L layers, D units of a layer, R rows, the samples of a minibatch at every position of an image.
+Letters: K members, L layers, D units of a layer, R rows, the samples at every position of an image.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.probes.flow import activation_slots, flow, weights_by_layer
+from normlab.probes.flow import Flow, activation_slots, flow, weights_by_layer
 from normlab.probes.scene import Finding, Probe, Scene
 from normlab.probes.slots import mean_std
 
@@ -47,31 +47,26 @@ def statistics(outputs: Sequence[Tensor]) -> Numbers:
     Daneshmand, Kohler, Bach, Hofmann and Lucchi (2020), Batch normalization provably avoids rank collapse for
     randomly initialised deep networks, arXiv:2003.01652.
     """
-    sums = torch.stack([value for h in outputs for value in sums_of(h)])
-    mean, deviation, alive, trace, gram = sums.view(len(outputs), 5, -1).unbind(1)
-    sizes = [[h[0].numel() - 1, h.shape[2] if h.shape[1] > 1 else torch.nan] for h in outputs]
-    entries, units = mean.new_tensor(sizes).unsqueeze(2).unbind(1)
+    found = torch.stack([value for h in outputs for value in of_layer(h)])
+    scale, mean, std, alive, trace, gram = found.view(len(outputs), 6, -1).unbind(1)
+    units = found.new_tensor([[h.shape[2] if h.shape[1] > 1 else torch.nan] for h in outputs])
     return {
-        "mean": mean,
-        "std": deviation / entries.sqrt(),
+        "mean": scale * mean,
+        "std": scale * std,
         # What is not finite never is the same, but is not alive either: times 0 it is NaN.
-        "dead": 1 - alive / units + 0 * deviation,
+        "dead": 1 - alive / units + 0 * trace,
         "effective_rank": (trace / gram).square().masked_fill(trace == 0, 0),
     }
 
 
-def sums_of(h: Tensor) -> tuple[Tensor, ...]:
-    """Return the mean, ‖h − mean‖, the number of units that are not dead, tr HᵀH and ‖HᵀH‖ of each member."""
-    mean = h.mean((1, 2))
+def of_layer(h: Tensor) -> tuple[Tensor, ...]:
+    """Return a scale and, of outputs divided by it, mean, standard deviation, units alive, tr HᵀH and ‖HᵀH‖."""
+    alive = (h - h[:, :1]).abs_().sum(1).count_nonzero(1)
+    # The squares of small or large outputs are no numbers in float32.
+    scale = h.abs().amax((1, 2)).clamp_(min=torch.finfo(h.dtype).tiny)
+    h = h / scale.view(-1, 1, 1)
     gram = torch.bmm(h, h.mT) if h.shape[1] < h.shape[2] else torch.bmm(h.mT, h)
-    return (
-        mean,
-        torch.linalg.vector_norm(h - mean.view(-1, 1, 1), dim=(1, 2)),
-        (h - h[:, :1]).abs_().sum(1).count_nonzero(1),
-        gram.diagonal(dim1=1, dim2=2).sum(1),
-        # Fourth powers of small or large outputs are no numbers in float32.
-        norm(gram),
-    )
+    return scale, *mean_std(h.flatten(1)), alive, gram.diagonal(dim1=1, dim2=2).sum(1), norm(gram)
 
 
 def saturated(h: Tensor, low: float, high: float, threshold: float) -> Tensor:
@@ -116,11 +111,14 @@ def norm(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Activations(Probe):
-    """What each layer puts out, and how its weights are trained, on the minibatch and before the step.
+    """What each layer and its normalizer put out before the step, and how its weights are trained.
 
     Of what comes out of a layer's activation function: ``layer/mean``, ``layer/std``, ``layer/dead`` and
     ``layer/effective_rank``, see :func:`statistics`; of one with two bounds also ``layer/saturated``, see
     :func:`saturated`. One that is called again is ``layer.2``, ``layer.3`` and so on.
+
+    Of what comes out of a normalizer, over all entries: ``layer/norm_mean`` and ``layer/norm_std``. Where there is
+    none they are absent.
 
     Of a layer's weights w, all of them together, with the loss's gradient g: ``layer/gradient_rms``, √mean g²;
     ``layer/relative_update``, ‖Δw‖/‖w‖ of the step, NaN where none is taken; ``layer/effective_lr``, η/‖w‖², at
@@ -137,6 +135,7 @@ class Activations(Probe):
         histograms_every: in every so manieth epoch the distributions of activations and weights are shown; null
             for never.
         threshold: how near to a bound is saturated, a share of the distance between the two.
+        data: ``minibatch`` or ``train``, what goes through the net, and what the loss is taken over.
 
     Raises:
         ValueError: for ``histograms_every`` below 1, or a threshold outside (0, 0.5).
@@ -145,6 +144,7 @@ class Activations(Probe):
     modes: Sequence[str] = ("batch",)
     histograms_every: int | None = None
     threshold: float = 0.05
+    data: str = "minibatch"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,18 +159,19 @@ class Activations(Probe):
         every, arrays = of_features(scene) if scene.epoch == 0 else ({}, {})
         shown = self.histograms_every is not None and scene.epoch % self.histograms_every == 0
         for mode in self.modes:
-            outputs, activations, gradients = flow(
-                scene, mode, [name for names in weights.values() for name in names]
-            )
-            through = statistics([*outputs.values()]) if outputs else {}
-            back = of_weights(scene, weights, gradients) if weights else {}
-            numbers = {**by_layer(outputs, through), **by_layer(weights, back), **overall(through, back), **every}
-            for layer, h in outputs.items():
-                if type(activations[layer]) in BOUNDS:
-                    low, high = BOUNDS[type(activations[layer])](activations[layer])
-                    numbers[f"{layer}/saturated"] = saturated(h, low, high, self.threshold)
+            found = flow(scene, mode, [name for names in weights.values() for name in names], self.data)
+            through = statistics([*found.outputs.values()]) if found.outputs else {}
+            back = of_weights(scene, weights, found.gradients) if weights else {}
+            numbers = {
+                **by_layer(found.outputs, through),
+                **by_layer(weights, back),
+                **of_normalizers(found),
+                **of_bounded(found, self.threshold),
+                **overall(through, back),
+                **every,
+            }
             headline = [name for name in ("dead", "gradient_rms_ratio") if name in numbers]
-            histograms = histograms_of(scene, outputs, weights) if shown else {}
+            histograms = histograms_of(scene, found.outputs, weights) if shown else {}
             yield Finding(self.name, mode, numbers, arrays, headline, histograms)
 
 
@@ -178,6 +179,24 @@ def by_layer(layers: Iterable[str], numbers: Numbers) -> Numbers:
     """Return numbers ``(L, K)`` of layers one by one, each under the name of its layer, ``(K,)``."""
     rows = {name: values.unbind(0) for name, values in numbers.items()}
     return {f"{layer}/{name}": row[i] for i, layer in enumerate(layers) for name, row in rows.items()}
+
+
+def of_normalizers(found: Flow) -> Numbers:
+    """Return mean and standard deviation of what each normalizer puts out, ``(K,)`` each."""
+    return {
+        f"{layer}/norm_{name}": value
+        for layer, moments in found.normalized.items()
+        for name, value in zip(("mean", "std"), moments.unbind(1), strict=True)
+    }
+
+
+def of_bounded(found: Flow, threshold: float) -> Numbers:
+    """Return the saturated share of what each activation with two bounds puts out, ``(K,)`` each."""
+    bounded = {layer: each for layer, each in found.activations.items() if type(each) in BOUNDS}
+    return {
+        f"{layer}/saturated": saturated(found.outputs[layer], *BOUNDS[type(each)](each), threshold)
+        for layer, each in bounded.items()
+    }
 
 
 def overall(through: Numbers, back: Numbers) -> Numbers:

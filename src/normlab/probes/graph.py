@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from normlab.probes.scene import MODES, layers_at
 
@@ -45,30 +45,52 @@ def dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "batch"
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode}")
     copy = deepcopy(net).train(mode == "batch")
-    _, part = next(layers_at(copy, [layer])) if layer is not None else ("net", copy)
-    leaves: dict[str, Tensor] = {}
-    outputs: list[Any] = []
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        part, given = (copy, ((x,), {})) if layer is None else called(copy, layer, x)
+        leaves, outputs = from_leaves(part, *given)
+    with quiet():
+        import torchviz
 
-    def begin(_: nn.Module, inputs: tuple) -> tuple:
-        leaves.clear()
-        return tree_map_only(Tensor, leaf, inputs)
+        drawn = torchviz.make_dot(outputs, params={**leaves, **dict(part.named_parameters())})
+    drawn.body[:] = renumbered(drawn.body)
+    return drawn.source
+
+
+def called(net: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, tuple[tuple, dict[str, Any]]]:
+    """Return a layer, and what a net that is given x hands it when it last calls it."""
+    ((_, part),) = layers_at(net, [layer])
+    calls: list[tuple[tuple, dict[str, Any]]] = []
+
+    def note(_: nn.Module, positional: tuple, named: dict[str, Any]) -> None:
+        # Copies: what follows may work in place.
+        calls.append(tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (positional, named)))
+
+    handle = part.register_forward_pre_hook(note, with_kwargs=True)
+    net(x)
+    handle.remove()
+    if not calls:
+        raise ValueError(f"layer {layer} has no graph, as the net does not call it; choose a layer that it calls")
+    return part, calls[-1]
+
+
+def from_leaves(part: nn.Module, positional: tuple, named: dict[str, Any]) -> tuple[dict[str, Tensor], tuple]:
+    """Return what a layer takes as leaves of its graph, by name, and the tensors that it then puts out."""
+    leaves: dict[str, Tensor] = {}
 
     def leaf(tensor: Tensor) -> Tensor:
         own = tensor.detach().clone().requires_grad_(tensor.is_floating_point())
         return leaves.setdefault(f"x{len(leaves) + 1}" if leaves else "x", own)
 
-    part.register_forward_pre_hook(begin)
-    part.register_forward_hook(lambda _, inputs, y: outputs.append(y))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        copy(x)
-    if not outputs:
-        raise ValueError(f"layer {layer} has no graph, as the net does not call it; choose a layer that it calls")
-    with quiet():
-        import torchviz
+    def copied(tensor: Tensor) -> Tensor:
+        return leaf(tensor).clone()
 
-        drawn = torchviz.make_dot(outputs[-1], params={**leaves, **dict(part.named_parameters())})
-    drawn.body[:] = renumbered(drawn.body)
-    return drawn.source
+    try:
+        y = part(*tree_map_only(Tensor, leaf, positional), **tree_map_only(Tensor, leaf, named))
+    except RuntimeError:
+        # A leaf cannot be worked on in place, a copy of it can.
+        leaves.clear()
+        y = part(*tree_map_only(Tensor, copied, positional), **tree_map_only(Tensor, copied, named))
+    return leaves, tuple(each for each in tree_leaves(y) if isinstance(each, Tensor))
 
 
 def renumbered(lines: Sequence[str]) -> Iterator[str]:

@@ -10,7 +10,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import google_crc32c
@@ -19,6 +20,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.histogram_pb2 import HistogramProto
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
@@ -27,6 +30,8 @@ from normlab.records.probes import Found
 
 OURS = "events.out.tfevents.*.normlab"
 """The names of the event files that we have written, and may replace."""
+KIND, CLOSED = "normlab", "closed.normlab"
+"""How such names end; the second is of a file beside a run's own, from when its sweep was closed."""
 HParam = bool | int | float | str
 BINS = 30
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -75,15 +80,18 @@ def histogram(values: np.ndarray) -> HistogramProto:
 class EventFile:
     """An event file that is open only while it is written to, so that thousands may be in use at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str = KIND) -> None:
         host = socket.gethostname()
-        name = f"events.out.tfevents.{int(time.time())}.{host}.{os.getpid()}.{next(_numbers)}.normlab"
+        name = f"events.out.tfevents.{int(time.time())}.{host}.{os.getpid()}.{next(_numbers)}.{kind}"
         self.path = folder / name
         self._write([Event(wall_time=time.time(), file_version="brain.Event:2")])
 
     def _write(self, events: Iterable[Event]) -> None:
+        self._append(b"".join(record(event.SerializeToString()) for event in events))
+
+    def _append(self, records: bytes) -> None:
         with self.path.open("ab") as file:
-            file.write(b"".join(record(event.SerializeToString()) for event in events))
+            file.write(records)
 
     def scalars(self, points: Iterable[Point]) -> None:
         """Write the metrics of each point at its step."""
@@ -140,18 +148,61 @@ class EventFile:
     def end(self, *, succeeded: bool) -> None:
         """Mark the run as ended in the HParams tab."""
         status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
-        info = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
-        value = Summary.Value(
-            tag=metadata.SESSION_END_INFO_TAG,
-            metadata=metadata.create_summary_metadata(info),
-            tensor=metadata.NULL_TENSOR,
-        )
-        self._summary(Summary(value=[value]))
+        end = SessionEndInfo(status=status, end_time_secs=time.time())
+        self._hparams(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 
-    def experiment(self, hparams: Iterable[str], metrics: Iterable[str]) -> None:
-        """Write the columns that the HParams tab shows for all runs below this folder."""
-        columns = [summary_v2.HParam(name) for name in hparams]
-        self._summary(summary_v2.hparams_config_pb(columns, [summary_v2.Metric(name) for name in metrics]))
+    def experiment(self, hparams: Iterable[str], metrics: Mapping[str, str], varied: Collection[str] = ()) -> None:
+        """Write the columns that the HParams tab shows for all runs below this folder.
+
+        Args:
+            hparams: names; those that are ``varied`` come first.
+            metrics: what to call the last value of each tag.
+            varied: the names of those in which the runs differ.
+        """
+        infos = [api_pb2.HParamInfo(name=name, differs=name in varied) for name in hparams]
+        measured = [summary_v2.Metric(tag, display_name=name).as_proto() for tag, name in metrics.items()]
+        columns = api_pb2.Experiment(hparam_infos=infos, metric_infos=measured)
+        self._hparams(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=columns))
+
+    def layout(self, layout: Layout) -> None:
+        """Write what the Custom Scalars tab shows of all runs below this folder."""
+        tensor = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
+        about = custom_scalars.create_summary_metadata()
+        tag = custom_scalars.CONFIG_SUMMARY_TAG
+        self._summary(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=tensor)]))
+
+    def _hparams(self, tag: str, content: HParamsPluginData) -> None:
+        about = metadata.create_summary_metadata(content)
+        self._summary(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
 
     def _summary(self, summary: Summary) -> None:
         self._write([Event(wall_time=time.time(), summary=summary)])
+
+
+class _Whole(EventFile):
+    """An event file that is nowhere until all of it is there."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.records: list[bytes] = []
+        super().__init__(folder, kind)
+
+    def _append(self, records: bytes) -> None:
+        self.records.append(records)
+
+
+@contextmanager
+def replaced(folder: Path, kind: str = KIND) -> Iterator[EventFile]:
+    """Give an event file to write to, which then takes the place of those of its kind in ``folder``.
+
+    A reader sees it whole or not at all; if what is done with it fails, nothing is changed.
+    """
+    file = _Whole(folder, kind)
+    yield file
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = list(folder.glob(OURS.replace(KIND, kind)))
+    # TensorBoard reads whatever has tfevents in its name.
+    beside = folder / f".{os.getpid()}.{kind}"
+    beside.write_bytes(b"".join(file.records))
+    beside.replace(file.path)
+    for path in earlier:
+        path.unlink()

@@ -1,4 +1,4 @@
-"""The end of a sweep: its tables, its curves, and the columns of TensorBoard's HParams tab.
+"""The end of a sweep: its tables, its figures, and what TensorBoard shows of it.
 
 Hydra imports this before anything trains: what is slow to import is imported when a sweep is closed.
 """
@@ -7,18 +7,19 @@ import itertools
 import logging
 import os
 import shlex
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normlab.records.hparams import GROUPS, flat
-from normlab.records.result import Result, write_atomically
+from normlab.records.result import write_atomically
 from normlab.records.sweep import Record, read_sweep
 
 if TYPE_CHECKING:
-    from normlab.report.overview import Overview
+    from normlab.report.study import Study
 
-COLUMNS = (*GROUPS, "seed", "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
+SENTENCES, WIDTH = 12, 110
+"""How many sentences are printed, and how many letters a line has."""
 log = logging.getLogger("normlab")
 
 
@@ -56,67 +57,44 @@ def close_run(folder: Path) -> None:
 
 def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
-    from normlab.report.compared import comparisons
-    from normlab.report.compared import printed as compared
     from normlab.report.figures import write_curves
-    from normlab.report.learning_rates import write_learning_rates
     from normlab.report.notes import notes, title
     from normlab.report.overview import overview
+    from normlab.report.probe_ratios import printed as compared
+    from normlab.report.probe_ratios import probe_ratios
     from normlab.report.probe_tables import printed_probes, probe_table, run_columns
-    from normlab.report.probes import write_probe_figures
+    from normlab.report.report import FOLDER, write_report
+    from normlab.report.study import Asked, study
     from normlab.report.tables import arm_table, csv, printed, run_table
+    from normlab.report.tensorboard import write_events
 
     sweep = overview(records)
     probed = run_columns(records).loc[sweep.runs.index].reset_index(drop=True)
     write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
-    against = comparisons(sweep, records)
-    write_atomically(folder / "compared.csv", csv(against))
-    blocks = [title(sweep)], printed(sweep), notes(sweep), printed_probes(sweep, records), compared(against)
+    found = study(records, Asked(), sweep)
+    ratios = compared(probe_ratios(sweep, records))
+    blocks = [title(sweep)], printed(sweep), notes(sweep), printed_probes(sweep, records), ratios, said(found)
     for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
         log.info(line)
-    figures = [*write_curves(sweep, folder), *write_learning_rates(sweep, folder)]
-    figures += write_probe_figures(sweep, records, folder)
-    tables = ["table.csv", "summary.csv", "compared.csv"]
-    log.info("%s: %s", shown(folder), ", ".join([*tables, *(path.name for path in figures)]))
-    if write_columns(folder, records, sweep, figures):
-        log.info("every curve: tensorboard --logdir %s", shlex.quote(shown(folder)))
+    files = ["table.csv", "summary.csv", *(path.name for path in write_curves(sweep, folder))]
+    log.info("%s: %s", shown(folder), ", ".join(files))
+    page = write_report([folder], found, folder / FOLDER)
+    log.info("what it says, with all figures: %s", shown(page))
+    figures = sorted(page.parent.glob("*.png"))
+    seen = write_events(folder, records, sweep, figures, filter(None, blocks))
+    for what, where in zip(("every curve", "the arms alone"), seen, strict=False):
+        log.info("%s: tensorboard --logdir %s", what, shlex.quote(shown(where)))
 
 
-def write_columns(folder: Path, records: Sequence[Record], sweep: "Overview", figures: Sequence[Path]) -> bool:
-    """Tell TensorBoard's HParams tab which columns to show, and return whether there is anything in them.
+def said(found: "Study") -> list[str]:
+    """Return the first sentences of the report, below each other."""
+    from normlab.report.report import sentences
 
-    The sweep's figures go into the Images tab.
-
-    What an earlier close told it is replaced. A folder that is a run's own is left alone: its event files are
-    the run's.
-    """
-    from normlab.records.events import OURS, EventFile
-    from normlab.report.probes import write_images
-
-    traced = any(any(record.folder.glob(OURS)) for record in records)
-    if not traced or any(record.folder == folder for record in records):
-        return traced
-    earlier = list(folder.glob(OURS))
-    events = EventFile(folder)
-    events.experiment(*columns([record.result for record in records], sweep))
-    write_images(events, figures)
-    for path in earlier:
-        path.unlink()
-    return True
-
-
-def columns(results: Sequence[Result], sweep: "Overview") -> tuple[list[str], list[str]]:
-    """Return the names of the hyperparameters and metrics that the HParams tab is to show."""
-    present = {name for result in results for name in flat(result.config, result.choices)}
-    measured = {
-        name for result in results for moment in (result.best, result.last) if moment for name in moment.metrics
-    }
-    tests = dict.fromkeys(name for result in results for name in result.test)
-    hparams = [name for name in dict.fromkeys([*COLUMNS, *sweep.keys]) if name in present]
-    best = [f"best/{sweep.metric}"] if any(result.best for result in results) else []
-    losses = [name for name in ("val/loss", "train/loss") if name in measured]
-    return hparams, [*best, *tests, *losses]
+    lines = sentences(found)
+    wrapped = [textwrap.wrap(line, WIDTH, subsequent_indent="    ") for line in lines[:SENTENCES]]
+    more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
+    return [*itertools.chain.from_iterable(wrapped), *more]
 
 
 def shown(folder: Path) -> str:

@@ -2,10 +2,11 @@
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -42,22 +43,37 @@ ACROSS, AT_MOST = 3, 12
 
 
 def write_probe_figures(sweep: Overview, records: Sequence[Record], folder: Path) -> list[Path]:
-    """Draw a figure of each probe into ``folder``, each file whole or not at all, and return the files.
+    """Draw a figure of each probe into ``folder``, each file whole or not at all, and return the files."""
+    drawn = probe_figures(sweep, records)
+    with rc_context(LOOK):
+        return [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in drawn for kind in ("png", "svg")]
+
+
+def probe_figures(sweep: Overview, records: Sequence[Record]) -> Iterator[tuple[str, Figure, Measured]]:
+    """Yield a figure of each probe, with what its file is called and with what is drawn.
 
     There is one for what was measured and for nothing else; where it would show too many arms, one for each panel
     of the sweep. A probe without a figure of its own, as a user's, has its numbers drawn as they are.
     """
     parts = panels(sweep) if len(sweep.arms) > ARMS else {"": sweep}
-    files = []
-    with rc_context(LOOK):
-        for probe, (where, shown) in itertools.product(measured(sweep, records), parts.items()):
-            of_part = probe.within(shown)
+    for probe, (where, shown) in itertools.product(measured(sweep, records), parts.items()):
+        of_part = probe.within(shown)
+        with rc_context(LOOK):
             figure = (FIGURES.get(probe.name, plain)(of_part) or plain(of_part)) if of_part.arms else None
-            if figure is not None:
-                subtitle(figure, where)
-                stem = f"probe_{probe.name}" + f"_{file_name(where)}" * bool(where)
-                files += [save(figure, folder / f"{stem}.{kind}") for kind in ("png", "svg")]
-    return files
+        if figure is not None:
+            subtitle(figure, where)
+            yield f"probe_{probe.name}" + f"_{file_name(where)}" * bool(where), figure, of_part
+
+
+def last_numbers(probe: Measured) -> pd.DataFrame:
+    """Return a row per arm and quantity: its median over the seeds when the probe last looked, layers apart."""
+    rows = [
+        {"arm": arm, "statistics": mode, "quantity": name, "median": probe.last(mode, name).reindex(runs).median()}
+        for mode, name in probe.rows
+        if "/" not in name
+        for arm, runs in probe.ended.items()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "statistics", "quantity", "median"])
 
 
 def subtitle(figure: Figure, where: str) -> None:

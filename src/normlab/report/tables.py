@@ -12,8 +12,8 @@ from normlab.records.sweep import Record
 from normlab.report.overview import Overview
 
 
-def run_table(sweep: Overview, records: Sequence[Record], folder: Path) -> pd.DataFrame:
-    """Return ``summary.csv``: a row per run, its folder as it is called from ``folder``."""
+def run_table(sweep: Overview, records: Sequence[Record], folder: Path | None) -> pd.DataFrame:
+    """Return ``summary.csv``: a row per run, its folder as it is called from ``folder``, if there is one."""
     ordered = [records[number] for number in sweep.runs.index]
     results = [record.result for record in ordered]
     lasts = [result.last.metrics if result.last else {} for result in results]
@@ -36,7 +36,9 @@ def run_table(sweep: Overview, records: Sequence[Record], folder: Path) -> pd.Da
         "steps": [result.steps for result in results],
         "seconds": sweep.runs["seconds"].tolist(),
         "error": [result.error for result in results],
-        "folder": [record.folder.relative_to(folder).as_posix() for record in ordered],
+        "folder": [
+            (record.folder.relative_to(folder) if folder else record.folder).as_posix() for record in ordered
+        ],
     }
     return pd.DataFrame(columns)
 

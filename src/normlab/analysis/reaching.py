@@ -1,0 +1,121 @@
+"""The target of each panel, and when each run reached it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from normlab.analysis.cells import Cells
+from normlab.analysis.times import best_by, steps_of, target_of, times_to
+from normlab.analysis.tuning import Tuning
+
+Numbers = NDArray[np.float64]
+Panel = tuple[str, ...]
+BASELINE = "baseline"
+GIVEN, BEST_ARM = "given", "best arm"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When runs reached their target.
+
+    Attributes:
+        targets: a row per panel: the ``target``; the ``rule`` it comes from (given, baseline, best arm); the
+            ``budget``, which is the most steps of a run, and the ``resolution``, which is the most steps between
+            two evaluations: a time is known no better than that.
+        steps, seconds: to the target, ``(S, N)``; infinite if a run did not reach it or diverged, NaN if that is
+            not known.
+    """
+
+    targets: pd.DataFrame
+    steps: Numbers
+    seconds: Numbers
+
+
+def reached(
+    runs: pd.DataFrame, curves: pd.DataFrame, cells: Cells, tuning: Tuning, target: float | str | None
+) -> Reached:
+    """Return the targets and when they were reached.
+
+    By default a panel's target is the median over the tuning seeds of the best value by 75 % of the budget, in
+    the arm where that is best; with ``baseline``, in the baseline. Without tuning seeds it is set on the report
+    seeds.
+
+    Raises:
+        ValueError: if the target is another text than ``baseline``.
+    """
+    if isinstance(target, str) and target != BASELINE:
+        raise ValueError(f"{target!r} cannot be the target: it is a number, or {BASELINE!r} for what that reaches")
+    unknown = np.full(cells.values.shape, np.nan)
+    known = runs["value"].notna()
+    curves = curves[curves["run"].isin(runs.index[known])]
+    given = target if isinstance(target, float | int) else np.nan
+    rule = BEST_ARM if target is None else BASELINE if target == BASELINE else GIVEN
+    if curves.empty:
+        return Reached(table(cells, dict.fromkeys(panels_of(cells), given), rule, {}, {}), unknown, unknown)
+    panel = pd.Series([cells.settings[row].panel for row in cells.row], index=runs.index, dtype=object)
+    budget, gap = most_steps(curves, panel)
+    if rule == GIVEN:
+        targets = dict.fromkeys(panels_of(cells), given)
+    else:
+        best = best_values(runs, curves, panel.map(budget), cells)
+        targets = {name: target_from(best, name, rule, cells, tuning) for name in panels_of(cells)}
+    times = times_to(curves, panel.map(targets), cells.design.direction).reindex(runs.index)
+    diverged = (runs["status"] == "diverged") & panel.map(targets).notna()
+    times = times.mask(diverged, np.inf).where(known, np.nan)
+    steps, seconds = (cells.arrange(times[name].to_numpy(dtype=float)) for name in ("steps", "seconds"))
+    return Reached(table(cells, targets, rule, budget, gap), steps, seconds)
+
+
+def panels_of(cells: Cells) -> list[Panel]:
+    """Return the panels in natural order."""
+    return list(dict.fromkeys(setting.panel for setting in cells.settings))
+
+
+def most_steps(curves: pd.DataFrame, panel: pd.Series) -> tuple[dict[Panel, float], dict[Panel, float]]:
+    """Return the most steps of a run in each panel, and the most steps between two evaluations."""
+    budget: dict[Panel, float] = {}
+    gap: dict[Panel, float] = {}
+    steps = steps_of(curves)
+    for name, last, between in zip(panel.loc[steps.index], steps["last"], steps["gap"], strict=True):
+        budget[name] = max(budget.get(name, 0.0), float(last))
+        gap[name] = max(gap.get(name, 0.0), float(between))
+    return budget, gap
+
+
+def best_values(runs: pd.DataFrame, curves: pd.DataFrame, budgets: pd.Series, cells: Cells) -> Numbers:
+    """Return the best value of each run by 75 % of its budget, ``(S, N)``; infinite if it diverged."""
+    best = best_by(curves, budgets, cells.design.direction).reindex(runs.index)
+    worst = cells.design.sign * np.inf
+    return cells.arrange(best.mask(runs["status"] == "diverged", worst).to_numpy(dtype=float))
+
+
+def target_from(best: Numbers, panel: Panel, rule: str, cells: Cells, tuning: Tuning) -> float:
+    """Return the target of a panel from the best values of its arms at their best settings."""
+    design = cells.design
+    seeds = cells.tuning if design.tuning_seeds else cells.report
+    arms = {}
+    for (other, arm), found in tuning.items():
+        if other == panel and found.chosen is not None and (rule == BEST_ARM or arm == design.baseline):
+            values = best[found.chosen, seeds]
+            arms[arm] = values[~np.isnan(values)]
+    return target_of(arms, design.direction)
+
+
+def table(
+    cells: Cells, targets: dict[Panel, float], rule: str, budget: dict[Panel, float], gap: dict[Panel, float]
+) -> pd.DataFrame:
+    """Return a row per panel with its target."""
+    rows = [
+        {
+            **dict(zip(cells.design.panels, panel, strict=True)),
+            "panel": cells.panel(panel),
+            "target": target,
+            "rule": rule,
+            "budget": budget.get(panel, np.nan),
+            "resolution": gap.get(panel, np.nan),
+        }
+        for panel, target in targets.items()
+    ]
+    return pd.DataFrame(rows, columns=[*cells.design.panels, "panel", "target", "rule", "budget", "resolution"])

@@ -1,0 +1,85 @@
+"""What the probes found in each arm against the one without normalization, seed by seed; nothing is declared."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from normlab.analysis.comparing import named
+from normlab.analysis.design import PLAIN
+from normlab.analysis.estimates import ratio
+from normlab.analysis.planning import ENOUGH
+from normlab.analysis.resampling import Draws
+from normlab.records.sweep import Record
+from normlab.report.overview import Overview
+from normlab.report.panels import MODEL
+from normlab.report.probe_tables import run_columns
+from normlab.report.tables import aligned
+from normlab.report.wording import with_interval
+
+MOST = 24
+"""Lines that are printed; the report has all."""
+COLUMNS = ["arm", "baseline", "quantity", "untrained", "seeds", "ratio", "ratio_low", "ratio_high", "smaller"]
+
+
+def probe_ratios(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per arm and number: the IQM of its ratio to that of the arm that differs in the model alone.
+
+    With its interval, and the share of the seeds in which it is ``smaller``; flags are left out. Empty without an
+    arm of ``nobn``.
+    """
+    draws, found = Draws(np.random.default_rng(0)), run_columns(records).reindex(sweep.runs.index)
+    rows = []
+    for arm, baseline in pairs(sweep):
+        untrained = bool(sweep.arms.loc[[arm, baseline], "untrained"].any())
+        for quantity in found:
+            both = paired(sweep, found[quantity], arm, baseline)
+            if len(both) and not both.isin([0.0, 1.0]).all(axis=None):
+                ours, theirs = both[arm].to_numpy(), both[baseline].to_numpy()
+                about = {"arm": arm, "baseline": baseline, "quantity": quantity, "untrained": untrained}
+                estimate = named("ratio", ratio(ours, theirs, True, draws))
+                rows.append({**about, "seeds": len(both), **estimate, "smaller": float((ours < theirs).mean())})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def paired(sweep: Overview, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
+    """Return the finite values of two arms, ``(seeds x 2)``."""
+    runs = sweep.runs.assign(value=values.where(np.isfinite(values)))
+    known = runs[runs["arm"].isin([arm, baseline])].dropna(subset=["value", "seed"])
+    wide = known.drop_duplicates(["arm", "seed"]).pivot(index="seed", columns="arm", values="value")
+    return wide.reindex(columns=[arm, baseline]).dropna()
+
+
+def pairs(sweep: Overview) -> Iterator[tuple[str, str]]:
+    """Yield each arm with a normalizer, and the one that differs from it in having none."""
+    if MODEL not in sweep.keys:
+        return
+    settings = {str(arm): dict(row) for arm, row in sweep.arms[sweep.keys].to_dict("index").items()}
+    names = {tuple(own.items()): arm for arm, own in settings.items()}
+    for arm, own in settings.items():
+        other = names.get(tuple({**own, MODEL: PLAIN}.items()))
+        if other is not None and other != arm:
+            yield arm, other
+
+
+def printed(table: pd.DataFrame) -> list[str]:
+    """Return the lines of the table that is printed, where there are as many seeds as a claim needs."""
+    rows = table[(table["seeds"] >= ENOUGH) & table["ratio"].notna()].head(MOST).to_dict("records")
+    if not rows:
+        return []
+    left = {
+        f"against {PLAIN}": [str(row["arm"]) for row in rows],
+        "of": [str(row["quantity"]).removeprefix("probe/") for row in rows],
+    }
+    right = {
+        "ratio (95 % interval)": [
+            "one is untrained" if row["untrained"] else with_interval(row, "ratio")  # type: ignore[arg-type]
+            for row in rows
+        ],
+        "smaller": [f"{round(row['smaller'] * row['seeds'])}/{row['seeds']}" for row in rows],
+    }
+    return [
+        *aligned(left, right),
+        "",
+        "ratio: interquartile mean over the seeds, paired; smaller: in how many of them",
+    ]

@@ -1,0 +1,98 @@
+"""The report of a sweep: from its records alone to ``report/index.html``."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+
+from normlab.analysis.words import sentence
+from normlab.report.figures import LOOK
+from normlab.report.page import Page, Picture, Section, Table, write_page
+from normlab.report.probe_ratios import probe_ratios
+from normlab.report.probes import last_numbers, probe_figures
+from normlab.report.provenance import commands, facts
+from normlab.report.sections import rows_of, sections
+from normlab.report.study import Study, names_of
+from normlab.report.tables import run_table
+from normlab.report.wording import percent, shown, with_interval
+
+FOLDER = "report"
+SHOWN = 2000
+"""Runs that the page lists; ``runs.csv`` has all."""
+
+
+def write_report(folders: Sequence[Path], found: Study, out: Path) -> Path:
+    """Write the page and all that is on it into a folder, and return the page.
+
+    Args:
+        folders: of the sweeps.
+        found: what their runs have to say.
+        out: the folder of the report.
+    """
+    with rc_context(LOOK):
+        return write_page(page_of(folders, found), out)
+
+
+def page_of(folders: Sequence[Path], found: Study) -> Page:
+    """Return what the page says."""
+    design = found.found.design
+    title = f"{names_of(folders)}: {' against '.join(design.arms) if len(design.arms) == 2 else design.metric}"
+    parts = [*sections(found), *probes(found), runs(found)]
+    return Page(title, sentences(found), found.found.warnings, parts, facts(folders, found.records))
+
+
+def sentences(found: Study) -> list[str]:
+    """Return a sentence for each comparison, or what there is instead of one."""
+    rows = rows_of(found.found.comparisons)
+    if rows:
+        return [sentence(row, found.found.design) for row in rows]
+    return ["One arm: there is nothing to compare it with."] if len(found.runs) else ["There are no runs."]
+
+
+def probes(found: Study) -> Iterator[Section]:
+    """Yield what the probes found, if there were any."""
+    pictures = [
+        Picture(
+            stem,
+            figure,
+            alt=f"{figure.texts[0].get_text()}, of {', '.join(probe.arms)}",
+            caption=f"{probe.name}: the numbers are medians over the seeds when it last looked.",
+            table=Table(stem, "when it last looked", last_numbers(probe)),
+            wide=True,
+        )
+        for stem, figure, probe in probe_figures(found.sweep, found.records)
+    ]
+    if pictures:
+        words = (
+            "What was measured of the loss and of the net while it trained, over all seeds. Nothing is declared "
+            "here: ratios are interquartile means over paired seeds, their 95 % intervals pointwise."
+        )
+        yield Section("probes", "Why: what the probes found", [words], pictures, ratio_tables(found))
+
+
+def ratio_tables(found: Study) -> list[Table]:
+    """Return what the probes found of the arms against the one without normalization, if there is such an arm."""
+    frame = probe_ratios(found.sweep, found.records)
+    columns: dict[str, Any] = {
+        "arm": "arm",
+        "of": lambda row: row["quantity"].removeprefix("probe/"),
+        "seeds": "seeds",
+        "ratio": lambda row: "one is untrained" if row["untrained"] else with_interval(row, "ratio"),
+        "smaller": lambda row: percent(row["smaller"]),
+    }
+    return [Table("probe_ratios", "arms against nobn", frame, shown(frame, columns))] if len(frame) else []
+
+
+def runs(found: Study) -> Section:
+    """Return every run, with the command that trains it again."""
+    table = run_table(found.sweep, found.records, None)
+    again = commands(found.records).loc[found.sweep.runs.index]
+    frame = table.assign(command=again.to_list())
+    few = ["name", "status", "seed", f"best/{found.sweep.metric}", "epochs", "seconds", "error", "command"]
+    first: pd.DataFrame = frame[few].head(SHOWN)
+    more = [f"The first {SHOWN} of {len(frame)} runs; runs.csv has all."] if len(frame) > SHOWN else []
+    return Section(
+        "runs", "Every run", more, (), [Table("runs", "every run, and how to get it again", frame, first)]
+    )

@@ -1,0 +1,102 @@
+import re
+
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from normlab.report.page import Page, Picture, Section, Table, inline, write_page
+
+NASTY = '<script>alert("x")</script>&'
+
+
+def picture(name="curve", alt="a line", table=None):
+    figure = Figure(figsize=(3, 2))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+    axes.plot([0, 1], [0, 1], color="#000000")
+    return Picture(name, figure, alt, f"caption of {name}", table)
+
+
+def page(*pictures, tables=(), title="a page"):
+    section = Section("part", "A part", ["words"], pictures, tables)
+    return Page(title, ["it is so"], ["or not"], [section], [("seeds", "0–3")])
+
+
+def test_all_is_in_one_file_and_every_figure_and_table_a_file_beside_it(tmp_path):
+    numbers = Table("numbers", "what is drawn", pd.DataFrame({"x": [0, 1], "y": [0.5, float("inf")]}))
+    index = write_page(page(picture(table=numbers)), tmp_path / "report")
+    assert index == tmp_path / "report" / "index.html"
+    assert sorted(path.name for path in index.parent.iterdir()) == [
+        "curve.png",
+        "curve.svg",
+        "index.html",
+        "numbers.csv",
+    ]
+    text = index.read_text()
+    for said in (
+        "a page",
+        "it is so",
+        "or not",
+        "A part",
+        "words",
+        "caption of curve",
+        "what is drawn",
+        "0–3",
+        "∞",
+    ):
+        assert said in text
+    assert text.count("<svg") == 1
+    links = set(re.findall(r'(?:src|href)="([^"#][^"]*)"', text)) - {"data:,"}
+    assert links == {"curve.svg", "curve.png", "numbers.csv"}
+    assert (index.parent / "numbers.csv").read_text() == "x,y\n0,0.5\n1,inf\n"
+
+
+def test_names_from_outside_are_escaped_everywhere(tmp_path):
+    table = Table("numbers", NASTY, pd.DataFrame({NASTY: [NASTY]}))
+    drawn = Picture("curve", picture().figure, NASTY, NASTY, table)
+    section = Section("part", NASTY, [NASTY], [drawn], [Table("more", NASTY, pd.DataFrame({NASTY: [NASTY]}))])
+    index = write_page(Page(NASTY, [NASTY], [NASTY], [section], [(NASTY, NASTY)]), tmp_path)
+    text = index.read_text()
+    assert "alert" in text
+    assert "<script>alert" not in text
+    assert 'aria-label="&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&amp;"' in text
+
+
+def test_what_an_earlier_report_left_is_removed_and_nothing_else(tmp_path):
+    write_page(page(picture("old"), tables=[Table("old_numbers", "", pd.DataFrame({"a": [1]}))]), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    write_page(page(picture("new")), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "new.png", "new.svg", "notes.txt"]
+
+
+def test_two_figures_keep_their_own_parts_and_follow_the_colours_of_the_page(tmp_path):
+    index = write_page(page(picture("one"), picture("two")), tmp_path)
+    svgs = re.findall(r"<svg.*?</svg>", index.read_text(), re.DOTALL)
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
+    assert all(ids)
+    assert not ids[0] & ids[1]
+    for svg, own in zip(svgs, ids, strict=True):
+        used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+        assert used <= own
+        assert "currentColor" in svg
+        assert "var(--paper)" in svg
+        assert not re.search("#(000000|ffffff|e4e4e4)", svg)
+
+
+def test_an_svg_file_becomes_an_element_with_its_alt_text():
+    svg = (
+        '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="324pt" height="216pt" '
+        'viewBox="0 0 324 216"><metadata>when</metadata><g id="axes_1"/></svg>'
+    )
+    assert inline(svg, "a-b", "a figure") == (
+        '<svg class="figure" role="img" aria-label="a figure" style="--width: 324px" '
+        'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 324 216"><g id="a_b-axes_1"/></svg>'
+    )
+
+
+@pytest.mark.parametrize(("rows", "opened"), [(12, True), (13, False)])
+def test_a_long_table_is_closed_at_first(tmp_path, rows, opened):
+    table = Table("numbers", "all of them", pd.DataFrame({"x": range(rows)}))
+    text = write_page(page(tables=[table]), tmp_path).read_text()
+    assert ("<summary>all of them" in text) != opened

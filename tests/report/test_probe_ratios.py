@@ -1,0 +1,80 @@
+import pandas as pd
+import pytest
+
+from normlab.records.sweep import read_sweep
+from normlab.report.notes import notes
+from normlab.report.overview import overview
+from normlab.report.probe_ratios import printed, probe_ratios
+
+BETA = "probe/along_gradient/batch/beta"
+
+
+@pytest.fixture
+def ratios(tmp_path):
+    def table() -> pd.DataFrame:
+        records = read_sweep(tmp_path / "sweep")
+        return probe_ratios(overview(records), records)
+
+    return table
+
+
+def test_each_arm_is_held_against_the_one_that_differs_in_its_normalizer_alone(make_run, ratios):
+    for lr in ("0.1", "0.01"):
+        for seed in range(8):
+            make_run(f"model=nobn optimizer.lr={lr} seed={seed}", probes={BETA: 2.0 + seed})
+            make_run(f"model=bn optimizer.lr={lr} seed={seed}", probes={BETA: (2.0 + seed) * float(lr)})
+    table = ratios()
+    assert table["arm"].tolist() == ["model=bn, optimizer.lr=0.01", "model=bn, optimizer.lr=0.1"]
+    assert table["baseline"].tolist() == ["model=nobn, optimizer.lr=0.01", "model=nobn, optimizer.lr=0.1"]
+    assert table["ratio"].tolist() == pytest.approx([0.01, 0.1])
+    assert table["seeds"].tolist() == [8, 8]
+    lines = printed(table)
+    assert lines[0].split() == ["against", "nobn", "of", "ratio", "(95", "%", "interval)", "smaller"]
+    assert lines[1].split()[2:] == ["along_gradient/batch/beta", "0.01", "(0.01", "to", "0.01)", "8/8"]
+
+
+def test_only_seeds_that_both_have_and_finite_numbers_are_compared(make_run, ratios):
+    for seed in (3, 1, 2, 6):
+        make_run(f"model=nobn seed={seed}", probes={BETA: float(seed)})
+    for seed in (2, 5, 1):
+        make_run(f"model=bn seed={seed}", probes={BETA: 2.0 * seed})
+    make_run("model=bn seed=6", probes={BETA: float("inf")})
+    (row,) = ratios().to_dict("records")
+    assert row["seeds"] == 2
+    assert row["ratio"] == pytest.approx(2.0)
+
+
+def test_a_number_that_is_but_a_flag_is_left_out(make_run, ratios):
+    for model in ("bn", "nobn"):
+        make_run(
+            f"model={model} seed=0", probes={"probe/gradient_lipschitz/batch/unreliable": float(model == "bn")}
+        )
+    assert ratios().empty
+
+
+@pytest.mark.parametrize("models", [["bn"], ["bn", "ln"], ["nobn"]])
+def test_without_a_net_that_has_none_there_is_nothing_to_compare_with(make_run, ratios, models):
+    for model in models:
+        make_run(f"model={model} seed=0", probes={BETA: 1.5})
+    table = ratios()
+    assert table.empty
+    assert list(table)[:3] == ["arm", "baseline", "quantity"]
+    assert printed(table) == []
+
+
+def test_few_seeds_are_in_the_table_and_not_printed(make_run, ratios):
+    for model in ("bn", "nobn"):
+        make_run(f"model={model} seed=0", probes={BETA: 1.5})
+    assert len(ratios()) == 1
+    assert printed(ratios()) == []
+
+
+def test_an_arm_at_chance_is_untrained_and_its_landscape_is_not_compared(make_run, ratios, tmp_path):
+    for seed in range(8):
+        make_run(f"model=nobn seed={seed}", losses=(4.0, 3.99), probes={BETA: 2.0 + seed}, chance=2.0)
+        make_run(f"model=bn seed={seed}", losses=(4.0, 1.0), probes={BETA: 1.0 + seed}, chance=2.0)
+    records = read_sweep(tmp_path / "sweep")
+    sweep = overview(records)
+    assert sweep.arms["untrained"].to_dict() == {"model=bn": False, "model=nobn": True}
+    assert "        model=nobn" in notes(sweep)
+    assert "one is untrained" in printed(ratios())[1]

@@ -1,0 +1,216 @@
+"""``python -m normlab.report``: from the records of a sweep to its page."""
+
+import csv
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from normlab.records.result import FILE, Status
+from normlab.report.__main__ import main
+
+
+@pytest.fixture
+def report(tmp_path, capsys):
+    """Return what writes the report of the sweep, and returns what the page says, without its figures."""
+
+    def write(*arguments, path=None):
+        main([str(path or tmp_path / "sweep"), *arguments])
+        (written,) = capsys.readouterr().out.splitlines()
+        assert written.endswith("report/index.html")
+        text = (tmp_path / "sweep" / "report" / "index.html").read_text()
+        return html.unescape(
+            re.sub(r"<[^>]+>", " ", re.sub(r"<(svg|style|script).*?</\1>", "", text, flags=re.DOTALL))
+        )
+
+    return write
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Return what asks for a report that cannot be, and returns the line that says so."""
+
+    def ask(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        assert capsys.readouterr().out == ""
+        assert "\n" not in str(end.value.code)
+        return str(end.value.code)
+
+    return ask
+
+
+def sweep(make_run, models=("bn", "nobn"), seeds=12, rates=("0.01", "0.1"), **how):
+    """Write a sweep in which bn is better by a third at its best learning rate."""
+    for model in models:
+        for seed in range(seeds):
+            for lr in rates:
+                level = {"bn": 2.0, "ln": 2.5}.get(model, 3.0) + 0.01 * (seed % 5) + (lr == "0.1")
+                make_run(f"model={model} optimizer.lr={lr} seed={seed}", (level + 1, level, level + 0.5), **how)
+
+
+def rows_of(tmp_path, name):
+    with (tmp_path / "sweep" / "report" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_comes_to_a_sentence_with_a_test_and_an_interval(make_run, report, tmp_path):
+    sweep(make_run)
+    page = report()
+    assert re.search(r"bn is better than nobn in val/loss, p = 0\.0078, 8 paired seeds", page)
+    (row,) = rows_of(tmp_path, "comparisons")
+    assert (row["arm"], row["baseline"], row["verdict"], row["seeds"]) == ("bn", "nobn", "better", "8")
+    assert float(row["ratio"]) == pytest.approx(2 / 3, rel=0.01)
+    chosen = [
+        (row["arm"], row["optimizer.lr"]) for row in rows_of(tmp_path, "settings") if row["chosen"] == "True"
+    ]
+    assert chosen == [("bn", "0.01"), ("nobn", "0.01")]
+    assert "seeds that settings were chosen on: 4; that are reported: 8" in page
+
+
+def test_every_run_has_the_command_that_trains_it_again(make_run, report, tmp_path):
+    sweep(make_run, seeds=2)
+    report()
+    commands = [row["command"] for row in rows_of(tmp_path, "runs")]
+    assert len(commands) == 8
+    assert "python train.py model=bn optimizer.lr=0.01 seed=1" in commands
+
+
+def test_the_order_in_which_runs_are_found_does_not_matter(make_run, report, tmp_path):
+    sweep(make_run, models=("bn", "nobn", "ln"))
+    first = report()
+    folder = tmp_path / "sweep"
+    for number, path in enumerate(sorted(folder.glob("model=*"), reverse=True)):
+        path.rename(folder / f"{number:03}")
+    again = report()
+    assert first.split("Every run")[0] == again.split("Every run")[0]
+
+
+def test_several_folders_are_one_report(make_run, report, tmp_path):
+    sweep(make_run, models=("bn",))
+    (tmp_path / "sweep").rename(tmp_path / "first")
+    sweep(make_run, models=("nobn",))
+    assert "bn is better than nobn" in report(str(tmp_path / "first"))
+
+
+def test_another_metric_baseline_comparison_and_target(make_run, report, tmp_path):
+    sweep(make_run)
+    assert "test/loss" in report("--metric", "test/loss")
+    report("--baseline", "bn")
+    assert [(row["arm"], row["verdict"]) for row in rows_of(tmp_path, "comparisons")] == [("nobn", "worse")]
+    report("--compare", "optimizer.lr")
+    assert {row["arm"] for row in rows_of(tmp_path, "comparisons")} == {"0.1"}
+    assert {row["panel"] for row in rows_of(tmp_path, "comparisons")} == {"model=bn", "model=nobn"}
+    report("--target", "2.5")
+    assert "val/loss at most 2.5" in (tmp_path / "sweep/report/target.svg").read_text()
+    assert "what the baseline has reached" in report("--target", "baseline")
+
+
+DEGENERATE = {
+    "one run": (["model=bn seed=0"], {}, "nothing to compare it with"),
+    "one arm": ([f"model=bn seed={k}" for k in range(9)], {}, "nothing to compare it with"),
+    "one seed": (["model=bn seed=0", "model=nobn seed=0"], {}, "one seed: no spread can be given"),
+    "all diverged": (
+        [f"model={model} seed={k}" for model in ("bn", "nobn") for k in range(8)],
+        {"status": Status.DIVERGED},
+        "every run diverged",
+    ),
+    "all failed": (
+        [f"model={model} seed={k}" for model in ("bn", "nobn") for k in range(2)],
+        {"status": Status.FAILED},
+        "no run came to its end",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_of_little_the_page_says_so(make_run, report, case):
+    overrides, how, said = DEGENERATE[case]
+    for each in overrides:
+        make_run(each, **how)
+    assert said in report()
+
+
+def test_diverged_and_failed_runs_are_on_the_page(make_run, report, tmp_path):
+    sweep(make_run, rates=("0.01",), seeds=10)
+    for seed in (10, 11):
+        make_run(f"model=nobn optimizer.lr=0.01 seed={seed}", (9.0,), status=Status.DIVERGED)
+        make_run(f"model=bn optimizer.lr=0.01 seed={seed}", (9.0,), status=Status.FAILED)
+    page = report()
+    assert "failed runs, which count nowhere: 2" in page
+    (nobn,) = [row for row in rows_of(tmp_path, "arms") if row["arm"] == "nobn"]
+    assert (nobn["diverged"], nobn["runs"]) == ("2", "12")
+
+
+def test_a_metric_that_some_runs_lack_is_said(make_run, report):
+    for seed in range(4):
+        make_run(f"model=bn seed={seed}")
+        make_run(f"model=nobn seed={seed}", recorded="val/mse" if seed == 3 else "val/loss")
+    assert "finished runs without val/loss, which count nowhere: 1" in report()
+
+
+def test_damaged_and_half_written_records_are_named_and_counted(make_run, report, tmp_path, caplog):
+    sweep(make_run, rates=("0.01",), seeds=3)
+    folders = sorted((tmp_path / "sweep").glob("model=bn*"))
+    (folders[0] / FILE).write_text('{"name": ')
+    (folders[1] / FILE).unlink()
+    page = report()
+    assert "failed runs, which count nowhere: 2" in page
+    assert f"{folders[0] / FILE} is damaged" in caplog.text
+    assert f"{FILE} is damaged" in page
+    assert f"left no {FILE}" in page
+
+
+def test_names_from_configs_are_escaped(make_run, report, tmp_path):
+    for seed in range(2):
+        for model in ("bn", "nobn"):
+            folder = make_run(f"model={model} seed={seed}")
+            result = json.loads((folder / FILE).read_text())
+            result["name"] = result["error"] = "<img src=x onerror=alert(1)>"
+            result["choices"]["model"] = f"<b>{model}</b>"
+            (folder / FILE).write_text(json.dumps(result))
+    report()
+    text = (tmp_path / "sweep/report/index.html").read_text()
+    assert "&lt;b&gt;bn&lt;/b&gt;" in text
+    assert "<b>" not in text
+    assert "<img" not in text
+
+
+def test_what_is_not_there_is_answered_in_one_line_with_what_is(make_run, refused, tmp_path):
+    sweep(make_run, seeds=2)
+    folder = str(tmp_path / "sweep")
+    assert refused(folder, "--metric", "val/acc") == (
+        "error: --metric val/acc: no run has it; there are test/loss, train/loss, val/loss"
+    )
+    assert "the settings of model are bn, nobn" in refused(folder, "--baseline", "ln")
+    assert "what varies in this sweep is model, optimizer.lr" in refused(folder, "--compare", "net")
+    assert "'fast' cannot be the target" in refused(folder, "--target", "fast")
+    assert not (tmp_path / "sweep/report/index.html").exists()
+
+
+def test_a_folder_without_runs_is_answered_in_one_line(refused, tmp_path):
+    assert refused(str(tmp_path)) == f"error: no run is in {tmp_path}; give the folder of a sweep, as outputs/…"
+    assert "is no folder" in refused(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_answered_in_one_line(make_run, refused, tmp_path):
+    make_run("model=bn seed=0")
+    (tmp_path / "sweep").chmod(0o555)
+    assert "cannot write" in refused(str(tmp_path / "sweep"))
+
+
+def test_it_is_rebuilt_without_torch(make_run, tmp_path):
+    sweep(make_run, seeds=2)
+    code = (
+        "import sys; from normlab.report.__main__ import main; main(sys.argv[1:]); "
+        "assert not {'torch', 'pytorch_lightning', 'tensorflow'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "sweep")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
