@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from curvlinops import HessianLinearOperator
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.func import stack_module_state
@@ -212,23 +213,21 @@ def largest(mode: str, members: int) -> dict[str, float]:
 
 def training(members: int, model: str, repeats: int) -> dict[str, float]:
     """Return the seconds of a training without probes and with those that cost little."""
+    threads, configs = 1 if members == 1 else 2, {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for probes in ("none", "light"):
+            words = [f"model={model}", f"probes={probes}", "data.batch_size=128", f"trainer.threads={threads}"]
+            configs[probes] = compose("train", overrides=words)
 
-    def seconds(probes: str) -> float:
-        words = [
-            f"model={model}",
-            f"probes={probes}",
-            "data.batch_size=128",
-            f"trainer.threads={1 if members == 1 else 2}",
-        ]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            configs = [compose("train", overrides=[*words, f"seed={seed}"]) for seed in range(members)]
+    def seconds(config: DictConfig) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            runs = [Run(config, Path(folder, str(k)), str(k), {}, words) for k, config in enumerate(configs)]
+            seeds = [OmegaConf.merge(config, {"seed": seed}) for seed in range(members)]
+            runs = [Run(own, Path(folder, str(k)), str(k), {}, []) for k, own in enumerate(seeds)]
             started = time.perf_counter()
             train(runs)
             return time.perf_counter() - started
 
-    times = [(seconds("none"), seconds("light")) for _ in range(repeats + 1)][1:]
+    times = [(seconds(configs["none"]), seconds(configs["light"])) for _ in range(repeats + 1)][1:]
     none, light = (median(column) for column in zip(*times, strict=True))
     return {"none": none, "light": light, "light / none": median(one / other for other, one in times)}
 

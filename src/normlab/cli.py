@@ -32,8 +32,8 @@ def in_one_line(main: Callable[[], Any]) -> None:
     logging.raiseExceptions = False
     # Hydra then hands the exception on, where it would print a part of the traceback itself.
     os.environ[TRACEBACK] = "1"
-    # Read when torch is imported. Threads that spin while they wait for another take the core that it needs, if the
-    # machine has other work: a step then takes a hundred times as long. Asleep, they cost microseconds.
+    # Read when torch is imported. Threads that spin while they wait for another take the core that it needs, if
+    # the machine has other work: a step then takes a hundred times as long. Asleep, they cost microseconds.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     # What is left at the end goes with the process; looking through it for garbage would take over a second.
     atexit.register(gc.freeze)

@@ -1,0 +1,78 @@
+"""TensorBoard, served on this machine, in a real browser: the arms' curves, their bands, and the HParams table."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+WAIT = 60_000
+"""Milliseconds."""
+
+
+@pytest.fixture(scope="module")
+def served(sweep) -> Iterator:
+    """Return a function that serves a folder, and returns its address."""
+    processes = []
+
+    def serve(folder) -> str:
+        command = [
+            sys.executable,
+            "-m",
+            "tensorboard.main",
+            "--logdir",
+            str(folder),
+            "--port",
+            "0",
+            "--host",
+            "localhost",
+        ]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        processes.append(process)
+        for line in process.stderr:
+            if found := re.search(r"at (http://localhost:\d+)", line):
+                return found[1]
+        pytest.fail("TensorBoard did not start")
+
+    yield serve
+    for process in processes:
+        process.terminate()
+        process.wait(10)
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def arms(browser, served, sweep):
+    """Return a page that shows the arms alone."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    yield page, served(sweep / "arms")
+    page.close()
+
+
+def test_the_arms_have_a_curve_each(arms):
+    page, address = arms
+    page.goto(f"{address}/#timeseries")
+    page.get_by_role("combobox", name="Filter tags (regex)").fill("^val/loss$", timeout=WAIT)
+    page.locator("scalar-card line-chart").first.wait_for(timeout=WAIT)
+    assert page.locator("scalar-card").count() == 1
+    names = page.locator("runs-data-table").first.inner_text(timeout=WAIT)
+    assert len(set(re.findall(r"model=\S+", names))) == 8
+
+
+def test_custom_scalars_show_a_band_for_each_arm(arms):
+    page, address = arms
+    page.goto(f"{address}/#custom_scalars")
+    page.get_by_text("val/loss").first.wait_for(timeout=WAIT)
+    assert page.locator("tf-custom-scalar-margin-chart-card").count() >= 1
+
+
+def test_the_hparams_tab_has_a_row_for_each_configuration(browser, served, sweep):
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(f"{served(sweep)}/#hparams")
+    table = page.locator("vaadin-grid, tf-hparams-table-view").first
+    table.wait_for(timeout=WAIT)
+    page.get_by_text("optimizer.lr").first.wait_for(timeout=WAIT)
+    for key in ("model", "optimizer.lr", "data.batch_size"):
+        assert page.get_by_text(key, exact=True).count() >= 1
+    page.close()

@@ -1,0 +1,716 @@
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import chain
+from pathlib import Path
+
+import hypothesis.extra.numpy as npst
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import assume, given, settings
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from normlab.models import CNN, MLP, ResMLP
+from normlab.norms import (
+    ActNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchRenorm,
+    GhostBatchNorm,
+    NoisyBatchNorm,
+    scaled_weight_standardization,
+    weight_normalization,
+)
+from normlab.probes import Activations
+from normlab.probes.activations import of_features, of_weights, overall, saturated, statistics
+from normlab.probes.scene import Finding, Scene
+
+CONF = Path(__file__).parents[2] / "conf"
+K, SAMPLES = 3, 12
+LR = torch.tensor([0.05, 0.1, 0.02], dtype=torch.float64)
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def double(rows: Sequence) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def squared(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs - y).square().flatten(1).mean(1)
+
+
+def mlp(norm=BatchNorm1d, activation="tanh", **options) -> nn.Module:
+    return MLP((3,), 2, hidden=[6, 5], norm=norm, activation=activation, **options)
+
+
+def sequential() -> nn.Module:
+    """Return a net that somebody put together of torch.nn."""
+    return nn.Sequential(
+        *(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Linear(6, 5, bias=False), nn.LayerNorm(5), nn.Sigmoid()),
+        nn.Linear(5, 2),
+    )
+
+
+def twice() -> nn.Module:
+    activation = nn.Softsign()
+    return nn.Sequential(nn.Linear(3, 6), activation, nn.Linear(6, 5), activation, nn.Linear(5, 2))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net, and where in it the probe is to find what: by layer, the paths of modules and names of parameters."""
+
+    make: Callable[[], nn.Module]
+    activations: Mapping[str, str] = field(
+        default_factory=lambda: {f"hidden{i}": f"hidden{i}.activation" for i in (1, 2)}
+    )
+    norms: Mapping[str, str] = field(default_factory=lambda: {f"hidden{i}": f"hidden{i}.norm" for i in (1, 2)})
+    weights: Mapping[str, list[str]] = field(
+        default_factory=lambda: {
+            "hidden1": ["hidden1.linear.weight"],
+            "hidden2": ["hidden2.linear.weight"],
+            "output": ["output.weight"],
+        }
+    )
+    bounds: Mapping[str, tuple[float, float]] = field(
+        default_factory=lambda: {"hidden1": (-1, 1), "hidden2": (-1, 1)}
+    )
+    shape: tuple[int, ...] = (3,)
+
+
+def parametrized(original: str) -> dict[str, list[str]]:
+    names = {f"hidden{i}": [f"hidden{i}.linear.parametrizations.weight.{original}"] for i in (1, 2)}
+    return {**names, "output": ["output.weight"]}
+
+
+CASES = {
+    "bn": Case(mlp),
+    "bn fused": Case(partial(mlp, partial(BatchNorm1d, fused=True))),
+    "bn torch": Case(partial(mlp, nn.BatchNorm1d, "relu"), bounds={}),
+    "bn after": Case(partial(mlp, norm_position="after")),
+    "brn": Case(partial(mlp, BatchRenorm)),
+    "brn fused": Case(partial(mlp, partial(BatchRenorm, fused=True))),
+    "ghost": Case(partial(mlp, partial(GhostBatchNorm, ghost_size=4))),
+    "noisy": Case(partial(mlp, NoisyBatchNorm)),
+    "actnorm": Case(partial(mlp, ActNorm)),
+    "ln": Case(partial(mlp, nn.LayerNorm, "hardtanh")),
+    "nobn": Case(partial(mlp, None, "relu"), norms={}, bounds={}),
+    "dropout": Case(
+        partial(mlp, None, "sigmoid", dropout=0.3), norms={}, bounds={"hidden1": (0, 1), "hidden2": (0, 1)}
+    ),
+    "torch dropout": Case(partial(mlp, lambda _: nn.Dropout(0.3))),
+    "wn": Case(partial(mlp, None, weight=weight_normalization), norms={}, weights=parametrized("original1")),
+    "ws": Case(
+        partial(mlp, None, weight=scaled_weight_standardization), norms={}, weights=parametrized("original")
+    ),
+    "cnn": Case(
+        lambda: CNN((1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d),
+        weights={
+            "hidden1": ["hidden1.conv.weight"],
+            "hidden2": ["hidden2.conv.weight"],
+            "output": ["output.weight"],
+        },
+        bounds={},
+        shape=(1, 4, 4),
+    ),
+    "resmlp": Case(
+        lambda: ResMLP((3,), 2, width=4, blocks=2, norm=BatchNorm1d),
+        activations={"block1": "block1.activation", "block2": "block2.activation"},
+        norms={"block1": "block1.norm", "block2": "block2.norm", "last": "last.norm"},
+        weights={
+            "stem": ["stem.weight"],
+            "block1": ["block1.linear1.weight", "block1.linear2.weight"],
+            "block2": ["block2.linear1.weight", "block2.linear2.weight"],
+            "output": ["output.weight"],
+        },
+        bounds={},
+    ),
+    "sequential": Case(
+        sequential,
+        activations={"2": "2", "3.2": "3.2"},
+        norms={"1": "1", "3.1": "3.1"},
+        weights={"0": ["0.weight"], "3.0": ["3.0.weight"], "4": ["4.weight"]},
+        bounds={"3.2": (0, 1)},
+    ),
+    "twice": Case(
+        twice,
+        activations={"1": "1", "1.2": "1"},
+        norms={},
+        weights={"0": ["0.weight"], "2": ["2.weight"], "4": ["4.weight"]},
+        bounds={"1": (-1, 1), "1.2": (-1, 1)},
+    ),
+}
+
+
+def state_of(nets: Sequence[nn.Module]) -> dict[str, Tensor]:
+    named = [dict(chain(net.named_parameters(), net.named_buffers())) for net in nets]
+    return {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
+
+
+def scene(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) -> Scene:
+    """Return nets that have seen other batches, around a step that torch's SGD takes with each, one by one."""
+    nets = []
+    for seed in range(K):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nets.append(make().double())
+    x, y = 1 + 2 * draws(K, SAMPLES, *shape, seed=4), draws(K, SAMPLES, 2, seed=5)
+    with torch.random.fork_rng(devices=[]):
+        for net in nets:
+            for seed in range(3):
+                net(3 * draws(9, *shape, seed=seed))
+    before = state_of(nets)
+    for net, own, target, lr in zip(nets, x, y, LR, strict=True):
+        optimizer = torch.optim.SGD(net.parameters(), lr=float(lr))
+        # What torch draws here is drawn again by what looks at the step.
+        with torch.random.fork_rng(devices=[]):
+            squared(net(own)[None], target[None]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after, trained = state_of(nets), [name for name, _ in nets[0].named_parameters()]
+    train = 2 + 3 * draws(21, *shape, seed=2), draws(21, 2, seed=3)
+    return Scene(nets[0], squared, trained, before, after, before, (x, y), train, LR, None, [], 1, 3)
+
+
+@cache
+def scene_of(name: str) -> Scene:
+    """Return the scene of a case, once for all that leave it as it is."""
+    return scene(CASES[name].make, CASES[name].shape)
+
+
+def of_member(given: Scene, k: int) -> Scene:
+    """Return the scene of one member alone."""
+    before, after = ({name: t[k : k + 1] for name, t in state.items()} for state in (given.before, given.after))
+    after = before if given.after is given.before else after
+    minibatch = tuple(part[k : k + 1] for part in given.minibatch)
+    return replace(given, before=before, after=after, start=before, minibatch=minibatch, lr=given.lr[k : k + 1])
+
+
+def found(given: Scene, mode: str = "batch", **options) -> Finding:
+    (finding,) = Activations(modes=(mode,), **options)(given)
+    return finding
+
+
+def by_hand(given: Scene, k: int, mode: str, case: Case, data: str = "minibatch") -> dict[str, float]:
+    """Return what the probe is to find in one member: by hooks, a backward pass, singular values and loops."""
+    net = deepcopy(given.net).train(mode == "batch")
+    with torch.no_grad():
+        for name, tensor in chain(net.named_parameters(), net.named_buffers()):
+            tensor.copy_(given.before[name][k])
+    seen: dict[str, list[np.ndarray]] = {}
+    for path in {*case.activations.values(), *case.norms.values()}:
+        hook = lambda _, x, y, path=path: seen.setdefault(path, []).append(y.detach().clone().numpy())  # noqa: E731
+        net.get_submodule(path).register_forward_hook(hook)
+    x, y = (part[k] for part in given.data(data))
+    with torch.random.fork_rng(devices=[]):
+        squared(net(x)[None], y[None]).sum().backward()
+
+    numbers: dict[str, float] = {}
+    for layer, path in case.activations.items():
+        h = seen[path].pop(0)
+        numbers |= {f"{layer}/{name}": value for name, value in by_singular_values(h).items()}
+        if layer in case.bounds:
+            low, high = case.bounds[layer]
+            near = [min(value - low, high - value) <= 0.05 * (high - low) for value in h.flatten()]
+            numbers[f"{layer}/saturated"] = sum(near) / len(near)
+    for layer, path in case.norms.items():
+        (h,) = seen[path]
+        numbers |= {f"{layer}/norm_mean": h.mean(), f"{layer}/norm_std": h.std(ddof=1)}
+    for layer, names in case.weights.items():
+        w, after = (np.concatenate([s[name][k].flatten() for name in names]) for s in (given.before, given.after))
+        gradient = np.concatenate([net.get_parameter(name).grad.flatten() for name in names])
+        numbers[f"{layer}/gradient_rms"] = np.sqrt((gradient**2).mean())
+        numbers[f"{layer}/relative_update"] = np.linalg.norm(after - w) / np.linalg.norm(w)
+        numbers[f"{layer}/effective_lr"] = float(given.lr[k]) / np.sum(w**2)
+    numbers["dead"] = max(numbers[f"{layer}/dead"] for layer in case.activations)
+    numbers["effective_rank"] = min(numbers[f"{layer}/effective_rank"] for layer in case.activations)
+    first, *_, last = (numbers[f"{layer}/gradient_rms"] for layer in case.weights)
+    return numbers | {"gradient_rms_ratio": first / last}
+
+
+def by_singular_values(h: np.ndarray) -> dict[str, float]:
+    """Return what there is to know of what a layer puts out, ``(B, D, …)``."""
+    rows = np.moveaxis(h, 1, -1).reshape(-1, h.shape[1])
+    eigenvalues = np.linalg.svd(rows, compute_uv=False) ** 2 / len(rows)
+    mean = sum(rows.flatten()) / rows.size
+    return {
+        "mean": mean,
+        "std": (sum((value - mean) ** 2 for value in rows.flatten()) / (rows.size - 1)) ** 0.5,
+        "dead": sum(len(set(unit)) == 1 for unit in rows.T.tolist()) / rows.shape[1],
+        "effective_rank": eigenvalues.sum() ** 2 / (eigenvalues**2).sum(),
+    }
+
+
+def assert_equal(numbers: Mapping[str, Tensor], k: int, expected: Mapping[str, float]) -> None:
+    assert {name: value[k].item() for name, value in numbers.items()} == pytest.approx(
+        {name: float(value) for name, value in expected.items()}, rel=1e-9, abs=1e-13
+    )
+
+
+@pytest.mark.parametrize("mode", ["batch", "frozen"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_number_is_what_hooks_and_a_backward_pass_say_member_by_member(name, mode):
+    given = scene_of(name)
+    numbers = found(given, mode).numbers
+    for k in range(K):
+        assert_equal(numbers, k, by_hand(given, k, mode, CASES[name]))
+
+
+@pytest.mark.parametrize("mode", ["batch", "frozen"])
+@pytest.mark.parametrize("name", CASES)
+def test_members_find_together_what_each_finds_alone(name, mode):
+    given = scene_of(name)
+    together = found(given, mode, histograms_every=1)
+    for k in range(K):
+        alone = found(of_member(given, k), mode, histograms_every=1)
+        assert list(alone.numbers) == list(together.numbers)
+        assert list(alone.histograms) == list(together.histograms)
+        for what in ("numbers", "histograms"):
+            for quantity, value in getattr(alone, what).items():
+                assert_close(getattr(together, what)[quantity][k : k + 1], value)
+
+
+@pytest.mark.parametrize("name", ["bn", "brn", "cnn", "sequential"])
+@pytest.mark.parametrize("mode", ["batch", "frozen"])
+def test_on_request_the_whole_training_split_goes_through_the_net(name, mode):
+    given = scene_of(name)
+    for each, members in ((given, range(K)), (of_member(given, 1), [0])):
+        numbers = found(each, mode, data="train").numbers
+        for k in members:
+            assert_equal(numbers, k, by_hand(each, k, mode, CASES[name], "train"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_of_sgd_moves_the_weights_by_the_learning_rate_times_the_gradient(name):
+    case = CASES[name]
+    given = scene(case.make, case.shape)
+    numbers = found(given).numbers
+    for layer, names in case.weights.items():
+        length = torch.stack([given.before[name].flatten(1).square().sum(1) for name in names]).sum(0).sqrt()
+        count = sum(given.before[name][0].numel() for name in names)
+        step = LR * numbers[f"{layer}/gradient_rms"] * count**0.5
+        assert_close(numbers[f"{layer}/relative_update"] * length, step)
+        assert_close(numbers[f"{layer}/effective_lr"] * length.square(), LR)
+
+
+def test_where_no_step_is_taken_there_is_no_update():
+    given = scene()
+    numbers = found(replace(given, after=given.before)).numbers
+    fine = found(given).numbers
+    assert list(numbers) == list(fine)
+    for name, value in numbers.items():
+        if name.endswith("relative_update"):
+            assert value.isnan().all()
+        else:
+            assert_close(value, fine[name])
+
+
+@pytest.mark.parametrize(
+    ("rows", "mean", "std", "dead", "rank"),
+    [
+        ([[1, 0], [0, 1]], 1 / 2, (1 / 3) ** 0.5, 0, 2),
+        ([[1, 2], [2, 4], [3, 6]], 3, (16 / 5) ** 0.5, 0, 1),
+        ([[1, 0], [0, 2]], 3 / 4, (11 / 12) ** 0.5, 0, 25 / 17),
+        ([[2, 1], [2, 0], [2, 1], [2, 0]], 10 / 8, (5.5 / 7) ** 0.5, 1 / 2, (4 + 1 / 2) ** 2 / (16 + 2 + 1 / 4)),
+        ([[0, 1, -1], [0, 1, 3]], 4 / 6, (28 / 3 / 5) ** 0.5, 2 / 3, 144 / (4 + 100 + 2 * 4)),
+        ([[0, 0], [0, 0]], 0, 0, 1, 0),
+        ([[-3, -3], [-3, -3]], -3, 0, 1, 1),
+    ],
+)
+def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank):
+    members = double([rows, rows]) * double([1, 2]).view(2, 1, 1)
+    numbers = statistics([torch.zeros(2, 3, 1, dtype=torch.float64), members])
+    expected = {"mean": [mean, 2 * mean], "std": [std, 2 * std], "dead": [dead] * 2, "effective_rank": [rank] * 2}
+    assert numbers.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(numbers[name][1], double(value))
+    assert all(value.shape == (2, 2) and value.dtype == torch.float64 for value in numbers.values())
+
+
+def test_of_a_single_row_no_unit_is_known_to_be_dead():
+    numbers = {name: value.item() for name, value in statistics([double([[[1, 2, 3]]])]).items()}
+    assert numbers == pytest.approx({"mean": 2, "std": 1, "dead": np.nan, "effective_rank": 1}, nan_ok=True)
+    (alone,) = statistics([double([[[2]]])])["std"].tolist()
+    assert np.isnan(alone).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_of_what_is_not_finite_there_are_no_statistics_and_other_members_keep_theirs(bad):
+    h = draws(K, 7, 4)
+    fine = statistics([h])
+    h[1, 3, 2] = bad
+    for name, value in statistics([h]).items():
+        assert value[0, 1].isnan()
+        assert_close(value[0, [0, 2]], fine[name][0, [0, 2]])
+    assert saturated(h, -1, 1, 0.05).isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-25, 1e-12, 1.0, 1e12, 1e25, 1e38])
+def test_outputs_whose_squares_are_no_float32_had_no_spread_and_rank_0_and_have_theirs(size):
+    h = draws(K, 7, 4) / 4
+    expected, numbers = statistics([h]), statistics([(h * size).float()])
+    # Below 1.2e-38 there are fewer digits.
+    tolerance = {"rtol": 1e-5 if size > 1e-38 else 1e-2, "atol": 1e-6 if size > 1e-38 else 1e-2}
+    for name, scale in {"mean": size, "std": size, "dead": 1, "effective_rank": 1}.items():
+        assert_close(numbers[name] / scale, expected[name], **tolerance)
+
+
+MATRICES = npst.arrays(
+    float,
+    npst.array_shapes(min_dims=2, max_dims=2, max_side=6),
+    elements=st.floats(-10, 10, allow_subnormal=False),
+)
+VECTORS = npst.arrays(float, st.integers(1, 6), elements=st.integers(-5, 5).map(float))
+
+
+def rank_of(rows: np.ndarray) -> float:
+    return statistics([torch.from_numpy(rows)[None]])["effective_rank"].item()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=MATRICES)
+def test_the_effective_rank_is_a_lower_bound_on_the_rank_and_1_or_more(rows):
+    rank = rank_of(rows)
+    assert rank <= np.linalg.matrix_rank(rows / max(1e-300, np.abs(rows).max())) + 1e-9
+    assert rank == 0 if not rows.any() else rank >= 1 - 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(left=VECTORS, right=VECTORS)
+def test_the_effective_rank_is_1_where_all_rows_are_multiples_of_one(left, right):
+    assume(left.any() and right.any())
+    assert rank_of(np.outer(left, right)) == pytest.approx(1, abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    units=st.integers(1, 6), more=st.integers(0, 4), scale=st.floats(1e-100, 1e100), seed=st.integers(0, 2**32 - 1)
+)
+def test_the_effective_rank_of_orthonormal_units_is_their_number_whatever_their_scale(units, more, scale, seed):
+    columns, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(units + more, units)))
+    assert rank_of(scale * columns) == pytest.approx(units, abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=MATRICES, scale=st.floats(1e-3, 1e3), seed=st.integers(0, 2**32 - 1))
+def test_turning_and_rescaling_what_a_layer_puts_out_leaves_its_effective_rank(rows, scale, seed):
+    assume(np.abs(rows).max() > 1e-3)
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(rows.shape[1],) * 2))
+    assert rank_of(scale * rows @ turn) == pytest.approx(rank_of(rows), abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=MATRICES)
+def test_dead_units_are_those_that_put_out_the_same_for_every_row(rows):
+    (dead,) = statistics([torch.from_numpy(rows)[None]])["dead"].tolist()[0]
+    assert np.isnan(dead) if len(rows) == 1 else dead == pytest.approx((np.ptp(rows, axis=0) == 0).mean())
+
+
+def test_saturated_is_the_share_nearer_to_a_bound_than_the_threshold():
+    h = double([[[0.0, 0.049, 0.051], [0.949, 0.951, 1.0]], [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]])
+    assert saturated(h, 0, 1, 0.05).tolist() == [4 / 6, 0]
+    assert saturated(2 * h - 1, -1, 1, 0.05).tolist() == [4 / 6, 0]
+    assert saturated(h, 0, 1, 0.49).tolist() == [1, 0]
+    h[1, 0, 0] = torch.nan
+    assert saturated(h, 0, 1, 0.05).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("activation", "share"),
+    [
+        # The weights are 0 and the biases of the units 0, 1, 3, −3, 10 and −10.
+        *(("sigmoid", 4 / 6), ("tanh", 4 / 6), ("hardtanh", 5 / 6), ("hardsigmoid", 4 / 6), ("softsign", 2 / 6)),
+        *(("relu", None), ("relu6", None), ("gelu", None)),
+    ],
+)
+def test_units_near_a_bound_are_saturated_and_activations_without_two_have_no_share(activation, share):
+    given = scene(partial(mlp, None, activation))
+    given.before["hidden1.linear.weight"].zero_()
+    given.before["hidden1.linear.bias"][:] = double([0, 1, 3, -3, 10, -10])
+    # Softsign: 10/11 = 0.909 is not within 0.1 of 1.
+    threshold = 0.05 if activation != "softsign" else 0.06
+    numbers = found(given, threshold=threshold).numbers
+    assert numbers["hidden1/dead"].tolist() == [1.0] * K
+    if share is None:
+        assert "hidden1/saturated" not in numbers
+    else:
+        assert_close(numbers["hidden1/saturated"], double([share] * K))
+
+
+def test_relu_units_that_are_never_positive_are_dead_and_the_worst_layer_is_named():
+    given = scene(partial(mlp, None, "relu"))
+    given.before["hidden1.linear.bias"] = double([9, -99, 9, -99, 9, 9]).repeat(K, 1)
+    given.before["hidden1.linear.weight"] /= 10
+    numbers = found(given).numbers
+    assert_close(numbers["hidden1/dead"], double([1 / 3] * K))
+    assert_close(numbers["dead"], torch.maximum(numbers["hidden1/dead"], numbers["hidden2/dead"]))
+
+    given.before["hidden2.linear.bias"][1] = -1e3
+    numbers = found(given).numbers
+    assert (numbers["hidden2/dead"][1], numbers["dead"][1], numbers["effective_rank"][1]) == (1, 1, 0)
+    # Nothing goes back, and nothing comes to the weights behind: there is no ratio.
+    assert numbers["hidden1/gradient_rms"][1] == numbers["output/gradient_rms"][1] == 0
+    assert numbers["gradient_rms_ratio"][1].isnan()
+    assert numbers["dead"][0] < 1
+
+
+def test_of_weights_are_those_worked_out_by_hand():
+    w, g = double([[[3, 0], [0, 4]]]), double([[[1, 1], [1, 1]]])
+    v, h = double([[[1, 2, 2]]]), double([[[0, 3, 0]]])
+    before, after = {"a": w, "b": v, "c": v}, {"a": w + double([[0.3, 0], [0, 0.4]]), "b": v, "c": v - 2 * v}
+    given = replace(scene(), before=before, after=after, lr=double([0.1]))
+    numbers = of_weights(given, {"one": ["a", "b"], "other": ["c"]}, {"a": g, "b": h, "c": h})
+    expected = {
+        "gradient_rms": [[(13 / 7) ** 0.5], [3**0.5]],
+        "relative_update": [[0.5 / 34**0.5], [2]],
+        "effective_lr": [[0.1 / 34], [0.1 / 9]],
+    }
+    for name, value in expected.items():
+        assert_close(numbers[name], double(value))
+
+
+def test_a_gradient_whose_square_is_0_in_float32_is_found():
+    w = torch.ones(1, 2, 2)
+    given = replace(scene(), before={"a": w}, after={"a": w + 0}, lr=double([0.1]))
+    numbers = of_weights(given, {"one": ["a"]}, {"a": w * 1e-30})
+    assert numbers["gradient_rms"].item() == pytest.approx(1e-30)
+    assert numbers["relative_update"].item() == 0
+
+
+def test_overall_are_the_worst_of_the_layers_and_the_ratio_of_the_first_gradient_to_the_last():
+    through = {"dead": double([[0.1, 0.5], [0.3, torch.nan]]), "effective_rank": double([[4, 2], [3, torch.nan]])}
+    back = {"gradient_rms": double([[1, 2], [7, 7], [4, 0.5]])}
+    numbers = overall(through, back)
+    expected = {"dead": [0.3, torch.nan], "effective_rank": [3, torch.nan], "gradient_rms_ratio": [0.25, 4]}
+    assert numbers.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(numbers[name], double(value), equal_nan=True)
+    assert overall({}, {}) == {}
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 2)])
+def test_features_are_those_of_the_training_split(shape):
+    given = scene()
+    x = 100 + 3 * draws(50, *shape).float()
+    every, arrays = of_features(replace(given, train=(x, given.train[1])))
+    flat = x.double().flatten(1).numpy()
+    assert_close(every["features_mean"], double([flat.mean()] * K))
+    assert_close(every["features_std"], double([flat.std(ddof=1)] * K))
+    assert_close(arrays["features_mean"], torch.from_numpy(flat.mean(0)).expand(K, -1))
+    assert_close(arrays["features_std"], torch.from_numpy(flat.std(0, ddof=1)).expand(K, -1))
+
+
+def test_features_are_looked_at_before_the_first_epoch_alone():
+    given = scene()
+    first, later = found(replace(given, epoch=0)), found(given)
+    assert first.numbers.keys() - later.numbers.keys() == {"features_mean", "features_std"}
+    assert {name: value.shape for name, value in first.arrays.items()} == dict.fromkeys(first.arrays, (K, 3))
+    assert not later.arrays
+
+
+def test_histograms_are_shown_in_every_so_manieth_epoch():
+    given = scene()
+    shown = {epoch: found(replace(given, epoch=epoch), histograms_every=2).histograms for epoch in range(4)}
+    assert [bool(histograms) for histograms in shown.values()] == [True, False, True, False]
+    assert not found(given).histograms
+    assert {name: tuple(value.shape) for name, value in shown[2].items()} == {
+        **{f"hidden{i}/activations": (K, SAMPLES, units) for i, units in ((1, 6), (2, 5))},
+        **{"hidden1/weights": (K, 18), "hidden2/weights": (K, 30), "output/weights": (K, 10)},
+    }
+    assert_close(shown[0]["hidden2/weights"], given.before["hidden2.linear.weight"].flatten(1))
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1.0])
+def test_by_batch_statistics_what_a_normalizer_puts_out_has_mean_0_and_spread_1(eps):
+    given = scene(partial(mlp, partial(BatchNorm1d, eps=eps)))
+    numbers = found(given).numbers
+    for layer, units in (("hidden1", 6), ("hidden2", 5)):
+        assert_close(numbers[f"{layer}/norm_mean"], double([0] * K), rtol=0, atol=1e-12)
+        if eps < 1:
+            entries = SAMPLES * units
+            assert_close(numbers[f"{layer}/norm_std"], double([(entries / (entries - 1)) ** 0.5] * K))
+        else:
+            assert bool((numbers[f"{layer}/norm_std"] < 0.99).all())
+
+
+def test_after_a_warm_up_frozen_statistics_come_to_nearly_the_same():
+    given = scene(partial(mlp, partial(BatchNorm1d, eps=1e-12, affine=False)))
+    x = given.train[0]
+    for _ in range(200):
+        given.net(x)
+    state = state_of([given.net] * K)
+    numbers = found(replace(given, before=state, after=state), "frozen", data="train").numbers
+    assert_close(numbers["hidden1/norm_mean"], double([0] * K), rtol=0, atol=1e-7)
+    # Running variances are divided by one sample less, and the spread of all entries by one entry less.
+    samples, units = len(x), 6
+    spread = (units * (samples - 1) / (units * samples - 1)) ** 0.5
+    assert_close(numbers["hidden1/norm_std"], double([spread] * K))
+
+
+@pytest.mark.parametrize("make", [partial(mlp, None), twice])
+def test_a_net_without_normalizers_has_no_numbers_of_them(make):
+    assert not [name for name in found(scene(make)).numbers if "norm_" in name]
+
+
+def test_a_known_shift_and_scale_of_a_normalizer_are_found_before_an_activation_that_works_in_place():
+    given = scene(sequential)
+    given.before["1.weight"].fill_(3.0)
+    given.before["1.bias"].fill_(-2.0)
+    for members in (given, of_member(given, 0)):
+        numbers = found(members).numbers
+        assert_close(numbers["1/norm_mean"], torch.full_like(numbers["1/norm_mean"], -2))
+        assert_close(numbers["1/norm_std"], torch.full_like(numbers["1/norm_std"], 3), rtol=0.01, atol=0)
+
+
+def test_a_member_that_is_not_finite_is_marked_and_leaves_the_others_as_they_are():
+    for name in ("bn", "nobn", "cnn", "sequential"):
+        case = CASES[name]
+        given = scene(case.make, case.shape)
+        fine = found(given).numbers
+        weight = next(iter(case.weights.values()))[0]
+        given.before[weight][1] = torch.nan
+        for quantity, value in found(given).numbers.items():
+            assert_close(value[[0, 2]], fine[quantity][[0, 2]])
+            of_its_own = quantity.endswith(("relative_update", "effective_lr"))
+            assert value[1].isnan() or (of_its_own and not weight.startswith(quantity.partition("/")[0]))
+        alone = found(of_member(given, 1)).numbers
+        assert alone["gradient_rms_ratio"].isnan().all()
+
+
+@pytest.mark.parametrize("mode", ["batch", "frozen"])
+def test_in_float32_the_numbers_are_those_of_float64(mode):
+    given = scene()
+    exact = found(given, mode).numbers
+
+    def single(state):
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+    rough = replace(
+        given,
+        net=deepcopy(given.net).float(),
+        before=single(given.before),
+        after=single(given.after),
+        minibatch=tuple(part.float() for part in given.minibatch),
+    )
+    for members in (rough, of_member(rough, 0)):
+        for name, value in found(members, mode).numbers.items():
+            assert_close(value.double(), exact[name][: len(value)], rtol=1e-3, atol=1e-5)
+
+
+def test_a_net_in_which_the_signal_vanishes_had_rank_0_in_float32_and_has_its_rank():
+    given = scene(partial(mlp, None, "relu"))
+    for layer in ("hidden1", "hidden2"):
+        given.before[f"{layer}.linear.weight"] *= 1e-13
+        given.before[f"{layer}.linear.bias"].zero_()
+    exact = found(given).numbers
+
+    def single(state):
+        return {name: tensor.float() for name, tensor in state.items()}
+
+    minibatch = tuple(part.float() for part in given.minibatch)
+    rough = replace(given, before=single(given.before), after=single(given.after), minibatch=minibatch)
+    numbers = found(rough).numbers
+    assert bool((exact["hidden2/std"] < 1e-24).all())
+    for name in ("std", "effective_rank", "gradient_rms"):
+        assert_close(numbers[f"hidden2/{name}"].double(), exact[f"hidden2/{name}"], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("members", [1, K])
+def test_a_minibatch_of_one_sample_has_no_dead_units_and_rank_1(members):
+    given = scene(partial(mlp, None))
+    given = replace(given, minibatch=tuple(part[:, :1] for part in given.minibatch))
+    numbers = found(given if members == K else of_member(given, 0)).numbers
+    assert numbers["dead"].isnan().all()
+    assert_close(numbers["effective_rank"], torch.ones(members, dtype=torch.float64))
+    for k in range(members):
+        expected = by_hand(given, k, "batch", replace(CASES["nobn"], bounds=CASES["bn"].bounds))
+        dead = dict.fromkeys(("dead", "hidden1/dead", "hidden2/dead"), np.nan)
+        actual = {name: value[k].item() for name, value in numbers.items()}
+        assert actual == pytest.approx({**expected, **dead}, rel=1e-9, abs=1e-13, nan_ok=True)
+
+
+@pytest.mark.parametrize("members", [1, K])
+def test_a_minibatch_of_one_sample_is_refused_by_batch_statistics_as_in_training_and_not_by_frozen_ones(members):
+    given = scene()
+    given = replace(given, minibatch=tuple(part[:, :1] for part in given.minibatch))
+    given = given if members == K else of_member(given, 0)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        found(given)
+    assert found(given, "frozen").numbers["hidden1/norm_mean"].isfinite().all()
+
+
+def test_a_finding_has_its_name_and_mode_and_numbers_of_each_member():
+    findings = list(Activations(modes=("batch", "frozen"))(scene()))
+    assert [(each.probe, each.mode, each.headline) for each in findings] == [
+        ("activations", mode, ["dead", "gradient_rms_ratio"]) for mode in ("batch", "frozen")
+    ]
+    assert all(value.shape == (K,) for each in findings for value in each.numbers.values())
+    assert list(findings[0].numbers) == list(findings[1].numbers)
+
+
+def test_a_net_without_activations_has_numbers_of_its_weights_alone():
+    finding = found(scene(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))))
+    assert {name.rpartition("/")[2] for name in finding.numbers} == {
+        *("gradient_rms", "relative_update", "effective_lr", "gradient_rms_ratio")
+    }
+    assert finding.headline == ["gradient_rms_ratio"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"histograms_every": 0}, "histograms_every must be null or at least 1, got 0"),
+        ({"threshold": 0.5}, r"threshold must be a number in \(0, 0.5\), got 0.5"),
+        ({"threshold": 0.0}, r"threshold must be a number in \(0, 0.5\), got 0.0"),
+        ({"data": "test"}, "data must be minibatch or train, got test"),
+        ({"modes": ["running"]}, "modes must be of batch, frozen, got running"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Activations(**options)
+
+
+@pytest.mark.parametrize("probes", ["light", "source", "full"])
+def test_the_real_configurations_report_by_batch_and_frozen_statistics_on_request(probes):
+    asked = ["probes.activations.modes=[batch,frozen]", "probes.activations.data=train"]
+    with initialize_config_dir(str(CONF), version_base=None):
+        plain, both = (compose("train", overrides=[f"probes={probes}", *more]) for more in ([], asked))
+    default, probe = (instantiate(config.probes.activations) for config in (plain, both))
+    assert (default.data, default.at_start) == ("minibatch", True)
+    findings = list(probe(replace(scene(), epoch=0)))
+    assert [finding.mode for finding in findings] == ["batch", "frozen"]
+    assert all({"hidden1/norm_mean", "hidden1/norm_std"} <= finding.numbers.keys() for finding in findings)
+
+
+@pytest.mark.parametrize("members", [1, K])
+@pytest.mark.parametrize(
+    "name",
+    ["bn", "bn fused", "bn torch", "brn", "noisy", "actnorm", "dropout", "torch dropout", "wn", "sequential"],
+)
+def test_no_trace_is_left(name, members):
+    given = scene(CASES[name].make)
+    given = given if members == K else of_member(given, 0)
+    states = [given.before, given.after, dict(zip("xy", given.minibatch, strict=True))]
+    copies = [{key: tensor.clone() for key, tensor in state.items()} for state in states]
+    own = {key: tensor.clone() for key, tensor in given.net.state_dict().items()}
+    generator = torch.get_rng_state()
+
+    list(Activations(modes=("batch", "frozen"), histograms_every=1)(given))
+
+    for state, copy in zip([*states, given.net.state_dict()], [*copies, own], strict=True):
+        assert all(torch.equal(state[key], tensor) for key, tensor in copy.items())
+        assert all(not tensor.requires_grad and tensor.grad is None for tensor in state.values())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(layer.training and not layer._forward_hooks for layer in given.net.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in given.net.parameters())

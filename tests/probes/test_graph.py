@@ -1,0 +1,325 @@
+import logging
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from torch import Tensor, nn
+
+from normlab.models import CNN, MLP, ResMLP
+from normlab.norms import BatchNorm1d, BatchNorm2d, NoisyBatchNorm, weight_normalization
+from normlab.probes import Graph
+from normlab.probes.graph import EVENTS, dot, tensorboard_graph, write_graph
+
+CONF = Path(__file__).parents[2] / "conf"
+NODE = re.compile(r'\t(\d+) \[label=(?:"([^"]*)"|(\w+))(?: fillcolor=(\w+))?\]')
+EDGE = re.compile(r"\t(\d+) -> (\d+)(?: \[style=dotted\])?")
+graphviz = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz' dot is not installed")
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mlp(norm=BatchNorm1d, **options) -> nn.Module:
+    return MLP((3,), 2, hidden=[6, 5], norm=norm, **options)
+
+
+class Untraceable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            raise RuntimeError("not today\nnor ever")
+        return self.linear(x)
+
+
+class Attention(nn.Module):
+    """A layer that is handed several tensors, some by name, and puts out several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.attention, self.never = nn.Linear(3, 4), nn.MultiheadAttention(4, 1), nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.linear(x)
+        return self.attention(h, h, value=h, need_weights=True)[0]
+
+
+def parsed(text: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Return the labels of a graph's nodes by number, and its edges; whatever else there is is no dot text."""
+    head, *_, last = text.rstrip("\n").split("\n")
+    assert (head, last) == ("digraph {", "}")
+    body = re.sub(
+        r"^\t(?:graph|node) \[[^\]]*\]\n", "", text[len(head) + 1 :].rstrip("\n")[:-1], flags=re.MULTILINE
+    )
+    nodes = {number: quoted or word for number, quoted, word, _ in NODE.findall(body)}
+    edges = EDGE.findall(body)
+    assert EDGE.sub("", NODE.sub("", body)).strip() == ""
+    assert {number for edge in edges for number in edge} <= set(nodes)
+    return nodes, edges
+
+
+def leaves(text: str) -> dict[str, str]:
+    """Return the shapes of the tensors with a name."""
+    labels = (label.split("\n ") for label in parsed(text)[0].values())
+    return {label[0]: label[1] for label in labels if len(label) == 2 and label[0]}
+
+
+def operations(text: str) -> list[str]:
+    """Return the names of the steps of autograd."""
+    return [label.removesuffix("0") for label in parsed(text)[0].values() if label.endswith("Backward0")]
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "bn": (mlp, (3,)),
+    "fused": (partial(mlp, partial(BatchNorm1d, fused=True)), (3,)),
+    "noisy": (partial(mlp, NoisyBatchNorm, dropout=0.2), (3,)),
+    "wn": (partial(mlp, None, weight=weight_normalization), (3,)),
+    "resmlp": (lambda: ResMLP((3,), 2, width=4, blocks=2, norm=nn.LayerNorm), (3,)),
+    "cnn": (lambda: CNN((1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d), (1, 4, 4)),
+    "attention": (Attention, (3,)),
+}
+
+
+@pytest.mark.parametrize("mode", ["batch", "frozen"])
+@pytest.mark.parametrize("name", NETS)
+def test_the_dot_text_of_a_net_names_its_input_and_every_parameter_that_it_uses(name, mode):
+    make, shape = NETS[name]
+    net = make()
+    text = dot(net, draws(8, *shape), mode=mode)
+    used = {key: parameter for key, parameter in net.named_parameters() if not key.startswith("never")}
+    tensors = {**used, "x": torch.empty(8, *shape)}
+    assert leaves(text) == {key: f"({', '.join(map(str, tensor.shape))})" for key, tensor in tensors.items()}
+    nodes, edges = parsed(text)
+    assert nodes["1"] == ("\n (8, 2)" if name != "attention" else "\n (8, 4)")
+    # Everything leads to what the net puts out.
+    reached = {"1"}
+    for _ in nodes:
+        reached |= {start for start, end in edges if end in reached}
+    assert reached == set(nodes)
+
+
+def test_the_graph_of_one_layer_has_its_own_input_and_parameters():
+    text = dot(mlp(), draws(8, 3), "hidden2")
+    assert leaves(text) == {
+        **{"x": "(8, 6)", "linear.weight": "(5, 6)", "linear.bias": "(5)"},
+        **{"norm.weight": "(5)", "norm.bias": "(5)"},
+    }
+    assert operations(text)[0] == "ReluBackward"
+    assert leaves(dot(mlp(), draws(8, 3), "hidden2.norm")) == {"x": "(8, 5)", "weight": "(5)", "bias": "(5)"}
+
+
+def test_the_mode_decides_by_which_statistics_and_kernels_are_those_of_the_training():
+    fused = mlp(partial(BatchNorm1d, fused=True))
+    assert "NativeBatchNormBackward" in operations(dot(fused, draws(8, 3)))
+    assert "NativeBatchNormBackward" not in operations(dot(mlp(), draws(8, 3)))
+    # By batch statistics the gradient goes through these as well.
+    batch, frozen = (operations(dot(mlp(), draws(8, 3), mode=mode)) for mode in ("batch", "frozen"))
+    assert len(batch) > len(frozen)
+
+
+def test_the_same_net_gives_the_same_text_with_nodes_numbered_as_they_come():
+    first, second = (dot(mlp(), draws(8, 3, seed=seed)) for seed in range(2))
+    assert first == second
+    numbers = [
+        int(number)
+        for line in first.split("\n")
+        if line.startswith("\t")
+        for number in re.findall(r"^\t(\d+)", line)
+    ]
+    assert set(numbers) == set(range(1, max(numbers) + 1))
+
+
+@pytest.mark.parametrize("layer", [None, "0", "1", "2"])
+def test_a_layer_that_works_in_place_was_refused_or_seen_in_the_layer_before_and_is_drawn_alone(layer):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Identity(), nn.ReLU(inplace=True))
+    expected = {None: ["ReluBackward", "AddmmBackward", "TBackward"], "0": ["AddmmBackward", "TBackward"], "1": []}
+    text = dot(net, draws(8, 3), layer)
+    assert operations(text) == expected.get(layer, ["ReluBackward", "CloneBackward"])
+    assert leaves(text)["x"] == "(8, 3)"
+
+
+def test_a_net_that_works_in_place_on_its_input_was_refused_and_is_drawn():
+    x = draws(8, 3)
+    before = x.clone()
+    text = dot(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), x)
+    assert leaves(text) == {"x": "(8, 3)", "1.weight": "(2, 3)", "1.bias": "(2)"}
+    assert torch.equal(x, before)
+
+
+def test_a_layer_that_takes_and_puts_out_several_tensors_was_refused_and_is_drawn():
+    text = dot(Attention(), draws(8, 3), "attention")
+    assert {name: shape for name, shape in leaves(text).items() if name.startswith("x")} == {
+        **{"x": "(8, 4)", "x2": "(8, 4)", "x3": "(8, 4)"}
+    }
+    assert list(parsed(text)[0].values()).count("\n (8, 8)") == 1
+    recurrent = dot(nn.LSTM(3, 2), draws(8, 3))
+    assert leaves(recurrent).keys() == {"x", *(name for name, _ in nn.LSTM(3, 2).named_parameters())}
+
+
+def test_of_a_layer_that_is_called_twice_the_last_call_is_drawn():
+    layer = nn.Linear(3, 3)
+    text = dot(nn.Sequential(layer, nn.Tanh(), layer), draws(8, 3), "0")
+    assert leaves(text) == {"x": "(8, 3)", "weight": "(3, 3)", "bias": "(3)"}
+    assert "TanhBackward" not in operations(text)
+
+
+def test_whole_numbers_that_are_put_in_are_drawn_as_no_leaf():
+    net = nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 2))
+    assert leaves(dot(net, torch.arange(5))).keys() == {"0.weight", "1.weight", "1.bias"}
+
+
+def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
+    message = (
+        "there is no layer hidden7; the net has hidden1, hidden1.linear, hidden1.norm, hidden1.activation, hid"
+    )
+    with pytest.raises(ValueError, match=message):
+        dot(mlp(), draws(8, 3), "hidden7")
+    with pytest.raises(ValueError, match=message):
+        Graph(layers=["hidden1", "hidden7"]).check(mlp())
+    Graph(layers=["hidden1", "output"]).check(mlp())
+
+
+def test_a_layer_that_the_net_does_not_call_and_another_mode_are_refused():
+    with pytest.raises(ValueError, match="layer never has no graph, as the net does not call it; choose a layer"):
+        dot(Attention(), draws(8, 3), "never")
+    with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
+        dot(mlp(), draws(8, 3), mode="train")
+    with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
+        Graph(mode="train")
+
+
+def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program by the name of Graphviz' on the path."""
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "dot"
+    program.write_text(f"#!/bin/sh\ncat > '{folder}/received'\necho \"$@\" > '{folder}/arguments'\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
+
+
+def test_without_graphviz_there_is_the_dot_text_alone(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.dot"]
+    assert (tmp_path / "graph.dot").read_text() == "digraph {\n}\n"
+    assert not caplog.records
+
+
+def test_where_graphviz_is_it_is_handed_the_text_and_what_it_draws_is_kept(tmp_path, monkeypatch):
+    fake(tmp_path, monkeypatch, "echo '<svg/>'")
+    written = write_graph(tmp_path, "graph_hidden1", "digraph {\n}\n")
+    assert [path.name for path in written] == ["graph_hidden1.dot", "graph_hidden1.svg"]
+    assert written[1].read_text() == "<svg/>\n"
+    assert (tmp_path / "received").read_text() == "digraph {\n}\n"
+    assert (tmp_path / "arguments").read_text() == "-Kdot -Tsvg\n"
+
+
+def test_if_graphviz_fails_it_is_said_in_one_line(tmp_path, monkeypatch, caplog, capfd):
+    fake(tmp_path, monkeypatch, "echo much to say >&2\nexit 3")
+    with caplog.at_level(logging.WARNING, "normlab"):
+        assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
+    path = tmp_path / "graph.dot"
+    assert caplog.messages == [f"graph.svg is missing: Graphviz ended with status 3; see dot -Tsvg {path}"]
+    assert capfd.readouterr() == ("", "")
+
+
+@graphviz
+@pytest.mark.parametrize("name", NETS)
+def test_graphviz_reads_the_text_and_has_the_same_nodes_and_edges(name):
+    make, shape = NETS[name]
+    text = dot(make(), draws(8, *shape))
+    plain = subprocess.run(["dot", "-Tplain"], input=text, text=True, capture_output=True, check=True)
+    nodes, edges = parsed(text)
+    lines = [line.split() for line in plain.stdout.split("\n") if line]
+    assert plain.stderr == ""
+    assert {words[1] for words in lines if words[0] == "node"} == set(nodes)
+    assert sorted(tuple(words[1:3]) for words in lines if words[0] == "edge") == sorted(edges)
+
+
+@graphviz
+def test_graphviz_draws_the_graph(tmp_path):
+    _, picture = write_graph(tmp_path, "graph", dot(mlp(), draws(8, 3)))
+    svg = picture.read_text()
+    assert "<svg" in svg
+    assert all(name in svg for name, _ in mlp().named_parameters())
+
+
+def test_tensorboard_reads_the_graph_with_a_node_for_every_layer(tmp_path):
+    path = tensorboard_graph(tmp_path, mlp(dropout=0.3), draws(8, 3))
+    assert path == tmp_path / EVENTS
+    assert [each.name for each in tmp_path.iterdir()] == [EVENTS]
+    (graph,) = (event.graph_def for event in EventFileLoader(str(path)).Load() if event.graph_def)
+    names = [node.name for node in GraphDef.FromString(graph).node]
+    for part in ("Linear[linear]", "BatchNorm1d[norm]", "ReLU[activation]"):
+        for layer in ("hidden1", "hidden2"):
+            assert any(f"HiddenLayer[{layer}]/{part}" in name for name in names)
+    assert any("Linear[output]" in name for name in names)
+    # In evaluation nothing is drawn.
+    assert not [name for name in names if "Dropout" in name]
+
+
+def test_a_net_that_cannot_be_traced_is_refused_by_tensorboard_with_the_reason(tmp_path, capfd):
+    message = "the net has no graph for TensorBoard, as it cannot be traced: not today"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        tensorboard_graph(tmp_path, Untraceable(), draws(8, 3))
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_net_that_cannot_be_traced_leaves_the_other_graphs_and_one_line(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with caplog.at_level(logging.WARNING, "normlab"):
+        files = Graph(layers=["linear"]).files(Untraceable(), draws(8, 3))
+    assert list(files) == ["graph.dot", "graph_linear.dot"]
+    assert caplog.messages == ["the net has no graph for TensorBoard, as it cannot be traced: not today"]
+
+
+def test_the_files_are_what_is_written_into_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    net, x = mlp(), draws(8, 3)
+    graph = Graph(layers=["hidden1", "hidden2.norm"], mode="frozen")
+    files = graph.files(net, x)
+    graph.write(tmp_path, net, x)
+    assert list(files) == [EVENTS, "graph.dot", "graph_hidden1.dot", "graph_hidden2.norm.dot"]
+    assert {path.name for path in tmp_path.iterdir()} == files.keys()
+    for name, layer in (("graph", None), ("graph_hidden1", "hidden1"), ("graph_hidden2.norm", "hidden2.norm")):
+        text = dot(net, x, layer, "frozen")
+        assert files[f"{name}.dot"].decode() == (tmp_path / f"{name}.dot").read_text() == text
+
+
+def test_the_real_configuration_is_made_and_takes_layers():
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose("train", overrides=["probes=graph", "probes.graph.layers=[hidden1]"])
+    graph = instantiate(config.probes.graph)
+    assert (list(graph.layers), graph.mode) == (["hidden1"], "batch")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["bn", "fused", "noisy", "wn", "cnn"])
+def test_no_trace_is_left(name, training, tmp_path):
+    make, shape = NETS[name]
+    net, x = make().train(training), draws(8, *shape)
+    before, own = {key: tensor.clone() for key, tensor in net.state_dict().items()}, x.clone()
+    generator = torch.get_rng_state()
+
+    Graph(layers=["hidden1"]).write(tmp_path, net, x)
+
+    assert all(torch.equal(net.state_dict()[key], tensor) for key, tensor in before.items())
+    assert torch.equal(x, own)
+    assert not x.requires_grad
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(layer.training == training and not layer._forward_hooks for layer in net.modules())
+    assert all(not layer._forward_pre_hooks for layer in net.modules())
+    assert all(parameter.grad is None for parameter in net.parameters())

@@ -1,0 +1,121 @@
+import math
+
+import pytest
+
+from normlab.records import probes as records
+from normlab.records.probes import Found
+from normlab.records.result import Result, Status
+from normlab.records.sweep import read_sweep
+from normlab.report.arm_curves import arm_curves, bands
+from normlab.report.overview import overview
+
+
+@pytest.fixture
+def curves(tmp_path):
+    """Return a function that gives the curves of each arm, by metric and step."""
+
+    def read():
+        runs = read_sweep(tmp_path / "sweep")
+        found = {}
+        for arm, points in arm_curves(overview(runs), runs).items():
+            metrics = found.setdefault(arm, {})
+            for point in points:
+                for name, value in point.metrics.items():
+                    metrics.setdefault(name, {})[point.step] = value
+        return found
+
+    return read
+
+
+def test_a_curve_is_the_median_over_the_seeds_at_each_step(make_run, curves):
+    for seed, losses in enumerate(([4.0, 1.0], [8.0, 2.0], [6.0, 9.0])):
+        make_run(f"model=bn seed={seed}", losses)
+    make_run("model=nobn seed=0", [5.0, 5.0])
+    found = curves()
+    assert list(found) == ["model=bn", "model=nobn"]
+    assert found["model=bn"]["val/loss"] == {5: 6.0, 10: 2.0}
+    lower, median, upper = (found["model=bn"][band] for band in bands("val/loss"))
+    assert median == found["model=bn"]["val/loss"]
+    assert (lower, upper) == ({5: 5.0, 10: 1.5}, {5: 7.0, 10: 5.5})
+    assert found["model=bn"]["train/loss"] == {5: 3.0, 10: 1.0}
+    assert found["model=nobn"]["val/loss"] == {5: 5.0, 10: 5.0}
+
+
+def test_the_learning_rate_is_neither_good_nor_bad(make_run, curves):
+    make_run("model=bn seed=0")
+    found = curves()["model=bn"]
+    assert set(found["train/lr"].values()) == {0.01}
+    assert not set(bands("train/lr")) & set(found)
+
+
+def test_a_diverged_run_is_the_worst_from_then_on(make_run, curves):
+    for seed, losses in enumerate(([3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [2.0, 2.0, 2.0])):
+        make_run(f"model=bn seed={seed}", losses)
+    for seed, losses in enumerate(([5.0, math.nan], [1.0, 7.0, math.inf]), 3):
+        make_run(f"model=bn seed={seed}", losses, status=Status.DIVERGED)
+    found = curves()["model=bn"]
+    assert found["val/loss"] == {5: 3.0, 10: 2.0, 15: 2.0}
+    assert found["quartiles/val/loss/upper"] == {5: 3.0, 10: 7.0, 15: math.inf}
+    # What has no worst value is of the finished alone.
+    assert list(found["train/lr"]) == [5, 10, 15]
+
+
+@pytest.mark.parametrize(("metric", "direction"), [("val/loss", "min"), ("val/acc", "max"), ("val/gain", "max")])
+def test_a_median_of_which_half_has_diverged_is_infinite(make_run, curves, metric, direction):
+    about = {"metric": metric, "direction": direction, "recorded": metric}
+    make_run("model=bn seed=0", [0.5, 0.5], **about)
+    make_run("model=bn seed=1", [0.5, math.nan], status=Status.DIVERGED, **about)
+    worst = math.inf if direction == "min" else -math.inf
+    assert curves()["model=bn"][metric] == {5: 0.5, 10: worst}
+
+
+def test_an_arm_that_diverged_ends_where_its_last_run_does(make_run, curves):
+    make_run("model=nobn seed=0", [1.0] * 9)
+    for seed in range(2):
+        make_run(f"model=bn seed={seed}", [9.0, math.nan], status=Status.DIVERGED)
+    found = curves()["model=bn"]
+    assert found["val/loss"] == {5: 9.0, 10: math.inf}
+    assert "train/lr" not in found
+
+
+def test_a_median_ends_where_its_first_seed_stopped(make_run, curves):
+    make_run("model=bn seed=0", [3.0, 2.0, 1.0])
+    make_run("model=bn seed=1", [5.0, 4.0])
+    assert curves()["model=bn"]["val/loss"] == {5: 4.0, 10: 3.0}
+
+
+def test_runs_that_did_not_end_and_repetitions_are_left_out(make_run, curves):
+    make_run("model=bn seed=0", [3.0, 2.0])
+    make_run("model=bn seed=1", [9.0], status=Status.STOPPED)
+    make_run("model=bn seed=2", [9.0], status=Status.FAILED)
+    make_run("seed=0 model=bn", [8.0, 8.0])
+    make_run("model=ln seed=0", [9.0], status=Status.FAILED)
+    found = curves()
+    assert list(found) == ["model=bn"]
+    assert found["model=bn"]["val/loss"] == {5: 3.0, 10: 2.0}
+
+
+def test_what_probes_found_has_a_median_over_the_finished_seeds(make_run, curves, tmp_path):
+    for seed, value in enumerate((1.0, 2.0, math.inf, 100.0)):
+        status = Status.DIVERGED if seed == 3 else Status.FINISHED
+        folder = make_run(f"model=bn seed={seed}", status=status)
+        numbers = {"lambda_max": value, "hidden1/trace": value}
+        founds = [
+            Found(step, 5 * step, 0.0, "curvature", "batch", numbers, headline=("lambda_max",)) for step in (0, 2)
+        ]
+        records.append(folder, founds)
+        result = Result.read(folder)
+        result.probes = records.headlines(founds)
+        result.write(folder)
+    found = curves()["model=bn"]
+    assert found["probe/curvature/batch/lambda_max"] == {0: 1.5, 10: 1.5}
+    assert found["probe/curvature/batch/hidden1/trace"] == {0: 1.5, 10: 1.5}
+    assert found["quartiles/probe/curvature/batch/lambda_max/lower"] == {0: 1.25, 10: 1.25}
+    assert not set(bands("probe/curvature/batch/hidden1/trace")) & set(found)
+
+
+def test_what_is_of_one_moment_is_no_curve(make_run, curves):
+    folder = make_run("model=bn seed=0")
+    with (folder / "curves.csv").open("a") as file:
+        file.write("2,10,test,loss,1.0\n2,10,best,val/loss,2.0\n")
+    assert not {"test/loss", "best/val/loss"} & set(curves()["model=bn"])

@@ -1,0 +1,225 @@
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+from normlab.records.events import CLOSED, OURS, EventFile
+from normlab.records.folder import require_sweep
+from normlab.records.result import Status
+from normlab.records.sweep import read_sweep
+from normlab.report.close import close_sweep
+from normlab.report.overview import overview
+from normlab.report.tensorboard import text, write_events
+
+ALL = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+
+
+@pytest.fixture
+def close(tmp_path):
+    """Return a function that writes the event files of the sweep there is."""
+
+    def write(*markdown):
+        records = read_sweep(tmp_path / "sweep")
+        return write_events(tmp_path / "sweep", records, overview(records), [], markdown)
+
+    return write
+
+
+@pytest.fixture
+def folder(make_run, tmp_path):
+    """Return the folder of a sweep of two arms and three seeds."""
+    for model in ("bn", "nobn"):
+        for seed in range(3):
+            make_run(f"model={model} seed={seed}", [4.0, 2.0 + seed], events=True)
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    return tmp_path / "sweep"
+
+
+def events(folder):
+    return EventAccumulator(str(folder)).Reload()
+
+
+def traces(folder):
+    """Return the event files below a folder, by the folder that they are in."""
+    return {path.parent.relative_to(folder).as_posix(): path for path in sorted(folder.rglob(OURS))}
+
+
+def written(events, tag):
+    [event] = events.Tensors(tag)
+    return event.tensor_proto.string_val[0]
+
+
+def test_arms_are_runs_of_their_own(folder, close):
+    assert close() == [folder, folder / "arms"]
+    assert {path.name for path in (folder / "arms").iterdir() if path.is_dir()} == {"model=bn", "model=nobn"}
+    arm = events(folder / "arms" / "model=bn")
+    assert [(event.step, event.value) for event in arm.Scalars("val/loss")] == [(5, 4.0), (10, 3.0)]
+    assert [event.value for event in arm.Scalars("quartiles/val/loss/upper")] == [4.0, 3.5]
+
+
+def test_what_is_said_of_all_arms_is_beside_them(folder, close):
+    close("## Verdicts", ["model  runs", "bn        3"])
+    beside = events(folder / "arms")
+    said = written(beside, "all runs/text_summary").decode()
+    assert said.startswith("## Verdicts\n\n    model  runs\n    bn        3\n\n`arms/…` has the median")
+    layout = Layout.FromString(written(beside, "custom_scalars__config__"))
+    assert [chart.title for chart in layout.category[0].chart] == ["train/loss", "val/loss"]
+    assert events(folder).Tags()["tensors"] == ["_hparams_/experiment"]
+
+
+def test_arms_are_no_runs_of_the_sweep(folder, close):
+    before = read_sweep(folder)
+    close()
+    assert read_sweep(folder) == before
+    require_sweep(folder)
+
+
+def test_closing_again_replaces_what_it_wrote_and_nothing_else(folder, close, make_run):
+    close()
+    (folder / "arms" / "model=bn" / "notes.txt").write_text("mine")
+    before = traces(folder)
+    make_run("model=ln seed=0", events=True)
+    close()
+    after = traces(folder)
+    assert after.keys() - before.keys() == {"arms/model=ln", "model=ln,seed=0"}
+    assert not set(after.values()) & {before[name] for name in (".", "arms", "arms/model=bn")}
+    assert (folder / "arms" / "model=bn" / "notes.txt").read_text() == "mine"
+    assert all(
+        len(list(path.parent.glob(f"*.{CLOSED}"))) == (path.parent.parent == folder)
+        for path in after.values()
+        if "seed" in path.parent.name
+    )
+
+
+def test_an_arm_that_is_no_more_goes(folder, close):
+    close()
+    for seed in range(3):
+        (folder / f"model=nobn,seed={seed}").rename(folder.parent / f"elsewhere{seed}")
+    close()
+    assert [name for name in traces(folder) if name.startswith("arms")] == ["arms", "arms/model=bn"]
+
+
+def test_one_run_per_arm_is_its_arm(folder, close):
+    close()
+    for seed in (1, 2):
+        for model in ("bn", "nobn"):
+            (folder / f"model={model},seed={seed}").rename(folder.parent / f"{model}{seed}")
+    assert close("only") == [folder]
+    assert not (folder / "arms").exists()
+    own = events(folder)
+    assert "quartiles" not in written(own, "all runs/text_summary").decode()
+    layout = Layout.FromString(written(own, "custom_scalars__config__"))
+    assert {chart.WhichOneof("content") for category in layout.category for chart in category.chart} == {
+        "multiline"
+    }
+
+
+def test_runs_that_a_person_called_arms_are_left_alone(folder, close):
+    (folder / "arms").mkdir()
+    for run in list(folder.glob("model=*")):
+        run.rename(folder / "arms" / run.name)
+    own = {path: path.read_bytes() for path in folder.rglob(OURS)}
+    assert close() == [folder]
+    assert {path: path.read_bytes() for path in own} == own
+
+
+def test_arms_have_names_that_are_safe_and_their_own(make_run, tmp_path, close):
+    for path in ("a*b", "a_b"):
+        for seed in range(2):
+            make_run(f"data.path={path} seed={seed}", events=True)
+    close()
+    names = {path.name for path in (tmp_path / "sweep" / "arms").iterdir() if path.is_dir()}
+    assert names == {"data.path=a_b", "data.path=a_b#2"}
+
+
+def test_a_block_of_lines_stays_as_it_is_aligned(tmp_path):
+    text(EventFile(tmp_path), "all runs", ["# Title", ["a  b", "1  2"], ["", "note"]])
+    assert written(events(tmp_path), "all runs/text_summary").decode() == (
+        "# Title\n\n    a  b\n    1  2\n\n    \n    note"
+    )
+
+
+@contextmanager
+def tensorboard(folder, log):
+    """Start TensorBoard, and give a function that asks it for JSON."""
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    ]
+    with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (found := re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())):
+                assert time.monotonic() < deadline, log.read_text()
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
+
+            def ask(path, content=None):
+                data = None if content is None else json.dumps(content).encode()
+                request = urllib.request.Request(f"{found[0]}data/{path}", data)
+                request.add_header("Content-Type", "application/json")
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    return json.load(answer)
+
+            yield ask
+        finally:
+            process.terminate()
+
+
+def test_tensorboard_shows_it_all(folder, make_run, tmp_path):
+    make_run("model=nobn seed=3", [4.0, float("nan")], status=Status.DIVERGED, events=True)
+    close_sweep(folder)
+    runs = {
+        ".",
+        "arms",
+        "arms/model=bn",
+        "arms/model=nobn",
+        *(path.parent.name for path in folder.glob("*/result.json")),
+    }
+    with tensorboard(folder, tmp_path / "log") as ask:
+        deadline = time.monotonic() + 30
+        while set(ask("runs")) != runs:
+            assert time.monotonic() < deadline, ask("runs")
+            time.sleep(0.05)
+        curve = ask("plugin/scalars/scalars?tag=val/loss&run=arms/model%3Dbn")
+        asked = {"experimentName": "", "allowedStatuses": ALL, "colParams": [], "startIndex": 0, "sliceSize": 9}
+        groups = ask("plugin/hparams/session_groups", asked)["sessionGroups"]
+        columns = ask("plugin/hparams/experiment", {"experimentName": ""})
+        layout = ask("plugin/custom_scalars/layout")
+        texts = ask("plugin/text/text?tag=all%20runs/text_summary&run=arms")
+        images = ask("plugin/images/tags")
+
+    assert [(step, value) for _, step, value in curve] == [(5, 4.0), (10, 3.0)]
+    assert sorted(len(group["sessions"]) for group in groups) == [3, 4]
+    means = {
+        group["hparams"]["model"]: {m["name"]["tag"]: m["value"] for m in group["metricValues"]}
+        for group in groups
+    }
+    assert means["bn"]["table/last/val/loss"] == 3.0
+    assert means["nobn"]["table/last/val/loss"] == "Infinity"
+    assert means["nobn"]["table/diverged"] == 0.25
+    assert [(c["name"], c.get("differs", False)) for c in columns["hparamInfos"]][:2] == [
+        ("model", True),
+        ("data", False),
+    ]
+    assert columns["metricInfos"][0]["displayName"] == "best/val/loss"
+    assert [category["title"] for category in layout["category"]] == [
+        "losses and metrics: median and quartiles",
+        "losses and metrics",
+    ]
+    assert "val/loss (lower is better)" in texts[0]["text"]
+    assert images == {"arms": {"figures/curves": images["arms"]["figures/curves"]}}
