@@ -687,7 +687,7 @@ def test_the_real_configurations_report_by_batch_and_frozen_statistics_on_reques
     with initialize_config_dir(str(CONF), version_base=None):
         plain, both = (compose("train", overrides=[f"probes={probes}", *more]) for more in ([], asked))
     default, probe = (instantiate(config.probes.activations) for config in (plain, both))
-    assert (default.data, default.at_start) == ("minibatch", True)
+    assert (default.data, default.at_start) == ("train" if probes == "source" else "minibatch", True)
     findings = list(probe(replace(scene(), epoch=0)))
     assert [finding.mode for finding in findings] == ["batch", "frozen"]
     assert all({"hidden1/norm_mean", "hidden1/norm_std"} <= finding.numbers.keys() for finding in findings)

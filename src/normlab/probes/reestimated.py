@@ -4,7 +4,6 @@ Letters: K members, N samples of the statistics, B samples of the loss, C featur
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.func import functional_call
 from normlab.norms.batch_norm import BatchNorm
 from normlab.norms.statistics import RUNNING, features_last, kept_by, mean_and_variance, pooled
 from normlab.probes.landscape import Landscape, Params
-from normlab.probes.scene import Scene, still
+from normlab.probes.scene import Scene, still, structure
 
 
 def reestimated(
@@ -83,7 +82,7 @@ def with_statistics_of(net: nn.Module) -> Callable[[Params, Tensor, Tensor], Ten
 
 def by_batch(net: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode that has only the batch's own statistics to go by."""
-    copy: Any = deepcopy(net).eval()
+    copy: Any = structure(net).eval()
     for layer in copy.modules():
         for name in kept_by(layer):
             layer._buffers[name] = None

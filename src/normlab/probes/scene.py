@@ -3,11 +3,12 @@
 Letters: K members, B samples of a minibatch, N samples, O outputs, P parameters of a member.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ DATA = ("minibatch", "train")
 """What the loss is taken over: the step's minibatch, or the whole training split."""
 
 Split = tuple[Tensor, Tensor]
+PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
+"""What needs no copy."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Scene:
 def still(net: nn.Module, mode: str) -> nn.Module:
     """Return a copy of a net whose forward pass changes nothing: what it normalizes by, and draws, is held.
 
+    It shares the net's tensors, and is to be called with others in their place.
+
     In mode ``batch`` the copy is in training mode, where layers with ``track_running_stats`` track none, and in
     ``frozen`` in evaluation mode. Layers with an attribute ``held`` hold what they draw, or correct by.
 
@@ -106,7 +111,7 @@ def still(net: nn.Module, mode: str) -> nn.Module:
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode}")
-    copy: Any = deepcopy(net).train(mode == "batch")
+    copy: Any = structure(net).train(mode == "batch")
     for layer in copy.modules():
         if hasattr(layer, "held"):
             layer.held = True
@@ -118,6 +123,32 @@ def still(net: nn.Module, mode: str) -> nn.Module:
     if mode == "frozen":
         for layer in copy.modules():
             fold(layer)
+    return copy
+
+
+def structure(net: nn.Module) -> nn.Module:
+    """Return a copy of a net that shares its tensors.
+
+    ``deepcopy`` would take half of the time that a small net is looked at for.
+    """
+    return shell(net, {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())})
+
+
+def shell(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """Return a copy of a module, with what is in ``memo`` instead of copies of that, as ``deepcopy`` has it."""
+    own_way = hasattr(module, "__deepcopy__") or type(module).__setstate__ is not nn.Module.__setstate__
+    if own_way or id(module) in memo:
+        return deepcopy(module, memo)
+    copy = memo[id(module)] = module.__new__(type(module))
+    for name, value in vars(module).items():
+        if name == "_modules":
+            vars(copy)[name] = {key: child and shell(child, memo) for key, child in value.items()}
+        elif name in ("_parameters", "_buffers"):
+            vars(copy)[name] = dict(value)
+        elif type(value) in (dict, OrderedDict, set, list) and not value:
+            vars(copy)[name] = type(value)()
+        else:
+            vars(copy)[name] = value if isinstance(value, PLAIN) else deepcopy(value, memo)
     return copy
 
 
