@@ -73,6 +73,7 @@ def test_a_diverged_run_has_the_worst_value_and_an_unended_one_none(make_run, sw
     probes = {"probe/curvature/batch/trace": 7.0}
     for seed, status in enumerate(Status):
         make_run(f"model=bn seed={seed}", [4.0, 2.0], status=status, probes=probes)
+    make_run("model=bn seed=4", [4.0, 2.0])
     found = rows(sweep)
     diverged = found["model=bn,seed=1"]
     worst = dict.fromkeys(("best/val/loss", "last/val/loss", "last/train/loss", "test/loss"), math.inf)

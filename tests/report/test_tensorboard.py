@@ -91,11 +91,8 @@ def test_closing_again_replaces_what_it_wrote_and_nothing_else(folder, close, ma
     assert after.keys() - before.keys() == {"arms/model=ln", "model=ln,seed=0"}
     assert not set(after.values()) & {before[name] for name in (".", "arms", "arms/model=bn")}
     assert (folder / "arms" / "model=bn" / "notes.txt").read_text() == "mine"
-    assert all(
-        len(list(path.parent.glob(f"*.{CLOSED}"))) == (path.parent.parent == folder)
-        for path in after.values()
-        if "seed" in path.parent.name
-    )
+    for run in folder.glob("*seed*"):
+        assert len(list(run.glob(f"*.{CLOSED}"))) == 1
 
 
 def test_an_arm_that_is_no_more_goes(folder, close):
@@ -183,13 +180,7 @@ def tensorboard(folder, log):
 def test_tensorboard_shows_it_all(folder, make_run, tmp_path):
     make_run("model=nobn seed=3", [4.0, float("nan")], status=Status.DIVERGED, events=True)
     close_sweep(folder)
-    runs = {
-        ".",
-        "arms",
-        "arms/model=bn",
-        "arms/model=nobn",
-        *(path.parent.name for path in folder.glob("*/result.json")),
-    }
+    runs = set(traces(folder))
     with tensorboard(folder, tmp_path / "log") as ask:
         deadline = time.monotonic() + 30
         while set(ask("runs")) != runs:
@@ -205,9 +196,9 @@ def test_tensorboard_shows_it_all(folder, make_run, tmp_path):
 
     assert [(step, value) for _, step, value in curve] == [(5, 4.0), (10, 3.0)]
     assert sorted(len(group["sessions"]) for group in groups) == [3, 4]
+    of = {group["hparams"]["model"]: group["metricValues"] for group in groups}
     means = {
-        group["hparams"]["model"]: {m["name"]["tag"]: m["value"] for m in group["metricValues"]}
-        for group in groups
+        model: {metric["name"]["tag"]: metric["value"] for metric in metrics} for model, metrics in of.items()
     }
     assert means["bn"]["table/last/val/loss"] == 3.0
     assert means["nobn"]["table/last/val/loss"] == "Infinity"
@@ -222,4 +213,5 @@ def test_tensorboard_shows_it_all(folder, make_run, tmp_path):
         "losses and metrics",
     ]
     assert "val/loss (lower is better)" in texts[0]["text"]
-    assert images == {"arms": {"figures/curves": images["arms"]["figures/curves"]}}
+    assert set(images) == {"arms"}
+    assert all(tag.startswith("figures/") for tag in images["arms"])

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.arms import label
 from normlab.analysis.cells import Cells
 from normlab.analysis.comparing import NOT_COMPARABLE, Row
 from normlab.analysis.coverage import coverage_of
@@ -89,12 +88,12 @@ def of_tuning(cells: Cells, tuning: Tuning) -> Iterator[str]:
 def of_tests(comparisons: Sequence[Row]) -> Iterator[str]:
     """Yield what is to be said of the comparisons."""
     for row in comparisons:
-        name = label(["panel"], [row["panel"]]) if row["panel"] else ""
+        name = ", ".join(filter(None, [row["arm"], row["panel"]]))
         if str(row["verdict"]).startswith(NOT_COMPARABLE):
-            yield " ".join(filter(None, [f"{row['arm']}:", row["verdict"], f"({name})" if name else ""]))
+            yield f"{name}: {row['verdict']}"
         elif row["untested"]:
             yield (
-                f"{row['arm']}: settings that may as well be the best one of the other arm, but were not run on "
+                f"{name}: settings that may as well be the best one of the other arm, but were not run on "
                 f"{ENOUGH} seeds that are reported: {row['untested']}"
             )
     if unpaired := sum(row["seeds"] > 0 and not row["paired"] for row in comparisons):

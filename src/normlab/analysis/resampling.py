@@ -12,7 +12,7 @@ class Draws:
 
     What is drawn depends on the generator's state and on the number of seeds alone: neither the order of the
     runs nor the names of the arms move an interval, and seeds are drawn jointly for all arms.
-    ``scipy.stats.bootstrap`` draws anew for each statistic, which takes ten times as long.
+    ``scipy.stats.bootstrap`` draws anew for each statistic, which takes more than ten times as long.
 
     Args:
         generator: what all is drawn from; it is moved on by one number.

@@ -69,19 +69,20 @@ def settings(cells: Cells, tuning: Tuning, draws: Draws) -> pd.DataFrame:
     ends = [mean(known(row), draws)[1:] if draws.resamples else UNKNOWN[1:] for row in values[:, cells.report]]
     counts, lost = (~np.isnan(values)).sum(axis=1), np.isinf(values).sum(axis=1)
     found = [tuning[setting.panel, setting.arm] for setting in cells.settings]
-    columns = [*design.panels, "panel", "arm", *design.tuned]
     names = [[*panel, cells.panel(panel), arm, *tuned] for panel, arm, tuned in cells.settings]
-    return pd.DataFrame(names, columns=columns).assign(
-        tuning_seeds=(~np.isnan(values[:, cells.tuning])).sum(axis=1),
-        report_seeds=(~np.isnan(values[:, cells.report])).sum(axis=1),
-        tuning_iqm=np.where(np.isinf(on_tuning), np.nan, design.sign * on_tuning + 0.0),
-        iqm=np.where(np.isinf(on_report), np.nan, design.sign * on_report + 0.0),  # no −0
-        iqm_low=[low for low, _ in ends],
-        iqm_high=[high for _, high in ends],
-        diverged=np.divide(lost, counts, out=np.full(len(counts), np.nan), where=counts > 0),
-        chosen=[row == tuned.chosen for row, tuned in enumerate(found)],
-        rival=[row in tuned.rivals for row, tuned in enumerate(found)],
-    )
+    keys = [*design.panels, "panel", "arm", *design.tuned]
+    columns = {key: [name[place] for name in names] for place, key in enumerate(keys)} | {
+        "tuning_seeds": (~np.isnan(values[:, cells.tuning])).sum(axis=1),
+        "report_seeds": (~np.isnan(values[:, cells.report])).sum(axis=1),
+        "tuning_iqm": np.where(np.isinf(on_tuning), np.nan, design.sign * on_tuning + 0.0),
+        "iqm": np.where(np.isinf(on_report), np.nan, design.sign * on_report + 0.0),  # no −0
+        "iqm_low": [low for low, _ in ends],
+        "iqm_high": [high for _, high in ends],
+        "diverged": np.divide(lost, counts, out=np.full(len(counts), np.nan), where=counts > 0),
+        "chosen": [row == tuned.chosen for row, tuned in enumerate(found)],
+        "rival": [row in tuned.rivals for row, tuned in enumerate(found)],
+    }
+    return pd.DataFrame(columns)
 
 
 def arms(runs: pd.DataFrame, cells: Cells, tuning: Tuning, times: Reached, draws: Draws) -> pd.DataFrame:

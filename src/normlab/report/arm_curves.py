@@ -47,8 +47,9 @@ def arm_curves(sweep: Overview, records: Sequence[Record]) -> dict[str, list[Poi
 
 def values(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
     """Return the curves, and what probes found as if it were of them: a row per run, metric and step."""
-    curves = sweep.curves[~sweep.curves["metric"].str.startswith(AT_ITS_BEST)]
-    rows = pd.concat([curves, *probed(records)])
+    names = [name for name in sweep.curves["metric"].unique() if not name.startswith(AT_ITS_BEST)]
+    curves = sweep.curves[sweep.curves["metric"].isin(names)]
+    rows = pd.concat([curves, *probed(records)], ignore_index=True).astype({"metric": "category"})
     return rows.drop_duplicates(["run", "metric", "step"], keep="last")
 
 

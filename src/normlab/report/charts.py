@@ -33,7 +33,9 @@ def panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
         figure = Figure(figsize=SIZE)
         FigureCanvasAgg(figure)
         axes = figure.add_axes((LEFT, BOTTOM, RIGHT - LEFT, TOP - BOTTOM))
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(title, fontsize=10, loc="left", y=1.0, pad=6)
+    # A power of ten that the numbers have in common stands above them, and not where the title begins.
+    axes.yaxis.get_offset_text().set(x=-0.02, horizontalalignment="right")
     axes.set(xlabel=x, ylabel=y)
     return figure, axes
 
