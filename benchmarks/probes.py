@@ -8,8 +8,8 @@ The largest eigenvalue of the Hessian: 64 nets 64 → 32 → 10 with BatchNorm a
 call of curvlinops and ``eigsh`` for each net, to the same tolerance and from the same start, on the last of the
 numbers of threads. Errors are relative to eigenvalues found to 1e-9 in float64.
 
-What probes cost a training: the default experiment with ``probes=none`` and ``probes=light``, with all that a run
-writes and validates, one alone and as many together as there are members. A run alone is on one thread.
+What probes cost a training: that of ``benchmarks/step.py``, with ``probes=none`` and with ``probes=light`` and all
+that a run writes and validates, one alone and as many together as there are members; one alone is on one thread.
 
 All is in float32. Both ways are measured in turn in one process; the tables give medians, and of curvlinops the
 sum of its calls, one for each net, a quarter of them at a time. It takes about a minute and a half.
@@ -24,6 +24,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from curvlinops import HessianLinearOperator
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.func import stack_module_state
@@ -49,6 +50,7 @@ from normlab.training.run_folders import Run
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 RADIUS, SAMPLES, TOLERANCE, PARTS = 1e-5, 100, 1e-3, 4
+SOURCE = ["data=random", "data.train=1000", "data.batch_size=128", "net.hidden=[50]"]
 ARMS = {"bn, frozen": (True, "frozen"), "bn, batch": (True, "batch"), "no bn": (False, "frozen")}
 Split = tuple[Tensor, Tensor]
 
@@ -216,13 +218,16 @@ def training(members: int, model: str, repeats: int) -> dict[str, float]:
     threads, configs = 1 if members == 1 else 2, {}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for probes in ("none", "light"):
-            words = [f"model={model}", f"probes={probes}", "data.batch_size=128", f"trainer.threads={threads}"]
+            words = [f"model={model}", f"probes={probes}", f"trainer.threads={threads}", *SOURCE]
             configs[probes] = compose("train", overrides=words)
 
     def seconds(config: DictConfig) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            seeds = [OmegaConf.merge(config, {"seed": seed}) for seed in range(members)]
-            runs = [Run(own, Path(folder, str(k)), str(k), {}, []) for k, own in enumerate(seeds)]
+            runs = []
+            for seed in range(members):
+                own = deepcopy(config)
+                own.seed = seed
+                runs.append(Run(own, Path(folder, str(seed)), str(seed), {}, []))
             started = time.perf_counter()
             train(runs)
             return time.perf_counter() - started
