@@ -45,7 +45,9 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
 
 def sentences(found: Study) -> list[str]:
     """Return a sentence for each comparison, or what there is instead of one."""
-    rows = rows_of(found.found.comparisons)
+    rows, metric = rows_of(found.found.comparisons), found.found.design.metric
+    if found.runs["value"].isna().all():
+        return [f"No run has come to a {metric}: there is nothing to compare."]
     if rows:
         return [sentence(row, found.found.design) for row in rows]
     return ["One arm: there is nothing to compare it with."] if len(found.runs) else ["There are no runs."]
