@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 
@@ -16,9 +17,11 @@ from normlab.report.provenance import commands, facts
 from normlab.report.sections import rows_of, sections
 from normlab.report.study import Study, names_of
 from normlab.report.tables import run_table
-from normlab.report.wording import percent, shown, with_interval
+from normlab.report.wording import num, percent, shown, with_interval
 
 FOLDER = "report"
+PANELS = 6
+"""Panels of which the target is told."""
 SHOWN = 2000
 """Runs that the page lists; ``runs.csv`` has all."""
 
@@ -49,8 +52,17 @@ def sentences(found: Study) -> list[str]:
     if found.runs["value"].isna().all():
         return [f"No run has come to a {metric}: there is nothing to compare."]
     if rows:
-        return [sentence(row, found.found.design) for row in rows]
+        return [*(sentence(row, found.found.design) for row in rows), *targets(found)]
     return ["One arm: there is nothing to compare it with."] if len(found.runs) else ["There are no runs."]
+
+
+def targets(found: Study) -> list[str]:
+    """Return what the target is that the sentences speak of, if there is one."""
+    design, rows = found.found.design, rows_of(found.found.targets)
+    side = "at most" if design.direction == "min" else "at least"
+    known = [row for row in rows if np.isfinite(row["target"])][:PANELS]
+    values = [f"{side} {num(row['target'])}" + f" at {row['panel']}" * bool(row["panel"]) for row in known]
+    return [f"The target: {design.metric} {', '.join(values)}."] if values and len(found.curves) else []
 
 
 def probes(found: Study) -> Iterator[Section]:
