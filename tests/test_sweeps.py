@@ -53,7 +53,7 @@ def test_another_sweeper_is_closed_too(run_train):
     assert outcome.code == 0, outcome.err
     assert "one seed supports no claim" in outcome.out
     assert len(pd.read_csv("sweep/summary.csv")) == 2
-    folders = sorted(path.name for path in Path("sweep").iterdir() if path.is_dir())
+    folders = sorted(path.name for path in Path("sweep").iterdir() if (path / ".hydra").is_dir())
     assert folders == ["0_model=bn,trainer.max_epochs=1", "1_model=nobn,trainer.max_epochs=1"]
 
 
