@@ -22,7 +22,8 @@ from normlab.training.run import train
 from normlab.training.run_folders import Run
 
 CONF = Path(__file__).parents[2] / "conf"
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+# Each layer is compiled by itself in tests/norms; these are the kinds of step.
+MODELS = ["actnorm", "bn", "brn", "ghost", "in", "ln", "noisy", "wn", "ws_gn"]
 # Of 300 samples the last minibatch of an epoch is smaller.
 COMMON = ["data=random", "data.train=300", "data.batch_size=128", "trainer.precision=64-true", "logger=csv"]
 IMAGES = [
@@ -69,7 +70,7 @@ def check_equal(folder: Path, caplog: pytest.LogCaptureFixture, members: int, *o
 
 @pytest.mark.usefixtures("no_code")
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_is_compiled_whole_and_trains_the_same(tmp_path, caplog, model):
+def test_every_kind_of_model_is_compiled_whole_and_trains_the_same(tmp_path, caplog, model):
     check_equal(tmp_path, caplog, 3, f"model={model}", *(IMAGES if model == "in" else []))
 
 
