@@ -368,7 +368,7 @@ def test_outputs_whose_squares_are_no_float32_had_no_spread_and_rank_0_and_have_
 MATRICES = npst.arrays(
     float,
     npst.array_shapes(min_dims=2, max_dims=2, max_side=6),
-    elements=st.floats(-10, 10, allow_subnormal=False),
+    elements=st.floats(-10, 10, allow_subnormal=False, width=32),
 )
 VECTORS = npst.arrays(float, st.integers(1, 6), elements=st.integers(-5, 5).map(float))
 
@@ -394,9 +394,11 @@ def test_the_effective_rank_is_1_where_all_rows_are_multiples_of_one(left, right
 
 @settings(max_examples=30, deadline=None)
 @given(
-    units=st.integers(1, 6), more=st.integers(0, 4), scale=st.floats(1e-100, 1e100), seed=st.integers(0, 2**32 - 1)
+    units=st.integers(1, 6), more=st.integers(0, 4), scale=st.floats(1e-38, 1e38), seed=st.integers(0, 2**32 - 1)
 )
-def test_the_effective_rank_of_orthonormal_units_is_their_number_whatever_their_scale(units, more, scale, seed):
+def test_the_effective_rank_of_orthonormal_units_is_their_number_at_every_scale_of_float32(
+    units, more, scale, seed
+):
     columns, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(units + more, units)))
     assert rank_of(scale * columns) == pytest.approx(units, abs=1e-9)
 

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from normlab.training.optim import SGD, Adam, AdamW, clipped
 
 SHAPES = ((4, 3), (4,), ())
-STEPS = 50
+# With a learning rate of 0.1 this loss is chaotic: 50 steps make 1e-8 of what two processors differ by, 1e-16.
+STEPS = 20
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
 
 LR = st.floats(1e-4, 0.1)

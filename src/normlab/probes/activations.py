@@ -48,11 +48,12 @@ def statistics(outputs: Sequence[Tensor]) -> Numbers:
     randomly initialised deep networks, arXiv:2003.01652.
     """
     found = torch.stack([value for h in outputs for value in of_layer(h)])
-    scale, mean, std, alive, trace, gram = found.view(len(outputs), 6, -1).unbind(1)
+    mean, std, alive, trace, gram = found.view(len(outputs), 5, -1).unbind(1)
     units = found.new_tensor([[h.shape[2] if h.shape[1] > 1 else torch.nan] for h in outputs])
     return {
-        "mean": scale * mean,
-        "std": scale * std,
+        # What is not finite has no deviation either.
+        "mean": mean + 0 * std,
+        "std": std,
         # What is not finite never is the same, but is not alive either: times 0 it is NaN.
         "dead": 1 - alive / units + 0 * trace,
         "effective_rank": (trace / gram).square().masked_fill(trace == 0, 0),
@@ -60,13 +61,12 @@ def statistics(outputs: Sequence[Tensor]) -> Numbers:
 
 
 def of_layer(h: Tensor) -> tuple[Tensor, ...]:
-    """Return a scale and, of outputs divided by it, mean, standard deviation, units alive, tr HᵀH and ‖HᵀH‖."""
+    """Return mean, standard deviation, the number of units that are alive, tr HᵀH and ‖HᵀH‖."""
     alive = (h - h[:, :1]).abs_().sum(1).count_nonzero(1)
-    # The squares of small or large outputs are no numbers in float32.
-    scale = h.abs().amax((1, 2)).clamp_(min=torch.finfo(h.dtype).tiny)
-    h = h / scale.view(-1, 1, 1)
+    # A double holds the fourth powers of what float32 holds.
+    h = h.double()
     gram = torch.bmm(h, h.mT) if h.shape[1] < h.shape[2] else torch.bmm(h.mT, h)
-    return scale, *mean_std(h.flatten(1)), alive, gram.diagonal(dim1=1, dim2=2).sum(1), norm(gram)
+    return *mean_std(h.flatten(1)), alive, gram.diagonal(dim1=1, dim2=2).sum(1), norm(gram)
 
 
 def saturated(h: Tensor, low: float, high: float, threshold: float) -> Tensor:

@@ -3,14 +3,15 @@
 Letters: K members, B samples, D units of a layer, R rows: B samples, at every position of an image.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, count
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_map
 
 from normlab import norms
 from normlab.norms.draws import Drawing
@@ -109,51 +110,113 @@ def flow(scene: Scene, mode: str, weights: Sequence[str], data: str = "minibatch
     Raises:
         ValueError: for a mode of another name.
     """
-    net, alone = still(scene.net, mode), len(scene.lr) == 1
-    correct(net)
-    if alone:
-        fuse(net, scene.net)
-    # Copies: what follows may work in place.
-    seen, called = watched(activation_slots(net), torch.clone)
-    normalized, _ = watched(normalizer_slots(net), moments)
+    alone = len(scene.lr) == 1
+    net, activations, normalizers, places = watched_copy(scene.net, mode, alone)
 
     def call(state: Tensors, x: Tensor) -> tuple[Tensor, Tensors, Tensors]:
-        return net(x) if alone else functional_call(net, state, (x,)), seen, normalized
+        y = net(x) if alone else functional_call(net, state, (x,))
+        return y, activations.taken(), normalizers.taken()
 
-    state, (x, y) = state_of(scene), scene.data(data)
+    state, (x, y) = state_of(scene, places), scene.data(data)
     if alone:
-        state, x = {name: tensor.squeeze(0) for name, tensor in state.items()}, x.squeeze(0)
-        put(net, state)
+        state, x = without_members(state), x.squeeze(0)
+        # For good: ``functional_call`` takes half of a small net's time.
+        for slot, key, name in places:
+            slot[key] = state[name]
     leaves = [state[name].requires_grad_() for name in weights]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        found = call(state, x) if alone else vmap(call, randomness="same")(state, x)
-        outputs, through, within = tree_map(lambda tensor: tensor.unsqueeze(0), found) if alone else found
-        loss = scene.loss(outputs, y).sum()
+        outputs, through, within = call(state, x) if alone else vmap(call, randomness="same")(state, x)
+        loss = scene.loss(outputs.unsqueeze(0) if alone else outputs, y).sum()
         back = torch.autograd.grad(loss, leaves, materialize_grads=True) if leaves else ()
-    gradients = {name: g.unsqueeze(0) if alone else g for name, g in zip(weights, back, strict=True)}
-    return Flow({name: rows(h) for name, h in through.items()}, called, within, gradients)
+    gradients = dict(zip(weights, back, strict=True))
+    if alone:
+        through, within, gradients = map(with_members, (through, within, gradients))
+    outputs_of = {name: rows(h) for name, h in through.items()}
+    return Flow(outputs_of, {name: activations.layers[name] for name in through}, within, gradients)
 
 
-def watched(
-    layers: Iterable[tuple[str, nn.Module]], take: Callable[[Tensor], Tensor]
-) -> tuple[Tensors, dict[str, nn.Module]]:
-    """Return where it is taken down, from now on, what comes out of layers, and which layer it came out of."""
-    seen: Tensors = {}
-    called: dict[str, nn.Module] = {}
+def without_members(tensors: Tensors) -> Tensors:
+    """Return what is of one member as if of none."""
+    return {name: tensor.squeeze(0) for name, tensor in tensors.items()}
 
-    def watch(layer: str, module: nn.Module) -> None:
-        numbers = count(1)
 
-        def hook(_: nn.Module, inputs: tuple, y: Tensor) -> None:
-            number = next(numbers)
-            name = layer if number == 1 else f"{layer}.{number}"
-            seen[name], called[name] = take(y.detach()), module
+def with_members(tensors: Tensors) -> Tensors:
+    """Return what is of none as if of one member."""
+    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
-        module.register_forward_hook(hook)
 
-    for layer, module in layers:
-        watch(layer, module)
-    return seen, called
+class Watch:
+    """Takes down what comes out of layers; of one that is called again as ``layer.2``, ``layer.3`` and so on."""
+
+    def __init__(self, layers: Iterable[tuple[str, nn.Module]], take: Callable[[Tensor], Tensor]) -> None:
+        self.take, self.seen = take, dict[str, Tensor]()
+        self.layers: dict[str, nn.Module] = {}
+        for layer, module in layers:
+            module.register_forward_hook(partial(self.note, layer))
+
+    def note(self, layer: str, module: nn.Module, inputs: tuple, y: Tensor) -> None:
+        """Take down an output."""
+        names = chain([layer], (f"{layer}.{number}" for number in count(2)))
+        name = next(name for name in names if name not in self.seen)
+        self.seen[name], self.layers[name] = self.take(y.detach()), module
+
+    def taken(self) -> Tensors:
+        """Return what came out since this was last asked."""
+        taken, self.seen = self.seen, {}
+        return taken
+
+
+class Watched(NamedTuple):
+    """A still copy of a net of which activations and normalizers are watched.
+
+    Attributes:
+        places: where it has each parameter and each buffer, under which key, and the first name of that tensor.
+    """
+
+    net: nn.Module
+    activations: Watch
+    normalizers: Watch
+    places: list[tuple[dict, str, str]]
+
+
+WATCHED: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], tuple[list, Watched]]] = WeakKeyDictionary()
+
+
+def watched_copy(net: nn.Module, mode: str, alone: bool) -> Watched:
+    """Return a watched copy of a net, the same the next time: making it takes longer than a small net's pass.
+
+    A net in which a number was set otherwise is copied anew.
+    """
+    kept, now = WATCHED.setdefault(net, {}), list(settings(net))
+    if (mode, alone) not in kept or kept[mode, alone][0] != now:
+        copy = still(net, mode)
+        correct(copy)
+        if alone:
+            fuse(copy, net)
+        # Copies: what follows may work in place.
+        watches = Watch(activation_slots(copy), torch.clone), Watch(normalizer_slots(copy), moments)
+        kept[mode, alone] = now, Watched(copy, *watches, list(places_of(copy)))
+    _, watched = kept[mode, alone]
+    for watch in (watched.activations, watched.normalizers):
+        watch.taken()
+    return watched
+
+
+def settings(net: nn.Module) -> Iterator[Any]:
+    """Yield the layers of a net and the numbers that they were set to."""
+    for layer in net.modules():
+        yield id(layer)
+        yield from (value for value in vars(layer).values() if type(value) in (bool, int, float, str))
+
+
+def places_of(net: nn.Module) -> Iterator[tuple[dict, str, str]]:
+    """Yield where a net has its parameters and buffers: a layer's dictionary, the key in it, the first name."""
+    first: dict[int, str] = {}
+    for layer, module in net.named_modules():
+        for slot in (module._parameters, module._buffers):
+            for key, tensor in slot.items():
+                if tensor is not None:
+                    yield slot, key, first.setdefault(id(tensor), f"{layer}.{key}".lstrip("."))
 
 
 def moments(y: Tensor) -> Tensor:
@@ -161,22 +224,13 @@ def moments(y: Tensor) -> Tensor:
     return torch.cat(mean_std(y.reshape(1, -1)))
 
 
-def state_of(scene: Scene) -> Tensors:
+def state_of(scene: Scene, places: Iterable[tuple[dict, str, str]]) -> Tensors:
     """Return a net's parameters and buffers before the step, each once: layers may share them."""
-    own = [name for name, _ in chain(scene.net.named_parameters(), scene.net.named_buffers())]
     # A layer that moves something in its buffers is not to move it in the scene.
     return {
         name: scene.before[name].detach() if name in scene.trained else scene.before[name].detach().clone()
-        for name in own
+        for *_, name in places
     }
-
-
-def put(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put tensors in the place of a net's own for good: ``functional_call`` takes half of a small net's time."""
-    own = {id(old): state[name] for name, old in chain(net.named_parameters(), net.named_buffers())}
-    for layer in net.modules():
-        for slot in (layer._parameters, layer._buffers):
-            slot.update({name: own[id(old)] for name, old in slot.items() if old is not None})  # type: ignore[misc]
 
 
 def correct(net: nn.Module) -> None:

@@ -83,11 +83,8 @@ def headlines(founds: Iterable[Found]) -> dict[str, float]:
 
 def append(folder: Path, founds: Iterable[Found]) -> None:
     """Append numbers to ``probes.csv`` in ``folder``; the file begins with its header."""
-    rows = [
-        f"{found.epoch},{found.step},{found.probe},{found.mode},{name},{value!r}\n"
-        for found in founds
-        for name, value in found.numbers.items()
-    ]
+    moments = ((f"{found.epoch},{found.step},{found.probe},{found.mode}", found.numbers) for found in founds)
+    rows = [f"{at},{name},{value!r}\n" for at, numbers in moments for name, value in numbers.items()]
     with (folder / FILE).open("a") as file:
         file.writelines([HEADER, *rows] if file.tell() == 0 else rows)
 

@@ -170,9 +170,10 @@ class NormModule(pl.LightningModule):
     def training_step(self, batch: Split, batch_idx: int) -> None:
         """Take an epoch's optimizer steps; ``batch`` is the whole training split."""
         started, beside = time.perf_counter(), self.seconds_beside
-        losses, sizes = [], []
-        for number, (x, y) in enumerate(self.minibatches(batch)):
-            with self.probed(number, x, y):
+        losses, sizes, first = [], [], int(self.steps.max())
+        last = first + self.steps_per_epoch - 1
+        for step, (x, y) in enumerate(self.minibatches(batch), first):
+            with self.probed(step, step == last, x, y):
                 losses.append(self.step(x, y))
             sizes.append(x.shape[1])
         self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
@@ -246,13 +247,15 @@ class NormModule(pl.LightningModule):
         compiling = self.step.seconds if isinstance(self.step, Compiled) else 0.0
         return compiling + (self.probing.seconds if self.probing else 0.0)
 
-    def probed(self, number: int, x: Tensor, y: Tensor) -> AbstractContextManager[None]:
-        """Return what a step is taken in: the ``number``-th of its epoch, which probes may want to see."""
-        if self.probing is None:
-            return nullcontext()
+    def probed(self, step: int, last: bool, x: Tensor, y: Tensor) -> AbstractContextManager[None]:
+        """Return what a step is taken in, which probes may want to see, above all the last of an epoch."""
+        return self.probing.around(self, step, last, x, y) if self.probing is not None else nullcontext()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of steps in an epoch; only as many as asked for by ``fast_dev_run``."""
         only: int = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        last = (only or len(batch_sizes(self.data.train, self.data.batch_size))) - 1
-        return self.probing.around(self, number, number == last, x, y)
+        return only or len(batch_sizes(self.data.train, self.data.batch_size))
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -284,9 +287,9 @@ class NormModule(pl.LightningModule):
             logger.log_metrics({name: value.item() for name, value in medians.items()}, self.global_step)
 
     def minibatches(self, batch: Split) -> Iterator[Split]:
-        """Yield the epoch's minibatches, ``(K, B, …)``; only as many as asked for by ``fast_dev_run``."""
-        only: int = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        return islice(self.data.minibatches(self.cast(batch), self.seeds, self.current_epoch), only or None)
+        """Yield the epoch's minibatches, ``(K, B, …)``."""
+        every = self.data.minibatches(self.cast(batch), self.seeds, self.current_epoch)
+        return islice(every, self.steps_per_epoch)
 
     def for_all(self, batch: Split) -> Split:
         """Return a split as every member sees it, ``(K, N, …)``."""

@@ -54,6 +54,7 @@ class Probing:
         self.probes = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
         self.graphs = [probe for probe in probes.values() if isinstance(probe, Graph)]
         self.runs, self.events = runs, events
+        self.seeds: list[int] = [run.config.seed for run in runs]
         self.seconds = 0.0
         self.start: State = {}
         self.latest: list[dict[str, float]] = [{} for _ in runs]
@@ -83,9 +84,9 @@ class Probing:
             self.show(module, names, Step(state, state, *minibatch, epoch, step))
 
     @contextmanager
-    def around(self, module: "NormModule", number: int, last: bool, x: Tensor, y: Tensor) -> Iterator[None]:
-        """Look at the step that is taken within, the ``number``-th of its epoch, counted from 0."""
-        epoch, step = module.current_epoch, int(module.steps.max()) + number
+    def around(self, module: "NormModule", step: int, last: bool, x: Tensor, y: Tensor) -> Iterator[None]:
+        """Look at the step that is taken within, counted from 0, perhaps the last of its epoch."""
+        epoch = module.current_epoch
         due = [name for name, probe in self.probes.items() if is_due(probe, step, epoch if last else None)]
         if not due:
             yield
@@ -119,8 +120,7 @@ class Probing:
             lr=module.learning_rates(),
             stability=stability(module.optimizer),
             generators=[
-                torch.Generator().manual_seed(stream(run.config.seed, "probe", name, step.step))
-                for run in self.runs
+                torch.Generator().manual_seed(stream(seed, "probe", name, step.step)) for seed in self.seeds
             ],
             epoch=step.epoch,
             step=step.step,
