@@ -248,8 +248,11 @@ class NormModule(pl.LightningModule):
         return compiling + (self.probing.seconds if self.probing else 0.0)
 
     def probed(self, step: int, last: bool, x: Tensor, y: Tensor) -> AbstractContextManager[None]:
-        """Return what a step is taken in, which probes may want to see, above all the last of an epoch."""
-        return self.probing.around(self, step, last, x, y) if self.probing is not None else nullcontext()
+        """Return what a step is taken in: probes may want to see it, above all the last of an epoch."""
+        if self.probing is None:
+            return nullcontext()
+        due = self.probing.due(step, self.current_epoch if last else None)
+        return self.probing.around(self, due, step, x, y) if due else nullcontext()
 
     @property
     def steps_per_epoch(self) -> int:

@@ -77,8 +77,14 @@ class Population(nn.Module):
 
     def state(self) -> State:
         """Return parameters and buffers by name, ``(K, …)`` each, sharing memory with the population."""
-        named = {**self.net.state_dict(keep_vars=True), **dict(self.net.named_buffers())}
-        return named if self.members > 1 else {name: tensor.unsqueeze(0) for name, tensor in named.items()}
+        # A walk takes a third of the time of ``state_dict``, which leaves some buffers out.
+        state = {
+            f"{path}.{name}" if path else name: tensor if self.members > 1 else tensor.unsqueeze(0)
+            for path, layer in self.net.named_modules(remove_duplicate=False)
+            for name, tensor in (*layer._parameters.items(), *layer._buffers.items())
+            if tensor is not None
+        }
+        return state
 
     def alone(self, k: int) -> nn.Module:
         """Return member k's net as one that does not know of others, a copy."""

@@ -83,19 +83,20 @@ class Probing:
             epoch, step = int(module.epochs.max()), int(module.steps.max())
             self.show(module, names, Step(state, state, *minibatch, epoch, step))
 
+    def due(self, step: int, ended: int | None) -> list[str]:
+        """Return the probes that look at a step, counted from 0; it is the last of epoch ``ended``, if any."""
+        return [name for name, probe in self.probes.items() if is_due(probe, step, ended)]
+
     @contextmanager
-    def around(self, module: "NormModule", step: int, last: bool, x: Tensor, y: Tensor) -> Iterator[None]:
-        """Look at the step that is taken within, counted from 0, perhaps the last of its epoch."""
-        epoch = module.current_epoch
-        due = [name for name, probe in self.probes.items() if is_due(probe, step, epoch if last else None)]
-        if not due:
-            yield
-            return
+    def around(
+        self, module: "NormModule", names: Sequence[str], step: int, x: Tensor, y: Tensor
+    ) -> Iterator[None]:
+        """Show probes the step that is taken within."""
         started = time.perf_counter()
         before = copy_of(module.population)
         self.seconds += time.perf_counter() - started
         yield
-        self.show(module, due, Step(before, copy_of(module.population), x, y, epoch + 1, step))
+        self.show(module, names, Step(before, copy_of(module.population), x, y, module.current_epoch + 1, step))
 
     def show(self, module: "NormModule", names: Sequence[str], step: Step) -> None:
         """Show probes a step, and take down what they find."""
