@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from normlab.analysis.arms import mean_and_error, natural, replicates, summarize, varied_keys
+from normlab.analysis import arms
+from normlab.analysis.arms import mean_and_error, natural, replicates, varied_keys
 
 INF, NAN = math.inf, math.nan
 
@@ -13,6 +14,11 @@ def runs(*rows):
     """Arm, seed, status, best, last, epochs to the target, seconds."""
     columns = ["arm", "seed", "status", "best", "last", "epochs_to_target", "seconds"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def summarize(runs):
+    """What is known of arms, with the times to the target."""
+    return arms.summarize(runs).join(arms.arrivals(runs))
 
 
 def keys(given, settings=None):

@@ -5,7 +5,7 @@ import pytest
 from normlab.records.result import Result, Status
 from normlab.records.sweep import read_sweep
 from normlab.report.hparams_tab import hyperparameters, run_numbers
-from normlab.report.overview import overview
+from normlab.report.study import Asked, study
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def sweep(tmp_path):
 
     def read():
         records = read_sweep(tmp_path / "sweep")
-        return overview(records), records
+        return study(records, Asked()).sweep, records
 
     return read
 

@@ -5,26 +5,48 @@ import pandas as pd
 from normlab.records.result import Result, Status
 from normlab.records.sweep import read_sweep
 from normlab.report.overview import overview
+from normlab.report.study import Asked, study
 
 
 def look(folder):
-    return overview(read_sweep(folder))
+    return study(read_sweep(folder), Asked()).sweep
 
 
 def test_arms_runs_and_target_by_hand(make_run, tmp_path):
     make_run("model=nobn seed=0", [8.0, 6.0, 7.0])
-    make_run("model=nobn seed=1", [8.0, 7.0, 5.0])
+    make_run("model=nobn seed=1", [8.0, 7.0, 3.0])
     make_run("model=bn seed=0", [6.0, 2.0, 3.0])
-    make_run("model=bn seed=1", [5.0, 4.0, 4.0])
+    make_run("model=bn seed=1", [5.0, 4.0, 3.0])
     sweep = look(tmp_path / "sweep")
     assert sweep.keys == ["model"]
     assert sweep.arms.index.tolist() == ["model=bn", "model=nobn"]
-    # The medians over seeds, the worse of two, are 4 and 6.
-    assert sweep.target == 6.0
-    assert sweep.runs["epochs_to_target"].tolist() == [1, 1, 2, 3]
-    assert sweep.runs["best"].tolist() == [2.0, 4.0, 6.0, 5.0]
-    assert sweep.runs["last"].tolist() == [3.0, 4.0, 7.0, 5.0]
-    assert sweep.arms.loc["model=nobn", "epochs_to_target"] == 2.5
+    # By three quarters of the steps, which are two epochs, bn has come to 2 and 4, and nobn to 6 and 7.
+    assert sweep.arms["target"].tolist() == [3.0, 3.0]
+    assert sweep.runs["epochs_to_target"].tolist() == [2, 3, math.inf, 3]
+    assert sweep.runs["best"].tolist() == [2.0, 3.0, 6.0, 3.0]
+    assert sweep.runs["last"].tolist() == [3.0, 3.0, 7.0, 3.0]
+    assert sweep.arms["epochs_to_target"].tolist() == [2.5, math.inf]
+    assert sweep.arms[["timed", "reached"]].to_numpy().tolist() == [[2, 2], [2, 1]]
+
+
+def test_each_panel_has_a_target_of_its_own(make_run, tmp_path):
+    for size, loss in ((32, 1.0), (128, 5.0)):
+        for model, more in (("bn", 0.0), ("nobn", 1.0)):
+            make_run(f"model={model} data.batch_size={size}", [9.0, loss + more, loss + more, loss])
+    arms = look(tmp_path / "sweep").arms.set_index(["data.batch_size", "model"])
+    assert arms["target"].to_dict() == {
+        ("32", "bn"): 1.0,
+        ("32", "nobn"): 1.0,
+        ("128", "bn"): 5.0,
+        ("128", "nobn"): 5.0,
+    }
+    assert arms["epochs_to_target"].unstack().loc["128"].to_dict() == {"bn": 2, "nobn": 4}
+
+
+def test_the_target_that_was_asked_for_at_the_training(make_run, tmp_path):
+    make_run("model=bn target=3.5", [8.0, 3.0, 2.0])
+    sweep = look(tmp_path / "sweep")
+    assert sweep.arms[["target", "epochs_to_target"]].to_numpy().tolist() == [[3.5, 2.0]]
 
 
 def test_bug_the_target_of_re_estimated_runs_was_one_that_no_curve_reached(make_run, tmp_path):
@@ -35,7 +57,7 @@ def test_bug_the_target_of_re_estimated_runs_was_one_that_no_curve_reached(make_
         result.write(folder)
     sweep = look(tmp_path / "sweep")
     assert sweep.runs["best"].tolist() == [3.0, 3.0]
-    assert sweep.target == 4.0
+    assert sweep.arms["target"].tolist() == [4.0]
     assert sweep.runs["epochs_to_target"].tolist() == [2, 2]
 
 
@@ -63,7 +85,8 @@ def test_large_is_good(make_run, tmp_path):
         make_run(f"model={arm}", losses, metric="val/acc", direction="max", recorded="val/acc")
     make_run("model=ln", [0.5], metric="val/acc", direction="max", status=Status.DIVERGED, recorded="val/acc")
     sweep = look(tmp_path / "sweep")
-    assert (sweep.metric, sweep.direction, sweep.target) == ("val/acc", "max", 0.5)
+    assert (sweep.metric, sweep.direction) == ("val/acc", "max")
+    assert set(sweep.arms["target"]) == {0.5}
     assert sweep.arms["best_mean"].to_dict() == {"model=bn": 0.9, "model=ln": -math.inf, "model=nobn": 0.5}
     assert sweep.arms["epochs_to_target"].to_dict() == {"model=bn": 2, "model=ln": math.inf, "model=nobn": 1}
 
@@ -78,7 +101,7 @@ def test_a_diverged_run_never_reaches_the_target_whatever_its_curve_says(make_ru
 def test_there_is_no_target_where_everything_diverged(make_run, tmp_path):
     make_run("model=bn", [math.nan], status=Status.DIVERGED)
     sweep = look(tmp_path / "sweep")
-    assert math.isnan(sweep.target)
+    assert sweep.arms["target"].isna().all()
     assert sweep.arms["timed"].tolist() == [0]
 
 
@@ -87,7 +110,7 @@ def test_a_run_that_did_not_end_has_no_value(make_run, tmp_path):
     make_run("model=nobn", [1.0], status=Status.STOPPED)
     sweep = look(tmp_path / "sweep")
     assert sweep.runs[["best", "last", "epochs_to_target"]].iloc[1].isna().all()
-    assert sweep.target == 3.0
+    assert set(sweep.arms["target"]) == {5.0}
 
 
 def test_a_metric_that_is_missing(make_run, tmp_path):

@@ -5,6 +5,7 @@ from normlab.records.sweep import read_sweep
 from normlab.report.notes import notes
 from normlab.report.overview import overview
 from normlab.report.probe_ratios import printed, probe_ratios
+from normlab.report.study import Asked, study
 
 BETA = "probe/along_gradient/batch/beta"
 
@@ -74,7 +75,7 @@ def test_an_arm_at_chance_is_untrained_and_its_landscape_is_not_compared(make_ru
         make_run(f"model=nobn seed={seed}", losses=(4.0, 3.99), probes={BETA: 2.0 + seed}, chance=2.0)
         make_run(f"model=bn seed={seed}", losses=(4.0, 1.0), probes={BETA: 1.0 + seed}, chance=2.0)
     records = read_sweep(tmp_path / "sweep")
-    sweep = overview(records)
+    sweep = study(records, Asked()).sweep
     assert sweep.arms["untrained"].to_dict() == {"model=bn": False, "model=nobn": True}
     assert "        model=nobn" in notes(sweep)
     assert "one is untrained" in printed(ratios())[1]

@@ -7,7 +7,7 @@ import pytest
 from normlab.records.result import Status
 from normlab.records.sweep import read_sweep
 from normlab.report.notes import notes, title
-from normlab.report.overview import overview
+from normlab.report.study import Asked, study
 from normlab.report.tables import arm_table, csv, printed, run_table, spread
 
 
@@ -28,20 +28,19 @@ def read_back(table):
 
 
 def test_the_printed_table(mixed):
-    sweep = overview(read_sweep(mixed))
+    sweep = study(read_sweep(mixed), Asked()).sweep
     assert title(sweep) == "val/loss (lower is better)"
     # Standard errors: of 2 and 4, √2/√2 = 1; of 6 and 7, 0.5.
     assert printed(sweep) == [
         "model  runs  diverged  stopped  failed         best         last     epochs  seconds",
-        "bn        2         0        0       0    3.0 ± 1.0    4.0 ± 1.0    1 (2/2)        1",
+        "bn        2         0        0       0    3.0 ± 1.0    4.0 ± 1.0  inf (1/2)        1",
         "ln        2         1        1       0          inf          inf  inf (0/1)        -",
-        "nobn      2         0        0       0  6.50 ± 0.50  6.50 ± 0.50    2 (2/2)      3.5",
+        "nobn      2         0        0       0  6.50 ± 0.50  6.50 ± 0.50  inf (0/2)      3.5",
     ]
     assert notes(sweep) == [
         "best, last: mean ± standard error over the seeds of each arm",
         "an arm with one seed shows no spread, and one seed supports no claim",
-        "epochs: until val/loss is at most 7, the best that the worst arm reaches, by its median seed;",
-        "        median over the seeds, and how many got there",
+        "epochs: until val/loss is at most 3, the target; median over the seeds, and how many got there",
         "seconds: the optimizer's steps alone, mean over finished runs",
         "a diverged run counts as inf, the worst value there is: so does the mean of its arm",
         "stopped runs are in no mean: summary.csv names them",
@@ -49,23 +48,23 @@ def test_the_printed_table(mixed):
 
 
 def test_the_table_of_arms_reads_back_as_it_was_computed(mixed):
-    table = read_back(arm_table(overview(read_sweep(mixed)))).set_index("arm")
+    table = read_back(arm_table(study(read_sweep(mixed), Asked()).sweep)).set_index("arm")
     assert table["model"].tolist() == ["bn", "ln", "nobn"]
     assert table["best_mean"].tolist() == [3.0, math.inf, 6.5]
     assert table["best_se"].tolist() == pytest.approx([1.0, math.nan, 0.5], nan_ok=True)
-    assert table["epochs_to_target"].tolist() == [1.0, math.inf, 2.0]
+    assert table["epochs_to_target"].tolist() == [math.inf] * 3
     assert table[["runs", "finished", "diverged", "stopped", "failed"]].to_numpy().tolist() == [
         [2, 2, 0, 0, 0],
         [2, 0, 1, 1, 0],
         [2, 2, 0, 0, 0],
     ]
     assert set(table["metric"]) == {"val/loss"}
-    assert set(table["target"]) == {7.0}
+    assert set(table["target"]) == {3.0}
 
 
 def test_the_table_of_runs_reads_back_with_a_row_for_each(mixed):
     records = read_sweep(mixed)
-    table = read_back(run_table(overview(records), records, mixed)).set_index("name")
+    table = read_back(run_table(study(records, Asked()).sweep, records, mixed)).set_index("name")
     assert table["status"].tolist() == ["finished", "finished", "diverged", "stopped", "finished", "finished"]
     assert table["seed"].tolist() == [0, 1] * 3
     assert table.loc["model=bn,seed=0", ["model", "best/val/loss", "last/val/loss"]].tolist() == [
@@ -91,10 +90,10 @@ def test_the_table_of_runs_reads_back_with_a_row_for_each(mixed):
 def test_one_seed_shows_no_spread_and_supports_no_claim(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=nobn", [5.0, 4.0])
-    sweep = overview(read_sweep(tmp_path / "sweep"))
+    sweep = study(read_sweep(tmp_path / "sweep"), Asked()).sweep
     assert printed(sweep)[1:] == [
-        "bn        1         0       0     2     3  1 (1/1)        1",
-        "nobn      1         0       0     4     4  2 (1/1)        1",
+        "bn        1         0       0     2     3    2 (1/1)        1",
+        "nobn      1         0       0     4     4  inf (0/1)        1",
     ]
     assert notes(sweep)[0] == "one seed per arm: no spread can be given, and one seed supports no claim"
     assert not any("±" in line for line in [*printed(sweep), *notes(sweep)])
@@ -103,7 +102,7 @@ def test_one_seed_shows_no_spread_and_supports_no_claim(make_run, tmp_path):
 def test_no_run_came_to_its_end(make_run, tmp_path):
     make_run("model=bn", status=Status.FAILED)
     make_run("model=nobn", status=Status.STOPPED)
-    sweep = overview(read_sweep(tmp_path / "sweep"))
+    sweep = study(read_sweep(tmp_path / "sweep"), Asked()).sweep
     assert printed(sweep)[1:] == [
         "bn        1         0        0       1     -     -       -        -",
         "nobn      1         0        1       0     -     -       -        -",
@@ -117,13 +116,13 @@ def test_no_run_came_to_its_end(make_run, tmp_path):
 def test_a_missing_metric_is_said(make_run, tmp_path):
     make_run("model=bn seed=0")
     make_run("model=bn seed=1", recorded="val/mse")
-    lines = notes(overview(read_sweep(tmp_path / "sweep")))
+    lines = notes(study(read_sweep(tmp_path / "sweep"), Asked()).sweep)
     assert lines[-1] == "finished runs without val/loss, which are in no mean: 1"
 
 
 def test_nothing_varies(make_run, tmp_path):
     make_run("optimizer=adam")
-    header, row = printed(overview(read_sweep(tmp_path / "sweep")))
+    header, row = printed(study(read_sweep(tmp_path / "sweep"), Asked()).sweep)
     assert header.startswith("arm       runs")
     assert row.startswith("model=bn     1")
 
@@ -134,8 +133,8 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
             for seed in range(2):
                 for model, loss in (("bn_formula", 170.0), ("nobn", 16000.0)):
                     run = f"model={model} optimizer.lr={lr} data.batch_size={batch} seed={seed}"
-                    make_run(run, [2 * loss, loss + seed])
-    sweep = overview(read_sweep(tmp_path / "sweep"))
+                    make_run(run, [2 * loss, loss * (1 + seed / 20)])
+    sweep = study(read_sweep(tmp_path / "sweep"), Asked()).sweep
     assert max(map(len, [*printed(sweep), *notes(sweep)])) <= 100
 
 

@@ -15,7 +15,7 @@ from normlab.records.folder import require_sweep
 from normlab.records.result import Status
 from normlab.records.sweep import read_sweep
 from normlab.report.close import close_sweep
-from normlab.report.overview import overview
+from normlab.report.study import Asked, study
 from normlab.report.tensorboard import text, write_events
 
 ALL = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
@@ -27,7 +27,7 @@ def close(tmp_path):
 
     def write(*markdown):
         records = read_sweep(tmp_path / "sweep")
-        return write_events(tmp_path / "sweep", records, overview(records), [], markdown)
+        return write_events(tmp_path / "sweep", records, study(records, Asked()).sweep, [], markdown)
 
     return write
 

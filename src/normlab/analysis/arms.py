@@ -1,9 +1,8 @@
 """The arms of a sweep: runs that differ in their seed alone are replicates of one arm.
 
 A frame of runs has a row per run and the columns ``arm``, ``seed``, ``status`` (finished, diverged, stopped
-or failed), ``best`` and ``last`` (of the optimized metric), ``epochs_to_target`` and ``seconds``. A diverged
-run has the worst infinity for ``best`` and ``last``. One that was stopped or failed has NaN: its value is not
-known.
+or failed), ``best`` and ``last`` (of the optimized metric) and ``seconds``. A diverged run has the worst infinity
+for ``best`` and ``last``. One that was stopped or failed has NaN: its value is not known.
 """
 
 import re
@@ -79,18 +78,34 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row per arm, in the order in which the arms appear among the ``runs``.
 
     Means are over the seeds whose runs came to their end. A diverged run is among them, with its infinity: a
-    mean of those that happened to survive would favour the arm that loses its worst runs.
-    ``epochs_to_target`` is the median; of the ``timed`` seeds, those with curves, ``reached`` got there, and
-    where half of them or more did not, it is infinite. ``seconds`` is the mean over finished runs.
+    mean of those that happened to survive would favour the arm that loses its worst runs. ``seconds`` is the mean
+    over finished runs.
     """
     rows = {arm: summary(group) for arm, group in runs.groupby("arm", sort=False)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
 
 
+def arrivals(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return when each arm reaches the target, by the column ``epochs_to_target``, a row per arm.
+
+    ``epochs_to_target`` is the median over the ``timed`` seeds, those of which it is known. Of them ``reached``
+    got there; where half or more did not, it is infinite.
+    """
+    times = replicates(runs).groupby("arm")["epochs_to_target"]
+    known = pd.DataFrame(
+        {
+            "epochs_to_target": times.median(),
+            "timed": times.count(),
+            "reached": times.agg(lambda epochs: np.isfinite(epochs).sum()),
+        }
+    )
+    counts = ["timed", "reached"]
+    return known.reindex(runs["arm"].unique()).fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int))
+
+
 def summary(arm: pd.DataFrame) -> dict[str, float]:
     """Return the row of one arm from its runs."""
     counted = replicates(arm)
-    times = counted["epochs_to_target"].dropna().to_numpy(dtype=float)
     best, best_error = mean_and_error(counted["best"])
     last, last_error = mean_and_error(counted["last"])
     return {
@@ -101,8 +116,5 @@ def summary(arm: pd.DataFrame) -> dict[str, float]:
         "best_se": best_error,
         "last_mean": last,
         "last_se": last_error,
-        "epochs_to_target": float(np.median(times)) if len(times) else np.nan,
-        "timed": len(times),
-        "reached": int(np.isfinite(times).sum()),
         "seconds": mean_and_error(arm.loc[arm["status"] == "finished", "seconds"])[0],
     }

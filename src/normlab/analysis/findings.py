@@ -24,6 +24,7 @@ class Findings:
         arms: a row per arm at its best setting, over the report seeds.
         comparisons: a row per arm but the baseline.
         targets: a row per panel: the value that the times are counted to.
+        times: a row per run: its ``target``, and the ``steps`` and ``seconds`` to it.
         ranges: a row per arm and tuned key: the settings that are nearly as good as the best.
         batch_sizes: a row per arm where the batch size varies: how much it matters.
         warnings: what a reader has to know, a line each.
@@ -34,6 +35,7 @@ class Findings:
     arms: pd.DataFrame
     comparisons: pd.DataFrame
     targets: pd.DataFrame
+    times: pd.DataFrame
     ranges: pd.DataFrame
     batch_sizes: pd.DataFrame
     warnings: list[str] = field(default_factory=list)
@@ -77,6 +79,7 @@ def find(
         arms,
         tables.frame(rows, columns),
         times.targets,
+        times.runs,
         tables.ranges(cells, tuning),
         tables.batch_sizes(arms, design),
         cautions(runs, cells, tuning, times, rows),

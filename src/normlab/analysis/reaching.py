@@ -24,11 +24,13 @@ class Reached:
         targets: a row per panel: the ``target``; the ``rule`` it comes from (given, baseline, best arm); the
             ``budget``, which is the most steps of a run, and the ``resolution``, which is the most steps between
             two evaluations: a time is known no better than that.
-        steps, seconds: to the target, ``(S, N)``; infinite if a run did not reach it or diverged, NaN if that is
-            not known.
+        runs: a row per run: its ``target`` and the ``steps`` and ``seconds`` to it; infinite if it did not reach
+            it or diverged, NaN if that is not known.
+        steps, seconds: the same, ``(S, N)``.
     """
 
     targets: pd.DataFrame
+    runs: pd.DataFrame
     steps: Numbers
     seconds: Numbers
 
@@ -47,25 +49,23 @@ def reached(
     """
     if isinstance(target, str) and target != BASELINE:
         raise ValueError(f"{target!r} cannot be the target: it is a number, or {BASELINE!r} for what that reaches")
-    unknown = np.full(cells.values.shape, np.nan)
     known = runs["value"].notna()
     curves = curves[curves["run"].isin(runs.index[known])]
     given = target if isinstance(target, float | int) else np.nan
     rule = BEST_ARM if target is None else BASELINE if target == BASELINE else GIVEN
-    if curves.empty:
-        return Reached(table(cells, dict.fromkeys(panels_of(cells), given), rule, {}, {}), unknown, unknown)
     panel = pd.Series([cells.settings[row].panel for row in cells.row], index=runs.index, dtype=object)
     budget, gap = most_steps(curves, panel)
-    if rule == GIVEN:
+    if rule == GIVEN or curves.empty:
         targets = dict.fromkeys(panels_of(cells), given)
     else:
         best = best_values(runs, curves, panel.map(budget), cells)
         targets = {name: target_from(best, name, rule, cells, tuning) for name in panels_of(cells)}
-    times = times_to(curves, panel.map(targets), cells.design.direction).reindex(runs.index)
-    diverged = (runs["status"] == "diverged") & panel.map(targets).notna()
+    aims = panel.map(targets).astype(float)
+    times = times_to(curves, aims, cells.design.direction).reindex(runs.index)
+    diverged = (runs["status"] == "diverged") & aims.notna() & (not curves.empty)
     times = times.mask(diverged, np.inf).where(known, np.nan)
     steps, seconds = (cells.arrange(times[name].to_numpy(dtype=float)) for name in ("steps", "seconds"))
-    return Reached(table(cells, targets, rule, budget, gap), steps, seconds)
+    return Reached(table(cells, targets, rule, budget, gap), times.assign(target=aims), steps, seconds)
 
 
 def panels_of(cells: Cells) -> list[Panel]:

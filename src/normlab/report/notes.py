@@ -35,11 +35,12 @@ def columns(sweep: Overview) -> list[str]:
     """Return what the columns of epochs and seconds count, if there is anything in them."""
     lines = []
     if sweep.arms["timed"].any():
-        side, target = "at most" if sweep.direction == "min" else "at least", number(sweep.target)
-        several = sweep.arms["seeds"].max() > 1
-        of = ", by its median seed;" if several else ""
-        lines.append(f"epochs: until {sweep.metric} is {side} {target}, the best that the worst arm reaches{of}")
-        lines += ["        median over the seeds, and how many got there"] if several else []
+        side, targets = "at most" if sweep.direction == "min" else "at least", sweep.arms["target"].dropna()
+        value = (
+            f"is {side} {number(targets.iloc[0])}, the target" if targets.nunique() == 1 else "reaches its target"
+        )
+        several = "; median over the seeds, and how many got there" if sweep.arms["seeds"].max() > 1 else ""
+        lines.append(f"epochs: until {sweep.metric} {value}{several}")
     if (sweep.runs["epochs"] > 0).any() and sweep.arms["finished"].any():
         lines.append("seconds: the optimizer's steps alone, mean over finished runs")
     return lines

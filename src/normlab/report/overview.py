@@ -3,12 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from normlab.analysis.arms import SEED, label, natural, summarize, varied_keys
-from normlab.analysis.target import common_target, epochs_to_target
+from normlab.analysis.arms import SEED, arrivals, label, natural, summarize, varied_keys
 from normlab.records.result import Result, Status
 from normlab.records.sweep import Record, overrides, read_curves, setting
 
@@ -22,7 +21,6 @@ class Overview:
     Attributes:
         keys: what varies from arm to arm.
         metric, direction: what was optimized, and whether ``min`` or ``max`` is good.
-        target: the value of the metric that the epochs are counted to.
         runs: a row per run, sorted by arm and seed, indexed by the number of its record.
         arms: a row per arm, indexed by its name: what varies, what ``analysis.arms.summarize`` found, and whether
             most of its runs are ``untrained``.
@@ -32,7 +30,6 @@ class Overview:
     keys: list[str]
     metric: str
     direction: str
-    target: float
     runs: pd.DataFrame
     arms: pd.DataFrame
     curves: pd.DataFrame
@@ -47,25 +44,24 @@ def overview(records: Sequence[Record]) -> Overview:
     settings, keys = arm_settings(results)
     runs = settings.assign(**outcomes(results, metric, direction, measured))
     runs = runs.loc[sorted(runs.index, key=lambda number: place(runs.loc[number, [*keys, SEED]]))]
-    asked = next((r.config["target"] for r in results if r.config.get("target") is not None), None)
-    in_curves = runs.assign(best=best_in_curves(runs["best"], measured, direction))
-    target = common_target(in_curves, direction) if asked is None else float(asked)
-    runs["epochs_to_target"] = times(runs, epochs_to_target(measured, target, direction), target)
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
     arms["untrained"] = runs.groupby("arm")["untrained"].mean() > 0.5
-    return Overview(keys, metric, direction, target, runs, arms, curves)
+    return Overview(keys, metric, direction, runs, arms, curves)
 
 
-def best_in_curves(best: pd.Series, measured: pd.DataFrame, direction: str) -> pd.Series:
-    """Return the best values that curves reach, where a run has any: re-estimated statistics give it another."""
-    reached = measured.groupby("run")["value"].agg(direction)
-    return best.mask(best.map(math.isfinite), reached.reindex(best.index)).fillna(best)
+def with_times(sweep: Overview, times: pd.DataFrame, curves: pd.DataFrame) -> Overview:
+    """Return a sweep with the ``target`` of each run and arm, and when they reach it.
 
-
-def times(runs: pd.DataFrame, epochs: pd.Series, target: float) -> pd.Series:
-    """Return the epochs to the target of all runs: NaN for a run that did not end, or without a target."""
-    known = runs["best"].notna() & (not math.isnan(target))
-    return epochs.reindex(runs.index).mask(runs["status"] == Status.DIVERGED.value, math.inf).where(known)
+    Args:
+        sweep: the sweep.
+        times: a row per run, with the columns ``target`` and ``steps``.
+        curves: a row per run and evaluation, with the columns ``run``, ``epoch`` and ``step``.
+    """
+    epoch = {(run, step): epoch for run, step, epoch in curves[["run", "step", "epoch"]].itertuples(index=False)}
+    found = [epoch.get(at, at[1]) for at in times["steps"].items()]
+    runs = sweep.runs.assign(target=times["target"], epochs_to_target=pd.Series(found, times.index, dtype=float))
+    target = runs.groupby("arm")["target"].first()
+    return replace(sweep, runs=runs, arms=sweep.arms.join(arrivals(runs)).join(target))
 
 
 def place(settings: Iterable[object]) -> list[tuple]:

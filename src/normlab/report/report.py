@@ -43,7 +43,8 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
     design = found.found.design
     title = f"{names_of(folders)}: {' against '.join(design.arms) if len(design.arms) == 2 else design.metric}"
     parts = [*sections(found), *probes(found), runs(found)]
-    return Page(title, sentences(found), found.found.warnings, parts, facts(folders, found.records))
+    said = [*sentences(found), *targets(found)]
+    return Page(title, said, found.found.warnings, parts, facts(folders, found.records))
 
 
 def sentences(found: Study) -> list[str]:
@@ -52,7 +53,7 @@ def sentences(found: Study) -> list[str]:
     if found.runs["value"].isna().all():
         return [f"No run has come to a {metric}: there is nothing to compare."]
     if rows:
-        return [*(sentence(row, found.found.design) for row in rows), *targets(found)]
+        return [sentence(row, found.found.design) for row in rows]
     return ["One arm: there is nothing to compare it with."] if len(found.runs) else ["There are no runs."]
 
 
@@ -62,7 +63,8 @@ def targets(found: Study) -> list[str]:
     side = "at most" if design.direction == "min" else "at least"
     known = [row for row in rows if np.isfinite(row["target"])][:PANELS]
     values = [f"{side} {num(row['target'])}" + f" at {row['panel']}" * bool(row["panel"]) for row in known]
-    return [f"The target: {design.metric} {', '.join(values)}."] if values and len(found.curves) else []
+    comparing = len(found.found.comparisons) and len(found.curves) and found.runs["value"].notna().any()
+    return [f"The target: {design.metric} {', '.join(values)}."] if values and comparing else []
 
 
 def probes(found: Study) -> Iterator[Section]:

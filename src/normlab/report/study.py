@@ -13,7 +13,7 @@ from normlab.analysis.findings import Findings, find
 from normlab.config import ConfigError, direction_of
 from normlab.records.result import Result, Status
 from normlab.records.sweep import Record
-from normlab.report.overview import Overview, overview
+from normlab.report.overview import Overview, overview, with_times
 
 TEST = "test/"
 
@@ -41,7 +41,7 @@ class Study:
 
     Attributes:
         records: of the runs, by number.
-        sweep: at a glance.
+        sweep: at a glance, with the times to the target.
         runs, curves: as ``analysis.design`` and ``analysis.times`` describe them.
         found: what the statistics say.
     """
@@ -53,13 +53,13 @@ class Study:
     found: Findings
 
 
-def study(records: Sequence[Record], asked: Asked, sweep: Overview | None = None) -> Study:
+def study(records: Sequence[Record], asked: Asked) -> Study:
     """Return what the runs have to say.
 
     Raises:
         ConfigError: for a metric, a comparison or a baseline that there is not, with those that there are.
     """
-    sweep = overview(records) if sweep is None else sweep
+    sweep = overview(records)
     metric, direction = measure(sweep, records, asked.metric)
     runs = sweep.runs.assign(**values(sweep, records, metric, direction))
     try:
@@ -69,7 +69,7 @@ def study(records: Sequence[Record], asked: Asked, sweep: Overview | None = None
         found = find(runs, curves, design, np.random.default_rng(0), target)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Study(records, sweep, runs, curves, found)
+    return Study(records, with_times(sweep, found.times, curves), runs, curves, found)
 
 
 def measure(sweep: Overview, records: Sequence[Record], metric: str | None) -> tuple[str, str]:
