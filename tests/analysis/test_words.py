@@ -18,7 +18,7 @@ ROW = {
     **{"reached": 1.0, "reached_low": 0.9, "reached_high": 1.0},
     **{"baseline_reached": 1.0, "baseline_reached_low": 0.9, "baseline_reached_high": 1.0},
 }
-TIMES = "; bn reaches the target in 0.43 times the steps of nobn, 95 % CI 0.38-0.51, 32 paired seeds"
+TIMES = "; bn reaches the target in 0.43 times the steps of nobn, 95 % CI 0.38–0.51, 32 paired seeds"
 
 
 def said(**changed):
@@ -32,7 +32,7 @@ def without_times(**changed):
 def test_a_declared_difference_and_the_times():
     assert said() == (
         "bn is better than nobn in val/loss, p = 0.0031, 32 paired seeds; "
-        "val/loss is 0.62 times that of nobn, 95 % CI 0.58-0.66" + TIMES
+        "val/loss is 0.62 times that of nobn, 95 % CI 0.58–0.66" + TIMES
     )
     assert without_times(verdict="worse", panel="data.batch_size=8", ratio=NAN) == (
         "bn is worse than nobn in val/loss at data.batch_size=8, p = 0.0031, 32 paired seeds; "
@@ -85,7 +85,7 @@ def test_no_winner_where_mean_and_middle_half_disagree():
 
 def test_too_many_diverged_for_a_mean():
     found = without_times(ratio=NAN, difference=NAN)
-    assert found.endswith("and one of bn is better in 90 % of pairs (95 % CI 80-95 %)")
+    assert found.endswith("and one of bn is better in 90 % of pairs (95 % CI 80–95 %)")
 
 
 def test_what_cannot_be_compared():
@@ -101,12 +101,12 @@ class TestTimes:
 
     def test_seconds(self):
         found = said(seconds_ratio=0.6, seconds_ratio_low=0.5, seconds_ratio_high=0.7)
-        assert "95 % CI 0.38-0.51, and in 0.6 times the seconds of nobn, 95 % CI 0.5-0.7, 32 paired seeds" in found
+        assert "95 % CI 0.38–0.51, and in 0.6 times the seconds of nobn, 95 % CI 0.5–0.7, 32 paired seeds" in found
 
     def test_shares_where_half_of_an_arm_never_gets_there(self):
         found = said(steps_ratio=NAN, baseline_reached=0.25, baseline_reached_low=0.1, baseline_reached_high=0.5)
         assert found.endswith(
-            "; the target is reached by 100 % of bn (95 % CI 90-100 %) and by 25 % of nobn (95 % CI 10-50 %)"
+            "; the target is reached by 100 % of bn (95 % CI 90–100 %) and by 25 % of nobn (95 % CI 10–50 %)"
         )
 
     def test_no_ratio_is_said_without_an_interval(self):

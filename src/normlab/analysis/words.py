@@ -45,7 +45,7 @@ def measured(row: Row, metric: str) -> list[str]:
     """Return how far the arms are apart: as a ratio, else as a difference, else by how often one is better."""
     if not math.isnan(row["ratio"]):
         said = f"{metric} is {number(row['ratio'])} times that of {row['baseline']}"
-        ends = interval(row["ratio_low"], row["ratio_high"], "-")
+        ends = interval(row["ratio_low"], row["ratio_high"], "–")
     elif not math.isnan(row["difference"]):
         said = f"{metric} differs by {number(row['difference'], plus=True)}"
         ends = interval(row["difference_low"], row["difference_high"], " to ")
@@ -88,7 +88,7 @@ def time_clauses(row: Row) -> list[str]:
         return [f"the target is reached by {' and by '.join(shares)}"]
     ratios = [
         f"{number(row[f'{name}_ratio'])} times the {name} of {baseline}"
-        + interval(row[f"{name}_ratio_low"], row[f"{name}_ratio_high"], "-")
+        + interval(row[f"{name}_ratio_low"], row[f"{name}_ratio_high"], "–")
         for name in ("steps", "seconds")
         if not math.isnan(row[f"{name}_ratio_low"])
     ]
@@ -109,9 +109,9 @@ def seeds(row: Row) -> str:
 def interval(low: float, high: float, between: str) -> str:
     """Return an interval behind its estimate; an infinite end is no end.
 
-    >>> interval(0.38, 0.51, "-"), interval(0.38, math.inf, "-"), interval(-math.inf, 2.0, " to ")
-    (', 95 % CI 0.38-0.51', ', 95 % CI more than 0.38', ', 95 % CI less than 2')
-    >>> interval(-math.inf, math.inf, " to "), interval(math.nan, math.nan, "-")
+    >>> interval(0.38, 0.51, "–"), interval(0.38, math.inf, "–"), interval(-math.inf, 2.0, " to ")
+    (', 95 % CI 0.38–0.51', ', 95 % CI more than 0.38', ', 95 % CI less than 2')
+    >>> interval(-math.inf, math.inf, " to "), interval(math.nan, math.nan, "–")
     (', 95 % CI without ends', '')
     """
     if math.isnan(low) or math.isnan(high):
@@ -127,9 +127,9 @@ def percents(low: float, high: float) -> str:
     """Return the interval of a share, in brackets.
 
     >>> percents(0.5, 0.876), percents(math.nan, math.nan)
-    (' (95 % CI 50-88 %)', '')
+    (' (95 % CI 50–88 %)', '')
     """
-    return "" if math.isnan(low) else f" (95 % CI {100 * low:.0f}-{100 * high:.0f} %)"
+    return "" if math.isnan(low) else f" (95 % CI {100 * low:.0f}–{100 * high:.0f} %)"
 
 
 def percent(share: float, up: bool = False) -> str:

@@ -21,7 +21,7 @@ from normlab.report.probe_sheet import GREY, STEPS, scale
 
 SIZE = (4.7, 3.1)
 """Inches."""
-LEFT, RIGHT, TOP, BOTTOM, LEGEND = 0.145, 0.985, 0.91, 0.16, 0.06
+LEFT, RIGHT, TOP, BOTTOM, LEGEND = 0.145, 0.965, 0.91, 0.16, 0.06
 ACROSS = 5
 """How many arms a legend has in a row."""
 Looks = Mapping[str, Style]
@@ -117,7 +117,7 @@ def against(table: pd.DataFrame, key: str, looks: Looks, *, title: str, x: str, 
         better: ``min`` or ``max``.
     """
     figure, axes = panel(title, x, y)
-    drawn, arms = [np.array([])], table["arm"].unique().tolist()
+    drawn, arms = [np.array([])], [arm for arm in looks if (table["arm"] == arm).any()]
     settings = sorted(set(table[key].astype(float)))
     ratio = (settings[-1] / settings[0]) ** (1 / max(1, len(settings) - 1)) if settings[0] > 0 else 1.0
     axes.set_xscale("log")

@@ -379,7 +379,8 @@ def times(study: Study) -> Section:
         name = file("target", number)
         long = pd.concat([pd.DataFrame({"arm": arm, "steps": np.sort(each)}) for arm, each in steps.items()])
         alt = "share of the seeds of each arm that have reached the target, by optimizer steps"
-        caption = f"Evaluated every {num(row['resolution'])} steps: a time is known no better than that."
+        often = "step" if row["resolution"] == 1 else f"{num(row['resolution'])} steps"
+        caption = f"Evaluated every {often}: a time is known no better than that."
         pictures.append(Picture(name, figure, alt, caption, Table(name, "what is drawn", long)))
     return Section(
         "target", "Time to the target", target_words(study), pictures, [time_table(study)] if pictures else []
