@@ -57,9 +57,11 @@ def with_times(sweep: Overview, times: pd.DataFrame, curves: pd.DataFrame) -> Ov
         times: a row per run, with the columns ``target`` and ``steps``.
         curves: a row per run and evaluation, with the columns ``run``, ``epoch`` and ``step``.
     """
-    epoch = {(run, step): epoch for run, step, epoch in curves[["run", "step", "epoch"]].itertuples(index=False)}
-    found = [epoch.get(at, at[1]) for at in times["steps"].items()]
-    runs = sweep.runs.assign(target=times["target"], epochs_to_target=pd.Series(found, times.index, dtype=float))
+    at = times["steps"].rename("step").rename_axis("run").reset_index()
+    known = curves[["run", "step", "epoch"]].drop_duplicates(["run", "step"])
+    # A time that is infinite or not known is so in epochs too.
+    epochs = at.merge(known.astype({"step": float}), how="left")["epoch"].fillna(at["step"]).set_axis(times.index)
+    runs = sweep.runs.assign(target=times["target"], epochs_to_target=epochs.astype(float))
     target = runs.groupby("arm")["target"].first()
     return replace(sweep, runs=runs, arms=sweep.arms.join(arrivals(runs)).join(target))
 
