@@ -139,7 +139,7 @@ def scale(axes: Axes, values: np.ndarray) -> None:
 def few_letters(axis: Axis) -> None:
     """Let the numbers of an axis be short: what they have in common stands at its end."""
     numbers = ScalarFormatter(useOffset=False)
-    numbers.set_powerlimits((-2, 5))
+    numbers.set_powerlimits((-4, 5))
     axis.set_major_formatter(numbers)
     axis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=1, steps=STEPS))
     axis.get_offset_text().set_fontsize(8)
