@@ -53,12 +53,22 @@ class TestNoDifferenceShown:
         [
             ({"ratio_low": 0.9, "ratio_high": 1.02}, "differences above 10 % are"),
             ({"ratio_low": 0.5, "ratio_high": 3.0}, "ratios below 0.5 and above 3 are"),
-            ({"ratio_low": NAN, "ratio_high": NAN}, "differences above 0.25 are"),
+            (
+                {"ratio": NAN, "ratio_low": NAN, "ratio_high": NAN, "difference_high": 0.1},
+                "differences above 0.25 are",
+            ),
         ],
     )
     def test_in_percent_as_ratios_or_in_the_metrics_unit(self, changed, excluded):
         assert f"; {excluded} excluded by the 95 % interval" in without_times(
             verdict="no difference shown", **changed
+        )
+
+    def test_an_interval_that_leaves_no_difference_out_is_told_and_declares_nothing(self):
+        found = without_times(verdict="no difference shown", p_holm=0.07)
+        assert found.endswith(
+            "p = 0.07, 32 paired seeds; val/loss is 0.62 times that of nobn, 95 % CI 0.58–0.66, "
+            "which declares nothing by itself"
         )
 
     def test_nothing_is_excluded_without_ends(self):

@@ -34,7 +34,8 @@ def verdict_clauses(row: Row, design: Design) -> list[str]:
         return [f"{against}, {seeds(row)} {why}", *measured(row, metric)]
     numbers = f"p = {p_value(row['p_holm'])}, {seeds(row)}"
     if verdict == ALIKE:
-        return [f"{against} in {metric}, {numbers}", *excluded(row)]
+        alone = [f"{each}, which declares nothing by itself" for each in measured(row, metric)]
+        return [f"{against} in {metric}, {numbers}", *(alone if is_apart(row) else excluded(row))]
     if verdict in (BETTER, WORSE):
         return [f"{arm} is {verdict} than {baseline} in {metric}{where}, {numbers}", *measured(row, metric)]
     apart = f"the mean and the middle half of {metric} point to different sides"
@@ -59,6 +60,12 @@ def measured(row: Row, metric: str) -> list[str]:
     if coverage is not None and ends:
         ends += f", which with {row['seeds']} seeds holds the truth in {percent(coverage)} of simulations"
     return [said + ends]
+
+
+def is_apart(row: Row) -> bool:
+    """Return whether the interval that is told leaves out that the arms are the same."""
+    name, same = ("difference", 0) if math.isnan(row["ratio"]) else ("ratio", 1)
+    return bool(row[f"{name}_low"] > same or row[f"{name}_high"] < same)
 
 
 def excluded(row: Row) -> list[str]:

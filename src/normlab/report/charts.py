@@ -151,18 +151,17 @@ def mark_diverged(axes: Axes, table: pd.DataFrame, key: str, looks: Looks, bette
         axes.plot(at, [edge] * len(at), "x", color=looks[str(arm)].colour, markersize=6, clip_on=False)
 
 
-def reached(times: Mapping[str, np.ndarray], looks: Looks, *, title: str, x: str) -> Figure:
-    """Draw which share of an arm's seeds has reached the target by when; never is infinite."""
+def reached(times: Mapping[str, np.ndarray], looks: Looks, *, title: str, x: str, end: float) -> Figure:
+    """Draw which share of an arm's seeds has reached the target by when, until the end; never is infinite."""
     figure, axes = panel(title, x, "share of seeds that reached it")
-    end = max((float(each[np.isfinite(each)].max(initial=0)) for each in times.values()), default=0.0) or 1.0
     for arm, each in times.items():
         known = np.sort(each[np.isfinite(each)])
         share = np.arange(1, len(known) + 1) / max(1, len(each))
-        at = np.concatenate([[0.0], known, [1.05 * end]])
+        at = np.concatenate([[0.0], known, [end]])
         share = np.concatenate([[0.0], share, share[-1:] if len(share) else [0.0]])
         look = looks[arm]
         axes.step(at, share, where="post", color=look.colour, linestyle=look.line, linewidth=1.5)
-    axes.set(xlim=(0, 1.05 * end), ylim=(-0.02, 1.04))
+    axes.set(xlim=(0, end), ylim=(-0.02, 1.04))
     axes.axhline(0.5, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS))
     finish(axes, np.array([]), {arm: arm for arm in times}, looks)

@@ -100,6 +100,7 @@ def compared(study: Study) -> Section:
         "declares a difference, the two-sided sign-flip test of the paired differences, corrected by Holm for all "
         "rows of this table; the intervals, 95 % and pointwise, say how large it is. Ratio and difference are "
         "interquartile means over the seeds.",
+        *smallest_p(frame),
         *left_out(frame),
     ]
     pictures = [
@@ -114,6 +115,16 @@ def compared(study: Study) -> Section:
         pictures,
         [Table("comparisons", "arms against the baseline", frame, table)],
     )
+
+
+def smallest_p(frame: pd.DataFrame) -> list[str]:
+    """Return how small p can get: of n paired seeds ``2/2ⁿ``, times the number of comparisons by Holm."""
+    tested = frame[frame["p_holm"].notna()]
+    if tested.empty or not tested["paired"].all() or tested["seeds"].nunique() > 1:
+        return []
+    seeds, rows = int(tested["seeds"].iloc[0]), len(tested)
+    least = num(min(1.0, rows * 2.0 ** (1 - seeds)), 2)
+    return [f"With {seeds} paired seeds and {rows} comparison{'s' * (rows > 1)}, p is {least} or more."]
 
 
 def paired(study: Study, panel: str, rows: pd.DataFrame, number: int) -> Iterator[Picture]:
@@ -174,7 +185,8 @@ def best(study: Study) -> Section:
     )
     words = [
         "Interquartile mean over the reported seeds with its 95 % percentile-bootstrap interval; none is given "
-        "where more than a quarter of the runs diverged."
+        "where more than a quarter of the runs diverged. A run counts with its best epoch; runs, failed and "
+        "stopped are of all settings and seeds."
     ]
     return Section(
         "arms", "Each arm at its best", words, (), [Table("arms", "arms at their best settings", frame, table)]
@@ -272,7 +284,8 @@ def rates(study: Study) -> Section:
         tables.append(Table("ranges", "settings within 10 % of the best", found.ranges, range_table(study)))
     words = [
         "Each arm is taken at its own best setting, chosen on tuning seeds that are not reported. Full dots are "
-        "the chosen settings, bars 95 % intervals, × settings with which runs diverged.",
+        "the chosen settings, bars 95 % intervals, × settings with which runs diverged; arms at one setting stand "
+        "side by side.",
         *left_out(frame),
     ]
     return Section("tuning", "What was tuned", words, pictures, tables)
@@ -291,7 +304,7 @@ def range_table(study: Study) -> pd.DataFrame:
             "from": lambda row: f"{row['smallest']:g}",
             "to": lambda row: f"{row['largest']:g}",
             "factors of ten": lambda row: num(row["decades"], 2),
-            "may go on": lambda row: "yes" if row["open"] else "",
+            "at the edge of what was tried": lambda row: "yes" if row["open"] else "",
         },
     )
 
@@ -375,6 +388,7 @@ def times(study: Study) -> Section:
             looks_of(study),
             title=titled(f"{design.metric} {sign} {num(target)}", panel),
             x="optimizer steps",
+            end=float(row["budget"]),
         )
         name = file("target", number)
         long = pd.concat([pd.DataFrame({"arm": arm, "steps": np.sort(each)}) for arm, each in steps.items()])
@@ -402,10 +416,11 @@ def steps_to(study: Study, runs: pd.DataFrame, target: float) -> dict[str, np.nd
 
 def target_words(study: Study) -> list[str]:
     """Return what the target is."""
+    over = f"in the median over the {'tuning ' * bool(study.found.design.tuning_seeds)}seeds"
     rules = {
         "given": "The target was given.",
-        "baseline": "The target is what the baseline has reached by three quarters of its steps, in the median.",
-        "best arm": "The target is what the best arm has reached by three quarters of its steps, in the median.",
+        "baseline": f"The target is what the baseline has reached by three quarters of its steps, {over}.",
+        "best arm": f"The target is what the best arm has reached by three quarters of its steps, {over}.",
     }
     used = dict.fromkeys(study.found.targets["rule"]) if len(study.found.targets) else {}
     return [rules.get(str(rule), str(rule)) for rule in used] + [

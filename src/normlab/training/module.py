@@ -256,9 +256,10 @@ class NormModule(pl.LightningModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of steps in an epoch; only as many as asked for by ``fast_dev_run``."""
+        """The number of steps in an epoch; at most as many as asked for by ``fast_dev_run``."""
         only: int = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        return only or len(batch_sizes(self.data.train, self.data.batch_size))
+        steps = len(batch_sizes(self.data.train, self.data.batch_size))
+        return min(only, steps) if only else steps
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
