@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -13,7 +15,7 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP, ResMLP
 from normlab.models.dropout import Dropout
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, weight_normalization
-from normlab.probes.flow import activation_slots, flow, normalizer_slots, rows, slots, weights_by_layer
+from normlab.probes.flow import WATCHED, activation_slots, flow, normalizer_slots, rows, slots, weights_by_layer
 from normlab.probes.scene import Scene
 
 K = 3
@@ -331,3 +333,56 @@ def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
 def test_another_mode_is_refused():
     with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
         flow(scene(mlp), "train", [])
+
+
+class Scaled(nn.Module):
+    """A linear map, times what it is told, and its uses counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map, self.activation = nn.Linear(3, 2), nn.ReLU()
+        self.number, self.row, self.tensor, self.uses = 1.0, [1.0], torch.tensor(1.0), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.uses += 1
+        return self.activation(self.map(x) * self.number * self.row[0] * self.tensor * self.uses)
+
+
+def double_number(net: nn.Module) -> None:
+    net.number = 2.0
+
+
+def double_row(net: nn.Module) -> None:
+    net.row[0] = 2.0
+
+
+def double_tensor(net: nn.Module) -> None:
+    net.tensor = torch.tensor(2.0)
+
+
+def double_by_hook(net: nn.Module) -> None:
+    net.map.register_forward_hook(lambda _, inputs, y: 2 * y)
+
+
+@pytest.mark.parametrize("members", [1, K])
+@pytest.mark.parametrize("change", [double_number, double_row, double_tensor, double_by_hook])
+def test_what_is_set_otherwise_between_two_scenes_is_seen(change, members):
+    given = scene(Scaled, members)
+    once, again = (flow(given, "batch", ["map.weight"]).outputs["activation"] for _ in range(2))
+    assert torch.equal(once, again)
+    change(given.net)
+    assert_close(flow(given, "batch", ["map.weight"]).outputs["activation"], 2 * once)
+
+
+def test_a_copy_is_kept_for_the_next_scene_and_neither_holds_on_to_the_net_nor_to_what_was_in_it():
+    given = scene(lambda: mlp(BatchNorm1d), 1)
+    weights = [name for name in given.trained if name.endswith("weight")][:1]
+    flow(given, "batch", weights)
+    _, _, kept = WATCHED[given.net]["batch", True]
+    flow(given, "batch", weights)
+    assert WATCHED[given.net]["batch", True][2] is kept
+    assert {id(p) for p in kept.net.parameters()} == {id(p) for p in given.net.parameters()}
+    net = weakref.ref(given.net)
+    del given
+    gc.collect()
+    assert net() is None

@@ -162,3 +162,12 @@ def test_importing_it_is_cheap():
     code = "import sys, normlab.report.close; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "matplotlib", "pandas", "tensorboard"} & set(loaded.split())
+
+
+def test_bug_a_sweep_in_which_the_target_differed_was_not_summed_up(make_run, tmp_path, said):
+    for target in (3.5, 2.5):
+        for model in ("bn", "nobn"):
+            make_run(f"model={model} target={target}", [4.0, 3.0, 2.0])
+    close_sweep(tmp_path / "sweep")
+    assert (tmp_path / "sweep/table.csv").read_text().count("\n") == 3
+    assert (tmp_path / "sweep/report/index.html").exists()

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-SEED = "seed"
+SEED, TARGET = "seed", "target"
 STATUSES = ("finished", "diverged", "stopped", "failed")
 
 
 def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
-    """Return the keys in which the runs of a sweep differ, apart from their seed.
+    """Return the keys in which the runs of a sweep differ, apart from their seed and what they are judged by.
 
     A key that was given the same text everywhere does not vary, although it may come to something else in
     every run, as ``data.seed=${seed}`` does.
@@ -29,7 +29,7 @@ def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
     return [
         str(key)
         for key in given
-        if key != SEED and given[key].nunique(dropna=False) > 1 and settings[key].nunique() > 1
+        if key not in (SEED, TARGET) and given[key].nunique(dropna=False) > 1 and settings[key].nunique() > 1
     ]
 
 

@@ -39,7 +39,8 @@ def statistics(outputs: Sequence[Tensor]) -> Numbers:
         \frac{(\operatorname{tr} M)^2}{\|M\|_F^2} \le \operatorname{rank} H, \quad M = \frac{1}{R} H^\top H
 
     It is 1 where all rows are multiples of one, which deep nets without normalization come near to, D where M is a
-    multiple of the identity, and 0 where there are zeros only. The mean is not taken away.
+    multiple of the identity, and 0 where there are zeros only. The mean is not taken away. Of outputs in float64
+    that are below 1e-77 or above 1e77 it is not to be had.
 
     Shapes:
         outputs ``(K, R, D)`` each; returns ``(L, K)`` each, in float64.
@@ -51,8 +52,7 @@ def statistics(outputs: Sequence[Tensor]) -> Numbers:
     mean, std, alive, trace, gram = found.view(len(outputs), 5, -1).unbind(1)
     units = found.new_tensor([[h.shape[2] if h.shape[1] > 1 else torch.nan] for h in outputs])
     return {
-        # What is not finite has no deviation either.
-        "mean": mean + 0 * std,
+        "mean": mean + 0 * trace,
         "std": std,
         # What is not finite never is the same, but is not alive either: times 0 it is NaN.
         "dead": 1 - alive / units + 0 * trace,

@@ -120,7 +120,8 @@ def flow(scene: Scene, mode: str, weights: Sequence[str], data: str = "minibatch
     state, (x, y) = state_of(scene, places), scene.data(data)
     if alone:
         state, x = without_members(state), x.squeeze(0)
-        # For good: ``functional_call`` takes half of a small net's time.
+        # ``functional_call`` takes half of a small net's time.
+        own = [slot[key] for slot, key, _ in places]
         for slot, key, name in places:
             slot[key] = state[name]
     leaves = [state[name].requires_grad_() for name in weights]
@@ -130,6 +131,8 @@ def flow(scene: Scene, mode: str, weights: Sequence[str], data: str = "minibatch
         back = torch.autograd.grad(loss, leaves, materialize_grads=True) if leaves else ()
     gradients = dict(zip(weights, back, strict=True))
     if alone:
+        for (slot, key, _), tensor in zip(places, own, strict=True):
+            slot[key] = tensor
         through, within, gradients = map(with_members, (through, within, gradients))
     outputs_of = {name: rows(h) for name, h in through.items()}
     return Flow(outputs_of, {name: activations.layers[name] for name in through}, within, gradients)
@@ -179,34 +182,59 @@ class Watched(NamedTuple):
     places: list[tuple[dict, str, str]]
 
 
-WATCHED: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], tuple[list, Watched]]] = WeakKeyDictionary()
+WATCHED: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], tuple[list, list, Watched]]] = WeakKeyDictionary()
+OWN = frozenset(vars(nn.Module()))
+"""What every module has."""
 
 
 def watched_copy(net: nn.Module, mode: str, alone: bool) -> Watched:
     """Return a watched copy of a net, the same the next time: making it takes longer than a small net's pass.
 
-    A net in which a number was set otherwise is copied anew.
+    A net is copied anew where anything but tensors was set otherwise since, in it or by the copy's own pass, and
+    where that cannot be told.
     """
     kept, now = WATCHED.setdefault(net, {}), list(settings(net))
-    if (mode, alone) not in kept or kept[mode, alone][0] != now:
-        copy = still(net, mode)
-        correct(copy)
-        if alone:
-            fuse(copy, net)
-        # Copies: what follows may work in place.
-        watches = Watch(activation_slots(copy), torch.clone), Watch(normalizer_slots(copy), moments)
-        kept[mode, alone] = now, Watched(copy, *watches, list(places_of(copy)))
-    _, watched = kept[mode, alone]
-    for watch in (watched.activations, watched.normalizers):
-        watch.taken()
+    if (mode, alone) in kept:
+        before, of_copy, watched = kept[mode, alone]
+        if before == now and of_copy == list(settings(watched.net, watched=True)):
+            for watch in (watched.activations, watched.normalizers):
+                watch.taken()
+            return watched
+    copy = still(net, mode)
+    correct(copy)
+    if alone:
+        fuse(copy, net)
+    # Copies: what follows may work in place.
+    watches = Watch(activation_slots(copy), torch.clone), Watch(normalizer_slots(copy), moments)
+    watched = Watched(copy, *watches, list(places_of(copy)))
+    # A copy that is never used again is not kept, as its hooks may hold on to the net.
+    kept.pop((mode, alone), None)
+    if now == list(settings(net)):
+        kept[mode, alone] = now, list(settings(copy, watched=True)), watched
     return watched
 
 
-def settings(net: nn.Module) -> Iterator[Any]:
-    """Yield the layers of a net and the numbers that they were set to."""
+def settings(net: nn.Module, *, watched: bool = False) -> Iterator[Any]:
+    """Yield the layers of a net and the numbers and words that they were set to.
+
+    What else is set, a tensor or a function, and what hangs on a layer unless it is ``watched``, may change
+    unseen: for that comes something that is equal to nothing.
+    """
     for layer in net.modules():
         yield id(layer)
-        yield from (value for value in vars(layer).values() if type(value) in (bool, int, float, str))
+        if not watched and (layer._forward_hooks or layer._forward_pre_hooks):
+            yield object()
+        for name, value in vars(layer).items():
+            if name not in OWN or name == "training":
+                yield name
+                yield value if is_plain(value) else object()
+
+
+def is_plain(value: object) -> bool:
+    """Return whether a value is a number or a word, nothing, or a row of such."""
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return type(value) in (bool, int, float, str, type(None))
 
 
 def places_of(net: nn.Module) -> Iterator[tuple[dict, str, str]]:

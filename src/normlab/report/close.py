@@ -59,6 +59,7 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
     from normlab.report.figures import write_curves
     from normlab.report.notes import notes, title
+    from normlab.report.overview import overview
     from normlab.report.probe_ratios import printed as compared
     from normlab.report.probe_ratios import probe_ratios
     from normlab.report.probe_tables import printed_probes, probe_table, run_columns
@@ -67,11 +68,12 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     from normlab.report.tables import arm_table, csv, printed, run_table
     from normlab.report.tensorboard import write_events
 
-    found = study(records, Asked())
-    sweep = found.sweep
+    sweep = overview(records)
     probed = run_columns(records).loc[sweep.runs.index].reset_index(drop=True)
-    write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
+    found = study(records, Asked(), sweep)
+    sweep = found.sweep
+    write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
     ratios = compared(probe_ratios(sweep, records))
     blocks = [title(sweep)], printed(sweep), notes(sweep), printed_probes(sweep, records), ratios, said(found)
     for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
@@ -92,9 +94,10 @@ def said(found: "Study") -> list[str]:
 
     lines = sentences(found)
     more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
-    told = targets(found) if len(found.found.targets) > 1 else []
-    wrapped = [textwrap.wrap(line, WIDTH, subsequent_indent="    ") for line in [*lines[:SENTENCES], *more, *told]]
-    return list(itertools.chain.from_iterable(wrapped))
+    told = targets(found) if found.sweep.arms["target"].nunique(dropna=False) > 1 else []
+    whole = [line.replace(" %", "\u00a0%") for line in [*lines[:SENTENCES], *more, *told]]
+    wrapped = [textwrap.wrap(line, WIDTH, subsequent_indent="    ") for line in whole]
+    return [line.replace("\u00a0", " ") for line in itertools.chain.from_iterable(wrapped)]
 
 
 def shown(folder: Path) -> str:

@@ -35,10 +35,9 @@ def columns(sweep: Overview) -> list[str]:
     """Return what the columns of epochs and seconds count, if there is anything in them."""
     lines = []
     if sweep.arms["timed"].any():
-        side, targets = "at most" if sweep.direction == "min" else "at least", sweep.arms["target"].dropna()
-        value = (
-            f"is {side} {number(targets.iloc[0])}, the target" if targets.nunique() == 1 else "reaches its target"
-        )
+        side, targets = "at most" if sweep.direction == "min" else "at least", sweep.arms["target"]
+        one = targets.nunique(dropna=False) == 1
+        value = f"is {side} {number(targets.iloc[0])}, the target" if one else "reaches its target"
         several = "; median over the seeds, and how many got there" if sweep.arms["seeds"].max() > 1 else ""
         lines.append(f"epochs: until {sweep.metric} {value}{several}")
     if (sweep.runs["epochs"] > 0).any() and sweep.arms["finished"].any():

@@ -25,6 +25,8 @@ class Overview:
         arms: a row per arm, indexed by its name: what varies, what ``analysis.arms.summarize`` found, and whether
             most of its runs are ``untrained``.
         curves: a row per run, epoch and metric.
+
+    With :func:`with_times` runs and arms also have their ``target``, and when they reach it.
     """
 
     keys: list[str]

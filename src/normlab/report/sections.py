@@ -380,7 +380,7 @@ def times(study: Study) -> Section:
     pictures, sign = [], "at most" if design.direction == "min" else "at least"
     for number, row in enumerate(found.targets.to_dict("records")[:MOST]):
         panel, target = str(row["panel"]), float(row["target"])
-        steps = steps_to(study, at_best(study, panel), target)
+        steps = steps_to(study, at_best(study, panel))
         if not np.isfinite(target) or not any(np.isfinite(each).any() for each in steps.values()):
             continue
         figure = charts.reached(
@@ -401,17 +401,11 @@ def times(study: Study) -> Section:
     )
 
 
-def steps_to(study: Study, runs: pd.DataFrame, target: float) -> dict[str, np.ndarray]:
-    """Return when the runs of each arm reach a target, in optimizer steps, ∞ for never."""
-    curves = study.curves
-    good = curves[
-        curves["value"] <= target if study.found.design.direction == "min" else curves["value"] >= target
-    ]
-    first = good.groupby("run")["step"].min()
-    known = runs[runs["value"].notna()]
-    reached = first.reindex(known.index).astype(float).fillna(np.inf)
-    reached = reached.mask(known["status"] == "diverged", np.inf)
-    return {str(arm): reached[own.index].to_numpy() for arm, own in known.groupby("arm", sort=False)}
+def steps_to(study: Study, runs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return when the runs of each arm reach their target, in optimizer steps, ∞ for never."""
+    steps = study.found.times["steps"].reindex(runs.index).dropna()
+    arms = runs.loc[steps.index, "arm"]
+    return {str(arm): own.to_numpy() for arm, own in steps.groupby(arms, sort=False)}
 
 
 def target_words(study: Study) -> list[str]:

@@ -53,13 +53,13 @@ class Study:
     found: Findings
 
 
-def study(records: Sequence[Record], asked: Asked) -> Study:
+def study(records: Sequence[Record], asked: Asked, sweep: Overview | None = None) -> Study:
     """Return what the runs have to say.
 
     Raises:
         ConfigError: for a metric, a comparison or a baseline that there is not, with those that there are.
     """
-    sweep = overview(records)
+    sweep = overview(records) if sweep is None else sweep
     metric, direction = measure(sweep, records, asked.metric)
     runs = sweep.runs.assign(**values(sweep, records, metric, direction))
     try:

@@ -78,13 +78,12 @@ class Population(nn.Module):
     def state(self) -> State:
         """Return parameters and buffers by name, ``(K, …)`` each, sharing memory with the population."""
         # ``state_dict`` takes longer, and leaves some buffers out.
-        state = {
+        return {
             f"{path}.{name}" if path else name: tensor if self.members > 1 else tensor.unsqueeze(0)
             for path, layer in self.net.named_modules(remove_duplicate=False)
             for name, tensor in (*layer._parameters.items(), *layer._buffers.items())
             if tensor is not None
         }
-        return state
 
     def alone(self, k: int) -> nn.Module:
         """Return member k's net as one that does not know of others, a copy."""
@@ -107,7 +106,7 @@ class Population(nn.Module):
     def member(self, k: int, state: State | None = None) -> State:
         """Return the ``state_dict`` of member k's net alone, out of ``state`` or as it is now."""
         stacked = self.state() if state is None else state
-        return {name: stacked[name][k].detach().clone() for name in self.net.state_dict()}
+        return {name: stacked[name][k].detach().clone() for name in self.net.state_dict() if name in stacked}
 
 
 def copy_of(population: Population) -> State:
