@@ -93,6 +93,10 @@ def test_a_fast_run_looks_once_an_epoch(look):
     assert [scene.step for scene in look({"every_n_epochs": 1}, "trainer.fast_dev_run=true")] == [0]
 
 
+def test_bug_a_fast_run_of_more_steps_than_an_epoch_has_was_not_looked_at(look):
+    assert [scene.step for scene in look({"every_n_epochs": 1}, "trainer.fast_dev_run=50")] == [4]
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_what_is_shown_is_the_step_that_is_taken(look, seeds):
     """Plain gradient descent: what the step did is the gradient of the loss on what it is said to be on."""
