@@ -15,8 +15,10 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP, ResMLP
 from normlab.models.dropout import Dropout
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, weight_normalization
-from normlab.probes.flow import WATCHED, activation_slots, flow, normalizer_slots, rows, slots, weights_by_layer
+from normlab.probes.flow import flow, rows, weights_by_layer
 from normlab.probes.scene import Scene
+from normlab.probes.slots import activation_slots, normalizer_slots, slots
+from normlab.probes.watching import WATCHED
 
 K = 3
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.probes.flow import Flow, activation_slots, flow, weights_by_layer
+from normlab.probes.flow import Flow, flow, weights_by_layer
 from normlab.probes.scene import Finding, Probe, Scene
-from normlab.probes.slots import mean_std
+from normlab.probes.slots import activation_slots, mean_std
 
 BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
     nn.Sigmoid: lambda _: (0.0, 1.0),

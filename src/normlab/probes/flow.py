@@ -3,34 +3,16 @@
 Letters: K members, B samples, D units of a layer, R rows: B samples, at every position of an image.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import chain, count
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from normlab import norms
-from normlab.norms.draws import Drawing
-from normlab.probes.scene import Scene, still
-from normlab.probes.slots import mean_std
-
-ACTIVATIONS = tuple({getattr(nn, name) for name in nn.modules.activation.__all__} - {nn.MultiheadAttention})
-"""What is an activation function where a net has none by the name ``activation``."""
-
-TORCH = (nn.modules.batchnorm, nn.modules.instancenorm, nn.modules.normalization)
-NORMALIZERS: tuple[type[nn.Module], ...] = tuple(
-    kind
-    for module in (norms, *TORCH)
-    for kind in (getattr(module, name) for name in module.__all__)
-    if isinstance(kind, type)
-)
-"""What is a normalizer where a net has none by the name ``norm``."""
-
-Tensors = dict[str, Tensor]
+from normlab.probes.scene import Scene
+from normlab.probes.slots import NORMALIZERS
+from normlab.probes.watching import Place, Tensors, watched_copy
 
 
 class Flow(NamedTuple):
@@ -49,33 +31,6 @@ class Flow(NamedTuple):
     activations: dict[str, nn.Module]
     normalized: Tensors
     gradients: Tensors
-
-
-def activation_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each activation function with the name of the layer that it is in.
-
-    It is what a layer calls ``activation``; elsewhere, each activation function of torch.nn is a layer itself.
-    """
-    return slots(net, "activation", ACTIVATIONS)
-
-
-def normalizer_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each normalizer with the name of the layer that it is in; an identity in its place is none.
-
-    It is what a layer calls ``norm``; elsewhere, each normalizer of torch.nn or normlab.norms is a layer itself.
-    """
-    return ((layer, m) for layer, m in slots(net, "norm", NORMALIZERS) if not isinstance(m, nn.Identity))
-
-
-def slots(net: nn.Module, slot: str, kinds: tuple[type[nn.Module], ...]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what layers call ``slot`` by the layer, and what else is of these kinds by its own name."""
-    modules = {name: (module, *name.rpartition(".")) for name, module in net.named_modules() if name}
-    inside = tuple(f"{name}." for name, (*_, last) in modules.items() if last == slot)
-    for name, (module, layer, _, last) in modules.items():
-        if last == slot:
-            yield layer or name, module
-        elif isinstance(module, kinds) and not name.startswith(inside):
-            yield name, module
 
 
 def weights_by_layer(scene: Scene, layers: Collection[str]) -> dict[str, list[str]]:
@@ -148,132 +103,13 @@ def with_members(tensors: Tensors) -> Tensors:
     return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
 
-class Watch:
-    """Takes down what comes out of layers; of one that is called again as ``layer.2``, ``layer.3`` and so on."""
-
-    def __init__(self, layers: Iterable[tuple[str, nn.Module]], take: Callable[[Tensor], Tensor]) -> None:
-        self.take, self.seen = take, dict[str, Tensor]()
-        self.layers: dict[str, nn.Module] = {}
-        for layer, module in layers:
-            module.register_forward_hook(partial(self.note, layer))
-
-    def note(self, layer: str, module: nn.Module, inputs: tuple, y: Tensor) -> None:
-        """Take down an output."""
-        names = chain([layer], (f"{layer}.{number}" for number in count(2)))
-        name = next(name for name in names if name not in self.seen)
-        self.seen[name], self.layers[name] = self.take(y.detach()), module
-
-    def taken(self) -> Tensors:
-        """Return what came out since this was last asked."""
-        taken, self.seen = self.seen, {}
-        return taken
-
-
-class Watched(NamedTuple):
-    """A still copy of a net of which activations and normalizers are watched.
-
-    Attributes:
-        places: where it has each parameter and each buffer, under which key, and the first name of that tensor.
-    """
-
-    net: nn.Module
-    activations: Watch
-    normalizers: Watch
-    places: list[tuple[dict, str, str]]
-
-
-WATCHED: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], tuple[list, list, Watched]]] = WeakKeyDictionary()
-OWN = frozenset(vars(nn.Module()))
-"""What every module has."""
-
-
-def watched_copy(net: nn.Module, mode: str, alone: bool) -> Watched:
-    """Return a watched copy of a net, the same the next time: making it takes longer than a small net's pass.
-
-    A net is copied anew where anything but tensors was set otherwise since, in it or by the copy's own pass, and
-    where that cannot be told.
-    """
-    kept, now = WATCHED.setdefault(net, {}), list(settings(net))
-    if (mode, alone) in kept:
-        before, of_copy, watched = kept[mode, alone]
-        if before == now and of_copy == list(settings(watched.net, watched=True)):
-            for watch in (watched.activations, watched.normalizers):
-                watch.taken()
-            return watched
-    copy = still(net, mode)
-    correct(copy)
-    if alone:
-        fuse(copy, net)
-    # Copies: what follows may work in place.
-    watches = Watch(activation_slots(copy), torch.clone), Watch(normalizer_slots(copy), moments)
-    watched = Watched(copy, *watches, list(places_of(copy)))
-    # A copy that is never used again is not kept, as its hooks may hold on to the net.
-    kept.pop((mode, alone), None)
-    if now == list(settings(net)):
-        kept[mode, alone] = now, list(settings(copy, watched=True)), watched
-    return watched
-
-
-def settings(net: nn.Module, *, watched: bool = False) -> Iterator[Any]:
-    """Yield the layers of a net and the numbers and words that they were set to.
-
-    What else is set, a tensor or a function, and what hangs on a layer unless it is ``watched``, may change
-    unseen: for that comes something that is equal to nothing.
-    """
-    for layer in net.modules():
-        yield id(layer)
-        if not watched and (layer._forward_hooks or layer._forward_pre_hooks):
-            yield object()
-        for name, value in vars(layer).items():
-            if name not in OWN or name == "training":
-                yield name
-                yield value if is_plain(value) else object()
-
-
-def is_plain(value: object) -> bool:
-    """Return whether a value is a number or a word, nothing, or a row of such."""
-    if isinstance(value, tuple | list):
-        return all(map(is_plain, value))
-    return type(value) in (bool, int, float, str, type(None))
-
-
-def places_of(net: nn.Module) -> Iterator[tuple[dict, str, str]]:
-    """Yield where a net has its parameters and buffers: a layer's dictionary, the key in it, the first name."""
-    first: dict[int, str] = {}
-    for layer, module in net.named_modules():
-        for slot in (module._parameters, module._buffers):
-            for key, tensor in slot.items():
-                if tensor is not None:
-                    yield slot, key, first.setdefault(id(tensor), f"{layer}.{key}".lstrip("."))
-
-
-def moments(y: Tensor) -> Tensor:
-    """Return mean and standard deviation over all entries, ``(2,)``."""
-    return torch.cat(mean_std(y.reshape(1, -1)))
-
-
-def state_of(scene: Scene, places: Iterable[tuple[dict, str, str]]) -> Tensors:
+def state_of(scene: Scene, places: Iterable[Place]) -> Tensors:
     """Return a net's parameters and buffers before the step, each once: layers may share them."""
     # A layer that moves something in its buffers is not to move it in the scene.
     return {
         name: scene.before[name].detach() if name in scene.trained else scene.before[name].detach().clone()
         for *_, name in places
     }
-
-
-def correct(net: nn.Module) -> None:
-    """Let a still copy's layers that correct by the batch do so: in one pass, with one derivative, they may."""
-    layers: Iterable[Any] = net.modules()
-    for layer in layers:
-        if hasattr(layer, "held") and not isinstance(layer, Drawing):
-            layer.held = False
-
-
-def fuse(net: nn.Module, like: nn.Module) -> None:
-    """Let a still copy take the kernels that its net takes: for one net and one derivative they are faster."""
-    for layer, original in zip(net.modules(), like.modules(), strict=True):
-        if "fused" in vars(original):
-            layer.fused = original.fused
 
 
 def rows(h: Tensor) -> Tensor:

@@ -12,6 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from normlab import norms
+
+ACTIVATIONS = tuple({getattr(nn, name) for name in nn.modules.activation.__all__} - {nn.MultiheadAttention})
+"""What is an activation function where a net has none by the name ``activation``."""
+
+TORCH = (nn.modules.batchnorm, nn.modules.instancenorm, nn.modules.normalization)
+NORMALIZERS: tuple[type[nn.Module], ...] = tuple(
+    kind
+    for module in (norms, *TORCH)
+    for kind in (getattr(module, name) for name in module.__all__)
+    if isinstance(kind, type)
+)
+"""What is a normalizer where a net has none by the name ``norm``."""
+
 MOMENTS = ("before_mean", "before_std", "after_mean", "after_std")
 
 Measure = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
@@ -24,6 +38,33 @@ def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         layer, _, slot = name.rpartition(".")
         if slot == "norm":
             yield layer or "net", module
+
+
+def activation_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield each activation function with the name of the layer that it is in.
+
+    It is what a layer calls ``activation``; elsewhere, each activation function of torch.nn is a layer itself.
+    """
+    return slots(net, "activation", ACTIVATIONS)
+
+
+def normalizer_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield each normalizer with the name of the layer that it is in; an identity in its place is none.
+
+    It is what a layer calls ``norm``; elsewhere, each normalizer of torch.nn or normlab.norms is a layer itself.
+    """
+    return ((layer, m) for layer, m in slots(net, "norm", NORMALIZERS) if not isinstance(m, nn.Identity))
+
+
+def slots(net: nn.Module, slot: str, kinds: tuple[type[nn.Module], ...]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what layers call ``slot`` by the layer, and what else is of these kinds by its own name."""
+    modules = {name: (module, *name.rpartition(".")) for name, module in net.named_modules() if name}
+    inside = tuple(f"{name}." for name, (*_, last) in modules.items() if last == slot)
+    for name, (module, layer, _, last) in modules.items():
+        if last == slot:
+            yield layer or name, module
+        elif isinstance(module, kinds) and not name.startswith(inside):
+            yield name, module
 
 
 def moments(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
