@@ -14,8 +14,9 @@ from normlab.report.page import Page, Picture, Section, Table, write_page
 from normlab.report.probe_ratios import probe_ratios
 from normlab.report.probes import last_numbers, probe_figures
 from normlab.report.provenance import commands, facts
-from normlab.report.sections import rows_of, sections
+from normlab.report.sections import sections
 from normlab.report.study import Study, names_of
+from normlab.report.study_views import rows_of
 from normlab.report.tables import run_table
 from normlab.report.wording import num, percent, shown, with_interval
 

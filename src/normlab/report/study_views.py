@@ -1,0 +1,78 @@
+"""What the sections of the page share: the arms' looks, panels, and the runs of arms at their best."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from normlab.report.palette import Style, styles
+from normlab.report.study import Study
+from normlab.report.tables import short_names
+
+MOST = 12
+"""Panels that are drawn of each kind; the tables have all."""
+Row = dict[str, Any]
+
+
+def looks_of(study: Study) -> dict[str, Style]:
+    """Return the colour and line of each arm, the same everywhere."""
+    arms = study.found.design.arms
+    return dict(zip(arms, styles([(arm,) for arm in arms]), strict=True))
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """Return the rows of a table."""
+    return frame.to_dict("records")  # type: ignore[return-value]
+
+
+def panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the first panels of a table, by name."""
+    return [(str(name), own) for name, own in frame.groupby("panel", sort=False)][:MOST]
+
+
+def left_out(frame: pd.DataFrame) -> list[str]:
+    """Return what to say of panels that are not drawn."""
+    count = frame["panel"].nunique() if len(frame) else 0
+    return [f"{count - MOST} more panels are in the tables alone."] if count > MOST else []
+
+
+def file(kind: str, number: int) -> str:
+    """Return the name of a picture's files.
+
+    >>> file("curves", 0), file("curves", 1)
+    ('curves', 'curves_2')
+    """
+    return f"{kind}_{number + 1}" if number else kind
+
+
+def titled(what: str, panel: str) -> str:
+    """Return the title of a picture of one panel."""
+    return f"{what}, {panel}" if panel else what
+
+
+def tuned_at(study: Study, row: Row) -> str:
+    """Return an arm's setting of what was tuned."""
+    tuned = study.found.design.tuned
+    names = zip(short_names(tuned), tuned, strict=True)
+    return ", ".join(f"{name} {row[key]}" for name, key in names if row[key] is not None) or "–"
+
+
+def at_best(study: Study, panel: str) -> pd.DataFrame:
+    """Return the runs of a panel's arms at their best settings, on report seeds, with their arm."""
+    design, arms = study.found.design, study.found.arms
+    runs = study.runs[study.runs["seed"].isin(design.report_seeds)]
+    parts = []
+    for row in arms[arms["panel"] == panel].to_dict("records"):
+        keys = [*design.panels, *design.tuned]
+        if any(row[key] is None for key in keys):
+            continue
+        same = np.logical_and.reduce([runs[key] == row[key] for key in keys] or [np.ones(len(runs), dtype=bool)])
+        own = (runs[design.compare] == row["arm"]) if design.compare else np.ones(len(runs), dtype=bool)
+        parts.append(runs[same & own].assign(arm=row["arm"]))
+    return pd.concat(parts) if parts else runs.iloc[:0].assign(arm="")
+
+
+def report_values(study: Study, panel: str) -> pd.DataFrame:
+    """Return the values of a panel, a row per report seed and a column per arm at its best."""
+    runs = at_best(study, panel)
+    return runs.dropna(subset=["value"]).groupby(["seed", "arm"])["value"].mean().unstack("arm")

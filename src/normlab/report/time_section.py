@@ -1,0 +1,107 @@
+"""The section of the page on how long arms take to the target."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from normlab.report import charts
+from normlab.report.page import Picture, Section, Table
+from normlab.report.study import Study
+from normlab.report.study_views import MOST, Row, at_best, file, looks_of, rows_of, titled
+from normlab.report.wording import num, percent, shown, with_interval
+
+
+def times(study: Study) -> Section:
+    """Return how long arms take to the target."""
+    found, design = study.found, study.found.design
+    pictures, sign = [], "at most" if design.direction == "min" else "at least"
+    for number, row in enumerate(found.targets.to_dict("records")[:MOST]):
+        panel, target = str(row["panel"]), float(row["target"])
+        steps = steps_to(study, at_best(study, panel))
+        if not np.isfinite(target) or not any(np.isfinite(each).any() for each in steps.values()):
+            continue
+        figure = charts.reached(
+            steps,
+            looks_of(study),
+            title=titled(f"{design.metric} {sign} {num(target)}", panel),
+            x="optimizer steps",
+            end=float(row["budget"]),
+        )
+        name = file("target", number)
+        long = pd.concat([pd.DataFrame({"arm": arm, "steps": np.sort(each)}) for arm, each in steps.items()])
+        alt = "share of the seeds of each arm that have reached the target, by optimizer steps"
+        often = "step" if row["resolution"] == 1 else f"{num(row['resolution'])} steps"
+        caption = f"Evaluated every {often}: a time is known no better than that."
+        pictures.append(Picture(name, figure, alt, caption, Table(name, "what is drawn", long)))
+    return Section(
+        "target", "Time to the target", target_words(study), pictures, [time_table(study)] if pictures else []
+    )
+
+
+def steps_to(study: Study, runs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return when the runs of each arm reach their target, in optimizer steps, ∞ for never."""
+    steps = study.found.times["steps"].reindex(runs.index).dropna()
+    arms = runs.loc[steps.index, "arm"]
+    return {str(arm): own.to_numpy() for arm, own in steps.groupby(arms, sort=False)}
+
+
+def target_words(study: Study) -> list[str]:
+    """Return what the target is."""
+    over = f"in the median over the {'tuning ' * bool(study.found.design.tuning_seeds)}seeds"
+    rules = {
+        "given": "The target was given.",
+        "baseline": f"The target is what the baseline has reached by three quarters of its steps, {over}.",
+        "best arm": f"The target is what the best arm has reached by three quarters of its steps, {over}.",
+    }
+    used = dict.fromkeys(study.found.targets["rule"]) if len(study.found.targets) else {}
+    return [rules.get(str(rule), str(rule)) for rule in used] + [
+        "A run that never reaches it, or diverged, takes infinitely long; where half of an arm does not, the "
+        "shares that do take the place of the ratio."
+    ]
+
+
+def time_table(study: Study) -> Table:
+    """Return the times to the target."""
+    frame, design = study.found.arms, study.found.design
+    ratios: dict[Any, Any] = {(row["panel"], row["arm"]): row for row in rows_of(study.found.comparisons)}
+
+    def ratio(name: str) -> Callable[[Row], str]:
+        return lambda row: with_interval(ratios[key(row)], name) if key(row) in ratios else "–"
+
+    def key(row: Row) -> tuple[str, str]:
+        return row["panel"], row["arm"]
+
+    columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
+    columns |= {design.compare: "arm"} if design.compare else {}
+    table = shown(
+        frame,
+        {
+            **columns,
+            "median steps": lambda row: num(row["steps"], 4),
+            "median seconds": lambda row: num(row["seconds"]),
+            "reached by": lambda row: share(row, "reached"),
+            f"steps / {design.baseline or 'baseline'}": ratio("steps_ratio"),
+            f"seconds / {design.baseline or 'baseline'}": ratio("seconds_ratio"),
+        },
+    )
+    columns_of = [
+        *design.panels,
+        "panel",
+        "arm",
+        "seeds",
+        "steps",
+        "seconds",
+        "reached",
+        "reached_low",
+        "reached_high",
+    ]
+    return Table("times", "times to the target", frame[columns_of], table)
+
+
+def share(row: Row, name: str) -> str:
+    """Return a share with its interval."""
+    if np.isnan(row[name]):
+        return "–"
+    return f"{percent(row[name])} ({percent(row[f'{name}_low'])} to {percent(row[f'{name}_high'])})"

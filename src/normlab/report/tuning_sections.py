@@ -1,0 +1,133 @@
+"""The sections of the page on what was tuned: learning rates and the like, and batch sizes."""
+
+from typing import Any
+
+import pandas as pd
+
+from normlab.analysis.design import is_number
+from normlab.analysis.ranges import BATCH_SIZE
+from normlab.report import charts
+from normlab.report.page import Picture, Section, Table
+from normlab.report.study import Study
+from normlab.report.study_views import MOST, file, left_out, looks_of, panels, titled
+from normlab.report.tables import short_names
+from normlab.report.wording import num, percent, shown, with_interval
+
+LR = "optimizer.lr"
+
+
+def rates(study: Study) -> Section:
+    """Return what every setting gave that was tuned."""
+    found, design = study.found, study.found.design
+    frame = found.settings
+    if not design.tuned:
+        return Section("tuning", "What was tuned")
+    columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
+    columns |= {design.compare: "arm"} if design.compare else {}
+    table = shown(
+        frame,
+        {
+            **columns,
+            **dict(zip(short_names(design.tuned), design.tuned, strict=True)),
+            "tuning seeds": "tuning_seeds",
+            "on tuning seeds": lambda row: num(row["tuning_iqm"]),
+            "reported seeds": "report_seeds",
+            "on reported seeds": lambda row: with_interval(row, "iqm"),
+            "diverged": lambda row: percent(row["diverged"]),
+            "chosen": lambda row: "chosen" if row["chosen"] else "may as well be" if row["rival"] else "",
+        },
+    )
+    pictures = against_key(study, LR, "learning rate", "rates") if LR in design.tuned else []
+    tables = [Table("settings", "what every setting gave", frame, table)]
+    if len(found.ranges):
+        tables.append(Table("ranges", "settings within 10 % of the best", found.ranges, range_table(study)))
+    words = [
+        "Each arm is taken at its own best setting, chosen on tuning seeds that are not reported. Full dots are "
+        "the chosen settings, bars 95 % intervals, × settings with which runs diverged; arms at one setting stand "
+        "side by side.",
+        *left_out(frame),
+    ]
+    return Section("tuning", "What was tuned", words, pictures, tables)
+
+
+def range_table(study: Study) -> pd.DataFrame:
+    """Return the ranges as they are read."""
+    frame = study.found.ranges
+    columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
+    return shown(
+        frame,
+        {
+            **columns,
+            study.found.design.compare or "arm": "arm",
+            "of": "key",
+            "from": lambda row: f"{row['smallest']:g}",
+            "to": lambda row: f"{row['largest']:g}",
+            "factors of ten": lambda row: num(row["decades"], 2),
+            "at the edge of what was tried": lambda row: "yes" if row["open"] else "",
+        },
+    )
+
+
+def against_key(study: Study, key: str, x: str, kind: str) -> list[Picture]:
+    """Return a picture per panel of the metric against a tuned setting."""
+    design, pictures = study.found.design, []
+    for number, (panel, own) in enumerate(panels(study.found.settings)):
+        numeric = own[own[key].map(lambda text: text is not None and is_number(str(text)))]
+        if numeric[key].nunique() < 2:
+            continue
+        best = numeric.sort_values("chosen", kind="stable").drop_duplicates(["arm", key], keep="last")
+        figure = charts.against(
+            best.rename(columns={"iqm_low": "low", "iqm_high": "high"}),
+            key,
+            looks_of(study),
+            title=titled(design.metric, panel),
+            x=x,
+            y=design.metric,
+            better=design.direction,
+        )
+        alt = f"{design.metric} of each arm against the {x}{' in ' + panel if panel else ''}"
+        columns = ["arm", key, "iqm", "iqm_low", "iqm_high", "diverged", "chosen"]
+        name = file(kind, number)
+        caption = titled(f"{design.metric} against the {x}", panel)
+        pictures.append(Picture(name, figure, alt, caption, Table(name, "what is drawn", best[columns])))
+    return pictures
+
+
+def sizes(study: Study) -> Section:
+    """Return how much the batch size matters."""
+    found, design = study.found, study.found.design
+    frame = found.arms
+    if BATCH_SIZE not in design.panels:
+        return Section("batch-size", "Batch size")
+    others = [key for key in design.panels if key != BATCH_SIZE]
+    pictures = []
+    groups = frame.groupby(others, sort=False) if others else [((), frame)]
+    for number, (setting, own) in enumerate(list(groups)[:MOST]):
+        where = ", ".join(f"{name}={text}" for name, text in zip(short_names(others), setting, strict=True))
+        rows = own.rename(columns={"iqm_low": "low", "iqm_high": "high", "diverged": "lost"})
+        rows = rows.assign(diverged=own["diverged_share"].fillna(0), chosen=True)
+        figure = charts.against(
+            rows,
+            BATCH_SIZE,
+            looks_of(study),
+            title=titled(design.metric, where),
+            x="batch size",
+            y=design.metric,
+            better=design.direction,
+        )
+        name = file("batch_sizes", number)
+        drawn = Table(name, "what is drawn", rows[["arm", BATCH_SIZE, "iqm", "low", "high", "diverged"]])
+        alt = f"{design.metric} of each arm against the batch size"
+        pictures.append(
+            Picture(name, figure, alt, titled(f"{design.metric} against the batch size", where), drawn)
+        )
+    heading = {**{key: key for key in others}, design.compare or "arm": "arm", "batch sizes": "batch_sizes"}
+    table = shown(found.batch_sizes, {**heading, "largest / smallest": lambda row: num(row["ratio"])})
+    words = ["Each arm at its best setting for each batch size; largest / smallest is the ratio of these values."]
+    return Section(
+        "batch-size",
+        "Batch size",
+        words,
+        pictures,
+        [Table("batch_size_ratios", "how much it matters", found.batch_sizes, table)],
+    )
