@@ -190,3 +190,18 @@ def test_a_net_does_not_depend_on_the_other_members():
     (alone,) = nets(seeds=[3])
 
     assert all(torch.equal(t, tensors(nets()[2])[name]) for name, t in tensors(alone).items())
+
+
+def test_what_a_layer_adds_to_its_state_dict_stays_in_that_of_a_member():
+    class Layer(nn.Linear):
+        def get_extra_state(self) -> Tensor:
+            return torch.tensor([1.0, 2.0])
+
+        def set_extra_state(self, state: Tensor) -> None:
+            pass
+
+    made = [nn.Sequential(Layer(3, 2)) for _ in range(2)]
+    for members in (made[:1], made):
+        own = Population(members).member(len(members) - 1)
+        assert list(own) == list(members[-1].state_dict())
+        assert torch.equal(own["0._extra_state"], torch.tensor([1.0, 2.0]))

@@ -106,7 +106,11 @@ class Population(nn.Module):
     def member(self, k: int, state: State | None = None) -> State:
         """Return the ``state_dict`` of member k's net alone, out of ``state`` or as it is now."""
         stacked = self.state() if state is None else state
-        return {name: stacked[name][k].detach().clone() for name in self.net.state_dict() if name in stacked}
+        return {
+            # What a layer adds to its ``state_dict`` by itself has no members.
+            name: stacked[name][k].detach().clone() if name in stacked else value
+            for name, value in self.net.state_dict().items()
+        }
 
 
 def copy_of(population: Population) -> State:
