@@ -5,14 +5,11 @@ from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
-import hypothesis.extra.numpy as npst
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from hypothesis import assume, given, settings
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -28,7 +25,7 @@ from normlab.norms import (
     weight_normalization,
 )
 from normlab.probes import Activations
-from normlab.probes.activations import of_features, of_weights, overall, saturated, statistics
+from normlab.probes.activations import of_features, of_weights, overall
 from normlab.probes.scene import Finding, Scene
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -313,118 +310,6 @@ def test_where_no_step_is_taken_there_is_no_update():
             assert value.isnan().all()
         else:
             assert_close(value, fine[name])
-
-
-@pytest.mark.parametrize(
-    ("rows", "mean", "std", "dead", "rank"),
-    [
-        ([[1, 0], [0, 1]], 1 / 2, (1 / 3) ** 0.5, 0, 2),
-        ([[1, 2], [2, 4], [3, 6]], 3, (16 / 5) ** 0.5, 0, 1),
-        ([[1, 0], [0, 2]], 3 / 4, (11 / 12) ** 0.5, 0, 25 / 17),
-        ([[2, 1], [2, 0], [2, 1], [2, 0]], 10 / 8, (5.5 / 7) ** 0.5, 1 / 2, (4 + 1 / 2) ** 2 / (16 + 2 + 1 / 4)),
-        ([[0, 1, -1], [0, 1, 3]], 4 / 6, (28 / 3 / 5) ** 0.5, 2 / 3, 144 / (4 + 100 + 2 * 4)),
-        ([[0, 0], [0, 0]], 0, 0, 1, 0),
-        ([[-3, -3], [-3, -3]], -3, 0, 1, 1),
-    ],
-)
-def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank):
-    members = double([rows, rows]) * double([1, 2]).view(2, 1, 1)
-    numbers = statistics([torch.zeros(2, 3, 1, dtype=torch.float64), members])
-    expected = {"mean": [mean, 2 * mean], "std": [std, 2 * std], "dead": [dead] * 2, "effective_rank": [rank] * 2}
-    assert numbers.keys() == expected.keys()
-    for name, value in expected.items():
-        assert_close(numbers[name][1], double(value))
-    assert all(value.shape == (2, 2) and value.dtype == torch.float64 for value in numbers.values())
-
-
-def test_of_a_single_row_no_unit_is_known_to_be_dead():
-    numbers = {name: value.item() for name, value in statistics([double([[[1, 2, 3]]])]).items()}
-    assert numbers == pytest.approx({"mean": 2, "std": 1, "dead": np.nan, "effective_rank": 1}, nan_ok=True)
-    (alone,) = statistics([double([[[2]]])])["std"].tolist()
-    assert np.isnan(alone).all()
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_of_what_is_not_finite_there_are_no_statistics_and_other_members_keep_theirs(bad):
-    h = draws(K, 7, 4)
-    fine = statistics([h])
-    h[1, 3, 2] = bad
-    for name, value in statistics([h]).items():
-        assert value[0, 1].isnan()
-        assert_close(value[0, [0, 2]], fine[name][0, [0, 2]])
-    assert saturated(h, -1, 1, 0.05).isnan().tolist() == [False, True, False]
-
-
-@pytest.mark.parametrize("size", [1e-40, 1e-25, 1e-12, 1.0, 1e12, 1e25, 1e38])
-def test_outputs_whose_squares_are_no_float32_had_no_spread_and_rank_0_and_have_theirs(size):
-    h = draws(K, 7, 4) / 4
-    expected, numbers = statistics([h]), statistics([(h * size).float()])
-    # Below 1.2e-38 there are fewer digits.
-    tolerance = {"rtol": 1e-5 if size > 1e-38 else 1e-2, "atol": 1e-6 if size > 1e-38 else 1e-2}
-    for name, scale in {"mean": size, "std": size, "dead": 1, "effective_rank": 1}.items():
-        assert_close(numbers[name] / scale, expected[name], **tolerance)
-
-
-MATRICES = npst.arrays(
-    float,
-    npst.array_shapes(min_dims=2, max_dims=2, max_side=6),
-    elements=st.floats(-10, 10, allow_subnormal=False, width=32),
-)
-VECTORS = npst.arrays(float, st.integers(1, 6), elements=st.integers(-5, 5).map(float))
-
-
-def rank_of(rows: np.ndarray) -> float:
-    return statistics([torch.from_numpy(rows)[None]])["effective_rank"].item()
-
-
-@settings(max_examples=60, deadline=None)
-@given(rows=MATRICES)
-def test_the_effective_rank_is_a_lower_bound_on_the_rank_and_1_or_more(rows):
-    rank = rank_of(rows)
-    assert rank <= np.linalg.matrix_rank(rows / max(1e-300, np.abs(rows).max())) + 1e-9
-    assert rank == 0 if not rows.any() else rank >= 1 - 1e-9
-
-
-@settings(max_examples=30, deadline=None)
-@given(left=VECTORS, right=VECTORS)
-def test_the_effective_rank_is_1_where_all_rows_are_multiples_of_one(left, right):
-    assume(left.any() and right.any())
-    assert rank_of(np.outer(left, right)) == pytest.approx(1, abs=1e-12)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    units=st.integers(1, 6), more=st.integers(0, 4), scale=st.floats(1e-38, 1e38), seed=st.integers(0, 2**32 - 1)
-)
-def test_the_effective_rank_of_orthonormal_units_is_their_number_at_every_scale_of_float32(
-    units, more, scale, seed
-):
-    columns, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(units + more, units)))
-    assert rank_of(scale * columns) == pytest.approx(units, abs=1e-9)
-
-
-@settings(max_examples=30, deadline=None)
-@given(rows=MATRICES, scale=st.floats(1e-3, 1e3), seed=st.integers(0, 2**32 - 1))
-def test_turning_and_rescaling_what_a_layer_puts_out_leaves_its_effective_rank(rows, scale, seed):
-    assume(np.abs(rows).max() > 1e-3)
-    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(rows.shape[1],) * 2))
-    assert rank_of(scale * rows @ turn) == pytest.approx(rank_of(rows), abs=1e-9)
-
-
-@settings(max_examples=30, deadline=None)
-@given(rows=MATRICES)
-def test_dead_units_are_those_that_put_out_the_same_for_every_row(rows):
-    (dead,) = statistics([torch.from_numpy(rows)[None]])["dead"].tolist()[0]
-    assert np.isnan(dead) if len(rows) == 1 else dead == pytest.approx((np.ptp(rows, axis=0) == 0).mean())
-
-
-def test_saturated_is_the_share_nearer_to_a_bound_than_the_threshold():
-    h = double([[[0.0, 0.049, 0.051], [0.949, 0.951, 1.0]], [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]])
-    assert saturated(h, 0, 1, 0.05).tolist() == [4 / 6, 0]
-    assert saturated(2 * h - 1, -1, 1, 0.05).tolist() == [4 / 6, 0]
-    assert saturated(h, 0, 1, 0.49).tolist() == [1, 0]
-    h[1, 0, 0] = torch.nan
-    assert saturated(h, 0, 1, 0.05).isnan().tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
