@@ -20,6 +20,7 @@ from normlab.norms.draws import Drawing
 from normlab.probes.slots import MOMENTS, normalizers
 from normlab.training.compiling import Compiled, Step
 from normlab.training.evaluation import by_batch, reestimate
+from normlab.training.interrupts import Interrupts
 from normlab.training.optim import StackedOptimizer
 from normlab.training.population import Population
 from normlab.training.schedulers import Scheduler
@@ -77,6 +78,7 @@ class NormModule(pl.LightningModule):
         self.step: Step = self.take_step
         self.warmup = warmup
         self.probing: Probing | None = None
+        self.interrupts = Interrupts()
         self.metrics: dict[str, Tensor] = {}
         members = population.members
         self.active = torch.ones(members, dtype=torch.bool)
@@ -175,6 +177,7 @@ class NormModule(pl.LightningModule):
         for step, (x, y) in enumerate(self.minibatches(batch), first):
             with self.probed(step, step == last, x, y):
                 losses.append(self.step(x, y))
+            self.interrupts.check()
             sizes.append(x.shape[1])
         self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
         self.metrics["train/lr"] = self.learning_rates()

@@ -1,7 +1,6 @@
 """Training a population: from the configurations of its runs to the folders that they leave."""
 
 import logging
-import signal
 import time
 import warnings
 from collections import Counter
@@ -9,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -137,7 +135,7 @@ class Training:
         """
         number = self.config.trainer.threads or threads_for(self.config, len(self.runs))
         keep_freed_memory()
-        with threads(number), interrupts(), quiet():
+        with threads(number), self.module.interrupts.recorded(), quiet():
             torch.manual_seed(self.config.seed)
             try:
                 try:
@@ -243,14 +241,3 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Total length of `WholeSplit`")
         yield
-
-
-@contextmanager
-def interrupts() -> Iterator[None]:
-    """Heed Ctrl-C again afterwards: once it came, Lightning ignores the next one."""
-    handler: Any = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if handler is not None and signal.getsignal(signal.SIGINT) is not handler:
-            signal.signal(signal.SIGINT, handler)
