@@ -25,7 +25,8 @@ import normlab
 from normlab.checks import check
 from normlab.config import ConfigError
 from normlab.training.build import make_data, net_maker
-from normlab.training.grouping import trial
+from normlab.training.grouping import shape_of
+from normlab.training.proof import Stacking, stacking_of
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -233,11 +234,16 @@ def states(folder: Path, common: list[str], together: bool) -> list[dict[str, Te
 def test_a_member_of_a_population_equals_the_run_alone(mylab, common):
     # Adam would turn into steps what is no gradient but rounding, that of a bias before a mean is taken out.
     words = [*common, "optimizer=sgd"]
-    assert trial(config(mylab, *words)) == (None, False)
+    assert stacking(config(mylab, *words)) == Stacking()
     for member, alone in zip(states(mylab, words, True), states(mylab, words, False), strict=True):
         assert list(member) == list(alone)
         for name, tensor in alone.items():
             assert_close(member[name], tensor, rtol=1e-9, atol=1e-10, msg=name)
+
+
+def stacking(config: DictConfig) -> Stacking:
+    """Return how runs of a configuration can be trained together."""
+    return stacking_of(config, shape_of(config))
 
 
 @pytest.fixture
@@ -252,7 +258,7 @@ def tried(mylab, monkeypatch) -> Iterator[Path]:
 
 
 def test_what_cannot_be_stacked_is_said_in_these_words(tried):
-    reason, _ = trial(config(tried, "model=mean_only", "model.norm._target_=mylab.items.Items"))
+    reason = stacking(config(tried, "model=mean_only", "model.norm._target_=mylab.items.Items")).refused
     quoted = TEXT.split(QUOTED)[1].splitlines()[0].removesuffix(" …")
     assert reason.startswith(quoted)
 

@@ -143,7 +143,7 @@ def test_bug_a_layer_that_assigns_its_buffers_trained_silently_without_them_in_a
     ]
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
     assert outcome.code == 0, outcome.err
-    reason = "hidden1.norm.running_mean is assigned anew in training, not changed in place"
+    reason = "hidden1.norm.running_mean is assigned in training; it must be changed in place"
     assert f"and its like are trained one by one: {reason}" in outcome.out
 
 

@@ -13,6 +13,7 @@ from normlab.config import ConfigError
 from normlab.norms import BatchRenorm
 from normlab.training.build import make_data, net_maker
 from normlab.training.grouping import groups
+from normlab.training.proof import Stacking
 from normlab.training.rehearsal import rehearse
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -51,8 +52,7 @@ def test_every_model_in_every_net_makes_populations_or_is_refused_with_the_reaso
     rehearse(configs[0])
     (group,) = groups(configs, chunk=None)
     assert group.places == [0, 1]
-    assert group.reason is None
-    assert not group.draws_globally
+    assert group.stacking == Stacking()
 
 
 # The net without a normalizer is the second of a program that draws two.

@@ -177,12 +177,83 @@ def test_steps_are_compiled_unasked_where_that_pays_which_is_said(tmp_path, capl
     assert "compiling the steps of 2 runs of model=x, which takes seconds and saves more" in caplog.text
 
 
+class Product:
+    """A step that keeps nothing."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x * y).sum(dim=(1, 2))
+
+    def agrees_with(self, other: "Product") -> bool:
+        return True
+
+
+class Counter(nn.Module):
+    """A layer whose Python number is another one at every step."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.t = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.t += self.training
+        return x * min(1.0, self.t / 20)
+
+
+class Flag(nn.Module):
+    """A layer with a Python flag that is set by the first minibatch."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(num_features))
+        self.known = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self.known:
+            with torch.no_grad():
+                self.scale.copy_(1 / x.std(0))
+            self.known = True
+        return x * self.scale
+
+
+class Wrong(nn.Module):
+    """A layer that computes something else in compiled code."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if torch.compiler.is_compiling() else x
+
+
+WITH_STATE = {
+    Counter: compiling.AGAIN,
+    Flag: None,
+    Wrong: "the compiled step computes something else",
+}
+
+
+@pytest.mark.usefixtures("no_code")
+@pytest.mark.parametrize("layer", WITH_STATE)
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_layer_with_python_state_trains_as_uncompiled(tmp_path, caplog, monkeypatch, layer, members):
+    somebody = ModuleType("somebody")
+    setattr(somebody, layer.__name__, layer)
+    monkeypatch.setitem(sys.modules, "somebody", somebody)
+    given = ["model=nobn", f"++model.norm._target_=somebody.{layer.__name__}", "++model.norm._partial_=true"]
+    compiled = losses(tmp_path / "compiled", members, "trainer.compile=true", *given)
+    said = [record.message for record in caplog.records if "uncompiled" in record.message]
+    reason = WITH_STATE[layer]
+    assert said == ([f"trainer.compile: {reason}; the training goes on uncompiled"] if reason else [])
+    plain = losses(tmp_path / "plain", members, "trainer.compile=false", *given)
+    for one, other in zip(compiled, plain, strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+
+
 @pytest.mark.usefixtures("no_code")
 def test_a_minibatch_of_another_size_is_left_to_the_uncompiled_step():
     called = []
 
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        return (x * y).sum(dim=(1, 2))
+    step = Product()
 
     def uncompiled(x: Tensor, y: Tensor) -> Tensor:
         called.append(x.shape[1])

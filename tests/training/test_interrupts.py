@@ -38,22 +38,32 @@ def press_where_exceptions_are_discarded() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_ctrl_c_in_a_callback_is_lost_without_and_raised_at_the_next_check_with_it():
     press_where_exceptions_are_discarded()
-    interrupts = Interrupts()
-    steps = 0
-    with pytest.raises(KeyboardInterrupt), interrupts.recorded():
-        for _ in range(10):
-            press_where_exceptions_are_discarded()
-            steps += 1
-            interrupts.check()
-    assert steps == 1
+    steps: list[int] = []
+
+    def train() -> None:
+        interrupts = Interrupts()
+        with interrupts.recorded():
+            for step in range(10):
+                press_where_exceptions_are_discarded()
+                steps.append(step)
+                interrupts.check()
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert steps == [0]
 
 
 def test_a_ctrl_c_after_the_last_check_is_raised_at_the_end():
-    after = False
-    with pytest.raises(KeyboardInterrupt), Interrupts().recorded():
-        press()
-        after = True
-    assert after
+    after: list[bool] = []
+
+    def train() -> None:
+        with Interrupts().recorded():
+            press()
+            after.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert after == [True]
 
 
 def test_a_second_ctrl_c_is_raised_at_once():

@@ -66,7 +66,7 @@ def flow(scene: Scene, mode: str, weights: Sequence[str], data: str = "minibatch
         ValueError: for a mode of another name.
     """
     alone = len(scene.lr) == 1
-    net, activations, normalizers, places = watched_copy(scene.net, mode, alone)
+    net, activations, normalizers, places = watched_copy(scene.net, mode, alone, folds=scene.folds)
 
     def call(state: Tensors, x: Tensor) -> tuple[Tensor, Tensors, Tensors]:
         y = net(x) if alone else functional_call(net, state, (x,))

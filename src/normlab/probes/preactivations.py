@@ -164,7 +164,7 @@ class Preactivations(Probe):
             state, x = {name: in_double(tensor) for name, tensor in state.items()}, x.double()
         if mode == "batch":
             state = corrected(scene.net, {}, state, x)
-        return preactivations(still(scene.net, mode), state, x, self.layers, self.unit)
+        return preactivations(still(scene.net, mode, folds=scene.folds), state, x, self.layers, self.unit)
 
 
 def of_unit(inputs: Inputs, unit: int) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ def reestimated(
         statistics: likewise, what the statistics are of.
         double: whether in float64.
     """
-    forward = with_statistics_of(scene.net)
+    forward = with_statistics_of(scene.net, folds=scene.folds)
     params = {name: scene.before[name] for name in scene.trained}
     fixed = {name: tensor for name, tensor in scene.before.items() if name not in params}
 
@@ -46,13 +46,13 @@ def reestimated(
     return landscape.double() if double else landscape
 
 
-def with_statistics_of(net: nn.Module) -> Callable[[Params, Tensor, Tensor], Tensor]:
+def with_statistics_of(net: nn.Module, *, folds: bool = True) -> Callable[[Params, Tensor, Tensor], Tensor]:
     """Return a net in evaluation mode as a function of its state, of samples for the statistics, and of x.
 
     Shapes:
         of one member, without K: samples ``(N, …)``, x ``(B, …)``; returns ``(B, O)``.
     """
-    frozen, estimating = still(net, "frozen"), by_batch(net)
+    frozen, estimating = still(net, "frozen", folds=folds), by_batch(net)
     layers = {name: layer for name, layer in net.named_modules() if kept_by(layer)}
     running = {f"{name}.{kept}".lstrip(".") for name, layer in layers.items() for kept in kept_by(layer)}
 

@@ -3,7 +3,7 @@
 Letters: K members, B samples of a minibatch, N samples, O outputs, P parameters of a member.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -18,7 +18,8 @@ from torch.func import functional_call, vmap
 
 from normlab.norms.batch_norm import BatchNorm, BatchNorm1d
 from normlab.norms.draws import Drawing
-from normlab.probes.landscape import Landscape, Params
+from normlab.probes.landscape import Landscape, Params, in_double
+from normlab.probes.slots import calls_forward_alone
 
 MODES = ("batch", "frozen")
 """What normalizers over the batch go by: the statistics of the batch, or running ones, which stay as they are."""
@@ -50,6 +51,7 @@ class Scene:
             is no such limit, as with adaptive optimizers.
         generators: one for each member, to draw from.
         epoch, step: of the training, the step counted from 0.
+        folds: whether frozen normalizers may be folded into the linear layers before them; see ``folds_exactly``.
     """
 
     net: nn.Module
@@ -65,6 +67,7 @@ class Scene:
     generators: Sequence[torch.Generator]
     epoch: int
     step: int
+    folds: bool = True
 
     def data(self, which: str) -> Split:
         """Return samples as each member sees them, ``(K, B, …)``."""
@@ -82,7 +85,7 @@ class Scene:
         Raises:
             ValueError: for a mode or data of another name.
         """
-        net = still(self.net, mode)
+        net = still(self.net, mode, folds=self.folds)
         state = self.before if state is None else state
         params = {name: state[name] for name in self.trained}
         fixed: Params = {name: tensor for name, tensor in state.items() if name not in params}
@@ -98,13 +101,14 @@ class Scene:
         return landscape.double() if double else landscape
 
 
-def still(net: nn.Module, mode: str) -> nn.Module:
+def still(net: nn.Module, mode: str, *, folds: bool = True) -> nn.Module:
     """Return a copy of a net whose forward pass changes nothing: what it normalizes by, and draws, is held.
 
     It shares the net's tensors, and is to be called with others in their place.
 
     In mode ``batch`` the copy is in training mode, where layers with ``track_running_stats`` track none, and in
-    ``frozen`` in evaluation mode. Layers with an attribute ``held`` hold what they draw, or correct by.
+    ``frozen`` in evaluation mode, where each linear layer takes over the normalizer after it if ``folds``. Layers
+    with an attribute ``held`` hold what they draw, or correct by.
 
     Raises:
         ValueError: for another mode.
@@ -120,9 +124,8 @@ def still(net: nn.Module, mode: str) -> nn.Module:
         if isinstance(layer, BatchNorm):
             # The kernel has no second derivative by jvp of jvp, and under vmap takes longer than the formula.
             layer.fused = False
-    if mode == "frozen":
-        for layer in copy.modules():
-            fold(layer)
+    if mode == "frozen" and folds:
+        fold(copy)
     return copy
 
 
@@ -169,18 +172,42 @@ def corrected(net: nn.Module, params: Params, fixed: Params, x: Tensor) -> Param
     return {name: state[name] for name in fixed}
 
 
-def fold(container: nn.Module) -> None:
+def fold(net: nn.Module) -> None:
     """Let each linear layer of a sequence take over the frozen normalizer that follows it, for half of the time.
 
     With frozen statistics ``γ (W x + b − μ)/√(σ² + ε) + β = (a W) x + a (b − μ) + β``, ``a = γ/√(σ² + ε)``.
+    A layer that stands in several places, or has hooks, is left as it is.
     """
-    if type(container).forward is not nn.Sequential.forward:
-        return
-    for linear, norm in pairwise(container.children()):
-        frozen = type(norm) in (BatchNorm1d, nn.BatchNorm1d) and norm._buffers["running_mean"] is not None
-        if type(linear) is nn.Linear and frozen:
-            linear.forward = partial(folded, linear, norm)  # type: ignore[method-assign]
-            norm.forward = nn.Identity().forward
+    places = Counter(id(layer) for _, layer in net.named_modules(remove_duplicate=False))
+    for container in net.modules():
+        if type(container).forward is not nn.Sequential.forward:
+            continue
+        for linear, norm in pairwise(filter(None, container._modules.values())):
+            frozen = type(norm) in (BatchNorm1d, nn.BatchNorm1d) and norm._buffers["running_mean"] is not None
+            alone = all(places[id(layer)] == 1 and calls_forward_alone(layer) for layer in (linear, norm))
+            if type(linear) is nn.Linear and frozen and alone:
+                linear.forward = partial(folded, linear, norm)  # type: ignore[method-assign]
+                norm.forward = nn.Identity().forward
+
+
+def folds_exactly(net: nn.Module, state: Params, x: Tensor) -> bool:
+    """Return whether a folded copy of a net gives the outputs of the net itself in evaluation mode.
+
+    Shapes:
+        state: of one member; x ``(B, …)``.
+    """
+    copies = structure(net).eval(), still(net, "frozen")
+
+    def agree(state: Params, x: Tensor, tolerance: float) -> bool:
+        with torch.no_grad():
+            expected, got = (functional_call(copy, dict(state), (x,)) for copy in copies)
+        size = float(expected.abs().max())
+        return torch.allclose(got, expected, rtol=tolerance, atol=tolerance * size, equal_nan=True)
+
+    try:
+        return agree({name: in_double(tensor) for name, tensor in state.items()}, in_double(x), 1e-6)
+    except (RuntimeError, TypeError):  # a net that casts by itself may take one precision alone
+        return agree(state, x, 1e-3)
 
 
 def folded(linear: nn.Linear, norm: Any, x: Tensor) -> Tensor:

@@ -67,6 +67,15 @@ def slots(net: nn.Module, slot: str, kinds: tuple[type[nn.Module], ...]) -> Iter
             yield name, module
 
 
+def calls_forward_alone(layer: nn.Module) -> bool:
+    """Return whether calling a layer runs its class's ``forward`` and nothing else.
+
+    Hooks, a ``forward`` set on the object, and a ``__call__`` of its own may change what comes out.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return not any(hooks) and "forward" not in vars(layer) and type(layer).__call__ is nn.Module.__call__
+
+
 def moments(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
     """Return mean and standard deviation, over all entries, of what a layer takes and gives.
 

@@ -57,7 +57,7 @@ OWN = frozenset(vars(nn.Module()))
 """What every module has."""
 
 
-def watched_copy(net: nn.Module, mode: str, alone: bool) -> Watched:
+def watched_copy(net: nn.Module, mode: str, alone: bool, *, folds: bool = True) -> Watched:
     """Return a watched copy of a net, the same the next time: making it takes longer than a small net's pass.
 
     A net is copied anew where anything but tensors was set otherwise since, in it or by the copy's own pass, and
@@ -70,7 +70,7 @@ def watched_copy(net: nn.Module, mode: str, alone: bool) -> Watched:
             for recorder in (watched.activations, watched.normalizers):
                 recorder.taken()
             return watched
-    copy = still(net, mode)
+    copy = still(net, mode, folds=folds)
     correct(copy)
     if alone:
         fuse(copy, net)

@@ -1,21 +1,17 @@
 """Which runs of a sweep can be trained as one population."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
-from normlab.config import first_line
-from normlab.probes.slots import normalizers
 from normlab.records.folder import plain
-from normlab.training.build import is_stacked, make_data, make_module
-from normlab.training.module import NormModule
+from normlab.training.build import is_stacked
 from normlab.training.optim import StackedOptimizer
+from normlab.training.proof import Stacking, stacking_of
 from normlab.training.run_folders import Run
 from normlab.training.schedulers import Scheduler
 from normlab.training.size import members_at_once
@@ -23,14 +19,10 @@ from normlab.training.size import members_at_once
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that train as one population, by their places in the sweep; alone for the reason given.
-
-    Where layers draw from torch's global generator, a member draws other numbers than the run alone.
-    """
+    """Runs that train as one population, by their places in the sweep, and how they are stacked."""
 
     places: list[int]
-    reason: str | None = None
-    draws_globally: bool = False
+    stacking: Stacking = field(default_factory=Stacking)
 
 
 def blank(node: Any) -> Any:
@@ -55,47 +47,13 @@ def shape_of(config: DictConfig) -> str:
     return json.dumps(shape, sort_keys=True)
 
 
-def trial(config: DictConfig) -> tuple[str | None, bool]:
-    """Try runs like this one as a population.
-
-    Returns:
-        Why they cannot share one, or None if they can; and whether they draw from torch's global generator.
-    """
-    if not is_stacked(config.optimizer, StackedOptimizer):
-        return f"{config.optimizer._target_} knows one run", False
-    data = make_data(config)
-    table = data.parts[0]
-    try:
-        module = make_module([config, config], data)
-        x = table.x[None, : data.batch_size].expand(2, -1, *table.input_shape)
-        x = x.to(module.dtype)
-        with torch.random.fork_rng(devices=[]):
-            before = torch.get_rng_state()
-            outputs = module(x.contiguous())
-            draws_globally = not torch.equal(torch.get_rng_state(), before)
-            lost = lost_buffers(module, make_module([config], data), x)
-        if lost:
-            return f"{lost[0]} is assigned anew in training, not changed in place", draws_globally
-        outputs.sum().backward()
-        with torch.no_grad():
-            population = module.eval().population
-            population.observe(x, normalizers(population.net))
-    except Exception as error:  # whatever a net or a layer from anywhere may raise under vmap
-        return first_line(error), False
-    return None, draws_globally
-
-
-@torch.no_grad()
-def lost_buffers(together: NormModule, alone: NormModule, x: Tensor) -> list[str]:
-    """Return the buffers that a minibatch moves in a net alone, but did not move in a population of its like."""
-    before = {name: tensor.clone() for name, tensor in alone.population.state().items()}
-    alone(x[:1])
-    after, stacked = alone.population.state(), together.population.state()
-    return [
-        name
-        for name, tensor in before.items()
-        if not torch.equal(after[name], tensor) and torch.equal(stacked[name][:1], tensor)
-    ]
+def one_run_alone(config: DictConfig) -> str:
+    """Return which part of a configuration knows one run alone, empty if none does."""
+    for group in ("callbacks", "logger"):
+        if config[group].extra:
+            return f"{group}.extra: Lightning's own know one run"
+    known = is_stacked(config.optimizer, StackedOptimizer)
+    return "" if known else f"{config.optimizer._target_} knows one run"
 
 
 def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) -> list[Group]:
@@ -104,11 +62,13 @@ def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) ->
     for place, config in enumerate(configs):
         shapes.setdefault(shape_of(config), []).append(place)
     found = []
-    for places in shapes.values():
-        reason, draws_globally = trial(configs[places[0]]) if len(places) > 1 else (None, False)
-        most = 1 if reason or len(places) == 1 else chunk or members_at_once(configs[places[0]], n_jobs)
+    for shape, places in shapes.items():
+        config = configs[places[0]]
+        alone = "" if len(places) == 1 else one_run_alone(config)
+        stacking = Stacking(alone or None) if alone or len(places) == 1 else stacking_of(config, shape)
+        most = 1 if stacking.refused or len(places) == 1 else chunk or members_at_once(config, n_jobs)
         for part in np.array_split(places, -(-len(places) // most)):
-            found.append(Group(part.tolist(), reason, draws_globally))
+            found.append(Group(part.tolist(), stacking))
     return found
 
 
@@ -119,10 +79,22 @@ def plan(found: Sequence[Group], runs: Sequence[Run]) -> list[str]:
     stacked = len(found) - alone
     parts = [f"{stacked} population{'s' * (stacked > 1)}"] * (stacked > 0) + [f"{alone} alone"] * (alone > 0)
     lines = [f"{count} in {', '.join(parts)}" if stacked else f"{count}, one by one"]
-    for group in {group.reason: group for group in found if group.reason}.values():
-        lines.append(f"{runs[group.places[0]].name} and its like are trained one by one: {group.reason}")
-    drawing = [runs[group.places[0]].name for group in found if group.draws_globally and len(group.places) > 1]
-    if drawing:
+    for reason, run in first_by_reason(found, runs, "refused"):
+        lines.append(f"{run.name} and its like are trained one by one: {reason}")
+    for reason, run in first_by_reason(found, runs, "whole"):
+        lines.append(f"{run.name} and its like are vmapped as a whole, not stacked layer by layer: {reason}")
+    drawing = [runs[group.places[0]].name for group in found if group.stacking.draws_globally]
+    if drawing and stacked:
         law = "draw from torch's global generator: equal in law only to runs trained alone"
         lines.append(f"{drawing[0]} and its like {law}")
     return lines
+
+
+def first_by_reason(found: Sequence[Group], runs: Sequence[Run], name: str) -> Iterator[tuple[str, Run]]:
+    """Yield each reason under a name of the stacking, with the first run that it applies to."""
+    said: set[str] = set()
+    for group in found:
+        reason = getattr(group.stacking, name)
+        if reason is not None and reason not in said:
+            said.add(reason)
+            yield reason, runs[group.places[0]]

@@ -48,6 +48,10 @@ class StackedOptimizer(torch.optim.Optimizer):
         for parameter, view in zip(self.params, views, strict=True):
             parameter.data = view.view(parameter.shape)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes for a copy; torch's own leaves out those of a subclass."""
+        return vars(self).copy()
+
     def number(self, name: str) -> Tensor:
         """Return a per-member number ``[K, 1]`` as it stands now, in the parameters' precision."""
         return self.param_groups[0][name].to(self.theta.dtype)

@@ -4,6 +4,7 @@ K is the number of members.
 """
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from normlab.data.order import stream
 from normlab.probes.graph import Graph
-from normlab.probes.scene import Finding, Probe, Scene
+from normlab.probes.scene import Finding, Probe, Scene, folds_exactly
 from normlab.records import probes as records
 from normlab.records.events import EventFile
 from normlab.records.probes import Found, headlines
@@ -26,6 +27,8 @@ from normlab.training.stacking import State
 
 if TYPE_CHECKING:
     from normlab.training.module import NormModule
+
+log = logging.getLogger("normlab")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Probing:
         self.seeds: list[int] = [run.config.seed for run in runs]
         self.seconds = 0.0
         self.start: State = {}
+        self.folds = True
         self.latest: list[dict[str, float]] = [{} for _ in runs]
         self.with_arrays: list[list[Found]] = [[] for _ in runs]
         self.unwritten: list[list[Found]] = [[] for _ in runs]
@@ -64,6 +68,10 @@ class Probing:
     def begin(self, module: "NormModule") -> None:
         """Draw the graphs, and look before anything has trained."""
         self.start = copy_of(module.population)
+        net, x = module.population.net, module.first_minibatch()[0][0]
+        self.folds = folds_exactly(net, {name: tensor[0] for name, tensor in self.start.items()}, x)
+        if not self.folds:
+            log.warning("probes: frozen normalizers are not folded into linear layers: the net would change")
         if self.graphs:
             net, x = module.population.alone(0), module.first_minibatch()[0][0]
             for graph in self.graphs:
@@ -125,6 +133,7 @@ class Probing:
             ],
             epoch=step.epoch,
             step=step.step,
+            folds=self.folds,
         )
 
     def take_down(self, name: str, finding: Finding, step: Step, members: Sequence[int]) -> None:

@@ -18,11 +18,14 @@ from normlab.records.curves import Point
 from normlab.records.environment import environment
 from normlab.records.folder import earlier_result, plain
 from normlab.records.result import Objective, Result, Status
-from normlab.training.build import make_data, make_module, make_probes, make_trainer
+from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
 from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
+from normlab.training.grouping import shape_of
 from normlab.training.machine import keep_freed_memory, threads
+from normlab.training.optim import StackedOptimizer
 from normlab.training.probing import Probing
 from normlab.training.progress import Progress
+from normlab.training.proof import stacking_of
 from normlab.training.rehearsal import rehearse
 from normlab.training.run_folders import Run, RunFolders
 from normlab.training.size import compiling_pays, threads_for
@@ -109,6 +112,7 @@ class Training:
         if config.trainer.compile is None and compiling_pays(config, len(runs), populations):
             log.info("compiling the steps of %s, which takes seconds and saves more", title(runs))
             self.module.compiles = True
+        self.choose_step()
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
@@ -116,6 +120,17 @@ class Training:
             self.module.probing = Probing(make_probes(config), runs, events)
         self.recorder = Recorder(folders, events, config.logger.flush_seconds)
         self.trainer = make_trainer(config, self.callbacks())
+
+    def choose_step(self) -> None:
+        """Stack the net as the proof allows; a compiled step of a run alone takes the net apart as well."""
+        module, config = self.module, self.config
+        if len(self.runs) == 1 and not (module.compiles and is_stacked(config.optimizer, StackedOptimizer)):
+            return
+        stacking = stacking_of(config, shape_of(config))
+        module.population.by_layers = stacking.whole is None
+        if stacking.refused and len(self.runs) == 1:
+            self.progress.tell(f"trainer.compile: {stacking.refused}; the training goes on uncompiled")
+            module.compiles = False
 
     def callbacks(self) -> list[pl.Callback]:
         """Return our callbacks; those that take down an epoch come before the one that stops members."""

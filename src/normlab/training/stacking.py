@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from normlab.norms import BatchNorm1d
-from normlab.probes.slots import Watch
+from normlab.probes.slots import Watch, calls_forward_alone
 from normlab.training.gradients import affine, batch_normalized
 
 State = dict[str, Tensor]
@@ -54,7 +54,7 @@ def batch_norm(layer: BatchNorm1d | nn.BatchNorm1d, state: State, x: Tensor) -> 
 
 def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tensor] | None:
     """Return the stacked form of a layer of exactly this type, if it has one; a subclass may compute anything."""
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    if not calls_forward_alone(layer):
         return None
     if type(layer) is nn.Linear:
         return linear  # type: ignore[return-value]
@@ -65,7 +65,10 @@ def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tenso
 
 def by_vmap(layer: nn.Module, state: State, x: Tensor, watch: Watch | None) -> tuple[Tensor, State]:
     """Run a layer's own code for each member, ``(K, B, …)`` to ``(K, B, …)``, and measure what is watched."""
-    return vmap(partial(alone, layer, watch), randomness="different")(state, x)
+    # ``functional_call`` takes one name of tied tensors and gives the others the same.
+    unique = {id(tensor): name for name, tensor in reversed(state.items())}
+    own = {name: state[name] for name in unique.values()} if len(unique) < len(state) else state
+    return vmap(partial(alone, layer, watch), randomness="different")(own, x)
 
 
 def alone(layer: nn.Module, watch: Watch | None, state: State, x: Tensor) -> tuple[Tensor, State]:
@@ -76,21 +79,37 @@ def alone(layer: nn.Module, watch: Watch | None, state: State, x: Tensor) -> tup
 
 
 def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers of nested sequences in order, with their names; a net of another kind is one layer."""
-    if type(net).forward is not nn.Sequential.forward:
+    """Yield the layers of nested sequences in the order of their calls, with their names; any other net is one.
+
+    A layer that stands in a sequence twice is yielded twice.
+    """
+    if type(net).forward is not nn.Sequential.forward or not calls_forward_alone(net):
         yield path, net
         return
-    for name, child in net.named_children():
-        yield from layers_of(child, f"{path}.{name}" if path else name)
+    # ``named_children`` leaves out a layer that it has named before.
+    for name, child in net._modules.items():
+        if child is not None:
+            yield from layers_of(child, f"{path}.{name}" if path else name)
 
 
-def forward(net: nn.Module, state: State, x: Tensor, watch: Watch | None = None) -> tuple[Tensor, State]:
+def forward(
+    net: nn.Module, state: State, x: Tensor, watch: Watch | None = None, *, by_layers: bool = True
+) -> tuple[Tensor, State]:
     """Return every member's outputs, and what there was to be measured on the way.
+
+    Args:
+        net: the architecture.
+        state: parameters and buffers under all of their names.
+        x: the inputs.
+        watch: what is measured.
+        by_layers: whether layers that have a stacked form take it; otherwise the whole net is vmapped.
 
     Shapes:
         state: parameters and buffers by name, ``(K, …)`` each; x ``(K, B, …)``; returns ``(K, B, O)``, and
         ``(K, …)`` for each layer watched.
     """
+    if not by_layers:
+        return by_vmap(net, state, x, watch)
     features_first = False
     seen: State = {}
     names = {id(layer): name for name, layer in watch.layers.items()} if watch else {}

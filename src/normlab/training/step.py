@@ -6,8 +6,7 @@ Letters: K members, P parameters of a member, B samples of a minibatch; θ ``[K,
 import torch
 from torch import Tensor
 
-from normlab.training import stacking
-from normlab.training.compiling import Step
+from normlab.training.compiling import Step, agree
 from normlab.training.gradients import parts
 from normlab.training.optim import StackedOptimizer, clipped
 from normlab.training.population import Population
@@ -25,10 +24,10 @@ class PopulationStep:
     def __init__(
         self, population: Population, loss: Step, optimizer: StackedOptimizer, max_norm: float | None
     ) -> None:
-        self.net, self.loss, self.optimizer, self.max_norm = population.net, loss, optimizer, max_norm
+        self.population, self.loss, self.optimizer, self.max_norm = population, loss, optimizer, max_norm
         place = {id(param): number for number, param in enumerate(optimizer.params)}
-        named = dict(self.net.named_parameters(remove_duplicate=False))
-        self.trained = {name: place[id(param)] for name, param in named.items() if id(param) in place}
+        named = population.net.named_parameters()
+        self.trained = {name: place[id(param)] for name, param in named if id(param) in place}
         self.fixed = {name: tensor for name, tensor in population.state().items() if name not in self.trained}
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -36,9 +35,27 @@ class PopulationStep:
         theta = self.optimizer.theta.detach().requires_grad_()
         params = parts(theta, self.optimizer.shapes)
         state = self.fixed | {name: params[number] for name, number in self.trained.items()}
-        outputs, _ = stacking.forward(self.net, state, x)
+        outputs, _ = self.population.run(state, x)
         losses = self.loss(outputs, y)
         (grad,) = torch.autograd.grad(losses.sum(), theta)
         with torch.no_grad():
             self.optimizer.update(grad if self.max_norm is None else clipped(grad, self.max_norm))
         return losses.detach()
+
+    def agrees_with(self, other: "PopulationStep") -> bool:
+        """Return whether buffers and the optimizer's moments equal those of another step, but for rounding.
+
+        The parameters are not compared: Adam turns a gradient that is nothing but rounding into a whole step.
+        """
+        return all(agree(got, expected) for got, expected in zip(self.tensors(), other.tensors(), strict=True))
+
+    @torch.no_grad()
+    def take_over(self, other: "PopulationStep") -> None:
+        """Put another step's parameters, buffers and moments in the place of these."""
+        self.optimizer.theta.copy_(other.optimizer.theta)
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(theirs)
+
+    def tensors(self) -> list[Tensor]:
+        """Return the buffers and the optimizer's state."""
+        return [*self.fixed.values(), *self.optimizer.state.values()]
