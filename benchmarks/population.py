@@ -30,8 +30,8 @@ from step import make_net, plain_loop, usual_lightning
 from normlab.training import grouping
 from normlab.training.machine import keep_freed_memory, threads
 from normlab.training.progress import Progress
-from normlab.training.run import Training
 from normlab.training.run_folders import Run
+from normlab.training.session import Training
 from normlab.training.size import threads_for
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

@@ -1,8 +1,15 @@
 """A mistake is answered with one line that names it, and leaves no trace."""
 
+import inspect
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
+import yaml
+from omegaconf import OmegaConf
+
+from normlab.checks import NOT_HERE
+from normlab.training import build, session
 
 FEW = ["trainer.max_epochs=1", "logger=csv"]
 CONF = Path(__file__).parents[1] / "conf"
@@ -42,9 +49,9 @@ MISTAKES = {
     "statistics=batch data.test=1": "data.test must be 0 or at least 2 as statistics=batch normalizes by it",
     "+metrics.x=3": "metrics.x must be a node with a _target_, got 3",
     "+metrics.x._target_=torch.foo": "metrics.x._target_=torch.foo cannot be loaded",
-    "+metrics.x._target_=torch.nn.functional.nll_loss +metrics.x._partial_=true": "error: metrics: ",
+    "+metrics.x._target_=torch.nn.functional.nll_loss +metrics.x._partial_=true": "metrics.x: 0D or 1D target",
     "+metrics.x._target_=torch.nn.functional.l1_loss +metrics.x._partial_=true +metrics.x.reduction=none": (
-        "metrics.x must be one number for each net, got shape (128, 1)"
+        "metrics.x must be one number for each net, got shape (200, 1)"
     ),
     "statistics=moving": "statistics must be running, reestimated or batch, got moving",
     "data=fitnes": "did you mean fitness? There are breast_cancer, csv, ",
@@ -95,7 +102,7 @@ MISTAKES = {
     "scheduler=step scheduler.gamma=-1": "scheduler.gamma must be a number > 0",
     "scheduler=cosine scheduler.T_max=-3": "scheduler.T_max must be 0 or more",
     "trainer.devices=2": "trainer.devices must be 1",
-    "+trainer.max_steps=3": "trainer.max_steps has no meaning here",
+    "+trainer.max_steps=3": "trainer.max_steps has no effect here",
     "trainer.accelerator=cpuu": "cpuu",
     "+callbacks.extra.x._target_=pytorch_lightning.callbacks.EarlyStopping": "monitor",
     "data.seed=99999999999999999999": "data.seed must be a whole number from 0 to 2^63 - 1",
@@ -185,3 +192,50 @@ def test_cfg_shows_what_a_run_would_use(run_train):
     assert outcome.code == 0
     assert "lr: 0.5" in outcome.out
     assert not list(Path().iterdir())
+
+
+HAVE_AN_EFFECT = {
+    "accelerator": "cpu",
+    "devices": "1",
+    "precision": "64-true",
+    "max_epochs": "2",
+    "check_val_every_n_epoch": "2",
+    "fast_dev_run": "true",
+    "gradient_clip_val": "0.1",
+    "gradient_clip_algorithm": "value",
+    "deterministic": "true",
+    "benchmark": "true",
+    "inference_mode": "false",
+    "detect_anomaly": "true",
+    "default_root_dir": "elsewhere",
+}
+"""Arguments of the Trainer that Lightning is handed, or that the training goes by, each with a value."""
+
+
+def test_every_argument_of_the_trainer_has_an_effect_or_is_refused():
+    assert set(inspect.signature(pl.Trainer).parameters) == {*HAVE_AN_EFFECT, *NOT_HERE}
+    assert not {*HAVE_AN_EFFECT} & {*NOT_HERE}
+
+
+@pytest.mark.parametrize("argument", sorted(NOT_HERE))
+def test_an_argument_of_the_trainer_without_an_effect_is_refused_with_the_remedy(run_train, argument):
+    outcome = run_train(*FEW, f"+trainer.{argument}=1")
+    assert outcome.code == 1
+    assert one_line(outcome.err) == f"error: trainer.{argument} has no effect here: {NOT_HERE[argument]}"
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("argument", sorted(HAVE_AN_EFFECT))
+def test_an_argument_of_the_trainer_with_an_effect_is_handed_over(run_train, monkeypatch, argument):
+    handed = []
+    made = build.make_trainer
+
+    def make_trainer(config, *rest, **named):
+        handed.append(config.trainer[argument])
+        return made(config, *rest, **named)
+
+    monkeypatch.setattr(session, "make_trainer", make_trainer)
+    is_new = argument not in OmegaConf.load(CONF / "trainer/default.yaml")
+    outcome = run_train("+" * is_new + f"trainer.{argument}={HAVE_AN_EFFECT[argument]}", "logger=csv")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert yaml.safe_load(HAVE_AN_EFFECT[argument]) in handed

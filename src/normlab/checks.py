@@ -26,18 +26,39 @@ WORDS = {
 }
 
 WHOLE = "Lightning is handed an epoch at a time"
+ONE_DEVICE = "a run is trained on one device"
+BESIDE = "Lightning's own of this is not used"
 NOT_HERE = {
     "max_steps": f"{WHOLE}; use trainer.max_epochs",
     "min_steps": f"{WHOLE}; use callbacks=early_stopping",
+    "min_epochs": "early stopping counts validations; use callbacks.early_stopping.patience",
+    "max_time": "how long a run takes must not change its result; use trainer.max_epochs",
     "limit_train_batches": f"{WHOLE}; use data.train",
     "limit_val_batches": f"{WHOLE}; use data.val",
     "limit_test_batches": f"{WHOLE}; use data.test",
+    "limit_predict_batches": "nothing is predicted; load checkpoints/best.pt to predict",
     "overfit_batches": f"{WHOLE}; use experiment=overfit",
     "val_check_interval": f"{WHOLE}; use trainer.check_val_every_n_epoch",
     "accumulate_grad_batches": f"{WHOLE}; use data.batch_size",
-    "num_nodes": "a run is trained on one device",
-    "max_time": "how long a run takes must not change its result; use trainer.max_epochs",
+    "log_every_n_steps": f"{WHOLE}, and every epoch is logged; use trainer.check_val_every_n_epoch",
+    "reload_dataloaders_every_n_epochs": "the data are in memory; remove it",
+    "num_sanity_val_steps": "every run is tried by a step and a validation before anything trains; remove it",
+    "num_nodes": f"{ONE_DEVICE}; remove it",
+    "strategy": f"{ONE_DEVICE}; use trainer.accelerator",
+    "sync_batchnorm": f"{ONE_DEVICE}; remove it",
+    "use_distributed_sampler": f"{ONE_DEVICE}; remove it",
+    "plugins": "they are objects, for which there is no group; use trainer.precision",
+    "callbacks": "callbacks are a group; use +callbacks.extra.NAME._target_=…",
+    "logger": "loggers are a group; use logger=csv, or +logger.extra.NAME._target_=…",
+    "enable_checkpointing": f"{BESIDE}: best.pt and last.pt are always written; remove it",
+    "enable_progress_bar": f"{BESIDE}: a bar is shown on a terminal alone; to have none, pipe the output",
+    "enable_model_summary": f"{BESIDE}; use +callbacks.extra.NAME._target_=… with its ModelSummary",
+    "enable_autolog_hparams": f"{BESIDE}: TensorBoard's HParams are always written; use logger=csv for none",
+    "model_registry": f"{BESIDE}; remove it",
+    "profiler": f"{WHOLE}, so that it would see no step; use python -m cProfile train.py",
+    "barebones": f"{BESIDE}; use logger=csv",
 }
+"""The arguments of Lightning's Trainer that have no effect here, each with the reason and what to use instead."""
 
 # What it logs about a _target_ that cannot be loaded, it raises as well.
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
@@ -106,7 +127,7 @@ def check_target(path: str, node: dict[str, Any]) -> None:
     kinds = types_of(node["_target_"])
     for key, value in node.items():
         if path == "trainer" and key in NOT_HERE:
-            raise ConfigError(f"trainer.{key} has no meaning here: {NOT_HERE[key]}")
+            raise ConfigError(f"trainer.{key} has no effect here: {NOT_HERE[key]}")
         if key in kinds and isinstance(value, bool | int | float | str) and not fits(value, kinds[key]):
             refuse_type(path, key, kinds[key], value)
         if key not in HYDRA_KEYS and key not in parameters and key not in own:

@@ -7,7 +7,8 @@ The values live in ``conf/``; the dataclasses here give each section its keys, t
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -159,6 +160,7 @@ class TrainerConfig:
     precision: str = "32-true"
     check_val_every_n_epoch: int = 1
     gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str = "norm"
     threads: int | None = None
     compile: bool | None = None
     devices: int = 1
@@ -172,6 +174,8 @@ class TrainerConfig:
         require(every >= 1, "trainer.check_val_every_n_epoch", "at least 1", every)
         clip = self.gradient_clip_val
         require(clip is None or clip > 0, "trainer.gradient_clip_val", "null or a number > 0", clip)
+        algorithm = self.gradient_clip_algorithm
+        require(algorithm in ("norm", "value"), "trainer.gradient_clip_algorithm", "norm or value", algorithm)
         require(self.threads is None or self.threads >= 1, "trainer.threads", "null or at least 1", self.threads)
 
 
@@ -260,6 +264,17 @@ def direction_of(metric: str, direction: str | None, key: str = "optimized_metri
         return "min" if name in MINIMIZED else "max"
     require(direction in ("min", "max"), "direction", "min, max or null", direction)
     return direction
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Raise what is raised within as a :class:`ConfigError` that begins with a key, unless it is one already."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{key}: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

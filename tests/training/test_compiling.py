@@ -15,8 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from normlab.records.result import Result, Status
-from normlab.training import compiling
-from normlab.training import run as run_module
+from normlab.training import compiling, session
 from normlab.training.compiling import Compiled
 from normlab.training.run import train
 from normlab.training.run_folders import Run
@@ -169,7 +168,7 @@ def test_steps_are_compiled_unasked_where_that_pays_which_is_said(tmp_path, capl
     with caplog.at_level(logging.INFO, logger="normlab"):
         losses(tmp_path / "short", 2)
         assert not made
-        monkeypatch.setattr(run_module, "compiling_pays", lambda config, members, populations: True)
+        monkeypatch.setattr(session, "compiling_pays", lambda config, members, populations: True)
         losses(tmp_path / "long", 2)
         assert len(made) == 1
         losses(tmp_path / "refused", 2, "trainer.compile=false")

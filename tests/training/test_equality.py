@@ -47,6 +47,9 @@ OPTIMIZERS = {
     "sgd": ["optimizer=sgd"],
     "nesterov": ["optimizer=sgd", "optimizer.nesterov=true"],
     "clipped": ["optimizer=sgd", "trainer.gradient_clip_val=0.5"],
+    "clipped by value": [
+        *("optimizer=sgd", "trainer.gradient_clip_val=0.01", "+trainer.gradient_clip_algorithm=value"),
+    ],
     "step": ["scheduler=step", "scheduler.step_size=5"],
     "cosine": ["scheduler=cosine"],
     "plateau": ["scheduler=plateau", "scheduler.patience=1", "scheduler.factor=0.5"],

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normlab.training.optim import SGD, Adam, AdamW, clipped
+from normlab.training.optim import SGD, Adam, AdamW, Clipping
 
 SHAPES = ((4, 3), (4,), ())
 # With a learning rate of 0.1 this loss is chaotic: 50 steps make 1e-8 of what two processors differ by, 1e-16.
@@ -235,17 +235,27 @@ def test_clipping_one_member_equals_torchs(max_norm, scale):
     for p in (params, expected):
         (scale * loss(p)).backward()
 
-    grad = clipped(torch.cat([p.grad.flatten() for p in params])[None], max_norm)
+    grad = Clipping(max_norm)(torch.cat([p.grad.flatten() for p in params])[None])
 
     nn.utils.clip_grad_norm_(expected, max_norm)
     assert_close(grad[0], torch.cat([p.grad.flatten() for p in expected]), **EXACT)
+
+
+def test_clipping_by_value_equals_torchs():
+    params, expected = parameters(), parameters()
+    for p in (params, expected):
+        loss(p).backward()
+    grad = Clipping(0.01, "value")(torch.cat([p.grad.flatten() for p in params])[None])
+    nn.utils.clip_grad_value_(expected, 0.01)
+    assert_close(grad[0], torch.cat([p.grad.flatten() for p in expected]), **EXACT)
+    assert grad.abs().max() == 0.01
 
 
 def test_a_large_gradient_is_clipped_without_scaling_another_members():
     grad = torch.randn(3, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     grad *= torch.tensor([[1e6], [1e-3], [torch.nan]])
 
-    found = clipped(grad, 1.0)
+    found = Clipping(1.0)(grad)
 
     assert_close(found[0], grad[0] / grad[0].norm())
     assert torch.equal(found[1], grad[1])

@@ -18,6 +18,7 @@ from normlab.probes.scene import Finding, Probe, Scene
 from normlab.records.result import Result
 from normlab.training.optim import SGD, Adam
 from normlab.training.probing import stability
+from normlab.training.rehearsal import rehearse
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -60,9 +61,11 @@ def look(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "somebody", module)
 
     def trained(when: dict, *overrides: str, seeds: tuple[int, ...] = (0,), name: str = "run") -> list[Scene]:
-        SEEN.clear()
         spy = ["+probes.spy._target_=somebody.Spy", *(f"+probes.spy.{key}={value}" for key, value in when.items())]
-        train([run(tmp_path / f"{name}{seed}", f"seed={seed}", *spy, *overrides) for seed in seeds])
+        runs = [run(tmp_path / f"{name}{seed}", f"seed={seed}", *spy, *overrides) for seed in seeds]
+        rehearse(runs[0].config)
+        SEEN.clear()
+        train(runs)
         return list(SEEN)
 
     return trained

@@ -18,7 +18,7 @@ from normlab.config import ConfigError
 from normlab.records.folder import require_own
 from normlab.records.hparams import group
 from normlab.records.result import Result, Status
-from normlab.training import run as run_module
+from normlab.training import session
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -87,8 +87,8 @@ def test_the_test_metrics_are_those_of_the_best_checkpoint(tmp_path):
     assert result.best.epoch < 30
     checkpoint = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
     assert checkpoint["epoch"] == result.best.epoch
-    data = run_module.make_data(run.config)
-    net = run_module.make_module([run.config], data).population.net
+    data = session.make_data(run.config)
+    net = session.make_module([run.config], data).population.net
     net.load_state_dict(checkpoint["state_dict"])
     outputs = net.eval()(data.parts[2].x)
     loss = nn.functional.mse_loss(outputs, data.parts[2].y).item()
@@ -156,7 +156,7 @@ class Broken(nn.Module):
 
 def test_a_failed_run_leaves_its_reason_and_what_it_had(tmp_path, monkeypatch):
     run = run_of(tmp_path)
-    monkeypatch.setattr(run_module, "make_module", broken(run_module.make_module))
+    monkeypatch.setattr(session, "make_module", broken(session.make_module))
     with pytest.raises(RuntimeError, match="the fifth batch"):
         train([run])
     result = Result.read(tmp_path)
@@ -180,7 +180,7 @@ def broken(make_module):
 def test_a_failed_run_is_trained_again_and_a_done_one_is_not(tmp_path, monkeypatch):
     run = run_of(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "make_module", broken(run_module.make_module))
+        patch.setattr(session, "make_module", broken(session.make_module))
         with pytest.raises(RuntimeError):
             train([run])
     (second,) = train([run])

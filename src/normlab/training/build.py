@@ -10,6 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from normlab.config import ConfigError, first_line
@@ -18,9 +19,10 @@ from normlab.data.order import batch_sizes
 from normlab.probes.graph import Graph
 from normlab.probes.scene import Probe
 from normlab.training.module import NormModule
-from normlab.training.optim import StackedOptimizer
+from normlab.training.optim import Clipping, StackedOptimizer
 from normlab.training.population import Population, initial_nets
 from normlab.training.schedulers import Scheduler
+from normlab.training.seeding import seeded
 from normlab.training.tasks import Classification, Regression, Task
 
 # That there is no GPU, and what else could be installed, is not what a person asked.
@@ -43,12 +45,13 @@ def make(node: DictConfig, **arguments: Any) -> Any:
 
 
 def make_data(config: DictConfig) -> InMemoryData:
-    """Return the datamodule, its splits made."""
-    data = make(config.data)
-    try:
-        _ = data.parts
-    except ValueError as error:
-        raise ConfigError(first_line(error)) from error
+    """Return the datamodule, its splits made, with the global generators seeded by ``data.seed``."""
+    with seeded(config.data.get("seed", 0)):
+        data = make(config.data)
+        try:
+            _ = data.parts
+        except ValueError as error:
+            raise ConfigError(first_line(error)) from error
     return data
 
 
@@ -145,12 +148,18 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule
         seeds,
         optimizer_maker([config.optimizer for config in configs]),
         scheduler_maker([config.scheduler for config in configs]),
-        gradient_clip_val=configs[0].trainer.gradient_clip_val,
+        clipping=make_clipping(configs[0].trainer),
         compiles=bool(configs[0].trainer.compile),
         statistics=configs[0].statistics,
         extra_metrics={name: make(node) for name, node in configs[0].metrics.items()},
         warmup=configs[0].warmup,
     )
+
+
+def make_clipping(trainer: DictConfig) -> Clipping | None:
+    """Return how gradients are clipped, None if they are not."""
+    limit = trainer.get("gradient_clip_val")
+    return None if limit is None else Clipping(limit, trainer.get("gradient_clip_algorithm", "norm"))
 
 
 def make_probes(config: DictConfig) -> dict[str, Probe | Graph]:
@@ -164,19 +173,34 @@ def make_probes(config: DictConfig) -> dict[str, Probe | Graph]:
     return probes
 
 
-def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Return the Trainer, with what ours does better switched off."""
-    node = {
-        key: value
-        for key, value in config.trainer.items()
-        if key not in ("gradient_clip_val", "threads", "compile")
-    }
-    node.setdefault("log_every_n_steps", 1)
-    extra = [make(callback) for callback in config.callbacks.extra.values()]
+def precision_of(config: DictConfig) -> torch.dtype:
+    """Return the precision that parameters and data are trained in."""
+    return torch.float64 if config.trainer.precision.startswith("64") else torch.float32
+
+
+def make_extra(config: DictConfig) -> tuple[list[pl.Callback], list[Logger]]:
+    """Return the further callbacks and loggers of Lightning's that the configuration names."""
+    callbacks = [make(callback) for callback in config.callbacks.extra.values()]
+    return callbacks, [make(logger) for logger in config.logger.extra.values()]
+
+
+def make_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: str | None = None) -> pl.Trainer:
+    """Return the Trainer, with Lightning's own checkpoints, bars and summaries switched off.
+
+    Args:
+        config: of the run.
+        callbacks: ours; those of ``callbacks.extra`` come after them.
+        folder: where Lightning's callbacks and loggers write that are not told where.
+    """
+    ours = ("gradient_clip_val", "gradient_clip_algorithm", "threads", "compile")
+    node = {key: value for key, value in config.trainer.items() if key not in ours}
+    node.setdefault("default_root_dir", folder)
+    extra, loggers = make_extra(config)
     return make(
         OmegaConf.create(node),
         callbacks=[*callbacks, *extra],
-        logger=[make(logger) for logger in config.logger.extra.values()] or False,
+        logger=loggers or False,
+        log_every_n_steps=1,
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in extra),
         enable_progress_bar=False,
         enable_model_summary=False,

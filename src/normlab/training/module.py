@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from normlab.config import naming, require
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.data.order import batch_sizes
 from normlab.norms.draws import Drawing
@@ -21,7 +22,7 @@ from normlab.probes.slots import MOMENTS, normalizers
 from normlab.training.compiling import Compiled, Step
 from normlab.training.evaluation import by_batch, reestimate
 from normlab.training.interrupts import Interrupts
-from normlab.training.optim import StackedOptimizer
+from normlab.training.optim import Clipping, StackedOptimizer
 from normlab.training.population import Population
 from normlab.training.schedulers import Scheduler
 from normlab.training.stacking import State
@@ -59,7 +60,7 @@ class NormModule(pl.LightningModule):
         seeds: Sequence[int],
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler | None = None,
-        gradient_clip_val: float | None = None,
+        clipping: Clipping | None = None,
         compiles: bool = False,
         statistics: str = "running",
         extra_metrics: Mapping[str, Metric] | None = None,
@@ -71,7 +72,7 @@ class NormModule(pl.LightningModule):
         self.task = task
         self.seeds = list(seeds)
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
-        self.gradient_clip_val = gradient_clip_val
+        self.clipping = clipping
         self.compiles = compiles
         self.statistics = statistics
         self.extra_metrics = extra_metrics or {}
@@ -122,7 +123,7 @@ class NormModule(pl.LightningModule):
                 name = type(self.optimizer).__name__
                 log.warning("trainer.compile: %s is not compiled, only normlab's own optimizers are", name)
             return
-        whole = PopulationStep(self.population, self.task.loss, self.optimizer, self.gradient_clip_val)
+        whole = PopulationStep(self.population, self.task.loss, self.optimizer, self.clipping)
         if self.population.members > 1:
             self.step = whole
         if self.compiles:
@@ -164,8 +165,8 @@ class NormModule(pl.LightningModule):
         self.optimizer.zero_grad()
         loss = self.task.loss(self(x), y)
         loss.sum().backward()
-        if self.gradient_clip_val is not None:
-            nn.utils.clip_grad_norm_(self.population.parameters(), self.gradient_clip_val)
+        if self.clipping is not None:
+            self.clipping.in_place(self.population.parameters())
         self.optimizer.step()
         return loss.detach()
 
@@ -237,7 +238,8 @@ class NormModule(pl.LightningModule):
     def reestimate(self, data: InMemoryData) -> None:
         """Put the statistics of the whole training split in the place of the running ones."""
         x, _ = self.for_all((data.parts[0].x, data.parts[0].y))
-        reestimate(self.population, x.split(batch_sizes(len(data.parts[0]), data.batch_size), dim=1))
+        with naming("statistics=reestimated"):
+            reestimate(self.population, x.split(batch_sizes(len(data.parts[0]), data.batch_size), dim=1))
 
     @property
     def data(self) -> InMemoryData:
@@ -318,7 +320,11 @@ class NormModule(pl.LightningModule):
         """Return the metrics, the task's and those of the configuration, ``(K,)`` each."""
         values = self.task.metrics(outputs, targets)
         for name, metric in self.extra_metrics.items():
-            values[name] = torch.stack([metric(*member) for member in zip(outputs, targets, strict=True)])
+            with naming(f"metrics.{name}"):
+                of_members = [torch.as_tensor(metric(*member)) for member in zip(outputs, targets, strict=True)]
+                shape = tuple(of_members[0].shape)
+                require(shape == (), f"metrics.{name}", "one number for each net", f"shape {shape}")
+                values[name] = torch.stack(of_members).to(outputs.dtype)
         return values
 
     def learning_rates(self) -> Tensor:

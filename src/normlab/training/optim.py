@@ -5,6 +5,7 @@ such as the learning rate is ``[K, 1]``. torch's optimizers refuse a learning ra
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -181,6 +182,22 @@ class AdamW(Adam):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, members=members)
 
 
-def clipped(grad: Tensor, max_norm: float) -> Tensor:
-    """Return each member's gradient, ``[K, P]``, scaled so that its Euclidean norm is at most ``max_norm``."""
-    return grad * (max_norm / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)
+@dataclass(frozen=True)
+class Clipping:
+    """How large a gradient may be: at most ``limit`` in Euclidean ``norm``, or in each entry's ``value``."""
+
+    limit: float
+    algorithm: str = "norm"
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        """Return each member's gradient clipped, ``[K, P]``."""
+        if self.algorithm == "value":
+            return grad.clamp(-self.limit, self.limit)
+        return grad * (self.limit / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)
+
+    def in_place(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Clip the gradients that parameters of one net have."""
+        if self.algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, self.limit)
+        else:
+            nn.utils.clip_grad_norm_(parameters, self.limit)

@@ -15,18 +15,19 @@ from normlab.data.order import stream
 from normlab.norms.draws import Drawing
 from normlab.probes.slots import Watch
 from normlab.training import stacking
+from normlab.training.seeding import seeded
 from normlab.training.stacking import State
 
 
 def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
     """Return a net for each seed, its weights drawn as after ``torch.manual_seed(seed)``.
 
+    The global generators of NumPy and Python are seeded likewise.
     Layers that draw in training have a key for each seed and name, whatever else the net holds.
     """
     nets = []
     for seed in seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             net = make_net()
         for name, layer in net.named_modules():
             if isinstance(layer, Drawing):

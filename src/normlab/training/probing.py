@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from normlab.config import naming
 from normlab.data.order import stream
 from normlab.probes.graph import Graph
 from normlab.probes.scene import Finding, Probe, Scene, folds_exactly
@@ -110,8 +111,9 @@ class Probing:
         """Show probes a step, and take down what they find."""
         started = time.perf_counter()
         for name in names:
-            for finding in self.probes[name](self.scene(module, name, step)):
-                self.take_down(name, finding, step, (~module.frozen).nonzero().flatten().tolist())
+            with naming(f"probes.{name}"):
+                for finding in self.probes[name](self.scene(module, name, step)):
+                    self.take_down(name, finding, step, (~module.frozen).nonzero().flatten().tolist())
         self.seconds += time.perf_counter() - started
 
     def scene(self, module: "NormModule", name: str, step: Step) -> Scene:

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from normlab.config import first_line
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.probes.slots import normalizers
-from normlab.training.build import make_data, make_task, net_maker
+from normlab.training.build import make_data, make_task, net_maker, precision_of
+from normlab.training.machine import threads
 from normlab.training.optim import SGD
 from normlab.training.population import Population, initial_nets
+from normlab.training.size import threads_for
 from normlab.training.stacking import State
 from normlab.training.step import PopulationStep
 from normlab.training.tasks import Task
@@ -93,14 +95,14 @@ def prove(config: DictConfig, data: InMemoryData) -> Stacking:
     """Train two nets of a configuration for two steps, together and apart, and return how they can be stacked."""
     task, table = make_task(data, config.loss), data.parts[0]
     minibatches = list(islice(data.minibatches((table.x, table.y), SEEDS, 0), STEPS))
-    own = torch.float64 if config.trainer.precision.startswith("64") else torch.float32
+    own = precision_of(config)
     make_net = net_maker(config, data)
 
     def make_nets(dtype: torch.dtype) -> list[nn.Module]:
         # A copy would not do: what a hook or a function of an object refers to is not copied with it.
         return [net.to(dtype) for net in initial_nets(make_net, SEEDS)]
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), threads(threads_for(config, len(SEEDS))):
         try:
             return compare(make_nets, task, minibatches, torch.float64)
         except Exception as error:  # of the net alone: it may take one precision only

@@ -1,103 +1,214 @@
-"""Refusing what cannot be trained, before anything is."""
+"""A dry run: a configuration that cannot be trained is refused before anything trains."""
 
+import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from normlab.checks import check
-from normlab.config import ConfigError, first_line, require
-from normlab.data.datamodule import Split
+from normlab.config import ConfigError, first_line, naming, require
+from normlab.data.datamodule import InMemoryData
 from normlab.data.order import batch_sizes
-from normlab.probes.graph import Graph
-from normlab.probes.scene import Probe, Scene
+from normlab.probes.scene import Probe
 from normlab.records.folder import plain
-from normlab.training.build import make_data, make_module, make_probes, make_trainer
+from normlab.records.result import Result
+from normlab.training.build import (
+    make_data,
+    make_extra,
+    make_probes,
+    optimizer_maker,
+    precision_of,
+    scheduler_maker,
+)
+from normlab.training.grouping import shape_of
 from normlab.training.module import NormModule
-from normlab.training.population import copy_of
+from normlab.training.progress import Progress
+from normlab.training.run_folders import Run
+from normlab.training.session import Training
+
+NEVER = 10**12
+"""So many steps that a probe which looks every so often looks at the first step alone."""
 
 
 def rehearse(config: DictConfig) -> list[str]:
-    """Refuse a configuration that cannot be trained: build all of it and pass a batch of each size through.
+    """Refuse a configuration that cannot be trained.
+
+    The numbers of the optimizer and its schedule are tried for each configuration. All else is tried once for the
+    runs that could share a population: minibatches of each size pass through the net, and a training of a few
+    samples takes a step with each size, validates, tests and probes.
 
     Returns:
-        What a person should know about the data.
+        What a person should know about the data and the layers.
 
     Raises:
         ConfigError: the reason, in one line.
     """
     check(config)
-    return _rehearse(json.dumps(plain(config) | {"seed": 0}))
+    values = plain(config)
+    try_optimizer(json.dumps({name: values[name] for name in ("optimizer", "scheduler")}))
+    shape = shape_of(config)
+    if shape not in _notices:
+        with quiet():
+            _notices[shape] = dry_run(OmegaConf.create(values))
+    return _notices[shape]
 
 
-@lru_cache(maxsize=1024)
-def _rehearse(text: str) -> list[str]:
-    """Rehearse a configuration without its seed, once for all seeds of a sweep."""
+_notices: dict[str, list[str]] = {}
+
+
+@lru_cache(maxsize=4096)
+def try_optimizer(text: str) -> None:
+    """Make the optimizer and its schedule for a parameter of its own.
+
+    Raises:
+        ConfigError: what they refuse, or that the optimizer needs a closure.
+    """
     config = OmegaConf.create(json.loads(text))
-    data = make_data(config)
-    module = make_module([config], data)
-    make_trainer(config, [])
     try:
-        module.configure_optimizers()
+        made = optimizer_maker([config.optimizer])([nn.Parameter(torch.zeros(2, 2))], 1)
+        make_scheduler = scheduler_maker([config.scheduler])
+        if make_scheduler is not None:
+            make_scheduler(made, 1)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"optimizer or scheduler: {first_line(error)}") from error
+    closure = inspect.signature(type(made).step).parameters.get("closure")
+    optional = closure is None or closure.default is not inspect.Parameter.empty
+    require(optional, "optimizer._target_", "an optimizer whose step needs no closure", config.optimizer._target_)
+
+
+def dry_run(config: DictConfig) -> list[str]:
+    """Pass minibatches through the net, then train on a few samples in a temporary folder.
+
+    Returns:
+        What a person should know about the data and the layers.
+    """
+    data = make_data(config)
+    make_extra(config)
+    sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(shortened(config), Path(folder) / "run", "dry run", {}, [])
+        training = Training([run], NoProgress(), data=few_of(data, sum(sizes)))
+        module = training.module.to(precision_of(config))
+        try_layers(module, data, sizes)
+        for name, probe in make_probes(config).items():
+            with naming(f"probes.{name}"):
+                probe.check(module.population.net)
+        name_parts(module)
+        with naming("dry run"):
+            (result,) = training.results()
+    require_metrics(config, result)
+    return [*data.notices, *notices_of_layers(module.population.net, sizes), *notices_of_metrics(config, result)]
+
+
+def try_layers(module: NormModule, data: InMemoryData, sizes: Iterable[int]) -> None:
+    """Pass a minibatch of each size through the net, in training and in evaluation mode.
+
+    Raises:
+        ConfigError: which layer cannot take it, or that the outputs have another shape than the targets need.
+    """
     table = data.parts[0]
-    sizes = sorted(set(batch_sizes(len(table), data.batch_size)))
+    numbers = table.is_classification or table.y.is_floating_point()
+    require(numbers, "data: the targets", "classes, or numbers of floating point", table.y.dtype)
     with innermost(module.population.net) as where:
         for size in sizes:
+            x, _ = module.cast((table.x[None, :size], table.y[None, :size]))
             try:
-                outputs = module(table.x[None, :size].to(module.dtype))
+                outputs = module(x)
                 with module.eval().evaluating(), torch.no_grad():
-                    module(table.x[None, :size].to(module.dtype))
+                    module(x)
                 module.train()
             except Exception as error:
-                raise ConfigError(f"{where()} cannot take a batch of {size}: {first_line(error)}") from error
+                key = f"data.batch_size={size}: " if size == 1 else ""
+                raise ConfigError(f"{key}{where()} cannot take a batch of {size}: {first_line(error)}") from error
+            require_outputs(outputs, (size, table.out_features))
+
+
+def require_outputs(outputs: Any, expected: tuple[int, int]) -> None:
+    """Refuse outputs of another shape: a loss would broadcast them against the targets."""
+    is_tensor = isinstance(outputs, Tensor)
+    shape = tuple(outputs.shape[1:]) if is_tensor else type(outputs).__name__
+    hint = ", which .unsqueeze(1) makes of it" if shape == expected[:1] else ""
+    require(shape == expected, "net: the outputs", f"of shape {expected}{hint}", shape)
+
+
+def few_of(data: InMemoryData, samples: int) -> InMemoryData:
+    """Return the data with as many training samples as make one minibatch of each size."""
+    few = copy(data)
+    train, *rest = data.parts
+    few.train, few._parts = samples, (train.at(torch.arange(samples)), *rest)
+    return few
+
+
+def shortened(config: DictConfig) -> DictConfig:
+    """Return a configuration of one epoch, in which each probe looks once, without ``extra``."""
+    short = deepcopy(config)
+    OmegaConf.set_struct(short, False)
+    short.trainer.update({"max_epochs": 1, "check_val_every_n_epoch": 1, "fast_dev_run": False, "compile": False})
+    short.callbacks.extra, short.logger.extra = {}, {}
+    made = make_probes(config)
+    for name, node in short.probes.items():
+        if isinstance(made[str(name)], Probe):
+            node.update({"at_start": False, "at_end": False, "every_n_epochs": None, "every_n_steps": NEVER})
+    return short
+
+
+def name_parts(module: NormModule) -> None:
+    """Let what the loss or a step of the optimizer raises begin with their keys."""
+
+    def named(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def calling(*arguments: Any, **keywords: Any) -> Any:
+            with naming(key):
+                return call(*arguments, **keywords)
+
+        return calling
+
+    make = module.make_optimizer
+
+    def make_optimizer(*arguments: Any) -> torch.optim.Optimizer:
+        optimizer = make(*arguments)
+        optimizer.step = named("optimizer", optimizer.step)  # type: ignore[method-assign]
+        return optimizer
+
+    module.make_optimizer = make_optimizer
+    module.task.loss = named("loss", module.task.loss)  # type: ignore[method-assign]
+
+
+class NoProgress(Progress):
+    """The progress of a dry run, which nobody sees."""
+
+    def __init__(self) -> None:
+        self.said = set()
+
+    def advance(self, epochs: int, words: str = "") -> None:
+        """Show nothing."""
+
+    def tell(self, notice: str) -> None:
+        """Say nothing: the training will."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide log lines and warnings of a dry run: the training gives them again."""
+    log, level = logging.getLogger("normlab"), logging.getLogger("normlab").level
+    log.setLevel(logging.CRITICAL + 1)
     try:
-        known = module.values(outputs, table.y[None, : outputs.shape[1]])
-    except Exception as error:
-        raise ConfigError(f"metrics: {first_line(error)}") from error
-    for name, value in known.items():
-        require(value.dim() == 1, f"metrics.{name}", "one number for each net", f"shape {tuple(value.shape[1:])}")
-    require_metrics(config, known)
-    x, y = table.x[None, : sizes[-1]].to(module.dtype), table.y[None, : sizes[-1]]
-    require_visible(make_probes(config), module, (x, module.cast((x, y))[1]))
-    return [*data.notices, *notices_of_layers(module.population.net, sizes)]
-
-
-def require_visible(probes: Mapping[str, Probe | Graph], module: NormModule, batch: Split) -> None:
-    """Refuse probes that have nothing to look at in a net, or that it does not let look: many points at a time."""
-    population, (x, y) = module.population, batch
-    state, number = copy_of(population), torch.zeros(1, dtype=torch.float64)
-    trained = [name for name, parameter in population.net.named_parameters() if parameter.requires_grad]
-    generators = [torch.Generator().manual_seed(0)]
-    scene = Scene(
-        population.net,
-        module.task.loss,
-        trained,
-        state,
-        state,
-        state,
-        batch,
-        (x[0], y[0]),
-        number,
-        None,
-        generators,
-        0,
-        0,
-    )
-    for name, probe in probes.items():
-        try:
-            probe.check(population.net)
-            for mode in probe.modes if isinstance(probe, Probe) else ():
-                landscape = scene.landscape(mode)
-                landscape.losses(landscape.theta.expand(2, *landscape.theta.shape))
-        except Exception as error:
-            raise ConfigError(f"probes.{name}: {first_line(error)}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager
@@ -121,9 +232,19 @@ def notices_of_layers(net: nn.Module, sizes: Iterable[int]) -> list[str]:
     return list(dict.fromkeys(notice for size in sizes for layer in layers for notice in layer.notices(size)))
 
 
-def require_metrics(config: DictConfig, metrics: Iterable[str]) -> None:
+def notices_of_metrics(config: DictConfig, result: Result) -> list[str]:
+    """Return a line where the metric that runs are judged by is no number after the first steps."""
+    metric = config.optimized_metric
+    metrics = result.last.metrics if result.last else {}
+    if not math.isnan(metrics.get(metric, 0.0)) or math.isnan(metrics.get("train/loss", math.nan)):
+        return []
+    return [f"{metric} is not a number after the first epoch of a dry run; a run without one has no best epoch"]
+
+
+def require_metrics(config: DictConfig, result: Result) -> None:
     """Refuse to judge a run by a metric that it never has."""
-    known = ["train/loss"] + [f"val/{name}" for name in ("loss", *metrics)] * (config.data.val > 0)
+    there = result.last.metrics if result.last else {}
+    known = [name for name in there if name.startswith(("train/", "val/")) and name != "train/lr"]
     stopping = config.callbacks.early_stopping
     judges = {"optimized_metric": config.optimized_metric}
     judges |= {"callbacks.early_stopping.monitor": stopping.monitor} if stopping else {}

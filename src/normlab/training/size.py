@@ -61,7 +61,8 @@ class MemberSize:
         config = OmegaConf.create(json.loads(text))
         data = make_data(config)
         module = make_module([config], data)
-        x = data.parts[0].x[None, : data.batch_size].to(module.dtype)
+        table = data.parts[0]
+        x, _ = module.cast((table.x[None, : data.batch_size], table.y))
         sizes = [x.numel()]
         for layer in module.population.modules():
             if not list(layer.children()):

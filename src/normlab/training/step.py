@@ -8,7 +8,7 @@ from torch import Tensor
 
 from normlab.training.compiling import Step, agree
 from normlab.training.gradients import parts
-from normlab.training.optim import StackedOptimizer, clipped
+from normlab.training.optim import Clipping, StackedOptimizer
 from normlab.training.population import Population
 
 
@@ -22,9 +22,9 @@ class PopulationStep:
     """
 
     def __init__(
-        self, population: Population, loss: Step, optimizer: StackedOptimizer, max_norm: float | None
+        self, population: Population, loss: Step, optimizer: StackedOptimizer, clipping: Clipping | None
     ) -> None:
-        self.population, self.loss, self.optimizer, self.max_norm = population, loss, optimizer, max_norm
+        self.population, self.loss, self.optimizer, self.clipping = population, loss, optimizer, clipping
         place = {id(param): number for number, param in enumerate(optimizer.params)}
         named = population.net.named_parameters()
         self.trained = {name: place[id(param)] for name, param in named if id(param) in place}
@@ -39,7 +39,7 @@ class PopulationStep:
         losses = self.loss(outputs, y)
         (grad,) = torch.autograd.grad(losses.sum(), theta)
         with torch.no_grad():
-            self.optimizer.update(grad if self.max_norm is None else clipped(grad, self.max_norm))
+            self.optimizer.update(grad if self.clipping is None else self.clipping(grad))
         return losses.detach()
 
     def agrees_with(self, other: "PopulationStep") -> bool:

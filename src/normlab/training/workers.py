@@ -20,8 +20,9 @@ from normlab.records.result import Result, Status
 from normlab.training.grouping import shape_of
 from normlab.training.machine import is_out_of_memory
 from normlab.training.progress import Progress, Remote
-from normlab.training.run import train, unfinished
+from normlab.training.run import train
 from normlab.training.run_folders import Run
+from normlab.training.session import unfinished
 
 log = logging.getLogger("normlab")
 KILLED = "the process that trained it was killed, as happens where memory runs out"

@@ -1,0 +1,239 @@
+"""One population's training, and what it leaves in the folders of its runs."""
+
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from normlab.config import direction_of, first_line
+from normlab.data.datamodule import InMemoryData
+from normlab.records.curves import Point
+from normlab.records.environment import environment
+from normlab.records.folder import plain
+from normlab.records.result import Objective, Result, Status
+from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
+from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
+from normlab.training.grouping import shape_of
+from normlab.training.machine import keep_freed_memory, threads
+from normlab.training.optim import StackedOptimizer
+from normlab.training.probing import Probing
+from normlab.training.progress import Progress
+from normlab.training.proof import stacking_of
+from normlab.training.run_folders import Run, RunFolders
+from normlab.training.seeding import seed_globally
+from normlab.training.size import compiling_pays, threads_for
+from normlab.training.tasks import chance
+
+log = logging.getLogger("normlab")
+
+
+def sentence(result: Result) -> str:
+    """Return what came of a run, as a person would say it."""
+    words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
+    metric, best, last = result.objective.metric, result.best, result.last
+    if result.status == Status.FINISHED and best and last:
+        words += f"; {metric} best {best.metrics[metric]:.4g} in epoch {best.epoch}"
+        words += f", last {last.metrics[metric]:.4g}" if metric in last.metrics else ""
+        words += "".join(f"; {name} {value:.4g}" for name, value in result.test.items() if name == "test/loss")
+    return f"{words}; {result.error}, see error.txt in its folder" if result.error else words
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Return what came of a population, as a person would say it."""
+    statuses = Counter(result.status.value for result in results)
+    ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    seconds = sum(result.seconds for result in results)
+    return f"{title(results)}: {ends}, {seconds:.2g} s of training"
+
+
+def title(runs: Sequence[Run] | Sequence[Result]) -> str:
+    """Return what a population is called."""
+    models = {run.choices.get("model", "") for run in runs}
+    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
+
+
+def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
+    """Return the result of a run of whose training nothing is known."""
+    metric = run.config.optimized_metric
+    direction = direction_of(metric, run.config.direction)
+    return Result(
+        name=run.name,
+        status=status,
+        config=plain(run.config),
+        choices=run.choices,
+        overrides=run.overrides,
+        objective=Objective(metric, direction, worst(direction)),
+        error=error,
+    )
+
+
+class Training:
+    """One population on its way: what is built for it, and what it leaves at its end, whichever that is."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        progress: Progress,
+        populations: int = 1,
+        data: InMemoryData | None = None,
+    ) -> None:
+        config = runs[0].config
+        self.runs, self.config, self.progress = runs, config, progress
+        self.metric = config.optimized_metric
+        self.direction = direction_of(self.metric, config.direction)
+        self.data = data or make_data(config)
+        self.module = make_module([run.config for run in runs], self.data)
+        if config.trainer.compile is None and compiling_pays(config, len(runs), populations):
+            log.info("compiling the steps of %s, which takes seconds and saves more", title(runs))
+            self.module.compiles = True
+        self.choose_step()
+        self.folders = RunFolders(runs)
+        self.best = BestState(self.module.population, self.metric, self.direction)
+        folders, events = [run.folder for run in runs], self.folders.events
+        if config.probes:
+            self.module.probing = Probing(make_probes(config), runs, events)
+        self.recorder = Recorder(folders, events, config.logger.flush_seconds)
+        self.trainer = make_trainer(config, self.callbacks(), str(runs[0].folder))
+
+    def choose_step(self) -> None:
+        """Stack the net as the proof allows; a compiled step of a run alone takes the net apart as well."""
+        module, config = self.module, self.config
+        if len(self.runs) == 1 and not (module.compiles and is_stacked(config.optimizer, StackedOptimizer)):
+            return
+        stacking = stacking_of(config, shape_of(config))
+        module.population.by_layers = stacking.whole is None
+        if stacking.refused and len(self.runs) == 1:
+            self.progress.tell(f"trainer.compile: {stacking.refused}; the training goes on uncompiled")
+            module.compiles = False
+
+    def callbacks(self) -> list[pl.Callback]:
+        """Return our callbacks; those that take down an epoch come before the one that stops members."""
+        watching: list[pl.Callback] = [self.recorder, self.best, Watch(self.progress, self.metric)]
+        stopping = self.config.callbacks.early_stopping
+        if stopping is not None:
+            monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
+            direction = self.direction if monitor == self.metric else direction_of(monitor, None)
+            watching.append(EarlyStopping(len(self.runs), monitor, direction, patience, min_delta))
+        return watching
+
+    def results(self) -> list[Result]:
+        """Train, test, write everything, and return each run's result.
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
+        """
+        number = self.config.trainer.threads or threads_for(self.config, len(self.runs))
+        keep_freed_memory()
+        with threads(number), self.module.interrupts.recorded(), quiet():
+            seed_globally(self.config.seed)
+            try:
+                try:
+                    self.trainer.fit(self.module, datamodule=self.data)
+                    if self.config.statistics == "reestimated":
+                        self.recorder.revise(self.reestimated())
+                finally:
+                    self.save_last()
+                tests = self.test()
+            except BaseException as error:
+                # Lightning turns Ctrl-C into an exit, and forgets it when it tests.
+                interrupted = self.trainer.interrupted and isinstance(error, SystemExit)
+                self.end_early(error)
+                if interrupted:
+                    raise KeyboardInterrupt from error
+                raise
+            return self.end(Status.FINISHED, tests)
+
+    def end_early(self, error: BaseException) -> None:
+        """Write what there is when something ended the training; members that had stopped by then are finished."""
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        tests: dict[str, Tensor] = {}
+        try:
+            if not self.module.active.all():
+                tests = self.test()
+        finally:
+            self.end(Status.STOPPED if stopped else Status.FAILED, tests, error)
+
+    def reestimated(self) -> dict[str, Tensor]:
+        """Re-estimate the statistics of the state as it is, and return its metrics on the validation split."""
+        self.module.reestimate(self.data)
+        self.module.metrics = {}
+        if self.data.val:
+            self.trainer.validate(self.module, datamodule=self.data, verbose=False)
+        return self.module.metrics
+
+    def test(self) -> dict[str, Tensor]:
+        """Measure each member's best state on the test split: metrics ``(K,)`` by name."""
+        if not self.best.epoch.any():
+            return {}
+        self.module.population.load_state(self.best.state)
+        if self.config.statistics == "reestimated":
+            self.best.revise(self.module.population, self.reestimated())
+        if not self.data.test:
+            return {}
+        self.module.metrics = {}
+        self.trainer.test(self.module, datamodule=self.data, verbose=False)
+        return self.module.metrics
+
+    def save_last(self) -> None:
+        """Write the checkpoint of where each member ended."""
+        for k in range(len(self.runs)):
+            self.folders.save(k, "last", self.module.population.member(k), self.recorder.moment(k))
+
+    def end(self, status: Status, tests: dict[str, Tensor], error: BaseException | None = None) -> list[Result]:
+        """Write what each run leaves, ``result.json`` last, and return the results."""
+        moments = [self.best.moment(k) for k in range(len(self.runs))]
+        for k, best in enumerate(moments):
+            self.folders.save(k, "best", self.module.population.member(k, self.best.state), best)
+        results = [self.result(k, status, tests, error) for k in range(len(self.runs))]
+        for k, (best, result) in enumerate(zip(moments, results, strict=True)):
+            if best is not None:
+                final = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
+                self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), final))
+        self.recorder.flush()
+        if self.module.probing is not None:
+            self.module.probing.flush()
+            self.module.probing.write_arrays()
+        self.folders.end(results, [sentence(result) for result in results], error)
+        log.info(sentence(results[0]) if len(results) == 1 else summary(results))
+        return results
+
+    def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
+        """Return what is known of member k now."""
+        run, module, best, table = self.runs[k], self.module, self.best.moment(k), self.data.parts[0]
+        if module.diverged[k]:
+            status = Status.DIVERGED
+        elif not module.active[k] and (tests or not self.data.test):
+            status = Status.FINISHED
+        reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst(self.direction)
+        tested = best is not None and status == Status.FINISHED
+        return replace(
+            unfinished(run, status, first_line(error) if error and status == Status.FAILED else None),
+            objective=Objective(self.metric, self.direction, reached),
+            best=best,
+            last=self.recorder.moment(k),
+            test={name: values[k].item() for name, values in tests.items()} if tested else {},
+            chance=chance(module.task, table.y, table.out_features),
+            probes=module.probing.latest[k] if module.probing else {},
+            epochs=int(module.epochs[k]),
+            steps=int(module.steps[k]),
+            seconds=module.seconds / len(self.runs),
+            started=self.folders.started.isoformat(timespec="seconds"),
+            ended=datetime.now(UTC).isoformat(timespec="seconds"),
+            environment=environment(),
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide two warnings of Lightning's: about its own code, and about a split that is empty on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Total length of `WholeSplit`")
+        yield
