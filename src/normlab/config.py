@@ -223,6 +223,7 @@ class Config:
     statistics: str = "running"
     loss: str | None = None
     warmup: int = 0
+    retrain: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)
 

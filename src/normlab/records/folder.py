@@ -11,9 +11,11 @@ from omegaconf._utils import get_omega_conf_dumper
 
 from normlab.config import ConfigError
 from normlab.records.result import FILE, Result, spell_out
+from normlab.records.sources import require_same_sources
 
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
+RETRAIN = "retrain"
 
 
 def free_folder(path: Path) -> Path:
@@ -78,19 +80,33 @@ def dumper() -> Any:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a config as plain data, every interpolation resolved."""
-    return spell_out(OmegaConf.to_container(config, resolve=True))
+    """Return a config as plain data, every interpolation resolved, without how a folder is to be treated."""
+    return spell_out(without_handling(OmegaConf.to_container(config, resolve=True)))
+
+
+def without_handling(config: Any) -> Any:
+    """Return a plain config without ``retrain``, which is about the folder and not about the run."""
+    return {key: value for key, value in config.items() if key != RETRAIN}
 
 
 def earlier_result(folder: Path, config: DictConfig) -> Result | None:
     """Return the result of this configuration that ``folder`` holds, or None if it holds none.
 
+    With ``retrain=true`` it holds none that counts.
+
     Raises:
-        ConfigError: if the result is of another configuration; nothing in the folder is touched.
+        ConfigError: if the result is of another configuration, or of code or data that have changed since; nothing
+            in the folder is touched.
     """
     result = Result.read(folder)
-    if result is not None:
-        require_same(folder, plain(config), result.config)
+    if result is None:
+        return None
+    ours = plain(config)
+    require_same(folder, ours, result.config)
+    if config.get(RETRAIN):
+        return None
+    if result.status.done:
+        require_same_sources(folder, result, ours)
     return result
 
 
@@ -105,7 +121,7 @@ def require_own(folder: Path, config: DictConfig) -> None:
     if (folder / HYDRA_CONFIG).exists():
         # The interpolations of a run that was killed are as they were typed, not resolved.
         written = OmegaConf.to_container(OmegaConf.load(folder / HYDRA_CONFIG))
-        require_same(folder, OmegaConf.to_container(config), written)
+        require_same(folder, without_handling(OmegaConf.to_container(config)), without_handling(written))
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another folder")
 

@@ -51,6 +51,7 @@ class Result:
         seconds: the time of its optimizer steps alone.
         probes: what they found last.
         chance: the training loss of the best net that looks at nothing, one number for all samples.
+        sources: hashes of the files that the configuration names; see ``records.sources``.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Result:
     ended: str = ""
     error: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write ``result.json`` into ``folder``, whole or not at all."""

@@ -18,6 +18,7 @@ from normlab.records.curves import Point
 from normlab.records.environment import environment
 from normlab.records.folder import plain
 from normlab.records.result import Objective, Result, Status
+from normlab.records.sources import sources_of
 from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
 from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
 from normlab.training.grouping import shape_of
@@ -89,6 +90,7 @@ class Training:
         self.metric = config.optimized_metric
         self.direction = direction_of(self.metric, config.direction)
         self.data = data or make_data(config)
+        self.sources = sources_of(plain(config))
         self.module = make_module([run.config for run in runs], self.data)
         if config.trainer.compile is None and compiling_pays(config, len(runs), populations):
             log.info("compiling the steps of %s, which takes seconds and saves more", title(runs))
@@ -227,6 +229,7 @@ class Training:
             started=self.folders.started.isoformat(timespec="seconds"),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
             environment=environment(),
+            sources=self.sources,
         )
 
 
