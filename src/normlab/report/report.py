@@ -10,6 +10,7 @@ from matplotlib import rc_context
 
 from normlab.analysis.words import sentence
 from normlab.report.figures import LOOK
+from normlab.report.notes import cautions
 from normlab.report.page import Page, Picture, Section, Table, write_page
 from normlab.report.probe_ratios import probe_ratios
 from normlab.report.probes import last_numbers, probe_figures
@@ -45,7 +46,8 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
     title = f"{names_of(folders)}: {' against '.join(design.arms) if len(design.arms) == 2 else design.metric}"
     parts = [*sections(found), *probes(found), runs(found)]
     said = [*sentences(found), *targets(found)]
-    return Page(title, said, found.found.warnings, parts, facts(folders, found.records))
+    warnings = [*cautions(found.sweep), *found.found.warnings]
+    return Page(title, said, warnings, parts, facts(folders, found.records))
 
 
 def sentences(found: Study) -> list[str]:
@@ -105,7 +107,7 @@ def ratio_tables(found: Study) -> list[Table]:
 def runs(found: Study) -> Section:
     """Return every run, with the command that trains it again."""
     table = run_table(found.sweep, found.records, None)
-    again = commands(found.records).loc[found.sweep.runs.index]
+    again = commands(found.records).loc[found.sweep.listed.index]
     frame = table.assign(command=again.to_list())
     few = ["name", "status", "seed", f"best/{found.sweep.metric}", "epochs", "seconds", "error", "command"]
     first: pd.DataFrame = frame[few].head(SHOWN)
