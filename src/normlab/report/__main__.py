@@ -79,8 +79,8 @@ def page_folder(asked: argparse.Namespace) -> Path:
     main = {(path / FOLDER).resolve() for path in asked.paths}
     if given and (out.resolve() in main or (out.name == FOLDER and (out.parent / SWEEP_CONFIG).exists())):
         raise ConfigError(
-            f"--out must be another folder than the main report {out}, which has no options, got {', '.join(given)}; "
-            f"leave --out away and the page goes to {shown(own)}"
+            f"--out must be another folder than the main report, which has no options, got {out} with "
+            f"{', '.join(given)}; leave --out away and the page goes to {shown(own)}"
         )
     kept = [name for name in (HYDRA_CONFIG.parent, SWEEP_CONFIG, FILE) if (out / name).exists()]
     if kept or (out.is_dir() and any(out.iterdir()) and not (out / PAGE).exists()):

@@ -141,16 +141,21 @@ def outcomes(
     latest = measured.groupby("run")["value"].last()
     best = [r.best.metrics.get(metric) if r.best and r.objective.metric == metric else None for r in results]
     last = [r.last.metrics.get(metric, latest.get(k)) if r.last else None for k, r in enumerate(results)]
-    seeds = [result.config.get(SEED) for result in results]
     return {
         "status": [result.status.value for result in results],
-        SEED: pd.Series([seed if isinstance(seed, int) else None for seed in seeds], dtype="Int64"),
+        SEED: seed_column(results),
         "best": [reached(result, value, worst) for result, value in zip(results, best, strict=True)],
         "last": [reached(result, value, worst) for result, value in zip(results, last, strict=True)],
         "untrained": [is_untrained(result) for result in results],
         "epochs": [result.epochs for result in results],
         "seconds": [result.seconds for result in results],
     }
+
+
+def seed_column(results: Sequence[Result]) -> pd.Series:
+    """Return the seed of each run, missing where it is not known."""
+    seeds = [result.config.get(SEED) for result in results]
+    return pd.Series([seed if isinstance(seed, int) else None for seed in seeds], dtype="Int64")
 
 
 def is_untrained(result: Result) -> bool:
