@@ -183,10 +183,10 @@ def curve(folder: Path) -> "Iterator[pd.DataFrame]":
     path = folder / curves.FILE
     types: Any = {"epoch": int, "step": int, "split": str, "metric": str, "value": float}
     try:
-        text = path.read_text()
-        # A run that was killed while it wrote has left a part of a line, which may look like a whole number.
-        whole = text[: text.rfind("\n") + 1]
-        yield from [pd.read_csv(io.StringIO(whole), dtype=types)[list(types)]] if whole else []
+        whole = curves.whole_rows(path.read_text())
+        # A metric may be called NA; of the values, nan alone is not a number.
+        missing: Any = {"keep_default_na": False, "na_values": {"value": ["nan"]}}
+        yield from [pd.read_csv(io.StringIO(whole), dtype=types, **missing)[list(types)]] if whole else []
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError) as error:

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 
 from normlab.analysis.words import sentence
-from normlab.report.figures import LOOK
+from normlab.report.figures import drawing
 from normlab.report.notes import cautions
 from normlab.report.page import Page, Picture, Section, Table, write_page
 from normlab.report.probe_ratios import probe_ratios
@@ -36,7 +35,7 @@ def write_report(folders: Sequence[Path], found: Study, out: Path) -> Path:
         found: what their runs have to say.
         out: the folder of the report.
     """
-    with rc_context(LOOK):
+    with drawing():
         return write_page(page_of(folders, found), out)
 
 

@@ -1,6 +1,7 @@
 """The tables of a sweep: ``summary.csv``, ``table.csv``, and the one that is printed."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,19 @@ def aligned(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[str
     columns = []
     for cells, flush in ((left, str.ljust), (right, str.rjust)):
         for name, values in cells.items():
-            width = max(map(len, [name, *values]))
-            columns.append([flush(text, width) for text in [name, *values]])
+            width = max(map(display_width, [name, *values]))
+            columns.append([flush(text, width - display_width(text) + len(text)) for text in [name, *values]])
     return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+
+
+def display_width(text: str) -> int:
+    """Return the number of columns that a text takes in a terminal: Chinese letters take two, accents none.
+
+    >>> display_width("bn"), display_width("批归一"), display_width("e\u0301")
+    (2, 6, 1)
+    """
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
