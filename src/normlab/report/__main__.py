@@ -63,29 +63,41 @@ def report(asked: argparse.Namespace) -> None:
 
 
 def page_folder(asked: argparse.Namespace) -> Path:
-    """Return the folder of the page: a sweep's main report is that of the sweep alone and without options.
+    """Return the folder of the page: ``report/`` of a sweep alone and without options, else one named after them.
 
     Raises:
-        ConfigError: if another page would replace the main report, or a page the files of something else.
+        ConfigError: if the page would replace the main report of a sweep, or the files of something else.
     """
-    from normlab.report.page import PAGE
     from normlab.report.report import FOLDER
 
     first, *others = asked.paths
     given = [f"{name}={getattr(asked, name)}" for name in OPTIONS if getattr(asked, name) is not None]
     given += [f"with={os.path.relpath(path, first.parent)}" for path in others]
     own = first / (f"{FOLDER}-{run_name(given)}" if given else FOLDER)
-    out: Path = asked.out or own
+    if asked.out is None:
+        return own
+    out: Path = asked.out
     main = {(path / FOLDER).resolve() for path in asked.paths}
     if given and (out.resolve() in main or (out.name == FOLDER and (out.parent / SWEEP_CONFIG).exists())):
         raise ConfigError(
-            f"--out must be another folder than the main report, which has no options, got {out} with "
-            f"{', '.join(given)}; leave --out away and the page goes to {shown(own)}"
+            f"--out must be another folder than the main report, which is of one sweep without options, got {out} "
+            f"with {', '.join(given)}; leave --out away and the page goes to {shown(own)}"
         )
-    kept = [name for name in (HYDRA_CONFIG.parent, SWEEP_CONFIG, FILE) if (out / name).exists()]
-    if kept or (out.is_dir() and any(out.iterdir()) and not (out / PAGE).exists()):
-        raise ConfigError(f"--out must be a new folder or one of a report, got {out}; choose another folder")
+    require_report(out)
     return out
+
+
+def require_report(folder: Path) -> None:
+    """Refuse a folder that holds anything but a report: a page replaces what is there.
+
+    Raises:
+        ConfigError: if it is so.
+    """
+    from normlab.report.page import PAGE
+
+    held = any((folder / name).exists() for name in (HYDRA_CONFIG.parent, SWEEP_CONFIG, FILE))
+    if held or (folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).exists()):
+        raise ConfigError(f"--out must be a new folder or one of a report, got {folder}; choose another folder")
 
 
 def target_of(text: str | None) -> float | str | None:

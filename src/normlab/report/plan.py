@@ -30,12 +30,16 @@ def seed_plan(jobs: Sequence[tuple[DictConfig, DictConfig]], folder: Path) -> li
         folder: of the sweep.
     """
     runs = [planned_result(composed, task) for composed, task in jobs]
-    configs: list[Any] = [OmegaConf.to_container(task) for _, task in jobs]
     own = {Path(composed.hydra.runtime.output_dir).resolve() for composed, _ in jobs}
     earlier = [record for record in read_sweep(folder) if record.folder.resolve() not in own]
     earlier = [record for record in earlier if record.result.status.done]
     results = [*runs, *(record.result for record in earlier)]
-    factors = find_factors(results, lambda: [*configs, *(read_written(record.folder) for record in earlier)])
+
+    def written() -> list[Any]:
+        tasks = [OmegaConf.to_container(task) for _, task in jobs]
+        return [*tasks, *(read_written(record.folder) for record in earlier)]
+
+    factors = find_factors(results, written)
     frame = factors.settings.assign(**{SEED: seed_column(results)}, value=0.0, status=Status.FINISHED.value)
     design = design_of(frame, factors.keys, "", "min", untyped=factors.untyped)
     seeds = sorted({*design.tuning_seeds, *design.report_seeds})
