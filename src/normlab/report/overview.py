@@ -12,7 +12,8 @@ from normlab.analysis.arms import SEED, arrivals, label, natural, summarize
 from normlab.analysis.design import MODEL
 from normlab.records.result import Result, Status
 from normlab.records.sweep import Record, read_curves, read_written
-from normlab.report.factors import UNKNOWN, Factors, find_factors, is_without_effect, leaves
+from normlab.report.factors import UNKNOWN, Factors, find_factors
+from normlab.report.untyped import is_without_effect, leaves
 
 
 @dataclass(frozen=True)
