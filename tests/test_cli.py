@@ -47,6 +47,15 @@ MISTAKES = {
     "net=resmlp net.width=0": "net.width must be at least 1",
     "net=cnn data=digits net.channels=[0]": "net.channels must be a list of sizes of at least 1, got [0]",
     "statistics=batch data.test=1": "data.test must be 0 or at least 2 as statistics=batch normalizes by it",
+    "+metrics.loss._target_=torch.nn.functional.l1_loss": (
+        "metrics.loss must have another name than the task's own loss, mse, mae, r2, acc, lr; as metrics.my_loss"
+    ),
+    "+metrics={a/b:{_target_:torch.nn.functional.l1_loss}}": (
+        "metrics must have names of letters, digits, _ and -, got 'a/b'; rename it"
+    ),
+    "+probes={a/b:{_target_:normlab.probes.Curvature}}": (
+        "probes must have names of letters, digits, _ and -, got 'a/b'; rename it"
+    ),
     "+metrics.x=3": "metrics.x must be a node with a _target_, got 3",
     "+metrics.x._target_=torch.foo": "metrics.x._target_=torch.foo cannot be loaded",
     "+metrics.x._target_=torch.nn.functional.nll_loss +metrics.x._partial_=true": "metrics.x: 0D or 1D target",

@@ -64,7 +64,7 @@ def test_seeds_can_be_added_to_a_sweep(run_train):
             "-m", "model=bn,nobn", f"seed={seeds}", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"
         )
         assert outcome.code == 0, outcome.err
-        assert outcome.out.startswith(f"{plan}\n")
+        assert plan in outcome.out.splitlines()[:2]
         written = {path for path in before if path.stat().st_mtime_ns > started}
         assert not written, "a run that was done is left alone"
     table = pd.read_csv("sweep/table.csv")

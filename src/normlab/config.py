@@ -7,6 +7,7 @@ The values live in ``conf/``; the dataclasses here give each section its keys, t
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,7 @@ from omegaconf import MISSING
 
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
+OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 LOSSES = ("squared_error",)
 STATISTICS = ("running", "reestimated", "batch")
 SEED = "a whole number from 0 to 2^63 - 1"
@@ -234,9 +236,24 @@ class Config:
         require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)
         for group in ("metrics", "probes"):
             for name, node in getattr(self, group).items():
+                require_name(group, str(name))
                 made = isinstance(node, Mapping) and "_target_" in node
                 require(made, f"{group}.{name}", "a node with a _target_", node)
         direction_of(self.optimized_metric, self.direction, "optimized_metric")
+
+
+def require_name(group: str, name: str) -> None:
+    """Refuse the name of a metric or a probe that files cannot hold, or that a metric of the task has.
+
+    >>> require_name("probes", "a,b")
+    Traceback (most recent call last):
+    normlab.config.ConfigError: probes must have names of letters, digits, _ and -, got 'a,b'; rename it
+    """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ConfigError(f"{group} must have names of letters, digits, _ and -, got {name!r}; rename it")
+    if group == "metrics" and name in OWN_METRICS:
+        own = ", ".join(OWN_METRICS)
+        raise ConfigError(f"metrics.{name} must have another name than the task's own {own}; as metrics.my_{name}")
 
 
 SECTIONS = {

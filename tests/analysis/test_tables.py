@@ -140,7 +140,7 @@ class TestComparisons:
         assert found.comparisons["verdict"].tolist() == ["not comparable: bn has no run to report"]
         found = sweep(arm("bn", GOOD, batch_size="1"), arm("nobn", GOOD), arm("ln", GOOD))
         assert rows(found.comparisons, "arm", "verdict") == [
-            ["bn", "not comparable: nobn has no run to report"],
+            ["bn", "not comparable: nobn differs in data.batch_size"],
             ["ln", "no difference shown"],
         ]
 

@@ -59,3 +59,25 @@ def test_a_grid_is_checked_like_the_rest(run_train, sweep, tmp_path):
     assert outcome.code == 1
     assert "optimizer.lr must be a finite number > 0, got -1" in outcome.err
     assert not Path("outputs").exists()
+
+
+def said(outcome) -> list[str]:
+    """What was printed of seeds, and which line it is before."""
+    lines = (outcome.out + outcome.err).splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith(("seeds: ", "1 seed")))
+    assert "population" in lines[place + 1] or "one by one" in lines[place + 1]
+    return lines[place]
+
+
+def test_before_training_it_says_what_the_seeds_are_for(run_train):
+    grid = ("-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep")
+    short = run_train(*grid, "optimizer.lr=0.1,0.01", "seed=range(5)")
+    line = "seeds: 4 choose the learning rate, 1 report; a verdict needs 8 that report: seed=range(12)"
+    assert said(short) == line
+    assert "too few seeds for a verdict, 1 paired seed of 8" in short.out + short.err
+
+
+def test_runs_that_are_there_already_count_with_the_jobs(run_train):
+    grid = ("-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep")
+    assert said(run_train(*grid, "seed=range(4)")).startswith("seeds: 4 report; a verdict needs 8")
+    assert said(run_train(*grid, "seed=range(4,8)")) == "seeds: 8 report"

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from normlab.records.curves import FILE, Point, append
+from normlab.records.sweep import Record, read_curves
 
 
 def rows(folder) -> list[dict[str, str]]:
@@ -45,6 +46,23 @@ def test_every_metric_of_a_point_has_a_row_and_its_split_a_column(tmp_path):
         ("4", "32", "val", "r2", "0.5"),
         ("4", "32", "activation", "hidden1/before_mean", "-2.0"),
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["val/a,b", 'val/"quoted"', "val/two\nlines", "val/a=b/c", "val/NA", "val/é", "val/"]
+)
+def test_every_name_is_read_back(tmp_path, name):
+    append(tmp_path, [Point(1, 10, 0.0, {name: 0.5, "val/loss": 0.25})])
+    assert read_curves([Record(tmp_path, None)])["metric"].tolist() == [name, "val/loss"]
+    assert [f"{row['split']}/{row['metric']}" for row in rows(tmp_path)] == [name, "val/loss"]
+
+
+def test_a_row_that_was_cut_within_a_quoted_name_is_left_out(tmp_path):
+    append(tmp_path, [Point(1, 10, 0.0, {"val/loss": 0.25, "val/two\nlines": 0.5})])
+    text = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).write_text(text[: text.index("lines")])
+
+    assert read_curves([Record(tmp_path, None)])["metric"].tolist() == ["val/loss"]
 
 
 @given(values=st.lists(st.floats(), min_size=1, max_size=8))

@@ -55,6 +55,13 @@ def test_the_file_begins_with_its_header_however_often_it_is_added_to(tmp_path):
     ]
 
 
+def test_a_name_with_a_comma_or_a_quote_is_read_back(tmp_path):
+    [run] = runs(tmp_path, 1)
+    append(run.folder, [Found(1, 5, 0.0, "mine", "batch", {'a,"b"': 2.0, "c": 1.0})])
+
+    assert read_probes([run])["quantity"].tolist() == ['a,"b"', "c"]
+
+
 @given(values=st.lists(st.floats(), min_size=1, max_size=8))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 def test_every_number_is_written_bit_by_bit(tmp_path, values):

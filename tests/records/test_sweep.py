@@ -6,7 +6,7 @@ import pytest
 from normlab.records import curves
 from normlab.records.curves import Point
 from normlab.records.result import Objective, Result, Status
-from normlab.records.sweep import read_curves, read_sweep, run_folders, setting
+from normlab.records.sweep import read_curves, read_sweep, read_sweeps, run_folders, setting
 
 
 def make_run(folder, losses=(2.0, 1.0), **changed):
@@ -52,6 +52,29 @@ class TestRunFolders:
         make_run(tmp_path / "run")
         assert list(run_folders(tmp_path / "run")) == [tmp_path / "run"]
 
+    def test_links_to_runs_and_sweeps_are_followed(self, tmp_path):
+        make_run(tmp_path / "elsewhere" / "run")
+        make_run(tmp_path / "other" / "run")
+        (tmp_path / "sweep").mkdir()
+        (tmp_path / "sweep" / "one").symlink_to(tmp_path / "elsewhere" / "run")
+        (tmp_path / "sweep" / "two").symlink_to(tmp_path / "other")
+        assert relative(run_folders(tmp_path / "sweep"), tmp_path / "sweep") == ["one", "two/run"]
+
+    def test_each_real_folder_is_read_once_by_its_own_name(self, tmp_path):
+        make_run(tmp_path / "sweep" / "run")
+        (tmp_path / "sweep" / "a-link").symlink_to("run")
+        (tmp_path / "same").symlink_to("sweep")
+        assert relative(run_folders(tmp_path), tmp_path) == ["sweep/run"]
+        records = read_sweeps([tmp_path / "sweep", tmp_path / "same", tmp_path])
+        assert [record.folder for record in records] == [tmp_path / "sweep" / "run"]
+
+    def test_a_link_to_a_folder_above_is_not_followed(self, tmp_path):
+        make_run(tmp_path / "sweep" / "below" / "run")
+        make_run(tmp_path / "beside" / "run")
+        for name, target in (("up", tmp_path), ("round", tmp_path / "sweep"), ("below/up", tmp_path / "sweep")):
+            (tmp_path / "sweep" / name).symlink_to(target)
+        assert relative(run_folders(tmp_path / "sweep"), tmp_path / "sweep") == ["below/run"]
+
     def test_no_folder(self, tmp_path):
         assert read_sweep(tmp_path / "nowhere") == []
 
@@ -70,6 +93,11 @@ class TestReadSweep:
         assert record.result.config == {"seed": 3, "optimizer": {"lr": 0.1}}
         assert record.result.error.startswith("left no result.json")
         assert math.isnan(record.result.objective.value)
+
+    def test_the_references_of_a_run_without_a_result_are_resolved(self, tmp_path):
+        hydra(tmp_path / "run", config="seed: 3\ndata:\n  seed: ${seed}\n")
+        [record] = read_sweep(tmp_path)
+        assert record.result.config == {"seed": 3, "data": {"seed": 3}}
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": "run"}', "\x00\xff"])
     def test_a_damaged_result_is_named_in_one_line_and_counts_as_failed(self, tmp_path, caplog, text):

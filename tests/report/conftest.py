@@ -34,7 +34,7 @@ def make_run(tmp_path):
             "seed": int(given.get("seed", 0)),
             "data": {"seed": 42, "batch_size": int(given.get("data.batch_size", 128))},
             "optimizer": {"lr": float(given.get("optimizer.lr", 0.01))},
-            "trainer": {"max_epochs": len(losses)},
+            "trainer": {"max_epochs": 100},
             "target": float(given["target"]) if "target" in given else None,
         }
         choices = {"data": "fitness", "net": "mlp", "model": given.get("model", "bn"), "optimizer": "adam"}

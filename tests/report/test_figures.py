@@ -1,13 +1,15 @@
 import math
 
 import pytest
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from normlab.records.result import Status
 from normlab.records.sweep import read_sweep
-from normlab.report.figures import LOOK, draw, write_curves
+from normlab.report import figures
+from normlab.report.close import close_sweep
+from normlab.report.figures import LOOK, draw, drawing, installed_cjk_fonts, write_curves
 from normlab.report.overview import overview
 
 LOSSES = ["train/loss", "val/loss"]
@@ -145,3 +147,21 @@ def test_no_curves_no_figure(make_run, tmp_path):
 def test_a_single_epoch_is_a_point(make_run, tmp_path):
     make_run("model=bn", [1.0])
     assert draw(look(tmp_path), LOSSES).axes[1].lines[0].get_marker() == "o"
+
+
+def test_letters_that_no_font_has_are_drawn_without_a_warning(make_run, tmp_path, recwarn):
+    for model in ("批归一", "nobn"):
+        for seed in range(2):
+            make_run(f"model={model} seed={seed}")
+    close_sweep(tmp_path / "sweep")
+    assert not recwarn.list
+    assert "批归一" in (tmp_path / "sweep/curves.svg").read_text()
+    assert "批归一" in (tmp_path / "sweep/report/index.html").read_text()
+    assert "批归一" in (tmp_path / "sweep/table.csv").read_text()
+
+
+def test_fonts_are_taken_where_they_are_installed(monkeypatch):
+    monkeypatch.setattr(figures, "installed_cjk_fonts", installed_cjk_fonts.__wrapped__)
+    monkeypatch.setattr(figures.font_manager, "get_font_names", lambda: ["DejaVu Sans", "SimHei", "Yu Gothic"])
+    with drawing():
+        assert rcParams["font.family"] == ["sans-serif", "Yu Gothic", "SimHei"]

@@ -2,10 +2,22 @@ import math
 
 import pandas as pd
 
+from normlab.analysis.arms import ABSENT
 from normlab.records.result import Result, Status
 from normlab.records.sweep import read_sweep
+from normlab.report.notes import notes
 from normlab.report.overview import overview
+from normlab.report.report import page_of
 from normlab.report.study import Asked, study
+from normlab.report.tables import run_table
+
+
+def change_config(folder, max_epochs=100, gamma=None):
+    """Change what a YAML file says, which is in no override."""
+    result = Result.read(folder)
+    result.config["trainer"]["max_epochs"] = max_epochs
+    result.config |= {"scheduler": {"gamma": gamma}} if gamma else {}
+    result.write(folder)
 
 
 def look(folder):
@@ -143,6 +155,68 @@ def test_only_the_seed_varies(make_run, tmp_path):
     assert sweep.keys == []
     assert sweep.arms.index.tolist() == ["model=bn"]
     assert sweep.arms["seeds"].tolist() == [3]
+
+
+def test_a_run_that_repeats_configuration_and_seed_counts_once(make_run, tmp_path):
+    for overrides in ("model=bn", "model=bn seed=0", "model=bn seed=1", "model=nobn seed=0", "model=nobn seed=1"):
+        make_run(overrides)
+    make_run("model=nobn", status=Status.FAILED)
+    sweep = look(tmp_path / "sweep")
+    assert sweep.arms[["runs", "seeds", "failed"]].to_numpy().tolist() == [[2, 2, 0]] * 2
+    assert notes(sweep)[-1] == "2 runs repeat another configuration and seed; each counts once"
+    assert len(run_table(sweep, read_sweep(tmp_path / "sweep"), None)) == 6
+
+
+def test_a_run_that_diverged_and_one_that_did_not_are_no_repetition(make_run, tmp_path):
+    make_run("model=bn")
+    make_run("model=bn seed=0", status=Status.DIVERGED)
+    arm = look(tmp_path / "sweep").arms.loc["model=bn"]
+    assert (arm.runs, arm.finished, arm.diverged) == (2, 1, 1)
+
+
+def test_bug_sweeps_of_other_configurations_were_compared(make_run, tmp_path):
+    for seed in range(8):
+        change_config(make_run(f"model=bn seed={seed}", [9.0, 8.0]), max_epochs=3)
+        make_run(f"model=nobn seed={seed}", [2.0, 1.0])
+    found = study(read_sweep(tmp_path / "sweep"), Asked())
+    assert found.found.comparisons["verdict"].tolist() == ["not comparable: nobn differs in trainer.max_epochs"]
+    said = "runs differ in trainer.max_epochs, which nobody typed: it makes panels"
+    assert said in notes(found.sweep)
+    assert said in page_of([tmp_path], found).warnings
+
+
+def test_what_nobody_typed_is_never_tuned(make_run, tmp_path):
+    for seed in range(8):
+        change_config(make_run(f"model=bn seed={seed}"), gamma=0.5)
+        change_config(make_run(f"model=nobn seed={seed}"), gamma=0.5)
+        change_config(make_run(f"model=bn optimizer.lr=0.01 seed={seed}"), gamma=0.9)
+    design = study(read_sweep(tmp_path / "sweep"), Asked()).found.design
+    assert (design.panels, design.tuned) == (("scheduler.gamma",), ())
+
+
+def test_arms_are_named_by_a_key_that_the_others_lack(make_run, tmp_path):
+    for seed in range(8):
+        for momentum in ("0.05", "0.1"):
+            make_run(f"model=bn model.norm.momentum={momentum} seed={seed}", [9.0, float(momentum)])
+        make_run(f"model=nobn seed={seed}", [9.0, 4.0])
+    found = study(read_sweep(tmp_path / "sweep"), Asked())
+    assert found.found.comparisons[["arm", "baseline", "panel", "verdict"]].to_numpy().tolist() == [
+        ["bn, momentum=0.05", "nobn", "", "better"],
+        ["bn, momentum=0.1", "nobn", "", "better"],
+    ]
+    table = run_table(found.sweep, found.records, None)
+    assert table["model.norm.momentum"].fillna("").unique().tolist() == ["0.05", "0.1", ""]
+
+
+def test_a_tuned_key_that_an_arm_lacks_stays_tuned(make_run, tmp_path):
+    for seed in range(12):
+        for momentum in ("0.5", "0.9"):
+            make_run(f"model=bn optimizer.momentum={momentum} seed={seed}", [9.0, float(momentum)])
+        make_run(f"model=nobn seed={seed}", [9.0, 4.0])
+    found = study(read_sweep(tmp_path / "sweep"), Asked()).found
+    assert (found.design.tuned, found.design.panels) == (("optimizer.momentum",), ())
+    assert found.arms[["arm", "optimizer.momentum"]].to_numpy().tolist() == [["bn", "0.5"], ["nobn", ABSENT]]
+    assert found.comparisons["verdict"].tolist() == ["better"]
 
 
 def test_a_run_left_at_the_default_joins_the_arm_that_names_it(make_run, tmp_path):

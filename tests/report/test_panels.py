@@ -1,3 +1,4 @@
+from normlab.records.result import Result
 from normlab.records.sweep import read_sweep
 from normlab.report.overview import overview
 from normlab.report.palette import styles
@@ -21,6 +22,18 @@ def test_arms_of_a_panel_are_told_apart_by_normalizer_and_learning_rate_alone(ma
         assert [look.colour for look in looks[:2]] == [looks[0].colour] * 2 != [look.colour for look in looks[2:]]
     runs = [number for part in parts.values() for number in part.runs.index]
     assert sorted(runs) == list(range(8))
+
+
+def test_a_learning_rate_that_nobody_typed_makes_panels(make_run, tmp_path):
+    for model in ("bn", "nobn"):
+        for lr in (0.01, 0.1):
+            folder = make_run(f"model={model} folder={lr}")
+            result = Result.read(folder)
+            result.config["optimizer"]["lr"] = lr
+            result.overrides = [f"model={model}"]
+            result.write(folder)
+    parts = panels(overview(read_sweep(tmp_path / "sweep")))
+    assert {name: part.keys for name, part in parts.items()} == {"lr=0.01": ["model"], "lr=0.1": ["model"]}
 
 
 def test_a_sweep_without_several_normalizers_or_without_anything_else_is_one(make_run, tmp_path):

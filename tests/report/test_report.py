@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from normlab.records import curves
+from normlab.records.curves import Point
 from normlab.records.result import FILE, Status
 from normlab.report.__main__ import main
 
@@ -21,8 +24,7 @@ def report(tmp_path, capsys):
     def write(*arguments, path=None):
         main([str(path or tmp_path / "sweep"), *arguments])
         (written,) = capsys.readouterr().out.splitlines()
-        assert written.endswith("report/index.html")
-        text = (tmp_path / "sweep" / "report" / "index.html").read_text()
+        text = Path(written).read_text()
         return html.unescape(
             re.sub(r"<[^>]+>", " ", re.sub(r"<(svg|style|script).*?</\1>", "", text, flags=re.DOTALL))
         )
@@ -53,8 +55,8 @@ def sweep(make_run, models=("bn", "nobn"), seeds=12, rates=("0.01", "0.1"), **ho
                 make_run(f"model={model} optimizer.lr={lr} seed={seed}", (level + 1, level, level + 0.5), **how)
 
 
-def rows_of(tmp_path, name):
-    with (tmp_path / "sweep" / "report" / f"{name}.csv").open() as file:
+def rows_of(tmp_path, name, page="report"):
+    with (tmp_path / "sweep" / page / f"{name}.csv").open() as file:
         return list(csv.DictReader(file))
 
 
@@ -99,15 +101,54 @@ def test_several_folders_are_one_report(make_run, report, tmp_path):
 
 def test_another_metric_baseline_comparison_and_target(make_run, report, tmp_path):
     sweep(make_run)
-    assert "test/loss" in report("--metric", "test/loss")
     report("--baseline", "bn")
-    assert [(row["arm"], row["verdict"]) for row in rows_of(tmp_path, "comparisons")] == [("nobn", "worse")]
+    rows = rows_of(tmp_path, "comparisons", "report-baseline=bn")
+    assert [(row["arm"], row["verdict"]) for row in rows] == [("nobn", "worse")]
     report("--compare", "optimizer.lr")
-    assert {row["arm"] for row in rows_of(tmp_path, "comparisons")} == {"0.1"}
-    assert {row["panel"] for row in rows_of(tmp_path, "comparisons")} == {"model=bn", "model=nobn"}
+    rows = rows_of(tmp_path, "comparisons", "report-compare=optimizer.lr")
+    assert {row["arm"] for row in rows} == {"0.1"}
+    assert {row["panel"] for row in rows} == {"model=bn", "model=nobn"}
     report("--target", "2.5")
-    assert "val/loss at most 2.5" in (tmp_path / "sweep/report/target.svg").read_text()
+    assert "val/loss at most 2.5" in (tmp_path / "sweep/report-target=2.5/target.svg").read_text()
     assert "what the baseline has reached" in report("--target", "baseline")
+
+
+def test_a_metric_that_is_measured_once_has_no_curve_and_no_time_to_a_target(make_run, report, tmp_path):
+    sweep(make_run)
+    for number, folder in enumerate(sorted((tmp_path / "sweep").iterdir())):
+        curves.append(folder, [Point(2 + number % 2, 10, 0.0, {"test/loss": 3.0})])
+    page = report("--metric", "test/loss")
+    assert "bn is better than nobn in test/loss" in page
+    assert "Learning curves" not in page
+    assert "arget" not in page
+    files = {path.name for path in (tmp_path / "sweep/report-metric=test_loss").iterdir()}
+    assert not {name for name in files if name.startswith(("curves", "target", "times"))}
+
+
+def test_the_main_page_is_not_overwritten_by_another(make_run, report, refused, tmp_path):
+    sweep(make_run)
+    (tmp_path / "second").mkdir()
+    report()
+    folder = tmp_path / "sweep"
+    main = {path: path.read_bytes() for path in (folder / "report").iterdir()}
+    report("--metric", "train/loss", "--baseline", "bn")
+    report(str(tmp_path / "second"))
+    asked = (str(folder), "--baseline", "bn", "--out", str(folder / "report"))
+    assert "--out must be another folder than the main report" in refused(*asked)
+    assert {path: path.read_bytes() for path in (folder / "report").iterdir()} == main
+    pages = sorted(path.name for path in folder.glob("report*"))
+    assert pages == ["report", "report-metric=train_loss,baseline=bn", "report-with=second"]
+
+
+def test_a_page_does_not_replace_the_files_of_something_else(make_run, report, refused, tmp_path):
+    run = make_run("model=bn seed=0")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.csv").touch()
+    for out in (run, tmp_path / "notes", tmp_path / "sweep"):
+        assert "--out must be a new folder or one of a report" in refused(str(run), "--out", str(out))
+    assert (tmp_path / "notes" / "mine.csv").exists()
+    report("--out", str(tmp_path / "page"))
+    report("--out", str(tmp_path / "page"), "--metric", "train/loss")
 
 
 DEGENERATE = {
@@ -189,6 +230,7 @@ def test_what_is_not_there_is_answered_in_one_line_with_what_is(make_run, refuse
     assert "the settings of model are bn, nobn" in refused(folder, "--baseline", "ln")
     assert "what varies in this sweep is model, optimizer.lr" in refused(folder, "--compare", "net")
     assert "'fast' cannot be the target" in refused(folder, "--target", "fast")
+    assert "--target must be left away" in refused(folder, "--target", "3", "--metric", "test/loss")
     assert not (tmp_path / "sweep/report/index.html").exists()
 
 

@@ -1,6 +1,7 @@
 """A grid sweep whose jobs are all checked before the first one trains, and that is always closed."""
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from hydra_plugins.normlab.launcher import PopulationLauncher
 from normlab.config import ConfigError, require
 from normlab.records.folder import free_folder, require_own, require_sweep, require_writable
 from normlab.records.names import run_names
+
+log = logging.getLogger("normlab")
 
 
 @dataclass
@@ -60,6 +63,7 @@ class NormlabSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Train every combination of the arguments."""
         from normlab.report.close import close_sweep
+        from normlab.report.plan import seed_plan
 
         assert self.config is not None
         self.typed = {override.get_key_element().lstrip("+~") for override in self.parsed(arguments)}
@@ -67,6 +71,8 @@ class NormlabSweeper(BasicSweeper):
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
         self.check(jobs)
         folder = self.make_folder()
+        for line in seed_plan([(self.composer.jobs[tuple(job)], self.composer.task(job)) for job in jobs], folder):
+            log.info(line)
         try:
             return super().sweep(arguments)
         finally:
@@ -108,7 +114,7 @@ class NormlabSweeper(BasicSweeper):
 
         assert self.config is not None
         assert self.hydra_context is not None
-        composer = Composer(self.hydra_context.config_loader, self.config)
+        self.composer = composer = Composer(self.hydra_context.config_loader, self.config)
         if isinstance(self.launcher, PopulationLauncher):
             self.launcher.composer = composer
         again = was_given(self.config, "hydra.sweep.dir")

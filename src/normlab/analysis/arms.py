@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 SEED, TARGET = "seed", "target"
+ABSENT = "–"
+"""The setting of a key that a run lacks."""
 STATUSES = ("finished", "diverged", "stopped", "failed")
 
 
@@ -33,17 +35,17 @@ def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
     ]
 
 
-def natural(text: str) -> tuple[float, list[str | int]]:
+def natural(text: str) -> tuple[float, list[str | float]]:
     """Return what to sort settings by: numbers by size, and before words.
 
-    >>> sorted(["nobn", "1e-1", "[100]", "bn", "0.01", "[20]"], key=natural)
-    ['0.01', '1e-1', '[20]', '[100]', 'bn', 'nobn']
+    >>> sorted(["nobn", "1e-1", "[100]", "bn, eps=0.1", "bn", "0.01", "[20]", "bn, eps=0.05"], key=natural)
+    ['0.01', '1e-1', '[20]', '[100]', 'bn', 'bn, eps=0.05', 'bn, eps=0.1', 'nobn']
     """
     try:
         return float(text), []
     except ValueError:
-        parts = enumerate(re.split(r"([0-9]+)", text))
-        return np.inf, [int(part) if place % 2 else part for place, part in parts]
+        parts = enumerate(re.split(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)", text))
+        return np.inf, [float(part) if place % 2 else part for place, part in parts]
 
 
 def label(keys: Iterable[str], settings: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from normlab.analysis.arms import SEED, natural
+from normlab.analysis.arms import ABSENT, SEED, natural
 
 MODEL, PLAIN = "model", "nobn"
 OPTIMIZER = ("optimizer.", "scheduler.")
@@ -62,11 +62,12 @@ def design_of(
     direction: str,
     compare: str | None = None,
     baseline: str | None = None,
+    untyped: Sequence[str] = (),
 ) -> Design:
     """Return the design that the runs of a sweep show.
 
     Compared is ``model`` where it varies, else the first key that is not tuned. Tuned are the keys of the
-    optimizer and its scheduler whose settings are all numbers.
+    optimizer and its scheduler whose settings are all numbers, or absent where a run lacks the key.
 
     Args:
         runs: as this module describes them.
@@ -74,15 +75,18 @@ def design_of(
         metric, direction: what ``value`` is, and whether ``min`` or ``max`` of it is good.
         compare, baseline: a key and an arm to take instead; ``nobn`` is the baseline where there is such an
             arm, else the first.
+        untyped: keys in which the runs differ although nobody typed them. They are never tuned, and unless one
+            is asked for, compared only if it is ``model``.
 
     Raises:
         ValueError: if ``compare`` does not vary, or ``baseline`` is none of the arms.
     """
     known = runs[runs["value"].notna()] if runs["value"].notna().any() else runs
-    numbers = [key for key in keys if key.startswith(OPTIMIZER) and all(map(is_number, set(known[key].tolist())))]
+    typed = [key for key in keys if key not in untyped]
+    numbers = [key for key in typed if key.startswith(OPTIMIZER) and are_numbers(set(known[key].tolist()))]
     if compare is None:
-        others = [key for key in keys if key not in numbers]
-        compare = MODEL if MODEL in others else next(iter(others), "")
+        others = [key for key in typed if key not in numbers]
+        compare = MODEL if MODEL in keys else next(iter(others), "")
     elif compare not in keys:
         raise ValueError(f"{compare!r} cannot be compared: {listed('what varies in this sweep is', keys)}")
     arms = tuple(sorted(set(runs[compare].tolist()), key=natural)) if compare else ("",)
@@ -96,6 +100,16 @@ def design_of(
     choice = has_choice(known, [*panels, *([compare] if compare else [])], list(tuned))
     tuning, report = split_for(seeds) if choice else ([], sorted({seed for own in seeds for seed in own}))
     return Design(compare, arms, baseline, tuned, panels, metric, direction, tuple(tuning), tuple(report))
+
+
+def are_numbers(settings: set[str]) -> bool:
+    """Return whether settings are numbers wherever a run has the key.
+
+    >>> are_numbers({"0.1", "–"}), are_numbers({"–"}), are_numbers({"0.1", "null"})
+    (True, False, False)
+    """
+    present = settings - {ABSENT}
+    return bool(present) and all(map(is_number, present))
 
 
 def is_number(setting: str) -> bool:

@@ -153,8 +153,12 @@ def pairs(cells: Cells, tuning: Tuning, times: Reached, draws: Draws) -> Iterato
             continue
         row = {**about(cells, panel, arm), "baseline": baseline}
         theirs = tuning.get((panel, baseline))
+        if theirs is None:
+            keys = ", ".join(nearest_difference(cells, panel, [own for own, name in tuning if name == baseline]))
+            yield {**row, "verdict": f"{NOT_COMPARABLE}: {baseline} differs in {keys}"}
+            continue
         missing = [name for name, tuned in ((baseline, theirs), (arm, ours)) if not reported(cells, tuned)]
-        if theirs is None or missing:
+        if missing:
             yield {**row, "verdict": f"{NOT_COMPARABLE}: {missing[0]} has no run to report"}
             continue
         steps, seconds = (
@@ -162,6 +166,15 @@ def pairs(cells: Cells, tuning: Tuning, times: Reached, draws: Draws) -> Iterato
             for table in (times.steps, times.seconds)
         )
         yield {**row, **compared(cells, ours, theirs, draws), **timed(steps, seconds, draws)}
+
+
+def nearest_difference(cells: Cells, panel: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the keys in which a panel differs from the one of the ``others`` that is most like it."""
+    differences = [
+        [key for key, ours, theirs in zip(cells.design.panels, panel, other, strict=True) if ours != theirs]
+        for other in others
+    ]
+    return min(differences, key=len)
 
 
 def reported(cells: Cells, tuned: Tuned | None) -> bool:

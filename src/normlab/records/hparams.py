@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 GROUPS = ("data", "net", "model", "optimizer", "scheduler")
@@ -16,6 +16,15 @@ def flat(config: dict[str, Any], choices: dict[str, str]) -> dict[str, bool | in
     """
     chosen = {group: choices[group] for group in GROUPS if group in choices}
     return chosen | dict(leaves(config))
+
+
+def group_choices(chosen: Mapping[str, Any]) -> dict[str, str]:
+    """Return the choices of a run's own groups, given all of Hydra's.
+
+    >>> group_choices({"model": "bn", "experiment": None, "hydra/launcher": "basic"})
+    {'model': 'bn'}
+    """
+    return {group: option for group, option in chosen.items() if isinstance(option, str) and "/" not in group}
 
 
 def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | int | float | str]]:

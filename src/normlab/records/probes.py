@@ -3,7 +3,6 @@
 T is the number of moments at which a probe looked.
 """
 
-import csv
 import io
 import logging
 import os
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normlab.config import first_line
-from normlab.records.curves import Point
+from normlab.records.curves import Point, append_rows, whole_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,10 +82,12 @@ def headlines(founds: Iterable[Found]) -> dict[str, float]:
 
 def append(folder: Path, founds: Iterable[Found]) -> None:
     """Append numbers to ``probes.csv`` in ``folder``; the file begins with its header."""
-    moments = ((f"{found.epoch},{found.step},{found.probe},{found.mode}", found.numbers) for found in founds)
-    rows = [f"{at},{name},{value!r}\n" for at, numbers in moments for name, value in numbers.items()]
-    with (folder / FILE).open("a") as file:
-        file.writelines([HEADER, *rows] if file.tell() == 0 else rows)
+    rows = [
+        (found.epoch, found.step, found.probe, found.mode, name, value)
+        for found in founds
+        for name, value in found.numbers.items()
+    ]
+    append_rows(folder / FILE, HEADER, rows)
 
 
 def write_arrays(folder: Path, founds: Iterable[Found]) -> None:
@@ -186,8 +187,7 @@ def lines_of(path: Path) -> Iterator[str]:
     except DAMAGE as error:
         log.warning("%s is damaged: %s; the run has no probes", path, first_line(error))
         return
-    # A run that was killed while it wrote has left a part of a line, which may look like a whole number.
-    whole = text[: text.rfind("\n") + 1]
+    whole = whole_rows(text)
     if whole and not whole.startswith(HEADER):
         log.warning("%s is damaged: it must begin with %s; the run has no probes", path, HEADER.strip())
         return
@@ -202,7 +202,7 @@ def parsed(text: str, rows: int) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    frame = pd.read_csv(io.StringIO(text), names=list(TYPES), dtype=TYPES, quoting=csv.QUOTE_NONE)
+    frame = pd.read_csv(io.StringIO(text), names=list(TYPES), dtype=TYPES)
     if len(frame) != rows or frame["quantity"].isna().any():
         raise ValueError(f"there must be {rows} rows of {len(TYPES)}, got {len(frame)}")
     return frame

@@ -5,12 +5,14 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from normlab.records import curves, result
@@ -34,15 +36,43 @@ class Record:
 
 def read_sweep(folder: Path) -> list[Record]:
     """Return the runs below ``folder``, in the order of their paths."""
-    return [Record(path, read_result(path)) for path in sorted(run_folders(folder))]
+    return read_sweeps([folder])
 
 
-def run_folders(folder: Path) -> Iterator[Path]:
-    """Yield the folders of runs, ``folder`` itself or below it; a run holds no other runs."""
-    for path, below, files in os.walk(folder):
-        if HYDRA_CONFIG.parent.name in below or result.FILE in files:
-            below.clear()
-            yield Path(path)
+def read_sweeps(folders: Iterable[Path]) -> list[Record]:
+    """Return the runs below several folders, each run once, in the order of the folders and their paths."""
+    seen: set[str] = set()
+    return [Record(path, read_result(path)) for folder in folders for path in sorted(run_folders(folder, seen))]
+
+
+def run_folders(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
+    """Yield the folders of runs, ``folder`` itself or below it; a run holds no other runs.
+
+    Links to folders are followed after everything else, unless they lead to a folder that they are in.
+
+    Args:
+        folder: where to look.
+        seen: the real paths of the folders that were looked into, which are skipped and added to.
+    """
+    seen = set() if seen is None else seen
+    waiting, top = [folder], os.path.realpath(folder)
+    while waiting:
+        for path, below, files in os.walk(waiting.pop(0)):
+            real = os.path.realpath(path)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            if HYDRA_CONFIG.parent.name in below or result.FILE in files:
+                below.clear()
+                yield Path(path)
+            links = [Path(path, name) for name in sorted(below) if os.path.islink(os.path.join(path, name))]
+            waiting += [link for link in links if not any(is_inside(inner, link) for inner in (top, real))]
+
+
+def is_inside(folder: str, link: Path) -> bool:
+    """Return whether a link leads to a real folder or to one that it lies in."""
+    return Path(folder).is_relative_to(os.path.realpath(link))
 
 
 def read_result(folder: Path) -> Result:
@@ -62,12 +92,37 @@ def without_result(folder: Path, reason: str) -> Result:
     return Result(
         name=folder.name,
         status=Status.FAILED,
-        config=load(folder / HYDRA_CONFIG, dict),
+        config=resolved(load(folder / HYDRA_CONFIG, dict)),
         choices={},
         overrides=[str(override) for override in given],
         objective=Objective("", "", math.nan),
         error=reason,
     )
+
+
+def resolved(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with its references resolved, or as it is if one of them cannot be.
+
+    >>> resolved({"seed": 1, "data": {"seed": "${seed}"}}), resolved({"seed": "${lost}"})
+    ({'seed': 1, 'data': {'seed': 1}}, {'seed': '${lost}'})
+    """
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    except OmegaConfBaseException:
+        return config
+    return content
+
+
+def read_written(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a run as Hydra wrote it, with its references; empty if there is none.
+
+    YAML is read by libyaml, which takes a tenth of the time of OmegaConf's reader.
+    """
+    try:
+        content = yaml.load((folder / HYDRA_CONFIG).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def load(path: Path, kind: type) -> Any:
@@ -128,10 +183,10 @@ def curve(folder: Path) -> "Iterator[pd.DataFrame]":
     path = folder / curves.FILE
     types: Any = {"epoch": int, "step": int, "split": str, "metric": str, "value": float}
     try:
-        text = path.read_text()
-        # A run that was killed while it wrote has left a part of a line, which may look like a whole number.
-        whole = text[: text.rfind("\n") + 1]
-        yield from [pd.read_csv(io.StringIO(whole), dtype=types)[list(types)]] if whole else []
+        whole = curves.whole_rows(path.read_text())
+        # A metric may be called NA; of the values, nan alone is not a number.
+        missing: Any = {"keep_default_na": False, "na_values": {"value": ["nan"]}}
+        yield from [pd.read_csv(io.StringIO(whole), dtype=types, **missing)[list(types)]] if whole else []
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError) as error:

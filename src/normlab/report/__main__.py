@@ -2,14 +2,19 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from normlab.config import ConfigError, first_line
-from normlab.records.folder import require_writable
-from normlab.records.sweep import read_sweep
+from normlab.records.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable
+from normlab.records.names import run_name
+from normlab.records.result import FILE
+from normlab.records.sweep import read_sweeps
 from normlab.report.close import shown
+
+OPTIONS = ("metric", "compare", "baseline", "target")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--metric", help="what is compared: val/loss, test/acc, …; what the runs optimized")
     parser.add_argument("--target", help="a value that times are counted to, or: baseline")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the report; report/ in the first PATH")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="of the page; in the first PATH report/, or report-<options>/"
+    )
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
@@ -41,18 +48,56 @@ def report(asked: argparse.Namespace) -> None:
     for path in asked.paths:
         if not path.is_dir():
             raise ConfigError(f"{path} is no folder; give the folder of a sweep, as outputs/…")
-    records = [record for path in asked.paths for record in read_sweep(path)]
+    records = read_sweeps(asked.paths)
     if not records:
         raise ConfigError(
             f"no run is in {', '.join(map(str, asked.paths))}; give the folder of a sweep, as outputs/…"
         )
-    from normlab.report.report import FOLDER, write_report
+    from normlab.report.report import write_report
     from normlab.report.study import Asked, study
 
-    out = asked.out or asked.paths[0] / FOLDER
+    out = page_folder(asked)
+    found = study(records, Asked(asked.compare, asked.baseline, asked.metric, target_of(asked.target)))
     require_writable(out)
-    chosen = Asked(asked.compare, asked.baseline, asked.metric, target_of(asked.target))
-    print(shown(write_report(asked.paths, study(records, chosen), out)))
+    print(shown(write_report(asked.paths, found, out)))
+
+
+def page_folder(asked: argparse.Namespace) -> Path:
+    """Return the folder of the page: ``report/`` of a sweep alone and without options, else one named after them.
+
+    Raises:
+        ConfigError: if the page would replace the main report of a sweep, or the files of something else.
+    """
+    from normlab.report.report import FOLDER
+
+    first, *others = asked.paths
+    given = [f"{name}={getattr(asked, name)}" for name in OPTIONS if getattr(asked, name) is not None]
+    given += [f"with={os.path.relpath(path, first.parent)}" for path in others]
+    own = first / (f"{FOLDER}-{run_name(given)}" if given else FOLDER)
+    if asked.out is None:
+        return own
+    out: Path = asked.out
+    main = {(path / FOLDER).resolve() for path in asked.paths}
+    if given and (out.resolve() in main or (out.name == FOLDER and (out.parent / SWEEP_CONFIG).exists())):
+        raise ConfigError(
+            f"--out must be another folder than the main report, which is of one sweep without options, got {out} "
+            f"with {', '.join(given)}; leave --out away and the page goes to {shown(own)}"
+        )
+    require_report(out)
+    return out
+
+
+def require_report(folder: Path) -> None:
+    """Refuse a folder that holds anything but a report: a page replaces what is there.
+
+    Raises:
+        ConfigError: if it is so.
+    """
+    from normlab.report.page import PAGE
+
+    held = any((folder / name).exists() for name in (HYDRA_CONFIG.parent, SWEEP_CONFIG, FILE))
+    if held or (folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).exists()):
+        raise ConfigError(f"--out must be a new folder or one of a report, got {folder}; choose another folder")
 
 
 def target_of(text: str | None) -> float | str | None:

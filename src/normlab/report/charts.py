@@ -7,14 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from normlab.report.figures import LOOK
+from normlab.report.figures import drawing
 from normlab.report.palette import Style
 from normlab.report.probe_data import quartiles
 from normlab.report.probe_sheet import GREY, STEPS, scale
@@ -29,7 +28,7 @@ Looks = Mapping[str, Style]
 
 def panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """Return a figure of one panel."""
-    with rc_context(LOOK):
+    with drawing():
         figure = Figure(figsize=SIZE)
         FigureCanvasAgg(figure)
         axes = figure.add_axes((LEFT, BOTTOM, RIGHT - LEFT, TOP - BOTTOM))

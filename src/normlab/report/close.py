@@ -69,7 +69,7 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     from normlab.report.tensorboard import write_events
 
     sweep = overview(records)
-    probed = run_columns(records).loc[sweep.runs.index].reset_index(drop=True)
+    probed = run_columns(records).loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
     found = study(records, Asked(), sweep)
     sweep = found.sweep

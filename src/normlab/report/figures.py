@@ -2,12 +2,16 @@
 
 import math
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -38,13 +42,39 @@ DENSE = 300
 WIDTH, ABOVE, BELOW, LEFT, RIGHT, BETWEEN = 9.0, 0.4, 0.55, 0.9, 0.15, 0.95
 LEGEND_ROW, CAPTION, LETTER, HANDLE = 0.17, 0.4, 0.075, 0.65
 
+CJK_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans CJK TC", "Noto Sans SC"),
+    *("Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC"),
+    *("Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "SimHei"),
+    *("IPAexGothic", "NanumGothic", "Arial Unicode MS"),
+)
+"""Fonts with Chinese, Japanese or Korean letters, which matplotlib's own font lacks."""
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw in the look of the figures; a letter that no installed font has is a box, without a warning.
+
+    The text of an svg stays as it is, so that whoever reads it sees the letters that their fonts have.
+    """
+    with rc_context({**LOOK, "font.family": ["sans-serif", *installed_cjk_fonts()]}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
+@cache
+def installed_cjk_fonts() -> list[str]:
+    """Return those of ``CJK_FONTS`` that this machine has."""
+    installed = set(font_manager.get_font_names())
+    return [name for name in CJK_FONTS if name in installed]
+
 
 def write_curves(sweep: Overview, folder: Path) -> list[Path]:
     """Draw the curves into ``folder``, each file whole or not at all, and return the files."""
     metrics = [name for name in dict.fromkeys([*TITLES, sweep.metric]) if (sweep.curves["metric"] == name).any()]
     if not metrics:
         return []
-    with rc_context(LOOK):
+    with drawing():
         figure = draw(sweep, metrics)
         return [save(figure, folder / f"curves.{kind}") for kind in ("png", "svg")]
 

@@ -21,14 +21,15 @@ def hyperparameters(sweep: Overview, records: Sequence[Record]) -> list[str]:
 
     The tab shows the hyperparameters of one run of an arm: its seed would be wrong of the others.
     """
+    keys = [*sweep.keys, *sweep.named]
     results = [records[number].result for number in sweep.runs.index]
     flats = [flat(result.config, result.choices) for result in results]
     runs = list(zip(sweep.runs["arm"], flats, strict=True))
-    found = {key: {(arm, of[key]) for arm, of in runs if key in of} for key in [*sweep.keys, *COLUMNS]}
+    found = {key: {(arm, of[key]) for arm, of in runs if key in of} for key in [*keys, *COLUMNS]}
     return [
         key
         for key, pairs in found.items()
-        if pairs and (key in sweep.keys or len(pairs) == len({arm for arm, _ in pairs}))
+        if pairs and (key in keys or len(pairs) == len({arm for arm, _ in pairs}))
     ]
 
 

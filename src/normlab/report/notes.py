@@ -1,5 +1,6 @@
 """What is to be said about a sweep's table so that nobody reads more into it than is there."""
 
+from normlab.report.factors import untyped_note
 from normlab.report.overview import Overview
 from normlab.report.tables import number
 
@@ -15,7 +16,17 @@ def title(sweep: Overview) -> str:
 
 def notes(sweep: Overview) -> list[str]:
     """Return the lines below the table."""
-    return [*seeds(sweep), *columns(sweep), *losses(sweep)]
+    return [*seeds(sweep), *columns(sweep), *losses(sweep), *cautions(sweep)]
+
+
+def cautions(sweep: Overview) -> list[str]:
+    """Return the warnings about differences that nobody typed and about runs that repeat another."""
+    lines, count = untyped_note(sweep.untyped), sweep.repeated
+    if count == 1:
+        lines.append("1 run repeats another configuration and seed; it counts once")
+    elif count:
+        lines.append(f"{count} runs repeat another configuration and seed; each counts once")
+    return lines
 
 
 def seeds(sweep: Overview) -> list[str]:

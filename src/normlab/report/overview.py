@@ -1,5 +1,6 @@
 """What the tables and figures of a sweep are made from: its runs, arms and curves as frames."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -7,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from normlab.analysis.arms import SEED, arrivals, label, natural, summarize, varied_keys
+from normlab.analysis.arms import SEED, arrivals, label, natural, summarize
+from normlab.analysis.design import MODEL
 from normlab.records.result import Result, Status
-from normlab.records.sweep import Record, overrides, read_curves, setting
-
-UNKNOWN = "unknown"
+from normlab.records.sweep import Record, read_curves, read_written
+from normlab.report.factors import UNKNOWN, Factors, find_factors
+from normlab.report.untyped import is_without_effect, leaves
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,16 @@ class Overview:
     """A sweep at a glance.
 
     Attributes:
-        keys: what varies from arm to arm.
+        keys: what varies from arm to arm; see ``factors``.
         metric, direction: what was optimized, and whether ``min`` or ``max`` is good.
-        runs: a row per run, sorted by arm and seed, indexed by the number of its record.
+        runs: a row per run, sorted by arm and seed, indexed by the number of its record. Runs that repeat the
+            configuration and the seed of another are left out.
         arms: a row per arm, indexed by its name: what varies, what ``analysis.arms.summarize`` found, and whether
             most of its runs are ``untrained``.
         curves: a row per run, epoch and metric.
+        untyped: of the keys, those that nobody typed and that make panels.
+        named: keys whose settings are part of the arms' names; they have a column in ``listed``.
+        listed: the rows of all runs, also of those that repeat another.
 
     With :func:`with_times` runs and arms also have their ``target``, and when they reach it.
     """
@@ -35,20 +41,56 @@ class Overview:
     runs: pd.DataFrame
     arms: pd.DataFrame
     curves: pd.DataFrame
+    untyped: tuple[str, ...]
+    named: tuple[str, ...]
+    listed: pd.DataFrame
+
+    @property
+    def repeated(self) -> int:
+        """The number of runs that repeat the configuration and the seed of another."""
+        return len(self.listed) - len(self.runs)
 
 
-def overview(records: Sequence[Record]) -> Overview:
-    """Return what at least one record has to show."""
+def overview(records: Sequence[Record], compare: str | None = None) -> Overview:
+    """Return the runs, arms and curves of at least one record.
+
+    Args:
+        records: of the runs.
+        compare: the key whose settings are the arms, by default ``model``.
+    """
     results = [record.result for record in records]
     curves = read_curves(records)
     metric, direction = objective(results)
     measured = curves[curves["metric"] == metric]
-    settings, keys = arm_settings(results)
-    runs = settings.assign(**outcomes(results, metric, direction, measured))
-    runs = runs.loc[sorted(runs.index, key=lambda number: place(runs.loc[number, [*keys, SEED]]))]
+    factors = find_factors(results, lambda: [read_written(record.folder) for record in records], compare)
+    keys = factors.keys
+    listed = factors.settings.assign(
+        arm=arm_labels(results, factors), **outcomes(results, metric, direction, measured)
+    )
+    listed = listed.loc[sorted(listed.index, key=lambda number: place(listed.loc[number, [*keys, SEED]]))]
+    runs = listed[~listed.index.isin(repeats(results, listed))]
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
     arms["untrained"] = runs.groupby("arm")["untrained"].mean() > 0.5
-    return Overview(keys, metric, direction, runs, arms, curves)
+    return Overview(keys, metric, direction, runs, arms, curves, factors.untyped, factors.named, listed)
+
+
+def repeats(results: Sequence[Result], listed: pd.DataFrame) -> list[int]:
+    """Return the runs whose resolved configuration and seed equal those of another run.
+
+    The first of equal runs counts. A run that did not come to its end repeats one that did, but a finished run
+    does not repeat one that diverged: both count.
+    """
+    found, seen = [], set()
+    ordered = sorted(listed.index, key=lambda number: not results[number].status.done)
+    for number in ordered:
+        result = results[number]
+        config = {key: value for key, value in leaves(result.config) if not is_without_effect(key)}
+        own = json.dumps([listed.loc[number, "arm"], result.config.get(SEED), config], sort_keys=True, default=str)
+        kinds = [result.status] if result.status.done else list(Status)
+        if result.config and any((own, kind) in seen for kind in kinds):
+            found.append(number)
+        seen.add((own, result.status))
+    return found
 
 
 def with_times(sweep: Overview, times: pd.DataFrame, curves: pd.DataFrame) -> Overview:
@@ -80,18 +122,13 @@ def objective(results: Sequence[Result]) -> tuple[str, str]:
     return max(known, key=found.__getitem__, default=("val/loss", "min"))
 
 
-def arm_settings(results: Sequence[Result]) -> tuple[pd.DataFrame, list[str]]:
-    """Return a frame with each run's arm and what the varied keys came to in it, and those keys."""
-    given = pd.DataFrame([overrides(result) for result in results])
-    values = {str(key): [setting(result, str(key)) for result in results] for key in given}
-    settings = pd.DataFrame(values, index=given.index)
-    keys = varied_keys(given, settings)
-    settings = settings[keys].fillna(UNKNOWN)
-    shown, rows = keys, settings.to_numpy().tolist()
-    if not keys:
-        chosen = next((result.choices["model"] for result in results if "model" in result.choices), UNKNOWN)
-        shown, rows = ["model"], [[chosen]] * len(results)
-    return settings.assign(arm=[label(shown, row) for row in rows]), keys
+def arm_labels(results: Sequence[Result], factors: Factors) -> list[str]:
+    """Return the name of each run's arm: its settings of all factors, or the model where nothing varies."""
+    if factors.keys:
+        rows = factors.settings[factors.keys].to_numpy().tolist()
+        return [label(factors.keys, row) for row in rows]
+    chosen = next((result.choices[MODEL] for result in results if MODEL in result.choices), UNKNOWN)
+    return [label([MODEL], [chosen])] * len(results)
 
 
 def outcomes(
@@ -105,16 +142,21 @@ def outcomes(
     latest = measured.groupby("run")["value"].last()
     best = [r.best.metrics.get(metric) if r.best and r.objective.metric == metric else None for r in results]
     last = [r.last.metrics.get(metric, latest.get(k)) if r.last else None for k, r in enumerate(results)]
-    seeds = [result.config.get(SEED) for result in results]
     return {
         "status": [result.status.value for result in results],
-        SEED: pd.Series([seed if isinstance(seed, int) else None for seed in seeds], dtype="Int64"),
+        SEED: seed_column(results),
         "best": [reached(result, value, worst) for result, value in zip(results, best, strict=True)],
         "last": [reached(result, value, worst) for result, value in zip(results, last, strict=True)],
         "untrained": [is_untrained(result) for result in results],
         "epochs": [result.epochs for result in results],
         "seconds": [result.seconds for result in results],
     }
+
+
+def seed_column(results: Sequence[Result]) -> pd.Series:
+    """Return the seed of each run, missing where it is not known."""
+    seeds = [result.config.get(SEED) for result in results]
+    return pd.Series([seed if isinstance(seed, int) else None for seed in seeds], dtype="Int64")
 
 
 def is_untrained(result: Result) -> bool:

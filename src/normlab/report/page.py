@@ -19,6 +19,7 @@ from normlab.report.tables import csv, number
 TEMPLATE = Path(__file__).parent / "template"
 # What is drawn for white paper follows the page's colours, light or dark.
 THEME = {"#000000": "currentColor", "#ffffff": "var(--paper)", "#e4e4e4": "var(--grid)", "#555555": "var(--soft)"}
+PAGE = "index.html"
 FEW = 12
 """Up to how many rows a table is shown open; longer ones can be opened."""
 
@@ -119,7 +120,7 @@ def write_page(page: Page, folder: Path) -> Path:
     for table in tables(page):
         files.append(folder / f"{table.name}.csv")
         write_atomically(files[-1], csv(table.frame))
-    index = folder / "index.html"
+    index = folder / PAGE
     write_atomically(index, html(page, folder))
     for path in {*folder.glob("*.csv"), *folder.glob("*.png"), *folder.glob("*.svg")} - set(files):
         path.unlink()

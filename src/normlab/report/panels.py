@@ -15,7 +15,7 @@ def panels(sweep: Overview) -> dict[str, Overview]:
     In each, arms are told apart by their normalizer, the first of the keys, and by numbers of the optimizer. A
     sweep that does not vary the normalizer, or nothing else than these, is one part without a name.
     """
-    own = [key for key in sweep.keys if key == MODEL or key.startswith(TUNED)]
+    own = [key for key in sweep.keys if key == MODEL or (key.startswith(TUNED) and key not in sweep.untyped)]
     others = [key for key in sweep.keys if key not in own]
     if MODEL not in own or not others:
         return {"": sweep}

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from normlab.records.sweep import Record
-from normlab.report.figures import LOOK, save
+from normlab.report.figures import drawing, save
 from normlab.report.overview import Overview
 from normlab.report.panels import panels
 from normlab.report.probe_data import Measured, measured
@@ -45,7 +44,7 @@ ACROSS, AT_MOST = 3, 12
 def write_probe_figures(sweep: Overview, records: Sequence[Record], folder: Path) -> list[Path]:
     """Draw a figure of each probe into ``folder``, each file whole or not at all, and return the files."""
     drawn = probe_figures(sweep, records)
-    with rc_context(LOOK):
+    with drawing():
         return [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in drawn for kind in ("png", "svg")]
 
 
@@ -58,7 +57,7 @@ def probe_figures(sweep: Overview, records: Sequence[Record]) -> Iterator[tuple[
     parts = panels(sweep) if len(sweep.arms) > ARMS else {"": sweep}
     for probe, (where, shown) in itertools.product(measured(sweep, records), parts.items()):
         of_part = probe.within(shown)
-        with rc_context(LOOK):
+        with drawing():
             figure = (FIGURES.get(probe.name, plain)(of_part) or plain(of_part)) if of_part.arms else None
         if figure is not None:
             subtitle(figure, where)

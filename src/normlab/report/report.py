@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 
 from normlab.analysis.words import sentence
-from normlab.report.figures import LOOK
+from normlab.report.figures import drawing
+from normlab.report.notes import cautions
 from normlab.report.page import Page, Picture, Section, Table, write_page
 from normlab.report.probe_ratios import probe_ratios
 from normlab.report.probes import last_numbers, probe_figures
@@ -35,7 +35,7 @@ def write_report(folders: Sequence[Path], found: Study, out: Path) -> Path:
         found: what their runs have to say.
         out: the folder of the report.
     """
-    with rc_context(LOOK):
+    with drawing():
         return write_page(page_of(folders, found), out)
 
 
@@ -45,7 +45,8 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
     title = f"{names_of(folders)}: {' against '.join(design.arms) if len(design.arms) == 2 else design.metric}"
     parts = [*sections(found), *probes(found), runs(found)]
     said = [*sentences(found), *targets(found)]
-    return Page(title, said, found.found.warnings, parts, facts(folders, found.records))
+    warnings = [*cautions(found.sweep), *found.found.warnings]
+    return Page(title, said, warnings, parts, facts(folders, found.records))
 
 
 def sentences(found: Study) -> list[str]:
@@ -105,7 +106,7 @@ def ratio_tables(found: Study) -> list[Table]:
 def runs(found: Study) -> Section:
     """Return every run, with the command that trains it again."""
     table = run_table(found.sweep, found.records, None)
-    again = commands(found.records).loc[found.sweep.runs.index]
+    again = commands(found.records).loc[found.sweep.listed.index]
     frame = table.assign(command=again.to_list())
     few = ["name", "status", "seed", f"best/{found.sweep.metric}", "epochs", "seconds", "error", "command"]
     first: pd.DataFrame = frame[few].head(SHOWN)

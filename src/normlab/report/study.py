@@ -26,7 +26,7 @@ class Asked:
         compare: the key whose settings are compared.
         baseline: the setting that the others are compared with.
         metric: what is compared.
-        target: the value that times are counted to, or ``baseline``.
+        target: the value that times are counted to, or ``baseline``; of a metric that has a curve.
     """
 
     compare: str | None = None
@@ -57,13 +57,17 @@ def study(records: Sequence[Record], asked: Asked, sweep: Overview | None = None
     """Return what the runs have to say.
 
     Raises:
-        ConfigError: for a metric, a comparison or a baseline that there is not, with those that there are.
+        ConfigError: for a metric, a comparison or a baseline that there is not, with those that there are; for a
+            target of a metric that is measured once.
     """
-    sweep = overview(records) if sweep is None else sweep
+    sweep = overview(records, asked.compare) if sweep is None else sweep
     metric, direction = measure(sweep, records, asked.metric)
+    if asked.target is not None and metric.startswith(TEST):
+        expected = "left away, as no time to it can be told of a metric that is measured once"
+        raise ConfigError(f"--target must be {expected}, got {asked.target} of {metric}; use --metric val/…")
     runs = sweep.runs.assign(**values(sweep, records, metric, direction))
     try:
-        design = design_of(runs, sweep.keys, metric, direction, asked.compare, asked.baseline)
+        design = design_of(runs, sweep.keys, metric, direction, asked.compare, asked.baseline, sweep.untyped)
         target = given_target(sweep, records, asked, metric)
         curves = timed_curves(sweep, records, metric)
         found = find(runs, curves, design, np.random.default_rng(0), target)
@@ -116,9 +120,11 @@ def given_target(sweep: Overview, records: Sequence[Record], asked: Asked, metri
 def timed_curves(sweep: Overview, records: Sequence[Record], metric: str) -> pd.DataFrame:
     """Return the curves of a metric with the seconds of training at each point.
 
-    A run's seconds are those of its optimizer's steps, evenly divided among them.
+    A run's seconds are those of its optimizer's steps, evenly divided among them. A metric of the test split,
+    which is measured once, has no curve.
     """
-    curves = sweep.curves[sweep.curves["metric"] == metric][["run", "epoch", "step", "value"]]
+    own = (sweep.curves["metric"] == metric) & (not metric.startswith(TEST))
+    curves = sweep.curves[own][["run", "epoch", "step", "value"]]
     each = pd.Series({number: seconds_of_step(records[number].result) for number in sweep.runs.index}, dtype=float)
     return curves.assign(seconds=curves["step"] * curves["run"].map(each))
 

@@ -1,20 +1,26 @@
 """The tables of a sweep: ``summary.csv``, ``table.csv``, and the one that is printed."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from normlab.analysis.arms import ABSENT
 from normlab.records.result import Result
 from normlab.records.sweep import Record
 from normlab.report.overview import Overview
 
 
 def run_table(sweep: Overview, records: Sequence[Record], folder: Path | None) -> pd.DataFrame:
-    """Return ``summary.csv``: a row per run, its folder as it is called from ``folder``, if there is one."""
-    ordered = [records[number] for number in sweep.runs.index]
+    """Return ``summary.csv``: a row per run, its folder as it is called from ``folder``, if there is one.
+
+    A run that repeats another has a row too.
+    """
+    runs = sweep.listed
+    ordered = [records[number] for number in runs.index]
     results = [record.result for record in ordered]
     lasts = [result.last.metrics if result.last else {} for result in results]
     ends = pd.DataFrame(
@@ -24,17 +30,17 @@ def run_table(sweep: Overview, records: Sequence[Record], folder: Path | None) -
     best, last = (with_unended(sweep, results, name) for name in ("best", "last"))
     columns: dict[str, Any] = {
         "name": [result.name for result in results],
-        **{key: sweep.runs[key].tolist() for key in sweep.keys},
-        "status": sweep.runs["status"].tolist(),
-        "seed": sweep.runs["seed"].array,
+        **{key: runs[key].replace(ABSENT, None).tolist() for key in [*sweep.keys, *sweep.named]},
+        "status": runs["status"].tolist(),
+        "seed": runs["seed"].array,
         f"best/{sweep.metric}": best.tolist(),
         "best_epoch": pd.array([result.best.epoch if result.best else None for result in results], dtype="Int64"),
         **{str(name): ends[name].tolist() for name in ends},
         f"last/{sweep.metric}": last.tolist(),
         **{str(name): tests[name].tolist() for name in tests},
-        "epochs": sweep.runs["epochs"].tolist(),
+        "epochs": runs["epochs"].tolist(),
         "steps": [result.steps for result in results],
-        "seconds": sweep.runs["seconds"].tolist(),
+        "seconds": runs["seconds"].tolist(),
         "error": [result.error for result in results],
         "folder": [
             (record.folder.relative_to(folder) if folder else record.folder).as_posix() for record in ordered
@@ -47,7 +53,7 @@ def with_unended(sweep: Overview, results: Sequence[Result], moment: str) -> pd.
     """Return the best or last values, of a run that did not come to its end those that it had so far."""
     moments = [None if result.status.done else getattr(result, moment) for result in results]
     so_far = [at.metrics.get(sweep.metric) if at else None for at in moments]
-    return sweep.runs[moment].fillna(pd.Series(so_far, index=sweep.runs.index, dtype=float))
+    return sweep.listed[moment].fillna(pd.Series(so_far, index=sweep.listed.index, dtype=float))
 
 
 def measured(name: str) -> bool:
@@ -97,9 +103,19 @@ def aligned(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[str
     columns = []
     for cells, flush in ((left, str.ljust), (right, str.rjust)):
         for name, values in cells.items():
-            width = max(map(len, [name, *values]))
-            columns.append([flush(text, width) for text in [name, *values]])
+            width = max(map(display_width, [name, *values]))
+            columns.append([flush(text, width - display_width(text) + len(text)) for text in [name, *values]])
     return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+
+
+def display_width(text: str) -> int:
+    """Return the number of columns that a text takes in a terminal: Chinese letters take two, accents none.
+
+    >>> display_width("bn"), display_width("批归一"), display_width("e\u0301")
+    (2, 6, 1)
+    """
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
 
 
 def short_names(keys: Sequence[str]) -> list[str]:

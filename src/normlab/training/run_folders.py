@@ -38,8 +38,7 @@ class Run:
         """Return the run that Hydra composed ``config`` for."""
         folder = Path(hydra.runtime.output_dir)
         overrides = list(hydra.overrides.task)
-        chosen = hydra.runtime.choices.items()
-        choices = {group: option for group, option in chosen if isinstance(option, str) and "/" not in group}
+        choices = hparams.group_choices(hydra.runtime.choices)
         own = [f"model={choices['model']}", *(word for word in overrides if not word.startswith("model="))]
         name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(own)
         return cls(config, folder, name, choices, overrides)

@@ -1,0 +1,154 @@
+"""Which keys are factors, from the resolved configurations of runs."""
+
+import copy
+
+from normlab.analysis.arms import ABSENT
+from normlab.records.result import Objective, Result, Status
+from normlab.report.factors import find_factors
+
+BN = {"norm": {"_target_": "BatchNorm1d", "momentum": 0.1}, "norm2d": {"momentum": 0.1}}
+MODELS = {"bn": BN, "nobn": {"norm": None, "norm2d": None}, "ln": {"norm": {"_target_": "LayerNorm"}}}
+
+
+def run(*overrides, choices=None, status=Status.FINISHED, **changed):
+    """A run of these overrides; ``changed`` are keys, with __ for a dot, that a YAML file changed."""
+    given = dict(word.lstrip("+").split("=") for word in overrides)
+    model = given.get("model", "bn")
+    config = {
+        "seed": int(given.get("seed", 0)),
+        "data": {"seed": 42},
+        "model": copy.deepcopy(MODELS.get(model, {})),
+        "net": {"hidden": [64]},
+        "optimizer": {"lr": 0.01},
+        "trainer": {"max_epochs": 100, "threads": None},
+        "logger": {"tensorboard": True},
+    }
+    typed = {key: value for key, value in given.items() if "." in key}
+    for key, value in (typed | {key.replace("__", "."): value for key, value in changed.items()}).items():
+        node = config
+        *path, last = key.split(".")
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = float(value) if isinstance(value, str) and value[0].isdigit() else value
+    chosen = {"model": model, "optimizer": "adam", "data": "fitness"} | (choices or {})
+    return Result("run", status, config, chosen, list(overrides), Objective("val/loss", "min", 1.0))
+
+
+def never():
+    raise AssertionError("the files of the runs need not be read")
+
+
+def keys(*runs, written=never, compare=None):
+    found = find_factors(runs, written, compare)
+    return found.keys, found.untyped
+
+
+class TestUntyped:
+    def test_a_difference_that_nobody_typed_makes_panels(self):
+        short = {"optimizer__lr": 0.1, "trainer__max_epochs": 3}
+        runs = run("model=bn", **short), run("model=nobn")
+        assert keys(*runs, written=lambda: [{}, {}]) == (
+            ["model", "optimizer.lr", "trainer.max_epochs"],
+            ("optimizer.lr", "trainer.max_epochs"),
+        )
+
+    def test_being_confounded_with_the_arm_explains_nothing(self):
+        found = find_factors([run("model=bn", net__dropout=0.5), run("model=nobn")], lambda: [{}, {}])
+        assert found.untyped == ("net.dropout",)
+        assert found.settings["net.dropout"].tolist() == ["0.5", ABSENT]
+
+    def test_what_cannot_change_a_result_is_no_factor(self):
+        assert keys(run(), run(logger__tensorboard=False, trainer__threads=2, seed=3)) == ([], ())
+
+    def test_a_choice_explains_what_lies_below_it(self):
+        assert keys(run("model=bn"), run("model=nobn"), run("model=ln")) == (["model"], ())
+
+    def test_a_choice_does_not_explain_what_differs_among_its_runs(self):
+        runs = run("optimizer=sgd", optimizer__beta=0.5), run("optimizer=sgd"), run("optimizer=adam")
+        for each, name in zip(runs, ("sgd", "sgd", "adam"), strict=True):
+            each.choices["optimizer"] = name
+        assert keys(*runs, written=lambda: [{}] * 3) == (["optimizer", "optimizer.beta"], ("optimizer.beta",))
+
+    def test_a_choice_that_nobody_typed_is_a_factor_and_not_each_key_below_it(self):
+        other = run("model=nobn", choices={"optimizer": "sgd"}, optimizer__lr=0.5, optimizer__momentum=0.9)
+        assert keys(run("model=bn"), other) == (["model", "optimizer"], ("optimizer",))
+
+    def test_an_experiment_explains_what_it_sets(self):
+        changed = {"trainer__max_epochs": 3, "optimizer__lr": 0.5}
+        runs = [
+            run("experiment=short", f"model={model}", choices={"experiment": "short"}, **changed)
+            for model in ("bn", "nobn")
+        ]
+        assert keys(*runs, run("model=bn"), run("model=nobn")) == (["experiment", "model"], ())
+
+    def test_an_experiment_that_nobody_typed_is_a_factor(self):
+        short = run("model=bn", choices={"experiment": "short"}, trainer__max_epochs=3)
+        assert keys(short, run("model=nobn")) == (["model", "experiment"], ("experiment",))
+
+    def test_a_group_that_sets_keys_of_others_explains_them_like_an_experiment(self):
+        one = run("setup=a", choices={"setup": "a"}, trainer__max_epochs=3)
+        other = run("setup=b", choices={"setup": "b"}, optimizer__lr=0.5)
+        assert keys(one, other) == (["setup"], ())
+
+    def test_what_an_experiment_sets_below_a_choice_is_explained_by_both(self):
+        runs = [
+            run(f"experiment={name}", f"model={model}", choices={"experiment": name}, **changed)
+            for name, momentum in (("a", 0.1), ("b", 0.2))
+            for model, changed in (("bn", {"model__norm__momentum": momentum}), ("nobn", {}))
+        ]
+        assert keys(*runs) == (["experiment", "model"], ())
+
+    def test_a_reference_to_other_keys_follows_them(self):
+        runs = [run(f"trainer.max_epochs={n}", scheduler__T_max=n) for n in (3, 9)]
+        written = [{"scheduler": {"T_max": "${trainer.max_epochs}"}}] * 2
+        assert keys(*runs, written=lambda: written) == (["trainer.max_epochs"], ())
+
+    def test_a_reference_to_the_environment_explains_nothing(self):
+        written = [{"trainer": {"max_epochs": "${oc.env:EPOCHS}"}}] * 2
+        assert keys(run(), run(trainer__max_epochs=3), written=lambda: written)[0] == ["trainer.max_epochs"]
+
+    def test_what_equals_the_seed_follows_it(self):
+        assert keys(*(run(f"seed={seed}", data__seed=seed) for seed in (0, 1))) == ([], ())
+
+    def test_a_run_that_did_not_end_makes_no_factor(self):
+        lost = run("model=nobn", status=Status.FAILED, data__seed="${seed}")
+        assert keys(run("model=bn"), lost) == (["model"], ())
+
+    def test_equal_numbers_do_not_differ(self):
+        assert keys(run(optimizer__lr=1), run(optimizer__lr=1.0)) == ([], ())
+
+
+class TestAbsent:
+    def test_one_setting_of_a_key_that_an_arm_lacks_is_no_factor(self):
+        runs = run("model=bn", "model.norm.momentum=0.05"), run("model=nobn")
+        assert keys(*runs) == (["model"], ())
+
+    def test_several_settings_are_part_of_the_arms_name(self):
+        runs = [run("model=bn", f"model.norm.momentum={m}", model__norm2d__momentum=m) for m in ("0.05", "0.1")]
+        references = [{"model": {"norm2d": {"momentum": "${oc.select:model.norm.momentum,0.1}"}}}] * 2
+        found = find_factors([*runs, run("model=nobn")], lambda: [*references, {}])
+        assert (found.keys, found.named) == (["model"], ("model.norm.momentum",))
+        assert found.settings["model"].tolist() == ["bn, momentum=0.05", "bn, momentum=0.1", "nobn"]
+        assert found.settings["model.norm.momentum"].tolist() == ["0.05", "0.1", ABSENT]
+
+    def test_of_a_group_that_is_not_compared_they_are_panels(self):
+        runs = [
+            run("model=bn", "net=mlp", f"net.width={n}", choices={"net": "mlp"}, net__width=n) for n in ("1", "2")
+        ]
+        found = find_factors([*runs, run("model=nobn", "net=cnn", choices={"net": "cnn"})], never)
+        assert (found.keys, found.named) == (["model", "net", "net.width"], ())
+        assert found.settings["net.width"].tolist() == ["1.0", "2.0", ABSENT]
+
+    def test_the_arms_of_another_comparison_are_named(self):
+        runs = [run("net=mlp", f"net.width={n}", choices={"net": "mlp"}) for n in ("1", "2")]
+        found = find_factors([*runs, run("model=nobn", "net=cnn", choices={"net": "cnn"})], never, compare="net")
+        assert found.settings["net"].tolist() == ["mlp, width=1.0", "mlp, width=2.0", "cnn"]
+
+    def test_a_key_that_one_run_of_an_arm_lacks_is_a_factor(self):
+        runs = run("+net.dropout=0.5", "model=bn"), run("model=bn"), run("model=nobn")
+        assert keys(*runs)[0] == ["net.dropout", "model"]
+
+    def test_of_a_run_whose_configuration_is_lost_nothing_is_absent(self):
+        broken = Result("run", Status.FAILED, {}, {}, [], Objective("", "", 1.0))
+        found = find_factors([run("model=bn", "optimizer.lr=0.1"), run("optimizer.lr=0.2"), broken], never)
+        assert found.settings["optimizer.lr"].tolist() == ["0.1", "0.2", "unknown"]
