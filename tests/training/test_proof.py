@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from normlab.norms import BatchNorm1d
 from normlab.probes.scene import still
@@ -18,6 +19,7 @@ from normlab.records.result import Result
 from normlab.training import proof, stacking
 from normlab.training.build import make_data
 from normlab.training.grouping import groups
+from normlab.training.population import Population, copy_of
 from normlab.training.proof import Stacking, prove
 from normlab.training.run import train
 from normlab.training.run_folders import Run
@@ -305,3 +307,48 @@ def test_a_norm_after_a_shared_activation_is_folded_nowhere_else(after):
     made(torch.randn(32, 3))
     x = torch.randn(8, 3)
     torch.testing.assert_close(still(made, "frozen")(x), made.eval()(x))
+
+
+@net
+def norm_after_shared_activation(norm):
+    tanh = nn.Tanh()
+    return [tanh, norm(), nn.Linear(8, 8), tanh, norm()]
+
+
+@net
+def norm_after_own_activation(norm):
+    return [nn.Tanh(), norm(), nn.Linear(8, 8), nn.Tanh(), norm()]
+
+
+def probed(name: str, folder: Path, *overrides: str) -> list[dict[str, float]]:
+    """Train two runs with probes, and return what these found last."""
+    return [result.probes for result in train(runs_of(name, folder, *overrides))]
+
+
+def test_a_shared_activation_has_the_curvature_of_two_of_its_kind(tmp_path):
+    given = ["probes=curvature", "model=bn", "probes.curvature.at_end=true"]
+    shared, own = (
+        probed(f"norm_after_{whose}_activation", tmp_path / whose, *given) for whose in ("shared", "own")
+    )
+    assert {"batch", "frozen"} <= {part for key in own[0] for part in key.split("/")}
+    for one, other in zip(shared, own, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_net_with_tied_weights_is_probed(tmp_path, members):
+    given = ["probes=smoothness", "model=bn", "probes.gradient_lipschitz.samples=5"]
+    for result in train(runs_of("tied_in_a_layer", tmp_path, *given)[:members]):
+        assert result.probes
+        assert all(np.isfinite(value) for value in result.probes.values())
+
+
+def test_tied_weights_are_one_parameter_of_the_landscape():
+    tied = Population([NETS.tied_in_a_layer((3,), 1) for _ in range(2)])
+    state = copy_of(tied)
+    assert "1.b.weight" not in state
+    assert tied.member(1)["1.b.weight"].equal(state["1.a.weight"][1])
+    alone = tied.alone(1)
+    assert alone[1].a.weight is alone[1].b.weight
+    x = torch.randn(5, 3)
+    assert_close(alone(x), tied(x.expand(2, 5, 3))[1])

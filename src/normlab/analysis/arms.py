@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 SEED, TARGET = "seed", "target"
+NO_SETTINGS = (SEED, TARGET, "retrain")
+"""Keys that say which replicate a run is, what it is judged by, or how its folder is treated."""
 ABSENT = "–"
 """The setting of a key that a run lacks."""
 STATUSES = ("finished", "diverged", "stopped", "failed")
@@ -31,7 +33,7 @@ def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
     return [
         str(key)
         for key in given
-        if key not in (SEED, TARGET) and given[key].nunique(dropna=False) > 1 and settings[key].nunique() > 1
+        if key not in NO_SETTINGS and given[key].nunique(dropna=False) > 1 and settings[key].nunique() > 1
     ]
 
 
