@@ -81,6 +81,29 @@ def test_an_optimizer_that_is_not_ours_is_trained_one_by_one(run_train):
     assert "one by one: torch.optim.RMSprop knows one run" in outcome.out
 
 
+STOPPING = [
+    *("-m", "model=bn", "seed=range(3)", "data=wine", "trainer.max_epochs=60", "hydra.sweep.dir=sweep"),
+    "+callbacks.extra.stop._target_=pytorch_lightning.callbacks.EarlyStopping",
+    *("+callbacks.extra.stop.monitor=val/loss", "+callbacks.extra.stop.patience=3"),
+    "+callbacks.extra.keep._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+    "+callbacks.extra.keep.monitor=val/loss",
+]
+
+
+def test_lightnings_early_stopping_stops_each_run_by_its_own_metric(run_train):
+    outcome = run_train(*STOPPING)
+    assert outcome.code == 0, outcome.err
+    reason = "callbacks.extra: Lightning's own callback acts on one run"
+    assert f"seed=0 and its like are trained one by one: {reason}" in outcome.out
+    together = pd.read_csv("sweep/summary.csv")["epochs"].tolist()
+    assert len(set(together)) > 1
+    for seed, epochs in enumerate(together):
+        curve = pd.read_csv(f"sweep/seed={seed}/curves.csv").query("split == 'val' and metric == 'loss'")["value"]
+        assert len(curve) == epochs
+        assert epochs == 60 or curve.tolist().index(curve.min()) == epochs - 1 - 3
+        assert len(list(Path(f"sweep/seed={seed}/checkpoints").glob("*.ckpt"))) == 1, "in the run's own folder"
+
+
 class Choosy(nn.Module):
     """A normalizer whose path depends on the data, which no vmap can follow."""
 

@@ -294,7 +294,7 @@ def test_lightnings_own_callbacks_and_loggers_are_for_one_run(group):
     extra = f"+{group}.extra.mine._target_=pytorch_lightning.callbacks.Callback"
     (one, other) = groups([config_of("own", extra, f"seed={seed}") for seed in (0, 1)], None)
     assert one.places, other.places == ([0], [1])
-    assert one.stacking.refused == f"{group}.extra: Lightning's own know one run"
+    assert one.stacking.refused == f"{group}.extra: Lightning's own {group.rstrip('s')} acts on one run"
 
 
 @pytest.mark.parametrize("after", ["shared", "own"])

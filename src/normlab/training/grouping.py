@@ -51,7 +51,7 @@ def one_run_alone(config: DictConfig) -> str:
     """Return which part of a configuration knows one run alone, empty if none does."""
     for group in ("callbacks", "logger"):
         if config[group].extra:
-            return f"{group}.extra: Lightning's own know one run"
+            return f"{group}.extra: Lightning's own {group.rstrip('s')} acts on one run"
     known = is_stacked(config.optimizer, StackedOptimizer)
     return "" if known else f"{config.optimizer._target_} knows one run"
 
