@@ -172,6 +172,23 @@ def test_a_file_that_is_not_there_is_named_with_the_folder_it_was_looked_for_in(
             made(path).table()
 
 
+def stamps(folder: Path, offset: int) -> CSV:
+    """Return a table of 30 times and targets that are large numbers near each other."""
+    rows = [f"{offset + 100 * row},{row % 7},{offset + row}.5" for row in range(30)]
+    path = written(folder, "\n".join(["stamp,a,y", *rows, ""]))
+    return made(path, train=20, val=5, test=5, standardize=True, standardize_target=True)
+
+
+def test_bug_columns_lost_their_digits_before_they_were_standardized(tmp_path):
+    large = [(part.x, part.y) for part in stamps(tmp_path, 20240101000000).parts]
+    small = [(part.x, part.y) for part in stamps(tmp_path, 0).parts]
+
+    for (x, y), (expected_x, expected_y) in zip(large, small, strict=True):
+        assert torch.equal(x, expected_x)
+        assert torch.equal(y, expected_y)
+    assert len(large[0][0][:, 0].unique()) == len(large[0][1].unique()) == 20
+
+
 @pytest.fixture
 def hundred(tmp_path: Path) -> Path:
     """Return a file of a hundred samples that can be learned from."""
@@ -205,6 +222,20 @@ def test_numbers_are_learned_in_units_of_the_targets_variance(run_csv, hundred):
     (curves,) = Path().rglob("curves.csv")
     curve = pd.read_csv(curves)
     assert 0.01 < curve[curve["metric"] == "loss"]["value"].iloc[0] < 3
+
+
+def test_in_64_bits_all_digits_are_trained_on(run_csv, hundred):
+    frame = pd.read_csv(hundred).drop(columns="kind")
+    losses = []
+    for offset in (0, 2**40):
+        frame.assign(a=frame.index + offset).to_csv(hundred, index=False)
+        path = f"data.path={hundred}"
+        outcome = run_csv(path, "data.target_column=y", "trainer.precision=64-true", f"hydra.run.dir={offset}")
+        assert outcome.code == 0, outcome.err
+        curve = pd.read_csv(f"{offset}/curves.csv")
+        losses.append(curve[curve["metric"] == "loss"]["value"].tolist())
+
+    assert losses[0] == losses[1]
 
 
 def test_words_are_learned_as_classes_and_a_folder_does_not_need_to_be_the_one_of_the_run(run_csv, hundred):

@@ -43,7 +43,7 @@ def test_fractions_and_many_whole_numbers_are_to_be_predicted_as_numbers(target)
     table = read(target).table
 
     assert not table.is_classification
-    assert table.y.dtype == torch.float32
+    assert table.y.dtype == torch.float64
     assert table.y.flatten().tolist() == [float(value) for value in target]
 
 

@@ -81,17 +81,18 @@ def table_of(frame: "pd.DataFrame", target_column: str | None, task: str, source
         ConfigError: for a column that is not there, a value that is missing or no finite number, a single class.
     """
     target = frame[known_column(target_column, list(frame.columns), source)]
-    x = inputs_of(frame.drop(columns=[target.name]), source)
+    inputs = frame.drop(columns=[target.name])
+    x, names = inputs_of(inputs, source), tuple(map(str, inputs.columns))
     refuse_missing(target, source)
     labels: list = []
     if (task_of(target, source) if task == "auto" else task) == "regression":
         values = numbers(target, source, "use data.task=classification")
-        table = Table(x, torch.tensor(values, dtype=torch.float32).unsqueeze(1))
+        table = Table(x, torch.tensor(values).unsqueeze(1), names=names)
     else:
         labels, y = classes_of(target, source)
         several = len(labels) > 1
         require(several, f"{source.name}: the target {target.name}", "of two classes or more", listing(labels))
-        table = Table(x, y, len(labels))
+        table = Table(x, y, len(labels), names)
     return Reading(table, (notice(target, labels),) if task == "auto" else ())
 
 
@@ -112,10 +113,14 @@ def known_column(name: str | None, columns: list[str], source: Source) -> str:
 
 
 def inputs_of(frame: "pd.DataFrame", source: Source) -> Tensor:
-    """Return all columns as numbers, ``(N, columns)``."""
-    x = np.empty(frame.shape, dtype=np.float32)
+    """Return all columns as numbers, ``(N, columns)``: in float32 if it holds all of them exactly, or float64."""
+    x = np.zeros(frame.shape, dtype=np.float32)
     for place, name in enumerate(frame.columns):
-        x[:, place] = numbers(frame[name], source, "encode the column as numbers or remove it")
+        values = numbers(frame[name], source, "encode the column as numbers or remove it")
+        # Half the memory for what needs no more, such as a large set of images in whole numbers.
+        if x.dtype == np.float32 and (values.astype(np.float32) != values).any():
+            x = x.astype(np.float64)
+        x[:, place] = values
     return torch.from_numpy(x)
 
 

@@ -43,8 +43,9 @@ def make(node: DictConfig, **arguments: Any) -> Any:
 
 
 def make_data(config: DictConfig) -> InMemoryData:
-    """Return the datamodule, its splits made."""
+    """Return the datamodule, its splits made in the precision of the training."""
     data = make(config.data)
+    data.dtype = torch.float64 if config.trainer.precision == "64-true" else torch.float32
     try:
         _ = data.parts
     except ValueError as error:
