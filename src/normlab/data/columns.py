@@ -1,6 +1,6 @@
-"""The columns of a data frame as numbers, and the one line that names a value which is none."""
+"""The columns of a data frame as numbers or as words, and the one line that names a value which is neither."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -12,52 +12,168 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LARGEST = float(np.finfo(np.float32).max)
+LARGEST_STANDARDIZED = 1e150
+"""The largest number that is read: for training as it is, and for standardization, which squares it in float64."""
+
+MOST_WORDS = 50
+"""A column of words is one-hot encoded if it has at most as many distinct ones."""
+
+NO_NUMBERS = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
+NO_NUMBERS |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
+"""What pandas takes for a missing value; here, among numbers alone."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a frame came from: its name, how a person finds one of its rows, and what is added to a remedy."""
+    """Where a frame came from: its name, how a person finds one of its rows, and what is added to a remedy.
+
+    ``place`` is handed a row's label in the index of the frame; ``decimal`` stands before a number's fraction.
+    """
 
     name: str
     place: Callable[[int], str]
     remedy: str = ""
+    decimal: str = "."
 
-    def refuse(self, row: int, column: object, reason: str) -> NoReturn:
-        """Raise :class:`ConfigError` for a value, by its row and column."""
-        raise ConfigError(f"{self.place(row)}, column {column}: {reason}{self.remedy}")
+    def refuse(self, column: "pd.Series", row: int, reason: str) -> NoReturn:
+        """Raise :class:`ConfigError` for a value, by its row and column; ``row`` counts from 0."""
+        raise ConfigError(f"{self.place(int(column.index[row]))}, column {column.name}: {reason}")
 
 
-def numbers(column: "pd.Series", source: Source, remedy: str) -> np.ndarray:
-    """Return a column as finite numbers, ``(N,)``.
+@dataclass(frozen=True)
+class Column:
+    """Values of a column ``(N,)``, NaN where one is missing; of words, the place of each in ``words``."""
+
+    values: np.ndarray
+    words: tuple[str, ...] = ()
+    is_truth: bool = False
+
+
+def column_of(column: "pd.Series", source: Source, largest: float) -> Column:
+    """Return an input column as numbers, or as words if fewer than half of its values are numbers.
+
+    True and false are 1 and 0. What a data frame declares as categories is taken as words.
 
     Raises:
-        ConfigError: for the first value that is missing, no number, or beyond what 32 bits hold.
+        ConfigError: for a word among numbers, a number beyond ``largest``, or too many distinct words.
     """
-    refuse_missing(column, source)
-    values = parsed(column)
-    wrong = ~(np.abs(values) <= LARGEST)
-    if wrong.any():
-        row = int(wrong.argmax())
-        value = shown(column.iloc[row])
-        if np.isnan(values[row]):
-            source.refuse(row, column.name, f"{value} is not a number; {remedy}")
-        source.refuse(row, column.name, f"{value} is not a finite 32-bit number; correct it or remove the row")
-    return values
-
-
-def parsed(column: "pd.Series") -> np.ndarray:
-    """Return a column's numbers, ``(N,)``, and NaN for what is none; true and false are 1 and 0."""
     import pandas as pd
 
-    plain = column.astype(object) if isinstance(column.dtype, pd.CategoricalDtype) else column
-    return pd.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if pd.api.types.is_numeric_dtype(column):
+        values, is_truth = column.to_numpy(np.float64, na_value=np.nan), pd.api.types.is_bool_dtype(column)
+    else:
+        words = words_of(column)
+        values, given, is_truth = (
+            numbers_in(words, source.decimal),
+            ~missing_among_numbers(words),
+            are_truths(words),
+        )
+        declared = isinstance(column.dtype, pd.CategoricalDtype) and not is_truth
+        if declared or 2 * np.count_nonzero(~np.isnan(values)) < np.count_nonzero(given):
+            return column_of_words(column, words, source)
+        wrong = given & np.isnan(values)
+        if wrong.any():
+            row = int(wrong.argmax())
+            remedy = f"correct it{source.remedy}, or leave the column out with {drop_remedy(column.name)}"
+            source.refuse(column, row, f"{shown(words.iloc[row])} is not a number; {remedy}")
+    refuse_beyond(largest, values, column, source)
+    return Column(values, is_truth=is_truth)
 
 
-def refuse_missing(column: "pd.Series", source: Source) -> None:
-    """Raise :class:`ConfigError` for the first value that is missing."""
-    missing = column.isna().to_numpy()
+def column_of_words(column: "pd.Series", words: "pd.Series", source: Source) -> Column:
+    """Return the place of each word among the column's, in order.
+
+    Raises:
+        ConfigError: if there are too many distinct ones.
+    """
+    labels = in_order(words.dropna().unique().tolist())
+    if len(labels) > MOST_WORDS:
+        row = int(words.notna().to_numpy().argmax())
+        few = f"one of {len(labels)} distinct words, of which at most {MOST_WORDS} can be one-hot encoded"
+        leave_out = f"leave the column out with {drop_remedy(column.name)}"
+        source.refuse(column, row, f"{shown(words.iloc[row])} is not a number, and {few}; {leave_out}")
+    return Column(codes_of(words, labels), tuple(labels))
+
+
+def words_of(column: "pd.Series") -> "pd.Series":
+    """Return the values of a column as words, without spaces around them; an empty one is missing."""
+    words = column.astype("string").str.strip()
+    return words.mask((words == "").fillna(False))
+
+
+def numbers_in(words: "pd.Series", decimal: str = ".") -> np.ndarray:
+    """Return the numbers that words are, ``(N,)``, and NaN for others; true and false, if all are, are 1 and 0."""
+    import pandas as pd
+
+    if are_truths(words):
+        return words.str.lower().map({"true": 1.0, "false": 0.0}).to_numpy(np.float64, na_value=np.nan)
+    if decimal != ".":
+        words = words.mask(words.str.contains(".", regex=False).fillna(False)).str.replace(
+            decimal, ".", regex=False
+        )
+    return pd.to_numeric(words.astype(object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+
+
+def are_truths(words: "pd.Series") -> bool:
+    """Return whether all words are true or false, in any case, apart from missing ones."""
+    given = words[~missing_among_numbers(words)]
+    return len(given) > 0 and set(given.str.lower().unique()) <= {"true", "false"}
+
+
+def missing_among_numbers(words: "pd.Series") -> np.ndarray:
+    """Return which of the values of a column of numbers are missing, ``(N,)``: NA, NaN or null is no number."""
+    return (words.isna() | words.isin(NO_NUMBERS)).to_numpy(bool)
+
+
+def codes_of(words: "pd.Series", labels: Sequence[str]) -> np.ndarray:
+    """Return the place of each word among the labels, ``(N,)``, and NaN where it is missing."""
+    import pandas as pd
+
+    codes = pd.Categorical(words.astype(object), categories=list(labels)).codes
+    return np.where(codes < 0, np.nan, codes.astype(np.float64))
+
+
+def refuse_beyond(largest: float, values: np.ndarray, column: "pd.Series", source: Source) -> None:
+    """Raise :class:`ConfigError` for the first number that is infinite or beyond ``largest``."""
+    wrong = np.abs(values) > largest
+    if wrong.any():
+        row = int(wrong.argmax())
+        kind = "a finite 32-bit number" if largest == LARGEST else f"a finite number up to {largest:g}"
+        reason = f"{shown(column.iloc[row])} is not {kind}; correct it or remove the row{source.remedy}"
+        scalable = largest == LARGEST and abs(values[row]) <= LARGEST_STANDARDIZED
+        source.refuse(column, row, f"{reason}, or standardize the values" if scalable else reason)
+
+
+def refuse_missing(column: "pd.Series", missing: np.ndarray, source: Source, remedy: str) -> None:
+    """Raise :class:`ConfigError` for the first value of a column that is missing."""
     if missing.any():
-        source.refuse(int(missing.argmax()), column.name, "a value is missing; fill it in or remove the row")
+        row = int(missing.argmax())
+        value = column.iloc[row]
+        word = f" ({value})" if isinstance(value, str) and value.strip() else ""
+        reason = f"a value is missing{word}; fill it in or remove the row{source.remedy}, or {remedy}"
+        source.refuse(column, row, reason)
+
+
+def drop_remedy(name: object) -> str:
+    """Return what a person types to leave a column out.
+
+    >>> drop_remedy("id"), drop_remedy("blood pressure")
+    ('data.drop=[id]', "'data.drop=[blood pressure]'")
+    """
+    text = f"data.drop=[{name}]"
+    return text if str(name).isidentifier() else f"'{text}'"
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Return labels sorted by their value if all are numbers, otherwise as words.
+
+    >>> in_order(["10", "9"]), in_order(["10", "9", "x"])
+    (['9', '10'], ['10', '9', 'x'])
+    """
+    try:
+        return sorted(labels, key=lambda label: (float(label), label))
+    except ValueError:
+        return sorted(labels)
 
 
 def listing(values: Sequence[object]) -> str:
