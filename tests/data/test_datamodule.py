@@ -14,7 +14,6 @@ class Given(InMemoryData):
     """A dataset from outside the package: the samples are handed in."""
 
     x: torch.Tensor
-    seed: int = 0
 
     def table(self) -> Table:
         return Table(self.x, torch.arange(len(self.x), dtype=torch.float32).unsqueeze(1))

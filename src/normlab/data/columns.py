@@ -1,5 +1,6 @@
 """The columns of a data frame as numbers or as words, and the one line that names a value which is neither."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -23,21 +24,35 @@ NO_NUMBERS |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 """What pandas takes for a missing value; here, among numbers alone."""
 
 
+RESEMBLING = r"[+-]?\d+([.,' ]\d{3})*([.,]\d+)?([eE][+-]?\d+)?"
+"""A number, whatever signs stand before its fraction and between its thousands."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a frame came from: its name, how a person finds one of its rows, and what is added to a remedy.
 
-    ``place`` is handed a row's label in the index of the frame; ``decimal`` stands before a number's fraction.
+    ``place`` is handed a row's label in the index of the frame; ``decimal`` stands before a number's fraction;
+    None where a person cannot choose it.
     """
 
     name: str
     place: Callable[[int], str]
     remedy: str = ""
-    decimal: str = "."
+    decimal: str | None = None
 
     def refuse(self, column: "pd.Series", row: int, reason: str) -> NoReturn:
         """Raise :class:`ConfigError` for a value, by its row and column; ``row`` counts from 0."""
         raise ConfigError(f"{self.place(int(column.index[row]))}, column {column.name}: {reason}")
+
+    def refuse_word(self, column: "pd.Series", row: int, remedy: str) -> NoReturn:
+        """Raise :class:`ConfigError` for a word where a number is expected."""
+        word = str(column.iloc[row]).strip()
+        reason = f"{shown(word)} is not a number"
+        if self.decimal and re.fullmatch(RESEMBLING, word):
+            read, other = ("point", "comma") if self.decimal == "." else ("comma", "point")
+            reason += f" with a decimal {read}; use data.decimal={other} if it has one"
+        self.refuse(column, row, f"{reason}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Column:
 
 
 def column_of(column: "pd.Series", source: Source, largest: float) -> Column:
-    """Return an input column as numbers, or as words if fewer than half of its values are numbers.
+    """Return an input column as numbers, or as words if fewer than half of its values resemble numbers.
 
     True and false are 1 and 0. What a data frame declares as categories is taken as words.
 
@@ -69,13 +84,13 @@ def column_of(column: "pd.Series", source: Source, largest: float) -> Column:
             are_truths(words),
         )
         declared = isinstance(column.dtype, pd.CategoricalDtype) and not is_truth
-        if declared or 2 * np.count_nonzero(~np.isnan(values)) < np.count_nonzero(given):
+        alike = resemble_numbers(words) | ~np.isnan(values)
+        if declared or 2 * np.count_nonzero(alike) < np.count_nonzero(given):
             return column_of_words(column, words, source)
         wrong = given & np.isnan(values)
         if wrong.any():
-            row = int(wrong.argmax())
             remedy = f"correct it{source.remedy}, or leave the column out with {drop_remedy(column.name)}"
-            source.refuse(column, row, f"{shown(words.iloc[row])} is not a number; {remedy}")
+            source.refuse_word(column, int(wrong.argmax()), remedy)
     refuse_beyond(largest, values, column, source)
     return Column(values, is_truth=is_truth)
 
@@ -101,13 +116,18 @@ def words_of(column: "pd.Series") -> "pd.Series":
     return words.mask((words == "").fillna(False))
 
 
-def numbers_in(words: "pd.Series", decimal: str = ".") -> np.ndarray:
+def resemble_numbers(words: "pd.Series") -> np.ndarray:
+    """Return which words resemble numbers, ``(N,)``, if with other signs than those that numbers are read with."""
+    return words.str.fullmatch(RESEMBLING).fillna(False).to_numpy(bool)
+
+
+def numbers_in(words: "pd.Series", decimal: str | None) -> np.ndarray:
     """Return the numbers that words are, ``(N,)``, and NaN for others; true and false, if all are, are 1 and 0."""
     import pandas as pd
 
     if are_truths(words):
         return words.str.lower().map({"true": 1.0, "false": 0.0}).to_numpy(np.float64, na_value=np.nan)
-    if decimal != ".":
+    if decimal == ",":
         words = words.mask(words.str.contains(".", regex=False).fillna(False)).str.replace(
             decimal, ".", regex=False
         )

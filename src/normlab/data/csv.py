@@ -49,12 +49,6 @@ class CSV(FrameData):
         )
         require(one, "data.separator", f"null, {', '.join(SEPARATORS)} or a single sign", self.separator)
         require(decimal in (None, ".", ","), "data.decimal", f"null, {' or '.join(DECIMALS)}", self.decimal)
-        require(
-            None in (separator, decimal) or separator != decimal,
-            "data.decimal",
-            "another than data.separator",
-            "both",
-        )
 
     @property
     def signs(self) -> tuple[str | None, str | None]:

@@ -100,7 +100,7 @@ class OpenML(FrameData):
 
         def shaped(part: Table) -> Table:
             encoded = encode(self.divided(part))
-            return replace(encoded, x=encoded.x.reshape(-1, *shape)) if shape else encoded
+            return replace(encoded, x=encoded.x.reshape(len(part), *shape)) if shape else encoded
 
         return shaped
 

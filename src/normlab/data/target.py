@@ -18,7 +18,7 @@ from normlab.data.columns import (
     missing_among_numbers,
     numbers_in,
     refuse_beyond,
-    shown,
+    resemble_numbers,
     words_of,
 )
 
@@ -56,8 +56,7 @@ def target_of(target: "pd.Series", task: str, source: Source, largest: float) ->
     wrong = np.isnan(values)
     if wrong.any():
         row = int(wrong.argmax())
-        reason = f"{shown(target.iloc[row])} is not a number; use data.task=classification"
-        source.refuse(target, row, reason)
+        source.refuse_word(target, row, "use data.task=classification")
     refuse_beyond(largest, values, target, source)
     return Target(torch.tensor(values).unsqueeze(1))
 
@@ -92,7 +91,8 @@ def task_of(target: "pd.Series", source: Source) -> str:
     """Return the task that a target without missing values is taken for unless a person chooses one.
 
     Raises:
-        ConfigError: for a word among many numbers: a slip, it seems, that would make all of them classes.
+        ConfigError: for a word among many numbers, or a number with another decimal sign: a slip, it seems, that
+            would make all of them classes.
     """
     import pandas as pd
 
@@ -102,10 +102,10 @@ def task_of(target: "pd.Series", source: Source) -> str:
     is_number = ~np.isnan(values)
     if is_number.all():
         return "classification" if is_whole(values) and len(np.unique(values)) <= FEW else "regression"
-    if is_number.any() and target.nunique() > FEW:
-        row = int(is_number.argmin())
-        others = f"as others in this column are; correct it{source.remedy}, or use data.task=classification"
-        source.refuse(target, row, f"{shown(target.iloc[row])} is not a number, {others}")
+    odd = ~is_number & resemble_numbers(words_of(target))
+    if odd.any() or (is_number.any() and target.nunique() > FEW):
+        row = int(odd.argmax() if odd.any() else is_number.argmin())
+        source.refuse_word(target, row, f"correct it{source.remedy}, or use data.task=classification")
     return "classification"
 
 
