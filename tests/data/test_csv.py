@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from torch.testing import assert_close
 
 from normlab.config import ConfigError
 from normlab.data import CSV
@@ -170,6 +171,125 @@ def test_a_file_that_is_not_there_is_named_with_the_folder_it_was_looked_for_in(
     for path in ("nobody.csv", "."):
         with pytest.raises(ConfigError, match=rf"^data\.path={path}: there is no file {tmp_path}"):
             made(path).table()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PEOPLE.replace(".", ";").replace(",", "\t").replace(";", ","),
+        PEOPLE.replace(",", ";"),
+        PEOPLE.replace(",", ";").replace(".", ","),
+        "\ufeff" + PEOPLE.replace(",", ";").replace(".", ",").replace("\n", ";;\r\n") + ";;;;;\r\n",
+        PEOPLE.replace(",", "|"),
+    ],
+    ids=["tabs", "semicolons", "decimal commas", "as a spreadsheet writes", "pipes"],
+)
+def test_other_signs_are_found(people, tmp_path, text):
+    expected = made(people).table()
+    table = made(written(tmp_path, text)).table()
+
+    assert torch.equal(table.x, expected.x)
+    assert torch.equal(table.y, expected.y)
+    assert table.names == expected.names
+
+
+def test_signs_that_were_found_are_told_and_those_that_were_given_are_not(people, tmp_path):
+    told = "data: people.csv: separator semicolon, decimal comma"
+
+    assert not any("separator" in line for line in made(people).notices)
+    path = written(tmp_path, PEOPLE.replace(",", ";").replace(".", ","))
+    assert made(path).notices[0] == told
+    assert told not in made(path, separator="semicolon", decimal="comma").notices
+    assert told not in made(path, separator=";", decimal=",").notices
+
+
+def test_quoted_decimal_commas_between_commas_need_to_be_named(tmp_path):
+    path = written(tmp_path, 'a,y\n"0,5","2,5"\n"1,5","3,5"\n"2,5",4\n')
+
+    assert "row 2, column a: 0,5 is not a number with a decimal point; use data.decimal=comma" in refusal(
+        tmp_path, path.read_text()
+    )
+    table = made(path, decimal="comma").table()
+    assert table.x.tolist() == [[0.5], [1.5], [2.5]]
+    assert table.y.tolist() == [[2.5], [3.5], [4]]
+
+
+def test_words_in_a_column_of_decimal_commas_do_not_change_how_numbers_are_read(tmp_path):
+    path = written(tmp_path, "a;b;y\n0,5;1,5;2,5\n;NA;3,5\n2,5;4;4,5\n")
+
+    assert made(path, missing="drop").table().x.tolist() == [[0.5, 1.5], [2.5, 4]]
+    assert refusal(tmp_path, "a;y\n0,5;1\n1,5;2\n1.5;3\n").startswith(
+        "people.csv, row 4, column a: 1.5 is not a n"
+    )
+
+
+@pytest.mark.parametrize("separator", [":", "space"])
+def test_another_separator_can_be_named(people, tmp_path, separator):
+    sign = " " if separator == "space" else separator
+    path = written(tmp_path, PEOPLE.replace(",", sign))
+
+    assert refusal(tmp_path, path.read_text()).startswith("people.csv has a single column, height")
+    assert torch.equal(made(path, separator=separator).table().x, made(written(tmp_path, PEOPLE)).table().x)
+
+
+def test_the_row_of_a_mistake_counts_lines_after_rows_without_values_too(tmp_path):
+    text = "a;y\n1;2\n;\n\n;\nx;3\n2;4\n"
+
+    assert refusal(tmp_path, text).startswith("people.csv, row 6, column a: x is not a number")
+    assert refusal(tmp_path, text.replace("x", "NA")).startswith(
+        "people.csv, row 6, column a: a value is missing (NA)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"separator": "xy"},
+            "data.separator must be null, comma, semicolon, tab, pipe, space or a single sign, got",
+        ),
+        ({"separator": "x"}, "data.separator must be null, comma"),
+        ({"separator": 1}, "data.separator must be null, comma"),
+        ({"decimal": "dot"}, "data.decimal must be null, point or comma, got dot"),
+        ({"missing": "men"}, "data.missing must be error, drop or mean, got men"),
+        ({"drop": "id"}, "data.drop must be a list of columns, as [id], got id"),
+    ],
+)
+def test_choices_that_are_none_are_refused(people, options, line):
+    with pytest.raises(ConfigError) as caught:
+        made(people, **options)
+
+    assert str(caught.value).startswith(line)
+
+
+def test_a_class_named_none_is_a_class(tmp_path):
+    path = written(tmp_path, "a,kind\n1,low\n2,None\n3,NA\n")
+
+    assert made(path, "kind").notices[0] == "data: target kind taken as 3 classes (NA, None, low)"
+
+
+def test_words_that_the_training_split_lacks_are_told(tmp_path):
+    rows = "".join(f"{'Oslo' if number % 2 else 'Bern'},{number}.5\n" for number in range(8))
+    data = made(written(tmp_path, f"city,y\n{rows}Rome,9.5\n"), train=7, val=1, test=1, seed=3)
+    splits = [part.x.tolist() for part in data.parts]
+
+    assert [0, 0] in [*splits[1], *splits[2]]
+    assert data.notices[-1] == "data: city=Rome not among the training samples: 0 in all inputs of the column"
+    assert data.parts[0].names == ("city=Bern", "city=Oslo")
+
+
+def test_encoded_and_filled_in_inputs_are_standardized_like_others(tmp_path):
+    rows = "".join(
+        f"{'' if number < 5 else 'Oslo' if number % 3 else 'Rome'},{number}.5\n" for number in range(40)
+    )
+    train = made(
+        written(tmp_path, f"city,y\n{rows}"), train=40, val=0, test=0, missing="mean", standardize=True
+    ).parts[0]
+
+    assert train.x.shape == (40, 2)
+    assert_close(train.x.mean(0), torch.zeros(2), rtol=0, atol=1e-6)
+    assert_close(train.x.std(0, correction=0), torch.ones(2))
+    assert (train.x.abs().amax(dim=1) < 1e-6).sum() == 5, "a missing value is the mean"
 
 
 def stamps(folder: Path, offset: int) -> CSV:

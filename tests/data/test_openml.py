@@ -165,6 +165,35 @@ def test_what_openml_calls_nominal_is_a_class_whatever_it_looks_like(cache):
     assert not made(cache, "even").table().is_classification
 
 
+def test_words_are_encoded_and_missing_values_filled_in(cache):
+    rows = [[number, "uvw"[number % 3], "?" if number == 5 else 2 * number, number / 4] for number in range(10)]
+    cache.add("mixed", rows, {"id": "numeric", "kind": "nominal", "b": "numeric", "y": "numeric"})
+    data = made(cache, "mixed", train=6, val=2, test=2, batch_size=2, divide_by=2, missing="mean", drop=["id"])
+
+    assert data.parts[0].names == ("kind=u", "kind=v", "kind=w", "b")
+    for part in data.parts:
+        for (*kind, b), target in zip(part.x.tolist(), part.y.flatten().tolist(), strict=True):
+            number = int(4 * target)
+            assert kind == [float(number % 3 == place) for place in range(3)], "words are divided"
+            assert number in (b, 5)
+    assert data.notices[1:] == [
+        "data: 1 column one-hot encoded (kind: 3 classes), 1 missing value filled in by the training mean (b)"
+    ]
+
+
+def test_images_of_words_are_refused(cache):
+    cache.add("odd", [["u", 1], ["v", 2]], {"kind": "nominal", "y": "numeric"})
+
+    line = "data.image_shape must be null as columns of odd are words, got [1, 1, 1]"
+    assert refusal(made(cache, "odd", image_shape=[1, 1, 1])) == line
+
+
+def test_images_may_be_of_a_split_without_samples(cache, images):
+    data = made(cache, image_shape=[3, 2, 2], test=0)
+
+    assert [tuple(part.x.shape) for part in data.parts] == [(20, 3, 2, 2), (10, 3, 2, 2), (0, 3, 2, 2)]
+
+
 def test_a_word_with_a_comma_is_one_value_and_others_are_read_as_before(cache, images):
     cache.add("odd", [["'u, v'", 1], ["'w, x'", 2]], {"y": "nominal", "a": "numeric"})
 
