@@ -73,10 +73,9 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
             ConfigError: if targets to be standardized are classes.
         """
         encode = self.encoder(train)
-        train = encode(train)
         scalable = not (self.standardize_target and train.is_classification)
         require(scalable, "data.standardize_target", "false for classes", "true")
-        scale_x = Standardizer.fit(train.x) if self.standardize else None
+        scale_x = Standardizer.fit(encode(train).x) if self.standardize else None
         scale_y = Standardizer.fit(train.y) if self.standardize_target else None
 
         def transform(part: Table) -> Table:
