@@ -1,10 +1,15 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from normlab.config import ConfigError
 from normlab.data.columns import Source
 from normlab.data.frame import FrameData
 from normlab.data.reading import Reading, table_of
+from normlab.data.table import split_rows
 
 
 class Given(FrameData):
@@ -26,6 +31,34 @@ def test_rows_that_are_left_over_are_said():
     assert given(4).notices[1:] == [
         "data: 8 of the 10 rows are used; data.train=6 data.val=2 data.test=2 would use all"
     ]
+
+
+@dataclass(kw_only=True, eq=False)
+class Large(FrameData):
+    """A frame of numbers beyond float32, one column of which is larger still in a held-out row."""
+
+    largest: float = 1e39
+
+    def reading(self) -> Reading:
+        a = 1e39 * np.arange(1, 11)
+        a[split_rows(10, (6, 2, 2), 0)[1][0]] *= self.largest / 1e39
+        return table_of(pd.DataFrame({"a": a, "y": a}), self.choices, Source("some.table", str))
+
+
+def large(**options) -> Large:
+    return Large(train=6, val=2, test=2, batch_size=2, seed=0, target_column="y", task="regression", **options)
+
+
+def test_numbers_beyond_32_bits_are_refused_unless_they_are_standardized():
+    for part in large(standardize=True, standardize_target=True).parts:
+        assert part.x.isfinite().all()
+        assert part.x.dtype == part.y.dtype == torch.float32
+    with pytest.raises(ConfigError, match=r"^0, column a: 1e\+39 is not a finite 32-bit number; standardize it"):
+        _ = large(standardize_target=True).parts
+    with pytest.raises(ConfigError, match=r"^0, column y: 1e\+39 is not a finite 32-bit number; standardize it"):
+        _ = large(standardize=True).parts
+    with pytest.raises(ConfigError, match=r"^data: column a must be at most 3\.4e\+38 as it is trained on, got "):
+        _ = large(standardize=True, standardize_target=True, largest=1e100).parts
 
 
 def test_an_unknown_task_is_refused_and_a_dataset_without_a_reading_says_what_it_lacks():

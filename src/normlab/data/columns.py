@@ -1,31 +1,34 @@
 """The columns of a data frame as numbers or as words, and the one line that names a value which is neither."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from normlab.config import ConfigError
+from normlab.data.parsing import (
+    RESEMBLING,
+    are_truths,
+    codes_of,
+    in_order,
+    missing_among_numbers,
+    numbers_in,
+    resemble_numbers,
+    words_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LARGEST = float(np.finfo(np.float32).max)
-LARGEST_STANDARDIZED = 1e150
-"""The largest number that is read: for training as it is, and for standardization, which squares it in float64."""
+LARGEST = 1e150
+"""The largest number that is read: standardization squares it in float64."""
+
+LARGEST_IN_FLOAT32 = float(np.finfo(np.float32).max)
 
 MOST_WORDS = 50
 """A column of words is one-hot encoded if it has at most as many distinct ones."""
-
-NO_NUMBERS = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
-NO_NUMBERS |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
-"""What pandas takes for a missing value; here, among numbers alone."""
-
-
-RESEMBLING = r"[+-]?\d+([.,' ]\d{3})*([.,]\d+)?([eE][+-]?\d+)?"
-"""A number, whatever signs stand before its fraction and between its thousands."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,11 @@ class Source:
 
     def refuse(self, column: "pd.Series", row: int, reason: str) -> NoReturn:
         """Raise :class:`ConfigError` for a value, by its row and column; ``row`` counts from 0."""
-        raise ConfigError(f"{self.place(int(column.index[row]))}, column {column.name}: {reason}")
+        raise ConfigError(self.line(column, row, reason))
+
+    def line(self, column: "pd.Series", row: int, reason: str) -> str:
+        """Return the line that names a value by its row and column."""
+        return f"{self.place(int(column.index[row]))}, column {column.name}: {reason}"
 
     def refuse_word(self, column: "pd.Series", row: int, remedy: str) -> NoReturn:
         """Raise :class:`ConfigError` for a word where a number is expected."""
@@ -57,20 +64,25 @@ class Source:
 
 @dataclass(frozen=True)
 class Column:
-    """Values of a column ``(N,)``, NaN where one is missing; of words, the place of each in ``words``."""
+    """Values of a column ``(N,)``, NaN where one is missing; of words, the place of each in ``words``.
+
+    Attributes:
+        beyond: the line that refuses a number beyond float32, if there is one that is not standardized.
+    """
 
     values: np.ndarray
     words: tuple[str, ...] = ()
     is_truth: bool = False
+    beyond: str = ""
 
 
-def column_of(column: "pd.Series", source: Source, largest: float) -> Column:
+def column_of(column: "pd.Series", source: Source) -> Column:
     """Return an input column as numbers, or as words if fewer than half of its values resemble numbers.
 
     True and false are 1 and 0. What a data frame declares as categories is taken as words.
 
     Raises:
-        ConfigError: for a word among numbers, a number beyond ``largest``, or too many distinct words.
+        ConfigError: for a word among numbers, an infinite number, or too many distinct words.
     """
     import pandas as pd
 
@@ -78,11 +90,8 @@ def column_of(column: "pd.Series", source: Source, largest: float) -> Column:
         values, is_truth = column.to_numpy(np.float64, na_value=np.nan), pd.api.types.is_bool_dtype(column)
     else:
         words = words_of(column)
-        values, given, is_truth = (
-            numbers_in(words, source.decimal),
-            ~missing_among_numbers(words),
-            are_truths(words),
-        )
+        values, given = numbers_in(words, source.decimal), ~missing_among_numbers(words)
+        is_truth = are_truths(words)
         declared = isinstance(column.dtype, pd.CategoricalDtype) and not is_truth
         alike = resemble_numbers(words) | ~np.isnan(values)
         if declared or 2 * np.count_nonzero(alike) < np.count_nonzero(given):
@@ -91,8 +100,8 @@ def column_of(column: "pd.Series", source: Source, largest: float) -> Column:
         if wrong.any():
             remedy = f"correct it{source.remedy}, or leave the column out with {drop_remedy(column.name)}"
             source.refuse_word(column, int(wrong.argmax()), remedy)
-    refuse_beyond(largest, values, column, source)
-    return Column(values, is_truth=is_truth)
+    refuse_infinite(values, column, source)
+    return Column(values, is_truth=is_truth, beyond=beyond_float32(values, column, source))
 
 
 def column_of_words(column: "pd.Series", words: "pd.Series", source: Source) -> Column:
@@ -110,58 +119,23 @@ def column_of_words(column: "pd.Series", words: "pd.Series", source: Source) -> 
     return Column(codes_of(words, labels), tuple(labels))
 
 
-def words_of(column: "pd.Series") -> "pd.Series":
-    """Return the values of a column as words, without spaces around them; an empty one is missing."""
-    words = column.astype("string").str.strip()
-    return words.mask((words == "").fillna(False))
-
-
-def resemble_numbers(words: "pd.Series") -> np.ndarray:
-    """Return which words resemble numbers, ``(N,)``, if with other signs than those that numbers are read with."""
-    return words.str.fullmatch(RESEMBLING).fillna(False).to_numpy(bool)
-
-
-def numbers_in(words: "pd.Series", decimal: str | None) -> np.ndarray:
-    """Return the numbers that words are, ``(N,)``, and NaN for others; true and false, if all are, are 1 and 0."""
-    import pandas as pd
-
-    if are_truths(words):
-        return words.str.lower().map({"true": 1.0, "false": 0.0}).to_numpy(np.float64, na_value=np.nan)
-    if decimal == ",":
-        words = words.mask(words.str.contains(".", regex=False).fillna(False)).str.replace(
-            decimal, ".", regex=False
-        )
-    return pd.to_numeric(words.astype(object), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-
-
-def are_truths(words: "pd.Series") -> bool:
-    """Return whether all words are true or false, in any case, apart from missing ones."""
-    given = words[~missing_among_numbers(words)]
-    return len(given) > 0 and set(given.str.lower().unique()) <= {"true", "false"}
-
-
-def missing_among_numbers(words: "pd.Series") -> np.ndarray:
-    """Return which of the values of a column of numbers are missing, ``(N,)``: NA, NaN or null is no number."""
-    return (words.isna() | words.isin(NO_NUMBERS)).to_numpy(bool)
-
-
-def codes_of(words: "pd.Series", labels: Sequence[str]) -> np.ndarray:
-    """Return the place of each word among the labels, ``(N,)``, and NaN where it is missing."""
-    import pandas as pd
-
-    codes = pd.Categorical(words.astype(object), categories=list(labels)).codes
-    return np.where(codes < 0, np.nan, codes.astype(np.float64))
-
-
-def refuse_beyond(largest: float, values: np.ndarray, column: "pd.Series", source: Source) -> None:
-    """Raise :class:`ConfigError` for the first number that is infinite or beyond ``largest``."""
-    wrong = np.abs(values) > largest
+def refuse_infinite(values: np.ndarray, column: "pd.Series", source: Source) -> None:
+    """Raise :class:`ConfigError` for the first number that is infinite, or too large to be squared."""
+    wrong = np.abs(values) > LARGEST
     if wrong.any():
         row = int(wrong.argmax())
-        kind = "a finite 32-bit number" if largest == LARGEST else f"a finite number up to {largest:g}"
-        reason = f"{shown(column.iloc[row])} is not {kind}; correct it or remove the row{source.remedy}"
-        scalable = largest == LARGEST and abs(values[row]) <= LARGEST_STANDARDIZED
-        source.refuse(column, row, f"{reason}, or standardize the values" if scalable else reason)
+        remedy = f"correct it or remove the row{source.remedy}"
+        source.refuse(column, row, f"{shown(column.iloc[row])} is not a finite number up to {LARGEST:g}; {remedy}")
+
+
+def beyond_float32(values: np.ndarray, column: "pd.Series", source: Source) -> str:
+    """Return the line that refuses the first number beyond float32, which is to be standardized; "" if none is."""
+    wrong = np.abs(values) > LARGEST_IN_FLOAT32
+    if not wrong.any():
+        return ""
+    row = int(wrong.argmax())
+    remedy = f"standardize it, correct it or remove the row{source.remedy}"
+    return source.line(column, row, f"{shown(column.iloc[row])} is not a finite 32-bit number; {remedy}")
 
 
 def refuse_missing(column: "pd.Series", missing: np.ndarray, source: Source, remedy: str) -> None:
@@ -177,23 +151,10 @@ def refuse_missing(column: "pd.Series", missing: np.ndarray, source: Source, rem
 def drop_remedy(name: object) -> str:
     """Return what a person types to leave a column out.
 
-    >>> drop_remedy("id"), drop_remedy("blood pressure")
-    ('data.drop=[id]', "'data.drop=[blood pressure]'")
+    >>> print(drop_remedy("id"), drop_remedy("blood pressure"))
+    data.drop=[id] 'data.drop=["blood pressure"]'
     """
-    text = f"data.drop=[{name}]"
-    return text if str(name).isidentifier() else f"'{text}'"
-
-
-def in_order(labels: Iterable[str]) -> list[str]:
-    """Return labels sorted by their value if all are numbers, otherwise as words.
-
-    >>> in_order(["10", "9"]), in_order(["10", "9", "x"])
-    (['9', '10'], ['10', '9', 'x'])
-    """
-    try:
-        return sorted(labels, key=lambda label: (float(label), label))
-    except ValueError:
-        return sorted(labels)
+    return f"data.drop=[{name}]" if str(name).isidentifier() else f"'data.drop=[\"{name}\"]'"
 
 
 def listing(values: Sequence[object]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from normlab.config import require
+from normlab.config import ConfigError, require
 from normlab.data.columns import listing
 from normlab.data.datamodule import InMemoryData, Transform
 from normlab.data.encoding import Encoder
@@ -49,8 +49,17 @@ class FrameData(InMemoryData):
         raise NotImplementedError(f"{type(self).__name__} must define reading()")
 
     def table(self) -> Table:
-        """Return the whole table as it was read, before its words are encoded."""
-        return self.reading().table
+        """Return the whole table as it was read, before its words are encoded.
+
+        Raises:
+            ConfigError: for a number beyond float32 that is not standardized.
+        """
+        reading = self.reading()
+        beyond = "" if self.standardize else reading.beyond_inputs
+        beyond = beyond or ("" if self.standardize_target else reading.beyond_target)
+        if beyond:
+            raise ConfigError(beyond)
+        return reading.table
 
     def encoder(self, train: Table) -> Transform:
         """Fit the one-hot encoding of words, and the means for missing values, to the training samples."""
@@ -64,8 +73,6 @@ class FrameData(InMemoryData):
             task=self.task,
             drop=tuple(map(str, self.drop)),
             missing=self.missing,
-            standardize=self.standardize,
-            standardize_target=self.standardize_target,
         )
 
     @property

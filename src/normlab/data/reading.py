@@ -1,7 +1,7 @@
 """From a data frame to a table: its target, its inputs as numbers, and its missing values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +9,7 @@ import torch
 
 from normlab.config import ConfigError, nearest, require
 from normlab.data.columns import (
-    LARGEST,
-    LARGEST_STANDARDIZED,
+    Column,
     Source,
     column_of,
     drop_remedy,
@@ -32,11 +31,17 @@ class Reading:
     """A table as it was read, the words of its columns, and what a person should know about how.
 
     In ``table.x`` a missing value is NaN and a word its place among the column's.
+
+    Attributes:
+        beyond_inputs, beyond_target: the lines that refuse numbers beyond float32, if there are any that are not
+            standardized.
     """
 
     table: Table
     notices: tuple[str, ...] = ()
     words: Words = ()
+    beyond_inputs: str = ""
+    beyond_target: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +52,6 @@ class Choices:
     task: str = "auto"
     drop: tuple[str, ...] = ()
     missing: str = "error"
-    standardize: bool = False
-    standardize_target: bool = False
 
 
 def table_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> Reading:
@@ -66,7 +69,7 @@ def table_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> Reading
         beside = f"{source.name} has no column beside the target {target.name}"
         raise ConfigError(f"{beside}; it needs one to predict it from")
     names = tuple(map(str, inputs.columns))
-    x, words, truths = inputs_of(inputs, choices, source)
+    x, columns = inputs_of(inputs, choices, source)
     lacking = missing_targets(target, choices.task, source)
     if choices.missing == "drop":
         kept = ~(lacking | np.isnan(x).any(axis=1))
@@ -77,11 +80,17 @@ def table_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> Reading
         refuse_missing(target, lacking, source, "use data.missing=drop")
         said = filled_notice(names, x) if choices.missing == "mean" else []
     task = task_of(target, source) if choices.task == "auto" else choices.task
-    found = target_of(target, task, source, LARGEST_STANDARDIZED if choices.standardize_target else LARGEST)
+    found = target_of(target, task, source)
     notices = [notice(target, found.labels, source)] if choices.task == "auto" else []
-    said = encoded_notice(names, words, x, truths) + said
+    said = encoded_notice(names, columns, x) + said
     notices += [f"data: {', '.join(said)}"] if said else []
-    return Reading(Table(torch.from_numpy(x), found.y, len(found.labels), names), tuple(notices), words)
+    return Reading(
+        Table(torch.from_numpy(x), found.y, len(found.labels), names),
+        tuple(notices),
+        tuple(column.words for column in columns),
+        next((column.beyond for column in columns if column.beyond), ""),
+        found.beyond,
+    )
 
 
 def known_column(name: str | None, columns: list[str], source: Source) -> str:
@@ -113,15 +122,14 @@ def known_drops(frame: "pd.DataFrame", target: object, drop: Sequence[str], sour
     return drop
 
 
-def inputs_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> tuple[np.ndarray, Words, list[str]]:
-    """Return all columns as numbers ``(N, columns)``, NaN where one is missing; their words; which are truths.
+def inputs_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> tuple[np.ndarray, list[Column]]:
+    """Return all columns as numbers ``(N, columns)``, NaN where one is missing, and of each all but its values.
 
     The numbers are in float32 if it holds all of them exactly, otherwise in float64.
     """
-    x, words, truths = np.zeros(frame.shape, dtype=np.float32), [], []
-    largest = LARGEST_STANDARDIZED if choices.standardize else LARGEST
+    x, columns = np.zeros(frame.shape, dtype=np.float32), []
     for place, name in enumerate(frame.columns):
-        column = column_of(frame[name], source, largest)
+        column = column_of(frame[name], source)
         missing = np.isnan(column.values)
         if missing.all():
             raise ConfigError(f"{source.name}: column {name} has no values; leave it out with {drop_remedy(name)}")
@@ -131,9 +139,8 @@ def inputs_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> tuple[
         if x.dtype == np.float32 and not exact_in_float32(column.values):
             x = x.astype(np.float64)
         x[:, place] = column.values
-        words.append(column.words)
-        truths += [name] * column.is_truth
-    return x, tuple(words), truths
+        columns.append(replace(column, values=x[:0, place]))
+    return x, columns
 
 
 def exact_in_float32(values: np.ndarray) -> bool:
@@ -146,10 +153,11 @@ def exact_in_float32(values: np.ndarray) -> bool:
         return np.array_equal(values.astype(np.float32), values, equal_nan=True)
 
 
-def encoded_notice(names: Sequence[str], words: Words, x: np.ndarray, truths: Sequence[str]) -> list[str]:
+def encoded_notice(names: Sequence[str], columns: Sequence[Column], x: np.ndarray) -> list[str]:
     """Return which columns are one-hot encoded, with the number of classes of each, or taken as 0 and 1."""
-    classes = {name: len(present(x[:, place])) for place, name in enumerate(names) if words[place]}
+    classes = {name: len(present(x[:, place])) for place, name in enumerate(names) if columns[place].words}
     encoded = listing([f"{name}: {counted(number, 'class')}" for name, number in classes.items()])
+    truths = [name for name, column in zip(names, columns, strict=True) if column.is_truth]
     said = [f"{counted(len(classes), 'column')} one-hot encoded ({encoded})"] if classes else []
     return said + ([f"true taken as 1 and false as 0 ({listing(truths)})"] if truths else [])
 

@@ -78,13 +78,15 @@ def merged_notice(values: Tensor, name_of: Callable[[int], str], key: str) -> li
 def merged_by_float32(values: Tensor) -> tuple[int, int] | None:
     """Return how many distinct values ``(N,)`` there are in float64 and in float32, if standardizing would help.
 
-    In a long column of numbers with all digits, float32 merges a few that are near each other in any case. So it
-    counts as help to keep at least one in a hundred more apart.
+    It helps where the mean is far from 0, in standard deviations. In a long column of numbers with all digits,
+    float32 merges a few that are near each other in any case. So it counts as help to keep one in a hundred more
+    apart.
     """
     known = values[~values.isnan()]
     if not len(known) or torch.equal(known.float().double(), known):
         return None
-    before, after, standardized = (
-        len(of.unique()) for of in (known, known.float(), Standardizer.fit(known)(known).float())
-    )
+    scale = Standardizer.fit(known)
+    if (scale.shift + scale.mean).abs() < 3 * scale.std:
+        return None
+    before, after, standardized = (len(of.unique()) for of in (known, known.float(), scale(known).float()))
     return (before, after) if standardized - after > before / 100 else None

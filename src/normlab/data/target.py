@@ -9,18 +9,8 @@ import torch
 from torch import Tensor
 
 from normlab.config import require
-from normlab.data.columns import (
-    LARGEST_STANDARDIZED,
-    Source,
-    codes_of,
-    in_order,
-    listing,
-    missing_among_numbers,
-    numbers_in,
-    refuse_beyond,
-    resemble_numbers,
-    words_of,
-)
+from normlab.data.columns import Source, beyond_float32, listing, refuse_infinite
+from normlab.data.parsing import codes_of, in_order, missing_among_numbers, numbers_in, resemble_numbers, words_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,23 +21,28 @@ FEW = 20
 
 @dataclass(frozen=True)
 class Target:
-    """Targets ``(N, 1)`` in float64, or the class of each ``(N,)`` with the labels of the classes in order."""
+    """Targets ``(N, 1)`` in float64, or the class of each ``(N,)`` with the labels of the classes in order.
+
+    Attributes:
+        beyond: the line that refuses a number beyond float32, if there is one that is not standardized.
+    """
 
     y: Tensor
     labels: tuple[object, ...] = ()
+    beyond: str = ""
 
 
-def target_of(target: "pd.Series", task: str, source: Source, largest: float) -> Target:
+def target_of(target: "pd.Series", task: str, source: Source) -> Target:
     """Return the values of a target that has no missing ones; the task is regression or classification.
 
     Raises:
-        ConfigError: for a word among numbers to predict, a number beyond ``largest``, or a single class.
+        ConfigError: for a word among numbers to predict, an infinite number, or a single class.
     """
     import pandas as pd
 
     if task == "classification":
         if pd.api.types.is_numeric_dtype(target):
-            refuse_beyond(LARGEST_STANDARDIZED, numbers_of(target, source), target, source)
+            refuse_infinite(numbers_of(target, source), target, source)
         labels, y = classes_of(target)
         several = len(labels) > 1
         require(several, f"{source.name}: the target {target.name}", "of two classes or more", listing(labels))
@@ -57,8 +52,8 @@ def target_of(target: "pd.Series", task: str, source: Source, largest: float) ->
     if wrong.any():
         row = int(wrong.argmax())
         source.refuse_word(target, row, "use data.task=classification")
-    refuse_beyond(largest, values, target, source)
-    return Target(torch.tensor(values).unsqueeze(1))
+    refuse_infinite(values, target, source)
+    return Target(torch.tensor(values).unsqueeze(1), beyond=beyond_float32(values, target, source))
 
 
 def numbers_of(target: "pd.Series", source: Source) -> np.ndarray:
