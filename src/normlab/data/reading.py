@@ -139,7 +139,7 @@ def inputs_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> tuple[
         if x.dtype == np.float32 and not exact_in_float32(column.values):
             x = x.astype(np.float64)
         x[:, place] = column.values
-        columns.append(replace(column, values=x[:0, place]))
+        columns.append(replace(column, values=np.empty(0)))
     return x, columns
 
 
