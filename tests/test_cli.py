@@ -136,6 +136,8 @@ MISTAKES = {
     "probes=graph probes.graph.layers=[hidden7]": "probes.graph: there is no layer hidden7; the net has hidden1, ",
     "probes=light +probes.mine=3": "probes.mine must be a node with a _target_, got 3",
     "warmup=-1": "warmup must be 0 or more epochs, got -1",
+    "~optimizer.lr": "optimizer.lr is missing: write it into the YAML of optimizer, for example lr: 0.01",
+    "~seed": "seed is missing: write it into the YAML of the run, for example seed: 0",
     "loss=absolute": "loss must be null or squared_error, got absolute",
 }
 
@@ -154,6 +156,46 @@ def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(run_train, mis
     assert one_line(outcome.err).startswith("error: ")
     assert not outcome.out
     assert not list(Path().iterdir())
+
+
+@pytest.fixture
+def own_data() -> None:
+    """Write a dataset of one's own that names what it must alone, into a folder beside conf/."""
+    folder = Path("mine/data")
+    folder.mkdir(parents=True)
+    lines = ["_target_: normlab.data.Random", "train: 6", "val: 2", "test: 2", "batch_size: 3"]
+    (folder / "noise.yaml").write_text("\n".join(lines))
+    for key in ("train", "val", "test", "batch_size"):
+        (folder / f"no_{key}.yaml").write_text("\n".join(line for line in lines if not line.startswith(key)))
+
+
+def test_a_dataset_of_ones_own_needs_no_seed_and_takes_one(run_train, own_data):
+    losses = []
+    for number, words in enumerate(([], ["+data.seed=42"], ["+data.seed=1"], ["+data.standardize=true"])):
+        own = ["--config-dir=mine", "data=noise", "trainer.max_epochs=1", f"hydra.run.dir={number}"]
+        outcome = run_train(*own, *words)
+        assert outcome.code == 0, outcome.err
+        losses.append((Path(str(number)) / "curves.csv").read_text())
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    {
+        "data=noise data.seed=1": "data.seed: no such key; to hand seed to normlab.data.Random, write +data.seed=",
+        "data=noise data.sed=1": "data.sed: no such key; did you mean +data.seed?",
+        "data=no_train": "data.train is missing: write it into the YAML of data, for example train: 600",
+        "data=no_val": "data.val is missing: write it into the YAML of data, for example val: 200",
+        "data=no_test": "data.test is missing: write it into the YAML of data, for example test: 200",
+        "data=no_batch_size": "data.batch_size is missing: write it into the YAML of data, for example "
+        "batch_size: 60",
+    }.items(),
+)
+def test_a_key_that_a_dataset_of_ones_own_lacks_is_told(run_train, own_data, words, answer):
+    outcome = run_train("--config-dir=mine", *words.split())
+    assert outcome.code == 1
+    assert one_line(outcome.err) == f"error: {answer}"
 
 
 @pytest.mark.parametrize(

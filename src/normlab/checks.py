@@ -11,9 +11,9 @@ from typing import Any, get_type_hints
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from normlab.config import SECTIONS, Config, ConfigError, SchedulerConfig, first_line, nearest, require
+from normlab.config import EXAMPLES, SECTIONS, Config, ConfigError, SchedulerConfig, first_line, nearest, require
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
@@ -179,6 +179,12 @@ def check_section(path: str, schema: type, node: Any) -> None:
     except OmegaConfBaseException as error:
         key = error.full_key or ""
         name = ".".join(part for part in (path, key) if part)
+        if isinstance(error, MissingMandatoryValue):
+            example = EXAMPLES.get(name)
+            remedy = f", for example {key}: {example}" if example else ""
+            raise ConfigError(
+                f"{name} is missing: write it into the YAML of {path or 'the run'}{remedy}"
+            ) from error
         if key not in given:
             raise ConfigError(f"{name}: {first_line(error)}") from error
         refuse_type(path, key, get_type_hints(schema)[key], given[key])

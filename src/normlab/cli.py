@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,14 @@ def explain(error: BaseException, conf: Path) -> str:
 
 def instead(key: str, conf: Path) -> str:
     """Return what to type in place of a key that the configuration does not have."""
+    folders = [conf, *config_dirs()]
+    searched = ",".join(f"'file://{folder.absolute()}'" for folder in folders[1:])
+    words = [f"hydra.searchpath=[{searched}]", *chosen(folders)]
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        config = compose("train", chosen(conf), return_hydra_config=key.startswith("hydra."))
+        config = compose("train", words, return_hydra_config=key.startswith("hydra."))
     group, _, rest = key.partition(".")
+    if rest in arguments_of(config, group):
+        return f"to hand {rest} to {config[group]._target_}, write +{key}="
     options = [path.stem for path in sorted((conf / group).glob("*.yaml"))]
     having = [option for option in options if rest and has(conf / group / f"{option}.yaml", rest)]
     if having:
@@ -85,17 +91,36 @@ def instead(key: str, conf: Path) -> str:
         same = [known for known in keys if known.rpartition(".")[2] == name]
         return f"did you mean {nearest(key, same or keys)}?"
     target = node.get("_target_")
-    arguments = set(parameters_of(parent, target)) if target else set()
+    arguments = arguments_of(config, parent)
     if name in arguments:
         return f"to hand {name} to {target}, write +{key}="
     meant = nearest(name, sorted(arguments | set(node)))
     return f"did you mean {'' if meant in node else '+'}{parent}.{meant}?"
 
 
-def chosen(conf: Path) -> list[str]:
+def arguments_of(config: DictConfig, path: str) -> set[str]:
+    """Return the arguments of the ``_target_`` of a group, if it has one."""
+    node = OmegaConf.select(config, path)
+    target = node.get("_target_") if is_group(node) else None
+    return set(parameters_of(path, target)) if target else set()
+
+
+def config_dirs() -> list[Path]:
+    """Return the folders of configurations that the command line adds."""
+    words = (
+        " ".join(sys.argv[1:]).replace("--config-dir=", "--config-dir ").replace("-cd ", "--config-dir ").split()
+    )
+    return [Path(folder) for option, folder in pairwise(words) if option == "--config-dir"]
+
+
+def chosen(folders: Sequence[Path]) -> list[str]:
     """Return the group choices among the words of the command line."""
     words = [word.partition("=") for word in sys.argv[1:]]
-    return [f"{group}={option}" for group, _, option in words if (conf / group / f"{option}.yaml").is_file()]
+    return [
+        f"{group}={option}"
+        for group, _, option in words
+        if any((folder / group / f"{option}.yaml").is_file() for folder in folders)
+    ]
 
 
 def has(path: Path, key: str) -> bool:

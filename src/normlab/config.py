@@ -66,7 +66,7 @@ class DataConfig:
     val: int
     test: int
     batch_size: int
-    seed: int
+    seed: int = 42
     standardize: bool = False
     standardize_target: bool = False
 
@@ -266,6 +266,20 @@ SECTIONS = {
     "callbacks": CallbacksConfig,
     "logger": LoggerConfig,
 }
+
+EXAMPLES = {
+    "data.train": "600",
+    "data.val": "200",
+    "data.test": "200",
+    "data.batch_size": "60",
+    "optimizer.lr": "0.01",
+    "trainer.max_epochs": "100",
+    "callbacks.early_stopping.monitor": "val/loss",
+    "callbacks.early_stopping.patience": "10",
+    "seed": "0",
+    "optimized_metric": "val/loss",
+}
+"""A value of each key that has no default, for the error that names a missing one."""
 
 
 def direction_of(metric: str, direction: str | None, key: str = "optimized_metric") -> str:

@@ -130,6 +130,38 @@ def test_inputs_and_targets_are_raw_unless_asked_otherwise():
     assert data.parts[0].y.max() == 100
 
 
+STAMPS = 1.7e9 + torch.arange(100, dtype=torch.float64).unsqueeze(1)
+
+
+def stamped(**options) -> Given:
+    return Given(train=60, val=20, test=20, batch_size=10, x=STAMPS, **options)
+
+
+def test_bug_large_inputs_near_each_other_were_merged_before_they_were_standardized():
+    small = Given(train=60, val=20, test=20, batch_size=10, x=STAMPS - 1.7e9, standardize=True)
+
+    for part, expected in zip(stamped(standardize=True).parts, small.parts, strict=True):
+        assert torch.equal(part.x, expected.x)
+        assert part.x.dtype == torch.float32
+        assert len(part.x.unique()) == len(part)
+
+
+def test_the_splits_are_in_the_precision_that_is_asked_for():
+    data = stamped()
+    data.dtype = torch.float64
+
+    assert torch.equal(data.parts[0].x.flatten() - 1.7e9, data.parts[0].y.flatten())
+    assert data.parts[0].x.dtype == data.parts[0].y.dtype == torch.float64
+    assert data.notices == []
+
+
+def test_merged_inputs_are_told_unless_they_are_standardized():
+    line = "data: input 1 has 100 distinct values, 2 as 32-bit numbers; data.standardize=true keeps them apart"
+
+    assert stamped().notices == [line]
+    assert stamped(standardize=True).notices == []
+
+
 def test_a_sample_left_over_is_said_and_others_are_not():
     assert numbered(64, 32).notices == numbered(66, 32).notices == numbered(5, 1).notices == []
     (notice,) = numbered(65, 32).notices

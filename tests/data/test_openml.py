@@ -16,6 +16,7 @@ from sklearn.datasets import _openml as theirs
 from normlab.config import ConfigError
 from normlab.data import OpenML
 from normlab.data import openml as module
+from normlab.data.table import split_rows
 
 API = "api/v1/json/data"
 NOT_FOUND = HTTPError("https://www.openml.org", 412, "Precondition Failed", Message(), None)
@@ -119,18 +120,20 @@ def made(cache: Cache, name: str = "images", **options) -> OpenML:
 def refusal(data: OpenML) -> str:
     """Return the line that a dataset is refused with."""
     with pytest.raises(ConfigError) as caught:
-        data.table()
+        _ = data.parts
     (line,) = str(caught.value).splitlines()
     return line
 
 
 def test_rows_become_images_and_classes(cache, images):
-    table = made(cache, image_shape=[3, 2, 2], divide_by=255).table()
+    data = made(cache, image_shape=[3, 2, 2], divide_by=255)
+    part, rows = data.parts[0], split_rows(40, (20, 10, 10), 0)[0]
 
-    assert table.input_shape == (3, 2, 2)
-    assert torch.equal(table.x, torch.tensor([row[:-1] for row in images]).float().view(40, 3, 2, 2) / 255)
-    assert table.y.tolist() == [row[-1] for row in images]
-    assert table.classes == 10
+    assert part.input_shape == (3, 2, 2)
+    pixels = torch.tensor([row[:-1] for row in images]).float().view(40, 3, 2, 2)
+    assert torch.equal(part.x, pixels[rows] / 255)
+    assert part.y.tolist() == torch.tensor([row[-1] for row in images])[rows].tolist()
+    assert part.classes == 10
 
 
 def test_a_table_stays_as_it_is(cache, images):
@@ -154,11 +157,41 @@ def test_what_openml_calls_nominal_is_a_class_whatever_it_looks_like(cache):
     rows = [[f"'{number}'", number] for number in range(30, 0, -1)]
     cache.add("odd", rows, {"quoted": "nominal", "y": "nominal"})
 
-    nominal = made(cache, "odd").table()
-    assert nominal.y.tolist() == list(range(29, -1, -1))
-    assert nominal.x.flatten().tolist() == list(range(30, 0, -1))
+    nominal = made(cache, "odd", train=30, val=0, test=0)
+    assert nominal.table().y.tolist() == list(range(29, -1, -1))
+    assert nominal.parts[0].x.shape == (30, 30)
+    assert nominal.parts[0].names[:2] == ("quoted=1", "quoted=2")
     cache.add("even", rows, {"quoted": "nominal", "y": "numeric"})
     assert not made(cache, "even").table().is_classification
+
+
+def test_words_are_encoded_and_missing_values_filled_in(cache):
+    rows = [[number, "uvw"[number % 3], "?" if number == 5 else 2 * number, number / 4] for number in range(10)]
+    cache.add("mixed", rows, {"id": "numeric", "kind": "nominal", "b": "numeric", "y": "numeric"})
+    data = made(cache, "mixed", train=6, val=2, test=2, batch_size=2, divide_by=2, missing="mean", drop=["id"])
+
+    assert data.parts[0].names == ("kind=u", "kind=v", "kind=w", "b")
+    for part in data.parts:
+        for (*kind, b), target in zip(part.x.tolist(), part.y.flatten().tolist(), strict=True):
+            number = int(4 * target)
+            assert kind == [float(number % 3 == place) for place in range(3)], "words are divided"
+            assert number in (b, 5)
+    assert data.notices[1:] == [
+        "data: 1 column one-hot encoded (kind: 3 classes), 1 missing value filled in by the training mean (b)"
+    ]
+
+
+def test_images_of_words_are_refused(cache):
+    cache.add("odd", [["u", 1], ["v", 2]], {"kind": "nominal", "y": "numeric"})
+
+    line = "data.image_shape must be null as columns of odd are words, got [1, 1, 1]"
+    assert refusal(made(cache, "odd", image_shape=[1, 1, 1])) == line
+
+
+def test_images_may_be_of_a_split_without_samples(cache, images):
+    data = made(cache, image_shape=[3, 2, 2], test=0)
+
+    assert [tuple(part.x.shape) for part in data.parts] == [(20, 3, 2, 2), (10, 3, 2, 2), (0, 3, 2, 2)]
 
 
 def test_a_word_with_a_comma_is_one_value_and_others_are_read_as_before(cache, images):
@@ -298,7 +331,7 @@ NUMBERS = {"a": "numeric", "b": "numeric", "y": "numeric"}
         (
             [[1, 2, 3], [4, "x", 5]],
             {},
-            "odd, data row 2, column b: x is not a number; encode the column as numbers",
+            "odd, data row 2, column b: x is not a number; correct it, in a copy to be read by data=csv, or leave",
         ),
         ([[1, 2]], {}, "data.name=odd: The number of columns provided by OpenML does not match"),
         (
@@ -308,7 +341,7 @@ NUMBERS = {"a": "numeric", "b": "numeric", "y": "numeric"}
         ),
         (
             [[1, 2, 3], [1, 2, 4]],
-            {"image_shape": [1, 28, 28]},
+            {"image_shape": [1, 28, 28], "train": 2, "val": 0, "test": 0, "batch_size": 1},
             "data.image_shape must be null or of 2 pixels for odd, got [1, 28, 28]",
         ),
     ],
@@ -320,9 +353,10 @@ def test_what_does_not_fit_is_named(cache, rows, options, line):
 
 
 def test_somebody_elses_table_is_put_right_in_a_copy(cache):
-    cache.add("odd", [[1, "?", 3]], NUMBERS)
+    cache.add("odd", [[1, "?", 3], [1, 2, 3]], NUMBERS)
 
-    assert refusal(made(cache, "odd")).endswith("remove the row, in a copy to be read by data=csv")
+    copy = "remove the row, in a copy to be read by data=csv, or use data.missing=drop or mean"
+    assert refusal(made(cache, "odd")).endswith(copy)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 """The LightningDataModule that every dataset is: a table in memory, sliced instead of collated."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
-from normlab.config import DataConfig
+from normlab.config import DataConfig, require
 from normlab.data.order import batch_sizes, epoch_order, leaves_one_over
-from normlab.data.table import Table
+from normlab.data.scaling import Standardizer, cast, merged_notice
+from normlab.data.table import Table, split_rows
 
 Split = tuple[Tensor, Tensor]
+Transform = Callable[[Table], Table]
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,15 @@ class WholeSplit:
 class InMemoryData(DataConfig, pl.LightningDataModule):
     """A dataset that fits in memory; a subclass says in :meth:`table` where its samples come from.
 
-    Lightning is handed each split whole; :meth:`minibatches` slices an epoch's batches out of it.
+    Lightning is handed each split whole; :meth:`minibatches` slices an epoch's batches out of it. Numbers keep the
+    precision they were read in until they are standardized. They are then cast once, to ``dtype``: float32, or
+    float64 where the training sets it before the splits are made.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         pl.LightningDataModule.__init__(self)
+        self.dtype = torch.float32
         self._parts: tuple[Table, ...] | None = None
 
     def table(self) -> Table:
@@ -48,25 +54,55 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
 
     @property
     def parts(self) -> tuple[Table, ...]:
-        """The training, validation and test parts, made once."""
+        """The training, validation and test parts, in ``dtype``; made once."""
         if self._parts is None:
-            parts = self.table().split((self.train, self.val, self.test), self.seed)
-            if self.standardize:
-                parts = tuple(part.standardized_by(parts[0]) for part in parts)
-            if self.standardize_target:
-                parts = tuple(part.target_standardized_by(parts[0]) for part in parts)
-            self._parts = parts
+            table = self.table()
+            rows = split_rows(len(table), (self.train, self.val, self.test), self.seed)
+            transform = self.fit(table.at(rows[0]))
+            self._parts = tuple(transform(table.at(index)) for index in rows)
         return self._parts
+
+    def encoder(self, train: Table) -> Transform:
+        """Fit the encoding of the inputs to the training samples; by default they stay as they are."""
+        return lambda part: part
+
+    def fit(self, train: Table) -> Transform:
+        """Fit encoding and standardization to the training samples, and return the transform of all samples.
+
+        Raises:
+            ConfigError: if targets to be standardized are classes.
+        """
+        encode = self.encoder(train)
+        scalable = not (self.standardize_target and train.is_classification)
+        require(scalable, "data.standardize_target", "false for classes", "true")
+        scale_x = Standardizer.fit(encode(train).x) if self.standardize else None
+        scale_y = Standardizer.fit(train.y) if self.standardize_target else None
+
+        def transform(part: Table) -> Table:
+            part = encode(part)
+            x = cast(scale_x(part.x) if scale_x else part.x, self.dtype, part.name_of)
+            y = cast(scale_y(part.y) if scale_y else part.y, self.dtype, target_name)
+            return replace(part, x=x, y=y)
+
+        return transform
 
     @property
     def notices(self) -> list[str]:
         """What a person should know about this data before reading a result."""
-        if not leaves_one_over(self.train, self.batch_size):
-            return []
-        return [
+        left_over = (
             f"data: {self.train} training samples in batches of {self.batch_size} leave one over; "
             f"it joins the last batch, which has {self.batch_size + 1}"
-        ]
+        )
+        return [left_over] * leaves_one_over(self.train, self.batch_size) + self.merged_values()
+
+    def merged_values(self) -> list[str]:
+        """Return warnings of distinct numbers that become the same in float32 and are not standardized."""
+        table, notices = self.table(), []
+        if self.dtype == torch.float32 and table.x.dtype == torch.float64 and not self.standardize:
+            notices += merged_notice(table.x, table.name_of, "data.standardize")
+        if self.dtype == torch.float32 and table.y.dtype == torch.float64 and not self.standardize_target:
+            notices += merged_notice(table.y, target_name, "data.standardize_target")
+        return notices
 
     def train_dataloader(self) -> WholeSplit:
         """Return the training split as one batch."""
@@ -90,6 +126,11 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         order = epoch_order(seeds, epoch, len(x)).to(x.device)
         for places in order.split(batch_sizes(len(x), self.batch_size), dim=1):
             yield taken(x, places), taken(y, places)
+
+
+def target_name(place: int) -> str:
+    """Return how messages call a target, of which tables that are read have one."""
+    return "the target" if place == 0 else f"target {place + 1}"
 
 
 def taken(samples: Tensor, places: Tensor) -> Tensor:

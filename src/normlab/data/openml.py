@@ -5,7 +5,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from http.client import HTTPException
 from math import isfinite, prod
@@ -13,9 +13,13 @@ from os.path import join
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
+import torch
+
 from normlab.config import ConfigError, first_line, require
 from normlab.data.columns import Source, listing
-from normlab.data.frame import FrameData, Reading, table_of
+from normlab.data.datamodule import Transform
+from normlab.data.frame import FrameData
+from normlab.data.reading import Choices, Reading, table_of
 from normlab.data.table import Table
 
 if TYPE_CHECKING:
@@ -73,28 +77,49 @@ class OpenML(FrameData):
             folder = get_data_home(self.data_home)
         except OSError as error:
             raise ConfigError(f"data.data_home={error.filename}: {error.strerror}") from error
-        return read(self.name, self.version, self.column, self.task, folder)
+        return read(self.name, self.version, self.choices, folder)
 
     def table(self) -> Table:
-        """Return the samples, as images if they are."""
+        """Return the whole table as it was read.
+
+        Raises:
+            ConfigError: if the images have another number of pixels than there are inputs, or some are words.
+        """
         table = super().table()
-        x = table.x if self.divide_by == 1 else table.x / self.divide_by
         if self.image_shape is not None:
-            shape, columns = list(self.image_shape), x.shape[1]
-            require(
-                prod(shape) == columns, "data.image_shape", f"null or of {columns} pixels for {self.name}", shape
-            )
-            x = x.view(-1, *shape)
-        return Table(x, table.y, table.classes)
+            shape, columns = list(self.image_shape), table.x.shape[1]
+            numbers = not any(self.reading().words)
+            require(numbers, "data.image_shape", f"null as columns of {self.name} are words", shape)
+            fits = prod(shape) == columns
+            require(fits, "data.image_shape", f"null or of {columns} pixels for {self.name}", shape)
+        return table
+
+    def encoder(self, train: Table) -> Transform:
+        """Divide the numbers, encode the words, and give images their shape."""
+        encode, shape = super().encoder(self.divided(train)), self.image_shape
+
+        def shaped(part: Table) -> Table:
+            encoded = encode(self.divided(part))
+            return replace(encoded, x=encoded.x.reshape(len(part), *shape)) if shape else encoded
+
+        return shaped
+
+    def divided(self, part: Table) -> Table:
+        """Return samples with all inputs that are numbers divided by ``divide_by``."""
+        if self.divide_by == 1:
+            return part
+        divisor = [1.0 if words else self.divide_by for words in self.reading().words]
+        return replace(part, x=part.x / torch.tensor(divisor, dtype=torch.float64))
 
 
 @lru_cache(maxsize=2)
-def read(name: str, version: int | str, target_column: str | None, task: str, folder: str) -> Reading:
+def read(name: str, version: int | str, choices: Choices, folder: str) -> Reading:
     """Return the table of a dataset, and what OpenML says about it.
 
     Raises:
         ConfigError: if it cannot be fetched, or its table cannot be used.
     """
+    target_column = choices.target_column
     try:
         found, notices = fetch(name, version, target_column, folder)
     except KeyError:
@@ -104,8 +129,8 @@ def read(name: str, version: int | str, target_column: str | None, task: str, fo
     require(len(targets) <= 1, "data.target_column", f"one of {listing(targets)} for {name}", "null")
     # What is wrong with a dataset of somebody else's can be put right in a copy alone.
     source = Source(name, lambda row: f"{name}, data row {row + 1}", ", in a copy to be read by data=csv")
-    reading = table_of(found.frame, targets[0] if targets else None, task, source)
-    return Reading(reading.table, (*notices, *reading.notices))
+    reading = table_of(found.frame, replace(choices, target_column=targets[0] if targets else None), source)
+    return replace(reading, notices=(*notices, *reading.notices))
 
 
 def fetch(name: str, version: int | str, target_column: str | None, folder: str) -> tuple[Any, list[str]]:

@@ -1,6 +1,6 @@
-"""A dataset in memory, and its split into training, validation and test parts."""
+"""A dataset in memory, and the random split of its samples into training, validation and test parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from normlab.data.order import stream
 class Table:
     """Samples and their targets; a target of whole numbers is a class.
 
+    ``names`` are those of the columns of x, for messages; a table made by hand needs none.
+
     Shapes:
         x: ``(N, …)`` inputs; y: ``(N, O)`` numbers to predict, or ``(N,)`` class indices.
     """
@@ -20,6 +22,7 @@ class Table:
     x: Tensor
     y: Tensor
     classes: int = 0
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(
@@ -54,41 +57,21 @@ class Table:
 
     def at(self, index: Tensor) -> "Table":
         """Return the samples at ``index``."""
-        return Table(self.x[index], self.y[index], self.classes)
+        return replace(self, x=self.x[index], y=self.y[index])
 
-    def split(self, sizes: tuple[int, ...], seed: int) -> tuple["Table", ...]:
-        """Return disjoint random parts of the given sizes, a pure function of ``seed``.
-
-        Raises:
-            ValueError: if there are fewer samples than the sizes ask for.
-        """
-        if sum(sizes) > len(self):
-            asked = " + ".join(map(str, sizes))
-            raise ValueError(f"data: train + val + test = {asked} asks for more than the {len(self)} samples")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(stream(seed, "split")))
-        return tuple(self.at(index) for index in order[: sum(sizes)].split(sizes))
-
-    def standardized_by(self, other: "Table") -> "Table":
-        """Return these samples with the inputs' mean and standard deviation in ``other`` taken out.
-
-        A feature that is constant in ``other`` is only centered.
-        """
-        return Table(standardized(self.x, other.x), self.y, self.classes)
-
-    def target_standardized_by(self, other: "Table") -> "Table":
-        """Return these samples with the targets' mean and standard deviation in ``other`` taken out.
-
-        A squared error is then in units of the variance of the targets in ``other``. A target that is constant
-        there is only centered.
-
-        Raises:
-            ConfigError: if the targets are classes.
-        """
-        require(not self.is_classification, "data.standardize_target", "false for classes", "true")
-        return Table(self.x, standardized(self.y, other.y))
+    def name_of(self, place: int) -> str:
+        """Return how messages call a feature: by its column's name, or else by its number, from 1."""
+        return f"column {self.names[place]}" if self.names else f"input {place + 1}"
 
 
-def standardized(values: Tensor, reference: Tensor) -> Tensor:
-    """Return values ``(N, …)`` with the mean and standard deviation over the rows of ``reference`` taken out."""
-    std = reference.std(dim=0, correction=0)
-    return (values - reference.mean(dim=0)) / torch.where(std > 0, std, 1.0)
+def split_rows(samples: int, sizes: tuple[int, ...], seed: int) -> tuple[Tensor, ...]:
+    """Draw disjoint random parts of the given sizes: the indices of each, a pure function of ``seed``.
+
+    Raises:
+        ValueError: if there are fewer samples than the sizes ask for.
+    """
+    if sum(sizes) > samples:
+        asked = " + ".join(map(str, sizes))
+        raise ValueError(f"data: train + val + test = {asked} asks for more than the {samples} samples")
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(stream(seed, "split")))
+    return order[: sum(sizes)].split(sizes)

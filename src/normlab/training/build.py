@@ -45,9 +45,13 @@ def make(node: DictConfig, **arguments: Any) -> Any:
 
 
 def make_data(config: DictConfig) -> InMemoryData:
-    """Return the datamodule, its splits made, with the global generators seeded by ``data.seed``."""
+    """Return the datamodule, its splits made in the precision of the training.
+
+    The global generators are seeded by ``data.seed`` meanwhile.
+    """
     with seeded(config.data.get("seed", 0)):
         data = make(config.data)
+        data.dtype = precision_of(config)
         try:
             _ = data.parts
         except ValueError as error:

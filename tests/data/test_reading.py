@@ -1,0 +1,314 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from normlab.config import ConfigError
+from normlab.data.columns import Source
+from normlab.data.reading import Choices, Reading, table_of
+from normlab.data.target import FEW
+
+SOURCE = Source("some.table", lambda row: f"some.table, sample {row}", ", by hand")
+
+
+def read(target: object, task: str = "auto", choices: dict | None = None, **columns) -> Reading:
+    """Return what is made of a target, with a column of numbers beside it."""
+    y = pd.Series(target)
+    frame = pd.DataFrame({"a": np.arange(len(y)), **columns, "y": y})
+    return table_of(frame, Choices(target_column="y", task=task, **(choices or {})), SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("target", "classes"),
+    {
+        "words": (["b", "a", "c", "a"], [1, 0, 2, 0]),
+        "words with spaces around": (["b ", "a", "b", " a"], [1, 0, 1, 0]),
+        "booleans": ([True, False, True], [1, 0, 1]),
+        "whole numbers": ([10, 9, 10, 30], [1, 0, 1, 2]),
+        "whole numbers with a point": ([10.0, 9.0], [1, 0]),
+        "20 whole numbers": (list(range(FEW)), list(range(FEW))),
+        "categories": (pd.Categorical(["x", "y", "x"]), [0, 1, 0]),
+        "categories of digits": (pd.Categorical(["10", "9", "10", "-1"]), [2, 1, 2, 0]),
+        "words, some with digits": (["0", "1", "2", "3+"], [0, 1, 2, 3]),
+    }.values(),
+)
+def test_classes_are_numbered_in_sorted_order(target, classes):
+    table = read(target).table
+
+    assert table.y.tolist() == classes
+    assert table.y.dtype == torch.long
+    assert table.classes == len(set(classes))
+
+
+@pytest.mark.parametrize("target", [[0.5, 1.0, 2.0], list(range(FEW + 1)), ["0.5", "1", "2"]])
+def test_fractions_and_many_whole_numbers_are_to_be_predicted_as_numbers(target):
+    table = read(target).table
+
+    assert not table.is_classification
+    assert table.y.dtype == torch.float64
+    assert table.y.flatten().tolist() == [float(value) for value in target]
+
+
+def test_the_task_may_be_said():
+    assert read([3, 1, 2], "regression").table.y.tolist() == [[3.0], [1.0], [2.0]]
+    assert read([0.5, 0.25], "classification").table.y.tolist() == [1, 0]
+    assert read(pd.Categorical(["7", "5"]), "regression").table.y.tolist() == [[7.0], [5.0]]
+    assert read([3, 1, 2], "regression").notices == read([0.5, 0.25], "classification").notices == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (["b", "a", "c"], "data: target y taken as 3 classes (a, b, c)"),
+        ([2, 1], "data: target y taken as 2 classes (1, 2); data.task=regression would predict it as a number"),
+        (
+            [0.5, 1.0, 0.5],
+            "data: target y taken as a number to predict; "
+            "data.task=classification would take its 2 distinct values as classes",
+        ),
+    ],
+)
+def test_what_a_target_was_taken_for_is_said_with_what_to_type_otherwise(target, said):
+    assert read(target).notices == (said,)
+
+
+def test_many_classes_are_not_all_listed():
+    (said,) = read([f"c{number:02}" for number in range(30)]).notices
+
+    assert said == "data: target y taken as 30 classes (c00, c01, c02, c03, c04, …, c29)"
+
+
+def test_inputs_are_all_other_columns_in_their_order():
+    frame = pd.DataFrame({"b": [1, 2], "y": [0.5, 1.5], "a": [True, False], "c": pd.Categorical(["3", "4"])})
+    reading = table_of(frame, Choices(target_column="y"), SOURCE)
+
+    assert reading.table.names == ("b", "a", "c")
+    assert torch.equal(reading.table.x, torch.tensor([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]]))
+    assert reading.words == ((), (), ("3", "4"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "target", "task", "line"),
+    [
+        ({"b": [1, None, 3]}, [1, 2, 3], "auto", "some.table, sample 1, column b: a value is missing; fill it in"),
+        ({}, ["u", None, "v"], "auto", "some.table, sample 1, column y: a value is missing; fill it in or remove"),
+        ({}, [1.5, 2.5, None], "auto", "some.table, sample 2, column y: a value is missing"),
+        ({"b": pd.array([1, None, 3], "Int64")}, [1, 2, 3], "auto", "sample 1, column b: a value is missing"),
+        ({"b": pd.Categorical(["1", None, "2"])}, [1, 2, 3], "auto", "sample 1, column b: a value is missing"),
+        (
+            {"b": ["1", "two", "3"]},
+            [1, 2, 3],
+            "auto",
+            "sample 1, column b: two is not a number; correct it, by hand, or leave the column out with",
+        ),
+        (
+            {"b": [1, 2, np.inf]},
+            [1, 2, 3],
+            "auto",
+            "sample 2, column b: inf is not a finite number up to 1e+150; correct",
+        ),
+        ({}, [1.5, np.inf, 2], "auto", "sample 1, column y: inf is not a finite"),
+        ({}, [1, np.inf, 2], "classification", "sample 1, column y: inf is not a finite"),
+        ({}, ["1", "x", "2"], "regression", "column y: x is not a number; use data.task=classification"),
+        ({}, ["x", "x", "x"], "auto", "some.table: the target y must be of two classes or more, got x"),
+        ({}, [4, 4, 4], "auto", "some.table: the target y must be of two classes or more, got 4"),
+    ],
+)
+def test_what_cannot_be_used_is_named_by_row_and_column(columns, target, task, line):
+    with pytest.raises(ConfigError) as caught:
+        read(target, task, **columns)
+
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_slip_among_many_numbers_does_not_make_them_classes():
+    target = [f"{number}.5" for number in range(30)] + ["3O.5"]
+
+    with pytest.raises(
+        ValueError, match=r"sample 30, column y: 3O\.5 is not a number; correct it, by hand, or use"
+    ):
+        read(target)
+    assert read(target, "classification").table.classes == 31
+
+
+def test_a_value_over_several_lines_is_shown_in_one_and_cut_off():
+    with pytest.raises(ConfigError) as caught:
+        read([1, 2], b=["one\ntwo " + "three " * 20, "4"])
+
+    assert "column b: one two three three three three three t… is not a number" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target_column", "line"),
+    [
+        (None, "data.target_column must be a column of some.table (height, weight), got null"),
+        ("hight", "data.target_column=hight: some.table has no such column; did you mean height?"),
+    ],
+)
+def test_a_target_that_is_not_there_is_answered_with_those_there_are(target_column, line):
+    with pytest.raises(ConfigError) as caught:
+        table_of(pd.DataFrame({"height": [1], "weight": [2]}), Choices(target_column=target_column), SOURCE)
+
+    assert str(caught.value) == line
+
+
+def test_a_target_alone_is_refused():
+    with pytest.raises(ValueError, match=r"some\.table has no column beside the target y"):
+        table_of(pd.DataFrame({"y": [1, 2]}), Choices(target_column="y"), SOURCE)
+
+
+def refusal(target: object, task: str = "auto", choices: dict | None = None, **columns) -> str:
+    """Return the line that a frame is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        read(target, task, choices, **columns)
+    return str(caught.value)
+
+
+NUMBERS = [0.5, 1.5, 2.5, 3.5]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        (["x", "y", "x", "z"], [0, 1, 0, 2], ("x", "y", "z")),
+        (["x ", " x", "x", "None"], [1, 1, 1, 0], ("None", "x")),
+        (["TRUE", "false", " True", "FALSE"], [1, 0, 1, 0], ()),
+        ([True, False, True, True], [1, 0, 1, 1], ()),
+        (["a1", "7", "b2", "c3"], [1, 0, 2, 3], ("7", "a1", "b2", "c3")),
+        (["-1", "2.5", "1e3", " 4"], [-1, 2.5, 1000, 4], ()),
+        (pd.Categorical(["2", "10", "2", "2"]), [0, 1, 0, 0], ("2", "10")),
+        (pd.Categorical(["TRUE", "FALSE", "TRUE", "TRUE"]), [1, 0, 1, 1], ()),
+    ],
+)
+def test_columns_are_numbers_or_the_places_of_words(column, values, words):
+    reading = read(NUMBERS, b=column)
+
+    assert reading.table.x[:, 1].tolist() == values
+    assert reading.words == ((), words)
+
+
+def test_numbers_are_held_in_32_bits_where_these_hold_them_exactly():
+    assert read(NUMBERS, b=[1.5, 2, 3, 4]).table.x.dtype == torch.float32
+    exact = read(NUMBERS, b=[20240101000000, 20240101000001, 0.1, 1]).table.x
+    assert exact.dtype == torch.float64
+    assert exact[:, 1].tolist() == [20240101000000, 20240101000001, 0.1, 1]
+
+
+def test_words_that_are_encoded_are_told_with_what_else_was_done():
+    b, c, d = ["x", "y", "x", None], ["u", "v", "w", "u"], ["TRUE", "FALSE", "TRUE", "TRUE"]
+
+    assert read(NUMBERS, "regression", {"missing": "drop"}, b=b, c=c, d=d).notices == (
+        "data: 2 columns one-hot encoded (b: 2 classes, c: 3 classes), true taken as 1 and false as 0 (d), "
+        "1 row with missing values dropped",
+    )
+    assert read(NUMBERS, "regression", {"missing": "mean"}, b=b).notices == (
+        "data: 1 column one-hot encoded (b: 2 classes), 1 missing value filled in by the training mean (b)",
+    )
+    assert read(NUMBERS, "regression", {"missing": "mean"}, b=NUMBERS).notices == ()
+
+
+def test_a_column_of_many_words_is_refused_with_the_remedy():
+    names = [f"n{number}" for number in range(51)]
+
+    assert read(range(51), b=[*names[:50], "n0"]).words[1] == tuple(sorted(names[:50]))
+    assert refusal(range(51), b=names) == (
+        "some.table, sample 0, column b: n0 is not a number, and one of 51 distinct words, of which at most 50 "
+        "can be one-hot encoded; leave the column out with data.drop=[b]"
+    )
+    assert len(read(range(51), choices={"drop": ("b",)}, b=names).table.names) == 1
+
+
+@pytest.mark.parametrize("task", ["auto", "regression"])
+def test_rows_with_missing_values_can_be_dropped(task):
+    b, y = [1, None, 3, 4, "NA"], [0.5, 1.5, None, 3.5, 4.5]
+    table = read(y, task, {"missing": "drop"}, b=b).table
+
+    assert table.x.tolist() == [[0, 1], [3, 4]]
+    assert table.y.tolist() == [[0.5], [3.5]]
+
+
+def test_missing_inputs_are_kept_to_be_filled_in_and_missing_targets_are_refused():
+    x = read(NUMBERS, choices={"missing": "mean"}, b=[1, None, 3, "nan"]).table.x
+
+    assert x[:, 1].isnan().tolist() == [False, True, False, True]
+    assert refusal([0.5, None, 1.5], choices={"missing": "mean"}) == (
+        "some.table, sample 1, column y: a value is missing; fill it in or remove the row, by hand, "
+        "or use data.missing=drop"
+    )
+
+
+def test_a_column_or_a_table_without_values_is_refused():
+    assert refusal(NUMBERS, choices={"missing": "mean"}, b=[None] * 4) == (
+        "some.table: column b has no values; leave it out with data.drop=[b]"
+    )
+    assert refusal([1.5, 2.5], choices={"missing": "drop"}, b=[None, 1], c=[1, None]) == (
+        "data.missing must be mean, as every row of some.table lacks a value, got drop"
+    )
+
+
+@pytest.mark.parametrize("name", ["None", "NA", "nan", "null", "NaN", "N/A"])
+def test_a_class_may_have_any_name(name):
+    reading = read(["low", name, "low", "high"])
+
+    assert reading.table.classes == 3
+    assert f"3 classes ({', '.join(sorted(['low', name, 'high']))})" in reading.notices[0]
+    with pytest.raises(ConfigError, match=r"sample 1, column y: a value is missing; fill it in"):
+        read(["low", None, "low", "high"])
+
+
+def test_among_numbers_such_a_name_is_a_missing_value_unless_classes_are_asked_for():
+    target = ["1", "NA", "0", "1"]
+
+    assert "sample 1, column y: a value is missing (NA); fill it in" in refusal(target)
+    assert read(target, choices={"missing": "drop"}).table.y.tolist() == [1, 0, 1]
+    assert read(target, "classification").table.classes == 3
+    assert "sample 1, column b: a value is missing (NA); fill it in" in refusal(NUMBERS, b=target)
+
+
+def test_columns_can_be_left_out():
+    table = read(NUMBERS, choices={"drop": ("b", "c")}, b=["?"] * 4, c=[None] * 4, d=[1, 2, 3, 4]).table
+
+    assert table.names == ("a", "d")
+
+
+@pytest.mark.parametrize(
+    ("drop", "line"),
+    [
+        (("hight",), "data.drop: some.table has no column hight; did you mean height?"),
+        (("y",), "data.drop must be without y, the target, got [y]"),
+        (("height", "a"), "some.table has no column beside the target y; it needs one to predict it from"),
+    ],
+)
+def test_columns_that_cannot_be_left_out_are_told(drop, line):
+    assert refusal(NUMBERS, choices={"drop": drop}, height=NUMBERS) == line
+
+
+def test_whole_classes_beyond_2_to_the_53_stay_apart():
+    assert read([2**60, 2**60 + 1, 2**60]).table.y.tolist() == [0, 1, 0]
+
+
+def test_numbers_beyond_32_bits_are_read_with_the_line_that_refuses_them():
+    large = [1e39, 2e39, 3e39, 4e39]
+    reason = "1e+39 is not a finite 32-bit number; standardize it, correct it or remove the row, by hand"
+
+    reading = read(large, "regression", b=large)
+    assert reading.beyond_inputs == f"some.table, sample 0, column b: {reason}"
+    assert reading.beyond_target == f"some.table, sample 0, column y: {reason}"
+    assert reading.table.x[:, 1].tolist() == reading.table.y.flatten().tolist() == large
+    assert read(NUMBERS).beyond_inputs == read(NUMBERS).beyond_target == ""
+    assert "1e+200 is not a finite number up to 1e+150" in refusal(NUMBERS, b=[1, 2, 1e200, 4])
+
+
+def test_numbers_with_another_decimal_sign_are_not_taken_for_words():
+    source = Source("some.table", lambda row: f"some.table, sample {row}", decimal=".")
+    frame = pd.DataFrame({"a": ["0,5", "1.234,5"], "y": ["2,5", "3"]})
+
+    with pytest.raises(
+        ConfigError, match=r"column a: 0,5 is not a number with a decimal point; use data\.decimal="
+    ):
+        table_of(frame, Choices(target_column="y"), source)
+    with pytest.raises(
+        ConfigError, match=r"column y: 2,5 is not a number with a decimal point; use data\.decimal="
+    ):
+        table_of(frame.assign(a=[1, 2]), Choices(target_column="y"), source)

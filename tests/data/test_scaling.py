@@ -1,0 +1,107 @@
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.testing import assert_close
+
+from normlab.data.scaling import Standardizer, cast, merged_by_float32, merged_notice
+
+
+def standardized(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    return Standardizer.fit(reference)(values)
+
+
+def name_of(place: int) -> str:
+    return f"input {place + 1}"
+
+
+@pytest.mark.parametrize("shape", [(50, 3), (50, 2, 4)])
+def test_standardized_features_have_mean_0_and_standard_deviation_1(shape):
+    x = 100 + 7 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    z = standardized(x, x)
+
+    assert z.dtype == torch.float64
+    assert_close(z.mean(0), torch.zeros_like(z[0]), rtol=0, atol=1e-12)
+    assert_close(z.square().mean(0), torch.ones_like(z[0]), rtol=1e-12, atol=0)
+
+
+def test_statistics_are_those_of_the_fitted_samples():
+    fitted = torch.tensor([[0.0, 10.0], [4.0, 10.0]])
+    z = standardized(torch.tensor([[2.0, 10.0], [6.0, 13.0]]), fitted)
+
+    assert z.tolist() == [[0.0, 0.0], [2.0, 3.0]]
+
+
+def test_standardized_values_by_hand():
+    # 1, 1, 3, 7 have a mean of 3 and a variance of (4 + 4 + 0 + 16) / 4 = 6; the fives are only centered.
+    fitted = torch.tensor([[1.0, 5.0], [1.0, 5.0], [3.0, 5.0], [7.0, 5.0]])
+    z = standardized(torch.tensor([[3.0, 5.0], [9.0, 8.0]]), fitted)
+
+    assert_close(z, torch.tensor([[0.0, 0.0], [6 / 6**0.5, 3.0]], dtype=torch.float64))
+
+
+@given(
+    value=st.floats(-1e6, 1e6, width=32),
+    samples=st.integers(1, 1000),
+    dtype=st.sampled_from(["float32", "float64"]),
+)
+@settings(deadline=None, max_examples=100)
+def test_a_constant_feature_is_only_centered_whatever_its_rounding(value, samples, dtype):
+    x = torch.full((samples, 3), value, dtype=getattr(torch, dtype))
+
+    assert torch.equal(standardized(x, x), torch.zeros(samples, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("offset", [20240101000000, 1.7e9, -1.7e18])
+def test_bug_large_numbers_near_each_other_lost_their_digits(offset):
+    small = 1024.0 * torch.randint(0, 4096, (250, 2), generator=torch.Generator().manual_seed(0)).double()
+
+    assert torch.equal(standardized(offset + small, offset + small), standardized(small, small))
+
+
+def test_samples_are_not_changed():
+    x = torch.ones(3, 2, dtype=torch.float64)
+    standardized(x, x)
+
+    assert torch.equal(x, torch.ones(3, 2, dtype=torch.float64))
+
+
+def test_numbers_are_cast_and_classes_are_not():
+    assert cast(torch.tensor([[0.1]], dtype=torch.float64), torch.float32, name_of).dtype == torch.float32
+    assert cast(torch.tensor([[0.5]]), torch.float64, name_of).tolist() == [[0.5]]
+    assert cast(torch.arange(3), torch.float32, name_of).dtype == torch.long
+    assert cast(torch.zeros(0, 2, dtype=torch.float64), torch.float32, name_of).shape == (0, 2)
+
+
+def test_a_number_beyond_the_precision_is_refused():
+    values = torch.tensor([[1.0, 2.0], [3.0, 1e39]], dtype=torch.float64)
+
+    with pytest.raises(
+        ValueError, match=r"^data: input 2 must be at most 3\.4e\+38 as it is trained on, got 1e\+39"
+    ):
+        cast(values, torch.float32, name_of)
+    assert torch.equal(cast(values, torch.float64, name_of), values)
+
+
+def test_numbers_that_float32_merges_are_counted():
+    # At 1.7e9 the numbers of float32 are 128 apart.
+    assert merged_by_float32(1.7e9 + torch.arange(250).double()) == (250, 3)
+    assert merged_by_float32(torch.arange(250.0).double()) is None
+    assert merged_by_float32(torch.full((3,), torch.nan, dtype=torch.float64)) is None
+
+
+def test_a_few_neighbours_among_many_numbers_do_not_count():
+    uniform = torch.rand(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    assert len(uniform.float().unique()) < 20000
+    assert merged_by_float32(uniform) is None
+
+
+def test_merged_numbers_are_told_with_the_remedy():
+    stamps, small = 1.7e9 + torch.arange(250).double(), torch.arange(250).double()
+    line = "data: input 2 has 250 distinct values, 3 as 32-bit numbers; data.standardize=true keeps them apart"
+
+    assert merged_notice(small.unsqueeze(1), name_of, "data.standardize") == []
+    assert merged_notice(torch.stack([small, stamps], dim=1), name_of, "data.standardize") == [line]
+    (said,) = merged_notice(torch.stack([small, stamps, stamps], dim=1), name_of, "data.standardize")
+    assert said == line.replace(";", " (and so for 1 more);")
