@@ -17,7 +17,9 @@ from omegaconf import DictConfig
 
 from hydra_plugins.normlab.callback import is_our_sweep
 from hydra_plugins.normlab.composer import Composer
-from normlab.config import require
+from hydra_plugins.normlab.job_context import environment_of
+from hydra_plugins.normlab.typed import IN_A_POPULATION, refuse_below, typed
+from normlab.config import ConfigError, require
 
 if TYPE_CHECKING:
     from normlab.training.grouping import Group
@@ -54,10 +56,21 @@ class PopulationLauncher(Launcher):
         self.chunk, self.n_jobs = chunk, n_jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over; a population is not trained job by job, so that the task is not called."""
+        """Take what Hydra hands over; a population is not trained job by job, so that the task is not called.
+
+        Raises:
+            ConfigError: for settings of Hydra's that need a process, or a log file, of each job's own.
+        """
         # Configs and modules are many objects, and stay: to look for garbage so often takes a tenth of a sweep.
         gc.set_threshold(50_000)
-        self.config = config
+        chdir = config.hydra.job.chdir
+        if chdir:
+            raise ConfigError(
+                f"hydra.job.chdir must be false with hydra/launcher=population, whose runs share a process, "
+                f"got {chdir}; add hydra/launcher=basic"
+            )
+        refuse_below(typed(config), IN_A_POPULATION)
+        self.config, self.callbacks, self.task_function = config, hydra_context.callbacks, task_function
         self.composer = Composer(hydra_context.config_loader, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -68,7 +81,7 @@ class PopulationLauncher(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         configs = self.compose(job_overrides, initial_job_idx)
-        tasks = [self.composer.task(words) for words in job_overrides]
+        tasks = [self.composer.task(words, config) for words, config in zip(job_overrides, configs, strict=True)]
         runs = [Run.composed(task, config.hydra) for task, config in zip(tasks, configs, strict=True)]
         # What one run of a population may be trained with, another may not; our sweeper has checked every one.
         outcomes = {} if is_our_sweep(self.config) else mistakes(runs)
@@ -79,10 +92,16 @@ class PopulationLauncher(Launcher):
             log.info(line)
         for config, run in zip(configs, runs, strict=True):
             run.write_hydra(config)
-        outcomes |= {sound[place]: outcome for place, outcome in self.train(found, to_train).items()}
-        return [
+        for config in configs:
+            self.callbacks.on_job_start(config=config, task_function=self.task_function)
+        with environment_of(self.config):
+            outcomes |= {sound[place]: outcome for place, outcome in self.train(found, to_train).items()}
+        returns = [
             job_return(config, run, outcomes[k]) for k, (config, run) in enumerate(zip(configs, runs, strict=True))
         ]
+        for config, returned in zip(configs, returns, strict=True):
+            self.callbacks.on_job_end(config=config, job_return=returned)
+        return returns
 
     def compose(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[DictConfig]:
         """Return the config of each job; jobs with the same words, as a search may draw them, get one each."""

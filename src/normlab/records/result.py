@@ -50,6 +50,7 @@ class Result:
     Attributes:
         seconds: the time of its optimizer steps alone.
         probes: what they found last.
+        command: the words before the overrides that started it, as ``python train.py``.
         chance: the training loss of the best net that looks at nothing, one number for all samples.
     """
 
@@ -71,6 +72,7 @@ class Result:
     ended: str = ""
     error: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Write ``result.json`` into ``folder``, whole or not at all."""

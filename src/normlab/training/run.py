@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from normlab.config import direction_of, first_line
+from normlab.records.command import remembered_command
 from normlab.records.curves import Point
 from normlab.records.environment import environment
 from normlab.records.folder import earlier_result, plain
@@ -95,6 +96,7 @@ def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
         overrides=run.overrides,
         objective=Objective(metric, direction, worst(direction)),
         error=error,
+        command=remembered_command(),
     )
 
 

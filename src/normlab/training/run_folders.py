@@ -37,15 +37,23 @@ class Run:
     def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
         """Return the run that Hydra composed ``config`` for."""
         folder = Path(hydra.runtime.output_dir)
-        overrides = list(hydra.overrides.task)
+        # As written: an interpolation in an override is resolved in the config, not here.
+        written: Any = OmegaConf.to_container(hydra.overrides.task)
+        overrides = [str(word) for word in written]
         chosen = hydra.runtime.choices.items()
         choices = {group: option for group, option in chosen if isinstance(option, str) and "/" not in group}
-        own = [f"model={choices['model']}", *(word for word in overrides if not word.startswith("model="))]
+        model = [f"model={choices['model']}"] if "model" in choices else []
+        own = [*model, *(word for word in overrides if not word.startswith("model="))] or ["run"]
         name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(own)
         return cls(config, folder, name, choices, overrides)
 
     def write_hydra(self, composed: DictConfig) -> None:
-        """Write the three files that Hydra's own launchers leave, from the config with Hydra's part."""
+        """Write the three files that Hydra's own launchers leave, from the config with Hydra's part.
+
+        With ``hydra.output_subdir=null`` none is written, as by Hydra.
+        """
+        if composed.hydra.output_subdir is None:
+            return
         folder = self.folder / composed.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
         hydra = {"hydra": OmegaConf.to_container(composed.hydra, enum_to_str=True)}
