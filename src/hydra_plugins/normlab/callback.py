@@ -14,7 +14,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydra_plugins.normlab.job_context import current_job, resolve_in_place, task_of
+from hydra_plugins.normlab.job_context import current_job, place_of, resolve_in_place, task_of
 from hydra_plugins.normlab.typed import require_effective, was_typed
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config import direction_of, first_line
@@ -70,7 +70,7 @@ class NormlabCallback(Callback):
                 set_run_folder(config, free_folder(folder))
             resolve_in_place(config)
         except Exception as error:  # Hydra would turn it into a warning and go on
-            refuse(error)
+            refuse(error, place_of(error, config))
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Draw what the probes found, and say where the run's files are."""
@@ -131,8 +131,8 @@ class ClosingSweeper(Sweeper):
             close_sweep(self.folder)
 
 
-def refuse(error: Exception) -> NoReturn:
+def refuse(error: Exception, place: str = "") -> NoReturn:
     """End the program with one line."""
     if WANTS_TRACEBACK:
         traceback.print_exception(error)
-    sys.exit(f"error: {first_line(error)}")
+    sys.exit(f"error: {place}{first_line(error)}")

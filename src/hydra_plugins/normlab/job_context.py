@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,6 +11,7 @@ from hydra.core.utils import env_override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from normlab.records.folder import without_hydra
+from normlab.sources import find_line
 
 Place = tuple[DictConfig | ListConfig, Any]
 HYDRA_VALUE = re.compile(r"\$\{\s*hydra:")
@@ -71,3 +73,15 @@ def hydra_values(node: DictConfig | ListConfig, *keys: Any) -> Iterator[Place]:
                 yield node, key
         elif isinstance(child, DictConfig | ListConfig) and not (child._is_none() or child._is_missing()):
             yield from hydra_values(child)
+
+
+def place_of(error: Exception, config: DictConfig) -> str:
+    """Return the file and line of the interpolation that an error is about, empty if it was typed."""
+    written = getattr(error, "written", None)
+    words: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    if not written or any(written in word for word in words):
+        return ""
+    sources = config.hydra.runtime.config_sources
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    place = find_line(written, folders)
+    return f"{place}: " if place else ""

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.normlab.applicability import applicable
 from hydra_plugins.normlab.composer import Composer
-from hydra_plugins.normlab.job_context import environment_of
+from hydra_plugins.normlab.job_context import environment_of, place_of
 from hydra_plugins.normlab.launcher import PopulationLauncher
 from hydra_plugins.normlab.resume import choose_folders, earlier_runs, fingerprint
 from hydra_plugins.normlab.typed import key_of, parse, require_one_of_each, was_typed
@@ -175,7 +175,8 @@ class NormlabSweeper(BasicSweeper):
             except HydraException:
                 raise
             except Exception as error:
-                raise ConfigError(f"{name}: {error}" if len(jobs) > 1 else str(error)) from error
+                said = f"{place_of(error, composer.master)}{error}"
+                raise ConfigError(f"{name}: {said}" if len(jobs) > 1 else said) from error
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: :meth:`check` has composed every job."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
-DEFAULT = ["python", "train.py"]
 VARIABLE = "NORMLAB_COMMAND"
 """The environment variable that hands the words to the processes in which a launcher trains."""
 
