@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import ConfigCompositionException
 
 from normlab.messages import format_error
@@ -38,6 +39,7 @@ def in_one_line(main: Callable[[], Any]) -> None:
     atexit.register(gc.freeze)
     # Hydra says in three lines that -m wins over hydra.mode=RUN, which is refused in one.
     warnings.filterwarnings("ignore", message=r"\s*Running Hydra app with --multirun")
+    sys.argv[1:] = options_first(sys.argv[1:])
     try:
         compose_and_run(main)
     except KeyboardInterrupt:
@@ -47,6 +49,26 @@ def in_one_line(main: Callable[[], Any]) -> None:
             raise
         conf = Path(inspect.getfile(inspect.unwrap(main))).parent / "conf"
         sys.exit(f"error: {format_error(error, conf)}")
+
+
+def options_first(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with its options before its overrides, as Hydra needs them.
+
+    >>> options_first(["model=bn", "-m", "seed=0,1", "--config-dir", "mine"])
+    ['-m', '--config-dir', 'mine', 'model=bn', 'seed=0,1']
+    """
+    given, others = get_args_parser().parse_known_args(list(words))
+    for word in others:
+        if word.startswith("-"):
+            sys.exit(f"error: {word}: no such option; python train.py --help and --hydra-help list them")
+    overrides = [*given.overrides, *others]
+    options, left = [], list(overrides)
+    for word in words:
+        if word in left:
+            left.remove(word)
+        else:
+            options.append(word)
+    return [*options, *overrides]
 
 
 def compose_and_run(main: Callable[[], Any]) -> None:

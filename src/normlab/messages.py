@@ -71,8 +71,8 @@ def format_error(error: BaseException, conf: Path) -> str:
 def quoting(override: str) -> str:
     """Return how to quote a value that Hydra cannot read, as it is typed in a shell.
 
-    >>> quoting("data.target_column=median value ($)")
-    '; a value with spaces or special characters is quoted twice: \'data.target_column="median value ($)"\''
+    >>> print(quoting("data.target_column=median value ($)"))
+    ; a value with spaces or special characters is quoted twice: 'data.target_column="median value ($)"'
     """
     key, equals, value = override.partition("=")
     if not equals or not value or value[0] in "[{":
@@ -104,8 +104,11 @@ def suggest_removal(key: str, conf: Path) -> str:
 
 def unknown_key(key: str, conf: Path) -> str:
     """Return why a key cannot be set, and what to type instead."""
-    if key in keys_of(composed(key, conf)):
-        return f"its keys are fixed; to add one write +{key}=…"
+    config = composed(key, conf)
+    if key in keys_of(config):
+        grouped = is_group(OmegaConf.select(config, key))
+        fixed = f"its keys are fixed; to add one write +{key}=…"
+        return fixed if grouped else f"{key.rpartition('.')[0]} was set to a value without this key; leave one out"
     return f"no such key; {suggest_key(key, conf)}"
 
 

@@ -62,8 +62,9 @@ class NormlabCallback(Callback):
             task = task_of(config)
             with current_job(config):
                 rehearse(task)
+                if was_typed(config, "hydra.run.dir"):
+                    require_own(folder, task)
             if was_typed(config, "hydra.run.dir"):
-                require_own(folder, task)
                 require_writable(folder)
             else:
                 require_writable(folder.parent)

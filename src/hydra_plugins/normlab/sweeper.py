@@ -140,9 +140,10 @@ class NormlabSweeper(BasicSweeper):
 
     def fingerprint(self, job: list[str], number: int, composer: Composer) -> str:
         """Return what tells a job's configuration from others, empty if it cannot be resolved."""
-        task = composer.task(job, composer.compose(job, number))
+        config = composer.compose(job, number)
         try:
-            return fingerprint(plain(task))
+            with environment_of(config):
+                return fingerprint(plain(composer.task(job, config)))
         except OmegaConfBaseException:  # the check that follows names the job and the reason
             return ""
 
@@ -163,14 +164,14 @@ class NormlabSweeper(BasicSweeper):
                 composed = composer.compose(overrides, number)
                 require_one_of_each(map(parse, overrides))
                 task, folder = composer.task(overrides, composed), Path(composed.hydra.runtime.output_dir)
-                with environment_of(composed):
-                    rehearse(task)
                 if folder in folders:
                     raise ConfigError(
                         f"hydra.sweep.subdir gives it the folder of {folders[folder]}, {folder.name}"
                     )
-                if again:
-                    require_own(folder, task)
+                with environment_of(composed):
+                    rehearse(task)
+                    if again:
+                        require_own(folder, task)
                 folders[folder] = name
             except HydraException:
                 raise
