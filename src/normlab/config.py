@@ -52,7 +52,7 @@ def is_near(name: str, choice: str) -> bool:
 
 
 def likeness(name: str, choice: str) -> float:
-    """Return how much a name is like a choice, from 0 to 1; initials count as equal."""
+    """Return the similarity of a name and a choice, from 0 to 1; initials count as equal."""
     initials = "".join(word[0] for word in name.split("_") if word)
     return 1.0 if initials == choice else difflib.SequenceMatcher(None, name, choice).ratio()
 

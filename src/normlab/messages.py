@@ -17,6 +17,9 @@ from normlab.checks import is_group, keys_of, parameters_of, supplied
 from normlab.config import first_line, nearest
 from normlab.sources import find_line, short
 
+MAIN = "train.yaml"
+"""The file that keys are looked up in; another entry script may have its configuration elsewhere."""
+
 REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
     (r"Could not override '([^']+)'", lambda key, conf: f"{key}: {unknown_key(key, conf)}"),
     (
@@ -69,7 +72,7 @@ def format_error(error: BaseException, conf: Path) -> str:
 
 
 def quoting(override: str) -> str:
-    """Return how to quote a value that Hydra cannot read, as it is typed in a shell.
+    """Return advice on quoting an override that Hydra cannot read, with the words to type in a shell.
 
     >>> print(quoting("data.target_column=median value ($)"))
     ; a value with spaces or special characters is quoted twice: 'data.target_column="median value ($)"'
@@ -96,19 +99,23 @@ def typed_folders() -> list[Path]:
 
 
 def suggest_removal(key: str, conf: Path) -> str:
-    """Return what to do in place of removing a key that is null or not there."""
+    """Return the remedy for removing a key that is null or missing."""
+    if not (conf / MAIN).is_file():
+        return "no such key, or null"
     if key in keys_of(composed(key, conf)):
         return f"{key} is null, which cannot be removed; write {key}=… to set it"
     return f"no such key; {suggest_key(key, conf)}"
 
 
 def unknown_key(key: str, conf: Path) -> str:
-    """Return why a key cannot be set, and what to type instead."""
+    """Return the reason why a key cannot be set, and the remedy."""
+    if not (conf / MAIN).is_file():
+        return f"no such key; to add it write +{key}=…"
     config = composed(key, conf)
     if key in keys_of(config):
         grouped = is_group(OmegaConf.select(config, key))
         fixed = f"its keys are fixed; to add one write +{key}=…"
-        return fixed if grouped else f"{key.rpartition('.')[0]} was set to a value without this key; leave one out"
+        return fixed if grouped else "the choices and values typed besides leave it out; leave this out too"
     return f"no such key; {suggest_key(key, conf)}"
 
 
@@ -119,7 +126,7 @@ def composed(key: str, conf: Path) -> DictConfig:
 
 
 def suggest_key(key: str, conf: Path) -> str:
-    """Return what to type in place of a key that the configuration does not have."""
+    """Return the remedy for a key that the configuration does not have."""
     config = composed(key, conf)
     group, _, rest = key.partition(".")
     options = [path.stem for path in sorted((conf / group).glob("*.yaml"))]

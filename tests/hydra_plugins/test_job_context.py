@@ -75,6 +75,14 @@ def test_a_single_run_resolves_them_and_leaves_other_interpolations_written(run_
     assert Result.read(Path("plain")).overrides[0] == "data.seed=${seed}"
 
 
+@pytest.mark.parametrize("how", [[], ["hydra/launcher=basic"]], ids=str)
+def test_the_number_of_a_job_is_recorded_as_what_it_was(run_train, how):
+    few = ["trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]
+    outcome = run_train("-m", "seed=0,1", "data.seed=${hydra:job.num}", *few, *how)
+    assert outcome.code == 0, outcome.err
+    assert "data.seed=1" in Result.read(Path("sweep/seed=1")).overrides
+
+
 @pytest.mark.parametrize("subdir", ["${hydra.job.num}", "${hydra:job.num}"])
 def test_jobs_are_named_by_their_number(run_train, subdir):
     outcome = run_train(

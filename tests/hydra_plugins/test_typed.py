@@ -65,7 +65,7 @@ def test_words_that_have_an_effect_are_taken(run_train, words):
 
 @pytest.fixture
 def write(tmp_path):
-    """Return what writes an experiment of somebody's, and returns the words that find it."""
+    """Return a function that writes experiment files and returns the words that find them."""
 
     def written(**files: str) -> list[str]:
         folder = tmp_path / "conf" / "experiment"

@@ -35,7 +35,7 @@ OWN = ["--config-dir", "drift", "--config-name", "short"]
 
 @pytest.fixture
 def lab(tmp_path):
-    """Make a folder with an entry script, a package and a configuration of somebody's."""
+    """Make a folder with an entry script, a package and a configuration."""
     (tmp_path / "drift").mkdir()
     (tmp_path / "drift" / "short.yaml").write_text(SHORT)
     (tmp_path / "lab").mkdir()
@@ -86,3 +86,10 @@ def test_the_command_of_the_sweep_starts_it_again(lab):
 def test_records_that_do_not_say_are_of_train_py():
     result = Result("", Status.FINISHED, {}, {}, ["model=bn", "experiment=x"], Objective("", "", 0.0))
     assert again(result) == "python train.py model=bn experiment=x hydra.mode=RUN"
+
+
+def test_a_script_without_a_conf_of_its_own_answers_a_mistake_in_one_line(lab):
+    done = subprocess.run(
+        [sys.executable, "mytrain.py", "modle=bn"], cwd=lab, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "error: modle: no such key; to add it write +modle=…\n")

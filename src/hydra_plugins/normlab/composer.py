@@ -69,7 +69,7 @@ class Composer:
         return tuple(word for word in overrides if self.is_choice(parse(word)))
 
     def choose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return what the choices among the overrides compose, without the values; it is kept, not copied."""
+        """Return the config that the group choices compose, without the values; the caller must not change it."""
         choices = self.choices(overrides)
         if choices not in self.chosen:
             self.chosen[choices] = self.loader.load_sweep_config(self.master, list(choices))

@@ -72,7 +72,7 @@ class NormlabSweeper(BasicSweeper):
         composer = self.make_composer()
         jobs, sentences = applicable(self.combinations(arguments), composer)
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
-        for job in jobs:
+        for job in {composer.choices(job): job for job in jobs}.values():
             require_no_settings_of_its_own(job, composer)
         self.jobs = self.with_folders(jobs, composer)
         self.check(self.jobs, composer)
@@ -85,7 +85,7 @@ class NormlabSweeper(BasicSweeper):
             close_sweep(folder)
 
     def make_composer(self) -> Composer:
-        """Return what composes the jobs, for the launcher too if it is ours."""
+        """Return the composer of the jobs; the population launcher uses the same one."""
         assert self.config is not None
         assert self.hydra_context is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
@@ -139,7 +139,7 @@ class NormlabSweeper(BasicSweeper):
         return [[*job, subdir(name)] for job, name in zip(jobs, names, strict=True)]
 
     def fingerprint(self, job: list[str], number: int, composer: Composer) -> str:
-        """Return what tells a job's configuration from others, empty if it cannot be resolved."""
+        """Return the fingerprint of a job's configuration, empty if it cannot be resolved."""
         config = composer.compose(job, number)
         try:
             with environment_of(config):

@@ -32,7 +32,7 @@ def remembered_command() -> list[str]:
 
 
 def entry_point() -> list[str]:
-    """Return how the program was started: a file, a module or an installed command."""
+    """Return the words that start the program: a file, a module or an installed command."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if spec is not None and spec.origin and Path(spec.origin).absolute() == Path(sys.argv[0]).absolute():
         return ["python", "-m", spec.name.removesuffix(".__main__")]

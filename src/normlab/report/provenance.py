@@ -76,7 +76,7 @@ def again(result: Result) -> str:
     "python train.py model=bn 'net.hidden=[1, 2]'"
     """
     entry = result.command or TRAIN
-    # A file of one's own, or of an experiment, may make a sweep of it; this is the one run.
+    # Another configuration file, or an experiment, may set hydra.mode=MULTIRUN; this is a single run.
     is_own = any(word.startswith("--config") for word in entry)
     experiment = any(word.startswith("experiment=") for word in result.overrides)
     return shlex.join([*entry, *result.overrides, *["hydra.mode=RUN"] * (is_own or experiment)])

@@ -1,6 +1,7 @@
 """The folders of a population's runs: what is in them at the start, and what is left in them at the end."""
 
 import logging
+import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from normlab.records.result import Moment, Result, Status
 from normlab.training.stacking import State
 
 ERROR = "error.txt"
+# A sweep writes an interpolation of the command line with escaped braces.
+NUMBER = re.compile(r"\$\\?\{\s*hydra\\?:job\.(?:num|id)\\?\}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Run:
         # As written: an interpolation in an override is resolved in the config, not here.
         written: Any = OmegaConf.to_container(hydra.overrides.task)
         overrides = [str(word) for word in written]
+        if hydra.mode == RunMode.MULTIRUN:  # the command that repeats the run alone has no number of its own
+            overrides = [NUMBER.sub(str(hydra.job.num), word) for word in overrides]
         chosen = hydra.runtime.choices.items()
         choices = {group: option for group, option in chosen if isinstance(option, str) and "/" not in group}
         model = [f"model={choices['model']}"] if "model" in choices else []
