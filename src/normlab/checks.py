@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
@@ -10,10 +11,25 @@ from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    UnsupportedInterpolationType,
+)
 
-from normlab.config import EXAMPLES, SECTIONS, Config, ConfigError, SchedulerConfig, first_line, nearest, require
+from normlab.config import (
+    EXAMPLES,
+    SECTIONS,
+    Config,
+    ConfigError,
+    SchedulerConfig,
+    first_line,
+    is_near,
+    nearest,
+    require,
+)
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
@@ -73,8 +89,11 @@ def check(config: DictConfig) -> None:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(first_line(error)) from error
+        raise unresolved(config, error) from error
     assert isinstance(plain, dict)
+    for needed in (*SECTIONS, *Config.__annotations__):
+        if needed not in plain or (needed in SECTIONS and plain[needed] is None):
+            raise ConfigError(f"{needed} is missing, which every run needs; write {needed}=…, without ~{needed}")
     for key in plain:
         if key not in SECTIONS and key not in Config.__annotations__:
             refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
@@ -89,6 +108,44 @@ def check(config: DictConfig) -> None:
         expected = "0 or at least 2 as statistics=batch normalizes by it"
         require(data[split] != 1, f"data.{split}", expected, data[split])
     require(data["val"] > 0 or metric.startswith("train/"), "optimized_metric", "train/… as data.val is 0", metric)
+
+
+def unresolved(config: DictConfig, error: OmegaConfBaseException) -> ConfigError:
+    """Return the error for an interpolation that cannot be resolved, with the key that holds it."""
+    written = raw_value(config, error.full_key or "")
+    reason = first_line(error)
+    if missing := re.match(r"Interpolation key '([^']+)' not found", reason):
+        name = missing[1]
+        if name.startswith("hydra."):
+            hint = f"in a run's keys, values of Hydra's are written ${{hydra:{name.removeprefix('hydra.')}}}"
+        else:
+            hint = f"did you mean ${{{nearest(name, keys_of(config))}}}?"
+        reason = f"{written} refers to a key that is not there, {name}; {hint}"
+    elif isinstance(error, InterpolationResolutionError | UnsupportedInterpolationType):
+        reason = f"{written} cannot be resolved: {reason}"
+    found = ConfigError(f"{error.full_key}: {reason}")
+    found.written = written
+    return found
+
+
+def raw_value(config: DictConfig, key: str) -> str | None:
+    """Return the interpolation that a dotted key holds, as it is written; None if it holds none."""
+    node: Any = config
+    for part in re.findall(r"[^.\[\]]+", key):
+        node = node._get_node(int(part) if isinstance(node, ListConfig) else part) if node is not None else None
+    return str(node._value()) if node is not None and node._is_interpolation() else None
+
+
+def keys_of(node: DictConfig, path: str = "") -> list[str]:
+    """Return every dotted key of a configuration."""
+    keys = [f"{path}{key!s}" for key in node]
+    groups = {str(key): child for key, child in node.items_ex(resolve=False) if is_group(child)}
+    return keys + [key for name, child in groups.items() for key in keys_of(child, f"{path}{name}.")]
+
+
+def is_group(node: Any) -> bool:
+    """Return whether a node of a configuration holds keys."""
+    return isinstance(node, DictConfig) and not (node._is_none() or node._is_interpolation())
 
 
 @lru_cache(maxsize=4096)
@@ -130,8 +187,36 @@ def check_target(path: str, node: dict[str, Any]) -> None:
             raise ConfigError(f"trainer.{key} has no effect here: {NOT_HERE[key]}")
         if key in kinds and isinstance(value, bool | int | float | str) and not fits(value, kinds[key]):
             refuse_type(path, key, kinds[key], value)
-        if key not in HYDRA_KEYS and key not in parameters and key not in own:
-            refuse_key(path, key, set(parameters) | own, f"{node['_target_']} takes no such argument")
+    lr = parameters.get("lr")
+    if path == "optimizer" and lr and lr.default is lr.empty and "lr" not in node:
+        raise ConfigError(f"optimizer.lr is missing, which {node['_target_']} needs; write +optimizer.lr=0.01")
+    known = set(parameters) | own
+    unknown = [key for key in node if key not in known and key not in HYDRA_KEYS]
+    if unknown:
+        refuse_arguments(path, node["_target_"], unknown, known - supplied(node, parameters))
+
+
+def supplied(node: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """Return the argument that a partial ``_target_`` is called with later: its first without a default."""
+    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    return set(needed[:1]) if node.get("_partial_") else set()
+
+
+def refuse_arguments(path: str, target: str, unknown: list[str], known: set[str]) -> None:
+    """Raise :class:`ConfigError` for arguments that a ``_target_`` does not take.
+
+    A key that is nearly one of those it takes was mistyped; others may be left from another ``_target_``.
+    """
+    meant = nearest(unknown[0], sorted(known)) if known else ""
+    if len(unknown) == 1 and is_near(unknown[0], meant):
+        raise ConfigError(f"{path}.{unknown[0]}: {target} takes no such argument; did you mean {path}.{meant}?")
+    names = ", ".join(f"{path}.{key}" for key in unknown)
+    removal = " ".join(f"'~{path}.{key}'" for key in unknown)
+    takes = f"; it takes {', '.join(sorted(known))}" if known else ""
+    which = "no such argument" if len(unknown) == 1 else "no such arguments"
+    raise ConfigError(
+        f"{names}: {target} takes {which}{takes}; leave out what you added, remove the rest: {removal}"
+    )
 
 
 @lru_cache(maxsize=1024)

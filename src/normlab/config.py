@@ -24,7 +24,13 @@ SEED = "a whole number from 0 to 2^63 - 1"
 
 
 class ConfigError(ValueError):
-    """A choice that cannot be carried out, said in one line."""
+    """A choice that cannot be carried out, said in one line.
+
+    Attributes:
+        written: the text at fault where it stands in a configuration file, as an interpolation.
+    """
+
+    written: str | None = None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -36,11 +42,22 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     'lr'
     """
 
-    def likeness(choice: str) -> float:
-        initials = "".join(word[0] for word in name.split("_") if word)
-        return 1.0 if initials == choice else difflib.SequenceMatcher(None, name, choice).ratio()
+    return max(choices, key=lambda choice: likeness(name, choice))
 
-    return max(choices, key=likeness)
+
+def is_near(name: str, choice: str) -> bool:
+    """Return whether a name is a mistyped form of a choice, or its initials are.
+
+    >>> is_near("learnin_rate", "lr"), is_near("momentun", "momentum"), is_near("betas", "params")
+    (True, True, False)
+    """
+    return likeness(name, choice) > 0.6
+
+
+def likeness(name: str, choice: str) -> float:
+    """Return the similarity of a name and a choice, from 0 to 1; initials count as equal."""
+    initials = "".join(word[0] for word in name.split("_") if word)
+    return 1.0 if initials == choice else difflib.SequenceMatcher(None, name, choice).ratio()
 
 
 def require(condition: bool, key: str, expected: str, got: object) -> None:
@@ -113,9 +130,12 @@ class NetConfig:
 
 @dataclass
 class OptimizerConfig:
-    """The numbers that optimizers share; the rest are the arguments of its ``_target_``."""
+    """The numbers that optimizers share; the rest are the arguments of its ``_target_``.
 
-    lr: float = MISSING
+    Their values here stand for keys that are not given: the ``_target_`` has defaults of its own.
+    """
+
+    lr: float = 1.0
     weight_decay: float = 0.0
     momentum: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])

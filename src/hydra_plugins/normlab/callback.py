@@ -14,9 +14,12 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from hydra_plugins.normlab.job_context import current_job, place_of, resolve_in_place, task_of
+from hydra_plugins.normlab.typed import require_effective, was_typed
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config import direction_of, first_line
-from normlab.records.folder import free_folder, require_own, require_writable, without_hydra
+from normlab.records.command import remember_command
+from normlab.records.folder import free_folder, require_own, require_writable
 from normlab.records.names import run_name
 
 log = logging.getLogger("normlab")
@@ -31,9 +34,11 @@ OmegaConf.register_new_resolver(
 )
 
 
-def was_given(config: DictConfig, key: str) -> bool:
-    """Return whether a person set this key of Hydra's on the command line."""
-    return any(override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra)
+def set_run_folder(config: DictConfig, folder: Path) -> None:
+    """Set the folder of a single run, also as the value ``${hydra:runtime.output_dir}``."""
+    with read_write(config), open_dict(config):
+        config.hydra.run.dir = str(folder)
+        config.hydra.runtime.output_dir = str(folder.absolute())
 
 
 def is_our_sweep(config: DictConfig) -> bool:
@@ -48,20 +53,25 @@ class NormlabCallback(Callback):
         """Check the configuration, then find the run a folder of its own."""
         from normlab.training.rehearsal import rehearse
 
+        remember_command()
         try:
-            task = without_hydra(config)
-            rehearse(task)
-            folder = Path(config.hydra.run.dir)
-            if was_given(config, "hydra.run.dir"):
-                require_own(folder, task)
+            require_effective(config, is_sweep=False)
+            with current_job(config):
+                folder = Path(config.hydra.run.dir)
+            set_run_folder(config, folder)
+            task = task_of(config)
+            with current_job(config):
+                rehearse(task)
+                if was_typed(config, "hydra.run.dir"):
+                    require_own(folder, task)
+            if was_typed(config, "hydra.run.dir"):
                 require_writable(folder)
             else:
                 require_writable(folder.parent)
-                folder = free_folder(folder)
-            with read_write(config), open_dict(config):
-                config.hydra.run.dir = str(folder)
+                set_run_folder(config, free_folder(folder))
+            resolve_in_place(config)
         except Exception as error:  # Hydra would turn it into a warning and go on
-            refuse(error)
+            refuse(error, place_of(error, config))
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Draw what the probes found, and say where the run's files are."""
@@ -75,18 +85,20 @@ class NormlabCallback(Callback):
             log.info("files: %s%s", folder, curves)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tell a sweeper that is not ours which way is better, and have its sweep closed."""
-        if is_our_sweep(config):
-            return
-        for name in CHATTER:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        """Check what was typed, tell a sweeper that is not ours which way is better, and have its sweep closed."""
+        remember_command()
         try:
+            require_effective(config, is_sweep=True)
+            if is_our_sweep(config):
+                return
+            for name in CHATTER:
+                logging.getLogger(name).setLevel(logging.WARNING)
             better = f"{direction_of(config.optimized_metric, config.direction)}imize"
         except Exception as error:  # Hydra would turn it into a warning and go on
             refuse(error)
         sweeper = config.hydra.sweeper
         with read_write(config), open_dict(config):
-            if "direction" in sweeper and not was_given(config, "hydra.sweeper.direction"):
+            if "direction" in sweeper and not was_typed(config, "hydra.sweeper.direction"):
                 sweeper.direction = better
             target = f"{ClosingSweeper.__module__}.{ClosingSweeper.__name__}"
             config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": sweeper}
@@ -120,8 +132,8 @@ class ClosingSweeper(Sweeper):
             close_sweep(self.folder)
 
 
-def refuse(error: Exception) -> NoReturn:
+def refuse(error: Exception, place: str = "") -> NoReturn:
     """End the program with one line."""
     if WANTS_TRACEBACK:
         traceback.print_exception(error)
-    sys.exit(f"error: {first_line(error)}")
+    sys.exit(f"error: {place}{first_line(error)}")

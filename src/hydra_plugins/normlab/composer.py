@@ -2,22 +2,15 @@
 
 import pickle
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from normlab.records.folder import without_hydra
-
-
-@cache
-def parse(override: str) -> Override:
-    """Return an override as Hydra reads it; the jobs of a sweep have most of theirs in common."""
-    return OverridesParser.create().parse_override(override)
+from hydra_plugins.normlab.job_context import HYDRA_VALUE, current_job, hydra_values, task_of
+from hydra_plugins.normlab.typed import parse
 
 
 class Composer:
@@ -31,6 +24,8 @@ class Composer:
         assert isinstance(loader, ConfigLoaderImpl)
         self.loader = loader
         self.master = master
+        self.is_group: dict[str, bool] = {}
+        self.chosen: dict[tuple[str, ...], DictConfig] = {}
         self.composed: dict[tuple[str, ...], bytes] = {}
         self.jobs: dict[tuple[str, ...], DictConfig] = {}
         self.tasks: dict[tuple[str, ...], DictConfig] = {}
@@ -45,27 +40,49 @@ class Composer:
             # A sweep gets its folder after its jobs have been checked.
             config.hydra.sweep.dir = self.master.hydra.sweep.dir
             config.hydra.job.id = config.hydra.job.num = number
-            folder = Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
+            folder = Path(config.hydra.sweep.dir) / subdir_of(config)
             config.hydra.runtime.output_dir = str(folder.absolute())
         return config
 
-    def task(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the config of a job that has been composed, without Hydra's part, which takes milliseconds."""
+    def task(self, overrides: Sequence[str], config: DictConfig) -> DictConfig:
+        """Return a composed job's config without Hydra's part; the copy takes milliseconds and is kept.
+
+        It is not kept where it holds values of Hydra's, such as the folder, which the sweep gets later.
+        """
         words = tuple(overrides)
         if words not in self.tasks:
-            self.tasks[words] = without_hydra(self.jobs[words])
+            task = task_of(config)
+            if any(hydra_values(config, *task)):
+                return task
+            self.tasks[words] = task
         return self.tasks[words]
+
+    def is_choice(self, override: Override) -> bool:
+        """Return whether an override chooses an option of a group."""
+        group = override.key_or_group
+        if group not in self.is_group:
+            self.is_group[group] = self.loader.repository.group_exists(group)
+        return self.is_group[group]
+
+    def choices(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        """Return the overrides that choose an option of a group."""
+        return tuple(word for word in overrides if self.is_choice(parse(word)))
+
+    def choose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the config that the group choices compose, without the values; the caller must not change it."""
+        choices = self.choices(overrides)
+        if choices not in self.chosen:
+            self.chosen[choices] = self.loader.load_sweep_config(self.master, list(choices))
+            self.composed[choices] = pickle.dumps(self.chosen[choices])
+        return self.chosen[choices]
 
     def compose_anew(self, parsed: Sequence[Override]) -> DictConfig:
         """Return a copy of what the choices compose, with the values set as Hydra sets them."""
         words = [str(override.input_line) for override in parsed]
-        is_group = [self.loader.repository.group_exists(override.key_or_group) for override in parsed]
-        choices = tuple(word for word, chooses in zip(words, is_group, strict=True) if chooses)
-        if choices not in self.composed:
-            self.composed[choices] = pickle.dumps(self.loader.load_sweep_config(self.master, list(choices)))
+        self.choose(words)
         # A quarter of the time that deepcopy takes.
-        config: DictConfig = pickle.loads(self.composed[choices])
-        values = [override for override, chooses in zip(parsed, is_group, strict=True) if not chooses]
+        config: DictConfig = pickle.loads(self.composed[self.choices(words)])
+        values = [override for override in parsed if not self.is_choice(override)]
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         config.hydra.overrides.hydra += [str(value.input_line) for value in values if value.is_hydra_override()]
         task = [override for override in parsed if not override.is_hydra_override()]
@@ -75,3 +92,12 @@ class Composer:
             overrides=task, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
         )
         return config
+
+
+def subdir_of(config: DictConfig) -> str:
+    """Return the name of a job's folder in its sweep."""
+    written = OmegaConf.to_container(config.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
+    if HYDRA_VALUE.search(str(written)):
+        with current_job(config):
+            return str(config.hydra.sweep.subdir)
+    return str(config.hydra.sweep.subdir)

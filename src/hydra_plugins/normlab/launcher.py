@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.normlab.callback import is_our_sweep
 from hydra_plugins.normlab.composer import Composer
-from normlab.config import require
+from hydra_plugins.normlab.job_context import environment_of
+from hydra_plugins.normlab.typed import IN_A_POPULATION, refuse_below, typed
+from normlab.config import ConfigError, require
 
 if TYPE_CHECKING:
     from normlab.training.grouping import Group
@@ -54,22 +58,48 @@ class PopulationLauncher(Launcher):
         self.chunk, self.n_jobs = chunk, n_jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over; a population is not trained job by job, so that the task is not called."""
+        """Take what Hydra hands over; a population is not trained job by job, so that the task is not called.
+
+        Raises:
+            ConfigError: for settings of Hydra's that need a process, or a log file, of each job's own.
+        """
         # Configs and modules are many objects, and stay: to look for garbage so often takes a tenth of a sweep.
         gc.set_threshold(50_000)
-        self.config = config
+        chdir = config.hydra.job.chdir
+        if chdir:
+            raise ConfigError(
+                f"hydra.job.chdir must be false with hydra/launcher=population, whose runs share a process, "
+                f"got {chdir}; add hydra/launcher=basic"
+            )
+        refuse_below(typed(config), IN_A_POPULATION)
+        require_no_job_start(hydra_context.callbacks)
+        self.config, self.callbacks = config, hydra_context.callbacks
         self.composer = Composer(hydra_context.config_loader, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the jobs and return what each reached, in order."""
-        from normlab.training.grouping import groups, plan
         from normlab.training.run_folders import Run
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         configs = self.compose(job_overrides, initial_job_idx)
-        tasks = [self.composer.task(words) for words in job_overrides]
-        runs = [Run.composed(task, config.hydra) for task, config in zip(tasks, configs, strict=True)]
+        with environment_of(self.config):
+            tasks = [
+                self.composer.task(words, config) for words, config in zip(job_overrides, configs, strict=True)
+            ]
+            runs = [Run.composed(task, config.hydra) for task, config in zip(tasks, configs, strict=True)]
+            outcomes = self.train_all(configs, runs)
+        returns = [
+            job_return(config, run, outcomes[k]) for k, (config, run) in enumerate(zip(configs, runs, strict=True))
+        ]
+        for config, returned in zip(configs, returns, strict=True):
+            self.callbacks.on_job_end(config=config, job_return=returned)
+        return returns
+
+    def train_all(self, configs: Sequence[DictConfig], runs: "Sequence[Run]") -> dict[int, Any]:
+        """Say what is trained, train it, and return each run's objective or exception by its place."""
+        from normlab.training.grouping import groups, plan
+
         # What one run of a population may be trained with, another may not; our sweeper has checked every one.
         outcomes = {} if is_our_sweep(self.config) else mistakes(runs)
         sound = [k for k in range(len(runs)) if k not in outcomes]
@@ -79,10 +109,7 @@ class PopulationLauncher(Launcher):
             log.info(line)
         for config, run in zip(configs, runs, strict=True):
             run.write_hydra(config)
-        outcomes |= {sound[place]: outcome for place, outcome in self.train(found, to_train).items()}
-        return [
-            job_return(config, run, outcomes[k]) for k, (config, run) in enumerate(zip(configs, runs, strict=True))
-        ]
+        return outcomes | {sound[place]: outcome for place, outcome in self.train(found, to_train).items()}
 
     def compose(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[DictConfig]:
         """Return the config of each job; jobs with the same words, as a search may draw them, get one each."""
@@ -102,6 +129,17 @@ class PopulationLauncher(Launcher):
             for place, value in zip(found[group].places, outcome, strict=True):
                 done[place] = value
         return done
+
+
+def require_no_job_start(callbacks: Callbacks) -> None:
+    """Refuse a callback of Hydra's that prepares for one job at a time: those of a population run together."""
+    for callback in callbacks.callbacks:
+        if type(callback).on_job_start is not Callback.on_job_start:
+            name = type(callback).__name__
+            raise ConfigError(
+                f"hydra.callbacks: {name}.on_job_start is called before each job, which hydra/launcher=population "
+                "does not start one by one; add hydra/launcher=basic"
+            )
 
 
 def mistakes(runs: "Sequence[Run]") -> dict[int, Any]:

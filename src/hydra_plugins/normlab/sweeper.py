@@ -1,27 +1,33 @@
 """A grid sweep whose jobs are all checked before the first one trains, and that is always closed."""
 
-import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from hydra_plugins.normlab.callback import was_given
+from hydra_plugins.normlab.applicability import applicable
 from hydra_plugins.normlab.composer import Composer
+from hydra_plugins.normlab.job_context import environment_of, place_of
 from hydra_plugins.normlab.launcher import PopulationLauncher
+from hydra_plugins.normlab.resume import choose_folders, earlier_runs, fingerprint
+from hydra_plugins.normlab.typed import key_of, parse, require_one_of_each, was_typed
 from normlab.config import ConfigError, require
-from normlab.records.folder import free_folder, require_own, require_sweep, require_writable
+from normlab.records.folder import free_folder, plain, require_own, require_sweep, require_writable
 from normlab.records.names import run_names
 
 log = logging.getLogger("normlab")
+
+if TYPE_CHECKING:
+    from normlab.report.plan import PlannedRun
 
 
 @dataclass
@@ -56,55 +62,98 @@ class NormlabSweeper(BasicSweeper):
         params: dict[str, str] | None = None,
         grids: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
+        sized = max_batch_size is None or max_batch_size >= 1
+        require(sized, "hydra.sweeper.max_batch_size", "null or at least 1", max_batch_size)
         super().__init__(max_batch_size, params)
         self.grids: Sequence[Mapping[str, Any]] = grids or [{}]
-        self.typed: set[str] = set()
+        self.jobs: list[list[str]] = []
 
     def sweep(self, arguments: list[str]) -> Any:
         """Train every combination of the arguments."""
         from normlab.report.close import close_sweep
         from normlab.report.plan import seed_plan
 
-        assert self.config is not None
-        self.typed = {override.get_key_element().lstrip("+~") for override in self.parsed(arguments)}
-        jobs = self.jobs([*self._parse_config(), *arguments])
+        composer = self.make_composer()
+        jobs, sentences = applicable(self.combinations(arguments), composer)
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
-        self.check(jobs)
+        for job in {composer.choices(job): job for job in jobs}.values():
+            require_no_settings_of_its_own(job, composer)
+        self.jobs = self.with_folders(jobs, composer)
+        self.check(self.jobs, composer)
+        for sentence in sentences:
+            log.info(sentence)
         folder = self.make_folder()
-        for line in seed_plan([(self.composer.jobs[tuple(job)], self.composer.task(job)) for job in jobs], folder):
+        for line in seed_plan(list(self.planned(composer)), folder):
             log.info(line)
         try:
             return super().sweep(arguments)
         finally:
             close_sweep(folder)
 
-    def parsed(self, arguments: list[str]) -> list[Override]:
-        """Return what Hydra reads in words of the command line."""
+    def make_composer(self) -> Composer:
+        """Return the composer of the jobs; the population launcher uses the same one."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        if isinstance(self.launcher, PopulationLauncher):
+            self.launcher.composer = composer
+        return composer
+
+    def parsed(self, arguments: Iterable[str]) -> list[Override]:
+        """Parse words of the command line as Hydra does."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        return parser.parse_overrides(arguments)
+        return parser.parse_overrides(list(arguments))
 
-    def jobs(self, arguments: list[str]) -> list[list[str]]:
-        """Return the overrides of each job."""
-        return list(
-            itertools.chain.from_iterable(self.split_arguments(self.parsed(arguments), self.max_batch_size))
-        )
-
-    def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
-        """Return the overrides of each job, in batches, each with the name of its folder among them."""
-        assert self.config is not None
+    def combinations(self, arguments: list[str]) -> list[list[str]]:
+        """Return the overrides of each job: params, grids and what was typed, which stands before both."""
+        given = self.parsed(arguments)
+        typed = {key_of(override) for override in given}
         found: dict[tuple[str, ...], None] = {}
         for grid in self.grids:
-            own = self.parsed([f"{key}={value}" for key, value in grid.items() if key not in self.typed])
-            for jobs in BasicSweeper.split_arguments([*overrides, *own], None):
+            own, params = (
+                self.parsed(f"{key}={value}" for key, value in values.items() if key not in typed)
+                for values in (grid, self.params)
+            )
+            for jobs in BasicSweeper.split_arguments([*params, *given, *own], None):
                 found |= dict.fromkeys(map(tuple, jobs))
-        jobs = [list(job) for job in found]
-        if not was_given(self.config, "hydra.sweep.subdir"):
-            named = zip(jobs, run_names(jobs), strict=True)
-            jobs = [[*job, f"hydra.sweep.subdir='{name}'"] for job, name in named]
-        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size)) if jobs else []
+        return [list(job) for job in found]
 
-    def check(self, jobs: list[list[str]]) -> None:
+    def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
+        """Return the overrides of each job that was checked, in batches."""
+        return list(BasicSweeper.split_overrides_to_chunks(self.jobs, max_batch_size))
+
+    def with_folders(self, jobs: list[list[str]], composer: Composer) -> list[list[str]]:
+        """Return the jobs with the name of each one's folder among its overrides.
+
+        A sweep that is given its folder again finds the runs below it by their configuration: one trained before
+        under another name keeps its folder.
+        """
+        assert self.config is not None
+        if was_typed(self.config, "hydra.sweep.subdir"):
+            return jobs
+        names = run_names(jobs)
+        folder = Path(self.config.hydra.sweep.dir)
+        earlier = earlier_runs(folder) if was_typed(self.config, "hydra.sweep.dir") else {}
+        if earlier:
+            named = zip(jobs, names, strict=True)
+            prints = [
+                self.fingerprint([*job, subdir(name)], number, composer)
+                for number, (job, name) in enumerate(named)
+            ]
+            names = choose_folders(names, prints, earlier)
+        return [[*job, subdir(name)] for job, name in zip(jobs, names, strict=True)]
+
+    def fingerprint(self, job: list[str], number: int, composer: Composer) -> str:
+        """Return the fingerprint of a job's configuration, empty if it cannot be resolved."""
+        config = composer.compose(job, number)
+        try:
+            with environment_of(config):
+                return fingerprint(plain(composer.task(job, config)))
+        except OmegaConfBaseException:  # the check that follows names the job and the reason
+            return ""
+
+    def check(self, jobs: list[list[str]], composer: Composer) -> None:
         """Refuse the sweep if one of its jobs cannot be trained, or its folder holds another run.
 
         Raises:
@@ -113,29 +162,37 @@ class NormlabSweeper(BasicSweeper):
         from normlab.training.rehearsal import rehearse
 
         assert self.config is not None
-        assert self.hydra_context is not None
-        self.composer = composer = Composer(self.hydra_context.config_loader, self.config)
-        if isinstance(self.launcher, PopulationLauncher):
-            self.launcher.composer = composer
-        again = was_given(self.config, "hydra.sweep.dir")
+        again = was_typed(self.config, "hydra.sweep.dir")
         names = run_names([[word for word in job if not word.startswith("hydra.")] for job in jobs])
         folders: dict[Path, str] = {}
         for number, (overrides, name) in enumerate(zip(jobs, names, strict=True)):
             try:
                 composed = composer.compose(overrides, number)
-                task, folder = composer.task(overrides), Path(composed.hydra.runtime.output_dir)
-                rehearse(task)
+                require_one_of_each(map(parse, overrides))
+                task, folder = composer.task(overrides, composed), Path(composed.hydra.runtime.output_dir)
                 if folder in folders:
                     raise ConfigError(
                         f"hydra.sweep.subdir gives it the folder of {folders[folder]}, {folder.name}"
                     )
-                if again:
-                    require_own(folder, task)
+                with environment_of(composed):
+                    rehearse(task)
+                    if again:
+                        require_own(folder, task)
                 folders[folder] = name
             except HydraException:
                 raise
             except Exception as error:
-                raise ConfigError(f"{name}: {error}" if len(jobs) > 1 else str(error)) from error
+                said = f"{place_of(error, composer.master)}{error}"
+                raise ConfigError(f"{name}: {said}" if len(jobs) > 1 else said) from error
+
+    def planned(self, composer: Composer) -> "Iterator[PlannedRun]":
+        """Yield the jobs, as they are planned to be trained."""
+        from normlab.report.plan import PlannedRun
+
+        for number, job in enumerate(self.jobs):
+            composed = composer.compose(job, number)
+            with environment_of(composed):
+                yield PlannedRun.of(composed, composer.task(job, composed))
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: :meth:`check` has composed every job."""
@@ -144,7 +201,7 @@ class NormlabSweeper(BasicSweeper):
         """Make the sweep's folder, one of its own unless a person named it, and let the jobs know."""
         assert isinstance(self.config, DictConfig)
         folder = Path(self.config.hydra.sweep.dir)
-        if was_given(self.config, "hydra.sweep.dir"):
+        if was_typed(self.config, "hydra.sweep.dir"):
             require_sweep(folder)
             require_writable(folder)
             return folder
@@ -154,3 +211,25 @@ class NormlabSweeper(BasicSweeper):
             self.config.hydra.sweep.dir = str(folder)
             self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
         return folder
+
+
+def subdir(name: str) -> str:
+    """Return the override that names a job's folder."""
+    return f"hydra.sweep.subdir={QuotedString(name, Quote.single).with_quotes()}"
+
+
+def require_no_settings_of_its_own(job: list[str], composer: Composer) -> None:
+    """Refuse a job with a choice that sets how a sweep is carried out: a sweep is carried out in one way.
+
+    Raises:
+        ConfigError: the choice, as an experiment with a sweep of its own among several.
+    """
+    chosen, master = (config.hydra for config in (composer.choose(job), composer.master))
+    for part in ("sweeper", "launcher", "sweep"):
+        if OmegaConf.to_container(chosen[part]) != OmegaConf.to_container(master[part]):
+            choices = composer.choices(job)
+            words = [word for word in choices if word.startswith("experiment=")] or choices
+            raise ConfigError(
+                f"{' '.join(words)} sets hydra.{part}, which has no effect where it is one of several; "
+                f"give it a sweep of its own: -m {' '.join(words)}"
+            )

@@ -110,6 +110,22 @@ def earlier_result(folder: Path, config: DictConfig) -> Result | None:
     return result
 
 
+def configuration_in(folder: Path) -> dict[str, Any] | None:
+    """Return the resolved configuration of the run that a folder holds, None if that cannot be read."""
+    try:
+        result = Result.read(folder)
+        return plain(load_written(folder)) if result is None else result.config
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def load_written(folder: Path) -> DictConfig:
+    """Return the configuration that Hydra wrote when a run began, interpolations as written."""
+    loaded = OmegaConf.load(folder / HYDRA_CONFIG)
+    assert isinstance(loaded, DictConfig)
+    return loaded
+
+
 def require_own(folder: Path, config: DictConfig) -> None:
     """Make sure that ``folder`` is new, empty, or of a run of this configuration, also one that was killed.
 
@@ -119,9 +135,7 @@ def require_own(folder: Path, config: DictConfig) -> None:
     if earlier_result(folder, config) is not None:
         return
     if (folder / HYDRA_CONFIG).exists():
-        # The interpolations of a run that was killed are as they were typed, not resolved.
-        written = OmegaConf.to_container(OmegaConf.load(folder / HYDRA_CONFIG))
-        require_same(folder, without_handling(OmegaConf.to_container(config)), without_handling(written))
+        require_same(folder, plain(config), plain(load_written(folder)))
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another folder")
 

@@ -50,6 +50,7 @@ class Result:
     Attributes:
         seconds: the time of its optimizer steps alone.
         probes: what they found last.
+        command: the words before the overrides that started it, as ``python train.py``.
         chance: the training loss of the best net that looks at nothing, one number for all samples.
         sources: hashes of the files that the configuration names; see ``records.sources``.
     """
@@ -73,6 +74,7 @@ class Result:
     error: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Write ``result.json`` into ``folder``, whole or not at all."""

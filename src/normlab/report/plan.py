@@ -1,6 +1,7 @@
 """The plan of a sweep's seeds, printed before it trains. The entry is :func:`seed_plan`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,35 @@ from normlab.report.tables import short_names
 NAMES = {"optimizer.lr": "the learning rate"}
 
 
-def seed_plan(jobs: Sequence[tuple[DictConfig, DictConfig]], folder: Path) -> list[str]:
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a sweep that has not been trained: its configuration as written and resolved, and its folder."""
+
+    written: DictConfig
+    result: Result
+    folder: Path
+
+    @classmethod
+    def of(cls, composed: DictConfig, task: DictConfig) -> "PlannedRun":
+        """Return a job, given its configuration with Hydra's part and without it."""
+        hydra = composed.hydra
+        choices, words = group_choices(hydra.runtime.choices), list(hydra.overrides.task)
+        result = Result("", Status.FINISHED, plain(task), choices, words, Objective("", "", 0.0))
+        return cls(task, result, Path(hydra.runtime.output_dir))
+
+
+def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     """Return how many seeds of a sweep choose settings, how many are reported, and what a verdict needs.
 
-    The runs that the folder holds already count with the jobs, as they do when the sweep is closed.
-
-    Args:
-        jobs: the configuration of each, with Hydra's part and without it.
-        folder: of the sweep.
+    The runs that the sweep's folder holds already count with those that are planned, as when the sweep is closed.
     """
-    runs = [planned_result(composed, task) for composed, task in jobs]
-    own = {Path(composed.hydra.runtime.output_dir).resolve() for composed, _ in jobs}
+    own = {run.folder.resolve() for run in runs}
     earlier = [record for record in read_sweep(folder) if record.folder.resolve() not in own]
     earlier = [record for record in earlier if record.result.status.done]
-    results = [*runs, *(record.result for record in earlier)]
+    results = [*(run.result for run in runs), *(record.result for record in earlier)]
 
     def written() -> list[Any]:
-        tasks = [OmegaConf.to_container(task) for _, task in jobs]
+        tasks = [OmegaConf.to_container(run.written) for run in runs]
         return [*tasks, *(read_written(record.folder) for record in earlier)]
 
     factors = find_factors(results, written)
@@ -44,13 +57,6 @@ def seed_plan(jobs: Sequence[tuple[DictConfig, DictConfig]], folder: Path) -> li
     design = design_of(frame, factors.keys, "", "min", untyped=factors.untyped)
     seeds = sorted({*design.tuning_seeds, *design.report_seeds})
     return plan_lines(plan_seeds(frame, design), design, seeds)
-
-
-def planned_result(composed: DictConfig, task: DictConfig) -> Result:
-    """Return the result of a job as if it had finished, without numbers."""
-    hydra = composed.hydra
-    choices, words = group_choices(hydra.runtime.choices), list(hydra.overrides.task)
-    return Result("", Status.FINISHED, plain(task), choices, words, Objective("", "", 0.0))
 
 
 def plan_lines(plan: SeedPlan, design: Design, seeds: Sequence[int]) -> list[str]:

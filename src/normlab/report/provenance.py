@@ -11,6 +11,8 @@ from normlab.records.result import Result
 from normlab.records.sweep import Record, load
 
 Fact = tuple[str, str]
+TRAIN = ["python", "train.py"]
+"""What starts runs whose records do not say."""
 
 
 def facts(folders: Sequence[Path], records: Sequence[Record]) -> list[Fact]:
@@ -32,7 +34,7 @@ def facts(folders: Sequence[Path], records: Sequence[Record]) -> list[Fact]:
     ends = sorted(result.ended for result in results if result.ended)
     seeds = sorted({seed for result in results if isinstance(seed := result.config.get("seed"), int)})
     found = [
-        ("command", "\n".join(distinct(command(folder) for folder in folders))),
+        ("command", "\n".join(distinct(command(folder, started(folder, records)) for folder in folders))),
         ("folders", "\n".join(map(str, folders))),
         ("runs", str(len(records))),
         ("seeds", ranges(seeds)),
@@ -50,14 +52,20 @@ def distinct(texts: Iterable[str]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text]
 
 
-def command(folder: Path) -> str:
-    """Return the command of a sweep, as Hydra noted it, empty if it did not."""
+def started(folder: Path, records: Sequence[Record]) -> list[str]:
+    """Return the words that started the runs below a folder, before their overrides."""
+    below = (record.result for record in records if record.folder.is_relative_to(folder))
+    return next((result.command for result in below if result.command), TRAIN)
+
+
+def command(folder: Path, entry: Sequence[str] = TRAIN) -> str:
+    """Return the command of a sweep, as Hydra noted its overrides, empty if it did not."""
     hydra = load(folder / SWEEP_CONFIG, dict).get("hydra", {})
     given = hydra.get("overrides", {}) if isinstance(hydra, dict) else {}
-    words = [
-        str(word) for word in [*given.get("task", []), *given.get("hydra", [])] if word != "hydra.mode=MULTIRUN"
-    ]
-    return shlex.join(["python", "train.py", "-m", *words]) if given else ""
+    words = [str(word) for word in [*given.get("task", []), *given.get("hydra", [])]]
+    words = [word for word in words if word != "hydra.mode=MULTIRUN"]
+    before = [word for word in entry if word not in words]
+    return shlex.join([*before, "-m", *words]) if given else ""
 
 
 def again(result: Result) -> str:
@@ -67,9 +75,11 @@ def again(result: Result) -> str:
     >>> again(Result("", Status.FINISHED, {}, {}, ["model=bn", "net.hidden=[1, 2]"], Objective("", "", 0.0)))
     "python train.py model=bn 'net.hidden=[1, 2]'"
     """
-    # An experiment file may make a sweep of it; this is the one run.
-    mode = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in result.overrides) else []
-    return shlex.join(["python", "train.py", *result.overrides, *mode])
+    entry = result.command or TRAIN
+    # Another configuration file, or an experiment, may set hydra.mode=MULTIRUN; this is a single run.
+    is_own = any(word.startswith("--config") for word in entry)
+    experiment = any(word.startswith("experiment=") for word in result.overrides)
+    return shlex.join([*entry, *result.overrides, *["hydra.mode=RUN"] * (is_own or experiment)])
 
 
 def commands(records: Sequence[Record]) -> pd.Series:

@@ -1,6 +1,7 @@
 """The folders of a population's runs: what is in them at the start, and what is left in them at the end."""
 
 import logging
+import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from normlab.records.result import Moment, Result, Status
 from normlab.training.stacking import State
 
 ERROR = "error.txt"
+# A sweep writes an interpolation of the command line with escaped braces.
+NUMBER = re.compile(r"\$\\?\{\s*hydra\\?:job\.(?:num|id)\\?\}")
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,24 @@ class Run:
     def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
         """Return the run that Hydra composed ``config`` for."""
         folder = Path(hydra.runtime.output_dir)
-        overrides = list(hydra.overrides.task)
+        # As written: an interpolation in an override is resolved in the config, not here.
+        written: Any = OmegaConf.to_container(hydra.overrides.task)
+        overrides = [str(word) for word in written]
+        if hydra.mode == RunMode.MULTIRUN:  # the command that repeats the run alone has no number of its own
+            overrides = [NUMBER.sub(str(hydra.job.num), word) for word in overrides]
         choices = hparams.group_choices(hydra.runtime.choices)
-        own = [f"model={choices['model']}", *(word for word in overrides if not word.startswith("model="))]
+        model = [f"model={choices['model']}"] if "model" in choices else []
+        own = [*model, *(word for word in overrides if not word.startswith("model="))] or ["run"]
         name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(own)
         return cls(config, folder, name, choices, overrides)
 
     def write_hydra(self, composed: DictConfig) -> None:
-        """Write the three files that Hydra's own launchers leave, from the config with Hydra's part."""
+        """Write the three files that Hydra's own launchers leave, from the config with Hydra's part.
+
+        With ``hydra.output_subdir=null`` none is written, as by Hydra.
+        """
+        if composed.hydra.output_subdir is None:
+            return
         folder = self.folder / composed.hydra.output_subdir
         folder.mkdir(parents=True, exist_ok=True)
         hydra = {"hydra": OmegaConf.to_container(composed.hydra, enum_to_str=True)}

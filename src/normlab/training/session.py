@@ -14,6 +14,7 @@ from torch import Tensor
 
 from normlab.config import direction_of, first_line
 from normlab.data.datamodule import InMemoryData
+from normlab.records.command import remembered_command
 from normlab.records.curves import Point
 from normlab.records.environment import environment
 from normlab.records.folder import plain
@@ -72,6 +73,7 @@ def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
         overrides=run.overrides,
         objective=Objective(metric, direction, worst(direction)),
         error=error,
+        command=remembered_command(),
     )
 
 
