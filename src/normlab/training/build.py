@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -117,9 +117,9 @@ def numbers_of(nodes: Sequence[DictConfig]) -> dict[str, list]:
     return differing
 
 
-def is_stacked(node: DictConfig, base: type) -> bool:
+def is_stacked(node: Mapping[Any, Any], base: type) -> bool:
     """Return whether a ``_target_`` is one of our classes that hold a number for each member."""
-    target = get_object(node._target_) if node.get("_target_") else None
+    target = get_object(node["_target_"]) if node.get("_target_") else None
     return inspect.isclass(target) and issubclass(target, base)
 
 

@@ -1,7 +1,7 @@
 """Which runs of a sweep can be trained as one population."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,10 +39,15 @@ def blank(node: Any) -> Any:
 
 
 def shape_of(config: DictConfig) -> str:
-    """Return what runs must have in common to share a population."""
-    shape = plain(config) | {"seed": "#"}
+    """Return the text that the configurations of runs must share for them to share a population."""
+    return shape_of_values(plain(config))
+
+
+def shape_of_values(values: Mapping[str, Any]) -> str:
+    """Return the shape of a plain configuration: its text without its seed and the numbers that may be stacked."""
+    shape = {**values, "seed": "#"}
     for name, base in (("optimizer", StackedOptimizer), ("scheduler", Scheduler)):
-        if is_stacked(config[name], base):
+        if is_stacked(shape[name], base):
             shape[name] = blank(shape[name])
     return json.dumps(shape, sort_keys=True)
 

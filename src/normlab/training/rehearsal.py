@@ -32,7 +32,7 @@ from normlab.training.build import (
     precision_of,
     scheduler_maker,
 )
-from normlab.training.grouping import shape_of
+from normlab.training.grouping import shape_of_values
 from normlab.training.module import NormModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
@@ -58,7 +58,7 @@ def rehearse(config: DictConfig) -> list[str]:
     check(config)
     values = plain(config)
     try_optimizer(json.dumps({name: values[name] for name in ("optimizer", "scheduler")}))
-    shape = shape_of(config)
+    shape = shape_of_values(values)
     if shape not in _notices:
         with quiet():
             _notices[shape] = dry_run(OmegaConf.create(values))
