@@ -19,6 +19,8 @@ MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 LOSSES = ("squared_error",)
+REPLICATES = ("data", "seed")
+DATA_SEED = 42
 STATISTICS = ("running", "reestimated", "batch")
 SEED = "a whole number from 0 to 2^63 - 1"
 
@@ -83,7 +85,7 @@ class DataConfig:
     val: int
     test: int
     batch_size: int
-    seed: int = 42
+    seed: int = DATA_SEED
     standardize: bool = False
     standardize_target: bool = False
 
@@ -246,11 +248,13 @@ class Config:
     loss: str | None = None
     warmup: int = 0
     retrain: bool = False
+    replicate: str = "seed"
     metrics: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(self.loss in (None, *LOSSES), "loss", f"null or {', '.join(LOSSES)}", self.loss)
+        require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
         require(self.warmup >= 0, "warmup", "0 or more epochs", self.warmup)
         require(0 <= self.seed < 2**63, "seed", SEED, self.seed)
         require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)

@@ -25,7 +25,7 @@ def numbered(train: int, batch_size: int) -> Random:
 
 def split(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     number = torch.arange(samples)
-    return number.float().unsqueeze(1), -number
+    return number.float().view(1, -1, 1), -number.unsqueeze(0)
 
 
 @given(
@@ -85,8 +85,28 @@ def test_each_dataloader_is_its_whole_split_in_one_batch():
     for part, loader in zip(data.parts, loaders, strict=True):
         ((x, y),) = loader
         assert len(loader) == 1
-        assert x is part.x
-        assert y is part.y
+        assert torch.equal(x, part.x.unsqueeze(0))
+        assert torch.equal(y, part.y.unsqueeze(0))
+        assert x.data_ptr() == part.x.data_ptr(), "no copy"
+
+
+def test_members_with_seeds_of_their_own_have_the_splits_and_draws_of_each():
+    data = Fitness(train=30, val=20, test=10, batch_size=8, seed=5)
+    together = data.for_members([3, 1, 3])
+    for place in range(3):
+        x, y = together.split(place).x, together.split(place).y
+        for member, seed in enumerate([3, 1, 3]):
+            part = Fitness(train=30, val=20, test=10, batch_size=8, seed=seed).parts[place]
+            assert torch.equal(x[member], part.x)
+            assert torch.equal(y[member], part.y)
+    minibatches = list(together.minibatches((together.split(0).x, together.split(0).y), [0, 1, 2], epoch=1))
+    for member, (data_seed, seed) in enumerate(zip([3, 1, 3], [0, 1, 2], strict=True)):
+        alone = data.for_members([data_seed])
+        own = alone.minibatches((alone.split(0).x, alone.split(0).y), [seed], epoch=1)
+        for (x, y), (own_x, own_y) in zip(minibatches, own, strict=True):
+            assert torch.equal(x[member], own_x[0])
+            assert torch.equal(y[member], own_y[0])
+    assert data.for_members([4, 4]).split(0).x.shape[0] == 1, "the same samples are held once"
 
 
 def test_standardizing_knows_the_training_split_alone():

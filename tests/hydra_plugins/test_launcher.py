@@ -344,3 +344,27 @@ def test_data_in_float64_can_be_stacked(run_train, monkeypatch):
     outcome = run_train("-m", "seed=0,1", *doubles, TOGETHER)
     assert outcome.code == 0, outcome.err
     assert "2 runs in 1 population" in outcome.out.splitlines()[:2]
+
+
+def test_members_whose_splits_lack_a_word_train_apart_from_the_others(run_train, tmp_path):
+    words = ["red"] * 58 + ["blue"] + ["green"]
+    Path("words.csv").write_text("word,a,y\n" + "".join(f"{w},{k % 7},{k / 3}\n" for k, w in enumerate(words)))
+    given = [
+        "data=csv",
+        "data.path=words.csv",
+        "data.target_column=y",
+        "data.train=30",
+        "data.val=10",
+        "data.test=10",
+    ]
+    given += [
+        "data.batch_size=10",
+        "replicate=data",
+        "seed=range(6)",
+        "trainer.max_epochs=1",
+        "data.task=regression",
+    ]
+    outcome = run_train("-m", "model=nobn", *given)
+    assert outcome.code == 0, outcome.err
+    assert pd.read_csv(next(Path("outputs").glob("*/*/summary.csv")))["status"].tolist() == ["finished"] * 6
+    assert "6 runs in 1 population" not in outcome.out

@@ -68,7 +68,7 @@ def make_scene(nets: Sequence[nn.Module], samples: int = 24, seed: int = 1, step
         "after": after,
         "start": before,
         "minibatch": (x, y),
-        "train": (x[0], y[0]),
+        "train": (x[:1], y[:1]),
         "lr": torch.full((len(nets),), step, dtype=torch.float64),
         "stability": None,
         "generators": [torch.Generator().manual_seed(10 + k) for k in range(len(nets))],

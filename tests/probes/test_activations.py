@@ -175,7 +175,7 @@ def scene(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) ->
         optimizer.step()
         optimizer.zero_grad()
     after, trained = state_of(nets), [name for name, _ in nets[0].named_parameters()]
-    train = 2 + 3 * draws(21, *shape, seed=2), draws(21, 2, seed=3)
+    train = 2 + 3 * draws(1, 21, *shape, seed=2), draws(1, 21, 2, seed=3)
     return Scene(nets[0], squared, trained, before, after, before, (x, y), train, LR, None, [], 1, 3)
 
 
@@ -389,7 +389,7 @@ def test_overall_are_the_worst_of_the_layers_and_the_ratio_of_the_first_gradient
 def test_features_are_those_of_the_training_split(shape):
     given = scene()
     x = 100 + 3 * draws(50, *shape).float()
-    every, arrays = of_features(replace(given, train=(x, given.train[1])))
+    every, arrays = of_features(replace(given, train=(x.unsqueeze(0), given.train[1])))
     flat = x.double().flatten(1).numpy()
     assert_close(every["features_mean"], double([flat.mean()] * K))
     assert_close(every["features_std"], double([flat.std(ddof=1)] * K))
@@ -432,7 +432,7 @@ def test_by_batch_statistics_what_a_normalizer_puts_out_has_mean_0_and_spread_1(
 
 def test_after_a_warm_up_frozen_statistics_come_to_nearly_the_same():
     given = scene(partial(mlp, partial(BatchNorm1d, eps=1e-12, affine=False)))
-    x = given.train[0]
+    x = given.train[0][0]
     for _ in range(200):
         given.net(x)
     state = state_of([given.net] * K)

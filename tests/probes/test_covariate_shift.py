@@ -50,7 +50,7 @@ def scene(make=mlp, shape=(3,), moved=None, trained=None, members: int = K) -> S
     state = state_of(nets)
     trained = [name for name, _ in nets[0].named_parameters()] if trained is None else trained
     after = stepped(state, trained if moved is None else moved)
-    train = draws(20, *shape, seed=2), draws(20, 2, seed=3)
+    train = draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
     minibatch = draws(members, 8, *shape, seed=4), draws(members, 8, 2, seed=5)
     lr = torch.full((members,), 0.1, dtype=torch.float64)
     return Scene(nets[0], loss_of, trained, state, after, state, minibatch, train, lr, None, [], 0, 0)

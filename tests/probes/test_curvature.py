@@ -57,7 +57,7 @@ def make_scene(norm=BatchNorm1d, members: int = K, **given) -> Scene:
         "after": state,
         "start": state,
         "minibatch": (draws(members, 16, 3, seed=1), draws(members, 16, 2, seed=2)),
-        "train": (draws(24, 3, seed=3), draws(24, 2, seed=4)),
+        "train": (draws(1, 24, 3, seed=3), draws(1, 24, 2, seed=4)),
         "lr": torch.tensor([0.1, 0.01, 0.3], dtype=torch.float64)[:members],
         "stability": None,
         "generators": generators(members),
@@ -137,7 +137,7 @@ def test_products_and_ends_agree_with_curvlinops_own_hessian(mode):
     scene = make_scene(members=1)
     landscape = scene.landscape(mode, "train")
     net = still(make_net(), mode)
-    theirs = operator(net, nn.MSELoss(), list(net.parameters()), [scene.train])
+    theirs = operator(net, nn.MSELoss(), list(net.parameters()), [tuple(part[0] for part in scene.train)])
     vectors = draws(1, landscape.theta.shape[1])
 
     assert_close(landscape.hessian()(vectors)[0], theirs @ vectors[0])
@@ -150,9 +150,8 @@ def test_curvlinops_batch_by_batch_is_another_net_s_hessian():
     """The reason why a landscape sees its data whole."""
     scene = make_scene(members=1)
     x, y = scene.train
-    halves = [
-        replace(scene, train=half).landscape("batch", "train") for half in ((x[:12], y[:12]), (x[12:], y[12:]))
-    ]
+    parts = (x[:, :12], y[:, :12]), (x[:, 12:], y[:, 12:])
+    halves = [replace(scene, train=part).landscape("batch", "train") for part in parts]
     vectors = draws(*halves[0].theta.shape)
     summed = sum(half.hessian()(vectors) for half in halves) / 2
 

@@ -170,7 +170,7 @@ def test_the_landscape_of_another_state_or_of_all_data(scenes):
     after = scene.landscape("frozen", state=scene.after)
     assert not torch.equal(after.theta, scene.landscape("frozen").theta)
     whole = scene.landscape("frozen", "train")
-    x, y = scene.train
+    x, y = (part[0] for part in scene.train)
     net = scenes.make_net().eval()
     net.load_state_dict({name: tensor[1] for name, tensor in scene.before.items()})
     assert_close(whole.losses(whole.theta)[1:], scenes.squared(net(x)[None], y[None]).detach())

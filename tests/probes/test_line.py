@@ -44,7 +44,7 @@ def state_of(make, first: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
 
 def scene(make=mlp, shape=(3,)) -> Scene:
     (net, state), (_, start) = state_of(make), state_of(make, first=50)
-    train = draws(20, *shape, seed=2), draws(20, 2, seed=3)
+    train = draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
     minibatch = draws(K, 8, *shape, seed=4), draws(K, 8, 2, seed=5)
     trained = [name for name, _ in net.named_parameters()]
     lr = torch.full((K,), 0.1, dtype=torch.float64)
@@ -206,7 +206,7 @@ def test_the_rise_of_a_linear_net_is_that_of_its_parabola(count):
     (finding,) = Line(count=count, reach=2.0, modes=("batch",))(given)
     landscape = given.landscape("batch", "train")
     d = random_direction(landscape, generators()).view(K, 2, 3)
-    outputs = torch.einsum("bi,koi->kbo", given.train[0], d)
+    outputs = torch.einsum("bi,koi->kbo", given.train[0][0], d)
 
     assert_close(finding.numbers["rise"], 2.0**2 * outputs.square().flatten(1).mean(1))
     assert_close(finding.numbers["barrier"], torch.zeros(K, dtype=torch.float64), rtol=0, atol=1e-12)

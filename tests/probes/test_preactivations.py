@@ -46,7 +46,7 @@ def state_of(nets: list[nn.Module]) -> dict[str, Tensor]:
 def scene(make=mlp, shape=(3,)) -> Scene:
     nets = nets_of(make)
     state, start = state_of(nets), state_of(nets_of(make, first=50))
-    train = 2 + 3 * draws(21, *shape, seed=2), draws(21, 2, seed=3)
+    train = 2 + 3 * draws(1, 21, *shape, seed=2), draws(1, 21, 2, seed=3)
     minibatch = draws(K, 8, *shape, seed=4), draws(K, 8, 2, seed=5)
     trained = [name for name, _ in nets[0].named_parameters()]
     lr = torch.full((K,), 0.1, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_the_probe_finds_what_numpy_finds_layer_by_layer(norm, position, mode):
     numbers = found(given, unit=2, modes=(mode,)).numbers
     shifts, stretches = np.zeros((2, K)), np.zeros((2, K))
     for k, (net, start) in enumerate(zip(nets_of(make), nets_of(make, 50), strict=True)):
-        now, then = (by_hand(each.train(mode == "batch"), given.train[0]) for each in (net, start))
+        now, then = (by_hand(each.train(mode == "batch"), given.train[0][0]) for each in (net, start))
         for number, layer in enumerate(("hidden1", "hidden2")):
             h, unit = now[layer], now[layer][:, 2]
             expected = dict(zip(("q15", "q50", "q85"), np.quantile(unit, [0.15, 0.5, 0.85]), strict=True))
@@ -151,7 +151,7 @@ def test_of_an_image_a_unit_is_a_channel_at_all_positions(mode):
     }
     for k, net in enumerate(nets_of(make)):
         layer = net.train(mode == "batch").hidden1
-        h = layer.norm(layer.conv(given.train[0])).detach()
+        h = layer.norm(layer.conv(given.train[0][0])).detach()
         assert_close(seen["hidden1"].values[k].sort().values, h[:, 1].flatten().sort().values)
         assert_close(seen["hidden1"].mean[k], h.mean((0, 2, 3)))
         assert_close(seen["hidden1"].std[k], h.movedim(1, 0).flatten(1).std(1))

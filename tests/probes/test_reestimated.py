@@ -40,7 +40,7 @@ def nets_of(make, members: int = K) -> list[nn.Module]:
 def scene(nets: list[nn.Module], shape=(3,)) -> Scene:
     named = [{**dict(net.named_parameters()), **dict(net.named_buffers())} for net in nets]
     state = {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
-    train = 2 + 3 * draws(20, *shape, seed=2), draws(20, 2, seed=3)
+    train = 2 + 3 * draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
     minibatch = draws(len(nets), 8, *shape, seed=4), draws(len(nets), 8, 2, seed=5)
     trained = [name for name, _ in nets[0].named_parameters()]
     lr = torch.full((len(nets),), 0.1, dtype=torch.float64)
@@ -74,7 +74,7 @@ def test_the_loss_is_that_of_nets_whose_statistics_were_re_estimated_at_every_po
         for net, theta in zip(nets, point, strict=True):
             nn.utils.vector_to_parameters(theta, net.parameters())
         population = Population(nets)
-        x = given.train[0].expand(K, *given.train[0].shape)
+        x = given.train[0].expand(K, *given.train[0].shape[1:])
         reestimate(population, [x])
         population.eval()
         inputs, targets = given.data(data)
@@ -139,7 +139,7 @@ def test_no_trace_is_left(name):
     own, state = (
         {key: value.clone() for key, value in kept.items()} for kept in (given.net.state_dict(), given.before)
     )
-    x, generator = given.train[0], torch.get_rng_state()
+    x, generator = given.train[0][0], torch.get_rng_state()
     hooks = [len(layer._forward_pre_hooks) for layer in given.net.modules()]
     expected = functional_call(given.net.eval(), {key: value[0] for key, value in state.items()}, (x,))
 

@@ -146,6 +146,32 @@ def test_every_optimizer_and_scheduler(tmp_path, optimizer):
     compare(tmp_path, ["model=bn", *CASES["random"], *OPTIMIZERS[optimizer]], MEMBERS)
 
 
+@pytest.mark.parametrize("model", ["bn", "nobn"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        CASES["random"],
+        ["data=wine", "data.standardize=true", "net.hidden=[10]"],
+        ["data=fitness", "data.standardize=true", "data.standardize_target=true", "net.hidden=[10]"],
+    ],
+    ids=["random", "wine", "fitness"],
+)
+def test_members_with_samples_of_their_own(tmp_path, model, data):
+    members = [[*own, f"data.seed={number // 2}"] for number, own in enumerate(GENTLE)]
+    compare(tmp_path, [f"model={model}", "replicate=data", *data], members)
+
+
+def test_replicates_have_samples_of_their_own_if_they_are_to():
+    def sums(replicate: str) -> set[float]:
+        common = ["data=wine", "data.standardize=false", f"replicate={replicate}"]
+        return {
+            float(make_data(OmegaConf.merge(composed(*common), {"seed": k})).parts[0].x.sum()) for k in range(3)
+        }
+
+    assert len(sums("seed")) == 1
+    assert len(sums("data")) == 3
+
+
 def test_numbers_of_optimizer_and_scheduler_per_member(tmp_path):
     members = [
         ["seed=0", "optimizer.betas=[0.9,0.999]", "scheduler.gamma=0.5", "scheduler.step_size=3"],

@@ -67,7 +67,7 @@ def test_all_probes_leave_everything_bit_identical(model, members):
     module.zero_grad()
     module.task.loss(module(x), y).sum().backward()
     module.optimizers = lambda use_pl_optimizer=False: optimizer
-    module.training_split = lambda: (data.parts[0].x, data.parts[0].y)
+    module.training_split = lambda: (data.split(0).x, data.split(0).y)
     runs = [Run(one, Path("/nowhere"), "run", {}, []) for one in configs]
     probing = Probing(make_probes(configs[0]), runs, [])
     probing.start = before

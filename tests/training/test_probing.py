@@ -109,7 +109,7 @@ def test_what_is_shown_is_the_step_that_is_taken(look, seeds):
         after = torch.cat([scene.after[name].reshape(len(seeds), -1) for name in scene.trained], dim=1)
         torch.testing.assert_close(after, landscape.theta - 1e-4 * landscape.gradients(landscape.theta))
         torch.testing.assert_close(scene.lr, torch.full((len(seeds),), 1e-4, dtype=torch.float64))
-        assert scene.train[0].shape == (600, 3)
+        assert scene.train[0].shape == (1, 600, 3)
         assert scene.minibatch[0].shape == (len(seeds), 88 if scene.step == 14 else 128, 3)
 
 

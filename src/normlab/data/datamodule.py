@@ -1,6 +1,7 @@
 """The LightningDataModule that every dataset is: a table in memory, sliced instead of collated."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import pytorch_lightning as pl
@@ -18,19 +19,23 @@ Transform = Callable[[Table], Table]
 
 @dataclass(frozen=True)
 class WholeSplit:
-    """A dataloader of one batch, the whole split: Lightning's cost per batch is then paid once an epoch.
+    """A dataloader of one batch, a whole split: Lightning's cost per batch is then paid once an epoch.
 
     A split without samples has no batch.
+
+    Shapes:
+        x ``(M, N, …)`` and y ``(M, N, …)``: M is 1 where all members have the same samples, else K.
     """
 
-    table: Table
+    x: Tensor
+    y: Tensor
 
     def __iter__(self) -> Iterator[Split]:
         if len(self):
-            yield self.table.x, self.table.y
+            yield self.x, self.y
 
     def __len__(self) -> int:
-        return min(len(self.table), 1)
+        return min(self.x.shape[1], 1)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,6 +45,10 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
     Lightning is handed each split whole; :meth:`minibatches` slices an epoch's batches out of it. Numbers keep the
     precision they were read in until they are standardized. They are then cast once, to ``dtype``: float32, or
     float64 where the training sets it before the splits are made.
+
+    Attributes:
+        members: the datasets of a population whose members have samples of their own, see :meth:`for_members`;
+            otherwise this one alone, for all members.
     """
 
     def __post_init__(self) -> None:
@@ -47,6 +56,21 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         pl.LightningDataModule.__init__(self)
         self.dtype = torch.float32
         self._parts: tuple[Table, ...] | None = None
+        self._splits: dict[int, WholeSplit] = {}
+        self.members: Sequence[InMemoryData] = [self]
+
+    def with_seed(self, seed: int) -> "InMemoryData":
+        """Return this dataset with another seed: other draws where samples are random, and another split."""
+        other = copy(self)
+        other.seed, other._parts, other._splits, other.members = seed, None, {}, [other]
+        return other
+
+    def for_members(self, seeds: Sequence[int]) -> "InMemoryData":
+        """Return the dataset of a population: each member has the draws and the split of its own seed."""
+        data = self.with_seed(seeds[0])
+        if len(set(seeds)) > 1:
+            data.members = [data, *map(self.with_seed, seeds[1:])]
+        return data
 
     def table(self) -> Table:
         """Return all samples, drawn from ``self.seed`` if they are random."""
@@ -61,6 +85,11 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
             transform = self.fit(table.at(rows[0]))
             self._parts = tuple(transform(table.at(index)) for index in rows)
         return self._parts
+
+    @property
+    def shape_is_fitted(self) -> bool:
+        """Whether the shape of an input depends on the training samples, as one-hot encoding makes it."""
+        return False
 
     def encoder(self, train: Table) -> Transform:
         """Fit the encoding of the inputs to the training samples; by default they stay as they are."""
@@ -104,28 +133,40 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
             notices += merged_notice(table.y, target_name, "data.standardize_target")
         return notices
 
+    def split(self, place: int) -> WholeSplit:
+        """Return the training (0), validation (1) or test (2) split of all members; made once."""
+        if place not in self._splits:
+            tables = [member.parts[place] for member in self.members]
+            self._splits[place] = WholeSplit(*(stacked([getattr(t, name) for t in tables]) for name in ("x", "y")))
+        return self._splits[place]
+
     def train_dataloader(self) -> WholeSplit:
         """Return the training split as one batch."""
-        return WholeSplit(self.parts[0])
+        return self.split(0)
 
     def val_dataloader(self) -> WholeSplit:
         """Return the validation split as one batch."""
-        return WholeSplit(self.parts[1])
+        return self.split(1)
 
     def test_dataloader(self) -> WholeSplit:
         """Return the test split as one batch."""
-        return WholeSplit(self.parts[2])
+        return self.split(2)
 
     def minibatches(self, split: Split, seeds: list[int], epoch: int) -> Iterator[Split]:
         """Yield an epoch's minibatches, each member's in the order of its own seed.
 
         Shapes:
-            split: x ``(N, …)`` and y ``(N, …)``; yields x ``(K, B, …)`` and y ``(K, B, …)``.
+            split: x ``(M, N, …)`` and y ``(M, N, …)``; yields x ``(K, B, …)`` and y ``(K, B, …)``.
         """
         x, y = split
-        order = epoch_order(seeds, epoch, len(x)).to(x.device)
-        for places in order.split(batch_sizes(len(x), self.batch_size), dim=1):
+        order = epoch_order(seeds, epoch, x.shape[1]).to(x.device)
+        for places in order.split(batch_sizes(x.shape[1], self.batch_size), dim=1):
             yield taken(x, places), taken(y, places)
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors with a leading axis of members; of one no copy is made."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def target_name(place: int) -> str:
@@ -134,5 +175,12 @@ def target_name(place: int) -> str:
 
 
 def taken(samples: Tensor, places: Tensor) -> Tensor:
-    """Return ``samples[places]``, in a quarter of its time."""
-    return samples.index_select(0, places.flatten()).view(*places.shape, *samples.shape[1:])
+    """Return each member's samples at its places, in a quarter of the time of an index of both axes.
+
+    Shapes:
+        samples ``(M, N, …)``, places ``(K, B)``; returns ``(K, B, …)``.
+    """
+    members, count = samples.shape[:2]
+    if members > 1:
+        places = places + count * torch.arange(members, device=places.device).unsqueeze(1)
+    return samples.flatten(0, 1).index_select(0, places.flatten()).view(*places.shape, *samples.shape[2:])

@@ -66,6 +66,11 @@ class FrameData(InMemoryData):
         return Encoder.fit(train, self.reading().words, self.missing == "mean")
 
     @property
+    def shape_is_fitted(self) -> bool:
+        """Whether there are columns of words: a word that the training samples lack has no input."""
+        return any(self.reading().words)
+
+    @property
     def choices(self) -> Choices:
         """The choices that the table is read by; names of digits come from the command line as numbers."""
         return Choices(

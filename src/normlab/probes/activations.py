@@ -211,10 +211,11 @@ def overall(through: Numbers, back: Numbers) -> Numbers:
 
 def of_features(scene: Scene) -> tuple[Numbers, Numbers]:
     """Return mean and standard deviation of the training split, of all entries ``(K,)`` and of each ``(K, D)``."""
-    x, members = scene.train[0].flatten(1).double(), len(scene.lr)
+    x, members = scene.train[0].flatten(2).double(), len(scene.lr)
     names = ("features_mean", "features_std")
-    every = {name: value.expand(members) for name, value in zip(names, mean_std(x.reshape(1, -1)), strict=True)}
-    return every, {name: value.expand(members, -1) for name, value in zip(names, mean_std(x.T), strict=True)}
+    every = {name: value.expand(members) for name, value in zip(names, mean_std(x.flatten(1)), strict=True)}
+    of_each = (value.view(len(x), -1) for value in mean_std(x.transpose(1, 2).flatten(0, 1)))
+    return every, {name: value.expand(members, -1) for name, value in zip(names, of_each, strict=True)}
 
 
 def histograms_of(scene: Scene, outputs: Numbers, weights: Mapping[str, Sequence[str]]) -> Numbers:

@@ -147,7 +147,7 @@ class Curvature(Probe):
         if not bool((scale == 1).all()):
             # The start is the same, so that a member without such weights finds what it has already.
             without_scale = ends_from(landscape, start, (LARGEST,), scale, self.iterations, self.tolerance)
-        partial = self.data == "minibatch" and scene.minibatch[0].shape[1] < len(scene.train[0])
+        partial = self.data == "minibatch" and scene.minibatch[0].shape[1] < scene.train[0].shape[1]
         return {
             "lambda_max": plain.values[1],
             "lambda_min": plain.values[0],

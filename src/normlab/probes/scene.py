@@ -45,7 +45,7 @@ class Scene:
         before, after: parameters and buffers by name, ``(K, …)`` each.
         start: the same as the training began with.
         minibatch: x ``(K, B, …)`` and y ``(K, B, …)``.
-        train: the training split, x ``(N, …)`` and y ``(N, …)``.
+        train: the training split, x ``(M, N, …)`` and y ``(M, N, …)``; M is 1 if members have the same, else K.
         lr: each member's learning rate, ``(K,)``, in float64.
         stability: the largest λmax·η with which the optimizer is stable on a quadratic, ``(K,)``; None where there
             is no such limit, as with adaptive optimizers.
@@ -75,7 +75,7 @@ class Scene:
             return self.minibatch
         x, y = self.train
         members = len(self.lr)
-        return x.expand(members, *x.shape), y.expand(members, *y.shape)
+        return x.expand(members, *x.shape[1:]), y.expand(members, *y.shape[1:])
 
     def landscape(
         self, mode: str, data: str = "minibatch", state: Params | None = None, *, double: bool = False

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from normlab.config import ConfigError, first_line
+from normlab.config import DATA_SEED, ConfigError, first_line
 from normlab.data.datamodule import InMemoryData
-from normlab.data.order import batch_sizes
+from normlab.data.order import batch_sizes, stream
 from normlab.probes.graph import Graph
 from normlab.probes.scene import Probe
 from normlab.training.module import NormModule
@@ -44,19 +44,30 @@ def make(node: DictConfig, **arguments: Any) -> Any:
         raise cause from None
 
 
-def make_data(config: DictConfig) -> InMemoryData:
-    """Return the datamodule, its splits made in the precision of the training.
+def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
+    """Return the datamodule of a run or a population, its splits made in the precision of the training.
 
-    The global generators are seeded by ``data.seed`` meanwhile.
+    The global generators are seeded by each member's seed of the data meanwhile.
     """
-    with seeded(config.data.get("seed", 0)):
-        data = make(config.data)
-        data.dtype = precision_of(config)
-        try:
-            _ = data.parts
-        except ValueError as error:
-            raise ConfigError(first_line(error)) from error
+    data = make(config.data).for_members([data_seed(member) for member in (config, *others)])
+    for member in data.members:
+        member.dtype = precision_of(config)
+        with seeded(member.seed):
+            try:
+                _ = member.parts
+            except ValueError as error:
+                raise ConfigError(first_line(error)) from error
     return data
+
+
+def data_seed(config: DictConfig) -> int:
+    """Return the seed that a run's data are drawn and split with.
+
+    With ``replicate=data`` it follows from ``data.seed`` and ``seed``, so that each replicate has samples of its
+    own; with ``replicate=seed`` it is ``data.seed``.
+    """
+    seed: int = config.data.get("seed", DATA_SEED)
+    return stream(seed, "replicate", config.seed) if config.get("replicate") == "data" else seed
 
 
 def net_maker(config: DictConfig, data: InMemoryData) -> Callable[[], nn.Module]:

@@ -9,7 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from normlab.records.folder import plain
-from normlab.training.build import is_stacked
+from normlab.training.build import data_seed, is_stacked, make_data
 from normlab.training.optim import StackedOptimizer
 from normlab.training.proof import Stacking, stacking_of
 from normlab.training.run_folders import Run
@@ -45,7 +45,8 @@ def shape_of(config: DictConfig) -> str:
 
 def shape_of_values(values: Mapping[str, Any]) -> str:
     """Return the shape of a plain configuration: its text without its seed and the numbers that may be stacked."""
-    shape = {**values, "seed": "#"}
+    data = {key: value for key, value in values["data"].items() if key != "seed"}
+    shape = {**values, "seed": "#", "data": data}
     for name, base in (("optimizer", StackedOptimizer), ("scheduler", Scheduler)):
         if is_stacked(shape[name], base):
             shape[name] = blank(shape[name])
@@ -67,7 +68,7 @@ def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) ->
     for place, config in enumerate(configs):
         shapes.setdefault(shape_of(config), []).append(place)
     found = []
-    for shape, places in shapes.items():
+    for shape, places in split_by_input_shape(configs, shapes):
         config = configs[places[0]]
         alone = "" if len(places) == 1 else one_run_alone(config)
         stacking = Stacking(alone or None) if alone or len(places) == 1 else stacking_of(config, shape)
@@ -75,6 +76,25 @@ def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) ->
         for part in np.array_split(places, -(-len(places) // most)):
             found.append(Group(part.tolist(), stacking))
     return found
+
+
+def split_by_input_shape(
+    configs: Sequence[DictConfig], shapes: Mapping[str, list[int]]
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield the runs of each shape, apart where an input has another shape with another split.
+
+    A word of a table that the training samples lack has no input; see ``InMemoryData.shape_is_fitted``.
+    """
+    for shape, places in shapes.items():
+        seeds = {data_seed(configs[place]) for place in places}
+        if len(seeds) == 1 or not make_data(configs[places[0]]).shape_is_fitted:
+            yield shape, places
+            continue
+        by_input: dict[tuple[int, ...], list[int]] = {}
+        for place in places:
+            by_input.setdefault(make_data(configs[place]).parts[0].input_shape, []).append(place)
+        for input_shape, own in by_input.items():
+            yield f"{shape} {input_shape}", own
 
 
 def plan(found: Sequence[Group], runs: Sequence[Run]) -> list[str]:

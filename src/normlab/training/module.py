@@ -148,8 +148,9 @@ class NormModule(pl.LightningModule):
             layer.held = False
 
     def training_split(self) -> Split:
-        """Return the training split where and as the training has it."""
-        x, y = self.cast((self.data.parts[0].x, self.data.parts[0].y))
+        """Return the training split where and as the training has it, ``(M, N, …)``."""
+        split = self.data.split(0)
+        x, y = self.cast((split.x, split.y))
         return x.to(self.device), y.to(self.device)
 
     def first_minibatch(self) -> Split:
@@ -237,9 +238,10 @@ class NormModule(pl.LightningModule):
 
     def reestimate(self, data: InMemoryData) -> None:
         """Put the statistics of the whole training split in the place of the running ones."""
-        x, _ = self.for_all((data.parts[0].x, data.parts[0].y))
+        split = data.split(0)
+        x, _ = self.for_all((split.x, split.y))
         with naming("statistics=reestimated"):
-            reestimate(self.population, x.split(batch_sizes(len(data.parts[0]), data.batch_size), dim=1))
+            reestimate(self.population, x.split(batch_sizes(x.shape[1], data.batch_size), dim=1))
 
     @property
     def data(self) -> InMemoryData:
@@ -301,9 +303,9 @@ class NormModule(pl.LightningModule):
         return islice(every, self.steps_per_epoch)
 
     def for_all(self, batch: Split) -> Split:
-        """Return a split as every member sees it, ``(K, N, …)``."""
+        """Return a split as every member sees it, ``(M, N, …)`` to ``(K, N, …)``."""
         members = self.population.members
-        x, y = (part.expand(members, *part.shape) for part in self.cast(batch))
+        x, y = (part.expand(members, *part.shape[1:]) for part in self.cast(batch))
         return x, y
 
     def cast(self, batch: Split) -> Split:

@@ -93,8 +93,8 @@ def stacking_of(config: DictConfig, shape: str) -> Stacking:
 
 def prove(config: DictConfig, data: InMemoryData) -> Stacking:
     """Train two nets of a configuration for two steps, together and apart, and return how they can be stacked."""
-    task, table = make_task(data, config.loss), data.parts[0]
-    minibatches = list(islice(data.minibatches((table.x, table.y), SEEDS, 0), STEPS))
+    task, split = make_task(data, config.loss), data.split(0)
+    minibatches = list(islice(data.minibatches((split.x, split.y), SEEDS, 0), STEPS))
     own = precision_of(config)
     make_net = net_maker(config, data)
 

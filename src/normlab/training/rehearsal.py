@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def require_outputs(outputs: Any, expected: tuple[int, int]) -> None:
 
 def few_of(data: InMemoryData, samples: int) -> InMemoryData:
     """Return the data with as many training samples as make one minibatch of each size."""
-    few = copy(data)
+    few = data.with_seed(data.seed)
     train, *rest = data.parts
     few.train, few._parts = samples, (train.at(torch.arange(samples)), *rest)
     return few

@@ -91,7 +91,7 @@ class Training:
         self.runs, self.config, self.progress = runs, config, progress
         self.metric = config.optimized_metric
         self.direction = direction_of(self.metric, config.direction)
-        self.data = data or make_data(config)
+        self.data = data or make_data(*(run.config for run in runs))
         self.sources = sources_of(plain(config))
         self.module = make_module([run.config for run in runs], self.data)
         if config.trainer.compile is None and compiling_pays(config, len(runs), populations):
@@ -210,7 +210,8 @@ class Training:
 
     def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
         """Return what is known of member k now."""
-        run, module, best, table = self.runs[k], self.module, self.best.moment(k), self.data.parts[0]
+        run, module, best = self.runs[k], self.module, self.best.moment(k)
+        table = self.data.members[k % len(self.data.members)].parts[0]
         if module.diverged[k]:
             status = Status.DIVERGED
         elif not module.active[k] and (tests or not self.data.test):

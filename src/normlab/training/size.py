@@ -43,11 +43,13 @@ class MemberSize:
 
     Attributes:
         activations: of all layers; largest: the most of one layer.
+        samples: inputs and targets of all splits, where each member has its own.
     """
 
     activations: int
     largest: int
     parameters: int
+    samples: int
     bytes_each: int
 
     @classmethod
@@ -70,7 +72,10 @@ class MemberSize:
         with torch.no_grad():
             module(x)
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        return cls(sum(sizes), max(sizes), parameters, 8 if config.trainer.precision.startswith("64") else 4)
+        samples = sum(part.x.numel() + part.y.numel() for part in data.parts) * (config.replicate == "data")
+        return cls(
+            sum(sizes), max(sizes), parameters, samples, 8 if config.trainer.precision.startswith("64") else 4
+        )
 
 
 def numels(outputs: Any) -> Iterator[int]:
@@ -85,7 +90,8 @@ def members_at_once(config: DictConfig, n_jobs: int = 1) -> int:
     """
     size = MemberSize.of(config)
     device = machine.device(config.trainer.get("accelerator", "auto"))
-    each = size.bytes_each * (KEPT_ACTIVATIONS * size.activations + KEPT_PARAMETERS * size.parameters)
+    numbers = KEPT_ACTIVATIONS * size.activations + KEPT_PARAMETERS * size.parameters + size.samples
+    each = size.bytes_each * numbers
     held = int(machine.memory(device) * OF_MEMORY / n_jobs / each)
     if device.type == "cpu":
         cached = int(machine.cache_size() * OF_CACHE / n_jobs / (size.bytes_each * size.activations))
