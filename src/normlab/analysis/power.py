@@ -52,7 +52,7 @@ def simulated_shift(n: int, level: float) -> float:
     return float(np.quantile(-averages[:, averages.shape[1] - critical], POWER))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def sampled_averages(n: int) -> Numbers:
     """Return the sorted averages of two, ``(20,000, n(n + 1)/2)``, of normal samples drawn with a fixed seed."""
     z = np.random.default_rng(n).normal(size=(DRAWN, n)).astype(np.float32)
