@@ -59,7 +59,7 @@ class TestPairs:
         assert found.tolist() == pytest.approx([1.0, 0.0, 0.0, INF, -INF])
 
     def test_losses_are_positive(self):
-        with pytest.raises(ValueError, match="losses must be positive for a log ratio, got -2.0"):
+        with pytest.raises(ValueError, match=r"losses must be positive for a log ratio, got -2\.0"):
             log_ratios([1.0, -2.0], [1.0, 1.0])
 
     def test_points_are_rounded_so_that_equal_differences_tie(self):

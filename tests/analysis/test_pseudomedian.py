@@ -106,6 +106,12 @@ class TestConsistency:
         d = np.array(values, dtype=float)
         assert hodges_lehmann(d) == np.median(walsh_averages(d))
 
+    @given(st.lists(st.integers(-9, 9), min_size=6, max_size=14), st.integers(-9, 9))
+    def test_tenths_are_as_exact_as_whole_numbers(self, values, shift):
+        tenths, whole = pseudomedian(np.array(values) / 10), pseudomedian(values)
+        assert tenths[:3] == pytest.approx([end / 10 for end in whole[:3]])
+        assert tenths.excludes(shift / 10) == whole.excludes(shift) == (signed_rank(values, shift) <= 0.05)
+
     def test_a_higher_level_has_a_wider_interval(self):
         d = np.random.default_rng(0).normal(size=20)
         wide, narrow = pseudomedian(d, 0.99), pseudomedian(d, 0.9)

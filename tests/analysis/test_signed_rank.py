@@ -137,7 +137,19 @@ class TestProperties:
         differences = np.array([0.95 - 0.94, 0.13 - 0.12, -(0.03 - 0.02), 0.2])
         assert len(np.unique(np.abs(differences))) == 3, "one is not quite the other"
         assert signed_rank(differences) == signed_rank([1, 1, -1, 20])
-        assert rounded([1e-300, -1e300, INF]).tolist() == pytest.approx([1e-300, -1e300, INF])
+        assert signed_rank(differences, 0.02) == signed_rank([1, 1, -1, 20], 2)
+
+    def test_tenths_tie_at_a_shift_of_half(self):
+        assert signed_rank([0.1, 0.9, 0.6, -0.3, 1.3], 0.5) == signed_rank([1, 9, 6, -3, 13], 5)
+
+    @given(st.floats(allow_nan=False))
+    def test_rounding_is_of_relative_precision(self, value):
+        value = 0.0 if abs(value) < 1e-280 else value
+        for digits in (9, 12):
+            found = float(rounded(np.array(value), digits))
+            assert found == value or abs(found / value - 1) <= 10.0 ** (1 - digits)
+            assert float(rounded(np.array(-value), digits)) == -found
+            assert float(rounded(np.array(found), digits)) == found
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import math
 from typing import NamedTuple
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from normlab.analysis.pseudomedian import Interval, pseudomedian
 from normlab.analysis.signed_rank import GREATER, LESS, signed_rank
@@ -35,9 +36,13 @@ def equivalence(differences: ArrayLike, margin: float, alpha: float = 0.05) -> M
     Schuirmann (1987), A comparison of the two one-sided tests procedure and the power approach, J. Pharmacokinet.
     Biopharm. 15.
     """
+    return MarginTest(float(equivalence_p(differences, margin)), pseudomedian(differences, 1 - 2 * alpha))
+
+
+def equivalence_p(differences: ArrayLike, margin: float) -> NDArray[np.float64]:
+    """Return p of the test of :func:`equivalence` of each sample, ``(...)``, from differences ``(..., n)``."""
     check_margin(margin)
-    p = max(signed_rank(differences, -margin, GREATER), signed_rank(differences, margin, LESS))
-    return MarginTest(float(p), pseudomedian(differences, 1 - 2 * alpha))
+    return np.maximum(signed_rank(differences, -margin, GREATER), signed_rank(differences, margin, LESS))
 
 
 def not_worse(differences: ArrayLike, margin: float, alpha: float = 0.05) -> MarginTest:

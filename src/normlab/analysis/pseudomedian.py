@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from normlab.analysis.signed_rank import GREATER, rounded, signed_rank
+from normlab.analysis.signed_rank import FINE_DIGITS, GREATER, known, rounded, signed_rank
 
 Numbers = NDArray[np.float64]
 MOST_INFINITE = 1 - 1 / math.sqrt(2)
@@ -18,6 +18,9 @@ MOST_INFINITE = 1 - 1 / math.sqrt(2)
 Of the averages of two differences, a share ``(1 − q)²`` is finite when a share q of the differences is infinite.
 Their median is finite for certain only where that is at least one half, that is, up to ``q = 1 − 1/√2``.
 """
+
+SEARCHED = 6
+"""Shifts that are tested at once in the search for an end."""
 
 
 class Interval(NamedTuple):
@@ -72,7 +75,7 @@ def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
 
     Hodges and Lehmann (1963), Estimates of location based on rank tests, Ann. Math. Statist. 34.
     """
-    d = rounded(differences)
+    d = known(differences)
     if not len(d) or np.isinf(d).mean() > MOST_INFINITE:
         return NO_INTERVAL
     averages = np.unique(walsh_averages(d))
@@ -85,7 +88,7 @@ def walsh_averages(differences: Numbers) -> Numbers:
     """Return ``(d_i + d_j) / 2`` of all i ≤ j of the finite differences, ``(m(m + 1)/2,)``."""
     finite = differences[np.isfinite(differences)]
     first, second = np.triu_indices(len(finite))
-    return finite[first] / 2 + finite[second] / 2
+    return rounded(finite[first] / 2 + finite[second] / 2, FINE_DIGITS)
 
 
 def hodges_lehmann(differences: Numbers) -> float:
@@ -96,7 +99,7 @@ def hodges_lehmann(differences: Numbers) -> float:
     below = int(2 * down * (n - up - down) + down * (down + 1) + up * down)
     middle = n * (n + 1) // 2
     low, high = ((place - below) // 2 for place in (middle - 1, middle))
-    return float(finite[low] / 2 + finite[high] / 2)
+    return float(rounded(finite[low] / 2 + finite[high] / 2, FINE_DIGITS))
 
 
 def lower_end(differences: Numbers, averages: Numbers, tail: float) -> tuple[float, bool]:
@@ -112,14 +115,16 @@ def lower_end(differences: Numbers, averages: Numbers, tail: float) -> tuple[flo
         [averages[:1] - outside[0], averages[:-1] / 2 + averages[1:] / 2, averages[-1:] + outside[1]]
     )
 
-    def rejected(shift: float) -> bool:
-        return bool(signed_rank(differences, shift, GREATER) <= tail)
+    def rejected(shifts: Numbers) -> NDArray[np.bool_]:
+        return signed_rank(differences, shifts[:, None], GREATER) <= tail
 
-    first, last = 0, len(averages)  # p above the largest average is over one half: it is never rejected
-    while first < last:
-        middle = (first + last) // 2
-        first, last = (middle + 1, last) if rejected(between[middle]) else (first, middle)
+    first, last = 0, len(averages)  # above the largest average p is over one half and rejects nothing
+    while first < last:  # bisection, with several shifts at once
+        places = np.unique(np.linspace(first, last - 1, SEARCHED).astype(int))
+        count = int(rejected(between[places]).sum())
+        last = int(places[count]) if count < len(places) else last
+        first = int(places[count - 1]) + 1 if count else first
     if first == 0:
         return -math.inf, True
-    end = float(averages[first - 1])
-    return end, not rejected(end)
+    end = averages[first - 1]
+    return float(end), not rejected(end[None])[0]

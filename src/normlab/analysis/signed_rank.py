@@ -9,11 +9,11 @@ from scipy import stats
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
 TWO_SIDED, GREATER, LESS = "two-sided", "greater", "less"
-SIGNIFICANT_BITS = 32
-"""Bits to which differences are rounded, 2e-10 of each: equal values then tie, and sums of two are exact."""
+DIGITS, FINE_DIGITS = 9, 12
+"""Significant digits of differences, and of numbers computed from them: rounding errors break no tie."""
 
 
-def signed_rank(differences: ArrayLike, shift: float = 0.0, alternative: str = TWO_SIDED) -> Numbers:
+def signed_rank(differences: ArrayLike, shift: ArrayLike = 0.0, alternative: str = TWO_SIDED) -> Numbers:
     r"""Return p of the exact Wilcoxon signed-rank test that differences are symmetric about a shift θ.
 
     With :math:`e_i = d_i - \theta` and the midrank :math:`r_i` of :math:`|e_i|` among all n, zeros included:
@@ -24,13 +24,14 @@ def signed_rank(differences: ArrayLike, shift: float = 0.0, alternative: str = T
 
     ``p = min(1, 2 min(p_>, p_<))`` two-sided. Zeros are ranked and then dropped (Pratt 1959), so that :math:`p_>`
     never falls as θ grows and the test can be inverted. The null distribution is that of the actual midranks,
-    given the ties and zeros: exact for every n. Infinite differences share the highest ranks.
+    given the ties and zeros: exact for every n. Infinite differences share the highest ranks. Differences are
+    rounded to 9 significant digits, so that rounding errors break no tie.
 
     ``scipy.stats.wilcoxon`` is exact without ties and zeros only; with them it lists or draws flips of signs.
 
     Args:
         differences: d, ``(..., n)``; ±∞ where one run of a pair diverged, 0 where both did.
-        shift: θ.
+        shift: θ, a number or ``(..., 1)``.
         alternative: ``two-sided``, ``greater`` (differences lie above θ) or ``less``.
 
     Returns:
@@ -44,10 +45,10 @@ def signed_rank(differences: ArrayLike, shift: float = 0.0, alternative: str = T
     """
     if alternative not in (TWO_SIDED, GREATER, LESS):
         raise ValueError(f"alternative must be {TWO_SIDED}, {GREATER} or {LESS}, got {alternative!r}")
-    d = rounded(differences)
-    if not d.size:
-        return np.ones(d.shape[:-1])
-    ranks = doubled_signed_ranks(d - shift)
+    shifted = known(differences) - np.asarray(shift)
+    if not shifted.size:
+        return np.ones(shifted.shape[:-1])
+    ranks = doubled_signed_ranks(shifted)
     flat = ranks.reshape(-1, ranks.shape[-1])
     above, below = (np.where(side * flat > 0, np.abs(flat), 0).sum(axis=1) for side in (1, -1))
     statistics = {GREATER: above, LESS: below, TWO_SIDED: np.maximum(above, below)}
@@ -55,13 +56,28 @@ def signed_rank(differences: ArrayLike, shift: float = 0.0, alternative: str = T
     return (np.minimum(1.0, 2 * p) if alternative == TWO_SIDED else p).reshape(ranks.shape[:-1])
 
 
-def rounded(differences: ArrayLike) -> Numbers:
-    """Return differences rounded to 32 significant bits, so that values equal but for rounding errors tie."""
+def known(differences: ArrayLike) -> Numbers:
+    """Return differences rounded to 9 significant digits; raise ``ValueError`` if one is NaN."""
     d = np.asarray(differences, dtype=float)
     if np.isnan(d).any():
         raise ValueError("differences must be numbers, got NaN; leave out pairs of which a value is missing")
-    fraction, exponent = np.frexp(d)
-    return np.ldexp(np.round(np.ldexp(fraction, SIGNIFICANT_BITS)), exponent - SIGNIFICANT_BITS)
+    return rounded(d, DIGITS)
+
+
+def rounded(values: Numbers, digits: int) -> Numbers:
+    """Return values rounded to significant decimal digits, so that those equal but for rounding errors are equal.
+
+    >>> rounded(np.array([0.95 - 0.94, -2 / 3, 0.0, np.inf]), 3).tolist()
+    [0.01, -0.667, 0.0, inf]
+    """
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        magnitude = np.floor(np.log10(np.abs(values)))
+        places = np.clip(np.where(np.isfinite(magnitude), digits - 1 - magnitude, 0), -300, 300)
+        scale = 10.0 ** np.abs(
+            places
+        )  # a division by it is exact to the last bit, a product with its inverse is not
+        finer, coarser = np.round(values * scale) / scale, np.round(values / scale) * scale
+    return np.where(np.isfinite(magnitude), np.where(places >= 0, finer, coarser), values)
 
 
 def doubled_signed_ranks(differences: Numbers) -> Counts:
@@ -70,7 +86,8 @@ def doubled_signed_ranks(differences: Numbers) -> Counts:
     >>> doubled_signed_ranks(np.array([0.0, -1.0, 2.0, 2.0, np.inf])).tolist()
     [0, -4, 7, 7, 10]
     """
-    doubled = np.rint(2 * stats.rankdata(np.abs(differences), axis=-1)).astype(np.int64)
+    sizes = rounded(np.abs(differences), FINE_DIGITS)
+    doubled = np.rint(2 * stats.rankdata(sizes, axis=-1)).astype(np.int64)
     return doubled * np.sign(differences).astype(np.int64)
 
 
@@ -119,4 +136,4 @@ def attainable_p(differences: ArrayLike) -> float:
     >>> attainable_p([0, 0, 0, 1, 2, 2, -4, 5])  # 8 pairs with 3 zeros
     0.0625
     """
-    return float(min(1.0, 2.0 ** (1 - np.count_nonzero(rounded(differences)))))
+    return float(min(1.0, 2.0 ** (1 - np.count_nonzero(known(differences)))))
