@@ -194,8 +194,9 @@ def equivalent(size: int, generator: np.random.Generator) -> Tables:
         for n in (12, 32):
             d = draw(generator, (size, n)) / sd
             for title, p in (
-                ("difference at the margin: equivalent", equivalence_p(d + 1.0, 1.0)),
-                ("difference at the margin: not worse", signed_rank(d + 1.0, 1.0, LESS)),
+                ("difference at the upper margin: equivalent", equivalence_p(d + 1.0, 1.0)),
+                ("difference at the lower margin: equivalent", equivalence_p(d - 1.0, 1.0)),
+                ("difference at the upper margin: not worse", signed_rank(d + 1.0, 1.0, LESS)),
                 ("no difference, margin 1 sd: equivalent", equivalence_p(d, 1.0)),
             ):
                 rate = float((p <= ALPHA).mean())

@@ -41,6 +41,12 @@ class TestByHand:
         assert signed_rank(x) == pytest.approx(0.03906, abs=1e-5)
         assert found[1:3] == pytest.approx((0.01, 0.786))
 
+    def test_with_many_zeros_the_estimate_may_be_an_end_that_is_rejected(self):
+        # Most averages are 0, but six differences of one sign among zeros have p = 2/64.
+        found = pseudomedian([0.0] * 15 + [1.0] * 6)
+        assert found == (0.0, 0.0, 0.5, False, True)
+        assert signed_rank([0.0] * 15 + [1.0] * 6) == 2 / 64
+
     def test_an_end_may_be_infinite(self):
         # Of nine, at most five averages may lie below a rejected shift: 1, 1.5, 2, 2 do, and 2.5 is there twice.
         found = pseudomedian([1, 2, 3, 4, 5, 6, 7, INF, INF])
@@ -68,7 +74,7 @@ class TestInfinite:
 
 class TestConsistency:
     @given(MOSTLY_FINITE, SHIFTS, LEVELS)
-    @settings(max_examples=400)
+    @settings(max_examples=400, deadline=None)
     def test_the_interval_excludes_a_shift_if_and_only_if_the_test_rejects_it(self, values, shift, level):
         found = pseudomedian(values, level)
         assert found.excludes(shift) == (signed_rank(values, shift) <= 1 - level + 1e-12)
@@ -76,7 +82,7 @@ class TestConsistency:
         assert found.is_below(shift) == (signed_rank(values, shift, LESS) <= (1 - level) / 2 + 1e-12)
 
     @given(MOSTLY_FINITE, LEVELS)
-    @settings(max_examples=200)
+    @settings(max_examples=200, deadline=None)
     def test_at_the_ends_too(self, values, level):
         found = pseudomedian(values, level)
         for end in (found.low, found.high):
@@ -86,27 +92,30 @@ class TestConsistency:
                     assert found.excludes(beside) == (signed_rank(values, beside) <= 1 - level + 1e-12)
 
     @given(st.lists(st.floats(-100, 100), min_size=6, max_size=20), st.floats(-100, 100))
+    @settings(deadline=None)
     def test_with_any_numbers(self, values, shift):
         found = pseudomedian(values)
         if min(abs(shift - found.low), abs(shift - found.high)) > 1e-6:
             assert found.excludes(shift) == (signed_rank(values, shift) <= 0.05)
 
     @given(MOSTLY_FINITE, LEVELS, SHIFTS)
+    @settings(deadline=None)
     def test_the_estimate_is_inside_and_moves_with_the_values(self, values, level, shift):
         found = pseudomedian(values, level)
         assert found.low <= found.value <= found.high
-        assert not found.excludes(found.value)
         moved = pseudomedian(np.array(values) + shift, level)
         assert moved[:3] == tuple(end + shift for end in found[:3])
         mirrored = pseudomedian(-np.array(values), level)
         assert (-mirrored.value, -mirrored.high, -mirrored.low) == found[:3]
 
     @given(st.lists(st.integers(-20, 20), min_size=1, max_size=12))
+    @settings(deadline=None)
     def test_the_estimate_is_the_median_of_the_averages(self, values):
         d = np.array(values, dtype=float)
         assert hodges_lehmann(d) == np.median(walsh_averages(d))
 
     @given(st.lists(st.integers(-9, 9), min_size=6, max_size=14), st.integers(-9, 9))
+    @settings(deadline=None)
     def test_tenths_are_as_exact_as_whole_numbers(self, values, shift):
         tenths, whole = pseudomedian(np.array(values) / 10), pseudomedian(values)
         assert tenths[:3] == pytest.approx([end / 10 for end in whole[:3]])

@@ -79,9 +79,9 @@ def test_twelve_pairs_find_one_and_one_and_a_half_standard_deviations():
     assert table["n = 12, 1.5 sd"] >= 0.95 - beyond(0.95)
 
 
-def test_a_difference_at_the_margin_is_rarely_called_equivalent():
+def test_a_difference_at_a_margin_is_rarely_called_equivalent():
     tables = simulated(simulations.equivalent)
-    for title in ("difference at the margin: equivalent", "difference at the margin: not worse"):
+    for title in [title for title in tables if "at the" in title]:
         for kind in simulations.SYMMETRIC:
             assert max(tables[title][kind].values()) <= 0.05 + beyond(0.05)
     assert tables["no difference, margin 1 sd: equivalent"]["normal"]["n = 32"] > 0.9

@@ -67,6 +67,8 @@ def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
     θ. An average of ∞ and −∞ counts one half on either side. None is given if more than 29 % of the differences
     are infinite, see ``MOST_INFINITE``.
 
+    Where most differences are 0 the estimate is 0 and may be an end that the test rejects, for zeros are dropped.
+
     SciPy's ``wilcoxon`` gives neither the estimate nor an interval.
 
     Args:
@@ -81,7 +83,7 @@ def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
     averages = np.unique(walsh_averages(d))
     low, has_low = lower_end(d, averages, (1 - level) / 2)
     high, has_high = lower_end(-d, -averages[::-1], (1 - level) / 2)
-    return Interval(hodges_lehmann(d), low, -high, has_low, has_high)
+    return Interval(hodges_lehmann(d) + 0.0, low + 0.0, 0.0 - high, has_low, has_high)  # no −0
 
 
 def walsh_averages(differences: Numbers) -> Numbers:
