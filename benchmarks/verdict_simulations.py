@@ -274,5 +274,7 @@ def simulate_tests(names: list[str], simulations: int, seed: int) -> Tables:
     tables: Tables = {}
     for name in names:
         run, share = SIMULATIONS[name]
-        tables |= run(int(simulations * share), np.random.default_rng([seed, list(SIMULATIONS).index(name)]))
+        tables |= run(
+            max(1, int(simulations * share)), np.random.default_rng([seed, list(SIMULATIONS).index(name)])
+        )
     return tables

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.analysis.interaction import interaction, mean_over_splits, paired_test, pooled
+from normlab.analysis.interaction import interaction, mean_over_splits, pooled
+from normlab.analysis.pseudomedian import paired_test
 
 INF = math.inf
 NUMBERS = st.lists(st.integers(-20, 20), min_size=1, max_size=10)

@@ -27,6 +27,12 @@ def test_too_few_pairs_find_nothing():
     assert detectable_shift(0) == math.inf
 
 
+def test_a_level_that_few_pairs_cannot_reach():
+    # (6.11 + 0.84)/√(0.955·40) with p at most 1e-9.
+    assert detectable_shift(40, 1e-9) == pytest.approx(1.125, abs=2e-3)
+    assert detectable_shift(24, 1e-9) == math.inf
+
+
 def test_where_simulation_ends_the_formula_goes_on():
     found = [detectable_shift(n) for n in (20, 22, 24, 25, 26, 30, 100)]
     assert found == sorted(found, reverse=True)

@@ -1,32 +1,12 @@
 """How the difference between two arms changes from panel to panel, and what all panels say together."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from normlab.analysis.estimates import differences
-from normlab.analysis.pseudomedian import Interval, pseudomedian
-from normlab.analysis.signed_rank import signed_rank
+from normlab.analysis.pseudomedian import PairedTest, paired_test
 
 Numbers = NDArray[np.float64]
-
-
-class PairedTest(NamedTuple):
-    """The signed-rank test of paired differences.
-
-    Attributes:
-        p: two-sided.
-        shift: the Hodges–Lehmann estimate with the interval of the test.
-    """
-
-    p: float
-    shift: Interval
-
-
-def paired_test(values: ArrayLike, level: float = 0.95) -> PairedTest:
-    """Test paired differences ``(n,)`` against 0 and estimate them, both by the signed-rank test."""
-    return PairedTest(float(signed_rank(values)), pseudomedian(values, level))
 
 
 def interaction(panel: ArrayLike, other: ArrayLike, level: float = 0.95) -> PairedTest:

@@ -74,4 +74,4 @@ def point_differences(arm: ArrayLike, baseline: ArrayLike) -> Numbers:
     [1.0, 0.0]
     """
     a, b = (100 * np.asarray(values, dtype=float) for values in (arm, baseline))
-    return np.round(differences(a, b), 9)
+    return np.round(differences(a, b), 9) + 0.0  # no −0

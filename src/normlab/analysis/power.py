@@ -6,8 +6,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-from normlab.analysis.pseudomedian import Numbers
-from normlab.analysis.signed_rank import null_tail
+from normlab.analysis.signed_rank import Numbers, null_tail
 
 POWER = 0.8
 SIMULATED, DRAWN = 24, 20_000
@@ -34,7 +33,9 @@ def detectable_shift(n: int, level: float = 0.05) -> float:
         return math.inf
     if n <= SIMULATED:
         return simulated_shift(n, level)
-    joint = simulated_shift(SIMULATED, level) / asymptotic_shift(SIMULATED, level) - 1
+    joint = 0.0
+    if level >= 2.0 ** (1 - SIMULATED):
+        joint = simulated_shift(SIMULATED, level) / asymptotic_shift(SIMULATED, level) - 1
     return asymptotic_shift(n, level) * (1 + joint * SIMULATED / n)
 
 

@@ -1,6 +1,6 @@
 """How large a paired difference is: the Hodges–Lehmann estimate with the interval of the signed-rank test.
 
-The entry is :func:`pseudomedian`.
+The entry is :func:`paired_test`, the test and the estimate together.
 """
 
 import math
@@ -52,6 +52,23 @@ class Interval(NamedTuple):
 
 
 NO_INTERVAL = Interval(math.nan, math.nan, math.nan)
+
+
+class PairedTest(NamedTuple):
+    """The signed-rank test of paired differences.
+
+    Attributes:
+        p: two-sided.
+        shift: the Hodges–Lehmann estimate with the interval of the test.
+    """
+
+    p: float
+    shift: Interval
+
+
+def paired_test(values: ArrayLike, level: float = 0.95) -> PairedTest:
+    """Test paired differences ``(n,)`` against 0 and estimate them, both by the signed-rank test."""
+    return PairedTest(float(signed_rank(values)), pseudomedian(values, level))
 
 
 def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
