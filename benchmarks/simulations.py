@@ -4,9 +4,10 @@ Runs are normal, skewed (log-normal), heavy-tailed (Student's t with 3 degrees o
 in ten diverges. Runs of one seed are correlated (0.5 before they are made skewed or heavy-tailed). Sweeps go the
 whole way that those of trained nets go, from their design to what is declared.
 
-    python benchmarks/simulations.py [--simulations 4000] [--seed 0] [--json]
+    python benchmarks/simulations.py [--simulations 4000] [--seed 0] [--json] [--tests NAME ...]
 
-Sweeps are simulated half as often as intervals.
+Sweeps are simulated half as often as intervals. With ``--tests`` the tests for the next verdicts are simulated
+instead, see ``verdict_simulations.py``.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import integrate, special, stats
+from verdict_simulations import SIMULATIONS, simulate_tests
 
 from normlab.analysis.comparing import BETTER, WORSE
 from normlab.analysis.design import design_of
@@ -265,10 +267,11 @@ def printed(title: str, table: Table) -> str:
     """Return a table as text: shares in percent, differences as they are."""
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
     widths = [max(len(column), 8) + 2 for column in columns]
-    lines = [title, f"{'':16}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))]
+    margin = max(16, *(len(name) + 1 for name in table))
+    lines = [title, " " * margin + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))]
     for name, row in table.items():
         cells = [cell(column, row.get(column)) for column in columns]
-        lines.append(f"{name:16}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
+        lines.append(f"{name:{margin}}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
     return "\n".join(lines)
 
 
@@ -276,7 +279,9 @@ def cell(column: str, value: float | None) -> str:
     """Return what stands in a cell."""
     if value is None:
         return "-"
-    return f"{value:.3f}" if column == "difference" else f"{100 * value:.2f} %"
+    if column.startswith("pairs"):
+        return f"{value:.0f}"
+    return f"{value:.3f}" if column.startswith("difference") else f"{100 * value:.2f} %"
 
 
 def main() -> None:
@@ -285,8 +290,12 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--tests", nargs="+", choices=list(SIMULATIONS), help="simulate these instead")
     arguments = parser.parse_args()
-    tables = simulate(arguments.simulations, arguments.seed)
+    if arguments.tests:
+        tables = simulate_tests(arguments.tests, arguments.simulations, arguments.seed)
+    else:
+        tables = simulate(arguments.simulations, arguments.seed)
     if arguments.json:
         print(json.dumps(tables))
         return

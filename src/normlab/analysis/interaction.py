@@ -1,0 +1,60 @@
+"""How the difference between two arms changes from panel to panel, and what all panels say together."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from normlab.analysis.estimates import differences
+from normlab.analysis.pseudomedian import PairedTest, paired_test
+
+Numbers = NDArray[np.float64]
+
+
+def interaction(panel: ArrayLike, other: ArrayLike, level: float = 0.95) -> PairedTest:
+    """Test whether the difference between two arms is another one in another panel.
+
+    Replicate i contributes ``panel[i] − other[i]``, a difference of paired differences: of log ratios it is the
+    log of a ratio of ratios. Two infinite differences of one sign do not differ.
+
+    Args:
+        panel, other: the paired difference between the arms in either panel, ``(n,)``, of the same replicates.
+        level: the confidence of the interval.
+
+    Raises:
+        ValueError: the panels differ in their number of replicates.
+    """
+    a, b = np.asarray(panel, dtype=float), np.asarray(other, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError(
+            f"panels must have the same replicates, got {len(a)} and {len(b)}; keep those that both panels have"
+        )
+    return paired_test(differences(a, b), level)
+
+
+def pooled(values: ArrayLike, level: float = 0.95) -> PairedTest:
+    """Test the difference between two arms over several splits together.
+
+    The unit is the replicate: its differences on P splits are averaged first, so that n replicates on P splits are
+    n values, not nP. Runs of one replicate on several splits are not independent of each other, and counting each
+    would find differences that are not there. Replicates that all use the same P splits speak of these splits; to
+    speak of other splits of the data too, give each replicate splits of its own, or take the split as the unit:
+    transpose the values.
+
+    Args:
+        values: the paired difference between the arms, ``(n, P)``, of each replicate on each split.
+        level: the confidence of the interval.
+    """
+    return paired_test(mean_over_splits(np.asarray(values, dtype=float)), level)
+
+
+def mean_over_splits(values: Numbers) -> Numbers:
+    """Return the mean of each row, ``(n,)``; infinite where most of its infinite values have one sign.
+
+    As many of ∞ as of −∞ cancel, and the mean is that of the finite values, 0 without any.
+
+    >>> mean_over_splits(np.array([[1.0, 3.0], [np.inf, 2.0], [np.inf, -np.inf]])).tolist()
+    [2.0, inf, 0.0]
+    """
+    finite = np.isfinite(values)
+    balance = np.where(finite, 0.0, np.sign(values)).sum(axis=1)
+    means = np.where(finite, values, 0.0).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
+    return np.where(balance == 0, means, np.copysign(np.inf, balance))
