@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from normlab.data.order import batch_sizes
 from normlab.records.folder import plain
 from normlab.training import machine
-from normlab.training.build import is_stacked, make_data, make_module
+from normlab.training.build import is_stacked, make_data, make_module, precision_of
 from normlab.training.optim import StackedOptimizer
 
 FEW = 16
@@ -73,9 +73,7 @@ class MemberSize:
             module(x)
         parameters = sum(parameter.numel() for parameter in module.parameters())
         samples = sum(part.x.numel() + part.y.numel() for part in data.parts) * (config.replicate == "data")
-        return cls(
-            sum(sizes), max(sizes), parameters, samples, 8 if config.trainer.precision.startswith("64") else 4
-        )
+        return cls(sum(sizes), max(sizes), parameters, samples, precision_of(config).itemsize)
 
 
 def numels(outputs: Any) -> Iterator[int]:
