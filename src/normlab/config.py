@@ -247,6 +247,7 @@ class Config:
     statistics: str = "running"
     loss: str | None = None
     warmup: int = 0
+    train_eval_every: int | None = None
     retrain: bool = False
     replicate: str = "seed"
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -255,6 +256,8 @@ class Config:
     def __post_init__(self) -> None:
         require(self.loss in (None, *LOSSES), "loss", f"null or {', '.join(LOSSES)}", self.loss)
         require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
+        every = self.train_eval_every
+        require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
         require(self.warmup >= 0, "warmup", "0 or more epochs", self.warmup)
         require(0 <= self.seed < 2**63, "seed", SEED, self.seed)
         require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)

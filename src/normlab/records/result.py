@@ -49,6 +49,8 @@ class Result:
 
     Attributes:
         seconds: the time of its optimizer steps alone.
+        final: means over the last tenth of its epochs, of metrics in evaluation mode: ``val/…``, ``test/…``, and
+            ``train_eval/…`` on the training split by statistics re-estimated there.
         probes: what they found last.
         command: the words before the overrides that started it, as ``python train.py``.
         chance: the training loss of the best net that looks at nothing, one number for all samples.
@@ -64,6 +66,7 @@ class Result:
     best: Moment | None = None
     last: Moment | None = None
     test: dict[str, float] = field(default_factory=dict)
+    final: dict[str, float] = field(default_factory=dict)
     probes: dict[str, float] = field(default_factory=dict)
     chance: float | None = None
     epochs: int = 0
@@ -98,7 +101,7 @@ class Result:
             result.best = result.best and Moment(**read_numbers(result.best))
             result.last = result.last and Moment(**read_numbers(result.last))
             result.test = read_numbers(result.test)
-            result.probes = read_numbers(result.probes)
+            result.final, result.probes = read_numbers(result.final), read_numbers(result.probes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return result

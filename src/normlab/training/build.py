@@ -168,6 +168,8 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule
         statistics=configs[0].statistics,
         extra_metrics={name: make(node) for name, node in configs[0].metrics.items()},
         warmup=configs[0].warmup,
+        train_eval_every=configs[0].train_eval_every,
+        may_stop_early=configs[0].callbacks.early_stopping is not None or bool(configs[0].callbacks.extra),
     )
 
 

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from normlab.analysis.outcomes import final_mean
 from normlab.records import curves
 from normlab.records.curves import Point
 from normlab.records.events import EventFile
@@ -19,6 +21,8 @@ from normlab.records.result import Moment
 from normlab.training.module import NormModule
 from normlab.training.population import Population, copy_of
 from normlab.training.progress import Progress
+
+IN_EVALUATION = ("val/", "test/", "train_eval/")
 
 
 def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.0) -> Tensor:
@@ -146,6 +150,28 @@ class Recorder(pl.Callback):
         for points in self.points:
             points.clear()
         self.flushed = time.monotonic()
+
+
+class FinalMetrics(pl.Callback):
+    """Keeps each epoch's metrics in evaluation mode, for their means over the last tenth of a run's epochs."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, Tensor]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+        """Keep the epoch's metrics in evaluation mode, on whichever splits they were measured."""
+        found = pl_module.metrics | pl_module.test_metrics
+        self.epochs.append({name: found[name].double().cpu() for name in found if name.startswith(IN_EVALUATION)})
+
+    def means(self, epochs: Tensor) -> dict[str, np.ndarray]:
+        """Return each metric's mean over the last tenth of the epochs that each member trained, ``(K,)``."""
+        names = dict.fromkeys(name for metrics in self.epochs for name in metrics)
+        own = epochs.clamp(1, max(1, len(self.epochs))).numpy()
+        unknown = torch.full((len(epochs),), torch.nan, dtype=torch.float64)
+        return {
+            name: final_mean(torch.stack([of.get(name, unknown) for of in self.epochs], dim=1).numpy(), own)
+            for name in names
+        }
 
 
 class Watch(pl.Callback):

@@ -56,6 +56,25 @@ def batch_statistics(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> T
     return vmap(statistics)(x)
 
 
+@contextmanager
+def with_reestimated(population: Population, minibatches: Iterable[Tensor]) -> Iterator[None]:
+    """Context manager in which the running statistics are re-estimated; afterwards they are as they were."""
+    names = [
+        f"{layer}.{statistic}".removeprefix(".")
+        for layer, module in with_running_statistics(population.net).items()
+        for statistic in kept_by(module)
+    ]
+    state = population.state()
+    kept = {name: state[name].clone() for name in names}
+    reestimate(population, minibatches)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in kept.items():
+                state[name].copy_(tensor)
+
+
 @torch.no_grad()
 def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
     """Put the statistics of all minibatches together in the place of the running ones, for every member.

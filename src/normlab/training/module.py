@@ -20,7 +20,7 @@ from normlab.data.order import batch_sizes
 from normlab.norms.draws import Drawing
 from normlab.probes.slots import MOMENTS, normalizers
 from normlab.training.compiling import Compiled, Step
-from normlab.training.evaluation import by_batch, reestimate
+from normlab.training.evaluation import by_batch, reestimate, with_reestimated
 from normlab.training.interrupts import Interrupts
 from normlab.training.optim import Clipping, StackedOptimizer
 from normlab.training.population import Population
@@ -47,6 +47,7 @@ class NormModule(pl.LightningModule):
 
     Attributes:
         metrics: of the epoch that runs, each ``(K,)``, under keys such as ``val/loss``.
+        test_metrics: likewise on the test split, which is measured in the last epochs; no curve has them.
         active: the members that still train, ``(K,)``; diverged: those with a loss that was not finite;
             frozen: those that stay as they are, with their state in ``kept``.
         steps: the optimizer steps that each member has taken, ``(K,)``; epochs: likewise.
@@ -65,6 +66,8 @@ class NormModule(pl.LightningModule):
         statistics: str = "running",
         extra_metrics: Mapping[str, Metric] | None = None,
         warmup: int = 0,
+        train_eval_every: int | None = None,
+        may_stop_early: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -78,9 +81,11 @@ class NormModule(pl.LightningModule):
         self.extra_metrics = extra_metrics or {}
         self.step: Step = self.take_step
         self.warmup = warmup
+        self.train_eval_every, self.may_stop_early = train_eval_every, may_stop_early
         self.probing: Probing | None = None
         self.interrupts = Interrupts()
         self.metrics: dict[str, Tensor] = {}
+        self.test_metrics: dict[str, Tensor] = {}
         members = population.members
         self.active = torch.ones(members, dtype=torch.bool)
         self.diverged = torch.zeros(members, dtype=torch.bool)
@@ -159,7 +164,7 @@ class NormModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""
-        self.metrics = {}
+        self.metrics, self.test_metrics = {}, {}
 
     def take_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Take an optimizer step by the net and the optimizer as they are, and return the loss, ``(1,)``."""
@@ -187,6 +192,36 @@ class NormModule(pl.LightningModule):
         self.count_steps(len(sizes))
         self.epochs += self.active
         self.seconds += time.perf_counter() - started - (self.seconds_beside - beside)
+        self.measure_in_evaluation_mode(batch)
+
+    @torch.no_grad()
+    def measure_in_evaluation_mode(self, train: Split) -> None:
+        """Measure the training split in evaluation mode where that is due, and in the last epochs the test split.
+
+        The training split is measured by the statistics of the whole of it, whatever evaluation otherwise goes by.
+        The loss of an epoch's steps is no substitute: it is of moving parameters, in training mode.
+        """
+        epoch, epochs = self.current_epoch + 1, self.trainer.max_epochs or 0
+        is_final = self.may_stop_early or 10 * epoch > 9 * epochs
+        every = self.train_eval_every or max(1, epochs // 10)
+        if not (is_final or epoch % every == 0):
+            return
+        x, y = self.for_all(train)
+        self.eval()
+        with with_reestimated(self.population, x.split(batch_sizes(x.shape[1], self.data.batch_size), dim=1)):
+            self.metrics |= self.measured("train_eval", self(x), y)
+            if is_final and self.data.test and self.statistics == "reestimated":
+                self.measure_test()
+        if is_final and self.data.test and self.statistics != "reestimated":
+            self.measure_test()
+        self.train()
+
+    def measure_test(self) -> None:
+        """Measure every member on the test split."""
+        split = self.data.split(2)
+        x, y = self.for_all((split.x.to(self.device), split.y.to(self.device)))
+        with self.evaluating():
+            self.test_metrics = self.measured("test", self(x), y)
 
     def validation_step(self, batch: Split, batch_idx: int) -> None:
         """Measure every member on the validation split."""
@@ -314,9 +349,13 @@ class NormModule(pl.LightningModule):
         return x, y
 
     def measure(self, split: str, outputs: Tensor, targets: Tensor) -> None:
-        """Take down loss and metrics of a split."""
+        """Add loss and metrics of a split to those of the epoch."""
+        self.metrics |= self.measured(split, outputs, targets)
+
+    def measured(self, split: str, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return loss and metrics of a split, ``(K,)`` each."""
         values = {"loss": self.task.loss(outputs, targets), **self.values(outputs, targets)}
-        self.metrics |= {f"{split}/{name}": value for name, value in values.items()}
+        return {f"{split}/{name}": value for name, value in values.items()}
 
     def values(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the metrics, the task's and those of the configuration, ``(K,)`` each."""

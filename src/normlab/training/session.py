@@ -21,7 +21,7 @@ from normlab.records.folder import plain
 from normlab.records.result import Objective, Result, Status
 from normlab.records.sources import sources_of
 from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
-from normlab.training.callbacks import BestState, EarlyStopping, Recorder, Watch, worst
+from normlab.training.callbacks import BestState, EarlyStopping, FinalMetrics, Recorder, Watch, worst
 from normlab.training.grouping import shape_of
 from normlab.training.machine import keep_freed_memory, threads
 from normlab.training.optim import StackedOptimizer
@@ -103,6 +103,7 @@ class Training:
         folders, events = [run.folder for run in runs], self.folders.events
         if config.probes:
             self.module.probing = Probing(make_probes(config), runs, events)
+        self.final = FinalMetrics()
         self.recorder = Recorder(folders, events, config.logger.flush_seconds)
         self.trainer = make_trainer(config, self.callbacks(), str(runs[0].folder))
 
@@ -119,7 +120,7 @@ class Training:
 
     def callbacks(self) -> list[pl.Callback]:
         """Return our callbacks; those that take down an epoch come before the one that stops members."""
-        watching: list[pl.Callback] = [self.recorder, self.best, Watch(self.progress, self.metric)]
+        watching: list[pl.Callback] = [self.recorder, self.best, self.final, Watch(self.progress, self.metric)]
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
             monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
@@ -224,6 +225,7 @@ class Training:
             best=best,
             last=self.recorder.moment(k),
             test={name: values[k].item() for name, values in tests.items()} if tested else {},
+            final={name: float(values[k]) for name, values in self.final.means(module.epochs).items()},
             chance=chance(module.task, table.y, table.out_features),
             probes=module.probing.latest[k] if module.probing else {},
             epochs=int(module.epochs[k]),
