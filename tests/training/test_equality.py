@@ -40,7 +40,7 @@ GENTLE = [
     ["seed=1", "optimizer.lr=0.0003"],
     ["seed=2", "optimizer.lr=0.002", "optimizer.weight_decay=0.01"],
 ]
-TOLERANCES = {"train": 1e-9, "val": 1e-8, "test": 1e-8, "best": 1e-8, "activation": 1e-7}
+TOLERANCES = {"train": 1e-9, "train_eval": 1e-8, "val": 1e-8, "test": 1e-8, "best": 1e-8, "activation": 1e-7}
 OPTIMIZERS = {
     "adam": ["optimizer=adam"],
     "adamw": ["optimizer=adamw"],

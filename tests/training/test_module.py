@@ -1,6 +1,7 @@
 """The LightningModule trains as a plain loop would, and measures without a trace."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from normlab.data import InMemoryData, Table
 from normlab.data.order import batch_sizes, epoch_order
 from normlab.training.build import make_data, make_module, make_trainer
+from normlab.training.callbacks import FinalMetrics
 from normlab.training.module import NormModule
 
 CONF = str(Path(__file__).parents[2] / "conf")
@@ -102,7 +104,8 @@ def test_batch_norm_is_in_train_mode_at_the_first_step_even_after_eval():
     norm.register_forward_hook(lambda layer, inputs, output: modes.append(layer.training))
     trainer.fit(module, datamodule=data)
     steps = len(batch_sizes(data.train, data.batch_size))
-    assert modes == [True] * steps + [False]
+    assert modes[:steps] == [True] * steps
+    assert not any(modes[steps:]), "training split by re-estimated statistics, test and validation"
     assert norm.num_batches_tracked == steps
 
 
@@ -207,3 +210,41 @@ def test_a_target_of_classes_is_learned_as_one_and_reports_the_accuracy():
     trainer.fit(module, datamodule=data)
     assert module.metrics["val/acc"].item() > 0.9
     assert module.population.net.output.out_features == 2
+
+
+def final(*overrides: str) -> tuple[NormModule, FinalMetrics, InMemoryData]:
+    """Return a module that has been fitted, with what is kept for the means over its last epochs."""
+    kept = FinalMetrics()
+    module, data, _ = fitted(*overrides, callbacks=(kept,))
+    return module, kept, data
+
+
+@pytest.mark.parametrize("statistics", ["running", "reestimated", "batch"])
+def test_the_training_loss_in_evaluation_is_that_of_a_net_with_the_statistics_of_the_training_split(statistics):
+    given = ["trainer.max_epochs=20", f"statistics={statistics}", "data.train=100", "data.batch_size=40"]
+    module, kept, data = final(*given)
+    measured = [epoch for epoch, metrics in enumerate(kept.epochs, 1) if "train_eval/loss" in metrics]
+    assert measured == [2, 4, 6, 8, 10, 12, 14, 16, 18, 19, 20], "every tenth, and in the last tenth each"
+    assert [epoch for epoch, metrics in enumerate(kept.epochs, 1) if "test/loss" in metrics] == [19, 20]
+    net, (train, _, test) = deepcopy(module.population.net), data.parts
+    by_running = net.eval()(test.x)
+    norm = net.hidden1.norm
+    inputs = net.hidden1.linear(train.x).detach()
+    norm.running_mean.copy_(inputs.mean(0))
+    norm.running_var.copy_(inputs.var(0))
+    expected = nn.functional.mse_loss(net.eval()(train.x), train.y)
+    assert kept.epochs[-1]["train_eval/loss"].item() == pytest.approx(expected.item(), rel=1e-9)
+    if statistics != "batch":
+        outputs = by_running if statistics == "running" else net(test.x)
+        loss = nn.functional.mse_loss(outputs, test.y).item()
+        assert kept.epochs[-1]["test/loss"].item() == pytest.approx(loss, rel=1e-9)
+
+
+def test_the_final_mean_is_over_the_last_tenth_of_each_members_own_epochs():
+    module, kept, _ = final("trainer.max_epochs=20", "+callbacks.early_stopping.monitor=val/loss",
+                            "+callbacks.early_stopping.patience=50")  # fmt: skip
+    own = [metrics["val/loss"].item() for metrics in kept.epochs]
+    assert "test/loss" in kept.epochs[0], "a run may stop at any epoch"
+    found = {epochs: kept.means(torch.tensor([epochs]))["val/loss"].item() for epochs in (5, 20)}
+    assert found == pytest.approx({5: own[4], 20: (own[18] + own[19]) / 2})
+    assert module.metrics["val/loss"].item() == own[-1]

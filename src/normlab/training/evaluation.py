@@ -66,8 +66,8 @@ def with_reestimated(population: Population, minibatches: Iterable[Tensor]) -> I
     ]
     state = population.state()
     kept = {name: state[name].clone() for name in names}
-    reestimate(population, minibatches)
     try:
+        reestimate(population, minibatches)
         yield
     finally:
         with torch.no_grad():
@@ -88,7 +88,8 @@ def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
     """
     net = population.net
     layers = with_running_statistics(net)
-    if not layers:
+    minibatches = list(minibatches)
+    if not layers or not minibatches:
         return
     training, watch = population.training, Watch(layers, batch_statistics)
     population.eval()

@@ -6,7 +6,7 @@ Letters: K members, N samples, B samples of a minibatch, O outputs.
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from normlab.config import naming, require
+from normlab.config import ConfigError, first_line, naming, require
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.data.order import batch_sizes
 from normlab.norms.draws import Drawing
@@ -84,6 +84,7 @@ class NormModule(pl.LightningModule):
         self.train_eval_every, self.may_stop_early = train_eval_every, may_stop_early
         self.probing: Probing | None = None
         self.interrupts = Interrupts()
+        self.can_reestimate = True
         self.metrics: dict[str, Tensor] = {}
         self.test_metrics: dict[str, Tensor] = {}
         members = population.members
@@ -208,13 +209,27 @@ class NormModule(pl.LightningModule):
             return
         x, y = self.for_all(train)
         self.eval()
-        with with_reestimated(self.population, x.split(batch_sizes(x.shape[1], self.data.batch_size), dim=1)):
+        with self.reestimated(x):
             self.metrics |= self.measured("train_eval", self(x), y)
             if is_final and self.data.test and self.statistics == "reestimated":
                 self.measure_test()
         if is_final and self.data.test and self.statistics != "reestimated":
             self.measure_test()
         self.train()
+
+    @contextmanager
+    def reestimated(self, x: Tensor) -> Iterator[None]:
+        """Context manager for evaluation by statistics re-estimated on a split, or running ones if that fails."""
+        minibatches = x.split(batch_sizes(x.shape[1], self.data.batch_size), dim=1)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(with_reestimated(self.population, minibatches if self.can_reestimate else []))
+            except Exception as error:  # of a layer that cannot do without its running statistics
+                if self.statistics == "reestimated":
+                    raise ConfigError(f"statistics=reestimated: {first_line(error)}") from error
+                self.can_reestimate = False
+                log.warning("train_eval/loss goes by running statistics: %s", first_line(error))
+            yield
 
     def measure_test(self) -> None:
         """Measure every member on the test split."""

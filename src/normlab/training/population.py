@@ -79,7 +79,9 @@ class Population(nn.Module):
 
     def run(self, state: State, x: Tensor, watch: Watch | None = None) -> tuple[Tensor, State]:
         """Return every member's outputs with the parameters and buffers given, and the measurements watched."""
-        named = state | {name: state[first] for name, first in self.aliases.items()} if self.aliases else state
+        # Evaluation by the batch's statistics takes buffers away.
+        others = {name: state[first] for name, first in self.aliases.items() if first in state}
+        named = state | others if others else state
         return stacking.forward(self.net, named, x, watch, by_layers=self.by_layers)
 
     def observe(self, x: Tensor, watch: Watch) -> tuple[Tensor, State]:
