@@ -102,11 +102,11 @@ class Curvature(Probe):
     and no more, and ``indicative`` is 1.
 
     With Adam and AdamW there are also ``preconditioned_lambda_max``, λmax of P⁻¹(H + λI) with P as before the
-    step, its product with η, ``preconditioned_lambda_max_lr``, and ``preconditioned_stability``, the limit of that,
-    38 with β₁ = 0.9. P is not known before the first update. λ is weight decay that is part of the gradient.
+    step, its product with η, ``preconditioned_lambda_max_lr``, and the limit of that product, 38 with β₁ = 0.9,
+    ``preconditioned_stability``. P is not known before the first update. λ is weight decay within the gradient.
 
     ``dhd_lambda_max`` is that of DHD, see :func:`normlab.probes.scale_invariance.scales`: unlike λmax it is not
-    moved by the mere size of weights that a normalizer takes out again.
+    moved by the mere size of weights, a unit's or a layer's, that a normalizer takes out again.
 
     Within ``lambda_min_error`` and ``lambda_max_error`` of these numbers there is an eigenvalue; ``converged`` is
     1 where both, and that of DHD, are within the tolerance. The data are always taken whole: measured batch by
