@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normlab.models import MLP
-from normlab.norms import BatchNorm1d
+from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm
 from normlab.probes.slots import normalizers
 from normlab.training.optim import SGD
 from normlab.training.population import Population, initial_nets
@@ -43,6 +43,35 @@ def data(members: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def tensors(net: nn.Module) -> dict[str, Tensor]:
     return {**dict(net.named_parameters()), **dict(net.named_buffers())}
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (partial(BatchNorm1d, fused=True), ()),
+        (partial(BatchNorm2d, fused=True), (3, 3)),
+        (partial(GhostBatchNorm, ghost_size=1000, fused=True), ()),
+        (partial(BatchRenorm, fused=True), ()),
+    ],
+    ids=["bn", "bn2d", "ghost", "brn"],
+)
+def test_far_from_zero_members_equal_the_nets_alone_in_single_precision(norm, shape):
+    def make() -> nn.Module:
+        return nn.Sequential(norm(4), nn.Flatten(), nn.LazyLinear(2))
+
+    x = torch.randn(2, 2000, 4, *shape, generator=torch.Generator().manual_seed(0))
+    # One member alone needs the formula: the kernel would do for the other.
+    x[0] += 1e6
+    alone = initial_nets(make, SEEDS[:2])
+    for net in alone:
+        net.eval()(x[1])
+    population = Population(copy.deepcopy(alone))
+    for _ in range(2):
+        outputs = population.train()(x)
+        for k, net in enumerate(alone):
+            assert_close(outputs[k], net.train()(x[k]), rtol=0, atol=0.05)
+            assert_close(population.member(k)["0.running_var"], net[0].running_var, rtol=0.01, atol=0)
+    assert [net[0].loses_digits for net in alone] == [True, False]
 
 
 @EACH_NORM

@@ -103,7 +103,8 @@ class BatchRenorm(BatchNorm):
             return super().forward(x)
         self._check_input(x, by_batch=True)
         rows = features_last(x)
-        if self.fused:
+        fused = self.takes_kernel(x)
+        if fused:
             with torch.no_grad():
                 mean, _, var = self.statistics(rows)
         else:
@@ -115,7 +116,7 @@ class BatchRenorm(BatchNorm):
         gamma = r if self.weight is None else self.weight * r
         beta = d if self.weight is None else self.weight * d
         beta = beta if self.bias is None else beta + self.bias
-        if self.fused:
+        if fused:
             cudnn = torch.backends.cudnn.enabled
             return torch.batch_norm(x, gamma, beta, None, None, True, 0.0, self.eps, cudnn)
         return scaled(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)
