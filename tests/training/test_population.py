@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normlab.models import MLP
-from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm
+from normlab.models.dropout import Dropout
+from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm
 from normlab.probes.slots import normalizers
 from normlab.training.optim import SGD
 from normlab.training.population import Population, initial_nets
@@ -234,3 +235,24 @@ def test_what_a_layer_adds_to_its_state_dict_stays_in_that_of_a_member():
         own = Population(members).member(len(members) - 1)
         assert list(own) == list(members[-1].state_dict())
         assert torch.equal(own["0._extra_state"], torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_layers_that_wait_are_initialized_and_nothing_else_moves(members):
+    def make() -> nn.Module:
+        first = [nn.Linear(4, 6), BatchNorm1d(6), Dropout(0.5), nn.Dropout(0.5), ActNorm(6)]
+        return nn.Sequential(*first, nn.Sequential(nn.Linear(6, 3), ActNorm(3))).double()
+
+    population, x = Population(initial_nets(make, SEEDS[:members])), data(members)[0]
+    before, drawn = {name: tensor.clone() for name, tensor in population.state().items()}, torch.get_rng_state()
+    population.train().begin(x)
+    state = population.state()
+    moved = {name for name, tensor in state.items() if not torch.equal(tensor, before[name])}
+    own = ("initial_mean", "initial_var", "initialized")
+    assert moved == {f"{layer}.{name}" for layer in ("4", "5.1") for name in own}
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+    # The second time no layer waits.
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    population.begin(x + 1)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in population.state().items())
