@@ -234,7 +234,7 @@ def test_the_second_part_takes_over_what_stands_in_the_first():
 
 def test_commands_of_the_page_are_composed():
     commands = [line.split() for line in re.findall(r"^    python train.py -m (.+)$", TEXT, re.MULTILINE)]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for words in commands:
         for first in (True, False):
             # A list of values is swept: its first and its last one stand for it.
