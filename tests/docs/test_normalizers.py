@@ -234,7 +234,7 @@ def test_the_second_part_takes_over_what_stands_in_the_first():
 
 def test_commands_of_the_page_are_composed():
     commands = [line.split() for line in re.findall(r"^    python train.py -m (.+)$", TEXT, re.MULTILINE)]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for words in commands:
         for first in (True, False):
             # A list of values is swept: its first and its last one stand for it.
@@ -335,3 +335,13 @@ def test_reestimated_variance_is_that_of_all_samples_and_update_bn_s_is_not():
     batches = torch.stack([part.var(0) for part in x.split(10)])
     torch.testing.assert_close(torchs.running_var, batches.mean(0))
     assert differ(torchs.running_var, ours.running_var)
+
+
+def test_the_example_of_features_far_from_zero_prints_what_it_says(capsys):
+    section = TEXT.split("\n## Features far from zero\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    kernel, *ours = ([float(number) for number in line.split()] for line in capsys.readouterr().out.splitlines())
+    assert kernel[0] > 1 or kernel[1] > 2
+    for error, var, constant in ours:
+        assert (error < 0.05, abs(var - 1) < 0.05, constant) == (True, True, 0)

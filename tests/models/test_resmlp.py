@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,23 +18,46 @@ def inputs(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def by_hand(model: ResMLP, x: Tensor, position: str) -> Tensor:
+def by_hand(model: ResMLP, x: Tensor, position: str, scale: float) -> Tensor:
     h = model.stem(x)
     for block in (model.block1, model.block2):
         if position == "before":
-            h = h + block.linear2(block.linear1(block.norm(h)).tanh())
+            h = h + scale * block.linear2(block.linear1(block.norm(h)).tanh())
         else:
-            h = block.norm(h + block.linear2(block.linear1(h).tanh()))
+            h = block.norm(h + scale * block.linear2(block.linear1(h).tanh()))
     return model.output(model.last.norm(h) if position == "before" else h)
 
 
+@pytest.mark.parametrize(
+    ("options", "scale"), [({}, 2**-0.5), ({"branch_scale": None}, 1), ({"branch_scale": 0.3}, 0.3)]
+)
 @pytest.mark.parametrize("position", ["before", "after"])
 @pytest.mark.parametrize("norm", [None, BatchNorm1d, nn.LayerNorm])
-def test_the_stream_by_hand(norm, position):
-    model, again = (net(norm=norm, norm_position=position) for _ in range(2))
+def test_the_stream_by_hand(norm, position, options, scale):
+    model, again = (net(norm=norm, norm_position=position, **options) for _ in range(2))
     x = inputs(7, 3)
-    assert_close(model(x), by_hand(again, x, position))
+    assert_close(model(x), by_hand(again, x, position, scale))
     assert hasattr(model, "last") == (position == "before")
+
+
+def test_without_a_normalizer_the_default_keeps_the_signal_at_any_depth():
+    def growth(**options) -> float:
+        torch.manual_seed(0)
+        model = ResMLP((64,), 64, width=64, blocks=40, init="kaiming", **options).double()
+        h = inputs(100, 64)
+        for block in (getattr(model, f"block{number}") for number in range(1, 41)):
+            h = block(h)
+        return (h.std() / inputs(100, 64).std()).item()
+
+    assert growth() < 3
+    assert growth(branch_scale=None) > 1e4
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "width"])
+def test_another_branch_scale_is_refused(value):
+    message = f"net.branch_scale must be null, depth or a finite number > 0, got {value}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        net(branch_scale=value)
 
 
 def test_without_blocks_the_net_is_linear():

@@ -1,14 +1,17 @@
 """Batch renormalization against its formula."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.testing import assert_close
 
 from normlab.norms import BatchNorm1d, BatchRenorm
 
+CONF = Path(__file__).parents[2] / "conf"
 BOTH_PATHS = pytest.mark.parametrize("fused", [False, True], ids=["formula", "fused"])
 
 
@@ -47,8 +50,23 @@ def test_outputs_gradients_and_statistics_by_the_formula(fused):
 
 
 @BOTH_PATHS
+def test_running_statistics_average_with_the_papers_weight(fused):
+    layer, mean = BatchRenorm(3, fused=fused).double(), torch.zeros(3).double()
+    for step in range(5):
+        x = normal(6, 3, seed=step)
+        layer(x)
+        mean = 0.99 * mean + 0.01 * x.mean(0)
+    assert_close(layer.running_mean, mean)
+
+
+def test_the_model_has_the_papers_weight():
+    assert OmegaConf.load(CONF / "model" / "brn.yaml").norm.momentum == 0.01
+
+
+@BOTH_PATHS
 def test_as_long_as_it_warms_up_it_is_batch_norm(fused):
-    layer, plain = BatchRenorm(3, total_steps=100, fused=fused).double(), BatchNorm1d(3, fused=fused).double()
+    layer = BatchRenorm(3, total_steps=100, momentum=0.1, fused=fused).double()
+    plain = BatchNorm1d(3, fused=fused).double()
     for step in range(5):
         x = normal(6, 3, seed=step)
         assert_close(layer(x), plain(x), rtol=1e-12, atol=1e-12)

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.activations import saturated, statistics
+from normlab.probes.activation_statistics import preactivation_rank, saturated, statistics
 
 K = 3
 
@@ -23,21 +23,31 @@ def double(rows: Sequence) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("rows", "mean", "std", "dead", "rank"),
+    ("rows", "mean", "std", "dead", "rank", "centered"),
     [
-        ([[1, 0], [0, 1]], 1 / 2, (1 / 3) ** 0.5, 0, 2),
-        ([[1, 2], [2, 4], [3, 6]], 3, (16 / 5) ** 0.5, 0, 1),
-        ([[1, 0], [0, 2]], 3 / 4, (11 / 12) ** 0.5, 0, 25 / 17),
-        ([[2, 1], [2, 0], [2, 1], [2, 0]], 10 / 8, (5.5 / 7) ** 0.5, 1 / 2, (4 + 1 / 2) ** 2 / (16 + 2 + 1 / 4)),
-        ([[0, 1, -1], [0, 1, 3]], 4 / 6, (28 / 3 / 5) ** 0.5, 2 / 3, 144 / (4 + 100 + 2 * 4)),
-        ([[0, 0], [0, 0]], 0, 0, 1, 0),
-        ([[-3, -3], [-3, -3]], -3, 0, 1, 1),
+        ([[1, 0], [0, 1]], 1 / 2, (1 / 3) ** 0.5, 0, 2, 1),
+        ([[1, 2], [2, 4], [3, 6]], 3, (16 / 5) ** 0.5, 0, 1, 1),
+        ([[1, 0], [0, 2]], 3 / 4, (11 / 12) ** 0.5, 0, 25 / 17, 1),
+        (
+            [[2, 1], [2, 0], [2, 1], [2, 0]],
+            10 / 8,
+            (5.5 / 7) ** 0.5,
+            1 / 2,
+            (4 + 1 / 2) ** 2 / (16 + 2 + 1 / 4),
+            1,
+        ),
+        ([[0, 1, -1], [0, 1, 3]], 4 / 6, (28 / 3 / 5) ** 0.5, 2 / 3, 144 / (4 + 100 + 2 * 4), 1),
+        ([[6, 6], [6, 4], [4, 6], [4, 4]], 5, (8 / 7) ** 0.5, 0, 52**2 / (2 * 26**2 + 2 * 25**2), 2),
+        ([[0, 0], [0, 0]], 0, 0, 1, 0, 0),
+        ([[-3, -3], [-3, -3]], -3, 0, 1, 1, 0),
+        ([[0.1, 0.1], [0.1, 0.1], [0.1, 0.1]], 0.1, 0, 1, 1, 0),
     ],
 )
-def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank):
+def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank, centered):
     members = double([rows, rows]) * double([1, 2]).view(2, 1, 1)
     numbers = statistics([torch.zeros(2, 3, 1, dtype=torch.float64), members])
     expected = {"mean": [mean, 2 * mean], "std": [std, 2 * std], "dead": [dead] * 2, "effective_rank": [rank] * 2}
+    expected["centered_effective_rank"] = [centered] * 2
     assert numbers.keys() == expected.keys()
     for name, value in expected.items():
         assert_close(numbers[name][1], double(value))
@@ -46,7 +56,8 @@ def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank):
 
 def test_of_a_single_row_no_unit_is_known_to_be_dead():
     numbers = {name: value.item() for name, value in statistics([double([[[1, 2, 3]]])]).items()}
-    assert numbers == pytest.approx({"mean": 2, "std": 1, "dead": np.nan, "effective_rank": 1}, nan_ok=True)
+    expected = {"mean": 2, "std": 1, "dead": np.nan, "effective_rank": 1, "centered_effective_rank": 0}
+    assert numbers == pytest.approx(expected, nan_ok=True)
     (alone,) = statistics([double([[[2]]])])["std"].tolist()
     assert np.isnan(alone).all()
 
@@ -68,8 +79,37 @@ def test_outputs_whose_squares_are_no_float32_had_no_spread_and_rank_0_and_have_
     expected, numbers = statistics([h]), statistics([(h * size).float()])
     # Below 1.2e-38 there are fewer digits.
     tolerance = {"rtol": 1e-5 if size > 1e-38 else 1e-2, "atol": 1e-6 if size > 1e-38 else 1e-2}
-    for name, scale in {"mean": size, "std": size, "dead": 1, "effective_rank": 1}.items():
+    for name, scale in {
+        **{"mean": size, "std": size, "dead": 1},
+        **{"effective_rank": 1, "centered_effective_rank": 1},
+    }.items():
         assert_close(numbers[name] / scale, expected[name], **tolerance)
+
+
+@pytest.mark.parametrize("width", [64, 256])
+def test_after_a_relu_the_uncentered_rank_is_bounded_by_pi_squared_and_the_others_are_not(width):
+    inputs = draws(1, 4000, width)
+    numbers = statistics([inputs.relu()])
+    assert numbers["effective_rank"].item() < np.pi**2
+    assert numbers["centered_effective_rank"].item() > 0.9 * width
+    assert preactivation_rank([inputs])["preactivation_effective_rank"].item() > 0.9 * width
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+def test_a_large_mean_leaves_the_centered_rank(rows):
+    h = draws(K, rows, 8).float()
+    near, far = statistics([h]), statistics([(h.double() + 1e6)])
+    assert_close(far["centered_effective_rank"], near["centered_effective_rank"], rtol=1e-6, atol=0)
+    assert_close(far["effective_rank"], torch.ones(1, K).double())
+
+
+def test_the_rank_of_preactivations_is_that_of_the_matrix_itself():
+    inputs = [1 + draws(K, 9, 4), draws(K, 3, 7, seed=1)]
+    numbers = preactivation_rank(inputs)["preactivation_effective_rank"]
+    for layer, h in enumerate(inputs):
+        for k in range(K):
+            values = torch.linalg.svdvals(h[k]).square()
+            assert_close(numbers[layer, k], values.sum() ** 2 / values.square().sum())
 
 
 MATRICES = npst.arrays(

@@ -205,9 +205,12 @@ def by_hand(given: Scene, k: int, mode: str, case: Case, data: str = "minibatch"
         for name, tensor in chain(net.named_parameters(), net.named_buffers()):
             tensor.copy_(given.before[name][k])
     seen: dict[str, list[np.ndarray]] = {}
+    given_to: dict[str, list[np.ndarray]] = {}
     for path in {*case.activations.values(), *case.norms.values()}:
         hook = lambda _, x, y, path=path: seen.setdefault(path, []).append(y.detach().clone().numpy())  # noqa: E731
+        before = lambda _, x, path=path: given_to.setdefault(path, []).append(x[0].detach().clone().numpy())  # noqa: E731
         net.get_submodule(path).register_forward_hook(hook)
+        net.get_submodule(path).register_forward_pre_hook(before)
     x, y = (part[k] for part in given.data(data))
     with torch.random.fork_rng(devices=[]):
         squared(net(x)[None], y[None]).sum().backward()
@@ -216,6 +219,7 @@ def by_hand(given: Scene, k: int, mode: str, case: Case, data: str = "minibatch"
     for layer, path in case.activations.items():
         h = seen[path].pop(0)
         numbers |= {f"{layer}/{name}": value for name, value in by_singular_values(h).items()}
+        numbers[f"{layer}/preactivation_effective_rank"] = rank(rows_of(given_to[path].pop(0)))
         if layer in case.bounds:
             low, high = case.bounds[layer]
             near = [min(value - low, high - value) <= 0.05 * (high - low) for value in h.flatten()]
@@ -230,22 +234,36 @@ def by_hand(given: Scene, k: int, mode: str, case: Case, data: str = "minibatch"
         numbers[f"{layer}/relative_update"] = np.linalg.norm(after - w) / np.linalg.norm(w)
         numbers[f"{layer}/effective_lr"] = float(given.lr[k]) / np.sum(w**2)
     numbers["dead"] = max(numbers[f"{layer}/dead"] for layer in case.activations)
-    numbers["effective_rank"] = min(numbers[f"{layer}/effective_rank"] for layer in case.activations)
+    for name in ("effective_rank", "centered_effective_rank", "preactivation_effective_rank"):
+        numbers[name] = min(numbers[f"{layer}/{name}"] for layer in case.activations)
     first, *_, last = (numbers[f"{layer}/gradient_rms"] for layer in case.weights)
     return numbers | {"gradient_rms_ratio": first / last}
 
 
 def by_singular_values(h: np.ndarray) -> dict[str, float]:
     """Return what there is to know of what a layer puts out, ``(B, D, …)``."""
-    rows = np.moveaxis(h, 1, -1).reshape(-1, h.shape[1])
-    eigenvalues = np.linalg.svd(rows, compute_uv=False) ** 2 / len(rows)
+    rows = rows_of(h)
     mean = sum(rows.flatten()) / rows.size
     return {
         "mean": mean,
         "std": (sum((value - mean) ** 2 for value in rows.flatten()) / (rows.size - 1)) ** 0.5,
         "dead": sum(len(set(unit)) == 1 for unit in rows.T.tolist()) / rows.shape[1],
-        "effective_rank": eigenvalues.sum() ** 2 / (eigenvalues**2).sum(),
+        "effective_rank": rank(rows),
+        "centered_effective_rank": rank(rows - rows.mean(0)),
     }
+
+
+def rows_of(h: np.ndarray) -> np.ndarray:
+    """Return the rows of what goes through a layer, ``(B, D, …)`` to ``(R, D)``."""
+    return np.moveaxis(h, 1, -1).reshape(-1, h.shape[1])
+
+
+def rank(rows: np.ndarray) -> float:
+    """Return the effective rank by singular values, 0 of zeros."""
+    if not rows.any():
+        return 0.0
+    eigenvalues = np.linalg.svd(rows, compute_uv=False) ** 2 / len(rows)
+    return eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
 
 
 def assert_equal(numbers: Mapping[str, Tensor], k: int, expected: Mapping[str, float]) -> None:

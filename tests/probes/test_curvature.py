@@ -16,6 +16,7 @@ from normlab.probes import curvature
 from normlab.probes.curvature import Curvature, extreme_eigenvalues
 from normlab.probes.lanczos import LARGEST
 from normlab.probes.landscape import Landscape
+from normlab.probes.preconditioning import Preconditioning
 from normlab.probes.scene import MODES, Finding, Scene, still
 
 CURVLINOPS = pytest.mark.skipif(find_spec("curvlinops") is None, reason="curvlinops is not installed")
@@ -190,6 +191,42 @@ def test_the_numbers_are_those_of_the_dense_hessian_and_the_learning_rates():
         assert all(value.shape == (K,) for value in finding.numbers.values())
         assert finding.arrays == {}
         assert set(finding.headline) <= set(finding.numbers)
+
+
+def preconditioned(members: int = K) -> Preconditioning:
+    """Return preconditioners of members, the second before its first update."""
+    size = sum(parameter.numel() for parameter in make_net().parameters())
+    diagonal = draws(members, size, seed=7).exp()
+    diagonal[1:2] = torch.nan
+    return Preconditioning(
+        diagonal, torch.tensor([0.3, 0.3, 0.0]).double()[:members], torch.full((members,), 38.0)
+    )
+
+
+def test_the_preconditioned_sharpness_is_that_of_the_dense_matrix():
+    given = preconditioned()
+    scene = make_scene(preconditioning=given)
+    for finding in found(Curvature(tolerance=1e-8), scene):
+        hessian = dense(scene.landscape(finding.mode, "train")) + torch.diag_embed(
+            given.decay.unsqueeze(1).expand_as(given.diagonal)
+        )
+        for k in (0, 2):
+            values = torch.linalg.eigvals(hessian[k] / given.diagonal[k].unsqueeze(1)).real
+            assert_close(finding.numbers["preconditioned_lambda_max"][k], values.max())
+            assert_close(finding.numbers["preconditioned_lambda_max_lr"][k], values.max() * scene.lr[k])
+        assert finding.numbers["preconditioned_lambda_max"][1].isnan()
+        assert finding.numbers["converged"].tolist() == [1, 1, 1]
+        assert torch.equal(finding.numbers["preconditioned_stability"], given.limit)
+        assert finding.headline[-1] == "preconditioned_lambda_max_lr"
+    assert "preconditioned_stability" not in found(Curvature(), make_scene())[0].numbers
+
+
+def test_members_taken_in_groups_have_their_own_preconditioner(monkeypatch):
+    scene = make_scene(preconditioning=preconditioned())
+    whole = found(Curvature(tolerance=1e-8), scene)
+    monkeypatch.setattr(curvature, "AT_ONCE", 1)
+    for together, apart in zip(whole, found(Curvature(tolerance=1e-8), scene), strict=True):
+        assert_close(together.numbers, apart.numbers, equal_nan=True)
 
 
 def test_each_mode_has_a_finding_and_no_stability_is_a_gap():

@@ -32,7 +32,7 @@ def bn(width: int) -> nn.Module:
 def net(norm=bn, **options) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MLP((3,), 2, **({"hidden": [6, 5], "norm": norm, "activation": "tanh"} | options)).double()
+        return MLP((3,), 2, **({"hidden": [6, 4], "norm": norm, "activation": "tanh"} | options)).double()
 
 
 def landscape(model: nn.Module, mode: str = "batch", rescaled: dict[str, float] | None = None) -> Landscape:
@@ -69,32 +69,38 @@ def lambda_max(given: Landscape) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("model", "mode", "expected"),
+    ("model", "mode", "groups"),
     [
-        (net(), "batch", HIDDEN),
-        (net(), "frozen", []),
-        (net(None), "batch", []),
-        (net(nn.LayerNorm), "batch", HIDDEN),
-        (net(nn.LayerNorm), "frozen", HIDDEN),
-        (net(nn.RMSNorm), "batch", HIDDEN),
-        (net(norms.L1BatchNorm), "batch", HIDDEN),
-        (net(partial(norms.GhostBatchNorm, ghost_size=10)), "batch", HIDDEN),
-        (net(norms.NoisyBatchNorm), "batch", HIDDEN),
-        (net(norms.BatchRenorm), "batch", HIDDEN),
-        (net(norms.DynamicTanh), "batch", []),
-        (net(norm_position="after"), "batch", []),
-        (net(norm_position="after", activation="relu"), "batch", HIDDEN),
+        (net(), "batch", [6, 4]),
+        (net(), "frozen", None),
+        (net(None), "batch", None),
+        (net(nn.LayerNorm), "batch", [1, 1]),
+        (net(nn.LayerNorm), "frozen", [1, 1]),
+        (net(nn.RMSNorm), "batch", [1, 1]),
+        (net(partial(nn.GroupNorm, 2), hidden=[6, 8]), "batch", [2, 2]),
+        (net(partial(nn.GroupNorm, 2), hidden=[6, 8]), "frozen", [2, 2]),
+        (net(norms.L1BatchNorm), "batch", [6, 4]),
+        (net(partial(norms.GhostBatchNorm, ghost_size=10)), "batch", [6, 4]),
+        (net(norms.NoisyBatchNorm), "batch", [6, 4]),
+        (net(norms.BatchRenorm), "batch", [6, 4]),
+        (net(norms.DynamicTanh), "batch", None),
+        (net(norm_position="after"), "batch", None),
+        (net(norm_position="after", activation="relu"), "batch", [6, 4]),
+        (net(nn.LayerNorm, norm_position="after", activation="relu"), "batch", [1, 1]),
     ],
 )
-def test_the_weights_before_what_takes_out_their_scale_are_found(model, mode, expected):
+def test_the_smallest_groups_of_weights_without_scale_are_found(model, mode, groups):
     given = landscape(model, mode)
     found = scaled(given)
 
+    expected = HIDDEN if groups else []
     assert list(found) == [f"{layer}.{name}" for layer in expected for name in ("weight", "bias")]
     weights = dict(zip(given.names, given.parts(given.theta), strict=True))
-    for name, part in found.items():
-        length = weights[name.replace("bias", "weight")].flatten(1).norm(dim=1)
-        assert_close(part, length.view(-1, *[1] * (part.dim() - 1)).expand(part.shape))
+    for layer, count in zip(expected, groups or [], strict=True):
+        weight = weights[f"{layer}.weight"]
+        rows = weight.reshape(K, count, -1).norm(dim=2).repeat_interleave(weight.shape[1] // count, dim=1)
+        assert_close(found[f"{layer}.weight"], rows.unsqueeze(2).expand(weight.shape))
+        assert_close(found[f"{layer}.bias"], rows)
 
 
 @pytest.mark.parametrize("normalize", [norms.weight_normalization, parametrizations.weight_norm])
@@ -105,7 +111,10 @@ def test_of_weight_normalization_the_direction_is_found_alone(normalize):
     params = {name: parameter.detach()[None] for name, parameter in model.named_parameters()}
     given = Landscape(lambda params: F.mse_loss(functional_call(model, params, (x,)), y), params)
 
-    assert list(scaled(given)) == ["hidden1.linear.parametrizations.weight.original1"]
+    name = "hidden1.linear.parametrizations.weight.original1"
+    found = scaled(given)
+    assert list(found) == [name]
+    assert_close(found[name], params[name].norm(dim=2, keepdim=True).expand(params[name].shape))
 
 
 def test_convolutions_are_found_as_linear_maps_are():
@@ -116,7 +125,11 @@ def test_convolutions_are_found_as_linear_maps_are():
     params = {name: parameter.detach()[None] for name, parameter in conv.named_parameters()}
     given = Landscape(lambda params: F.mse_loss(functional_call(quiet, params, (x,)), y), params)
 
-    assert list(scaled(given)) == ["0.weight", "0.bias"]
+    found = scaled(given)
+    assert list(found) == ["0.weight", "0.bias"]
+    channels = params["0.weight"].flatten(2).norm(dim=2)
+    assert_close(found["0.weight"], channels.view(1, 2, 1, 1, 1).expand(params["0.weight"].shape))
+    assert_close(found["0.bias"], channels)
 
 
 def test_weights_that_do_nothing_to_the_loss_are_not_taken_for_scale_invariant():
@@ -151,6 +164,28 @@ def test_rescaled_weights_of_a_bn_net_leave_the_largest_eigenvalue_of_dhd(layer,
     squares = [part.theta[:, columns].square().sum(1) for part in (before, after)]
     moved = lambda_max(after) * squares[1] / (lambda_max(before) * squares[0])
     assert ((moved - 1).abs() > 0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "units"),
+    [(bn, slice(0, 8)), (bn, slice(3, 4)), (partial(nn.GroupNorm, 4, eps=1e-12), slice(4, 8))],
+    ids=["half_of_bn", "one_of_bn", "a_group_of_gn"],
+)
+def test_rescaled_units_leave_the_largest_eigenvalue_of_dhd(norm, units):
+    model = net(norm, hidden=[16])
+    before, after = landscape(model), landscape(model)
+    for name in ("hidden1.linear.weight", "hidden1.linear.bias"):
+        part = dict(zip(after.names, after.parts(after.theta), strict=True))[name]
+        part[:, units] *= 5
+
+    assert_close(after.losses(after.theta), before.losses(before.theta))
+    assert_close(dhd(after), dhd(before), rtol=1e-6, atol=0)
+    # The norm of the whole layer moves it.
+    weight = dict(zip(after.names, after.parts(after.theta), strict=True))["hidden1.linear.weight"]
+    whole = torch.where(scales(after) == 1, 1.0, weight.flatten(1).norm(dim=1, keepdim=True))
+    generators = [torch.Generator().manual_seed(k) for k in range(K)]
+    moved = extreme_eigenvalues(after, (LARGEST,), scale=whole, generators=generators).values[0]
+    assert (moved > 1.5 * dhd(after)).all()
 
 
 @pytest.mark.parametrize("model", [net(nn.LayerNorm), net(norm_position="after", activation="relu")])

@@ -296,8 +296,8 @@ def test_no_hollow_mark_is_explained_where_there_is_none(probed, tmp_path):
     [
         ((2.0, 2.0), 0, ["stability limit of gradient descent: 2"]),
         ((2.0, math.nan), 1, ["stability limit of gradient descent: 2 (indicative: minibatches)"]),
-        ((3.8, 3.8), 0, ["stability limit of gradient descent with momentum: 3.8"]),
-        ((3.0, 2.0), 0, [f"stability limit of gradient descent{x}" for x in (": 2", " with momentum: 3")]),
+        ((3.8, 3.8), 0, ["stability limit of gradient descent: 3.8"]),
+        ((3.0, 2.0), 0, ["stability limit of gradient descent: 2, 3"]),
         ((math.nan, math.nan), 0, []),
     ],
 )
@@ -313,6 +313,18 @@ def test_the_stability_limit_is_drawn_where_there_is_one(probed, tmp_path, limit
     assert sorted(x[0] for x in values if len(x) == 2 and x[0] == x[1] and x[0] > 1) == known
     low, high = axes[0].get_xlim() if len(steps) == 1 else axes[0].get_ylim()
     assert all(low < limit < high for limit in known)
+
+
+def test_the_limit_of_adam_is_drawn_on_the_preconditioned_sharpness_alone(probed, tmp_path):
+    for arm in ("bn", "nobn"):
+        numbers = {"lambda_max": 5.0, "lambda_max_lr": 0.5, "stability": math.nan, "indicative": 0.0}
+        numbers |= {"preconditioned_lambda_max_lr": 36.0, "preconditioned_stability": 38.0}
+        probed(f"model={arm}", [found("curvature", step, **numbers) for step in (0, 10)])
+    figure, axes = drawn(tmp_path, "curvature")
+    assert [text for text in legend(figure) if "model=" not in text] == ["stability limit of Adam: 38"]
+    limits = [{line.get_ydata()[0] for line in place.lines if len(line.get_ydata()) == 2} for place in axes]
+    assert [38.0 in limit for limit in limits] == [False, True, False]
+    assert axes[1].get_ylim()[1] > 38
 
 
 def test_spectra_are_drawn_on_a_logarithmic_axis(probed, tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 
 from normlab.data import InMemoryData, Table
 from normlab.data.order import batch_sizes, epoch_order
+from normlab.models.dropout import Dropout
 from normlab.training.build import make_data, make_module, make_trainer
 from normlab.training.callbacks import FinalMetrics
 from normlab.training.module import NormModule
@@ -248,3 +249,50 @@ def test_the_final_mean_is_over_the_last_tenth_of_each_members_own_epochs():
     found = {epochs: kept.means(torch.tensor([epochs]))["val/loss"].item() for epochs in (5, 20)}
     assert found == pytest.approx({5: own[4], 20: (own[18] + own[19]) / 2})
     assert module.metrics["val/loss"].item() == own[-1]
+
+
+def masks_of(monkeypatch: pytest.MonkeyPatch, model: str) -> list[list[torch.Tensor]]:
+    """Return what the layers of a net drop at each step of a training."""
+    now: list[torch.Tensor] = []
+    steps: list[list[torch.Tensor]] = []
+    forward, take_step = Dropout.forward, NormModule.take_step
+
+    def recorded(layer: Dropout, x: torch.Tensor) -> torch.Tensor:
+        if layer.training:
+            now.append(layer.uniform(x.shape) >= layer.p)
+        return forward(layer, x)
+
+    def step(module: NormModule, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        now.clear()
+        loss = take_step(module, x, y)
+        steps.append(list(now))
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dropout, "forward", recorded)
+        patch.setattr(NormModule, "take_step", step)
+        fitted(f"model={model}", "net.dropout=0.5", "net.hidden=[8,6]", "trainer.max_epochs=2", "seed=3")
+    return steps
+
+
+def test_arms_of_one_seed_drop_the_same_at_every_step(monkeypatch):
+    bn, *others = [masks_of(monkeypatch, model) for model in ("bn", "nobn", "actnorm")]
+    assert [len(masks) for masks in bn] == [2] * len(bn)
+    assert not torch.equal(bn[0][0], bn[1][0])
+    for other in others:
+        assert len(other) == len(bn)
+        for ours, theirs in zip(bn, other, strict=True):
+            assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("model", ["bn", "nobn", "actnorm"])
+def test_members_that_draw_have_as_many_steps_behind_them_as_they_took(model):
+    configs = [
+        config_of(f"model={model}", "net.dropout=0.5", "trainer.max_epochs=2", f"seed={seed}") for seed in (0, 1)
+    ]
+    data = make_data(configs[0])
+    module = make_module(configs, data)
+    make_trainer(configs[0], []).fit(module, datamodule=data)
+    drawn = [tensor for name, tensor in module.population.state().items() if name.endswith("dropout.step")]
+    assert drawn
+    assert all(torch.equal(steps, module.steps) for steps in drawn)

@@ -14,6 +14,7 @@ from normlab.training.population import copy_of
 from normlab.training.probing import Probing, Step
 from normlab.training.run import train
 from normlab.training.run_folders import Run
+from normlab.training.stability import preconditioning
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = [
@@ -73,7 +74,11 @@ def test_all_probes_leave_everything_bit_identical(model, members):
     probing.start = before
 
     seen, drawn = everything(module.population, optimizer), generators()
-    probing.show(module, list(probing.probes), Step(before, copy_of(module.population), x, y, 1, 0))
+    probing.show(
+        module,
+        list(probing.probes),
+        Step(before, copy_of(module.population), x, y, 1, 0, preconditioning(optimizer)),
+    )
     assert everything(module.population, optimizer) == seen
     assert generators() == drawn
     found = {(one.probe, one.mode) for one in probing.unwritten[0]}

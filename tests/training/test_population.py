@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normlab.models import MLP
-from normlab.norms import BatchNorm1d
+from normlab.models.dropout import Dropout
+from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm
 from normlab.probes.slots import normalizers
 from normlab.training.optim import SGD
 from normlab.training.population import Population, initial_nets
@@ -43,6 +44,35 @@ def data(members: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def tensors(net: nn.Module) -> dict[str, Tensor]:
     return {**dict(net.named_parameters()), **dict(net.named_buffers())}
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (partial(BatchNorm1d, fused=True), ()),
+        (partial(BatchNorm2d, fused=True), (3, 3)),
+        (partial(GhostBatchNorm, ghost_size=1000, fused=True), ()),
+        (partial(BatchRenorm, fused=True), ()),
+    ],
+    ids=["bn", "bn2d", "ghost", "brn"],
+)
+def test_far_from_zero_members_equal_the_nets_alone_in_single_precision(norm, shape):
+    def make() -> nn.Module:
+        return nn.Sequential(norm(4), nn.Flatten(), nn.LazyLinear(2))
+
+    x = torch.randn(2, 2000, 4, *shape, generator=torch.Generator().manual_seed(0))
+    # One member alone needs the formula: the kernel would do for the other.
+    x[0] += 1e6
+    alone = initial_nets(make, SEEDS[:2])
+    for net in alone:
+        net.eval()(x[1])
+    population = Population(copy.deepcopy(alone))
+    for _ in range(2):
+        outputs = population.train()(x)
+        for k, net in enumerate(alone):
+            assert_close(outputs[k], net.train()(x[k]), rtol=0, atol=0.05)
+            assert_close(population.member(k)["0.running_var"], net[0].running_var, rtol=0.01, atol=0)
+    assert [net[0].loses_digits for net in alone] == [True, False]
 
 
 @EACH_NORM
@@ -205,3 +235,24 @@ def test_what_a_layer_adds_to_its_state_dict_stays_in_that_of_a_member():
         own = Population(members).member(len(members) - 1)
         assert list(own) == list(members[-1].state_dict())
         assert torch.equal(own["0._extra_state"], torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_layers_that_wait_are_initialized_and_nothing_else_moves(members):
+    def make() -> nn.Module:
+        first = [nn.Linear(4, 6), BatchNorm1d(6), Dropout(0.5), nn.Dropout(0.5), ActNorm(6)]
+        return nn.Sequential(*first, nn.Sequential(nn.Linear(6, 3), ActNorm(3))).double()
+
+    population, x = Population(initial_nets(make, SEEDS[:members])), data(members)[0]
+    before, drawn = {name: tensor.clone() for name, tensor in population.state().items()}, torch.get_rng_state()
+    population.train().begin(x)
+    state = population.state()
+    moved = {name for name, tensor in state.items() if not torch.equal(tensor, before[name])}
+    own = ("initial_mean", "initial_var", "initialized")
+    assert moved == {f"{layer}.{name}" for layer in ("4", "5.1") for name in own}
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+    # The second time no layer waits.
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    population.begin(x + 1)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in population.state().items())

@@ -16,8 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from normlab.probes.scene import Finding, Probe, Scene
 from normlab.records.result import Result
-from normlab.training.optim import SGD, Adam
-from normlab.training.probing import stability
 from normlab.training.rehearsal import rehearse
 from normlab.training.run import train
 from normlab.training.run_folders import Run
@@ -199,11 +197,30 @@ def test_a_member_that_diverged_leaves_a_gap_and_then_nothing(look, tmp_path):
     assert good["epoch"].max() == 4
 
 
-def test_the_limit_of_stability_is_that_of_the_optimizer():
-    weights = [torch.nn.Parameter(torch.ones(2, 3))]
-    assert stability(SGD(weights, momentum=[0.0, 0.9], members=2)).tolist() == pytest.approx([2.0, 3.8])
-    assert stability(SGD(weights, momentum=0.9, nesterov=True, members=2)) is None
-    assert stability(Adam(weights, members=2)) is None
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_probe_sees_the_preconditioner_as_it_was_before_the_step(look, seeds):
+    overrides = ["optimizer=adam", "optimizer.lr=0.01", "trainer.precision=64-true", "trainer.max_epochs=1"]
+    first, second, third = look({"every_n_steps": 2}, *overrides, seeds=seeds)
+    assert first.preconditioning.diagonal.isnan().all()
+    assert [scene.stability for scene in (first, second, third)] == [None, None, None]
+
+    square = torch.zeros_like(first.preconditioning.diagonal)
+    # Steps 0 and 1 were taken before the second look; the spy sees the first of them alone.
+    scenes = look({"every_n_steps": 1}, *overrides, seeds=seeds, name="every")
+    for updates, scene in enumerate(scenes[:2], start=1):
+        landscape = scene.landscape("batch")
+        square = 0.999 * square + 0.001 * landscape.gradients(landscape.theta).square()
+        diagonal = ((square / (1 - 0.999**updates)).sqrt() + 1e-8) * (1 - 0.9**updates)
+        torch.testing.assert_close(scenes[updates].preconditioning.diagonal, diagonal)
+    torch.testing.assert_close(second.preconditioning.diagonal, diagonal)
+
+
+def test_the_preconditioner_at_the_end_is_that_after_the_last_step(look):
+    *_, last = look({"at_end": "true", "every_n_steps": 19}, "optimizer=adamw", "optimizer.weight_decay=0.5")
+    _, before, after = look({"at_end": "true", "every_n_steps": 19}, "optimizer=adamw", name="again")
+    assert last.preconditioning.decay.tolist() == [0.0]
+    assert last.preconditioning.limit.tolist() == pytest.approx([(2 - 0.01 * 0.5) * 19])
+    assert (after.preconditioning.diagonal != before.preconditioning.diagonal).any()
 
 
 @pytest.mark.parametrize("model", ["bn", "brn", "noisy", "actnorm"])

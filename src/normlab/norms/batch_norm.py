@@ -9,8 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
 from normlab.norms.statistics import features_last, mean_and_variance, pooled, scaled
+
+LARGEST_OFFSET = 1e3
+"""From how many standard deviations between a feature's mean and 0 on torch's kernel is not used."""
 
 
 class BatchNorm(nn.Module):
@@ -39,8 +43,10 @@ class BatchNorm(nn.Module):
         device: where parameters and buffers are created.
         dtype: floating-point type of parameters and running statistics.
         bias: whether β exists (with ``affine`` only).
-        fused: compute the same numbers with torch's kernel instead of the formula. Faster; under
-            ``torch.func.vmap`` it cannot average with ``momentum=None``.
+        fused: compute the same numbers with torch's kernel instead of the formula, which is faster. In float32 the
+            kernel loses digits where the mean is large beside the standard deviation: where ``|μ|/√(σ² + ε)`` is
+            above ``LARGEST_OFFSET`` in a feature of the first training batch, the layer stays with the formula. So
+            it does under ``torch.func.vmap``, where the kernel is slower, and while it is compiled.
 
     Raises:
         ValueError: the input has too few or too many axes, a batch to normalize by has a single value per
@@ -80,6 +86,8 @@ class BatchNorm(nn.Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.fused = fused
+        # Whether the kernel would lose digits, known from the first training batch on.
+        self.loses_digits: bool | None = None
 
         def per_feature() -> Tensor:
             return torch.empty(num_features, device=device, dtype=dtype)
@@ -93,8 +101,9 @@ class BatchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set γ to 1, β to 0 and forget the running statistics."""
+        """Set γ to 1, β to 0 and forget the running statistics, and which kernel fits."""
         self.reset_running_stats()
+        self.loses_digits = None
         if self.weight is not None:
             nn.init.ones_(self.weight)
         if self.bias is not None:
@@ -116,11 +125,23 @@ class BatchNorm(nn.Module):
         count = self.num_batches_tracked if self.training and self.track_running_stats else None
         if count is not None:
             count.add_(1)
-        if self.fused:
+        if self.takes_kernel(x):
             return self._fused(x, running_mean, running_var, count)
 
         y = self._formula(features_last(x), running_mean, running_var, count)
         return y.to(x.dtype).movedim(-1, 1)
+
+    def takes_kernel(self, x: Tensor) -> bool:
+        """Return whether x goes through torch's kernel, which the first training batch decides once for all."""
+        if not self.fused:
+            return False
+        if self.loses_digits is None:
+            # One answer for all members of a vmapped stack, or for a compiled graph, is not to be had.
+            if torch.compiler.is_compiling() or is_vmapped(x):
+                return False
+            if self.training and x.numel():
+                self.loses_digits = has_large_offset(x, self.eps)
+        return not self.loses_digits
 
     def _formula(
         self, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, count: Tensor | None
@@ -201,6 +222,22 @@ class BatchNorm(nn.Module):
             count = self.num_batches_tracked
             state_dict[key] = torch.tensor(0) if count is None or count.is_meta else count
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+@torch.no_grad()
+def has_large_offset(x: Tensor, eps: float) -> bool:
+    """Return whether any feature's mean is more than ``LARGEST_OFFSET`` standard deviations away from 0."""
+    mean, _, var = mean_and_variance(features_last(x))
+    return bool((mean.abs() > LARGEST_OFFSET * (var + eps).sqrt()).any())
+
+
+def is_vmapped(x: Tensor) -> bool:
+    """Return whether x has other values for each member of a ``torch.func.vmap``."""
+    while is_functorch_wrapped_tensor(x):
+        if is_batchedtensor(x):
+            return True
+        x = get_unwrapped(x)
+    return False
 
 
 class BatchNorm1d(BatchNorm):

@@ -97,7 +97,7 @@ class GhostBatchNorm(BatchNorm):
                 "raise ghost_size"
             )
         gamma, beta = (None if p is None else p.repeat(number) for p in (self.weight, self.bias))
-        if self.fused:
+        if self.takes_kernel(x):
             # Two tensors: under vmap what a kernel writes into parts of one is lost.
             like = next((own for own in (self.running_mean, self.weight) if own is not None), x)
             mean, unbiased = (x.new_zeros(ghosts.shape[1], dtype=like.dtype) for _ in range(2))

@@ -25,7 +25,9 @@ class BatchRenorm(BatchNorm):
     The defaults are the paper's 5,000, 40,000 and 25,000 of about 130,000 steps. A layer that is not told the
     number of steps, ``total_steps``, has the full limits at once.
 
-    The paper averages σ, this layer σ², unbiased, as `BatchNorm` does, so that a state dict goes either way.
+    The running statistics are averages with the paper's weight of the newest batch, ``momentum = 0.01``: they have
+    to be steadier than the batch, or r and d follow its noise. They take some hundred steps to arrive. The paper
+    averages σ, this layer σ², unbiased, as `BatchNorm` does, so that a state dict goes either way.
 
     Shapes: x and y ``(B, C, ...)``; weight, bias, running_mean, running_var, r and d ``(C,)``.
 
@@ -34,7 +36,8 @@ class BatchRenorm(BatchNorm):
         r_max, d_max: the limits in the end.
         warmup, r_end, d_end: shares of the training's steps.
         total_steps: the number of the training's steps; normlab's training sets it.
-        eps, momentum, affine, device, dtype, bias, fused: as in `BatchNorm`.
+        momentum: the paper's α, the weight of the newest batch in the running statistics.
+        eps, affine, device, dtype, bias, fused: as in `BatchNorm`.
 
     Attributes:
         r, d: of the last training step. While ``held`` is true they stay, and the running statistics with them, so
@@ -60,7 +63,7 @@ class BatchRenorm(BatchNorm):
         d_end: float = 0.19,
         total_steps: int | None = None,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = 0.01,
         affine: bool = True,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
@@ -100,7 +103,8 @@ class BatchRenorm(BatchNorm):
             return super().forward(x)
         self._check_input(x, by_batch=True)
         rows = features_last(x)
-        if self.fused:
+        fused = self.takes_kernel(x)
+        if fused:
             with torch.no_grad():
                 mean, _, var = self.statistics(rows)
         else:
@@ -112,7 +116,7 @@ class BatchRenorm(BatchNorm):
         gamma = r if self.weight is None else self.weight * r
         beta = d if self.weight is None else self.weight * d
         beta = beta if self.bias is None else beta + self.bias
-        if self.fused:
+        if fused:
             cudnn = torch.backends.cudnn.enabled
             return torch.batch_norm(x, gamma, beta, None, None, True, 0.0, self.eps, cudnn)
         return scaled(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)

@@ -27,8 +27,15 @@ def over_samples(x: Tensor) -> Tensor:
 
 
 def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return μ over all axes but the last, and x − μ: ``(C,)`` and ``(..., C)``."""
+    """Return μ over all axes but the last, and x − μ: ``(C,)`` and ``(..., C)``.
+
+    The mean is taken twice, the second time of the distances from the first: in float32 a sum of many numbers that
+    are large beside their spread is rounded to more than that spread.
+    """
     mean = over_samples(x)
+    with torch.no_grad():
+        rest = over_samples(x - mean)
+    mean = mean + rest
     # Adding −μ spares the gradient a pass over x that turns its sign.
     return mean, x + -mean
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normlab.probes.activation_statistics import Numbers, norm, preactivation_rank, saturated, statistics
 from normlab.probes.flow import Flow, flow, weights_by_layer
 from normlab.probes.scene import Finding, Probe, Scene
 from normlab.probes.slots import activation_slots, mean_std
@@ -24,59 +25,6 @@ BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
     nn.Hardtanh: lambda layer: (layer.min_val, layer.max_val),
 }
 """The activations that saturate, with their least and their largest output."""
-
-Numbers = dict[str, Tensor]
-
-
-def statistics(outputs: Sequence[Tensor]) -> Numbers:
-    r"""Return what there is to know of what layers put out; H are one layer's outputs in one member.
-
-    ``mean`` and ``std`` are over all entries. ``dead`` is the share of units that put out the same for every row,
-    such as a ReLU that is never positive, and NaN of a single row. ``effective_rank`` is a lower bound on the rank
-    of H, in which rows of few directions count as few:
-
-    .. math::
-        \frac{(\operatorname{tr} M)^2}{\|M\|_F^2} \le \operatorname{rank} H, \quad M = \frac{1}{R} H^\top H
-
-    It is 1 where all rows are multiples of one, which deep nets without normalization come near to, D where M is a
-    multiple of the identity, and 0 where there are zeros only. The mean is not taken away. Of outputs in float64
-    that are below 1e-77 or above 1e77 it is not to be had.
-
-    Shapes:
-        outputs ``(K, R, D)`` each; returns ``(L, K)`` each, in float64.
-
-    Daneshmand, Kohler, Bach, Hofmann and Lucchi (2020), Batch normalization provably avoids rank collapse for
-    randomly initialised deep networks, arXiv:2003.01652.
-    """
-    found = torch.stack([value for h in outputs for value in of_layer(h)])
-    mean, std, alive, trace, gram = found.view(len(outputs), 5, -1).unbind(1)
-    units = found.new_tensor([[h.shape[2] if h.shape[1] > 1 else torch.nan] for h in outputs])
-    return {
-        "mean": mean + 0 * trace,
-        "std": std,
-        # What is not finite never is the same, but is not alive either: times 0 it is NaN.
-        "dead": 1 - alive / units + 0 * trace,
-        "effective_rank": (trace / gram).square().masked_fill(trace == 0, 0),
-    }
-
-
-def of_layer(h: Tensor) -> tuple[Tensor, ...]:
-    """Return mean, standard deviation, the number of units that are alive, tr HᵀH and ‖HᵀH‖."""
-    alive = (h - h[:, :1]).abs_().sum(1).count_nonzero(1)
-    # A double holds the fourth powers of what float32 holds.
-    h = h.double()
-    gram = torch.bmm(h, h.mT) if h.shape[1] < h.shape[2] else torch.bmm(h.mT, h)
-    return *mean_std(h.flatten(1)), alive, gram.diagonal(dim1=1, dim2=2).sum(1), norm(gram)
-
-
-def saturated(h: Tensor, low: float, high: float, threshold: float) -> Tensor:
-    """Return the share of outputs that are at a bound, or nearer to it than ``threshold · (high − low)``.
-
-    Shapes:
-        h ``(K, R, D)``; returns ``(K,)``.
-    """
-    distance = (h - (low + high) / 2).abs_().flatten(1)
-    return (distance >= (0.5 - threshold) * (high - low)).double().mean(1) + 0 * distance.sum(1)
 
 
 def of_weights(scene: Scene, weights: Mapping[str, Sequence[str]], gradients: Mapping[str, Tensor]) -> Numbers:
@@ -104,18 +52,14 @@ def of_weights(scene: Scene, weights: Mapping[str, Sequence[str]], gradients: Ma
     }
 
 
-def norm(x: Tensor) -> Tensor:
-    """Return the norm of each member's ``(K, …)``, in float64: a vanishing gradient's square is 0 in float32."""
-    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), dtype=torch.float64)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Activations(Probe):
     """What each layer and its normalizer put out before the step, and how its weights are trained.
 
-    Of what comes out of a layer's activation function: ``layer/mean``, ``layer/std``, ``layer/dead`` and
-    ``layer/effective_rank``, see :func:`statistics`; of one with two bounds also ``layer/saturated``, see
-    :func:`saturated`. One that is called again is ``layer.2``, ``layer.3`` and so on.
+    Of what comes out of a layer's activation function: ``layer/mean``, ``layer/std``, ``layer/dead``,
+    ``layer/effective_rank`` and ``layer/centered_effective_rank``, see :func:`statistics`; of one with two bounds
+    also ``layer/saturated``, see :func:`saturated`. Of what goes into it: ``layer/preactivation_effective_rank``,
+    the mean not taken away. One that is called again is ``layer.2``, ``layer.3`` and so on.
 
     Of what comes out of a normalizer, over all entries: ``layer/norm_mean`` and ``layer/norm_std``. Where there is
     none they are absent.
@@ -125,8 +69,8 @@ class Activations(Probe):
     which weights of length 1 would turn alike where their scale does not matter (arXiv:1706.05350). Biases and
     normalizers' parameters are left out.
 
-    Of all layers: ``dead``, the largest; ``effective_rank``, the smallest; ``gradient_rms_ratio``, that of the
-    first weights to that of the last. Far below 1 gradients vanish on their way back, far above they explode.
+    Of all layers: ``dead``, the largest; the effective ranks, the smallest of each; ``gradient_rms_ratio``, that
+    of the first weights to that of the last. Far below 1 gradients vanish on their way back, above they explode.
 
     Before the first epoch also ``features_mean`` and ``features_std`` of the training split, over all entries, and
     as arrays of each feature.
@@ -160,7 +104,7 @@ class Activations(Probe):
         shown = self.histograms_every is not None and scene.epoch % self.histograms_every == 0
         for mode in self.modes:
             found = flow(scene, mode, [name for names in weights.values() for name in names], self.data)
-            through = statistics([*found.outputs.values()]) if found.outputs else {}
+            through = through_layers(found) if found.outputs else {}
             back = of_weights(scene, weights, found.gradients) if weights else {}
             numbers = {
                 **by_layer(found.outputs, through),
@@ -173,6 +117,11 @@ class Activations(Probe):
             headline = [name for name in ("dead", "gradient_rms_ratio") if name in numbers]
             histograms = histograms_of(scene, found.outputs, weights) if shown else {}
             yield Finding(self.name, mode, numbers, arrays, headline, histograms)
+
+
+def through_layers(found: Flow) -> Numbers:
+    """Return the statistics of what goes through activations, ``(L, K)`` each."""
+    return statistics([*found.outputs.values()]) | preactivation_rank([*found.inputs.values()])
 
 
 def by_layer(layers: Iterable[str], numbers: Numbers) -> Numbers:
@@ -203,7 +152,8 @@ def overall(through: Numbers, back: Numbers) -> Numbers:
     """Return what sums up all layers, of numbers ``(L, K)``."""
     found = {}
     if through:
-        found = {"dead": through["dead"].amax(0), "effective_rank": through["effective_rank"].amin(0)}
+        ranks = {name: value.amin(0) for name, value in through.items() if name.endswith("effective_rank")}
+        found = {"dead": through["dead"].amax(0), **ranks}
     if back:
         found["gradient_rms_ratio"] = back["gradient_rms"][0] / back["gradient_rms"][-1]
     return found

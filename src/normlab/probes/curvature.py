@@ -19,11 +19,15 @@ MEMORY = 2**28
 """How many bytes the bases of members that are taken together may fill."""
 
 
+HEADLINE = ("lambda_max", "lambda_max_lr", "preconditioned_lambda_max_lr")
+
+
 def extreme_eigenvalues(
     landscape: Landscape,
     ends: Sequence[int] = (SMALLEST, LARGEST),
     *,
     scale: Tensor | None = None,
+    decay: Tensor | None = None,
     iterations: int = 100,
     tolerance: float = 1e-3,
     generators: Sequence[torch.Generator],
@@ -39,6 +43,7 @@ def extreme_eigenvalues(
         landscape: the loss, and where to look from.
         ends: which, of ``SMALLEST`` and ``LARGEST``.
         scale: the diagonal of D, ``(K, P)``, to take DHD in the place of H.
+        decay: λ, ``(K,)``, to take H + λI in the place of H, and of it D(H + λI)D.
         iterations: how many products with the Hessian are taken at most.
         tolerance: the relative error to reach.
         generators: one for each member.
@@ -52,7 +57,7 @@ def extreme_eigenvalues(
     """
     require_limits(iterations, tolerance)
     (start,) = normal(generators, (1, landscape.theta.shape[1]), landscape.theta)
-    return ends_from(landscape, start, ends, scale, iterations, tolerance)
+    return ends_from(landscape, start, ends, scale, iterations, tolerance, decay)
 
 
 def ends_from(
@@ -62,6 +67,7 @@ def ends_from(
     scale: Tensor | None,
     iterations: int,
     tolerance: float,
+    decay: Tensor | None = None,
 ) -> Ends:
     """Return the same, from start vectors ``(K, P)``."""
     members, size = start.shape
@@ -70,13 +76,19 @@ def ends_from(
     found = []
     for first in range(0, members, group):
         own = slice(first, first + group)
-        product = scaled(landscape.of_members(own).hessian(), None if scale is None else scale[own])
+        diagonal, shift = (None if part is None else part[own] for part in (scale, decay))
+        product = scaled(landscape.of_members(own).hessian(), diagonal, shift)
         found.append(lanczos(product, start[own], ends, iterations=iterations, tolerance=tolerance))
     return Ends(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
 
 
-def scaled(product: Callable[[Tensor], Tensor], diagonal: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Return the products of DHD from those of H."""
+def scaled(
+    product: Callable[[Tensor], Tensor], diagonal: Tensor | None, decay: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """Return the products of D(H + λI)D from those of H."""
+    if decay is not None:
+        shift = decay.unsqueeze(1)
+        return scaled(lambda vectors: product(vectors) + shift.to(vectors) * vectors, diagonal, None)
     return product if diagonal is None else lambda vectors: diagonal * product(diagonal * vectors)
 
 
@@ -85,11 +97,16 @@ class Curvature(Probe):
     """The ends of the Hessian's spectrum, λmax times the learning rate, λmax of DHD; if asked, trace and density.
 
     ``lambda_max_lr`` is λmax·η, to be held against ``stability``, above which gradient descent is unstable on a
-    quadratic: 2, with heavy ball momentum 2(1 + μ), NaN for other optimizers. Where the Hessian is of a minibatch
-    smaller than the training split this is a hint and no more, and ``indicative`` is 1.
+    quadratic: 2, with heavy ball momentum 2(1 + μ), with Nesterov's (2 + 2μ)/(1 + 2μ), less ηλ for weight decay
+    λ; NaN for other optimizers. Where the Hessian is of a minibatch smaller than the training split this is a hint
+    and no more, and ``indicative`` is 1.
+
+    With Adam and AdamW there are also ``preconditioned_lambda_max``, λmax of P⁻¹(H + λI) with P as before the
+    step, its product with η, ``preconditioned_lambda_max_lr``, and the limit of that product, 38 with β₁ = 0.9,
+    ``preconditioned_stability``. P is not known before the first update. λ is weight decay within the gradient.
 
     ``dhd_lambda_max`` is that of DHD, see :func:`normlab.probes.scale_invariance.scales`: unlike λmax it is not
-    moved by the mere size of weights that a normalizer takes out again.
+    moved by the mere size of weights, a unit's or a layer's, that a normalizer takes out again.
 
     Within ``lambda_min_error`` and ``lambda_max_error`` of these numbers there is an eigenvalue; ``converged`` is
     1 where both, and that of DHD, are within the tolerance. The data are always taken whole: measured batch by
@@ -137,7 +154,8 @@ class Curvature(Probe):
                 arrays["density"], arrays["density_grid"] = density(
                     landscape, numbers["lambda_min"], numbers["lambda_max"], generators=scene.generators
                 )
-            yield Finding(self.name, mode, numbers, arrays, headline=("lambda_max", "lambda_max_lr"))
+            headline = [name for name in HEADLINE if name in numbers]
+            yield Finding(self.name, mode, numbers, arrays, headline)
 
     def eigenvalues(self, landscape: Landscape, scene: Scene) -> dict[str, Tensor]:
         """Return what is found of the ends of the spectrum, and what they are to be held against."""
@@ -147,6 +165,8 @@ class Curvature(Probe):
         if not bool((scale == 1).all()):
             # The start is the same, so that a member without such weights finds what it has already.
             without_scale = ends_from(landscape, start, (LARGEST,), scale, self.iterations, self.tolerance)
+        converged = plain.converged.all(0) & without_scale.converged[0]
+        preconditioned, settled = self.preconditioned(landscape, scene, start)
         partial = self.data == "minibatch" and scene.minibatch[0].shape[1] < scene.train[0].shape[1]
         return {
             "lambda_max": plain.values[1],
@@ -155,7 +175,27 @@ class Curvature(Probe):
             "lambda_min_error": plain.errors[0],
             "lambda_max_lr": plain.values[1] * scene.lr,
             "stability": torch.full_like(scene.lr, torch.nan) if scene.stability is None else scene.stability,
+            **preconditioned,
             "dhd_lambda_max": without_scale.values[0],
-            "converged": (plain.converged.all(0) & without_scale.converged[0]).double(),
+            "converged": (converged & settled).double(),
             "indicative": torch.full_like(scene.lr, float(partial)),
         }
+
+    def preconditioned(
+        self, landscape: Landscape, scene: Scene, start: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor | bool]:
+        """Return the largest eigenvalue of P⁻¹(H + λI) and its limit, and whether it converged where there is a P.
+
+        It is that of ``P^(−1/2) (H + λI) P^(−1/2)``, which is symmetric.
+        """
+        given = scene.preconditioning
+        if given is None:
+            return {}, True
+        rate, decay = given.diagonal.rsqrt().to(landscape.theta), given.decay
+        ends = ends_from(landscape, start, (LARGEST,), rate, self.iterations, self.tolerance, decay)
+        return {
+            "preconditioned_lambda_max": ends.values[0],
+            "preconditioned_lambda_max_error": ends.errors[0],
+            "preconditioned_lambda_max_lr": ends.values[0] * scene.lr,
+            "preconditioned_stability": given.limit,
+        }, ends.converged[0] | given.diagonal.isnan().any(1)

@@ -1,4 +1,4 @@
-"""One pass through K nets and back: what comes out of activations and normalizers, and the gradient of weights.
+"""One pass through K nets and back: inputs and outputs of activations, normalizers, and the gradient of weights.
 
 Letters: K members, B samples, D units of a layer, R rows: B samples, at every position of an image.
 """
@@ -19,14 +19,16 @@ class Flow(NamedTuple):
     """What is left of one pass forward and back.
 
     Attributes:
-        outputs: what came out of each activation by layer, ``(K, R, D)``; of one that is called again by
-            ``layer.2``, ``layer.3`` and so on.
+        inputs: of each activation by layer, ``(K, R, D)``; of one that is called again by ``layer.2``, ``layer.3``
+            and so on.
+        outputs: likewise.
         activations: what it came out of, by the same names.
         normalized: mean and standard deviation, over all entries, of what came out of each normalizer by layer,
             ``(K, 2)``.
         gradients: of the loss by weights, by their names, ``(K, …)``.
     """
 
+    inputs: Tensors
     outputs: Tensors
     activations: dict[str, nn.Module]
     normalized: Tensors
@@ -66,11 +68,11 @@ def flow(scene: Scene, mode: str, weights: Sequence[str], data: str = "minibatch
         ValueError: for a mode of another name.
     """
     alone = len(scene.lr) == 1
-    net, activations, normalizers, places = watched_copy(scene.net, mode, alone, folds=scene.folds)
+    net, *recorders, places = watched_copy(scene.net, mode, alone, folds=scene.folds)
 
-    def call(state: Tensors, x: Tensor) -> tuple[Tensor, Tensors, Tensors]:
+    def call(state: Tensors, x: Tensor) -> tuple[Tensor, list[Tensors]]:
         y = net(x) if alone else functional_call(net, state, (x,))
-        return y, activations.taken(), normalizers.taken()
+        return y, [recorder.taken() for recorder in recorders]
 
     state, (x, y) = state_of(scene, places), scene.data(data)
     if alone:
@@ -81,16 +83,18 @@ def flow(scene: Scene, mode: str, weights: Sequence[str], data: str = "minibatch
             slot[key] = state[name]
     leaves = [state[name].requires_grad_() for name in weights]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        outputs, through, within = call(state, x) if alone else vmap(call, randomness="same")(state, x)
+        outputs, seen = call(state, x) if alone else vmap(call, randomness="same")(state, x)
         loss = scene.loss(outputs.unsqueeze(0) if alone else outputs, y).sum()
         back = torch.autograd.grad(loss, leaves, materialize_grads=True) if leaves else ()
     gradients = dict(zip(weights, back, strict=True))
     if alone:
         for (slot, key, _), tensor in zip(places, own, strict=True):
             slot[key] = tensor
-        through, within, gradients = map(with_members, (through, within, gradients))
-    outputs_of = {name: rows(h) for name, h in through.items()}
-    return Flow(outputs_of, {name: activations.layers[name] for name in through}, within, gradients)
+        *seen, gradients = map(with_members, (*seen, gradients))
+    before, after, normalized = seen
+    inputs_of, outputs_of = ({name: rows(h) for name, h in tensors.items()} for tensors in (before, after))
+    activations = {name: recorders[1].layers[name] for name in after}
+    return Flow(inputs_of, outputs_of, activations, normalized, gradients)
 
 
 def without_members(tensors: Tensors) -> Tensors:

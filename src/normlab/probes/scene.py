@@ -19,6 +19,7 @@ from torch.func import functional_call, vmap
 from normlab.norms.batch_norm import BatchNorm, BatchNorm1d
 from normlab.norms.draws import Drawing
 from normlab.probes.landscape import Landscape, Params, in_double
+from normlab.probes.preconditioning import Preconditioning
 from normlab.probes.slots import calls_forward_alone
 
 MODES = ("batch", "frozen")
@@ -48,10 +49,11 @@ class Scene:
         train: the training split, x ``(M, N, …)`` and y ``(M, N, …)``; M is 1 if members have the same, else K.
         lr: each member's learning rate, ``(K,)``, in float64.
         stability: the largest λmax·η with which the optimizer is stable on a quadratic, ``(K,)``; None where there
-            is no such limit, as with adaptive optimizers.
+            is no such limit, as with adaptive optimizers, which have one for the preconditioned Hessian.
         generators: one for each member, to draw from.
         epoch, step: of the training, the step counted from 0.
         folds: whether frozen normalizers may be folded into the linear layers before them; see ``folds_exactly``.
+        preconditioning: of an adaptive optimizer, before the step.
     """
 
     net: nn.Module
@@ -68,6 +70,7 @@ class Scene:
     epoch: int
     step: int
     folds: bool = True
+    preconditioning: Preconditioning | None = None
 
     def data(self, which: str) -> Split:
         """Return samples as each member sees them, ``(K, B, …)``."""

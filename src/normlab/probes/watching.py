@@ -1,4 +1,4 @@
-"""A copy of a net that changes nothing and writes down what comes out of its activations and normalizers."""
+"""A copy of a net that changes nothing and records its activations' inputs and outputs, and its normalizers."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -19,19 +19,37 @@ Place = tuple[dict, str, str]
 
 
 class Recorder:
-    """Takes down what comes out of layers; of one that is called again as ``layer.2``, ``layer.3`` and so on."""
+    """Records the outputs of layers, or their inputs; of one that is called again as ``layer.2`` and so on."""
 
-    def __init__(self, layers: Iterable[tuple[str, nn.Module]], take: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        layers: Iterable[tuple[str, nn.Module]],
+        take: Callable[[Tensor], Tensor],
+        *,
+        inputs: bool = False,
+    ) -> None:
         self.take, self.seen = take, dict[str, Tensor]()
         self.layers: dict[str, nn.Module] = {}
         for layer, module in layers:
-            module.register_forward_hook(partial(self.note, layer))
+            if inputs:
+                # Before the call: a layer may work in place.
+                module.register_forward_pre_hook(partial(self.note_input, layer))
+            else:
+                module.register_forward_hook(partial(self.note_output, layer))
 
-    def note(self, layer: str, module: nn.Module, inputs: tuple, y: Tensor) -> None:
-        """Take down an output."""
+    def note_input(self, layer: str, module: nn.Module, inputs: tuple) -> None:
+        """Record an input."""
+        self.note(layer, module, inputs[0])
+
+    def note_output(self, layer: str, module: nn.Module, inputs: tuple, y: Tensor) -> None:
+        """Record an output."""
+        self.note(layer, module, y)
+
+    def note(self, layer: str, module: nn.Module, x: Tensor) -> None:
+        """Record a tensor under the name of its layer."""
         names = chain([layer], (f"{layer}.{number}" for number in count(2)))
         name = next(name for name in names if name not in self.seen)
-        self.seen[name], self.layers[name] = self.take(y.detach()), module
+        self.seen[name], self.layers[name] = self.take(x.detach()), module
 
     def taken(self) -> Tensors:
         """Return what came out since this was last asked."""
@@ -47,6 +65,7 @@ class Watched(NamedTuple):
     """
 
     net: nn.Module
+    preactivations: Recorder
     activations: Recorder
     normalizers: Recorder
     places: list[Place]
@@ -67,7 +86,7 @@ def watched_copy(net: nn.Module, mode: str, alone: bool, *, folds: bool = True) 
     if (mode, alone) in kept:
         before, of_copy, watched = kept[mode, alone]
         if before == now and of_copy == list(settings(watched.net, watched=True)):
-            for recorder in (watched.activations, watched.normalizers):
+            for recorder in (watched.preactivations, watched.activations, watched.normalizers):
                 recorder.taken()
             return watched
     copy = still(net, mode, folds=folds)
@@ -75,7 +94,11 @@ def watched_copy(net: nn.Module, mode: str, alone: bool, *, folds: bool = True) 
     if alone:
         fuse(copy, net)
     # Copies: what follows may work in place.
-    recorders = Recorder(activation_slots(copy), torch.clone), Recorder(normalizer_slots(copy), moments)
+    recorders = (
+        Recorder(activation_slots(copy), torch.clone, inputs=True),
+        Recorder(activation_slots(copy), torch.clone),
+        Recorder(normalizer_slots(copy), moments),
+    )
     watched = Watched(copy, *recorders, list(places_of(copy)))
     # A copy that is never used again is not kept, as its hooks may hold on to the net.
     kept.pop((mode, alone), None)

@@ -1,7 +1,7 @@
 """Figures of what was measured of the loss: along the gradient, in random directions, its curvature, on a line."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -57,10 +57,15 @@ def hollow(axes: Axes, probe: Measured, mode: str) -> None:
         axes.plot(wide.index[marked], middle[marked], "o", color=colour, markersize=4.5, markerfacecolor="white")
 
 
+LIMITS = {"lambda_max_lr": "stability", "preconditioned_lambda_max_lr": "preconditioned_stability"}
+"""What an optimizer is stable below, by what is held against it."""
+
+
 def curvature(probe: Measured) -> Figure | None:
     """Draw the sharpness against the stability limit, and the spectrum where it was measured."""
     kinds = [
         ("lambda_max_lr", "sharpness × learning rate", "λmax · η"),
+        ("preconditioned_lambda_max_lr", "preconditioned sharpness", "λmax of P⁻¹H · η"),
         ("lambda_max", "sharpness: largest eigenvalue", "λmax"),
         ("dhd_lambda_max", "scale-free sharpness", "λmax of DHD"),
     ]
@@ -71,33 +76,33 @@ def curvature(probe: Measured) -> Figure | None:
     spectra = [mode for mode in probe.modes if any(densities(probe, mode))]
     more = [Row(len(spectra), 2.1)] if spectra else []
     words = ["spectral density: at the last moment, of the first seed"] if spectra else []
-    limits = stability(probe)
+    limits = {quantity: stability(probe, limit) for quantity, limit in LIMITS.items()}
     title = "How sharply the loss is curved: the Hessian's eigenvalues"
     figure, axes = number_sheet(probe, title, rows, entries=limit_entries(probe, limits), words=words, more=more)
     once = probe.moments([kind[0] for kind in present]) == 1
     for row, places in zip(rows, axes, strict=False):
         for panel, place in zip(row, places, strict=True):
-            for limit in limits if panel.quantity == "lambda_max_lr" else ():
+            for limit in limits.get(panel.quantity, ()):
                 mark_limit(place, limit, across=once)
     for mode, place in zip(spectra, axes[-1], strict=False):
         spectrum(place, probe, mode)
     return figure
 
 
-def stability(probe: Measured) -> list[float]:
-    """Return at which λmax·η the optimizers of the arms become unstable on a quadratic."""
+def stability(probe: Measured, quantity: str = "stability") -> list[float]:
+    """Return the limits above which the optimizers of the arms are unstable on a quadratic."""
     ended = [run for runs in probe.ended.values() for run in runs]
-    found = [probe.last(mode, "stability").reindex(ended).dropna() for mode in probe.modes]
+    found = [probe.last(mode, quantity).reindex(ended).dropna() for mode in probe.modes]
     return sorted({round(float(limit), 3) for limits in found for limit in limits})
 
 
-def limit_entries(probe: Measured, limits: Sequence[float]) -> list[Entry]:
+def limit_entries(probe: Measured, limits: Mapping[str, Sequence[float]]) -> list[Entry]:
     """Return the legend of the stability limits."""
     doubted = any((probe.last(mode, "indicative") == 1).any() for mode in probe.modes)
     note = " (indicative: minibatches)" if doubted else ""
     kinds = {
-        "stability limit of gradient descent": [limit for limit in limits if limit == 2],
-        "stability limit of gradient descent with momentum": [limit for limit in limits if limit != 2],
+        "stability limit of gradient descent": limits["lambda_max_lr"],
+        "stability limit of Adam": limits["preconditioned_lambda_max_lr"],
     }
     handle = Line2D([], [], color=GREY, linestyle=LIMIT, linewidth=1.1)
     return [(handle, f"{kind}: {', '.join(f'{x:g}' for x in own)}{note}") for kind, own in kinds.items() if own]

@@ -111,7 +111,7 @@ class NormModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
         self.train()
-        self.begin_with_the_first_minibatch()
+        self.population.begin(self.first_minibatch()[0])
         self.warm_up()
         self.prepare_step()
         if self.probing is not None:
@@ -134,12 +134,6 @@ class NormModule(pl.LightningModule):
             self.step = whole
         if self.compiles:
             self.step = Compiled(whole, self.step, batch_sizes(self.data.train, self.data.batch_size))
-
-    @torch.no_grad()
-    def begin_with_the_first_minibatch(self) -> None:
-        """Let layers that wait for their first minibatch have it, before the step is compiled as it then stays."""
-        if any(getattr(layer, "waits", False) for layer in self.population.modules()):
-            self(self.first_minibatch()[0])
 
     @torch.no_grad()
     def warm_up(self) -> None:

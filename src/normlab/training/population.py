@@ -100,6 +100,21 @@ class Population(nn.Module):
             if name not in self.aliases
         }
 
+    @torch.no_grad()
+    def begin(self, x: Tensor) -> None:
+        """Initialize the layers that wait for their first minibatch; all else stays, layers that draw among it.
+
+        They have to be initialized before a step is compiled.
+        """
+        waiting = {name for name, layer in self.net.named_modules() if getattr(layer, "waits", False)}
+        if not waiting:
+            return
+        before = copy_of(self)
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            self(x)
+        initialized = {name: tensor for name, tensor in self.state().items() if name.rpartition(".")[0] in waiting}
+        self.load_state(before | initialized)
+
     def alone(self, k: int) -> nn.Module:
         """Return member k's net as one that does not know of others, a copy."""
         net = deepcopy(self.net)

@@ -17,13 +17,14 @@ from torch import Tensor
 from normlab.config import naming
 from normlab.data.order import stream
 from normlab.probes.graph import Graph
+from normlab.probes.preconditioning import Preconditioning
 from normlab.probes.scene import Finding, Probe, Scene, folds_exactly
 from normlab.records import probes as records
 from normlab.records.events import EventFile
 from normlab.records.probes import Found, headlines
-from normlab.training.optim import SGD
 from normlab.training.population import copy_of
 from normlab.training.run_folders import Run
+from normlab.training.stability import preconditioning, stability
 from normlab.training.stacking import State
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ log = logging.getLogger("normlab")
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step: parameters and buffers before and after it, ``(K, …)`` each, and its minibatch."""
+    """An optimizer step: parameters and buffers before and after it, ``(K, …)`` each, and its minibatch.
+
+    Attributes:
+        preconditioning: the optimizer's before the step, if it is adaptive.
+    """
 
     before: State
     after: State
@@ -42,6 +47,7 @@ class Step:
     y: Tensor
     epoch: int
     step: int
+    preconditioning: Preconditioning | None
 
 
 class Probing:
@@ -90,7 +96,9 @@ class Probing:
         if names:
             state, minibatch = copy_of(module.population), module.first_minibatch()
             epoch, step = int(module.epochs.max()), int(module.steps.max())
-            self.show(module, names, Step(state, state, *minibatch, epoch, step))
+            self.show(
+                module, names, Step(state, state, *minibatch, epoch, step, preconditioning(module.optimizer))
+            )
 
     def due(self, step: int, ended: int | None) -> list[str]:
         """Return the probes that look at a step, counted from 0; it is the last of epoch ``ended``, if any."""
@@ -102,10 +110,11 @@ class Probing:
     ) -> Iterator[None]:
         """Show probes the step that is taken within."""
         started = time.perf_counter()
-        before = copy_of(module.population)
+        before, of_before = copy_of(module.population), preconditioning(module.optimizer)
         self.seconds += time.perf_counter() - started
         yield
-        self.show(module, names, Step(before, copy_of(module.population), x, y, module.current_epoch + 1, step))
+        after, epoch = copy_of(module.population), module.current_epoch + 1
+        self.show(module, names, Step(before, after, x, y, epoch, step, of_before))
 
     def show(self, module: "NormModule", names: Sequence[str], step: Step) -> None:
         """Show probes a step, and take down what they find."""
@@ -136,6 +145,7 @@ class Probing:
             epoch=step.epoch,
             step=step.step,
             folds=self.folds,
+            preconditioning=step.preconditioning,
         )
 
     def take_down(self, name: str, finding: Finding, step: Step, members: Sequence[int]) -> None:
@@ -185,13 +195,3 @@ def is_due(probe: Probe, step: int, ended: int | None) -> bool:
     by_step = probe.every_n_steps is not None and step % probe.every_n_steps == 0
     by_epoch = probe.every_n_epochs is not None and ended is not None and (ended + 1) % probe.every_n_epochs == 0
     return by_step or by_epoch
-
-
-def stability(optimizer: torch.optim.Optimizer) -> Tensor | None:
-    """Return the largest λmax·η at which gradient descent is stable on a quadratic, ``(K,)``.
-
-    It is 2 without momentum and ``2 (1 + μ)`` with that of the heavy ball (Polyak 1964); others have none.
-    """
-    if not isinstance(optimizer, SGD) or optimizer.nesterov:
-        return None
-    return 2 * (1 + optimizer.param_groups[0]["momentum"].flatten())

@@ -172,10 +172,9 @@ def steps_apart(
     Returns:
         the result of each step, and the learning rate of each net.
     """
-    if training and waits(nets[0]):
-        with torch.no_grad():
-            for net, x in zip(nets, minibatches[0][0], strict=True):
-                net.train()(x)
+    if training:
+        for net, x in zip(nets, minibatches[0][0], strict=True):
+            Population([net.train()]).begin(x.unsqueeze(0))
     results, rates = [], list[float]()
     for x, y in minibatches:
         losses, gradients = [], []
@@ -201,9 +200,8 @@ def steps_together(
 ) -> Iterator[StepResult]:
     """Train a population by the step that a training takes, and yield the result of each step."""
     net, watch = population.net, normalizers(population.net)
-    if training and waits(net):
-        with torch.no_grad():
-            population.train()(minibatches[0][0])
+    if training:
+        population.train().begin(minibatches[0][0])
     names = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
     optimizer = SGD(population.parameters(), lr=rates, members=len(rates))
     step = PopulationStep(population, task.loss, optimizer, None)
@@ -272,11 +270,6 @@ def lost_buffer(population: Population, net: nn.Module, x: Tensor) -> str | None
         if not torch.equal(buffer, before[name]) and name in state and torch.equal(state[name][0], before[name]):
             return f"{name} is assigned in training; it must be changed in place"
     return None
-
-
-def waits(net: nn.Module) -> bool:
-    """Return whether a layer waits for its first minibatch."""
-    return any(getattr(layer, "waits", False) for layer in net.modules())
 
 
 def stacked(states: Sequence[State]) -> State:

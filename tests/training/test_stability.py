@@ -1,0 +1,144 @@
+"""Stability limits against what the optimizers do on a quadratic."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from normlab.probes.curvature import extreme_eigenvalues
+from normlab.probes.lanczos import LARGEST
+from normlab.probes.landscape import Landscape
+from normlab.training.optim import SGD, Adam, AdamW, StackedOptimizer
+from normlab.training.stability import preconditioning, stability
+
+LR, P = 0.05, 6
+SGDS = {
+    "sgd": {},
+    "heavy_ball": {"momentum": 0.9},
+    "heavy_ball_half": {"momentum": 0.5},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "nesterov_half": {"momentum": 0.5, "nesterov": True},
+    "sgd_decay": {"weight_decay": 3.0},
+    "nesterov_decay": {"momentum": 0.9, "nesterov": True, "weight_decay": 3.0},
+}
+ADAMS = {
+    "adam": (Adam, {}),
+    "adam_without_momentum": (Adam, {"betas": (0.0, 0.999)}),
+    "adam_decay": (Adam, {"weight_decay": 30.0}),
+    "adamw": (AdamW, {"weight_decay": 5.0}),
+    "adamw_no_decay": (AdamW, {"weight_decay": 0.0}),
+}
+
+
+def matrix() -> Tensor:
+    root = torch.randn(P, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return root @ root.T
+
+
+def largest(hessian: Tensor, **options: Tensor) -> float:
+    """Return the largest eigenvalue that the probe finds."""
+    bowl = Landscape.of(lambda params: params["w"] @ hessian @ params["w"] / 2, {"w": torch.ones(P).double()})
+    generators = [torch.Generator().manual_seed(0)]
+    return extreme_eigenvalues(bowl, (LARGEST,), tolerance=1e-12, generators=generators, **options).values.item()
+
+
+def converges(optimizer: StackedOptimizer, hessian: Tensor) -> bool:
+    """Return whether the parameters shrink to a thousandth before they grow to a thousandfold."""
+    (parameter,) = optimizer.params
+    before = parameter.detach().norm().item()
+    for _ in range(10_000):
+        parameter.grad = hessian @ parameter.detach()
+        optimizer.step()
+        factor = parameter.detach().norm().item() / before
+        if not 1e-3 < factor < 1e3:
+            return factor < 1
+    raise AssertionError(f"after 10,000 steps the parameters are {factor} times what they were")
+
+
+def parameters() -> list[nn.Parameter]:
+    # So small that Adam's running square stays what it is.
+    return [nn.Parameter(torch.full((P,), 1e-30, dtype=torch.float64))]
+
+
+@pytest.mark.parametrize("share", [0.98, 1.02])
+@pytest.mark.parametrize("options", SGDS.values(), ids=list(SGDS))
+def test_gradient_descent_turns_at_its_limit(options, share):
+    optimizer = SGD(parameters(), lr=LR, **options)
+    limit = stability(optimizer).item()
+    hessian = matrix() * (share * limit / (LR * largest(matrix())))
+    assert LR * largest(hessian) == pytest.approx(share * limit)
+    assert converges(optimizer, hessian) == (share < 1)
+
+
+def with_square(optimizer: Adam) -> Adam:
+    """Give an optimizer a running square that is long known, and hardly moves."""
+    optimizer.state["square"].copy_(torch.linspace(0.5, 4, P, dtype=torch.float64))
+    optimizer.state["updates"].fill_(1e15)
+    optimizer.param_groups[0]["beta2"].fill_(1 - 1e-13)
+    optimizer._gain2.fill_(1e-13)
+    return optimizer
+
+
+@pytest.mark.parametrize("share", [0.98, 1.02])
+@pytest.mark.parametrize(("kind", "options"), ADAMS.values(), ids=list(ADAMS))
+def test_adam_turns_at_its_limit(kind, options, share):
+    optimizer = with_square(kind(parameters(), lr=LR, **options))
+    given = preconditioning(optimizer)
+    limit, how = given.limit.item(), {"scale": given.diagonal.rsqrt(), "decay": given.decay}
+    # The part that is not weight decay is scaled until the sharpness is that share of the limit.
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        factor = (low + high) / 2
+        sharpness = LR * torch.linalg.eigvalsh(dense(factor * matrix(), **how))[-1].item()
+        low, high = (factor, high) if sharpness < share * limit else (low, factor)
+    hessian = factor * matrix()
+    assert LR * largest(hessian, **how) == pytest.approx(share * limit)
+    assert converges(optimizer, hessian) == (share < 1)
+
+
+def dense(hessian: Tensor, scale: Tensor, decay: Tensor) -> Tensor:
+    """Return D(H + λI)D."""
+    return scale.T * (hessian + decay * torch.eye(P).double()) * scale
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [({"momentum": 0.9}, 1.357), ({"momentum": 0.5}, 1.5), ({"momentum": 0.9, "weight_decay": 2.0}, 1.257)],
+)
+def test_nesterovs_limit_by_hand(options, limit):
+    optimizer = SGD(parameters(), lr=LR, nesterov=True, **options)
+    assert stability(optimizer).item() == pytest.approx(limit, abs=1e-3)
+
+
+def test_adams_limit_is_38_and_less_with_decoupled_decay():
+    assert preconditioning(Adam(parameters(), lr=LR)).limit.tolist() == pytest.approx([38])
+    assert preconditioning(AdamW(parameters(), lr=LR, weight_decay=2.0)).limit.tolist() == pytest.approx([36.1])
+    coupled = preconditioning(Adam(parameters(), lr=LR, weight_decay=2.0))
+    assert (coupled.limit.item(), coupled.decay.item()) == pytest.approx((38, 2))
+
+
+def test_each_member_has_its_own_limit_and_preconditioner():
+    weights = [nn.Parameter(torch.ones(2, 3, dtype=torch.float64))]
+    assert stability(SGD(weights, momentum=[0.0, 0.9], members=2)).tolist() == pytest.approx([2.0, 3.8])
+    sgd = SGD(weights, lr=[0.1, 0.2], momentum=[0.5, 0.9], weight_decay=[0.0, 1.0], nesterov=True, members=2)
+    assert stability(sgd).tolist() == pytest.approx([1.5, 3.8 / 2.8 - 0.2])
+    assert preconditioning(sgd) is None
+
+    adam = Adam(weights, betas=([0.9, 0.5], 0.999), eps=[1e-8, 0.1], members=2)
+    assert stability(adam) is None
+    assert preconditioning(adam).diagonal.isnan().all()
+    for number in (1.0, 2.0):
+        weights[0].grad = number * torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 4.0]]).double()
+        adam.step()
+    given = preconditioning(adam)
+    assert given.limit.tolist() == pytest.approx([38, 6])
+    # v̂ after gradients g and 2g is g² (0.999·0.001 + 0.001·4)/(1 − 0.999²).
+    root = ((0.999 + 4) / (1 + 0.999)) ** 0.5
+    expected = [[root, 2 * root, 0], [3 * root, 0, 4 * root]]
+    scale = torch.tensor([[1 - 0.9**2], [1 - 0.5**2]]).double()
+    assert_close(given.diagonal, scale * (torch.tensor(expected).double() + torch.tensor([[1e-8], [0.1]])))
+
+
+def test_other_optimizers_have_no_limit():
+    other = torch.optim.RMSprop(parameters())
+    assert (stability(other), preconditioning(other)) == (None, None)
