@@ -103,6 +103,14 @@ class TestUntyped:
         written = [{"scheduler": {"T_max": "${trainer.max_epochs}"}}] * 2
         assert keys(*runs, written=lambda: written) == (["trainer.max_epochs"], ())
 
+    def test_bug_a_group_that_refers_to_another_made_panels(self):
+        typed = [f"model.norm.momentum={momentum}" for momentum in (0.01, 0.1)]
+        runs = [run("model=bn", word, model__norm2d__momentum=float(word.partition("=")[2])) for word in typed]
+        assert keys(*runs, written=lambda: 2 * [{"model": {"norm2d": "${model.norm}"}}]) == (
+            ["model.norm.momentum"],
+            (),
+        )
+
     def test_a_reference_to_the_environment_explains_nothing(self):
         written = [{"trainer": {"max_epochs": "${oc.env:EPOCHS}"}}] * 2
         assert keys(run(), run(trainer__max_epochs=3), written=lambda: written)[0] == ["trainer.max_epochs"]

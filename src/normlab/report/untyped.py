@@ -59,7 +59,7 @@ class Ended:
         if self.files is None:
             written = self.written()
             self.files = [dict(leaves(written[k])) for k in self.ended]
-        texts = [file.get(key) for file in self.files]
+        texts = [written_for(file, key) for file in self.files]
         pairs = zip(texts, self.values[key], strict=True)
         return [text if is_reference(text) else value for text, value in pairs]
 
@@ -95,6 +95,20 @@ def untyped_keys(runs: Ended, typed: pd.DataFrame) -> Iterator[str]:
     yield from [group for group in runs.overall if by_overall and group not in typed]
     yield from own
     yield from found
+
+
+def written_for(file: Mapping[str, Any], key: str) -> Any:
+    """Return what is written for a key, or for the nearest group above it, with the rest of the key.
+
+    >>> written_for({"model.norm.eps": 0.1, "model.norm2d": "${model.norm}"}, "model.norm2d.eps")
+    '${model.norm}.eps'
+    """
+    parts = key.split(".")
+    for place in range(len(parts), 0, -1):
+        above = ".".join(parts[:place])
+        if above in file:
+            return ".".join([str(file[above]), *parts[place:]]) if place < len(parts) else file[above]
+    return None
 
 
 def differing(runs: Sequence[Mapping[str, Hashable]]) -> dict[str, list[Hashable]]:
