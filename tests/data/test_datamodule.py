@@ -228,3 +228,15 @@ def test_a_dataset_without_a_table_says_what_it_lacks():
 def test_targets_that_do_not_fit_are_refused_with_the_remedy(x, y, classes, reason):
     with pytest.raises(ValueError, match=reason):
         Table(x, y, classes)
+
+
+def test_inputs_that_are_nearly_constant_are_named():
+    x = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 0.0
+    x[0, 1] = 5.0
+    data = Given(train=298, val=1, test=1, batch_size=10, seed=1, x=x, standardize=True)
+    rare = bool((data.parts[0].x[:, 1] > 1).any())
+    said = "data: 1 input the same in over 99 % of the training samples, only centered: input 2"
+    assert data.notices == [said] * rare
+    assert rare
+    assert Given(train=298, val=1, test=1, batch_size=10, seed=1, x=x).notices == []

@@ -105,3 +105,15 @@ def test_merged_numbers_are_told_with_the_remedy():
     assert merged_notice(torch.stack([small, stamps], dim=1), name_of, "data.standardize") == [line]
     (said,) = merged_notice(torch.stack([small, stamps, stamps], dim=1), name_of, "data.standardize")
     assert said == line.replace(";", " (and so for 1 more);")
+
+
+def test_a_feature_that_is_nearly_constant_is_only_centered():
+    x = torch.zeros(1000, 3)
+    x[:9, 0], x[:10, 1] = 1.0, 1.0
+    x[:, 2] = torch.arange(1000.0)
+    scale = Standardizer.fit(x)
+    assert scale.nearly_constant.tolist() == [True, False, False]
+    z = scale(x)
+    assert_close(z[:, 0], (x[:, 0] - 0.009).double(), rtol=0, atol=1e-8)
+    assert_close(z[0, 1].item(), (1 - 0.01) / (0.01 * 0.99) ** 0.5)
+    assert float(z.abs().max()) < 11, "1/√0.01 at most, but for features without a common value"

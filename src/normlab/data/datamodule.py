@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from normlab.config import DataConfig, require
+from normlab.data.columns import listing
 from normlab.data.order import batch_sizes, epoch_order, leaves_one_over
 from normlab.data.scaling import Standardizer, cast, merged_notice
 from normlab.data.table import Table, split_rows
@@ -122,7 +123,19 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
             f"data: {self.train} training samples in batches of {self.batch_size} leave one over; "
             f"it joins the last batch, which has {self.batch_size + 1}"
         )
-        return [left_over] * leaves_one_over(self.train, self.batch_size) + self.merged_values()
+        left = [left_over] * leaves_one_over(self.train, self.batch_size)
+        return [*left, *self.merged_values(), *self.nearly_constant()]
+
+    def nearly_constant(self) -> list[str]:
+        """Return a line that names the inputs that are not standardized, as nearly all samples have the same."""
+        if not self.standardize:
+            return []
+        train = self.parts[0]
+        scale = Standardizer.fit(train.x)
+        names = [train.name_of(place) for place in scale.nearly_constant.flatten().nonzero().flatten().tolist()]
+        count = f"{len(names)} input{'s' * (len(names) > 1)}"
+        said = f"data: {count} the same in over 99 % of the training samples, only centered: {listing(names)}"
+        return [said] if names else []
 
     def merged_values(self) -> list[str]:
         """Return warnings of distinct numbers that become the same in float32 and are not standardized."""

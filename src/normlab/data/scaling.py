@@ -8,6 +8,9 @@ from torch import Tensor
 
 from normlab.config import ConfigError
 
+RARE = 0.01
+"""The share of samples that must differ from a feature's most common value for it to be standardized."""
+
 
 @dataclass(frozen=True)
 class Standardizer:
@@ -15,22 +18,35 @@ class Standardizer:
 
     Mean and standard deviation are those of ``x − shift``, where the shift is the first sample: the mean of large
     numbers that are near each other, such as dates, would lose its last digits.
+
+    Attributes:
+        shift, mean, std: of each feature, ``(…)``.
+        nearly_constant: the features in which less than a hundredth of the samples differ from the most common
+            value, ``(…)`` true or false. They are only centered: a pixel that is lit in two images of a thousand
+            would come out at 20 standard deviations and more.
     """
 
     shift: Tensor
     mean: Tensor
     std: Tensor
+    nearly_constant: Tensor
 
     @classmethod
     def fit(cls, values: Tensor) -> "Standardizer":
-        """Fit to values ``(N, …)``; a constant feature has a standard deviation of 1.
+        """Fit to values ``(N, …)``; a constant or nearly constant feature has a standard deviation of 1.
 
         Mean and standard deviation are taken over the N samples, with a divisor of N.
         """
         shift = values[0].double()
         shifted = values.to(torch.float64, copy=True).sub_(shift)
         std = shifted.std(dim=0, correction=0)
-        return cls(shift, shifted.mean(dim=0), torch.where(std > 0, std, 1.0))
+        # Where nearly all values are the same, the median of the first thousand is that value.
+        common = shifted[:1001].median(dim=0).values
+        rare = (shifted != common).double().mean(dim=0)
+        nearly_constant = (rare > 0) & (rare < RARE)
+        return cls(
+            shift, shifted.mean(dim=0), torch.where((std > 0) & ~nearly_constant, std, 1.0), nearly_constant
+        )
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return values ``(N, …)`` standardized, in float64."""
