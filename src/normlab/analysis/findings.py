@@ -9,6 +9,7 @@ from normlab.analysis import tables
 from normlab.analysis.cautions import cautions
 from normlab.analysis.cells import cells_of
 from normlab.analysis.design import Design
+from normlab.analysis.ends import disagreeing
 from normlab.analysis.reaching import reached
 from normlab.analysis.resampling import RESAMPLES, Draws
 from normlab.analysis.tuning import tuned
@@ -27,7 +28,8 @@ class Findings:
         times: a row per run: its ``target``, and the ``steps`` and ``seconds`` to it.
         ranges: a row per arm and tuned key: the settings that are nearly as good as the best.
         batch_sizes: a row per arm where the batch size varies: how much it matters.
-        warnings: what a reader has to know, a line each.
+        ends: lines on verdicts that the end of the training does not share.
+        warnings: what a reader has to know, a line each, ``ends`` among them.
     """
 
     design: Design
@@ -38,6 +40,7 @@ class Findings:
     times: pd.DataFrame
     ranges: pd.DataFrame
     batch_sizes: pd.DataFrame
+    ends: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -56,7 +59,7 @@ def find(
 
     Args:
         runs: as ``design`` describes them; with a column ``train_value``, the gap between it and ``value`` is
-            given.
+            given, and with those of ``ends`` the verdicts that the end of the training does not share.
         curves: of the same metric, as ``times`` describes them, ``run`` being the index of the runs; may be empty.
         design: from ``design_of``.
         generator: what is drawn is drawn from it.
@@ -72,6 +75,7 @@ def find(
     settings = tables.settings(cells, tuning, draws)
     arms = tables.arms(runs, cells, tuning, times, draws)
     rows = tables.comparisons(cells, tuning, times, draws)
+    ends = list(disagreeing(runs, cells, tuning, rows))
     columns = [*design.panels, "panel", "arm", "baseline", *tables.NOTHING, "verdict"]
     return Findings(
         design,
@@ -82,5 +86,6 @@ def find(
         times.runs,
         tables.ranges(cells, tuning),
         tables.batch_sizes(arms, design),
-        cautions(runs, cells, tuning, times, rows),
+        ends,
+        [*ends, *cautions(runs, cells, tuning, times, rows)],
     )

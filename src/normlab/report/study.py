@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.analysis.design import design_of
+from normlab.analysis.ends import ENDS
 from normlab.analysis.findings import Findings, find
 from normlab.config import ConfigError, direction_of
 from normlab.records.result import Result, Status
@@ -97,6 +98,11 @@ def values(sweep: Overview, records: Sequence[Record], metric: str, direction: s
     bests = {number: records[number].result.best for number in runs.index}
     train = {number: best.metrics.get(own, math.nan) if best else math.nan for number, best in bests.items()}
     columns = {"train_value": pd.Series(train, dtype=float)} if own else {}
+    if split == "val":
+        for end in ENDS:
+            of_split = f"{end.removeprefix('final_')}/{name}"
+            means = {number: records[number].result.final.get(of_split, math.nan) for number in runs.index}
+            columns[end] = pd.Series(means, dtype=float)
     if metric == sweep.metric:
         return {"value": runs["best"].astype(float), **columns}
     if metric.startswith(TEST):
