@@ -60,7 +60,7 @@ MISTAKES = {
     "+metrics.x._target_=torch.foo": "metrics.x._target_=torch.foo cannot be loaded",
     "+metrics.x._target_=torch.nn.functional.nll_loss +metrics.x._partial_=true": "metrics.x: 0D or 1D target",
     "+metrics.x._target_=torch.nn.functional.l1_loss +metrics.x._partial_=true +metrics.x.reduction=none": (
-        "metrics.x must be one number for each net, got shape (200, 1)"
+        "metrics.x must be one number for each net, got shape (216, 1)"
     ),
     "statistics=moving": "statistics must be running, reestimated or batch, got moving",
     "data=fitnes": "did you mean fitness? There are breast_cancer, csv, ",
