@@ -86,7 +86,8 @@ def scene_of(nets: Sequence[nn.Module], data: Split, loss: Callable[[Tensor, Ten
     lr = torch.ones(len(nets), dtype=torch.float64)
     minibatch = data[0].expand(len(nets), *data[0].shape), data[1].expand(len(nets), *data[1].shape)
     drawn = generators(len(nets))
-    return Scene(nets[0], loss, list(params), state, state, state, minibatch, data, lr, None, drawn, 0, 0)
+    train = data[0].unsqueeze(0), data[1].unsqueeze(0)
+    return Scene(nets[0], loss, list(params), state, state, state, minibatch, train, lr, None, drawn, 0, 0)
 
 
 def source_net(normalized: bool, x: Tensor) -> nn.Sequential:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from normlab.training.probing import Probing
 
 log = logging.getLogger("normlab")
+AT_ONCE = 1024
+"""Samples of the training split that its statistics are re-estimated on at once, as many as a small split has."""
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 MakeScheduler = Callable[..., Scheduler]
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -214,7 +216,8 @@ class NormModule(pl.LightningModule):
     @contextmanager
     def reestimated(self, x: Tensor) -> Iterator[None]:
         """Context manager for evaluation by statistics re-estimated on a split, or running ones if that fails."""
-        minibatches = x.split(batch_sizes(x.shape[1], self.data.batch_size), dim=1)
+        at_once = min(x.shape[1], max(self.data.batch_size, AT_ONCE))
+        minibatches = x.split(batch_sizes(x.shape[1], at_once), dim=1)
         with ExitStack() as stack:
             try:
                 stack.enter_context(with_reestimated(self.population, minibatches if self.can_reestimate else []))
