@@ -54,12 +54,12 @@ def mixed_pseudomedian() -> float:
 
 
 def skewed(sigma: float) -> Draw:
-    """Return what draws log-normal differences, moved so that their pseudomedian is 0."""
+    """Return a sampler of log-normal differences, moved so that their pseudomedian is 0."""
     return lambda generator, shape: np.exp(sigma * generator.normal(size=shape)) - lognormal_pseudomedian(sigma)
 
 
 def lognormal_minus_normal(center: float) -> Draw:
-    """Return what draws a log-normal run (σ = 1) minus a normal one whose mean is the center."""
+    """Return a sampler of a log-normal run (σ = 1) minus a normal one whose mean is the center."""
     return lambda generator, shape: (
         np.exp(generator.normal(size=shape)) - center - NORMAL_SD * generator.normal(size=shape)
     )

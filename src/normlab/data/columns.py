@@ -149,7 +149,7 @@ def refuse_missing(column: "pd.Series", missing: np.ndarray, source: Source, rem
 
 
 def drop_remedy(name: object) -> str:
-    """Return what a person types to leave a column out.
+    """Return the override that leaves a column out.
 
     >>> print(drop_remedy("id"), drop_remedy("blood pressure"))
     data.drop=[id] 'data.drop=["blood pressure"]'
