@@ -43,7 +43,7 @@ REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
         lambda word, _: f"++{word}: a group is chosen without ++; write {word}",
     ),
 )
-"""What Hydra says, up to the word that it is about, and what is said of that word instead."""
+"""Patterns of Hydra's messages, each with the function from the word it captures to our line."""
 
 
 def format_error(error: BaseException, conf: Path) -> str:

@@ -38,9 +38,7 @@ def test_an_end_that_agrees_is_not_told(ended):
 def test_an_end_that_says_otherwise_is_told_with_both_splits(ended, val, test, values):
     found = ended(val, test)
     (line,) = found.ends
-    assert line.startswith(
-        f"bn against nobn: the end of the training says otherwise than the best epoch: {values} ("
-    )
+    assert line.startswith(f"bn against nobn: the end of the training contradicts the best epoch: {values} (")
     assert line in found.warnings
 
 

@@ -48,6 +48,6 @@ def disagreeing(runs: pd.DataFrame, cells: Cells, tuning: Tuning, comparisons: S
             where = f" at {row['panel']}" if row["panel"] else ""
             values = ", ".join(f"{split}/{name} {a:.4g} against {b:.4g}" for split, (a, b) in found.items())
             yield (
-                f"{row['arm']} against {row['baseline']}{where}: the end of the training says otherwise than the "
-                f"best epoch: {values} (medians over the seeds of the means of the last tenth of the epochs)"
+                f"{row['arm']} against {row['baseline']}{where}: the end of the training contradicts the best "
+                f"epoch: {values} (means over the last tenth of the epochs; medians over the seeds)"
             )

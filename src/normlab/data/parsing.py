@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 NO_NUMBERS = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
 NO_NUMBERS |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
-"""What pandas takes for a missing value; here, among numbers alone."""
+"""Words that pandas reads as a missing value. Here they are missing among numbers alone."""
 
 
 RESEMBLING = r"[+-]?\d+([.,' ]\d{3})*([.,]\d+)?([eE][+-]?\d+)?"

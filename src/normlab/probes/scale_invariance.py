@@ -12,7 +12,7 @@ from torch import Tensor
 from normlab.probes.landscape import Landscape
 
 FACTORS = (1.0, 3.0)
-"""What weights are multiplied by is from 2¹ to 2³: more than 1, where ε counts for less beside the variance."""
+"""Range of exponents of 2 that weights are multiplied by. Above 1, ε counts for less beside the variance."""
 
 TOLERANCE = 0.05
 """By which share the gradient may differ from that of a loss without scale: what ε does is well below it."""

@@ -58,7 +58,7 @@ def hollow(axes: Axes, probe: Measured, mode: str) -> None:
 
 
 LIMITS = {"lambda_max_lr": "stability", "preconditioned_lambda_max_lr": "preconditioned_stability"}
-"""What an optimizer is stable below, by what is held against it."""
+"""Names of the stability limits in the figure, by the measured quantity."""
 
 
 def curvature(probe: Measured) -> Figure | None:

@@ -12,7 +12,7 @@ from normlab.records.sweep import Record, load
 
 Fact = tuple[str, str]
 TRAIN = ["python", "train.py"]
-"""What starts runs whose records do not say."""
+"""Command that starts runs whose records have none."""
 
 
 def facts(folders: Sequence[Path], records: Sequence[Record]) -> list[Fact]:

@@ -55,7 +55,7 @@ class Ended:
         return None
 
     def references(self, key: str) -> list[Hashable]:
-        """Return what is written for a key where that refers to other keys, else its values."""
+        """Return the written reference of a key in each run, or its value where the file has no reference."""
         if self.files is None:
             written = self.written()
             self.files = [dict(leaves(written[k])) for k in self.ended]
@@ -98,7 +98,7 @@ def untyped_keys(runs: Ended, typed: pd.DataFrame) -> Iterator[str]:
 
 
 def written_for(file: Mapping[str, Any], key: str) -> Any:
-    """Return what is written for a key, or for the nearest group above it, with the rest of the key.
+    """Return the text written for a key, or for the nearest group above it, with the rest of the key.
 
     >>> written_for({"model.norm.eps": 0.1, "model.norm2d": "${model.norm}"}, "model.norm2d.eps")
     '${model.norm}.eps'

@@ -47,7 +47,7 @@ def make(node: DictConfig, **arguments: Any) -> Any:
 def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
     """Return the datamodule of a run or a population, its splits made in the precision of the training.
 
-    The global generators are seeded by each member's seed of the data meanwhile.
+    Meanwhile the global generators begin from the seed of each member's data.
     """
     data = make(config.data).for_members([data_seed(member) for member in (config, *others)])
     for member in data.members:
@@ -207,7 +207,7 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: str |
     Args:
         config: of the run.
         callbacks: ours; those of ``callbacks.extra`` come after them.
-        folder: where Lightning's callbacks and loggers write that are not told where.
+        folder: the default folder of Lightning's callbacks and loggers.
     """
     ours = ("gradient_clip_val", "gradient_clip_algorithm", "threads", "compile")
     node = {key: value for key, value in config.trainer.items() if key not in ours}

@@ -106,10 +106,19 @@ def graphs_compiled() -> int:
 
 
 def agree(got: Tensor, expected: Tensor) -> bool:
-    """Return whether tensors are equal but for rounding, relative to the largest entry."""
+    """Return whether the tensors of a compiled step are those of an uncompiled one but for rounding."""
+    return close(got, expected, 1e-6 if expected.dtype is torch.float64 else 1e-2)
+
+
+def close(got: Tensor, expected: Tensor, tolerance: float, least: float = 0.0) -> bool:
+    """Return whether tensors are equal but for rounding, relative to their largest entry or ``least``.
+
+    Whole numbers must be the same.
+    """
+    if got.shape != expected.shape:
+        return False
     if not expected.is_floating_point():
         return torch.equal(got, expected)
-    tolerance = 1e-6 if expected.dtype is torch.float64 else 1e-2
     finite = expected[expected.isfinite()]
-    size = float(finite.abs().max()) if finite.numel() else 0.0
+    size = max(float(finite.abs().max()) if finite.numel() else 0.0, least)
     return torch.allclose(got, expected, rtol=tolerance, atol=tolerance * size, equal_nan=True)

@@ -13,7 +13,7 @@ class Interrupts:
 
     Python raises KeyboardInterrupt wherever it happens to be. Where that is a callback that compiled or C++ code
     calls, such as a guard of a compiled step, the exception is discarded and the Ctrl-C is lost. So the handler
-    only takes a note, and the training calls :meth:`check` between steps. A second Ctrl-C is raised at once, for
+    only sets a flag, and the training calls :meth:`check` between steps. A second Ctrl-C is raised at once, for
     a step that takes long.
     """
 
@@ -26,7 +26,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Take a note of the first Ctrl-C, and raise the next one."""
+        """Set the flag at the first Ctrl-C, and raise the next one."""
         if self.came:
             raise KeyboardInterrupt
         self.came = True

@@ -21,6 +21,7 @@ from normlab.config import first_line
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.probes.slots import normalizers
 from normlab.training.build import make_data, make_task, net_maker, precision_of
+from normlab.training.compiling import close
 from normlab.training.machine import threads
 from normlab.training.optim import SGD
 from normlab.training.population import Population, initial_nets
@@ -246,17 +247,6 @@ def first_difference(together: Iterable[StepResult], apart: Sequence[StepResult]
         if not close(got.outputs, expected.outputs, tolerance):
             return f"{at} the outputs in evaluation mode are not those alone"
     return None
-
-
-def close(got: Tensor, expected: Tensor, tolerance: float, least: float = 0.0) -> bool:
-    """Return whether tensors are equal but for rounding, relative to their largest entry or ``least``."""
-    if got.shape != expected.shape:
-        return False
-    if not expected.is_floating_point():
-        return torch.equal(got, expected)
-    finite = expected[expected.isfinite()]
-    size = max(float(finite.abs().max()) if finite.numel() else 0.0, least)
-    return torch.allclose(got, expected, rtol=tolerance, atol=tolerance * size, equal_nan=True)
 
 
 @torch.no_grad()

@@ -165,7 +165,7 @@ def shortened(config: DictConfig) -> DictConfig:
 
 
 def name_parts(module: NormModule) -> None:
-    """Let what the loss or a step of the optimizer raises begin with their keys."""
+    """Prefix errors of the loss and of an optimizer step with their keys."""
 
     def named(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def calling(*arguments: Any, **keywords: Any) -> Any:

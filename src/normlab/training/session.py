@@ -37,7 +37,7 @@ log = logging.getLogger("normlab")
 
 
 def sentence(result: Result) -> str:
-    """Return what came of a run, as a person would say it."""
+    """Return the log line of a run that ended: its status, epochs, seconds and metrics."""
     words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
     metric, best, last = result.objective.metric, result.best, result.last
     if result.status == Status.FINISHED and best and last:
@@ -48,7 +48,7 @@ def sentence(result: Result) -> str:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """Return what came of a population, as a person would say it."""
+    """Return the log line of a population that ended: how many runs of each status, and the seconds."""
     statuses = Counter(result.status.value for result in results)
     ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
     seconds = sum(result.seconds for result in results)
@@ -56,7 +56,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def title(runs: Sequence[Run] | Sequence[Result]) -> str:
-    """Return what a population is called."""
+    """Return the name of a population in log lines."""
     models = {run.choices.get("model", "") for run in runs}
     return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
 
@@ -210,7 +210,7 @@ class Training:
         return results
 
     def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
-        """Return what is known of member k now."""
+        """Return the result of member k as of now."""
         run, module, best = self.runs[k], self.module, self.best.moment(k)
         table = self.data.members[k % len(self.data.members)].parts[0]
         if module.diverged[k]:
