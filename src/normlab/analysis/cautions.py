@@ -1,43 +1,58 @@
-"""What a reader has to know so that nobody reads more into the numbers than is there: a line each."""
+"""Warnings about an analysis, one line each. The entry is :func:`cautions`."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.cells import Cells
-from normlab.analysis.comparing import NOT_COMPARABLE, Row
+from normlab.analysis.cells import Cells, Panel
+from normlab.analysis.comparing import (
+    ALPHA,
+    BETTER,
+    NOT_COMPARABLE,
+    WORSE,
+    Place,
+    Row,
+    effect_of,
+    replicate_effects,
+    shown,
+    sides_of,
+)
+from normlab.analysis.comparisons import replicates_needed
 from normlab.analysis.coverage import coverage_of
-from normlab.analysis.planning import ALPHA, ENOUGH, seeds_for, smallest_p
+from normlab.analysis.design import GENERALIZATION, Metric, Scope
+from normlab.analysis.history import History
+from normlab.analysis.pseudomedian import paired_test
 from normlab.analysis.reaching import BASELINE, GIVEN, Reached
 from normlab.analysis.tuning import Tuning, edges
+from normlab.analysis.words import counted, number, p_value
 
 
 def cautions(
-    runs: pd.DataFrame, cells: Cells, tuning: Tuning, times: Reached, comparisons: Sequence[Row]
+    runs: pd.DataFrame, cells: Cells, tuning: Tuning, times: Reached, comparisons: Sequence[Row], history: History
 ) -> list[str]:
-    """Return the warnings: of runs that do not count, seeds, the choice of settings, tests and targets."""
+    """Return the warnings: about runs that do not count, replicates, the choice of settings, tests and targets."""
     return [
         *of_runs(runs, cells),
-        *of_seeds(cells),
+        *of_replicates(cells),
         *of_tuning(cells, tuning),
         *of_tests(comparisons),
+        *of_looks(comparisons, history),
         *of_targets(cells, times),
     ]
 
 
 def of_runs(runs: pd.DataFrame, cells: Cells) -> Iterator[str]:
-    """Yield what is to be said of runs that do not count, or not in full."""
-    metric = cells.design.metric
+    """Yield warnings about runs that do not count, or not in full."""
     if runs.empty:
         yield "there are no runs"
         return
     for status in ("stopped", "failed"):
         if count := int((cells.status == status).sum()):
             yield f"{status} runs, which count nowhere: {count}"
-    known = runs["value"].notna().to_numpy()
+    known = runs["validation"].notna().to_numpy()
     if count := int(((cells.status == "finished") & ~known).sum()):
-        yield f"finished runs without {metric}, which count nowhere: {count}"
+        yield f"finished runs without {cells.design.choice.name}, which count nowhere: {count}"
     if not known.any():
         yield "no run came to its end: there is nothing to compare"
     elif (cells.status[known] == "diverged").all():
@@ -50,75 +65,150 @@ def of_runs(runs: pd.DataFrame, cells: Cells) -> Iterator[str]:
         yield f"runs that repeat a seed of their setting, and count once with their mean: {repeated}"
 
 
-def of_seeds(cells: Cells) -> Iterator[str]:
-    """Yield what the numbers of seeds allow."""
-    design = cells.design
-    seeds = len(design.report_seeds)
-    if not seeds:
-        return
-    if not design.apart:
-        yield f"the same seeds tune and report, as there are but {seeds}: the numbers flatter what was tuned"
-    elif design.tuning_seeds:
-        yield f"seeds that settings were chosen on: {len(design.tuning_seeds)}; that are reported: {seeds}"
-    if seeds == 1:
-        yield "one seed: no spread can be given, and it supports no claim"
-    elif (coverage := coverage_of(seeds)) is not None:
-        yield f"with {seeds} seeds, the 95 % intervals hold the truth in {100 * coverage:.0f} % of simulations"
-    if seeds < ENOUGH and len(design.arms) > 1:
-        yield f"seeds that are reported: {seeds}; a verdict needs {ENOUGH}"
+def of_replicates(cells: Cells) -> Iterator[str]:
+    """Yield warnings about the number of replicates and their scope, each once for all panels."""
+    said = set()
+    for use in cells.uses.values():
+        lines, seeds = [], len(use.report)
+        if not use.is_disjoint:
+            lines.append(
+                f"the same {counted(seeds, 'replicate')} choose settings and report, which flatters tuned arms"
+            )
+        elif len(use.tuning) and not use.within:
+            lines.append(f"replicates that choose settings: {len(use.tuning)}; that are reported: {seeds}")
+        if seeds == 1:
+            lines.append("one replicate: no spread can be given, and it supports no claim")
+        elif (coverage := coverage_of(seeds)) is not None:
+            share = f"{100 * coverage:.0f} % of simulations"
+            lines.append(
+                f"with {seeds} replicates, the 95 % intervals of interquartile means hold the truth in {share}"
+            )
+        if use.scope == Scope.SEED and len(cells.design.arms) > 1 and seeds > 1:
+            lines.append(
+                "all seeds have the same data: other splits may differ; replicate=data gives each its own"
+            )
+        yield from (line for line in lines if line not in said)
+        said.update(lines)
 
 
 def of_tuning(cells: Cells, tuning: Tuning) -> Iterator[str]:
-    """Yield what is to be said of the choice of settings."""
-    design = cells.design
-    for (panel, arm), tuned in tuning.items() if design.tuning_seeds else ():
-        name = full_name(cells, panel, arm)
-        if len(tuned.rows) == 1:
-            yield f"{name}: not tuned, one setting alone was run"
-        if tuned.chosen is None or len(tuned.rows) < 2:
+    """Yield warnings about the choice of settings; arms whose best setting is at an edge are named in one line."""
+    at_edges: dict[str, list[str]] = {}
+    for (panel, arm), tuned in tuning.items():
+        name, use = full_name(cells, panel, arm), cells.uses[panel]
+        if len(tuned.rows) < 2:
             continue
         tried = [cells.settings[row].tuned for row in tuned.rows]
-        for key, end, setting in edges(tried, cells.settings[tuned.chosen].tuned):
-            yield f"{name}: the best {design.tuned[key]} is the {end} that was tried, {setting}; it may lie beyond"
-        counts = {int((~np.isnan(cells.values[row, cells.tuning])).sum()) for row in tuned.rows}
+        rows, taken = np.unique(tuned.chosen[tuned.chosen >= 0], return_counts=True)
+        for row in rows[2 * taken > len(tuned.chosen)].tolist():
+            for key, end, setting in edges(tried, cells.settings[row].tuned):
+                at_edges.setdefault(f"the {end} {cells.design.tuned[key]} that was tried, {setting}", []).append(
+                    name
+                )
+        counts = {int((~np.isnan(cells.tables["validation"][row, use.tuning])).sum()) for row in tuned.rows}
         if len(counts) > 1:
-            yield f"{name}: settings were tuned on {min(counts)} to {max(counts)} seeds"
+            yield f"{name}: settings were chosen on {min(counts)} to {max(counts)} replicates"
+    for edge, names in at_edges.items():
+        yield f"{edge}, is the best of {', '.join(names)}: the true best may lie beyond"
 
 
 def of_tests(comparisons: Sequence[Row]) -> Iterator[str]:
-    """Yield what is to be said of the comparisons."""
+    """Yield warnings about the comparisons."""
+    said = set()
     for row in comparisons:
         name = ", ".join(filter(None, [row["arm"], row["panel"]]))
         if str(row["verdict"]).startswith(NOT_COMPARABLE):
-            yield f"{name}: {row['verdict']}"
+            line = f"{name}: {row['verdict']}"
         elif row["untested"]:
-            yield (
-                f"{name}: settings that may as well be the best one of the other arm, but were not run on "
-                f"{ENOUGH} seeds that are reported: {row['untested']}"
-            )
-    if unpaired := sum(row["seeds"] > 0 and not row["paired"] for row in comparisons):
-        yield f"comparisons of arms that share too few seeds, and are not paired: {unpaired}"
-    tested = [row for row in comparisons if not np.isnan(row["p"])]
-    least, count = min((smallest_p(row["seeds"], row["paired"]) for row in tested), default=0.0), len(tested)
-    if least * count > ALPHA:
-        yield (
-            f"nothing can be declared: with so few seeds p is at least {least:.2g}, and the clearest of {count} "
-            f"comparisons needs {ALPHA / count:.2g}; it takes {seeds_for(count)} seeds"
+            line = f"{name}: near-best settings with too few replicates for a test: {row['untested']}"
+        else:
+            continue
+        if line not in said:
+            yield line
+        said.add(line)
+    for question in dict.fromkeys(row["question"] for row in comparisons):
+        tested = [row for row in comparisons if row["question"] == question and row["p_adjusted"] >= 0]
+        count = len(tested)
+        least, factor = min(
+            ((row["attainable"] * row["factor"], row["factor"]) for row in tested), default=(0.0, 1.0)
         )
+        if least * count > ALPHA >= least:
+            needed = replicates_needed(count, factor)
+            yield (
+                f"{question or 'comparisons'}: nothing can be declared: p is at least {p_value(least)}, and the "
+                f"clearest of {count} comparisons needs {p_value(ALPHA / count)}; it takes {needed} replicates"
+            )
+
+
+def of_looks(comparisons: Sequence[Row], history: History) -> Iterator[str]:
+    """Yield warnings about comparisons that were looked at before."""
+    looks = [row["look"] for row in comparisons]
+    if looks and max(looks) > 1:
+        yield (
+            f"looks at these comparisons: {max(looks)}; settings were fixed at the first, and p is multiplied for "
+            "the number of looks"
+        )
+    most = history.max_replicates
+    if most is not None and any(row["replicates"] > most for row in comparisons):
+        yield f"max_replicates={most} was declared at the first verdict: with more replicates nothing is declared"
 
 
 def of_targets(cells: Cells, times: Reached) -> Iterator[str]:
-    """Yield what is to be said of the targets, where there are curves."""
+    """Yield warnings about the targets, where there are curves."""
     targets = times.targets
     if targets.empty or targets["budget"].isna().all():
         return
     if targets["target"].isna().any():
         yield f"panels without a target, as most runs diverged: {int(targets['target'].isna().sum())}"
-    if not cells.design.tuning_seeds and (targets["rule"] != GIVEN).any():
+    tuned = any(len(use.tuning) for use in cells.uses.values())
+    if not tuned and (targets["rule"] != GIVEN).any():
         whose = "the baseline's" if (targets["rule"] == BASELINE).any() else "the best arm's"
-        yield f"the target is {whose} on the seeds that are reported, as nothing was tuned"
+        yield f"the target is {whose} on the replicates that are reported, as nothing was tuned"
 
 
-def full_name(cells: Cells, panel: tuple[str, ...], arm: str) -> str:
+def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> Iterator[str]:
+    """Yield a line for each test comparison that the validation split or the best epoch answers otherwise.
+
+    The best epoch is chosen and judged on the same validation samples, which favours the arm whose curve jumps
+    more. A line is due where a verdict was declared and the other estimate points to the other side, or where the
+    other test finds a difference that the test of the comparison does not find, both at 0.05 and uncorrected.
+    """
+    for row in comparisons:
+        if row["question"] != GENERALIZATION or np.isnan(row["p_adjusted"]):
+            continue
+        choice, kind = cells.design.choice, row["metric"].partition("/")[2]
+        if choice.name.partition("/")[2] != kind:
+            continue
+        for table, what in (("validation", "validation at the end"), ("best", "the best epoch of validation")):
+            found = other_answer(cells, tuning, row, Metric(table, choice.direction))
+            if found is None:
+                continue
+            estimate, p, side = found
+            declared, opposite = row["verdict"] in (BETTER, WORSE), side == -row["side"] != 0
+            if (declared and opposite) or (p <= ALPHA and (opposite or row["p"] > ALPHA)):
+                says = f"{row['arm']} is {BETTER if side < 0 else WORSE}" if p <= ALPHA else "it is the other way"
+                where = f" at {row['panel']}" if row["panel"] else ""
+                yield (
+                    f"{row['arm']} against {row['baseline']}{where}: by {what} {says} ({choice.name} "
+                    f"{row['effect']} {number(estimate)}, p = {p_value(p)}), unlike {row['metric']}"
+                )
+
+
+def other_answer(cells: Cells, tuning: Tuning, row: Row, metric: Metric) -> tuple[float, float, float] | None:
+    """Return estimate, p and side of a comparison by another table of the cells; None without replicates."""
+    place = Place(cells, row["of_panels"])
+    sides = [sides_of(tuning, row["of_panels"], row[name]) for name in ("arm", "baseline")]
+    if sides[0] is None or sides[1] is None:
+        return None
+    arm, baseline = (place.pick(cells.tables[metric.name], side) for side in sides if side is not None)
+    effects, _ = replicate_effects(effect_of(metric, arm, baseline), arm, baseline)
+    if not len(effects):
+        return None
+    test = paired_test(effects)
+    side = float(np.sign(test.shift.value)) * metric.sign if not np.isnan(test.shift.value) else 0.0
+    return shown(effect_of(metric, arm, baseline), test.shift).value, test.p, side
+
+
+def full_name(cells: Cells, panel: Panel, arm: str) -> str:
     """Return an arm's name with its panel's."""
-    return ", ".join(filter(None, [arm or "all runs", cells.panel(panel)]))
+    return " at ".join(filter(None, [arm or "all runs", cells.panel(panel)]))

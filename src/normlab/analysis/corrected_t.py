@@ -25,9 +25,10 @@ def corrected_t(differences: ArrayLike, train: int, test: int, level: float = 0.
         t = \frac{\bar d}{\sqrt{\left(\frac1J + \frac{n_\text{test}}{n_\text{train}}\right) s^2}}, \qquad
         J - 1 \text{ degrees of freedom}
 
-    Splits of one table share rows. Their differences are correlated, and more splits do not add more rows: without
-    the second term the test would declare a difference between equal learners if only J is large. The term takes
-    the correlation for :math:`n_\text{test}/(n_\text{test} + n_\text{train})`. Ranks have no such correction.
+    Splits of one table share rows. Their differences are correlated, and more splits do not add more rows:
+    without the second term the test would declare a difference between equal learners if only J is large. The
+    term takes the correlation for :math:`n_\text{test}/(n_\text{test} + n_\text{train})`. Ranks have no such
+    correction.
 
     SciPy's ``ttest_1samp`` takes the differences for independent.
 

@@ -1,22 +1,65 @@
-"""What a sweep compares: its arms, what is tuned in each of them, its panels, and what each seed is for.
+"""The design of a sweep: its arms, tuned keys and panels, and the metrics that arms are compared by.
 
-A frame of runs has a row per run, a text column per key that varies (``model``, ``optimizer.lr``), and the columns
-``seed``, ``status`` (finished, diverged, stopped or failed) and ``value``: the metric's, the worst infinity of a
-diverged run, NaN where it is not known.
+A frame of runs has a row per run, a text column per key that varies (``model``, ``optimizer.lr``), a column per
+metric, and the columns
+
+- ``seed``, ``status`` (finished, diverged, stopped or failed);
+- ``validation``: the outcome that settings are chosen by. Like every metric it is the mean over the last tenth of
+  a run's epochs, the worst infinity of a diverged run, NaN where it is not known;
+- optional: ``best`` (the best validation over the epochs), ``untrained`` and ``shortened`` (stopped early),
+  flags; ``scope`` (see ``Scope``), ``train_rows`` and ``test_rows``; ``lr``, the text of the learning rate.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import pandas as pd
 
-from normlab.analysis.arms import ABSENT, SEED, natural
+from normlab.analysis.arms import ABSENT, natural
 
 MODEL, PLAIN = "model", "nobn"
 OPTIMIZER = ("optimizer.", "scheduler.")
-TUNING_SHARE, LEAST_TUNING = 3, 4
-"""One seed in three tunes, and at least four of them do."""
+LR, DATA_SEED = "optimizer.lr", "data.seed"
+GENERALIZATION, OPTIMIZATION = "generalization", "optimization"
+
+
+class Scope(StrEnum):
+    """What differs between the replicates of a panel besides initial weights and batch order."""
+
+    SEED = "seed"
+    """Nothing: all have the same samples."""
+    DRAW = "draw"
+    """The samples, which each replicate draws for itself."""
+    SPLIT = "split"
+    """The split of one table. Splits share rows."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that arms are compared by.
+
+    Attributes:
+        name: with its split, as ``test/loss``.
+        direction: whether ``min`` or ``max`` is good.
+        question: ``generalization``, ``optimization``, or empty for a metric that was asked for. p-values are
+            corrected for all comparisons of one question.
+    """
+
+    name: str
+    direction: str
+    question: str = ""
+
+    @property
+    def sign(self) -> float:
+        """The factor that turns a value into a loss: 1 where small is good, else −1."""
+        return 1.0 if self.direction == "min" else -1.0
+
+    @property
+    def is_share(self) -> bool:
+        """Whether values are shares, compared in percentage points."""
+        return self.name.rpartition("/")[2] == "acc"
 
 
 @dataclass(frozen=True)
@@ -29,9 +72,10 @@ class Design:
         baseline: the arm that the others are compared with.
         tuned: keys of which each arm takes the best setting.
         panels: the other keys; arms are compared where these are the same.
-        metric, direction: what is compared, and whether ``min`` or ``max`` of it is good.
-        tuning_seeds, report_seeds: the seeds that settings are chosen on, and those that are reported. No seed is
-            both, unless there are too few; then all are.
+        metrics: those that arms are compared by, the primary first.
+        choice: the validation metric that settings are chosen by.
+        pairs: whether all arms are compared with each other.
+        margin: of the equivalence test, as a share (0.05 is 5 %); None without one.
     """
 
     compare: str
@@ -39,32 +83,37 @@ class Design:
     baseline: str
     tuned: tuple[str, ...]
     panels: tuple[str, ...]
-    metric: str
-    direction: str
-    tuning_seeds: tuple[int, ...]
-    report_seeds: tuple[int, ...]
+    metrics: tuple[Metric, ...]
+    choice: Metric
+    pairs: bool = False
+    margin: float | None = None
 
     @property
-    def apart(self) -> bool:
-        """Whether no seed that is reported was tuned on: without that there is no verdict."""
-        return not set(self.tuning_seeds) & set(self.report_seeds)
+    def primary(self) -> Metric:
+        """The metric that figures show."""
+        return self.metrics[0]
 
     @property
-    def sign(self) -> float:
-        """What turns a value into a loss: 1 where small is good, else −1."""
-        return 1.0 if self.direction == "min" else -1.0
+    def comparisons(self) -> list[tuple[str, str]]:
+        """The arms that are compared, each with its baseline."""
+        if not self.pairs:
+            return [(arm, self.baseline) for arm in self.arms if arm != self.baseline]
+        ordered = [self.baseline, *(arm for arm in self.arms if arm != self.baseline)]
+        return [(arm, other) for place, other in enumerate(ordered) for arm in ordered[place + 1 :]]
 
 
 def design_of(
     runs: pd.DataFrame,
     keys: Sequence[str],
-    metric: str,
-    direction: str,
+    metrics: Sequence[Metric],
+    choice: Metric,
     compare: str | None = None,
     baseline: str | None = None,
     untyped: Sequence[str] = (),
+    pairs: bool = False,
+    margin: float | None = None,
 ) -> Design:
-    """Return the design that the runs of a sweep show.
+    """Find the design of a sweep in its runs.
 
     Compared is ``model`` where it varies, else the first key that is not tuned. Tuned are the keys of the
     optimizer and its scheduler whose settings are all numbers, or absent where a run lacks the key.
@@ -72,16 +121,16 @@ def design_of(
     Args:
         runs: as this module describes them.
         keys: those that vary.
-        metric, direction: what ``value`` is, and whether ``min`` or ``max`` of it is good.
-        compare, baseline: a key and an arm to take instead; ``nobn`` is the baseline where there is such an
-            arm, else the first.
+        metrics, choice, pairs, margin: as in :class:`Design`.
+        compare, baseline: a key and an arm to take instead; by default ``nobn`` is the baseline where there is
+            such an arm, else the first.
         untyped: keys in which the runs differ although nobody typed them. They are never tuned, and unless one
             is asked for, compared only if it is ``model``.
 
     Raises:
-        ValueError: if ``compare`` does not vary, or ``baseline`` is none of the arms.
+        ValueError: ``compare`` does not vary, ``baseline`` is none of the arms, or the margin is not positive.
     """
-    known = runs[runs["value"].notna()] if runs["value"].notna().any() else runs
+    known = runs[runs["validation"].notna()] if runs["validation"].notna().any() else runs
     typed = [key for key in keys if key not in untyped]
     numbers = [key for key in typed if key.startswith(OPTIMIZER) and are_numbers(set(known[key].tolist()))]
     if compare is None:
@@ -94,12 +143,11 @@ def design_of(
         baseline = PLAIN if PLAIN in arms else arms[0]
     elif baseline not in arms:
         raise ValueError(f"{baseline!r} cannot be the baseline: {listed(f'the settings of {compare} are', arms)}")
+    if margin is not None and not 0 < margin < math.inf:
+        raise ValueError(f"margin must be a number > 0, got {margin}; 0.05 is 5 %")
     tuned = tuple(key for key in numbers if key != compare)
     panels = tuple(key for key in keys if key != compare and key not in tuned)
-    seeds = seeds_of(known, compare)
-    choice = has_choice(known, [*panels, *([compare] if compare else [])], list(tuned))
-    tuning, report = split_for(seeds) if choice else ([], sorted({seed for own in seeds for seed in own}))
-    return Design(compare, arms, baseline, tuned, panels, metric, direction, tuple(tuning), tuple(report))
+    return Design(compare, arms, baseline, tuned, panels, tuple(metrics), choice, pairs, margin)
 
 
 def are_numbers(settings: set[str]) -> bool:
@@ -125,59 +173,9 @@ def is_number(setting: str) -> bool:
 
 
 def listed(start: str, names: Sequence[str]) -> str:
-    """Return a sentence's end that lists names.
+    """Return the end of a sentence that lists names.
 
     >>> listed("the arms are", ["bn", "nobn"]), listed("the arms are", [])
     ('the arms are bn, nobn', 'the arms are none')
     """
     return f"{start} {', '.join(names) or 'none'}"
-
-
-def has_choice(runs: pd.DataFrame, arm: list[str], tuned: list[str]) -> bool:
-    """Return whether any arm of any panel has several settings to choose from."""
-    if not tuned:
-        return False
-    arms, settings = (
-        set(zip(*(runs[key].tolist() for key in keys), strict=True)) for keys in (arm, [*arm, *tuned])
-    )
-    return len(settings) > max(len(arms), 1)
-
-
-def seeds_of(runs: pd.DataFrame, compare: str) -> list[list[int]]:
-    """Return the seeds of each arm, sorted."""
-    found: dict[str, set[int]] = {}
-    arms = runs[compare].tolist() if compare else [""] * len(runs)
-    for arm, seed in zip(arms, runs[SEED].to_numpy(dtype=float, na_value=math.nan), strict=True):
-        if not math.isnan(seed):
-            found.setdefault(arm, set()).add(int(seed))
-    return [sorted(seeds) for seeds in found.values()]
-
-
-def split_for(arms: Sequence[list[int]]) -> tuple[list[int], list[int]]:
-    """Return the seeds to tune on and those to report, the same for all arms, given the seeds of each.
-
-    Where that would leave an arm of more than four seeds none of either, as arms that share no seed would be, each
-    gives up a share of its own.
-
-    >>> split_for([[0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15]])
-    ([0, 1, 2, 3, 10, 11, 12, 13], [4, 5, 14, 15])
-    """
-    seeds = sorted({seed for own in arms for seed in own})
-    tuning, report = split(seeds)
-    if all(set(own) & set(tuning) and set(own) & set(report) for own in arms if len(own) > LEAST_TUNING):
-        return tuning, report
-    tuning = sorted({seed for own in arms for seed in split(own)[0]})
-    report = [seed for seed in seeds if seed not in tuning]
-    return (tuning, report) if report else (seeds, seeds)
-
-
-def split(seeds: list[int]) -> tuple[list[int], list[int]]:
-    """Return the seeds to tune on and those to report; all of them for both where none would be left to report.
-
-    >>> split(list(range(12)))
-    ([0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11])
-    >>> split([0, 1, 2])
-    ([0, 1, 2], [0, 1, 2])
-    """
-    tuning = max(LEAST_TUNING, math.ceil(len(seeds) / TUNING_SHARE))
-    return (seeds[:tuning], seeds[tuning:]) if len(seeds) > tuning else (seeds, seeds)

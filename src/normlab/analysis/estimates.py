@@ -1,7 +1,7 @@
 """What an arm reached and how two arms differ, each with its 95 % interval.
 
-Values are ``(n,)``, one of each seed; NaN is not allowed, and a diverged run is infinite. IQM is the interquartile
-mean (Agarwal et al. 2021, arXiv:2108.13264). Intervals are pointwise: each holds for itself.
+Values are ``(n,)``, one of each seed; NaN is not allowed, and a diverged run is infinite. IQM is the
+interquartile mean (Agarwal et al. 2021, arXiv:2108.13264). Intervals are pointwise: each holds for itself.
 """
 
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""All that a sweep's runs say, from the choice of each arm's settings to what is declared."""
+"""The analysis of a sweep: each arm's settings are chosen, then arms are compared. The entry is :func:`find`."""
 
 from dataclasses import dataclass, field
 
@@ -6,38 +6,48 @@ import numpy as np
 import pandas as pd
 
 from normlab.analysis import tables
-from normlab.analysis.cautions import cautions
-from normlab.analysis.cells import cells_of
+from normlab.analysis.cautions import cautions, disagreements
+from normlab.analysis.cells import Cells, cells_of
+from normlab.analysis.comparisons import comparisons_of, interactions_of
 from normlab.analysis.design import Design
-from normlab.analysis.ends import disagreeing
+from normlab.analysis.history import History
 from normlab.analysis.reaching import reached
 from normlab.analysis.resampling import RESAMPLES, Draws
-from normlab.analysis.tuning import tuned
+from normlab.analysis.tables import StepTimes
+from normlab.analysis.tuning import Tuning, tuned
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found; tables name the panel and its settings, if there are panels, and the arm.
+    """The result of an analysis; tables name the panel and its settings, if there are panels, and the arm.
 
     Attributes:
-        design: what is compared, and which seeds are for what.
-        settings: a row per setting of an arm: what the tuning seeds and the report seeds gave.
-        arms: a row per arm at its best setting, over the report seeds.
-        comparisons: a row per arm but the baseline.
+        design: what is compared.
+        cells: the runs by setting and seed, and the use of the seeds.
+        tuning: the settings of each arm.
+        settings: a row per setting of an arm.
+        arms: a row per arm at its chosen settings, over the reported replicates.
+        comparisons: a row per metric, panel, and arm with its baseline; see ``comparisons_of``.
+        interactions: a row per pair of panels and arm with its baseline; see ``interactions_of``.
         targets: a row per panel: the value that the times are counted to.
         times: a row per run: its ``target``, and the ``steps`` and ``seconds`` to it.
+        time_ratios: a row per panel, and arm with its baseline.
         ranges: a row per arm and tuned key: the settings that are nearly as good as the best.
         batch_sizes: a row per arm where the batch size varies: how much it matters.
-        ends: lines on verdicts that the end of the training does not share.
-        warnings: what a reader has to know, a line each, ``ends`` among them.
+        ends: lines on comparisons that the validation split or the best epoch answers otherwise.
+        warnings: a line each, ``ends`` among them.
     """
 
     design: Design
+    cells: Cells
+    tuning: Tuning
     settings: pd.DataFrame
     arms: pd.DataFrame
     comparisons: pd.DataFrame
+    interactions: pd.DataFrame
     targets: pd.DataFrame
     times: pd.DataFrame
+    time_ratios: pd.DataFrame
     ranges: pd.DataFrame
     batch_sizes: pd.DataFrame
     ends: list[str] = field(default_factory=list)
@@ -51,41 +61,51 @@ def find(
     generator: np.random.Generator,
     target: float | str | None = None,
     resamples: int = RESAMPLES,
+    history: History | None = None,
+    timed: StepTimes | None = None,
 ) -> Findings:
-    """Return what the runs of a sweep say.
+    """Analyse a sweep.
 
-    Settings are chosen on the tuning seeds and everything else is computed on the report seeds. Differences are
-    declared by the test of ``significance``, corrected for all arms and panels; no interval has a part in it.
+    Settings are chosen on validation. Differences are declared by the exact signed-rank test, corrected for all
+    arms and panels of a question and for the number of looks; no other interval has a part in it.
 
     Args:
-        runs: as ``design`` describes them; with a column ``train_value``, the gap between it and ``value`` is
-            given, and with those of ``ends`` the verdicts that the end of the training does not share.
-        curves: of the same metric, as ``times`` describes them, ``run`` being the index of the runs; may be empty.
+        runs: as ``design`` describes them.
+        curves: of the metric that settings are chosen by, as ``times`` describes them, ``run`` being the index of
+            the runs; may be empty.
         design: from ``design_of``.
-        generator: what is drawn is drawn from it.
+        generator: of the bootstrap.
         target: the value to reach, or ``baseline`` for what the baseline reaches; by default the best arm's.
-        resamples: of the intervals; 0 leaves them out, and changes nothing that is declared.
+        resamples: of the intervals of interquartile means and of time ratios; 0 leaves them out.
+        history: the earlier verdicts of the folder; changed by this one. Without it p is not multiplied for
+            looks.
+        timed: seconds per step of each arm of a panel, where arms were timed in turn.
 
     Raises:
-        ValueError: if the target is another text than ``baseline``.
+        ValueError: the target is another text than ``baseline``.
     """
-    cells, draws = cells_of(runs, design), Draws(generator, resamples)
-    tuning = tuned(cells)
+    history, is_kept = (History(), False) if history is None else (history, True)
+    cells = cells_of(runs, design, history.tuning_seeds)
+    draws, tuning = Draws(generator, resamples), tuned(cells, history.frozen)
     times = reached(runs, curves, cells, tuning, target)
-    settings = tables.settings(cells, tuning, draws)
     arms = tables.arms(runs, cells, tuning, times, draws)
-    rows = tables.comparisons(cells, tuning, times, draws)
-    ends = list(disagreeing(runs, cells, tuning, rows))
-    columns = [*design.panels, "panel", "arm", "baseline", *tables.NOTHING, "verdict"]
-    return Findings(
+    rows = comparisons_of(cells, tuning, history if is_kept else None)
+    ends = list(disagreements(cells, tuning, rows))
+    found = Findings(
         design,
-        settings,
+        cells,
+        tuning,
+        tables.settings(cells, tuning, draws),
         arms,
-        tables.frame(rows, columns),
+        pd.DataFrame(rows),
+        interactions_of(cells, tuning),
         times.targets,
         times.runs,
+        tables.time_ratios(cells, tuning, times, timed or {}, draws),
         tables.ranges(cells, tuning),
         tables.batch_sizes(arms, design),
         ends,
-        [*ends, *cautions(runs, cells, tuning, times, rows)],
+        [*ends, *cautions(runs, cells, tuning, times, rows, history)],
     )
+    history.add(cells, tuning, rows)
+    return found

@@ -33,11 +33,11 @@ def interaction(panel: ArrayLike, other: ArrayLike, level: float = 0.95) -> Pair
 def pooled(values: ArrayLike, level: float = 0.95) -> PairedTest:
     """Test the difference between two arms over several splits together.
 
-    The unit is the replicate: its differences on P splits are averaged first, so that n replicates on P splits are
-    n values, not nP. Runs of one replicate on several splits are not independent of each other, and counting each
-    would find differences that are not there. Replicates that all use the same P splits speak of these splits; to
-    speak of other splits of the data too, give each replicate splits of its own, or take the split as the unit:
-    transpose the values.
+    The unit is the replicate: its differences on P splits are averaged first, so that n replicates on P splits
+    are n values, not nP. Runs of one replicate on several splits are not independent of each other, and counting
+    each would find differences that are not there. Replicates that all use the same P splits speak of these
+    splits; to speak of other splits of the data too, give each replicate splits of its own, or take the split as
+    the unit: transpose the values.
 
     Args:
         values: the paired difference between the arms, ``(n, P)``, of each replicate on each split.

@@ -49,7 +49,7 @@ def reached(
     """
     if isinstance(target, str) and target != BASELINE:
         raise ValueError(f"{target!r} cannot be the target: it is a number, or {BASELINE!r} for what that reaches")
-    known = runs["value"].notna()
+    known = runs["validation"].notna()
     curves = curves[curves["run"].isin(runs.index[known])]
     given = target if isinstance(target, float | int) else np.nan
     rule = BEST_ARM if target is None else BASELINE if target == BASELINE else GIVEN
@@ -61,7 +61,7 @@ def reached(
         best = best_values(runs, curves, panel.map(budget), cells)
         targets = {name: target_from(best, name, rule, cells, tuning) for name in panels_of(cells)}
     aims = panel.map(targets).astype(float)
-    times = times_to(curves, aims, cells.design.direction).reindex(runs.index)
+    times = times_to(curves, aims, cells.design.choice.direction).reindex(runs.index)
     diverged = (runs["status"] == "diverged") & aims.notna() & (not curves.empty)
     times = times.mask(diverged, np.inf).where(known, np.nan)
     steps, seconds = (cells.arrange(times[name].to_numpy(dtype=float)) for name in ("steps", "seconds"))
@@ -86,21 +86,22 @@ def most_steps(curves: pd.DataFrame, panel: pd.Series) -> tuple[dict[Panel, floa
 
 def best_values(runs: pd.DataFrame, curves: pd.DataFrame, budgets: pd.Series, cells: Cells) -> Numbers:
     """Return the best value of each run by 75 % of its budget, ``(S, N)``; infinite if it diverged."""
-    best = best_by(curves, budgets, cells.design.direction).reindex(runs.index)
-    worst = cells.design.sign * np.inf
+    best = best_by(curves, budgets, cells.design.choice.direction).reindex(runs.index)
+    worst = cells.design.choice.sign * np.inf
     return cells.arrange(best.mask(runs["status"] == "diverged", worst).to_numpy(dtype=float))
 
 
 def target_from(best: Numbers, panel: Panel, rule: str, cells: Cells, tuning: Tuning) -> float:
-    """Return the target of a panel from the best values of its arms at their best settings."""
-    design = cells.design
-    seeds = cells.tuning if design.tuning_seeds else cells.report
+    """Return the target of a panel from the best values of its arms at their chosen settings."""
+    design, use = cells.design, cells.uses[panel]
     arms = {}
-    for (other, arm), found in tuning.items():
-        if other == panel and found.chosen is not None and (rule == BEST_ARM or arm == design.baseline):
-            values = best[found.chosen, seeds]
+    for (other, arm), own in tuning.items():
+        if other == panel and (rule == BEST_ARM or arm == design.baseline):
+            row = own.common
+            tunes = len(use.tuning) and not use.within and row is not None
+            values = best[row, use.tuning] if tunes else own.pick(best, use)
             arms[arm] = values[~np.isnan(values)]
-    return target_of(arms, design.direction)
+    return target_of(arms, design.choice.direction)
 
 
 def table(

@@ -28,7 +28,8 @@ def compare_paired_shares(arm: ArrayLike, baseline: ArrayLike) -> ShareTest:
     Of b replicates in which the arm alone fails and c in which the baseline alone does, b is binomial with
     probability one half if the shares are equal: ``p = P(|B − (b+c)/2| ≥ |b − c|/2)``, 1 without any.
 
-    The interval is Newcombe's method 10, Wilson's intervals :math:`(l_k, u_k)` of the shares :math:`p_k` combined:
+    The interval is Newcombe's method 10, Wilson's intervals :math:`(l_k, u_k)` of the shares :math:`p_k`
+    combined:
 
     .. math::
         \theta - \sqrt{(p_1 - l_1)^2 - 2\phi (p_1 - l_1)(u_2 - p_2) + (u_2 - p_2)^2}, \qquad
@@ -68,7 +69,8 @@ def compare_unpaired_shares(failed: int, of: int, baseline_failed: int, baseline
         failed, of: the failed runs of the arm, and all of its runs.
         baseline_failed, baseline_of: those of the baseline.
 
-    Newcombe (1998), Interval estimation for the difference between independent proportions, Statist. Med. 17, 873.
+    Newcombe (1998), Interval estimation for the difference between independent proportions, Statist. Med. 17,
+    873.
     """
     if not of or not baseline_of:
         return ShareTest(math.nan, UNKNOWN)

@@ -1,46 +1,26 @@
-"""The tables of what was found: settings, arms, comparisons, and how much it matters what was set."""
+"""The tables of an analysis: settings, arms, times to the target, and ranges of nearly equal settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from normlab.analysis.arms import STATUSES
-from normlab.analysis.cells import Cells
-from normlab.analysis.comparing import (
-    NOT_COMPARABLE,
-    Row,
-    compared,
-    detectable_difference,
-    named,
-    pair,
-    timed,
-    verdict,
-)
+from normlab.analysis.cells import Cells, Panel
+from normlab.analysis.comparing import Place, Row, named, sides_of
 from normlab.analysis.design import Design, is_number
-from normlab.analysis.estimates import UNKNOWN, diverged, mean, share
-from normlab.analysis.planning import ALPHA
+from normlab.analysis.estimates import UNKNOWN, Estimate, mean, share
+from normlab.analysis.pseudomedian import paired_test
 from normlab.analysis.ranges import BATCH_SIZE, WITHIN, good_range, largest_ratio
 from normlab.analysis.reaching import Reached
 from normlab.analysis.resampling import Draws
-from normlab.analysis.significance import holm
-from normlab.analysis.times import median
+from normlab.analysis.times import median, time_ratio
 from normlab.analysis.tuning import Tuned, Tuning, scores
 
 Numbers = NDArray[np.float64]
-NOTHING: Row = {
-    **{"seeds": 0, "paired": False, "p": np.nan, "rivals": 0, "p_rivals": np.nan, "side": np.nan, "untested": 0},
-    **{"spread": np.nan, "detectable": np.nan, "p_holm": np.nan, "declared": False},
-    **named("difference", UNKNOWN),
-    **named("ratio", UNKNOWN),
-    **named("improvement", UNKNOWN),
-    **named("steps_ratio", UNKNOWN),
-    **named("seconds_ratio", UNKNOWN),
-    **named("reached", UNKNOWN),
-    **named("baseline_reached", UNKNOWN),
-}
-"""A comparison that cannot be made."""
+StepTimes = Mapping[tuple[Panel, str], Numbers]
+"""Seconds per optimizer step of each arm of a panel, one for each round of interleaved timing, ``(R,)``."""
 
 
 def known(values: Numbers) -> Numbers:
@@ -48,7 +28,7 @@ def known(values: Numbers) -> Numbers:
     return values[~np.isnan(values)]
 
 
-def about(cells: Cells, panel: tuple[str, ...], arm: str) -> Row:
+def about(cells: Cells, panel: Panel, arm: str) -> Row:
     """Return the columns that name an arm of a panel."""
     return {**dict(zip(cells.design.panels, panel, strict=True)), "panel": cells.panel(panel), "arm": arm}
 
@@ -59,137 +39,142 @@ def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def settings(cells: Cells, tuning: Tuning, draws: Draws) -> pd.DataFrame:
-    """Return a row per setting: what the tuning seeds gave, what the report seeds gave, and whether it was chosen.
+    """Return a row per setting.
 
-    ``tuning_iqm`` is what the choice went by; ``iqm`` with its interval is over the report seeds; ``diverged``
-    is the share among all seeds. A ``rival`` may as well be the best.
+    Columns: ``tuning_iqm``, the validation metric on the replicates that choose; ``iqm`` with its interval, the
+        primary metric on the replicates that report; ``diverged`` and ``untrained``, shares of all runs;
+        ``chosen``, the share of the reported replicates that take the setting; ``near_best``, whether it may as
+        well be the best.
     """
-    design, values = cells.design, cells.values
-    on_tuning, on_report = scores(cells.losses[:, cells.tuning]), scores(cells.losses[:, cells.report])
-    ends = [mean(known(row), draws)[1:] if draws.resamples else UNKNOWN[1:] for row in values[:, cells.report]]
-    counts, lost = (~np.isnan(values)).sum(axis=1), np.isinf(values).sum(axis=1)
-    found = [tuning[setting.panel, setting.arm] for setting in cells.settings]
-    names = [[*panel, cells.panel(panel), arm, *tuned] for panel, arm, tuned in cells.settings]
-    keys = [*design.panels, "panel", "arm", *design.tuned]
-    columns = {key: [name[place] for name in names] for place, key in enumerate(keys)} | {
-        "tuning_seeds": (~np.isnan(values[:, cells.tuning])).sum(axis=1),
-        "report_seeds": (~np.isnan(values[:, cells.report])).sum(axis=1),
-        "tuning_iqm": np.where(np.isinf(on_tuning), np.nan, design.sign * on_tuning + 0.0),
-        "iqm": np.where(np.isinf(on_report), np.nan, design.sign * on_report + 0.0),  # no −0
-        "iqm_low": [low for low, _ in ends],
-        "iqm_high": [high for _, high in ends],
-        "diverged": np.divide(lost, counts, out=np.full(len(counts), np.nan), where=counts > 0),
-        "chosen": [row == tuned.chosen for row, tuned in enumerate(found)],
-        "rival": [row in tuned.rivals for row, tuned in enumerate(found)],
-    }
-    return pd.DataFrame(columns)
+    design, values, validation = cells.design, cells.values, cells.tables["validation"]
+    counts, lost = (~np.isnan(validation)).sum(axis=1), np.isinf(validation).sum(axis=1)
+    untrained = (cells.tables["untrained"] > 0.5).sum(axis=1)
+    rows = []
+    for row, setting in enumerate(cells.settings):
+        use, own = cells.uses[setting.panel], tuning[setting.panel, setting.arm]
+        reported = known(values[row, use.report])
+        score = float(scores(cells.choice[[row]][:, use.tuning])[0]) if len(use.tuning) else np.nan
+        rows.append(
+            {
+                **about(cells, setting.panel, setting.arm),
+                **dict(zip(design.tuned, setting.tuned, strict=True)),
+                "tuning_seeds": len(known(validation[row, use.tuning])),
+                "report_seeds": len(reported),
+                "tuning_iqm": np.nan if np.isinf(score) else design.choice.sign * score + 0.0,  # no −0
+                **named("iqm", mean(reported, draws)),
+                "diverged": lost[row] / counts[row] if counts[row] else np.nan,
+                "untrained": untrained[row] / counts[row] if counts[row] else np.nan,
+                "chosen": float((own.chosen == row).mean()) if len(own.chosen) else 0.0,
+                "near_best": row in own.near_best,
+            }
+        )
+    return frame(rows)
 
 
 def arms(runs: pd.DataFrame, cells: Cells, tuning: Tuning, times: Reached, draws: Draws) -> pd.DataFrame:
-    """Return a row per arm at its best setting, over the report seeds.
+    """Return a row per arm at its chosen settings, over the reported replicates.
 
-    Columns: the setting; how many ``runs`` the arm has, and how they ended; ``tuning_seeds`` and ``seeds``;
-    ``iqm`` with its interval, the share that ``diverged``; the median ``steps`` and ``seconds`` to the target,
-    and the share that ``reached`` it; the ``gap`` of validation and training, positive where validation is
-    worse.
+    Columns: the setting, None where replicates take different ones; how many ``runs`` the arm has, and how they
+    ended; ``tuning_seeds`` and ``seeds``; ``iqm`` of the primary metric with its interval, and the IQM of each
+    metric and of the ``best`` validation by name; the shares that ``diverged`` and are ``untrained``; the median
+    ``steps`` and ``seconds`` to the target, and the share that ``reached`` it.
     """
-    gaps = None
-    if "train_value" in runs:
-        gap = cells.design.sign * (runs["value"] - runs["train_value"]).to_numpy(dtype=float)
-        gaps = cells.arrange(np.where(np.isfinite(gap), gap, np.nan))
     ended = {status: cells.status == status for status in STATUSES}
     rows = []
     for panel, arm, members in cells.groups():
         own = np.isin(cells.row, members)
         counts = {"runs": int(own.sum()), **{status: int((own & of).sum()) for status, of in ended.items()}}
-        found = at_best(cells, tuning[panel, arm], times, gaps, draws)
-        rows.append({**about(cells, panel, arm), **found, **counts})
+        rows.append(
+            {**about(cells, panel, arm), **at_best(cells, panel, tuning[panel, arm], times, draws), **counts}
+        )
     return frame(rows)
 
 
-def at_best(cells: Cells, tuned: Tuned, times: Reached, gaps: Numbers | None, draws: Draws) -> Row:
-    """Return what the report seeds gave for an arm at its best setting."""
-    nothing = np.array([])
-    best, keys = tuned.chosen, cells.design.tuned
-    values, steps, seconds, gap = (
-        nothing if best is None or table is None else known(table[best, cells.report])
-        for table in (cells.values, times.steps, times.seconds, gaps)
-    )
+def at_best(cells: Cells, panel: Panel, tuned: Tuned, times: Reached, draws: Draws) -> Row:
+    """Return the numbers of an arm at its chosen settings."""
+    use, keys, common = cells.uses[panel], cells.design.tuned, tuned.common
+    setting = [None] * len(keys) if common is None else cells.settings[common].tuned
+
+    def picked(table: Numbers) -> Numbers:
+        return known(tuned.pick(table, use))
+
+    values, steps, seconds = picked(cells.values), picked(times.steps), picked(times.seconds)
+    validation, untrained = picked(cells.tables["validation"]), picked(cells.tables["untrained"])
+    others = [*(metric.name for metric in cells.design.metrics), "best", "validation"]
     return {
-        **dict(zip(keys, [None] * len(keys) if best is None else cells.settings[best].tuned, strict=True)),
-        "tuning_seeds": 0 if best is None else len(known(cells.values[best, cells.tuning])),
+        **dict(zip(keys, setting, strict=True)),
+        "tuning_seeds": 0 if common is None else len(known(cells.tables["validation"][common, use.tuning])),
         "seeds": len(values),
         **named("iqm", mean(values, draws)),
-        "diverged_share": diverged(values),
+        **{name: mean(picked(cells.tables[name]), draws).value for name in others},
+        "diverged_share": float(np.isinf(validation).mean()) if len(validation) else np.nan,
+        "untrained_share": float((untrained > 0.5).mean()) if len(untrained) else np.nan,
         "steps": median(steps),
         "seconds": median(seconds),
         **named("reached", share(int(np.isfinite(steps).sum()), len(steps))),
-        **named("gap", mean(gap, draws)),
     }
 
 
-def comparisons(cells: Cells, tuning: Tuning, times: Reached, draws: Draws) -> list[Row]:
-    """Return a row per panel and arm but the baseline.
+def time_ratios(cells: Cells, tuning: Tuning, times: Reached, timed: StepTimes, draws: Draws) -> pd.DataFrame:
+    """Return how many times the baseline's steps and seconds each arm takes to the target.
 
-    Columns: see ``comparing``; ``p_holm`` is ``p_rivals`` corrected for all rows that are tested, ``declared``
-    whether it is at most 0.05, ``detectable`` the true difference that is then declared with 80 % power.
+    Columns: ``steps_ratio`` with its bootstrap interval; ``step_time_ratio``, of the seconds of one step, with
+        the interval of the rounds in which the arms were timed in turn; ``seconds_ratio``, their product, with
+        the intervals combined on the log scale: ``√(a² + b²)`` for half widths a and b on either side; NaN for
+        arms that were not timed.
     """
-    rows = [{**NOTHING, **row} for row in pairs(cells, tuning, times, draws)]
-    corrected = holm(np.array([row["p_rivals"] for row in rows]))
-    tested = int((~np.isnan(corrected)).sum())
-    for row, p in zip(rows, corrected, strict=True):
-        row |= {"p_holm": float(p), "declared": bool(p <= ALPHA)}
-        if "verdict" not in row:
-            row["verdict"] = verdict(row, cells.design.apart, cells.design.sign)
-            row["detectable"] = detectable_difference(row, max(tested, 1))
-    return rows
-
-
-def pairs(cells: Cells, tuning: Tuning, times: Reached, draws: Draws) -> Iterator[Row]:
-    """Yield each arm against the baseline of its panel; what cannot be compared has a verdict that says why."""
-    baseline = cells.design.baseline
-    for (panel, arm), ours in tuning.items():
-        if arm == baseline:
-            continue
-        row = {**about(cells, panel, arm), "baseline": baseline}
-        theirs = tuning.get((panel, baseline))
-        if theirs is None:
-            keys = ", ".join(nearest_difference(cells, panel, [own for own, name in tuning if name == baseline]))
-            yield {**row, "verdict": f"{NOT_COMPARABLE}: {baseline} differs in {keys}"}
-            continue
-        missing = [name for name, tuned in ((baseline, theirs), (arm, ours)) if not reported(cells, tuned)]
-        if missing:
-            yield {**row, "verdict": f"{NOT_COMPARABLE}: {missing[0]} has no run to report"}
-            continue
-        steps, seconds = (
-            pair(table[ours.chosen, cells.report], table[theirs.chosen, cells.report])
-            for table in (times.steps, times.seconds)
-        )
-        yield {**row, **compared(cells, ours, theirs, draws), **timed(steps, seconds, draws)}
-
-
-def nearest_difference(cells: Cells, panel: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return the keys in which a panel differs from the one of the ``others`` that is most like it."""
-    differences = [
-        [key for key, ours, theirs in zip(cells.design.panels, panel, other, strict=True) if ours != theirs]
-        for other in others
+    rows = []
+    for panel in dict.fromkeys(setting.panel for setting in cells.settings):
+        place = Place(cells, (panel,))
+        for arm, baseline in cells.design.comparisons:
+            sides = [sides_of(tuning, (panel,), name) for name in (arm, baseline)]
+            if sides[0] is None or sides[1] is None:
+                continue
+            a, b = (place.pick(times.steps, side)[:, 0] for side in sides if side is not None)
+            both = ~(np.isnan(a) | np.isnan(b))
+            steps = time_ratio(a[both], b[both], True, draws)
+            rounds = [timed.get((panel, name)) for name in (arm, baseline)]
+            step = UNKNOWN if rounds[0] is None or rounds[1] is None else step_time_ratio(rounds[0], rounds[1])
+            low, high = (
+                np.exp(side * np.hypot(np.log(steps[end] / steps.value), np.log(step[end] / step.value)))
+                for side, end in ((-1, 1), (1, 2))
+            )
+            seconds = steps.value * step.value
+            rows.append(
+                {
+                    **about(cells, panel, arm),
+                    "baseline": baseline,
+                    **named("steps_ratio", steps),
+                    **named("step_time_ratio", step),
+                    **{
+                        "seconds_ratio": seconds,
+                        "seconds_ratio_low": seconds * low,
+                        "seconds_ratio_high": seconds * high,
+                    },
+                }
+            )
+    columns = [*cells.design.panels, "panel", "arm", "baseline"]
+    columns += [
+        *named("steps_ratio", UNKNOWN),
+        *named("step_time_ratio", UNKNOWN),
+        *named("seconds_ratio", UNKNOWN),
     ]
-    return min(differences, key=len)
+    return frame(rows, columns)
 
 
-def reported(cells: Cells, tuned: Tuned | None) -> bool:
-    """Return whether an arm has a run on a report seed, at its best setting."""
-    if tuned is None or tuned.chosen is None:
-        return False
-    return not np.isnan(cells.values[tuned.chosen, cells.report]).all()
+def step_time_ratio(arm: Numbers, baseline: Numbers) -> Estimate:
+    """Return the ratio of the seconds per step of two arms that were timed in turn, ``(R,)`` each."""
+    found = paired_test(np.log(arm) - np.log(baseline)).shift
+    return Estimate(*(float(np.exp(end)) for end in (found.value, found.low, found.high)))
 
 
 def ranges(cells: Cells, tuning: Tuning) -> pd.DataFrame:
-    """Return the settings within 10 % of the best, of each tuned key of an arm, over all seeds.
+    """Return the settings within 10 % of the best validation loss, of each tuned key of an arm, over all seeds.
 
-    Where several keys are tuned, each setting of one counts with the best setting of the others.
+    A run that failed to train counts as diverged. Where several keys are tuned, each setting of one counts with
+    the best setting of the others.
     """
-    losses, rows = scores(cells.losses), []
+    losses, rows = scores(np.where(cells.failed > 0.5, np.inf, cells.choice)), []
     for (panel, arm), tuned in tuning.items():
         found = losses[tuned.rows].tolist()
         for place, key in enumerate(cells.design.tuned):

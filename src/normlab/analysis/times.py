@@ -74,7 +74,8 @@ def time_ratio(arm: Numbers, baseline: Numbers, paired: bool, draws: Draws) -> E
     NaN where half of an arm never reaches the target: then the shares that do tell more.
 
     Args:
-        arm, baseline: times, ``(n,)``, seed by seed if they are paired; infinite where the target was not reached.
+        arm, baseline: times, ``(n,)``, seed by seed if they are paired; infinite where the target was not
+            reached.
         paired: whether they are; the seeds of paired arms are drawn jointly.
         draws: the resamples.
     """

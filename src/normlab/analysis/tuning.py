@@ -1,63 +1,105 @@
-"""Each arm at its own best setting, chosen on the tuning seeds; and which other settings may be the best.
+"""The choice of each arm's settings on validation, and the near-best settings; see :func:`tuned`.
 
-Losses are ``(S, n)``: a row per setting of one arm in one panel, in natural order, and a column per tuning
-seed. Small is good, ∞ is a run that diverged, NaN one that is not known.
+Losses are ``(S, n)``: a row per setting of one arm in one panel, in natural order, and a column per replicate.
+Small is good, ∞ is a run that diverged, NaN one that is not known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.analysis.cells import Cells
+from normlab.analysis.cells import Cells, Panel, Use
 from normlab.analysis.design import is_number
 from normlab.analysis.estimates import MOST_DIVERGED, differences, iqm
-from normlab.analysis.significance import finite_differences
 
 Numbers = NDArray[np.float64]
+Frozen = Mapping[tuple[Panel, str], Sequence[tuple[str, ...]]]
+"""The settings that each arm of a panel may take: one where it was chosen at an earlier verdict."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What the tuning seeds say of one arm in one panel.
+    """The choice of settings of one arm in one panel.
 
     Attributes:
-        rows: of its settings in the table of all, those of which something is known.
-        chosen: the row of the best, None if no setting was run on a tuning seed.
-        rivals: the rows of those that may as well be the best; see ``rivals_of``.
+        rows: of its settings in the grid, those with a known run.
+        chosen: for each reported replicate, the row of the setting it takes, ``(R,)``; −1 if it has none.
+        near_best: rows of the settings that may as well be the best; see ``near_best_of``.
     """
 
     rows: list[int]
-    chosen: int | None
-    rivals: list[int]
+    chosen: NDArray[np.intp]
+    near_best: list[int]
+
+    @property
+    def common(self) -> int | None:
+        """The row that all replicates take; None where they take different ones, or none."""
+        taken = np.unique(self.chosen[self.chosen >= 0])
+        return int(taken[0]) if len(taken) == 1 else None
+
+    def pick(self, table: Numbers, use: Use) -> Numbers:
+        """Return the numbers of a table ``(S, N)`` at the chosen settings, ``(R,)``; NaN where there is none."""
+        return np.where(self.chosen >= 0, table[self.chosen, use.report], np.nan)
 
 
-Tuning = dict[tuple[tuple[str, ...], str], Tuned]
+Tuning = dict[tuple[Panel, str], Tuned]
 """Of each panel and arm."""
 
 
-def tuned(cells: Cells) -> Tuning:
-    """Return what the tuning seeds say of each arm in each panel."""
-    losses, known, found = cells.losses[:, cells.tuning], ~np.isnan(cells.values), {}
+def tuned(cells: Cells, frozen: Frozen | None = None) -> Tuning:
+    """Choose the settings of each arm in each panel, always on the validation loss.
+
+    Args:
+        cells: the sweep.
+        frozen: settings that were fixed at an earlier verdict; others of these arms are not considered.
+    """
+    losses, found = cells.choice, {}
     for panel, arm, rows in cells.groups():
-        run = [row for row in rows if known[row].any()]
-        found[panel, arm] = tune(losses[run], run)
+        use, known = cells.uses[panel], [row for row in rows if not np.isnan(losses[row]).all()]
+        allowed = (frozen or {}).get((panel, arm))
+        if allowed is not None:
+            known = [row for row in known if cells.settings[row].tuned in allowed] or known
+        if use.within:
+            found[panel, arm] = Tuned(known, chosen_within(losses[:, use.report], known), [])
+            continue
+        best, near_best = best_of(losses[known][:, use.tuning])
+        row = -1 if best is None else known[best]
+        found[panel, arm] = Tuned(known, np.full(len(use.report), row), [known[place] for place in near_best])
     return found
 
 
-def tune(losses: Numbers, rows: Sequence[int]) -> Tuned:
-    """Return the best of some settings, which are these rows of a table of all.
+def chosen_within(losses: Numbers, rows: Sequence[int]) -> NDArray[np.intp]:
+    """Return for each replicate the row of its own lowest loss, the first of equal ones; −1 if none is known.
 
-    The best has the lowest score; of equal ones, the one of which fewer runs diverged, then the first. A
-    setting alone is the best without having been run on a tuning seed.
+    Args:
+        losses: of all rows, ``(S, R)``.
+        rows: those to choose from.
     """
-    found = zip(scores(losses).tolist(), np.isinf(losses).sum(axis=1).tolist(), range(len(rows)), strict=True)
+    own = losses[list(rows)]
+    if not len(own):
+        return np.full(losses.shape[1], -1)
+    best = np.argmin(np.where(np.isnan(own), np.inf, own), axis=0)
+    # Where all that is known diverged, the first known one.
+    first = np.argmax(~np.isnan(own), axis=0)
+    at_best = np.take_along_axis(own, best[None], axis=0)[0]
+    chosen = np.where(np.isfinite(at_best), best, first)
+    return np.where(np.isnan(own).all(axis=0), -1, np.array(rows, dtype=np.intp)[chosen])
+
+
+def best_of(losses: Numbers) -> tuple[int | None, list[int]]:
+    """Return the place of the best of S settings, and those of the settings that may as well be the best.
+
+    The best has the lowest score; of equal ones, the one of which fewer runs diverged, then the first. A setting
+    alone is the best without a run that chooses.
+    """
+    found = zip(scores(losses).tolist(), np.isinf(losses).sum(axis=1).tolist(), range(len(losses)), strict=True)
     ranked = [entry for entry in found if not np.isnan(entry[0])]
     if not ranked:
-        return Tuned(list(rows), rows[0] if len(rows) == 1 else None, [])
+        return (0 if len(losses) == 1 else None), []
     best = min(ranked)[2]
-    return Tuned(list(rows), rows[best], [rows[place] for place in rivals_of(losses, best)])
+    return best, near_best_of(losses, best)
 
 
 def scores(losses: Numbers) -> Numbers:
@@ -71,16 +113,16 @@ def scores(losses: Numbers) -> Numbers:
     return np.where(diverged, np.inf, found)
 
 
-def rivals_of(losses: Numbers, best: int) -> list[int]:
+def near_best_of(losses: Numbers, best: int) -> list[int]:
     """Return the settings that the tuning seeds cannot tell from the best: within one standard error of it.
 
     With d the differences of a setting from the best over the seeds that both have, those with
-    ``mean(d) ≤ s(d)/√n``, s² divided by n − 1. An infinite difference is treated as in the test. With one seed,
-    all that are known.
+    ``mean(d) ≤ s(d)/√n``, s² divided by n − 1. An infinite difference counts as the largest finite one. With one
+    seed, all that are known.
 
     On the seeds of the report, an arm that was tuned to a worse setting by chance is worse in truth, although
-    the arms may be the same. So a difference is declared only where it shows against each rival of the arm that
-    does worse.
+    the arms may be the same. So a difference is declared only where it shows against each near-best setting of
+    the arm that does worse.
     """
     found = []
     for row, own in enumerate(losses):
@@ -91,6 +133,13 @@ def rivals_of(losses: Numbers, best: int) -> list[int]:
         if len(d) == 1 or d.mean() <= d.std(ddof=1) / np.sqrt(len(d)):
             found.append(row)
     return found
+
+
+def finite_differences(differences: Numbers) -> Numbers:
+    """Return differences with the largest finite magnitude among them, or 1, in place of each infinite one."""
+    finite = np.isfinite(differences)
+    largest = float(np.abs(differences[finite]).max(initial=0.0)) or 1.0
+    return np.where(finite, differences, np.sign(differences) * largest)
 
 
 def edges(settings: Sequence[tuple[str, ...]], best: tuple[str, ...]) -> list[tuple[int, str, str]]:

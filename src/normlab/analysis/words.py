@@ -1,133 +1,261 @@
-"""One sentence for each comparison, from its numbers alone."""
+"""Sentences for comparisons, each from its numbers alone. The entry is :func:`sentence`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from normlab.analysis.comparing import ALIKE, BETTER, NOT_COMPARABLE, TOO_FEW, WORSE
-from normlab.analysis.coverage import coverage_of
-from normlab.analysis.design import Design
-from normlab.analysis.planning import ALPHA, ENOUGH
+from normlab.analysis.cells import Cells
+from normlab.analysis.comparing import (
+    ALIKE,
+    ALPHA,
+    BETTER,
+    NOT_COMPARABLE,
+    POINTS,
+    RATIO,
+    TOO_FEW,
+    WORSE,
+)
+from normlab.analysis.comparisons import ONE_SPLIT, replicates_needed
+from normlab.analysis.design import LR, Scope
+from normlab.analysis.tuning import Tuned, Tuning
 
 Row = Mapping[Any, Any]
+UNTUNED = "not tuned: other rates may reverse it"
 
 
-def sentence(row: Row, design: Design) -> str:
-    """Return what a comparison says: the verdict with its numbers, then the times to the target.
+def sentence(row: Row, cells: Cells, tuning: Tuning) -> str:
+    """Return a comparison in words: the finding, the effect with its interval, p, the scope, and the settings.
 
     Args:
-        row: of the table of comparisons.
-        design: the sweep's.
+        row: of the comparisons.
+        cells, tuning: the sweep, and the settings that were chosen.
     """
-    return "; ".join([*verdict_clauses(row, design), *time_clauses(row)])
+    return "; ".join(clauses(row, cells, tuning))
 
 
-def verdict_clauses(row: Row, design: Design) -> list[str]:
-    """Return the parts of the sentence about the metric."""
-    arm, baseline, verdict, metric = row["arm"], row["baseline"], row["verdict"], design.metric
+def clauses(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+    """Return the parts of the sentence."""
+    arm, baseline, verdict = row["arm"], row["baseline"], row["verdict"]
     where = f" at {row['panel']}" if row["panel"] else ""
     against = f"{arm} against {baseline}{where}: {verdict}"
     if verdict.startswith(NOT_COMPARABLE):
         return [against]
+    settings = settings_clause(row, cells, tuning)
+    notes = [*settings, *shortened_clause(row, cells, tuning), *failure_clause(row)]
+    numbers = f"{effect(row)}, {p_clause(row)}{over(row)}"
     if verdict == TOO_FEW:
-        why = f"of {ENOUGH} that it needs" if row["seeds"] < ENOUGH else "which tuned as well"
-        return [f"{against}, {seeds(row)} {why}", *measured(row, metric)]
-    numbers = f"p = {p_value(row['p_holm'])}, {seeds(row)}"
-    if verdict == ALIKE:
-        alone = [f"{each}, which declares nothing by itself" for each in measured(row, metric)]
-        return [f"{against} in {metric}, {numbers}", *(alone if is_apart(row) else excluded(row))]
-    if verdict in (BETTER, WORSE):
-        return [f"{arm} is {verdict} than {baseline} in {metric}{where}, {numbers}", *measured(row, metric)]
-    apart = f"the mean and the middle half of {metric} point to different sides"
-    return [f"{against}, {numbers}: {apart}", *measured(row, metric)]
+        return [f"{against}: {why_too_few(row)}", effect(row), *notes]
+    if verdict == ONE_SPLIT:
+        return [f"{against}: {effect(row)}"]
+    found = f"{arm} is {verdict} than {baseline}{where}" if verdict in (BETTER, WORSE) else against
+    tail = [*new_table_clause(row), *equivalence_clause(row), *notes]
+    return [f"{found}: {numbers}", *undeclared_clause(row), *tail]
 
 
-def measured(row: Row, metric: str) -> list[str]:
-    """Return how far the arms are apart: as a ratio, else as a difference, else by how often one is better."""
-    if not math.isnan(row["ratio"]):
-        said = f"{metric} is {number(row['ratio'])} times that of {row['baseline']}"
-        ends = interval(row["ratio_low"], row["ratio_high"], "–")
-    elif not math.isnan(row["difference"]):
-        said = f"{metric} differs by {number(row['difference'], plus=True)}"
-        ends = interval(row["difference_low"], row["difference_high"], " to ")
-    elif not math.isnan(row["improvement"]):
-        said = f"more than a quarter of the runs of an arm diverged, and one of {row['arm']} is better in "
-        said += f"{percent(row['improvement'])} of pairs"
-        ends = percents(row["improvement_low"], row["improvement_high"])
+def undeclared_clause(row: Row) -> list[str]:
+    """Return why nothing is declared although the interval leaves out that the arms are the same."""
+    same = 1.0 if row["effect"] == RATIO else 0.0
+    if row["verdict"] != ALIKE or row["estimate_low"] <= same <= row["estimate_high"]:
+        return []
+    if row["p_near_best"] > ALPHA >= row["p"]:
+        worse = row["arm"] if row["side"] > 0 else row["baseline"]
+        return [f"{worse} has near-best settings with which it is not shown to be worse"]
+    return ["the interval is of this comparison alone and declares nothing"]
+
+
+def effect(row: Row) -> str:
+    """Return the effect with its 95 % interval; how often one is better where many runs diverged."""
+    name, value = row["metric"], row["estimate"]
+    if math.isnan(value):
+        said = (
+            f"runs that diverged leave no estimate of {name}; {row['arm']} is better in {percent(row['better'])}"
+        )
+        return said + f" of the pairs{percents(row['better_low'], row['better_high'])}"
+    ends = interval(row["estimate_low"], row["estimate_high"], between(row))
+    if row["effect"] == RATIO:
+        return f"{name} ratio {number(value)}{ends}"
+    unit = " points" if row["effect"] == POINTS else ""
+    return f"{name} difference {number(value, plus=True)}{unit}{ends}"
+
+
+def between(row: Row) -> str:
+    """Return the text between the ends of an interval: ends of ratios are positive, others may have a sign."""
+    return "–" if row["effect"] == RATIO else " to "
+
+
+def p_clause(row: Row) -> str:
+    """Return p, corrected for the comparisons and the look, and which look it is."""
+    notes = [f"{row['comparisons']} comparisons"] * (row["comparisons"] > 1) + [f"look {row['look']}"] * (
+        row["look"] > 0
+    )
+    return f"p = {p_value(row['p_adjusted'])}" + f" ({', '.join(notes)})" * bool(notes)
+
+
+def over(row: Row) -> str:
+    """Return the scope of a verdict: the replicates, and what differs between them.
+
+    >>> over({"replicates": 12, "scope": "split", "splits": 1})
+    ', over 12 splits of this table'
+    >>> over({"replicates": 8, "scope": "seed", "splits": 3})
+    ', over 8 seeds on these 3 splits'
+    """
+    n = row["replicates"]
+    if row["scope"] == Scope.SPLIT:
+        return f", over {counted(n, 'split')} of this table"
+    if row["scope"] == Scope.DRAW:
+        return f", over {counted(n, 'draw')} of the data"
+    where = "on this split" if row["splits"] == 1 else f"on these {row['splits']} splits"
+    return f", over {counted(n, 'seed')} {where}"
+
+
+def why_too_few(row: Row) -> str:
+    """Return why a comparison has no verdict."""
+    if not row["disjoint"]:
+        return f"the same {counted(row['replicates'], 'replicate')} chose the settings"
+    return (
+        f"{counted(row['replicates'], 'replicate')}, {replicates_needed(1, row['factor'])} that differ are needed"
+    )
+
+
+def new_table_clause(row: Row) -> list[str]:
+    """Return whether a verdict on splits of one table also holds for new tables."""
+    is_test = row["metric"].startswith("test/")
+    if row["scope"] != Scope.SPLIT or not is_test or row["verdict"] not in (BETTER, WORSE):
+        return []
+    p = row["new_table_p_adjusted"]
+    if math.isnan(p):
+        return ["over new tables like this one it cannot be tested, as runs diverged"]
+    shown = "it holds" if p <= ALPHA else "it is not shown"
+    return [f"over new tables like this one {shown}, p = {p_value(p)}"]
+
+
+def equivalence_clause(row: Row) -> list[str]:
+    """Return the result of the equivalence test, if a margin was given."""
+    p = row["equivalence_p"]
+    if math.isnan(p):
+        return []
+    within = f"equivalent within {margin_text(row)}"
+    ends = interval(row["equivalence_low"], row["equivalence_high"], between(row), level=90)
+    said = within if p <= ALPHA else f"not shown to be {within}"
+    return [f"{said}, p = {p_value(p)}{ends}"]
+
+
+def margin_text(row: Row) -> str:
+    """Return the margin in the unit of the effect."""
+    margin = row["margin"]
+    if row["effect"] == RATIO:
+        return f"{100 * margin:g} %"
+    return f"{100 * margin:g} points" if row["effect"] == POINTS else f"{margin:g}"
+
+
+def failure_clause(row: Row) -> list[str]:
+    """Return how many runs of either arm diverged or stayed untrained, if any did."""
+    if not row["failed"] + row["baseline_failed"]:
+        return []
+    p = row["failure_p_adjusted"]
+    tested = "" if math.isnan(p) else f", p = {p_value(p)}"
+    return [
+        f"{row['arm']} failed to train in {row['failed']} of {row['failures_of']} runs, "
+        f"{row['baseline']} in {row['baseline_failed']}{tested}"
+    ]
+
+
+def settings_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+    """Return the settings of both arms, and whether they were chosen."""
+    keys, panel = cells.design.tuned, row["of_panels"][0]
+    use, own = cells.uses[panel], {arm: tuning[panel, arm] for arm in (row["baseline"], row["arm"])}
+    rates = {arm: settings_text(keys, cells, arms) for arm, arms in own.items()}
+    is_tuned = {arm: len(arms.rows) > 1 for arm, arms in own.items()}
+    one = len(set(rates.values())) == 1
+    said = next(iter(rates.values())) if one else ", ".join(f"{arm} at {text}" for arm, text in rates.items())
+    if not any(is_tuned.values()):
+        return [f"{'at ' * one}{said}, {UNTUNED}"] if said else []
+    if use.within:
+        names = " and ".join(short(key) for key in keys)
+        said = f"{names} chosen in each replicate on its own validation rows"
     else:
-        return []
-    coverage = coverage_of(row["seeds"])
-    if coverage is not None and ends:
-        ends += f", which with {row['seeds']} seeds holds the truth in {percent(coverage)} of simulations"
-    return [said + ends]
+        seeds = counted(len(use.tuning), "other seed" if use.is_disjoint else "of these seed")
+        said = f"{'at ' * one}{said}, chosen on {seeds}"
+    alone = [arm for arm, was in is_tuned.items() if not was]
+    return [said, *(f"{arm} had one setting, {UNTUNED}" for arm in alone)]
 
 
-def is_apart(row: Row) -> bool:
-    """Return whether the interval that is told leaves out that the arms are the same."""
-    name, same = ("difference", 0) if math.isnan(row["ratio"]) else ("ratio", 1)
-    return bool(row[f"{name}_low"] > same or row[f"{name}_high"] < same)
+def settings_text(keys: Sequence[str], cells: Cells, tuned: Tuned) -> str:
+    """Return the settings of an arm in short, the learning rate where nothing is tuned."""
+    row = tuned.common
+    if row is None:
+        return ""
+    if not keys:
+        return f"{short(LR)} {cells.rates[row]}" if cells.rates[row] else ""
+    return ", ".join(f"{short(key)} {text}" for key, text in zip(keys, cells.settings[row].tuned, strict=True))
 
 
-def excluded(row: Row) -> list[str]:
-    """Return which differences the interval excludes, where nothing was declared."""
-    low, high = row["ratio_low"], row["ratio_high"]
-    if math.isfinite(low) and math.isfinite(high):
-        if max(1 - low, high - 1) < 1:
-            most = percent(max(1 - low, high - 1), up=True)
-            return [f"differences above {most} are excluded by the 95 % interval"]
-        return [f"ratios below {number(low)} and above {number(high)} are excluded by the 95 % interval"]
-    low, high = row["difference_low"], row["difference_high"]
-    if math.isfinite(low) and math.isfinite(high):
-        return [f"differences above {number(max(-low, high))} are excluded by the 95 % interval"]
-    return ["no difference is excluded by a 95 % interval"]
+def short(key: str) -> str:
+    """Return the last part of a key."""
+    return key.rpartition(".")[2]
 
 
-def time_clauses(row: Row) -> list[str]:
-    """Return the parts of the sentence about steps and seconds to the target, if there is one."""
-    arm, baseline = row["arm"], row["baseline"]
-    if math.isnan(row["reached"]) or math.isnan(row["baseline_reached"]):
-        return []
-    if math.isnan(row["steps_ratio"]):
-        shares = [
-            f"{percent(row[name])} of {who}{percents(row[f'{name}_low'], row[f'{name}_high'])}"
-            for name, who in (("reached", arm), ("baseline_reached", baseline))
-        ]
-        return [f"the target is reached by {' and by '.join(shares)}"]
+def shortened_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+    """Return that runs stopped early, if any did."""
+    table, count = cells.tables["shortened"], 0
+    for panel in row["of_panels"]:
+        for arm in (row["arm"], row["baseline"]):
+            count += int((tuning[panel, arm].pick(table, cells.uses[panel]) > 0.5).sum())
+    return [f"runs that stopped early count with the last tenth of their own epochs: {count}"] if count else []
+
+
+def time_sentence(row: Row) -> str:
+    """Return how long an arm takes to the target, empty where the medians have no ratio with an interval."""
+    if math.isnan(row["steps_ratio_low"]):
+        return ""
+    where = f" at {row['panel']}" if row["panel"] else ""
     ratios = [
-        f"{number(row[f'{name}_ratio'])} times the {name} of {baseline}"
+        f"{number(row[f'{name}_ratio'])} times the {name} of {row['baseline']}"
         + interval(row[f"{name}_ratio_low"], row[f"{name}_ratio_high"], "–")
         for name in ("steps", "seconds")
         if not math.isnan(row[f"{name}_ratio_low"])
     ]
-    return [f"{arm} reaches the target in {', and in '.join(ratios)}, {seeds(row)}"] if ratios else []
+    return f"{row['arm']} reaches the target{where} in {', and in '.join(ratios)}"
 
 
-def seeds(row: Row) -> str:
-    """Return how many seeds there are.
+def interaction_sentence(row: Row) -> str:
+    """Return how the effect of an arm changes from one panel to another."""
+    what = "ratio of the ratios" if row["effect"] == RATIO else "difference of the differences"
+    unit = " points" if row["effect"] == POINTS else ""
+    ends = interval(row["estimate_low"], row["estimate_high"], between(row))
+    changes = "changes" if row["p_adjusted"] <= ALPHA else "is not shown to change"
+    return (
+        f"the effect of {row['arm']} against {row['baseline']} {changes} from {row['other']} to {row['panel']}: "
+        f"{what} {number(row['estimate'])}{unit}{ends}, p = {p_value(row['p_adjusted'])}, "
+        f"{counted(row['replicates'], 'replicate')}"
+    )
 
-    >>> seeds({"seeds": 32, "paired": True}), seeds({"seeds": 1, "paired": False})
-    ('32 paired seeds', '1 seed, not paired')
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "split"), counted(12, "split")
+    ('1 split', '12 splits')
     """
-    if row["paired"]:
-        return f"{row['seeds']} paired seed{'s' * (row['seeds'] != 1)}"
-    return f"{row['seeds']} seed{'s' * (row['seeds'] != 1)}, not paired"
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def interval(low: float, high: float, between: str) -> str:
+def interval(low: float, high: float, between: str, level: int = 95) -> str:
     """Return an interval behind its estimate; an infinite end is no end.
 
     >>> interval(0.38, 0.51, "–"), interval(0.38, math.inf, "–"), interval(-math.inf, 2.0, " to ")
     (', 95 % CI 0.38–0.51', ', 95 % CI more than 0.38', ', 95 % CI less than 2')
-    >>> interval(-math.inf, math.inf, " to "), interval(math.nan, math.nan, "–")
-    (', 95 % CI without ends', '')
+    >>> interval(-math.inf, math.inf, " to "), interval(0.0, math.inf, "–"), interval(math.nan, math.nan, "–")
+    (', 95 % CI without ends', ', 95 % CI without ends', '')
     """
     if math.isnan(low) or math.isnan(high):
         return ""
+    no_low = math.isinf(low) or (between == "–" and low == 0)
     if math.isinf(high):
-        return ", 95 % CI without ends" if math.isinf(low) else f", 95 % CI more than {number(low)}"
-    if math.isinf(low):
-        return f", 95 % CI less than {number(high)}"
-    return f", 95 % CI {number(low)}{between}{number(high)}"
+        return f", {level} % CI without ends" if no_low else f", {level} % CI more than {number(low)}"
+    if no_low:
+        return f", {level} % CI less than {number(high)}"
+    return f", {level} % CI {number(low)}{between}{number(high)}"
 
 
 def percents(low: float, high: float) -> str:
@@ -139,21 +267,17 @@ def percents(low: float, high: float) -> str:
     return "" if math.isnan(low) else f" (95 % CI {100 * low:.0f}–{100 * high:.0f} %)"
 
 
-def percent(share: float, up: bool = False) -> str:
-    """Return a share in percent, with one digit more below 10; rounded up where it is a bound.
+def percent(share: float) -> str:
+    """Return a share in percent.
 
-    >>> percent(0.875), percent(0.0312, up=True), percent(0.5)
-    ('88 %', '3.2 %', '50 %')
+    >>> percent(0.875), percent(0.0312)
+    ('88 %', '3 %')
     """
-    digits = 1 if up and share < 0.1 else 0
-    value = 100 * share
-    if up:
-        value = math.ceil(value * 10**digits - 1e-9) / 10**digits
-    return f"{value:.{digits}f}".removesuffix(".0") + " %"
+    return f"{100 * share:.0f} %"
 
 
 def number(value: float, plus: bool = False) -> str:
-    """Return a number with two digits that count, three from 1 on.
+    """Return a number with two significant digits, three from 1 on.
 
     >>> number(0.4312), number(12.345), number(3.2e-07), number(0.05, plus=True)
     ('0.43', '12.3', '3.2e-07', '+0.05')
