@@ -1,8 +1,9 @@
 """The arms of a sweep: runs that differ in their seed alone are replicates of one arm.
 
 A frame of runs has a row per run and the columns ``arm``, ``seed``, ``status`` (finished, diverged, stopped
-or failed), ``best`` and ``last`` (of the optimized metric) and ``seconds``. A diverged run has the worst infinity
-for ``best`` and ``last``. One that was stopped or failed has NaN: its value is not known.
+or failed), ``untrained`` (a flag), ``best`` (of the optimized metric), its means at the end of the training on each
+split, see ``ENDS``, and ``seconds``. A diverged run has the worst infinity as its values. One that was stopped or failed
+has NaN: its values are not known.
 """
 
 import re
@@ -17,6 +18,8 @@ NO_SETTINGS = (SEED, TARGET, "retrain")
 """Keys that say which replicate a run is, what it is judged by, or how its folder is treated."""
 ABSENT = "–"
 """The setting of a key that a run lacks."""
+ENDS = ("train_eval", "val", "test")
+"""Columns of runs: means over the last tenth of the epochs, the first of the training split in evaluation mode."""
 STATUSES = ("finished", "diverged", "stopped", "failed")
 
 
@@ -110,15 +113,13 @@ def arrivals(runs: pd.DataFrame) -> pd.DataFrame:
 def summary(arm: pd.DataFrame) -> dict[str, float]:
     """Return the row of one arm from its runs."""
     counted = replicates(arm)
-    best, best_error = mean_and_error(counted["best"])
-    last, last_error = mean_and_error(counted["last"])
+    means = {name: mean_and_error(counted[name]) for name in ("best", *ENDS)}
     return {
         "runs": len(arm),
         **{status: int((arm["status"] == status).sum()) for status in STATUSES},
         "seeds": len(counted),
-        "best_mean": best,
-        "best_se": best_error,
-        "last_mean": last,
-        "last_se": last_error,
+        "untrained": int(arm["untrained"].sum()),
+        **{f"{name}_mean": mean for name, (mean, _) in means.items()},
+        **{f"{name}_se": error for name, (_, error) in means.items()},
         "seconds": mean_and_error(arm.loc[arm["status"] == "finished", "seconds"])[0],
     }

@@ -4,8 +4,7 @@ from normlab.report.factors import untyped_note
 from normlab.report.overview import Overview
 from normlab.report.tables import number
 
-FEW = 6
-"""Arms that are named."""
+END = "means over the last tenth of the epochs, train_eval of the training split in evaluation mode"
 
 
 def title(sweep: Overview) -> str:
@@ -39,11 +38,11 @@ def seeds(sweep: Overview) -> list[str]:
         return ["one seed per arm: no spread can be given, and one seed supports no claim"]
     over = f"{counts[0]} seeds" if len(counts) == 1 else "the seeds of each arm"
     alone = ["an arm with one seed shows no spread, and one seed supports no claim"] if counts[0] == 1 else []
-    return [f"best, last: mean ± standard error over {over}", *alone]
+    return [f"train_eval, val, test: {END}; ± standard error over {over}", *alone]
 
 
 def columns(sweep: Overview) -> list[str]:
-    """Return what the columns of epochs and seconds count, if there is anything in them."""
+    """Return the meaning of the column of epochs, if there is anything in it."""
     lines = []
     if sweep.arms["timed"].any():
         side, targets = "at most" if sweep.direction == "min" else "at least", sweep.arms["target"]
@@ -51,13 +50,11 @@ def columns(sweep: Overview) -> list[str]:
         value = f"is {side} {number(targets.iloc[0])}, the target" if one else "reaches its target"
         several = "; median over the seeds, and how many got there" if sweep.arms["seeds"].max() > 1 else ""
         lines.append(f"epochs: until {sweep.metric} {value}{several}")
-    if (sweep.runs["epochs"] > 0).any() and sweep.arms["finished"].any():
-        lines.append("seconds: the optimizer's steps alone, mean over finished runs")
     return lines
 
 
 def losses(sweep: Overview) -> list[str]:
-    """Return what became of the runs that did not finish, or finished without the metric."""
+    """Return notes on runs that did not finish, did not train, or finished without the metric."""
     arms, runs, lines = sweep.arms, sweep.runs, []
     if arms["diverged"].any():
         infinity = "inf" if sweep.direction == "min" else "-inf"
@@ -65,12 +62,11 @@ def losses(sweep: Overview) -> list[str]:
     unended = [name for name in ("stopped", "failed") if arms[name].any()]
     if unended:
         lines.append(f"{' and '.join(unended)} runs are in no mean: summary.csv names them")
-    untrained = arms.index[arms["untrained"]].tolist()
-    if untrained:
-        lines.append("untrained, with the training loss of a net that looks at nothing:")
-        lines += [f"        {arm}" for arm in untrained[:FEW]]
-        lines += [f"        and {len(untrained) - FEW} more, see table.csv"] if len(untrained) > FEW else []
-    missing = int((runs["best"].isna() & (runs["status"] == "finished") & (runs["epochs"] > 0)).sum())
+    if arms["untrained"].any():
+        lines.append(
+            "untrained: finished with a training loss that is not 10 % below that of the best constant predictor"
+        )
+    missing = int((runs["val"].isna() & (runs["status"] == "finished") & (runs["epochs"] > 0)).sum())
     if missing:
         lines.append(f"finished runs without {sweep.metric}, which are in no mean: {missing}")
     return lines

@@ -8,12 +8,17 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from normlab.analysis.arms import SEED, arrivals, label, natural, summarize
-from normlab.analysis.design import MODEL
+from normlab.analysis.arms import ENDS, SEED, arrivals, label, natural, summarize
+from normlab.analysis.design import LR, MODEL, Scope
+from normlab.analysis.outcomes import final_mean
 from normlab.records.result import Result, Status
-from normlab.records.sweep import Record, read_curves, read_written
+from normlab.records.sweep import Record, read_curves, read_written, setting
 from normlab.report.factors import UNKNOWN, Factors, find_factors
 from normlab.report.untyped import is_without_effect, leaves
+
+
+UNTRAINED = 0.9
+"""The share of the loss of the best constant predictor above which a run counts as untrained."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,10 @@ class Overview:
     Attributes:
         keys: what varies from arm to arm; see ``factors``.
         metric, direction: what was optimized, and whether ``min`` or ``max`` is good.
-        runs: a row per run, sorted by arm and seed, indexed by the number of its record. Runs that repeat the
-            configuration and the seed of another are left out.
+        runs: a row per run, sorted by arm and seed, indexed by the number of its record; see ``run_columns``. Runs
+            that repeat the configuration and the seed of another are left out.
         arms: a row per arm, indexed by its name: what varies, what ``analysis.arms.summarize`` found, and whether
-            most of its runs are ``untrained``.
+            most of its runs are untrained.
         curves: a row per run, epoch and metric.
         untyped: of the keys, those that nobody typed and that make panels.
         named: keys whose settings are part of the arms' names; they have a column in ``listed``.
@@ -61,16 +66,15 @@ def overview(records: Sequence[Record], compare: str | None = None) -> Overview:
     results = [record.result for record in records]
     curves = read_curves(records)
     metric, direction = objective(results)
-    measured = curves[curves["metric"] == metric]
     factors = find_factors(results, lambda: [read_written(record.folder) for record in records], compare)
     keys = factors.keys
     listed = factors.settings.assign(
-        arm=arm_labels(results, factors), **outcomes(results, metric, direction, measured)
+        arm=arm_labels(results, factors), **run_columns(results, metric, direction, curves)
     )
     listed = listed.loc[sorted(listed.index, key=lambda number: place(listed.loc[number, [*keys, SEED]]))]
     runs = listed[~listed.index.isin(repeats(results, listed))]
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
-    arms["untrained"] = runs.groupby("arm")["untrained"].mean() > 0.5
+    arms["mostly_untrained"] = runs.groupby("arm")["untrained"].mean() > 0.5
     return Overview(keys, metric, direction, runs, arms, curves, factors.untyped, factors.named, listed)
 
 
@@ -131,26 +135,71 @@ def arm_labels(results: Sequence[Result], factors: Factors) -> list[str]:
     return [label([MODEL], [chosen])] * len(results)
 
 
-def outcomes(
-    results: Sequence[Result], metric: str, direction: str, measured: pd.DataFrame
+def run_columns(
+    results: Sequence[Result], metric: str, direction: str, curves: pd.DataFrame
 ) -> dict[str, pd.Series | list]:
-    """Return the columns that say how each run ended and what it reached.
+    """Return the columns of each run: its end, its outcomes, and what a verdict has to name.
 
-    The last value of a run that was not validated in its last epoch is that of its last validation.
+    ``best`` is the best value of the metric, ``last`` that of the last validation. ``train_eval``, ``val`` and ``test`` are its means over the last tenth of
+    the run's epochs, the first of the training split in evaluation mode. ``untrained`` and ``shortened`` (stopped
+    early) are flags; ``scope``, ``train_rows``, ``test_rows`` and ``lr`` are those of ``analysis.design``.
     """
-    worst = math.inf if direction == "min" else -math.inf
-    latest = measured.groupby("run")["value"].last()
     best = [r.best.metrics.get(metric) if r.best and r.objective.metric == metric else None for r in results]
+    latest = curves[curves["metric"] == metric].groupby("run")["value"].last()
     last = [r.last.metrics.get(metric, latest.get(k)) if r.last else None for k, r in enumerate(results)]
+    name = metric.partition("/")[2]
+    sizes = [result.data for result in results]
     return {
         "status": [result.status.value for result in results],
         SEED: seed_column(results),
-        "best": [reached(result, value, worst) for result, value in zip(results, best, strict=True)],
-        "last": [reached(result, value, worst) for result, value in zip(results, last, strict=True)],
+        "best": [reached(r, value, worst(direction)) for r, value in zip(results, best, strict=True)],
+        "last": [reached(r, value, worst(direction)) for r, value in zip(results, last, strict=True)],
+        **{end: final(results, f"{end}/{name}", direction, curves) for end in ENDS},
         "untrained": [is_untrained(result) for result in results],
+        "shortened": [is_shortened(result) for result in results],
+        "scope": [scope_of(result).value for result in results],
+        "train_rows": [data.get("train", math.nan) for data in sizes],
+        "test_rows": [data.get("test", math.nan) for data in sizes],
+        "lr": [setting(result, LR) or "" for result in results],
         "epochs": [result.epochs for result in results],
         "seconds": [result.seconds for result in results],
     }
+
+
+def final(results: Sequence[Result], metric: str, direction: str, curves: pd.DataFrame) -> list[float]:
+    """Return the mean of a metric over the last tenth of each run's epochs.
+
+    Taken from the record, or else from the curve; infinite if the run diverged, NaN where it is not known.
+    """
+    own = curves[curves["metric"] == metric]
+    known = {int(run): rows for run, rows in own.groupby("run")}
+    found = []
+    for number, result in enumerate(results):
+        value = result.final.get(metric)
+        if value is None and number in known and result.epochs:
+            by_epoch = known[number].set_index("epoch")["value"]
+            values = by_epoch[~by_epoch.index.duplicated()].reindex(range(1, result.epochs + 1))
+            value = float(final_mean(values.to_numpy(dtype=float), result.epochs))
+        found.append(reached(result, value, worst(direction)))
+    return found
+
+
+def worst(direction: str) -> float:
+    """Return the value that a diverged run counts with."""
+    return math.inf if direction == "min" else -math.inf
+
+
+def scope_of(result: Result) -> Scope:
+    """Return what differs between a run and its replicates; a record without the key ``replicate`` has one dataset."""
+    if result.config.get("replicate", "seed") != "data":
+        return Scope.SEED
+    return Scope.DRAW if result.data.get("generated") else Scope.SPLIT
+
+
+def is_shortened(result: Result) -> bool:
+    """Return whether a run ended before its budget of epochs although it did not diverge."""
+    budget = (result.config.get("trainer") or {}).get("max_epochs")
+    return result.status == Status.FINISHED and isinstance(budget, int) and result.epochs < budget
 
 
 def seed_column(results: Sequence[Result]) -> pd.Series:
@@ -160,9 +209,12 @@ def seed_column(results: Sequence[Result]) -> pd.Series:
 
 
 def is_untrained(result: Result) -> bool:
-    """Return whether a run ended with a training loss that a net which looks at nothing has, within 1 %."""
-    loss = result.last.metrics.get("train/loss") if result.last else None
-    return loss is not None and result.chance is not None and loss >= 0.99 * result.chance
+    """Return whether the final training loss is not at least 10 % below that of the best constant predictor."""
+    loss = result.final.get("train_eval/loss")
+    if loss is None and result.last:
+        loss = result.last.metrics.get("train/loss")
+    finished = result.status == Status.FINISHED and result.epochs > 0
+    return finished and loss is not None and result.chance is not None and loss > UNTRAINED * result.chance
 
 
 def reached(result: Result, value: float | None, worst: float) -> float:

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.comparing import named
+from normlab.analysis.comparing import RATIO, named, shown
 from normlab.analysis.design import PLAIN
-from normlab.analysis.estimates import ratio
-from normlab.analysis.planning import ENOUGH
-from normlab.analysis.resampling import Draws
+from normlab.analysis.estimates import UNKNOWN, Estimate
+from normlab.analysis.outcomes import log_ratios
+from normlab.analysis.pseudomedian import pseudomedian
 from normlab.records.sweep import Record
 from normlab.report.overview import Overview
 from normlab.report.panels import MODEL
@@ -17,29 +17,37 @@ from normlab.report.probe_tables import run_columns
 from normlab.report.tables import aligned
 from normlab.report.wording import with_interval
 
-MOST = 24
-"""Lines that are printed; the report has all."""
+MOST, ENOUGH = 24, 8
+"""The lines that are printed, and the seeds that a line needs; the report has all."""
 COLUMNS = ["arm", "baseline", "quantity", "untrained", "seeds", "ratio", "ratio_low", "ratio_high", "smaller"]
 
 
 def probe_ratios(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per arm and number: the IQM of its ratio to that of the arm that differs in the model alone.
+    """Return a row per arm and number: its ratio to that of the arm that differs in the model alone.
 
-    With its interval, and the share of the seeds in which it is ``smaller``; flags are left out. Empty without an
-    arm of ``nobn``.
+    The ratio is the Hodges–Lehmann estimate over paired seeds, with the interval of the signed-rank test; ``smaller``
+    is the share of the seeds in which the arm's number is smaller. Flags are left out. Empty without an arm of
+    ``nobn``.
     """
-    draws, found = Draws(np.random.default_rng(0)), run_columns(records).reindex(sweep.runs.index)
+    found = run_columns(records).reindex(sweep.runs.index)
     rows = []
     for arm, baseline in pairs(sweep):
-        untrained = bool(sweep.arms.loc[[arm, baseline], "untrained"].any())
+        untrained = bool(sweep.arms.loc[[arm, baseline], "mostly_untrained"].any())
         for quantity in found:
             both = paired(sweep, found[quantity], arm, baseline)
             if len(both) and not both.isin([0.0, 1.0]).all(axis=None):
                 ours, theirs = both[arm].to_numpy(), both[baseline].to_numpy()
                 about = {"arm": arm, "baseline": baseline, "quantity": quantity, "untrained": untrained}
-                estimate = named("ratio", ratio(ours, theirs, True, draws))
+                estimate = named("ratio", ratio(ours, theirs))
                 rows.append({**about, "seeds": len(both), **estimate, "smaller": float((ours < theirs).mean())})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def ratio(arm: np.ndarray, baseline: np.ndarray) -> Estimate:
+    """Return the ratio of paired numbers with its 95 % interval; NaN unless all are positive."""
+    if (arm <= 0).any() or (baseline <= 0).any():
+        return UNKNOWN
+    return shown(RATIO, pseudomedian(log_ratios(arm, baseline)))
 
 
 def paired(sweep: Overview, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
@@ -81,5 +89,5 @@ def printed(table: pd.DataFrame) -> list[str]:
     return [
         *aligned(left, right),
         "",
-        "ratio: interquartile mean over the seeds, paired; smaller: in how many of them",
+        "ratio: median over the seeds, paired (Hodges–Lehmann); smaller: in how many of them",
     ]

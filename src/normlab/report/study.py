@@ -1,4 +1,4 @@
-"""A sweep as the statistics see it: a number per run, its curves, and what is found in them."""
+"""A sweep as the statistics see it: outcomes of each run, its curves, and the analysis. The entry is :func:`study`."""
 
 import math
 from collections.abc import Sequence
@@ -8,43 +8,47 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.design import design_of
-from normlab.analysis.ends import ENDS
+from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
 from normlab.analysis.findings import Findings, find
+from normlab.analysis.history import History
 from normlab.config import ConfigError, direction_of
-from normlab.records.result import Result, Status
 from normlab.records.sweep import Record
-from normlab.report.overview import Overview, overview, with_times
+from normlab.report.overview import Overview, final, overview, with_times
 
-TEST = "test/"
+CLASSES = ("loss", "acc")
+"""Metrics that are both reported where targets are classes."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person may choose of a report; what is None is found in the records.
+    """The options of a report; None is what the runs were started with, or else the default.
 
     Attributes:
         compare: the key whose settings are compared.
         baseline: the setting that the others are compared with.
-        metric: what is compared.
-        target: the value that times are counted to, or ``baseline``; of a metric that has a curve.
+        metric: the metric that is compared, instead of those of both questions.
+        target: the value that times are counted to, or ``baseline``.
+        margin: of the equivalence test.
+        pairs: whether all arms are compared with each other.
     """
 
     compare: str | None = None
     baseline: str | None = None
     metric: str | None = None
     target: float | str | None = None
+    margin: float | None = None
+    pairs: bool | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a report is made from.
+    """The content of a report.
 
     Attributes:
         records: of the runs, by number.
         sweep: at a glance, with the times to the target.
         runs, curves: as ``analysis.design`` and ``analysis.times`` describe them.
-        found: what the statistics say.
+        found: the analysis.
     """
 
     records: Sequence[Record]
@@ -54,90 +58,110 @@ class Study:
     found: Findings
 
 
-def study(records: Sequence[Record], asked: Asked, sweep: Overview | None = None) -> Study:
-    """Return what the runs have to say.
+def study(
+    records: Sequence[Record], asked: Asked, sweep: Overview | None = None, history: History | None = None
+) -> Study:
+    """Analyse the runs of a sweep.
+
+    Args:
+        records: of the runs.
+        asked: the options.
+        sweep: the runs at a glance, if that is known already.
+        history: the earlier verdicts of the folder; changed by this one.
 
     Raises:
-        ConfigError: for a metric, a comparison or a baseline that there is not, with those that there are; for a
-            target of a metric that is measured once.
+        ConfigError: for a metric, a comparison or a baseline that does not exist, with those that do.
     """
     sweep = overview(records, asked.compare) if sweep is None else sweep
-    metric, direction = measure(sweep, records, asked.metric)
-    if asked.target is not None and metric.startswith(TEST):
-        expected = "left away, as no time to it can be told of a metric that is measured once"
-        raise ConfigError(f"--target must be {expected}, got {asked.target} of {metric}; use --metric val/…")
-    runs = sweep.runs.assign(**values(sweep, records, metric, direction))
+    metrics = metrics_of(sweep, records, asked.metric)
+    choice = Metric(sweep.metric, sweep.direction)
+    results = [record.result for record in records]
+    outcomes = {metric.name: pd.Series(final(results, metric.name, metric.direction, sweep.curves)) for metric in metrics}
+    outcomes["validation"] = pd.Series(final(results, choice.name, choice.direction, sweep.curves))
+    runs = sweep.runs.assign(**{name: values.reindex(sweep.runs.index) for name, values in outcomes.items()})
     try:
-        design = design_of(runs, sweep.keys, metric, direction, asked.compare, asked.baseline, sweep.untyped)
-        target = given_target(sweep, records, asked, metric)
-        curves = timed_curves(sweep, records, metric)
-        found = find(runs, curves, design, np.random.default_rng(0), target)
+        design = given_design(runs, sweep, records, asked, metrics, choice)
+        curves = timed_curves(sweep)
+        found = find(
+            runs, curves, design, np.random.default_rng(0), given_target(records, asked), history=history or History()
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Study(records, with_times(sweep, found.times, curves), runs, curves, found)
 
 
-def measure(sweep: Overview, records: Sequence[Record], metric: str | None) -> tuple[str, str]:
-    """Return the metric that is compared, and whether ``min`` or ``max`` of it is good."""
-    if metric is None or metric == sweep.metric:
-        return sweep.metric, sweep.direction
-    tests = {name for record in records for name in record.result.test}
-    there = sorted({*sweep.curves["metric"], *tests})
-    there = [name for name in there if name.startswith(("train/", "val/", TEST)) and name != "train/lr"]
-    if metric not in there:
-        raise ConfigError(f"--metric {metric}: no run has it; there are {', '.join(there) or 'none'}")
-    # What is good of a metric is the same on every split.
-    return metric, direction_of(f"val/{metric.partition('/')[2]}", None, "--metric")
+def metrics_of(sweep: Overview, records: Sequence[Record], asked: str | None) -> list[Metric]:
+    """Return the metrics that arms are compared by.
+
+    *Generalization* is the optimized metric on the test split, loss and accuracy where targets are classes;
+    *optimization* the training loss in evaluation mode. Where no run has a test split, validation takes its place.
+
+    Raises:
+        ConfigError: no run has the metric that was asked for.
+    """
+    finals = {name for record in records for name in record.result.final}
+    known = finals | {str(name) for name in sweep.curves["metric"]}
+    if asked is not None:
+        there = sorted(name for name in known if name.startswith(("train/", "train_eval/", "val/", "test/")))
+        there = [name for name in there if name != "train/lr"]
+        if asked not in there:
+            raise ConfigError(f"--metric {asked}: no run has it; there are {', '.join(there) or 'none'}")
+        return [Metric(asked, direction_of_name(asked, sweep))]
+    name = sweep.metric.partition("/")[2]
+    split = "test" if any(of.startswith("test/") for of in finals) or not finals else sweep.metric.partition("/")[0]
+    names = [name, *(other for other in CLASSES if name in CLASSES and f"{split}/{other}" in known - {f"{split}/{name}"})]
+    found = [Metric(f"{split}/{of}", direction_of_name(f"{split}/{of}", sweep), GENERALIZATION) for of in names]
+    trained = [Metric("train_eval/loss", "min", OPTIMIZATION)] if "train_eval/loss" in finals else []
+    return [*found, *trained]
 
 
-def values(sweep: Overview, records: Sequence[Record], metric: str, direction: str) -> dict[str, pd.Series]:
-    """Return the columns ``value``, the best of each run, and ``train_value``, the training's at that moment."""
-    runs = sweep.runs
-    split, _, name = metric.partition("/")
-    own = f"train/{name}" if split == "val" else ""
-    bests = {number: records[number].result.best for number in runs.index}
-    train = {number: best.metrics.get(own, math.nan) if best else math.nan for number, best in bests.items()}
-    columns = {"train_value": pd.Series(train, dtype=float)} if own else {}
-    if split == "val":
-        for end in ENDS:
-            of_split = f"{end.removeprefix('final_')}/{name}"
-            means = {number: records[number].result.final.get(of_split, math.nan) for number in runs.index}
-            columns[end] = pd.Series(means, dtype=float)
-    if metric == sweep.metric:
-        return {"value": runs["best"].astype(float), **columns}
-    if metric.startswith(TEST):
-        found = pd.Series({number: records[number].result.test.get(metric, math.nan) for number in runs.index})
-    else:
-        of_metric = sweep.curves[sweep.curves["metric"] == metric]
-        found = of_metric.groupby("run")["value"].agg(direction).reindex(runs.index)
-    worst = math.inf if direction == "min" else -math.inf
-    value = found.where(runs["status"] == Status.FINISHED.value, math.nan)
-    return {"value": value.mask(runs["status"] == Status.DIVERGED.value, worst).astype(float)}
+def direction_of_name(metric: str, sweep: Overview) -> str:
+    """Return whether ``min`` or ``max`` of a metric is good, which is the same on every split."""
+    name = metric.partition("/")[2]
+    if name == sweep.metric.partition("/")[2]:
+        return sweep.direction
+    return direction_of(f"val/{name}", None, "--metric")
 
 
-def given_target(sweep: Overview, records: Sequence[Record], asked: Asked, metric: str) -> float | str | None:
+def given_design(
+    runs: pd.DataFrame,
+    sweep: Overview,
+    records: Sequence[Record],
+    asked: Asked,
+    metrics: Sequence[Metric],
+    choice: Metric,
+) -> Design:
+    """Return the design, by the options of the report, or else those that the runs were started with."""
+    baseline = asked.baseline if asked.baseline is not None else given(records, "baseline")
+    margin = asked.margin if asked.margin is not None else given(records, "margin")
+    pairs = asked.pairs if asked.pairs is not None else bool(given(records, "pairs"))
+    baseline = None if baseline is None else str(baseline)
+    return design_of(
+        runs, sweep.keys, metrics, choice, asked.compare, baseline, sweep.untyped, pairs, margin
+    )
+
+
+def given(records: Sequence[Record], key: str) -> object:
+    """Return the value of a key that does not change a run, of the run that started last and has one."""
+    started = sorted(records, key=lambda record: record.result.started, reverse=True)
+    return next((value for record in started if (value := record.result.config.get(key)) is not None), None)
+
+
+def given_target(records: Sequence[Record], asked: Asked) -> float | str | None:
     """Return the target that was asked for, here or when the runs were trained."""
-    if asked.target is not None or metric != sweep.metric:
+    if asked.target is not None:
         return asked.target
     targets = {float(target) for r in records if (target := r.result.config.get("target")) is not None}
     return targets.pop() if len(targets) == 1 else None
 
 
-def timed_curves(sweep: Overview, records: Sequence[Record], metric: str) -> pd.DataFrame:
-    """Return the curves of a metric with the seconds of training at each point.
+def timed_curves(sweep: Overview) -> pd.DataFrame:
+    """Return the curves of the metric that settings are chosen by, with the seconds of training at each point.
 
-    A run's seconds are those of its optimizer's steps, evenly divided among them. A metric of the test split,
-    which is measured once, has no curve.
+    Seconds are NaN: members of a population share one time, which says nothing of an arm.
     """
-    own = (sweep.curves["metric"] == metric) & (not metric.startswith(TEST))
-    curves = sweep.curves[own][["run", "epoch", "step", "value"]]
-    each = pd.Series({number: seconds_of_step(records[number].result) for number in sweep.runs.index}, dtype=float)
-    return curves.assign(seconds=curves["step"] * curves["run"].map(each))
-
-
-def seconds_of_step(result: Result) -> float:
-    """Return the mean time of an optimizer step."""
-    return result.seconds / result.steps if result.steps else math.nan
+    curves = sweep.curves[sweep.curves["metric"] == sweep.metric][["run", "epoch", "step", "value"]]
+    return curves.assign(seconds=math.nan)
 
 
 def names_of(folders: Sequence[Path]) -> str:

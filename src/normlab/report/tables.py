@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.analysis.arms import ABSENT
+from normlab.analysis.arms import ABSENT, ENDS
 from normlab.records.result import Result
 from normlab.records.sweep import Record
 from normlab.report.overview import Overview
@@ -27,6 +27,7 @@ def run_table(sweep: Overview, records: Sequence[Record], folder: Path | None) -
         [{f"last/{name}": value for name, value in last.items() if measured(name)} for last in lasts]
     )
     tests = pd.DataFrame([result.test for result in results])
+    finals = pd.DataFrame([{f"final/{name}": value for name, value in result.final.items()} for result in results])
     best, last = (with_unended(sweep, results, name) for name in ("best", "last"))
     columns: dict[str, Any] = {
         "name": [result.name for result in results],
@@ -38,6 +39,7 @@ def run_table(sweep: Overview, records: Sequence[Record], folder: Path | None) -
         **{str(name): ends[name].tolist() for name in ends},
         f"last/{sweep.metric}": last.tolist(),
         **{str(name): tests[name].tolist() for name in tests},
+        **{str(name): finals[name].tolist() for name in finals},
         "epochs": runs["epochs"].tolist(),
         "steps": [result.steps for result in results],
         "seconds": runs["seconds"].tolist(),
@@ -81,15 +83,16 @@ def printed(sweep: Overview) -> list[str]:
     left = {name: sweep.arms[key].tolist() for name, key in short} or {"arm": sweep.arms.index.tolist()}
     rows = sweep.arms.to_dict("records")
     stopped = {"stopped": [str(row["stopped"]) for row in rows]} if sweep.arms["stopped"].any() else {}
+    some = sweep.arms["untrained"].any()
+    untrained = {"untrained": [str(row["untrained"]) for row in rows]} if some else {}
     right = {
         "runs": [str(row["runs"]) for row in rows],
         "diverged": [str(row["diverged"]) for row in rows],
         **stopped,
         "failed": [str(row["failed"]) for row in rows],
-        "best": [spread(row["best_mean"], row["best_se"]) for row in rows],
-        "last": [spread(row["last_mean"], row["last_se"]) for row in rows],
+        **untrained,
+        **{end: [spread(row[f"{end}_mean"], row[f"{end}_se"]) for row in rows] for end in ENDS},
         "epochs": [time(row["epochs_to_target"], row["reached"], row["timed"]) for row in rows],
-        "seconds": [number(row["seconds"], 2) for row in rows],
     }
     return aligned(left, right)
 
