@@ -39,6 +39,9 @@ WORDS = {
     bool: "true or false",
     str: "a word",
     list[int]: "a list of whole numbers",
+    int | None: "null or a whole number",
+    float | None: "null or a number",
+    str | None: "null or a word",
 }
 
 WHOLE = "Lightning is handed an epoch at a time"

@@ -20,6 +20,12 @@ MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 LOSSES = ("squared_error",)
 REPLICATES = ("data", "seed")
+BEFORE = {"replicate": "seed"}
+"""What runs did that were recorded before there was a key for it."""
+
+OF_THE_VERDICT = ("baseline", "margin", "pairs", "max_replicates")
+"""Keys that the report alone reads: they change nothing that a run computes."""
+
 DATA_SEED = 42
 STATISTICS = ("running", "reestimated", "batch")
 SEED = "a whole number from 0 to 2^63 - 1"
@@ -249,7 +255,11 @@ class Config:
     warmup: int = 0
     train_eval_every: int | None = None
     retrain: bool = False
-    replicate: str = "seed"
+    replicate: str = "data"
+    baseline: str | None = None
+    margin: float | None = None
+    pairs: bool = False
+    max_replicates: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)
 
@@ -258,6 +268,12 @@ class Config:
         require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
         every = self.train_eval_every
         require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
+        named = self.baseline is None or self.baseline.strip() != ""
+        require(named, "baseline", "null or a setting that is compared, as ln", repr(self.baseline))
+        close = self.margin is None or (math.isfinite(self.margin) and self.margin > 0)
+        require(close, "margin", "null or a finite number > 0, as 0.05 for 5 %", self.margin)
+        most = self.max_replicates
+        require(most is None or most >= 2, "max_replicates", "null or at least 2 replicates", most)
         require(self.warmup >= 0, "warmup", "0 or more epochs", self.warmup)
         require(0 <= self.seed < 2**63, "seed", SEED, self.seed)
         require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)

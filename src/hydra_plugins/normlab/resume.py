@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from normlab.records.folder import configuration_in
+from normlab.records.folder import computed, configuration_in
 from normlab.records.sweep import run_folders
 
 
-def fingerprint(configuration: Any) -> str:
-    """Return a text that is equal for equal resolved configurations."""
-    return json.dumps(configuration, sort_keys=True, default=str)
+def fingerprint(configuration: Mapping[str, Any]) -> str:
+    """Return a text that is equal for resolved configurations of equal results."""
+    return json.dumps(computed(configuration), sort_keys=True, default=str)
 
 
 def earlier_runs(folder: Path) -> dict[str, list[str]]:

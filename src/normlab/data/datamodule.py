@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -59,6 +60,8 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         self._parts: tuple[Table, ...] | None = None
         self._splits: dict[int, WholeSplit] = {}
         self.members: Sequence[InMemoryData] = [self]
+        self._generated: bool | None = None
+        self._fixed: Table | None = None
 
     def with_seed(self, seed: int) -> "InMemoryData":
         """Return this dataset with another seed: other draws where samples are random, and another split."""
@@ -68,9 +71,11 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
 
     def for_members(self, seeds: Sequence[int]) -> "InMemoryData":
         """Return the dataset of a population: each member has the draws and the split of its own seed."""
-        data = self.with_seed(seeds[0])
-        if len(set(seeds)) > 1:
-            data.members = [data, *map(self.with_seed, seeds[1:])]
+        _ = self.generated  # a table that is found to be fixed is handed on to the members
+        by_seed = {seed: self.with_seed(seed) for seed in seeds}
+        data = by_seed[seeds[0]]
+        if len(by_seed) > 1:
+            data.members = [by_seed[seed] for seed in seeds]
         return data
 
     def table(self) -> Table:
@@ -78,14 +83,35 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must define table()")
 
     @property
+    def generated(self) -> bool:
+        """Whether another seed draws other samples; otherwise it splits the same ones, in whatever order they are.
+
+        It is found by calling :meth:`table` with two seeds. A subclass that knows may say so instead.
+        """
+        if self._generated is None:
+            one, other = (self.with_seed(seed).table() for seed in (self.seed, self.seed ^ 1))
+            self._fixed = one if torch.equal(one.x, other.x) and torch.equal(one.y, other.y) else None
+            self._generated = self._fixed is None and sorted(one.rows()) != sorted(other.rows())
+        return self._generated
+
+    def whole_table(self) -> Table:
+        """Return all samples; a table that does not depend on the seed is read once for all members."""
+        return self.table() if self._fixed is None else self._fixed
+
+    @property
     def parts(self) -> tuple[Table, ...]:
         """The training, validation and test parts, in ``dtype``; made once."""
         if self._parts is None:
-            table = self.table()
+            table = self.whole_table()
             rows = split_rows(len(table), (self.train, self.val, self.test), self.seed)
             transform = self.fit(table.at(rows[0]))
             self._parts = tuple(transform(table.at(index)) for index in rows)
         return self._parts
+
+    def description(self) -> dict[str, Any]:
+        """Return the part of a run's record that is about its samples; see ``records.result``."""
+        sizes = zip(("train", "val", "test"), map(len, self.parts), strict=True)
+        return {"seed": self.seed, "generated": self.generated, **dict(sizes)}
 
     @property
     def shape_is_fitted(self) -> bool:
@@ -139,7 +165,7 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
 
     def merged_values(self) -> list[str]:
         """Return warnings of distinct numbers that become the same in float32 and are not standardized."""
-        table, notices = self.table(), []
+        table, notices = self.whole_table(), []
         if self.dtype == torch.float32 and table.x.dtype == torch.float64 and not self.standardize:
             notices += merged_notice(table.x, table.name_of, "data.standardize")
         if self.dtype == torch.float32 and table.y.dtype == torch.float64 and not self.standardize_target:

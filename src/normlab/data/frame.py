@@ -71,6 +71,11 @@ class FrameData(InMemoryData):
         return any(self.reading().words)
 
     @property
+    def generated(self) -> bool:
+        """False: a seed splits the rows that were read."""
+        return False
+
+    @property
     def choices(self) -> Choices:
         """The choices that the table is read by; names of digits come from the command line as numbers."""
         return Choices(

@@ -55,6 +55,12 @@ class Table:
         """How many numbers a net must put out for a sample."""
         return self.classes or self.y.shape[1]
 
+    def rows(self) -> list[bytes]:
+        """Return each sample with its target as bytes, to compare tables without regard to their order."""
+        x, y = (part.detach().unsqueeze(-1).flatten(1).contiguous() for part in (self.x, self.y))
+        bytes_of = (part.view(torch.uint8).numpy() for part in (x, y))
+        return [own.tobytes() + target.tobytes() for own, target in zip(*bytes_of, strict=True)]
+
     def at(self, index: Tensor) -> "Table":
         """Return the samples at ``index``."""
         return replace(self, x=self.x[index], y=self.y[index])

@@ -1,6 +1,7 @@
 """The folder of a run or a sweep: whose it is, and what may be done in it."""
 
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from normlab.config import ConfigError
+from normlab.config import OF_THE_VERDICT, ConfigError
 from normlab.records.result import FILE, Result, spell_out
 from normlab.records.sources import require_same_sources
 
@@ -89,6 +90,11 @@ def without_handling(config: Any) -> Any:
     return {key: value for key, value in config.items() if key != RETRAIN}
 
 
+def computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a plain config that a run's result depends on: all but the keys that the report reads."""
+    return {key: value for key, value in config.items() if key not in OF_THE_VERDICT}
+
+
 def earlier_result(folder: Path, config: DictConfig) -> Result | None:
     """Return the result of this configuration that ``folder`` holds, or None if it holds none.
 
@@ -140,8 +146,9 @@ def require_own(folder: Path, config: DictConfig) -> None:
         raise ConfigError(f"{folder} is not empty and holds no run; choose another folder")
 
 
-def require_same(folder: Path, ours: Any, theirs: Any) -> None:
-    """Refuse a folder whose configuration differs from ours."""
+def require_same(folder: Path, config: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Refuse a folder whose configuration differs from ours in more than what the report reads."""
+    ours, theirs = computed(config), computed(other)
     if ours != theirs:
         keys = ", ".join(differing_keys(ours, theirs)[:3])
         raise ConfigError(

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from normlab.records.folder import computed
+
 GROUPS = ("data", "net", "model", "optimizer", "scheduler")
 
 
@@ -45,6 +47,6 @@ def group(config: dict[str, Any], choices: dict[str, str]) -> str:
     >>> group(one, {"model": "bn"}) == group(two, {"model": "bn"})
     True
     """
-    rest = {key: value for key, value in config.items() if key != "seed"}
+    rest = {key: value for key, value in computed(config).items() if key != "seed"}
     digest = hashlib.sha256(json.dumps([rest, choices], sort_keys=True, default=str).encode()).hexdigest()
     return f"{choices.get('model', 'run')}-{digest[:8]}"

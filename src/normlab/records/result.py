@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from normlab.config import BEFORE
+
 FILE = "result.json"
 
 
@@ -54,6 +56,8 @@ class Result:
         probes: what they found last.
         command: the words before the overrides that started it, as ``python train.py``.
         chance: the training loss of the best net that looks at nothing, one number for all samples.
+        data: the samples of this run: ``seed``, by which they are drawn and split; ``generated``, whether it draws
+            them rather than splits one table; their numbers ``train``, ``val``, ``test``. Empty in older records.
         sources: hashes of the files that the configuration names; see ``records.sources``.
     """
 
@@ -76,6 +80,7 @@ class Result:
     ended: str = ""
     error: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
 
@@ -96,6 +101,7 @@ class Result:
         try:
             known = {f.name for f in fields(cls)}
             result = cls(**{key: value for key, value in json.loads(path.read_text()).items() if key in known})
+            result.config = BEFORE | result.config if result.config else {}
             result.status = Status(result.status)
             result.objective = Objective(**read_numbers(result.objective))
             result.best = result.best and Moment(**read_numbers(result.best))

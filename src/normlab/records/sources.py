@@ -10,13 +10,13 @@ from typing import Any
 
 from hydra.utils import get_object, to_absolute_path
 
-from normlab.config import ConfigError
+from normlab.config import OF_THE_VERDICT, ConfigError
 from normlab.records.result import Result
 
 KNOWN = ("normlab", "torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics")
 """Packages whose version stands in the record."""
-WITHOUT_RESULT = ("callbacks", "logger", "trainer", "hydra")
-"""Groups whose files and code do not change what is trained."""
+WITHOUT_RESULT = ("callbacks", "logger", "trainer", "hydra", *OF_THE_VERDICT)
+"""Groups and keys that do not change what is trained: files of such names are no sources."""
 
 
 def sources_of(config: Mapping[str, Any]) -> dict[str, str]:

@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 
 from normlab.analysis.arms import ABSENT, SEED
-from normlab.config import SECTIONS
+from normlab.config import OF_THE_VERDICT, SECTIONS
 from normlab.records.result import Result
 
 WITHOUT_EFFECT = (
     *("seed", "target", "logger", "metrics", "probes", "trainer.threads", "trainer.compile", "trainer.logger"),
     *("trainer.default_root_dir", "trainer.profiler", "trainer.log_every_n_steps", "trainer.enable_checkpointing"),
-    *("trainer.enable_progress_bar", "trainer.enable_model_summary"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", *OF_THE_VERDICT),
 )
 """Keys, and groups of keys, that cannot change the result of a run and its seed."""
 Column = Sequence[Hashable]

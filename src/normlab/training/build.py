@@ -49,14 +49,17 @@ def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
 
     Meanwhile the global generators begin from the seed of each member's data.
     """
-    data = make(config.data).for_members([data_seed(member) for member in (config, *others)])
-    for member in data.members:
-        member.dtype = precision_of(config)
-        with seeded(member.seed):
-            try:
+    seeds = [data_seed(member) for member in (config, *others)]
+    dataset = make(config.data)
+    try:
+        with seeded(seeds[0]):
+            data: InMemoryData = dataset.for_members(seeds)
+        for member in data.members:
+            member.dtype = precision_of(config)
+            with seeded(member.seed):
                 _ = member.parts
-            except ValueError as error:
-                raise ConfigError(first_line(error)) from error
+    except ValueError as error:
+        raise ConfigError(first_line(error)) from error
     return data
 
 

@@ -1,7 +1,7 @@
 """Which runs of a sweep can be trained as one population."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +72,11 @@ def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) ->
         config = configs[places[0]]
         alone = "" if len(places) == 1 else one_run_alone(config)
         stacking = Stacking(alone or None) if alone or len(places) == 1 else stacking_of(config, shape)
-        most = 1 if stacking.refused or len(places) == 1 else chunk or members_at_once(config, n_jobs)
+        if stacking.refused or len(places) == 1:
+            most = 1
+        else:
+            several = len(data_seeds(configs, places)) > 1
+            most = chunk or members_at_once(config, n_jobs, own_samples=several)
         for part in np.array_split(places, -(-len(places) // most)):
             found.append(Group(part.tolist(), stacking))
     return found
@@ -86,8 +90,7 @@ def split_by_input_shape(
     A word of a table that the training samples lack has no input; see ``InMemoryData.shape_is_fitted``.
     """
     for shape, places in shapes.items():
-        seeds = {data_seed(configs[place]) for place in places}
-        if len(seeds) == 1 or not make_data(configs[places[0]]).shape_is_fitted:
+        if len(data_seeds(configs, places)) == 1 or not make_data(configs[places[0]]).shape_is_fitted:
             yield shape, places
             continue
         by_input: dict[tuple[int, ...], list[int]] = {}
@@ -95,6 +98,11 @@ def split_by_input_shape(
             by_input.setdefault(make_data(configs[place]).parts[0].input_shape, []).append(place)
         for input_shape, own in by_input.items():
             yield f"{shape} {input_shape}", own
+
+
+def data_seeds(configs: Sequence[DictConfig], places: Iterable[int]) -> set[int]:
+    """Return the seeds that the data of some runs are drawn and split with."""
+    return {data_seed(configs[place]) for place in places}
 
 
 def plan(found: Sequence[Group], runs: Sequence[Run]) -> list[str]:

@@ -212,7 +212,8 @@ class Training:
     def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
         """Return the result of member k as of now."""
         run, module, best = self.runs[k], self.module, self.best.moment(k)
-        table = self.data.members[k % len(self.data.members)].parts[0]
+        data = self.data.members[k % len(self.data.members)]
+        table = data.parts[0]
         if module.diverged[k]:
             status = Status.DIVERGED
         elif not module.active[k] and (tests or not self.data.test):
@@ -234,6 +235,7 @@ class Training:
             started=self.folders.started.isoformat(timespec="seconds"),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
             environment=environment(),
+            data=data.description(),
             sources=self.sources,
         )
 

@@ -26,9 +26,9 @@ FEW = 16
 OF_CACHE, OF_MEMORY = 1 / 2, 1 / 4
 """The share of the cache that a step's activations may fill, and of the memory that a population may."""
 
-KEPT_ACTIVATIONS, KEPT_PARAMETERS = 4, 10
-"""How many times memory is needed for activations, with their gradients, and for parameters, with the optimizer's
-moments and the best state so far."""
+KEPT_ACTIVATIONS, KEPT_PARAMETERS, KEPT_SAMPLES = 4, 10, 2
+"""How many times memory is needed for activations, with their gradients, for parameters, with the optimizer's
+moments and the best state so far, and for samples, of each member and of all members stacked."""
 
 SAVED_PER_STEP, SAVED_PER_NUMBER = 3e-4, 1e-9
 """Seconds that a compiled step saves: of calls from Python, and for each activation."""
@@ -43,7 +43,7 @@ class MemberSize:
 
     Attributes:
         activations: of all layers; largest: the most of one layer.
-        samples: inputs and targets of all splits, where each member has its own.
+        samples: inputs and targets of all splits.
     """
 
     activations: int
@@ -72,7 +72,7 @@ class MemberSize:
         with torch.no_grad():
             module(x)
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        samples = sum(part.x.numel() + part.y.numel() for part in data.parts) * (config.replicate == "data")
+        samples = sum(part.x.numel() + part.y.numel() for part in data.parts)
         return cls(sum(sizes), max(sizes), parameters, samples, precision_of(config).itemsize)
 
 
@@ -81,14 +81,18 @@ def numels(outputs: Any) -> Iterator[int]:
     yield from (leaf.numel() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
 
 
-def members_at_once(config: DictConfig, n_jobs: int = 1) -> int:
+def members_at_once(config: DictConfig, n_jobs: int = 1, *, own_samples: bool = False) -> int:
     """Return how many members are trained at once: as many as the memory holds and, on the CPU, the cache.
 
-    ``n_jobs`` populations share both.
+    Args:
+        config: of one of the members.
+        n_jobs: how many populations share memory and cache.
+        own_samples: whether members have samples of their own, rather than all the same.
     """
     size = MemberSize.of(config)
     device = machine.device(config.trainer.get("accelerator", "auto"))
-    numbers = KEPT_ACTIVATIONS * size.activations + KEPT_PARAMETERS * size.parameters + size.samples
+    numbers = KEPT_ACTIVATIONS * size.activations + KEPT_PARAMETERS * size.parameters
+    numbers += KEPT_SAMPLES * size.samples * own_samples
     each = size.bytes_each * numbers
     held = int(machine.memory(device) * OF_MEMORY / n_jobs / each)
     if device.type == "cpu":
