@@ -1,9 +1,9 @@
 """The arms of a sweep: runs that differ in their seed alone are replicates of one arm.
 
 A frame of runs has a row per run and the columns ``arm``, ``seed``, ``status`` (finished, diverged, stopped
-or failed), ``untrained`` (a flag), ``best`` (of the optimized metric), its means at the end of the training on each
-split, see ``ENDS``, and ``seconds``. A diverged run has the worst infinity as its values. One that was stopped or failed
-has NaN: its values are not known.
+or failed), ``untrained`` (a flag), ``best`` (of the optimized metric), its means at the end of the training on
+each split, see ``ENDS``, and ``seconds``. A diverged run has the worst infinity as its values. One that was
+stopped or failed has NaN: its values are not known.
 """
 
 import re

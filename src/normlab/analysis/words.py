@@ -55,7 +55,11 @@ def clauses(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
 def undeclared_clause(row: Row) -> list[str]:
     """Return why nothing is declared although the interval leaves out that the arms are the same."""
     same = 1.0 if row["effect"] == RATIO else 0.0
-    if row["verdict"] != ALIKE or math.isnan(row["estimate"]) or row["estimate_low"] <= same <= row["estimate_high"]:
+    if (
+        row["verdict"] != ALIKE
+        or math.isnan(row["estimate"])
+        or row["estimate_low"] <= same <= row["estimate_high"]
+    ):
         return []
     if row["p_near_best"] > ALPHA >= row["p"]:
         worse = row["arm"] if row["side"] > 0 else row["baseline"]

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from normlab.config import ConfigError, first_line
@@ -14,7 +15,7 @@ from normlab.records.result import FILE
 from normlab.records.sweep import read_sweeps
 from normlab.report.close import shown
 
-OPTIONS = ("metric", "compare", "baseline", "target")
+OPTIONS = ("metric", "compare", "baseline", "target", "margin", "pairs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--baseline", metavar="ARM", help="what the others are compared with; nobn, if it is there"
     )
-    parser.add_argument("--metric", help="what is compared: val/loss, test/acc, …; what the runs optimized")
-    parser.add_argument("--target", help="a value that times are counted to, or: baseline")
+    parser.add_argument("--metric", help="the metric to compare: val/loss, test/acc, …; test and training loss")
+    parser.add_argument("--target", help="the validation value that times are counted to, or: baseline")
+    parser.add_argument("--margin", type=float, help="test equivalence within this margin: 0.05 is 5 %%")
+    parser.add_argument("--pairs", action="store_true", default=None, help="compare all pairs of arms")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="of the page; in the first PATH report/, or report-<options>/"
     )
@@ -53,12 +56,22 @@ def report(asked: argparse.Namespace) -> None:
         raise ConfigError(
             f"no run is in {', '.join(map(str, asked.paths))}; give the folder of a sweep, as outputs/…"
         )
+    from normlab.analysis.history import History
     from normlab.report.report import write_report
     from normlab.report.study import Asked, study
+    from normlab.report.verdicts import declared_maximum, read_history, write_history
 
-    out = page_folder(asked)
-    found = study(records, Asked(asked.compare, asked.baseline, asked.metric, target_of(asked.target)))
+    out, options = page_folder(asked), {name: getattr(asked, name) for name in OPTIONS}
+    one = asked.paths[0] if len(asked.paths) == 1 else None
+    typed = Asked.of_sweep(one) if one else Asked()
+    given = {name: value for name, value in options.items() if value is not None}
+    history = read_history(one, records) if one else History(declared_maximum(records))
+    found = study(
+        records, replace(typed, **(given | {"target": target_of(asked.target) or typed.target})), history=history
+    )
     require_writable(out)
+    if one and not given:  # other options are another analysis of the same runs
+        write_history(one, history)
     print(shown(write_report(asked.paths, found, out)))
 
 

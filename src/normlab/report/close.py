@@ -67,11 +67,14 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     from normlab.report.study import Asked, study
     from normlab.report.tables import arm_table, csv, printed, run_table
     from normlab.report.tensorboard import write_events
+    from normlab.report.verdicts import read_history, write_history
 
     sweep = overview(records)
     probed = run_columns(records).loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
-    found = study(records, Asked(), sweep)
+    history = read_history(folder, records)
+    found = study(records, Asked.of_sweep(folder), sweep, history)
+    write_history(folder, history)
     sweep = found.sweep
     write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
     ratios = compared(probe_ratios(sweep, records))
@@ -90,9 +93,9 @@ def write(folder: Path, records: Sequence[Record]) -> None:
 
 def said(found: "Study") -> list[str]:
     """Return the first sentences of the report, below each other, and the targets where the notes have none."""
-    from normlab.report.report import sentences, targets
+    from normlab.report.report import more_sentences, sentences, targets
 
-    lines = sentences(found)
+    lines = [*sentences(found), *more_sentences(found)]
     more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
     told = targets(found) if found.sweep.arms["target"].nunique(dropna=False) > 1 else []
     ends = found.found.ends[:SENTENCES]

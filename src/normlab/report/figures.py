@@ -131,7 +131,8 @@ def legend_labels(sweep: Overview) -> list[str]:
     for arm, row in sweep.arms.to_dict("index").items():
         states = [state for state in ("diverged", "stopped", "failed") if row[state]]
         lost = ", ".join(
-            [f"{row[state]} of {row['runs']} {state}" for state in states] + ["untrained"] * row["mostly_untrained"]
+            [f"{row[state]} of {row['runs']} {state}" for state in states]
+            + ["untrained"] * row["mostly_untrained"]
         )
         labels.append(f"{arm} ({lost})" if lost else str(arm))
     return labels

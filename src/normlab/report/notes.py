@@ -8,9 +8,9 @@ END = "means over the last tenth of the epochs, train_eval of the training split
 
 
 def title(sweep: Overview) -> str:
-    """Return what the table is about."""
+    """Return the title of the table: the metric, and whether low or high is good."""
     better = "lower" if sweep.direction == "min" else "higher"
-    return f"{sweep.metric} ({better} is better)"
+    return f"{sweep.metric.partition('/')[2]} at the end of the training ({better} is better)"
 
 
 def notes(sweep: Overview) -> list[str]:

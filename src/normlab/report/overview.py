@@ -16,7 +16,6 @@ from normlab.records.sweep import Record, read_curves, read_written, setting
 from normlab.report.factors import UNKNOWN, Factors, find_factors
 from normlab.report.untyped import is_without_effect, leaves
 
-
 UNTRAINED = 0.9
 """The share of the loss of the best constant predictor above which a run counts as untrained."""
 
@@ -28,8 +27,8 @@ class Overview:
     Attributes:
         keys: what varies from arm to arm; see ``factors``.
         metric, direction: what was optimized, and whether ``min`` or ``max`` is good.
-        runs: a row per run, sorted by arm and seed, indexed by the number of its record; see ``run_columns``. Runs
-            that repeat the configuration and the seed of another are left out.
+        runs: a row per run, sorted by arm and seed, indexed by the number of its record; see ``run_columns``.
+            Runs that repeat the configuration and the seed of another are left out.
         arms: a row per arm, indexed by its name: what varies, what ``analysis.arms.summarize`` found, and whether
             most of its runs are untrained.
         curves: a row per run, epoch and metric.
@@ -140,9 +139,10 @@ def run_columns(
 ) -> dict[str, pd.Series | list]:
     """Return the columns of each run: its end, its outcomes, and what a verdict has to name.
 
-    ``best`` is the best value of the metric, ``last`` that of the last validation. ``train_eval``, ``val`` and ``test`` are its means over the last tenth of
-    the run's epochs, the first of the training split in evaluation mode. ``untrained`` and ``shortened`` (stopped
-    early) are flags; ``scope``, ``train_rows``, ``test_rows`` and ``lr`` are those of ``analysis.design``.
+    ``best`` is the best value of the metric, ``last`` that of the last validation. ``train_eval``, ``val`` and
+    ``test`` are its means over the last tenth of the run's epochs, the first of the training split in evaluation
+    mode. ``untrained`` and ``shortened`` (stopped early) are flags; ``scope``, ``train_rows``, ``test_rows`` and
+    ``lr`` are those of ``analysis.design``.
     """
     best = [r.best.metrics.get(metric) if r.best and r.objective.metric == metric else None for r in results]
     latest = curves[curves["metric"] == metric].groupby("run")["value"].last()
@@ -172,7 +172,7 @@ def final(results: Sequence[Result], metric: str, direction: str, curves: pd.Dat
     Taken from the record, or else from the curve; infinite if the run diverged, NaN where it is not known.
     """
     own = curves[curves["metric"] == metric]
-    known = {int(run): rows for run, rows in own.groupby("run")}
+    known = {int(str(run)): rows for run, rows in own.groupby("run")}
     found = []
     for number, result in enumerate(results):
         value = result.final.get(metric)
@@ -190,7 +190,7 @@ def worst(direction: str) -> float:
 
 
 def scope_of(result: Result) -> Scope:
-    """Return what differs between a run and its replicates; a record without the key ``replicate`` has one dataset."""
+    """Return what differs between a run and its replicates; without the key ``replicate``, one dataset."""
     if result.config.get("replicate", "seed") != "data":
         return Scope.SEED
     return Scope.DRAW if result.data.get("generated") else Scope.SPLIT

@@ -1,5 +1,6 @@
 """The plan of a sweep's seeds, printed before it trains. The entry is :func:`seed_plan`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.analysis.arms import SEED
-from normlab.analysis.design import Design, design_of
-from normlab.analysis.seed_plan import SeedPlan, plan_seeds
+from normlab.analysis.design import Design, Metric, Scope, design_of
+from normlab.analysis.seed_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
+from normlab.config import ConfigError
 from normlab.records.folder import plain
 from normlab.records.hparams import group_choices
 from normlab.records.result import Objective, Result, Status
-from normlab.records.sweep import read_sweep, read_written
+from normlab.records.sweep import Record, read_sweep, read_written
 from normlab.report.factors import find_factors
-from normlab.report.overview import seed_column
+from normlab.report.overview import scope_of, seed_column
 from normlab.report.tables import short_names
+from normlab.report.verdicts import read_history
 
 NAMES = {"optimizer.lr": "the learning rate"}
 
@@ -29,6 +32,18 @@ class PlannedRun:
     result: Result
     folder: Path
 
+    @property
+    def scope(self) -> Scope:
+        """What differs between this run and its replicates; datasets are built to find out."""
+        if self.result.config.get("replicate") != "data":
+            return Scope.SEED
+        from normlab.training.build import is_generated
+
+        try:
+            return Scope.DRAW if is_generated(self.result.config["data"]) else Scope.SPLIT
+        except Exception:  # the dry run of the training says why this dataset cannot be built
+            return Scope.SPLIT
+
     @classmethod
     def of(cls, composed: DictConfig, task: DictConfig) -> "PlannedRun":
         """Return a job, given its configuration with Hydra's part and without it."""
@@ -39,9 +54,12 @@ class PlannedRun:
 
 
 def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
-    """Return how many seeds of a sweep choose settings, how many are reported, and what a verdict needs.
+    """Return the use of a sweep's replicates in words, and the difference that they can show.
 
     The runs that the sweep's folder holds already count with those that are planned, as when the sweep is closed.
+
+    Raises:
+        ConfigError: the baseline that was typed is none of the arms, or the folder's verdicts are damaged.
     """
     own = {run.folder.resolve() for run in runs}
     earlier = [record for record in read_sweep(folder) if record.folder.resolve() not in own]
@@ -53,33 +71,66 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
         return [*tasks, *(read_written(record.folder) for record in earlier)]
 
     factors = find_factors(results, written)
-    frame = factors.settings.assign(**{SEED: seed_column(results)}, value=0.0, status=Status.FINISHED.value)
-    design = design_of(frame, factors.keys, "", "min", untyped=factors.untyped)
-    seeds = sorted({*design.tuning_seeds, *design.report_seeds})
-    return plan_lines(plan_seeds(frame, design), design, seeds)
+    scopes = [*(run.scope for run in runs), *(scope_of(record.result) for record in earlier)]
+    frame = factors.settings.assign(
+        **{SEED: seed_column(results)}, validation=0.0, outcome=0.0, status=Status.FINISHED.value, scope=scopes
+    )
+    metric, config = Metric("outcome", "min"), runs[0].result.config
+    baseline, pairs = config.get("baseline"), bool(config.get("pairs"))
+    try:
+        design = design_of(frame, factors.keys, [metric], metric, None, baseline, factors.untyped, pairs)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    records = [Record(run.folder, run.result) for run in runs] + earlier
+    plan = plan_replicates(frame, design, read_history(folder, records))
+    return plan_lines(plan, design) if plan else []
 
 
-def plan_lines(plan: SeedPlan, design: Design, seeds: Sequence[int]) -> list[str]:
+def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
     """Return the plan in words; nothing where there is neither a comparison nor a choice to make."""
-    if not seeds or not (plan.comparisons or plan.tuning):
+    if not plan.comparisons and not plan.tuning:
         return []
-    first = seeds[0] if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))) else 0
-    wanted = f"seed=range({first},{first + plan.total})" if first else f"seed=range({plan.total})"
-    if plan.comparisons and len(seeds) == 1:
-        return [f"1 seed: no verdict; {wanted} gives one"]
+    seeds = sorted({*plan.tuning, *plan.report})
     chosen = " and ".join(
         NAMES.get(key, name) for key, name in zip(design.tuned, short_names(design.tuned), strict=True)
     )
-    if not plan.tuning:
-        uses = f"{plan.report} report"
-    elif plan.apart:
-        uses = f"{plan.tuning} choose {chosen}, {plan.report} report"
-    elif len(seeds) == 1:
-        return [f"1 seed chooses {chosen} and is reported"]
+    if len(seeds) == 1:
+        return [f"1 seed: no verdict; {wanted(plan, seeds)} gives one"] if plan.comparisons else []
+    report = f"{listed_seeds(plan.report)} report"
+    if plan.within:
+        uses = f"each of the {len(plan.report)} splits chooses {chosen} on its own validation rows and reports"
+    elif plan.tuning:
+        uses = f"seeds {listed_seeds(plan.tuning)} choose {chosen}" + (
+            f", {report}" if plan.disjoint else " and report"
+        )
     else:
-        uses = f"the same {plan.report} choose {chosen} and report"
-    if plan.comparisons and plan.smallest < plan.report:
+        uses = f"seeds {report}"
+    if not plan.comparisons:
+        return [uses]
+    if plan.smallest < len(plan.report):
         uses += f", {plan.smallest} of them in the smallest comparison"
-    several = f" in {plan.comparisons} comparisons" if plan.needed > plan.smallest and plan.comparisons > 1 else ""
-    short = f"; a verdict{several} needs {plan.needed} that report: {wanted}"
-    return [f"seeds: {uses}" + short * (plan.comparisons > 0 and not plan.is_enough)]
+    several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""
+    if math.isinf(plan.detectable):
+        return [f"{uses}; no verdict ({several}look {plan.look}); {wanted(plan, seeds)} gives one"]
+    effect = f"a difference of {plan.detectable:.2g} standard deviations between paired runs"
+    said = f"{uses}; {effect} is found with 80 % power"
+    more = f"; {wanted(plan, seeds)} finds smaller ones" * (len(seeds) < SUGGESTED)
+    return [f"{said} ({several}look {plan.look}){more}"]
+
+
+def wanted(plan: ReplicatePlan, seeds: Sequence[int]) -> str:
+    """Return the override that gives enough replicates."""
+    total = suggested_seeds(plan)
+    first = seeds[0] if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))) else 0
+    return f"'seed=range({first},{first + total})'" if first else f"'seed=range({total})'"
+
+
+def listed_seeds(seeds: Sequence[int]) -> str:
+    """Return seeds in short.
+
+    >>> listed_seeds([0, 1, 2, 3]), listed_seeds([1, 5]), listed_seeds([7])
+    ('0 to 3', '1, 5', '7')
+    """
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))

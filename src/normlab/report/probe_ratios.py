@@ -25,9 +25,9 @@ COLUMNS = ["arm", "baseline", "quantity", "untrained", "seeds", "ratio", "ratio_
 def probe_ratios(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per arm and number: its ratio to that of the arm that differs in the model alone.
 
-    The ratio is the Hodges–Lehmann estimate over paired seeds, with the interval of the signed-rank test; ``smaller``
-    is the share of the seeds in which the arm's number is smaller. Flags are left out. Empty without an arm of
-    ``nobn``.
+    The ratio is the Hodges–Lehmann estimate over paired seeds, with the interval of the signed-rank test;
+    ``smaller`` is the share of the seeds in which the arm's number is smaller. Flags are left out. Empty without
+    an arm of ``nobn``.
     """
     found = run_columns(records).reindex(sweep.runs.index)
     rows = []

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.words import sentence
+from normlab.analysis.comparing import ALPHA
+from normlab.analysis.comparisons import ONE_SPLIT
+from normlab.analysis.words import interaction_sentence, sentence, time_sentence
 from normlab.report.figures import drawing
 from normlab.report.notes import cautions
 from normlab.report.page import Page, Picture, Section, Table, write_page
@@ -42,31 +44,41 @@ def write_report(folders: Sequence[Path], found: Study, out: Path) -> Path:
 def page_of(folders: Sequence[Path], found: Study) -> Page:
     """Return what the page says."""
     design = found.found.design
-    title = f"{names_of(folders)}: {' against '.join(design.arms) if len(design.arms) == 2 else design.metric}"
+    title = (
+        f"{names_of(folders)}: {' against '.join(design.arms) if len(design.arms) == 2 else design.primary.name}"
+    )
     parts = [*sections(found), *probes(found), runs(found)]
-    said = [*sentences(found), *targets(found)]
+    said = [*sentences(found), *more_sentences(found), *targets(found)]
     warnings = [*cautions(found.sweep), *found.found.warnings]
     return Page(title, said, warnings, parts, facts(folders, found.records))
 
 
 def sentences(found: Study) -> list[str]:
-    """Return a sentence for each comparison, or what there is instead of one."""
-    rows, metric = rows_of(found.found.comparisons), found.found.design.metric
-    if found.runs["value"].isna().all():
-        return [f"No run has come to a {metric}: there is nothing to compare."]
+    """Return a sentence for each comparison, or the reason why there is none."""
+    analysis = found.found
+    rows = [row for row in rows_of(analysis.comparisons) if row["verdict"] != ONE_SPLIT]
+    if found.runs["validation"].isna().all():
+        return [f"No run has a final {analysis.design.choice.name}: there is nothing to compare."]
     if rows:
-        return [sentence(row, found.found.design) for row in rows]
+        return [sentence(row, analysis.cells, analysis.tuning) for row in rows]
     return ["One arm: there is nothing to compare it with."] if len(found.runs) else ["There are no runs."]
 
 
+def more_sentences(found: Study) -> list[str]:
+    """Return sentences on the times to the target, and on effects that change between panels."""
+    times = [time_sentence(row) for row in rows_of(found.found.time_ratios)]
+    changes = [row for row in rows_of(found.found.interactions) if row["p_adjusted"] <= ALPHA]
+    return [*filter(None, times), *(interaction_sentence(row) for row in changes)]
+
+
 def targets(found: Study) -> list[str]:
-    """Return what the target is that the sentences speak of, if there is one."""
-    design, rows = found.found.design, rows_of(found.found.targets)
-    side = "at most" if design.direction == "min" else "at least"
+    """Return the target that the sentences speak of, if there is one."""
+    choice, rows = found.found.design.choice, rows_of(found.found.targets)
+    side = "at most" if choice.direction == "min" else "at least"
     known = [row for row in rows if np.isfinite(row["target"])][:PANELS]
     values = [f"{side} {num(row['target'])}" + f" at {row['panel']}" * bool(row["panel"]) for row in known]
-    comparing = len(found.found.comparisons) and len(found.curves) and found.runs["value"].notna().any()
-    return [f"The target: {design.metric} {', '.join(values)}."] if values and comparing else []
+    comparing = len(found.found.comparisons) and len(found.curves) and found.runs["validation"].notna().any()
+    return [f"The target: {choice.name} {', '.join(values)}."] if values and comparing else []
 
 
 def probes(found: Study) -> Iterator[Section]:
@@ -85,7 +97,7 @@ def probes(found: Study) -> Iterator[Section]:
     if pictures:
         words = (
             "What was measured of the loss and of the net while it trained, over all seeds. Nothing is declared "
-            "here: ratios are interquartile means over paired seeds, their 95 % intervals pointwise."
+            "here: ratios are Hodges–Lehmann estimates over paired seeds, their 95 % intervals pointwise."
         )
         yield Section("probes", "Why: what the probes found", [words], pictures, ratio_tables(found))
 

@@ -1,6 +1,6 @@
 """The sections of the page, each from what was found."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,23 @@ import pandas as pd
 from normlab.report import charts
 from normlab.report.page import Picture, Section, Table
 from normlab.report.study import Study
-from normlab.report.study_views import at_best, file, left_out, looks_of, panels, report_values, titled, tuned_at
+from normlab.report.study_views import (
+    Row,
+    at_best,
+    file,
+    left_out,
+    looks_of,
+    panels,
+    report_values,
+    titled,
+    tuned_at,
+)
 from normlab.report.time_section import times
 from normlab.report.tuning_sections import rates, sizes
 from normlab.report.wording import num, percent, shown, with_interval
+
+INTERNAL = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin", "splits"]
+"""Columns of the comparisons that are not written into the csv file."""
 
 
 def sections(study: Study) -> Iterator[Section]:
@@ -24,58 +37,92 @@ def sections(study: Study) -> Iterator[Section]:
 
 
 def compared(study: Study) -> Section:
-    """Return who is better than the baseline, and how sure that is."""
+    """Return the comparisons: who is better than the baseline, by how much, and how sure that is."""
     found, design = study.found, study.found.design
     frame = found.comparisons
     if frame.empty:
-        return Section("comparison", "The comparison")
-    several = frame["panel"].astype(bool).any()
-    columns: dict[str, Any] = {"panel": "panel"} if several else {}
-    table = shown(
-        frame,
-        {
-            **columns,
-            design.compare: "arm",
-            "against": "baseline",
-            "seeds": "seeds",
-            "verdict": "verdict",
-            "p (Holm)": lambda row: num(row["p_holm"], 2),
-            "ratio": lambda row: with_interval(row, "ratio"),
-            "difference": lambda row: with_interval(row, "difference"),
-            "probability of being better": lambda row: with_interval(row, "improvement", 2),
-            "found with 80 % power": lambda row: num(row["detectable"], 2),
-        },
-    )
+        return Section("comparison", "Comparison")
+    columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
+    columns |= {"metric": "metric", design.compare: "arm", "against": "baseline", "replicates": scope_text}
+    columns |= {
+        "verdict": "verdict",
+        "effect": effect_text,
+        "p (corrected)": lambda row: num(row["p_adjusted"], 2),
+    }
+    columns |= {"p": lambda row: num(row["p"], 2), "look": "look"}
+    if frame["new_table_p_adjusted"].notna().any():
+        columns["p, new tables"] = lambda row: num(row["new_table_p_adjusted"], 2)
+    if design.margin is not None:
+        columns["equivalent"] = lambda row: f"p = {num(row['equivalence_p'], 2)}"
+    if (frame["failed"] + frame["baseline_failed"]).any():
+        columns["failed"] = failed_text
+    columns |= {"better in": lambda row: percent(row["better"]), "found with 80 % power": detectable_text}
     words = [
-        f"{design.metric}: {'lower' if design.direction == 'min' else 'higher'} is better. One test alone "
-        "declares a difference, the two-sided sign-flip test of the paired differences, corrected by Holm for all "
-        "rows of this table; the intervals, 95 % and pointwise, say how large it is. Ratio and difference are "
-        "interquartile means over the seeds.",
-        *smallest_p(frame),
+        "Outcomes are means over the last tenth of the epochs. The exact two-sided signed-rank test of the paired "
+        "replicates declares a difference; p is corrected by Holm for all comparisons of one question "
+        "(generalization: test, optimization: train_eval) and for the number of looks. The effect is the "
+        "Hodges–Lehmann estimate with the 95 % interval of the same test, of each comparison alone: a ratio of "
+        "losses, or a difference (of accuracies in percentage points).",
         *left_out(frame),
     ]
+    primary = frame[frame["metric"] == design.primary.name]
     pictures = [
         picture
-        for number, (panel, own) in enumerate(panels(frame))
+        for number, (panel, own) in enumerate(panels(primary))
         for picture in paired(study, panel, own, number)
     ]
-    return Section(
-        "comparison",
-        "The comparison",
-        words,
-        pictures,
-        [Table("comparisons", "arms against the baseline", frame, table)],
+    tables = [
+        Table("comparisons", "arms against the baseline", frame.drop(columns=INTERNAL), shown(frame, columns))
+    ]
+    if len(found.interactions):
+        tables.append(
+            Table("interactions", "how effects change between panels", found.interactions, changes(study))
+        )
+    return Section("comparison", "Comparison", words, pictures, tables)
+
+
+def changes(study: Study) -> pd.DataFrame:
+    """Return the interactions as they are read."""
+    return shown(
+        study.found.interactions,
+        {
+            study.found.design.compare: "arm",
+            "against": "baseline",
+            "from": "other",
+            "to": "panel",
+            "replicates": "replicates",
+            "change of the effect": effect_text,
+            "p (Holm)": lambda row: num(row["p_adjusted"], 2),
+        },
     )
 
 
-def smallest_p(frame: pd.DataFrame) -> list[str]:
-    """Return how small p can get: of n paired seeds ``2/2ⁿ``, times the number of comparisons by Holm."""
-    tested = frame[frame["p_holm"].notna()]
-    if tested.empty or not tested["paired"].all() or tested["seeds"].nunique() > 1:
-        return []
-    seeds, rows = int(tested["seeds"].iloc[0]), len(tested)
-    least = num(min(1.0, rows * 2.0 ** (1 - seeds)), 2)
-    return [f"With {seeds} paired seeds and {rows} comparison{'s' * (rows > 1)}, p is {least} or more."]
+def scope_text(row: Row) -> str:
+    """Return the number of replicates and what differs between them."""
+    nouns = {"seed": "seed", "draw": "draw", "split": "split"}
+    return f"{row['replicates']} {nouns[row['scope']]}{'s' * (row['replicates'] != 1)}"
+
+
+def effect_text(row: Row) -> str:
+    """Return an effect with its interval: a ratio as × 0.95, a difference with its unit."""
+    if np.isnan(row["estimate"]):
+        return "–"
+    text = with_interval(row, "estimate")
+    return f"× {text}" if row["effect"] == "ratio" else f"{text} points" if row["effect"] == "points" else text
+
+
+def failed_text(row: Row) -> str:
+    """Return the failed runs of the arm and of the baseline, with p of their difference."""
+    p = f", p = {num(row['failure_p_adjusted'], 2)}" if not np.isnan(row["failure_p_adjusted"]) else ""
+    return f"{row['failed']} against {row['baseline_failed']} of {row['failures_of']}{p}"
+
+
+def detectable_text(row: Row) -> str:
+    """Return the effect that is declared with 80 % power."""
+    value = row["detectable"]
+    if np.isnan(value) or np.isinf(value):
+        return num(value)
+    return f"× {num(float(np.exp(value)))}" if row["effect"] == "ratio" else num(value)
 
 
 def paired(study: Study, panel: str, rows: pd.DataFrame, number: int) -> Iterator[Picture]:
@@ -86,41 +133,49 @@ def paired(study: Study, panel: str, rows: pd.DataFrame, number: int) -> Iterato
         return
     name, figure = (
         file("seeds", number),
-        charts.seeds(wide[arms], looks_of(study), title=titled("each seed", panel), y=design.metric),
+        charts.seeds(wide[arms], looks_of(study), title=titled("each seed", panel), y=design.primary.name),
     )
-    alt = f"{design.metric} of each seed with {', '.join(arms)}{' in ' + panel if panel else ''}"
+    alt = f"{design.primary.name} of each seed with {', '.join(arms)}{' in ' + panel if panel else ''}"
     caption = "A line is a seed, with all arms at their best; × is where runs diverged."
     yield Picture(name, figure, alt, caption, Table(name, "what is drawn", wide[arms].reset_index()))
 
 
 def best(study: Study) -> Section:
-    """Return what each arm reached at its best setting."""
+    """Return the outcomes of each arm at its chosen settings."""
     frame, design = study.found.arms, study.found.design
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     columns |= {design.compare: "arm"} if design.compare else {}
     columns |= {"at": lambda row: tuned_at(study, row)} if design.tuned else {}
-    columns |= {"tuned on": "tuning_seeds"} if design.tuning_seeds else {}
+    others = [metric.name for metric in design.metrics[1:]]
     table = shown(
         frame,
         {
             **columns,
-            "seeds": "seeds",
-            design.metric: lambda row: with_interval(row, "iqm"),
+            "replicates": "seeds",
+            design.primary.name: lambda row: with_interval(row, "iqm"),
+            **{name: column_of(name) for name in others},
+            f"{design.choice.name}": column_of("validation"),
+            f"best {design.choice.name}": column_of("best"),
             "diverged": lambda row: percent(row["diverged_share"]),
-            "validation − training": lambda row: with_interval(row, "gap"),
+            "untrained": lambda row: percent(row["untrained_share"]),
             "runs": "runs",
             "failed": "failed",
             "stopped": "stopped",
         },
     )
     words = [
-        "Interquartile mean over the reported seeds with its 95 % percentile-bootstrap interval; none is given "
-        "where more than a quarter of the runs diverged. A run counts with its best epoch; runs, failed and "
-        "stopped are of all settings and seeds."
+        "Interquartile means over the reported replicates, the first with its 95 % percentile-bootstrap interval; "
+        "none is given where more than a quarter of the runs diverged. Values are means over the last tenth of the "
+        "epochs; best is the best epoch, which flatters. Untrained: the final training loss is not 10 % below that "
+        "of the best constant predictor. Runs, failed and stopped are of all settings and seeds."
     ]
-    return Section(
-        "arms", "Each arm at its best", words, (), [Table("arms", "arms at their best settings", frame, table)]
-    )
+    tables = [Table("arms", "arms at their chosen settings", frame, table)]
+    return Section("arms", "Best configuration per arm", words, (), tables)
+
+
+def column_of(name: str) -> Callable[[Row], str]:
+    """Return the function that formats a column."""
+    return lambda row: num(row[name])
 
 
 def curves(study: Study) -> Section:
@@ -128,7 +183,8 @@ def curves(study: Study) -> Section:
     pictures = []
     for number, (panel, _) in enumerate(panels(study.found.arms)):
         runs = at_best(study, panel)
-        for kind, x in (("epoch", "epoch"), ("seconds", "seconds of training")):
+        timed = study.curves["seconds"].notna().any()
+        for kind, x in (("epoch", "epoch"), ("seconds", "seconds of training"))[: 1 + timed]:
             values = wide_curves(study, runs, kind)
             if values:
                 pictures.append(curve_picture(study, panel, number, kind, x, values))
@@ -142,7 +198,7 @@ def curves(study: Study) -> Section:
 def wide_curves(study: Study, runs: pd.DataFrame, kind: str) -> dict[str, pd.DataFrame]:
     """Return the curves of each arm, ``(moments x seeds)``, by epoch or by median seconds."""
     design, found = study.found.design, {}
-    worst = design.sign * np.inf
+    worst = design.choice.sign * np.inf
     for arm, own in runs.groupby("arm", sort=False):
         rows = study.curves[study.curves["run"].isin(own.index)]
         wide = rows.pivot_table(index="epoch", columns="run", values="value", aggfunc="last")
@@ -166,7 +222,7 @@ def curve_picture(
         float(targets.loc[targets["panel"] == panel, "target"].astype(float).iloc[0]) if len(targets) else np.nan
     )
     figure = charts.curves(
-        values, looks_of(study), title=titled(f"by {kind}", panel), x=x, y=design.metric, target=target
+        values, looks_of(study), title=titled(f"by {kind}", panel), x=x, y=design.choice.name, target=target
     )
     rows = [
         wide.quantile([0.25, 0.5, 0.75], axis=1)
@@ -177,11 +233,11 @@ def curve_picture(
         for arm, wide in values.items()
     ]
     name = file(f"curves_by_{kind}", number)
-    alt = f"{design.metric} of {', '.join(values)} by {kind}{' in ' + panel if panel else ''}"
+    alt = f"{design.choice.name} of {', '.join(values)} by {kind}{' in ' + panel if panel else ''}"
     return Picture(
         name,
         figure,
         alt,
-        titled(f"{design.metric} by {kind}", panel),
+        titled(f"{design.choice.name} by {kind}", panel),
         Table(name, "what is drawn", pd.concat(rows)),
     )

@@ -1,9 +1,10 @@
-"""A sweep as the statistics see it: outcomes of each run, its curves, and the analysis. The entry is :func:`study`."""
+"""A sweep as the statistics see it: outcomes and curves of its runs, and the analysis; see :func:`study`."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Design, Metric
 from normlab.analysis.findings import Findings, find
 from normlab.analysis.history import History
 from normlab.config import ConfigError, direction_of
-from normlab.records.sweep import Record
+from normlab.records.folder import SWEEP_CONFIG
+from normlab.records.sweep import Record, load
 from normlab.report.overview import Overview, final, overview, with_times
 
 CLASSES = ("loss", "acc")
@@ -38,6 +40,18 @@ class Asked:
     target: float | str | None = None
     margin: float | None = None
     pairs: bool | None = None
+
+    @classmethod
+    def of_sweep(cls, folder: Path) -> "Asked":
+        """Return the options that a sweep was last started with, which need not have trained any run again."""
+        typed = load(folder / SWEEP_CONFIG, dict)
+        baseline = typed.get("baseline")
+        return cls(
+            baseline=None if baseline is None else str(baseline),
+            target=typed.get("target"),
+            margin=typed.get("margin"),
+            pairs=typed.get("pairs"),
+        )
 
 
 @dataclass(frozen=True)
@@ -75,15 +89,23 @@ def study(
     sweep = overview(records, asked.compare) if sweep is None else sweep
     metrics = metrics_of(sweep, records, asked.metric)
     choice = Metric(sweep.metric, sweep.direction)
+    outcomes = {**{metric.name: metric for metric in metrics}, "validation": choice}
     results = [record.result for record in records]
-    outcomes = {metric.name: pd.Series(final(results, metric.name, metric.direction, sweep.curves)) for metric in metrics}
-    outcomes["validation"] = pd.Series(final(results, choice.name, choice.direction, sweep.curves))
-    runs = sweep.runs.assign(**{name: values.reindex(sweep.runs.index) for name, values in outcomes.items()})
+    columns = {
+        column: pd.Series(final(results, metric.name, metric.direction, sweep.curves)).reindex(sweep.runs.index)
+        for column, metric in outcomes.items()
+    }
+    runs = sweep.runs.assign(**columns)
     try:
         design = given_design(runs, sweep, records, asked, metrics, choice)
         curves = timed_curves(sweep)
         found = find(
-            runs, curves, design, np.random.default_rng(0), given_target(records, asked), history=history or History()
+            runs,
+            curves,
+            design,
+            np.random.default_rng(0),
+            given_target(records, asked),
+            history=history,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -94,7 +116,8 @@ def metrics_of(sweep: Overview, records: Sequence[Record], asked: str | None) ->
     """Return the metrics that arms are compared by.
 
     *Generalization* is the optimized metric on the test split, loss and accuracy where targets are classes;
-    *optimization* the training loss in evaluation mode. Where no run has a test split, validation takes its place.
+    *optimization* the training loss in evaluation mode. Where no run has a test split, validation takes its
+    place.
 
     Raises:
         ConfigError: no run has the metric that was asked for.
@@ -108,8 +131,13 @@ def metrics_of(sweep: Overview, records: Sequence[Record], asked: str | None) ->
             raise ConfigError(f"--metric {asked}: no run has it; there are {', '.join(there) or 'none'}")
         return [Metric(asked, direction_of_name(asked, sweep))]
     name = sweep.metric.partition("/")[2]
-    split = "test" if any(of.startswith("test/") for of in finals) or not finals else sweep.metric.partition("/")[0]
-    names = [name, *(other for other in CLASSES if name in CLASSES and f"{split}/{other}" in known - {f"{split}/{name}"})]
+    split = (
+        "test" if any(of.startswith("test/") for of in finals) or not finals else sweep.metric.partition("/")[0]
+    )
+    names = [
+        name,
+        *(other for other in CLASSES if name in CLASSES and f"{split}/{other}" in known - {f"{split}/{name}"}),
+    ]
     found = [Metric(f"{split}/{of}", direction_of_name(f"{split}/{of}", sweep), GENERALIZATION) for of in names]
     trained = [Metric("train_eval/loss", "min", OPTIMIZATION)] if "train_eval/loss" in finals else []
     return [*found, *trained]
@@ -132,17 +160,16 @@ def given_design(
     choice: Metric,
 ) -> Design:
     """Return the design, by the options of the report, or else those that the runs were started with."""
-    baseline = asked.baseline if asked.baseline is not None else given(records, "baseline")
+    baseline, recorded = asked.baseline, given(records, "baseline")
+    if baseline is None and asked.compare is None and recorded is not None:
+        baseline = str(recorded)
     margin = asked.margin if asked.margin is not None else given(records, "margin")
     pairs = asked.pairs if asked.pairs is not None else bool(given(records, "pairs"))
-    baseline = None if baseline is None else str(baseline)
-    return design_of(
-        runs, sweep.keys, metrics, choice, asked.compare, baseline, sweep.untyped, pairs, margin
-    )
+    return design_of(runs, sweep.keys, metrics, choice, asked.compare, baseline, sweep.untyped, pairs, margin)
 
 
-def given(records: Sequence[Record], key: str) -> object:
-    """Return the value of a key that does not change a run, of the run that started last and has one."""
+def given(records: Sequence[Record], key: str) -> Any:
+    """Return the value of a key that changes no run, of the run that started last and has one."""
     started = sorted(records, key=lambda record: record.result.started, reverse=True)
     return next((value for record in started if (value := record.result.config.get(key)) is not None), None)
 

@@ -54,25 +54,24 @@ def tuned_at(study: Study, row: Row) -> str:
     """Return an arm's setting of what was tuned."""
     tuned = study.found.design.tuned
     names = zip(short_names(tuned), tuned, strict=True)
-    return ", ".join(f"{name} {row[key]}" for name, key in names if row[key] is not None) or "–"
+    settings = ", ".join(f"{name} {row[key]}" for name, key in names if row[key] is not None)
+    return settings or ("chosen in each replicate" if row["seeds"] else "–")
 
 
 def at_best(study: Study, panel: str) -> pd.DataFrame:
-    """Return the runs of a panel's arms at their best settings, on report seeds, with their arm."""
-    design, arms = study.found.design, study.found.arms
-    runs = study.runs[study.runs["seed"].isin(design.report_seeds)]
-    parts = []
-    for row in arms[arms["panel"] == panel].to_dict("records"):
-        keys = [*design.panels, *design.tuned]
-        if any(row[key] is None for key in keys):
+    """Return the reported runs of a panel's arms at their chosen settings, with their arm."""
+    found = study.found
+    cells, parts = found.cells, []
+    for (of_panel, arm), tuned in found.tuning.items():
+        if cells.panel(of_panel) != panel:
             continue
-        same = np.logical_and.reduce([runs[key] == row[key] for key in keys] or [np.ones(len(runs), dtype=bool)])
-        own = (runs[design.compare] == row["arm"]) if design.compare else np.ones(len(runs), dtype=bool)
-        parts.append(runs[same & own].assign(arm=row["arm"]))
-    return pd.concat(parts) if parts else runs.iloc[:0].assign(arm="")
+        chosen = dict(zip(cells.uses[of_panel].report.tolist(), tuned.chosen.tolist(), strict=True))
+        own = [chosen.get(column, -1) == row for row, column in zip(cells.row, cells.column, strict=True)]
+        parts.append(study.runs[np.array(own, dtype=bool)].assign(arm=arm))
+    return pd.concat(parts) if parts else study.runs.iloc[:0].assign(arm="")
 
 
 def report_values(study: Study, panel: str) -> pd.DataFrame:
-    """Return the values of a panel, a row per report seed and a column per arm at its best."""
-    runs = at_best(study, panel)
-    return runs.dropna(subset=["value"]).groupby(["seed", "arm"])["value"].mean().unstack("arm")
+    """Return the primary metric of a panel's arms at their chosen settings, ``(seeds x arms)``."""
+    name = study.found.design.primary.name
+    return at_best(study, panel).dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")

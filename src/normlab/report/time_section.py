@@ -16,7 +16,7 @@ from normlab.report.wording import num, percent, shown, with_interval
 def times(study: Study) -> Section:
     """Return how long arms take to the target."""
     found, design = study.found, study.found.design
-    pictures, sign = [], "at most" if design.direction == "min" else "at least"
+    pictures, sign = [], "at most" if design.choice.direction == "min" else "at least"
     for number, row in enumerate(found.targets.to_dict("records")[:MOST]):
         panel, target = str(row["panel"]), float(row["target"])
         steps = steps_to(study, at_best(study, panel))
@@ -25,7 +25,7 @@ def times(study: Study) -> Section:
         figure = charts.reached(
             steps,
             looks_of(study),
-            title=titled(f"{design.metric} {sign} {num(target)}", panel),
+            title=titled(f"{design.choice.name} {sign} {num(target)}", panel),
             x="optimizer steps",
             end=float(row["budget"]),
         )
@@ -49,7 +49,8 @@ def steps_to(study: Study, runs: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def target_words(study: Study) -> list[str]:
     """Return what the target is."""
-    over = f"in the median over the {'tuning ' * bool(study.found.design.tuning_seeds)}seeds"
+    tunes = any(len(use.tuning) for use in study.found.cells.uses.values())
+    over = f"in the median over the {'tuning ' * tunes}seeds"
     rules = {
         "given": "The target was given.",
         "baseline": f"The target is what the baseline has reached by three quarters of its steps, {over}.",
@@ -65,7 +66,12 @@ def target_words(study: Study) -> list[str]:
 def time_table(study: Study) -> Table:
     """Return the times to the target."""
     frame, design = study.found.arms, study.found.design
-    ratios: dict[Any, Any] = {(row["panel"], row["arm"]): row for row in rows_of(study.found.comparisons)}
+    against = design.baseline or "baseline"
+    ratios: dict[Any, Any] = {
+        (row["panel"], row["arm"]): row
+        for row in rows_of(study.found.time_ratios)
+        if row["baseline"] == design.baseline
+    }
 
     def ratio(name: str) -> Callable[[Row], str]:
         return lambda row: with_interval(ratios[key(row)], name) if key(row) in ratios else "–"
@@ -73,6 +79,10 @@ def time_table(study: Study) -> Table:
     def key(row: Row) -> tuple[str, str]:
         return row["panel"], row["arm"]
 
+    seconds = {
+        f"seconds per step / {against}": ratio("step_time_ratio"),
+        f"seconds / {against}": ratio("seconds_ratio"),
+    }
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     columns |= {design.compare: "arm"} if design.compare else {}
     table = shown(
@@ -80,10 +90,9 @@ def time_table(study: Study) -> Table:
         {
             **columns,
             "median steps": lambda row: num(row["steps"], 4),
-            "median seconds": lambda row: num(row["seconds"]),
             "reached by": lambda row: share(row, "reached"),
-            f"steps / {design.baseline or 'baseline'}": ratio("steps_ratio"),
-            f"seconds / {design.baseline or 'baseline'}": ratio("seconds_ratio"),
+            f"steps / {against}": ratio("steps_ratio"),
+            **(seconds if study.found.time_ratios["step_time_ratio"].notna().any() else {}),
         },
     )
     columns_of = [

@@ -9,7 +9,7 @@ from normlab.analysis.ranges import BATCH_SIZE
 from normlab.report import charts
 from normlab.report.page import Picture, Section, Table
 from normlab.report.study import Study
-from normlab.report.study_views import MOST, file, left_out, looks_of, panels, titled
+from normlab.report.study_views import MOST, Row, file, left_out, looks_of, panels, titled
 from normlab.report.tables import short_names
 from normlab.report.wording import num, percent, shown, with_interval
 
@@ -29,25 +29,35 @@ def rates(study: Study) -> Section:
         {
             **columns,
             **dict(zip(short_names(design.tuned), design.tuned, strict=True)),
-            "tuning seeds": "tuning_seeds",
-            "on tuning seeds": lambda row: num(row["tuning_iqm"]),
-            "reported seeds": "report_seeds",
-            "on reported seeds": lambda row: with_interval(row, "iqm"),
+            "choose": "tuning_seeds",
+            f"{design.choice.name} of those": lambda row: num(row["tuning_iqm"]),
+            "report": "report_seeds",
+            f"{design.primary.name} of those": lambda row: with_interval(row, "iqm"),
             "diverged": lambda row: percent(row["diverged"]),
-            "chosen": lambda row: "chosen" if row["chosen"] else "may as well be" if row["rival"] else "",
+            "untrained": lambda row: percent(row["untrained"]),
+            "chosen": chosen,
         },
     )
     pictures = against_key(study, LR, "learning rate", "rates") if LR in design.tuned else []
     tables = [Table("settings", "what every setting gave", frame, table)]
     if len(found.ranges):
-        tables.append(Table("ranges", "settings within 10 % of the best", found.ranges, range_table(study)))
+        tables.append(
+            Table("ranges", "settings within 10 % of the best validation", found.ranges, range_table(study))
+        )
     words = [
-        "Each arm is taken at its own best setting, chosen on tuning seeds that are not reported. Full dots are "
-        "the chosen settings, bars 95 % intervals, × settings with which runs diverged; arms at one setting stand "
-        "side by side.",
+        f"Settings are chosen by {design.choice.name} at the end of the training: by replicates that are not "
+        "reported, or, where replicates are splits of one table, in each replicate on its own validation rows. "
+        "Full dots are the chosen settings, bars 95 % intervals, × settings with which runs diverged.",
         *left_out(frame),
     ]
     return Section("tuning", "What was tuned", words, pictures, tables)
+
+
+def chosen(row: Row) -> str:
+    """Return whether a setting was chosen, and in how many of the replicates where they choose for themselves."""
+    if 0 < row["chosen"] < 1:
+        return percent(row["chosen"])
+    return "chosen" if row["chosen"] else "near-best" if row["near_best"] else ""
 
 
 def range_table(study: Study) -> pd.DataFrame:
@@ -76,19 +86,21 @@ def against_key(study: Study, key: str, x: str, kind: str) -> list[Picture]:
         if numeric[key].nunique() < 2:
             continue
         best = numeric.sort_values("chosen", kind="stable").drop_duplicates(["arm", key], keep="last")
+        most = best.groupby("arm")["chosen"].transform("max")
+        best = best.assign(chosen=(best["chosen"] == most) & (most > 0))
         figure = charts.against(
             best.rename(columns={"iqm_low": "low", "iqm_high": "high"}),
             key,
             looks_of(study),
-            title=titled(design.metric, panel),
+            title=titled(design.primary.name, panel),
             x=x,
-            y=design.metric,
-            better=design.direction,
+            y=design.primary.name,
+            better=design.primary.direction,
         )
-        alt = f"{design.metric} of each arm against the {x}{' in ' + panel if panel else ''}"
+        alt = f"{design.primary.name} of each arm against the {x}{' in ' + panel if panel else ''}"
         columns = ["arm", key, "iqm", "iqm_low", "iqm_high", "diverged", "chosen"]
         name = file(kind, number)
-        caption = titled(f"{design.metric} against the {x}", panel)
+        caption = titled(f"{design.primary.name} against the {x}", panel)
         pictures.append(Picture(name, figure, alt, caption, Table(name, "what is drawn", best[columns])))
     return pictures
 
@@ -110,16 +122,16 @@ def sizes(study: Study) -> Section:
             rows,
             BATCH_SIZE,
             looks_of(study),
-            title=titled(design.metric, where),
+            title=titled(design.primary.name, where),
             x="batch size",
-            y=design.metric,
-            better=design.direction,
+            y=design.primary.name,
+            better=design.primary.direction,
         )
         name = file("batch_sizes", number)
         drawn = Table(name, "what is drawn", rows[["arm", BATCH_SIZE, "iqm", "low", "high", "diverged"]])
-        alt = f"{design.metric} of each arm against the batch size"
+        alt = f"{design.primary.name} of each arm against the batch size"
         pictures.append(
-            Picture(name, figure, alt, titled(f"{design.metric} against the batch size", where), drawn)
+            Picture(name, figure, alt, titled(f"{design.primary.name} against the batch size", where), drawn)
         )
     heading = {**{key: key for key in others}, design.compare or "arm": "arm", "batch sizes": "batch_sizes"}
     table = shown(found.batch_sizes, {**heading, "largest / smallest": lambda row: num(row["ratio"])})

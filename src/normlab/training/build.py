@@ -1,8 +1,10 @@
 """From a configuration to the objects that train."""
 
 import inspect
+import json
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pytorch_lightning as pl
@@ -61,6 +63,18 @@ def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
     except ValueError as error:
         raise ConfigError(first_line(error)) from error
     return data
+
+
+def is_generated(data: Mapping[str, Any]) -> bool:
+    """Return whether a dataset's samples are drawn from its seed, given its plain configuration."""
+    return _is_generated(json.dumps({key: value for key, value in data.items() if key != "seed"}, sort_keys=True))
+
+
+@lru_cache(maxsize=32)
+def _is_generated(data: str) -> bool:
+    """Build a dataset, and return whether its samples are drawn from its seed."""
+    dataset: InMemoryData = make(OmegaConf.create(json.loads(data)))
+    return dataset.generated
 
 
 def data_seed(config: DictConfig) -> int:

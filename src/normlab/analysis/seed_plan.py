@@ -1,0 +1,111 @@
+"""The use of a sweep's replicates, known before it trains. The entry is :func:`plan_replicates`."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from normlab.analysis.cells import Cells, cells_of, split
+from normlab.analysis.comparing import ALPHA, sides_of
+from normlab.analysis.comparisons import places_of
+from normlab.analysis.design import Design, Scope
+from normlab.analysis.history import History
+from normlab.analysis.power import detectable_shift
+from normlab.analysis.tuning import Tuning, tuned
+
+SUGGESTED = 12
+"""Replicates with which a difference of about one standard deviation is found with 80 % power."""
+
+
+@dataclass(frozen=True)
+class ReplicatePlan:
+    """The use of a sweep's replicates, if all of its runs finish.
+
+    Attributes:
+        scope: what differs between replicates, in the panel with the fewest that report.
+        tuning, report: the seeds that choose settings, and those that are reported, there.
+        within: whether each replicate chooses its own settings.
+        disjoint: whether no replicate that is reported chooses settings for others.
+        comparisons: the number of comparisons by one metric.
+        smallest: the fewest replicates that a comparison has; those that report without comparisons.
+        look: the number of the look at these comparisons.
+        detectable: the effect that is declared with 80 % power in the smallest comparison, in standard deviations
+            of the paired effects; infinite if none can be.
+    """
+
+    scope: Scope
+    tuning: tuple[int, ...]
+    report: tuple[int, ...]
+    within: bool
+    disjoint: bool
+    comparisons: int
+    smallest: int
+    look: int
+    detectable: float
+
+
+def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> ReplicatePlan | None:
+    """Plan the use of the replicates of runs that are still to be trained; None without seeds.
+
+    Args:
+        runs: as ``design`` describes them, with any equal values.
+        design: of these runs.
+        history: the earlier verdicts of the folder.
+    """
+    cells = cells_of(runs, design, history.tuning_seeds)
+    if not cells.seeds:
+        return None
+    arms = tuned(cells, history.frozen)
+    found = compared_seeds(cells, arms)
+    use = min(cells.uses.values(), key=lambda use: len(use.report))
+    looks = [(history.look(key, seeds), history.factor(key, seeds)) for key, seeds in found.items()]
+    smallest = min((len(seeds) for seeds in found.values()), default=len(use.report))
+    factor = max((factor for _, factor in looks), default=1.0)
+    tuning, report = (tuple(cells.seeds[k] for k in columns) for columns in (use.tuning, use.report))
+    return ReplicatePlan(
+        use.scope,
+        tuning,
+        report,
+        use.within,
+        use.is_disjoint,
+        len(found),
+        smallest,
+        max((look for look, _ in looks), default=1),
+        detectable_shift(smallest, ALPHA / (factor * max(len(found), 1))) if use.is_disjoint else math.inf,
+    )
+
+
+def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Return the seeds that both arms of each comparison have, by the comparison's key in the history."""
+    found: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for place, name, tested in places_of(cells):
+        for arm, baseline in cells.design.comparisons if tested else ():
+            sides = [sides_of(tuning, place.panels, own) for own in (arm, baseline)]
+            if sides[0] is None or sides[1] is None:
+                continue
+            both = ~np.isnan(
+                sum(place.pick(cells.tables["validation"], side) for side in sides if side is not None)
+            )
+            seeds = tuple(cells.seeds[k] for k in np.flatnonzero(both.all(axis=1)))
+            if seeds:
+                found[cells.design.compare, arm, baseline, name] = seeds
+    return found
+
+
+def suggested_seeds(plan: ReplicatePlan) -> int:
+    """Return the number of seeds to suggest: 12, or as many as any of the comparisons needs to be declared."""
+    tunes, total = bool(plan.tuning) and not plan.within, SUGGESTED
+    level = ALPHA / (2 * max(plan.comparisons, 1))
+    while math.isinf(detectable_shift(total - tuning_of(total) * tunes, level)):
+        total += 1
+    return total
+
+
+def tuning_of(seeds: int) -> int:
+    """Return how many of some seeds choose settings.
+
+    >>> tuning_of(12), tuning_of(30)
+    (4, 10)
+    """
+    return len(split(np.arange(seeds)))
