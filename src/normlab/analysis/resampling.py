@@ -22,47 +22,30 @@ class Draws:
     def __init__(self, generator: np.random.Generator, resamples: int = RESAMPLES) -> None:
         self.resamples = resamples
         self._root = int(generator.integers(2**63))
-        self._kept: dict[tuple[str, int, int], NDArray] = {}
+        self._kept: dict[tuple[str, int], NDArray] = {}
 
-    def generator(self, n: int) -> np.random.Generator:
-        """Return a generator for permutations of n values: the same each time."""
-        return np.random.default_rng([self._root, n, 1])
-
-    def seeds(self, n: int, sample: int = 0) -> NDArray[np.intp]:
+    def seeds(self, n: int) -> NDArray[np.intp]:
         """Return which of n seeds each resample takes, ``(n, R)``.
 
         One half of the resamples is the mirror image of the other: the last seed for the first, and so on. So an
         interval is turned around, and is the same otherwise, when the values are, as when two arms are exchanged.
-
-        Args:
-            n: how many seeds there are.
-            sample: a number for each of several samples that are drawn independently.
         """
-        key = ("seeds", n, sample)
+        key = ("seeds", n)
         if key not in self._kept:
-            generator = np.random.default_rng([self._root, n, 2 + sample])
+            generator = np.random.default_rng([self._root, n, 2])
             half = generator.integers(n, size=(n, (self.resamples + 1) // 2))
             self._kept[key] = np.concatenate((half, n - 1 - half), axis=1)[:, : self.resamples]
         return self._kept[key]
 
-    def middle(self, n: int, sample: int = 0) -> NDArray[np.intp]:
+    def middle(self, n: int) -> NDArray[np.intp]:
         """Return the middle half of each resample of n sorted values, ``(n − 2⌊n/4⌋, R)``.
 
         What is drawn from sorted values is sorted when its indices are: they are sorted once, and no resample is.
         """
-        key = ("middle", n, sample)
+        key = ("middle", n)
         if key not in self._kept:
             cut = n // 4
-            self._kept[key] = np.ascontiguousarray(np.sort(self.seeds(n, sample), axis=0)[cut : n - cut])
-        return self._kept[key]
-
-    def counts(self, n: int, sample: int = 0) -> NDArray[np.float64]:
-        """Return how often each resample takes each of n seeds, ``(R, n)``."""
-        key = ("counts", n, sample)
-        if key not in self._kept:
-            places = self.seeds(n, sample) + n * np.arange(self.resamples)
-            counts = np.bincount(places.ravel(), minlength=n * self.resamples)
-            self._kept[key] = counts.reshape(self.resamples, n).astype(float)
+            self._kept[key] = np.ascontiguousarray(np.sort(self.seeds(n), axis=0)[cut : n - cut])
         return self._kept[key]
 
 

@@ -132,7 +132,7 @@ def time_ratios(cells: Cells, tuning: Tuning, times: Reached, timed: StepTimes, 
                 continue
             a, b = (place.pick(times.steps, side)[:, 0] for side in sides if side is not None)
             both = ~(np.isnan(a) | np.isnan(b))
-            steps = time_ratio(a[both], b[both], True, draws)
+            steps = time_ratio(a[both], b[both], draws)
             rounds = [timed.get((panel, name)) for name in (arm, baseline)]
             step = UNKNOWN if rounds[0] is None or rounds[1] is None else step_time_ratio(rounds[0], rounds[1])
             low, high = (

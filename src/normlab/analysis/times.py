@@ -68,7 +68,7 @@ def median(times: Numbers) -> float:
     return float(np.median(times)) if len(times) else np.nan
 
 
-def time_ratio(arm: Numbers, baseline: Numbers, paired: bool, draws: Draws) -> Estimate:
+def time_ratio(arm: Numbers, baseline: Numbers, draws: Draws) -> Estimate:
     """Return the ratio of two arms' median times, with its percentile-bootstrap interval.
 
     NaN where half of an arm never reaches the target: then the shares that do tell more.
@@ -84,8 +84,7 @@ def time_ratio(arm: Numbers, baseline: Numbers, paired: bool, draws: Draws) -> E
         return UNKNOWN
     if min(len(arm), len(baseline)) < 2 or not draws.resamples:
         return Estimate(ours / theirs, np.nan, np.nan)
-    a = np.median(arm[draws.seeds(len(arm))], axis=0)
-    b = np.median(baseline[draws.seeds(len(baseline), sample=0 if paired else 1)], axis=0)
+    a, b = (np.median(values[draws.seeds(len(arm))], axis=0) for values in (arm, baseline))
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = percentiles(a / b)
     return Estimate(ours / theirs, max(low, 0.0), high)

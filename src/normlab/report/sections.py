@@ -49,7 +49,7 @@ def compared(study: Study) -> Section:
         "effect": effect_text,
         "p (corrected)": lambda row: num(row["p_adjusted"], 2),
     }
-    columns |= {"p": lambda row: num(row["p"], 2), "look": "look"}
+    columns["look"] = "look"
     if frame["new_table_p_adjusted"].notna().any():
         columns["p, new tables"] = lambda row: num(row["new_table_p_adjusted"], 2)
     if design.margin is not None:
@@ -166,8 +166,8 @@ def best(study: Study) -> Section:
     words = [
         "Interquartile means over the reported replicates, the first with its 95 % percentile-bootstrap interval; "
         "none is given where more than a quarter of the runs diverged. Values are means over the last tenth of the "
-        "epochs; best is the best epoch, which flatters. Untrained: the final training loss is not 10 % below that "
-        "of the best constant predictor. Runs, failed and stopped are of all settings and seeds."
+        "epochs; best is the best epoch, which flatters. Untrained runs ended with a training loss that is not "
+        "10 % below that of the best constant predictor. Runs, failed and stopped: of all settings and seeds."
     ]
     tables = [Table("arms", "arms at their chosen settings", frame, table)]
     return Section("arms", "Best configuration per arm", words, (), tables)
@@ -190,7 +190,7 @@ def curves(study: Study) -> Section:
                 pictures.append(curve_picture(study, panel, number, kind, x, values))
     words = [
         "Arms at their best settings: the line is the median over the reported seeds, the band the middle half; "
-        "from where a run diverged it counts as the worst value. Seconds are those of the optimizer's steps alone."
+        "from where a run diverged it counts as the worst value."
     ]
     return Section("curves", "Learning curves", [*words, *left_out(study.found.arms)], pictures)
 
