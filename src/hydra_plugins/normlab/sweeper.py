@@ -188,11 +188,13 @@ class NormlabSweeper(BasicSweeper):
     def planned(self, composer: Composer) -> "Iterator[PlannedRun]":
         """Yield the jobs, as they are planned to be trained."""
         from normlab.report.plan import PlannedRun
+        from normlab.training.build import is_generated
 
         for number, job in enumerate(self.jobs):
             composed = composer.compose(job, number)
             with environment_of(composed):
-                yield PlannedRun.of(composed, composer.task(job, composed))
+                task = composer.task(job, composed)
+                yield PlannedRun.of(composed, task, task.replicate == "data" and is_generated(task.data))
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: :meth:`check` has composed every job."""

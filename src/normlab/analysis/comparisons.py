@@ -24,7 +24,7 @@ from normlab.analysis.comparing import (
     verdict,
 )
 from normlab.analysis.design import DATA_SEED, Metric
-from normlab.analysis.history import History
+from normlab.analysis.history import History, comparison_key
 from normlab.analysis.interaction import interaction
 from normlab.analysis.power import detectable_shift
 from normlab.analysis.tuning import Tuning
@@ -68,7 +68,7 @@ def of_metric(cells: Cells, tuning: Tuning, metric: Metric, history: History | N
         for arm, baseline in cells.design.comparisons:
             if arm not in present:
                 continue
-            key = (cells.design.compare, arm, baseline, name)
+            key = comparison_key(cells.design.compare, arm, baseline, name)
             row = {**NOTHING, **about, "panel": name, "arm": arm, "baseline": baseline, "metric": metric.name}
             row |= {"question": metric.question, "direction": metric.direction, "scope": place.scope, "key": key}
             row |= {

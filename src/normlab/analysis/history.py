@@ -13,6 +13,11 @@ Key = tuple[str, ...]
 Seeds = tuple[int, ...]
 
 
+def comparison_key(compare: str, arm: str, baseline: str, place: str) -> Key:
+    """Return the key of a comparison, the same whichever of the arms is the baseline."""
+    return (compare, *sorted((arm, baseline)), place)
+
+
 @dataclass
 class History:
     """The verdicts that a folder's runs have had so far.

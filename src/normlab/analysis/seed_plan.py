@@ -10,7 +10,7 @@ from normlab.analysis.cells import Cells, cells_of, split
 from normlab.analysis.comparing import ALPHA, sides_of
 from normlab.analysis.comparisons import places_of
 from normlab.analysis.design import Design, Scope
-from normlab.analysis.history import History
+from normlab.analysis.history import History, comparison_key
 from normlab.analysis.power import detectable_shift
 from normlab.analysis.tuning import Tuning, tuned
 
@@ -89,7 +89,7 @@ def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[
             )
             seeds = tuple(cells.seeds[k] for k in np.flatnonzero(both.all(axis=1)))
             if seeds:
-                found[cells.design.compare, arm, baseline, name] = seeds
+                found[comparison_key(cells.design.compare, arm, baseline, name)] = seeds
     return found
 
 

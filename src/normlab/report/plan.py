@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.analysis.arms import SEED
-from normlab.analysis.design import Design, Metric, Scope, design_of
+from normlab.analysis.design import Design, Metric, design_of
 from normlab.analysis.seed_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 from normlab.config import ConfigError
 from normlab.records.folder import plain
@@ -26,30 +26,30 @@ NAMES = {"optimizer.lr": "the learning rate"}
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a sweep that has not been trained: its configuration as written and resolved, and its folder."""
+    """A run of a sweep that has not been trained.
+
+    Attributes:
+        written: its configuration as written.
+        result: a record with its resolved configuration.
+        folder: where it will be.
+    """
 
     written: DictConfig
     result: Result
     folder: Path
 
-    @property
-    def scope(self) -> Scope:
-        """What differs between this run and its replicates; datasets are built to find out."""
-        if self.result.config.get("replicate") != "data":
-            return Scope.SEED
-        from normlab.training.build import is_generated
-
-        try:
-            return Scope.DRAW if is_generated(self.result.config["data"]) else Scope.SPLIT
-        except Exception:  # the dry run of the training says why this dataset cannot be built
-            return Scope.SPLIT
-
     @classmethod
-    def of(cls, composed: DictConfig, task: DictConfig) -> "PlannedRun":
-        """Return a job, given its configuration with Hydra's part and without it."""
+    def of(cls, composed: DictConfig, task: DictConfig, generated: bool) -> "PlannedRun":
+        """Return a job.
+
+        Args:
+            composed, task: its configuration with Hydra's part and without it.
+            generated: whether its samples are drawn from a seed.
+        """
         hydra = composed.hydra
         choices, words = group_choices(hydra.runtime.choices), list(hydra.overrides.task)
         result = Result("", Status.FINISHED, plain(task), choices, words, Objective("", "", 0.0))
+        result.data["generated"] = generated
         return cls(task, result, Path(hydra.runtime.output_dir))
 
 
@@ -71,10 +71,10 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
         return [*tasks, *(read_written(record.folder) for record in earlier)]
 
     factors = find_factors(results, written)
-    scopes = [*(run.scope for run in runs), *(scope_of(record.result) for record in earlier)]
     frame = factors.settings.assign(
-        **{SEED: seed_column(results)}, validation=0.0, outcome=0.0, status=Status.FINISHED.value, scope=scopes
+        **{SEED: seed_column(results)}, validation=0.0, outcome=0.0, status=Status.FINISHED.value
     )
+    frame["scope"] = [scope_of(result).value for result in results]
     metric, config = Metric("outcome", "min"), runs[0].result.config
     baseline, pairs = config.get("baseline"), bool(config.get("pairs"))
     try:

@@ -165,9 +165,9 @@ def best(study: Study) -> Section:
     )
     words = [
         "Interquartile means over the reported replicates, the first with its 95 % percentile-bootstrap interval; "
-        "none is given where more than a quarter of the runs diverged. Values are means over the last tenth of the "
-        "epochs; best is the best epoch, which flatters. Untrained runs ended with a training loss that is not "
-        "10 % below that of the best constant predictor. Runs, failed and stopped: of all settings and seeds."
+        "none is given where more than a quarter of the runs diverged. Values are means over the last tenth of "
+        "the epochs; best is the best epoch, which flatters. Untrained: the final training loss is not 10 % below "
+        "that of the best constant predictor. Runs, failed and stopped: of all settings and seeds."
     ]
     tables = [Table("arms", "arms at their chosen settings", frame, table)]
     return Section("arms", "Best configuration per arm", words, (), tables)

@@ -65,16 +65,24 @@ def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
     return data
 
 
-def is_generated(data: Mapping[str, Any]) -> bool:
-    """Return whether a dataset's samples are drawn from its seed, given its plain configuration."""
-    return _is_generated(json.dumps({key: value for key, value in data.items() if key != "seed"}, sort_keys=True))
+def is_generated(data: DictConfig) -> bool:
+    """Return whether a dataset's samples are drawn from its seed; False for one that cannot be built.
+
+    The dry run of the training tells why a dataset cannot be built.
+    """
+    plain = OmegaConf.to_container(data, resolve=True)
+    assert isinstance(plain, dict)
+    return _is_generated(json.dumps({key: value for key, value in plain.items() if key != "seed"}, sort_keys=True))
 
 
 @lru_cache(maxsize=32)
 def _is_generated(data: str) -> bool:
     """Build a dataset, and return whether its samples are drawn from its seed."""
-    dataset: InMemoryData = make(OmegaConf.create(json.loads(data)))
-    return dataset.generated
+    try:
+        dataset: InMemoryData = make(OmegaConf.create(json.loads(data)))
+        return dataset.generated
+    except (ConfigError, OSError, ValueError):
+        return False
 
 
 def data_seed(config: DictConfig) -> int:
