@@ -63,8 +63,10 @@ def report(asked: argparse.Namespace) -> None:
 
     out, options = page_folder(asked), {name: getattr(asked, name) for name in OPTIONS}
     one = asked.paths[0] if len(asked.paths) == 1 else None
-    typed = Asked.of_sweep(one) if one else Asked()
+    typed = Asked.of_runs(records, one)
     given = {name: value for name, value in options.items() if value is not None}
+    if "compare" in given:  # the arms are others then
+        typed = replace(typed, baseline=None)
     history = read_history(one, records) if one else History(declared_maximum(records))
     found = study(
         records, replace(typed, **(given | {"target": target_of(asked.target) or typed.target})), history=history

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
+from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Metric, design_of
 from normlab.analysis.findings import Findings, find
 from normlab.analysis.history import History
 from normlab.config import ConfigError, direction_of
@@ -23,7 +22,7 @@ CLASSES = ("loss", "acc")
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of a report; None is what the runs were started with, or else the default.
+    """The options of a report; None is the default.
 
     Attributes:
         compare: the key whose settings are compared.
@@ -39,18 +38,24 @@ class Asked:
     metric: str | None = None
     target: float | str | None = None
     margin: float | None = None
-    pairs: bool | None = None
+    pairs: bool = False
 
     @classmethod
-    def of_sweep(cls, folder: Path) -> "Asked":
-        """Return the options that a sweep was last started with, which need not have trained any run again."""
-        typed = load(folder / SWEEP_CONFIG, dict)
+    def of_runs(cls, records: Sequence[Record], folder: Path | None = None) -> "Asked":
+        """Return the options that runs were started with.
+
+        Args:
+            records: of the runs; those of the run that started last count.
+            folder: of a sweep, whose last command counts instead: it need not have trained any run again.
+        """
+        latest = max(records, key=lambda record: record.result.started).result.config
+        typed = (load(folder / SWEEP_CONFIG, dict) if folder else {}) or latest
         baseline = typed.get("baseline")
         return cls(
             baseline=None if baseline is None else str(baseline),
             target=typed.get("target"),
             margin=typed.get("margin"),
-            pairs=typed.get("pairs"),
+            pairs=bool(typed.get("pairs")),
         )
 
 
@@ -97,16 +102,19 @@ def study(
     }
     runs = sweep.runs.assign(**columns)
     try:
-        design = given_design(runs, sweep, records, asked, metrics, choice)
-        curves = timed_curves(sweep)
-        found = find(
+        design = design_of(
             runs,
-            curves,
-            design,
-            np.random.default_rng(0),
-            given_target(records, asked),
-            history=history,
+            sweep.keys,
+            metrics,
+            choice,
+            asked.compare,
+            asked.baseline,
+            sweep.untyped,
+            asked.pairs,
+            asked.margin,
         )
+        curves = timed_curves(sweep)
+        found = find(runs, curves, design, np.random.default_rng(0), asked.target, history=history)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Study(records, with_times(sweep, found.times, curves), runs, curves, found)
@@ -149,37 +157,6 @@ def direction_of_name(metric: str, sweep: Overview) -> str:
     if name == sweep.metric.partition("/")[2]:
         return sweep.direction
     return direction_of(f"val/{name}", None, "--metric")
-
-
-def given_design(
-    runs: pd.DataFrame,
-    sweep: Overview,
-    records: Sequence[Record],
-    asked: Asked,
-    metrics: Sequence[Metric],
-    choice: Metric,
-) -> Design:
-    """Return the design, by the options of the report, or else those that the runs were started with."""
-    baseline, recorded = asked.baseline, given(records, "baseline")
-    if baseline is None and asked.compare is None and recorded is not None:
-        baseline = str(recorded)
-    margin = asked.margin if asked.margin is not None else given(records, "margin")
-    pairs = asked.pairs if asked.pairs is not None else bool(given(records, "pairs"))
-    return design_of(runs, sweep.keys, metrics, choice, asked.compare, baseline, sweep.untyped, pairs, margin)
-
-
-def given(records: Sequence[Record], key: str) -> Any:
-    """Return the value of a key that changes no run, of the run that started last and has one."""
-    started = sorted(records, key=lambda record: record.result.started, reverse=True)
-    return next((value for record in started if (value := record.result.config.get(key)) is not None), None)
-
-
-def given_target(records: Sequence[Record], asked: Asked) -> float | str | None:
-    """Return the target that was asked for, here or when the runs were trained."""
-    if asked.target is not None:
-        return asked.target
-    targets = {float(target) for r in records if (target := r.result.config.get("target")) is not None}
-    return targets.pop() if len(targets) == 1 else None
 
 
 def timed_curves(sweep: Overview) -> pd.DataFrame:
