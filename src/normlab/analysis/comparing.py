@@ -90,7 +90,7 @@ def replicate_effects(effect: str, arm: Numbers, baseline: Numbers) -> tuple[Num
         arm, baseline: values, ``(N, P)``; NaN where they are not known.
     """
     both = np.flatnonzero(~(np.isnan(arm) | np.isnan(baseline)).any(axis=1))
-    values = paired_effects(effect, arm[both].ravel(), baseline[both].ravel()).reshape(len(both), -1)
+    values = paired_effects(effect, arm[both].ravel(), baseline[both].ravel()).reshape(len(both), arm.shape[1])
     return (values[:, 0] if values.shape[1] == 1 else mean_over_splits(values)), both
 
 
