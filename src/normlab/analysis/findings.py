@@ -10,6 +10,7 @@ from normlab.analysis.cautions import cautions, disagreements
 from normlab.analysis.cells import Cells, cells_of
 from normlab.analysis.comparisons import comparisons_of, interactions_of
 from normlab.analysis.design import Design
+from normlab.analysis.fixed_steps import at_fixed_steps
 from normlab.analysis.history import History
 from normlab.analysis.reaching import reached
 from normlab.analysis.resampling import RESAMPLES, Draws
@@ -31,6 +32,7 @@ class Findings:
         interactions: a row per pair of panels and arm with its baseline; see ``interactions_of``.
         targets: a row per panel: the value that the times are counted to.
         times: a row per run: its ``target``, and the ``steps`` and ``seconds`` to it.
+        fixed_steps: the training loss in evaluation mode after equally many steps; see ``at_fixed_steps``.
         time_ratios: a row per panel, and arm with its baseline.
         ranges: a row per arm and tuned key: the settings that are nearly as good as the best.
         batch_sizes: a row per arm where the batch size varies: how much it matters.
@@ -47,6 +49,7 @@ class Findings:
     interactions: pd.DataFrame
     targets: pd.DataFrame
     times: pd.DataFrame
+    fixed_steps: pd.DataFrame
     time_ratios: pd.DataFrame
     ranges: pd.DataFrame
     batch_sizes: pd.DataFrame
@@ -63,6 +66,7 @@ def find(
     resamples: int = RESAMPLES,
     history: History | None = None,
     timed: StepTimes | None = None,
+    train_curves: pd.DataFrame | None = None,
 ) -> Findings:
     """Analyse a sweep.
 
@@ -79,6 +83,7 @@ def find(
         resamples: of the intervals of interquartile means and of time ratios; 0 leaves them out.
         history: the earlier verdicts of the folder; changed by this one. Without it p is not multiplied for
             looks.
+        train_curves: of the training loss in evaluation mode, likewise.
         timed: seconds per step of each arm of a panel, where arms were timed in turn.
 
     Raises:
@@ -101,6 +106,7 @@ def find(
         interactions_of(cells, tuning),
         times.targets,
         times.runs,
+        at_fixed_steps(runs.index, cells, tuning, curves.iloc[:0] if train_curves is None else train_curves),
         tables.time_ratios(cells, tuning, times, timed or {}, draws),
         tables.ranges(cells, tuning),
         tables.batch_sizes(arms, design),

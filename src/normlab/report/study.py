@@ -114,7 +114,16 @@ def study(
             asked.margin,
         )
         curves = timed_curves(sweep)
-        found = find(runs, curves, design, np.random.default_rng(0), asked.target, history=history)
+        train_curves = sweep.curves[sweep.curves["metric"] == "train_eval/loss"]
+        found = find(
+            runs,
+            curves,
+            design,
+            np.random.default_rng(0),
+            asked.target,
+            history=history,
+            train_curves=train_curves,
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Study(records, with_times(sweep, found.times, curves), runs, curves, found)
