@@ -194,7 +194,7 @@ class NormlabSweeper(BasicSweeper):
             composed = composer.compose(job, number)
             with environment_of(composed):
                 task = composer.task(job, composed)
-                yield PlannedRun.of(composed, task, task.replicate == "data" and is_generated(task.data))
+                yield PlannedRun.of(composed, task, is_generated(task.data))
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: :meth:`check` has composed every job."""

@@ -176,8 +176,8 @@ def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> I
     for row in comparisons:
         if row["question"] != GENERALIZATION or np.isnan(row["p_adjusted"]):
             continue
-        choice, kind = cells.design.choice, row["metric"].partition("/")[2]
-        if choice.name.partition("/")[2] != kind:
+        choice = cells.design.choice
+        if row["metric"].replace("test/", "val/") != choice.name:
             continue
         for table, what in (("validation", "validation at the end"), ("best", "the best epoch of validation")):
             found = other_answer(cells, tuning, row, Metric(table, choice.direction))

@@ -28,7 +28,7 @@ def at_fixed_steps(runs: pd.Index, cells: Cells, tuning: Tuning, curves: pd.Data
 
     Returns:
         A row per panel, share of the steps, and arm with its baseline: ``step``, the medians of ``arm_loss`` and
-        ``baseline_loss``, ``replicates``, and the paired ``effect`` (ratio or difference) with its ``estimate``, the
+        ``baseline_loss``, ``replicates``, and the paired ``effect`` (ratio or difference): ``estimate``, the
         Hodges–Lehmann estimate with its 95 % interval.
     """
     columns = [*cells.design.panels, "panel", "share", "step", "arm", "baseline", "arm_loss", "baseline_loss"]

@@ -17,7 +17,7 @@ from normlab.records.hparams import group_choices
 from normlab.records.result import Objective, Result, Status
 from normlab.records.sweep import Record, read_sweep, read_written
 from normlab.report.factors import find_factors
-from normlab.report.overview import scope_of, seed_column
+from normlab.report.overview import scopes_of, seed_column
 from normlab.report.tables import short_names
 from normlab.report.verdicts import read_history
 
@@ -74,7 +74,7 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     frame = factors.settings.assign(
         **{SEED: seed_column(results)}, validation=0.0, outcome=0.0, status=Status.FINISHED.value
     )
-    frame["scope"] = [scope_of(result).value for result in results]
+    frame["scope"] = scopes_of(results)
     metric, config = Metric("outcome", "min"), runs[0].result.config
     baseline, pairs = config.get("baseline"), bool(config.get("pairs"))
     try:

@@ -148,16 +148,13 @@ def metrics_of(sweep: Overview, records: Sequence[Record], asked: str | None) ->
             raise ConfigError(f"--metric {asked}: no run has it; there are {', '.join(there) or 'none'}")
         return [Metric(asked, direction_of_name(asked, sweep))]
     name = sweep.metric.partition("/")[2]
-    split = (
-        "test" if any(of.startswith("test/") for of in finals) or not finals else sweep.metric.partition("/")[0]
-    )
-    names = [
-        name,
-        *(other for other in CLASSES if name in CLASSES and f"{split}/{other}" in known - {f"{split}/{name}"}),
-    ]
-    found = [Metric(f"{split}/{of}", direction_of_name(f"{split}/{of}", sweep), GENERALIZATION) for of in names]
-    trained = [Metric("train_eval/loss", "min", OPTIMIZATION)] if "train_eval/loss" in finals else []
-    return [*found, *trained]
+    names = [name, *(other for other in CLASSES if name in CLASSES and other != name)]
+    splits = [split for split in ("test", "val") if f"{split}/{name}" in known][:1]
+    tested = [f"{split}/{of}" for split in splits for of in names if f"{split}/{of}" in known]
+    found = [Metric(metric, direction_of_name(metric, sweep), GENERALIZATION) for metric in tested]
+    if "train_eval/loss" in finals:
+        found.append(Metric("train_eval/loss", "min", OPTIMIZATION))
+    return found or [Metric(sweep.metric, sweep.direction)]
 
 
 def direction_of_name(metric: str, sweep: Overview) -> str:
