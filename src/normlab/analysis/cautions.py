@@ -22,8 +22,9 @@ from normlab.analysis.comparisons import replicates_needed
 from normlab.analysis.coverage import coverage_of
 from normlab.analysis.design import GENERALIZATION, Metric, Scope
 from normlab.analysis.history import History
-from normlab.analysis.pseudomedian import paired_test
+from normlab.analysis.pseudomedian import Interval, shift_estimate
 from normlab.analysis.reaching import BASELINE, GIVEN, Reached
+from normlab.analysis.signed_rank import signed_rank
 from normlab.analysis.tuning import Tuning, edges
 from normlab.analysis.words import counted, number, p_value
 
@@ -204,9 +205,10 @@ def other_answer(cells: Cells, tuning: Tuning, row: Row, metric: Metric) -> tupl
     effects, _ = replicate_effects(effect_of(metric, arm, baseline), arm, baseline)
     if not len(effects):
         return None
-    test = paired_test(effects)
-    side = float(np.sign(test.shift.value)) * metric.sign if not np.isnan(test.shift.value) else 0.0
-    return shown(effect_of(metric, arm, baseline), test.shift).value, test.p, side
+    shift = shift_estimate(effects)
+    side = 0.0 if np.isnan(shift) else float(np.sign(shift)) * metric.sign
+    estimate = shown(effect_of(metric, arm, baseline), Interval(shift, shift, shift)).value
+    return estimate, float(signed_rank(effects)), side
 
 
 def full_name(cells: Cells, panel: Panel, arm: str) -> str:

@@ -95,12 +95,19 @@ def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
     Hodges and Lehmann (1963), Estimates of location based on rank tests, Ann. Math. Statist. 34.
     """
     d = known(differences)
-    if not len(d) or np.isinf(d).mean() > MOST_INFINITE:
+    value = shift_estimate(d)
+    if math.isnan(value):
         return NO_INTERVAL
     averages = np.unique(walsh_averages(d))
     low, has_low = lower_end(d, averages, (1 - level) / 2)
     high, has_high = lower_end(-d, -averages[::-1], (1 - level) / 2)
-    return Interval(hodges_lehmann(d) + 0.0, low + 0.0, 0.0 - high, has_low, has_high)  # no −0
+    return Interval(value, low + 0.0, 0.0 - high, has_low, has_high)  # no −0
+
+
+def shift_estimate(differences: ArrayLike) -> float:
+    """Return the Hodges–Lehmann estimate of differences ``(n,)``; NaN if more than 29 % of them are infinite."""
+    d = known(differences)
+    return hodges_lehmann(d) + 0.0 if len(d) and np.isinf(d).mean() <= MOST_INFINITE else math.nan  # no −0
 
 
 def walsh_averages(differences: Numbers) -> Numbers:

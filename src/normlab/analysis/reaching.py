@@ -53,19 +53,28 @@ def reached(
     curves = curves[curves["run"].isin(runs.index[known])]
     given = target if isinstance(target, float | int) else np.nan
     rule = BEST_ARM if target is None else BASELINE if target == BASELINE else GIVEN
+    if curves.empty:
+        return without_curves(runs, cells, given, rule)
     panel = pd.Series([cells.settings[row].panel for row in cells.row], index=runs.index, dtype=object)
     budget, gap = most_steps(curves, panel)
-    if rule == GIVEN or curves.empty:
+    if rule == GIVEN:
         targets = dict.fromkeys(panels_of(cells), given)
     else:
         best = best_values(runs, curves, panel.map(budget), cells)
         targets = {name: target_from(best, name, rule, cells, tuning) for name in panels_of(cells)}
     aims = panel.map(targets).astype(float)
     times = times_to(curves, aims, cells.design.choice.direction).reindex(runs.index)
-    diverged = (runs["status"] == "diverged") & aims.notna() & (not curves.empty)
+    diverged = (runs["status"] == "diverged") & aims.notna()
     times = times.mask(diverged, np.inf).where(known, np.nan)
     steps, seconds = (cells.arrange(times[name].to_numpy(dtype=float)) for name in ("steps", "seconds"))
     return Reached(table(cells, targets, rule, budget, gap), times.assign(target=aims), steps, seconds)
+
+
+def without_curves(runs: pd.DataFrame, cells: Cells, target: float, rule: str) -> Reached:
+    """Return the targets of runs of which no curve is known; no time is."""
+    times = pd.DataFrame({"steps": np.nan, "seconds": np.nan, "target": target}, index=runs.index)
+    unknown = np.full((len(cells.settings), len(cells.seeds)), np.nan)
+    return Reached(table(cells, dict.fromkeys(panels_of(cells), target), rule, {}, {}), times, unknown, unknown)
 
 
 def panels_of(cells: Cells) -> list[Panel]:
