@@ -1,7 +1,7 @@
-"""Simulations of the array functions of the next verdicts; ``simulations.py --tests`` runs them.
+"""Simulations of the tests as array functions, of paired differences whose distribution is known.
 
-Each function takes the number of simulations and a generator, and returns tables by their titles. Differences are
-paired differences d with known distribution; their pseudomedian is 0 unless said. Rates are shares of simulations.
+Each function takes the number of simulations and a generator, and returns tables by their titles. The pseudomedian
+of the differences is 0 unless said.
 """
 
 from collections.abc import Callable
@@ -9,23 +9,20 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import integrate, optimize, special, stats
+from scipy import integrate, optimize, special
+from simulation_tables import Tables
 
-from normlab.analysis.corrected_t import corrected_t, corrected_t_detectable
+from normlab.analysis.comparing import ALPHA
 from normlab.analysis.equivalence import equivalence_p
 from normlab.analysis.looks import look_level, obrien_fleming
-from normlab.analysis.outcomes import final_mean
 from normlab.analysis.power import detectable_shift, replicates_for
 from normlab.analysis.pseudomedian import pseudomedian
 from normlab.analysis.signed_rank import LESS, signed_rank
-from normlab.analysis.significance import sign_flip
 
 Numbers = NDArray[np.float64]
-Table = dict[str, dict[str, float]]
-Tables = dict[str, Table]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Numbers]
-ALPHA = 0.05
 LOOKS = range(8, 41, 4)
+PSEUDOMEDIAN = "log-normal – normal, pseudomedian 0"
 NORMAL_SD = 0.5
 """Standard deviation of the normal runs that are compared with log-normal ones."""
 
@@ -65,6 +62,13 @@ def lognormal_minus_normal(center: float) -> Draw:
     )
 
 
+def mixtures() -> dict[str, Draw]:
+    """Return samplers of a log-normal minus a normal run that have equal means, medians, or pseudomedian 0."""
+    centers = {"means": float(np.exp(0.5)), "medians": 1.0}
+    equal = {f"log-normal – normal, equal {name}": lognormal_minus_normal(at) for name, at in centers.items()}
+    return equal | {PSEUDOMEDIAN: lognormal_minus_normal(mixed_pseudomedian())}
+
+
 SYMMETRIC: dict[str, tuple[Draw, float]] = {
     "normal": (lambda g, shape: g.normal(size=shape), 1.0),
     "of skewed runs": (
@@ -82,21 +86,6 @@ SKEWED: dict[str, tuple[Draw, float]] = {
 KINDS = SYMMETRIC | SKEWED
 
 
-def epochs(size: int, generator: np.random.Generator) -> Tables:
-    """Compare arms with equal expectations and epoch noise 0.25 and 0.5 by two outcomes of 100 epochs, sd 0.3."""
-    minimum: dict[str, float] = {}
-    last: dict[str, float] = {}
-    for n in (8, 12, 24):
-        noise = np.array([0.25, 0.5])[:, None, None] * generator.normal(size=(size, 2, n, 100))
-        curves = noise + 0.3 * generator.normal(size=(size, 2, n, 1))
-        for rates, outcome in (
-            (minimum, curves.min(axis=-1)),
-            (last, final_mean(curves, np.full((size, 2, n), 100))),
-        ):
-            rates[f"n = {n}"] = declared(outcome[:, 0] - outcome[:, 1])
-    return {"equal arms, one with noisier epochs: declared": {"minimum": minimum, "last 10 %": last}}
-
-
 def declared(differences: Numbers, level: float = ALPHA) -> float:
     """Return the share of samples ``(N, n)`` in which the signed-rank test declares a difference."""
     return float((signed_rank(differences) <= level).mean())
@@ -104,24 +93,12 @@ def declared(differences: Numbers, level: float = ALPHA) -> float:
 
 def shapes(size: int, generator: np.random.Generator) -> Tables:
     """Test differences of several shapes with pseudomedian 0, and log-normal against normal runs."""
-    mixtures = {
-        "equal means": lognormal_minus_normal(float(np.exp(0.5))),
-        "equal medians": lognormal_minus_normal(1.0),
-        "pseudomedian 0": lognormal_minus_normal(mixed_pseudomedian()),
+    draws = {kind: draw for kind, (draw, _) in KINDS.items()}
+    table = {
+        kind: {f"n = {n}": declared(draw(generator, (size, n))) for n in (8, 12, 32)}
+        for kind, draw in (draws | mixtures()).items()
     }
-    rates: Tables = {"pseudomedian 0: declared by the signed-rank test": {}}
-    for kind, (draw, _) in KINDS.items():
-        rates["pseudomedian 0: declared by the signed-rank test"][kind] = {
-            f"n = {n}": declared(draw(generator, (size, n))) for n in (8, 16, 32)
-        }
-    for name, draw in mixtures.items():
-        for n in (8, 16, 32):
-            d = draw(generator, (size, n))
-            flips = np.mean([sign_flip(row, generator) <= ALPHA for row in d[: size // 2]])
-            for test, rate in (("signed-rank test", declared(d)), ("sign-flip test", float(flips))):
-                title = f"log-normal against normal runs: declared by the {test}"
-                rates.setdefault(title, {}).setdefault(name, {})[f"n = {n}"] = rate
-    return rates
+    return {"declared by the signed-rank test": table}
 
 
 def looks(size: int, generator: np.random.Generator) -> Tables:
@@ -201,80 +178,4 @@ def equivalent(size: int, generator: np.random.Generator) -> Tables:
             ):
                 rate = float((p <= ALPHA).mean())
                 tables.setdefault(title, {}).setdefault(kind, {})[f"n = {n}"] = rate
-    return tables
-
-
-def overlapping_splits(
-    size: int, generator: np.random.Generator, splits: int, train: int, test: int, inputs: int = 5
-) -> Numbers:
-    """Return differences in squared test error between two learners of equal expected error, ``(size, splits)``.
-
-    The target is the sum of two groups of inputs and noise, all independent and standard normal. Least squares on
-    the first group is one learner, on the second the other. Exchanging the groups leaves the law of a table and of
-    its random splits the same and turns the difference around: it is symmetric about 0, whatever the splits share.
-    On one table either learner may be ahead, and on all of its splits at once.
-    """
-    rows = train + test
-    x = generator.normal(size=(size, rows, 2 * inputs))
-    y = x.sum(axis=-1) + generator.normal(size=(size, rows))
-    found = np.empty((size, splits))
-    for split in range(splits):
-        order = generator.permuted(np.tile(np.arange(rows), (size, 1)), axis=1)
-        xs, ys = np.take_along_axis(x, order[..., None], axis=1), np.take_along_axis(y, order, axis=1)
-        errors = [test_error(xs[..., group], ys, train) for group in (slice(inputs), slice(inputs, None))]
-        found[:, split] = errors[0] - errors[1]
-    return found
-
-
-def test_error(x: Numbers, y: Numbers, train: int) -> Numbers:
-    """Return the mean squared error of least squares on the rows after the first, ``(N,)``."""
-    past, target = x[:, :train], y[:, :train, None]
-    weights = np.linalg.solve(past.transpose(0, 2, 1) @ past, past.transpose(0, 2, 1) @ target)
-    return np.asarray((((x[:, train:] @ weights)[..., 0] - y[:, train:]) ** 2).mean(axis=1))
-
-
-def splits(size: int, generator: np.random.Generator) -> Tables:
-    """Measure how often equal learners differ on splits of one table of 100 rows, and list what can be found."""
-    rates: Table = {}
-    for train, test in ((75, 25), (90, 10)):
-        for count in (12, 24, 100):
-            d = overlapping_splits(size, generator, count, train, test)
-            for name, p in (
-                ("corrected t", np.array([corrected_t(row, train, test).p for row in d])),
-                ("t test", stats.ttest_1samp(d, 0, axis=1).pvalue),
-                ("signed-rank", signed_rank(d)),
-            ):
-                rates.setdefault(f"{name}, {train}/{test}", {})[f"J = {count}"] = float((p <= ALPHA).mean())
-    found = {
-        f"{train} to {test} rows": {
-            f"difference, J = {count}": corrected_t_detectable(count, train, test) for count in (12, 24, 100)
-        }
-        for train, test in ((60, 20), (75, 25), (80, 20), (90, 10))
-    }
-    return {
-        "equal learners on J splits of one table: declared": rates,
-        "difference in sd that the corrected t finds with 80 % power": found,
-    }
-
-
-SIMULATIONS: dict[str, tuple[Callable[[int, np.random.Generator], Tables], float]] = {
-    "epochs": (epochs, 0.1),
-    "shapes": (shapes, 1.0),
-    "looks": (looks, 1.0),
-    "coverage": (coverage, 1.0),
-    "power": (power, 1.0),
-    "equivalence": (equivalent, 1.0),
-    "splits": (splits, 0.5),
-}
-"""Each simulation by its name, and its size as a share of ``--simulations``."""
-
-
-def simulate_tests(names: list[str], simulations: int, seed: int) -> Tables:
-    """Return the tables of some simulations; each draws from a generator of its own."""
-    tables: Tables = {}
-    for name in names:
-        run, share = SIMULATIONS[name]
-        tables |= run(
-            max(1, int(simulations * share)), np.random.default_rng([seed, list(SIMULATIONS).index(name)])
-        )
     return tables

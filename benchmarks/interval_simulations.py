@@ -1,0 +1,99 @@
+"""Coverage of the intervals that describe arms: of interquartile means, shares, and ratios of median times.
+
+Runs are normal, skewed (log-normal), heavy-tailed (Student's t with 3 degrees of freedom), or normal of which one
+in ten diverges. Runs of one replicate are correlated (0.5 before they are made skewed or heavy-tailed).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import integrate, special, stats
+from simulation_tables import Tables
+
+from normlab.analysis.estimates import mean, share
+from normlab.analysis.resampling import Draws
+from normlab.analysis.times import time_ratio
+
+Numbers = NDArray[np.float64]
+SAME = 0.5
+"""How far the runs of one replicate are correlated, as normal numbers."""
+FEW, MANY = (2, 3, 4, 5, 6, 7), (8, 32)
+SHIFT, SPREAD, STEPS, EVERY = 0.5, 0.4, 304.0, 10.0
+"""How far arms are apart when times are simulated, the spread and middle of times, and the steps between
+evaluations."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A distribution of runs, as a function of standard normal numbers."""
+
+    of: Callable[[Numbers], Numbers]
+
+    def draw(self, generator: np.random.Generator, size: tuple[int, ...]) -> Numbers:
+        """Return runs whose last axis are replicates, ``size``; those of one replicate are correlated."""
+        shared = generator.normal(size=size[-1])
+        return self.of(np.sqrt(SAME) * shared + np.sqrt(1 - SAME) * generator.normal(size=size))
+
+    def iqm(self) -> float:
+        """Return the true interquartile mean, ``2 ∫ q(u) du`` between the quartiles."""
+        return float(2 * integrate.quad(lambda u: self.of(special.ndtri(u)), 0.25, 0.75)[0])
+
+
+RUNS = {
+    "normal": Runs(lambda z: z),
+    "skewed": Runs(np.exp),
+    "heavy-tailed": Runs(lambda z: special.stdtrit(3, special.ndtr(z))),
+    "diverging": Runs(lambda z: np.where(z < special.ndtri(0.9), z, np.inf)),
+}
+PLAIN = ("normal", "skewed", "heavy-tailed")
+
+
+def descriptions(size: int, generator: np.random.Generator) -> Tables:
+    """Measure the coverage of all intervals that describe."""
+    means, times = "coverage of the 95 % interval: {}".format, "ratio of median times"
+    tables: Tables = {means("interquartile mean"): {}, means(times): {}}
+    for kind, runs in RUNS.items():
+        for n in (*(FEW if kind in PLAIN else ()), *MANY):
+            tables[means("interquartile mean")].setdefault(kind, {})[f"n = {n}"] = of_mean(
+                runs, n, size, generator
+            )
+        for n in MANY:
+            tables[means(times)].setdefault(kind, {})[f"n = {n}"] = of_times(runs, n, size, generator)
+    return tables | {means("share"): {f"n = {n}": of_share(n) for n in MANY}}
+
+
+def of_mean(runs: Runs, n: int, size: int, generator: np.random.Generator) -> float:
+    """Return how often the interval of the IQM of n runs holds the truth, of those that are given."""
+    truth = runs.iqm()
+    found = [mean(runs.draw(generator, (n,)), Draws(generator)) for _ in range(size)]
+    return float(np.mean([each.low <= truth <= each.high for each in found if not np.isnan(each.low)]))
+
+
+def of_times(runs: Runs, n: int, size: int, generator: np.random.Generator) -> float:
+    """Return how often the interval of the ratio of median times of n runs holds the truth."""
+    middle = float(runs.of(np.array(0.0)))
+
+    def noticed(losses: Numbers) -> Numbers:
+        return np.ceil(STEPS * np.exp(SPREAD * losses) / EVERY) * EVERY
+
+    shift = np.array([[SHIFT], [0.0]])
+    truth = float(noticed(np.array(middle - SHIFT)) / noticed(np.array(middle)))
+    inside = []
+    for _ in range(size):
+        ours, theirs = noticed(runs.draw(generator, (2, n)) - shift)
+        found = time_ratio(ours, theirs, Draws(generator))
+        if not np.isnan(found.low):
+            inside.append(found.low - 1e-9 <= truth <= found.high + 1e-9)
+    return float(np.mean(inside))
+
+
+def of_share(n: int) -> dict[str, float]:
+    """Return how often Wilson's interval holds a share that is reached by n runs, exactly."""
+    held = {}
+    for truth in (0.5, 0.7, 0.9):
+        ends = [share(count, n) for count in range(n + 1)]
+        inside = [count for count, end in enumerate(ends) if end.low <= truth <= end.high]
+        held[f"{100 * truth:.0f} %"] = float(stats.binom.pmf(inside, n, truth).sum())
+    return held

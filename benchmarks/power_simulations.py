@@ -1,0 +1,54 @@
+"""Simulations of whole sweeps through ``find`` in which there is something to find: power, and margins."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from array_simulations import KINDS
+from simulated_sweeps import UNIT, Sweep, analyse, declared_rate, pair
+from simulation_tables import Table, Tables
+
+from normlab.analysis.comparing import ALPHA
+from normlab.analysis.findings import Findings
+from normlab.analysis.history import History
+
+PLAIN = ("normal", "skewed", "heavy-tailed")
+MARGIN = 0.05
+FOUND: dict[str, tuple[Sweep, Callable[[], History | None]]] = {
+    "not tuned": (Sweep((1, 1), 12), lambda: None),
+    "max_replicates=12": (Sweep((1, 1), 12), lambda: History(12)),
+    "first look": (Sweep((1, 1), 12), History),
+    "best of 8 equal rates": (Sweep((8, 8), 18), lambda: None),
+    "best of 5 that matter": (Sweep((5, 5), 18, steep=True), lambda: None),
+}
+"""Sweeps of two arms in which 12 replicates report, with the history of the folder."""
+
+
+def power(size: int, generator: np.random.Generator) -> Tables:
+    """Measure how often a difference between two arms is declared with 12 independent replicates."""
+    table: Table = {}
+    for kind in PLAIN:
+        for shift in (1.0, 1.5):
+            for title, (sweep, history) in FOUND.items():
+                rate = declared_rate(replace(sweep, kind=kind), size, generator, shift, history)
+                table.setdefault(f"{kind}, {shift} sd", {})[title] = rate
+    return {"12 replicates that report: declared": table}
+
+
+def margins(size: int, generator: np.random.Generator) -> Tables:
+    """Test equivalence within 5 % of arms that differ by exactly that, which is one sd, and of equal arms."""
+    table: Table = {}
+    margin = np.log1p(MARGIN) / UNIT
+    for kind, (draw, sd) in KINDS.items():
+        for n in (12, 32):
+            for title, shift in (("at the upper end", 1.0), ("at the lower end", -1.0), ("no difference", 0.0)):
+                differences = margin * (draw(generator, (size, n)) / sd + shift)
+                sweeps = map(pair, differences, generator.normal(size=(size, n)))
+                found = [equivalent(analyse(runs, generator, margin=MARGIN)) for runs in sweeps]
+                table.setdefault(f"{kind}, n = {n}", {})[title] = float(np.mean(found))
+    return {"two arms, margin 5 % = 1 sd: equivalent": table}
+
+
+def equivalent(found: Findings) -> bool:
+    """Return whether the arms are said to be equivalent."""
+    return bool(found.comparisons["equivalence_p"].iloc[0] <= ALPHA)

@@ -1,0 +1,175 @@
+"""Simulations of whole sweeps through ``find`` in which nothing is to be declared.
+
+Each function takes the number of simulations and a generator, and returns tables by their titles.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from array_simulations import KINDS, LOOKS, mixtures
+from simulated_sweeps import LOSS, Sweep, analyse, declared, declared_rate, pair, rates
+from simulation_tables import Table, Tables
+
+from normlab.analysis.comparing import ALPHA
+from normlab.analysis.design import Scope
+from normlab.analysis.findings import Findings
+from normlab.analysis.history import History
+from normlab.analysis.outcomes import final_mean
+
+
+def epochs(size: int, generator: np.random.Generator) -> Tables:
+    """Compare arms with equal expected curves and epoch noise 0.25 and 0.5, seed sd 0.3, by two outcomes."""
+    table: Table = {"best of 100 epochs": {}, "mean of the last 10": {}}
+    spread = np.array([0.25, 0.5])[:, None, None]
+    for n in (12, 24):
+        runs, budget = Sweep(seeds=n).frame(), np.full(2 * n, 100)
+        found: dict[str, list[bool]] = {outcome: [] for outcome in table}
+        for _ in range(size):
+            curves = 3.0 + spread * generator.normal(size=(2, n, 100)) + 0.3 * generator.normal(size=(2, n, 1))
+            flat = curves.reshape(2 * n, 100)
+            for outcome, values in zip(table, (flat.min(axis=-1), final_mean(flat, budget)), strict=True):
+                filled = runs.assign(validation=values, **{LOSS.name: values})
+                found[outcome].append(bool(declared(analyse(filled, generator))["declared"]))
+        for outcome, row in table.items():
+            row[f"n = {n}"] = float(np.mean(found[outcome]))
+    return {"equal expected curves, one with noisier epochs: declared": table}
+
+
+def replicates(size: int, generator: np.random.Generator) -> Tables:
+    """Compare arms that are equal on average over splits, with replicates on their own data or on one split.
+
+    The difference of a split has the standard deviation 0.5 or 1.0 in those of a seed.
+    """
+    table: Table = {}
+    for scope, title in ((Scope.DRAW, "replicate=data"), (Scope.SEED, "replicate=seed")):
+        for ratio in (0.5, 1.0):
+            for n in (12, 24):
+                of_split, of_seed, shared = (
+                    scale * generator.normal(size=(size, count))
+                    for scale, count in ((ratio, n if scope == Scope.DRAW else 1), (1.0, n), (1.0, n))
+                )
+                sweeps = map(partial(pair, scope=scope), of_split + of_seed, shared)
+                found = rates(sweeps, declared, generator)
+                table.setdefault(f"{title}, split sd {ratio}", {})[f"n = {n}"] = found["declared"]
+    return {"arms that are equal over splits: declared": table}
+
+
+def shapes(size: int, generator: np.random.Generator) -> Tables:
+    """Compare arms whose differences have several shapes; the interval is to hold the pseudomedian 0."""
+    draws = {kind: draw for kind, (draw, _) in KINDS.items()} | mixtures()
+    tables: Tables = {"declared by the whole path": {}, "coverage of the 95 % interval of the effect": {}}
+    for kind, draw in draws.items():
+        for n in (12, 32):
+            sweeps = map(pair, draw(generator, (size, n)), generator.normal(size=(size, n)))
+            found = rates(sweeps, declared_and_covered, generator)
+            for table, name in zip(tables.values(), ("declared", "covered"), strict=True):
+                if name == "declared" or kind in KINDS:
+                    table.setdefault(kind, {})[f"n = {n}"] = found[name]
+    return tables
+
+
+def declared_and_covered(found: Findings) -> dict[str, float]:
+    """Return whether a difference is declared, and whether the interval holds the ratio 1."""
+    row = found.comparisons.iloc[0]
+    return declared(found) | {"covered": bool(row["estimate_low"] <= 1.0 <= row["estimate_high"])}
+
+
+def looks(size: int, generator: np.random.Generator) -> Tables:
+    """Analyse the folder of a sweep again after 8, 12, … 40 reported replicates, by three rules."""
+    table: Table = {}
+    for title, rate_count, tuning in (("one learning rate", 1, 0), ("best of 3", 3, 4)):
+        sweep = Sweep((rate_count, rate_count), LOOKS[-1] + tuning)
+        frame, counts = sweep.frame(), [n + tuning for n in LOOKS]
+        found: dict[str, list[bool]] = {"p ≤ 5 % at any": [], "α/(k(k + 1))": [], "max_replicates=40": []}
+        for _ in range(size):
+            runs = sweep.fill(frame, generator)
+            for rule, most in (("α/(k(k + 1))", None), ("max_replicates=40", LOOKS[-1])):
+                history, p, any_declared = History(most), [], False
+                for count in counts:
+                    analysed = analyse(runs[runs["seed"] < count], generator, history=history)
+                    any_declared |= bool(declared(analysed)["declared"])
+                    p.append(float(analysed.comparisons["p_near_best"].iloc[0]))
+                found[rule].append(any_declared)
+            found["p ≤ 5 % at any"].append(min(p) <= ALPHA)
+        for rule, rows in found.items():
+            table.setdefault(rule, {})[title] = float(np.mean(rows))
+    return {"a folder with 8, 12, … 40 reported replicates: declared": table}
+
+
+IDENTICAL = {
+    "2 arms": Sweep((1, 1), 12),
+    "4 arms": Sweep((1, 1, 1, 1), 12),
+    "2 arms, 3 rates each": Sweep((3, 3), 18),
+    "2 arms, 5 rates that matter": Sweep((5, 5), 18, steep=True),
+    "4 arms, 3 rates each": Sweep((3, 3, 3, 3), 18),
+    "8 rates against 1": Sweep((1, 8), 18),
+    "8 rates that matter against 1": Sweep((1, 8), 18, steep=True),
+    "8 rates against 1, 4 arms": Sweep((1, 8, 8, 8), 18),
+    "12 against 36 seeds": Sweep((2, 2), (12, 36)),
+    "3 panels": Sweep((2, 2), 18, panels=3),
+    "3 data seeds, pooled": Sweep((1, 1), 12, splits=3),
+    "ties, loss and accuracy": Sweep((2, 2), 18, coarse=True),
+    "10 % diverge": Sweep((2, 2), 18, diverging=0.1),
+    "30 % diverge": Sweep((2, 2), 18, diverging=0.3),
+    "20 % untrained": Sweep((2, 2), 18, untrained=0.2),
+}
+"""Sweeps of arms that are the same. With 18 seeds of which 6 tune, 12 report."""
+
+
+def identical(size: int, generator: np.random.Generator) -> Tables:
+    """Compare identical arms in sweeps of many designs, in each scope, and at the first look of a folder."""
+    table: Table = {}
+    for title, sweep in IDENTICAL.items():
+        row = table.setdefault(title, {})
+        for scope in Scope:
+            if scope != Scope.SPLIT or not (sweep.steep and len(set(sweep.rates)) > 1):
+                row[f"scope {scope}"] = declared_rate(scoped(sweep, scope), size, generator)
+        row["draw, first look"] = declared_rate(sweep, size, generator, history=History)
+    kinds: Table = {}
+    for kind in ("skewed", "heavy-tailed"):
+        for title in ("2 arms, 3 rates each", "2 arms, 5 rates that matter", "8 rates against 1"):
+            kinds.setdefault(kind, {})[title] = declared_rate(
+                replace(IDENTICAL[title], kind=kind), size, generator
+            )
+    return {"identical arms: declared": table, "identical arms with other runs, scope draw: declared": kinds}
+
+
+def scoped(sweep: Sweep, scope: Scope) -> Sweep:
+    """Return a sweep with other replicates; on splits, validation and test share no luck of a run.
+
+    There each replicate chooses for itself: with such luck, an arm with more rates has more tries and is better.
+    """
+    return replace(sweep, scope=scope, luck=0.0 if scope == Scope.SPLIT else sweep.luck)
+
+
+def failures(size: int, generator: np.random.Generator) -> Tables:
+    """Test the shares of failed runs of identical arms."""
+    table: Table = {}
+    for share in (0.1, 0.3):
+        for n in (12, 32):
+            sweep = Sweep((1, 1), n, diverging=share / 2, untrained=share / 2)
+            frame = sweep.frame()
+            found = rates((sweep.fill(frame, generator) for _ in range(size)), failed_more, generator)
+            table.setdefault(f"{100 * share:.0f} % fail", {})[f"n = {n}"] = found["declared"]
+    return {"equal shares of failed runs: shares declared different": table}
+
+
+def failed_more(found: Findings) -> dict[str, float]:
+    """Return whether the shares of failed runs are said to differ."""
+    return {"declared": bool((found.comparisons["failure_p_adjusted"] <= ALPHA).any())}
+
+
+def interactions(size: int, generator: np.random.Generator) -> Tables:
+    """Test whether an effect of 1 sd that is the same in three panels changes between them."""
+    table: Table = {}
+    for kind, (draw, sd) in KINDS.items():
+        for n in (12, 32):
+            sweeps = map(pair, draw(generator, (size, 3, n)) / sd + 1.0, generator.normal(size=(size, 3, n)))
+            table.setdefault(kind, {})[f"n = {n}"] = rates(sweeps, changed, generator)["changed"]
+    return {"the same effect of 1 sd in 3 panels: declared to change": table}
+
+
+def changed(found: Findings) -> dict[str, float]:
+    """Return whether an effect is said to change between panels."""
+    return {"changed": bool((found.interactions["p_adjusted"] <= ALPHA).any())}
