@@ -116,6 +116,9 @@ IDENTICAL = {
 }
 """Sweeps of arms that are the same. With 18 seeds of which 6 tune, 12 report."""
 
+OTHER_RUNS = ("2 arms, 3 rates each", "2 arms, 5 rates that matter", "8 rates against 1")
+"""Those that are simulated with skewed and heavy-tailed runs as well."""
+
 
 def identical(size: int, generator: np.random.Generator) -> Tables:
     """Compare identical arms in sweeps of many designs, in each scope, and at the first look of a folder."""
@@ -128,7 +131,7 @@ def identical(size: int, generator: np.random.Generator) -> Tables:
         row["draw, first look"] = declared_rate(sweep, size, generator, history=History)
     kinds: Table = {}
     for kind in ("skewed", "heavy-tailed"):
-        for title in ("2 arms, 3 rates each", "2 arms, 5 rates that matter", "8 rates against 1"):
+        for title in OTHER_RUNS:
             kinds.setdefault(kind, {})[title] = declared_rate(
                 replace(IDENTICAL[title], kind=kind), size, generator
             )
