@@ -49,7 +49,8 @@ class NormModule(pl.LightningModule):
 
     Attributes:
         metrics: of the epoch that runs, each ``(K,)``, under keys such as ``val/loss``.
-        test_metrics: likewise on the test split, which is measured in the last epochs; no curve has them.
+        held_out_metrics: in the last epochs, on the test split; with ``statistics=reestimated`` also on the
+            validation split. No curve has them.
         active: the members that still train, ``(K,)``; diverged: those with a loss that was not finite;
             frozen: those that stay as they are, with their state in ``kept``.
         steps: the optimizer steps that each member has taken, ``(K,)``; epochs: likewise.
@@ -88,7 +89,7 @@ class NormModule(pl.LightningModule):
         self.interrupts = Interrupts()
         self.can_reestimate = True
         self.metrics: dict[str, Tensor] = {}
-        self.test_metrics: dict[str, Tensor] = {}
+        self.held_out_metrics: dict[str, Tensor] = {}
         members = population.members
         self.active = torch.ones(members, dtype=torch.bool)
         self.diverged = torch.zeros(members, dtype=torch.bool)
@@ -161,7 +162,7 @@ class NormModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""
-        self.metrics, self.test_metrics = {}, {}
+        self.metrics, self.held_out_metrics = {}, {}
 
     def take_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Take an optimizer step by the net and the optimizer as they are, and return the loss, ``(1,)``."""
@@ -207,10 +208,10 @@ class NormModule(pl.LightningModule):
         self.eval()
         with self.reestimated(x):
             self.metrics |= self.measured("train_eval", self(x), y)
-            if is_final and self.data.test and self.statistics == "reestimated":
-                self.measure_test()
-        if is_final and self.data.test and self.statistics != "reestimated":
-            self.measure_test()
+            if is_final and self.statistics == "reestimated":
+                self.measure_held_out(("val", 1), ("test", 2))
+        if is_final and self.statistics != "reestimated":
+            self.measure_held_out(("test", 2))
         self.train()
 
     @contextmanager
@@ -228,12 +229,15 @@ class NormModule(pl.LightningModule):
                 log.warning("train_eval/loss goes by running statistics: %s", first_line(error))
             yield
 
-    def measure_test(self) -> None:
-        """Measure every member on the test split."""
-        split = self.data.split(2)
-        x, y = self.for_all((split.x.to(self.device), split.y.to(self.device)))
-        with self.evaluating():
-            self.test_metrics = self.measured("test", self(x), y)
+    def measure_held_out(self, *splits: tuple[str, int]) -> None:
+        """Measure every member on some splits, given by name and place; those without samples are left out."""
+        for name, place in splits:
+            split = self.data.split(place)
+            if not len(split):
+                continue
+            x, y = self.for_all((split.x.to(self.device), split.y.to(self.device)))
+            with self.evaluating():
+                self.held_out_metrics |= self.measured(name, self(x), y)
 
     def validation_step(self, batch: Split, batch_idx: int) -> None:
         """Measure every member on the validation split."""
