@@ -249,6 +249,7 @@ class Config:
     warmup: int = 0
     train_eval_every: int | None = None
     retrain: bool = False
+    timing: bool = False
     replicate: str = "seed"
     metrics: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)

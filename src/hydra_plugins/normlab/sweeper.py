@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.normlab.applicability import applicable
+from hydra_plugins.normlab.closing import closing
 from hydra_plugins.normlab.composer import Composer
 from hydra_plugins.normlab.job_context import environment_of, place_of
 from hydra_plugins.normlab.launcher import PopulationLauncher
@@ -70,7 +71,6 @@ class NormlabSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Train every combination of the arguments."""
-        from normlab.report.close import close_sweep
         from normlab.report.plan import seed_plan
 
         composer = self.make_composer()
@@ -85,10 +85,9 @@ class NormlabSweeper(BasicSweeper):
         folder = self.make_folder()
         for line in seed_plan(list(self.planned(composer)), folder):
             log.info(line)
-        try:
+        assert self.config is not None
+        with closing(folder, self.config):
             return super().sweep(arguments)
-        finally:
-            close_sweep(folder)
 
     def make_composer(self) -> Composer:
         """Return the composer of the jobs; the population launcher uses the same one."""

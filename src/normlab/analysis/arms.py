@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 SEED, TARGET = "seed", "target"
-NO_SETTINGS = (SEED, TARGET, "retrain")
+NO_SETTINGS = (SEED, TARGET, "retrain", "timing")
 """Keys that say which replicate a run is, what it is judged by, or how its folder is treated."""
 ABSENT = "–"
 """The setting of a key that a run lacks."""
