@@ -16,7 +16,7 @@ def closing(folder: Path, config: DictConfig) -> Iterator[None]:
 
     The arms are timed also if a run failed, but not after Ctrl-C.
     """
-    is_timed = config.timing is True
+    is_timed = config.get("timing") is True
     try:
         try:
             yield

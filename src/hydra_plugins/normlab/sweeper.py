@@ -175,6 +175,11 @@ class NormlabSweeper(BasicSweeper):
                     )
                 with environment_of(composed):
                     rehearse(task)
+                    if task.timing != self.config.get("timing"):
+                        raise ConfigError(
+                            f"timing must be the same for a whole sweep, got {task.timing} for this run alone; "
+                            "type timing=true or timing=false"
+                        )
                     if again:
                         require_own(folder, task)
                 folders[folder] = name

@@ -163,6 +163,7 @@ class Stepper:
         self.interrupts = interrupts
         self.threads: int = config.trainer.threads or threads_for(config, 1)
         self.steps = FEWEST
+        self.steps_per_epoch = len(batch_sizes(data.train, data.batch_size))
         self.minibatches = self.endless()
 
     @property
@@ -178,13 +179,13 @@ class Stepper:
 
     def prepare(self) -> None:
         """Take steps with each size of minibatch, and find how many make a block: whole epochs if it holds one."""
-        x, y = self.module.training_split()
-        sizes = batch_sizes(x.shape[1], self.module.data.batch_size)
-        self.seconds([(x[:, :size], y[:, :size]) for size in set(sizes) for _ in range(FEWEST)])
+        epoch = list(itertools.islice(self.minibatches, self.steps_per_epoch))
+        of_each_size = {x.shape[1]: (x, y) for x, y in epoch}
+        self.seconds([minibatch for minibatch in of_each_size.values() for _ in range(FEWEST)])
         while (seconds := self.steps * self.seconds_per_step()) < BLOCK_SECONDS / 2:
             self.steps *= 2
         fitting = max(FEWEST, round(self.steps * BLOCK_SECONDS / seconds))
-        self.steps = fitting // len(sizes) * len(sizes) or fitting
+        self.steps = fitting // self.steps_per_epoch * self.steps_per_epoch or fitting
 
     def seconds_per_step(self) -> float:
         """Return the seconds of a step, the mean over a block."""
