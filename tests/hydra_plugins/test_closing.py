@@ -6,9 +6,12 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
+from torch import nn
 
 from normlab.records.sweep import read_sweep
 from normlab.records.timing import FILE, read_timing, step_seconds
@@ -70,7 +73,9 @@ def test_a_sweep_that_was_done_is_only_timed_and_has_no_panels(run_train):
     assert not any("timing" in column for column in pd.read_csv("sweep/summary.csv"))
 
 
-@pytest.mark.parametrize("how", [["hydra/sweeper=basic"], ["hydra/launcher=basic"], ["hydra.launcher.n_jobs=2"]], ids=str)
+@pytest.mark.parametrize(
+    "how", [["hydra/sweeper=basic"], ["hydra/launcher=basic"], ["hydra.launcher.n_jobs=2"]], ids=str
+)
 def test_any_sweeper_and_launcher_is_timed(run_train, how):
     outcome = run_train(*SWEEP, *how, "timing=true", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err
@@ -94,7 +99,7 @@ REFUSED = {
     "timing=maybe": "timing must be true or false, got the word maybe",
     "-m timing=true,false": "timing must be the same for a whole sweep, got timing=true,false; type timing=true",
     "-m hydra/sweeper=basic timing=true,false": "timing must be the same for a whole sweep, got timing=true,false",
-    "-m --config-dir mine experiment=timed,other": "timing must be the same for a whole sweep, got True for this run",
+    "-m --config-dir mine experiment=timed,other": "timing must be the same for a whole sweep, got True",
 }
 
 
@@ -109,9 +114,25 @@ def test_what_cannot_be_is_refused_before_anything_trains(run_train, words, answ
     assert not Path("outputs").exists()
 
 
-def test_a_sweep_with_a_run_that_failed_is_timed_without_it(run_train):
-    broken = "model.norm.num_groups=64,7"  # 64 features are no multiple of 7
-    assert run_train("-m", "model=gn", broken, "trainer.max_epochs=1", "timing=true").code == 1
+class Bomb(pl.Callback):
+    """Raises in the second epoch of a net with LayerNorm."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1 and any(isinstance(layer, nn.LayerNorm) for layer in pl_module.modules()):
+            raise RuntimeError("out of luck")
+
+
+def test_a_sweep_with_a_run_that_failed_is_timed_without_it(run_train, monkeypatch):
+    module = ModuleType("somebody")
+    module.Bomb = Bomb
+    monkeypatch.setitem(sys.modules, "somebody", module)
+    bomb = ["model=bn,nobn,ln", "+callbacks.extra.bomb._target_=somebody.Bomb"]
+    outcome = run_train("-m", "trainer.max_epochs=2", *bomb, "timing=true", "hydra.sweep.dir=sweep")
+    assert (outcome.code, outcome.err.strip().splitlines()[-1]) == (1, "error: out of luck")
+    bn, ln, nobn = times_in("sweep")
+    assert ln is None
+    assert bn is not None
+    assert nobn is not None
 
 
 def test_ctrl_c_while_arms_are_timed_ends_the_sweep_with_its_table(tmp_path):

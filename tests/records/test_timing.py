@@ -13,7 +13,12 @@ CONFIG = {
     "target": None,
     "data": {"seed": 42, "batch_size": 60},
     "model": {"norm": {"_target_": "normlab.norms.BatchNorm1d", "eps": 1e-5}},
-    "optimizer": {"lr": 0.01, "betas": [0.9, 0.999], "weight_decay": 0.0, "_target_": "normlab.training.optim.Adam"},
+    "optimizer": {
+        "lr": 0.01,
+        "betas": [0.9, 0.999],
+        "weight_decay": 0.0,
+        "_target_": "normlab.training.optim.Adam",
+    },
     "scheduler": {"gamma": 0.1},
 }
 

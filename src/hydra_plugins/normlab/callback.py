@@ -120,14 +120,14 @@ class ClosingSweeper(Sweeper):
         """Make the other sweeper, which finds the configuration as if it had been called by Hydra."""
         with read_write(config), open_dict(config):
             config.hydra.sweeper = self.settings
-        self.folder, self.config = Path(config.hydra.sweep.dir), config
+        self.folder, self.composed = Path(config.hydra.sweep.dir), config
         self.sweeper = Plugins.instance().instantiate_sweeper(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Let it sweep, and close what it leaves."""
-        with closing(self.folder, self.config):
+        with closing(self.folder, self.composed):
             return self.sweeper.sweep(arguments)
 
 

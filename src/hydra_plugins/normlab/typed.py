@@ -92,7 +92,9 @@ def require_effective(config: DictConfig, is_sweep: bool) -> None:
         return
     for override in overrides:
         if key_of(override) == "timing" and override.is_sweep_override():
-            raise ConfigError(f"timing must be the same for a whole sweep, got {override.input_line}; type timing=true")
+            raise ConfigError(
+                f"timing must be the same for a whole sweep, got {override.input_line}; type timing=true"
+            )
     for part in PLUGINS:
         require_arguments(config, part)
 

@@ -1,4 +1,4 @@
-"""How much longer an optimizer step of one arm takes than one of another; the entry is :func:`time_per_step_ratio`."""
+"""How much longer a step of one arm takes than one of another; the entry is :func:`time_per_step_ratio`."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,11 +13,11 @@ def time_per_step_ratio(arm: ArrayLike, baseline: ArrayLike, level: float = 0.95
         \exp(\hat\theta), \qquad \hat\theta = \mathrm{median}_{q \le r}\, \frac{d_q + d_r}{2}, \qquad
         d_r = \log \frac{t_r^{\text{arm}}}{t_r^{\text{baseline}}}
 
-    with the interval of the signed-rank test of d, :func:`~normlab.analysis.pseudomedian.paired_test`. The rounds are
-    interleaved, so that a machine that slows down slows both arms of a pair.
+    with the interval of the signed-rank test of d, :func:`~normlab.analysis.pseudomedian.paired_test`. The
+    rounds are interleaved, so that a machine that slows down slows both arms of a pair.
 
-    The interval is about the noise of repeated timing in one process on one machine. It does not cover another machine,
-    other versions, or another process, where the memory is laid out otherwise: that alone can change a ratio by more.
+    The interval is about the noise of repeated timing in one process on one machine. It covers no other process,
+    version or machine. Rounds that other work disturbs together are not independent, and make it too narrow.
 
     Args:
         arm: t of the arm, seconds per step of each round, ``(R,)``.

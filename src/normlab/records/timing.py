@@ -96,9 +96,9 @@ def representatives(records: Iterable[Record]) -> list[Record]:
 def cost_of(config: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     """Return a text that is equal for runs whose optimizer steps take equally long.
 
-    It is the resolved configuration without ``seed``, ``data.seed``, ``target``, and the numbers of the optimizer and
-    its schedule; of these it says which are 0, as a step is cheaper without weight decay. The code and the data files
-    that the configuration names are part of it.
+    It is the resolved configuration without ``seed``, ``data.seed``, ``target``, and the numbers of the optimizer
+    and its schedule; of these it says which are 0, as a step is cheaper without weight decay. The code and the
+    data files that the configuration names are part of it.
 
     >>> runs = [{"seed": k, "optimizer": {"lr": lr}} for k, lr in ((0, 0.1), (1, 0.2), (2, 0))]
     >>> one, two, three = (cost_of(run, {}) for run in runs)

@@ -1,14 +1,14 @@
-"""Times optimizer steps of the arms of a sweep, in turn and repeatedly in this process; the entry is :func:`time_arms`.
+"""Times optimizer steps of the arms of a sweep, in turn and repeatedly in this process.
 
-What a training measures while it runs compares no arms: all members of a population share its time, and populations
-train one after the other.
+The seconds of a training compare no arms: all members of a population share its time, and populations train one
+after the other. The entry is :func:`time_arms`.
 """
 
 import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ BLOCK_SECONDS = 0.05
 """How long the steps of an arm take in one round, about."""
 
 FEWEST, UNTIMED = 5, 2
-"""The fewest steps that are timed at once, and the steps before them, which refill the caches after another arm."""
+"""The fewest steps that are timed at once, and the steps before them, which refill the caches."""
 
 NAMED = 8
 """How many arms are named in the log."""
@@ -113,7 +113,7 @@ def build(records: Sequence[Record], names: Sequence[str], interrupts: Interrupt
 
 @contextmanager
 def room_for_compiled(steppers: "Sequence[Stepper]") -> Iterator[None]:
-    """Context manager in which Dynamo keeps the compiled steps of all arms: of one function it keeps 8 otherwise."""
+    """Context manager in which Dynamo keeps the compiled steps of all arms, and not 8 of them."""
     steps = [stepper.module.step for stepper in steppers if isinstance(stepper.module.step, Compiled)]
     if not steps:
         yield  # Dynamo takes a second to import
@@ -126,7 +126,9 @@ def room_for_compiled(steppers: "Sequence[Stepper]") -> Iterator[None]:
 def names_of(records: Sequence[Record]) -> list[str]:
     """Return a name for each arm: what was typed for it and not for all, but for seeds."""
     unnamed = ("seed", *HANDLING)
-    typed = [{key: value for key, value in overrides(record.result).items() if key not in unnamed} for record in records]
+    typed = [
+        {key: value for key, value in overrides(record.result).items() if key not in unnamed} for record in records
+    ]
     names = run_names([[f"{key}={value}" for key, value in each.items()] for each in typed])
     return [name.removeprefix("model=") for name in names]
 
@@ -192,7 +194,7 @@ class Stepper:
         self.seconds(itertools.islice(self.minibatches, UNTIMED))
         return self.seconds(itertools.islice(self.minibatches, self.steps)) / self.steps
 
-    def seconds(self, minibatches: "Iterator[Split] | Sequence[Split]") -> float:
+    def seconds(self, minibatches: Iterable[Split]) -> float:
         """Return the seconds that a step with each minibatch takes, slicing the minibatches included."""
         with threads(self.threads), self.trainer.precision_plugin.train_step_context():
             self.synchronize()
