@@ -90,6 +90,11 @@ def require_effective(config: DictConfig, is_sweep: bool) -> None:
             require_known(config, override)
     if not is_sweep:
         return
+    for override in overrides:
+        if key_of(override) == "timing" and override.is_sweep_override():
+            raise ConfigError(
+                f"timing must be the same for a whole sweep, got {override.input_line}; type timing=true"
+            )
     for part in PLUGINS:
         require_arguments(config, part)
 

@@ -102,13 +102,13 @@ def rank_side(effects: Numbers, metric: Metric) -> float:
 def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     """Compare an arm with its baseline: the test, the estimate with its interval, and the shares of failed runs.
 
-    Columns: ``replicates`` that both arms have, ``differing`` of which have different values; ``effect`` (ratio, points or difference), ``estimate`` with its
-    interval; ``p`` of the signed-rank test at the chosen settings and ``p_near_best``, the largest of it and of
-    the tests against the near-best settings of the worse arm; ``attainable``, the smallest p that these data
-    could give; ``side``, negative where the arm is better; ``spread``, the standard deviation of the effects;
-    ``better``, the share of replicates in which the arm is better, ties one half; ``new_table_p`` of the
-    corrected t test where replicates are splits of one table; and those of ``equivalence_columns`` and
-    ``failure_columns``.
+    Columns: ``replicates`` that both arms have, ``differing`` of which have different values; ``effect`` (ratio,
+        points or difference), ``estimate`` with its interval; ``p`` of the signed-rank test at the chosen
+        settings and ``p_near_best``, the largest of it and of the tests against the near-best settings of the
+        worse arm; ``attainable``, the smallest p that these data could give; ``side``, negative where the arm is
+        better; ``spread``, the standard deviation of the effects; ``better``, the share of replicates in which
+        the arm is better, ties one half; ``new_table_p`` of the corrected t test where replicates are splits of
+        one table; and those of ``equivalence_columns`` and ``failure_columns``.
     """
     cells = place.cells
     values = cells.tables[metric.name]

@@ -116,9 +116,9 @@ def why_too_few(row: Row) -> str:
     """Return why a comparison has no verdict."""
     if not row["disjoint"]:
         return f"the same {counted(row['replicates'], 'replicate')} chose the settings"
-    return (
-        f"{counted(row['replicates'], 'replicate')}, {replicates_needed(1, row['factor'])} that differ are needed"
-    )
+    n, differ = row["replicates"], row["differing"]
+    found = counted(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
+    return f"{found}, {replicates_needed(1, row['factor'])} are needed"
 
 
 def new_table_clause(row: Row) -> list[str]:
@@ -209,8 +209,9 @@ def shortened_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
 
 
 def time_sentence(row: Row) -> str:
-    """Return how long an arm takes to the target, empty where the medians have no ratio with an interval."""
-    if math.isnan(row["steps_ratio_low"]):
+    """Return how long an arm takes to the target, empty where the ratio of the medians has no interval."""
+    low, high = row["steps_ratio_low"], row["steps_ratio_high"]
+    if math.isnan(low) or (low == 0 and math.isinf(high)):
         return ""
     where = f" at {row['panel']}" if row["panel"] else ""
     ratios = [

@@ -73,7 +73,7 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     probed = run_columns(records).loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
     history = read_history(folder, records)
-    found = study(records, Asked.of_runs(records, folder), sweep, history)
+    found = study(records, Asked.of_runs(records, folder), sweep, history, [folder])
     write_history(folder, history)
     sweep = found.sweep
     write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))

@@ -48,6 +48,7 @@ class NormModule(pl.LightningModule):
     (manual optimization), because what Lightning does around a batch costs more than a step of a small net.
 
     Attributes:
+        data: what is trained on; optimizer: without Lightning's wrapper; both are set when a training begins.
         metrics: of the epoch that runs, each ``(K,)``, under keys such as ``val/loss``.
         held_out_metrics: in the last epochs, on the test split; with ``statistics=reestimated`` also on the
             validation split. No curve has them.
@@ -56,6 +57,9 @@ class NormModule(pl.LightningModule):
         steps: the optimizer steps that each member has taken, ``(K,)``; epochs: likewise.
         seconds: the time that all optimizer steps took, without that of compiling them.
     """
+
+    data: InMemoryData
+    optimizer: torch.optim.Optimizer
 
     def __init__(
         self,
@@ -106,10 +110,14 @@ class NormModule(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # the scheduler is ours
         """Return the optimizer, and the scheduler if there is one."""
         parameters, members = self.population.parameters(), self.population.members
-        optimizer = self.make_optimizer(parameters, members)
+        self.optimizer = self.make_optimizer(parameters, members)
         if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, members)}
+            return {"optimizer": self.optimizer}
+        return {"optimizer": self.optimizer, "lr_scheduler": self.make_scheduler(self.optimizer, members)}
+
+    def setup(self, stage: str) -> None:
+        """Take the data that Lightning's Trainer was given."""
+        self.data = self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
         """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
@@ -295,11 +303,6 @@ class NormModule(pl.LightningModule):
             reestimate(self.population, x.split(batch_sizes(x.shape[1], data.batch_size), dim=1))
 
     @property
-    def data(self) -> InMemoryData:
-        """The data that is trained on."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
-    @property
     def seconds_beside(self) -> float:
         """The time that compiling and probing have taken so far."""
         compiling = self.step.seconds if isinstance(self.step, Compiled) else 0.0
@@ -318,11 +321,6 @@ class NormModule(pl.LightningModule):
         only: int = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         steps = len(batch_sizes(self.data.train, self.data.batch_size))
         return min(only, steps) if only else steps
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer, without Lightning's wrapper."""
-        return cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
 
     @property
     def scheduler(self) -> Scheduler | None:
