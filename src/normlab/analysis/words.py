@@ -75,7 +75,8 @@ def effect(row: Row) -> str:
             f"runs that diverged leave no estimate of {name}; {row['arm']} is better in {percent(row['better'])}"
         )
         return said + f" of the pairs{percents(row['better_low'], row['better_high'])}"
-    ends = interval(row["estimate_low"], row["estimate_high"], between(row))
+    enough = row["replicates"] >= replicates_needed(1)  # below, no interval has an end
+    ends = interval(row["estimate_low"], row["estimate_high"], between(row)) if enough else ""
     if row["effect"] == RATIO:
         return f"{name} ratio {ratio_text(value)}{ends}"
     unit = " points" if row["effect"] == POINTS else ""
@@ -175,8 +176,7 @@ def settings_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
     if not any(is_tuned.values()):
         return [f"{'at ' * one}{said}, {UNTUNED}"] if said else []
     if use.within:
-        names = " and ".join(short(key) for key in keys)
-        said = f"{names} chosen in each replicate on its own validation rows"
+        said = f"{' and '.join(short(key) for key in keys)} chosen on the validation part of each split"
     else:
         seeds = counted(len(use.tuning), "other seed" if use.is_disjoint else "of these seed")
         said = f"{'at ' * one}{said}, chosen on {seeds}"

@@ -98,8 +98,8 @@ def said(found: "Study") -> list[str]:
     lines = [*sentences(found), *more_sentences(found)]
     more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
     told = targets(found) if found.sweep.arms["target"].nunique(dropna=False) > 1 else []
-    ends = found.found.ends[:SENTENCES]
-    whole = [line.replace(" %", "\u00a0%") for line in [*lines[:SENTENCES], *more, *ends, *told]]
+    notes = [*found.found.edges, *found.found.ends][:SENTENCES]
+    whole = [line.replace(" %", "\u00a0%") for line in [*lines[:SENTENCES], *more, *notes, *told]]
     wrapped = [textwrap.wrap(line, WIDTH, subsequent_indent="    ") for line in whole]
     return [line.replace("\u00a0", " ") for line in itertools.chain.from_iterable(wrapped)]
 
