@@ -106,14 +106,14 @@ def at_edges(cells: Cells, tuning: Tuning) -> list[str]:
 
     Where replicates choose for themselves, an edge counts if most of them choose it.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for (panel, arm), tuned in tuning.items():
         tried = [cells.settings[row].tuned for row in tuned.rows]
         rows, taken = np.unique(tuned.chosen[tuned.chosen >= 0], return_counts=True)
         for row in rows[2 * taken > len(tuned.chosen)].tolist():
             for key, end, setting in edges(tried, cells.settings[row].tuned):
                 what = f"the {end} {cells.design.tuned[key]} that was tried, {setting}"
-                found.setdefault(what, []).append(full_name(cells, panel, arm))
+                found.setdefault(what, {})[full_name(cells, panel, arm)] = None
     return [
         f"{what}, is the best of {', '.join(names)}: the true best may lie beyond" for what, names in found.items()
     ]
