@@ -183,7 +183,15 @@ def test_members_whose_splits_lack_a_word_are_grouped_by_their_inputs_and_equal_
     (tmp_path / "words.csv").write_text("word,a,y\n" + "".join(rows))
     common = [
         *("data=csv", f"data.path={tmp_path / 'words.csv'}", "data.target_column=y", "data.task=regression"),
-        *("data.train=30", "data.val=20", "data.test=10", "data.batch_size=10", "net.hidden=[10]", "model=bn", EPS),
+        *(
+            "data.train=30",
+            "data.val=20",
+            "data.test=10",
+            "data.batch_size=10",
+            "net.hidden=[10]",
+            "model=bn",
+            EPS,
+        ),
     ]
     members = [[f"seed={seed}", "optimizer.lr=0.001"] for seed in range(10)]
     together = runs_of(tmp_path / "together", common, members)
