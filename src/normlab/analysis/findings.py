@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.analysis import tables
-from normlab.analysis.cautions import cautions, disagreements
+from normlab.analysis.cautions import at_edges, cautions, disagreements
 from normlab.analysis.cells import Cells, cells_of
 from normlab.analysis.comparisons import comparisons_of, interactions_of
 from normlab.analysis.design import Design
@@ -36,8 +36,9 @@ class Findings:
         time_ratios: a row per panel, and arm with its baseline.
         ranges: a row per arm and tuned key: the settings that are nearly as good as the best.
         batch_sizes: a row per arm where the batch size varies: how much it matters.
+        edges: a line for each edge of what was tried that is the best setting of an arm.
         ends: lines on comparisons that the validation split or the best epoch answers otherwise.
-        warnings: a line each, ``ends`` among them.
+        warnings: a line each, ``edges`` and ``ends`` among them.
     """
 
     design: Design
@@ -53,6 +54,7 @@ class Findings:
     time_ratios: pd.DataFrame
     ranges: pd.DataFrame
     batch_sizes: pd.DataFrame
+    edges: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -95,6 +97,7 @@ def find(
     times = reached(runs, curves, cells, tuning, target)
     arms = tables.arms(runs, cells, tuning, times, draws)
     rows = comparisons_of(cells, tuning, history if is_kept else None)
+    edges = at_edges(cells, tuning)
     ends = list(disagreements(cells, tuning, rows))
     found = Findings(
         design,
@@ -110,8 +113,9 @@ def find(
         tables.time_ratios(cells, tuning, times, timed or {}, draws),
         tables.ranges(cells, tuning),
         tables.batch_sizes(arms, design),
+        edges,
         ends,
-        [*ends, *cautions(runs, cells, tuning, times, rows, history)],
+        [*edges, *ends, *cautions(runs, cells, tuning, times, rows, history)],
     )
     history.add(cells, tuning, rows)
     return found

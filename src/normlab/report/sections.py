@@ -72,7 +72,12 @@ def compared(study: Study) -> Section:
         for picture in paired(study, panel, own, number)
     ]
     tables = [
-        Table("comparisons", "arms against the baseline", frame.drop(columns=INTERNAL), shown(frame, columns))
+        Table(
+            "comparisons",
+            "arms against the baseline",
+            frame.drop(columns=INTERNAL, errors="ignore"),
+            shown(frame, columns),
+        )
     ]
     if len(found.interactions):
         tables.append(
