@@ -75,11 +75,14 @@ def declared_and_covered(found: Findings) -> dict[str, float]:
     return declared(found) | {"covered": bool(row["estimate_low"] <= 1.0 <= row["estimate_high"])}
 
 
+FOLDERS = {"one learning rate": (Sweep((1, 1), LOOKS[-1]), 0), "best of 3": (Sweep((3, 3), LOOKS[-1] + 4), 4)}
+"""Sweeps that are run again with more seeds, and the seeds of them that tune."""
+
+
 def looks(size: int, generator: np.random.Generator) -> Tables:
     """Analyse the folder of a sweep again after 8, 12, … 40 reported replicates, by three rules."""
     table: Table = {}
-    for title, rate_count, tuning in (("one learning rate", 1, 0), ("best of 3", 3, 4)):
-        sweep = Sweep((rate_count, rate_count), LOOKS[-1] + tuning)
+    for title, (sweep, tuning) in FOLDERS.items():
         frame, counts = sweep.frame(), [n + tuning for n in LOOKS]
         found: dict[str, list[bool]] = {"p ≤ 5 % at any": [], "α/(k(k + 1))": [], "max_replicates=40": []}
         for _ in range(size):

@@ -78,10 +78,10 @@ class TestSplits:
         assert np.corrcoef(differences.T)[0, 1:].mean() > 0.1, "splits of one table share rows"
 
 
-def test_eight_equal_settings_against_one_are_declared_alike_in_both_directions():
+def test_eight_equal_settings_against_one():
     (table,) = run(of_splits.settings, 60).values()
     for title in ("draws, tuning apart", "seeds, tuning apart", "splits, chosen within"):
-        assert table[title]["better"] + table[title]["worse"] <= at_most(0.05, 60)
+        assert max(table[title]["better"], table[title]["worse"]) <= at_most(0.025, 60)
     sharing = table["splits that share rows, chosen within"]
     assert sharing["over new tables"] <= at_most(0.05, 60)
     either = round(60 * (sharing["better"] + sharing["worse"]))
@@ -132,10 +132,12 @@ class TestLooks:
         for rule in ("α/(k(k + 1))", "O'Brien–Fleming", "once, at 40"):
             assert max(table[rule].values()) <= at_most(0.05, 400)
 
-    def test_f10_a_folder_that_is_run_again_with_more_seeds(self):
-        (table,) = run(sweeps.looks, 15).values()
+    def test_f10_a_folder_that_is_run_again_with_more_seeds(self, monkeypatch):
+        monkeypatch.setattr(sweeps, "FOLDERS", {"one": sweeps.FOLDERS["one learning rate"]})
+        (table,) = run(sweeps.looks, 50).values()
         for rule in ("α/(k(k + 1))", "max_replicates=40"):
-            assert max(table[rule].values()) <= at_most(0.05, 15)
+            assert table[rule]["one"] <= at_most(0.05, 50)
+            assert table[rule]["one"] < table["p ≤ 5 % at any"]["one"]
 
 
 class TestIdenticalArms:
