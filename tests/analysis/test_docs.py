@@ -1,6 +1,8 @@
 """docs/statistics.md: its example runs, and the code knows the numbers that stand there."""
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,22 @@ from normlab.analysis.corrected_t import corrected_t_detectable
 from normlab.analysis.coverage import COVERAGE
 from normlab.analysis.power import detectable_shift, replicates_for
 
-TEXT = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+SIMULATIONS = importlib.import_module("simulations").SIMULATIONS
+TEXT = (ROOT / "docs" / "statistics.md").read_text()
 
 
 def test_the_example(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     exec(code, {})
-    assert capsys.readouterr().out.startswith("bn is better than nobn in val/loss, p = 0.0078, 8 paired seeds; ")
+    assert capsys.readouterr().out.startswith("bn is better than nobn: test/loss ratio ")
+
+
+def test_each_simulation_has_its_tables():
+    between = dict(re.findall(r"<!-- (\w+) -->\n(.*?)<!-- end -->", TEXT, flags=re.DOTALL))
+    assert set(between) == set(SIMULATIONS)
+    assert all(" %" in tables for tables in between.values())
 
 
 def test_the_coverage_with_few_seeds_is_the_lowest_of_the_table():
