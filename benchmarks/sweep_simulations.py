@@ -75,7 +75,11 @@ def declared_and_covered(found: Findings) -> dict[str, float]:
     return declared(found) | {"covered": bool(row["estimate_low"] <= 1.0 <= row["estimate_high"])}
 
 
-FOLDERS = {"one learning rate": (Sweep((1, 1), LOOKS[-1]), 0), "best of 3": (Sweep((3, 3), LOOKS[-1] + 4), 4)}
+FOLDERS = {
+    "one learning rate": (Sweep((1, 1), LOOKS[-1]), 0),
+    "best of 3 equal rates": (Sweep((3, 3), LOOKS[-1] + 4), 4),
+    "best of 5 that matter": (Sweep((5, 5), LOOKS[-1] + 4, steep=True), 4),
+}
 """Sweeps that are run again with more seeds, and the seeds of them that tune."""
 
 
