@@ -34,7 +34,7 @@ def test_the_coverage_with_few_seeds_is_the_lowest_of_the_table():
     seeds = [int(number) for number in re.findall(r"n = (\d+)", table[0])]
     rows = [re.findall(r"([\d.]+) %", line) for line in table[1:4]]
     lowest = {n: min(float(row[place]) / 100 for row in rows) for place, n in enumerate(seeds)}
-    assert {n: lowest[n] for n in COVERAGE} == pytest.approx(COVERAGE, abs=0.005)
+    assert {n: lowest[n] for n in COVERAGE} == pytest.approx(COVERAGE, abs=0.006)
 
 
 def numbers(title):
