@@ -54,7 +54,9 @@ def frame():
 def sweep(frame):
     """Return what finds everything in the runs of some arms; by default by the test loss, small is good."""
 
-    def findings(*arms, metrics=None, direction="min", curves=NO_CURVES, target=None, resamples=0, seed=0, **asked):
+    def findings(
+        *arms, metrics=None, direction="min", curves=NO_CURVES, target=None, resamples=0, seed=0, **asked
+    ):
         runs = arms[0] if len(arms) == 1 and isinstance(arms[0], pd.DataFrame) else frame(list(chain(*arms)))
         keys = [key for key in KEYS if runs[key].nunique() > 1]
         found = {name: asked.pop(name) for name in ("history", "timed") if name in asked}
