@@ -137,7 +137,7 @@ class TestOfASweep:
         row = found.comparisons.iloc[0]
         assert row["replicates"] == 12
         assert row["estimate"] == pytest.approx(math.sqrt(0.1 * 0.2)), (
-            "most averages are of one of each, 32, or two, 36 and 10"
+            "36 averages of two are log 0.1, 10 are log 0.2, 32 between"
         )
 
     def test_settings_that_were_fixed_are_the_only_ones(self, sweep, arm):

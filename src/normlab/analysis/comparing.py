@@ -194,12 +194,13 @@ def new_table_p(place: Place, metric: Metric, effects: Numbers) -> float:
     """Return p of the corrected t test of a test metric over splits of one table; NaN for all else.
 
     The correction is for the overlap of test rows with other splits' training rows, which a training loss lacks.
-    NaN also if a run diverged.
+    The mean over P panels varies less from replicate to replicate, while what splits have in common stays: the
+    correction is P times as large. NaN also if a run diverged.
     """
     use = place.cells.uses[place.panels[0]]
     if place.scope != Scope.SPLIT or not metric.name.startswith("test/") or not use.train or not use.test:
         return np.nan
-    return corrected_t(effects, use.train, use.test).p
+    return corrected_t(effects, use.train, use.test * len(place.panels)).p
 
 
 def margin_of(effect: str, margin: float) -> float:
