@@ -1,4 +1,4 @@
-"""One comparison: the test, its estimate and interval, near-best settings, new tables, equivalence, and failures."""
+"""One comparison: test, estimate and interval, near-best settings, new tables, equivalence, and failures."""
 
 import math
 from itertools import product
@@ -256,7 +256,8 @@ class TestNewTables:
 
 class TestEquivalence:
     def test_by_hand(self, compared):
-        # Log ratios ±0.01, ±0.02, ±0.03 are all within log 1.05: p = 1/2⁶, and 3/2⁶ still rejects: the third average is the end.
+        # Log ratios ±0.01, ±0.02, ±0.03 are all within log 1.05: p = 1/2⁶. The end is the third average, as 3/2⁶
+        # still rejects.
         ours = np.exp([0.01, -0.01, 0.02, -0.02, 0.03, -0.03])
         row = compared(ours, [1.0] * 6, margin=0.05)
         assert (row["equivalence_p"], row["margin"]) == (1 / 64, 0.05)

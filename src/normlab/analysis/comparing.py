@@ -56,6 +56,11 @@ class Place:
             picked[use.report, column] = own.pick(table, use)
         return picked
 
+    def shared_seeds(self, *sides: Side) -> tuple[int, ...]:
+        """Return the seeds of the reported replicates that all of some arms have, whichever metric is compared."""
+        picked = [self.pick(self.cells.tables["validation"], side) for side in sides]
+        return tuple(self.cells.seeds[k] for k in np.flatnonzero(~np.isnan(picked).any(axis=(0, 2))))
+
     @property
     def scope(self) -> Scope:
         """What differs between the replicates."""
@@ -102,7 +107,8 @@ def rank_side(effects: Numbers, metric: Metric) -> float:
 def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     """Compare an arm with its baseline: the test, the estimate with its interval, and the shares of failed runs.
 
-    Columns: ``replicates`` that both arms have; ``effect`` (ratio, points or difference), ``estimate`` with its
+    Columns: ``replicates`` in which both arms have the metric; ``seeds``, the replicates that both have, by which
+    looks are counted; ``effect`` (ratio, points or difference), ``estimate`` with its
     interval; ``p`` of the signed-rank test at the chosen settings and ``p_near_best``, the largest of it and of
     the tests against the near-best settings of the worse arm; ``attainable``, the smallest p that these data
     could give; ``side``, negative where the arm is better; ``spread``, the standard deviation of the effects;
@@ -114,8 +120,8 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     values = cells.tables[metric.name]
     arm, baseline = place.pick(values, ours), place.pick(values, theirs)
     effect = effect_of(metric, arm, baseline)
-    effects, seeds = replicate_effects(effect, arm, baseline)
-    row: Row = {"replicates": len(effects), "seeds": tuple(cells.seeds[k] for k in seeds), "effect": effect}
+    effects, _ = replicate_effects(effect, arm, baseline)
+    row: Row = {"replicates": len(effects), "seeds": place.shared_seeds(ours, theirs), "effect": effect}
     if not len(effects):
         return row
     test, side = paired_test(effects), rank_side(effects, metric)

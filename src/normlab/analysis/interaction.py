@@ -36,7 +36,8 @@ def mean_over_splits(values: Numbers) -> Numbers:
     The unit of a test is the replicate: n replicates on P splits are n values, not nP. Runs of one replicate on
     several splits are not independent of each other, and counting each would find differences that are not there.
 
-    A mean is infinite where most of its infinite values have one sign. As many of ∞ as of −∞ cancel, and the mean is that of the finite values, 0 without any.
+    A mean is infinite where most of its infinite values have one sign. As many of ∞ as of −∞ cancel, and the
+    mean is that of the finite values, 0 without any.
 
     >>> mean_over_splits(np.array([[1.0, 3.0], [np.inf, 2.0], [np.inf, -np.inf]])).tolist()
     [2.0, inf, 0.0]

@@ -116,6 +116,8 @@ def why_too_few(row: Row) -> str:
     """Return why a comparison has no verdict."""
     if not row["disjoint"]:
         return f"the same {counted(row['replicates'], 'replicate')} chose the settings"
+    if math.isinf(row["factor"]):
+        return f"{counted(row['replicates'], 'replicate')} are more than were declared as the maximum"
     return (
         f"{counted(row['replicates'], 'replicate')}, {replicates_needed(1, row['factor'])} that differ are needed"
     )
