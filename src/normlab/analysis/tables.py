@@ -34,8 +34,11 @@ def about(cells: Cells, panel: Panel, arm: str) -> Row:
 
 
 def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Return rows as a table, with the columns of the first unless they are given."""
-    return pd.DataFrame({name: [row[name] for row in rows] for name in columns or (rows[0] if rows else ())})
+    """Return rows as a table, with the columns of the first unless they are given; None stays None beside text."""
+    values = {name: [row[name] for row in rows] for name in columns or (rows[0] if rows else ())}
+    return pd.DataFrame(
+        {name: pd.Series(own, dtype=object if None in own else None) for name, own in values.items()}
+    )
 
 
 def settings(cells: Cells, tuning: Tuning, draws: Draws) -> pd.DataFrame:
@@ -135,10 +138,11 @@ def time_ratios(cells: Cells, tuning: Tuning, times: Reached, timed: StepTimes, 
             steps = time_ratio(a[both], b[both], draws)
             rounds = [timed.get((panel, name)) for name in (arm, baseline)]
             step = UNKNOWN if rounds[0] is None or rounds[1] is None else step_time_ratio(rounds[0], rounds[1])
-            low, high = (
-                np.exp(side * np.hypot(np.log(steps[end] / steps.value), np.log(step[end] / step.value)))
-                for side, end in ((-1, 1), (1, 2))
-            )
+            with np.errstate(divide="ignore"):  # an interval without a lower end begins at 0
+                low, high = (
+                    np.exp(side * np.hypot(np.log(steps[end] / steps.value), np.log(step[end] / step.value)))
+                    for side, end in ((-1, 1), (1, 2))
+                )
             seconds = steps.value * step.value
             rows.append(
                 {
