@@ -172,7 +172,11 @@ class TestTimeRatios:
 
     def test_few_rounds_have_an_interval_without_ends(self, timed):
         row = timed({"bn": [2.0] * 3, "nobn": [1.0] * 3})
-        assert (row["seconds_ratio"], row["seconds_ratio_low"], row["seconds_ratio_high"]) == (pytest.approx(1.0), 0.0, INF)
+        assert (row["seconds_ratio"], row["seconds_ratio_low"], row["seconds_ratio_high"]) == (
+            pytest.approx(1.0),
+            0.0,
+            INF,
+        )
 
     def test_an_arm_without_runs_has_none(self, sweep, arm):
         assert sweep(arm("bn", [None] * 8), arm("nobn", [1.0] * 8)).time_ratios.empty

@@ -141,7 +141,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
         "spread": float(finite_differences(effects).std(ddof=1)) if len(effects) > 1 else np.nan,
         **named("better", share_of(float(won), len(effects))),
         "new_table_p": new_table_p(place, metric, effects),
-        **equivalence_columns(effect, effects, cells.design.margin),
+        **equivalence_columns(effect, effects, cells.design.margin if disjoint else None),
         **failure_columns(place, ours, theirs),
     }
 
