@@ -14,6 +14,7 @@ from normlab.analysis.comparing import (
     Place,
     Row,
     effect_of,
+    rank_side,
     replicate_effects,
     shown,
     sides_of,
@@ -183,30 +184,35 @@ def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> I
             found = other_answer(cells, tuning, row, Metric(table, choice.direction))
             if found is None:
                 continue
-            estimate, p, side = found
+            effect, p, side = found
             declared, opposite = row["verdict"] in (BETTER, WORSE), side == -row["side"] != 0
             if (declared and opposite) or (p <= ALPHA and (opposite or row["p"] > ALPHA)):
                 says = f"{row['arm']} is {BETTER if side < 0 else WORSE}" if p <= ALPHA else "it is the other way"
                 where = f" at {row['panel']}" if row["panel"] else ""
                 yield (
-                    f"{row['arm']} against {row['baseline']}{where}: by {what} {says} ({choice.name} "
-                    f"{row['effect']} {number(estimate)}, p = {p_value(p)}), unlike {row['metric']}"
+                    f"{row['arm']} against {row['baseline']}{where}: by {what} {says} ({choice.name}{effect}, "
+                    f"p = {p_value(p)}), unlike {row['metric']}"
                 )
 
 
-def other_answer(cells: Cells, tuning: Tuning, row: Row, metric: Metric) -> tuple[float, float, float] | None:
-    """Return estimate, p and side of a comparison by another table of the cells; None without replicates."""
+def other_answer(cells: Cells, tuning: Tuning, row: Row, metric: Metric) -> tuple[str, float, float] | None:
+    """Return a comparison by another table of the cells: the effect as text, p and side; None without replicates.
+
+    The text is empty where runs that diverged leave no estimate.
+    """
     place = Place(cells, row["of_panels"])
     sides = [sides_of(tuning, row["of_panels"], row[name]) for name in ("arm", "baseline")]
     if sides[0] is None or sides[1] is None:
         return None
     arm, baseline = (place.pick(cells.tables[metric.name], side) for side in sides if side is not None)
-    effects, _ = replicate_effects(effect_of(metric, arm, baseline), arm, baseline)
+    effect = effect_of(metric, arm, baseline)
+    effects, _ = replicate_effects(effect, arm, baseline)
     if not len(effects):
         return None
     test = paired_test(effects)
-    side = float(np.sign(test.shift.value)) * metric.sign if not np.isnan(test.shift.value) else 0.0
-    return shown(effect_of(metric, arm, baseline), test.shift).value, test.p, side
+    estimate = shown(effect, test.shift).value
+    text = "" if np.isnan(estimate) else f" {effect} {number(estimate)}"
+    return text, test.p, rank_side(effects, metric)
 
 
 def full_name(cells: Cells, panel: Panel, arm: str) -> str:
