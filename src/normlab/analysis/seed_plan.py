@@ -11,6 +11,7 @@ from normlab.analysis.comparing import ALPHA, sides_of
 from normlab.analysis.comparisons import places_of
 from normlab.analysis.design import Design, Scope
 from normlab.analysis.history import History, comparison_key
+from normlab.analysis.looks import look_level, obrien_fleming
 from normlab.analysis.power import detectable_shift
 from normlab.analysis.tuning import Tuning, tuned
 
@@ -32,6 +33,7 @@ class ReplicatePlan:
         look: the number of the look at these comparisons.
         detectable: the effect that is declared with 80 % power in the smallest comparison, in standard deviations
             of the paired effects; infinite if none can be.
+        max_replicates: the declared maximum; None without one.
     """
 
     scope: Scope
@@ -43,6 +45,7 @@ class ReplicatePlan:
     smallest: int
     look: int
     detectable: float
+    max_replicates: int | None = None
 
 
 def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> ReplicatePlan | None:
@@ -73,6 +76,7 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         smallest,
         max((look for look, _ in looks), default=1),
         detectable_shift(smallest, ALPHA / (factor * max(len(found), 1))) if use.is_disjoint else math.inf,
+        history.max_replicates,
     )
 
 
@@ -91,11 +95,14 @@ def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[
 
 def suggested_seeds(plan: ReplicatePlan) -> int:
     """Return the number of seeds to suggest: 12, or as many as any of the comparisons needs to be declared."""
-    tunes, total = bool(plan.tuning) and not plan.within, SUGGESTED
-    level = ALPHA / (2 * max(plan.comparisons, 1))
-    while math.isinf(detectable_shift(total - tuning_of(total) * tunes, level)):
+    tunes, most = bool(plan.tuning) and not plan.within, plan.max_replicates
+    total = SUGGESTED
+    while True:
+        report = total - tuning_of(total) * tunes
+        level = look_level(plan.look) if most is None else obrien_fleming([min(report, most)], most)[0]
+        if math.isfinite(detectable_shift(report, float(level) / max(plan.comparisons, 1))):
+            return total
         total += 1
-    return total
 
 
 def tuning_of(seeds: int) -> int:
