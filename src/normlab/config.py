@@ -255,6 +255,7 @@ class Config:
     warmup: int = 0
     train_eval_every: int | None = None
     retrain: bool = False
+    timing: bool = False
     replicate: str = "data"
     baseline: str | None = None
     margin: float | None = None

@@ -46,12 +46,12 @@ class TestUse:
         found = plan(*grid(["bn", "nobn"], RATES, seeds=12, scope=scope))
         assert (found.tuning, found.report) == ((0, 1, 2, 3), tuple(range(4, 12)))
         assert (found.scope, found.within, found.disjoint) == (scope, False, True)
-        assert (found.comparisons, found.smallest, found.look) == (1, 8, 1)
+        assert (found.comparisons, found.too_few, found.look) == (1, 0, 1)
 
     def test_splits_choose_for_themselves(self, plan, grid):
         found = plan(*grid(["bn", "nobn"], RATES, seeds=12, scope="split"))
         assert found.tuning == found.report == tuple(range(12))
-        assert (found.within, found.disjoint, found.smallest) == (True, True, 12)
+        assert (found.within, found.disjoint, found.detectable) == (True, True, detectable_shift(12, 0.05 / 2))
 
     def test_without_a_choice_all_report(self, plan, grid):
         found = plan(*grid(["bn", "nobn"]))
@@ -61,9 +61,10 @@ class TestUse:
         found = plan(*grid(["bn", "nobn"], RATES, seeds=4))
         assert (found.disjoint, found.detectable) == (False, math.inf)
 
-    def test_the_smallest_comparison_counts(self, plan, arm):
+    def test_comparisons_with_too_few_replicates_are_counted(self, plan, arm):
         found = plan(arm("bn", [1.0] * 12), arm("nobn", [1.0] * 12), arm("ln", [1.0] * 5))
-        assert (len(found.report), found.smallest, found.detectable) == (12, 5, math.inf)
+        assert (len(found.report), found.comparisons, found.too_few) == (12, 2, 1)
+        assert found.detectable == detectable_shift(12, 0.05 / 2 / 2), "in the comparison with the most replicates"
 
     def test_arms_that_share_no_seed_are_no_comparison(self, plan, arm):
         found = plan(arm("bn", [1.0] * 8), arm("nobn", [1.0] * 8, seeds=range(8, 16)))
@@ -71,14 +72,14 @@ class TestUse:
 
     def test_pooled_splits_are_one_comparison(self, plan, arm):
         found = plan(*(arm(name, [1.0] * 8, data_seed=seed) for name in ("bn", "nobn") for seed in "123"))
-        assert (found.comparisons, found.smallest) == (1, 8)
+        assert (found.comparisons, found.detectable) == (1, detectable_shift(8, 0.05 / 2))
 
     def test_all_pairs(self, plan, grid):
         assert plan(*grid(["bn", "gn", "ln", "nobn"]), pairs=True).comparisons == 6
 
     def test_one_arm_is_compared_with_nothing(self, plan, grid):
         found = plan(*grid(["bn"], RATES, seeds=12))
-        assert (len(found.tuning), len(found.report), found.comparisons, found.smallest) == (4, 8, 0, 8)
+        assert (len(found.tuning), len(found.report), found.comparisons, found.detectable) == (4, 8, 0, math.inf)
 
     def test_without_seeds_there_is_none(self, plan, arm):
         assert plan(arm("bn", [1.0], seeds=[None])) is None

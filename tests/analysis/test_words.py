@@ -137,27 +137,26 @@ class TestScope:
 class TestTooFew:
     def test_eight_pairs_with_three_ties(self, said, arm):
         assert said(arm("bn", ONES[:8]), arm("nobn", ONES[:3] + TWOS[:5])) == (
-            "bn against nobn: too few replicates: 8 replicates, 6 that differ are needed; test/loss ratio 0.71, "
+            "bn against nobn: too few replicates: 5 of 8 replicates differ, 6 are needed; test/loss ratio 0.71, "
             f"95 % CI 0.5–1; {UNTUNED}"
         )
 
     def test_a_look_needs_more(self, said, arm):
         assert said(arm("bn", ONES[:6]), arm("nobn", TWOS[:6]), history=History()) == (
-            "bn against nobn: too few replicates: 6 replicates, 7 that differ are needed; test/loss ratio 0.5, "
+            "bn against nobn: too few replicates: 6 replicates, 7 are needed; test/loss ratio 0.5, "
             f"95 % CI 0.5–0.5; {UNTUNED}"
         )
 
     def test_one_replicate(self, said, arm):
         assert said(arm("bn", [1.0]), arm("nobn", [2.0])) == (
-            "bn against nobn: too few replicates: 1 replicate, 6 that differ are needed; test/loss ratio 0.5, "
-            f"95 % CI without ends; {UNTUNED}"
+            f"bn against nobn: too few replicates: 1 replicate, 6 are needed; test/loss ratio 0.5; {UNTUNED}"
         )
 
     def test_replicates_that_choose_and_report(self, said, arm):
         arms = [arm(name, [own] * 4, lr=lr) for name, own in (("bn", 1.0), ("nobn", 2.0)) for lr in ("0.1", "0.2")]
         assert said(*arms) == (
-            "bn against nobn: too few replicates: the same 4 replicates chose the settings; test/loss ratio 0.5, "
-            "95 % CI without ends; at lr 0.1, chosen on 4 of these seeds"
+            "bn against nobn: too few replicates: the same 4 replicates chose the settings; test/loss ratio 0.5; "
+            "at lr 0.1, chosen on 4 of these seeds"
         )
 
     def test_more_than_were_declared(self, said, arm):
@@ -258,7 +257,7 @@ class TestSettings:
         assert said(*self.arms(arm, best=("0.2", "0.2"))).endswith("; at lr 0.2, chosen on 4 other seeds")
 
     def test_chosen_in_each_split(self, said, arm):
-        assert said(*self.arms(arm, "split")).endswith("; lr chosen in each replicate on its own validation rows")
+        assert said(*self.arms(arm, "split")).endswith("; lr chosen on the validation part of each split")
 
     def test_an_arm_with_one_setting(self, said, arm):
         assert said(arm("bn", ONES), *self.arms(arm)[3:]).endswith(
@@ -298,6 +297,7 @@ class TestTimes:
         **{"arm": "bn", "baseline": "nobn", "panel": ""},
         **{"steps_ratio": 0.43, "steps_ratio_low": 0.38, "steps_ratio_high": 0.51},
         **{"seconds_ratio": NAN, "seconds_ratio_low": NAN, "seconds_ratio_high": NAN},
+        **{"step_time_ratio": NAN, "step_time_ratio_low": NAN, "step_time_ratio_high": NAN},
     }
     SECONDS = {"seconds_ratio": 0.6, "seconds_ratio_low": 0.5, "seconds_ratio_high": 0.7}  # noqa: RUF012
 
@@ -317,8 +317,18 @@ class TestTimes:
             "and in 0.6 times the seconds of nobn, 95 % CI 0.5–0.7"
         )
 
-    def test_no_ratio_is_said_without_an_interval(self):
-        assert time_sentence({**self.ROW, "steps_ratio_low": NAN, "steps_ratio_high": NAN}) == ""
+    @pytest.mark.parametrize("ends", [(NAN, NAN), (0.0, INF)])
+    def test_no_ratio_is_said_without_an_interval(self, ends):
+        assert (
+            time_sentence({**self.ROW, **dict(zip(("steps_ratio_low", "steps_ratio_high"), ends, strict=True))})
+            == ""
+        )
+
+    def test_the_seconds_of_a_step(self):
+        step = {"step_time_ratio": 1.004, "step_time_ratio_low": 0.998, "step_time_ratio_high": 1.2}
+        said = "a step of bn takes 1.004 times the seconds of one of nobn, timed in turn, 95 % CI 0.998–1.2"
+        assert time_sentence({**self.ROW, **step}).endswith(f"CI 0.38–0.51; {said}")
+        assert time_sentence({**self.ROW, **step, "steps_ratio_low": NAN}) == said
 
 
 class TestInteraction:

@@ -14,6 +14,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from hydra_plugins.normlab.closing import closing
 from hydra_plugins.normlab.job_context import current_job, place_of, resolve_in_place, task_of
 from hydra_plugins.normlab.typed import require_effective, was_typed
 from normlab.cli import WANTS_TRACEBACK
@@ -83,6 +84,8 @@ class NormlabCallback(Callback):
             folder = config.hydra.run.dir
             curves = f"   curves: tensorboard --logdir {shlex.quote(folder)}" if config.logger.tensorboard else ""
             log.info("files: %s%s", folder, curves)
+            if config.timing:
+                log.info("timing=true has no effect on a run alone: there is nothing to compare; a sweep needs -m")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check what was typed, tell a sweeper that is not ours which way is better, and have its sweep closed."""
@@ -117,19 +120,15 @@ class ClosingSweeper(Sweeper):
         """Make the other sweeper, which finds the configuration as if it had been called by Hydra."""
         with read_write(config), open_dict(config):
             config.hydra.sweeper = self.settings
-        self.folder = Path(config.hydra.sweep.dir)
+        self.folder, self.composed = Path(config.hydra.sweep.dir), config
         self.sweeper = Plugins.instance().instantiate_sweeper(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Let it sweep, and close what it leaves."""
-        from normlab.report.close import close_sweep
-
-        try:
+        with closing(self.folder, self.composed):
             return self.sweeper.sweep(arguments)
-        finally:
-            close_sweep(self.folder)
 
 
 def refuse(error: Exception, place: str = "") -> NoReturn:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.normlab.applicability import applicable
+from hydra_plugins.normlab.closing import closing
 from hydra_plugins.normlab.composer import Composer
 from hydra_plugins.normlab.job_context import environment_of, place_of
 from hydra_plugins.normlab.launcher import PopulationLauncher
@@ -70,7 +71,6 @@ class NormlabSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Train every combination of the arguments."""
-        from normlab.report.close import close_sweep
         from normlab.report.plan import seed_plan
 
         composer = self.make_composer()
@@ -85,10 +85,9 @@ class NormlabSweeper(BasicSweeper):
         folder = self.make_folder()
         for line in seed_plan(list(self.planned(composer)), folder):
             log.info(line)
-        try:
+        assert self.config is not None
+        with closing(folder, self.config):
             return super().sweep(arguments)
-        finally:
-            close_sweep(folder)
 
     def make_composer(self) -> Composer:
         """Return the composer of the jobs; the population launcher uses the same one."""
@@ -176,6 +175,11 @@ class NormlabSweeper(BasicSweeper):
                     )
                 with environment_of(composed):
                     rehearse(task)
+                    if task.timing != self.config.get("timing"):
+                        raise ConfigError(
+                            f"timing must be the same for a whole sweep, got {task.timing} for this run alone; "
+                            "type timing=true or timing=false"
+                        )
                     if again:
                         require_own(folder, task)
                 folders[folder] = name
@@ -194,7 +198,7 @@ class NormlabSweeper(BasicSweeper):
             composed = composer.compose(job, number)
             with environment_of(composed):
                 task = composer.task(job, composed)
-                yield PlannedRun.of(composed, task, task.replicate == "data" and is_generated(task.data))
+                yield PlannedRun.of(composed, task, is_generated(task.data))
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: :meth:`check` has composed every job."""

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from normlab.config import OF_THE_VERDICT
 
 SEED, TARGET = "seed", "target"
-NO_SETTINGS = (SEED, TARGET, "retrain", *OF_THE_VERDICT)
+NO_SETTINGS = (SEED, TARGET, "retrain", "timing", *OF_THE_VERDICT)
 """Keys that say which replicate a run is, what it is judged by, or how its folder is treated."""
 ABSENT = "–"
 """The setting of a key that a run lacks."""

@@ -93,24 +93,31 @@ def of_replicates(cells: Cells) -> Iterator[str]:
 
 
 def of_tuning(cells: Cells, tuning: Tuning) -> Iterator[str]:
-    """Yield warnings about the choice of settings; arms whose best setting is at an edge are named in one line."""
-    at_edges: dict[str, list[str]] = {}
+    """Yield warnings about the choice of settings."""
     for (panel, arm), tuned in tuning.items():
-        name, use = full_name(cells, panel, arm), cells.uses[panel]
-        if len(tuned.rows) < 2:
-            continue
+        known, columns = ~np.isnan(cells.tables["validation"]), cells.uses[panel].tuning
+        counts = {int(known[row, columns].sum()) for row in tuned.rows}
+        if len(counts) > 1:
+            name = full_name(cells, panel, arm)
+            yield f"{name}: settings were chosen on {min(counts)} to {max(counts)} replicates"
+
+
+def at_edges(cells: Cells, tuning: Tuning) -> list[str]:
+    """Return a line for each edge of what was tried that is the best setting, with the arms of which it is.
+
+    Where replicates choose for themselves, an edge counts if most of them choose it.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for (panel, arm), tuned in tuning.items():
         tried = [cells.settings[row].tuned for row in tuned.rows]
         rows, taken = np.unique(tuned.chosen[tuned.chosen >= 0], return_counts=True)
         for row in rows[2 * taken > len(tuned.chosen)].tolist():
             for key, end, setting in edges(tried, cells.settings[row].tuned):
-                at_edges.setdefault(f"the {end} {cells.design.tuned[key]} that was tried, {setting}", []).append(
-                    name
-                )
-        counts = {int((~np.isnan(cells.tables["validation"][row, use.tuning])).sum()) for row in tuned.rows}
-        if len(counts) > 1:
-            yield f"{name}: settings were chosen on {min(counts)} to {max(counts)} replicates"
-    for edge, names in at_edges.items():
-        yield f"{edge}, is the best of {', '.join(names)}: the true best may lie beyond"
+                what = f"the {end} {cells.design.tuned[key]} that was tried, {setting}"
+                found.setdefault(what, {})[full_name(cells, panel, arm)] = None
+    return [
+        f"{what}, is the best of {', '.join(names)}: the true best may lie beyond" for what, names in found.items()
+    ]
 
 
 def of_tests(comparisons: Sequence[Row]) -> Iterator[str]:
@@ -177,8 +184,8 @@ def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> I
     for row in comparisons:
         if row["question"] != GENERALIZATION or np.isnan(row["p_adjusted"]):
             continue
-        choice, kind = cells.design.choice, row["metric"].partition("/")[2]
-        if choice.name.partition("/")[2] != kind:
+        choice = cells.design.choice
+        if row["metric"].replace("test/", "val/") != choice.name:
             continue
         for table, what in (("validation", "validation at the end"), ("best", "the best epoch of validation")):
             found = other_answer(cells, tuning, row, Metric(table, choice.direction))

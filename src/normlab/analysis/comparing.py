@@ -107,14 +107,14 @@ def rank_side(effects: Numbers, metric: Metric) -> float:
 def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     """Compare an arm with its baseline: the test, the estimate with its interval, and the shares of failed runs.
 
-    Columns: ``replicates`` in which both arms have the metric; ``seeds``, the replicates that both have, by which
-    looks are counted; ``effect`` (ratio, points or difference), ``estimate`` with its
-    interval; ``p`` of the signed-rank test at the chosen settings and ``p_near_best``, the largest of it and of
-    the tests against the near-best settings of the worse arm; ``attainable``, the smallest p that these data
-    could give; ``side``, negative where the arm is better; ``spread``, the standard deviation of the effects;
-    ``better``, the share of replicates in which the arm is better, ties one half; ``new_table_p`` of the
-    corrected t test where replicates are splits of one table; and those of ``equivalence_columns`` and
-    ``failure_columns``.
+    Columns: ``replicates`` in which both arms have the metric, ``differing`` of which have different values;
+        ``seeds``, the replicates that both arms have, by which looks are counted; ``effect`` (ratio, points or
+        difference), ``estimate`` with its interval; ``p`` of the signed-rank test at the chosen settings and
+        ``p_near_best``, the largest of it and of the tests against the near-best settings of the worse arm;
+        ``attainable``, the smallest p that these data could give; ``side``, negative where the arm is better;
+        ``spread``, the standard deviation of the effects; ``better``, the share of replicates in which the arm is
+        better, ties one half; ``new_table_p`` of the corrected t test where replicates are splits of one table;
+        and those of ``equivalence_columns`` and ``failure_columns``.
     """
     cells = place.cells
     values = cells.tables[metric.name]
@@ -135,6 +135,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
         "p": test.p if disjoint else np.nan,
         "p_near_best": p_near_best if disjoint else np.nan,
         "attainable": attainable_p(effects) if disjoint else 1.0,
+        "differing": int(np.count_nonzero(known(effects))),
         "side": side,
         "near_best": near_best,
         "untested": untested,
@@ -272,7 +273,15 @@ def sides_of(tuning: Tuning, panels: Sequence[Panel], arm: str) -> Side | None:
 
 
 NOTHING: Row = {
-    **{"replicates": 0, "seeds": (), "effect": "", "p": np.nan, "p_near_best": np.nan, "attainable": 1.0},
+    **{
+        "replicates": 0,
+        "seeds": (),
+        "effect": "",
+        "p": np.nan,
+        "p_near_best": np.nan,
+        "attainable": 1.0,
+        "differing": 0,
+    },
     **{
         "side": 0.0,
         "near_best": 0,

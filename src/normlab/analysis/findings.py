@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from normlab.analysis import tables
-from normlab.analysis.cautions import cautions, disagreements
+from normlab.analysis.cautions import at_edges, cautions, disagreements
 from normlab.analysis.cells import Cells, cells_of
 from normlab.analysis.comparisons import comparisons_of, interactions_of
 from normlab.analysis.design import Design
+from normlab.analysis.fixed_steps import at_fixed_steps
 from normlab.analysis.history import History
 from normlab.analysis.reaching import reached
 from normlab.analysis.resampling import RESAMPLES, Draws
@@ -31,11 +32,13 @@ class Findings:
         interactions: a row per pair of panels and arm with its baseline; see ``interactions_of``.
         targets: a row per panel: the value that the times are counted to.
         times: a row per run: its ``target``, and the ``steps`` and ``seconds`` to it.
+        fixed_steps: the training loss in evaluation mode after equally many steps; see ``at_fixed_steps``.
         time_ratios: a row per panel, and arm with its baseline.
         ranges: a row per arm and tuned key: the settings that are nearly as good as the best.
         batch_sizes: a row per arm where the batch size varies: how much it matters.
+        edges: a line for each edge of what was tried that is the best setting of an arm.
         ends: lines on comparisons that the validation split or the best epoch answers otherwise.
-        warnings: a line each, ``ends`` among them.
+        warnings: a line each, ``edges`` and ``ends`` among them.
     """
 
     design: Design
@@ -47,9 +50,11 @@ class Findings:
     interactions: pd.DataFrame
     targets: pd.DataFrame
     times: pd.DataFrame
+    fixed_steps: pd.DataFrame
     time_ratios: pd.DataFrame
     ranges: pd.DataFrame
     batch_sizes: pd.DataFrame
+    edges: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -63,6 +68,7 @@ def find(
     resamples: int = RESAMPLES,
     history: History | None = None,
     timed: StepTimes | None = None,
+    train_curves: pd.DataFrame | None = None,
 ) -> Findings:
     """Analyse a sweep.
 
@@ -79,6 +85,7 @@ def find(
         resamples: of the intervals of interquartile means and of time ratios; 0 leaves them out.
         history: the earlier verdicts of the folder; changed by this one. Without it p is not multiplied for
             looks.
+        train_curves: of the training loss in evaluation mode, likewise.
         timed: seconds per step of each arm of a panel, where arms were timed in turn.
 
     Raises:
@@ -90,6 +97,7 @@ def find(
     times = reached(runs, curves, cells, tuning, target)
     arms = tables.arms(runs, cells, tuning, times, draws)
     rows = comparisons_of(cells, tuning, history if is_kept else None)
+    edges = at_edges(cells, tuning)
     ends = list(disagreements(cells, tuning, rows))
     found = Findings(
         design,
@@ -101,11 +109,13 @@ def find(
         interactions_of(cells, tuning),
         times.targets,
         times.runs,
+        at_fixed_steps(runs.index, cells, tuning, curves.iloc[:0] if train_curves is None else train_curves),
         tables.time_ratios(cells, tuning, times, timed or {}, draws),
         tables.ranges(cells, tuning),
         tables.batch_sizes(arms, design),
+        edges,
         ends,
-        [*ends, *cautions(runs, cells, tuning, times, rows, history)],
+        [*edges, *ends, *cautions(runs, cells, tuning, times, rows, history)],
     )
     history.add(cells, tuning, rows)
     return found

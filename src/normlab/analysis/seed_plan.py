@@ -24,15 +24,15 @@ class ReplicatePlan:
     """The use of a sweep's replicates, if all of its runs finish.
 
     Attributes:
-        scope: what differs between replicates, in the panel with the fewest that report.
+        scope: what differs between replicates, in the panel with the most that report.
         tuning, report: the seeds that choose settings, and those that are reported, there.
         within: whether each replicate chooses its own settings.
         disjoint: whether no replicate that is reported chooses settings for others.
         comparisons: the number of comparisons by one metric.
-        smallest: the fewest replicates that a comparison has; those that report without comparisons.
+        too_few: how many of them have too few replicates for a verdict.
         look: the number of the look at these comparisons.
-        detectable: the effect that is declared with 80 % power in the smallest comparison, in standard deviations
-            of the paired effects; infinite if none can be.
+        detectable: the effect that is declared with 80 % power in the comparison with the most replicates, in
+            standard deviations of the paired effects; infinite if none can be.
         max_replicates: the declared maximum; None without one.
     """
 
@@ -42,7 +42,7 @@ class ReplicatePlan:
     within: bool
     disjoint: bool
     comparisons: int
-    smallest: int
+    too_few: int
     look: int
     detectable: float
     max_replicates: int | None = None
@@ -61,10 +61,13 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         return None
     arms = tuned(cells, history.frozen)
     found = compared_seeds(cells, arms)
-    use = min(cells.uses.values(), key=lambda use: len(use.report))
-    looks = [(history.look(key, seeds), history.factor(key, seeds)) for key, seeds in found.items()]
-    smallest = min((len(seeds) for seeds in found.values()), default=len(use.report))
-    factor = max((factor for _, factor in looks), default=1.0)
+    use = max(cells.uses.values(), key=lambda use: len(use.report))
+    looks = [history.look(key, seeds) for key, seeds in found.items()]
+    level = ALPHA / max(len(found), 1)
+    shifts = [
+        detectable_shift(len(seeds), level / history.factor(key, seeds)) if use.is_disjoint else math.inf
+        for key, seeds in found.items()
+    ]
     tuning, report = (tuple(cells.seeds[k] for k in columns) for columns in (use.tuning, use.report))
     return ReplicatePlan(
         use.scope,
@@ -73,9 +76,9 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         use.within,
         use.is_disjoint,
         len(found),
-        smallest,
-        max((look for look, _ in looks), default=1),
-        detectable_shift(smallest, ALPHA / (factor * max(len(found), 1))) if use.is_disjoint else math.inf,
+        sum(math.isinf(shift) for shift in shifts),
+        max(looks, default=1),
+        min(shifts, default=math.inf),
         history.max_replicates,
     )
 

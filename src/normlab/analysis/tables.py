@@ -10,16 +10,16 @@ from normlab.analysis.arms import STATUSES
 from normlab.analysis.cells import Cells, Panel
 from normlab.analysis.comparing import Place, Row, named, sides_of
 from normlab.analysis.design import Design, is_number
-from normlab.analysis.estimates import UNKNOWN, Estimate, mean, share
-from normlab.analysis.pseudomedian import paired_test
+from normlab.analysis.estimates import UNKNOWN, mean, share
 from normlab.analysis.ranges import BATCH_SIZE, WITHIN, good_range, largest_ratio
 from normlab.analysis.reaching import Reached
 from normlab.analysis.resampling import Draws
+from normlab.analysis.step_times import time_per_step_ratio
 from normlab.analysis.times import median, time_ratio
 from normlab.analysis.tuning import Tuned, Tuning, scores
 
 Numbers = NDArray[np.float64]
-StepTimes = Mapping[tuple[Panel, str], Numbers]
+StepTimes = Mapping[tuple[Panel, str], Sequence[float]]
 """Seconds per optimizer step of each arm of a panel, one for each round of interleaved timing, ``(R,)``."""
 
 
@@ -137,12 +137,12 @@ def time_ratios(cells: Cells, tuning: Tuning, times: Reached, timed: StepTimes, 
             both = ~(np.isnan(a) | np.isnan(b))
             steps = time_ratio(a[both], b[both], draws)
             rounds = [timed.get((panel, name)) for name in (arm, baseline)]
-            step = UNKNOWN if rounds[0] is None or rounds[1] is None else step_time_ratio(rounds[0], rounds[1])
-            with np.errstate(divide="ignore"):  # an interval without a lower end begins at 0
-                low, high = (
-                    np.exp(side * np.hypot(np.log(steps[end] / steps.value), np.log(step[end] / step.value)))
-                    for side, end in ((-1, 1), (1, 2))
-                )
+            step = UNKNOWN if rounds[0] is None or rounds[1] is None else time_per_step_ratio(rounds[0], rounds[1])
+            with np.errstate(divide="ignore"):  # an end may be 0 or infinite
+                reach = [
+                    np.hypot(np.log(steps[end] / steps.value), np.log(step[end] / step.value)) for end in (1, 2)
+                ]
+            low, high = np.exp(-reach[0]), np.exp(reach[1])
             seconds = steps.value * step.value
             rows.append(
                 {
@@ -164,12 +164,6 @@ def time_ratios(cells: Cells, tuning: Tuning, times: Reached, timed: StepTimes, 
         *named("seconds_ratio", UNKNOWN),
     ]
     return frame(rows, columns)
-
-
-def step_time_ratio(arm: Numbers, baseline: Numbers) -> Estimate:
-    """Return the ratio of the seconds per step of two arms that were timed in turn, ``(R,)`` each."""
-    found = paired_test(np.log(arm) - np.log(baseline)).shift
-    return Estimate(*(float(np.exp(end)) for end in (found.value, found.low, found.high)))
 
 
 def ranges(cells: Cells, tuning: Tuning) -> pd.DataFrame:

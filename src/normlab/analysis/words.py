@@ -76,9 +76,10 @@ def effect(row: Row) -> str:
             f"runs that diverged leave no estimate of {name}; {row['arm']} is better in {percent(row['better'])} "
             f"of the pairs (95 % CI {low.removesuffix(' %')}–{high})"
         )
-    ends = interval(row["estimate_low"], row["estimate_high"], between(row))
+    enough = row["replicates"] >= replicates_needed(1)  # below, no interval has an end
+    ends = interval(row["estimate_low"], row["estimate_high"], between(row)) if enough else ""
     if row["effect"] == RATIO:
-        return f"{name} ratio {number(value)}{ends}"
+        return f"{name} ratio {ratio_text(value)}{ends}"
     unit = " points" if row["effect"] == POINTS else ""
     return f"{name} difference {number(value, plus=True)}{unit}{ends}"
 
@@ -117,11 +118,11 @@ def why_too_few(row: Row) -> str:
     """Return why a comparison has no verdict."""
     if not row["disjoint"]:
         return f"the same {counted(row['replicates'], 'replicate')} chose the settings"
+    n, differ = row["replicates"], row["differing"]
     if math.isinf(row["factor"]):
-        return f"{counted(row['replicates'], 'replicate')} are more than were declared as the maximum"
-    return (
-        f"{counted(row['replicates'], 'replicate')}, {replicates_needed(1, row['factor'])} that differ are needed"
-    )
+        return f"{counted(n, 'replicate')} are more than were declared as the maximum"
+    found = counted(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
+    return f"{found}, {replicates_needed(1, row['factor'])} are needed"
 
 
 def new_table_clause(row: Row, cells: Cells) -> list[str]:
@@ -182,8 +183,7 @@ def settings_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
     if not any(is_tuned.values()):
         return [f"{'at ' * one}{said}, {UNTUNED}"] if said else []
     if use.within:
-        names = " and ".join(short(key) for key in keys)
-        said = f"{names} chosen in each replicate on its own validation rows"
+        said = f"{' and '.join(short(key) for key in keys)} chosen on the validation part of each split"
     else:
         seeds = counted(len(use.tuning), "other seed" if use.is_disjoint else "of these seed")
         said = f"{'at ' * one}{said}, chosen on {seeds}"
@@ -216,17 +216,25 @@ def shortened_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
 
 
 def time_sentence(row: Row) -> str:
-    """Return how long an arm takes to the target, empty where the medians have no ratio with an interval."""
-    if math.isnan(row["steps_ratio_low"]):
-        return ""
+    """Return how long an arm takes to the target, and how long its steps take; empty where neither is known."""
+    arm, baseline, clauses = row["arm"], row["baseline"], []
     where = f" at {row['panel']}" if row["panel"] else ""
-    ratios = [
-        f"{number(row[f'{name}_ratio'])} times the {name} of {row['baseline']}"
-        + interval(row[f"{name}_ratio_low"], row[f"{name}_ratio_high"], "–")
-        for name in ("steps", "seconds")
-        if not math.isnan(row[f"{name}_ratio_low"])
-    ]
-    return f"{row['arm']} reaches the target{where} in {', and in '.join(ratios)}"
+    low, high = row["steps_ratio_low"], row["steps_ratio_high"]
+    if not math.isnan(low) and (low > 0 or math.isfinite(high)):
+        ratios = [
+            f"{ratio_text(row[f'{name}_ratio'])} times the {name} of {baseline}"
+            + interval(row[f"{name}_ratio_low"], row[f"{name}_ratio_high"], "–")
+            for name in ("steps", "seconds")
+            if not math.isnan(row[f"{name}_ratio_low"])
+        ]
+        clauses.append(f"{arm} reaches the target{where} in {', and in '.join(ratios)}")
+    if not math.isnan(row["step_time_ratio"]):
+        ends = interval(row["step_time_ratio_low"], row["step_time_ratio_high"], "–")
+        value = ratio_text(row["step_time_ratio"])
+        clauses.append(
+            f"a step of {arm}{where} takes {value} times the seconds of one of {baseline}, timed in turn{ends}"
+        )
+    return "; ".join(clauses)
 
 
 def interaction_sentence(row: Row) -> str:
@@ -234,14 +242,14 @@ def interaction_sentence(row: Row) -> str:
     what = "ratio of the ratios" if row["effect"] == RATIO else "difference of the differences"
     unit = " points" if row["effect"] == POINTS else ""
     ends = interval(row["estimate_low"], row["estimate_high"], between(row))
-    found = f"{what} {number(row['estimate'])}{unit}{ends}"
-    if math.isnan(row["estimate"]):
-        found = "runs that diverged leave no estimate"
+    value = ratio_text(row["estimate"]) if row["effect"] == RATIO else number(row["estimate"])
+    found = (
+        "runs that diverged leave no estimate" if math.isnan(row["estimate"]) else f"{what} {value}{unit}{ends}"
+    )
     changes = "changes" if row["p_adjusted"] <= ALPHA else "is not shown to change"
     return (
         f"the effect of {row['arm']} against {row['baseline']} {changes} from {row['other']} to {row['panel']}: "
-        f"{found}, p = {p_value(row['p_adjusted'])}, "
-        f"{counted(row['replicates'], 'replicate')}"
+        f"{found}, p = {p_value(row['p_adjusted'])}, {counted(row['replicates'], 'replicate')}"
     )
 
 
@@ -265,11 +273,12 @@ def interval(low: float, high: float, between: str, level: int = 95) -> str:
     if math.isnan(low) or math.isnan(high):
         return ""
     no_low = math.isinf(low) or (between == "–" and low == 0)
+    text = ratio_text if between == "–" else number
     if math.isinf(high):
-        return f", {level} % CI without ends" if no_low else f", {level} % CI more than {number(low)}"
+        return f", {level} % CI without ends" if no_low else f", {level} % CI more than {text(low)}"
     if no_low:
-        return f", {level} % CI less than {number(high)}"
-    return f", {level} % CI {number(low)}{between}{number(high)}"
+        return f", {level} % CI less than {text(high)}"
+    return f", {level} % CI {text(low)}{between}{text(high)}"
 
 
 def percent(share: float) -> str:
@@ -279,6 +288,16 @@ def percent(share: float) -> str:
     ('88 %', '3 %')
     """
     return f"{100 * share:.0f} %"
+
+
+def ratio_text(value: float) -> str:
+    """Return a ratio with two digits that count, three from 1 on, and with three decimals near 1.
+
+    >>> ratio_text(0.4312), ratio_text(12.345), ratio_text(1.0021), ratio_text(0.95)
+    ('0.43', '12.3', '1.002', '0.95')
+    """
+    near = f"{value:.3f}".rstrip("0").rstrip(".")
+    return near if 0.9 < value < 1.1 else number(value)
 
 
 def number(value: float, plus: bool = False) -> str:

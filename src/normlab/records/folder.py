@@ -17,6 +17,8 @@ from normlab.records.sources import require_same_sources
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
 RETRAIN = "retrain"
+HANDLING = (RETRAIN, "timing")
+"""Keys about the folder of a run or a sweep, not about the run."""
 
 
 def free_folder(path: Path) -> Path:
@@ -86,8 +88,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def without_handling(config: Any) -> Any:
-    """Return a plain config without ``retrain``, which is about the folder and not about the run."""
-    return {key: value for key, value in config.items() if key != RETRAIN}
+    """Return a plain config without the keys that are about its folder."""
+    return {key: value for key, value in config.items() if key not in HANDLING}
 
 
 def computed(config: Mapping[str, Any]) -> dict[str, Any]:

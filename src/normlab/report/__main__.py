@@ -69,7 +69,10 @@ def report(asked: argparse.Namespace) -> None:
         typed = replace(typed, baseline=None)
     history = read_history(one, records) if one else History(declared_maximum(records))
     found = study(
-        records, replace(typed, **(given | {"target": target_of(asked.target) or typed.target})), history=history
+        records,
+        replace(typed, **(given | {"target": target_of(asked.target) or typed.target})),
+        history=history,
+        folders=asked.paths,
     )
     require_writable(out)
     if one and not given:  # other options are another analysis of the same runs

@@ -73,7 +73,7 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     probed = run_columns(records).loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
     history = read_history(folder, records)
-    found = study(records, Asked.of_runs(records, folder), sweep, history)
+    found = study(records, Asked.of_runs(records, folder), sweep, history, [folder])
     write_history(folder, history)
     sweep = found.sweep
     write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
@@ -98,8 +98,8 @@ def said(found: "Study") -> list[str]:
     lines = [*sentences(found), *more_sentences(found)]
     more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
     told = targets(found) if found.sweep.arms["target"].nunique(dropna=False) > 1 else []
-    ends = found.found.ends[:SENTENCES]
-    whole = [line.replace(" %", "\u00a0%") for line in [*lines[:SENTENCES], *more, *ends, *told]]
+    notes = [*found.found.edges, *found.found.ends][:SENTENCES]
+    whole = [line.replace(" %", "\u00a0%") for line in [*lines[:SENTENCES], *more, *notes, *told]]
     wrapped = [textwrap.wrap(line, WIDTH, subsequent_indent="    ") for line in whole]
     return [line.replace("\u00a0", " ") for line in itertools.chain.from_iterable(wrapped)]
 

@@ -157,7 +157,7 @@ def run_columns(
         **{end: final(results, f"{end}/{name}", direction, curves) for end in ENDS},
         "untrained": [is_untrained(result) for result in results],
         "shortened": [is_shortened(result) for result in results],
-        "scope": [scope_of(result).value for result in results],
+        "scope": scopes_of(results),
         "train_rows": [data.get("train", math.nan) for data in sizes],
         "test_rows": [data.get("test", math.nan) for data in sizes],
         "lr": [setting(result, LR) or "" for result in results],
@@ -189,11 +189,16 @@ def worst(direction: str) -> float:
     return math.inf if direction == "min" else -math.inf
 
 
-def scope_of(result: Result) -> Scope:
-    """Return what differs between a run and its replicates; without the key ``replicate``, one dataset."""
-    if result.config.get("replicate", "seed") != "data":
-        return Scope.SEED
-    return Scope.DRAW if result.data.get("generated") else Scope.SPLIT
+def scopes_of(results: Sequence[Result]) -> list[str]:
+    """Return what differs between each run and its replicates.
+
+    Without ``replicate=data`` all replicates have one dataset, unless ``data.seed`` is set to the seed of the run.
+    """
+    pairs = [(result.config.get(SEED), (result.config.get("data") or {}).get(SEED)) for result in results]
+    follows = len({seed for seed, _ in pairs}) > 1 and all(seed == of_data for seed, of_data in pairs)
+    replicated = [follows or result.config.get("replicate") == "data" for result in results]
+    own = [Scope.DRAW if result.data.get("generated") else Scope.SPLIT for result in results]
+    return [(scope if differs else Scope.SEED).value for scope, differs in zip(own, replicated, strict=True)]
 
 
 def is_shortened(result: Result) -> bool:

@@ -17,7 +17,7 @@ from normlab.records.hparams import group_choices
 from normlab.records.result import Objective, Result, Status
 from normlab.records.sweep import Record, read_sweep, read_written
 from normlab.report.factors import find_factors
-from normlab.report.overview import scope_of, seed_column
+from normlab.report.overview import scopes_of, seed_column
 from normlab.report.tables import short_names
 from normlab.report.verdicts import read_history
 
@@ -58,9 +58,13 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
 
     The runs that the sweep's folder holds already count with those that are planned, as when the sweep is closed.
 
+    Nothing is said of a sweep that trains nothing.
+
     Raises:
         ConfigError: the baseline that was typed is none of the arms, or the folder's verdicts are damaged.
     """
+    if all(run.result.config["trainer"]["max_epochs"] == 0 for run in runs):
+        return []
     own = {run.folder.resolve() for run in runs}
     earlier = [record for record in read_sweep(folder) if record.folder.resolve() not in own]
     earlier = [record for record in earlier if record.result.status.done]
@@ -74,7 +78,7 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     frame = factors.settings.assign(
         **{SEED: seed_column(results)}, validation=0.0, outcome=0.0, status=Status.FINISHED.value
     )
-    frame["scope"] = [scope_of(result).value for result in results]
+    frame["scope"] = scopes_of(results)
     metric, config = Metric("outcome", "min"), runs[0].result.config
     baseline, pairs = config.get("baseline"), bool(config.get("pairs"))
     try:
@@ -107,15 +111,14 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
         uses = f"seeds {report}"
     if not plan.comparisons:
         return [uses]
-    if plan.smallest < len(plan.report):
-        uses += f", {plan.smallest} of them in the smallest comparison"
     several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""
     if math.isinf(plan.detectable):
         return [f"{uses}; no verdict ({several}look {plan.look}); {wanted(plan, seeds)} gives one"]
     effect = f"a difference of {plan.detectable:.2g} standard deviations between paired runs"
     said = f"{uses}; {effect} is found with 80 % power"
     more = f"; {wanted(plan, seeds)} finds smaller ones" * (len(seeds) < SUGGESTED)
-    return [f"{said} ({several}look {plan.look}){more}"]
+    few = f"; {plan.too_few} of them have too few replicates for a verdict" * (plan.too_few > 0)
+    return [f"{said} ({several}look {plan.look}){few}{more}"]
 
 
 def wanted(plan: ReplicatePlan, seeds: Sequence[int]) -> str:

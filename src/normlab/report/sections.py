@@ -20,9 +20,9 @@ from normlab.report.study_views import (
     titled,
     tuned_at,
 )
-from normlab.report.time_section import times
+from normlab.report.time_section import fixed_steps, times
 from normlab.report.tuning_sections import rates, sizes
-from normlab.report.wording import num, percent, shown, with_interval
+from normlab.report.wording import effect_text, num, percent, shown, with_interval
 
 INTERNAL = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin", "splits"]
 """Columns of the comparisons that are not written into the csv file."""
@@ -30,7 +30,7 @@ INTERNAL = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin
 
 def sections(study: Study) -> Iterator[Section]:
     """Yield what there is to show, most important first."""
-    for make in (compared, best, curves, rates, sizes, times):
+    for make in (compared, best, curves, fixed_steps, rates, sizes, times):
         section = make(study)
         if section.pictures or section.tables:
             yield section
@@ -72,7 +72,12 @@ def compared(study: Study) -> Section:
         for picture in paired(study, panel, own, number)
     ]
     tables = [
-        Table("comparisons", "arms against the baseline", frame.drop(columns=INTERNAL), shown(frame, columns))
+        Table(
+            "comparisons",
+            "arms against the baseline",
+            frame.drop(columns=INTERNAL, errors="ignore"),
+            shown(frame, columns),
+        )
     ]
     if len(found.interactions):
         tables.append(
@@ -101,14 +106,6 @@ def scope_text(row: Row) -> str:
     """Return the number of replicates and what differs between them."""
     nouns = {"seed": "seed", "draw": "draw", "split": "split"}
     return f"{row['replicates']} {nouns[row['scope']]}{'s' * (row['replicates'] != 1)}"
-
-
-def effect_text(row: Row) -> str:
-    """Return an effect with its interval: a ratio as × 0.95, a difference with its unit."""
-    if np.isnan(row["estimate"]):
-        return "–"
-    text = with_interval(row, "estimate")
-    return f"× {text}" if row["effect"] == "ratio" else f"{text} points" if row["effect"] == "points" else text
 
 
 def failed_text(row: Row) -> str:

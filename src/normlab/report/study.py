@@ -1,19 +1,20 @@
 """A sweep as the statistics see it: outcomes and curves of its runs, and the analysis; see :func:`study`."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Metric, design_of
+from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
 from normlab.analysis.findings import Findings, find
 from normlab.analysis.history import History
+from normlab.analysis.tables import StepTimes
 from normlab.config import ConfigError, direction_of
 from normlab.records.folder import SWEEP_CONFIG
 from normlab.records.sweep import Record, load
+from normlab.records.timing import read_timing, step_seconds
 from normlab.report.overview import Overview, final, overview, with_times
 
 CLASSES = ("loss", "acc")
@@ -78,7 +79,11 @@ class Study:
 
 
 def study(
-    records: Sequence[Record], asked: Asked, sweep: Overview | None = None, history: History | None = None
+    records: Sequence[Record],
+    asked: Asked,
+    sweep: Overview | None = None,
+    history: History | None = None,
+    folders: Sequence[Path] = (),
 ) -> Study:
     """Analyse the runs of a sweep.
 
@@ -87,6 +92,7 @@ def study(
         asked: the options.
         sweep: the runs at a glance, if that is known already.
         history: the earlier verdicts of the folder; changed by this one.
+        folders: of the sweeps, which may hold a timing.
 
     Raises:
         ConfigError: for a metric, a comparison or a baseline that does not exist, with those that do.
@@ -113,8 +119,14 @@ def study(
             asked.pairs,
             asked.margin,
         )
-        curves = timed_curves(sweep)
-        found = find(runs, curves, design, np.random.default_rng(0), asked.target, history=history)
+        rounds = step_rounds(sweep, records, folders)
+        curves = timed_curves(sweep, rounds)
+        timed = arm_rounds(runs, design, rounds)
+        train_curves = sweep.curves[sweep.curves["metric"] == "train_eval/loss"]
+        generator = np.random.default_rng(0)
+        found = find(
+            runs, curves, design, generator, asked.target, history=history, timed=timed, train_curves=train_curves
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Study(records, with_times(sweep, found.times, curves), runs, curves, found)
@@ -139,16 +151,13 @@ def metrics_of(sweep: Overview, records: Sequence[Record], asked: str | None) ->
             raise ConfigError(f"--metric {asked}: no run has it; there are {', '.join(there) or 'none'}")
         return [Metric(asked, direction_of_name(asked, sweep))]
     name = sweep.metric.partition("/")[2]
-    split = (
-        "test" if any(of.startswith("test/") for of in finals) or not finals else sweep.metric.partition("/")[0]
-    )
-    names = [
-        name,
-        *(other for other in CLASSES if name in CLASSES and f"{split}/{other}" in known - {f"{split}/{name}"}),
-    ]
-    found = [Metric(f"{split}/{of}", direction_of_name(f"{split}/{of}", sweep), GENERALIZATION) for of in names]
-    trained = [Metric("train_eval/loss", "min", OPTIMIZATION)] if "train_eval/loss" in finals else []
-    return [*found, *trained]
+    names = [name, *(other for other in CLASSES if name in CLASSES and other != name)]
+    splits = [split for split in ("test", "val") if f"{split}/{name}" in known][:1]
+    tested = [f"{split}/{of}" for split in splits for of in names if f"{split}/{of}" in known]
+    found = [Metric(metric, direction_of_name(metric, sweep), GENERALIZATION) for metric in tested]
+    if "train_eval/loss" in finals:
+        found.append(Metric("train_eval/loss", "min", OPTIMIZATION))
+    return found or [Metric(sweep.metric, sweep.direction)]
 
 
 def direction_of_name(metric: str, sweep: Overview) -> str:
@@ -159,13 +168,38 @@ def direction_of_name(metric: str, sweep: Overview) -> str:
     return direction_of(f"val/{name}", None, "--metric")
 
 
-def timed_curves(sweep: Overview) -> pd.DataFrame:
+def timed_curves(sweep: Overview, rounds: Mapping[int, Sequence[float]]) -> pd.DataFrame:
     """Return the curves of the metric that settings are chosen by, with the seconds of training at each point.
 
-    Seconds are NaN: members of a population share one time, which says nothing of an arm.
+    Seconds are those of the steps of a run that was timed in turn with the other arms, else NaN: members of a
+    population share one time, which says nothing of an arm.
+
+    Args:
+        sweep: the runs.
+        rounds: of the runs that were timed, the seconds per step of each round.
     """
     curves = sweep.curves[sweep.curves["metric"] == sweep.metric][["run", "epoch", "step", "value"]]
-    return curves.assign(seconds=math.nan)
+    seconds = {run: float(np.median(own)) for run, own in rounds.items()}
+    return curves.assign(seconds=curves["step"] * curves["run"].map(seconds).astype(float))
+
+
+def step_rounds(sweep: Overview, records: Sequence[Record], folders: Iterable[Path]) -> dict[int, list[float]]:
+    """Return the seconds per step in each round of interleaved timing, of the runs of one sweep that was timed."""
+    timings = [timing for folder in folders if (timing := read_timing(folder))]
+    if len(timings) != 1:  # rounds of two timings are no pairs
+        return {}
+    found = {run: step_seconds(timings[0], records[run].result) for run in sweep.runs.index}
+    return {run: own for run, own in found.items() if own}
+
+
+def arm_rounds(runs: pd.DataFrame, design: Design, rounds: Mapping[int, Sequence[float]]) -> StepTimes:
+    """Return the rounds of each arm of a panel; none where its runs were timed apart, as with a tuned net."""
+    found: dict[tuple[tuple[str, ...], str], set[tuple[float, ...]]] = {}
+    for run, row in runs.iterrows():
+        own = rounds.get(int(str(run)))
+        place = tuple(row[key] for key in design.panels), row[design.compare] if design.compare else ""
+        found.setdefault(place, set()).update([tuple(own)] if own else [])
+    return {place: list(own.pop()) for place, own in found.items() if len(own) == 1}
 
 
 def names_of(folders: Sequence[Path]) -> str:

@@ -10,7 +10,7 @@ from normlab.report import charts
 from normlab.report.page import Picture, Section, Table
 from normlab.report.study import Study
 from normlab.report.study_views import MOST, Row, at_best, file, looks_of, rows_of, titled
-from normlab.report.wording import num, percent, shown, with_interval
+from normlab.report.wording import effect_text, num, percent, shown, with_interval
 
 
 def times(study: Study) -> Section:
@@ -38,6 +38,34 @@ def times(study: Study) -> Section:
     return Section(
         "target", "Time to the target", target_words(study), pictures, [time_table(study)] if pictures else []
     )
+
+
+def fixed_steps(study: Study) -> Section:
+    """Return the training loss of the arms after equally many steps."""
+    frame = study.found.fixed_steps
+    title = "Training loss at fixed steps"
+    if frame.empty:
+        return Section("fixed-steps", title)
+    columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
+    table = shown(
+        frame,
+        {
+            **columns,
+            "steps": "step",
+            study.found.design.compare or "arm": "arm",
+            "loss": lambda row: num(row["arm_loss"]),
+            "against": "baseline",
+            "its loss": lambda row: num(row["baseline_loss"]),
+            "replicates": "replicates",
+            "effect": effect_text,
+        },
+    )
+    words = [
+        "The loss of the whole training split in evaluation mode, with statistics re-estimated on it, at its last "
+        "measurement by then: medians over the reported replicates, and the paired effect with its 95 % interval. "
+        "Nothing is declared here; the verdict on optimization is about the end of the training."
+    ]
+    return Section("fixed-steps", title, words, (), [Table("fixed_steps", "training loss by steps", frame, table)])
 
 
 def steps_to(study: Study, runs: pd.DataFrame) -> dict[str, np.ndarray]:

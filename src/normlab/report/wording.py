@@ -47,6 +47,14 @@ def percent(share: float) -> str:
     return "–" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
+def effect_text(row: Mapping[str, Any]) -> str:
+    """Return an effect with its interval: a ratio as × 0.95, a difference with its unit."""
+    if math.isnan(row["estimate"]):
+        return "–"
+    text = with_interval(row, "estimate")
+    return f"× {text}" if row["effect"] == "ratio" else f"{text} points" if row["effect"] == "points" else text
+
+
 def shown(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
     """Return a table of texts and numbers: by heading, the column, or a function of the row."""
     rows = frame.to_dict("records")

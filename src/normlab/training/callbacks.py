@@ -160,7 +160,7 @@ class FinalMetrics(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
         """Keep the epoch's metrics in evaluation mode, on whichever splits they were measured."""
-        found = pl_module.metrics | pl_module.test_metrics
+        found = pl_module.metrics | pl_module.held_out_metrics
         self.epochs.append({name: found[name].double().cpu() for name in found if name.startswith(IN_EVALUATION)})
 
     def means(self, epochs: Tensor) -> dict[str, np.ndarray]:

@@ -48,13 +48,18 @@ class NormModule(pl.LightningModule):
     (manual optimization), because what Lightning does around a batch costs more than a step of a small net.
 
     Attributes:
+        data: what is trained on; optimizer: without Lightning's wrapper; both are set when a training begins.
         metrics: of the epoch that runs, each ``(K,)``, under keys such as ``val/loss``.
-        test_metrics: likewise on the test split, which is measured in the last epochs; no curve has them.
+        held_out_metrics: in the last epochs, on the test split; with ``statistics=reestimated`` also on the
+            validation split. No curve has them.
         active: the members that still train, ``(K,)``; diverged: those with a loss that was not finite;
             frozen: those that stay as they are, with their state in ``kept``.
         steps: the optimizer steps that each member has taken, ``(K,)``; epochs: likewise.
         seconds: the time that all optimizer steps took, without that of compiling them.
     """
+
+    data: InMemoryData
+    optimizer: torch.optim.Optimizer
 
     def __init__(
         self,
@@ -88,7 +93,7 @@ class NormModule(pl.LightningModule):
         self.interrupts = Interrupts()
         self.can_reestimate = True
         self.metrics: dict[str, Tensor] = {}
-        self.test_metrics: dict[str, Tensor] = {}
+        self.held_out_metrics: dict[str, Tensor] = {}
         members = population.members
         self.active = torch.ones(members, dtype=torch.bool)
         self.diverged = torch.zeros(members, dtype=torch.bool)
@@ -105,10 +110,14 @@ class NormModule(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # the scheduler is ours
         """Return the optimizer, and the scheduler if there is one."""
         parameters, members = self.population.parameters(), self.population.members
-        optimizer = self.make_optimizer(parameters, members)
+        self.optimizer = self.make_optimizer(parameters, members)
         if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, members)}
+            return {"optimizer": self.optimizer}
+        return {"optimizer": self.optimizer, "lr_scheduler": self.make_scheduler(self.optimizer, members)}
+
+    def setup(self, stage: str) -> None:
+        """Take the data that Lightning's Trainer was given."""
+        self.data = self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
         """Go into training mode: Lightning would train a net that was left in evaluation mode as it is."""
@@ -161,7 +170,7 @@ class NormModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the metrics of the epoch before."""
-        self.metrics, self.test_metrics = {}, {}
+        self.metrics, self.held_out_metrics = {}, {}
 
     def take_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Take an optimizer step by the net and the optimizer as they are, and return the loss, ``(1,)``."""
@@ -207,10 +216,10 @@ class NormModule(pl.LightningModule):
         self.eval()
         with self.reestimated(x):
             self.metrics |= self.measured("train_eval", self(x), y)
-            if is_final and self.data.test and self.statistics == "reestimated":
-                self.measure_test()
-        if is_final and self.data.test and self.statistics != "reestimated":
-            self.measure_test()
+            if is_final and self.statistics == "reestimated":
+                self.measure_held_out(("val", 1), ("test", 2))
+        if is_final and self.statistics != "reestimated":
+            self.measure_held_out(("test", 2))
         self.train()
 
     @contextmanager
@@ -228,12 +237,15 @@ class NormModule(pl.LightningModule):
                 log.warning("train_eval/loss goes by running statistics: %s", first_line(error))
             yield
 
-    def measure_test(self) -> None:
-        """Measure every member on the test split."""
-        split = self.data.split(2)
-        x, y = self.for_all((split.x.to(self.device), split.y.to(self.device)))
-        with self.evaluating():
-            self.test_metrics = self.measured("test", self(x), y)
+    def measure_held_out(self, *splits: tuple[str, int]) -> None:
+        """Measure every member on some splits, given by name and place; those without samples are left out."""
+        for name, place in splits:
+            split = self.data.split(place)
+            if not len(split):
+                continue
+            x, y = self.for_all((split.x.to(self.device), split.y.to(self.device)))
+            with self.evaluating():
+                self.held_out_metrics |= self.measured(name, self(x), y)
 
     def validation_step(self, batch: Split, batch_idx: int) -> None:
         """Measure every member on the validation split."""
@@ -291,11 +303,6 @@ class NormModule(pl.LightningModule):
             reestimate(self.population, x.split(batch_sizes(x.shape[1], data.batch_size), dim=1))
 
     @property
-    def data(self) -> InMemoryData:
-        """The data that is trained on."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
-    @property
     def seconds_beside(self) -> float:
         """The time that compiling and probing have taken so far."""
         compiling = self.step.seconds if isinstance(self.step, Compiled) else 0.0
@@ -314,11 +321,6 @@ class NormModule(pl.LightningModule):
         only: int = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         steps = len(batch_sizes(self.data.train, self.data.batch_size))
         return min(only, steps) if only else steps
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer, without Lightning's wrapper."""
-        return cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
 
     @property
     def scheduler(self) -> Scheduler | None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from normlab.records import curves, hparams, probes, result
 from normlab.records.events import OURS, EventFile
-from normlab.records.folder import plain, require_writable, to_yaml
+from normlab.records.folder import plain, require_writable, to_yaml, without_handling
 from normlab.records.names import run_name
 from normlab.records.result import Moment, Result, Status
 from normlab.training.stacking import State
@@ -111,7 +111,7 @@ def is_logged(folder: Path) -> bool:
 def begin_events(run: Run) -> EventFile:
     """Return the run's event file, with its hyperparameters and its configuration as text."""
     config, file = plain(run.config), EventFile(run.folder)
-    written: Any = OmegaConf.to_container(run.config)
+    written = without_handling(OmegaConf.to_container(run.config))
     file.start(hparams.flat(config, run.choices), hparams.group(written, run.choices))
     file.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines()))
     return file

@@ -4,12 +4,13 @@ import logging
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytorch_lightning as pl
+from omegaconf import DictConfig
 from torch import Tensor
 
 from normlab.config import direction_of, first_line
@@ -24,6 +25,7 @@ from normlab.training.build import is_stacked, make_data, make_module, make_prob
 from normlab.training.callbacks import BestState, EarlyStopping, FinalMetrics, Recorder, Watch, worst
 from normlab.training.grouping import shape_of
 from normlab.training.machine import keep_freed_memory, threads
+from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
 from normlab.training.probing import Probing
 from normlab.training.progress import Progress
@@ -77,6 +79,18 @@ def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
     )
 
 
+def choose_step(module: NormModule, config: DictConfig, tell: Callable[[str], None]) -> None:
+    """Stack the net as the proof allows; a compiled step of a run alone takes the net apart as well."""
+    alone = module.population.members == 1
+    if alone and not (module.compiles and is_stacked(config.optimizer, StackedOptimizer)):
+        return
+    stacking = stacking_of(config, shape_of(config))
+    module.population.by_layers = stacking.whole is None
+    if stacking.refused and alone:
+        tell(f"trainer.compile: {stacking.refused}; the training goes on uncompiled")
+        module.compiles = False
+
+
 class Training:
     """One population on its way: what is built for it, and what it leaves at its end, whichever that is."""
 
@@ -97,7 +111,7 @@ class Training:
         if config.trainer.compile is None and compiling_pays(config, len(runs), populations):
             log.info("compiling the steps of %s, which takes seconds and saves more", title(runs))
             self.module.compiles = True
-        self.choose_step()
+        choose_step(self.module, config, progress.tell)
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
@@ -106,17 +120,6 @@ class Training:
         self.final = FinalMetrics()
         self.recorder = Recorder(folders, events, config.logger.flush_seconds)
         self.trainer = make_trainer(config, self.callbacks(), str(runs[0].folder))
-
-    def choose_step(self) -> None:
-        """Stack the net as the proof allows; a compiled step of a run alone takes the net apart as well."""
-        module, config = self.module, self.config
-        if len(self.runs) == 1 and not (module.compiles and is_stacked(config.optimizer, StackedOptimizer)):
-            return
-        stacking = stacking_of(config, shape_of(config))
-        module.population.by_layers = stacking.whole is None
-        if stacking.refused and len(self.runs) == 1:
-            self.progress.tell(f"trainer.compile: {stacking.refused}; the training goes on uncompiled")
-            module.compiles = False
 
     def callbacks(self) -> list[pl.Callback]:
         """Return our callbacks; those that take down an epoch come before the one that stops members."""

@@ -1,0 +1,33 @@
+"""What happens when all runs of a sweep have ended."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from hydra_plugins.normlab.job_context import environment_of
+from normlab.report.close import close_sweep
+
+
+@contextmanager
+def closing(folder: Path, config: DictConfig) -> Iterator[None]:
+    """Context manager of a sweep: afterwards times its arms if ``timing=true``, and closes it however it ended.
+
+    The arms are timed also if a run failed, but not after Ctrl-C.
+    """
+    is_timed = config.get("timing") is True
+    try:
+        try:
+            yield
+        except KeyboardInterrupt:
+            is_timed = False
+            raise
+        finally:
+            if is_timed:
+                from normlab.training.timing import time_arms
+
+                with environment_of(config):
+                    time_arms(folder)
+    finally:
+        close_sweep(folder)

@@ -1,0 +1,152 @@
+"""``timing=true`` times the arms of a sweep after it has trained, and changes nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+from torch import nn
+
+from normlab.records.sweep import read_sweep
+from normlab.records.timing import FILE, read_timing, step_seconds
+from normlab.training import timing
+
+SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "trainer.max_epochs=2"]
+TRAIN = Path(__file__).parents[2] / "train.py"
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.001)
+
+
+def times_in(folder: str) -> list[list[float] | None]:
+    """Return the seconds per step of each round, of each run of a sweep."""
+    found = read_timing(Path(folder))
+    assert found is not None
+    return [step_seconds(found, record.result) for record in read_sweep(Path(folder))]
+
+
+def files(folder: str) -> dict[Path, bytes]:
+    """Return what a sweep left of its runs that does not tell the time."""
+    names = ("curves.csv", "best.pt", "last.pt", "config.yaml")
+    return {path.relative_to(folder): path.read_bytes() for name in names for path in Path(folder).rglob(name)}
+
+
+def test_a_sweep_is_timed_and_its_runs_are_as_without(run_train):
+    plain = run_train(*SWEEP, "hydra.sweep.dir=plain")
+    timed = run_train(*SWEEP, "timing=true", "hydra.sweep.dir=timed")
+    assert (plain.code, timed.code) == (0, 0), timed.err
+    lines = [line for line in timed.out.splitlines() if line.startswith("timing: ")]
+    assert lines[0] == "timing: 2 arms in 20 rounds, a second or more each"
+    assert lines[1].startswith("timing: bn ")
+    assert lines[1].endswith(" ms, 20 rounds interleaved: timed/timing.json")
+    bn, same, nobn, _ = times_in("timed")
+    assert bn == same != nobn
+    assert len(bn or []) == 20
+    assert not Path("plain", FILE).exists()
+    one, two = files("plain"), files("timed")
+    assert len(one) == 16
+    for path, content in one.items():
+        with_timing = content.replace(b"timing: false", b"timing: true")
+        assert two[path] == with_timing, path
+    for ours, theirs in zip(read_sweep(Path("plain")), read_sweep(Path("timed")), strict=True):
+        for name in ("name", "status", "config", "choices", "best", "last", "test", "final", "steps"):
+            assert getattr(ours.result, name) == getattr(theirs.result, name), name
+
+
+def test_a_sweep_that_was_done_is_only_timed_and_has_no_panels(run_train):
+    assert run_train(*SWEEP, "hydra.sweep.dir=sweep").code == 0
+    written = {path: path.stat().st_mtime_ns for path in Path("sweep").rglob("result.json")}
+    outcome = run_train(*SWEEP[:2], "seed=0,1,2", SWEEP[3], "timing=true", "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.err
+    assert all(path.stat().st_mtime_ns == at for path, at in written.items())
+    assert len(times_in("sweep")) == 6
+    table = pd.read_csv("sweep/table.csv")
+    assert table["runs"].tolist() == [3, 3]
+    assert not any("timing" in column for column in pd.read_csv("sweep/summary.csv"))
+
+
+@pytest.mark.parametrize(
+    "how", [["hydra/sweeper=basic"], ["hydra/launcher=basic"], ["hydra.launcher.n_jobs=2"]], ids=str
+)
+def test_any_sweeper_and_launcher_is_timed(run_train, how):
+    outcome = run_train(*SWEEP, *how, "timing=true", "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.err
+    assert None not in times_in("sweep")
+
+
+def test_a_sweep_of_one_arm_says_that_there_is_nothing_to_compare(run_train):
+    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", "timing=true", "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.err
+    assert "timing: no two arms that finished differ in what a step costs, nothing to compare" in outcome.out
+    assert not Path("sweep", FILE).exists()
+
+
+def test_a_run_alone_says_that_there_is_nothing_to_compare(run_train):
+    outcome = run_train("trainer.max_epochs=1", "timing=true")
+    assert outcome.code == 0, outcome.err
+    assert "timing=true has no effect on a run alone" in outcome.out.splitlines()[-1]
+
+
+REFUSED = {
+    "timing=maybe": "timing must be true or false, got the word maybe",
+    "-m timing=true,false": "timing must be the same for a whole sweep, got timing=true,false; give it one value",
+    "-m hydra/sweeper=basic timing=true,false": "timing must be the same for a whole sweep, got timing=true,false",
+    "-m --config-dir mine experiment=timed,other": "timing must be the same for a whole sweep, got True",
+}
+
+
+@pytest.mark.parametrize(("words", "answer"), REFUSED.items(), ids=REFUSED)
+def test_what_cannot_be_is_refused_before_anything_trains(run_train, words, answer):
+    Path("mine/experiment").mkdir(parents=True)
+    for name, content in (("timed", "timing: true"), ("other", "warmup: 1")):
+        Path(f"mine/experiment/{name}.yaml").write_text(f"# @package _global_\n{content}\n")
+    outcome = run_train(*words.split(), "trainer.max_epochs=1")
+    assert outcome.code == 1
+    assert answer in outcome.err
+    assert not Path("outputs").exists()
+
+
+class Bomb(pl.Callback):
+    """Raises in the second epoch of a net with LayerNorm."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1 and any(isinstance(layer, nn.LayerNorm) for layer in pl_module.modules()):
+            raise RuntimeError("out of luck")
+
+
+def test_a_sweep_with_a_run_that_failed_is_timed_without_it(run_train, monkeypatch):
+    module = ModuleType("somebody")
+    module.Bomb = Bomb
+    monkeypatch.setitem(sys.modules, "somebody", module)
+    bomb = ["model=bn,nobn,ln", "+callbacks.extra.bomb._target_=somebody.Bomb"]
+    outcome = run_train("-m", "trainer.max_epochs=2", *bomb, "timing=true", "hydra.sweep.dir=sweep")
+    assert (outcome.code, outcome.err.strip().splitlines()[-1]) == (1, "error: out of luck")
+    bn, ln, nobn = times_in("sweep")
+    assert ln is None
+    assert bn is not None
+    assert nobn is not None
+
+
+def test_ctrl_c_while_arms_are_timed_ends_the_sweep_with_its_table(tmp_path):
+    # A shell that runs the tests in the background has Ctrl-C ignored, which a child would inherit.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, str(TRAIN), *SWEEP, "model=bn,nobn,ln", "timing=true", "hydra.sweep.dir=sweep"]
+    command.remove("model=bn,nobn")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), preexec_fn=heed, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("timing: 3 arms"):
+                process.send_signal(signal.SIGINT)
+        assert (process.wait(60), process.stderr.read()) == (130, "")
+    assert not (tmp_path / "sweep" / FILE).exists()
+    assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist() == ["finished"] * 6
