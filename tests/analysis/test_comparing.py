@@ -15,7 +15,7 @@ from normlab.analysis.design import GENERALIZATION, Metric
 
 INF, NAN = math.inf, math.nan
 ACCURACY = Metric("test/acc", "max", GENERALIZATION)
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PAIRS = st.lists(
     st.tuples(*[st.floats(0.5, 2) | st.just(INF)] * 2).filter(lambda pair: not math.isinf(min(pair))),
     min_size=5,

@@ -133,7 +133,7 @@ class TestSuggested:
             assert ((found.comparisons["verdict"] == TOO_FEW).any() or none) != enough
             assert math.isinf(plan(*arms).detectable) != enough
 
-    @pytest.mark.parametrize("history", [History(max_replicates=40), History(max_replicates=20)])
+    @pytest.mark.parametrize("history", [History(max_replicates=most) for most in (40, 20, 8)])
     def test_with_a_maximum_so_many_that_its_first_look_can_declare(self, plan, grid, history):
         total = suggested_seeds(plan(*grid(["bn", "nobn"], seeds=8), history=history))
         found = plan(*grid(["bn", "nobn"], seeds=total), history=history)

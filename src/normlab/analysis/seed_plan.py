@@ -97,9 +97,12 @@ def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[
 
 
 def suggested_seeds(plan: ReplicatePlan) -> int:
-    """Return the number of seeds to suggest: 12, or as many as any of the comparisons needs to be declared."""
+    """Return the number of seeds to suggest: 12, or as many as any of the comparisons needs to be declared.
+
+    At most the declared maximum of replicates, unless some seeds only choose settings.
+    """
     tunes, most = bool(plan.tuning) and not plan.within, plan.max_replicates
-    total = SUGGESTED
+    total = SUGGESTED if most is None else min(SUGGESTED, most)
     while True:
         report = total - tuning_of(total) * tunes
         level = look_level(plan.look) if most is None else obrien_fleming([min(report, most)], most)[0]
