@@ -141,7 +141,7 @@ def new_table_clause(row: Row, cells: Cells) -> list[str]:
 
 def equivalence_clause(row: Row) -> list[str]:
     """Return the result of the equivalence test, if a margin was given."""
-    p = row["equivalence_p"]
+    p = row["equivalence_p_adjusted"]
     if math.isnan(p):
         return []
     within = f"equivalent within {margin_text(row)}"

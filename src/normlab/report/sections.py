@@ -53,7 +53,7 @@ def compared(study: Study) -> Section:
     if frame["new_table_p_adjusted"].notna().any():
         columns["p, new tables"] = lambda row: num(row["new_table_p_adjusted"], 2)
     if design.margin is not None:
-        columns["equivalent"] = lambda row: f"p = {num(row['equivalence_p'], 2)}"
+        columns["equivalent"] = lambda row: f"p = {num(row['equivalence_p_adjusted'], 2)}"
     if (frame["failed"] + frame["baseline_failed"]).any():
         columns["failed"] = failed_text
     columns |= {"better in": lambda row: percent(row["better"]), "found with 80 % power": detectable_text}
