@@ -85,9 +85,8 @@ class TestTuning:
         ]
         (line,) = [line for line in warned(*arms) if "that was tried" in line]
         assert line == (
-            "the smallest optimizer.lr that was tried, 0.1, is the best of bn at data.batch_size=8, "
-            "nobn at data.batch_size=8, bn at data.batch_size=16, nobn at data.batch_size=16: the true best may "
-            "lie "
+            "for bn at data.batch_size=8, nobn at data.batch_size=8, bn at data.batch_size=16, nobn at "
+            "data.batch_size=16 the best is the smallest optimizer.lr that was tried, 0.1: a better one may lie "
             "beyond"
         )
 
@@ -193,16 +192,16 @@ class TestDisagreements:
         assert found.comparisons["verdict"].tolist() == ["no difference shown"]
         (line,) = found.ends
         assert line == (
-            "bn against nobn: by the best epoch of validation bn is better (val/loss ratio 0.4, p = 0.0078), "
-            "unlike test/loss"
+            "unlike test/loss, the best epoch of validation says that bn is better than nobn: val/loss ratio 0.4, "
+            "p = 0.0078 uncorrected"
         )
         assert line in found.warnings
 
     def test_validation_on_the_other_side_is_told(self, ends):
         found = ends((3.0, 2.5), (1.6, 2.6))
         assert found.ends == [
-            "bn against nobn: by validation at the end bn is worse (val/loss ratio 1.2, p = 0.0078), unlike "
-            "test/loss"
+            "unlike test/loss, validation at the end says that bn is worse than nobn: val/loss ratio 1.2, "
+            "p = 0.0078 uncorrected"
         ]
 
     def test_a_verdict_that_points_elsewhere_without_a_difference_shown(self, ends):
@@ -210,8 +209,8 @@ class TestDisagreements:
         assert ends((validation, 2.4), (1.0, 2.0)).ends == []
         found = ends(([2.0] * 5 + [3.0] * 3, 2.4), (1.0, 2.0))
         assert found.ends == [
-            "bn against nobn: by validation at the end it is the other way (val/loss ratio 1.02, p = 0.65), "
-            "unlike test/loss"
+            "unlike test/loss, validation at the end says that bn goes the other way against nobn: "
+            "val/loss ratio 1.02, p = 0.65 uncorrected"
         ]
 
     def test_where_large_is_good_the_signs_turn(self, ends):
@@ -223,7 +222,8 @@ class TestDisagreements:
         test = [INF] * 3 + [3.0, 2.9, 2.8, 0.2, 0.1]
         found = ends((lost, 0.5), (1.0, 1.0), ours=test, theirs=[1.0] * 8)
         assert found.ends == [
-            "bn against nobn: by validation at the end bn is worse (val/loss, p = 0.0078), unlike test/loss",
+            "unlike test/loss, validation at the end says that bn is worse than nobn: val/loss, p = 0.0078 "
+            "uncorrected",
         ]
 
     def test_what_is_not_known_or_not_the_same_metric_is_not_told(self, ends, sweep, arm):

@@ -28,7 +28,7 @@ class TestTarget:
         )
         assert table(found.targets, "target", "rule", "budget", "resolution") == [[3.0, "best arm", 40.0, 10.0]]
         assert (
-            "the target is the best arm's on the replicates that are reported, as nothing was tuned"
+            "the target was set by the runs whose times to it are told, which favours the arm that set it"
             in found.warnings
         )
         # 2, 3, 4 at step 30: reached at 30, 30 and 40; the other arm never gets there.

@@ -24,7 +24,7 @@ from normlab.analysis.coverage import coverage_of
 from normlab.analysis.design import GENERALIZATION, Metric, Scope
 from normlab.analysis.history import History
 from normlab.analysis.pseudomedian import paired_test
-from normlab.analysis.reaching import BASELINE, GIVEN, Reached
+from normlab.analysis.reaching import GIVEN, Reached
 from normlab.analysis.tuning import Tuning, edges
 from normlab.analysis.words import counted, number, p_value
 
@@ -116,7 +116,7 @@ def at_edges(cells: Cells, tuning: Tuning) -> list[str]:
                 what = f"the {end} {cells.design.tuned[key]} that was tried, {setting}"
                 found.setdefault(what, {})[full_name(cells, panel, arm)] = None
     return [
-        f"{what}, is the best of {', '.join(names)}: the true best may lie beyond" for what, names in found.items()
+        f"for {', '.join(names)} the best is {what}: a better one may lie beyond" for what, names in found.items()
     ]
 
 
@@ -168,10 +168,9 @@ def of_targets(cells: Cells, times: Reached) -> Iterator[str]:
         return
     if targets["target"].isna().any():
         yield f"panels without a target, as most runs diverged: {int(targets['target'].isna().sum())}"
-    tuned = any(len(use.tuning) for use in cells.uses.values())
+    tuned = any(len(use.tuning) and not use.within for use in cells.uses.values())
     if not tuned and (targets["rule"] != GIVEN).any():
-        whose = "the baseline's" if (targets["rule"] == BASELINE).any() else "the best arm's"
-        yield f"the target is {whose} on the replicates that are reported, as nothing was tuned"
+        yield "the target was set by the runs whose times to it are told, which favours the arm that set it"
 
 
 def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> Iterator[str]:
@@ -194,11 +193,11 @@ def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> I
             effect, p, side = found
             declared, opposite = row["verdict"] in (BETTER, WORSE), side == -row["side"] != 0
             if (declared and opposite) or (p <= ALPHA and (opposite or row["p"] > ALPHA)):
-                says = f"{row['arm']} is {BETTER if side < 0 else WORSE}" if p <= ALPHA else "it is the other way"
+                answer = f"is {BETTER if side < 0 else WORSE} than" if p <= ALPHA else "goes the other way against"
                 where = f" at {row['panel']}" if row["panel"] else ""
                 yield (
-                    f"{row['arm']} against {row['baseline']}{where}: by {what} {says} ({choice.name}{effect}, "
-                    f"p = {p_value(p)}), unlike {row['metric']}"
+                    f"unlike {row['metric']}, {what} says that {row['arm']} {answer} {row['baseline']}{where}: "
+                    f"{choice.name}{effect}, p = {p_value(p)} uncorrected"
                 )
 
 
