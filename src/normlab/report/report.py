@@ -56,15 +56,15 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
 
 
 def data_text(found: Study) -> str:
-    known = len(sizes) == 1 and None not in next(iter(sizes))
-    rows = " + ".join(map(str, next(iter(sizes)))) if known else ""
+    """Return the dataset with its numbers of samples, for the title; empty if several were used or none is known."""
     runs = [found.records[number].result for number in found.sweep.runs.index]
     names = {run.choices.get("data", "") for run in runs}
     sizes = {tuple(run.data.get(split) for split in ("train", "val", "test")) for run in runs}
-    if len(names) != 1 or not (name := names.pop()):
+    if len(names) != 1 or "" in names:
         return ""
-    rows = " + ".join(str(size) for size in next(iter(sizes))) if known and None not in next(iter(sizes)) else ""
-    return f", {name}" + (f" ({rows} training, validation and test samples)" if rows else "")
+    known = len(sizes) == 1 and all(size is not None for size in next(iter(sizes)))
+    rows = " + ".join(map(str, next(iter(sizes)))) if known else ""
+    return f", {names.pop()}" + (f" ({rows} training, validation and test samples)" if rows else "")
 
 
 def sentences(found: Study) -> list[str]:
