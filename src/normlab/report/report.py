@@ -56,7 +56,7 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
 
 
 def data_text(found: Study) -> str:
-    """Return the dataset with its numbers of samples, for the title; empty if several were used or none is known."""
+    """Return the dataset with its numbers of samples, for the title; empty if there are several or none."""
     runs = [found.records[number].result for number in found.sweep.runs.index]
     names = {run.choices.get("data", "") for run in runs}
     sizes = {tuple(run.data.get(split) for split in ("train", "val", "test")) for run in runs}
