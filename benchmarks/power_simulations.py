@@ -51,4 +51,4 @@ def margins(size: int, generator: np.random.Generator) -> Tables:
 
 def equivalent(found: Findings) -> bool:
     """Return whether the arms are said to be equivalent."""
-    return bool(found.comparisons["equivalence_p"].iloc[0] <= ALPHA)
+    return bool(found.comparisons["equivalence_p_adjusted"].iloc[0] <= ALPHA)

@@ -11,6 +11,7 @@ from normlab.analysis.comparing import ALPHA, sides_of
 from normlab.analysis.comparisons import places_of
 from normlab.analysis.design import Design, Scope
 from normlab.analysis.history import History, comparison_key
+from normlab.analysis.looks import look_level, obrien_fleming
 from normlab.analysis.power import detectable_shift
 from normlab.analysis.tuning import Tuning, tuned
 
@@ -32,6 +33,7 @@ class ReplicatePlan:
         look: the number of the look at these comparisons.
         detectable: the effect that is declared with 80 % power in the comparison with the most replicates, in
             standard deviations of the paired effects; infinite if none can be.
+        max_replicates: the declared maximum; None without one.
     """
 
     scope: Scope
@@ -43,6 +45,7 @@ class ReplicatePlan:
     too_few: int
     look: int
     detectable: float
+    max_replicates: int | None = None
 
 
 def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> ReplicatePlan | None:
@@ -76,6 +79,7 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         sum(math.isinf(shift) for shift in shifts),
         max(looks, default=1),
         min(shifts, default=math.inf),
+        history.max_replicates,
     )
 
 
@@ -87,22 +91,24 @@ def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[
             sides = [sides_of(tuning, place.panels, own) for own in (arm, baseline)]
             if sides[0] is None or sides[1] is None:
                 continue
-            both = ~np.isnan(
-                sum(place.pick(cells.tables["validation"], side) for side in sides if side is not None)
-            )
-            seeds = tuple(cells.seeds[k] for k in np.flatnonzero(both.all(axis=1)))
-            if seeds:
+            if seeds := place.shared_seeds(sides[0], sides[1]):
                 found[comparison_key(cells.design.compare, arm, baseline, name)] = seeds
     return found
 
 
 def suggested_seeds(plan: ReplicatePlan) -> int:
-    """Return the number of seeds to suggest: 12, or as many as any of the comparisons needs to be declared."""
-    tunes, total = bool(plan.tuning) and not plan.within, SUGGESTED
-    level = ALPHA / (2 * max(plan.comparisons, 1))
-    while math.isinf(detectable_shift(total - tuning_of(total) * tunes, level)):
+    """Return the number of seeds to suggest: 12, or as many as any of the comparisons needs to be declared.
+
+    At most the declared maximum of replicates, unless some seeds only choose settings.
+    """
+    tunes, most = bool(plan.tuning) and not plan.within, plan.max_replicates
+    total = SUGGESTED if most is None else min(SUGGESTED, most)
+    while True:
+        report = total - tuning_of(total) * tunes
+        level = look_level(plan.look) if most is None else obrien_fleming([min(report, most)], most)[0]
+        if math.isfinite(detectable_shift(report, float(level) / max(plan.comparisons, 1))):
+            return total
         total += 1
-    return total
 
 
 def tuning_of(seeds: int) -> int:

@@ -47,11 +47,24 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
     """Return what the page says."""
     design = found.found.design
     others = ", ".join(arm for arm in design.arms if arm != design.baseline)
-    title = f"{names_of(folders)}: {others} against {design.baseline}" if others else names_of(folders)
+    what = f"{others} against {design.baseline}" if others else design.primary.name
+    title = f"{names_of(folders)}: {what}{data_text(found)}"
     parts = [*sections(found), *probes(found), runs(found)]
     said = [*sentences(found), *more_sentences(found), *targets(found)]
     warnings = [*cautions(found.sweep), *found.found.warnings]
     return Page(title, said, warnings, parts, facts(folders, found.records))
+
+
+def data_text(found: Study) -> str:
+    """Return the dataset with its numbers of samples, for the title; empty if there are several or none."""
+    runs = [found.records[number].result for number in found.sweep.runs.index]
+    names = {run.choices.get("data", "") for run in runs}
+    sizes = {tuple(run.data.get(split) for split in ("train", "val", "test")) for run in runs}
+    if len(names) != 1 or "" in names:
+        return ""
+    known = len(sizes) == 1 and all(size is not None for size in next(iter(sizes)))
+    rows = " + ".join(map(str, next(iter(sizes)))) if known else ""
+    return f", {names.pop()}" + (f" ({rows} training, validation and test samples)" if rows else "")
 
 
 def sentences(found: Study) -> list[str]:
