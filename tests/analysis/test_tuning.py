@@ -140,8 +140,8 @@ class TestOfASweep:
             "36 averages of two are log 0.1, 10 are log 0.2, 32 between"
         )
 
-    def test_settings_that_were_fixed_are_the_only_ones(self, sweep, arm):
+    def test_a_setting_that_was_fixed_is_taken_and_others_stay_near_best(self, sweep, arm):
         found = sweep(arm("bn", [1.0] * 12, lr="0.1"), arm("bn", [2.0] * 12, lr="0.2"), arm("nobn", [1.0] * 12))
         again = tuned(found.cells, {((), "bn"): [("0.2",)]})
-        assert [found.cells.settings[row].tuned for row in again[(), "bn"].rows] == [("0.2",)]
         assert again[(), "bn"].common == 1
+        assert again[(), "bn"].near_best == [0]
