@@ -233,3 +233,14 @@ class TestDisagreements:
         assert sweep(*arms, metrics=acc).ends == []
         train = [Metric("test/loss", "min", OPTIMIZATION)]
         assert sweep(arm("bn", [1.0] * 8, **{"test/loss": 3.0}), arm("nobn", [2.0] * 8), metrics=train).ends == []
+
+
+def test_unequal_grids_are_named_where_splits_choose_for_themselves(warned, arm):
+    grid = [arm("bn", FINE, lr=lr, scope="split") for lr in ("0.1", "0.2")]
+    line = "arms have different numbers of settings"
+    assert any(line in text for text in warned(*grid, arm("nobn", WORSE, lr="0.1", scope="split")))
+    both = [arm("nobn", WORSE, lr=lr, scope="split") for lr in ("0.1", "0.2")]
+    assert not any(line in text for text in warned(*grid, *both))
+    assert not any(
+        line in text for text in warned(*(arm("bn", FINE, lr=lr) for lr in ("0.1", "0.2")), arm("nobn", WORSE))
+    )
