@@ -104,8 +104,8 @@ def of_tuning(cells: Cells, tuning: Tuning) -> Iterator[str]:
     grids = {(panel, len(own.rows)) for (panel, _), own in tuning.items() if cells.uses[panel].within}
     if len(grids) > len({panel for panel, _ in grids}):
         yield (
-            "arms have different numbers of settings: where each split chooses for itself, the arm with more of them "
-            "is favoured if luck on validation rows comes with luck on test rows; give all arms the same grid"
+            "arms have different numbers of settings: where each split chooses for itself, the arm with more of "
+            "them is favoured if luck on validation rows comes with luck on test rows; give all arms the same grid"
         )
 
 
