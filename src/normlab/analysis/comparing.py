@@ -26,6 +26,7 @@ ALPHA = 0.05
 RATIO, POINTS, DIFFERENCE = "ratio", "points", "difference"
 BETTER, WORSE = "better", "worse"
 ALIKE, TOO_FEW, NOT_COMPARABLE = "no difference shown", "too few replicates", "not comparable"
+BEYOND = "no verdict beyond max_replicates"
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
         "spread": float(finite_differences(effects).std(ddof=1)) if len(effects) > 1 else np.nan,
         **named("better", share_of(float(won), len(effects))),
         "new_table_p": new_table_p(place, metric, effects),
-        **equivalence_columns(effect, effects, cells.design.margin),
+        **equivalence_columns(effect, effects, cells.design.margin if disjoint else None),
         **failure_columns(place, ours, theirs),
     }
 
@@ -249,8 +250,10 @@ def verdict(row: Row, disjoint: bool, factor: float) -> str:
     Args:
         row: of the comparison, with ``p_adjusted``.
         disjoint: whether no replicate that is reported chose settings for others.
-        factor: by which p is multiplied for the number of looks.
+        factor: by which p is multiplied for the number of looks, infinite beyond the declared maximum of replicates.
     """
+    if disjoint and math.isinf(factor):
+        return BEYOND
     if not disjoint or row["attainable"] * factor > ALPHA:
         return TOO_FEW
     if not row["p_adjusted"] <= ALPHA:

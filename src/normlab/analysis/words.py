@@ -8,6 +8,7 @@ from normlab.analysis.cells import Cells
 from normlab.analysis.comparing import (
     ALIKE,
     ALPHA,
+    BEYOND,
     BETTER,
     NOT_COMPARABLE,
     POINTS,
@@ -44,7 +45,9 @@ def clauses(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
     notes = [*settings, *shortened_clause(row, cells, tuning), *failure_clause(row)]
     numbers = f"{effect(row)}, {p_clause(row)}{over(row)}"
     if verdict == TOO_FEW:
-        return [f"{against}: {why_too_few(row)}", effect(row), *notes]
+        return [f"{against}: {why_too_few(row)}", effect(row), *equivalence_clause(row), *notes]
+    if verdict == BEYOND:
+        return [against, effect(row), *equivalence_clause(row), *notes]
     if verdict == ONE_SPLIT:
         return [f"{against}: {effect(row)}"]
     found = f"{arm} is {verdict} than {baseline}{where}" if verdict in (BETTER, WORSE) else against
