@@ -250,7 +250,8 @@ def verdict(row: Row, disjoint: bool, factor: float) -> str:
     Args:
         row: of the comparison, with ``p_adjusted``.
         disjoint: whether no replicate that is reported chose settings for others.
-        factor: by which p is multiplied for the number of looks, infinite beyond the declared maximum of replicates.
+        factor: by which p is multiplied for the number of looks; infinite beyond the declared maximum of
+            replicates.
     """
     if disjoint and math.isinf(factor):
         return BEYOND

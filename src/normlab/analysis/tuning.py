@@ -53,19 +53,20 @@ def tuned(cells: Cells, frozen: Frozen | None = None) -> Tuning:
 
     Args:
         cells: the sweep.
-        frozen: settings that were fixed at an earlier verdict; others of these arms are not considered.
+        frozen: settings that were fixed at an earlier verdict; these arms take no others, which may still be
+            near-best.
     """
     losses, found = cells.choice, {}
     for panel, arm, rows in cells.groups():
         use, known = cells.uses[panel], [row for row in rows if not np.isnan(losses[row]).all()]
         allowed = (frozen or {}).get((panel, arm))
-        if allowed is not None:
-            known = [row for row in known if cells.settings[row].tuned in allowed] or known
+        free = [row for row in known if allowed is None or cells.settings[row].tuned in allowed] or known
         if use.within:
-            found[panel, arm] = Tuned(known, chosen_within(losses[:, use.report], known), [])
+            found[panel, arm] = Tuned(known, chosen_within(losses[:, use.report], free), [])
             continue
-        best, near_best = best_of(losses[known][:, use.tuning])
-        row = -1 if best is None else known[best]
+        best, _ = best_of(losses[free][:, use.tuning])
+        row = -1 if best is None else free[best]
+        near_best = [] if best is None else near_best_of(losses[known][:, use.tuning], known.index(row))
         found[panel, arm] = Tuned(known, np.full(len(use.report), row), [known[place] for place in near_best])
     return found
 

@@ -8,8 +8,8 @@ from normlab.analysis.cells import Cells
 from normlab.analysis.comparing import (
     ALIKE,
     ALPHA,
-    BEYOND,
     BETTER,
+    BEYOND,
     NOT_COMPARABLE,
     POINTS,
     RATIO,
