@@ -11,9 +11,10 @@ INF, NAN = math.inf, math.nan
 
 
 def runs(*rows):
-    """Arm, seed, status, best, last, epochs to the target, seconds."""
-    columns = ["arm", "seed", "status", "best", "last", "epochs_to_target", "seconds"]
-    return pd.DataFrame(rows, columns=columns)
+    """Arm, seed, status, best, the mean on each split at the end, epochs to the target, seconds."""
+    columns = ["arm", "seed", "status", "best", "test", "epochs_to_target", "seconds"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.assign(val=frame["test"] + 1, train_eval=frame["test"] - 1, untrained=frame["best"] == 5.0)
 
 
 def summarize(runs):
@@ -94,8 +95,9 @@ class TestSummarize:
         assert (bn.runs, bn.finished, bn.seeds) == (2, 2, 2)
         # s = √2, s.e. = √2/√2 = 1 of 1 and 3; 2 of 2 and 6
         assert (bn.best_mean, bn.best_se) == (2.0, pytest.approx(1.0))
-        assert (bn.last_mean, bn.last_se) == (4.0, pytest.approx(2.0))
+        assert (bn.test_mean, bn.test_se) == (4.0, pytest.approx(2.0))
         assert (bn.epochs_to_target, bn.reached, bn.timed, bn.seconds) == (5.5, 2, 2, 2.0)
+        assert (bn.val_mean, bn.train_eval_mean, bn.untrained, nobn.untrained) == (5.0, 3.0, 0, 1)
         assert (nobn.best_mean, nobn.epochs_to_target, nobn.reached, nobn.timed) == (5.0, INF, 0, 1)
         assert math.isnan(nobn.best_se)
 
@@ -124,13 +126,13 @@ class TestSummarize:
             )
         ).loc["a"]
         assert (arm.runs, arm.finished, arm.stopped, arm.failed, arm.seeds) == (4, 1, 1, 2, 1)
-        assert (arm.best_mean, arm.last_mean, arm.epochs_to_target, arm.seconds) == (1.0, 2.0, 3, 5.0)
+        assert (arm.best_mean, arm.test_mean, arm.epochs_to_target, arm.seconds) == (1.0, 2.0, 3, 5.0)
         assert math.isnan(arm.best_se)
 
     def test_an_arm_of_which_nothing_is_known(self):
         arm = summarize(runs(("a", 0, "failed", NAN, NAN, NAN, 0.0))).loc["a"]
         assert arm.seeds == arm.timed == 0
-        assert arm[["best_mean", "last_mean", "epochs_to_target", "seconds"]].isna().all()
+        assert arm[["best_mean", "test_mean", "epochs_to_target", "seconds"]].isna().all()
 
     def test_a_finished_run_without_the_metric_is_in_no_mean(self):
         arm = summarize(runs(("a", 0, "finished", 4.0, 4.0, 1, 2), ("a", 1, "finished", NAN, NAN, NAN, 4))).loc[

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.analysis.interaction import interaction, mean_over_splits, pooled
+from normlab.analysis.interaction import interaction, mean_over_splits
 from normlab.analysis.pseudomedian import paired_test
 
 INF = math.inf
@@ -40,17 +40,12 @@ class TestInteraction:
             interaction([1.0, 2.0], [1.0])
 
 
-class TestPooled:
-    def test_the_unit_is_the_replicate(self):
-        values = np.array([[1.0, 3.0], [2.0, 4.0], [3.0, 5.0]])
-        assert pooled(values).p == paired_test([2, 3, 4]).p == 0.25
-        assert pooled(np.repeat(values, 10, axis=1)).p == 0.25, "no more evidence with as many replicates"
-
+class TestMeanOverSplits:
     def test_seeds_on_the_same_splits_do_not_count_once_per_split(self):
         """Replicates that have something in common on all splits are no n·P independent values."""
         generator = np.random.default_rng(0)
         values = generator.normal(size=(300, 8, 1)) + 0.3 * generator.normal(size=(300, 8, 6))
-        false = np.mean([pooled(sweep).p <= 0.05 for sweep in values])
+        false = np.mean([paired_test(mean_over_splits(sweep)).p <= 0.05 for sweep in values])
         naive = np.mean([paired_test(sweep.ravel()).p <= 0.05 for sweep in values])
         assert false <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
         assert naive > 0.3

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.analysis.shares import compare_paired_shares, compare_unpaired_shares, failure_correlation
+from normlab.analysis.estimates import share
+from normlab.analysis.shares import compare_paired_shares, failure_correlation, newcombe
 
 
 def failures(both, only_arm, only_baseline, neither):
@@ -61,26 +62,16 @@ class TestPaired:
         assert math.isnan(compare_paired_shares([], []).p)
 
 
-class TestUnpaired:
-    def test_by_hand(self):
-        # Three of three against none of three: 2 of the 20 ways to choose three of six.
-        assert compare_unpaired_shares(3, 3, 0, 3).p == pytest.approx(2 / 20)
-        assert compare_unpaired_shares(2, 5, 2, 5).p == 1.0
-
-    @pytest.mark.parametrize(
-        ("counts", "low", "high"),
-        [
-            ((56, 70, 48, 80), 0.0524, 0.3339),
-            ((9, 10, 3, 10), 0.1705, 0.8090),
-            ((5, 56, 0, 29), -0.0381, 0.1926),
-            ((0, 10, 0, 20), -0.1611, 0.2775),
-            ((10, 10, 0, 20), 0.6791, 1.0),
-        ],
-    )
-    def test_the_intervals_of_newcombes_table(self, counts, low, high):
-        found = compare_unpaired_shares(*counts).difference
-        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
-
-    def test_arms_without_runs(self):
-        assert math.isnan(compare_unpaired_shares(0, 0, 1, 3).p)
-        assert math.isnan(compare_unpaired_shares(1, 3, 0, 0).difference.low)
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        ((56, 70, 48, 80), 0.0524, 0.3339),
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((5, 56, 0, 29), -0.0381, 0.1926),
+        ((0, 10, 0, 20), -0.1611, 0.2775),
+        ((10, 10, 0, 20), 0.6791, 1.0),
+    ],
+)
+def test_without_correlation_the_interval_is_that_of_newcombes_table_of_independent_shares(counts, low, high):
+    found = newcombe(share(*counts[:2]), share(*counts[2:]))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)

@@ -159,7 +159,7 @@ def uses_of(
 
     Where settings are to be chosen and the replicates are no splits of one table, the first third of the seeds
     that all arms of the panel share choose them, and at least four. All others report. With too few the same
-    seeds do both.
+    seeds do both; an arm that has too few has no say in the seeds of the others.
     """
     known = ~np.isnan(cells.tables["validation"])
     arms: dict[Panel, list[list[int]]] = {}
@@ -191,10 +191,11 @@ def tuning_columns(of_arms: Sequence[NDArray[Any]], fixed: NDArray[np.bool_]) ->
     earlier = np.flatnonzero(fixed & np.logical_or.reduce(of_arms))
     if len(earlier):
         return earlier
-    shared = np.flatnonzero(np.logical_and.reduce(of_arms))
+    large = [own for own in of_arms if own.sum() > LEAST_TUNING] or of_arms
+    shared = np.flatnonzero(np.logical_and.reduce(large))
     if len(shared):
         return split(shared)
-    return np.unique(np.concatenate([split(np.flatnonzero(own)) for own in of_arms]))
+    return np.unique(np.concatenate([split(np.flatnonzero(own)) for own in large]))
 
 
 def split(seeds: Columns) -> Columns:

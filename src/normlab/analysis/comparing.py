@@ -57,6 +57,11 @@ class Place:
             picked[use.report, column] = own.pick(table, use)
         return picked
 
+    def shared_seeds(self, *sides: Side) -> tuple[int, ...]:
+        """Return the seeds of the reported replicates that all of some arms have, whichever metric is compared."""
+        picked = [self.pick(self.cells.tables["validation"], side) for side in sides]
+        return tuple(self.cells.seeds[k] for k in np.flatnonzero(~np.isnan(picked).any(axis=(0, 2))))
+
     @property
     def scope(self) -> Scope:
         """What differs between the replicates."""
@@ -103,20 +108,21 @@ def rank_side(effects: Numbers, metric: Metric) -> float:
 def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     """Compare an arm with its baseline: the test, the estimate with its interval, and the shares of failed runs.
 
-    Columns: ``replicates`` that both arms have, ``differing`` of which have different values; ``effect`` (ratio,
-        points or difference), ``estimate`` with its interval; ``p`` of the signed-rank test at the chosen
-        settings and ``p_near_best``, the largest of it and of the tests against the near-best settings of the
-        worse arm; ``attainable``, the smallest p that these data could give; ``side``, negative where the arm is
-        better; ``spread``, the standard deviation of the effects; ``better``, the share of replicates in which
-        the arm is better, ties one half; ``new_table_p`` of the corrected t test where replicates are splits of
-        one table; and those of ``equivalence_columns`` and ``failure_columns``.
+    Columns: ``replicates`` in which both arms have the metric, ``differing`` of which have different values;
+        ``seeds``, the replicates that both have, by which looks are counted; ``effect`` (ratio, points or
+        difference), ``estimate`` with its interval; ``p`` of the signed-rank test at the chosen settings and
+        ``p_near_best``, the largest of it and of the tests against the near-best settings of the worse arm;
+        ``attainable``, the smallest p that these data could give; ``side``, negative where the arm is better;
+        ``spread``, the standard deviation of the effects; ``better``, the share of replicates in which the arm is
+        better, ties one half; ``new_table_p`` of the corrected t test where replicates are splits of one table;
+        and those of ``equivalence_columns`` and ``failure_columns``.
     """
     cells = place.cells
     values = cells.tables[metric.name]
     arm, baseline = place.pick(values, ours), place.pick(values, theirs)
     effect = effect_of(metric, arm, baseline)
-    effects, seeds = replicate_effects(effect, arm, baseline)
-    row: Row = {"replicates": len(effects), "seeds": tuple(cells.seeds[k] for k in seeds), "effect": effect}
+    effects, _ = replicate_effects(effect, arm, baseline)
+    row: Row = {"replicates": len(effects), "seeds": place.shared_seeds(ours, theirs), "effect": effect}
     if not len(effects):
         return row
     test, side = paired_test(effects), rank_side(effects, metric)
@@ -196,12 +202,13 @@ def new_table_p(place: Place, metric: Metric, effects: Numbers) -> float:
     """Return p of the corrected t test of a test metric over splits of one table; NaN for all else.
 
     The correction is for the overlap of test rows with other splits' training rows, which a training loss lacks.
-    NaN also if a run diverged.
+    The mean over P panels varies less from replicate to replicate, while what splits have in common stays: the
+    correction is P times as large. NaN also if a run diverged.
     """
     use = place.cells.uses[place.panels[0]]
     if place.scope != Scope.SPLIT or not metric.name.startswith("test/") or not use.train or not use.test:
         return np.nan
-    return corrected_t(effects, use.train, use.test).p
+    return corrected_t(effects, use.train, use.test * len(place.panels)).p
 
 
 def margin_of(effect: str, margin: float) -> float:

@@ -88,7 +88,7 @@ def one_comparison(
     sides = [sides_of(tuning, place.panels, row[name]) for name in ("arm", "baseline")]
     for name, side in zip(("arm", "baseline"), sides, strict=True):
         if side is None:
-            return {"verdict": f"{NOT_COMPARABLE}: {reason(cells, tuning, place.panels[0], row[name])}"}
+            return {"verdict": f"{NOT_COMPARABLE}: {reason(cells, tuning, place.panels, row[name])}"}
     ours, theirs = (side for side in sides if side is not None)
     found = compare(place, metric, ours, theirs)
     if not found["replicates"]:
@@ -132,13 +132,14 @@ def name_of_splits(place: Place) -> str:
     return f"all {len(place.panels)} {DATA_SEED}"
 
 
-def reason(cells: Cells, tuning: Tuning, panel: Panel, arm: str) -> str:
-    """Return why an arm cannot be compared in a panel: it has no run, or none with these keys."""
+def reason(cells: Cells, tuning: Tuning, panels: Sequence[Panel], arm: str) -> str:
+    """Return why an arm cannot be compared in some panels: it has no run, or none with these keys."""
     others = [own for own, name in tuning if name == arm]
-    if panel in others or not others:
+    missing = [panel for panel in panels if panel not in others]
+    if not missing or not others:
         return f"no run of {arm} is reported"
     different: list[list[str]] = [
-        [key for key, ours, theirs in zip(cells.design.panels, panel, other, strict=True) if ours != theirs]
+        [key for key, ours, theirs in zip(cells.design.panels, missing[0], other, strict=True) if ours != theirs]
         for other in others
     ]
     return f"{arm} differs in {', '.join(sorted(different, key=len)[0])}"

@@ -1,4 +1,4 @@
-"""Whether two arms are equivalent, or one is not worse, within a margin: one-sided signed-rank tests."""
+"""Whether two arms are equivalent within a margin: two one-sided signed-rank tests."""
 
 import math
 from typing import NamedTuple
@@ -41,29 +41,8 @@ def equivalence(differences: ArrayLike, margin: float, alpha: float = 0.05) -> M
 
 def equivalence_p(differences: ArrayLike, margin: float) -> NDArray[np.float64]:
     """Return p of the test of :func:`equivalence` of each sample, ``(...)``, from differences ``(..., n)``."""
-    check_margin(margin)
-    return np.maximum(signed_rank(differences, -margin, GREATER), signed_rank(differences, margin, LESS))
-
-
-def not_worse(differences: ArrayLike, margin: float, alpha: float = 0.05) -> MarginTest:
-    r"""Test whether paired differences of losses lie below a margin: the arm is at most that much worse.
-
-    :math:`p = p_<(\Delta)` of the hypothesis ``θ ≥ Δ``. ``p ≤ α`` exactly if the interval of level 1 − 2α lies
-    strictly below Δ.
-
-    Args:
-        differences: arm minus baseline, ``(n,)``, as in ``signed_rank``; negate those of a metric whose large
-            values are good.
-        margin: Δ > 0, as in :func:`equivalence`.
-        alpha: the level of the test.
-    """
-    check_margin(margin)
-    return MarginTest(float(signed_rank(differences, margin, LESS)), pseudomedian(differences, 1 - 2 * alpha))
-
-
-def check_margin(margin: float) -> None:
-    """Raise ``ValueError`` if a margin is not positive and finite."""
     if not 0 < margin < math.inf:
         raise ValueError(
             f"margin must be positive and finite, got {margin}; state the smallest effect that matters"
         )
+    return np.maximum(signed_rank(differences, -margin, GREATER), signed_rank(differences, margin, LESS))

@@ -1,4 +1,4 @@
-"""How the difference between two arms changes from panel to panel, and what all panels say together."""
+"""How the difference between two arms changes from panel to panel, and its mean over splits."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,26 +30,14 @@ def interaction(panel: ArrayLike, other: ArrayLike, level: float = 0.95) -> Pair
     return paired_test(differences(a, b), level)
 
 
-def pooled(values: ArrayLike, level: float = 0.95) -> PairedTest:
-    """Test the difference between two arms over several splits together.
-
-    The unit is the replicate: its differences on P splits are averaged first, so that n replicates on P splits
-    are n values, not nP. Runs of one replicate on several splits are not independent of each other, and counting
-    each would find differences that are not there. Replicates that all use the same P splits speak of these
-    splits; to speak of other splits of the data too, give each replicate splits of its own, or take the split as
-    the unit: transpose the values.
-
-    Args:
-        values: the paired difference between the arms, ``(n, P)``, of each replicate on each split.
-        level: the confidence of the interval.
-    """
-    return paired_test(mean_over_splits(np.asarray(values, dtype=float)), level)
-
-
 def mean_over_splits(values: Numbers) -> Numbers:
-    """Return the mean of each row, ``(n,)``; infinite where most of its infinite values have one sign.
+    """Return the mean of each replicate over P splits, ``(n,)``, from values ``(n, P)``.
 
-    As many of ∞ as of −∞ cancel, and the mean is that of the finite values, 0 without any.
+    The unit of a test is the replicate: n replicates on P splits are n values, not nP. Runs of one replicate on
+    several splits are not independent of each other, and counting each would find differences that are not there.
+
+    A mean is infinite where most of its infinite values have one sign. As many of ∞ as of −∞ cancel, and the
+    mean is that of the finite values, 0 without any.
 
     >>> mean_over_splits(np.array([[1.0, 3.0], [np.inf, 2.0], [np.inf, -np.inf]])).tolist()
     [2.0, inf, 0.0]

@@ -92,11 +92,7 @@ def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[
             sides = [sides_of(tuning, place.panels, own) for own in (arm, baseline)]
             if sides[0] is None or sides[1] is None:
                 continue
-            both = ~np.isnan(
-                sum(place.pick(cells.tables["validation"], side) for side in sides if side is not None)
-            )
-            seeds = tuple(cells.seeds[k] for k in np.flatnonzero(both.all(axis=1)))
-            if seeds:
+            if seeds := place.shared_seeds(sides[0], sides[1]):
                 found[comparison_key(cells.design.compare, arm, baseline, name)] = seeds
     return found
 

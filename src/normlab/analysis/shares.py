@@ -1,4 +1,4 @@
-"""How the shares of failed runs of two arms differ: exact tests, and Newcombe's interval of the difference."""
+"""How the shares of failed runs of two arms differ: an exact test, and Newcombe's interval of the difference."""
 
 import math
 from typing import NamedTuple
@@ -58,25 +58,6 @@ def compare_paired_shares(arm: ArrayLike, baseline: ArrayLike) -> ShareTest:
     phi = failure_correlation(both, only_arm, only_baseline, neither)
     n = len(a)
     return ShareTest(p, newcombe(share(both + only_arm, n), share(both + only_baseline, n), phi))
-
-
-def compare_unpaired_shares(failed: int, of: int, baseline_failed: int, baseline_of: int) -> ShareTest:
-    """Compare two shares of failed runs that share no replicates: Fisher's exact test.
-
-    The interval is Newcombe's of independent shares, that of :func:`compare_paired_shares` with φ = 0.
-
-    Args:
-        failed, of: the failed runs of the arm, and all of its runs.
-        baseline_failed, baseline_of: those of the baseline.
-
-    Newcombe (1998), Interval estimation for the difference between independent proportions, Statist. Med. 17,
-    873.
-    """
-    if not of or not baseline_of:
-        return ShareTest(math.nan, UNKNOWN)
-    table = [[failed, of - failed], [baseline_failed, baseline_of - baseline_failed]]
-    p = float(stats.fisher_exact(table).pvalue)
-    return ShareTest(min(p, 1.0), newcombe(share(failed, of), share(baseline_failed, baseline_of)))
 
 
 def newcombe(first: Estimate, second: Estimate, phi: float = 0.0) -> Estimate:

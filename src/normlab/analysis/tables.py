@@ -34,8 +34,11 @@ def about(cells: Cells, panel: Panel, arm: str) -> Row:
 
 
 def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Return rows as a table, with the columns of the first unless they are given."""
-    return pd.DataFrame({name: [row[name] for row in rows] for name in columns or (rows[0] if rows else ())})
+    """Return rows as a table, with the columns of the first unless they are given; None stays None beside text."""
+    values = {name: [row[name] for row in rows] for name in columns or (rows[0] if rows else ())}
+    return pd.DataFrame(
+        {name: pd.Series(own, dtype=object if None in own else None) for name, own in values.items()}
+    )
 
 
 def settings(cells: Cells, tuning: Tuning, draws: Draws) -> pd.DataFrame:

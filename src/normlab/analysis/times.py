@@ -74,15 +74,13 @@ def time_ratio(arm: Numbers, baseline: Numbers, draws: Draws) -> Estimate:
     NaN where half of an arm never reaches the target: then the shares that do tell more.
 
     Args:
-        arm, baseline: times, ``(n,)``, seed by seed if they are paired; infinite where the target was not
-            reached.
-        paired: whether they are; the seeds of paired arms are drawn jointly.
-        draws: the resamples.
+        arm, baseline: times, ``(n,)``, seed by seed; infinite where the target was not reached.
+        draws: the resamples, in which the seeds of both arms are drawn jointly.
     """
     ours, theirs = median(arm), median(baseline)
     if not (np.isfinite(ours) and np.isfinite(theirs) and theirs > 0):
         return UNKNOWN
-    if min(len(arm), len(baseline)) < 2 or not draws.resamples:
+    if len(arm) < 2 or not draws.resamples:
         return Estimate(ours / theirs, np.nan, np.nan)
     a, b = (np.median(values[draws.seeds(len(arm))], axis=0) for values in (arm, baseline))
     with np.errstate(invalid="ignore", divide="ignore"):
