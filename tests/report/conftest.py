@@ -10,8 +10,6 @@ from normlab.records.result import Moment, Objective, Result, Status
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
 """The samples of a run whose data are generated."""
-WINE = {"seed": 42, "generated": False, "train": 106, "val": 36, "test": 36}
-"""The samples of a run on a split of a table."""
 
 
 @pytest.fixture

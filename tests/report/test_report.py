@@ -151,8 +151,8 @@ def test_the_order_in_which_runs_are_found_does_not_matter(make_run, report, tmp
     sweep(make_run, models=("bn", "nobn", "ln"))
     first = report()
     folder = tmp_path / "sweep"
-    for number, path in enumerate(sorted(folder.glob("model=*"), reverse=True)):
-        path.rename(folder / f"{number:03}")
+    for place, path in enumerate(sorted(folder.glob("model=*"), reverse=True)):
+        path.rename(folder / f"{place:03}")
     again = report()
     assert first.split("Every run")[0] == again.split("Every run")[0]
 
@@ -193,7 +193,7 @@ def test_settings_are_chosen_on_validation_whatever_is_reported(make_run, report
     assert f"bn is better than nobn: {metric} ratio 0.72, 95 % CI" in page
     chosen = [row["optimizer.lr"] for row in rows_of(tmp_path, "settings", folder) if row["chosen"] == "1.0"]
     assert chosen == ["0.01", "0.01"]
-    # Of the validation losses, those of bn at 0.01 are at most 2.5 in the second epoch, step 10; those of nobn never.
+    # The validation losses of bn at 0.01 are at most 2.5 in the second epoch, step 10; those of nobn never are.
     assert "The target: val/loss at most 2.5." in page
     reached = {row["arm"]: row["steps"] for row in rows_of(tmp_path, "times", folder)}
     assert reached == {"bn": "10.0", "nobn": "inf"}

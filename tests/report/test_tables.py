@@ -7,7 +7,7 @@ import pytest
 from normlab.records.result import Status
 from normlab.records.sweep import read_sweep
 from normlab.report.close import WIDTH
-from normlab.report.notes import notes, title
+from normlab.report.notes import END, notes, title
 from normlab.report.study import Asked, study
 from normlab.report.tables import arm_table, csv, printed, run_table, spread
 
@@ -39,7 +39,7 @@ def test_the_printed_table(mixed):
         "nobn      2         0        0       0  3.25 ± 0.25  6.50 ± 0.50  13.0 ± 1.0  inf (0/2)",
     ]
     assert notes(sweep) == [
-        "train_eval, val, test: means over the last tenth of the epochs ± standard error over the seeds of each arm",
+        f"{END} ± standard error over the seeds of each arm",
         "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it",
         "an arm with one seed shows no spread, and one seed supports no claim",
         "epochs: until val/loss is at most 3, the target; median over the seeds, and how many got there",
