@@ -21,7 +21,10 @@ from normlab.records.result import Objective, Result, Status
 
 
 def config(lr: float = 0.1, **more) -> DictConfig:
-    return OmegaConf.create({"seed": 0, "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2], **more})
+    """Return a configuration as this version composes one, with the key replicate."""
+    return OmegaConf.create(
+        {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2], **more}
+    )
 
 
 def result_of(composed: DictConfig, status: Status = Status.FINISHED) -> Result:
@@ -45,6 +48,26 @@ def test_the_result_of_the_same_configuration_is_returned_whatever_its_status(tm
     result.write(tmp_path)
 
     assert earlier_result(tmp_path, config()) == result
+
+
+def test_a_run_of_an_earlier_version_is_one_on_the_split_of_data_seed(tmp_path):
+    earlier = config()
+    del earlier["replicate"]
+    result_of(earlier).write(tmp_path)
+
+    assert earlier_result(tmp_path, config(replicate="seed")) is not None
+    with pytest.raises(ConfigError, match=r"another configuration \(it differs in replicate\)"):
+        require_own(tmp_path, config())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"margin": 0.05}, {"baseline": "bn"}, {"pairs": True}, {"max_replicates": 9}], ids=str
+)
+def test_what_the_report_alone_reads_makes_no_other_configuration(tmp_path, changed):
+    result_of(config()).write(tmp_path)
+
+    require_own(tmp_path, config(**changed))
+    assert earlier_result(tmp_path, config(**changed)) is not None
 
 
 def test_hydras_own_part_is_taken_out_of_a_copy():
@@ -101,7 +124,8 @@ def test_a_damaged_result_is_refused(tmp_path):
 
 
 def test_a_configuration_is_told_with_its_interpolations_resolved():
-    assert plain(config()) == {"seed": 0, "optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
+    numbers = {"optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
+    assert plain(config()) == {"seed": 0, "replicate": "data", **numbers}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,12 @@ def make_run(folder, losses=(2.0, 1.0), **changed):
     known = {
         "name": folder.name,
         "status": Status.FINISHED,
-        "config": {"seed": 0, "optimizer": {"lr": 0.01, "betas": [0.9, 0.999]}, "model": {"norm": None}},
+        "config": {
+            "seed": 0,
+            "replicate": "data",
+            "optimizer": {"lr": 0.01, "betas": [0.9, 0.999]},
+            "model": {"norm": None},
+        },
         "choices": {"model": "bn"},
         "overrides": ["model=bn"],
         "objective": Objective("val/loss", "min", min(losses)),
