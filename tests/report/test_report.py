@@ -309,6 +309,26 @@ def test_what_is_not_there_is_answered_in_one_line_with_what_is(make_run, refuse
     assert not (tmp_path / "sweep/report/index.html").exists()
 
 
+def test_a_metric_of_unknown_direction_is_refused_unless_it_was_optimized(make_run, report, refused, tmp_path):
+    for seed in range(2):
+        final = {"val/loss": 1.0, "test/loss": 1.0, "test/within": 0.5}
+        make_run(f"model=bn seed={seed}", final=final)
+    said = refused(str(tmp_path / "sweep"), "--metric", "test/within")
+    assert said == (
+        "error: --metric must be one of loss, mse, mae, r2, acc on a split, or the optimized val/loss, "
+        "got test/within: whether it should be small is not known"
+    )
+
+
+def test_a_metric_of_one_s_own_that_was_optimized_keeps_its_direction(make_run, report, tmp_path):
+    for seed in range(8):
+        for model, share in (("bn", 0.9), ("nobn", 0.5)):
+            how = {"metric": "val/within", "recorded": "val/within", "direction": "max"}
+            make_run(f"model={model} seed={seed}", (0.1, 0.2, share), **how)
+    page = report("--metric", "test/within")
+    assert "bn is better than nobn: test/within difference +0.8, 95 % CI" in page
+
+
 def test_a_folder_without_runs_is_answered_in_one_line(refused, tmp_path):
     assert refused(str(tmp_path)) == f"error: no run is in {tmp_path}; give the folder of a sweep, as outputs/…"
     assert "is no folder" in refused(str(tmp_path / "nowhere"))

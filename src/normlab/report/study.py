@@ -11,7 +11,7 @@ from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Design, Metric
 from normlab.analysis.findings import Findings, find
 from normlab.analysis.history import History
 from normlab.analysis.tables import StepTimes
-from normlab.config import ConfigError, direction_of
+from normlab.config import MAXIMIZED, MINIMIZED, ConfigError, direction_of
 from normlab.records.folder import SWEEP_CONFIG
 from normlab.records.sweep import Record, load
 from normlab.records.timing import read_timing, step_seconds
@@ -170,6 +170,12 @@ def direction_of_name(metric: str, sweep: Overview) -> str:
     name = metric.partition("/")[2]
     if name == sweep.metric.partition("/")[2]:
         return sweep.direction
+    if name not in MINIMIZED + MAXIMIZED:
+        known = ", ".join(MINIMIZED + MAXIMIZED)
+        raise ConfigError(
+            f"--metric must be one of {known} on a split, or the optimized {sweep.metric}, got {metric}: whether "
+            "it should be small is not known"
+        )
     return direction_of(f"val/{name}", None, "--metric")
 
 
