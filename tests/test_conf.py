@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+
+from normlab.training.build import make_data
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("data", "net", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger", "metrics", "probes")
@@ -35,6 +38,22 @@ def test_every_experiment_runs(run_train, experiment):
     outcome = run_train(f"experiment={experiment}", "trainer.fast_dev_run=true", *LESS.get(experiment, []))
     assert outcome.code == 0, outcome.err
     assert "failed after" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("experiment", "splits"),
+    [
+        *[(name, 1) for name in ("source_fitness", "edge_of_stability", "deep_sigmoid", "landscape")],
+        *[(name, 3) for name in ("source_random", "lr_range", "overfit")],
+    ],
+)
+def test_experiments_of_one_dataset_keep_it_for_all_seeds(experiment, splits):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        configs = [compose("train", overrides=[f"experiment={experiment}", f"seed={k}"]) for k in (0, 1, 42)]
+    found = [make_data(config) for config in configs]
+    assert len({tuple(data.parts[0].x.flatten().tolist()) for data in found}) == splits
+    if experiment.startswith("source"):  # as they were when the numbers of docs/source-experiments.md were printed
+        assert [data.seed for data in found] == [42] * 3 if splits == 1 else [0, 1, 42]
 
 
 def test_the_first_source_experiment_is_what_it_says(run_train):

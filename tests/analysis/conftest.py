@@ -9,6 +9,7 @@ import pytest
 
 from normlab.analysis.design import GENERALIZATION, Metric, design_of
 from normlab.analysis.findings import find
+from normlab.analysis.words import sentence
 
 KEYS = ["model", "optimizer.lr", "data.batch_size", "data.seed"]
 NO_CURVES = pd.DataFrame({"run": [], "step": [], "seconds": [], "value": []})
@@ -59,9 +60,20 @@ def sweep(frame):
     ):
         runs = arms[0] if len(arms) == 1 and isinstance(arms[0], pd.DataFrame) else frame(list(chain(*arms)))
         keys = [key for key in KEYS if runs[key].nunique() > 1]
-        found = {name: asked.pop(name) for name in ("history", "timed") if name in asked}
+        found = {name: asked.pop(name) for name in ("history", "timed", "train_curves") if name in asked}
         metrics = metrics or [Metric("test/loss", direction, GENERALIZATION)]
         design = design_of(runs, keys, metrics, Metric("val/loss", direction), **asked)
         return find(runs, curves, design, np.random.default_rng(seed), target, resamples, **found)
 
     return findings
+
+
+@pytest.fixture
+def said(sweep):
+    """Return what says the first comparison of some arms in words."""
+
+    def text(*arms, place=0, **asked):
+        found = sweep(*arms, **asked)
+        return sentence(found.comparisons.to_dict("records")[place], found.cells, found.tuning)
+
+    return text

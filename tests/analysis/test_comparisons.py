@@ -291,3 +291,15 @@ class TestInteractions:
         arms = (arm(name, [1.0] * 8, batch_size=size, **{"test/acc": own}) for (name, size), own in acc.items())
         row = sweep(*arms, metrics=[ACC]).interactions.iloc[0]
         assert (row["effect"], row["estimate"], row["p"]) == ("points", pytest.approx(-3.0), 2 / 2**8)
+
+
+def test_failures_count_once_for_all_metrics_and_equivalence_is_corrected(sweep, arm):
+    values = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]
+    lost = [math.inf, math.inf, math.inf, math.inf, *values[4:]]
+    arms = arm("nobn", values, **{"test/acc": 0.5}), arm("bn", lost, **{"test/acc": 0.5})
+    rows = sweep(*arms, metrics=[LOSS, ACC]).comparisons
+    assert rows["failure_p"].tolist() == [2 / 2**4] * 2
+    assert rows["failure_p_adjusted"].tolist() == [2 / 2**4] * 2
+    same = sweep(arm("nobn", values), arm("bn", values), arm("ln", values), margin=0.1).comparisons
+    assert same["equivalence_p"].tolist() == [1 / 2**8] * 2
+    assert same["equivalence_p_adjusted"].tolist() == [2 / 2**8] * 2

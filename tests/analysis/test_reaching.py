@@ -28,7 +28,8 @@ class TestTarget:
         )
         assert table(found.targets, "target", "rule", "budget", "resolution") == [[3.0, "best arm", 40.0, 10.0]]
         assert (
-            "the target is the best arm's on the seeds that are reported, as nothing was tuned" in found.warnings
+            "the target was set by the runs whose times to it are told, which favours the arm that set it"
+            in found.warnings
         )
         # 2, 3, 4 at step 30: reached at 30, 30 and 40; the other arm never gets there.
         assert table(found.arms, "arm", "steps", "seconds", "reached") == [
@@ -40,7 +41,8 @@ class TestTarget:
         curves = falling(dict(enumerate([1, 2, 3, 5, 6, 7])))
         found = sweep(arm("bn", [1, 2, 3]), arm("nobn", [5, 6, 7]), curves=curves, target="baseline")
         assert table(found.targets, "target", "rule") == [[7.0, "baseline"]]
-        assert table(found.comparisons, "steps_ratio", "seconds_ratio") == [pytest.approx([1 / 3, 1 / 3])]
+        assert table(found.time_ratios, "arm", "baseline", "steps_ratio") == [["bn", "nobn", pytest.approx(1 / 3)]]
+        assert math.isnan(found.time_ratios["seconds_ratio"][0]), "the arms were not timed"
 
     def test_one_that_is_given(self, sweep, arm):
         found = sweep(arm("bn", [1]), arm("nobn", [5]), curves=falling({0: 1, 1: 5}), target=6)
@@ -59,6 +61,16 @@ class TestTarget:
         assert table(found.targets, "target") == [[2.0]]
         assert table(found.arms, "arm", "reached") == [["bn", 0.0], ["nobn", 0.0]]
 
+    def test_of_splits_that_choose_for_themselves_it_is_set_on_those_that_report(self, sweep, arm):
+        good, bad = [1.0, 2.0, 3.0], [9.0] * 3
+        runs = [
+            *arm("bn", good, lr="0.1", scope="split"),
+            *arm("bn", bad, lr="0.2", scope="split"),
+            *arm("nobn", bad, scope="split"),
+        ]
+        found = sweep(runs, curves=falling(dict(enumerate([*good, *bad, *bad]))))
+        assert table(found.targets, "target") == [[3.0]]
+
     def test_each_panel_has_its_own(self, sweep, arm):
         runs = arm("bn", [1], batch_size="32"), arm("bn", [5], batch_size="8"), arm("ln", [3], batch_size="8")
         curves = pd.concat([falling({0: 1}), falling({1: 5, 2: 3}, steps=(5, 10))])
@@ -75,8 +87,7 @@ class TestTimes:
             arm("bn", [1, INF]), arm("nobn", [1, 1]), curves=falling(dict.fromkeys(range(4), 1)), target=4
         )
         assert table(found.arms, "arm", "reached", "steps") == [["bn", 0.5, INF], ["nobn", 1.0, 10.0]]
-        assert math.isnan(found.comparisons["steps_ratio"][0])
-        assert table(found.comparisons, "reached", "baseline_reached") == [[0.5, 1.0]]
+        assert math.isnan(found.time_ratios["steps_ratio"][0])
 
     def test_a_run_that_did_not_end_is_in_no_share(self, sweep, arm):
         found = sweep(
@@ -92,8 +103,8 @@ class TestTimes:
     def test_seconds_that_are_not_known(self, sweep, arm):
         curves = falling(dict.fromkeys(range(4), 1)).assign(seconds=math.nan)
         found = sweep(arm("bn", [1, 2]), arm("nobn", [1, 2]), curves=curves, target=4)
-        assert found.comparisons["steps_ratio"][0] == 1.0
-        assert math.isnan(found.comparisons["seconds_ratio"][0])
+        assert found.time_ratios["steps_ratio"][0] == 1.0
+        assert found.arms["seconds"].isna().all()
 
     def test_no_target_where_everything_diverged(self, sweep, arm):
         found = sweep(arm("bn", [INF]), arm("nobn", [INF]), curves=falling({0: 1, 1: 1}))

@@ -18,7 +18,6 @@ def test_six_rounds_give_an_interval_from_the_smallest_to_the_largest_ratio():
     # 1/64 on either side is below 0.025, 2/64 above.
     found = time_per_step_ratio([1.1, 1.2, 1.3, 1.4, 1.5, 1.7], np.ones(6))
     assert (found.low, found.high) == pytest.approx((1.1, 1.7))
-    assert found.excludes(1)
 
 
 def test_a_machine_that_slows_down_changes_no_ratio():
@@ -31,7 +30,8 @@ def test_an_arm_against_itself_is_1_within_the_interval_in_95_of_100_timings():
     generator = np.random.default_rng(0)
     # Of heavy tails, as of a machine with other work to do.
     noise = np.exp(0.01 * np.abs(generator.standard_t(2, size=(400, 2, 20))))
-    missed = sum(time_per_step_ratio(*pair).excludes(1) for pair in noise)
+    found = [time_per_step_ratio(*pair) for pair in noise]
+    missed = sum(not each.low <= 1 <= each.high for each in found)
     assert 7 <= missed <= 34  # the 99.9 % bounds of 400 draws at 4.8 %
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from normlab.analysis.design import GENERALIZATION, Metric
-from normlab.analysis.tables import step_time_ratio
+from normlab.analysis.step_times import time_per_step_ratio
 
 INF, NAN = math.inf, math.nan
 GOOD, BAD = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1], [5.0, 6.0] * 6
@@ -148,7 +148,7 @@ class TestTimeRatios:
     def test_seconds_are_the_product_with_both_noises(self, timed):
         rounds = {"bn": [2.0, 2.2, 2.4, 2.6, 2.8, 3.0], "nobn": [1.0] * 6}
         row = timed(rounds)
-        step = step_time_ratio(np.array(rounds["bn"]), np.ones(6))
+        step = time_per_step_ratio(np.array(rounds["bn"]), np.ones(6))
         assert step.low == pytest.approx(2.0)
         assert step.high == pytest.approx(3.0)
         assert row["seconds_ratio"] == pytest.approx(0.5 * step.value)
@@ -172,7 +172,11 @@ class TestTimeRatios:
 
     def test_few_rounds_have_an_interval_without_ends(self, timed):
         row = timed({"bn": [2.0] * 3, "nobn": [1.0] * 3})
-        assert (row["seconds_ratio"], row["seconds_ratio_low"], row["seconds_ratio_high"]) == (pytest.approx(1.0), 0.0, INF)
+        assert (row["seconds_ratio"], row["seconds_ratio_low"], row["seconds_ratio_high"]) == (
+            pytest.approx(1.0),
+            0.0,
+            INF,
+        )
 
     def test_an_arm_without_runs_has_none(self, sweep, arm):
         assert sweep(arm("bn", [None] * 8), arm("nobn", [1.0] * 8)).time_ratios.empty

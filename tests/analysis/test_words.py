@@ -1,132 +1,200 @@
+"""Every form of the sentence of a comparison, as a full text."""
+
 import math
 
 import numpy as np
 import pytest
 
-from normlab.analysis.design import Design
-from normlab.analysis.words import sentence
+from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Metric
+from normlab.analysis.history import History
 
-NAN = math.nan
-DESIGN = Design("model", ("bn", "nobn"), "nobn", (), (), "val/loss", "min", (), tuple(range(32)))
-ROW = {
-    **{"arm": "bn", "baseline": "nobn", "panel": "", "verdict": "better", "seeds": 32, "paired": True},
-    **{"p_holm": 0.0031, "ratio": 0.62, "ratio_low": 0.58, "ratio_high": 0.66},
-    **{"difference": -0.2, "difference_low": -0.25, "difference_high": -0.15},
-    **{"improvement": 0.9, "improvement_low": 0.8, "improvement_high": 0.95},
-    **{"steps_ratio": 0.43, "steps_ratio_low": 0.38, "steps_ratio_high": 0.51},
-    **{"seconds_ratio": NAN, "seconds_ratio_low": NAN, "seconds_ratio_high": NAN},
-    **{"reached": 1.0, "reached_low": 0.9, "reached_high": 1.0},
-    **{"baseline_reached": 1.0, "baseline_reached_low": 0.9, "baseline_reached_high": 1.0},
-}
-TIMES = "; bn reaches the target in 0.43 times the steps of nobn, 95 % CI 0.38–0.51, 32 paired seeds"
+INF = math.inf
+ACC = [Metric("test/acc", "max", GENERALIZATION)]
+ONES, TWOS = [1.0] * 12, [2.0] * 12
+SPREAD = list(np.linspace(1.0, 1.5, 12))
+UNTUNED = "at lr 0.1, not tuned: other rates may reverse it"
+HALF = "test/loss ratio 0.5, 95 % CI 0.5–0.5, p = 0.00049"
 
 
-def said(**changed):
-    return sentence({**ROW, **changed}, DESIGN)
+class TestVerdict:
+    def test_better(self, said, arm):
+        assert said(arm("bn", ONES), arm("nobn", TWOS)) == (
+            f"bn is better than nobn: {HALF}, over 12 seeds on this split; {UNTUNED}"
+        )
+
+    def test_worse_in_a_panel(self, said, arm):
+        arms = (
+            arm(name, own, batch_size=size) for name, own in (("bn", TWOS), ("nobn", ONES)) for size in ("8", "16")
+        )
+        assert said(*arms) == (
+            "bn is worse than nobn at data.batch_size=8: test/loss ratio 2, 95 % CI 2–2, p = 0.00098 (2 "
+            "comparisons), "
+            f"over 12 seeds on this split; {UNTUNED}"
+        )
+
+    def test_more_points(self, said, arm):
+        high, low = (np.linspace(start, start + 0.11, 12) for start in (0.8, 0.775))
+        arms = arm("bn", ONES, **{"test/acc": high}), arm("nobn", ONES, **{"test/acc": low})
+        assert said(*arms, metrics=ACC) == (
+            "bn is better than nobn: test/acc difference +2.5 points, 95 % CI 2.5 to 2.5, p = 0.00049, "
+            f"over 12 seeds on this split; {UNTUNED}"
+        )
+
+    def test_a_difference_of_numbers_that_are_not_positive(self, said, arm):
+        assert said(arm("bn", [-2.0] * 8), arm("nobn", [0.0] * 8)) == (
+            "bn is better than nobn: test/loss difference -2, 95 % CI -2 to -2, p = 0.0078, "
+            f"over 8 seeds on this split; {UNTUNED}"
+        )
+
+    def test_no_difference_shown(self, said, arm):
+        assert said(arm("bn", SPREAD), arm("nobn", SPREAD[::-1])) == (
+            "bn against nobn: no difference shown: test/loss ratio 1, 95 % CI 0.83–1.2, p = 1, "
+            f"over 12 seeds on this split; {UNTUNED}"
+        )
+
+    def test_the_look(self, said, arm):
+        history = History()
+        for count, p in ((8, "0.016 (look 1)"), (12, "0.0029 (look 2)")):
+            text = said(arm("bn", ONES[:count]), arm("nobn", TWOS[:count]), history=history)
+            assert f", p = {p}, over {count} seeds" in text
+
+    def test_both_corrections(self, said, arm):
+        text = said(arm("bn", ONES), arm("ln", ONES), arm("nobn", TWOS), history=History())
+        assert ", p = 0.002 (2 comparisons, look 1), over 12 seeds on this split; " in text
 
 
-def without_times(**changed):
-    return said(reached=NAN, **changed)
+class TestScope:
+    def test_draws(self, said, arm):
+        assert said(arm("bn", ONES, scope="draw"), arm("nobn", TWOS, scope="draw")) == (
+            f"bn is better than nobn: {HALF}, over 12 draws of the data; {UNTUNED}"
+        )
 
+    def test_splits_and_new_tables(self, said, arm):
+        split = {"scope": "split", "train_rows": 142.0, "test_rows": 36.0}
+        noisy = np.exp(np.random.default_rng(0).normal(loc=0.8, scale=1.0, size=12))
+        assert said(arm("bn", ONES, **split), arm("nobn", TWOS, **split)) == (
+            f"bn is better than nobn: {HALF}, over 12 splits of this table; "
+            f"over new tables like this one it holds, p = 0; {UNTUNED}"
+        )
+        assert said(arm("bn", ONES, **split), arm("nobn", noisy, **split)) == (
+            "bn is better than nobn: test/loss ratio 0.44, 95 % CI 0.27–0.77, p = 0.0034, over 12 splits of this "
+            f"table; over new tables like this one it is not shown, p = 0.08; {UNTUNED}"
+        )
 
-def test_a_declared_difference_and_the_times():
-    assert said() == (
-        "bn is better than nobn in val/loss, p = 0.0031, 32 paired seeds; "
-        "val/loss is 0.62 times that of nobn, 95 % CI 0.58–0.66" + TIMES
-    )
-    assert without_times(verdict="worse", panel="data.batch_size=8", ratio=NAN) == (
-        "bn is worse than nobn in val/loss at data.batch_size=8, p = 0.0031, 32 paired seeds; "
-        "val/loss differs by -0.2, 95 % CI -0.25 to -0.15"
-    )
+    def test_new_tables_where_a_run_diverged(self, said, arm):
+        split = {"scope": "split", "train_rows": 142.0, "test_rows": 36.0}
+        assert said(arm("bn", ONES, **split), arm("nobn", [INF, *TWOS[1:]], **split)) == (
+            f"bn is better than nobn: {HALF}, over 12 splits of this table; over new tables like this one it "
+            "cannot "
+            f"be tested, as runs diverged; {UNTUNED}; bn failed to train in 0 of 12 runs, nobn in 1, p = 1"
+        )
 
+    def test_new_tables_of_which_the_rows_are_not_known(self, said, arm):
+        text = said(arm("bn", ONES, scope="split"), arm("nobn", TWOS, scope="split"))
+        assert "; over new tables like this one it cannot be tested, as the number of rows is not known; " in text
 
-class TestNoDifferenceShown:
-    def test_what_the_interval_excludes(self):
-        found = without_times(verdict="no difference shown", p_holm=0.31, ratio_low=0.97, ratio_high=1.04)
-        assert found == (
-            "bn against nobn: no difference shown in val/loss, p = 0.31, 32 paired seeds; "
-            "differences above 4 % are excluded by the 95 % interval"
+    @pytest.mark.parametrize("name", ["train_eval/loss", "val/loss"])
+    def test_new_tables_are_of_test_metrics_alone(self, said, arm, name):
+        arms = (
+            arm(model, own, scope="split", train_rows=142.0, test_rows=36.0, **{name: own})
+            for model, own in (("bn", ONES), ("nobn", TWOS))
+        )
+        assert "new tables" not in said(*arms, metrics=[Metric(name, "min", OPTIMIZATION)])
+
+    def test_several_splits(self, said, arm):
+        arms = [arm(name, own, data_seed=seed) for name, own in (("bn", ONES), ("nobn", TWOS)) for seed in "123"]
+        assert said(*arms) == (
+            f"bn is better than nobn at all 3 data.seed: {HALF}, over 12 seeds on these 3 splits; {UNTUNED}"
+        )
+        assert said(*arms, place=1) == (
+            "bn against nobn at data.seed=1: part of the pooled comparison: test/loss ratio 0.5, 95 % CI 0.5–0.5"
         )
 
     @pytest.mark.parametrize(
-        ("changed", "excluded"),
-        [
-            ({"ratio_low": 0.9, "ratio_high": 1.02}, "differences above 10 % are"),
-            ({"ratio_low": 0.5, "ratio_high": 3.0}, "ratios below 0.5 and above 3 are"),
-            (
-                {"ratio": NAN, "ratio_low": NAN, "ratio_high": NAN, "difference_high": 0.1},
-                "differences above 0.25 are",
-            ),
-        ],
+        ("scope", "over"), [("split", "12 × 3 splits of this table"), ("draw", "12 × 3 draws of the data")]
     )
-    def test_in_percent_as_ratios_or_in_the_metrics_unit(self, changed, excluded):
-        assert f"; {excluded} excluded by the 95 % interval" in without_times(
-            verdict="no difference shown", **changed
+    def test_several_splits_of_each_replicate(self, said, arm, scope, over):
+        arms = [
+            arm(name, own, data_seed=seed, scope=scope)
+            for name, own in (("bn", ONES), ("nobn", TWOS))
+            for seed in "123"
+        ]
+        assert f", over {over}; " in said(*arms)
+
+
+class TestTooFew:
+    def test_eight_pairs_with_three_ties(self, said, arm):
+        assert said(arm("bn", ONES[:8]), arm("nobn", ONES[:3] + TWOS[:5])) == (
+            "bn against nobn: too few replicates: 5 of 8 replicates differ, 6 are needed; test/loss ratio 0.71, "
+            f"95 % CI 0.5–1; {UNTUNED}"
         )
 
-    def test_an_interval_that_leaves_no_difference_out_is_told_and_declares_nothing(self):
-        found = without_times(verdict="no difference shown", p_holm=0.07)
-        assert found.endswith(
-            "p = 0.07, 32 paired seeds; val/loss is 0.62 times that of nobn, 95 % CI 0.58–0.66, "
-            "which declares nothing by itself"
+    def test_a_look_needs_more(self, said, arm):
+        assert said(arm("bn", ONES[:6]), arm("nobn", TWOS[:6]), history=History()) == (
+            "bn against nobn: too few replicates: 6 replicates, 7 are needed; test/loss ratio 0.5, "
+            f"95 % CI 0.5–0.5; {UNTUNED}"
         )
 
-    def test_nothing_is_excluded_without_ends(self):
-        ends = {"ratio_low": 0.5, "ratio_high": math.inf, "difference_low": -1, "difference_high": math.inf}
-        found = without_times(verdict="no difference shown", **ends)
-        assert found.endswith("; no difference is excluded by a 95 % interval")
-
-
-def test_too_few_seeds_give_numbers_and_how_far_their_interval_can_be_trusted():
-    found = without_times(verdict="too few seeds for a verdict", seeds=4)
-    assert found.startswith(
-        "bn against nobn: too few seeds for a verdict, 4 paired seeds of 8 that it needs; val/loss is"
-    )
-    assert ", which with 4 seeds holds the truth in 8" in found
-    found = without_times(verdict="too few seeds for a verdict", seeds=1, ratio_low=NAN, ratio_high=NAN)
-    assert found.endswith("1 paired seed of 8 that it needs; val/loss is 0.62 times that of nobn")
-
-
-def test_no_winner_where_mean_and_middle_half_disagree():
-    found = without_times(verdict="different, neither better")
-    assert "bn against nobn: different, neither better, p = 0.0031" in found
-    assert "better than" not in found
-
-
-def test_too_many_diverged_for_a_mean():
-    found = without_times(ratio=NAN, difference=NAN)
-    assert found.endswith("and one of bn is better in 90 % of pairs (95 % CI 80–95 %)")
-
-
-def test_what_cannot_be_compared():
-    nothing = {**ROW, **dict.fromkeys(ROW, NAN), "arm": "bn", "baseline": "nobn", "panel": "", "seeds": 0}
-    assert sentence({**nothing, "verdict": "not comparable: nobn has no run to report"}, DESIGN) == (
-        "bn against nobn: not comparable: nobn has no run to report"
-    )
-
-
-class TestTimes:
-    def test_an_end_that_is_infinite(self):
-        assert "0.43 times the steps of nobn, 95 % CI more than 0.38, 32" in said(steps_ratio_high=math.inf)
-
-    def test_seconds(self):
-        found = said(seconds_ratio=0.6, seconds_ratio_low=0.5, seconds_ratio_high=0.7)
-        assert "95 % CI 0.38–0.51, and in 0.6 times the seconds of nobn, 95 % CI 0.5–0.7, 32 paired seeds" in found
-
-    def test_shares_where_half_of_an_arm_never_gets_there(self):
-        found = said(steps_ratio=NAN, baseline_reached=0.25, baseline_reached_low=0.1, baseline_reached_high=0.5)
-        assert found.endswith(
-            "; the target is reached by 100 % of bn (95 % CI 90–100 %) and by 25 % of nobn (95 % CI 10–50 %)"
+    def test_one_replicate(self, said, arm):
+        assert said(arm("bn", [1.0]), arm("nobn", [2.0])) == (
+            f"bn against nobn: too few replicates: 1 replicate, 6 are needed; test/loss ratio 0.5; {UNTUNED}"
         )
 
-    def test_no_ratio_is_said_without_an_interval(self):
-        assert "times the steps" not in said(steps_ratio_low=NAN, steps_ratio_high=NAN)
+    def test_replicates_that_choose_and_report(self, said, arm):
+        arms = [arm(name, [own] * 4, lr=lr) for name, own in (("bn", 1.0), ("nobn", 2.0)) for lr in ("0.1", "0.2")]
+        assert said(*arms) == (
+            "bn against nobn: too few replicates: the same 4 replicates chose the settings; test/loss ratio 0.5; "
+            "at lr 0.1, chosen on 4 of these seeds"
+        )
+
+    def test_more_than_were_declared(self, said, arm):
+        assert said(arm("bn", ONES), arm("nobn", TWOS), history=History(max_replicates=8)) == (
+            f"bn against nobn: no verdict beyond max_replicates; test/loss ratio 0.5, 95 % CI 0.5–0.5; {UNTUNED}"
+        )
 
 
-def test_every_comparison_of_a_sweep_has_its_sentence(sweep, arm):
-    draws = np.random.default_rng(0)
-    arms = [arm(name, draws.normal(loc=5 + place, size=9)) for place, name in enumerate(("bn", "nobn", "ln"))]
-    found = sweep(*arms, arm("few", [1.0]), arm("none", [None]), arm("lost", [math.inf] * 9))
-    sentences = [sentence(row, found.design) for row in found.comparisons.to_dict("records")]
-    assert len(sentences) == 5
-    assert all("nan" not in text and "inf" not in text for text in sentences)
+class TestDiverged:
+    def test_above_29_percent_the_share_of_pairs(self, said, arm):
+        assert said(arm("bn", [INF] * 4 + ONES[4:]), arm("nobn", TWOS)) == (
+            "bn against nobn: no difference shown: runs that diverged leave no estimate of test/loss; bn is "
+            "better in "
+            "67 % of the pairs (95 % CI 39–86 %), p = 0.84, over 12 seeds on this split; "
+            f"{UNTUNED}; bn failed to train in 4 of 12 runs, nobn in 0, p = 0.12"
+        )
+
+    def test_untrained_runs_failed_too(self, said, arm):
+        assert said(arm("bn", ONES, untrained=[1] * 6 + [0] * 6), arm("nobn", TWOS, untrained=0)) == (
+            f"bn is better than nobn: {HALF}, over 12 seeds on this split; {UNTUNED}; "
+            "bn failed to train in 6 of 12 runs, nobn in 0, p = 0.031"
+        )
+
+    def test_runs_that_stopped_early(self, said, arm):
+        assert said(arm("bn", ONES, shortened=[1] * 3 + [0] * 9), arm("nobn", TWOS, shortened=0)) == (
+            f"bn is better than nobn: {HALF}, over 12 seeds on this split; {UNTUNED}; "
+            "runs that stopped early count with the last tenth of their own epochs: 3"
+        )
+
+
+class TestUndeclared:
+    def test_the_interval_is_of_one_comparison(self, said, arm):
+        arms = arm("bn", ONES[:6]), arm("ln", SPREAD[:6]), arm("nobn", TWOS[:6])
+        assert said(*arms) == (
+            "bn against nobn: no difference shown: test/loss ratio 0.5, 95 % CI 0.5–0.5, p = 0.062 (2 "
+            "comparisons), "
+            f"over 6 seeds on this split; the interval is of this comparison alone and declares nothing; {UNTUNED}"
+        )
+
+    def test_near_best_settings(self, said, arm):
+        best, near = [1.0, 1.2, 1.0, 1.2], [1.2, 1.02, 1.2, 1.02]
+        arms = (
+            arm("bn", [*(value / 2 for value in best), *[0.5] * 8]),
+            arm("nobn", [*best, *[1.0] * 8]),
+            arm("nobn", [*near, *[0.4] * 8], lr="0.2"),
+        )
+        assert said(*arms) == (
+            "bn against nobn: no difference shown: test/loss ratio 0.5, 95 % CI 0.5–0.5, p = 1, over 8 seeds on "
+            "this "
+            "split; nobn has near-best settings with which it is not shown to be worse; at lr 0.1, chosen on 4 "
+            "other "
+            "seeds; bn had one setting, not tuned: other rates may reverse it"
+        )

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from torch.testing import assert_close
 
-from normlab.data import Fitness, InMemoryData, Random, Table
+from normlab.data import CSV, BreastCancer, Diabetes, Digits, Fitness, InMemoryData, Random, Table, Wine
 
 
 @dataclass(kw_only=True, eq=False)
@@ -107,6 +107,82 @@ def test_members_with_seeds_of_their_own_have_the_splits_and_draws_of_each():
             assert torch.equal(x[member], own_x[0])
             assert torch.equal(y[member], own_y[0])
     assert data.for_members([4, 4]).split(0).x.shape[0] == 1, "the same samples are held once"
+
+
+TABLES = {
+    "drawn": (lambda self, rows: rows + torch.randn(rows.shape, generator=self.generator()), True),
+    "drawn from few values": (
+        lambda self, rows: torch.randint(2, rows.shape, generator=self.generator()) + 0.0,
+        True,
+    ),
+    "drawn from the global generator": (lambda self, rows: torch.randn(rows.shape), True),
+    "fixed": (lambda self, rows: rows, False),
+    "fixed, with missing values": (lambda self, rows: torch.where(rows > 3, rows, torch.nan), False),
+    "fixed, in another order": (lambda self, rows: rows[torch.randperm(40, generator=self.generator())], False),
+    "images": (lambda self, rows: rows.view(40, 1, 1, 2), False),
+}
+
+
+@dataclass(kw_only=True, eq=False)
+class Someone(InMemoryData):
+    """A dataset from outside the package that declares nothing; it counts how often its table is read."""
+
+    kind: str
+    reads: list[int]
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    def table(self) -> Table:
+        self.reads.append(self.seed)
+        rows = torch.arange(80.0).view(40, 2)
+        x = TABLES[self.kind][0](self, rows)
+        return Table(x, x.flatten(1).sum(1, keepdim=True))
+
+
+def someone(kind: str) -> Someone:
+    return Someone(train=20, val=10, test=10, batch_size=5, seed=7, kind=kind, reads=[])
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_whether_a_seed_draws_samples_or_splits_a_table_is_found_out(kind):
+    data = someone(kind)
+
+    assert data.generated is TABLES[kind][1]
+    assert data.with_seed(2**63 - 1).generated is data.generated
+    assert len(data.reads) == 2, "the answer is kept"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TABLES if "global" not in kind])
+def test_members_have_the_samples_of_the_dataset_alone_and_a_fixed_table_is_read_once(kind):
+    data = someone(kind)
+    together = data.for_members([3, 1, 3, 2])
+    for place in range(3):
+        split = together.split(place)
+        for member, seed in enumerate([3, 1, 3, 2]):
+            own = someone(kind).with_seed(seed).parts[place]
+            assert_close(split.x[member], own.x, rtol=0, atol=0, equal_nan=True)
+            assert_close(split.y[member], own.y, rtol=0, atol=0, equal_nan=True)
+    assert together.members[0] is together.members[2], "members of one seed share their samples"
+    if kind in ("fixed", "images"):
+        assert len(data.reads) == 2
+
+
+def test_generated_data_and_tables_of_the_package():
+    sizes = {"train": 60, "val": 20, "test": 20, "batch_size": 10}
+    drawn = {
+        kind.__name__: kind(**sizes).generated for kind in (Random, Fitness, Digits, BreastCancer, Wine, Diabetes)
+    }
+
+    assert [name for name, generated in drawn.items() if generated] == ["Random", "Fitness"]
+    assert Fitness(**sizes, target="clipped").generated
+    assert not CSV(**sizes, path="missing.csv", target_column="y").generated, "without reading the file"
+
+
+def test_samples_are_described_as_they_are_used():
+    data = someone("fixed").with_seed(5)
+
+    assert data.description() == {"seed": 5, "generated": False, "train": 20, "val": 10, "test": 10}
 
 
 def test_standardizing_knows_the_training_split_alone():

@@ -97,7 +97,7 @@ def test_a_run_alone_says_that_there_is_nothing_to_compare(run_train):
 
 REFUSED = {
     "timing=maybe": "timing must be true or false, got the word maybe",
-    "-m timing=true,false": "timing must be the same for a whole sweep, got timing=true,false; type timing=true",
+    "-m timing=true,false": "timing must be the same for a whole sweep, got timing=true,false; give it one value",
     "-m hydra/sweeper=basic timing=true,false": "timing must be the same for a whole sweep, got timing=true,false",
     "-m --config-dir mine experiment=timed,other": "timing must be the same for a whole sweep, got True",
 }

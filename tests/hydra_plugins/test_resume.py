@@ -37,6 +37,21 @@ def test_the_default_seed_is_not_trained_again_under_another_name(run_train):
     assert "over 2 seeds" in outcome.out
 
 
+def test_another_verdict_on_the_same_runs_trains_nothing(run_train):
+    verdict = ["baseline=nobn", "margin=0.05", "pairs=true", "max_replicates=40"]
+    assert run_train(*SWEEP).code == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")}
+    outcome = run_train(*SWEEP, *verdict)
+    assert outcome.code == 0, outcome.err
+    assert {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")} == before
+    assert pd.read_csv("sweep/table.csv")["model"].tolist() == ["bn", "nobn"]
+    outcome = run_train(*SWEEP, *verdict, "seed=0,1")
+    assert outcome.code == 0, outcome.err
+    assert pd.read_csv("sweep/table.csv")["runs"].tolist() == [2, 2]
+    assert "nobody typed" not in outcome.out
+    assert Result.read(Path("sweep/model=bn,seed=1")).config["max_replicates"] == 40
+
+
 def test_a_run_that_was_killed_is_trained_in_its_folder(run_train):
     assert run_train(*SWEEP, "data.seed=${seed}").code == 0
     Path("sweep/model=bn/result.json").unlink()

@@ -21,10 +21,8 @@ from normlab.records.result import Objective, Result, Status
 
 
 def config(lr: float = 0.1, **more) -> DictConfig:
-    """Return a configuration as this version composes one, with the key replicate."""
-    return OmegaConf.create(
-        {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2], **more}
-    )
+    given = {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
+    return OmegaConf.create(given | more)
 
 
 def result_of(composed: DictConfig, status: Status = Status.FINISHED) -> Result:
@@ -58,16 +56,6 @@ def test_a_run_of_an_earlier_version_is_one_on_the_split_of_data_seed(tmp_path):
     assert earlier_result(tmp_path, config(replicate="seed")) is not None
     with pytest.raises(ConfigError, match=r"another configuration \(it differs in replicate\)"):
         require_own(tmp_path, config())
-
-
-@pytest.mark.parametrize(
-    "changed", [{"margin": 0.05}, {"baseline": "bn"}, {"pairs": True}, {"max_replicates": 9}], ids=str
-)
-def test_what_the_report_alone_reads_makes_no_other_configuration(tmp_path, changed):
-    result_of(config()).write(tmp_path)
-
-    require_own(tmp_path, config(**changed))
-    assert earlier_result(tmp_path, config(**changed)) is not None
 
 
 def test_hydras_own_part_is_taken_out_of_a_copy():
@@ -110,6 +98,30 @@ def test_a_run_of_another_configuration_is_refused_with_the_key_and_nothing_is_t
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("finished", [True, False], ids=["with a result", "killed"])
+@pytest.mark.parametrize("more", [{"baseline": "ln"}, {"margin": 0.05}, {"pairs": True}, {"max_replicates": 40}])
+def test_what_the_report_alone_reads_makes_no_other_configuration(tmp_path, more, finished):
+    null = {"baseline": None, "margin": None, "pairs": False, "max_replicates": None}
+    if finished:
+        result_of(config(**null)).write(tmp_path)
+        assert earlier_result(tmp_path, config(**(null | more))) is not None
+    else:
+        leave_killed_run(tmp_path, config(**null))
+    require_own(tmp_path, config(**(null | more)))
+    with pytest.raises(ConfigError, match=r"it differs in replicate\)"):
+        require_own(tmp_path, config(**(null | more | {"replicate": "seed"})))
+
+
+def test_a_record_from_before_replicate_is_that_of_one_dataset(tmp_path):
+    old = config()
+    del old["replicate"]
+    result_of(old).write(tmp_path)
+
+    assert earlier_result(tmp_path, config(replicate="seed")) is not None
+    with pytest.raises(ConfigError, match="it differs in replicate"):
+        earlier_result(tmp_path, config(replicate="data"))
+
+
 def test_a_killed_run_of_the_same_configuration_is_trained_again(tmp_path):
     leave_killed_run(tmp_path, config())
 
@@ -124,8 +136,8 @@ def test_a_damaged_result_is_refused(tmp_path):
 
 
 def test_a_configuration_is_told_with_its_interpolations_resolved():
-    numbers = {"optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
-    assert plain(config()) == {"seed": 0, "replicate": "data", **numbers}
+    told = {"seed": 0, "replicate": "data", "optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
+    assert plain(config()) == told
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,12 @@ def test_seeds_of_one_configuration_share_a_group():
     assert len({group(changed(seed=seed), CHOICES) for seed in range(5)}) == 1
 
 
+def test_what_the_report_alone_reads_makes_no_other_group():
+    assert group(changed(baseline="ln", margin=0.05, pairs=True, max_replicates=40), CHOICES) == group(
+        CONFIG, CHOICES
+    )
+
+
 @pytest.mark.parametrize(
     "other",
     [

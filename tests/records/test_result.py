@@ -43,12 +43,12 @@ def a_result(**changes) -> Result:
         last=Moment(10, 40, {"val/loss": 0.2, "val/r2": -math.inf}),
         test={"test/loss": 0.15},
         final={"train_eval/loss": 0.05, "val/loss": 0.2, "test/loss": math.inf},
-        data={"seed": 7, "generated": True, "train": 600, "val": 200, "test": 200},
         epochs=10,
         steps=40,
         seconds=1.5,
         started="2026-01-01T00:00:00+00:00",
         ended="2026-01-01T00:00:02+00:00",
+        data={"seed": 2**62 + 1, "generated": True, "train": 600, "val": 200, "test": 0},
         environment={"versions": {"torch": "2.13.0"}, "commit": None, "dirty": None},
     )
     return replace(result, **changes)
@@ -153,6 +153,16 @@ def test_bytes_that_are_no_text_are_named_as_damage(tmp_path):
 
     with pytest.raises(ValueError, match=r"result\.json is damaged"):
         Result.read(tmp_path)
+
+
+def test_a_record_of_an_earlier_version_had_one_dataset_and_does_not_describe_it(tmp_path):
+    content = json.loads(WHOLE)
+    del content["data"], content["config"]["replicate"]
+    (tmp_path / FILE).write_text(json.dumps(content))
+    result = Result.read(tmp_path)
+
+    assert result.config == a_result().config | {"replicate": "seed"}
+    assert result.data == {}
 
 
 def test_a_key_of_a_later_version_is_passed_over(tmp_path):

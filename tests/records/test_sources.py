@@ -53,7 +53,7 @@ def test_files_of_targets_and_of_paths_are_hashed_and_known_packages_are_not(min
         "data": {"path": "table.csv", "others": ["missing.csv", "table.csv"], "name": "x" * 5000},
         "callbacks": {"extra": {"one": {"_target_": "mine_changing.Mine"}}},
     }
-    found = sources_of(config)
+    found = sources_of(config | {"baseline": "table.csv"})
     assert set(found) == {"model.norm._target_", "data.path", "data.others.1"}
     assert len(found["data.path"]) == 64
     assert found["data.path"] == found["data.others.1"] != found["model.norm._target_"]

@@ -60,6 +60,14 @@ class TestUntyped:
     def test_what_cannot_change_a_result_is_no_factor(self):
         assert keys(run(), run(logger__tensorboard=False, trainer__threads=2, seed=3)) == ([], ())
 
+    def test_what_the_report_alone_reads_is_no_factor(self):
+        typed = run("baseline=ln", "margin=0.1", "pairs=true", "max_replicates=40", baseline="ln", margin=0.1)
+        assert keys(run(baseline=None, margin=None), typed) == ([], ())
+
+    def test_how_replicates_differ_makes_panels(self):
+        runs = run("model=bn", replicate="seed"), run("model=nobn", replicate="data")
+        assert keys(*runs, written=lambda: [{}, {}]) == (["model", "replicate"], ("replicate",))
+
     def test_a_choice_explains_what_lies_below_it(self):
         assert keys(run("model=bn"), run("model=nobn"), run("model=ln")) == (["model"], ())
 

@@ -22,10 +22,8 @@ def lines(tuning=(), report=range(8), tuned=("optimizer.lr",), **parts):
     """Return the lines of a plan, by default of one comparison in which each seed reports."""
     metric = Metric("loss", "min", GENERALIZATION)
     design = Design("model", ("bn", "nobn"), "nobn", tuned, (), (metric,), metric)
-    usual = {"within": False, "disjoint": True, "comparisons": 1, "smallest": len(report), "look": 1}
-    plan = ReplicatePlan(
-        Scope.DRAW, tuple(tuning), tuple(report), **(usual | {"detectable": 1.44, "suggested": 12} | parts)
-    )
+    usual = {"within": False, "disjoint": True, "comparisons": 1, "too_few": 0, "look": 1}
+    plan = ReplicatePlan(Scope.DRAW, tuple(tuning), tuple(report), **(usual | {"detectable": 1.44} | parts))
     return plan_lines(plan, design)
 
 
@@ -44,10 +42,10 @@ def test_with_few_seeds_more_are_suggested():
     assert lines(range(4), range(4), disjoint=False, **nothing) == [
         "seeds 0 to 3 choose the learning rate and report; no verdict (look 1); 'seed=range(12)' gives one"
     ]
-    assert lines(report=range(4, 8), comparisons=3, look=2, suggested=14, **nothing) == [
-        "seeds 4 to 7 report; no verdict (3 comparisons, look 2); 'seed=range(4,18)' gives one"
+    assert lines(report=range(4, 8), comparisons=3, look=2, **nothing) == [
+        "seeds 4 to 7 report; no verdict (3 comparisons, look 2); 'seed=range(4,16)' gives one"
     ]
-    assert lines(report=range(4), suggested=None, **nothing) == [
+    assert lines(report=range(4), max_replicates=4, **nothing) == [
         "seeds 0 to 3 report; no verdict (look 1); no number of seeds gives one within max_replicates"
     ]
 
@@ -59,9 +57,9 @@ def test_splits_choose_on_their_own_validation_rows():
     )
 
 
-def test_a_comparison_with_fewer_seeds_is_named():
-    (line,) = lines(smallest=3)
-    assert line.startswith("seeds 0 to 7 report, 3 of them in the smallest comparison; ")
+def test_comparisons_without_enough_seeds_are_counted():
+    (line,) = lines(report=range(12), comparisons=3, too_few=2)
+    assert line.endswith("(3 comparisons, look 1); 2 of them have too few replicates for a verdict")
 
 
 def test_one_seed():
@@ -93,6 +91,7 @@ class TestSeedPlan:
             for model, seed, lr in ((m, s, r) for m in models for s in seeds for r in rates):
                 words = [f"model={model}", f"seed={seed}", *([f"optimizer.lr={lr}"] if len(rates) > 1 else [])]
                 own = {"seed": seed, "optimizer": {"lr": float(lr)}, "data": {"seed": 42}, "replicate": "data"}
+                own |= {"trainer": {"max_epochs": 3}}
                 own |= config
                 result = Result("", Status.FINISHED, own, {"model": model}, words, Objective("", "", 0.0), data={})
                 result.data["generated"] = generated

@@ -1,7 +1,9 @@
 """A member of a population equals the run trained alone, in float64, over a hundred steps."""
 
+import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -9,7 +11,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from normlab.config import Config
+from normlab.data import Random, Table
+from normlab.records.result import Result
 from normlab.training.build import make_data, net_maker
+from normlab.training.grouping import groups
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -155,12 +161,67 @@ def test_every_optimizer_and_scheduler(tmp_path, optimizer):
         CASES["random"],
         ["data=wine", "data.standardize=true", "net.hidden=[10]"],
         ["data=fitness", "data.standardize=true", "data.standardize_target=true", "net.hidden=[10]"],
+        [
+            "data=digits",
+            "data.standardize=true",
+            "data.train=150",
+            "data.val=40",
+            "data.test=40",
+            "net.hidden=[10]",
+        ],
     ],
-    ids=["random", "wine", "fitness"],
+    ids=["random", "wine", "fitness", "digits"],
 )
 def test_members_with_samples_of_their_own(tmp_path, model, data):
     members = [[*own, f"data.seed={number // 2}"] for number, own in enumerate(GENTLE)]
     compare(tmp_path, [f"model={model}", "replicate=data", *data], members)
+
+
+def test_members_whose_splits_lack_a_word_are_grouped_by_their_inputs_and_equal_runs_alone(tmp_path):
+    words = ["red"] * 60 + ["blue"] * 2 + ["green"]
+    rows = (f"{word},{k % 7},{k / 3 + len(word)}\n" for k, word in enumerate(words))
+    (tmp_path / "words.csv").write_text("word,a,y\n" + "".join(rows))
+    common = [
+        *("data=csv", f"data.path={tmp_path / 'words.csv'}", "data.target_column=y", "data.task=regression"),
+        *(
+            "data.train=30",
+            "data.val=20",
+            "data.test=10",
+            "data.batch_size=10",
+            "net.hidden=[10]",
+            "model=bn",
+            EPS,
+        ),
+    ]
+    members = [[f"seed={seed}", "optimizer.lr=0.001"] for seed in range(10)]
+    together = runs_of(tmp_path / "together", common, members)
+    found = groups([run.config for run in together], None)
+    sizes = sorted(len(group.places) for group in found)
+    assert sum(sizes) == 10
+    assert len(sizes) > 1, "there are splits with inputs of several shapes"
+    assert sizes[-1] > 1, "and several splits with inputs of one shape"
+    for group in found:
+        train([together[place] for place in group.places])
+        place = group.places[-1]
+        (alone,) = runs_of(tmp_path / f"alone{place}", common, [members[place]])
+        train([alone])
+        check_equal(together[place], alone)
+
+
+def test_members_of_data_that_are_drawn_from_the_global_generator(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "somebody", ModuleType("somebody"))
+    sys.modules["somebody"].Careless = Careless
+    common = [*CASES["random"], "data._target_=somebody.Careless", "replicate=data", "model=bn"]
+    compare(tmp_path, common, MEMBERS)
+    results = [Result.read(tmp_path / "together" / str(k)) for k in range(3)]
+    assert [result.data["generated"] for result in results] == [True] * 3
+
+
+class Careless(Random):
+    """Samples that are not drawn from ``self.seed`` but from torch's global generator."""
+
+    def table(self) -> Table:
+        return Table(torch.randn(1000, self.in_features), torch.randn(1000, 1))
 
 
 def test_replicates_have_samples_of_their_own_if_they_are_to():
@@ -170,6 +231,7 @@ def test_replicates_have_samples_of_their_own_if_they_are_to():
             float(make_data(OmegaConf.merge(composed(*common), {"seed": k})).parts[0].x.sum()) for k in range(3)
         }
 
+    assert OmegaConf.load(CONF / "train.yaml").replicate == Config.replicate == "data"
     assert len(sums("seed")) == 1
     assert len(sums("data")) == 3
 

@@ -98,16 +98,25 @@ def test_bug_a_fast_run_of_more_steps_than_an_epoch_has_was_not_looked_at(look):
     assert [scene.step for scene in look({"every_n_epochs": 1}, "trainer.fast_dev_run=50")] == [4]
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_what_is_shown_is_the_step_that_is_taken(look, seeds):
+@pytest.mark.parametrize(
+    ("seeds", "replicate", "datasets"),
+    [((0,), "data", 1), ((0, 1, 2), "seed", 1), ((0, 1, 2), "data", 3)],
+)
+def test_what_is_shown_is_the_step_that_is_taken(look, seeds, replicate, datasets):
     """Plain gradient descent: what the step did is the gradient of the loss on what it is said to be on."""
-    overrides = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1e-4", "trainer.precision=64-true"]
+    overrides = [
+        f"replicate={replicate}",
+        "optimizer=sgd",
+        "optimizer.momentum=0",
+        "optimizer.lr=1e-4",
+        "trainer.precision=64-true",
+    ]
     for scene in look({"every_n_steps": 7}, *overrides, seeds=seeds):
         landscape = scene.landscape("batch")
         after = torch.cat([scene.after[name].reshape(len(seeds), -1) for name in scene.trained], dim=1)
         torch.testing.assert_close(after, landscape.theta - 1e-4 * landscape.gradients(landscape.theta))
         torch.testing.assert_close(scene.lr, torch.full((len(seeds),), 1e-4, dtype=torch.float64))
-        assert scene.train[0].shape == (1, 600, 3)
+        assert scene.train[0].shape == (datasets, 600, 3)
         assert scene.minibatch[0].shape == (len(seeds), 88 if scene.step == 14 else 128, 3)
 
 

@@ -19,6 +19,7 @@ from normlab.records.folder import require_own
 from normlab.records.hparams import group
 from normlab.records.result import Result, Status
 from normlab.training import session
+from normlab.training.build import make_data
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -60,6 +61,21 @@ def test_a_finished_run_leaves_everything_and_result_json_last(tmp_path):
     }
     newest = max(tmp_path.rglob("*.*"), key=lambda path: path.stat().st_mtime_ns if path.is_file() else 0)
     assert newest.name == "result.json"
+
+
+@pytest.mark.parametrize("replicate", ["data", "seed"])
+def test_each_member_describes_its_samples_and_its_split_can_be_made_again(tmp_path, replicate):
+    sizes = {"generated": False, "train": 106, "val": 36, "test": 36}
+    given = ["data=wine", "data.standardize=false", f"replicate={replicate}"]
+    runs = [run_of(tmp_path / str(seed), *given, f"seed={seed}") for seed in (3, 4)]
+    train(runs)
+    described = [Result.read(run.folder).data for run in runs]
+    seeds = [data.pop("seed") for data in described]
+    assert described == [sizes, sizes]
+    assert (len(set(seeds)) == 2) == (replicate == "data")
+    for run, seed in zip(runs, seeds, strict=True):
+        again = run_of(tmp_path, "data=wine", "data.standardize=false", "replicate=seed", f"data.seed={seed}")
+        assert torch.equal(make_data(run.config).parts[0].x, make_data(again.config).parts[0].x)
 
 
 def test_the_objective_is_the_best_value_of_the_metric(tmp_path):

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from normlab.training import machine
+from normlab.training.grouping import groups
 from normlab.training.size import MemberSize, compiling_pays, members_at_once, numels, threads_for
 
 CONF = str(Path(__file__).parents[2] / "conf")
@@ -60,6 +61,36 @@ def test_memory_bounds_the_members(monkeypatch):
     assert members_at_once(config) == 5
     monkeypatch.setattr(machine, "memory", lambda device: 0)
     assert members_at_once(config) == 1
+
+
+def test_samples_of_their_own_count_twice_and_shared_ones_not(monkeypatch):
+    config = config_of("net.hidden=[10]", "data.train=60000", "data.val=20000", "data.test=20000")
+    size = MemberSize.of(config)
+    assert size.samples == 100_000 * 11
+    each = 4 * (4 * size.activations + 10 * size.parameters + 2 * size.samples)
+    monkeypatch.setattr(machine, "memory", lambda device: 4 * (5 * each + 1))
+    assert members_at_once(config, own_samples=True) == 5
+    assert members_at_once(config) > 500
+
+
+@pytest.mark.parametrize(
+    ("varied", "largest"),
+    [
+        (["replicate=data"], 3),
+        (["replicate=seed", "data.seed=${seed}"], 3),
+        (["replicate=seed"], 12),
+        (["replicate=data", "seed=1"], 12),
+    ],
+)
+def test_a_population_is_smaller_if_its_members_have_samples_of_their_own(monkeypatch, varied, largest):
+    common = ["net.hidden=[10]", "data.train=60000", "data.val=20000", "data.test=20000"]
+    configs = [
+        config_of(*common, f"seed={seed}", f"optimizer.lr={0.1 / (seed + 1)}", *varied) for seed in range(12)
+    ]
+    size = MemberSize.of(configs[0])
+    each = 4 * (4 * size.activations + 10 * size.parameters + 2 * size.samples)
+    monkeypatch.setattr(machine, "memory", lambda device: 4 * (3 * each + 1))
+    assert max(len(group.places) for group in groups(configs, None)) == largest
 
 
 def test_on_a_gpu_memory_alone_decides(monkeypatch):

@@ -13,13 +13,15 @@ from hydra.plugins.config_source import ConfigLoadError
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config import ConfigError, nearest
+from normlab.config import OF_THE_VERDICT, ConfigError, nearest
 
 ONE_OF_EACH = ("data", "net", "model", "optimizer", "scheduler", "trainer")
 """The groups whose options exclude each other; options of the others, as probes, may be combined in a list."""
 
 PLUGINS = ("sweeper", "launcher")
 SET_BY_HYDRA = "as Hydra sets it itself; leave it out"
+OF_THE_SWEEP = ("timing", *OF_THE_VERDICT)
+"""Keys that have one value for all runs of a sweep."""
 ALWAYS = {
     "hydra.runtime": SET_BY_HYDRA,
     "hydra.overrides": SET_BY_HYDRA,
@@ -91,9 +93,10 @@ def require_effective(config: DictConfig, is_sweep: bool) -> None:
     if not is_sweep:
         return
     for override in overrides:
-        if key_of(override) == "timing" and override.is_sweep_override():
+        key = key_of(override)
+        if key in OF_THE_SWEEP and override.is_sweep_override():
             raise ConfigError(
-                f"timing must be the same for a whole sweep, got {override.input_line}; type timing=true"
+                f"{key} must be the same for a whole sweep, got {override.input_line}; give it one value"
             )
     for part in PLUGINS:
         require_arguments(config, part)

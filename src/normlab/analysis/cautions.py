@@ -14,6 +14,7 @@ from normlab.analysis.comparing import (
     Place,
     Row,
     effect_of,
+    rank_side,
     replicate_effects,
     shown,
     sides_of,
@@ -23,7 +24,7 @@ from normlab.analysis.coverage import coverage_of
 from normlab.analysis.design import GENERALIZATION, Metric, Scope
 from normlab.analysis.history import History
 from normlab.analysis.pseudomedian import paired_test
-from normlab.analysis.reaching import BASELINE, GIVEN, Reached
+from normlab.analysis.reaching import GIVEN, Reached
 from normlab.analysis.tuning import Tuning, edges
 from normlab.analysis.words import counted, number, p_value
 
@@ -106,16 +107,16 @@ def at_edges(cells: Cells, tuning: Tuning) -> list[str]:
 
     Where replicates choose for themselves, an edge counts if most of them choose it.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for (panel, arm), tuned in tuning.items():
         tried = [cells.settings[row].tuned for row in tuned.rows]
         rows, taken = np.unique(tuned.chosen[tuned.chosen >= 0], return_counts=True)
         for row in rows[2 * taken > len(tuned.chosen)].tolist():
             for key, end, setting in edges(tried, cells.settings[row].tuned):
                 what = f"the {end} {cells.design.tuned[key]} that was tried, {setting}"
-                found.setdefault(what, []).append(full_name(cells, panel, arm))
+                found.setdefault(what, {})[full_name(cells, panel, arm)] = None
     return [
-        f"{what}, is the best of {', '.join(names)}: the true best may lie beyond" for what, names in found.items()
+        f"for {', '.join(names)} the best is {what}: a better one may lie beyond" for what, names in found.items()
     ]
 
 
@@ -167,10 +168,9 @@ def of_targets(cells: Cells, times: Reached) -> Iterator[str]:
         return
     if targets["target"].isna().any():
         yield f"panels without a target, as most runs diverged: {int(targets['target'].isna().sum())}"
-    tuned = any(len(use.tuning) for use in cells.uses.values())
+    tuned = any(len(use.tuning) and not use.within for use in cells.uses.values())
     if not tuned and (targets["rule"] != GIVEN).any():
-        whose = "the baseline's" if (targets["rule"] == BASELINE).any() else "the best arm's"
-        yield f"the target is {whose} on the replicates that are reported, as nothing was tuned"
+        yield "the target was set by the runs whose times to it are told, which favours the arm that set it"
 
 
 def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> Iterator[str]:
@@ -190,30 +190,35 @@ def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> I
             found = other_answer(cells, tuning, row, Metric(table, choice.direction))
             if found is None:
                 continue
-            estimate, p, side = found
+            effect, p, side = found
             declared, opposite = row["verdict"] in (BETTER, WORSE), side == -row["side"] != 0
             if (declared and opposite) or (p <= ALPHA and (opposite or row["p"] > ALPHA)):
-                says = f"{row['arm']} is {BETTER if side < 0 else WORSE}" if p <= ALPHA else "it is the other way"
+                answer = f"is {BETTER if side < 0 else WORSE} than" if p <= ALPHA else "goes the other way against"
                 where = f" at {row['panel']}" if row["panel"] else ""
                 yield (
-                    f"{row['arm']} against {row['baseline']}{where}: by {what} {says} ({choice.name} "
-                    f"{row['effect']} {number(estimate)}, p = {p_value(p)}), unlike {row['metric']}"
+                    f"unlike {row['metric']}, {what} says that {row['arm']} {answer} {row['baseline']}{where}: "
+                    f"{choice.name}{effect}, p = {p_value(p)} uncorrected"
                 )
 
 
-def other_answer(cells: Cells, tuning: Tuning, row: Row, metric: Metric) -> tuple[float, float, float] | None:
-    """Return estimate, p and side of a comparison by another table of the cells; None without replicates."""
+def other_answer(cells: Cells, tuning: Tuning, row: Row, metric: Metric) -> tuple[str, float, float] | None:
+    """Return a comparison by another table of the cells: the effect as text, p and side; None without replicates.
+
+    The text is empty where runs that diverged leave no estimate.
+    """
     place = Place(cells, row["of_panels"])
     sides = [sides_of(tuning, row["of_panels"], row[name]) for name in ("arm", "baseline")]
     if sides[0] is None or sides[1] is None:
         return None
     arm, baseline = (place.pick(cells.tables[metric.name], side) for side in sides if side is not None)
-    effects, _ = replicate_effects(effect_of(metric, arm, baseline), arm, baseline)
+    effect = effect_of(metric, arm, baseline)
+    effects, _ = replicate_effects(effect, arm, baseline)
     if not len(effects):
         return None
     test = paired_test(effects)
-    side = float(np.sign(test.shift.value)) * metric.sign if not np.isnan(test.shift.value) else 0.0
-    return shown(effect_of(metric, arm, baseline), test.shift).value, test.p, side
+    estimate = shown(effect, test.shift).value
+    text = "" if np.isnan(estimate) else f" {effect} {number(estimate)}"
+    return text, test.p, rank_side(effects, metric)
 
 
 def full_name(cells: Cells, panel: Panel, arm: str) -> str:

@@ -109,7 +109,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     """Compare an arm with its baseline: the test, the estimate with its interval, and the shares of failed runs.
 
     Columns: ``replicates`` in which both arms have the metric, ``differing`` of which have different values;
-        ``seeds``, the replicates that both have, by which looks are counted; ``effect`` (ratio, points or
+        ``seeds``, the replicates that both arms have, by which looks are counted; ``effect`` (ratio, points or
         difference), ``estimate`` with its interval; ``p`` of the signed-rank test at the chosen settings and
         ``p_near_best``, the largest of it and of the tests against the near-best settings of the worse arm;
         ``attainable``, the smallest p that these data could give; ``side``, negative where the arm is better;

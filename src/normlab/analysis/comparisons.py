@@ -31,6 +31,13 @@ from normlab.analysis.tuning import Tuning
 
 Numbers = NDArray[np.float64]
 ONE_SPLIT = "part of the pooled comparison"
+CORRECTED = {
+    "p_near_best": "p_adjusted",
+    "new_table_p": "new_table_p_adjusted",
+    "equivalence_p": "equivalence_p_adjusted",
+    "failure_p": "failure_p_adjusted",
+}
+"""Columns of p, and of p corrected for the number of comparisons and looks."""
 
 
 def comparisons_of(cells: Cells, tuning: Tuning, history: History | None) -> list[Row]:
@@ -145,24 +152,28 @@ def reason(cells: Cells, tuning: Tuning, panels: Sequence[Panel], arm: str) -> s
     return f"{arm} differs in {', '.join(sorted(different, key=len)[0])}"
 
 
+def correct(rows: Sequence[Row], name: str) -> None:
+    """Multiply p of some rows by the factor of their look, and correct it by Holm for their number."""
+    with np.errstate(invalid="ignore"):  # NaN, or 0 of an infinite factor
+        adjusted = holm(np.minimum(1.0, [row[name] * row["factor"] for row in rows]))
+    for row, value in zip(rows, adjusted.tolist(), strict=True):
+        row[CORRECTED[name]] = value
+
+
 def adjust(rows: Sequence[Row]) -> None:
     """Correct the p-values of comparisons of one question, and give each comparison its verdict."""
-    made = [row for row in rows if "verdict" not in row]
-    tested = [row for row in made if row["tested"]]
-    factors = np.array([row["factor"] for row in tested])
-    for name, corrected in (("p_near_best", "p_adjusted"), ("new_table_p", "new_table_p_adjusted")):
-        p = np.array([row[name] for row in tested], dtype=float)
-        with np.errstate(invalid="ignore"):
-            adjusted = holm(np.minimum(1.0, p * factors))
-        for row, value in zip(tested, adjusted, strict=True):
-            row[corrected] = float(value)
-    failed = np.array([row["failure_p"] if row["failed"] + row["baseline_failed"] else np.nan for row in tested])
-    for row, value in zip(tested, holm(failed), strict=True):
-        row["failure_p_adjusted"] = float(value)
+    tested = [row for row in rows if "verdict" not in row and row["tested"]]
     for row in rows:
-        row.setdefault("p_adjusted", np.nan)
-        row.setdefault("new_table_p_adjusted", np.nan)
-        row.setdefault("failure_p_adjusted", np.nan)
+        row.update(dict.fromkeys(CORRECTED.values(), np.nan))
+    for name in ("p_near_best", "new_table_p", "equivalence_p"):
+        correct(tested, name)
+    # Runs fail or not, whatever metric is compared: that is one test of two arms.
+    failing = {row["key"]: row for row in tested if row["failed"] + row["baseline_failed"]}
+    correct(list(failing.values()), "failure_p")
+    for row in tested:
+        if row["key"] in failing:
+            row["failure_p_adjusted"] = failing[row["key"]]["failure_p_adjusted"]
+    for row in rows:
         row["comparisons"] = len(tested)
         if "verdict" not in row:
             row["verdict"] = verdict(row, row["disjoint"], row["factor"]) if row["tested"] else ONE_SPLIT

@@ -1,24 +1,22 @@
 """The use of a sweep's replicates, known before it trains. The entry is :func:`plan_replicates`."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.cells import Cells, Use, cells_of, split
+from normlab.analysis.cells import Cells, cells_of, split
 from normlab.analysis.comparing import ALPHA, sides_of
 from normlab.analysis.comparisons import places_of
 from normlab.analysis.design import Design, Scope
-from normlab.analysis.history import History, Key, comparison_key
+from normlab.analysis.history import History, comparison_key
+from normlab.analysis.looks import look_level, obrien_fleming
 from normlab.analysis.power import detectable_shift
 from normlab.analysis.tuning import Tuning, tuned
 
 SUGGESTED = 12
 """Replicates with which a difference of about one standard deviation is found with 80 % power."""
-MOST_ADDED = 50
-"""Seeds beyond those that there are, up to which a number is looked for."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +24,16 @@ class ReplicatePlan:
     """The use of a sweep's replicates, if all of its runs finish.
 
     Attributes:
-        scope: what differs between replicates, in the panel with the fewest that report.
+        scope: what differs between replicates, in the panel with the most that report.
         tuning, report: the seeds that choose settings, and those that are reported, there.
         within: whether each replicate chooses its own settings.
         disjoint: whether no replicate that is reported chooses settings for others.
-        comparisons: the number of comparisons that p is corrected for: of all arms and metrics of one question.
-        smallest: the fewest replicates that a comparison has; those that report without comparisons.
+        comparisons: the number of comparisons that p is corrected for: by all metrics of one question.
+        too_few: how many of them have too few replicates for a verdict.
         look: the number of the look at these comparisons.
-        detectable: the effect that is declared with 80 % power in the smallest comparison, in standard deviations
-            of the paired effects; infinite if none can be.
-        suggested: the number of seeds to suggest; None where no number gives a verdict.
+        detectable: the effect that is declared with 80 % power in the comparison with the most replicates, in
+            standard deviations of the paired effects; infinite if none can be.
+        max_replicates: the declared maximum; None without one.
     """
 
     scope: Scope
@@ -44,10 +42,10 @@ class ReplicatePlan:
     within: bool
     disjoint: bool
     comparisons: int
-    smallest: int
+    too_few: int
     look: int
     detectable: float
-    suggested: int | None
+    max_replicates: int | None = None
 
 
 def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> ReplicatePlan | None:
@@ -63,12 +61,15 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         return None
     arms = tuned(cells, history.frozen)
     found = compared_seeds(cells, arms)
-    use = min(cells.uses.values(), key=lambda use: len(use.report))
-    looks = [(history.look(key, seeds), history.factor(key, seeds)) for key, seeds in found.items()]
-    smallest = min((len(seeds) for seeds in found.values()), default=len(use.report))
-    factor = max((factor for _, factor in looks), default=1.0)
-    questions = [metric.question for metric in design.metrics]
-    comparisons = len(found) * questions.count(design.primary.question)
+    use = max(cells.uses.values(), key=lambda use: len(use.report))
+    metrics = [metric.question for metric in design.metrics].count(design.primary.question)
+    comparisons = len(found) * metrics
+    looks = [history.look(key, seeds) for key, seeds in found.items()]
+    level = ALPHA / max(comparisons, 1)
+    shifts = [
+        detectable_shift(len(seeds), level / history.factor(key, seeds)) if use.is_disjoint else math.inf
+        for key, seeds in found.items()
+    ]
     tuning, report = (tuple(cells.seeds[k] for k in columns) for columns in (use.tuning, use.report))
     return ReplicatePlan(
         use.scope,
@@ -77,10 +78,10 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         use.within,
         use.is_disjoint,
         comparisons,
-        smallest,
-        max((look for look, _ in looks), default=1),
-        detectable_shift(smallest, ALPHA / (factor * max(comparisons, 1))) if use.is_disjoint else math.inf,
-        suggested_seeds(len(cells.seeds), use, list(found), comparisons, history),
+        metrics * sum(math.isinf(shift) for shift in shifts),
+        max(looks, default=1),
+        min(shifts, default=math.inf),
+        history.max_replicates,
     )
 
 
@@ -97,28 +98,24 @@ def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[
     return found
 
 
-def suggested_seeds(seeds: int, use: Use, keys: Sequence[Key], comparisons: int, history: History) -> int | None:
+def suggested_seeds(plan: ReplicatePlan) -> int | None:
     """Return the number of seeds to suggest: 12, or as many as any of the comparisons needs to be declared.
 
-    Args:
-        seeds: the number of them now; where it is 12 or more, a larger one is suggested.
-        use: of the seeds in the panel with the fewest that report.
-        keys: of the comparisons, in the history.
-        comparisons: the number that p is corrected for.
-        history: the earlier verdicts of the folder.
-
-    Returns:
-        None where no number gives a verdict: more than the declared maximum of replicates would be needed.
+    More than there are where these give no verdict. At most the declared maximum of replicates report; None where
+    that is too few.
     """
-    tunes = bool(len(use.tuning)) and not use.within
-    for total in range(max(SUGGESTED, seeds + 1), max(SUGGESTED, seeds) + MOST_ADDED):
-        tuning = len(history.tuning_seeds) if tunes and history.tuning_seeds else tuning_of(total) * tunes
-        # Seeds of a look that has not been taken: only their number counts.
-        report = tuple(range(-1, tuning - total - 1, -1))
-        factor = max((history.factor(key, report) for key in keys), default=1.0)
-        if math.isfinite(detectable_shift(len(report), ALPHA / (factor * max(comparisons, 1)))):
+    tunes, most = bool(plan.tuning) and not plan.within, plan.max_replicates
+    total = SUGGESTED if most is None else min(SUGGESTED, most)
+    if math.isinf(plan.detectable):
+        total = max(total, len({*plan.tuning, *plan.report}) + 1)
+    while True:
+        report = total - tuning_of(total) * tunes
+        if most is not None and report > most:
+            return None
+        level = look_level(plan.look) if most is None else obrien_fleming([report], most)[0] if report else 0.0
+        if math.isfinite(detectable_shift(report, float(level) / max(plan.comparisons, 1))):
             return total
-    return None
+        total += 1
 
 
 def tuning_of(seeds: int) -> int:

@@ -51,7 +51,7 @@ def clauses(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
     if verdict == ONE_SPLIT:
         return [f"{against}: {effect(row)}"]
     found = f"{arm} is {verdict} than {baseline}{where}" if verdict in (BETTER, WORSE) else against
-    tail = [*new_table_clause(row), *equivalence_clause(row), *notes]
+    tail = [*new_table_clause(row, cells), *equivalence_clause(row), *notes]
     return [f"{found}: {numbers}", *undeclared_clause(row), *tail]
 
 
@@ -74,10 +74,11 @@ def effect(row: Row) -> str:
     """Return the effect with its 95 % interval; how often one is better where many runs diverged."""
     name, value = row["metric"], row["estimate"]
     if math.isnan(value):
-        said = (
-            f"runs that diverged leave no estimate of {name}; {row['arm']} is better in {percent(row['better'])}"
+        low, high = percent(row["better_low"]), percent(row["better_high"])
+        return (
+            f"runs that diverged leave no estimate of {name}; {row['arm']} is better in {percent(row['better'])} "
+            f"of the pairs (95 % CI {low.removesuffix(' %')}–{high})"
         )
-        return said + f" of the pairs{percents(row['better_low'], row['better_high'])}"
     enough = row["replicates"] >= replicates_needed(1)  # below, no interval has an end
     ends = interval(row["estimate_low"], row["estimate_high"], between(row)) if enough else ""
     if row["effect"] == RATIO:
@@ -104,16 +105,16 @@ def over(row: Row) -> str:
 
     >>> over({"replicates": 12, "scope": "split", "splits": 1})
     ', over 12 splits of this table'
+    >>> over({"replicates": 8, "scope": "draw", "splits": 3})
+    ', over 8 × 3 draws of the data'
     >>> over({"replicates": 8, "scope": "seed", "splits": 3})
     ', over 8 seeds on these 3 splits'
     """
-    n = row["replicates"]
-    if row["scope"] == Scope.SPLIT:
-        return f", over {counted(n, 'split')} of this table"
-    if row["scope"] == Scope.DRAW:
-        return f", over {counted(n, 'draw')} of the data"
-    where = "on this split" if row["splits"] == 1 else f"on these {row['splits']} splits"
-    return f", over {counted(n, 'seed')} {where}"
+    n, splits = row["replicates"], row["splits"]
+    if row["scope"] == Scope.SEED:
+        return f", over {counted(n, 'seed')} {'on this split' if splits == 1 else f'on these {splits} splits'}"
+    what = "splits of this table" if row["scope"] == Scope.SPLIT else "draws of the data"
+    return f", over {n} × {splits} {what}" if splits > 1 else f", over {n} {what}"
 
 
 def why_too_few(row: Row) -> str:
@@ -121,25 +122,29 @@ def why_too_few(row: Row) -> str:
     if not row["disjoint"]:
         return f"the same {counted(row['replicates'], 'replicate')} chose the settings"
     n, differ = row["replicates"], row["differing"]
+    if math.isinf(row["factor"]):
+        return f"{counted(n, 'replicate')} are more than were declared as the maximum"
     found = counted(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
     return f"{found}, {replicates_needed(1, row['factor'])} are needed"
 
 
-def new_table_clause(row: Row) -> list[str]:
+def new_table_clause(row: Row, cells: Cells) -> list[str]:
     """Return whether a verdict on splits of one table also holds for new tables."""
     is_test = row["metric"].startswith("test/")
     if row["scope"] != Scope.SPLIT or not is_test or row["verdict"] not in (BETTER, WORSE):
         return []
     p = row["new_table_p_adjusted"]
     if math.isnan(p):
-        return ["over new tables like this one it cannot be tested, as runs diverged"]
+        use = cells.uses[row["of_panels"][0]]
+        why = "runs diverged" if use.train and use.test else "the number of rows is not known"
+        return [f"over new tables like this one it cannot be tested, as {why}"]
     shown = "it holds" if p <= ALPHA else "it is not shown"
     return [f"over new tables like this one {shown}, p = {p_value(p)}"]
 
 
 def equivalence_clause(row: Row) -> list[str]:
     """Return the result of the equivalence test, if a margin was given."""
-    p = row["equivalence_p"]
+    p = row["equivalence_p_adjusted"]
     if math.isnan(p):
         return []
     within = f"equivalent within {margin_text(row)}"
@@ -169,11 +174,13 @@ def failure_clause(row: Row) -> list[str]:
 
 
 def settings_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
-    """Return the settings of both arms, and whether they were chosen."""
-    keys, panel = cells.design.tuned, row["of_panels"][0]
-    use, own = cells.uses[panel], {arm: tuning[panel, arm] for arm in (row["baseline"], row["arm"])}
-    rates = {arm: settings_text(keys, cells, arms) for arm, arms in own.items()}
-    is_tuned = {arm: len(arms.rows) > 1 for arm, arms in own.items()}
+    """Return the settings of both arms, of all panels that are pooled, and whether they were chosen."""
+    keys, panels = cells.design.tuned, row["of_panels"]
+    use = cells.uses[panels[0]]
+    own = {arm: [tuning[panel, arm] for panel in panels] for arm in (row["baseline"], row["arm"])}
+    texts = {arm: dict.fromkeys(settings_text(keys, cells, each) for each in arms) for arm, arms in own.items()}
+    rates = {arm: " or ".join(found) for arm, found in texts.items()}
+    is_tuned = {arm: any(len(each.rows) > 1 for each in arms) for arm, arms in own.items()}
     one = len(set(rates.values())) == 1
     said = next(iter(rates.values())) if one else ", ".join(f"{arm} at {text}" for arm, text in rates.items())
     if not any(is_tuned.values()):
@@ -238,11 +245,14 @@ def interaction_sentence(row: Row) -> str:
     what = "ratio of the ratios" if row["effect"] == RATIO else "difference of the differences"
     unit = " points" if row["effect"] == POINTS else ""
     ends = interval(row["estimate_low"], row["estimate_high"], between(row))
-    changes = "changes" if row["p_adjusted"] <= ALPHA else "is not shown to change"
     value = ratio_text(row["estimate"]) if row["effect"] == RATIO else number(row["estimate"])
+    found = (
+        "runs that diverged leave no estimate" if math.isnan(row["estimate"]) else f"{what} {value}{unit}{ends}"
+    )
+    changes = "changes" if row["p_adjusted"] <= ALPHA else "is not shown to change"
     return (
         f"the effect of {row['arm']} against {row['baseline']} {changes} from {row['other']} to {row['panel']}: "
-        f"{what} {value}{unit}{ends}, p = {p_value(row['p_adjusted'])}, {counted(row['replicates'], 'replicate')}"
+        f"{found}, p = {p_value(row['p_adjusted'])}, {counted(row['replicates'], 'replicate')}"
     )
 
 
@@ -272,15 +282,6 @@ def interval(low: float, high: float, between: str, level: int = 95) -> str:
     if no_low:
         return f", {level} % CI less than {text(high)}"
     return f", {level} % CI {text(low)}{between}{text(high)}"
-
-
-def percents(low: float, high: float) -> str:
-    """Return the interval of a share, in brackets.
-
-    >>> percents(0.5, 0.876), percents(math.nan, math.nan)
-    (' (95 % CI 50–88 %)', '')
-    """
-    return "" if math.isnan(low) else f" (95 % CI {100 * low:.0f}–{100 * high:.0f} %)"
 
 
 def percent(share: float) -> str:

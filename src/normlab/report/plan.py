@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from normlab.analysis.arms import SEED
 from normlab.analysis.design import GENERALIZATION, Design, Metric, design_of
-from normlab.analysis.seed_plan import SUGGESTED, ReplicatePlan, plan_replicates
+from normlab.analysis.seed_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 from normlab.config import ConfigError
 from normlab.records.folder import plain
 from normlab.records.hparams import group_choices
@@ -65,9 +65,13 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
 
     The runs that the sweep's folder holds already count with those that are planned, as when the sweep is closed.
 
+    Nothing is said of a sweep that trains nothing.
+
     Raises:
         ConfigError: the baseline that was typed is none of the arms, or the folder's verdicts are damaged.
     """
+    if all(run.result.config["trainer"]["max_epochs"] == 0 for run in runs):
+        return []
     there, own = read_sweep(folder), {run.folder.resolve() for run in runs}
     earlier = [record for record in there if record.folder.resolve() not in own and record.result.status.done]
     results = [*(run.result for run in runs), *(record.result for record in earlier)]
@@ -113,19 +117,18 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
         uses = f"seeds {report}"
     if not plan.comparisons:
         return [uses]
-    if plan.smallest < len(plan.report):
-        uses += f", {plan.smallest} of them in the smallest comparison"
     several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""
     if math.isinf(plan.detectable):
         return [f"{uses}; no verdict ({several}look {plan.look}){wanted(plan, seeds, 'gives one')}"]
     effect = f"an effect of {plan.detectable:.2g} standard deviations of the paired differences"
+    few = f"; {plan.too_few} of them have too few replicates for a verdict" * (plan.too_few > 0)
     more = wanted(plan, seeds, "finds smaller ones") if len(seeds) < SUGGESTED else ""
-    return [f"{uses}; 80 % power for {effect} ({several}look {plan.look}){more}"]
+    return [f"{uses}; 80 % power for {effect} ({several}look {plan.look}){few}{more}"]
 
 
 def wanted(plan: ReplicatePlan, seeds: Sequence[int], purpose: str) -> str:
     """Return the clause that suggests an override with more seeds, or that none helps."""
-    total = plan.suggested
+    total = suggested_seeds(plan)
     if total is None:
         return "; no number of seeds gives one within max_replicates" if math.isinf(plan.detectable) else ""
     first = seeds[0] if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))) else 0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.comparing import ALPHA
+from normlab.analysis.comparing import ALPHA, BETTER, WORSE
 from normlab.analysis.comparisons import ONE_SPLIT
 from normlab.analysis.words import interaction_sentence, sentence, time_sentence
 from normlab.report.figures import drawing
@@ -23,6 +23,8 @@ from normlab.report.tables import run_table
 from normlab.report.wording import num, percent, shown, with_interval
 
 FOLDER = "report"
+FEW = 6
+"""Comparisons up to which each has a sentence; of more, those that declare a difference."""
 PANELS = 6
 """Panels of which the target is told."""
 SHOWN = 2000
@@ -44,13 +46,25 @@ def write_report(folders: Sequence[Path], found: Study, out: Path) -> Path:
 def page_of(folders: Sequence[Path], found: Study) -> Page:
     """Return what the page says."""
     design = found.found.design
-    title = (
-        f"{names_of(folders)}: {' against '.join(design.arms) if len(design.arms) == 2 else design.primary.name}"
-    )
+    others = ", ".join(arm for arm in design.arms if arm != design.baseline)
+    what = f"{others} against {design.baseline}" if others else design.primary.name
+    title = f"{names_of(folders)}: {what}{data_text(found)}"
     parts = [*sections(found), *probes(found), runs(found)]
     said = [*sentences(found), *more_sentences(found), *targets(found)]
     warnings = [*cautions(found.sweep), *found.changed, *found.found.warnings]
     return Page(title, said, warnings, parts, facts(folders, found.records))
+
+
+def data_text(found: Study) -> str:
+    """Return the dataset with its numbers of samples, for the title; empty if there are several or none."""
+    runs = [found.records[number].result for number in found.sweep.runs.index]
+    names = {run.choices.get("data", "") for run in runs}
+    sizes = {tuple(run.data.get(split) for split in ("train", "val", "test")) for run in runs}
+    if len(names) != 1 or "" in names:
+        return ""
+    known = len(sizes) == 1 and all(size is not None for size in next(iter(sizes)))
+    rows = " + ".join(map(str, next(iter(sizes)))) if known else ""
+    return f", {names.pop()}" + (f" ({rows} training, validation and test samples)" if rows else "")
 
 
 def sentences(found: Study) -> list[str]:
@@ -60,7 +74,10 @@ def sentences(found: Study) -> list[str]:
     if found.runs["validation"].isna().all():
         return [f"No run has a final {analysis.design.choice.name}: there is nothing to compare."]
     if rows:
-        return [sentence(row, analysis.cells, analysis.tuning) for row in rows]
+        told = rows if len(rows) <= FEW else [row for row in rows if row["verdict"] in (BETTER, WORSE)]
+        others = [f"{len(rows) - len(told)} other comparisons declare no difference; the report has all of them"]
+        lines = [sentence(row, analysis.cells, analysis.tuning) for row in told]
+        return [*lines, *others[: len(rows) - len(told)]]
     return ["One arm: there is nothing to compare it with."] if len(found.runs) else ["There are no runs."]
 
 

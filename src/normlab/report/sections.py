@@ -24,6 +24,14 @@ from normlab.report.time_section import fixed_steps, times
 from normlab.report.tuning_sections import rates, sizes
 from normlab.report.wording import effect_text, num, percent, shown, with_interval
 
+SCOPES = {
+    "draw": "Draws: each replicate has samples of its own, generated from its seed.",
+    "split": "Splits: each replicate divides the same table at random into training, validation and test rows, so "
+    "that replicates share rows. New tables: p of the corrected resampled t test, which asks whether the "
+    "difference would be found on other tables of the same kind; for test metrics only.",
+    "seed": "Seeds: all replicates have the same samples and differ in initial weights and batch order alone.",
+}
+"""What differs between replicates, for the text of the comparison."""
 INTERNAL = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin", "splits"]
 """Columns of the comparisons that are not written into the csv file."""
 
@@ -53,16 +61,22 @@ def compared(study: Study) -> Section:
     if frame["new_table_p_adjusted"].notna().any():
         columns["p, new tables"] = lambda row: num(row["new_table_p_adjusted"], 2)
     if design.margin is not None:
-        columns["equivalent"] = lambda row: f"p = {num(row['equivalence_p'], 2)}"
+        columns["equivalent"] = lambda row: f"p = {num(row['equivalence_p_adjusted'], 2)}"
     if (frame["failed"] + frame["baseline_failed"]).any():
         columns["failed"] = failed_text
-    columns |= {"better in": lambda row: percent(row["better"]), "found with 80 % power": detectable_text}
+    columns |= {
+        "better in": lambda row: f"{row['better'] * row['replicates']:g} of {row['replicates']}",
+        "smallest effect with 80 % power": detectable_text,
+    }
+    scopes = set(frame["scope"])
     words = [
-        "Outcomes are means over the last tenth of the epochs. The exact two-sided signed-rank test of the paired "
-        "replicates declares a difference; p is corrected by Holm for all comparisons of one question "
-        "(generalization: test, optimization: train_eval) and for the number of looks. The effect is the "
-        "Hodges–Lehmann estimate with the 95 % interval of the same test, of each comparison alone: a ratio of "
-        "losses, or a difference (of accuracies in percentage points).",
+        "Outcomes are means over the last tenth of the epochs. A difference is declared by the exact two-sided "
+        "signed-rank test of the paired replicates. The effect is arm / baseline for losses (the median of the "
+        "paired ratios, by Hodges and Lehmann) and arm − baseline for accuracies, in percentage points, with the "
+        "95 % interval of the same test, not corrected for several comparisons.",
+        "p is multiplied at look k by k(k + 1), at the first by 2, so that replicates may be added and tested "
+        "again, and corrected by Holm within each question: all test metrics together, train_eval by itself.",
+        *[text for scope, text in SCOPES.items() if scope in scopes],
         *left_out(frame),
     ]
     primary = frame[frame["metric"] == design.primary.name]
@@ -127,7 +141,7 @@ def paired(study: Study, panel: str, rows: pd.DataFrame, number: int) -> Iterato
         charts.seeds(wide[arms], looks_of(study), title=titled("each seed", panel), y=design.primary.name),
     )
     alt = f"{design.primary.name} of each seed with {', '.join(arms)}{' in ' + panel if panel else ''}"
-    caption = "A line is a seed, with all arms at their best; × is where runs diverged."
+    caption = "A line is a replicate, each arm at its chosen setting; × marks runs that diverged."
     yield Picture(name, figure, alt, caption, Table(name, "what is drawn", wide[arms].reset_index()))
 
 
@@ -155,10 +169,10 @@ def best(study: Study) -> Section:
         },
     )
     words = [
-        "Interquartile means over the reported replicates, the first with its 95 % percentile-bootstrap interval; "
+        "Interquartile means over the reported replicates, the first metric with its 95 % bootstrap interval; "
         "none is given where more than a quarter of the runs diverged. Values are means over the last tenth of "
-        "the epochs; best is the best epoch, which flatters. Untrained: the final training loss is not 10 % below "
-        "that of the best constant predictor. Runs, failed and stopped: of all settings and seeds."
+        "the epochs; the best epoch is the lowest of many and therefore optimistic. Untrained: the final training "
+        "loss is not 10 % below that of the best constant predictor. The last columns count all runs."
     ]
     tables = [Table("arms", "arms at their chosen settings", frame, table)]
     return Section("arms", "Best configuration per arm", words, (), tables)

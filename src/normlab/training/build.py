@@ -56,7 +56,7 @@ def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
     try:
         with seeded(seeds[0]):
             data: InMemoryData = dataset.for_members(seeds)
-        for member in data.members:
+        for member in dict.fromkeys(data.members):
             member.dtype = precision_of(config)
             with seeded(member.seed):
                 _ = member.parts
