@@ -113,8 +113,8 @@ def test_sentence_table_and_csv_show_the_same_numbers(make_run, report, tmp_path
             assert f"{num(value)} ({num(low)} to {num(high)}) points" in page
         if row["verdict"] != "too few replicates":
             assert f"p = {p_value(p)} (4 comparisons, look 1), over 9 draws of the data" in sentence
-        assert f"p = {p_value(float(row['equivalence_p']))}" in sentence
-        assert f"p = {num(float(row['equivalence_p']), 2)}" in page
+        assert f"p = {p_value(float(row['equivalence_p_adjusted']))}" in sentence
+        assert f"p = {num(float(row['equivalence_p_adjusted']), 2)}" in page
 
 
 def test_bug_a_second_report_of_the_same_runs_came_to_another_verdict(make_run, report, tmp_path):

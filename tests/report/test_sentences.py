@@ -113,7 +113,7 @@ def test_where_all_agree_nothing_is_said_of_it(make_run, said):
 
 
 def test_failed_trainings_are_counted_with_a_test_of_their_shares(make_run, said):
-    """All 8 runs of nobn end above 0.9 of the constant predictor's loss 1, none of bn: McNemar's p is 2/256, doubled at a first look."""
+    """All 8 runs of nobn end above 0.9 of the constant predictor's loss, none of bn: McNemar's p, 2 · 2/256."""
     for seed in range(8):
         make_run(f"model=bn seed={seed}", (1.0, 0.5, 0.2), chance=1.0)
         make_run(f"model=nobn seed={seed}", (2.0, 2.0, 1.9), chance=1.0)
