@@ -113,9 +113,13 @@ class TestMaximum:
         history = History(max_replicates=12)
         found = sweep(arm("bn", [1.0] * 16), arm("nobn", [2.0] * 16), history=history)
         row = found.comparisons.to_dict("records")[0]
-        assert (row["verdict"], row["declared"], row["p_adjusted"]) == ("too few replicates", False, 1.0)
+        assert (row["verdict"], row["declared"], row["p_adjusted"]) == (
+            "no verdict beyond max_replicates",
+            False,
+            1.0,
+        )
         assert sentence(row, found.cells, found.tuning).startswith(
-            "bn against nobn: too few replicates: 16 replicates are more than were declared as the maximum; "
+            "bn against nobn: no verdict beyond max_replicates; "
         )
         said = "max_replicates=12 was declared at the first verdict: with more replicates nothing is declared"
         assert said in found.warnings

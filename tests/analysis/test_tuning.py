@@ -140,8 +140,15 @@ class TestOfASweep:
             "36 averages of two are log 0.1, 10 are log 0.2, 32 between"
         )
 
-    def test_a_setting_that_was_fixed_is_taken_and_others_stay_near_best(self, sweep, arm):
+    def test_settings_that_were_fixed_are_taken_and_the_others_may_be_near_best(self, sweep, arm):
         found = sweep(arm("bn", [1.0] * 12, lr="0.1"), arm("bn", [2.0] * 12, lr="0.2"), arm("nobn", [1.0] * 12))
         again = tuned(found.cells, {((), "bn"): [("0.2",)]})
-        assert again[(), "bn"].common == 1
-        assert again[(), "bn"].near_best == [0]
+        assert [found.cells.settings[row].tuned for row in again[(), "bn"].rows] == [("0.1",), ("0.2",)]
+        assert (again[(), "bn"].common, again[(), "bn"].near_best) == (1, [0])
+
+    def test_settings_that_were_fixed_are_taken_within_each_split(self, sweep, arm):
+        how = {"scope": "split"}
+        runs = arm("bn", [1.0] * 12, lr="0.1", **how), arm("bn", [2.0] * 12, lr="0.2", **how)
+        found = sweep(*runs, arm("nobn", [1.0] * 12, **how))
+        assert found.tuning[(), "bn"].common == 0
+        assert tuned(found.cells, {((), "bn"): [("0.2",)]})[(), "bn"].common == 1

@@ -128,7 +128,7 @@ def test_every_command_trains_populations_and_its_table_names_the_arms(lab, said
     runs = pd.read_csv(folder / "summary.csv")
     assert runs["status"].tolist() == ["finished"] * 2 * len(arms)
     if "metrics=" in command:
-        assert "val/within (higher is better)" in out
+        assert "within at the end of the training (higher is better)" in out
         assert {"best/val/within", "last/val/smape", "test/within"} <= set(runs)
     if "net=" in command:
         curves = pd.read_csv(folder / f"model={arms[-1]},seed=0" / "curves.csv")

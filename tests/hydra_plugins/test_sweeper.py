@@ -1,5 +1,6 @@
 """A sweep of several grids."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -61,23 +62,113 @@ def test_a_grid_is_checked_like_the_rest(run_train, sweep, tmp_path):
     assert not Path("outputs").exists()
 
 
-def said(outcome) -> list[str]:
-    """What was printed of seeds, and which line it is before."""
+GRID = ("-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep")
+
+
+def planned(outcome) -> str:
+    """Return the plan of the seeds, which is printed before the number of runs."""
     lines = (outcome.out + outcome.err).splitlines()
-    place = next(number for number, line in enumerate(lines) if line.startswith(("seeds: ", "1 seed")))
+    place = next(k for k, line in enumerate(lines) if line.startswith(("seeds ", "1 seed", "each of the")))
     assert "population" in lines[place + 1] or "one by one" in lines[place + 1]
     return lines[place]
 
 
 def test_before_training_it_says_what_the_seeds_are_for(run_train):
-    grid = ("-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep")
-    short = run_train(*grid, "optimizer.lr=0.1,0.01", "seed=range(5)")
-    line = "seeds: 4 choose the learning rate, 1 report; a verdict needs 8 that report: seed=range(12)"
-    assert said(short) == line
-    assert "too few seeds for a verdict, 1 paired seed of 8" in short.out + short.err
+    outcome = run_train(*GRID, "optimizer.lr=0.1,0.01", "seed=range(5)")
+    assert planned(outcome) == (
+        "seeds 0 to 3 choose the learning rate, 4 report; no verdict (look 1); 'seed=range(12)' gives one"
+    )
+    assert "too few replicates: 1 replicate, 7 are needed" in " ".join(outcome.out.split())
+
+
+def test_one_seed_gives_no_verdict(run_train):
+    assert planned(run_train(*GRID)) == "1 seed: no verdict; 'seed=range(12)' gives one"
+
+
+def test_splits_of_a_table_choose_within_and_classes_are_compared_by_two_metrics(run_train):
+    outcome = run_train(*GRID, "data=wine", "optimizer.lr=0.1,0.01", "seed=range(4)")
+    uses = "each of the 4 splits chooses the learning rate on its own validation rows and reports"
+    assert planned(outcome) == f"{uses}; no verdict (2 comparisons, look 1); 'seed=range(12)' gives one"
 
 
 def test_runs_that_are_there_already_count_with_the_jobs(run_train):
-    grid = ("-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep")
-    assert said(run_train(*grid, "seed=range(4)")).startswith("seeds: 4 report; a verdict needs 8")
-    assert said(run_train(*grid, "seed=range(4,8)")) == "seeds: 8 report"
+    assert planned(run_train(*GRID, "seed=range(4)")) == (
+        "seeds 0 to 3 report; no verdict (look 1); 'seed=range(12)' gives one"
+    )
+    assert planned(run_train(*GRID, "seed=range(4,8)")) == (
+        "seeds 0 to 7 report; 80 % power for an effect of 1.4 standard deviations of the paired differences "
+        "(look 1); 'seed=range(12)' finds smaller ones"
+    )
+
+
+def test_added_seeds_are_a_second_look(run_train):
+    run_train(*GRID, "seed=range(8)")
+    outcome = run_train(*GRID, "seed=range(9)")
+    assert planned(outcome).startswith("seeds 0 to 8 report; 80 % power for an effect of 1.6 standard deviations")
+    assert "(look 2); 'seed=range(12)' finds smaller ones" in planned(outcome)
+    assert "(look 2), over 9 draws of the data" in " ".join(outcome.out.split())
+
+
+def test_an_unknown_baseline_is_refused_before_training(run_train):
+    outcome = run_train(*GRID, "baseline=ln")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.strip() == "error: 'ln' cannot be the baseline: the settings of model are bn, nobn"
+    outcome = run_train("-m", "seed=0,1", "baseline=bn", "hydra.sweep.dir=sweep")
+    assert "'bn' cannot be the baseline: nothing is compared in this sweep; leave it away" in outcome.err
+    assert not list(Path().rglob("result.json"))
+
+
+def test_damaged_verdicts_are_refused_before_training(run_train):
+    run_train(*GRID, "seed=0")
+    (Path("sweep") / "verdicts.json").write_text("{")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    outcome = run_train(*GRID, "seed=0,1")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: sweep/verdicts.json must hold the earlier verdicts, got JSONDecodeError")
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_another_sweeper_that_meets_damaged_verdicts_keeps_its_runs(run_train):
+    run_train(*GRID, "seed=0")
+    (Path("sweep") / "verdicts.json").write_text("{")
+    outcome = run_train(*GRID, "seed=1,2", "hydra/sweeper=basic")
+    assert (
+        "could not be summed up: sweep/verdicts.json must hold the earlier verdicts" in outcome.out + outcome.err
+    )
+    assert len(list(Path("sweep").rglob("result.json"))) == 6
+
+
+VERDICT_OPTIONS = ("margin=0.05", "pairs=true", "baseline=bn", "max_replicates=8")
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["new", "resumed"])
+def test_margin_pairs_and_baseline_are_typed_also_when_nothing_is_left_to_train(run_train, trained):
+    grid = (
+        "-m",
+        "model=bn,nobn,ln",
+        "trainer.max_epochs=1",
+        "logger=csv",
+        "hydra.sweep.dir=sweep",
+        "seed=range(8)",
+    )
+    if trained:
+        assert "max_replicates" not in run_train(*grid).out
+        before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")}
+    outcome = run_train(*grid, *VERDICT_OPTIONS)
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    assert "(3 comparisons, look 1)" in said
+    for pair in (
+        r"ln (is \w+ than|against) bn",
+        r"nobn (is \w+ than|against) bn",
+        r"nobn (is \w+ than|against) ln",
+    ):
+        assert re.search(
+            rf"{pair}[^;]*: test/loss ratio[^;]*; (not shown to be )?equivalent within 5 %, p = ", said
+        ), pair
+    warning = "max_replicates=8 has no effect: the first verdict was given without one"
+    assert (warning in said) == trained
+    assert (warning in Path("sweep/report/index.html").read_text()) == trained
+    if trained:
+        assert {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")} == before
+        assert "8 finished" not in outcome.out

@@ -48,6 +48,16 @@ def test_the_result_of_the_same_configuration_is_returned_whatever_its_status(tm
     assert earlier_result(tmp_path, config()) == result
 
 
+def test_a_run_of_an_earlier_version_is_one_on_the_split_of_data_seed(tmp_path):
+    earlier = config()
+    del earlier["replicate"]
+    result_of(earlier).write(tmp_path)
+
+    assert earlier_result(tmp_path, config(replicate="seed")) is not None
+    with pytest.raises(ConfigError, match=r"another configuration \(it differs in replicate\)"):
+        require_own(tmp_path, config())
+
+
 def test_hydras_own_part_is_taken_out_of_a_copy():
     composed = config(hydra={"run": {"dir": "elsewhere"}})
 

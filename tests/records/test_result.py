@@ -42,6 +42,7 @@ def a_result(**changes) -> Result:
         best=Moment(3, 12, {"val/loss": 0.1, "val/r2": 1 / 3}),
         last=Moment(10, 40, {"val/loss": 0.2, "val/r2": -math.inf}),
         test={"test/loss": 0.15},
+        final={"train_eval/loss": 0.05, "val/loss": 0.2, "test/loss": math.inf},
         epochs=10,
         steps=40,
         seconds=1.5,
@@ -168,6 +169,15 @@ def test_a_key_of_a_later_version_is_passed_over(tmp_path):
     (tmp_path / FILE).write_text(json.dumps(json.loads(WHOLE) | {"new": 1}))
 
     assert Result.read(tmp_path) == a_result()
+
+
+def test_a_result_of_an_earlier_version_has_no_final_values_and_one_split_for_all_seeds(tmp_path):
+    content = json.loads(WHOLE)
+    del content["final"], content["data"], content["config"]["replicate"]
+    (tmp_path / FILE).write_text(json.dumps(content))
+
+    result = Result.read(tmp_path)
+    assert (result.final, result.data, result.config["replicate"]) == ({}, {}, "seed")
 
 
 @pytest.mark.parametrize("stage", ["write_text", "replace"])

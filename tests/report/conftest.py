@@ -8,6 +8,9 @@ from normlab.records.events import EventFile
 from normlab.records.hparams import flat, group
 from normlab.records.result import Moment, Objective, Result, Status
 
+DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
+"""The samples of a run whose data are generated."""
+
 
 @pytest.fixture
 def make_run(tmp_path):
@@ -25,16 +28,38 @@ def make_run(tmp_path):
         events=False,
         probes=None,
         chance=None,
+        final=None,
+        data=DRAWN,
+        replicate="data",
+        max_epochs=3,
+        started="",
+        **config,
     ):
+        """Write a run.
+
+        Args:
+            overrides: what was typed.
+            losses: of each epoch on the validation split.
+            final: means over the last tenth of the epochs. By default the last loss, twice it on the test split
+                and half of it on the training split; empty in records of earlier versions.
+            data: as ``Result.data``; empty in records of earlier versions.
+            replicate: of the configuration; None in records of earlier versions.
+            max_epochs: the budget.
+            config: further keys of the configuration, as ``margin``.
+        """
         given = dict(override.split("=", 1) for override in overrides.split())
         name = overrides.replace(" ", ",")
         folder = tmp_path / "sweep" / name
         (folder / ".hydra").mkdir(parents=True)
-        config = {
+        if final is None:
+            kind, end = recorded.partition("/")[2], losses[-1] if losses else math.nan
+            final = {recorded: end, f"test/{kind}": 2 * end, f"train_eval/{kind}": end / 2}
+        config |= {} if replicate is None else {"replicate": replicate}
+        config |= {
             "seed": int(given.get("seed", 0)),
             "data": {"seed": 42, "batch_size": int(given.get("data.batch_size", 128))},
             "optimizer": {"lr": float(given.get("optimizer.lr", 0.01))},
-            "trainer": {"max_epochs": 100},
+            "trainer": {"max_epochs": max_epochs},
             "target": float(given["target"]) if "target" in given else None,
         }
         choices = {"data": "fitness", "net": "mlp", "model": given.get("model", "bn"), "optimizer": "adam"}
@@ -60,6 +85,9 @@ def make_run(tmp_path):
             best=best,
             last=moments[-1] if moments else None,
             test=test,
+            final=final if status == Status.FINISHED else {},
+            data=data,
+            started=started,
             epochs=len(losses),
             steps=5 * len(losses),
             seconds=seconds,

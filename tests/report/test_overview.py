@@ -12,7 +12,7 @@ from normlab.report.study import Asked, study
 from normlab.report.tables import run_table
 
 
-def change_config(folder, max_epochs=100, gamma=None):
+def change_config(folder, max_epochs=3, gamma=None):
     """Change what a YAML file says, which is in no override."""
     result = Result.read(folder)
     result.config["trainer"]["max_epochs"] = max_epochs
@@ -21,7 +21,8 @@ def change_config(folder, max_epochs=100, gamma=None):
 
 
 def look(folder):
-    return study(read_sweep(folder), Asked()).sweep
+    records = read_sweep(folder)
+    return study(records, Asked.of_runs(records)).sweep
 
 
 def test_arms_runs_and_target_by_hand(make_run, tmp_path):
@@ -176,10 +177,11 @@ def test_a_run_that_diverged_and_one_that_did_not_are_no_repetition(make_run, tm
 
 def test_bug_sweeps_of_other_configurations_were_compared(make_run, tmp_path):
     for seed in range(8):
-        change_config(make_run(f"model=bn seed={seed}", [9.0, 8.0]), max_epochs=3)
+        change_config(make_run(f"model=bn seed={seed}", [9.0, 8.0]), max_epochs=5)
         make_run(f"model=nobn seed={seed}", [2.0, 1.0])
     found = study(read_sweep(tmp_path / "sweep"), Asked())
-    assert found.found.comparisons["verdict"].tolist() == ["not comparable: nobn differs in trainer.max_epochs"]
+    assert found.found.comparisons["metric"].tolist() == ["test/loss", "train_eval/loss"]
+    assert set(found.found.comparisons["verdict"]) == {"not comparable: nobn differs in trainer.max_epochs"}
     said = "runs differ in trainer.max_epochs, which nobody typed: it makes panels"
     assert said in notes(found.sweep)
     assert said in page_of([tmp_path], found).warnings
@@ -200,7 +202,8 @@ def test_arms_are_named_by_a_key_that_the_others_lack(make_run, tmp_path):
             make_run(f"model=bn model.norm.momentum={momentum} seed={seed}", [9.0, float(momentum)])
         make_run(f"model=nobn seed={seed}", [9.0, 4.0])
     found = study(read_sweep(tmp_path / "sweep"), Asked())
-    assert found.found.comparisons[["arm", "baseline", "panel", "verdict"]].to_numpy().tolist() == [
+    compared = found.found.comparisons[found.found.comparisons["metric"] == "test/loss"]
+    assert compared[["arm", "baseline", "panel", "verdict"]].to_numpy().tolist() == [
         ["bn, momentum=0.05", "nobn", "", "better"],
         ["bn, momentum=0.1", "nobn", "", "better"],
     ]
@@ -216,7 +219,7 @@ def test_a_tuned_key_that_an_arm_lacks_stays_tuned(make_run, tmp_path):
     found = study(read_sweep(tmp_path / "sweep"), Asked()).found
     assert (found.design.tuned, found.design.panels) == (("optimizer.momentum",), ())
     assert found.arms[["arm", "optimizer.momentum"]].to_numpy().tolist() == [["bn", "0.5"], ["nobn", ABSENT]]
-    assert found.comparisons["verdict"].tolist() == ["better"]
+    assert found.comparisons["verdict"].tolist() == ["better", "better"]
 
 
 def test_a_run_left_at_the_default_joins_the_arm_that_names_it(make_run, tmp_path):

@@ -1,59 +1,163 @@
-"""What is printed of the seeds before a sweep trains."""
+"""The plan of the replicates before a sweep trains: its lines, and what they come to for the runs of a folder."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from normlab.analysis.design import Design
-from normlab.analysis.seed_plan import SeedPlan
-from normlab.report.plan import plan_lines
+from normlab.analysis.design import GENERALIZATION, Design, Metric, Scope
+from normlab.analysis.history import History, comparison_key
+from normlab.analysis.power import detectable_shift
+from normlab.analysis.seed_plan import ReplicatePlan
+from normlab.records.result import Objective, Result, Status
+from normlab.report.plan import PlannedRun, plan_lines, seed_plan
+from normlab.report.verdicts import write_history
 
-
-def said(
-    tuning, report, comparisons=1, smallest=None, needed=8, total=12, apart=True, tuned=("optimizer.lr",), at=0
-):
-    seeds = range(at, at + (tuning + report if apart else report))
-    design = Design("model", ("bn", "nobn"), "nobn", tuned, (), "", "min", (), ())
-    plan = SeedPlan(tuning, report, apart, comparisons, smallest or report, needed, total)
-    return plan_lines(plan, design, seeds)
+OF_PAIRS = "standard deviations of the paired differences"
 
 
-def test_enough():
-    assert said(4, 8) == ["seeds: 4 choose the learning rate, 8 report"]
-    assert said(0, 8, total=8) == ["seeds: 8 report"]
+def lines(tuning=(), report=range(8), tuned=("optimizer.lr",), **parts):
+    """Return the lines of a plan, by default of one comparison in which each seed reports."""
+    metric = Metric("loss", "min", GENERALIZATION)
+    design = Design("model", ("bn", "nobn"), "nobn", tuned, (), (metric,), metric)
+    usual = {"within": False, "disjoint": True, "comparisons": 1, "too_few": 0, "look": 1}
+    plan = ReplicatePlan(Scope.DRAW, tuple(tuning), tuple(report), **(usual | {"detectable": 1.44} | parts))
+    return plan_lines(plan, design)
 
 
-def test_too_few():
-    assert said(4, 4) == [
-        "seeds: 4 choose the learning rate, 4 report; a verdict needs 8 that report: seed=range(12)"
+def test_seeds_that_tune_and_report_with_the_power():
+    uses = "seeds 0 to 3 choose the learning rate, 4 to 11 report"
+    assert lines(range(4), range(4, 12)) == [f"{uses}; 80 % power for an effect of 1.4 {OF_PAIRS} (look 1)"]
+
+
+def test_with_few_seeds_more_are_suggested():
+    more = "'seed=range(12)' finds smaller ones"
+    assert lines() == [f"seeds 0 to 7 report; 80 % power for an effect of 1.4 {OF_PAIRS} (look 1); {more}"]
+    nothing = {"detectable": float("inf")}
+    assert lines(report=range(4), **nothing) == [
+        "seeds 0 to 3 report; no verdict (look 1); 'seed=range(12)' gives one"
     ]
-    assert said(4, 4, apart=False) == [
-        "seeds: the same 4 choose the learning rate and report; a verdict needs 8 that report: seed=range(12)"
+    assert lines(range(4), range(4), disjoint=False, **nothing) == [
+        "seeds 0 to 3 choose the learning rate and report; no verdict (look 1); 'seed=range(12)' gives one"
     ]
-    assert said(0, 8, comparisons=7, needed=9, total=9, at=4) == [
-        "seeds: 8 report; a verdict in 7 comparisons needs 9 that report: seed=range(4,13)"
+    assert lines(report=range(4, 8), comparisons=3, look=2, **nothing) == [
+        "seeds 4 to 7 report; no verdict (3 comparisons, look 2); 'seed=range(4,16)' gives one"
     ]
-    assert said(0, 8, smallest=3, total=8) == [
-        "seeds: 8 report, 3 of them in the smallest comparison; a verdict needs 8 that report: seed=range(8)"
+    assert lines(report=range(4), max_replicates=4, **nothing) == [
+        "seeds 0 to 3 report; no verdict (look 1); no number of seeds gives one within max_replicates"
     ]
+
+
+def test_splits_choose_on_their_own_validation_rows():
+    (line,) = lines(range(12), range(12), within=True)
+    assert line.startswith(
+        "each of the 12 splits chooses the learning rate on its own validation rows and reports; 80 %"
+    )
+
+
+def test_comparisons_without_enough_seeds_are_counted():
+    (line,) = lines(report=range(12), comparisons=3, too_few=2)
+    assert line.endswith("(3 comparisons, look 1); 2 of them have too few replicates for a verdict")
 
 
 def test_one_seed():
-    assert said(0, 1, total=8) == ["1 seed: no verdict; seed=range(8) gives one"]
+    assert lines(report=(0,)) == ["1 seed: no verdict; 'seed=range(12)' gives one"]
+    assert lines(report=(0,), comparisons=0) == []
 
 
 def test_one_arm():
-    assert said(4, 8, comparisons=0) == ["seeds: 4 choose the learning rate, 8 report"]
-    assert said(1, 1, comparisons=0, apart=False) == ["1 seed chooses the learning rate and is reported"]
-    assert said(0, 3, comparisons=0) == []
+    assert lines(range(4), range(4, 12), comparisons=0) == [
+        "seeds 0 to 3 choose the learning rate, 4 to 11 report"
+    ]
+    assert lines(report=range(3), comparisons=0) == []
 
 
-@pytest.mark.parametrize(
-    ("tuned", "names"), [(("optimizer.lr", "scheduler.gamma"), "the learning rate and gamma")]
-)
-def test_all_that_is_tuned_is_named(tuned, names):
-    assert said(4, 8, tuned=tuned) == [f"seeds: 4 choose {names}, 8 report"]
+def test_all_that_is_tuned_is_named():
+    (line,) = lines(range(4), range(4, 12), tuned=("optimizer.lr", "scheduler.gamma"))
+    assert line.startswith("seeds 0 to 3 choose the learning rate and gamma, 4 to 11 report")
+
+
+class TestSeedPlan:
+    """Plans of jobs that are about to be trained into a folder."""
+
+    @pytest.fixture
+    def plan(self, tmp_path):
+        """Return a function that plans jobs of some models, seeds and learning rates into a folder."""
+
+        def lines(models, seeds, rates=("0.01",), generated=True, classes=False, **config):
+            jobs = []
+            for model, seed, lr in ((m, s, r) for m in models for s in seeds for r in rates):
+                words = [f"model={model}", f"seed={seed}", *([f"optimizer.lr={lr}"] if len(rates) > 1 else [])]
+                own = {"seed": seed, "optimizer": {"lr": float(lr)}, "data": {"seed": 42}, "replicate": "data"}
+                own |= {"trainer": {"max_epochs": 3}}
+                own |= config
+                result = Result("", Status.FINISHED, own, {"model": model}, words, Objective("", "", 0.0), data={})
+                result.data["generated"] = generated
+                folder = tmp_path / "sweep" / f"model={model},optimizer.lr={lr},seed={seed}"
+                jobs.append(PlannedRun(OmegaConf.create(own), result, Path(folder), classes))
+            return seed_plan(jobs, tmp_path / "sweep")
+
+        return lines
+
+    def test_the_power_is_that_of_the_look_and_of_all_comparisons(self, plan):
+        """With p multiplied by 2 for the first look, and by the comparisons of one question."""
+        for models, classes, count, note in (
+            (("bn", "nobn"), False, 1, "look 1"),
+            (("bn", "ln", "nobn"), False, 2, "2 comparisons, look 1"),
+            (("bn", "ln", "nobn"), True, 4, "4 comparisons, look 1"),
+        ):
+            (line,) = plan(models, range(12), classes=classes)
+            effect = detectable_shift(12, 0.05 / (2 * count))
+            assert line == f"seeds 0 to 11 report; 80 % power for an effect of {effect:.2g} {OF_PAIRS} ({note})"
+
+    def test_all_pairs_are_compared(self, plan):
+        (line,) = plan(("bn", "ln", "nobn"), range(12), pairs=True)
+        assert "(3 comparisons, look 1)" in line
+
+    def test_tuned_draws_split_the_seeds_and_splits_choose_within(self, plan):
+        rates = ("0.01", "0.1")
+        (line,) = plan(("bn", "nobn"), range(12), rates)
+        assert line.startswith("seeds 0 to 3 choose the learning rate, 4 to 11 report; ")
+        (line,) = plan(("bn", "nobn"), range(12), rates, generated=False)
+        assert line.startswith("each of the 12 splits chooses the learning rate on its own validation rows")
+        (line,) = plan(("bn", "nobn"), range(12), rates, generated=False, replicate="seed")
+        assert line.startswith("seeds 0 to 3 choose the learning rate, 4 to 11 report; ")
+
+    def test_added_seeds_are_the_next_look(self, plan, tmp_path):
+        (tmp_path / "sweep").mkdir()
+        key = comparison_key("model", "bn", "nobn", "")
+        write_history(tmp_path / "sweep", History(looks={key: [tuple(range(8))]}))
+        (line,) = plan(("bn", "nobn"), range(12))
+        effect = detectable_shift(12, 0.05 / 6)
+        assert line == f"seeds 0 to 11 report; 80 % power for an effect of {effect:.2g} {OF_PAIRS} (look 2)"
+        (line,) = plan(("bn", "nobn"), range(8))
+        assert "(look 1)" in line
+
+    def test_bug_the_seeds_that_were_typed_were_suggested(self, plan):
+        """Of 24 declared replicates, 8 that report are too few for the boundary of the first look."""
+        (line,) = plan(("bn", "nobn"), range(12), ("0.01", "0.1"), max_replicates=24)
+        assert line.startswith("seeds 0 to 3 choose the learning rate, 4 to 11 report; no verdict (look 1); ")
+        total = int(line.rpartition("range(")[2].partition(")")[0])
+        assert 12 < total <= 36
+        (enough,) = plan(("bn", "nobn"), range(total), ("0.01", "0.1"), max_replicates=24)
+        assert "80 % power" in enough
+        (short,) = plan(("bn", "nobn"), range(total - 1), ("0.01", "0.1"), max_replicates=24)
+        assert "no verdict" in short
+
+    def test_a_maximum_that_allows_no_verdict(self, plan):
+        assert plan(("bn", "nobn"), range(3), max_replicates=4) == [
+            "seeds 0 to 2 report; no verdict (look 1); no number of seeds gives one within max_replicates"
+        ]
+
+    def test_the_maximum_of_runs_that_are_there_counts(self, plan, make_run):
+        for model in ("bn", "nobn"):
+            for seed in range(3):
+                make_run(f"model={model} seed={seed}", started="2026-01-01", max_replicates=4)
+        assert plan(("bn", "nobn"), range(8), max_replicates=40) == plan(
+            ("bn", "nobn"), range(8), max_replicates=4
+        )
 
 
 def test_importing_it_draws_nothing():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from normlab.records import curves
-from normlab.records.curves import Point
-from normlab.records.result import FILE, Status
+from normlab.analysis.words import number, p_value, ratio_text
+from normlab.records.result import FILE, Result, Status
 from normlab.report.__main__ import main
+from normlab.report.wording import num
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def report(tmp_path, capsys):
     def write(*arguments, path=None):
         main([str(path or tmp_path / "sweep"), *arguments])
         (written,) = capsys.readouterr().out.splitlines()
-        text = Path(written).read_text()
+        text = Path(written).read_text().replace("\u00a0", " ")
         return html.unescape(
             re.sub(r"<[^>]+>", " ", re.sub(r"<(svg|style|script).*?</\1>", "", text, flags=re.DOTALL))
         )
@@ -47,7 +47,7 @@ def refused(tmp_path, capsys):
 
 
 def sweep(make_run, models=("bn", "nobn"), seeds=12, rates=("0.01", "0.1"), **how):
-    """Write a sweep in which bn is better by a third at its best learning rate."""
+    """Write a sweep in which bn is better at its best learning rate: it ends with about 2.5 against 3.5."""
     for model in models:
         for seed in range(seeds):
             for lr in rates:
@@ -63,15 +63,80 @@ def rows_of(tmp_path, name, page="report"):
 def test_a_sweep_comes_to_a_sentence_with_a_test_and_an_interval(make_run, report, tmp_path):
     sweep(make_run)
     page = report()
-    assert re.search(r"bn is better than nobn in val/loss, p = 0\.0078, 8 paired seeds", page)
-    (row,) = rows_of(tmp_path, "comparisons")
-    assert (row["arm"], row["baseline"], row["verdict"], row["seeds"]) == ("bn", "nobn", "better", "8")
-    assert float(row["ratio"]) == pytest.approx(2 / 3, rel=0.01)
-    chosen = [
-        (row["arm"], row["optimizer.lr"]) for row in rows_of(tmp_path, "settings") if row["chosen"] == "True"
-    ]
+    # p = 2 · 2/256: eight replicates all on one side, at a first look.
+    said = (
+        "bn is better than nobn: test/loss ratio 0.72, 95 % CI 0.71–0.72, p = 0.016 (look 1), over 8 draws of the "
+    )
+    assert f"{said}data; at lr 0.01, chosen on 4 other seeds" in page
+    assert "bn is better than nobn: train_eval/loss ratio 0.72, 95 % CI" in page
+    for row, metric in zip(rows_of(tmp_path, "comparisons"), ("test/loss", "train_eval/loss"), strict=True):
+        assert (row["arm"], row["baseline"], row["verdict"]) == ("bn", "nobn", "better")
+        assert (row["metric"], row["replicates"], row["look"]) == (metric, "8", "1")
+        assert float(row["estimate"]) == pytest.approx(2.52 / 3.52, rel=1e-3)
+        assert float(row["p_adjusted"]) == pytest.approx(2 * 2 / 2**8)
+    chosen = [(row["arm"], row["optimizer.lr"]) for row in rows_of(tmp_path, "settings") if row["chosen"] == "1.0"]
     assert chosen == [("bn", "0.01"), ("nobn", "0.01")]
-    assert "seeds that settings were chosen on: 4; that are reported: 8" in page
+    assert "replicates that choose settings: 4; that are reported: 8" in page
+
+
+def test_sentence_table_and_csv_show_the_same_numbers(make_run, report, tmp_path):
+    """With noise, ties and a margin: each number of a sentence is in the table, and rounded from the file."""
+    for seed in range(9):
+        for model, level in (("bn", 1.0), ("ln", 1.2), ("nobn", 1.5)):
+            noise = ((7 * seed + 3 * len(model)) % 10) / 20
+            final = {
+                "val/loss": level,
+                "test/loss": level + noise,
+                "test/acc": 0.8 + (seed % 3) / 10 * (level == 1),
+            }
+            make_run(f"model={model} seed={seed}", (3.0, 2.0, level), final=final, margin=0.3)
+    page = report("--margin", "0.3")
+    rows = rows_of(tmp_path, "comparisons", "report-margin=0.3")
+    assert [(row["arm"], row["metric"]) for row in rows] == [
+        ("bn", "test/loss"),
+        ("ln", "test/loss"),
+        ("bn", "test/acc"),
+        ("ln", "test/acc"),
+    ]
+    for row in rows:
+        value, low, high, p = (
+            float(row[key]) for key in ("estimate", "estimate_low", "estimate_high", "p_adjusted")
+        )
+        better = row["verdict"] in ("better", "worse")
+        start = f"{row['arm']} is {row['verdict']} than nobn: " if better else f"{row['arm']} against nobn: "
+        sentence = next(line for line in page.splitlines() if start in line and f"{row['metric']} " in line)
+        if row["effect"] == "ratio":
+            assert f"ratio {ratio_text(value)}, 95 % CI {ratio_text(low)}–{ratio_text(high)}" in sentence
+            assert f"× {num(value)} ({num(low)} to {num(high)})" in page
+        else:
+            assert f"difference {number(value, plus=True)} points" in sentence
+            assert f"{num(value)} ({num(low)} to {num(high)}) points" in page
+        if row["verdict"] != "too few replicates":
+            assert f"p = {p_value(p)} (4 comparisons, look 1), over 9 draws of the data" in sentence
+        assert f"p = {p_value(float(row['equivalence_p_adjusted']))}" in sentence
+        assert f"p = {num(float(row['equivalence_p_adjusted']), 2)}" in page
+
+
+def test_bug_a_second_report_of_the_same_runs_came_to_another_verdict(make_run, report, tmp_path):
+    """nobn is tuned to the worse of two rates that its tuning seeds cannot tell apart."""
+    for seed in range(12):
+        wave = 0.1 if seed % 2 else -0.1
+        for lr, losses in (("0.01", (2.0, 2.0)), ("0.1", (2.0 + wave + 0.001 * (seed < 4), 1.0))):
+            val, test = losses
+            make_run(
+                f"model=nobn optimizer.lr={lr} seed={seed}", final={"val/loss": val, "test/loss": test}, chance=9.0
+            )
+        make_run(f"model=bn optimizer.lr=0.01 seed={seed}", final={"val/loss": 1.0, "test/loss": 1.5})
+    first = report()
+    verdicts = (
+        (tmp_path / "sweep/verdicts.json").read_text() if (tmp_path / "sweep/verdicts.json").exists() else ""
+    )
+    assert "bn against nobn: no difference shown" in first
+    assert "nobn has near-best settings with which it is not shown to be worse" in first
+    assert "chosen on 4 other seeds" in first
+    assert verdicts
+    assert report() == first
+    assert (tmp_path / "sweep/verdicts.json").read_text() == verdicts
 
 
 def test_every_run_has_the_command_that_trains_it_again(make_run, report, tmp_path):
@@ -86,8 +151,8 @@ def test_the_order_in_which_runs_are_found_does_not_matter(make_run, report, tmp
     sweep(make_run, models=("bn", "nobn", "ln"))
     first = report()
     folder = tmp_path / "sweep"
-    for number, path in enumerate(sorted(folder.glob("model=*"), reverse=True)):
-        path.rename(folder / f"{number:03}")
+    for place, path in enumerate(sorted(folder.glob("model=*"), reverse=True)):
+        path.rename(folder / f"{place:03}")
     again = report()
     assert first.split("Every run")[0] == again.split("Every run")[0]
 
@@ -103,7 +168,7 @@ def test_another_metric_baseline_comparison_and_target(make_run, report, tmp_pat
     sweep(make_run)
     report("--baseline", "bn")
     rows = rows_of(tmp_path, "comparisons", "report-baseline=bn")
-    assert [(row["arm"], row["verdict"]) for row in rows] == [("nobn", "worse")]
+    assert [(row["arm"], row["verdict"]) for row in rows] == [("nobn", "worse")] * 2
     report("--compare", "optimizer.lr")
     rows = rows_of(tmp_path, "comparisons", "report-compare=optimizer.lr")
     assert {row["arm"] for row in rows} == {"0.1"}
@@ -113,16 +178,26 @@ def test_another_metric_baseline_comparison_and_target(make_run, report, tmp_pat
     assert "what the baseline has reached" in report("--target", "baseline")
 
 
-def test_a_metric_that_is_measured_once_has_no_curve_and_no_time_to_a_target(make_run, report, tmp_path):
+@pytest.mark.parametrize("metric", ["test/loss", "val/loss", "train/loss"])
+def test_settings_are_chosen_on_validation_whatever_is_reported(make_run, report, tmp_path, metric):
+    """By test and training loss the other learning rate is better; times are those of the validation curve."""
     sweep(make_run)
-    for number, folder in enumerate(sorted((tmp_path / "sweep").iterdir())):
-        curves.append(folder, [Point(2 + number % 2, 10, 0.0, {"test/loss": 3.0})])
-    page = report("--metric", "test/loss")
-    assert "bn is better than nobn in test/loss" in page
-    assert "Learning curves" not in page
-    assert "arget" not in page
-    files = {path.name for path in (tmp_path / "sweep/report-metric=test_loss").iterdir()}
-    assert not {name for name in files if name.startswith(("curves", "target", "times"))}
+    for folder in (tmp_path / "sweep").glob("*lr=0.1,*"):
+        result = Result.read(folder)
+        result.final |= {"test/loss": 0.1, "train/loss": 0.1}
+        result.write(folder)
+    page = report("--metric", metric, "--target", "2.5")
+    folder = f"report-metric={metric.replace('/', '_')},target=2.5"
+    (row,) = rows_of(tmp_path, "comparisons", folder)
+    assert (row["metric"], row["verdict"]) == (metric, "better")
+    assert f"bn is better than nobn: {metric} ratio 0.72, 95 % CI" in page
+    chosen = [row["optimizer.lr"] for row in rows_of(tmp_path, "settings", folder) if row["chosen"] == "1.0"]
+    assert chosen == ["0.01", "0.01"]
+    # The validation losses of bn at 0.01 are at most 2.5 in the second epoch, step 10; those of nobn never are.
+    assert "The target: val/loss at most 2.5." in page
+    reached = {row["arm"]: row["steps"] for row in rows_of(tmp_path, "times", folder)}
+    assert reached == {"bn": "10.0", "nobn": "inf"}
+    assert "val/loss by epoch" in page
 
 
 def test_the_main_page_is_not_overwritten_by_another(make_run, report, refused, tmp_path):
@@ -154,7 +229,7 @@ def test_a_page_does_not_replace_the_files_of_something_else(make_run, report, r
 DEGENERATE = {
     "one run": (["model=bn seed=0"], {}, "nothing to compare it with"),
     "one arm": ([f"model=bn seed={k}" for k in range(9)], {}, "nothing to compare it with"),
-    "one seed": (["model=bn seed=0", "model=nobn seed=0"], {}, "one seed: no spread can be given"),
+    "one seed": (["model=bn seed=0", "model=nobn seed=0"], {}, "one replicate: no spread can be given"),
     "all diverged": (
         [f"model={model} seed={k}" for model in ("bn", "nobn") for k in range(8)],
         {"status": Status.DIVERGED},
@@ -225,13 +300,33 @@ def test_what_is_not_there_is_answered_in_one_line_with_what_is(make_run, refuse
     sweep(make_run, seeds=2)
     folder = str(tmp_path / "sweep")
     assert refused(folder, "--metric", "val/acc") == (
-        "error: --metric val/acc: no run has it; there are test/loss, train/loss, val/loss"
+        "error: --metric val/acc: no run has it; there are test/loss, train/loss, train_eval/loss, val/loss"
     )
+    assert refused(folder, "--margin", "-1") == "error: margin must be a number > 0, got -1.0; 0.05 is 5 %"
     assert "the settings of model are bn, nobn" in refused(folder, "--baseline", "ln")
     assert "what varies in this sweep is model, optimizer.lr" in refused(folder, "--compare", "net")
     assert "'fast' cannot be the target" in refused(folder, "--target", "fast")
-    assert "--target must be left away" in refused(folder, "--target", "3", "--metric", "test/loss")
     assert not (tmp_path / "sweep/report/index.html").exists()
+
+
+def test_a_metric_of_unknown_direction_is_refused_unless_it_was_optimized(make_run, report, refused, tmp_path):
+    for seed in range(2):
+        final = {"val/loss": 1.0, "test/loss": 1.0, "test/within": 0.5}
+        make_run(f"model=bn seed={seed}", final=final)
+    said = refused(str(tmp_path / "sweep"), "--metric", "test/within")
+    assert said == (
+        "error: --metric must be one of loss, mse, mae, r2, acc on a split, or the optimized val/loss, "
+        "got test/within: whether it should be small is not known"
+    )
+
+
+def test_a_metric_of_one_s_own_that_was_optimized_keeps_its_direction(make_run, report, tmp_path):
+    for seed in range(8):
+        for model, share in (("bn", 0.9), ("nobn", 0.5)):
+            how = {"metric": "val/within", "recorded": "val/within", "direction": "max"}
+            make_run(f"model={model} seed={seed}", (0.1, 0.2, share), **how)
+    page = report("--metric", "test/within")
+    assert "bn is better than nobn: test/within difference +0.8, 95 % CI" in page
 
 
 def test_a_folder_without_runs_is_answered_in_one_line(refused, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 
 from normlab.records.result import Status
 from normlab.records.sweep import read_sweep
-from normlab.report.notes import notes, title
+from normlab.report.close import WIDTH
+from normlab.report.notes import END, notes, title
 from normlab.report.study import Asked, study
 from normlab.report.tables import arm_table, csv, printed, run_table, spread
 
@@ -29,19 +30,19 @@ def read_back(table):
 
 def test_the_printed_table(mixed):
     sweep = study(read_sweep(mixed), Asked()).sweep
-    assert title(sweep) == "val/loss (lower is better)"
-    # Standard errors: of 2 and 4, √2/√2 = 1; of 6 and 7, 0.5.
+    assert title(sweep) == "loss at the end of the training (lower is better)"
+    # Standard errors: of 3 and 5, √2/√2 = 1; of 6 and 7, 0.5; the fixture doubles and halves them.
     assert printed(sweep) == [
-        "model  runs  diverged  stopped  failed         best         last     epochs  seconds",
-        "bn        2         0        0       0    3.0 ± 1.0    4.0 ± 1.0  inf (1/2)        1",
-        "ln        2         1        1       0          inf          inf  inf (0/1)        -",
-        "nobn      2         0        0       0  6.50 ± 0.50  6.50 ± 0.50  inf (0/2)      3.5",
+        "model  runs  diverged  stopped  failed   train_eval          val        test     epochs",
+        "bn        2         0        0       0  2.00 ± 0.50    4.0 ± 1.0   8.0 ± 2.0  inf (1/2)",
+        "ln        2         1        1       0          inf          inf         inf  inf (0/1)",
+        "nobn      2         0        0       0  3.25 ± 0.25  6.50 ± 0.50  13.0 ± 1.0  inf (0/2)",
     ]
     assert notes(sweep) == [
-        "best, last: mean ± standard error over the seeds of each arm",
+        f"{END} ± standard error over the seeds of each arm",
+        "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it",
         "an arm with one seed shows no spread, and one seed supports no claim",
         "epochs: until val/loss is at most 3, the target; median over the seeds, and how many got there",
-        "seconds: the optimizer's steps alone, mean over finished runs",
         "a diverged run counts as inf, the worst value there is: so does the mean of its arm",
         "stopped runs are in no mean: summary.csv names them",
     ]
@@ -52,6 +53,10 @@ def test_the_table_of_arms_reads_back_as_it_was_computed(mixed):
     assert table["model"].tolist() == ["bn", "ln", "nobn"]
     assert table["best_mean"].tolist() == [3.0, math.inf, 6.5]
     assert table["best_se"].tolist() == pytest.approx([1.0, math.nan, 0.5], nan_ok=True)
+    assert table["train_eval_mean"].tolist() == [2.0, math.inf, 3.25]
+    assert table["val_mean"].tolist() == [4.0, math.inf, 6.5]
+    assert table["test_mean"].tolist() == [8.0, math.inf, 13.0]
+    assert table["test_se"].tolist() == pytest.approx([2.0, math.nan, 1.0], nan_ok=True)
     assert table["epochs_to_target"].tolist() == [math.inf] * 3
     assert table[["runs", "finished", "diverged", "stopped", "failed"]].to_numpy().tolist() == [
         [2, 2, 0, 0, 0],
@@ -79,6 +84,8 @@ def test_the_table_of_runs_reads_back_with_a_row_for_each(mixed):
         1.0,
     ]
     assert table.loc["model=bn,seed=0", ["last/train/loss", "test/loss"]].tolist() == [1.5, 6.0]
+    finals = ["final/train_eval/loss", "final/val/loss", "final/test/loss"]
+    assert table.loc["model=bn,seed=0", finals].tolist() == [1.5, 3.0, 6.0]
     assert table.loc["model=ln,seed=0", ["best/val/loss", "last/val/loss"]].tolist() == [math.inf, math.inf]
     assert math.isnan(table.loc["model=ln,seed=0", "test/loss"])
     # What a stopped run had so far is in its row, though in no mean.
@@ -92,11 +99,34 @@ def test_one_seed_shows_no_spread_and_supports_no_claim(make_run, tmp_path):
     make_run("model=nobn", [5.0, 4.0])
     sweep = study(read_sweep(tmp_path / "sweep"), Asked()).sweep
     assert printed(sweep)[1:] == [
-        "bn        1         0       0     2     3    2 (1/1)        1",
-        "nobn      1         0       0     4     4  inf (0/1)        1",
+        "bn        1         0       0         1.5    3     6    2 (1/1)",
+        "nobn      1         0       0           2    4     8  inf (0/1)",
     ]
     assert notes(sweep)[0] == "one seed per arm: no spread can be given, and one seed supports no claim"
     assert not any("±" in line for line in [*printed(sweep), *notes(sweep)])
+
+
+def test_runs_that_stayed_untrained_are_counted(make_run, tmp_path):
+    """Of the loss of the best constant predictor, 1: 0.91 is untrained, 0.9 and a diverged run are not."""
+    for seed, loss in enumerate((0.91, 0.9)):
+        final = {"train_eval/loss": loss, "val/loss": 1.0, "test/loss": 1.0}
+        make_run(f"model=bn seed={seed}", (1.0, 1.0, 1.0), final=final, chance=1.0)
+    make_run("model=bn seed=2", (1.0, math.nan), status=Status.DIVERGED, chance=1.0)
+    make_run("model=nobn seed=0", (1.0, 0.5, 0.5), chance=1.0)
+    sweep = study(read_sweep(tmp_path / "sweep"), Asked()).sweep
+    header, bn, nobn = (line.split() for line in printed(sweep))
+    assert header[:6] == ["model", "runs", "diverged", "failed", "untrained", "train_eval"]
+    assert (bn[:5], nobn[:5]) == (["bn", "3", "1", "0", "1"], ["nobn", "1", "0", "0", "0"])
+    assert (
+        "untrained: finished with a training loss that is not 10 % below that of the best constant predictor"
+        in notes(sweep)
+    )
+
+
+def test_without_untrained_runs_there_is_no_such_column(make_run, tmp_path):
+    make_run("model=bn", chance=10.0)
+    sweep = study(read_sweep(tmp_path / "sweep"), Asked()).sweep
+    assert "untrained" not in " ".join([*printed(sweep), *notes(sweep)])
 
 
 def test_no_run_came_to_its_end(make_run, tmp_path):
@@ -104,8 +134,8 @@ def test_no_run_came_to_its_end(make_run, tmp_path):
     make_run("model=nobn", status=Status.STOPPED)
     sweep = study(read_sweep(tmp_path / "sweep"), Asked()).sweep
     assert printed(sweep)[1:] == [
-        "bn        1         0        0       1     -     -       -        -",
-        "nobn      1         0        1       0     -     -       -        -",
+        "bn        1         0        0       1           -    -     -       -",
+        "nobn      1         0        1       0           -    -     -       -",
     ]
     assert notes(sweep) == [
         "no run came to its end: there is nothing to compare",
@@ -135,7 +165,7 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
                     run = f"model={model} optimizer.lr={lr} data.batch_size={batch} seed={seed}"
                     make_run(run, [2 * loss, loss * (1 + seed / 20)])
     sweep = study(read_sweep(tmp_path / "sweep"), Asked()).sweep
-    assert max(map(len, [*printed(sweep), *notes(sweep)])) <= 100
+    assert max(map(len, [*printed(sweep), *notes(sweep)])) <= WIDTH
 
 
 @pytest.mark.parametrize(

@@ -192,13 +192,13 @@ class NormlabSweeper(BasicSweeper):
     def planned(self, composer: Composer) -> "Iterator[PlannedRun]":
         """Yield the jobs, as they are planned to be trained."""
         from normlab.report.plan import PlannedRun
-        from normlab.training.build import is_generated
+        from normlab.training.build import data_traits
 
         for number, job in enumerate(self.jobs):
             composed = composer.compose(job, number)
             with environment_of(composed):
                 task = composer.task(job, composed)
-                yield PlannedRun.of(composed, task, is_generated(task.data))
+                yield PlannedRun.of(composed, task, *data_traits(task.data))
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: :meth:`check` has composed every job."""

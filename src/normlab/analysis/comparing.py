@@ -26,6 +26,7 @@ ALPHA = 0.05
 RATIO, POINTS, DIFFERENCE = "ratio", "points", "difference"
 BETTER, WORSE = "better", "worse"
 ALIKE, TOO_FEW, NOT_COMPARABLE = "no difference shown", "too few replicates", "not comparable"
+BEYOND = "no verdict beyond max_replicates"
 
 
 @dataclass(frozen=True)
@@ -256,8 +257,11 @@ def verdict(row: Row, disjoint: bool, factor: float) -> str:
     Args:
         row: of the comparison, with ``p_adjusted``.
         disjoint: whether no replicate that is reported chose settings for others.
-        factor: by which p is multiplied for the number of looks.
+        factor: by which p is multiplied for the number of looks; infinite beyond the declared maximum of
+            replicates.
     """
+    if disjoint and math.isinf(factor):
+        return BEYOND
     if not disjoint or row["attainable"] * factor > ALPHA:
         return TOO_FEW
     if not row["p_adjusted"] <= ALPHA:

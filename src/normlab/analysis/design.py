@@ -141,6 +141,8 @@ def design_of(
     arms = tuple(sorted(set(runs[compare].tolist()), key=natural)) if compare else ("",)
     if baseline is None:
         baseline = PLAIN if PLAIN in arms else arms[0]
+    elif not compare:
+        raise ValueError(f"{baseline!r} cannot be the baseline: nothing is compared in this sweep; leave it away")
     elif baseline not in arms:
         raise ValueError(f"{baseline!r} cannot be the baseline: {listed(f'the settings of {compare} are', arms)}")
     if margin is not None and not 0 < margin < math.inf:

@@ -28,7 +28,7 @@ class ReplicatePlan:
         tuning, report: the seeds that choose settings, and those that are reported, there.
         within: whether each replicate chooses its own settings.
         disjoint: whether no replicate that is reported chooses settings for others.
-        comparisons: the number of comparisons by one metric.
+        comparisons: the number of comparisons that p is corrected for: by all metrics of one question.
         too_few: how many of them have too few replicates for a verdict.
         look: the number of the look at these comparisons.
         detectable: the effect that is declared with 80 % power in the comparison with the most replicates, in
@@ -62,8 +62,10 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
     arms = tuned(cells, history.frozen)
     found = compared_seeds(cells, arms)
     use = max(cells.uses.values(), key=lambda use: len(use.report))
+    metrics = [metric.question for metric in design.metrics].count(design.primary.question)
+    comparisons = len(found) * metrics
     looks = [history.look(key, seeds) for key, seeds in found.items()]
-    level = ALPHA / max(len(found), 1)
+    level = ALPHA / max(comparisons, 1)
     shifts = [
         detectable_shift(len(seeds), level / history.factor(key, seeds)) if use.is_disjoint else math.inf
         for key, seeds in found.items()
@@ -75,8 +77,8 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         report,
         use.within,
         use.is_disjoint,
-        len(found),
-        sum(math.isinf(shift) for shift in shifts),
+        comparisons,
+        metrics * sum(math.isinf(shift) for shift in shifts),
         max(looks, default=1),
         min(shifts, default=math.inf),
         history.max_replicates,
@@ -96,16 +98,21 @@ def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[
     return found
 
 
-def suggested_seeds(plan: ReplicatePlan) -> int:
+def suggested_seeds(plan: ReplicatePlan) -> int | None:
     """Return the number of seeds to suggest: 12, or as many as any of the comparisons needs to be declared.
 
-    At most the declared maximum of replicates, unless some seeds only choose settings.
+    More than there are where these give no verdict. At most the declared maximum of replicates report; None where
+    that is too few.
     """
     tunes, most = bool(plan.tuning) and not plan.within, plan.max_replicates
     total = SUGGESTED if most is None else min(SUGGESTED, most)
+    if math.isinf(plan.detectable):
+        total = max(total, len({*plan.tuning, *plan.report}) + 1)
     while True:
         report = total - tuning_of(total) * tunes
-        level = look_level(plan.look) if most is None else obrien_fleming([min(report, most)], most)[0]
+        if most is not None and report > most:
+            return None
+        level = look_level(plan.look) if most is None else obrien_fleming([report], most)[0] if report else 0.0
         if math.isfinite(detectable_shift(report, float(level) / max(plan.comparisons, 1))):
             return total
         total += 1

@@ -9,6 +9,7 @@ from normlab.analysis.comparing import (
     ALIKE,
     ALPHA,
     BETTER,
+    BEYOND,
     NOT_COMPARABLE,
     POINTS,
     RATIO,
@@ -45,6 +46,8 @@ def clauses(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
     numbers = f"{effect(row)}, {p_clause(row)}{over(row)}"
     if verdict == TOO_FEW:
         return [f"{against}: {why_too_few(row)}", effect(row), *equivalence_clause(row), *notes]
+    if verdict == BEYOND:
+        return [against, effect(row), *equivalence_clause(row), *notes]
     if verdict == ONE_SPLIT:
         return [f"{against}: {effect(row)}"]
     found = f"{arm} is {verdict} than {baseline}{where}" if verdict in (BETTER, WORSE) else against

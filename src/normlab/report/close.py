@@ -6,12 +6,14 @@ Hydra imports this before anything trains: what is slow to import is imported wh
 import itertools
 import logging
 import os
+import re
 import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from normlab.config import ConfigError
 from normlab.records.result import write_atomically
 from normlab.records.sweep import Record, read_sweep
 
@@ -26,8 +28,8 @@ log = logging.getLogger("normlab")
 def close_sweep(folder: Path) -> None:
     """Write ``summary.csv``, ``table.csv`` and the curves into a sweep's folder, and print its table.
 
-    Closing it again replaces these files and nothing else. That a folder cannot be written to is said and not
-    raised: this is called when a sweep ends, also by an error, and that one is to be seen.
+    Closing it again replaces these files and nothing else. If it fails, the reason is logged and not raised: a
+    sweep is also closed when it ends by an error, which would be hidden.
     """
     try:
         records = read_sweep(folder)
@@ -35,7 +37,7 @@ def close_sweep(folder: Path) -> None:
             log.warning("no run began in %s: there is nothing to sum up", shown(folder))
             return
         write(folder, records)
-    except OSError as error:
+    except (ConfigError, OSError) as error:
         log.error("the sweep in %s could not be summed up: %s", shown(folder), error)
 
 
@@ -92,14 +94,18 @@ def write(folder: Path, records: Sequence[Record]) -> None:
 
 
 def said(found: "Study") -> list[str]:
-    """Return the first sentences of the report, below each other, and the targets where the notes have none."""
+    """Return the first sentences of the report, its main warnings, and the targets where the notes have none."""
     from normlab.report.report import more_sentences, sentences, targets
 
     lines = [*sentences(found), *more_sentences(found)]
+    first = lines[:SENTENCES]
     more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
     told = targets(found) if found.sweep.arms["target"].nunique(dropna=False) > 1 else []
-    notes = [*found.found.edges, *found.found.ends][:SENTENCES]
-    whole = [line.replace(" %", "\u00a0%") for line in [*lines[:SENTENCES], *more, *notes, *told]]
+    notes = [*found.changed, *found.found.edges, *found.found.ends][:SENTENCES]
+    # No line ends between a number and its sign.
+    whole = [
+        re.sub(r" (?=%)|(?<=p) (?==)|(?<==) (?=\d)", "\u00a0", line) for line in [*first, *more, *notes, *told]
+    ]
     wrapped = [textwrap.wrap(line, WIDTH, subsequent_indent="    ") for line in whole]
     return [line.replace("\u00a0", " ") for line in itertools.chain.from_iterable(wrapped)]
 

@@ -4,7 +4,8 @@ from normlab.report.factors import untyped_note
 from normlab.report.overview import Overview
 from normlab.report.tables import number
 
-END = "means over the last tenth of the epochs, train_eval of the training split in evaluation mode"
+END = "train_eval, val, test: means over the last tenth of the epochs"
+TRAIN_EVAL = "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it"
 
 
 def title(sweep: Overview) -> str:
@@ -35,10 +36,10 @@ def seeds(sweep: Overview) -> list[str]:
         trained = (sweep.runs["epochs"] > 0).any() or not sweep.arms["finished"].any()
         return ["no run came to its end: there is nothing to compare"] if trained else ["nothing was trained"]
     if counts == [1]:
-        return ["one seed per arm: no spread can be given, and one seed supports no claim"]
+        return ["one seed per arm: no spread can be given, and one seed supports no claim", END, TRAIN_EVAL]
     over = f"{counts[0]} seeds" if len(counts) == 1 else "the seeds of each arm"
     alone = ["an arm with one seed shows no spread, and one seed supports no claim"] if counts[0] == 1 else []
-    return [f"train_eval, val, test: {END}; ± standard error over {over}", *alone]
+    return [f"{END} ± standard error over {over}", TRAIN_EVAL, *alone]
 
 
 def columns(sweep: Overview) -> list[str]:

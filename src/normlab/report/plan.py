@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.analysis.arms import SEED
-from normlab.analysis.design import Design, Metric, design_of
+from normlab.analysis.design import GENERALIZATION, Design, Metric, design_of
 from normlab.analysis.seed_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 from normlab.config import ConfigError
 from normlab.records.folder import plain
@@ -21,6 +21,8 @@ from normlab.report.overview import scopes_of, seed_column
 from normlab.report.tables import short_names
 from normlab.report.verdicts import read_history
 
+CLASSES = ("loss", "acc")
+"""The metrics of one question where targets are classes; else the first."""
 NAMES = {"optimizer.lr": "the learning rate"}
 
 
@@ -32,25 +34,30 @@ class PlannedRun:
         written: its configuration as written.
         result: a record with its resolved configuration.
         folder: where it will be.
+        classes: whether its targets are classes, whose accuracy is compared beside the loss.
     """
 
     written: DictConfig
     result: Result
     folder: Path
+    classes: bool = False
 
     @classmethod
-    def of(cls, composed: DictConfig, task: DictConfig, generated: bool) -> "PlannedRun":
+    def of(
+        cls, composed: DictConfig, task: DictConfig, generated: bool = False, classes: bool = False
+    ) -> "PlannedRun":
         """Return a job.
 
         Args:
             composed, task: its configuration with Hydra's part and without it.
             generated: whether its samples are drawn from a seed.
+            classes: whether its targets are classes.
         """
         hydra = composed.hydra
         choices, words = group_choices(hydra.runtime.choices), list(hydra.overrides.task)
         result = Result("", Status.FINISHED, plain(task), choices, words, Objective("", "", 0.0))
         result.data["generated"] = generated
-        return cls(task, result, Path(hydra.runtime.output_dir))
+        return cls(task, result, Path(hydra.runtime.output_dir), classes)
 
 
 def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
@@ -65,9 +72,8 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     """
     if all(run.result.config["trainer"]["max_epochs"] == 0 for run in runs):
         return []
-    own = {run.folder.resolve() for run in runs}
-    earlier = [record for record in read_sweep(folder) if record.folder.resolve() not in own]
-    earlier = [record for record in earlier if record.result.status.done]
+    there, own = read_sweep(folder), {run.folder.resolve() for run in runs}
+    earlier = [record for record in there if record.folder.resolve() not in own and record.result.status.done]
     results = [*(run.result for run in runs), *(record.result for record in earlier)]
 
     def written() -> list[Any]:
@@ -75,17 +81,17 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
         return [*tasks, *(read_written(record.folder) for record in earlier)]
 
     factors = find_factors(results, written)
-    frame = factors.settings.assign(
-        **{SEED: seed_column(results)}, validation=0.0, outcome=0.0, status=Status.FINISHED.value
-    )
+    frame = factors.settings.assign(**{SEED: seed_column(results)}, validation=0.0, status=Status.FINISHED.value)
     frame["scope"] = scopes_of(results)
-    metric, config = Metric("outcome", "min"), runs[0].result.config
+    names = CLASSES if any(run.classes for run in runs) else CLASSES[:1]
+    metrics = [Metric(name, "min", GENERALIZATION) for name in names]
+    config = runs[0].result.config
     baseline, pairs = config.get("baseline"), bool(config.get("pairs"))
     try:
-        design = design_of(frame, factors.keys, [metric], metric, None, baseline, factors.untyped, pairs)
+        design = design_of(frame, factors.keys, metrics, metrics[0], None, baseline, factors.untyped, pairs)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    records = [Record(run.folder, run.result) for run in runs] + earlier
+    records = [*there, *(Record(run.folder, run.result) for run in runs)]
     plan = plan_replicates(frame, design, read_history(folder, records))
     return plan_lines(plan, design) if plan else []
 
@@ -99,7 +105,7 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
         NAMES.get(key, name) for key, name in zip(design.tuned, short_names(design.tuned), strict=True)
     )
     if len(seeds) == 1:
-        return [f"1 seed: no verdict; {wanted(plan, seeds)} gives one"] if plan.comparisons else []
+        return [f"1 seed: no verdict{wanted(plan, seeds, 'gives one')}"] if plan.comparisons else []
     report = f"{listed_seeds(plan.report)} report"
     if plan.within:
         uses = f"each of the {len(plan.report)} splits chooses {chosen} on its own validation rows and reports"
@@ -113,19 +119,21 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
         return [uses]
     several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""
     if math.isinf(plan.detectable):
-        return [f"{uses}; no verdict ({several}look {plan.look}); {wanted(plan, seeds)} gives one"]
-    effect = f"a difference of {plan.detectable:.2g} standard deviations between paired runs"
-    said = f"{uses}; {effect} is found with 80 % power"
-    more = f"; {wanted(plan, seeds)} finds smaller ones" * (len(seeds) < SUGGESTED)
+        return [f"{uses}; no verdict ({several}look {plan.look}){wanted(plan, seeds, 'gives one')}"]
+    effect = f"an effect of {plan.detectable:.2g} standard deviations of the paired differences"
     few = f"; {plan.too_few} of them have too few replicates for a verdict" * (plan.too_few > 0)
-    return [f"{said} ({several}look {plan.look}){few}{more}"]
+    more = wanted(plan, seeds, "finds smaller ones") if len(seeds) < SUGGESTED else ""
+    return [f"{uses}; 80 % power for {effect} ({several}look {plan.look}){few}{more}"]
 
 
-def wanted(plan: ReplicatePlan, seeds: Sequence[int]) -> str:
-    """Return the override that gives enough replicates."""
+def wanted(plan: ReplicatePlan, seeds: Sequence[int], purpose: str) -> str:
+    """Return the clause that suggests an override with more seeds, or that none helps."""
     total = suggested_seeds(plan)
+    if total is None:
+        return "; no number of seeds gives one within max_replicates" if math.isinf(plan.detectable) else ""
     first = seeds[0] if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))) else 0
-    return f"'seed=range({first},{first + total})'" if first else f"'seed=range({total})'"
+    seeds_in = f"{first},{first + total}" if first else str(total)
+    return f"; 'seed=range({seeds_in})' {purpose}"
 
 
 def listed_seeds(seeds: Sequence[int]) -> str:

@@ -51,7 +51,7 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
     title = f"{names_of(folders)}: {what}{data_text(found)}"
     parts = [*sections(found), *probes(found), runs(found)]
     said = [*sentences(found), *more_sentences(found), *targets(found)]
-    warnings = [*cautions(found.sweep), *found.found.warnings]
+    warnings = [*cautions(found.sweep), *found.changed, *found.found.warnings]
     return Page(title, said, warnings, parts, facts(folders, found.records))
 
 

@@ -85,14 +85,8 @@ def compared(study: Study) -> Section:
         for number, (panel, own) in enumerate(panels(primary))
         for picture in paired(study, panel, own, number)
     ]
-    tables = [
-        Table(
-            "comparisons",
-            "arms against the baseline",
-            frame.drop(columns=INTERNAL, errors="ignore"),
-            shown(frame, columns),
-        )
-    ]
+    public = frame.drop(columns=INTERNAL, errors="ignore")  # some are missing where no arm can be compared
+    tables = [Table("comparisons", "arms against the baseline", public, shown(frame, columns))]
     if len(found.interactions):
         tables.append(
             Table("interactions", "how effects change between panels", found.interactions, changes(study))

@@ -1,7 +1,7 @@
 """A sweep as the statistics see it: outcomes and curves of its runs, and the analysis; see :func:`study`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,12 @@ from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Design, Metric
 from normlab.analysis.findings import Findings, find
 from normlab.analysis.history import History
 from normlab.analysis.tables import StepTimes
-from normlab.config import ConfigError, direction_of
+from normlab.config import MAXIMIZED, MINIMIZED, ConfigError, direction_of
 from normlab.records.folder import SWEEP_CONFIG
 from normlab.records.sweep import Record, load
 from normlab.records.timing import read_timing, step_seconds
 from normlab.report.overview import Overview, final, overview, with_times
+from normlab.report.verdicts import changed_maximum
 
 CLASSES = ("loss", "acc")
 """Metrics that are both reported where targets are classes."""
@@ -69,6 +70,7 @@ class Study:
         sweep: at a glance, with the times to the target.
         runs, curves: as ``analysis.design`` and ``analysis.times`` describe them.
         found: the analysis.
+        changed: a warning if ``max_replicates`` was changed.
     """
 
     records: Sequence[Record]
@@ -76,6 +78,7 @@ class Study:
     runs: pd.DataFrame
     curves: pd.DataFrame
     found: Findings
+    changed: list[str] = field(default_factory=list)
 
 
 def study(
@@ -107,6 +110,8 @@ def study(
         for column, metric in outcomes.items()
     }
     runs = sweep.runs.assign(**columns)
+    one = folders[0] if len(folders) == 1 else None
+    changed = [] if history is None else changed_maximum(history, records, one)
     try:
         design = design_of(
             runs,
@@ -129,7 +134,7 @@ def study(
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Study(records, with_times(sweep, found.times, curves), runs, curves, found)
+    return Study(records, with_times(sweep, found.times, curves), runs, curves, found, changed)
 
 
 def metrics_of(sweep: Overview, records: Sequence[Record], asked: str | None) -> list[Metric]:
@@ -165,6 +170,12 @@ def direction_of_name(metric: str, sweep: Overview) -> str:
     name = metric.partition("/")[2]
     if name == sweep.metric.partition("/")[2]:
         return sweep.direction
+    if name not in MINIMIZED + MAXIMIZED:
+        known = ", ".join(MINIMIZED + MAXIMIZED)
+        raise ConfigError(
+            f"--metric must be one of {known} on a split, or the optimized {sweep.metric}, got {metric}: whether "
+            "it should be small is not known"
+        )
     return direction_of(f"val/{name}", None, "--metric")
 
 

@@ -54,7 +54,7 @@ def tuned_at(study: Study, row: Row) -> str:
     """Return an arm's setting of what was tuned."""
     tuned = study.found.design.tuned
     names = zip(short_names(tuned), tuned, strict=True)
-    settings = ", ".join(f"{name} {row[key]}" for name, key in names if row[key] is not None)
+    settings = ", ".join(f"{name} {row[key]}" for name, key in names if pd.notna(row[key]))
     return settings or ("chosen in each replicate" if row["seeds"] else "–")
 
 

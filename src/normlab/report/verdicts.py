@@ -6,10 +6,11 @@ from pathlib import Path
 
 from normlab.analysis.history import History
 from normlab.config import ConfigError
+from normlab.records.folder import SWEEP_CONFIG
 from normlab.records.result import write_atomically
-from normlab.records.sweep import Record
+from normlab.records.sweep import Record, load
 
-FILE = "verdicts.json"
+FILE, MAXIMUM = "verdicts.json", "max_replicates"
 
 
 def read_history(folder: Path, records: Sequence[Record]) -> History:
@@ -20,12 +21,13 @@ def read_history(folder: Path, records: Sequence[Record]) -> History:
     """
     path = folder / FILE
     if not path.exists():
-        return History(declared_maximum(records))
+        return History(declared_maximum(records, folder))
     try:
         return History.from_json(json.loads(path.read_text()))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{path} must be the file of earlier verdicts, got {error!r}; remove it to start counting looks again"
+            f"{path} must hold the earlier verdicts, got {type(error).__name__}: {error}; "
+            "restore it, or remove it to count looks from 1 again"
         ) from error
 
 
@@ -35,18 +37,34 @@ def write_history(folder: Path, history: History) -> None:
         write_atomically(folder / FILE, json.dumps(history.to_json(), indent=1) + "\n")
 
 
-def declared_maximum(records: Sequence[Record]) -> int | None:
-    """Return ``max_replicates`` of the run that started first, None without any."""
-    started = sorted(records, key=lambda record: record.result.started)
-    declared = [record.result.config.get("max_replicates") for record in started]
+def declared_maximum(records: Sequence[Record], folder: Path | None = None) -> int | None:
+    """Return the first ``max_replicates`` that was declared, None without any.
+
+    Args:
+        records: of the runs; those that did not start yet come last.
+        folder: of a sweep, whose last command counts too: it need not have trained any run.
+    """
+    started = sorted(records, key=lambda record: (not record.result.started, record.result.started))
+    declared = [*(record.result.config.get(MAXIMUM) for record in started), typed_maximum(folder)]
     return next((number for number in declared if isinstance(number, int)), None)
 
 
-def changed_maximum(history: History, records: Sequence[Record]) -> list[str]:
-    """Return a warning if runs declare another maximum of replicates than the one at the first verdict."""
-    declared = {record.result.config.get("max_replicates") for record in records}
+def typed_maximum(folder: Path | None) -> object:
+    """Return ``max_replicates`` of the last command of a sweep."""
+    return load(folder / SWEEP_CONFIG, dict).get(MAXIMUM) if folder else None
+
+
+def changed_maximum(history: History, records: Sequence[Record], folder: Path | None = None) -> list[str]:
+    """Return a warning if another maximum of replicates is declared than the one that counts.
+
+    Args:
+        history: before the verdict that is given now.
+        records, folder: as in :func:`declared_maximum`.
+    """
+    declared = {typed_maximum(folder), *(record.result.config.get(MAXIMUM) for record in records)}
     others = sorted(number for number in declared if isinstance(number, int) and number != history.max_replicates)
-    if not others or not history.looks:
+    if not others:
         return []
-    first = "none" if history.max_replicates is None else str(history.max_replicates)
-    return [f"max_replicates={others[-1]} is not used: the first verdict of this folder declared {first}"]
+    first = history.max_replicates
+    why = "the first verdict was given without one" if first is None else f"{MAXIMUM}={first} was declared first"
+    return [f"{MAXIMUM}={others[-1]} has no effect: {why}"]

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -65,24 +65,31 @@ def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
     return data
 
 
-def is_generated(data: DictConfig) -> bool:
-    """Return whether a dataset's samples are drawn from its seed; False for one that cannot be built.
+class DataTraits(NamedTuple):
+    """Whether a dataset's samples are drawn from its seed, and whether its targets are classes."""
+
+    generated: bool = False
+    classes: bool = False
+
+
+def data_traits(data: DictConfig) -> DataTraits:
+    """Return the traits of a dataset, both False for one that cannot be built.
 
     The dry run of the training tells why a dataset cannot be built.
     """
     plain = OmegaConf.to_container(data, resolve=True)
     assert isinstance(plain, dict)
-    return _is_generated(json.dumps({key: value for key, value in plain.items() if key != "seed"}, sort_keys=True))
+    return _data_traits(json.dumps({key: value for key, value in plain.items() if key != "seed"}, sort_keys=True))
 
 
 @lru_cache(maxsize=32)
-def _is_generated(data: str) -> bool:
-    """Build a dataset, and return whether its samples are drawn from its seed."""
+def _data_traits(data: str) -> DataTraits:
+    """Build a dataset, and return its traits."""
     try:
         dataset: InMemoryData = make(OmegaConf.create(json.loads(data)))
-        return dataset.generated
+        return DataTraits(dataset.generated, dataset.whole_table().is_classification)
     except (ConfigError, OSError, ValueError):
-        return False
+        return DataTraits()
 
 
 def data_seed(config: DictConfig) -> int:
