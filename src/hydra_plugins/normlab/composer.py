@@ -54,6 +54,7 @@ class Composer:
             task = task_of(config)
             if any(hydra_values(config, *task)):
                 return task
+            OmegaConf.set_readonly(task, True)
             self.tasks[words] = task
         return self.tasks[words]
 

@@ -1,6 +1,7 @@
 """The folder of a run or a sweep: whose it is, and what may be done in it."""
 
 import tempfile
+import weakref
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from normlab.records.sources import require_same_sources
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
 RETRAIN = "retrain"
+PLAIN: dict[int, dict[str, Any]] = {}
+"""The plain data of read-only configs, by identity."""
 HANDLING = (RETRAIN, "timing")
 """Keys about the folder of a run or a sweep, not about the run."""
 
@@ -83,8 +86,24 @@ def dumper() -> Any:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a config as plain data, every interpolation resolved, without how a folder is to be treated."""
-    return spell_out(without_handling(OmegaConf.to_container(config, resolve=True)))
+    """Return a config as plain data, every interpolation resolved, without how a folder is to be treated.
+
+    Resolving takes over a millisecond, and a sweep asks for it five times a run: the data of a read-only config is
+    kept as long as the config. Callers do not change it.
+    """
+    if not OmegaConf.is_readonly(config):
+        return resolved_data(config)
+    kept = PLAIN.get(id(config))
+    if kept is None:
+        kept = PLAIN[id(config)] = resolved_data(config)
+        weakref.finalize(config, PLAIN.pop, id(config))
+    return kept
+
+
+def resolved_data(config: DictConfig) -> dict[str, Any]:
+    """Return a config as plain data."""
+    data: dict[str, Any] = spell_out(without_handling(OmegaConf.to_container(config, resolve=True)))
+    return data
 
 
 def without_handling(config: Any) -> Any:
