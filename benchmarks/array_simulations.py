@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy import integrate, optimize, special
 from simulation_tables import Tables
 
-from normlab.analysis.comparing import ALPHA
-from normlab.analysis.equivalence import equivalence_p
-from normlab.analysis.looks import look_level, obrien_fleming
-from normlab.analysis.power import detectable_shift, replicates_for
-from normlab.analysis.pseudomedian import pseudomedian
-from normlab.analysis.signed_rank import LESS, signed_rank
+from normlab.stats.comparison import ALPHA
+from normlab.stats.equivalence import equivalence_p
+from normlab.stats.looks import look_level, obrien_fleming
+from normlab.stats.power import detectable_shift, replicates_for
+from normlab.stats.pseudomedian import pseudomedian
+from normlab.stats.signed_rank import LESS, signed_rank
 
 Numbers = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Numbers]

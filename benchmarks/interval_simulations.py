@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import integrate, special, stats
 from simulation_tables import Tables
 
-from normlab.analysis.estimates import mean, share
-from normlab.analysis.resampling import Draws
-from normlab.analysis.times import time_ratio
+from normlab.stats.estimates import mean, share
+from normlab.stats.resampling import Draws
+from normlab.stats.times import time_ratio
 
 Numbers = NDArray[np.float64]
 SAME = 0.5

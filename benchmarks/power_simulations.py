@@ -8,9 +8,9 @@ from array_simulations import KINDS
 from simulated_sweeps import UNIT, Sweep, analyse, declared_rate, pair
 from simulation_tables import Table, Tables
 
-from normlab.analysis.comparing import ALPHA
-from normlab.analysis.findings import Findings
-from normlab.analysis.history import History
+from normlab.stats.analysis import Findings
+from normlab.stats.comparison import ALPHA
+from normlab.stats.history import History
 
 PLAIN = ("normal", "skewed", "heavy-tailed")
 MARGIN = 0.05

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normlab.analysis.design import GENERALIZATION, Metric, Scope, design_of
-from normlab.analysis.findings import Findings, find
-from normlab.analysis.history import History
+from normlab.stats.analysis import Findings, find
+from normlab.stats.design import GENERALIZATION, Metric, Scope, design_of
+from normlab.stats.history import History
 
 Numbers = NDArray[np.float64]
 Judge = Callable[[Findings], dict[str, float]]

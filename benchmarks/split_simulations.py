@@ -11,10 +11,10 @@ import pandas as pd
 from simulated_sweeps import LOSS, TEST, TRAIN, UNIT, Numbers, Sweep, analyse, pair, rates
 from simulation_tables import Tables
 
-from normlab.analysis.comparing import ALPHA, BETTER, WORSE
-from normlab.analysis.corrected_t import corrected_t_detectable
-from normlab.analysis.design import Scope
-from normlab.analysis.findings import Findings
+from normlab.stats.analysis import Findings
+from normlab.stats.comparison import ALPHA, BETTER, WORSE
+from normlab.stats.corrected_t import corrected_t_detectable
+from normlab.stats.design import Scope
 
 ROWS, INPUTS, PENALTY = 178, 10, 1.0
 

@@ -11,11 +11,11 @@ from array_simulations import KINDS, LOOKS, mixtures
 from simulated_sweeps import LOSS, Sweep, analyse, declared, declared_rate, pair, rates
 from simulation_tables import Table, Tables
 
-from normlab.analysis.comparing import ALPHA
-from normlab.analysis.design import Scope
-from normlab.analysis.findings import Findings
-from normlab.analysis.history import History
-from normlab.analysis.outcomes import final_mean
+from normlab.stats.analysis import Findings
+from normlab.stats.comparison import ALPHA
+from normlab.stats.design import Scope
+from normlab.stats.history import History
+from normlab.stats.outcomes import final_mean
 
 
 def epochs(size: int, generator: np.random.Generator) -> Tables:

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 
 from normlab.norms import BatchNorm1d
-from normlab.records.result import Result, Status
+from normlab.results.result import Result, Status
 
 
 class Bomb(pl.Callback):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from normlab.records.result import Result, Status
+from normlab.results.result import Result, Status
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 

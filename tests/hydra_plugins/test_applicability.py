@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from normlab.records.result import Result
+from normlab.results.result import Result
 
 FEW = ["trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]
 

@@ -13,8 +13,8 @@ import pytest
 import pytorch_lightning as pl
 from torch import nn
 
-from normlab.records.sweep import read_sweep
-from normlab.records.timing import FILE, read_timing, step_seconds
+from normlab.results.sweep import read_sweep
+from normlab.results.timing import FILE, read_timing, step_seconds
 from normlab.training import timing
 
 SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "trainer.max_epochs=2"]

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from hydra_plugins.normlab.job_context import hydra_values
-from normlab.records.result import Result
+from normlab.results.result import Result
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 EXPERIMENT = """# @package _global_

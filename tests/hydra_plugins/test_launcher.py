@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from normlab.data import Random, Table
 from normlab.norms import BatchNorm1d
-from normlab.records.result import Result, Status
+from normlab.results.result import Result, Status
 
 SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "optimizer.lr=0.01,0.02", "trainer.max_epochs=3"]
 TOGETHER = "hydra/launcher=population"

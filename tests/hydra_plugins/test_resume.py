@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from hydra_plugins.normlab.resume import choose_folders
-from normlab.records.result import Result
+from normlab.results.result import Result
 
 SWEEP = ["-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]
 

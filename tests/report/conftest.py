@@ -2,11 +2,11 @@ import math
 
 import pytest
 
-from normlab.records import curves
-from normlab.records.curves import Point
-from normlab.records.events import EventFile
-from normlab.records.hparams import flat, group
-from normlab.records.result import Moment, Objective, Result, Status
+from normlab.results import curves
+from normlab.results.curves import Point
+from normlab.results.events import EventFile
+from normlab.results.hparams import flat, group
+from normlab.results.result import Moment, Objective, Result, Status
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
 """The samples of a run whose data are generated."""

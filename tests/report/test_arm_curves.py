@@ -2,12 +2,12 @@ import math
 
 import pytest
 
-from normlab.records import probes as records
-from normlab.records.probes import Found
-from normlab.records.result import Result, Status
-from normlab.records.sweep import read_sweep
 from normlab.report.arm_curves import arm_curves, bands
 from normlab.report.overview import overview
+from normlab.results import probes as records
+from normlab.results.probes import Found
+from normlab.results.result import Result, Status
+from normlab.results.sweep import read_sweep
 
 
 @pytest.fixture

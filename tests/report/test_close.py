@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from normlab.records.result import Status
 from normlab.report.close import close_sweep
+from normlab.results.result import Status
 
 FILES = {"table.csv", "summary.csv", "curves.png", "curves.svg"}
 

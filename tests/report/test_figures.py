@@ -5,12 +5,12 @@ from matplotlib import rc_context, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from normlab.records.result import Status
-from normlab.records.sweep import read_sweep
 from normlab.report import figures
 from normlab.report.close import close_sweep
 from normlab.report.figures import LOOK, draw, drawing, installed_cjk_fonts, write_curves
 from normlab.report.overview import overview
+from normlab.results.result import Status
+from normlab.results.sweep import read_sweep
 
 LOSSES = ["train/loss", "val/loss"]
 

@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from normlab.records.result import Result, Status
-from normlab.records.sweep import read_sweep
 from normlab.report.hparams_tab import hyperparameters, run_numbers
 from normlab.report.study import Asked, study
+from normlab.results.result import Result, Status
+from normlab.results.sweep import read_sweep
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@ import math
 
 import pandas as pd
 
-from normlab.analysis.arms import ABSENT
-from normlab.records.result import Result, Status
-from normlab.records.sweep import read_sweep
 from normlab.report.notes import notes
 from normlab.report.overview import overview
 from normlab.report.report import page_of
 from normlab.report.study import Asked, study
 from normlab.report.tables import run_table
+from normlab.results.result import Result, Status
+from normlab.results.sweep import read_sweep
+from normlab.stats.arms import ABSENT
 
 
 def change_config(folder, max_epochs=3, gamma=None):

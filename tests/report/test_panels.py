@@ -1,8 +1,8 @@
-from normlab.records.result import Result
-from normlab.records.sweep import read_sweep
 from normlab.report.overview import overview
 from normlab.report.palette import styles
 from normlab.report.panels import panels
+from normlab.results.result import Result
+from normlab.results.sweep import read_sweep
 
 
 def test_arms_of_a_panel_are_told_apart_by_normalizer_and_learning_rate_alone(make_run, tmp_path):

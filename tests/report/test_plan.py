@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from normlab.analysis.design import GENERALIZATION, Design, Metric, Scope
-from normlab.analysis.history import History, comparison_key
-from normlab.analysis.power import detectable_shift
-from normlab.analysis.seed_plan import ReplicatePlan
-from normlab.records.result import Objective, Result, Status
 from normlab.report.plan import PlannedRun, plan_lines, seed_plan
 from normlab.report.verdicts import write_history
+from normlab.results.result import Objective, Result, Status
+from normlab.stats.design import GENERALIZATION, Design, Metric, Scope
+from normlab.stats.history import History, comparison_key
+from normlab.stats.power import detectable_shift
+from normlab.stats.replicate_plan import ReplicatePlan
 
 OF_PAIRS = "standard deviations of the paired differences"
 

@@ -1,11 +1,11 @@
 import pandas as pd
 import pytest
 
-from normlab.records.sweep import read_sweep
 from normlab.report.notes import notes
 from normlab.report.overview import overview
 from normlab.report.probe_ratios import printed, probe_ratios
 from normlab.report.study import Asked, study
+from normlab.results.sweep import read_sweep
 
 BETA = "probe/along_gradient/batch/beta"
 

@@ -7,17 +7,17 @@ from matplotlib import rc_context
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from normlab.records import probes as records
-from normlab.records.events import EventFile
-from normlab.records.probes import Found
-from normlab.records.result import Result, Status
-from normlab.records.sweep import read_sweep
 from normlab.report.figures import LOOK
 from normlab.report.overview import overview
 from normlab.report.palette import COLOURS
 from normlab.report.probe_data import measured
 from normlab.report.probe_tables import WIDTH, printed_probes, probe_table, run_columns
 from normlab.report.probes import FIGURES, plain, write_images, write_probe_figures
+from normlab.results import probes as records
+from normlab.results.events import EventFile
+from normlab.results.probes import Found
+from normlab.results.result import Result, Status
+from normlab.results.sweep import read_sweep
 
 LIPSCHITZ = {"q25": 50.0, "q75": 200.0, "max": 400.0, "unreliable": 0.0}
 CURVATURE = {"lambda_max": 4.0, "dhd_lambda_max": 8.0, "stability": 2.0, "indicative": 0.0}

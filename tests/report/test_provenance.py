@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from normlab.records.result import Objective, Result, Status
-from normlab.records.sweep import read_sweep
 from normlab.report.provenance import again, command, started
+from normlab.results.result import Objective, Result, Status
+from normlab.results.sweep import read_sweep
 
 CONF = Path(__file__).parents[2] / "conf"
 ENTRY = f"""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from normlab.analysis.words import number, p_value, ratio_text
-from normlab.records.result import FILE, Result, Status
 from normlab.report.__main__ import main
 from normlab.report.wording import num
+from normlab.results.result import FILE, Result, Status
+from normlab.stats.sentences import number, p_value, ratio_text
 
 
 @pytest.fixture

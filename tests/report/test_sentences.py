@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from normlab.records.result import FILE
 from normlab.report.close import close_sweep
+from normlab.results.result import FILE
 
 WINE = {"seed": 42, "generated": False, "train": 106, "val": 36, "test": 36}
 """The samples of a run on a split of a table."""

@@ -4,12 +4,12 @@ import math
 import pandas as pd
 import pytest
 
-from normlab.records.result import Status
-from normlab.records.sweep import read_sweep
 from normlab.report.close import WIDTH
 from normlab.report.notes import END, notes, title
 from normlab.report.study import Asked, study
 from normlab.report.tables import arm_table, csv, printed, run_table, spread
+from normlab.results.result import Status
+from normlab.results.sweep import read_sweep
 
 
 @pytest.fixture

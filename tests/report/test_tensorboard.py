@@ -10,13 +10,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from normlab.records.events import CLOSED, OURS, EventFile
-from normlab.records.folder import require_sweep
-from normlab.records.result import Status
-from normlab.records.sweep import read_sweep
 from normlab.report.close import close_sweep
 from normlab.report.study import Asked, study
 from normlab.report.tensorboard import text, write_events
+from normlab.results.events import CLOSED, OURS, EventFile
+from normlab.results.folder import require_sweep
+from normlab.results.result import Status
+from normlab.results.sweep import read_sweep
 
 ALL = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 

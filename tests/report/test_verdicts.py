@@ -5,10 +5,10 @@ import logging
 
 import pytest
 
-from normlab.records.folder import SWEEP_CONFIG
 from normlab.report.__main__ import main
 from normlab.report.close import close_sweep
 from normlab.report.verdicts import FILE
+from normlab.results.folder import SWEEP_CONFIG
 
 
 @pytest.fixture

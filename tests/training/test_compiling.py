@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from normlab.records.result import Result, Status
+from normlab.results.result import Result, Status
 from normlab.training import compiling, session
 from normlab.training.compiling import Compiled
 from normlab.training.run import train

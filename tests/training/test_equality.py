@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from normlab.config import Config
 from normlab.data import Random, Table
-from normlab.records.result import Result
+from normlab.results.result import Result
 from normlab.training.build import make_data, net_maker
 from normlab.training.grouping import groups
 from normlab.training.run import train

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from normlab.probes.scene import Finding, Probe, Scene
-from normlab.records.result import Result
+from normlab.results.result import Result
 from normlab.training.rehearsal import rehearse
 from normlab.training.run import train
 from normlab.training.run_folders import Run

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from normlab.norms import BatchNorm1d
 from normlab.probes.scene import still
-from normlab.records.result import Result
+from normlab.results.result import Result
 from normlab.training import proof, stacking
 from normlab.training.build import make_data
 from normlab.training.grouping import groups

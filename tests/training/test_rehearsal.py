@@ -18,7 +18,7 @@ from normlab.config import ConfigError
 from normlab.data import InMemoryData, Table
 from normlab.norms import BatchNorm1d
 from normlab.probes.scene import Finding, Probe, Scene
-from normlab.records.result import Status
+from normlab.results.result import Status
 from normlab.training import rehearsal
 from normlab.training.build import make_data, make_module
 from normlab.training.population import initial_nets

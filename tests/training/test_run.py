@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from normlab.config import ConfigError
-from normlab.records.folder import require_own
-from normlab.records.hparams import group
-from normlab.records.result import Result, Status
+from normlab.results.folder import require_own
+from normlab.results.hparams import group
+from normlab.results.result import Result, Status
 from normlab.training import session
 from normlab.training.build import make_data
 from normlab.training.run import train

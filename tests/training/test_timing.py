@@ -8,9 +8,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from normlab.config import ConfigError
-from normlab.records.folder import plain
-from normlab.records.result import Result
-from normlab.records.timing import read_timing, step_seconds
+from normlab.results.folder import plain
+from normlab.results.result import Result
+from normlab.results.timing import read_timing, step_seconds
 from normlab.training import timing
 from normlab.training.build import make_data
 from normlab.training.interrupts import Interrupts

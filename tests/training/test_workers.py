@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-from normlab.records.result import Result, Status
+from normlab.results.result import Result, Status
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 from normlab.training.workers import outcomes

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hydra_plugins.normlab.composer import Composer
 from hydra_plugins.normlab.typed import is_below, key_of, parse
-from normlab.records.names import run_names
+from normlab.results.names import run_names
 
 Jobs = Sequence[Sequence[str]]
 

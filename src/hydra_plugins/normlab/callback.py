@@ -19,9 +19,9 @@ from hydra_plugins.normlab.job_context import current_job, place_of, resolve_in_
 from hydra_plugins.normlab.typed import require_effective, was_typed
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config import direction_of, first_line
-from normlab.records.command import remember_command
-from normlab.records.folder import free_folder, require_own, require_writable
-from normlab.records.names import run_name
+from normlab.results.command import remember_command
+from normlab.results.folder import free_folder, require_own, require_writable
+from normlab.results.names import run_name
 
 log = logging.getLogger("normlab")
 

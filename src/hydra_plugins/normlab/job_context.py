@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from normlab.records.folder import without_hydra
+from normlab.results.folder import without_hydra
 from normlab.sources import find_line
 
 Place = tuple[DictConfig | ListConfig, Any]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from normlab.records.folder import computed, configuration_in
-from normlab.records.sweep import run_folders
+from normlab.results.folder import computed, configuration_in
+from normlab.results.sweep import run_folders
 
 
 def fingerprint(configuration: Mapping[str, Any]) -> str:

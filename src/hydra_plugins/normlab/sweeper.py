@@ -22,8 +22,8 @@ from hydra_plugins.normlab.launcher import PopulationLauncher
 from hydra_plugins.normlab.resume import choose_folders, earlier_runs, fingerprint
 from hydra_plugins.normlab.typed import key_of, parse, require_one_of_each, was_typed
 from normlab.config import ConfigError, require
-from normlab.records.folder import free_folder, plain, require_own, require_sweep, require_writable
-from normlab.records.names import run_names
+from normlab.results.folder import free_folder, plain, require_own, require_sweep, require_writable
+from normlab.results.names import run_names
 
 log = logging.getLogger("normlab")
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from normlab.config import ConfigError, first_line
-from normlab.records.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable
-from normlab.records.names import run_name
-from normlab.records.result import FILE
-from normlab.records.sweep import read_sweeps
 from normlab.report.close import shown
+from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable
+from normlab.results.names import run_name
+from normlab.results.result import FILE
+from normlab.results.sweep import read_sweeps
 
 OPTIONS = ("metric", "compare", "baseline", "target", "margin", "pairs")
 
@@ -56,10 +56,10 @@ def report(asked: argparse.Namespace) -> None:
         raise ConfigError(
             f"no run is in {', '.join(map(str, asked.paths))}; give the folder of a sweep, as outputs/…"
         )
-    from normlab.analysis.history import History
     from normlab.report.report import write_report
     from normlab.report.study import Asked, study
     from normlab.report.verdicts import declared_maximum, read_history, write_history
+    from normlab.stats.history import History
 
     out, options = page_folder(asked), {name: getattr(asked, name) for name in OPTIONS}
     one = asked.paths[0] if len(asked.paths) == 1 else None

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.arms import SEED
 from normlab.config import MAXIMIZED, MINIMIZED
-from normlab.records.curves import Point
-from normlab.records.probes import read_probes
-from normlab.records.result import Status
-from normlab.records.sweep import CURVE_COLUMNS, Record
 from normlab.report.overview import Overview
+from normlab.results.curves import Point
+from normlab.results.probes import read_probes
+from normlab.results.result import Status
+from normlab.results.sweep import CURVE_COLUMNS, Record
+from normlab.stats.arms import SEED
 
 SHARES = {"lower": 0.25, "median": 0.5, "upper": 0.75}
 QUARTILES, AT_ITS_BEST = "quartiles/", ("best/", "test/")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normlab.config import ConfigError
-from normlab.records.result import write_atomically
-from normlab.records.sweep import Record, read_sweep
+from normlab.results.result import write_atomically
+from normlab.results.sweep import Record, read_sweep
 
 if TYPE_CHECKING:
     from normlab.report.study import Study
@@ -43,10 +43,10 @@ def close_sweep(folder: Path) -> None:
 
 def close_run(folder: Path) -> None:
     """Draw what the probes of a run alone found into its folder, and into TensorBoard's Images tab."""
-    from normlab.records import probes
-    from normlab.records.events import OURS, EventFile
     from normlab.report.overview import overview
     from normlab.report.probes import write_images, write_probe_figures
+    from normlab.results import probes
+    from normlab.results.events import OURS, EventFile
 
     if not (folder / probes.FILE).exists():
         return

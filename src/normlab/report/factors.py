@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.analysis.arms import ABSENT, label, varied_keys
-from normlab.analysis.design import MODEL, OPTIMIZER
-from normlab.records.result import Result
-from normlab.records.sweep import overrides, setting
 from normlab.report.untyped import Ended, Written, is_constant, untyped_keys
+from normlab.results.result import Result
+from normlab.results.sweep import overrides, setting
+from normlab.stats.arms import ABSENT, label, varied_keys
+from normlab.stats.design import MODEL, OPTIMIZER
 
 UNKNOWN = "unknown"
 
@@ -68,7 +68,7 @@ def find_factors(results: Sequence[Result], written: Written, compare: str | Non
 def known_setting(result: Result, key: str) -> str | None:
     """Return the text of a key in a run: ``ABSENT`` if the run lacks it, None if its configuration is lost.
 
-    >>> from normlab.records.result import Objective, Status
+    >>> from normlab.results.result import Objective, Status
     >>> run = Result("", Status.FINISHED, {"net": {}}, {"model": "bn"}, [], Objective("", "", 0.0))
     >>> known_setting(run, "model"), known_setting(run, "net.width")
     ('bn', '–')

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from normlab.records.hparams import GROUPS, flat
-from normlab.records.result import Status
-from normlab.records.sweep import Record
 from normlab.report.arm_curves import worst_of
 from normlab.report.overview import Overview
 from normlab.report.probe_tables import run_columns
 from normlab.report.tables import measured
+from normlab.results.hparams import GROUPS, flat
+from normlab.results.result import Status
+from normlab.results.sweep import Record
 
 COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from normlab.analysis.arms import ENDS, SEED, arrivals, label, natural, summarize
-from normlab.analysis.design import LR, MODEL, Scope
-from normlab.analysis.outcomes import final_mean
-from normlab.records.result import Result, Status
-from normlab.records.sweep import Record, read_curves, read_written, setting
 from normlab.report.factors import UNKNOWN, Factors, find_factors
 from normlab.report.untyped import is_without_effect, leaves
+from normlab.results.result import Result, Status
+from normlab.results.sweep import Record, read_curves, read_written, setting
+from normlab.stats.arms import ENDS, SEED, arrivals, label, natural, summarize
+from normlab.stats.design import LR, MODEL, Scope
+from normlab.stats.outcomes import final_mean
 
 UNTRAINED = 0.9
 """The share of the loss of the best constant predictor above which a run counts as untrained."""

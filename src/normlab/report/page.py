@@ -12,9 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from normlab.records.result import write_atomically
 from normlab.report.figures import save
 from normlab.report.tables import csv, number
+from normlab.results.result import write_atomically
 
 TEMPLATE = Path(__file__).parent / "template"
 # What is drawn for white paper follows the page's colours, light or dark.

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from normlab.analysis.arms import label, natural
 from normlab.report.overview import Overview
 from normlab.report.tables import short_names
+from normlab.stats.arms import label, natural
 
 MODEL, TUNED = "model", ("optimizer.", "scheduler.")
 

@@ -8,18 +8,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.analysis.arms import SEED
-from normlab.analysis.design import GENERALIZATION, Design, Metric, design_of
-from normlab.analysis.seed_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 from normlab.config import ConfigError
-from normlab.records.folder import plain
-from normlab.records.hparams import group_choices
-from normlab.records.result import Objective, Result, Status
-from normlab.records.sweep import Record, read_sweep, read_written
 from normlab.report.factors import find_factors
 from normlab.report.overview import scopes_of, seed_column
 from normlab.report.tables import short_names
 from normlab.report.verdicts import read_history
+from normlab.results.folder import plain
+from normlab.results.hparams import group_choices
+from normlab.results.result import Objective, Result, Status
+from normlab.results.sweep import Record, read_sweep, read_written
+from normlab.stats.arms import SEED
+from normlab.stats.design import GENERALIZATION, Design, Metric, design_of
+from normlab.stats.replicate_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 
 CLASSES = ("loss", "acc")
 """The metrics of one question where targets are classes; else the first."""

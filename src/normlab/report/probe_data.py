@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.arms import label
-from normlab.records.probes import read_arrays, read_probes
-from normlab.records.sweep import Record
 from normlab.report.figures import legend_labels
 from normlab.report.overview import Overview
 from normlab.report.palette import Style, styles
 from normlab.report.tables import short_names
+from normlab.results.probes import read_arrays, read_probes
+from normlab.results.sweep import Record
+from normlab.stats.arms import label
 
 MODES = ("batch", "frozen")
 """In this order; what others a probe has come after them."""

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.comparing import RATIO, named, shown
-from normlab.analysis.design import PLAIN
-from normlab.analysis.estimates import UNKNOWN, Estimate
-from normlab.analysis.outcomes import log_ratios
-from normlab.analysis.pseudomedian import pseudomedian
-from normlab.records.sweep import Record
 from normlab.report.overview import Overview
 from normlab.report.panels import MODEL
 from normlab.report.probe_tables import run_columns
 from normlab.report.tables import aligned
 from normlab.report.wording import with_interval
+from normlab.results.sweep import Record
+from normlab.stats.comparison import RATIO, named, shown
+from normlab.stats.design import PLAIN
+from normlab.stats.estimates import UNKNOWN, Estimate
+from normlab.stats.outcomes import log_ratios
+from normlab.stats.pseudomedian import pseudomedian
 
 MOST, ENOUGH = 24, 8
 """The lines that are printed, and the seeds that a line needs; the report has all."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from normlab.records.sweep import Record
 from normlab.report.overview import Overview
 from normlab.report.tables import aligned, number, short_names
+from normlab.results.sweep import Record
 
 WIDTH = 100
 """How many letters a line that is printed has, at most, where one column is not wider."""

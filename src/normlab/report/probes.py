@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normlab.records.sweep import Record
 from normlab.report.figures import drawing, save
 from normlab.report.overview import Overview
 from normlab.report.panels import panels
@@ -19,9 +18,10 @@ from normlab.report.probe_landscape import curvature, gradient_lipschitz, line
 from normlab.report.probe_layers import activations, covariate_shift, preactivations
 from normlab.report.probe_panels import Panel, number_sheet
 from normlab.report.probe_sheet import GREY
+from normlab.results.sweep import Record
 
 if TYPE_CHECKING:
-    from normlab.records.events import EventFile
+    from normlab.results.events import EventFile
 
 FIGURES: dict[str, Callable[[Measured], Figure | None]] = {
     figure.__name__: figure

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from normlab.records.folder import SWEEP_CONFIG
-from normlab.records.result import Result
-from normlab.records.sweep import Record, load
+from normlab.results.folder import SWEEP_CONFIG
+from normlab.results.result import Result
+from normlab.results.sweep import Record, load
 
 Fact = tuple[str, str]
 TRAIN = ["python", "train.py"]
@@ -71,7 +71,7 @@ def command(folder: Path, entry: Sequence[str] = TRAIN) -> str:
 def again(result: Result) -> str:
     """Return the command that trains a run again.
 
-    >>> from normlab.records.result import Objective, Status
+    >>> from normlab.results.result import Objective, Status
     >>> again(Result("", Status.FINISHED, {}, {}, ["model=bn", "net.hidden=[1, 2]"], Objective("", "", 0.0)))
     "python train.py model=bn 'net.hidden=[1, 2]'"
     """

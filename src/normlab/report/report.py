@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.comparing import ALPHA, BETTER, WORSE
-from normlab.analysis.comparisons import ONE_SPLIT
-from normlab.analysis.words import interaction_sentence, sentence, time_sentence
 from normlab.report.figures import drawing
 from normlab.report.notes import cautions
 from normlab.report.page import Page, Picture, Section, Table, write_page
@@ -21,6 +18,9 @@ from normlab.report.study import Study, names_of
 from normlab.report.study_views import rows_of
 from normlab.report.tables import run_table
 from normlab.report.wording import num, percent, shown, with_interval
+from normlab.stats.comparison import ALPHA, BETTER, WORSE
+from normlab.stats.comparisons import ONE_SPLIT
+from normlab.stats.sentences import interaction_sentence, sentence, time_sentence
 
 FOLDER = "report"
 FEW = 6

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from normlab.analysis.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
-from normlab.analysis.findings import Findings, find
-from normlab.analysis.history import History
-from normlab.analysis.tables import StepTimes
 from normlab.config import MAXIMIZED, MINIMIZED, ConfigError, direction_of
-from normlab.records.folder import SWEEP_CONFIG
-from normlab.records.sweep import Record, load
-from normlab.records.timing import read_timing, step_seconds
 from normlab.report.overview import Overview, final, overview, with_times
 from normlab.report.verdicts import changed_maximum
+from normlab.results.folder import SWEEP_CONFIG
+from normlab.results.sweep import Record, load
+from normlab.results.timing import read_timing, step_seconds
+from normlab.stats.analysis import Findings, find
+from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
+from normlab.stats.history import History
+from normlab.stats.tables import StepTimes
 
 CLASSES = ("loss", "acc")
 """Metrics that are both reported where targets are classes."""

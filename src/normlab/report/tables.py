@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.analysis.arms import ABSENT, ENDS
-from normlab.records.result import Result
-from normlab.records.sweep import Record
 from normlab.report.overview import Overview
+from normlab.results.result import Result
+from normlab.results.sweep import Record
+from normlab.stats.arms import ABSENT, ENDS
 
 
 def run_table(sweep: Overview, records: Sequence[Record], folder: Path | None) -> pd.DataFrame:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from normlab.records.curves import Point
-from normlab.records.events import CLOSED, OURS, EventFile, replaced
-from normlab.records.names import run_names
-from normlab.records.sweep import Record
 from normlab.report.arm_curves import arm_curves
 from normlab.report.custom_scalars import layout
 from normlab.report.hparams_tab import hyperparameters, run_numbers
 from normlab.report.overview import Overview
 from normlab.report.probes import write_images
+from normlab.results.curves import Point
+from normlab.results.events import CLOSED, OURS, EventFile, replaced
+from normlab.results.names import run_names
+from normlab.results.sweep import Record
 
 ARMS, TABLE = "arms", "table/"
 ABOUT_ARMS = """\

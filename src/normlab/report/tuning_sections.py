@@ -4,14 +4,14 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.analysis.design import is_number
-from normlab.analysis.ranges import BATCH_SIZE
 from normlab.report import charts
 from normlab.report.page import Picture, Section, Table
 from normlab.report.study import Study
 from normlab.report.study_views import MOST, Row, file, left_out, looks_of, panels, titled
 from normlab.report.tables import short_names
 from normlab.report.wording import num, percent, shown, with_interval
+from normlab.stats.design import is_number
+from normlab.stats.ranges import BATCH_SIZE
 
 LR = "optimizer.lr"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.analysis.arms import ABSENT, SEED
 from normlab.config import OF_THE_VERDICT, SECTIONS
-from normlab.records.result import Result
+from normlab.results.result import Result
+from normlab.stats.arms import ABSENT, SEED
 
 WITHOUT_EFFECT = (
     *("seed", "target", "logger", "metrics", "probes", "trainer.threads", "trainer.compile", "trainer.logger"),

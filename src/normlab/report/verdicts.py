@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from normlab.analysis.history import History
 from normlab.config import ConfigError
-from normlab.records.folder import SWEEP_CONFIG
-from normlab.records.result import write_atomically
-from normlab.records.sweep import Record, load
+from normlab.results.folder import SWEEP_CONFIG
+from normlab.results.result import write_atomically
+from normlab.results.sweep import Record, load
+from normlab.stats.history import History
 
 FILE, MAXIMUM = "verdicts.json", "max_replicates"
 

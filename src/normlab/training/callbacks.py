@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from normlab.analysis.outcomes import final_mean
-from normlab.records import curves
-from normlab.records.curves import Point
-from normlab.records.events import EventFile
-from normlab.records.result import Moment
+from normlab.results import curves
+from normlab.results.curves import Point
+from normlab.results.events import EventFile
+from normlab.results.result import Moment
+from normlab.stats.outcomes import final_mean
 from normlab.training.module import NormModule
 from normlab.training.population import Population, copy_of
 from normlab.training.progress import Progress

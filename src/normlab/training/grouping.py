@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from normlab.records.folder import plain
+from normlab.results.folder import plain
 from normlab.training.build import data_seed, is_stacked, make_data
 from normlab.training.optim import StackedOptimizer
 from normlab.training.proof import Stacking, stacking_of

@@ -19,9 +19,9 @@ from normlab.data.order import stream
 from normlab.probes.graph import Graph
 from normlab.probes.preconditioning import Preconditioning
 from normlab.probes.scene import Finding, Probe, Scene, folds_exactly
-from normlab.records import probes as records
-from normlab.records.events import EventFile
-from normlab.records.probes import Found, headlines
+from normlab.results import probes as records
+from normlab.results.events import EventFile
+from normlab.results.probes import Found, headlines
 from normlab.training.population import copy_of
 from normlab.training.run_folders import Run
 from normlab.training.stability import preconditioning, stability

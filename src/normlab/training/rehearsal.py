@@ -22,8 +22,8 @@ from normlab.config import ConfigError, first_line, naming, require
 from normlab.data.datamodule import InMemoryData
 from normlab.data.order import batch_sizes
 from normlab.probes.scene import Probe
-from normlab.records.folder import plain
-from normlab.records.result import Result
+from normlab.results.folder import plain
+from normlab.results.result import Result
 from normlab.training.build import (
     make_data,
     make_extra,

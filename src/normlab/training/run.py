@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Sequence
 
-from normlab.records.folder import earlier_result
-from normlab.records.result import Result
+from normlab.results.folder import earlier_result
+from normlab.results.result import Result
 from normlab.training.progress import Progress
 from normlab.training.rehearsal import rehearse
 from normlab.training.run_folders import Run

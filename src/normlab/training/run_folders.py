@@ -14,11 +14,11 @@ from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.records import curves, hparams, probes, result
-from normlab.records.events import OURS, EventFile
-from normlab.records.folder import plain, require_writable, to_yaml, without_handling
-from normlab.records.names import run_name
-from normlab.records.result import Moment, Result, Status
+from normlab.results import curves, hparams, probes, result
+from normlab.results.events import OURS, EventFile
+from normlab.results.folder import plain, require_writable, to_yaml, without_handling
+from normlab.results.names import run_name
+from normlab.results.result import Moment, Result, Status
 from normlab.training.stacking import State
 
 ERROR = "error.txt"

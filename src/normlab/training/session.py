@@ -15,12 +15,12 @@ from torch import Tensor
 
 from normlab.config import direction_of, first_line
 from normlab.data.datamodule import InMemoryData
-from normlab.records.command import remembered_command
-from normlab.records.curves import Point
-from normlab.records.environment import environment
-from normlab.records.folder import plain
-from normlab.records.result import Objective, Result, Status
-from normlab.records.sources import sources_of
+from normlab.results.command import remembered_command
+from normlab.results.curves import Point
+from normlab.results.environment import environment
+from normlab.results.folder import plain
+from normlab.results.result import Objective, Result, Status
+from normlab.results.sources import sources_of
 from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
 from normlab.training.callbacks import BestState, EarlyStopping, FinalMetrics, Recorder, Watch, worst
 from normlab.training.grouping import shape_of

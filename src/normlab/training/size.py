@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from normlab.data.order import batch_sizes
-from normlab.records.folder import plain
+from normlab.results.folder import plain
 from normlab.training import machine
 from normlab.training.build import is_stacked, make_data, make_module, precision_of
 from normlab.training.optim import StackedOptimizer

@@ -21,13 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from normlab.config import naming
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.data.order import batch_sizes
-from normlab.records.environment import environment
-from normlab.records.folder import HANDLING
-from normlab.records.names import run_names
-from normlab.records.result import read_numbers
-from normlab.records.sources import require_same_sources
-from normlab.records.sweep import Record, overrides, read_sweep
-from normlab.records.timing import FILE, TimedArm, Timing, representatives
+from normlab.results.environment import environment
+from normlab.results.folder import HANDLING
+from normlab.results.names import run_names
+from normlab.results.result import read_numbers
+from normlab.results.sources import require_same_sources
+from normlab.results.sweep import Record, overrides, read_sweep
+from normlab.results.timing import FILE, TimedArm, Timing, representatives
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
 from normlab.training.compiling import Compiled
 from normlab.training.interrupts import Interrupts

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from normlab.config import first_line
-from normlab.records.result import Result, Status
+from normlab.results.result import Result, Status
 from normlab.training.grouping import shape_of
 from normlab.training.machine import is_out_of_memory
 from normlab.training.progress import Progress, Remote

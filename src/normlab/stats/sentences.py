@@ -1,0 +1,323 @@
+"""Sentences for comparisons, each from its numbers alone. The entry is :func:`sentence`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from normlab.stats.comparison import (
+    ALIKE,
+    ALPHA,
+    BETTER,
+    BEYOND,
+    NOT_COMPARABLE,
+    POINTS,
+    RATIO,
+    TOO_FEW,
+    WORSE,
+)
+from normlab.stats.comparisons import ONE_SPLIT, replicates_needed
+from normlab.stats.design import LR, Scope
+from normlab.stats.grid import Cells
+from normlab.stats.tuning import Tuned, Tuning
+
+Row = Mapping[Any, Any]
+UNTUNED = "not tuned: other rates may reverse it"
+
+
+def sentence(row: Row, cells: Cells, tuning: Tuning) -> str:
+    """Return a comparison in words: the finding, the effect with its interval, p, the scope, and the settings.
+
+    Args:
+        row: of the comparisons.
+        cells, tuning: the sweep, and the settings that were chosen.
+    """
+    return "; ".join(clauses(row, cells, tuning))
+
+
+def clauses(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+    """Return the parts of the sentence."""
+    arm, baseline, verdict = row["arm"], row["baseline"], row["verdict"]
+    where = f" at {row['panel']}" if row["panel"] else ""
+    against = f"{arm} against {baseline}{where}: {verdict}"
+    if verdict.startswith(NOT_COMPARABLE):
+        return [against]
+    settings = settings_clause(row, cells, tuning)
+    notes = [*settings, *shortened_clause(row, cells, tuning), *failure_clause(row)]
+    numbers = f"{effect(row)}, {p_clause(row)}{over(row)}"
+    if verdict == TOO_FEW:
+        return [f"{against}: {why_too_few(row)}", effect(row), *equivalence_clause(row), *notes]
+    if verdict == BEYOND:
+        return [against, effect(row), *equivalence_clause(row), *notes]
+    if verdict == ONE_SPLIT:
+        return [f"{against}: {effect(row)}"]
+    found = f"{arm} is {verdict} than {baseline}{where}" if verdict in (BETTER, WORSE) else against
+    tail = [*new_table_clause(row, cells), *equivalence_clause(row), *notes]
+    return [f"{found}: {numbers}", *undeclared_clause(row), *tail]
+
+
+def undeclared_clause(row: Row) -> list[str]:
+    """Return why nothing is declared although the interval leaves out that the arms are the same."""
+    same = 1.0 if row["effect"] == RATIO else 0.0
+    if (
+        row["verdict"] != ALIKE
+        or math.isnan(row["estimate"])
+        or row["estimate_low"] <= same <= row["estimate_high"]
+    ):
+        return []
+    if row["p_near_best"] > ALPHA >= row["p"]:
+        worse = row["arm"] if row["side"] > 0 else row["baseline"]
+        return [f"{worse} has near-best settings with which it is not shown to be worse"]
+    return ["the interval is of this comparison alone and declares nothing"]
+
+
+def effect(row: Row) -> str:
+    """Return the effect with its 95 % interval; how often one is better where many runs diverged."""
+    name, value = row["metric"], row["estimate"]
+    if math.isnan(value):
+        low, high = percent(row["better_low"]), percent(row["better_high"])
+        return (
+            f"runs that diverged leave no estimate of {name}; {row['arm']} is better in {percent(row['better'])} "
+            f"of the pairs (95 % CI {low.removesuffix(' %')}–{high})"
+        )
+    enough = row["replicates"] >= replicates_needed(1)  # below, no interval has an end
+    ends = interval(row["estimate_low"], row["estimate_high"], between(row)) if enough else ""
+    if row["effect"] == RATIO:
+        return f"{name} ratio {ratio_text(value)}{ends}"
+    unit = " points" if row["effect"] == POINTS else ""
+    return f"{name} difference {number(value, plus=True)}{unit}{ends}"
+
+
+def between(row: Row) -> str:
+    """Return the text between the ends of an interval: ends of ratios are positive, others may have a sign."""
+    return "–" if row["effect"] == RATIO else " to "
+
+
+def p_clause(row: Row) -> str:
+    """Return p, corrected for the comparisons and the look, and which look it is."""
+    notes = [f"{row['comparisons']} comparisons"] * (row["comparisons"] > 1) + [f"look {row['look']}"] * (
+        row["look"] > 0
+    )
+    return f"p = {p_value(row['p_adjusted'])}" + f" ({', '.join(notes)})" * bool(notes)
+
+
+def over(row: Row) -> str:
+    """Return the scope of a verdict: the replicates, and what differs between them.
+
+    >>> over({"replicates": 12, "scope": "split", "splits": 1})
+    ', over 12 splits of this table'
+    >>> over({"replicates": 8, "scope": "draw", "splits": 3})
+    ', over 8 × 3 draws of the data'
+    >>> over({"replicates": 8, "scope": "seed", "splits": 3})
+    ', over 8 seeds on these 3 splits'
+    """
+    n, splits = row["replicates"], row["splits"]
+    if row["scope"] == Scope.SEED:
+        return f", over {counted(n, 'seed')} {'on this split' if splits == 1 else f'on these {splits} splits'}"
+    what = "splits of this table" if row["scope"] == Scope.SPLIT else "draws of the data"
+    return f", over {n} × {splits} {what}" if splits > 1 else f", over {n} {what}"
+
+
+def why_too_few(row: Row) -> str:
+    """Return why a comparison has no verdict."""
+    if not row["disjoint"]:
+        return f"the same {counted(row['replicates'], 'replicate')} chose the settings"
+    n, differ = row["replicates"], row["differing"]
+    if math.isinf(row["factor"]):
+        return f"{counted(n, 'replicate')} are more than were declared as the maximum"
+    found = counted(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
+    return f"{found}, {replicates_needed(1, row['factor'])} are needed"
+
+
+def new_table_clause(row: Row, cells: Cells) -> list[str]:
+    """Return whether a verdict on splits of one table also holds for new tables."""
+    is_test = row["metric"].startswith("test/")
+    if row["scope"] != Scope.SPLIT or not is_test or row["verdict"] not in (BETTER, WORSE):
+        return []
+    p = row["new_table_p_adjusted"]
+    if math.isnan(p):
+        use = cells.uses[row["of_panels"][0]]
+        why = "runs diverged" if use.train and use.test else "the number of rows is not known"
+        return [f"over new tables like this one it cannot be tested, as {why}"]
+    shown = "it holds" if p <= ALPHA else "it is not shown"
+    return [f"over new tables like this one {shown}, p = {p_value(p)}"]
+
+
+def equivalence_clause(row: Row) -> list[str]:
+    """Return the result of the equivalence test, if a margin was given."""
+    p = row["equivalence_p_adjusted"]
+    if math.isnan(p):
+        return []
+    within = f"equivalent within {margin_text(row)}"
+    ends = interval(row["equivalence_low"], row["equivalence_high"], between(row), level=90)
+    said = within if p <= ALPHA else f"not shown to be {within}"
+    return [f"{said}, p = {p_value(p)}{ends}"]
+
+
+def margin_text(row: Row) -> str:
+    """Return the margin in the unit of the effect."""
+    margin = row["margin"]
+    if row["effect"] == RATIO:
+        return f"{100 * margin:g} %"
+    return f"{100 * margin:g} points" if row["effect"] == POINTS else f"{margin:g}"
+
+
+def failure_clause(row: Row) -> list[str]:
+    """Return how many runs of either arm diverged or stayed untrained, if any did."""
+    if not row["failed"] + row["baseline_failed"]:
+        return []
+    p = row["failure_p_adjusted"]
+    tested = "" if math.isnan(p) else f", p = {p_value(p)}"
+    return [
+        f"{row['arm']} failed to train in {row['failed']} of {row['failures_of']} runs, "
+        f"{row['baseline']} in {row['baseline_failed']}{tested}"
+    ]
+
+
+def settings_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+    """Return the settings of both arms, of all panels that are pooled, and whether they were chosen."""
+    keys, panels = cells.design.tuned, row["of_panels"]
+    use = cells.uses[panels[0]]
+    own = {arm: [tuning[panel, arm] for panel in panels] for arm in (row["baseline"], row["arm"])}
+    texts = {arm: dict.fromkeys(settings_text(keys, cells, each) for each in arms) for arm, arms in own.items()}
+    rates = {arm: " or ".join(found) for arm, found in texts.items()}
+    is_tuned = {arm: any(len(each.rows) > 1 for each in arms) for arm, arms in own.items()}
+    one = len(set(rates.values())) == 1
+    said = next(iter(rates.values())) if one else ", ".join(f"{arm} at {text}" for arm, text in rates.items())
+    if not any(is_tuned.values()):
+        return [f"{'at ' * one}{said}, {UNTUNED}"] if said else []
+    if use.within:
+        said = f"{' and '.join(short(key) for key in keys)} chosen on the validation part of each split"
+    else:
+        seeds = counted(len(use.tuning), "other seed" if use.is_disjoint else "of these seed")
+        said = f"{'at ' * one}{said}, chosen on {seeds}"
+    alone = [arm for arm, was in is_tuned.items() if not was]
+    return [said, *(f"{arm} had one setting, {UNTUNED}" for arm in alone)]
+
+
+def settings_text(keys: Sequence[str], cells: Cells, tuned: Tuned) -> str:
+    """Return the settings of an arm in short, the learning rate where nothing is tuned."""
+    row = tuned.common
+    if row is None:
+        return ""
+    if not keys:
+        return f"{short(LR)} {cells.rates[row]}" if cells.rates[row] else ""
+    return ", ".join(f"{short(key)} {text}" for key, text in zip(keys, cells.settings[row].tuned, strict=True))
+
+
+def short(key: str) -> str:
+    """Return the last part of a key."""
+    return key.rpartition(".")[2]
+
+
+def shortened_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+    """Return that runs stopped early, if any did."""
+    table, count = cells.tables["shortened"], 0
+    for panel in row["of_panels"]:
+        for arm in (row["arm"], row["baseline"]):
+            count += int((tuning[panel, arm].pick(table, cells.uses[panel]) > 0.5).sum())
+    return [f"runs that stopped early count with the last tenth of their own epochs: {count}"] if count else []
+
+
+def time_sentence(row: Row) -> str:
+    """Return how long an arm takes to the target, and how long its steps take; empty where neither is known."""
+    arm, baseline, clauses = row["arm"], row["baseline"], []
+    where = f" at {row['panel']}" if row["panel"] else ""
+    low, high = row["steps_ratio_low"], row["steps_ratio_high"]
+    if not math.isnan(low) and (low > 0 or math.isfinite(high)):
+        ratios = [
+            f"{ratio_text(row[f'{name}_ratio'])} times the {name} of {baseline}"
+            + interval(row[f"{name}_ratio_low"], row[f"{name}_ratio_high"], "–")
+            for name in ("steps", "seconds")
+            if not math.isnan(row[f"{name}_ratio_low"])
+        ]
+        clauses.append(f"{arm} reaches the target{where} in {', and in '.join(ratios)}")
+    if not math.isnan(row["step_time_ratio"]):
+        ends = interval(row["step_time_ratio_low"], row["step_time_ratio_high"], "–")
+        value = ratio_text(row["step_time_ratio"])
+        clauses.append(
+            f"a step of {arm}{where} takes {value} times the seconds of one of {baseline}, timed in turn{ends}"
+        )
+    return "; ".join(clauses)
+
+
+def interaction_sentence(row: Row) -> str:
+    """Return how the effect of an arm changes from one panel to another."""
+    what = "ratio of the ratios" if row["effect"] == RATIO else "difference of the differences"
+    unit = " points" if row["effect"] == POINTS else ""
+    ends = interval(row["estimate_low"], row["estimate_high"], between(row))
+    value = ratio_text(row["estimate"]) if row["effect"] == RATIO else number(row["estimate"])
+    found = (
+        "runs that diverged leave no estimate" if math.isnan(row["estimate"]) else f"{what} {value}{unit}{ends}"
+    )
+    changes = "changes" if row["p_adjusted"] <= ALPHA else "is not shown to change"
+    return (
+        f"the effect of {row['arm']} against {row['baseline']} {changes} from {row['other']} to {row['panel']}: "
+        f"{found}, p = {p_value(row['p_adjusted'])}, {counted(row['replicates'], 'replicate')}"
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "split"), counted(12, "split")
+    ('1 split', '12 splits')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def interval(low: float, high: float, between: str, level: int = 95) -> str:
+    """Return an interval behind its estimate; an infinite end is no end.
+
+    >>> interval(0.38, 0.51, "–"), interval(0.38, math.inf, "–"), interval(-math.inf, 2.0, " to ")
+    (', 95 % CI 0.38–0.51', ', 95 % CI more than 0.38', ', 95 % CI less than 2')
+    >>> interval(-math.inf, math.inf, " to "), interval(0.0, math.inf, "–"), interval(math.nan, math.nan, "–")
+    (', 95 % CI without ends', ', 95 % CI without ends', '')
+    """
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    no_low = math.isinf(low) or (between == "–" and low == 0)
+    text = ratio_text if between == "–" else number
+    if math.isinf(high):
+        return f", {level} % CI without ends" if no_low else f", {level} % CI more than {text(low)}"
+    if no_low:
+        return f", {level} % CI less than {text(high)}"
+    return f", {level} % CI {text(low)}{between}{text(high)}"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent.
+
+    >>> percent(0.875), percent(0.0312)
+    ('88 %', '3 %')
+    """
+    return f"{100 * share:.0f} %"
+
+
+def ratio_text(value: float) -> str:
+    """Return a ratio with two digits that count, three from 1 on, and with three decimals near 1.
+
+    >>> ratio_text(0.4312), ratio_text(12.345), ratio_text(1.0021), ratio_text(0.95)
+    ('0.43', '12.3', '1.002', '0.95')
+    """
+    near = f"{value:.3f}".rstrip("0").rstrip(".")
+    return near if 0.9 < value < 1.1 else number(value)
+
+
+def number(value: float, plus: bool = False) -> str:
+    """Return a number with two significant digits, three from 1 on.
+
+    >>> number(0.4312), number(12.345), number(3.2e-07), number(0.05, plus=True)
+    ('0.43', '12.3', '3.2e-07', '+0.05')
+    """
+    digits = 3 if abs(value) >= 1 else 2
+    return f"{value:{'+' if plus else ''}.{digits}g}"
+
+
+def p_value(p: float) -> str:
+    """Return p with two digits, rounded so that what is not declared is never shown as 0.05.
+
+    >>> p_value(0.0078125), p_value(0.0501), p_value(1e-7)
+    ('0.0078', '0.051', '1e-07')
+    """
+    text = f"{p:.2g}"
+    return f"{math.ceil(p * 1000) / 1000:g}" if p > ALPHA >= float(text) else text

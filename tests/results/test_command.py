@@ -1,0 +1,51 @@
+"""The words that started a run are noted, and start it again."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from normlab.results.command import VARIABLE, entry_point, remember_command, remembered_command
+
+
+@pytest.mark.parametrize(
+    ("file", "spec", "words"),
+    [
+        ("mytrain.py", None, ["python", "mytrain.py"]),
+        ("sub/mytrain.py", None, ["python", "sub/mytrain.py"]),
+        ("lab/run.py", "lab.run", ["python", "-m", "lab.run"]),
+        ("lab/__main__.py", "lab.__main__", ["python", "-m", "lab"]),
+        ("/opt/bin/normlab-train", None, ["normlab-train"]),
+    ],
+)
+def test_the_entry_point_is_the_file_module_or_command_that_was_started(monkeypatch, file, spec, words):
+    monkeypatch.setattr(sys, "argv", [file])
+    found = SimpleNamespace(name=spec, origin=str(Path(file).absolute())) if spec else None
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=found))
+    assert entry_point() == words
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        (["model=bn"], []),
+        (
+            ["-m", "--config-dir=drift", "--config-name", "short", "model=bn"],
+            ["--config-name", "short", "--config-dir", "drift"],
+        ),
+        (["-cp", "conf", "seed=1", "-m"], ["--config-path", "conf"]),
+        (["seed=1", "hydra.searchpath=[file://lab]", "hydra.run.dir=x"], ["hydra.searchpath=[file://lab]"]),
+    ],
+)
+def test_options_that_choose_the_configuration_are_kept(monkeypatch, typed, kept):
+    monkeypatch.setenv(VARIABLE, "[]")
+    monkeypatch.setattr(sys, "argv", ["mytrain.py", *typed])
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=None))
+    remember_command()
+    assert remembered_command() == ["python", "mytrain.py", *kept]
+
+
+def test_nothing_is_said_of_a_run_that_no_command_started(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert remembered_command() == []

@@ -1,0 +1,236 @@
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from normlab.config import ConfigError
+from normlab.results.folder import (
+    differing_keys,
+    earlier_result,
+    free_folder,
+    plain,
+    require_own,
+    require_writable,
+    without_hydra,
+)
+from normlab.results.result import Objective, Result, Status
+
+
+def config(lr: float = 0.1, **more) -> DictConfig:
+    given = {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
+    return OmegaConf.create(given | more)
+
+
+def result_of(composed: DictConfig, status: Status = Status.FINISHED) -> Result:
+    return Result("run", status, plain(composed), {}, [], Objective("val/loss", "min", 0.5))
+
+
+def leave_killed_run(folder: Path, composed: DictConfig) -> None:
+    """Leave what Hydra leaves of a run that was killed: its configuration as it was typed."""
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(composed, folder / ".hydra" / "config.yaml")
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_the_result_of_the_same_configuration_is_returned_whatever_its_status(tmp_path, status):
+    result = result_of(config(), status)
+    result.write(tmp_path)
+
+    assert earlier_result(tmp_path, config()) == result
+
+
+def test_a_run_of_an_earlier_version_is_one_on_the_split_of_data_seed(tmp_path):
+    earlier = config()
+    del earlier["replicate"]
+    result_of(earlier).write(tmp_path)
+
+    assert earlier_result(tmp_path, config(replicate="seed")) is not None
+    with pytest.raises(ConfigError, match=r"another configuration \(it differs in replicate\)"):
+        require_own(tmp_path, config())
+
+
+def test_hydras_own_part_is_taken_out_of_a_copy():
+    composed = config(hydra={"run": {"dir": "elsewhere"}})
+
+    assert without_hydra(composed) == config()
+    assert "hydra" in composed
+
+
+def test_a_configuration_with_infinite_numbers_is_known_again(tmp_path):
+    result_of(config(float("inf"))).write(tmp_path)
+
+    assert earlier_result(tmp_path, config(float("inf"))) is not None
+
+
+def test_a_configuration_with_numbers_as_keys_is_known_again(tmp_path):
+    result_of(config(milestones={10: 0.1, 20: 0.01})).write(tmp_path)
+
+    assert earlier_result(tmp_path, config(milestones={10: 0.1, 20: 0.01})) is not None
+
+
+@pytest.mark.parametrize("folder", ["empty", "missing"])
+def test_a_folder_without_a_run_is_free(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+
+    assert earlier_result(tmp_path / folder, config()) is None
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["with a result", "killed"])
+def test_a_run_of_another_configuration_is_refused_with_the_key_and_nothing_is_touched(tmp_path, finished):
+    if finished:
+        result_of(config()).write(tmp_path)
+    else:
+        leave_killed_run(tmp_path, config())
+    before = contents(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"another configuration \(it differs in optimizer\.lr\)") as error:
+        require_own(tmp_path, config(0.2))
+    assert str(tmp_path) in str(error.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["with a result", "killed"])
+@pytest.mark.parametrize("more", [{"baseline": "ln"}, {"margin": 0.05}, {"pairs": True}, {"max_replicates": 40}])
+def test_what_the_report_alone_reads_makes_no_other_configuration(tmp_path, more, finished):
+    null = {"baseline": None, "margin": None, "pairs": False, "max_replicates": None}
+    if finished:
+        result_of(config(**null)).write(tmp_path)
+        assert earlier_result(tmp_path, config(**(null | more))) is not None
+    else:
+        leave_killed_run(tmp_path, config(**null))
+    require_own(tmp_path, config(**(null | more)))
+    with pytest.raises(ConfigError, match=r"it differs in replicate\)"):
+        require_own(tmp_path, config(**(null | more | {"replicate": "seed"})))
+
+
+def test_a_record_from_before_replicate_is_that_of_one_dataset(tmp_path):
+    old = config()
+    del old["replicate"]
+    result_of(old).write(tmp_path)
+
+    assert earlier_result(tmp_path, config(replicate="seed")) is not None
+    with pytest.raises(ConfigError, match="it differs in replicate"):
+        earlier_result(tmp_path, config(replicate="data"))
+
+
+def test_a_killed_run_of_the_same_configuration_is_trained_again(tmp_path):
+    leave_killed_run(tmp_path, config())
+
+    require_own(tmp_path, config())
+
+
+def test_a_damaged_result_is_refused(tmp_path):
+    (tmp_path / "result.json").write_text("{")
+
+    with pytest.raises(ValueError, match=r"result\.json is damaged"):
+        earlier_result(tmp_path, config())
+
+
+def test_a_configuration_is_told_with_its_interpolations_resolved():
+    told = {"seed": 0, "replicate": "data", "optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
+    assert plain(config()) == told
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "keys"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "d": 5}, ["a.c", "d"]),
+        ({"a": 1}, {"b": 1}, ["a", "b"]),
+        ({"a": {"b": 1}}, {"a": 1}, ["a"]),
+        ({"a": [1, 2]}, {"a": [1, 3]}, ["a"]),
+        ({"a": None}, {}, ["a"]),
+    ],
+)
+def test_the_keys_that_differ_are_named(one, other, keys):
+    assert differing_keys(one, other) == keys
+    assert differing_keys(other, one) == keys
+
+
+def test_a_folder_that_is_there_is_left_alone_and_the_next_number_made(tmp_path):
+    made = [free_folder(tmp_path / "day" / "12-00-00").name for _ in range(3)]
+
+    assert made == ["12-00-00", "12-00-00-2", "12-00-00-3"]
+
+
+def test_a_file_of_the_same_name_is_left_alone(tmp_path):
+    (tmp_path / "sweep").write_text("mine")
+
+    assert free_folder(tmp_path / "sweep").name == "sweep-2"
+    assert (tmp_path / "sweep").read_text() == "mine"
+
+
+def test_threads_that_ask_at_once_get_a_folder_each(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: free_folder(tmp_path / "a" / "sweep"), range(40)))
+
+    assert len(set(made)) == 40
+    assert all(folder.is_dir() for folder in made)
+
+
+ASK = """
+import sys
+from pathlib import Path
+from normlab.results.folder import free_folder
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(20):
+    print(free_folder(Path(sys.argv[1])), flush=True)
+"""
+
+
+def test_processes_that_ask_at_once_get_a_folder_each(tmp_path):
+    command = [sys.executable, "-c", ASK, str(tmp_path / "sweep")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+        for process in (one, other):
+            assert process.stdout.readline() == "ready\n"
+        for process in (one, other):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        made = [*one.stdout, *other.stdout]
+
+    assert len(set(made)) == len(made) == 40
+
+
+def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path):
+    require_writable(tmp_path / "a" / "b")
+    require_writable(tmp_path / "a" / "b")
+
+    assert [*(tmp_path / "a" / "b").iterdir()] == []
+
+
+@pytest.mark.parametrize("below", ["", "run", "day/run"])
+def test_a_path_at_or_below_a_file_is_refused_in_one_line(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" / below
+
+    with pytest.raises(ConfigError, match="cannot write to the output folder") as error:
+        require_writable(folder)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+
+    with pytest.raises(ConfigError, match="Permission denied"):
+        require_writable(tmp_path / "run")
+
+
+def test_the_same_folder_may_be_tested_by_many_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(require_writable, [tmp_path] * 400))
+
+    assert [*tmp_path.iterdir()] == []

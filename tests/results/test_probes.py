@@ -1,0 +1,225 @@
+import csv
+import logging
+import math
+from types import SimpleNamespace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from normlab.results import probes
+from normlab.results.probes import (
+    ARRAYS,
+    FILE,
+    Found,
+    append,
+    headlines,
+    read_arrays,
+    read_probes,
+    write_arrays,
+)
+
+COLUMNS = ["run", "epoch", "step", "probe", "mode", "quantity", "value"]
+
+
+def found(step=0, probe="curvature", mode="batch", **numbers) -> Found:
+    return Found(step // 5, step, 0.5, probe, mode, {name.replace("__", "/"): x for name, x in numbers.items()})
+
+
+def with_arrays(step=0, probe="line", mode="batch", **arrays) -> Found:
+    return Found(1, step, 0.0, probe, mode, {}, {name: np.array(values) for name, values in arrays.items()})
+
+
+def runs(tmp_path, count):
+    folders = [tmp_path / f"run{k}" for k in range(count)]
+    for folder in folders:
+        folder.mkdir()
+    return [SimpleNamespace(folder=folder) for folder in folders]
+
+
+def rows_of(frame) -> list[tuple]:
+    return list(frame.astype(object).itertuples(index=False, name=None))
+
+
+def test_the_file_begins_with_its_header_however_often_it_is_added_to(tmp_path):
+    append(tmp_path, [])
+    append(tmp_path, [found(5, trace=2.0, hidden1__q50=0.25)])
+    append(tmp_path, [found(10, mode="frozen", trace=-1.0)])
+
+    assert (tmp_path / FILE).read_text().splitlines() == [
+        "epoch,step,probe,mode,quantity,value",
+        "1,5,curvature,batch,trace,2.0",
+        "1,5,curvature,batch,hidden1/q50,0.25",
+        "2,10,curvature,frozen,trace,-1.0",
+    ]
+
+
+def test_a_name_with_a_comma_or_a_quote_is_read_back(tmp_path):
+    [run] = runs(tmp_path, 1)
+    append(run.folder, [Found(1, 5, 0.0, "mine", "batch", {'a,"b"': 2.0, "c": 1.0})])
+
+    assert read_probes([run])["quantity"].tolist() == ['a,"b"', "c"]
+
+
+@given(values=st.lists(st.floats(), min_size=1, max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+def test_every_number_is_written_bit_by_bit(tmp_path, values):
+    (tmp_path / FILE).unlink(missing_ok=True)
+    append(tmp_path, [found(step, trace=value) for step, value in enumerate(values)])
+
+    with (tmp_path / FILE).open(newline="") as file:
+        written = [float(row["value"]) for row in csv.DictReader(file)]
+    assert [value.hex() for value in written] == [value.hex() for value in values]
+
+
+def test_tags_points_and_headlines():
+    one = Found(2, 7, 1.5, "curvature", "frozen", {"trace": 3.0, "out/x": 4.0}, headline=("trace",))
+    later = Found(3, 9, 1.5, "curvature", "frozen", {"trace": 5.0}, headline=("trace",))
+
+    point = one.point()
+    assert (point.epoch, point.step, point.time) == (2, 7, 1.5)
+    assert point.metrics == {"probe/curvature/frozen/trace": 3.0, "probe/curvature/frozen/out/x": 4.0}
+    assert headlines([one, later]) == {"probe/curvature/frozen/trace": 5.0}
+
+
+def test_the_numbers_of_all_runs_are_read_in_the_order_of_the_records(tmp_path):
+    records = runs(tmp_path, 4)
+    append(records[0].folder, [found(5, trace=2.0), found(10, trace=math.inf)])
+    append(records[1].folder, [])
+    append(records[3].folder, [found(5, mode="frozen", hidden1__q50=math.nan)])
+
+    frame = read_probes(records)
+    assert frame.columns.tolist() == COLUMNS
+    read = rows_of(frame)
+    assert read[:2] == [
+        (0, 1, 5, "curvature", "batch", "trace", 2.0),
+        (0, 2, 10, "curvature", "batch", "trace", math.inf),
+    ]
+    assert read[2][:-1] == (3, 1, 5, "curvature", "frozen", "hidden1/q50")
+    assert math.isnan(read[2][-1])
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_runs_without_probes_have_no_rows(tmp_path, count, caplog):
+    frame = read_probes(runs(tmp_path, count))
+    assert (frame.columns.tolist(), len(frame), caplog.text) == (COLUMNS, 0, "")
+
+
+@pytest.mark.parametrize("content", [probes.HEADER, "epoch,st", ""])
+def test_a_file_without_a_whole_row_has_none(tmp_path, content, caplog):
+    records = runs(tmp_path, 2)
+    (records[0].folder / FILE).write_text(content)
+    append(records[1].folder, [found(5, trace=2.0)])
+    assert read_probes(records)["run"].tolist() == [1]
+    assert caplog.text == ""
+
+
+def test_a_half_written_line_is_left_out(tmp_path, caplog):
+    records = runs(tmp_path, 1)
+    append(records[0].folder, [found(5, trace=2.0)])
+    with (records[0].folder / FILE).open("a") as file:
+        file.write("2,10,curvature,batch,trace,1")
+    assert read_probes(records)["value"].tolist() == [2.0]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("1,2,curvature,batch,trace,1.0,9.0\n", "probes.csv is damaged"),
+        ("1,2,curvature\n", "probes.csv is damaged: there must be 2 rows of 6"),
+        ("x,2,curvature,batch,trace,1.0\n", "probes.csv is damaged"),
+        ("1,2,curvature,batch,trace,good\n", "probes.csv is damaged"),
+        ("\n", "probes.csv is damaged: there must be 2 rows of 6, got 1"),
+        ('1,2,"curvature,batch,trace,1.0\n', None),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_damaged_file_is_said_and_the_others_are_read(tmp_path, damage, said, place, caplog):
+    records = runs(tmp_path, 3)
+    for k, record in enumerate(records):
+        append(record.folder, [found(5, trace=float(k))])
+    with (records[place].folder / FILE).open("a") as file:
+        file.write(damage)
+    whole = [k for k in range(3) if k != place or said is None]
+    values = read_probes(records).query("quantity == 'trace' and step == 5").groupby("run")["value"].first()
+    assert values.to_dict() == {k: float(k) for k in whole}
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(messages) == (said is not None)
+    assert said is None or said in messages[0]
+    assert all("the run has no probes" in message for message in messages)
+
+
+def test_a_file_with_another_header_or_that_is_no_text_is_damaged(tmp_path, caplog):
+    records = runs(tmp_path, 3)
+    (records[0].folder / FILE).write_text("a,b\n1,2\n")
+    (records[1].folder / FILE).write_bytes(b"\xff\xfe\n")
+    append(records[2].folder, [found(5, trace=2.0)])
+    assert read_probes(records)["run"].tolist() == [2]
+    assert sum("is damaged" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_arrays_are_read_back_with_time_in_front(tmp_path):
+    write_arrays(tmp_path, [with_arrays(5, x=[1.0, 2.0], n=[1, 2]), with_arrays(5, mode="frozen", y=3.5)])
+    write_arrays(tmp_path, [with_arrays(10, x=[3.0, 4.0], n=[3, 4]), found(10, trace=1.0)])
+
+    arrays = read_arrays(tmp_path)
+    assert {key: array.tolist() for key, array in arrays.items()} == {
+        "line/batch/epoch": [1, 1],
+        "line/batch/step": [5, 10],
+        "line/batch/x": [[1.0, 2.0], [3.0, 4.0]],
+        "line/batch/n": [[1, 2], [3, 4]],
+        "line/frozen/epoch": [1],
+        "line/frozen/step": [5],
+        "line/frozen/y": [3.5],
+    }
+    assert [path.name for path in tmp_path.iterdir()] == [ARRAYS]
+
+
+def test_writing_the_same_moments_again_replaces_them(tmp_path):
+    first = [with_arrays(5, x=[1.0]), with_arrays(10, x=[2.0])]
+    write_arrays(tmp_path, first)
+    write_arrays(tmp_path, [*first, with_arrays(15, x=[3.0])])
+    write_arrays(tmp_path, [with_arrays(10, x=[9.0])])
+    assert read_arrays(tmp_path)["line/batch/x"].tolist() == [[1.0], [9.0], [3.0]]
+
+
+def test_an_array_is_nan_at_a_moment_without_it(tmp_path):
+    write_arrays(
+        tmp_path, [with_arrays(5, x=[1, 2]), with_arrays(10, y=[3.0]), with_arrays(15, x=[4, 5], y=[6.0])]
+    )
+    arrays = read_arrays(tmp_path)
+    np.testing.assert_array_equal(arrays["line/batch/x"], [[1, 2], [np.nan, np.nan], [4, 5]])
+    np.testing.assert_array_equal(arrays["line/batch/y"], [[np.nan], [3.0], [6.0]])
+
+
+def test_numbers_alone_leave_no_file_of_arrays(tmp_path):
+    write_arrays(tmp_path, [found(5, trace=1.0)])
+    assert list(tmp_path.iterdir()) == []
+    assert read_arrays(tmp_path) == {}
+
+
+def test_an_array_of_another_shape_is_refused_and_the_file_stays(tmp_path):
+    write_arrays(tmp_path, [with_arrays(5, x=[1.0, 2.0])])
+    with pytest.raises(ValueError, match=r"the array x of line/batch must keep its shape, got \(2,\), \(3,\)"):
+        write_arrays(tmp_path, [with_arrays(10, x=[1.0, 2.0, 3.0])])
+    assert read_arrays(tmp_path)["line/batch/x"].tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("keep", [0, 40, -30])
+def test_damaged_arrays_are_said_and_written_anew(tmp_path, keep, caplog):
+    write_arrays(tmp_path, [with_arrays(5, x=[1.0])])
+    path = tmp_path / ARRAYS
+    path.write_bytes(path.read_bytes()[:keep])
+    assert read_arrays(tmp_path) == {}
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "probes.npz is damaged" in caplog.text
+    write_arrays(tmp_path, [with_arrays(10, x=[2.0])])
+    assert read_arrays(tmp_path)["line/batch/x"].tolist() == [[2.0]]
+
+
+def test_arrays_of_objects_are_not_loaded(tmp_path, caplog):
+    np.savez(tmp_path / ARRAYS, **{"line/batch/x": np.array([{"a": 1}], dtype=object)})
+    assert read_arrays(tmp_path) == {}
+    assert "is damaged" in caplog.text

@@ -1,0 +1,117 @@
+import math
+
+import pandas as pd
+import pytest
+
+from normlab.stats.design import GENERALIZATION, Metric, design_of
+
+LOSS = Metric("test/loss", "min", GENERALIZATION)
+CHOICE = Metric("val/loss", "min")
+
+
+def runs(*rows, keys=("model", "optimizer.lr")):
+    """Settings, seed, validation; a run without it failed."""
+    return pd.DataFrame(rows, columns=[*keys, "seed", "validation"]).astype({"seed": "Int64", "validation": float})
+
+
+def grid(arms, rates, seeds):
+    return runs(*((arm, rate, seed, 1.0) for arm in arms for rate in rates for seed in seeds))
+
+
+def design(frame, keys=("model", "optimizer.lr"), **given):
+    return design_of(frame, keys, [LOSS], CHOICE, **given)
+
+
+class TestWhatIsCompared:
+    def test_the_model_and_what_the_optimizer_takes_is_tuned(self):
+        found = design(grid(["nobn", "bn"], ["0.1", "0.01"], range(12)))
+        assert (found.compare, found.arms, found.baseline) == ("model", ("bn", "nobn"), "nobn")
+        assert (found.tuned, found.panels) == (("optimizer.lr",), ())
+        assert (found.primary, found.choice, found.metrics) == (LOSS, CHOICE, (LOSS,))
+
+    def test_the_rest_are_panels(self):
+        keys = ("data.batch_size", "model", "optimizer", "scheduler.gamma")
+        frame = runs(("10", "bn", "sgd", "0.1", 0, 1.0), ("20", "ln", "adam", "0.2", 0, 1.0), keys=keys)
+        found = design(frame, keys)
+        assert (found.compare, found.tuned) == ("model", ("scheduler.gamma",))
+        assert found.panels == ("data.batch_size", "optimizer")
+        assert found.baseline == "bn", "without nobn the first in natural order"
+
+    def test_a_setting_that_is_no_number_is_not_tuned(self):
+        keys = ("model", "optimizer.nesterov")
+        frame = runs(("bn", "true", 0, 1.0), ("nobn", "false", 0, 1.0), keys=keys)
+        assert design(frame, keys).panels == ("optimizer.nesterov",)
+
+    def test_a_failed_run_of_which_nothing_is_known_does_not_stop_tuning(self):
+        frame = runs(("bn", "0.1", 0, 1.0), ("bn", "0.2", 0, 1.0), ("unknown", "unknown", None, None))
+        assert design(frame).tuned == ("optimizer.lr",)
+
+    def test_without_a_model_the_first_key_that_is_not_tuned(self):
+        keys = ("optimizer.lr", "net.depth", "data.batch_size")
+        frame = runs(("0.1", "20", "32", 0, 1.0), ("0.2", "3", "64", 0, 1.0), keys=keys)
+        found = design(frame, keys)
+        assert (found.compare, found.arms, found.baseline) == ("net.depth", ("3", "20"), "3")
+
+    def test_one_arm_where_all_that_varies_is_tuned(self):
+        frame = runs(("0.1", 0, 1.0), ("0.2", 0, 1.0), keys=("optimizer.lr",))
+        found = design(frame, ("optimizer.lr",))
+        assert (found.compare, found.arms, found.baseline, found.tuned) == ("", ("",), "", ("optimizer.lr",))
+        assert found.comparisons == []
+
+    def test_a_key_that_nobody_typed_is_neither_tuned_nor_compared(self):
+        keys = ("optimizer.lr", "net.depth", "data.batch_size")
+        frame = runs(("0.1", "20", "32", 0, 1.0), ("0.2", "3", "64", 0, 1.0), keys=keys)
+        found = design(frame, keys, untyped=["optimizer.lr", "net.depth"])
+        assert (found.compare, found.tuned) == ("data.batch_size", ())
+        assert found.panels == ("optimizer.lr", "net.depth")
+
+    def test_what_is_asked_for(self):
+        found = design(grid(["bn", "ln"], ["0.1", "1e-2"], [0]), compare="optimizer.lr", baseline="0.1")
+        assert (found.compare, found.arms, found.baseline) == ("optimizer.lr", ("1e-2", "0.1"), "0.1")
+        assert (found.tuned, found.panels) == ((), ("model",))
+
+    def test_a_sweep_in_which_nothing_came_to_its_end(self):
+        assert design(runs(("bn", "0.1", 0, None), ("nobn", "0.1", 0, None)), ("model",)).arms == ("bn", "nobn")
+
+    def test_what_cannot_be_compared_is_said_in_one_line(self):
+        frame = grid(["bn", "ln"], ["0.1"], [0])
+        with pytest.raises(ValueError, match=r"'net' cannot be compared: .* varies in this sweep is model$"):
+            design(frame, ("model",), compare="net")
+        with pytest.raises(ValueError, match=r"'nobn' cannot be the baseline: the settings of model are bn, ln$"):
+            design(frame, ("model",), baseline="nobn")
+        with pytest.raises(ValueError, match=r"none$"):
+            design(frame, (), compare="model")
+
+    @pytest.mark.parametrize("margin", [0, -0.05, math.inf, math.nan])
+    def test_a_margin_is_positive(self, margin):
+        with pytest.raises(ValueError, match=r"margin must be a number > 0, got .*; 0\.05 is 5 %"):
+            design(grid(["bn", "ln"], ["0.1"], [0]), margin=margin)
+
+    def test_the_order_of_the_runs_does_not_matter(self):
+        frame = grid(["nobn", "bn", "ln"], ["0.1", "0.01", "1"], range(13))
+        assert design(frame.sample(frac=1.0, random_state=1)) == design(frame)
+
+
+class TestComparisons:
+    ARMS = ("bn", "gn", "ln", "nobn")
+
+    def test_each_arm_against_the_baseline(self):
+        found = design(grid(self.ARMS, ["0.1"], [0]), ("model",))
+        assert found.comparisons == [("bn", "nobn"), ("gn", "nobn"), ("ln", "nobn")]
+
+    def test_all_pairs_once_the_baselines_first(self):
+        found = design(grid(self.ARMS, ["0.1"], [0]), ("model",), pairs=True, baseline="gn")
+        assert found.comparisons == [
+            *(("bn", "gn"), ("ln", "gn"), ("nobn", "gn")),
+            *(("ln", "bn"), ("nobn", "bn"), ("nobn", "ln")),
+        ]
+
+
+class TestMetric:
+    def test_the_sign_makes_small_good(self):
+        assert (Metric("val/loss", "min").sign, Metric("val/acc", "max").sign) == (1.0, -1.0)
+
+    def test_an_accuracy_is_a_share(self):
+        assert [Metric(name, "max").is_share for name in ("test/acc", "acc", "val/loss", "test/acc5")] == [
+            *(True, True, False, False)
+        ]

@@ -1,0 +1,149 @@
+"""The plan of the replicates agrees with what the analysis of the finished sweep does."""
+
+import math
+from itertools import chain, product
+
+import pytest
+
+from normlab.stats.comparison import TOO_FEW
+from normlab.stats.design import Metric, design_of
+from normlab.stats.history import History
+from normlab.stats.power import detectable_shift
+from normlab.stats.replicate_plan import SUGGESTED, plan_replicates, suggested_seeds
+
+KEYS = ["model", "optimizer.lr", "data.batch_size", "data.seed"]
+RATES = ("0.1", "0.2")
+
+
+@pytest.fixture
+def plan(frame):
+    """Return what plans the replicates of some arms."""
+
+    def planned(*arms, history=None, **asked):
+        runs = frame(list(chain(*arms)))
+        keys = [key for key in KEYS if runs[key].nunique() > 1]
+        outcome = Metric("outcome", "min")
+        return plan_replicates(runs, design_of(runs, keys, [outcome], outcome, **asked), history or History())
+
+    return planned
+
+
+@pytest.fixture
+def grid(arm):
+    """Return what makes a grid of models, each better than the next, learning rates and batch sizes."""
+
+    def made(models, rates=("0.1",), sizes=("32",), seeds=8, **columns):
+        values = {model: [1 + place + 0.01 * seed for seed in range(seeds)] for place, model in enumerate(models)}
+        cells = product(models, rates, sizes)
+        return [arm(model, values[model], lr=lr, batch_size=size, **columns) for model, lr, size in cells]
+
+    return made
+
+
+class TestUse:
+    @pytest.mark.parametrize("scope", ["seed", "draw"])
+    def test_a_third_chooses_settings(self, plan, grid, scope):
+        found = plan(*grid(["bn", "nobn"], RATES, seeds=12, scope=scope))
+        assert (found.tuning, found.report) == ((0, 1, 2, 3), tuple(range(4, 12)))
+        assert (found.scope, found.within, found.disjoint) == (scope, False, True)
+        assert (found.comparisons, found.too_few, found.look) == (1, 0, 1)
+
+    def test_splits_choose_for_themselves(self, plan, grid):
+        found = plan(*grid(["bn", "nobn"], RATES, seeds=12, scope="split"))
+        assert found.tuning == found.report == tuple(range(12))
+        assert (found.within, found.disjoint, found.detectable) == (True, True, detectable_shift(12, 0.05 / 2))
+
+    def test_without_a_choice_all_report(self, plan, grid):
+        found = plan(*grid(["bn", "nobn"]))
+        assert (found.tuning, found.report) == ((), tuple(range(8)))
+
+    def test_seeds_that_choose_and_report_find_nothing(self, plan, grid):
+        found = plan(*grid(["bn", "nobn"], RATES, seeds=4))
+        assert (found.disjoint, found.detectable) == (False, math.inf)
+
+    def test_comparisons_with_too_few_replicates_are_counted(self, plan, arm):
+        found = plan(arm("bn", [1.0] * 12), arm("nobn", [1.0] * 12), arm("ln", [1.0] * 5))
+        assert (len(found.report), found.comparisons, found.too_few) == (12, 2, 1)
+        assert found.detectable == detectable_shift(12, 0.05 / 2 / 2), "in the comparison with the most replicates"
+
+    def test_arms_that_share_no_seed_are_no_comparison(self, plan, arm):
+        found = plan(arm("bn", [1.0] * 8), arm("nobn", [1.0] * 8, seeds=range(8, 16)))
+        assert found.comparisons == 0
+
+    def test_pooled_splits_are_one_comparison(self, plan, arm):
+        found = plan(*(arm(name, [1.0] * 8, data_seed=seed) for name in ("bn", "nobn") for seed in "123"))
+        assert (found.comparisons, found.detectable) == (1, detectable_shift(8, 0.05 / 2))
+
+    def test_all_pairs(self, plan, grid):
+        assert plan(*grid(["bn", "gn", "ln", "nobn"]), pairs=True).comparisons == 6
+
+    def test_one_arm_is_compared_with_nothing(self, plan, grid):
+        found = plan(*grid(["bn"], RATES, seeds=12))
+        assert (len(found.tuning), len(found.report), found.comparisons, found.detectable) == (4, 8, 0, math.inf)
+
+    def test_without_seeds_there_is_none(self, plan, arm):
+        assert plan(arm("bn", [1.0], seeds=[None])) is None
+
+
+class TestDetectable:
+    def test_at_the_first_look_with_all_comparisons(self, plan, grid):
+        assert plan(*grid(["bn", "nobn"], seeds=12)).detectable == detectable_shift(12, 0.05 / 2)
+        assert plan(*grid(["bn", "ln", "nobn"], seeds=12)).detectable == detectable_shift(12, 0.05 / 2 / 2)
+
+    def test_at_a_later_look(self, plan, grid, sweep):
+        history = History()
+        sweep(*grid(["bn", "nobn"], seeds=12), history=history)
+        again, more = (plan(*grid(["bn", "nobn"], seeds=seeds), history=history) for seeds in (12, 16))
+        assert (again.look, again.detectable) == (1, detectable_shift(12, 0.05 / 2))
+        assert (more.look, more.detectable) == (2, detectable_shift(16, 0.05 / 6))
+
+    def test_with_a_maximum(self, plan, grid):
+        found = plan(*grid(["bn", "nobn"], seeds=12), history=History(max_replicates=12))
+        assert found.detectable == pytest.approx(detectable_shift(12, 0.05))
+        assert plan(*grid(["bn", "nobn"], seeds=13), history=History(max_replicates=12)).detectable == math.inf
+
+    def test_the_seeds_of_an_earlier_verdict_choose(self, plan, grid, sweep):
+        history = History()
+        sweep(*grid(["bn", "nobn"], RATES, seeds=12), history=history)
+        assert plan(*grid(["bn", "nobn"], RATES, seeds=24), history=history).tuning == (0, 1, 2, 3)
+
+
+class TestSuggested:
+    def test_twelve(self, plan, grid):
+        assert suggested_seeds(plan(*grid(["bn", "nobn"], seeds=2))) == SUGGESTED == 12
+        assert suggested_seeds(plan(*grid(["bn", "nobn"], RATES, seeds=5))) == 12
+
+    @pytest.mark.parametrize(
+        ("models", "rates", "sizes", "scope"),
+        [
+            (["bn", "nobn"], ["0.1"], ["32"], "seed"),
+            (["bn", "nobn"], RATES, ["32"], "draw"),
+            (["bn", "nobn"], RATES, ["32"], "split"),
+            (["bn", "nobn"], RATES, [str(size) for size in range(7)], "seed"),
+            (["bn", "nobn", "ln"], RATES, [str(size) for size in range(6)], "seed"),
+            (["bn", "nobn", "ln"], RATES, [str(size) for size in range(6)], "split"),
+        ],
+    )
+    def test_each_comparison_can_be_declared_with_so_many(self, plan, grid, sweep, models, rates, sizes, scope):
+        total = suggested_seeds(plan(*grid(models, rates, sizes, 2, scope=scope)))
+        for seeds, enough in ((total, True), *(((total - 1, False),) if total > SUGGESTED else ())):
+            arms = grid(models, rates, sizes, seeds, scope=scope)
+            found = sweep(*arms, history=History())
+            none = "nothing can be declared" in " ".join(found.warnings)
+            assert ((found.comparisons["verdict"] == TOO_FEW).any() or none) != enough
+            assert math.isinf(plan(*arms).detectable) != enough
+
+    @pytest.mark.parametrize("history", [History(max_replicates=most) for most in (40, 20, 8)])
+    def test_with_a_maximum_so_many_that_its_first_look_can_declare(self, plan, grid, history):
+        total = suggested_seeds(plan(*grid(["bn", "nobn"], seeds=8), history=history))
+        found = plan(*grid(["bn", "nobn"], seeds=total), history=history)
+        assert math.isfinite(found.detectable)
+        assert total <= history.max_replicates
+
+    def test_at_a_later_look(self, plan, grid, sweep):
+        history = History()
+        for seeds in range(8, 12):
+            sweep(*grid(["bn", "nobn"], seeds=seeds), history=history)
+        found = plan(*grid(["bn", "nobn"], seeds=12), history=history)
+        assert found.look == 5
+        assert math.isfinite(plan(*grid(["bn", "nobn"], seeds=suggested_seeds(found)), history=history).detectable)

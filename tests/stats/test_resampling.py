@@ -1,0 +1,47 @@
+import math
+
+import numpy as np
+import pytest
+
+from normlab.stats.resampling import Draws, percentiles
+
+
+def draws(seed=0, resamples=400):
+    return Draws(np.random.default_rng(seed), resamples)
+
+
+def test_what_is_drawn_depends_on_the_generator_and_the_number_of_seeds_alone():
+    one, other = draws(), draws()
+    other.seeds(9)
+    other.middle(5)
+    np.testing.assert_array_equal(one.seeds(8), other.seeds(8))
+    assert not np.array_equal(draws(1).seeds(8), one.seeds(8))
+
+
+def test_the_middle_of_a_resample_is_the_middle_of_its_sorted_values():
+    values = np.random.default_rng(1).normal(size=9)
+    drawn = draws()
+    resampled = np.sort(np.sort(values)[drawn.seeds(9)], axis=0)[2:7]
+    np.testing.assert_array_equal(np.sort(values)[drawn.middle(9)], resampled)
+
+
+def test_percentiles_are_values_of_the_sample_the_next_ones_outwards():
+    # Of 0 … 99 the places are 2.475 and 96.525.
+    assert percentiles(np.arange(100.0)) == (2.0, 97.0)
+    assert percentiles(-np.arange(100.0)) == (-97.0, -2.0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_resample_without_a_value_is_outside_at_both_ends(share):
+    values = np.arange(100.0)
+    values[: int(100 * share)] = np.nan
+    assert percentiles(values) == (-math.inf, math.inf)
+
+
+def test_an_end_can_be_infinite():
+    values = np.append(np.arange(90.0), [math.inf] * 10)
+    assert percentiles(values) == (2.0, math.inf)
+
+
+def test_no_resamples_give_no_interval():
+    assert all(map(math.isnan, percentiles(draws(resamples=0).seeds(8)[0].astype(float))))

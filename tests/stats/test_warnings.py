@@ -1,0 +1,246 @@
+import math
+
+import numpy as np
+import pytest
+
+from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric
+from normlab.stats.history import History
+
+INF, NAN = math.inf, math.nan
+FINE, WORSE = list(np.linspace(1, 2, 12)), list(np.linspace(2, 1, 12) * 3)
+ONE_DATASET = "all seeds have the same data: other splits may differ; replicate=data gives each its own"
+
+
+@pytest.fixture
+def warned(sweep):
+    """Return what yields the warnings of some arms, without those on data that all seeds share."""
+    return lambda *arms, **asked: [line for line in sweep(*arms, **asked).warnings if line != ONE_DATASET]
+
+
+def test_a_sweep_in_which_all_is_well_has_none(sweep, arm):
+    assert sweep(arm("bn", FINE, scope="draw"), arm("nobn", WORSE, scope="draw")).warnings == []
+
+
+class TestRuns:
+    def test_runs_that_do_not_count(self, sweep, arm, frame):
+        runs = frame(
+            [
+                *arm("bn", [*FINE, None]),
+                *arm("nobn", [NAN], status="finished"),
+                *arm("nobn", [NAN], status="stopped", seeds=[1]),
+                *arm("nobn", [1.0], seeds=[None]),
+                *arm("bn", [1.0]),
+            ]
+        )
+        assert sweep(runs).warnings[:5] == [
+            "stopped runs, which count nowhere: 1",
+            "failed runs, which count nowhere: 1",
+            "finished runs without val/loss, which count nowhere: 1",
+            "runs without a seed, which count nowhere: 1",
+            "runs that repeat a seed of their setting, and count once with their mean: 1",
+        ]
+
+    @pytest.mark.parametrize(
+        ("values", "said"),
+        [
+            ([None, None], "no run came to its end: there is nothing to compare"),
+            ([INF, INF], "every run diverged"),
+            ([1.0], "one replicate: no spread can be given, and it supports no claim"),
+        ],
+    )
+    def test_too_little_to_say_anything(self, warned, arm, values, said):
+        assert said in warned(arm("bn", values), arm("nobn", values))
+
+
+class TestReplicates:
+    def test_below_eight_the_coverage_that_was_measured(self, warned, arm):
+        (line,) = warned(arm("bn", FINE[:4]), arm("nobn", WORSE[:4]))
+        assert line.startswith("with 4 replicates, the 95 % intervals of interquartile means hold the truth in 8")
+
+    def test_those_that_choose_and_those_that_report(self, warned, arm):
+        rates = [arm("bn", FINE, lr="0.1"), arm("bn", WORSE, lr="0.2")]
+        assert "replicates that choose settings: 4; that are reported: 8" in warned(*rates)
+        few = [arm("bn", [1.0, 2.0], lr="0.1"), arm("bn", [3.0, 4.0], lr="0.2")]
+        assert "the same 2 replicates choose settings and report, which flatters tuned arms" in warned(*few)
+
+    def test_splits_that_choose_for_themselves_need_no_warning(self, sweep, arm):
+        rates = [
+            arm(name, own, lr=lr, scope="split") for name, own in (("bn", FINE), ("nobn", WORSE)) for lr in "123"
+        ]
+        assert not [line for line in sweep(*rates).warnings if "replicates" in line]
+
+    @pytest.mark.parametrize(("scope", "count"), [("seed", 1), ("draw", 0), ("split", 0)])
+    def test_seeds_of_one_dataset_say_so_once(self, sweep, arm, scope, count):
+        arms = (arm(name, FINE, scope=scope, batch_size=size) for name in ("bn", "nobn") for size in "12")
+        assert sweep(*arms).warnings.count(ONE_DATASET) == count
+
+
+class TestTuning:
+    def test_the_best_at_the_edge_of_the_grid_is_said_once(self, warned, arm):
+        arms = [
+            arm(name, [value * (1 + place) for value in own], lr=lr, batch_size=size)
+            for name, own in (("bn", FINE), ("nobn", WORSE))
+            for size in ("8", "16")
+            for place, lr in enumerate(("0.1", "0.2"))
+        ]
+        (line,) = [line for line in warned(*arms) if "that was tried" in line]
+        assert line == (
+            "for bn at data.batch_size=8, nobn at data.batch_size=8, bn at data.batch_size=16, nobn at "
+            "data.batch_size=16 the best is the smallest optimizer.lr that was tried, 0.1: a better one may lie "
+            "beyond"
+        )
+
+    def test_not_in_between(self, warned, arm):
+        arms = (arm("bn", own, lr=lr) for lr, own in (("0.1", WORSE), ("0.2", FINE), ("0.3", WORSE)))
+        assert not [line for line in warned(*arms) if "that was tried" in line]
+
+    @pytest.mark.parametrize(("at_the_edge", "said"), [(6, False), (7, True)])
+    def test_of_splits_more_than_half_are_at_the_edge(self, warned, arm, at_the_edge, said):
+        values = {"0.1": [1.0] * at_the_edge + [3.0] * (12 - at_the_edge), "0.2": [2.0] * 12, "0.3": [4.0] * 12}
+        found = warned(*(arm("bn", own, lr=lr, scope="split") for lr, own in values.items()))
+        assert any("the smallest optimizer.lr that was tried, 0.1" in line for line in found) == said
+
+    def test_settings_that_were_chosen_on_fewer_replicates(self, warned, arm):
+        found = warned(arm("bn", FINE, lr="0.1"), arm("bn", [None, *FINE[1:]], lr="0.2"))
+        assert "all runs: settings were chosen on 3 to 4 replicates" in found
+
+
+class TestTests:
+    def test_comparisons_that_cannot_be_made(self, warned, arm):
+        assert "bn: not comparable: no run of nobn is reported" in warned(arm("bn", FINE), arm("nobn", [None]))
+        found = warned(arm("bn", FINE), arm("nobn", FINE, seeds=range(50, 62)))
+        assert "bn: not comparable: bn and nobn share no seed that is reported" in found
+
+    def test_so_many_comparisons_that_no_p_is_small_enough(self, warned, arm):
+        arms = [arm(f"m{k}", [(1 + k) ** value for value in FINE[:8]]) for k in range(8)]
+        assert warned(*arms) == [
+            "generalization: nothing can be declared: p is at least 0.0078, and the clearest of 7 comparisons "
+            "needs "
+            "0.0071; it takes 9 replicates"
+        ]
+        assert not warned(*arms[:7])
+
+    def test_looks_count(self, warned, arm):
+        arms = [arm(f"m{k}", [(1 + k) ** value for value in FINE[:8]]) for k in range(5)]
+        assert not warned(*arms)
+        assert warned(*arms, history=History()) == [
+            "generalization: nothing can be declared: p is at least 0.016, and the clearest of 4 comparisons "
+            "needs "
+            "0.013; it takes 9 replicates"
+        ]
+
+    def test_questions_are_counted_apart(self, warned, arm):
+        metrics = [Metric("test/loss", "min", GENERALIZATION), Metric("train_eval/loss", "min", OPTIMIZATION)]
+        own = [[(1 + k) ** value for value in FINE[:8]] for k in range(5)]
+        assert not warned(
+            *(arm(f"m{k}", own[k], **{"train_eval/loss": own[k]}) for k in range(5)), metrics=metrics
+        )
+
+    def test_near_best_settings_that_were_not_run_on_the_reported_seeds(self, warned, arm):
+        same = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+        found = warned(
+            arm("bn", [*same, *FINE]),
+            arm("nobn", [*same, *[value + 5 for value in FINE]]),
+            arm("nobn", same, lr="0.2"),
+        )
+        assert "bn: near-best settings with too few replicates for a test: 1" in found
+
+
+class TestLooks:
+    def test_from_the_second_on(self, warned, arm):
+        history, said = (
+            History(),
+            "looks at these comparisons: {}; settings were fixed at the first, and p is multi",
+        )
+        for count, look in ((8, 1), (10, 2), (12, 3)):
+            found = warned(arm("bn", FINE[:count]), arm("nobn", WORSE[:count]), history=history)
+            assert any(line.startswith(said.format(look)) for line in found) == (look > 1)
+
+    def test_more_replicates_than_declared(self, warned, arm):
+        said = "max_replicates=8 was declared at the first verdict: with more replicates nothing is declared"
+        assert said in warned(arm("bn", FINE), arm("nobn", WORSE), history=History(8))
+        assert said not in warned(arm("bn", FINE[:8]), arm("nobn", WORSE[:8]), history=History(8))
+
+
+class TestDisagreements:
+    """Validation, or the best epoch, answers otherwise than the test split."""
+
+    BN, NOBN = [1.0 + k / 100 for k in range(8)], [2.0 + k / 100 for k in range(8)]
+
+    @pytest.fixture
+    def ends(self, arm, sweep):
+        """Return what finds bn better than nobn on the test split, given validation and best epoch of both."""
+
+        def found(validation, best, direction="min", ours=None, theirs=None):
+            tests = (self.BN if ours is None else ours), (self.NOBN if theirs is None else theirs)
+            arms = [
+                arm(name, np.broadcast_to(end, 8), best=np.broadcast_to(own, 8), **{"test/loss": test})
+                for name, end, own, test in zip(("bn", "nobn"), validation, best, tests, strict=True)
+            ]
+            return sweep(*arms, direction=direction)
+
+        return found
+
+    def test_an_end_that_agrees_is_not_told(self, ends):
+        assert ends((1.5, 2.5), (1.6, 2.6)).ends == []
+
+    def test_the_minimum_over_a_noisier_curve_is_told(self, ends):
+        """Equal in the end; the arm whose curve jumps more has the lower minimum."""
+        noise = np.array([0.3, -0.1, 0.2, -0.3, 0.1, -0.2, 0.15, -0.15])
+        end = 1 + noise
+        found = ends((end, end[::-1]), (end - 0.6, end[::-1] - 0.1), ours=end, theirs=end[::-1])
+        assert found.comparisons["verdict"].tolist() == ["no difference shown"]
+        (line,) = found.ends
+        assert line == (
+            "unlike test/loss, the best epoch of validation says that bn is better than nobn: val/loss ratio 0.4, "
+            "p = 0.0078 uncorrected"
+        )
+        assert line in found.warnings
+
+    def test_validation_on_the_other_side_is_told(self, ends):
+        found = ends((3.0, 2.5), (1.6, 2.6))
+        assert found.ends == [
+            "unlike test/loss, validation at the end says that bn is worse than nobn: val/loss ratio 1.2, "
+            "p = 0.0078 uncorrected"
+        ]
+
+    def test_a_verdict_that_points_elsewhere_without_a_difference_shown(self, ends):
+        validation = [2.0] * 6 + [3.0] * 2
+        assert ends((validation, 2.4), (1.0, 2.0)).ends == []
+        found = ends(([2.0] * 5 + [3.0] * 3, 2.4), (1.0, 2.0))
+        assert found.ends == [
+            "unlike test/loss, validation at the end says that bn goes the other way against nobn: "
+            "val/loss ratio 1.02, p = 0.65 uncorrected"
+        ]
+
+    def test_where_large_is_good_the_signs_turn(self, ends):
+        assert ends((1.5, 2.5), (1.5, 2.5), direction="max").ends == []
+        assert len(ends((2.5, 1.5), (1.5, 2.5), direction="max").ends) == 1
+
+    def test_above_29_percent_of_diverged_runs_it_is_told_without_an_estimate(self, ends):
+        lost = [INF] * 3 + [1.0] * 5
+        test = [INF] * 3 + [3.0, 2.9, 2.8, 0.2, 0.1]
+        found = ends((lost, 0.5), (1.0, 1.0), ours=test, theirs=[1.0] * 8)
+        assert found.ends == [
+            "unlike test/loss, validation at the end says that bn is worse than nobn: val/loss, p = 0.0078 "
+            "uncorrected",
+        ]
+
+    def test_what_is_not_known_or_not_the_same_metric_is_not_told(self, ends, sweep, arm):
+        assert sweep(arm("bn", self.BN), arm("nobn", self.NOBN)).ends == []
+        acc = [Metric("test/acc", "max", GENERALIZATION)]
+        arms = arm("bn", [1.0] * 8, **{"test/acc": 0.1}), arm("nobn", [2.0] * 8, **{"test/acc": 0.9})
+        assert sweep(*arms, metrics=acc).ends == []
+        train = [Metric("test/loss", "min", OPTIMIZATION)]
+        assert sweep(arm("bn", [1.0] * 8, **{"test/loss": 3.0}), arm("nobn", [2.0] * 8), metrics=train).ends == []
+
+
+def test_unequal_grids_are_named_where_splits_choose_for_themselves(warned, arm):
+    grid = [arm("bn", FINE, lr=lr, scope="split") for lr in ("0.1", "0.2")]
+    line = "arms have different numbers of settings"
+    assert any(line in text for text in warned(*grid, arm("nobn", WORSE, lr="0.1", scope="split")))
+    both = [arm("nobn", WORSE, lr=lr, scope="split") for lr in ("0.1", "0.2")]
+    assert not any(line in text for text in warned(*grid, *both))
+    assert not any(
+        line in text for text in warned(*(arm("bn", FINE, lr=lr) for lr in ("0.1", "0.2")), arm("nobn", WORSE))
+    )
