@@ -8,7 +8,7 @@ from array_simulations import KINDS
 from simulated_sweeps import UNIT, Sweep, analyse, declared_rate, pair
 from simulation_tables import Table, Tables
 
-from normlab.stats.analysis import Findings
+from normlab.stats.analysis import Analysis
 from normlab.stats.comparison import ALPHA
 from normlab.stats.history import History
 
@@ -49,6 +49,6 @@ def margins(size: int, generator: np.random.Generator) -> Tables:
     return {"two arms, margin 5 % = 1 sd: equivalent": table}
 
 
-def equivalent(found: Findings) -> bool:
+def equivalent(found: Analysis) -> bool:
     """Return whether the arms are said to be equivalent."""
     return bool(found.comparisons["equivalence_p_adjusted"].iloc[0] <= ALPHA)

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normlab.stats.analysis import Findings, find
+from normlab.stats.analysis import Analysis, find
 from normlab.stats.design import GENERALIZATION, Metric, Scope, design_of
 from normlab.stats.history import History
 
 Numbers = NDArray[np.float64]
-Judge = Callable[[Findings], dict[str, float]]
+Judge = Callable[[Analysis], dict[str, float]]
 """What is read of an analysis: numbers, 1 or 0 for rates."""
 UNIT, PAIRED = 0.1, 2**0.5
 GRID = [f"{0.001 * 2**k:g}" for k in range(8)]
@@ -148,14 +148,14 @@ def analyse(
     metrics: list[Metric] | None = None,
     history: History | None = None,
     margin: float | None = None,
-) -> Findings:
+) -> Analysis:
     """Analyse runs as the report of a sweep does."""
     keys = [key for key in KEYS if runs[key].nunique() > 1]
     design = design_of(runs, keys, metrics or [LOSS], CHOICE, baseline=BASELINE, margin=margin)
     return find(runs, NO_CURVES, design, generator, resamples=0, history=history)
 
 
-def declared(found: Findings) -> dict[str, float]:
+def declared(found: Analysis) -> dict[str, float]:
     """Return whether any difference is declared."""
     return {"declared": bool(found.comparisons["declared"].any())}
 

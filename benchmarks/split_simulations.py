@@ -11,7 +11,7 @@ import pandas as pd
 from simulated_sweeps import LOSS, TEST, TRAIN, UNIT, Numbers, Sweep, analyse, pair, rates
 from simulation_tables import Tables
 
-from normlab.stats.analysis import Findings
+from normlab.stats.analysis import Analysis
 from normlab.stats.comparison import ALPHA, BETTER, WORSE
 from normlab.stats.corrected_t import corrected_t_detectable
 from normlab.stats.design import Scope
@@ -72,7 +72,7 @@ def splits(size: int, generator: np.random.Generator) -> Tables:
     return tables | {"difference in sd that the corrected t finds with 80 % power": detectable}
 
 
-def claims(found: Findings) -> tuple[bool, bool]:
+def claims(found: Analysis) -> tuple[bool, bool]:
     """Return whether a difference is declared over splits of the table, and is said to hold over new tables."""
     row = found.comparisons.iloc[0]
     return bool(row["declared"]), bool(row["declared"] and row["new_table_p_adjusted"] <= ALPHA)
@@ -108,7 +108,7 @@ def row_losses(frame: pd.DataFrame, generator: np.random.Generator) -> pd.DataFr
     return frame.assign(validation=own[:, TRAIN:-TEST].mean(axis=1), **{LOSS.name: own[:, -TEST:].mean(axis=1)})
 
 
-def directions(found: Findings) -> dict[str, float]:
+def directions(found: Analysis) -> dict[str, float]:
     """Return in which direction a difference is declared, whether it holds over new tables, and the effect."""
     row = found.comparisons.iloc[0]
     declared, new_tables = claims(found)

@@ -11,7 +11,7 @@ from array_simulations import KINDS, LOOKS, mixtures
 from simulated_sweeps import LOSS, Sweep, analyse, declared, declared_rate, pair, rates
 from simulation_tables import Table, Tables
 
-from normlab.stats.analysis import Findings
+from normlab.stats.analysis import Analysis
 from normlab.stats.comparison import ALPHA
 from normlab.stats.design import Scope
 from normlab.stats.history import History
@@ -69,7 +69,7 @@ def shapes(size: int, generator: np.random.Generator) -> Tables:
     return tables
 
 
-def declared_and_covered(found: Findings) -> dict[str, float]:
+def declared_and_covered(found: Analysis) -> dict[str, float]:
     """Return whether a difference is declared, and whether the interval holds the ratio 1."""
     row = found.comparisons.iloc[0]
     return declared(found) | {"covered": bool(row["estimate_low"] <= 1.0 <= row["estimate_high"])}
@@ -165,7 +165,7 @@ def failures(size: int, generator: np.random.Generator) -> Tables:
     return {"equal shares of failed runs: shares declared different": table}
 
 
-def failed_more(found: Findings) -> dict[str, float]:
+def failed_more(found: Analysis) -> dict[str, float]:
     """Return whether the shares of failed runs are said to differ."""
     return {"declared": bool((found.comparisons["failure_p_adjusted"] <= ALPHA).any())}
 
@@ -180,6 +180,6 @@ def interactions(size: int, generator: np.random.Generator) -> Tables:
     return {"the same effect of 1 sd in 3 panels: declared to change": table}
 
 
-def changed(found: Findings) -> dict[str, float]:
+def changed(found: Analysis) -> dict[str, float]:
     """Return whether an effect is said to change between panels."""
     return {"changed": bool((found.interactions["p_adjusted"] <= ALPHA).any())}

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from normlab.report.arm_curves import arm_curves, bands
-from normlab.report.overview import overview
+from normlab.report.sweep_summary import overview
 from normlab.results import probes as records
 from normlab.results.probes import Found
 from normlab.results.result import Result, Status

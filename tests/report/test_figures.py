@@ -6,9 +6,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from normlab.report import figures
-from normlab.report.close import close_sweep
 from normlab.report.figures import LOOK, draw, drawing, installed_cjk_fonts, write_curves
-from normlab.report.overview import overview
+from normlab.report.finalize import close_sweep
+from normlab.report.sweep_summary import overview
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
 

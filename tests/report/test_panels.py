@@ -1,6 +1,6 @@
-from normlab.report.overview import overview
 from normlab.report.palette import styles
 from normlab.report.panels import panels
+from normlab.report.sweep_summary import overview
 from normlab.results.result import Result
 from normlab.results.sweep import read_sweep
 

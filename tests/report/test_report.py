@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from normlab.report.__main__ import main
-from normlab.report.wording import num
+from normlab.report.formatting import num
 from normlab.results.result import FILE, Result, Status
 from normlab.stats.sentences import number, p_value, ratio_text
 

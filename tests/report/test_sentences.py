@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from normlab.report.close import close_sweep
+from normlab.report.finalize import close_sweep
 from normlab.results.result import FILE
 
 WINE = {"seed": 42, "generated": False, "train": 106, "val": 36, "test": 36}

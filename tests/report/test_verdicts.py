@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from normlab.report.__main__ import main
-from normlab.report.close import close_sweep
+from normlab.report.finalize import close_sweep
 from normlab.report.verdicts import FILE
 from normlab.results.folder import SWEEP_CONFIG
 

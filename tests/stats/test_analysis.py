@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from normlab.stats.analysis import find
 from normlab.stats.comparisons import comparisons_of
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric, design_of
-from normlab.stats.grid import cells_of
+from normlab.stats.grid import grid_of
 from normlab.stats.history import History
 from normlab.stats.sentences import interaction_sentence, sentence
 from normlab.stats.tuning import tuned
@@ -202,7 +202,7 @@ def declared(rates, scope, kind, shift, sweeps, seed):
         for name in ("validation", "test/loss"):
             runs[name] = kind(np.sqrt(0.5) * (shared + generator.normal(size=len(runs)))) + away
         design = design_of(runs, ["model", "optimizer.lr"], METRICS[:1], Metric("val/loss", "min"))
-        cells = cells_of(runs, design)
+        cells = grid_of(runs, design)
         found = comparisons_of(cells, tuned(cells), None)
         sides.append(sum(row["side"] * row["declared"] for row in found[:1]))
     return np.mean(np.array(sides) < 0), np.mean(np.array(sides) > 0)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from normlab.stats.design import Metric, Scope, design_of
-from normlab.stats.grid import arranged, cells_of
+from normlab.stats.grid import arranged, grid_of
 
 INF = math.inf
 KEYS = ["data.batch_size", "model", "optimizer.lr"]
@@ -17,7 +17,7 @@ def table(*rows, **columns):
     frame = pd.DataFrame(rows, columns=[*KEYS, "seed", "test/score"])
     frame = frame.astype({"seed": "Int64", "test/score": float}).assign(status="finished", **columns)
     frame = frame.assign(validation=columns.get("validation", frame["test/score"]))
-    return cells_of(frame, design_of(frame, KEYS, [SCORE], Metric("val/score", "max")))
+    return grid_of(frame, design_of(frame, KEYS, [SCORE], Metric("val/score", "max")))
 
 
 def test_a_row_per_setting_in_natural_order_and_a_column_per_seed():

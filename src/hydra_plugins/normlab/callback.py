@@ -76,7 +76,7 @@ class NormlabCallback(Callback):
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Draw what the probes found, and say where the run's files are."""
-        from normlab.report.close import close_run
+        from normlab.report.finalize import close_run
 
         if job_return.status == JobStatus.COMPLETED:
             if config.probes:

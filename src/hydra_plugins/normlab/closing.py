@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from hydra_plugins.normlab.job_context import environment_of
-from normlab.report.close import close_sweep
+from normlab.report.finalize import close_sweep
 
 
 @contextmanager

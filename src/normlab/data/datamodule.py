@@ -109,7 +109,7 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         return self._parts
 
     def description(self) -> dict[str, Any]:
-        """Return the part of a run's record that is about its samples; see ``records.result``."""
+        """Return the part of a run's record that is about its samples; see ``results.result``."""
         sizes = zip(("train", "val", "test"), map(len, self.parts), strict=True)
         return {"seed": self.seed, "generated": self.generated, **dict(sizes)}
 

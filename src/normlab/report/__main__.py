@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from normlab.config import ConfigError, first_line
-from normlab.report.close import shown
+from normlab.report.finalize import shown
 from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable
 from normlab.results.names import run_name
 from normlab.results.result import FILE
@@ -57,13 +57,13 @@ def report(asked: argparse.Namespace) -> None:
             f"no run is in {', '.join(map(str, asked.paths))}; give the folder of a sweep, as outputs/…"
         )
     from normlab.report.report import write_report
-    from normlab.report.study import Asked, study
+    from normlab.report.report_data import ReportOptions, study
     from normlab.report.verdicts import declared_maximum, read_history, write_history
     from normlab.stats.history import History
 
     out, options = page_folder(asked), {name: getattr(asked, name) for name in OPTIONS}
     one = asked.paths[0] if len(asked.paths) == 1 else None
-    typed = Asked.of_runs(records, one)
+    typed = ReportOptions.of_runs(records, one)
     given = {name: value for name, value in options.items() if value is not None}
     if "compare" in given:  # the arms are others then
         typed = replace(typed, baseline=None)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.config import MAXIMIZED, MINIMIZED
-from normlab.report.overview import Overview
+from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
 from normlab.results.probes import read_probes
 from normlab.results.result import Status
@@ -22,7 +22,7 @@ SHARES = {"lower": 0.25, "median": 0.5, "upper": 0.75}
 QUARTILES, AT_ITS_BEST = "quartiles/", ("best/", "test/")
 
 
-def arm_curves(sweep: Overview, records: Sequence[Record]) -> dict[str, list[Point]]:
+def arm_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict[str, list[Point]]:
     """Return the points of each arm that has any: a median by its metric's name, and quartiles beside it.
 
     Of a metric that can be good or bad the median is over all seeds whose runs finished or diverged, as long as
@@ -45,7 +45,7 @@ def arm_curves(sweep: Overview, records: Sequence[Record]) -> dict[str, list[Poi
     return {arm: found[arm] for arm in sweep.arms.index if found.get(arm)}
 
 
-def values(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
+def values(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     """Return the curves, and what probes found as if it were of them: a row per run, metric and step."""
     names = [name for name in sweep.curves["metric"].unique() if not name.startswith(AT_ITS_BEST)]
     curves = sweep.curves[sweep.curves["metric"].isin(names)]
@@ -63,7 +63,7 @@ def probed(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
         yield rows.assign(metric=of.map(tags.set_axis(of[tags.index])))[list(CURVE_COLUMNS)]
 
 
-def worst_of(name: str, sweep: Overview) -> float:
+def worst_of(name: str, sweep: SweepSummary) -> float:
     """Return the value of a metric that every other is better than; NaN if none is good or bad."""
     split, _, metric = name.partition("/")
     if name == sweep.metric:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from normlab.report.figure_layout import GREY, STEPS, scale
 from normlab.report.figures import drawing
 from normlab.report.palette import Style
 from normlab.report.probe_data import quartiles
-from normlab.report.probe_sheet import GREY, STEPS, scale
 
 SIZE = (4.7, 3.1)
 """Inches."""

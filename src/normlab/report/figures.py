@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from normlab.report.overview import Overview
 from normlab.report.palette import Style, styles
+from normlab.report.sweep_summary import SweepSummary
 
 TITLES = {"train/loss": "training loss", "val/loss": "validation loss"}
 LOOK: Any = {
@@ -69,7 +69,7 @@ def installed_cjk_fonts() -> list[str]:
     return [name for name in CJK_FONTS if name in installed]
 
 
-def write_curves(sweep: Overview, folder: Path) -> list[Path]:
+def write_curves(sweep: SweepSummary, folder: Path) -> list[Path]:
     """Draw the curves into ``folder``, each file whole or not at all, and return the files."""
     metrics = [name for name in dict.fromkeys([*TITLES, sweep.metric]) if (sweep.curves["metric"] == name).any()]
     if not metrics:
@@ -88,7 +88,7 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def draw(sweep: Overview, metrics: list[str]) -> Figure:
+def draw(sweep: SweepSummary, metrics: list[str]) -> Figure:
     """Return a figure with a panel per metric, all arms in each, and the legend below the panels."""
     labels = legend_labels(sweep)
     fitting = max(1, int(WIDTH / (HANDLE + LETTER * max(map(len, labels)))))
@@ -125,7 +125,7 @@ def draw(sweep: Overview, metrics: list[str]) -> Figure:
     return figure
 
 
-def legend_labels(sweep: Overview) -> list[str]:
+def legend_labels(sweep: SweepSummary) -> list[str]:
     """Return each arm's name, with the number of its runs that did not finish, and whether it learned nothing."""
     labels = []
     for arm, row in sweep.arms.to_dict("index").items():
@@ -138,7 +138,7 @@ def legend_labels(sweep: Overview) -> list[str]:
     return labels
 
 
-def caption(sweep: Overview) -> str:
+def caption(sweep: SweepSummary) -> str:
     """Return what a line, a band and a cross stand for."""
     finished = sweep.runs[sweep.runs["status"] == "finished"]
     seeds = sorted(set(finished.groupby("arm")["seed"].nunique()))
@@ -155,7 +155,7 @@ def caption(sweep: Overview) -> str:
     return "; ".join(parts)
 
 
-def panel(axes: Axes, sweep: Overview, metric: str, looks: dict[str, Style]) -> None:
+def panel(axes: Axes, sweep: SweepSummary, metric: str, looks: dict[str, Style]) -> None:
     """Draw one metric of all arms against the epoch."""
     rows = sweep.curves[sweep.curves["metric"] == metric].drop_duplicates(["run", "epoch"], keep="last")
     wide = rows.pivot(index="epoch", columns="run", values="value")

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from normlab.report.arm_curves import worst_of
-from normlab.report.overview import Overview
+from normlab.report.console import measured
 from normlab.report.probe_tables import run_columns
-from normlab.report.tables import measured
+from normlab.report.sweep_summary import SweepSummary
 from normlab.results.hparams import GROUPS, flat
 from normlab.results.result import Status
 from normlab.results.sweep import Record
@@ -16,7 +16,7 @@ from normlab.results.sweep import Record
 COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
 
 
-def hyperparameters(sweep: Overview, records: Sequence[Record]) -> list[str]:
+def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
     """Return what varies in a sweep, and what else is worth a column and the same for all runs of an arm.
 
     The tab shows the hyperparameters of one run of an arm: its seed would be wrong of the others.
@@ -33,7 +33,7 @@ def hyperparameters(sweep: Overview, records: Sequence[Record]) -> list[str]:
     ]
 
 
-def run_numbers(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
+def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per run and a column per number of the tables, NaN where a mean has to leave it out.
 
     A run that diverged has the worst value there is; one that did not come to its end has none.

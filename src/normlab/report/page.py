@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from normlab.report.console import csv, number
 from normlab.report.figures import save
-from normlab.report.tables import csv, number
 from normlab.results.result import write_atomically
 
 TEMPLATE = Path(__file__).parent / "template"

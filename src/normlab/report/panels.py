@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from normlab.report.overview import Overview
-from normlab.report.tables import short_names
+from normlab.report.console import short_names
+from normlab.report.sweep_summary import SweepSummary
 from normlab.stats.arms import label, natural
 
 MODEL, TUNED = "model", ("optimizer.", "scheduler.")
 
 
-def panels(sweep: Overview) -> dict[str, Overview]:
+def panels(sweep: SweepSummary) -> dict[str, SweepSummary]:
     """Return the parts of a sweep by what they have in common, such as ``init=kaiming``.
 
     In each, arms are told apart by their normalizer, the first of the keys, and by numbers of the optimizer. A
@@ -27,7 +27,7 @@ def panels(sweep: Overview) -> dict[str, Overview]:
     return {label(names, group): part(sweep, own, dict(zip(others, group, strict=True))) for group in groups}
 
 
-def part(sweep: Overview, own: list[str], common: dict[str, str]) -> Overview:
+def part(sweep: SweepSummary, own: list[str], common: dict[str, str]) -> SweepSummary:
     """Return the arms of a sweep with these settings in common, named by their ``own``."""
     arms = sweep.arms[(sweep.arms[list(common)] == list(common.values())).all(axis=1)]
     names = {arm: label(own, row) for arm, row in zip(arms.index, arms[own].to_numpy().tolist(), strict=True)}

@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.config import ConfigError
+from normlab.report.console import short_names
 from normlab.report.factors import find_factors
-from normlab.report.overview import scopes_of, seed_column
-from normlab.report.tables import short_names
+from normlab.report.sweep_summary import scopes_of, seed_column
 from normlab.report.verdicts import read_history
 from normlab.results.folder import plain
 from normlab.results.hparams import group_choices

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from normlab.report.console import short_names
 from normlab.report.figures import legend_labels
-from normlab.report.overview import Overview
 from normlab.report.palette import Style, styles
-from normlab.report.tables import short_names
+from normlab.report.sweep_summary import SweepSummary
 from normlab.results.probes import read_arrays, read_probes
 from normlab.results.sweep import Record
 from normlab.stats.arms import label
@@ -39,12 +39,12 @@ class Measured:
     """
 
     name: str
-    sweep: Overview
+    sweep: SweepSummary
     rows: Mapping[tuple[str, str], pd.DataFrame]
     folders: Mapping[int, Path]
     headline: Sequence[str] = ()
 
-    def within(self, sweep: Overview) -> "Measured":
+    def within(self, sweep: SweepSummary) -> "Measured":
         """Return what was found in the runs of a part of the sweep."""
         rows = {key: part[part["run"].isin(sweep.runs.index)] for key, part in self.rows.items()}
         return replace(self, sweep=sweep, rows={key: part for key, part in rows.items() if len(part)})
@@ -160,7 +160,7 @@ class Measured:
         return {}
 
 
-def measured(sweep: Overview, records: Sequence[Record]) -> Iterator[Measured]:
+def measured(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[Measured]:
     """Yield what each probe found in the runs of a sweep, if any did."""
     rows = read_probes(records)
     rows = rows.drop_duplicates(["run", "probe", "mode", "quantity", "step"], keep="last")

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from normlab.report.figure_layout import STEPS, Row, arm_entries, head, scale, sheet, statistics
 from normlab.report.probe_data import Measured, quartiles
 from normlab.report.probe_multiples import draw_multiples, multiples
 from normlab.report.probe_panels import STEP, Panel, caption, draw_numbers, number_sheet
-from normlab.report.probe_sheet import STEPS, Row, arm_entries, head, scale, sheet, statistics
 
 OVERLAID = 3
 """How many arms' ranges may lie over each other in a panel."""

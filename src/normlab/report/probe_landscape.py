@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from normlab.report.probe_data import Measured, quartiles
-from normlab.report.probe_panels import Panel, caption, draw_median, number_sheet
-from normlab.report.probe_sheet import (
+from normlab.report.figure_layout import (
     GREY,
     STEPS,
     Entry,
@@ -24,6 +22,8 @@ from normlab.report.probe_sheet import (
     sheet,
     statistics,
 )
+from normlab.report.probe_data import Measured, quartiles
+from normlab.report.probe_panels import Panel, caption, draw_median, number_sheet
 
 LIMIT = (0, (6, 2))
 FLOOR = 1e-6

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from normlab.report.figure_layout import Row, arm_entries, head, scale, sheet, statistics
 from normlab.report.figures import LETTER
 from normlab.report.probe_data import Measured
 from normlab.report.probe_multiples import draw_multiples, multiples
 from normlab.report.probe_panels import STEP, Panel, caption, draw_median, number_sheet
-from normlab.report.probe_sheet import Row, arm_entries, head, scale, sheet, statistics
 
 PERCENTILES = ("q15", "q50", "q85")
 DEPTH = (

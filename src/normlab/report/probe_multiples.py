@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from normlab.report.figure_layout import ABOVE, SHARED, STEPS, Row, head, scale
 from normlab.report.figures import LEFT, RIGHT, WIDTH
 from normlab.report.probe_data import Measured
-from normlab.report.probe_sheet import ABOVE, SHARED, STEPS, Row, head, scale
 
 AT_MOST = 5
 """How many panels there are in a row, where the names of the arms leave room for them."""

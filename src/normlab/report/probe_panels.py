@@ -9,10 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
-from normlab.report.figures import DENSE, LEFT, LETTER, LOG_FROM, cross
-from normlab.report.palette import Style
-from normlab.report.probe_data import Measured, quartiles
-from normlab.report.probe_sheet import (
+from normlab.report.figure_layout import (
     ABOVE,
     STEPS,
     Entry,
@@ -24,6 +21,9 @@ from normlab.report.probe_sheet import (
     sheet,
     statistics,
 )
+from normlab.report.figures import DENSE, LEFT, LETTER, LOG_FROM, cross
+from normlab.report.palette import Style
+from normlab.report.probe_data import Measured, quartiles
 
 MARKED = 15
 """Up to how many moments each has a mark."""

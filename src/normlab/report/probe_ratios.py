@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from normlab.report.overview import Overview
+from normlab.report.console import aligned
+from normlab.report.formatting import with_interval
 from normlab.report.panels import MODEL
 from normlab.report.probe_tables import run_columns
-from normlab.report.tables import aligned
-from normlab.report.wording import with_interval
+from normlab.report.sweep_summary import SweepSummary
 from normlab.results.sweep import Record
 from normlab.stats.comparison import RATIO, named, shown
 from normlab.stats.design import PLAIN
@@ -22,7 +22,7 @@ MOST, ENOUGH = 24, 8
 COLUMNS = ["arm", "baseline", "quantity", "untrained", "seeds", "ratio", "ratio_low", "ratio_high", "smaller"]
 
 
-def probe_ratios(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
+def probe_ratios(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per arm and number: its ratio to that of the arm that differs in the model alone.
 
     The ratio is the Hodges–Lehmann estimate over paired seeds, with the interval of the signed-rank test;
@@ -50,7 +50,7 @@ def ratio(arm: np.ndarray, baseline: np.ndarray) -> Estimate:
     return shown(RATIO, pseudomedian(log_ratios(arm, baseline)))
 
 
-def paired(sweep: Overview, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
+def paired(sweep: SweepSummary, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
     """Return the finite values of two arms, ``(seeds x 2)``."""
     runs = sweep.runs.assign(value=values.where(np.isfinite(values)))
     known = runs[runs["arm"].isin([arm, baseline])].dropna(subset=["value", "seed"])
@@ -58,7 +58,7 @@ def paired(sweep: Overview, values: pd.Series, arm: str, baseline: str) -> pd.Da
     return wide.reindex(columns=[arm, baseline]).dropna()
 
 
-def pairs(sweep: Overview) -> Iterator[tuple[str, str]]:
+def pairs(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
     """Yield each arm with a normalizer, and the one that differs from it in having none."""
     if MODEL not in sweep.keys:
         return

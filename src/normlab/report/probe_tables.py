@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from normlab.report.overview import Overview
-from normlab.report.tables import aligned, number, short_names
+from normlab.report.console import aligned, number, short_names
+from normlab.report.sweep_summary import SweepSummary
 from normlab.results.sweep import Record
 
 WIDTH = 100
@@ -17,14 +17,14 @@ def run_columns(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame([record.result.probes for record in records], index=range(len(records)), dtype=float)
 
 
-def probe_table(sweep: Overview, records: Sequence[Record]) -> pd.DataFrame:
+def probe_table(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per arm: the median of each number over the seeds whose runs finished, NaN left out."""
     finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
     found = run_columns(records).loc[finished.index]
     return found.groupby(finished["arm"]).median().reindex(sweep.arms.index)
 
 
-def printed_probes(sweep: Overview, records: Sequence[Record]) -> list[str]:
+def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
     """Return the lines of a table for each probe, below each other; a wide one is broken."""
     table = probe_table(sweep, records)
     left = {name: sweep.arms[key].tolist() for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)}

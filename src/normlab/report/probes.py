@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
+from normlab.report.figure_layout import GREY
 from normlab.report.figures import drawing, save
-from normlab.report.overview import Overview
 from normlab.report.panels import panels
 from normlab.report.probe_data import Measured, measured
 from normlab.report.probe_gradient import along_gradient
 from normlab.report.probe_landscape import curvature, gradient_lipschitz, line
 from normlab.report.probe_layers import activations, covariate_shift, preactivations
 from normlab.report.probe_panels import Panel, number_sheet
-from normlab.report.probe_sheet import GREY
+from normlab.report.sweep_summary import SweepSummary
 from normlab.results.sweep import Record
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ ACROSS, AT_MOST = 3, 12
 """How many panels a probe that is not known here has in a row, and for each of its modes."""
 
 
-def write_probe_figures(sweep: Overview, records: Sequence[Record], folder: Path) -> list[Path]:
+def write_probe_figures(sweep: SweepSummary, records: Sequence[Record], folder: Path) -> list[Path]:
     """Draw a figure of each probe into ``folder``, each file whole or not at all, and return the files."""
     drawn = probe_figures(sweep, records)
     with drawing():
         return [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in drawn for kind in ("png", "svg")]
 
 
-def probe_figures(sweep: Overview, records: Sequence[Record]) -> Iterator[tuple[str, Figure, Measured]]:
+def probe_figures(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[tuple[str, Figure, Measured]]:
     """Yield a figure of each probe, with what its file is called and with what is drawn.
 
     There is one for what was measured and for nothing else; where it would show too many arms, one for each panel

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normlab.report.console import run_table
 from normlab.report.figures import drawing
-from normlab.report.notes import cautions
+from normlab.report.footnotes import cautions
+from normlab.report.formatting import num, percent, shown, with_interval
 from normlab.report.page import Page, Picture, Section, Table, write_page
 from normlab.report.probe_ratios import probe_ratios
 from normlab.report.probes import last_numbers, probe_figures
 from normlab.report.provenance import commands, facts
+from normlab.report.report_data import ReportData, names_of
 from normlab.report.sections import sections
-from normlab.report.study import Study, names_of
-from normlab.report.study_views import rows_of
-from normlab.report.tables import run_table
-from normlab.report.wording import num, percent, shown, with_interval
+from normlab.report.selectors import rows_of
 from normlab.stats.comparison import ALPHA, BETTER, WORSE
 from normlab.stats.comparisons import ONE_SPLIT
 from normlab.stats.sentences import interaction_sentence, sentence, time_sentence
@@ -31,7 +31,7 @@ SHOWN = 2000
 """Runs that the page lists; ``runs.csv`` has all."""
 
 
-def write_report(folders: Sequence[Path], found: Study, out: Path) -> Path:
+def write_report(folders: Sequence[Path], found: ReportData, out: Path) -> Path:
     """Write the page and all that is on it into a folder, and return the page.
 
     Args:
@@ -43,7 +43,7 @@ def write_report(folders: Sequence[Path], found: Study, out: Path) -> Path:
         return write_page(page_of(folders, found), out)
 
 
-def page_of(folders: Sequence[Path], found: Study) -> Page:
+def page_of(folders: Sequence[Path], found: ReportData) -> Page:
     """Return what the page says."""
     design = found.found.design
     others = ", ".join(arm for arm in design.arms if arm != design.baseline)
@@ -55,7 +55,7 @@ def page_of(folders: Sequence[Path], found: Study) -> Page:
     return Page(title, said, warnings, parts, facts(folders, found.records))
 
 
-def data_text(found: Study) -> str:
+def data_text(found: ReportData) -> str:
     """Return the dataset with its numbers of samples, for the title; empty if there are several or none."""
     runs = [found.records[number].result for number in found.sweep.runs.index]
     names = {run.choices.get("data", "") for run in runs}
@@ -67,7 +67,7 @@ def data_text(found: Study) -> str:
     return f", {names.pop()}" + (f" ({rows} training, validation and test samples)" if rows else "")
 
 
-def sentences(found: Study) -> list[str]:
+def sentences(found: ReportData) -> list[str]:
     """Return a sentence for each comparison, or the reason why there is none."""
     analysis = found.found
     rows = [row for row in rows_of(analysis.comparisons) if row["verdict"] != ONE_SPLIT]
@@ -81,14 +81,14 @@ def sentences(found: Study) -> list[str]:
     return ["One arm: there is nothing to compare it with."] if len(found.runs) else ["There are no runs."]
 
 
-def more_sentences(found: Study) -> list[str]:
+def more_sentences(found: ReportData) -> list[str]:
     """Return sentences on the times to the target, and on effects that change between panels."""
     times = [time_sentence(row) for row in rows_of(found.found.time_ratios)]
     changes = [row for row in rows_of(found.found.interactions) if row["p_adjusted"] <= ALPHA]
     return [*filter(None, times), *(interaction_sentence(row) for row in changes)]
 
 
-def targets(found: Study) -> list[str]:
+def targets(found: ReportData) -> list[str]:
     """Return the target that the sentences speak of, if there is one."""
     choice, rows = found.found.design.choice, rows_of(found.found.targets)
     side = "at most" if choice.direction == "min" else "at least"
@@ -98,7 +98,7 @@ def targets(found: Study) -> list[str]:
     return [f"The target: {choice.name} {', '.join(values)}."] if values and comparing else []
 
 
-def probes(found: Study) -> Iterator[Section]:
+def probes(found: ReportData) -> Iterator[Section]:
     """Yield what the probes found, if there were any."""
     pictures = [
         Picture(
@@ -119,7 +119,7 @@ def probes(found: Study) -> Iterator[Section]:
         yield Section("probes", "Why: what the probes found", [words], pictures, ratio_tables(found))
 
 
-def ratio_tables(found: Study) -> list[Table]:
+def ratio_tables(found: ReportData) -> list[Table]:
     """Return what the probes found of the arms against the one without normalization, if there is such an arm."""
     frame = probe_ratios(found.sweep, found.records)
     columns: dict[str, Any] = {
@@ -132,7 +132,7 @@ def ratio_tables(found: Study) -> list[Table]:
     return [Table("probe_ratios", "arms against nobn", frame, shown(frame, columns))] if len(frame) else []
 
 
-def runs(found: Study) -> Section:
+def runs(found: ReportData) -> Section:
     """Return every run, with the command that trains it again."""
     table = run_table(found.sweep, found.records, None)
     again = commands(found.records).loc[found.sweep.listed.index]

@@ -7,22 +7,22 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
+from normlab.report.formatting import effect_text, num, percent, shown, with_interval
 from normlab.report.page import Picture, Section, Table
-from normlab.report.study import Study
-from normlab.report.study_views import (
+from normlab.report.report_data import ReportData
+from normlab.report.selectors import (
     Row,
     at_best,
     file,
     left_out,
-    looks_of,
     panels,
     report_values,
+    styles_of,
     titled,
     tuned_at,
 )
 from normlab.report.time_section import fixed_steps, times
 from normlab.report.tuning_sections import rates, sizes
-from normlab.report.wording import effect_text, num, percent, shown, with_interval
 
 SCOPES = {
     "draw": "Draws: each replicate has samples of its own, generated from its seed.",
@@ -36,7 +36,7 @@ INTERNAL = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin
 """Columns of the comparisons that are not written into the csv file."""
 
 
-def sections(study: Study) -> Iterator[Section]:
+def sections(study: ReportData) -> Iterator[Section]:
     """Yield what there is to show, most important first."""
     for make in (compared, best, curves, fixed_steps, rates, sizes, times):
         section = make(study)
@@ -44,7 +44,7 @@ def sections(study: Study) -> Iterator[Section]:
             yield section
 
 
-def compared(study: Study) -> Section:
+def compared(study: ReportData) -> Section:
     """Return the comparisons: who is better than the baseline, by how much, and how sure that is."""
     found, design = study.found, study.found.design
     frame = found.comparisons
@@ -94,7 +94,7 @@ def compared(study: Study) -> Section:
     return Section("comparison", "Comparison", words, pictures, tables)
 
 
-def changes(study: Study) -> pd.DataFrame:
+def changes(study: ReportData) -> pd.DataFrame:
     """Return the interactions as they are read."""
     return shown(
         study.found.interactions,
@@ -130,7 +130,7 @@ def detectable_text(row: Row) -> str:
     return f"× {num(float(np.exp(value)))}" if row["effect"] == "ratio" else num(value)
 
 
-def paired(study: Study, panel: str, rows: pd.DataFrame, number: int) -> Iterator[Picture]:
+def paired(study: ReportData, panel: str, rows: pd.DataFrame, number: int) -> Iterator[Picture]:
     """Yield the picture of the seeds of one panel, if any were run with several arms."""
     design, wide = study.found.design, report_values(study, panel)
     arms = [arm for arm in (design.baseline, *rows["arm"]) if arm in wide]
@@ -138,14 +138,14 @@ def paired(study: Study, panel: str, rows: pd.DataFrame, number: int) -> Iterato
         return
     name, figure = (
         file("seeds", number),
-        charts.seeds(wide[arms], looks_of(study), title=titled("each seed", panel), y=design.primary.name),
+        charts.seeds(wide[arms], styles_of(study), title=titled("each seed", panel), y=design.primary.name),
     )
     alt = f"{design.primary.name} of each seed with {', '.join(arms)}{' in ' + panel if panel else ''}"
     caption = "A line is a replicate, each arm at its chosen setting; × marks runs that diverged."
     yield Picture(name, figure, alt, caption, Table(name, "what is drawn", wide[arms].reset_index()))
 
 
-def best(study: Study) -> Section:
+def best(study: ReportData) -> Section:
     """Return the outcomes of each arm at its chosen settings."""
     frame, design = study.found.arms, study.found.design
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
@@ -183,7 +183,7 @@ def column_of(name: str) -> Callable[[Row], str]:
     return lambda row: num(row[name])
 
 
-def curves(study: Study) -> Section:
+def curves(study: ReportData) -> Section:
     """Return the learning curves of the arms at their best, by epoch and by seconds."""
     pictures = []
     for number, (panel, _) in enumerate(panels(study.found.arms)):
@@ -200,7 +200,7 @@ def curves(study: Study) -> Section:
     return Section("curves", "Learning curves", [*words, *left_out(study.found.arms)], pictures)
 
 
-def wide_curves(study: Study, runs: pd.DataFrame, kind: str) -> dict[str, pd.DataFrame]:
+def wide_curves(study: ReportData, runs: pd.DataFrame, kind: str) -> dict[str, pd.DataFrame]:
     """Return the curves of each arm, ``(moments x seeds)``, by epoch or by median seconds."""
     design, found = study.found.design, {}
     worst = design.choice.sign * np.inf
@@ -218,7 +218,7 @@ def wide_curves(study: Study, runs: pd.DataFrame, kind: str) -> dict[str, pd.Dat
 
 
 def curve_picture(
-    study: Study, panel: str, number: int, kind: str, x: str, values: dict[str, pd.DataFrame]
+    study: ReportData, panel: str, number: int, kind: str, x: str, values: dict[str, pd.DataFrame]
 ) -> Picture:
     """Return the picture of a panel's curves."""
     design = study.found.design
@@ -227,7 +227,7 @@ def curve_picture(
         float(targets.loc[targets["panel"] == panel, "target"].astype(float).iloc[0]) if len(targets) else np.nan
     )
     figure = charts.curves(
-        values, looks_of(study), title=titled(f"by {kind}", panel), x=x, y=design.choice.name, target=target
+        values, styles_of(study), title=titled(f"by {kind}", panel), x=x, y=design.choice.name, target=target
     )
     rows = [
         wide.quantile([0.25, 0.5, 0.75], axis=1)

@@ -13,8 +13,8 @@ import pandas as pd
 from normlab.report.arm_curves import arm_curves
 from normlab.report.custom_scalars import layout
 from normlab.report.hparams_tab import hyperparameters, run_numbers
-from normlab.report.overview import Overview
 from normlab.report.probes import write_images
+from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
 from normlab.results.events import CLOSED, OURS, EventFile, replaced
 from normlab.results.names import run_names
@@ -34,7 +34,7 @@ diverged or, for `epochs_to_target`, did not get there. `reached` and `diverged`
 def write_events(
     folder: Path,
     records: Sequence[Record],
-    sweep: Overview,
+    sweep: SweepSummary,
     figures: Sequence[Path],
     markdown: Iterable[str | Sequence[str]],
 ) -> list[Path]:
@@ -77,7 +77,7 @@ def write_numbers(record: Record, numbers: pd.Series) -> None:
             events.scalars([Point(record.result.epochs, record.result.steps, time.time(), known)])
 
 
-def named(sweep: Overview, curves: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
+def named(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
     """Return the arms' curves by the names of their folders."""
     settings = sweep.arms[sweep.keys].to_dict("index")
     jobs = [[f"{key}={value}" for key, value in settings[arm].items()] or [arm] for arm in curves]

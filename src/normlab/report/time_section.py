@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
+from normlab.report.formatting import effect_text, num, percent, shown, with_interval
 from normlab.report.page import Picture, Section, Table
-from normlab.report.study import Study
-from normlab.report.study_views import MOST, Row, at_best, file, looks_of, rows_of, titled
-from normlab.report.wording import effect_text, num, percent, shown, with_interval
+from normlab.report.report_data import ReportData
+from normlab.report.selectors import MOST, Row, at_best, file, rows_of, styles_of, titled
 
 
-def times(study: Study) -> Section:
+def times(study: ReportData) -> Section:
     """Return how long arms take to the target."""
     found, design = study.found, study.found.design
     pictures, sign = [], "at most" if design.choice.direction == "min" else "at least"
@@ -24,7 +24,7 @@ def times(study: Study) -> Section:
             continue
         figure = charts.reached(
             steps,
-            looks_of(study),
+            styles_of(study),
             title=titled(f"{design.choice.name} {sign} {num(target)}", panel),
             x="optimizer steps",
             end=float(row["budget"]),
@@ -40,7 +40,7 @@ def times(study: Study) -> Section:
     )
 
 
-def fixed_steps(study: Study) -> Section:
+def fixed_steps(study: ReportData) -> Section:
     """Return the training loss of the arms after equally many steps."""
     frame = study.found.fixed_steps
     title = "Training loss at fixed steps"
@@ -68,14 +68,14 @@ def fixed_steps(study: Study) -> Section:
     return Section("fixed-steps", title, words, (), [Table("fixed_steps", "training loss by steps", frame, table)])
 
 
-def steps_to(study: Study, runs: pd.DataFrame) -> dict[str, np.ndarray]:
+def steps_to(study: ReportData, runs: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return when the runs of each arm reach their target, in optimizer steps, ∞ for never."""
     steps = study.found.times["steps"].reindex(runs.index).dropna()
     arms = runs.loc[steps.index, "arm"]
     return {str(arm): own.to_numpy() for arm, own in steps.groupby(arms, sort=False)}
 
 
-def target_words(study: Study) -> list[str]:
+def target_words(study: ReportData) -> list[str]:
     """Return what the target is."""
     tunes = any(len(use.tuning) for use in study.found.cells.uses.values())
     over = f"in the median over the {'tuning ' * tunes}seeds"
@@ -91,7 +91,7 @@ def target_words(study: Study) -> list[str]:
     ]
 
 
-def time_table(study: Study) -> Table:
+def time_table(study: ReportData) -> Table:
     """Return the times to the target."""
     frame, design = study.found.arms, study.found.design
     against = design.baseline or "baseline"

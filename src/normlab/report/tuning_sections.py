@@ -5,18 +5,18 @@ from typing import Any
 import pandas as pd
 
 from normlab.report import charts
+from normlab.report.console import short_names
+from normlab.report.formatting import num, percent, shown, with_interval
 from normlab.report.page import Picture, Section, Table
-from normlab.report.study import Study
-from normlab.report.study_views import MOST, Row, file, left_out, looks_of, panels, titled
-from normlab.report.tables import short_names
-from normlab.report.wording import num, percent, shown, with_interval
+from normlab.report.report_data import ReportData
+from normlab.report.selectors import MOST, Row, file, left_out, panels, styles_of, titled
 from normlab.stats.design import is_number
 from normlab.stats.ranges import BATCH_SIZE
 
 LR = "optimizer.lr"
 
 
-def rates(study: Study) -> Section:
+def rates(study: ReportData) -> Section:
     """Return what every setting gave that was tuned."""
     found, design = study.found, study.found.design
     frame = found.settings
@@ -60,7 +60,7 @@ def chosen(row: Row) -> str:
     return "chosen" if row["chosen"] else "near-best" if row["near_best"] else ""
 
 
-def range_table(study: Study) -> pd.DataFrame:
+def range_table(study: ReportData) -> pd.DataFrame:
     """Return the ranges as they are read."""
     frame = study.found.ranges
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
@@ -78,7 +78,7 @@ def range_table(study: Study) -> pd.DataFrame:
     )
 
 
-def against_key(study: Study, key: str, x: str, kind: str) -> list[Picture]:
+def against_key(study: ReportData, key: str, x: str, kind: str) -> list[Picture]:
     """Return a picture per panel of the metric against a tuned setting."""
     design, pictures = study.found.design, []
     for number, (panel, own) in enumerate(panels(study.found.settings)):
@@ -91,7 +91,7 @@ def against_key(study: Study, key: str, x: str, kind: str) -> list[Picture]:
         figure = charts.against(
             best.rename(columns={"iqm_low": "low", "iqm_high": "high"}),
             key,
-            looks_of(study),
+            styles_of(study),
             title=titled(design.primary.name, panel),
             x=x,
             y=design.primary.name,
@@ -105,7 +105,7 @@ def against_key(study: Study, key: str, x: str, kind: str) -> list[Picture]:
     return pictures
 
 
-def sizes(study: Study) -> Section:
+def sizes(study: ReportData) -> Section:
     """Return how much the batch size matters."""
     found, design = study.found, study.found.design
     frame = found.arms
@@ -121,7 +121,7 @@ def sizes(study: Study) -> Section:
         figure = charts.against(
             rows,
             BATCH_SIZE,
-            looks_of(study),
+            styles_of(study),
             title=titled(design.primary.name, where),
             x="batch size",
             y=design.primary.name,

@@ -58,7 +58,7 @@ class Result:
         chance: the training loss of the best net that looks at nothing, one number for all samples.
         data: the samples of this run: ``seed``, by which they are drawn and split; ``generated``, whether it draws
             them rather than splits one table; their numbers ``train``, ``val``, ``test``. Empty in older records.
-        sources: hashes of the files that the configuration names; see ``records.sources``.
+        sources: hashes of the files that the configuration names; see ``results.sources``.
     """
 
     name: str

@@ -9,7 +9,7 @@ from normlab.stats import tables
 from normlab.stats.comparisons import comparisons_of, interactions_of
 from normlab.stats.design import Design
 from normlab.stats.fixed_steps import at_fixed_steps
-from normlab.stats.grid import Cells, cells_of
+from normlab.stats.grid import Grid, grid_of
 from normlab.stats.history import History
 from normlab.stats.resampling import RESAMPLES, Draws
 from normlab.stats.tables import StepTimes
@@ -19,7 +19,7 @@ from normlab.stats.warnings import at_edges, cautions, disagreements
 
 
 @dataclass(frozen=True)
-class Findings:
+class Analysis:
     """The result of an analysis; tables name the panel and its settings, if there are panels, and the arm.
 
     Attributes:
@@ -42,7 +42,7 @@ class Findings:
     """
 
     design: Design
-    cells: Cells
+    cells: Grid
     tuning: Tuning
     settings: pd.DataFrame
     arms: pd.DataFrame
@@ -69,7 +69,7 @@ def find(
     history: History | None = None,
     timed: StepTimes | None = None,
     train_curves: pd.DataFrame | None = None,
-) -> Findings:
+) -> Analysis:
     """Analyse a sweep.
 
     Settings are chosen on validation. Differences are declared by the exact signed-rank test, corrected for all
@@ -92,14 +92,14 @@ def find(
         ValueError: the target is another text than ``baseline``.
     """
     history, is_kept = (History(), False) if history is None else (history, True)
-    cells = cells_of(runs, design, history.tuning_seeds)
+    cells = grid_of(runs, design, history.tuning_seeds)
     draws, tuning = Draws(generator, resamples), tuned(cells, history.frozen)
     times = reached(runs, curves, cells, tuning, target)
     arms = tables.arms(runs, cells, tuning, times, draws)
     rows = comparisons_of(cells, tuning, history if is_kept else None)
     edges = at_edges(cells, tuning)
     ends = list(disagreements(cells, tuning, rows))
-    found = Findings(
+    found = Analysis(
         design,
         cells,
         tuning,

@@ -12,7 +12,7 @@ from normlab.stats.corrected_t import corrected_t
 from normlab.stats.design import Metric, Scope
 from normlab.stats.equivalence import equivalence
 from normlab.stats.estimates import UNKNOWN, Estimate, differences, share
-from normlab.stats.grid import Cells, Panel
+from normlab.stats.grid import Grid, Panel
 from normlab.stats.interaction import mean_over_splits
 from normlab.stats.outcomes import log_ratios, point_differences
 from normlab.stats.pseudomedian import Interval, paired_test
@@ -46,7 +46,7 @@ class Place:
         panels: the panels, at least one.
     """
 
-    cells: Cells
+    cells: Grid
     panels: tuple[Panel, ...]
 
     def pick(self, table: Numbers, side: Side) -> Numbers:

@@ -23,7 +23,7 @@ from normlab.stats.comparison import (
     verdict,
 )
 from normlab.stats.design import DATA_SEED, Metric
-from normlab.stats.grid import Cells, Panel
+from normlab.stats.grid import Grid, Panel
 from normlab.stats.history import History, comparison_key
 from normlab.stats.interaction import interaction
 from normlab.stats.power import detectable_shift
@@ -40,7 +40,7 @@ CORRECTED = {
 """Columns of p, and of p corrected for the number of comparisons and looks."""
 
 
-def comparisons_of(cells: Cells, tuning: Tuning, history: History | None) -> list[Row]:
+def comparisons_of(cells: Grid, tuning: Tuning, history: History | None) -> list[Row]:
     """Compare each arm with its baseline in each panel, by each metric.
 
     Where panels differ in ``data.seed`` alone, a comparison pooled over them is tested instead of each alone: the
@@ -65,7 +65,7 @@ def family_of(row: Row) -> str:
     return str(row["question"] or row["metric"])
 
 
-def of_metric(cells: Cells, tuning: Tuning, metric: Metric, history: History | None) -> Iterator[Row]:
+def of_metric(cells: Grid, tuning: Tuning, metric: Metric, history: History | None) -> Iterator[Row]:
     """Yield the comparisons by one metric."""
     for place, name, tested in places_of(cells):
         about: Row = dict(zip(cells.design.panels, place.panels[0], strict=True))
@@ -89,7 +89,7 @@ def of_metric(cells: Cells, tuning: Tuning, metric: Metric, history: History | N
 
 
 def one_comparison(
-    cells: Cells, tuning: Tuning, metric: Metric, history: History | None, place: Place, row: Row
+    cells: Grid, tuning: Tuning, metric: Metric, history: History | None, place: Place, row: Row
 ) -> Row:
     """Return the columns of a comparison, or the verdict that says why it cannot be made."""
     sides = [sides_of(tuning, place.panels, row[name]) for name in ("arm", "baseline")]
@@ -111,7 +111,7 @@ def one_comparison(
     return found
 
 
-def places_of(cells: Cells) -> Iterator[tuple[Place, str, bool]]:
+def places_of(cells: Grid) -> Iterator[tuple[Place, str, bool]]:
     """Yield where arms are compared, with a name, and whether a verdict is given there.
 
     Several panels that differ in ``data.seed`` alone are pooled, and described one by one.
@@ -139,7 +139,7 @@ def name_of_splits(place: Place) -> str:
     return f"all {len(place.panels)} {DATA_SEED}"
 
 
-def reason(cells: Cells, tuning: Tuning, panels: Sequence[Panel], arm: str) -> str:
+def reason(cells: Grid, tuning: Tuning, panels: Sequence[Panel], arm: str) -> str:
     """Return why an arm cannot be compared in some panels: it has no run, or none with these keys."""
     others = [own for own, name in tuning if name == arm]
     missing = [panel for panel in panels if panel not in others]
@@ -184,7 +184,7 @@ def adjust(rows: Sequence[Row]) -> None:
         )
 
 
-def interactions_of(cells: Cells, tuning: Tuning) -> pd.DataFrame:
+def interactions_of(cells: Grid, tuning: Tuning) -> pd.DataFrame:
     """Return how the effect of each arm changes from panel to panel, of the primary metric.
 
     A panel is compared with the first panel that differs from it in one key alone. The effect of each replicate
@@ -220,7 +220,7 @@ def panel_pairs(panels: Sequence[Panel], keys: Sequence[str]) -> Iterator[tuple[
 
 
 def one_interaction(
-    cells: Cells, tuning: Tuning, metric: Metric, panels: tuple[Panel, Panel], arms: tuple[str, str]
+    cells: Grid, tuning: Tuning, metric: Metric, panels: tuple[Panel, Panel], arms: tuple[str, str]
 ) -> Row | None:
     """Return the change of an effect between two panels; None where an arm is missing or there is no verdict."""
     places = [Place(cells, (panel,)) for panel in panels]

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from normlab.stats.comparison import Place, effect_of, named, replicate_effects, shown, sides_of
 from normlab.stats.design import Metric
-from normlab.stats.grid import Cells
+from normlab.stats.grid import Grid
 from normlab.stats.pseudomedian import pseudomedian
 from normlab.stats.tuning import Tuning
 
@@ -16,7 +16,7 @@ SHARES = (0.1, 0.2, 0.5, 1.0)
 METRIC = Metric("train_eval/loss", "min")
 
 
-def at_fixed_steps(runs: pd.Index, cells: Cells, tuning: Tuning, curves: pd.DataFrame) -> pd.DataFrame:
+def at_fixed_steps(runs: pd.Index, cells: Grid, tuning: Tuning, curves: pd.DataFrame) -> pd.DataFrame:
     """Compare the training loss in evaluation mode after fixed shares of the steps; nothing is declared.
 
     A run counts with its last measurement by then, a diverged run as infinite from its last measurement on.
@@ -66,7 +66,7 @@ def at_fixed_steps(runs: pd.Index, cells: Cells, tuning: Tuning, curves: pd.Data
     return pd.DataFrame(rows, columns=columns)
 
 
-def losses_by(runs: pd.Index, cells: Cells, curves: pd.DataFrame, step: float) -> Numbers:
+def losses_by(runs: pd.Index, cells: Grid, curves: pd.DataFrame, step: float) -> Numbers:
     """Return the last loss of each run that was measured by a step, ``(runs,)``; NaN without any.
 
     That of a diverged run is infinite where it was not measured after the step.

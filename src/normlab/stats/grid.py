@@ -1,4 +1,4 @@
-"""The grid of a sweep: its runs by setting and seed, and the use of each panel's seeds; see :func:`cells_of`."""
+"""The grid of a sweep: its runs by setting and seed, and the use of each panel's seeds; see :func:`grid_of`."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Cells:
+class Grid:
     """A grid with S rows, one per setting, and N columns, one per seed.
 
     Attributes:
@@ -116,7 +116,7 @@ class Cells:
         return label(self.design.panels, panel)
 
 
-def cells_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | None = None) -> Cells:
+def grid_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | None = None) -> Grid:
     """Arrange the runs of a sweep in a grid, and decide how each panel uses its seeds.
 
     Args:
@@ -144,7 +144,7 @@ def cells_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | N
     }
     rates = pd.Series(runs["lr"].tolist() if "lr" in runs else "", index=row).groupby(level=0).first()
     status = np.array(runs["status"].tolist(), dtype=object)
-    cells = Cells(
+    cells = Grid(
         design, settings, seeds, row, column, status, tables, {}, [str(rates[k]) for k in range(len(settings))]
     )
     scopes = runs["scope"].tolist() if "scope" in runs else [Scope.SEED] * len(runs)
@@ -153,7 +153,7 @@ def cells_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | N
 
 
 def uses_of(
-    cells: Cells, scopes: Mapping[Panel, str], tuning_seeds: Sequence[int] | None
+    cells: Grid, scopes: Mapping[Panel, str], tuning_seeds: Sequence[int] | None
 ) -> Iterator[tuple[Panel, Use]]:
     """Yield the use of the seeds of each panel.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normlab.stats.comparison import ALIKE, ALPHA, BETTER, WORSE, Row
-from normlab.stats.grid import Cells, Panel
+from normlab.stats.grid import Grid, Panel
 from normlab.stats.looks import look_level, obrien_fleming
 from normlab.stats.tuning import Frozen, Tuning
 
@@ -63,7 +63,7 @@ class History:
         level = float(obrien_fleming(growing, self.max_replicates)[-1])
         return ALPHA / level if level > 0 else float("inf")
 
-    def add(self, cells: Cells, tuning: Tuning, rows: Iterable[Row]) -> None:
+    def add(self, cells: Grid, tuning: Tuning, rows: Iterable[Row]) -> None:
         """Add the verdicts of a sweep; rows without one leave nothing."""
         for row in rows:
             if row["verdict"] not in (BETTER, WORSE, ALIKE):

@@ -9,7 +9,7 @@ import pandas as pd
 from normlab.stats.comparison import ALPHA, sides_of
 from normlab.stats.comparisons import places_of
 from normlab.stats.design import Design, Scope
-from normlab.stats.grid import Cells, cells_of, split
+from normlab.stats.grid import Grid, grid_of, split
 from normlab.stats.history import History, comparison_key
 from normlab.stats.looks import look_level, obrien_fleming
 from normlab.stats.power import detectable_shift
@@ -56,7 +56,7 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         design: of these runs.
         history: the earlier verdicts of the folder.
     """
-    cells = cells_of(runs, design, history.tuning_seeds)
+    cells = grid_of(runs, design, history.tuning_seeds)
     if not cells.seeds:
         return None
     arms = tuned(cells, history.frozen)
@@ -85,7 +85,7 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
     )
 
 
-def compared_seeds(cells: Cells, tuning: Tuning) -> dict[tuple[str, ...], tuple[int, ...]]:
+def compared_seeds(cells: Grid, tuning: Tuning) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Return the seeds that both arms of each comparison have, by the comparison's key in the history."""
     found: dict[tuple[str, ...], tuple[int, ...]] = {}
     for place, name, tested in places_of(cells):

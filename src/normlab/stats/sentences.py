@@ -17,14 +17,14 @@ from normlab.stats.comparison import (
 )
 from normlab.stats.comparisons import ONE_SPLIT, replicates_needed
 from normlab.stats.design import LR, Scope
-from normlab.stats.grid import Cells
+from normlab.stats.grid import Grid
 from normlab.stats.tuning import Tuned, Tuning
 
 Row = Mapping[Any, Any]
 UNTUNED = "not tuned: other rates may reverse it"
 
 
-def sentence(row: Row, cells: Cells, tuning: Tuning) -> str:
+def sentence(row: Row, cells: Grid, tuning: Tuning) -> str:
     """Return a comparison in words: the finding, the effect with its interval, p, the scope, and the settings.
 
     Args:
@@ -34,7 +34,7 @@ def sentence(row: Row, cells: Cells, tuning: Tuning) -> str:
     return "; ".join(clauses(row, cells, tuning))
 
 
-def clauses(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+def clauses(row: Row, cells: Grid, tuning: Tuning) -> list[str]:
     """Return the parts of the sentence."""
     arm, baseline, verdict = row["arm"], row["baseline"], row["verdict"]
     where = f" at {row['panel']}" if row["panel"] else ""
@@ -128,7 +128,7 @@ def why_too_few(row: Row) -> str:
     return f"{found}, {replicates_needed(1, row['factor'])} are needed"
 
 
-def new_table_clause(row: Row, cells: Cells) -> list[str]:
+def new_table_clause(row: Row, cells: Grid) -> list[str]:
     """Return whether a verdict on splits of one table also holds for new tables."""
     is_test = row["metric"].startswith("test/")
     if row["scope"] != Scope.SPLIT or not is_test or row["verdict"] not in (BETTER, WORSE):
@@ -173,7 +173,7 @@ def failure_clause(row: Row) -> list[str]:
     ]
 
 
-def settings_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+def settings_clause(row: Row, cells: Grid, tuning: Tuning) -> list[str]:
     """Return the settings of both arms, of all panels that are pooled, and whether they were chosen."""
     keys, panels = cells.design.tuned, row["of_panels"]
     use = cells.uses[panels[0]]
@@ -194,7 +194,7 @@ def settings_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
     return [said, *(f"{arm} had one setting, {UNTUNED}" for arm in alone)]
 
 
-def settings_text(keys: Sequence[str], cells: Cells, tuned: Tuned) -> str:
+def settings_text(keys: Sequence[str], cells: Grid, tuned: Tuned) -> str:
     """Return the settings of an arm in short, the learning rate where nothing is tuned."""
     row = tuned.common
     if row is None:
@@ -209,7 +209,7 @@ def short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def shortened_clause(row: Row, cells: Cells, tuning: Tuning) -> list[str]:
+def shortened_clause(row: Row, cells: Grid, tuning: Tuning) -> list[str]:
     """Return that runs stopped early, if any did."""
     table, count = cells.tables["shortened"], 0
     for panel in row["of_panels"]:

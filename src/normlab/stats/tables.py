@@ -10,7 +10,7 @@ from normlab.stats.arms import STATUSES
 from normlab.stats.comparison import Place, Row, named, sides_of
 from normlab.stats.design import Design, is_number
 from normlab.stats.estimates import UNKNOWN, mean, share
-from normlab.stats.grid import Cells, Panel
+from normlab.stats.grid import Grid, Panel
 from normlab.stats.ranges import BATCH_SIZE, WITHIN, good_range, largest_ratio
 from normlab.stats.resampling import Draws
 from normlab.stats.step_times import time_per_step_ratio
@@ -28,7 +28,7 @@ def known(values: Numbers) -> Numbers:
     return values[~np.isnan(values)]
 
 
-def about(cells: Cells, panel: Panel, arm: str) -> Row:
+def about(cells: Grid, panel: Panel, arm: str) -> Row:
     """Return the columns that name an arm of a panel."""
     return {**dict(zip(cells.design.panels, panel, strict=True)), "panel": cells.panel(panel), "arm": arm}
 
@@ -41,7 +41,7 @@ def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> pd.DataFrame:
     )
 
 
-def settings(cells: Cells, tuning: Tuning, draws: Draws) -> pd.DataFrame:
+def settings(cells: Grid, tuning: Tuning, draws: Draws) -> pd.DataFrame:
     """Return a row per setting.
 
     Columns: ``tuning_iqm``, the validation metric on the replicates that choose; ``iqm`` with its interval, the
@@ -74,7 +74,7 @@ def settings(cells: Cells, tuning: Tuning, draws: Draws) -> pd.DataFrame:
     return frame(rows)
 
 
-def arms(runs: pd.DataFrame, cells: Cells, tuning: Tuning, times: Reached, draws: Draws) -> pd.DataFrame:
+def arms(runs: pd.DataFrame, cells: Grid, tuning: Tuning, times: Reached, draws: Draws) -> pd.DataFrame:
     """Return a row per arm at its chosen settings, over the reported replicates.
 
     Columns: the setting, None where replicates take different ones; how many ``runs`` the arm has, and how they
@@ -93,7 +93,7 @@ def arms(runs: pd.DataFrame, cells: Cells, tuning: Tuning, times: Reached, draws
     return frame(rows)
 
 
-def at_best(cells: Cells, panel: Panel, tuned: Tuned, times: Reached, draws: Draws) -> Row:
+def at_best(cells: Grid, panel: Panel, tuned: Tuned, times: Reached, draws: Draws) -> Row:
     """Return the numbers of an arm at its chosen settings."""
     use, keys, common = cells.uses[panel], cells.design.tuned, tuned.common
     setting = [None] * len(keys) if common is None else cells.settings[common].tuned
@@ -118,7 +118,7 @@ def at_best(cells: Cells, panel: Panel, tuned: Tuned, times: Reached, draws: Dra
     }
 
 
-def time_ratios(cells: Cells, tuning: Tuning, times: Reached, timed: StepTimes, draws: Draws) -> pd.DataFrame:
+def time_ratios(cells: Grid, tuning: Tuning, times: Reached, timed: StepTimes, draws: Draws) -> pd.DataFrame:
     """Return how many times the baseline's steps and seconds each arm takes to the target.
 
     Columns: ``steps_ratio`` with its bootstrap interval; ``step_time_ratio``, of the seconds of one step, with
@@ -166,7 +166,7 @@ def time_ratios(cells: Cells, tuning: Tuning, times: Reached, timed: StepTimes, 
     return frame(rows, columns)
 
 
-def ranges(cells: Cells, tuning: Tuning) -> pd.DataFrame:
+def ranges(cells: Grid, tuning: Tuning) -> pd.DataFrame:
     """Return the settings within 10 % of the best validation loss, of each tuned key of an arm, over all seeds.
 
     A run that failed to train counts as diverged. Where several keys are tuned, each setting of one counts with

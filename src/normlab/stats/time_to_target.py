@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normlab.stats.grid import Cells
+from normlab.stats.grid import Grid
 from normlab.stats.times import best_by, steps_of, target_of, times_to
 from normlab.stats.tuning import Tuning
 
@@ -36,7 +36,7 @@ class Reached:
 
 
 def reached(
-    runs: pd.DataFrame, curves: pd.DataFrame, cells: Cells, tuning: Tuning, target: float | str | None
+    runs: pd.DataFrame, curves: pd.DataFrame, cells: Grid, tuning: Tuning, target: float | str | None
 ) -> Reached:
     """Return the targets and when they were reached.
 
@@ -70,14 +70,14 @@ def reached(
     return Reached(table(cells, targets, rule, budget, gap), times.assign(target=aims), steps, seconds)
 
 
-def without_curves(runs: pd.DataFrame, cells: Cells, target: float, rule: str) -> Reached:
+def without_curves(runs: pd.DataFrame, cells: Grid, target: float, rule: str) -> Reached:
     """Return the targets of runs of which no curve is known; no time is."""
     times = pd.DataFrame({"steps": np.nan, "seconds": np.nan, "target": target}, index=runs.index)
     unknown = np.full((len(cells.settings), len(cells.seeds)), np.nan)
     return Reached(table(cells, dict.fromkeys(panels_of(cells), target), rule, {}, {}), times, unknown, unknown)
 
 
-def panels_of(cells: Cells) -> list[Panel]:
+def panels_of(cells: Grid) -> list[Panel]:
     """Return the panels in natural order."""
     return list(dict.fromkeys(setting.panel for setting in cells.settings))
 
@@ -93,14 +93,14 @@ def most_steps(curves: pd.DataFrame, panel: pd.Series) -> tuple[dict[Panel, floa
     return budget, gap
 
 
-def best_values(runs: pd.DataFrame, curves: pd.DataFrame, budgets: pd.Series, cells: Cells) -> Numbers:
+def best_values(runs: pd.DataFrame, curves: pd.DataFrame, budgets: pd.Series, cells: Grid) -> Numbers:
     """Return the best value of each run by 75 % of its budget, ``(S, N)``; infinite if it diverged."""
     best = best_by(curves, budgets, cells.design.choice.direction).reindex(runs.index)
     worst = cells.design.choice.sign * np.inf
     return cells.arrange(best.mask(runs["status"] == "diverged", worst).to_numpy(dtype=float))
 
 
-def target_from(best: Numbers, panel: Panel, rule: str, cells: Cells, tuning: Tuning) -> float:
+def target_from(best: Numbers, panel: Panel, rule: str, cells: Grid, tuning: Tuning) -> float:
     """Return the target of a panel from the best values of its arms at their chosen settings."""
     design, use = cells.design, cells.uses[panel]
     arms = {}
@@ -114,7 +114,7 @@ def target_from(best: Numbers, panel: Panel, rule: str, cells: Cells, tuning: Tu
 
 
 def table(
-    cells: Cells, targets: dict[Panel, float], rule: str, budget: dict[Panel, float], gap: dict[Panel, float]
+    cells: Grid, targets: dict[Panel, float], rule: str, budget: dict[Panel, float], gap: dict[Panel, float]
 ) -> pd.DataFrame:
     """Return a row per panel with its target."""
     rows = [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from normlab.stats.design import is_number
 from normlab.stats.estimates import MOST_DIVERGED, differences, iqm
-from normlab.stats.grid import Cells, Panel, Use
+from normlab.stats.grid import Grid, Panel, Use
 
 Numbers = NDArray[np.float64]
 Frozen = Mapping[tuple[Panel, str], Sequence[tuple[str, ...]]]
@@ -48,7 +48,7 @@ Tuning = dict[tuple[Panel, str], Tuned]
 """Of each panel and arm."""
 
 
-def tuned(cells: Cells, frozen: Frozen | None = None) -> Tuning:
+def tuned(cells: Grid, frozen: Frozen | None = None) -> Tuning:
     """Choose the settings of each arm in each panel, always on the validation loss.
 
     Args:

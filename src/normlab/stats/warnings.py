@@ -21,7 +21,7 @@ from normlab.stats.comparison import (
 from normlab.stats.comparisons import replicates_needed
 from normlab.stats.coverage import coverage_of
 from normlab.stats.design import GENERALIZATION, Metric, Scope
-from normlab.stats.grid import Cells, Panel
+from normlab.stats.grid import Grid, Panel
 from normlab.stats.history import History
 from normlab.stats.pseudomedian import Interval, shift_estimate
 from normlab.stats.sentences import counted, number, p_value
@@ -31,7 +31,7 @@ from normlab.stats.tuning import Tuning, edges
 
 
 def cautions(
-    runs: pd.DataFrame, cells: Cells, tuning: Tuning, times: Reached, comparisons: Sequence[Row], history: History
+    runs: pd.DataFrame, cells: Grid, tuning: Tuning, times: Reached, comparisons: Sequence[Row], history: History
 ) -> list[str]:
     """Return the warnings: about runs that do not count, replicates, the choice of settings, tests and targets."""
     return [
@@ -44,7 +44,7 @@ def cautions(
     ]
 
 
-def of_runs(runs: pd.DataFrame, cells: Cells) -> Iterator[str]:
+def of_runs(runs: pd.DataFrame, cells: Grid) -> Iterator[str]:
     """Yield warnings about runs that do not count, or not in full."""
     if runs.empty:
         yield "there are no runs"
@@ -67,7 +67,7 @@ def of_runs(runs: pd.DataFrame, cells: Cells) -> Iterator[str]:
         yield f"runs that repeat a seed of their setting, and count once with their mean: {repeated}"
 
 
-def of_replicates(cells: Cells) -> Iterator[str]:
+def of_replicates(cells: Grid) -> Iterator[str]:
     """Yield warnings about the number of replicates and their scope, each once for all panels."""
     said = set()
     for use in cells.uses.values():
@@ -93,7 +93,7 @@ def of_replicates(cells: Cells) -> Iterator[str]:
         said.update(lines)
 
 
-def of_tuning(cells: Cells, tuning: Tuning) -> Iterator[str]:
+def of_tuning(cells: Grid, tuning: Tuning) -> Iterator[str]:
     """Yield warnings about the choice of settings."""
     for (panel, arm), tuned in tuning.items():
         known, columns = ~np.isnan(cells.tables["validation"]), cells.uses[panel].tuning
@@ -109,7 +109,7 @@ def of_tuning(cells: Cells, tuning: Tuning) -> Iterator[str]:
         )
 
 
-def at_edges(cells: Cells, tuning: Tuning) -> list[str]:
+def at_edges(cells: Grid, tuning: Tuning) -> list[str]:
     """Return a line for each edge of what was tried that is the best setting, with the arms of which it is.
 
     Where replicates choose for themselves, an edge counts if most of them choose it.
@@ -168,7 +168,7 @@ def of_looks(comparisons: Sequence[Row], history: History) -> Iterator[str]:
         yield f"max_replicates={most} was declared at the first verdict: with more replicates nothing is declared"
 
 
-def of_targets(cells: Cells, times: Reached) -> Iterator[str]:
+def of_targets(cells: Grid, times: Reached) -> Iterator[str]:
     """Yield warnings about the targets, where there are curves."""
     targets = times.targets
     if targets.empty or targets["budget"].isna().all():
@@ -180,7 +180,7 @@ def of_targets(cells: Cells, times: Reached) -> Iterator[str]:
         yield "the target was set by the runs whose times to it are told, which favours the arm that set it"
 
 
-def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> Iterator[str]:
+def disagreements(cells: Grid, tuning: Tuning, comparisons: Sequence[Row]) -> Iterator[str]:
     """Yield a line for each test comparison that the validation split or the best epoch answers otherwise.
 
     The best epoch is chosen and judged on the same validation samples, which favours the arm whose curve jumps
@@ -208,7 +208,7 @@ def disagreements(cells: Cells, tuning: Tuning, comparisons: Sequence[Row]) -> I
                 )
 
 
-def other_answer(cells: Cells, tuning: Tuning, row: Row, metric: Metric) -> tuple[str, float, float] | None:
+def other_answer(cells: Grid, tuning: Tuning, row: Row, metric: Metric) -> tuple[str, float, float] | None:
     """Return a comparison by another table of the cells: the effect as text, p and side; None without replicates.
 
     The text is empty where runs that diverged leave no estimate.
@@ -228,6 +228,6 @@ def other_answer(cells: Cells, tuning: Tuning, row: Row, metric: Metric) -> tupl
     return text, float(signed_rank(effects)), rank_side(effects, metric)
 
 
-def full_name(cells: Cells, panel: Panel, arm: str) -> str:
+def full_name(cells: Grid, panel: Panel, arm: str) -> str:
     """Return an arm's name with its panel's."""
     return " at ".join(filter(None, [arm or "all runs", cells.panel(panel)]))

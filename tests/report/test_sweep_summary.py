@@ -2,11 +2,11 @@ import math
 
 import pandas as pd
 
-from normlab.report.notes import notes
-from normlab.report.overview import overview
+from normlab.report.console import run_table
+from normlab.report.footnotes import notes
 from normlab.report.report import page_of
-from normlab.report.study import Asked, study
-from normlab.report.tables import run_table
+from normlab.report.report_data import ReportOptions, study
+from normlab.report.sweep_summary import overview
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
 from normlab.stats.arms import ABSENT
@@ -22,7 +22,7 @@ def change_config(folder, max_epochs=3, gamma=None):
 
 def look(folder):
     records = read_sweep(folder)
-    return study(records, Asked.of_runs(records)).sweep
+    return study(records, ReportOptions.of_runs(records)).sweep
 
 
 def test_arms_runs_and_target_by_hand(make_run, tmp_path):
@@ -179,7 +179,7 @@ def test_bug_sweeps_of_other_configurations_were_compared(make_run, tmp_path):
     for seed in range(8):
         change_config(make_run(f"model=bn seed={seed}", [9.0, 8.0]), max_epochs=5)
         make_run(f"model=nobn seed={seed}", [2.0, 1.0])
-    found = study(read_sweep(tmp_path / "sweep"), Asked())
+    found = study(read_sweep(tmp_path / "sweep"), ReportOptions())
     assert found.found.comparisons["metric"].tolist() == ["test/loss", "train_eval/loss"]
     assert set(found.found.comparisons["verdict"]) == {"not comparable: nobn differs in trainer.max_epochs"}
     said = "runs differ in trainer.max_epochs, which nobody typed: it makes panels"
@@ -192,7 +192,7 @@ def test_what_nobody_typed_is_never_tuned(make_run, tmp_path):
         change_config(make_run(f"model=bn seed={seed}"), gamma=0.5)
         change_config(make_run(f"model=nobn seed={seed}"), gamma=0.5)
         change_config(make_run(f"model=bn optimizer.lr=0.01 seed={seed}"), gamma=0.9)
-    design = study(read_sweep(tmp_path / "sweep"), Asked()).found.design
+    design = study(read_sweep(tmp_path / "sweep"), ReportOptions()).found.design
     assert (design.panels, design.tuned) == (("scheduler.gamma",), ())
 
 
@@ -201,7 +201,7 @@ def test_arms_are_named_by_a_key_that_the_others_lack(make_run, tmp_path):
         for momentum in ("0.05", "0.1"):
             make_run(f"model=bn model.norm.momentum={momentum} seed={seed}", [9.0, float(momentum)])
         make_run(f"model=nobn seed={seed}", [9.0, 4.0])
-    found = study(read_sweep(tmp_path / "sweep"), Asked())
+    found = study(read_sweep(tmp_path / "sweep"), ReportOptions())
     compared = found.found.comparisons[found.found.comparisons["metric"] == "test/loss"]
     assert compared[["arm", "baseline", "panel", "verdict"]].to_numpy().tolist() == [
         ["bn, momentum=0.05", "nobn", "", "better"],
@@ -216,7 +216,7 @@ def test_a_tuned_key_that_an_arm_lacks_stays_tuned(make_run, tmp_path):
         for momentum in ("0.5", "0.9"):
             make_run(f"model=bn optimizer.momentum={momentum} seed={seed}", [9.0, float(momentum)])
         make_run(f"model=nobn seed={seed}", [9.0, 4.0])
-    found = study(read_sweep(tmp_path / "sweep"), Asked()).found
+    found = study(read_sweep(tmp_path / "sweep"), ReportOptions()).found
     assert (found.design.tuned, found.design.panels) == (("optimizer.momentum",), ())
     assert found.arms[["arm", "optimizer.momentum"]].to_numpy().tolist() == [["bn", "0.5"], ["nobn", ABSENT]]
     assert found.comparisons["verdict"].tolist() == ["better", "better"]

@@ -21,7 +21,7 @@ UNTRAINED = 0.9
 
 
 @dataclass(frozen=True)
-class Overview:
+class SweepSummary:
     """A sweep at a glance.
 
     Attributes:
@@ -29,7 +29,7 @@ class Overview:
         metric, direction: what was optimized, and whether ``min`` or ``max`` is good.
         runs: a row per run, sorted by arm and seed, indexed by the number of its record; see ``run_columns``.
             Runs that repeat the configuration and the seed of another are left out.
-        arms: a row per arm, indexed by its name: what varies, what ``analysis.arms.summarize`` found, and whether
+        arms: a row per arm, indexed by its name: what varies, what ``stats.arms.summarize`` found, and whether
             most of its runs are untrained.
         curves: a row per run, epoch and metric.
         untyped: of the keys, those that nobody typed and that make panels.
@@ -55,7 +55,7 @@ class Overview:
         return len(self.listed) - len(self.runs)
 
 
-def overview(records: Sequence[Record], compare: str | None = None) -> Overview:
+def overview(records: Sequence[Record], compare: str | None = None) -> SweepSummary:
     """Return the runs, arms and curves of at least one record.
 
     Args:
@@ -74,7 +74,7 @@ def overview(records: Sequence[Record], compare: str | None = None) -> Overview:
     runs = listed[~listed.index.isin(repeats(results, listed))]
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
     arms["mostly_untrained"] = runs.groupby("arm")["untrained"].mean() > 0.5
-    return Overview(keys, metric, direction, runs, arms, curves, factors.untyped, factors.named, listed)
+    return SweepSummary(keys, metric, direction, runs, arms, curves, factors.untyped, factors.named, listed)
 
 
 def repeats(results: Sequence[Result], listed: pd.DataFrame) -> list[int]:
@@ -96,7 +96,7 @@ def repeats(results: Sequence[Result], listed: pd.DataFrame) -> list[int]:
     return found
 
 
-def with_times(sweep: Overview, times: pd.DataFrame, curves: pd.DataFrame) -> Overview:
+def with_times(sweep: SweepSummary, times: pd.DataFrame, curves: pd.DataFrame) -> SweepSummary:
     """Return a sweep with the ``target`` of each run and arm, and when they reach it.
 
     Args:
@@ -142,7 +142,7 @@ def run_columns(
     ``best`` is the best value of the metric, ``last`` that of the last validation. ``train_eval``, ``val`` and
     ``test`` are its means over the last tenth of the run's epochs, the first of the training split in evaluation
     mode. ``untrained`` and ``shortened`` (stopped early) are flags; ``scope``, ``train_rows``, ``test_rows`` and
-    ``lr`` are those of ``analysis.design``.
+    ``lr`` are those of ``stats.design``.
     """
     best = [r.best.metrics.get(metric) if r.best and r.objective.metric == metric else None for r in results]
     latest = curves[curves["metric"] == metric].groupby("run")["value"].last()

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.report.overview import Overview
+from normlab.report.sweep_summary import SweepSummary
 from normlab.results.result import Result
 from normlab.results.sweep import Record
 from normlab.stats.arms import ABSENT, ENDS
 
 
-def run_table(sweep: Overview, records: Sequence[Record], folder: Path | None) -> pd.DataFrame:
+def run_table(sweep: SweepSummary, records: Sequence[Record], folder: Path | None) -> pd.DataFrame:
     """Return ``summary.csv``: a row per run, its folder as it is called from ``folder``, if there is one.
 
     A run that repeats another has a row too.
@@ -51,7 +51,7 @@ def run_table(sweep: Overview, records: Sequence[Record], folder: Path | None) -
     return pd.DataFrame(columns)
 
 
-def with_unended(sweep: Overview, results: Sequence[Result], moment: str) -> pd.Series:
+def with_unended(sweep: SweepSummary, results: Sequence[Result], moment: str) -> pd.Series:
     """Return the best or last values, of a run that did not come to its end those that it had so far."""
     moments = [None if result.status.done else getattr(result, moment) for result in results]
     so_far = [at.metrics.get(sweep.metric) if at else None for at in moments]
@@ -63,7 +63,7 @@ def measured(name: str) -> bool:
     return name.startswith(("train/", "val/")) and name != "train/lr"
 
 
-def arm_table(sweep: Overview) -> pd.DataFrame:
+def arm_table(sweep: SweepSummary) -> pd.DataFrame:
     """Return ``table.csv``: a row per arm, with what varies and the numbers that are printed."""
     return sweep.arms.assign(metric=sweep.metric, direction=sweep.direction).reset_index()
 
@@ -77,7 +77,7 @@ def csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False, lineterminator="\n")
 
 
-def printed(sweep: Overview) -> list[str]:
+def printed(sweep: SweepSummary) -> list[str]:
     """Return the lines of the table that is printed, without its notes."""
     short = zip(short_names(sweep.keys), sweep.keys, strict=True)
     left = {name: sweep.arms[key].tolist() for name, key in short} or {"arm": sweep.arms.index.tolist()}

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from normlab.report.close import close_sweep
+from normlab.report.finalize import close_sweep
 from normlab.results.result import Status
 
 FILES = {"table.csv", "summary.csv", "curves.png", "curves.svg"}
@@ -160,7 +160,7 @@ def test_a_winner_needs_the_test_and_an_interval(make_run, tmp_path, said, seeds
 
 
 def test_importing_it_is_cheap():
-    code = "import sys, normlab.report.close; print(*sys.modules)"
+    code = "import sys, normlab.report.finalize; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "matplotlib", "pandas", "tensorboard"} & set(loaded.split())
 

@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from normlab.report.console import short_names
 from normlab.report.palette import Style, styles
-from normlab.report.study import Study
-from normlab.report.tables import short_names
+from normlab.report.report_data import ReportData
 
 MOST = 12
 """Panels that are drawn of each kind; the tables have all."""
 Row = dict[str, Any]
 
 
-def looks_of(study: Study) -> dict[str, Style]:
+def styles_of(study: ReportData) -> dict[str, Style]:
     """Return the colour and line of each arm, the same everywhere."""
     arms = study.found.design.arms
     return dict(zip(arms, styles([(arm,) for arm in arms]), strict=True))
@@ -50,7 +50,7 @@ def titled(what: str, panel: str) -> str:
     return f"{what}, {panel}" if panel else what
 
 
-def tuned_at(study: Study, row: Row) -> str:
+def tuned_at(study: ReportData, row: Row) -> str:
     """Return an arm's setting of what was tuned."""
     tuned = study.found.design.tuned
     names = zip(short_names(tuned), tuned, strict=True)
@@ -58,7 +58,7 @@ def tuned_at(study: Study, row: Row) -> str:
     return settings or ("chosen in each replicate" if row["seeds"] else "–")
 
 
-def at_best(study: Study, panel: str) -> pd.DataFrame:
+def at_best(study: ReportData, panel: str) -> pd.DataFrame:
     """Return the reported runs of a panel's arms at their chosen settings, with their arm."""
     found = study.found
     cells, parts = found.cells, []
@@ -71,7 +71,7 @@ def at_best(study: Study, panel: str) -> pd.DataFrame:
     return pd.concat(parts) if parts else study.runs.iloc[:0].assign(arm="")
 
 
-def report_values(study: Study, panel: str) -> pd.DataFrame:
+def report_values(study: ReportData, panel: str) -> pd.DataFrame:
     """Return the primary metric of a panel's arms at their chosen settings, ``(seeds x arms)``."""
     name = study.found.design.primary.name
     return at_best(study, panel).dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")

@@ -18,7 +18,7 @@ from normlab.results.result import write_atomically
 from normlab.results.sweep import Record, read_sweep
 
 if TYPE_CHECKING:
-    from normlab.report.study import Study
+    pass
 
 SENTENCES, WIDTH = 12, 110
 """How many sentences are printed, and how many letters a line has."""
@@ -43,8 +43,8 @@ def close_sweep(folder: Path) -> None:
 
 def close_run(folder: Path) -> None:
     """Draw what the probes of a run alone found into its folder, and into TensorBoard's Images tab."""
-    from normlab.report.overview import overview
     from normlab.report.probes import write_images, write_probe_figures
+    from normlab.report.sweep_summary import overview
     from normlab.results import probes
     from normlab.results.events import OURS, EventFile
 
@@ -59,15 +59,15 @@ def close_run(folder: Path) -> None:
 
 def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
+    from normlab.report.console import arm_table, csv, printed, run_table
     from normlab.report.figures import write_curves
-    from normlab.report.notes import notes, title
-    from normlab.report.overview import overview
+    from normlab.report.footnotes import notes, title
     from normlab.report.probe_ratios import printed as compared
     from normlab.report.probe_ratios import probe_ratios
     from normlab.report.probe_tables import printed_probes, probe_table, run_columns
     from normlab.report.report import FOLDER, write_report
-    from normlab.report.study import Asked, study
-    from normlab.report.tables import arm_table, csv, printed, run_table
+    from normlab.report.report_data import ReportOptions, study
+    from normlab.report.sweep_summary import overview
     from normlab.report.tensorboard import write_events
     from normlab.report.verdicts import read_history, write_history
 
@@ -75,7 +75,7 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     probed = run_columns(records).loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
     history = read_history(folder, records)
-    found = study(records, Asked.of_runs(records, folder), sweep, history, [folder])
+    found = study(records, ReportOptions.of_runs(records, folder), sweep, history, [folder])
     write_history(folder, history)
     sweep = found.sweep
     write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
@@ -93,7 +93,7 @@ def write(folder: Path, records: Sequence[Record]) -> None:
         log.info("%s: tensorboard --logdir %s", what, shlex.quote(shown(where)))
 
 
-def said(found: "Study") -> list[str]:
+def said(found: "ReportData") -> list[str]:
     """Return the first sentences of the report, its main warnings, and the targets where the notes have none."""
     from normlab.report.report import more_sentences, sentences, targets
 

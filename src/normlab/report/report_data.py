@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from normlab.config import MAXIMIZED, MINIMIZED, ConfigError, direction_of
-from normlab.report.overview import Overview, final, overview, with_times
+from normlab.report.sweep_summary import SweepSummary, final, overview, with_times
 from normlab.report.verdicts import changed_maximum
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.sweep import Record, load
 from normlab.results.timing import read_timing, step_seconds
-from normlab.stats.analysis import Findings, find
+from normlab.stats.analysis import Analysis, find
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
 from normlab.stats.history import History
 from normlab.stats.tables import StepTimes
@@ -23,7 +23,7 @@ CLASSES = ("loss", "acc")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReportOptions:
     """The options of a report; None is the default.
 
     Attributes:
@@ -43,7 +43,7 @@ class Asked:
     pairs: bool = False
 
     @classmethod
-    def of_runs(cls, records: Sequence[Record], folder: Path | None = None) -> "Asked":
+    def of_runs(cls, records: Sequence[Record], folder: Path | None = None) -> "ReportOptions":
         """Return the options that runs were started with.
 
         Args:
@@ -62,32 +62,32 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Study:
+class ReportData:
     """The content of a report.
 
     Attributes:
         records: of the runs, by number.
         sweep: at a glance, with the times to the target.
-        runs, curves: as ``analysis.design`` and ``analysis.times`` describe them.
+        runs, curves: as ``stats.design`` and ``stats.times`` describe them.
         found: the analysis.
         changed: a warning if ``max_replicates`` was changed.
     """
 
     records: Sequence[Record]
-    sweep: Overview
+    sweep: SweepSummary
     runs: pd.DataFrame
     curves: pd.DataFrame
-    found: Findings
+    found: Analysis
     changed: list[str] = field(default_factory=list)
 
 
 def study(
     records: Sequence[Record],
-    asked: Asked,
-    sweep: Overview | None = None,
+    asked: ReportOptions,
+    sweep: SweepSummary | None = None,
     history: History | None = None,
     folders: Sequence[Path] = (),
-) -> Study:
+) -> ReportData:
     """Analyse the runs of a sweep.
 
     Args:
@@ -134,10 +134,10 @@ def study(
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Study(records, with_times(sweep, found.times, curves), runs, curves, found, changed)
+    return ReportData(records, with_times(sweep, found.times, curves), runs, curves, found, changed)
 
 
-def metrics_of(sweep: Overview, records: Sequence[Record], asked: str | None) -> list[Metric]:
+def metrics_of(sweep: SweepSummary, records: Sequence[Record], asked: str | None) -> list[Metric]:
     """Return the metrics that arms are compared by.
 
     *Generalization* is the optimized metric on the test split, loss and accuracy where targets are classes;
@@ -165,7 +165,7 @@ def metrics_of(sweep: Overview, records: Sequence[Record], asked: str | None) ->
     return found or [Metric(sweep.metric, sweep.direction)]
 
 
-def direction_of_name(metric: str, sweep: Overview) -> str:
+def direction_of_name(metric: str, sweep: SweepSummary) -> str:
     """Return whether ``min`` or ``max`` of a metric is good, which is the same on every split."""
     name = metric.partition("/")[2]
     if name == sweep.metric.partition("/")[2]:
@@ -179,7 +179,7 @@ def direction_of_name(metric: str, sweep: Overview) -> str:
     return direction_of(f"val/{name}", None, "--metric")
 
 
-def timed_curves(sweep: Overview, rounds: Mapping[int, Sequence[float]]) -> pd.DataFrame:
+def timed_curves(sweep: SweepSummary, rounds: Mapping[int, Sequence[float]]) -> pd.DataFrame:
     """Return the curves of the metric that settings are chosen by, with the seconds of training at each point.
 
     Seconds are those of the steps of a run that was timed in turn with the other arms, else NaN: members of a
@@ -194,7 +194,7 @@ def timed_curves(sweep: Overview, rounds: Mapping[int, Sequence[float]]) -> pd.D
     return curves.assign(seconds=curves["step"] * curves["run"].map(seconds).astype(float))
 
 
-def step_rounds(sweep: Overview, records: Sequence[Record], folders: Iterable[Path]) -> dict[int, list[float]]:
+def step_rounds(sweep: SweepSummary, records: Sequence[Record], folders: Iterable[Path]) -> dict[int, list[float]]:
     """Return the seconds per step in each round of interleaved timing, of the runs of one sweep that was timed."""
     timings = [timing for folder in folders if (timing := read_timing(folder))]
     if len(timings) != 1:  # rounds of two timings are no pairs

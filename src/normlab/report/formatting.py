@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.report.tables import number
+from normlab.report.console import number
 
 MINUS = "\N{MINUS SIGN}"
 
