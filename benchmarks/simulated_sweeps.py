@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normlab.stats.analysis import Analysis, find
+from normlab.stats.analysis import Analysis, analyze
 from normlab.stats.design import GENERALIZATION, Metric, Scope, design_of
 from normlab.stats.history import History
 
@@ -152,7 +152,7 @@ def analyse(
     """Analyse runs as the report of a sweep does."""
     keys = [key for key in KEYS if runs[key].nunique() > 1]
     design = design_of(runs, keys, metrics or [LOSS], CHOICE, baseline=BASELINE, margin=margin)
-    return find(runs, NO_CURVES, design, generator, resamples=0, history=history)
+    return analyze(runs, NO_CURVES, design, generator, resamples=0, history=history)
 
 
 def declared(found: Analysis) -> dict[str, float]:

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from normlab.report.arm_curves import arm_curves, bands
-from normlab.report.sweep_summary import overview
+from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
 from normlab.results.probes import Found
 from normlab.results.result import Result, Status
@@ -17,7 +17,7 @@ def curves(tmp_path):
     def read():
         runs = read_sweep(tmp_path / "sweep")
         found = {}
-        for arm, points in arm_curves(overview(runs), runs).items():
+        for arm, points in arm_curves(summarize_sweep(runs), runs).items():
             metrics = found.setdefault(arm, {})
             for point in points:
                 for name, value in point.metrics.items():

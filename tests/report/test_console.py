@@ -6,8 +6,8 @@ import pytest
 
 from normlab.report.console import arm_table, csv, printed, run_table, spread
 from normlab.report.finalize import WIDTH
-from normlab.report.footnotes import END, notes, title
-from normlab.report.report_data import ReportOptions, study
+from normlab.report.footnotes import END, footnotes, table_title
+from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
 
@@ -29,8 +29,8 @@ def read_back(table):
 
 
 def test_the_printed_table(mixed):
-    sweep = study(read_sweep(mixed), ReportOptions()).sweep
-    assert title(sweep) == "loss at the end of the training (lower is better)"
+    sweep = build_report_data(read_sweep(mixed), ReportOptions()).summary
+    assert table_title(sweep) == "loss at the end of the training (lower is better)"
     # Standard errors: of 3 and 5, √2/√2 = 1; of 6 and 7, 0.5; the fixture doubles and halves them.
     assert printed(sweep) == [
         "model  runs  diverged  stopped  failed   train_eval          val        test     epochs",
@@ -38,7 +38,7 @@ def test_the_printed_table(mixed):
         "ln        2         1        1       0          inf          inf         inf  inf (0/1)",
         "nobn      2         0        0       0  3.25 ± 0.25  6.50 ± 0.50  13.0 ± 1.0  inf (0/2)",
     ]
-    assert notes(sweep) == [
+    assert footnotes(sweep) == [
         f"{END} ± standard error over the seeds of each arm",
         "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it",
         "an arm with one seed shows no spread, and one seed supports no claim",
@@ -49,7 +49,7 @@ def test_the_printed_table(mixed):
 
 
 def test_the_table_of_arms_reads_back_as_it_was_computed(mixed):
-    table = read_back(arm_table(study(read_sweep(mixed), ReportOptions()).sweep)).set_index("arm")
+    table = read_back(arm_table(build_report_data(read_sweep(mixed), ReportOptions()).summary)).set_index("arm")
     assert table["model"].tolist() == ["bn", "ln", "nobn"]
     assert table["best_mean"].tolist() == [3.0, math.inf, 6.5]
     assert table["best_se"].tolist() == pytest.approx([1.0, math.nan, 0.5], nan_ok=True)
@@ -69,7 +69,9 @@ def test_the_table_of_arms_reads_back_as_it_was_computed(mixed):
 
 def test_the_table_of_runs_reads_back_with_a_row_for_each(mixed):
     records = read_sweep(mixed)
-    table = read_back(run_table(study(records, ReportOptions()).sweep, records, mixed)).set_index("name")
+    table = read_back(run_table(build_report_data(records, ReportOptions()).summary, records, mixed)).set_index(
+        "name"
+    )
     assert table["status"].tolist() == ["finished", "finished", "diverged", "stopped", "finished", "finished"]
     assert table["seed"].tolist() == [0, 1] * 3
     assert table.loc["model=bn,seed=0", ["model", "best/val/loss", "last/val/loss"]].tolist() == [
@@ -97,13 +99,13 @@ def test_the_table_of_runs_reads_back_with_a_row_for_each(mixed):
 def test_one_seed_shows_no_spread_and_supports_no_claim(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=nobn", [5.0, 4.0])
-    sweep = study(read_sweep(tmp_path / "sweep"), ReportOptions()).sweep
+    sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
     assert printed(sweep)[1:] == [
         "bn        1         0       0         1.5    3     6    2 (1/1)",
         "nobn      1         0       0           2    4     8  inf (0/1)",
     ]
-    assert notes(sweep)[0] == "one seed per arm: no spread can be given, and one seed supports no claim"
-    assert not any("±" in line for line in [*printed(sweep), *notes(sweep)])
+    assert footnotes(sweep)[0] == "one seed per arm: no spread can be given, and one seed supports no claim"
+    assert not any("±" in line for line in [*printed(sweep), *footnotes(sweep)])
 
 
 def test_runs_that_stayed_untrained_are_counted(make_run, tmp_path):
@@ -113,31 +115,31 @@ def test_runs_that_stayed_untrained_are_counted(make_run, tmp_path):
         make_run(f"model=bn seed={seed}", (1.0, 1.0, 1.0), final=final, chance=1.0)
     make_run("model=bn seed=2", (1.0, math.nan), status=Status.DIVERGED, chance=1.0)
     make_run("model=nobn seed=0", (1.0, 0.5, 0.5), chance=1.0)
-    sweep = study(read_sweep(tmp_path / "sweep"), ReportOptions()).sweep
+    sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
     header, bn, nobn = (line.split() for line in printed(sweep))
     assert header[:6] == ["model", "runs", "diverged", "failed", "untrained", "train_eval"]
     assert (bn[:5], nobn[:5]) == (["bn", "3", "1", "0", "1"], ["nobn", "1", "0", "0", "0"])
     assert (
         "untrained: finished with a training loss that is not 10 % below that of the best constant predictor"
-        in notes(sweep)
+        in footnotes(sweep)
     )
 
 
 def test_without_untrained_runs_there_is_no_such_column(make_run, tmp_path):
     make_run("model=bn", chance=10.0)
-    sweep = study(read_sweep(tmp_path / "sweep"), ReportOptions()).sweep
-    assert "untrained" not in " ".join([*printed(sweep), *notes(sweep)])
+    sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
+    assert "untrained" not in " ".join([*printed(sweep), *footnotes(sweep)])
 
 
 def test_no_run_came_to_its_end(make_run, tmp_path):
     make_run("model=bn", status=Status.FAILED)
     make_run("model=nobn", status=Status.STOPPED)
-    sweep = study(read_sweep(tmp_path / "sweep"), ReportOptions()).sweep
+    sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
     assert printed(sweep)[1:] == [
         "bn        1         0        0       1           -    -     -       -",
         "nobn      1         0        1       0           -    -     -       -",
     ]
-    assert notes(sweep) == [
+    assert footnotes(sweep) == [
         "no run came to its end: there is nothing to compare",
         "stopped and failed runs are in no mean: summary.csv names them",
     ]
@@ -146,13 +148,13 @@ def test_no_run_came_to_its_end(make_run, tmp_path):
 def test_a_missing_metric_is_said(make_run, tmp_path):
     make_run("model=bn seed=0")
     make_run("model=bn seed=1", recorded="val/mse")
-    lines = notes(study(read_sweep(tmp_path / "sweep"), ReportOptions()).sweep)
+    lines = footnotes(build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary)
     assert lines[-1] == "finished runs without val/loss, which are in no mean: 1"
 
 
 def test_nothing_varies(make_run, tmp_path):
     make_run("optimizer=adam")
-    header, row = printed(study(read_sweep(tmp_path / "sweep"), ReportOptions()).sweep)
+    header, row = printed(build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary)
     assert header.startswith("arm       runs")
     assert row.startswith("model=bn     1")
 
@@ -164,8 +166,8 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
                 for model, loss in (("bn_formula", 170.0), ("nobn", 16000.0)):
                     run = f"model={model} optimizer.lr={lr} data.batch_size={batch} seed={seed}"
                     make_run(run, [2 * loss, loss * (1 + seed / 20)])
-    sweep = study(read_sweep(tmp_path / "sweep"), ReportOptions()).sweep
-    assert max(map(len, [*printed(sweep), *notes(sweep)])) <= WIDTH
+    sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
+    assert max(map(len, [*printed(sweep), *footnotes(sweep)])) <= WIDTH
 
 
 @pytest.mark.parametrize(

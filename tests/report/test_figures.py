@@ -8,7 +8,7 @@ from PIL import Image
 from normlab.report import figures
 from normlab.report.figures import LOOK, draw, drawing, installed_cjk_fonts, write_curves
 from normlab.report.finalize import close_sweep
-from normlab.report.sweep_summary import overview
+from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
 
@@ -16,7 +16,7 @@ LOSSES = ["train/loss", "val/loss"]
 
 
 def look(tmp_path):
-    return overview(read_sweep(tmp_path / "sweep"))
+    return summarize_sweep(read_sweep(tmp_path / "sweep"))
 
 
 def svg(tmp_path):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from normlab.report.hparams_tab import hyperparameters, run_numbers
-from normlab.report.report_data import ReportOptions, study
+from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
 
@@ -14,7 +14,7 @@ def sweep(tmp_path):
 
     def read():
         records = read_sweep(tmp_path / "sweep")
-        return study(records, ReportOptions()).sweep, records
+        return build_report_data(records, ReportOptions()).summary, records
 
     return read
 

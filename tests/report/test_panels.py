@@ -1,6 +1,6 @@
 from normlab.report.palette import styles
 from normlab.report.panels import panels
-from normlab.report.sweep_summary import overview
+from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Result
 from normlab.results.sweep import read_sweep
 
@@ -10,7 +10,7 @@ def test_arms_of_a_panel_are_told_apart_by_normalizer_and_learning_rate_alone(ma
         for model in ("bn", "nobn"):
             for lr in ("0.01", "0.1"):
                 make_run(f"net.init={init} model={model} optimizer.lr={lr} seed=0")
-    parts = panels(overview(read_sweep(tmp_path / "sweep")))
+    parts = panels(summarize_sweep(read_sweep(tmp_path / "sweep")))
     assert list(parts) == ["init=default", "init=kaiming"]
     for part in parts.values():
         assert part.keys == ["model", "optimizer.lr"]
@@ -32,15 +32,15 @@ def test_a_learning_rate_that_nobody_typed_makes_panels(make_run, tmp_path):
             result.config["optimizer"]["lr"] = lr
             result.overrides = [f"model={model}"]
             result.write(folder)
-    parts = panels(overview(read_sweep(tmp_path / "sweep")))
+    parts = panels(summarize_sweep(read_sweep(tmp_path / "sweep")))
     assert {name: part.keys for name, part in parts.items()} == {"lr=0.01": ["model"], "lr=0.1": ["model"]}
 
 
 def test_a_sweep_without_several_normalizers_or_without_anything_else_is_one(make_run, tmp_path):
     for lr in ("0.01", "0.1"):
         make_run(f"model=bn optimizer.lr={lr} seed=0")
-    sweep = overview(read_sweep(tmp_path / "sweep"))
+    sweep = summarize_sweep(read_sweep(tmp_path / "sweep"))
     assert panels(sweep) == {"": sweep}
     make_run("model=nobn optimizer.lr=0.1 seed=0")
-    sweep = overview(read_sweep(tmp_path / "sweep"))
+    sweep = summarize_sweep(read_sweep(tmp_path / "sweep"))
     assert panels(sweep) == {"": sweep}

@@ -1,10 +1,10 @@
 import pandas as pd
 import pytest
 
-from normlab.report.footnotes import notes
+from normlab.report.footnotes import footnotes
 from normlab.report.probe_ratios import printed, probe_ratios
-from normlab.report.report_data import ReportOptions, study
-from normlab.report.sweep_summary import overview
+from normlab.report.report_data import ReportOptions, build_report_data
+from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.sweep import read_sweep
 
 BETA = "probe/along_gradient/batch/beta"
@@ -14,7 +14,7 @@ BETA = "probe/along_gradient/batch/beta"
 def ratios(tmp_path):
     def table() -> pd.DataFrame:
         records = read_sweep(tmp_path / "sweep")
-        return probe_ratios(overview(records), records)
+        return probe_ratios(summarize_sweep(records), records)
 
     return table
 
@@ -75,8 +75,8 @@ def test_an_arm_at_chance_is_untrained_and_its_landscape_is_not_compared(make_ru
         make_run(f"model=nobn seed={seed}", losses=(4.0, 3.99), probes={BETA: 2.0 + seed}, chance=2.0)
         make_run(f"model=bn seed={seed}", losses=(4.0, 1.0), probes={BETA: 1.0 + seed}, chance=2.0)
     records = read_sweep(tmp_path / "sweep")
-    sweep = study(records, ReportOptions()).sweep
+    sweep = build_report_data(records, ReportOptions()).summary
     assert sweep.arms["untrained"].to_dict() == {"model=bn": 0, "model=nobn": 8}
     assert sweep.arms["mostly_untrained"].to_dict() == {"model=bn": False, "model=nobn": True}
-    assert any(line.startswith("untrained: finished with a training loss") for line in notes(sweep))
+    assert any(line.startswith("untrained: finished with a training loss") for line in footnotes(sweep))
     assert "one is untrained" in printed(ratios())[1]

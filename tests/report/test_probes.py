@@ -12,7 +12,7 @@ from normlab.report.palette import COLOURS
 from normlab.report.probe_data import measured
 from normlab.report.probe_tables import WIDTH, printed_probes, probe_table, run_columns
 from normlab.report.probes import FIGURES, plain, write_images, write_probe_figures
-from normlab.report.sweep_summary import overview
+from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
 from normlab.results.events import EventFile
 from normlab.results.probes import Found
@@ -46,7 +46,7 @@ def found(probe, step, mode="batch", arrays=None, headline=(), **numbers):
 
 def sweep_of(tmp_path):
     runs = read_sweep(tmp_path / "sweep")
-    return overview(runs), runs
+    return summarize_sweep(runs), runs
 
 
 def drawn(tmp_path, name, *, laid_out=False):

@@ -3,10 +3,10 @@ import math
 import pandas as pd
 
 from normlab.report.console import run_table
-from normlab.report.footnotes import notes
+from normlab.report.footnotes import footnotes
 from normlab.report.report import page_of
-from normlab.report.report_data import ReportOptions, study
-from normlab.report.sweep_summary import overview
+from normlab.report.report_data import ReportOptions, build_report_data
+from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
 from normlab.stats.arms import ABSENT
@@ -22,7 +22,7 @@ def change_config(folder, max_epochs=3, gamma=None):
 
 def look(folder):
     records = read_sweep(folder)
-    return study(records, ReportOptions.of_runs(records)).sweep
+    return build_report_data(records, ReportOptions.of_runs(records)).summary
 
 
 def test_arms_runs_and_target_by_hand(make_run, tmp_path):
@@ -88,7 +88,7 @@ def test_the_order_of_the_records_does_not_matter(make_run, tmp_path):
         for seed in range(3):
             make_run(f"model={arm} seed={seed}", [9.0, loss + seed])
     records = read_sweep(tmp_path / "sweep")
-    one, other = overview(records), overview(records[::-1])
+    one, other = summarize_sweep(records), summarize_sweep(records[::-1])
     pd.testing.assert_frame_equal(one.arms, other.arms)
     pd.testing.assert_frame_equal(one.runs.reset_index(drop=True), other.runs.reset_index(drop=True))
 
@@ -164,7 +164,7 @@ def test_a_run_that_repeats_configuration_and_seed_counts_once(make_run, tmp_pat
     make_run("model=nobn", status=Status.FAILED)
     sweep = look(tmp_path / "sweep")
     assert sweep.arms[["runs", "seeds", "failed"]].to_numpy().tolist() == [[2, 2, 0]] * 2
-    assert notes(sweep)[-1] == "2 runs repeat another configuration and seed; each counts once"
+    assert footnotes(sweep)[-1] == "2 runs repeat another configuration and seed; each counts once"
     assert len(run_table(sweep, read_sweep(tmp_path / "sweep"), None)) == 6
 
 
@@ -179,11 +179,11 @@ def test_bug_sweeps_of_other_configurations_were_compared(make_run, tmp_path):
     for seed in range(8):
         change_config(make_run(f"model=bn seed={seed}", [9.0, 8.0]), max_epochs=5)
         make_run(f"model=nobn seed={seed}", [2.0, 1.0])
-    found = study(read_sweep(tmp_path / "sweep"), ReportOptions())
-    assert found.found.comparisons["metric"].tolist() == ["test/loss", "train_eval/loss"]
-    assert set(found.found.comparisons["verdict"]) == {"not comparable: nobn differs in trainer.max_epochs"}
+    found = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions())
+    assert found.analysis.comparisons["metric"].tolist() == ["test/loss", "train_eval/loss"]
+    assert set(found.analysis.comparisons["verdict"]) == {"not comparable: nobn differs in trainer.max_epochs"}
     said = "runs differ in trainer.max_epochs, which nobody typed: it makes panels"
-    assert said in notes(found.sweep)
+    assert said in footnotes(found.summary)
     assert said in page_of([tmp_path], found).warnings
 
 
@@ -192,7 +192,7 @@ def test_what_nobody_typed_is_never_tuned(make_run, tmp_path):
         change_config(make_run(f"model=bn seed={seed}"), gamma=0.5)
         change_config(make_run(f"model=nobn seed={seed}"), gamma=0.5)
         change_config(make_run(f"model=bn optimizer.lr=0.01 seed={seed}"), gamma=0.9)
-    design = study(read_sweep(tmp_path / "sweep"), ReportOptions()).found.design
+    design = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).analysis.design
     assert (design.panels, design.tuned) == (("scheduler.gamma",), ())
 
 
@@ -201,13 +201,13 @@ def test_arms_are_named_by_a_key_that_the_others_lack(make_run, tmp_path):
         for momentum in ("0.05", "0.1"):
             make_run(f"model=bn model.norm.momentum={momentum} seed={seed}", [9.0, float(momentum)])
         make_run(f"model=nobn seed={seed}", [9.0, 4.0])
-    found = study(read_sweep(tmp_path / "sweep"), ReportOptions())
-    compared = found.found.comparisons[found.found.comparisons["metric"] == "test/loss"]
+    found = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions())
+    compared = found.analysis.comparisons[found.analysis.comparisons["metric"] == "test/loss"]
     assert compared[["arm", "baseline", "panel", "verdict"]].to_numpy().tolist() == [
         ["bn, momentum=0.05", "nobn", "", "better"],
         ["bn, momentum=0.1", "nobn", "", "better"],
     ]
-    table = run_table(found.sweep, found.records, None)
+    table = run_table(found.summary, found.records, None)
     assert table["model.norm.momentum"].fillna("").unique().tolist() == ["0.05", "0.1", ""]
 
 
@@ -216,7 +216,7 @@ def test_a_tuned_key_that_an_arm_lacks_stays_tuned(make_run, tmp_path):
         for momentum in ("0.5", "0.9"):
             make_run(f"model=bn optimizer.momentum={momentum} seed={seed}", [9.0, float(momentum)])
         make_run(f"model=nobn seed={seed}", [9.0, 4.0])
-    found = study(read_sweep(tmp_path / "sweep"), ReportOptions()).found
+    found = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).analysis
     assert (found.design.tuned, found.design.panels) == (("optimizer.momentum",), ())
     assert found.arms[["arm", "optimizer.momentum"]].to_numpy().tolist() == [["bn", "0.5"], ["nobn", ABSENT]]
     assert found.comparisons["verdict"].tolist() == ["better", "better"]

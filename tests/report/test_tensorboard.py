@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from normlab.report.finalize import close_sweep
-from normlab.report.report_data import ReportOptions, study
+from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.tensorboard import text, write_events
 from normlab.results.events import CLOSED, OURS, EventFile
 from normlab.results.folder import require_sweep
@@ -27,7 +27,9 @@ def close(tmp_path):
 
     def write(*markdown):
         records = read_sweep(tmp_path / "sweep")
-        return write_events(tmp_path / "sweep", records, study(records, ReportOptions()).sweep, [], markdown)
+        return write_events(
+            tmp_path / "sweep", records, build_report_data(records, ReportOptions()).summary, [], markdown
+        )
 
     return write
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from normlab.stats.analysis import find
+from normlab.stats.analysis import analyze
 from normlab.stats.design import GENERALIZATION, Metric, design_of
 from normlab.stats.sentences import sentence
 
@@ -63,7 +63,7 @@ def sweep(frame):
         found = {name: asked.pop(name) for name in ("history", "timed", "train_curves") if name in asked}
         metrics = metrics or [Metric("test/loss", direction, GENERALIZATION)]
         design = design_of(runs, keys, metrics, Metric("val/loss", direction), **asked)
-        return find(runs, curves, design, np.random.default_rng(seed), target, resamples, **found)
+        return analyze(runs, curves, design, np.random.default_rng(seed), target, resamples, **found)
 
     return findings
 

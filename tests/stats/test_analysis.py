@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from normlab.stats.analysis import find
+from normlab.stats.analysis import analyze
 from normlab.stats.comparisons import comparisons_of
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric, design_of
 from normlab.stats.grid import grid_of
@@ -171,7 +171,7 @@ class TestLittleToGoOn:
     def test_no_runs(self, frame):
         runs = frame([])
         design = design_of(runs, [], METRICS[:1], Metric("val/loss", "min"))
-        found = find(runs, NO_CURVES, design, np.random.default_rng(0))
+        found = analyze(runs, NO_CURVES, design, np.random.default_rng(0))
         assert found.warnings == ["there are no runs"]
         assert all(len(getattr(found, name)) == 0 for name in TABLES)
 

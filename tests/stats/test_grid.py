@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from normlab.stats.design import Metric, Scope, design_of
-from normlab.stats.grid import arranged, grid_of
+from normlab.stats.grid import grid_of, mean_by_place
 
 INF = math.inf
 KEYS = ["data.batch_size", "model", "optimizer.lr"]
@@ -56,7 +56,7 @@ def test_a_run_without_a_seed_is_nowhere():
 
 
 def test_an_unknown_number_does_not_spoil_the_mean_of_known_ones():
-    found = arranged(np.array([1.0, np.nan, 3.0]), np.array([0, 0, 0]), np.array([0, 0, 0]), (1, 2))
+    found = mean_by_place(np.array([1.0, np.nan, 3.0]), np.array([0, 0, 0]), np.array([0, 0, 0]), (1, 2))
     np.testing.assert_array_equal(found, [[2.0, np.nan]])
 
 

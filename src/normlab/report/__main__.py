@@ -57,7 +57,7 @@ def report(asked: argparse.Namespace) -> None:
             f"no run is in {', '.join(map(str, asked.paths))}; give the folder of a sweep, as outputs/…"
         )
     from normlab.report.report import write_report
-    from normlab.report.report_data import ReportOptions, study
+    from normlab.report.report_data import ReportOptions, build_report_data
     from normlab.report.verdicts import declared_maximum, read_history, write_history
     from normlab.stats.history import History
 
@@ -68,7 +68,7 @@ def report(asked: argparse.Namespace) -> None:
     if "compare" in given:  # the arms are others then
         typed = replace(typed, baseline=None)
     history = read_history(one, records) if one else History(declared_maximum(records))
-    found = study(
+    found = build_report_data(
         records,
         replace(typed, **(given | {"target": target_of(asked.target) or typed.target})),
         history=history,

@@ -18,7 +18,7 @@ from normlab.results.result import write_atomically
 from normlab.results.sweep import Record, read_sweep
 
 if TYPE_CHECKING:
-    pass
+    from normlab.report.report_data import ReportData
 
 SENTENCES, WIDTH = 12, 110
 """How many sentences are printed, and how many letters a line has."""
@@ -44,14 +44,14 @@ def close_sweep(folder: Path) -> None:
 def close_run(folder: Path) -> None:
     """Draw what the probes of a run alone found into its folder, and into TensorBoard's Images tab."""
     from normlab.report.probes import write_images, write_probe_figures
-    from normlab.report.sweep_summary import overview
+    from normlab.report.sweep_summary import summarize_sweep
     from normlab.results import probes
     from normlab.results.events import OURS, EventFile
 
     if not (folder / probes.FILE).exists():
         return
     records = read_sweep(folder)
-    figures = write_probe_figures(overview(records), records, folder)
+    figures = write_probe_figures(summarize_sweep(records), records, folder)
     if any(folder.glob(OURS)):
         write_images(EventFile(folder), figures)
     log.info("%s: %s", shown(folder), ", ".join([probes.FILE, *(path.name for path in figures)]))
@@ -61,26 +61,33 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
     from normlab.report.console import arm_table, csv, printed, run_table
     from normlab.report.figures import write_curves
-    from normlab.report.footnotes import notes, title
+    from normlab.report.footnotes import footnotes, table_title
     from normlab.report.probe_ratios import printed as compared
     from normlab.report.probe_ratios import probe_ratios
     from normlab.report.probe_tables import printed_probes, probe_table, run_columns
     from normlab.report.report import FOLDER, write_report
-    from normlab.report.report_data import ReportOptions, study
-    from normlab.report.sweep_summary import overview
+    from normlab.report.report_data import ReportOptions, build_report_data
+    from normlab.report.sweep_summary import summarize_sweep
     from normlab.report.tensorboard import write_events
     from normlab.report.verdicts import read_history, write_history
 
-    sweep = overview(records)
+    sweep = summarize_sweep(records)
     probed = run_columns(records).loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
     history = read_history(folder, records)
-    found = study(records, ReportOptions.of_runs(records, folder), sweep, history, [folder])
+    found = build_report_data(records, ReportOptions.of_runs(records, folder), sweep, history, [folder])
     write_history(folder, history)
-    sweep = found.sweep
+    sweep = found.summary
     write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
     ratios = compared(probe_ratios(sweep, records))
-    blocks = [title(sweep)], printed(sweep), notes(sweep), printed_probes(sweep, records), ratios, said(found)
+    blocks = (
+        [table_title(sweep)],
+        printed(sweep),
+        footnotes(sweep),
+        printed_probes(sweep, records),
+        ratios,
+        said(found),
+    )
     for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
         log.info(line)
     files = ["table.csv", "summary.csv", *(path.name for path in write_curves(sweep, folder))]
@@ -100,8 +107,8 @@ def said(found: "ReportData") -> list[str]:
     lines = [*sentences(found), *more_sentences(found)]
     first = lines[:SENTENCES]
     more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
-    told = targets(found) if found.sweep.arms["target"].nunique(dropna=False) > 1 else []
-    notes = [*found.changed, *found.found.edges, *found.found.ends][:SENTENCES]
+    told = targets(found) if found.summary.arms["target"].nunique(dropna=False) > 1 else []
+    notes = [*found.changed, *found.analysis.edges, *found.analysis.ends][:SENTENCES]
     # No line ends between a number and its sign.
     whole = [
         re.sub(r" (?=%)|(?<=p) (?==)|(?<==) (?=\d)", "\u00a0", line) for line in [*first, *more, *notes, *told]

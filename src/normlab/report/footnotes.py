@@ -8,18 +8,18 @@ END = "train_eval, val, test: means over the last tenth of the epochs"
 TRAIN_EVAL = "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it"
 
 
-def title(sweep: SweepSummary) -> str:
+def table_title(sweep: SweepSummary) -> str:
     """Return the title of the table: the metric, and whether low or high is good."""
     better = "lower" if sweep.direction == "min" else "higher"
     return f"{sweep.metric.partition('/')[2]} at the end of the training ({better} is better)"
 
 
-def notes(sweep: SweepSummary) -> list[str]:
+def footnotes(sweep: SweepSummary) -> list[str]:
     """Return the lines below the table."""
-    return [*seeds(sweep), *columns(sweep), *losses(sweep), *cautions(sweep)]
+    return [*seed_notes(sweep), *column_notes(sweep), *lost_runs(sweep), *difference_warnings(sweep)]
 
 
-def cautions(sweep: SweepSummary) -> list[str]:
+def difference_warnings(sweep: SweepSummary) -> list[str]:
     """Return the warnings about differences that nobody typed and about runs that repeat another."""
     lines, count = untyped_note(sweep.untyped), sweep.repeated
     if count == 1:
@@ -29,7 +29,7 @@ def cautions(sweep: SweepSummary) -> list[str]:
     return lines
 
 
-def seeds(sweep: SweepSummary) -> list[str]:
+def seed_notes(sweep: SweepSummary) -> list[str]:
     """Return what the mean is over, and what one seed is worth."""
     counts = sorted(set(sweep.arms["seeds"]) - {0})
     if not counts:
@@ -42,7 +42,7 @@ def seeds(sweep: SweepSummary) -> list[str]:
     return [f"{END} ± standard error over {over}", TRAIN_EVAL, *alone]
 
 
-def columns(sweep: SweepSummary) -> list[str]:
+def column_notes(sweep: SweepSummary) -> list[str]:
     """Return the meaning of the column of epochs, if there is anything in it."""
     lines = []
     if sweep.arms["timed"].any():
@@ -54,7 +54,7 @@ def columns(sweep: SweepSummary) -> list[str]:
     return lines
 
 
-def losses(sweep: SweepSummary) -> list[str]:
+def lost_runs(sweep: SweepSummary) -> list[str]:
     """Return notes on runs that did not finish, did not train, or finished without the metric."""
     arms, runs, lines = sweep.arms, sweep.runs, []
     if arms["diverged"].any():

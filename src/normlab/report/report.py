@@ -9,7 +9,7 @@ import pandas as pd
 
 from normlab.report.console import run_table
 from normlab.report.figures import drawing
-from normlab.report.footnotes import cautions
+from normlab.report.footnotes import difference_warnings
 from normlab.report.formatting import num, percent, shown, with_interval
 from normlab.report.page import Page, Picture, Section, Table, write_page
 from normlab.report.probe_ratios import probe_ratios
@@ -45,19 +45,19 @@ def write_report(folders: Sequence[Path], found: ReportData, out: Path) -> Path:
 
 def page_of(folders: Sequence[Path], found: ReportData) -> Page:
     """Return what the page says."""
-    design = found.found.design
+    design = found.analysis.design
     others = ", ".join(arm for arm in design.arms if arm != design.baseline)
     what = f"{others} against {design.baseline}" if others else design.primary.name
     title = f"{names_of(folders)}: {what}{data_text(found)}"
     parts = [*sections(found), *probes(found), runs(found)]
     said = [*sentences(found), *more_sentences(found), *targets(found)]
-    warnings = [*cautions(found.sweep), *found.changed, *found.found.warnings]
+    warnings = [*difference_warnings(found.summary), *found.changed, *found.analysis.warnings]
     return Page(title, said, warnings, parts, facts(folders, found.records))
 
 
 def data_text(found: ReportData) -> str:
     """Return the dataset with its numbers of samples, for the title; empty if there are several or none."""
-    runs = [found.records[number].result for number in found.sweep.runs.index]
+    runs = [found.records[number].result for number in found.summary.runs.index]
     names = {run.choices.get("data", "") for run in runs}
     sizes = {tuple(run.data.get(split) for split in ("train", "val", "test")) for run in runs}
     if len(names) != 1 or "" in names:
@@ -69,7 +69,7 @@ def data_text(found: ReportData) -> str:
 
 def sentences(found: ReportData) -> list[str]:
     """Return a sentence for each comparison, or the reason why there is none."""
-    analysis = found.found
+    analysis = found.analysis
     rows = [row for row in rows_of(analysis.comparisons) if row["verdict"] != ONE_SPLIT]
     if found.runs["validation"].isna().all():
         return [f"No run has a final {analysis.design.choice.name}: there is nothing to compare."]
@@ -83,18 +83,18 @@ def sentences(found: ReportData) -> list[str]:
 
 def more_sentences(found: ReportData) -> list[str]:
     """Return sentences on the times to the target, and on effects that change between panels."""
-    times = [time_sentence(row) for row in rows_of(found.found.time_ratios)]
-    changes = [row for row in rows_of(found.found.interactions) if row["p_adjusted"] <= ALPHA]
+    times = [time_sentence(row) for row in rows_of(found.analysis.time_ratios)]
+    changes = [row for row in rows_of(found.analysis.interactions) if row["p_adjusted"] <= ALPHA]
     return [*filter(None, times), *(interaction_sentence(row) for row in changes)]
 
 
 def targets(found: ReportData) -> list[str]:
     """Return the target that the sentences speak of, if there is one."""
-    choice, rows = found.found.design.choice, rows_of(found.found.targets)
+    choice, rows = found.analysis.design.choice, rows_of(found.analysis.targets)
     side = "at most" if choice.direction == "min" else "at least"
     known = [row for row in rows if np.isfinite(row["target"])][:PANELS]
     values = [f"{side} {num(row['target'])}" + f" at {row['panel']}" * bool(row["panel"]) for row in known]
-    comparing = len(found.found.comparisons) and len(found.curves) and found.runs["validation"].notna().any()
+    comparing = len(found.analysis.comparisons) and len(found.curves) and found.runs["validation"].notna().any()
     return [f"The target: {choice.name} {', '.join(values)}."] if values and comparing else []
 
 
@@ -109,7 +109,7 @@ def probes(found: ReportData) -> Iterator[Section]:
             table=Table(stem, "when it last looked", last_numbers(probe)),
             wide=True,
         )
-        for stem, figure, probe in probe_figures(found.sweep, found.records)
+        for stem, figure, probe in probe_figures(found.summary, found.records)
     ]
     if pictures:
         words = (
@@ -121,7 +121,7 @@ def probes(found: ReportData) -> Iterator[Section]:
 
 def ratio_tables(found: ReportData) -> list[Table]:
     """Return what the probes found of the arms against the one without normalization, if there is such an arm."""
-    frame = probe_ratios(found.sweep, found.records)
+    frame = probe_ratios(found.summary, found.records)
     columns: dict[str, Any] = {
         "arm": "arm",
         "of": lambda row: row["quantity"].removeprefix("probe/"),
@@ -134,10 +134,10 @@ def ratio_tables(found: ReportData) -> list[Table]:
 
 def runs(found: ReportData) -> Section:
     """Return every run, with the command that trains it again."""
-    table = run_table(found.sweep, found.records, None)
-    again = commands(found.records).loc[found.sweep.listed.index]
+    table = run_table(found.summary, found.records, None)
+    again = commands(found.records).loc[found.summary.listed.index]
     frame = table.assign(command=again.to_list())
-    few = ["name", "status", "seed", f"best/{found.sweep.metric}", "epochs", "seconds", "error", "command"]
+    few = ["name", "status", "seed", f"best/{found.summary.metric}", "epochs", "seconds", "error", "command"]
     first: pd.DataFrame = frame[few].head(SHOWN)
     more = [f"The first {SHOWN} of {len(frame)} runs; runs.csv has all."] if len(frame) > SHOWN else []
     return Section(

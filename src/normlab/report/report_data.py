@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from normlab.config import MAXIMIZED, MINIMIZED, ConfigError, direction_of
-from normlab.report.sweep_summary import SweepSummary, final, overview, with_times
+from normlab.report.sweep_summary import SweepSummary, final, summarize_sweep, with_times
 from normlab.report.verdicts import changed_maximum
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.sweep import Record, load
 from normlab.results.timing import read_timing, step_seconds
-from normlab.stats.analysis import Analysis, find
+from normlab.stats.analysis import Analysis, analyze
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
 from normlab.stats.history import History
 from normlab.stats.tables import StepTimes
@@ -74,14 +74,14 @@ class ReportData:
     """
 
     records: Sequence[Record]
-    sweep: SweepSummary
+    summary: SweepSummary
     runs: pd.DataFrame
     curves: pd.DataFrame
-    found: Analysis
+    analysis: Analysis
     changed: list[str] = field(default_factory=list)
 
 
-def study(
+def build_report_data(
     records: Sequence[Record],
     asked: ReportOptions,
     sweep: SweepSummary | None = None,
@@ -100,7 +100,7 @@ def study(
     Raises:
         ConfigError: for a metric, a comparison or a baseline that does not exist, with those that do.
     """
-    sweep = overview(records, asked.compare) if sweep is None else sweep
+    sweep = summarize_sweep(records, asked.compare) if sweep is None else sweep
     metrics = metrics_of(sweep, records, asked.metric)
     choice = Metric(sweep.metric, sweep.direction)
     outcomes = {**{metric.name: metric for metric in metrics}, "validation": choice}
@@ -129,7 +129,7 @@ def study(
         timed = arm_rounds(runs, design, rounds)
         train_curves = sweep.curves[sweep.curves["metric"] == "train_eval/loss"]
         generator = np.random.default_rng(0)
-        found = find(
+        found = analyze(
             runs, curves, design, generator, asked.target, history=history, timed=timed, train_curves=train_curves
         )
     except ValueError as error:

@@ -46,7 +46,7 @@ def sections(study: ReportData) -> Iterator[Section]:
 
 def compared(study: ReportData) -> Section:
     """Return the comparisons: who is better than the baseline, by how much, and how sure that is."""
-    found, design = study.found, study.found.design
+    found, design = study.analysis, study.analysis.design
     frame = found.comparisons
     if frame.empty:
         return Section("comparison", "Comparison")
@@ -97,9 +97,9 @@ def compared(study: ReportData) -> Section:
 def changes(study: ReportData) -> pd.DataFrame:
     """Return the interactions as they are read."""
     return shown(
-        study.found.interactions,
+        study.analysis.interactions,
         {
-            study.found.design.compare: "arm",
+            study.analysis.design.compare: "arm",
             "against": "baseline",
             "from": "other",
             "to": "panel",
@@ -132,7 +132,7 @@ def detectable_text(row: Row) -> str:
 
 def paired(study: ReportData, panel: str, rows: pd.DataFrame, number: int) -> Iterator[Picture]:
     """Yield the picture of the seeds of one panel, if any were run with several arms."""
-    design, wide = study.found.design, report_values(study, panel)
+    design, wide = study.analysis.design, report_values(study, panel)
     arms = [arm for arm in (design.baseline, *rows["arm"]) if arm in wide]
     if len(arms) < 2:
         return
@@ -147,7 +147,7 @@ def paired(study: ReportData, panel: str, rows: pd.DataFrame, number: int) -> It
 
 def best(study: ReportData) -> Section:
     """Return the outcomes of each arm at its chosen settings."""
-    frame, design = study.found.arms, study.found.design
+    frame, design = study.analysis.arms, study.analysis.design
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     columns |= {design.compare: "arm"} if design.compare else {}
     columns |= {"at": lambda row: tuned_at(study, row)} if design.tuned else {}
@@ -186,7 +186,7 @@ def column_of(name: str) -> Callable[[Row], str]:
 def curves(study: ReportData) -> Section:
     """Return the learning curves of the arms at their best, by epoch and by seconds."""
     pictures = []
-    for number, (panel, _) in enumerate(panels(study.found.arms)):
+    for number, (panel, _) in enumerate(panels(study.analysis.arms)):
         runs = at_best(study, panel)
         timed = study.curves["seconds"].notna().any()
         for kind, x in (("epoch", "epoch"), ("seconds", "seconds of training"))[: 1 + timed]:
@@ -197,12 +197,12 @@ def curves(study: ReportData) -> Section:
         "Arms at their best settings: the line is the median over the reported seeds, the band the middle half; "
         "from where a run diverged it counts as the worst value."
     ]
-    return Section("curves", "Learning curves", [*words, *left_out(study.found.arms)], pictures)
+    return Section("curves", "Learning curves", [*words, *left_out(study.analysis.arms)], pictures)
 
 
 def wide_curves(study: ReportData, runs: pd.DataFrame, kind: str) -> dict[str, pd.DataFrame]:
     """Return the curves of each arm, ``(moments x seeds)``, by epoch or by median seconds."""
-    design, found = study.found.design, {}
+    design, found = study.analysis.design, {}
     worst = design.choice.sign * np.inf
     for arm, own in runs.groupby("arm", sort=False):
         rows = study.curves[study.curves["run"].isin(own.index)]
@@ -221,8 +221,8 @@ def curve_picture(
     study: ReportData, panel: str, number: int, kind: str, x: str, values: dict[str, pd.DataFrame]
 ) -> Picture:
     """Return the picture of a panel's curves."""
-    design = study.found.design
-    targets = study.found.targets
+    design = study.analysis.design
+    targets = study.analysis.targets
     target = (
         float(targets.loc[targets["panel"] == panel, "target"].astype(float).iloc[0]) if len(targets) else np.nan
     )

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 def styles_of(study: ReportData) -> dict[str, Style]:
     """Return the colour and line of each arm, the same everywhere."""
-    arms = study.found.design.arms
+    arms = study.analysis.design.arms
     return dict(zip(arms, styles([(arm,) for arm in arms]), strict=True))
 
 
@@ -52,7 +52,7 @@ def titled(what: str, panel: str) -> str:
 
 def tuned_at(study: ReportData, row: Row) -> str:
     """Return an arm's setting of what was tuned."""
-    tuned = study.found.design.tuned
+    tuned = study.analysis.design.tuned
     names = zip(short_names(tuned), tuned, strict=True)
     settings = ", ".join(f"{name} {row[key]}" for name, key in names if pd.notna(row[key]))
     return settings or ("chosen in each replicate" if row["seeds"] else "–")
@@ -60,7 +60,7 @@ def tuned_at(study: ReportData, row: Row) -> str:
 
 def at_best(study: ReportData, panel: str) -> pd.DataFrame:
     """Return the reported runs of a panel's arms at their chosen settings, with their arm."""
-    found = study.found
+    found = study.analysis
     cells, parts = found.cells, []
     for (of_panel, arm), tuned in found.tuning.items():
         if cells.panel(of_panel) != panel:
@@ -73,5 +73,5 @@ def at_best(study: ReportData, panel: str) -> pd.DataFrame:
 
 def report_values(study: ReportData, panel: str) -> pd.DataFrame:
     """Return the primary metric of a panel's arms at their chosen settings, ``(seeds x arms)``."""
-    name = study.found.design.primary.name
+    name = study.analysis.design.primary.name
     return at_best(study, panel).dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")

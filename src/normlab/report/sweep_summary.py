@@ -55,7 +55,7 @@ class SweepSummary:
         return len(self.listed) - len(self.runs)
 
 
-def overview(records: Sequence[Record], compare: str | None = None) -> SweepSummary:
+def summarize_sweep(records: Sequence[Record], compare: str | None = None) -> SweepSummary:
     """Return the runs, arms and curves of at least one record.
 
     Args:
@@ -70,7 +70,9 @@ def overview(records: Sequence[Record], compare: str | None = None) -> SweepSumm
     listed = factors.settings.assign(
         arm=arm_labels(results, factors), **run_columns(results, metric, direction, curves)
     )
-    listed = listed.loc[sorted(listed.index, key=lambda number: place(listed.loc[number, [*keys, SEED]]))]
+    listed = listed.loc[
+        sorted(listed.index, key=lambda number: setting_sort_key(listed.loc[number, [*keys, SEED]]))
+    ]
     runs = listed[~listed.index.isin(repeats(results, listed))]
     arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
     arms["mostly_untrained"] = runs.groupby("arm")["untrained"].mean() > 0.5
@@ -113,7 +115,7 @@ def with_times(sweep: SweepSummary, times: pd.DataFrame, curves: pd.DataFrame) -
     return replace(sweep, runs=runs, arms=sweep.arms.join(arrivals(runs)).join(target))
 
 
-def place(settings: Iterable[object]) -> list[tuple]:
+def setting_sort_key(settings: Iterable[object]) -> list[tuple]:
     """Return what to sort a run by, given what varies and its seed."""
     return [natural(str(setting)) for setting in settings]
 
@@ -152,8 +154,8 @@ def run_columns(
     return {
         "status": [result.status.value for result in results],
         SEED: seed_column(results),
-        "best": [reached(r, value, worst(direction)) for r, value in zip(results, best, strict=True)],
-        "last": [reached(r, value, worst(direction)) for r, value in zip(results, last, strict=True)],
+        "best": [reached(r, value, worst_value(direction)) for r, value in zip(results, best, strict=True)],
+        "last": [reached(r, value, worst_value(direction)) for r, value in zip(results, last, strict=True)],
         **{end: final(results, f"{end}/{name}", direction, curves) for end in ENDS},
         "untrained": [is_untrained(result) for result in results],
         "shortened": [is_shortened(result) for result in results],
@@ -180,11 +182,11 @@ def final(results: Sequence[Result], metric: str, direction: str, curves: pd.Dat
             by_epoch = known[number].set_index("epoch")["value"]
             values = by_epoch[~by_epoch.index.duplicated()].reindex(range(1, result.epochs + 1))
             value = float(final_mean(values.to_numpy(dtype=float), result.epochs))
-        found.append(reached(result, value, worst(direction)))
+        found.append(reached(result, value, worst_value(direction)))
     return found
 
 
-def worst(direction: str) -> float:
+def worst_value(direction: str) -> float:
     """Return the value that a diverged run counts with."""
     return math.inf if direction == "min" else -math.inf
 

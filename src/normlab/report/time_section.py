@@ -15,7 +15,7 @@ from normlab.report.selectors import MOST, Row, at_best, file, rows_of, styles_o
 
 def times(study: ReportData) -> Section:
     """Return how long arms take to the target."""
-    found, design = study.found, study.found.design
+    found, design = study.analysis, study.analysis.design
     pictures, sign = [], "at most" if design.choice.direction == "min" else "at least"
     for number, row in enumerate(found.targets.to_dict("records")[:MOST]):
         panel, target = str(row["panel"]), float(row["target"])
@@ -42,7 +42,7 @@ def times(study: ReportData) -> Section:
 
 def fixed_steps(study: ReportData) -> Section:
     """Return the training loss of the arms after equally many steps."""
-    frame = study.found.fixed_steps
+    frame = study.analysis.fixed_steps
     title = "Training loss at fixed steps"
     if frame.empty:
         return Section("fixed-steps", title)
@@ -52,7 +52,7 @@ def fixed_steps(study: ReportData) -> Section:
         {
             **columns,
             "steps": "step",
-            study.found.design.compare or "arm": "arm",
+            study.analysis.design.compare or "arm": "arm",
             "loss": lambda row: num(row["arm_loss"]),
             "against": "baseline",
             "its loss": lambda row: num(row["baseline_loss"]),
@@ -70,21 +70,21 @@ def fixed_steps(study: ReportData) -> Section:
 
 def steps_to(study: ReportData, runs: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return when the runs of each arm reach their target, in optimizer steps, ∞ for never."""
-    steps = study.found.times["steps"].reindex(runs.index).dropna()
+    steps = study.analysis.times["steps"].reindex(runs.index).dropna()
     arms = runs.loc[steps.index, "arm"]
     return {str(arm): own.to_numpy() for arm, own in steps.groupby(arms, sort=False)}
 
 
 def target_words(study: ReportData) -> list[str]:
     """Return what the target is."""
-    tunes = any(len(use.tuning) for use in study.found.cells.uses.values())
+    tunes = any(len(use.tuning) for use in study.analysis.cells.uses.values())
     over = f"in the median over the {'tuning ' * tunes}seeds"
     rules = {
         "given": "The target was given.",
         "baseline": f"The target is what the baseline has reached by three quarters of its steps, {over}.",
         "best arm": f"The target is what the best arm has reached by three quarters of its steps, {over}.",
     }
-    used = dict.fromkeys(study.found.targets["rule"]) if len(study.found.targets) else {}
+    used = dict.fromkeys(study.analysis.targets["rule"]) if len(study.analysis.targets) else {}
     return [rules.get(str(rule), str(rule)) for rule in used] + [
         "A run that never reaches it, or diverged, takes infinitely long; where half of an arm does not, the "
         "shares that do take the place of the ratio."
@@ -93,11 +93,11 @@ def target_words(study: ReportData) -> list[str]:
 
 def time_table(study: ReportData) -> Table:
     """Return the times to the target."""
-    frame, design = study.found.arms, study.found.design
+    frame, design = study.analysis.arms, study.analysis.design
     against = design.baseline or "baseline"
     ratios: dict[Any, Any] = {
         (row["panel"], row["arm"]): row
-        for row in rows_of(study.found.time_ratios)
+        for row in rows_of(study.analysis.time_ratios)
         if row["baseline"] == design.baseline
     }
 
@@ -120,7 +120,7 @@ def time_table(study: ReportData) -> Table:
             "median steps": lambda row: num(row["steps"], 4),
             "reached by": lambda row: share(row, "reached"),
             f"steps / {against}": ratio("steps_ratio"),
-            **(seconds if study.found.time_ratios["step_time_ratio"].notna().any() else {}),
+            **(seconds if study.analysis.time_ratios["step_time_ratio"].notna().any() else {}),
         },
     )
     columns_of = [

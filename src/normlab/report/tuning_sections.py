@@ -18,7 +18,7 @@ LR = "optimizer.lr"
 
 def rates(study: ReportData) -> Section:
     """Return what every setting gave that was tuned."""
-    found, design = study.found, study.found.design
+    found, design = study.analysis, study.analysis.design
     frame = found.settings
     if not design.tuned:
         return Section("tuning", "What was tuned")
@@ -62,13 +62,13 @@ def chosen(row: Row) -> str:
 
 def range_table(study: ReportData) -> pd.DataFrame:
     """Return the ranges as they are read."""
-    frame = study.found.ranges
+    frame = study.analysis.ranges
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     return shown(
         frame,
         {
             **columns,
-            study.found.design.compare or "arm": "arm",
+            study.analysis.design.compare or "arm": "arm",
             "of": "key",
             "from": lambda row: f"{row['smallest']:g}",
             "to": lambda row: f"{row['largest']:g}",
@@ -80,8 +80,8 @@ def range_table(study: ReportData) -> pd.DataFrame:
 
 def against_key(study: ReportData, key: str, x: str, kind: str) -> list[Picture]:
     """Return a picture per panel of the metric against a tuned setting."""
-    design, pictures = study.found.design, []
-    for number, (panel, own) in enumerate(panels(study.found.settings)):
+    design, pictures = study.analysis.design, []
+    for number, (panel, own) in enumerate(panels(study.analysis.settings)):
         numeric = own[own[key].map(lambda text: text is not None and is_number(str(text)))]
         if numeric[key].nunique() < 2:
             continue
@@ -107,7 +107,7 @@ def against_key(study: ReportData, key: str, x: str, kind: str) -> list[Picture]
 
 def sizes(study: ReportData) -> Section:
     """Return how much the batch size matters."""
-    found, design = study.found, study.found.design
+    found, design = study.analysis, study.analysis.design
     frame = found.arms
     if BATCH_SIZE not in design.panels:
         return Section("batch-size", "Batch size")

@@ -15,7 +15,7 @@ from normlab.stats.resampling import RESAMPLES, Draws
 from normlab.stats.tables import StepTimes
 from normlab.stats.time_to_target import reached
 from normlab.stats.tuning import Tuning, tuned
-from normlab.stats.warnings import at_edges, cautions, disagreements
+from normlab.stats.warnings import at_edges, disagreements, warnings_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Analysis:
     warnings: list[str] = field(default_factory=list)
 
 
-def find(
+def analyze(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
     design: Design,
@@ -115,7 +115,7 @@ def find(
         tables.batch_sizes(arms, design),
         edges,
         ends,
-        [*edges, *ends, *cautions(runs, cells, tuning, times, rows, history)],
+        [*edges, *ends, *warnings_of(runs, cells, tuning, times, rows, history)],
     )
     history.add(cells, tuning, rows)
     return found

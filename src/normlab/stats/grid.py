@@ -109,7 +109,7 @@ class Grid:
 
     def arrange(self, numbers: Numbers) -> Numbers:
         """Return a number of each run as a table ``(S, N)``; the mean over runs that repeat a seed."""
-        return arranged(numbers, self.row, self.column, (len(self.settings), len(self.seeds)))
+        return mean_by_place(numbers, self.row, self.column, (len(self.settings), len(self.seeds)))
 
     def panel(self, panel: Panel) -> str:
         """Return a panel's name, empty where there is but one."""
@@ -125,9 +125,9 @@ def grid_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | No
         tuning_seeds: those that choose settings, where an earlier verdict has fixed them.
     """
     arm = runs[design.compare].tolist() if design.compare else [""] * len(runs)
-    panels, tuned = (columns(runs, keys) for keys in (design.panels, design.tuned))
+    panels, tuned = (settings_of_runs(runs, keys) for keys in (design.panels, design.tuned))
     of_runs = [Setting(*parts) for parts in zip(panels, arm, tuned, strict=True)]
-    settings = sorted(set(of_runs), key=place)
+    settings = sorted(set(of_runs), key=sort_key)
     number = {setting: row for row, setting in enumerate(settings)}
     row = np.array([number[setting] for setting in of_runs], dtype=np.intp)
     of_seeds = runs[SEED].to_numpy(dtype=float, na_value=np.nan)
@@ -137,7 +137,7 @@ def grid_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | No
     shape = (len(settings), len(seeds))
     names = dict.fromkeys([*(metric.name for metric in design.metrics), *TABLES])
     tables = {
-        name: arranged(runs[name].to_numpy(dtype=float), row, column, shape)
+        name: mean_by_place(runs[name].to_numpy(dtype=float), row, column, shape)
         if name in runs
         else np.full(shape, np.nan)
         for name in names
@@ -194,11 +194,11 @@ def tuning_columns(of_arms: Sequence[NDArray[Any]], fixed: NDArray[np.bool_]) ->
     large = [own for own in of_arms if own.sum() > LEAST_TUNING] or of_arms
     shared = np.flatnonzero(np.logical_and.reduce(large))
     if len(shared):
-        return split(shared)
-    return np.unique(np.concatenate([split(np.flatnonzero(own)) for own in large]))
+        return first_third(shared)
+    return np.unique(np.concatenate([first_third(np.flatnonzero(own)) for own in large]))
 
 
-def split(seeds: Columns) -> Columns:
+def first_third(seeds: Columns) -> Columns:
     """Return those of some seeds that choose settings; all of them where none would be left to report.
 
     >>> split(np.arange(12)).tolist(), split(np.arange(3)).tolist()
@@ -214,17 +214,17 @@ def sample_count(table: Numbers, members: Sequence[Sequence[int]]) -> int:
     return int(np.nanmedian(rows)) if (~np.isnan(rows)).any() else 0
 
 
-def columns(runs: pd.DataFrame, keys: tuple[str, ...]) -> list[tuple[str, ...]]:
+def settings_of_runs(runs: pd.DataFrame, keys: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Return the settings of some keys in each run."""
     return list(zip(*(runs[key].tolist() for key in keys), strict=True)) if keys else [()] * len(runs)
 
 
-def place(setting: Setting) -> list[list[tuple]]:
+def sort_key(setting: Setting) -> list[list[tuple]]:
     """Return a sort key of settings."""
     return [[natural(text) for text in part] for part in (setting.panel, (setting.arm,), setting.tuned)]
 
 
-def arranged(numbers: Numbers, row: Columns, column: Columns, shape: tuple[int, int]) -> Numbers:
+def mean_by_place(numbers: Numbers, row: Columns, column: Columns, shape: tuple[int, int]) -> Numbers:
     """Return the mean of the known numbers at each place of a table, NaN where there is none."""
     known = (column >= 0) & ~np.isnan(numbers)
     total, count = np.zeros(shape), np.zeros(shape)

@@ -9,7 +9,7 @@ import pandas as pd
 from normlab.stats.comparison import ALPHA, sides_of
 from normlab.stats.comparisons import places_of
 from normlab.stats.design import Design, Scope
-from normlab.stats.grid import Grid, grid_of, split
+from normlab.stats.grid import Grid, first_third, grid_of
 from normlab.stats.history import History, comparison_key
 from normlab.stats.looks import look_level, obrien_fleming
 from normlab.stats.power import detectable_shift
@@ -124,4 +124,4 @@ def tuning_of(seeds: int) -> int:
     >>> tuning_of(12), tuning_of(30)
     (4, 10)
     """
-    return len(split(np.arange(seeds)))
+    return len(first_third(np.arange(seeds)))

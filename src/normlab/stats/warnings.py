@@ -30,7 +30,7 @@ from normlab.stats.time_to_target import GIVEN, Reached
 from normlab.stats.tuning import Tuning, edges
 
 
-def cautions(
+def warnings_of(
     runs: pd.DataFrame, cells: Grid, tuning: Tuning, times: Reached, comparisons: Sequence[Row], history: History
 ) -> list[str]:
     """Return the warnings: about runs that do not count, replicates, the choice of settings, tests and targets."""
