@@ -4,7 +4,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from normlab.cli import in_one_line
+from normlab.cli import run_cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -17,4 +17,4 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    in_one_line(main)
+    run_cli(main)

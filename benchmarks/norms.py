@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from normlab import norms
-from normlab.training.machine import keep_freed_memory
+from normlab.training.machine import tune_malloc
 
 SHAPES = [(128, 64), (1024, 512), (64, 32, 28, 28)]
 Make = Callable[[int], nn.Module]
@@ -116,11 +116,11 @@ def table(shape: tuple[int, ...], found: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(found.values())))
     lines = [f"{shape!s:24}" + "".join(f"{column:>24}" for column in found)]
     for name in names:
-        cells = []
+        grid = []
         for column, times in found.items():
             base = found[column.replace("compiled", "eager")][names[0]]
-            cells.append(f"{times[name]:>15.0f} ({times[name] / base:5.2f})")
-        lines.append(f"{name:24}" + "".join(f"{cell:>24}" for cell in cells))
+            grid.append(f"{times[name]:>15.0f} ({times[name] / base:5.2f})")
+        lines.append(f"{name:24}" + "".join(f"{cell:>24}" for cell in grid))
     return "\n".join(lines)
 
 
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    keep_freed_memory()
+    tune_malloc()
     results = {}
     if not args.json:
         print("microseconds, forward and backward (and how many times torch's in eager mode)")

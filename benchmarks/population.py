@@ -28,10 +28,10 @@ from hydra import compose, initialize_config_dir
 from step import make_net, plain_loop, usual_lightning
 
 from normlab.training import grouping
-from normlab.training.machine import keep_freed_memory, threads
+from normlab.training.machine import threads, tune_malloc
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
-from normlab.training.session import Training
+from normlab.training.session import TrainingSession
 from normlab.training.size import threads_for
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -57,7 +57,7 @@ def stacked(members: int, batch_size: int, model: str, compiled: bool = True) ->
     settings = [f"trainer.compile={str(compiled).lower()}", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         base = compose("train", overrides=[f"model={model}", *changes, *settings])
-    keep_freed_memory()
+    tune_malloc()
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for k in range(members):
@@ -71,7 +71,7 @@ def stacked(members: int, batch_size: int, model: str, compiled: bool = True) ->
 
 def seconds_per_epoch(runs: list[Run]) -> float:
     """Return how long the optimizer steps of an epoch of a population take once it is under way."""
-    training, times = Training(runs, Progress("", 0)), StepTimes()
+    training, times = TrainingSession(runs, Progress("", 0)), StepTimes()
     training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
     with threads(threads_for(runs[0].config, len(runs))):
         training.trainer.fit(training.module, datamodule=training.data)

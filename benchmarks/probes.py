@@ -43,8 +43,8 @@ from normlab.norms import BatchNorm1d
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.gradient_lipschitz import gradient_lipschitz
 from normlab.probes.lanczos import LARGEST
-from normlab.probes.scene import Scene, normal, still
-from normlab.training.machine import keep_freed_memory
+from normlab.probes.scene import TrainingSnapshot, normal, side_effect_free_copy
+from normlab.training.machine import tune_malloc
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -79,7 +79,7 @@ def generators(members: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(k) for k in range(members)]
 
 
-def scene_of(nets: Sequence[nn.Module], data: Split, loss: Callable[[Tensor, Tensor], Tensor]) -> Scene:
+def scene_of(nets: Sequence[nn.Module], data: Split, loss: Callable[[Tensor, Tensor], Tensor]) -> TrainingSnapshot:
     """Return the scene that nets are in before a training."""
     params, buffers = stack_module_state(list(nets))
     state = {name: tensor.detach() for name, tensor in (params | buffers).items()}
@@ -87,7 +87,9 @@ def scene_of(nets: Sequence[nn.Module], data: Split, loss: Callable[[Tensor, Ten
     minibatch = data[0].expand(len(nets), *data[0].shape), data[1].expand(len(nets), *data[1].shape)
     drawn = generators(len(nets))
     train = data[0].unsqueeze(0), data[1].unsqueeze(0)
-    return Scene(nets[0], loss, list(params), state, state, state, minibatch, train, lr, None, drawn, 0, 0)
+    return TrainingSnapshot(
+        nets[0], loss, list(params), state, state, state, minibatch, train, lr, None, drawn, 0, 0
+    )
 
 
 def source_net(normalized: bool, x: Tensor) -> nn.Sequential:
@@ -185,7 +187,7 @@ def largest(mode: str, members: int) -> dict[str, float]:
         nets.append(MLP((64,), 10, hidden=[32], norm=BatchNorm1d))
     torch.manual_seed(members)
     data = digits()
-    scene, quiet = scene_of(nets, data, cross_entropy), [still(net, mode) for net in nets]
+    scene, quiet = scene_of(nets, data, cross_entropy), [side_effect_free_copy(net, mode) for net in nets]
     find = partial(extreme_eigenvalues, ends=(LARGEST,))
 
     def probe() -> Tensor:
@@ -257,7 +259,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # torch's forward differentiation, by which curvlinops multiplies, compiles with torch.jit.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    keep_freed_memory()
+    tune_malloc()
     directions: dict[str, dict[str, float]] = {}
     ends: dict[str, dict[str, float]] = {}
     for threads in map(int, arguments.threads.split(",")):

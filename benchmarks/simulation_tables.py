@@ -20,8 +20,8 @@ def printed(title: str, table: Table) -> str:
     margin = max(16, *(len(name) + 1 for name in table))
     lines = [title, " " * margin + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))]
     for name, row in table.items():
-        cells = [cell(column, row.get(column)) for column in columns]
-        lines.append(f"{name:{margin}}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
+        grid = [cell(column, row.get(column)) for column in columns]
+        lines.append(f"{name:{margin}}" + "".join(f"{c:>{w}}" for c, w in zip(grid, widths, strict=True)))
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 ROOT = Path(__file__).parent.parent
-# The tests run in several processes, which share the cores; see `normlab.cli.in_one_line`. Children inherit it.
+# The tests run in several processes, which share the cores; see `normlab.cli.run_cli`. Children inherit it.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 

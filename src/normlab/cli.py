@@ -23,7 +23,7 @@ WANTS_TRACEBACK = os.environ.get(TRACEBACK) == "1"
 """Whether the person asked for tracebacks, with Hydra's own environment variable."""
 
 
-def in_one_line(main: Callable[[], Any]) -> None:
+def run_cli(main: Callable[[], Any]) -> None:
     """Call a Hydra ``main``; print what it raises as one line and exit with 1, or with 130 for Ctrl-C.
 
     With ``HYDRA_FULL_ERROR=1`` the traceback is shown.

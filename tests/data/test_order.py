@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from normlab.data.order import batch_sizes, epoch_order, leaves_one_over, stream
+from normlab.data.order import batch_sizes, derive_seed, epoch_order, leaves_one_over
 
 
 @given(samples=st.integers(1, 300), batch_size=st.integers(1, 300))
@@ -55,7 +55,7 @@ def test_streams_differ_by_seed_name_and_number_and_fit_a_63_bit_seed():
         for name in ("order", "draws")
         for epoch in range(20)
     ]
-    streams = {stream(*name) for name in names}
+    streams = {derive_seed(*name) for name in names}
 
     assert len(streams) == len(names)
     assert all(0 <= value < 2**63 for value in streams)
@@ -65,5 +65,5 @@ def test_streams_differ_by_seed_name_and_number_and_fit_a_63_bit_seed():
 
 def test_a_stream_is_the_same_in_every_process():
     # A golden: old runs could not be repeated if it moved.
-    assert stream(0, "order", 1) == 8024286156118006313
-    assert stream(42, "order", 0) == 3585333030069913952
+    assert derive_seed(0, "order", 1) == 8024286156118006313
+    assert derive_seed(42, "order", 0) == 3585333030069913952

@@ -31,7 +31,7 @@ from normlab.probes.slots import norm_slots
 from normlab.training.build import net_maker
 from normlab.training.evaluation import reestimate, with_running_statistics
 from normlab.training.population import Population
-from normlab.training.rehearsal import rehearse
+from normlab.training.rehearsal import dry_run_once
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -198,26 +198,26 @@ def test_every_number_of_a_paper_is_a_link():
 )
 def test_what_is_refused_in_these_words(overrides):
     with pytest.raises(ValueError, match=r"^(model: there is a|model\.norm\.num_groups|net=cnn takes)") as refusal:
-        rehearse(config(*overrides))
+        dry_run_once(config(*overrides))
     assert f"    error: {refusal.value}\n" in TEXT
 
 
 @pytest.mark.parametrize("model", ["bn", "bn_formula", "bn_torch", "ghost", "brn", "noisy", "l1bn", "actnorm"])
 def test_a_batch_of_one_is_refused(model):
     with pytest.raises(ValueError, match=r"hidden1\.norm .* cannot take a batch of 1"):
-        rehearse(config(f"model={model}", "data.batch_size=1"))
+        dry_run_once(config(f"model={model}", "data.batch_size=1"))
 
 
 def test_a_map_with_one_input_cannot_be_standardized():
     for model in ("ws", "ws_gn"):
         with pytest.raises(ValueError, match="needs at least 2 inputs"):
-            rehearse(config(f"model={model}", "data=random", "data.in_features=1"))
+            dry_run_once(config(f"model={model}", "data=random", "data.in_features=1"))
 
 
 @pytest.mark.parametrize("model", ["bn", "bn_formula", "bn_torch"])
 def test_an_argument_is_added_to_both_parts(model):
     added = ["+model.norm.affine=false", "+model.norm2d.affine=false"]
-    rehearse(config(f"model={model}", *added))
+    dry_run_once(config(f"model={model}", *added))
     for part in config(f"model={model}", "model.norm.eps=0.5", *added).model.values():
         assert part is None or (part.eps, part.affine) == (0.5, False)
 
@@ -240,7 +240,7 @@ def test_commands_of_the_page_are_composed():
             # A list of values is swept: its first and its last one stand for it.
             values = [word.strip("'").partition("=") for word in words if not word.startswith("'seed")]
             chosen = [f"{key}={value.split(',')[0 if first else -1]}" for key, _, value in values]
-            rehearse(config(*chosen))
+            dry_run_once(config(*chosen))
 
 
 def test_a_ghost_batch_of_the_whole_batch_is_batch_normalization_and_one_left_over_joins_the_last():

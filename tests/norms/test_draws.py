@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from normlab.norms.draws import Drawing, normal, philox, product, uniform
+from normlab.norms.draws import StochasticLayer, normal, philox, product, uniform
 
 # Known answers that come with Random123, the authors' own implementation: counter, key, words.
 KNOWN = [
@@ -128,14 +128,14 @@ def test_other_precisions_are_refused(dtype):
 
 
 def test_a_layer_goes_on_by_a_step_when_told_to_and_its_copies_with_it():
-    layer = Drawing()
+    layer = StochasticLayer()
     layer.seed(9)
     first = layer.uniform((4,))
     layer.advance()
     assert torch.equal(first, uniform(*numbers(9, 0), (4,)))
     assert torch.equal(layer.uniform((4,)), uniform(*numbers(9, 1), (4,)))
     layer.advance()
-    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), Drawing()]
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), StochasticLayer()]
     copies[2].load_state_dict(layer.state_dict())
     for other in copies:
         assert torch.equal(other.uniform((4,)), uniform(*numbers(9, 2), (4,)))
@@ -145,7 +145,7 @@ def test_a_layer_goes_on_by_a_step_when_told_to_and_its_copies_with_it():
 
 
 def test_while_held_a_layer_draws_the_same_again():
-    layer = Drawing()
+    layer = StochasticLayer()
     layer.held = True
     first = layer.uniform((4,))
     layer.advance()
@@ -154,7 +154,7 @@ def test_while_held_a_layer_draws_the_same_again():
 
 @pytest.mark.parametrize("shape", [(5,), (3, 3), (0, 4), (4, 2)])
 def test_a_layer_draws_as_many_normal_numbers_as_it_is_asked_for(shape):
-    layer = Drawing()
+    layer = StochasticLayer()
     z = layer.normal(shape, torch.float64)
     assert z.shape == shape
     assert torch.equal(layer.normal(shape, torch.float64), z)

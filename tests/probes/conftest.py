@@ -12,8 +12,8 @@ from torch.func import functional_call, stack_module_state
 from normlab.models import MLP
 from normlab.models.dropout import Dropout
 from normlab.norms import BatchNorm1d, BatchRenorm, GhostBatchNorm, NoisyBatchNorm
-from normlab.probes.landscape import Landscape
-from normlab.probes.scene import Scene
+from normlab.probes.landscape import BatchedLoss
+from normlab.probes.scene import TrainingSnapshot
 
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "nobn": None,
@@ -40,7 +40,9 @@ def make_net(norm: Callable[[int], nn.Module] | None = BatchNorm1d, seed: int = 
         return MLP((3,), 2, norm=norm, **({"hidden": [6, 5], "activation": "tanh"} | options)).double()
 
 
-def make_scene(nets: Sequence[nn.Module], samples: int = 24, seed: int = 1, step: float = 0.05, **given) -> Scene:
+def make_scene(
+    nets: Sequence[nn.Module], samples: int = 24, seed: int = 1, step: float = 0.05, **given
+) -> TrainingSnapshot:
     """Return a scene of nets that have seen a minibatch, and are to take a step of gradient descent on it."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(nets), samples, 3, generator=generator, dtype=torch.float64)
@@ -75,10 +77,10 @@ def make_scene(nets: Sequence[nn.Module], samples: int = 24, seed: int = 1, step
         "epoch": 1,
         "step": 3,
     }
-    return Scene(**(fields | given))
+    return TrainingSnapshot(**(fields | given))
 
 
-def alone(scene: Scene, k: int) -> Scene:
+def alone(scene: TrainingSnapshot, k: int) -> TrainingSnapshot:
     """Return the scene of member k alone."""
 
     def own(state):
@@ -87,7 +89,7 @@ def alone(scene: Scene, k: int) -> Scene:
     x, y = scene.minibatch
     stability = None if scene.stability is None else scene.stability[k : k + 1]
     before = own(scene.before)
-    return Scene(
+    return TrainingSnapshot(
         scene.net,
         scene.loss,
         scene.trained,
@@ -104,10 +106,10 @@ def alone(scene: Scene, k: int) -> Scene:
     )
 
 
-def quadratic(hessian: Tensor, at: Tensor | None = None) -> Landscape:
+def quadratic(hessian: Tensor, at: Tensor | None = None) -> BatchedLoss:
     """Return ``½ θᵀHθ`` of each member, H ``(K, P, P)``, from θ ``(K, P)`` or from where all entries are 1."""
     theta = torch.ones(hessian.shape[:2], dtype=hessian.dtype) if at is None else at
-    return Landscape(lambda params, h: params["w"] @ h @ params["w"] / 2, {"w": theta}, [hessian])
+    return BatchedLoss(lambda params, h: params["w"] @ h @ params["w"] / 2, {"w": theta}, [hessian])
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from normlab.norms import (
 )
 from normlab.probes import Activations
 from normlab.probes.activations import of_features, of_weights, overall
-from normlab.probes.scene import Finding, Scene
+from normlab.probes.scene import Measurement, TrainingSnapshot
 
 CONF = Path(__file__).parents[2] / "conf"
 K, SAMPLES = 3, 12
@@ -154,7 +154,7 @@ def state_of(nets: Sequence[nn.Module]) -> dict[str, Tensor]:
     return {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
 
 
-def scene(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) -> Scene:
+def scene(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) -> TrainingSnapshot:
     """Return nets that have seen other batches, around a step that torch's SGD takes with each, one by one."""
     nets = []
     for seed in range(K):
@@ -176,16 +176,16 @@ def scene(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) ->
         optimizer.zero_grad()
     after, trained = state_of(nets), [name for name, _ in nets[0].named_parameters()]
     train = 2 + 3 * draws(1, 21, *shape, seed=2), draws(1, 21, 2, seed=3)
-    return Scene(nets[0], squared, trained, before, after, before, (x, y), train, LR, None, [], 1, 3)
+    return TrainingSnapshot(nets[0], squared, trained, before, after, before, (x, y), train, LR, None, [], 1, 3)
 
 
 @cache
-def scene_of(name: str) -> Scene:
+def scene_of(name: str) -> TrainingSnapshot:
     """Return the scene of a case, once for all that leave it as it is."""
     return scene(CASES[name].make, CASES[name].shape)
 
 
-def of_member(given: Scene, k: int) -> Scene:
+def of_member(given: TrainingSnapshot, k: int) -> TrainingSnapshot:
     """Return the scene of one member alone."""
     before, after = ({name: t[k : k + 1] for name, t in state.items()} for state in (given.before, given.after))
     after = before if given.after is given.before else after
@@ -193,12 +193,12 @@ def of_member(given: Scene, k: int) -> Scene:
     return replace(given, before=before, after=after, start=before, minibatch=minibatch, lr=given.lr[k : k + 1])
 
 
-def found(given: Scene, mode: str = "batch", **options) -> Finding:
+def found(given: TrainingSnapshot, mode: str = "batch", **options) -> Measurement:
     (finding,) = Activations(modes=(mode,), **options)(given)
     return finding
 
 
-def by_hand(given: Scene, k: int, mode: str, case: Case, data: str = "minibatch") -> dict[str, float]:
+def by_hand(given: TrainingSnapshot, k: int, mode: str, case: Case, data: str = "minibatch") -> dict[str, float]:
     """Return what the probe is to find in one member: by hooks, a backward pass, singular values and loops."""
     net = deepcopy(given.net).train(mode == "batch")
     with torch.no_grad():

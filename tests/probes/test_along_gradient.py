@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d, BatchRenorm, NoisyBatchNorm
 from normlab.probes.along_gradient import LENGTHS, AlongGradient, along_gradient, cosine
-from normlab.probes.landscape import Landscape
-from normlab.probes.scene import Finding, Scene
+from normlab.probes.landscape import BatchedLoss
+from normlab.probes.scene import Measurement, TrainingSnapshot
 
 K = 3
 
@@ -23,11 +23,11 @@ def hessians() -> Tensor:
     return a @ a.mT
 
 
-def quadratic() -> Landscape:
+def quadratic() -> BatchedLoss:
     def loss(params, h):
         return params["w"] @ h @ params["w"] / 2
 
-    return Landscape(loss, {"w": draws(K, 5, seed=1)}, [hessians()])
+    return BatchedLoss(loss, {"w": draws(K, 5, seed=1)}, [hessians()])
 
 
 def make_net(norm=BatchNorm1d, seed: int = 0, **options) -> nn.Module:
@@ -40,7 +40,7 @@ def loss_of(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().flatten(1).mean(1)
 
 
-def scene(norm=BatchNorm1d, members: int = K, **options) -> Scene:
+def scene(norm=BatchNorm1d, members: int = K, **options) -> TrainingSnapshot:
     nets = [make_net(norm, seed, **options) for seed in range(members)]
     state = {
         name: torch.stack([net.state_dict(keep_vars=True)[name].detach() for net in nets])
@@ -53,10 +53,12 @@ def scene(norm=BatchNorm1d, members: int = K, **options) -> Scene:
     lr = torch.tensor([0.1, 0.02, 0.3], dtype=torch.float64)[:members]
     trained = [name for name, _ in nets[0].named_parameters()]
     generators = [torch.Generator().manual_seed(k) for k in range(members)]
-    return Scene(nets[0], loss_of, trained, state, state, state, minibatch, (x, y), lr, None, generators, 0, 0)
+    return TrainingSnapshot(
+        nets[0], loss_of, trained, state, state, state, minibatch, (x, y), lr, None, generators, 0, 0
+    )
 
 
-def found(probe: AlongGradient, given: Scene) -> Finding:
+def found(probe: AlongGradient, given: TrainingSnapshot) -> Measurement:
     (finding,) = probe(given)
     return finding
 
@@ -93,7 +95,7 @@ def test_each_member_may_have_lengths_of_its_own():
 
 def test_beta_is_the_largest_over_the_lengths():
     # f = w⁴/4 at w = 2: g = 8; at w' = 2 − 8η the gradient is w'³.
-    landscape = Landscape.of(lambda params: params["w"] ** 4 / 4, {"w": torch.tensor(2.0, dtype=torch.float64)})
+    landscape = BatchedLoss.of(lambda params: params["w"] ** 4 / 4, {"w": torch.tensor(2.0, dtype=torch.float64)})
     steps = along_gradient(landscape, torch.tensor([0.125, 0.25, 0.5], dtype=torch.float64))
 
     assert_close(steps.losses.flatten(), torch.tensor([0.25, 0.0, 4.0], dtype=torch.float64))
@@ -182,7 +184,7 @@ def test_members_find_together_what_each_finds_alone():
     for k in range(K):
         state = {name: tensor[k : k + 1] for name, tensor in given.before.items()}
         x, y = (part[k : k + 1] for part in given.minibatch)
-        alone = Scene(
+        alone = TrainingSnapshot(
             given.net,
             loss_of,
             given.trained,
@@ -209,7 +211,7 @@ def test_what_has_no_scale_stays_when_scale_invariant_weights_are_rescaled():
     scaled = {name: 10 * tensor if name in trained else tensor for name, tensor in given.before.items()}
 
     def at(state, lr) -> dict[str, Tensor]:
-        moment = Scene(
+        moment = TrainingSnapshot(
             given.net, loss_of, trained, state, state, state, given.minibatch, given.train, lr, None, [], 0, 0
         )
         return dict(found(AlongGradient(), moment).numbers)
@@ -235,7 +237,9 @@ def test_a_net_that_does_not_move_has_no_smoothness():
     given = scene(None)
     for tensor in given.before.values():
         tensor.zero_()
-    given = Scene(**{**vars(given), "minibatch": (given.minibatch[0], torch.zeros(K, 8, 2, dtype=torch.float64))})
+    given = TrainingSnapshot(
+        **{**vars(given), "minibatch": (given.minibatch[0], torch.zeros(K, 8, 2, dtype=torch.float64))}
+    )
     numbers = found(AlongGradient(), given).numbers
 
     assert numbers["loss_max"].tolist() == [0.0] * K
@@ -248,7 +252,7 @@ def test_in_float64_on_request():
     state = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in given.before.items()
     }
-    single = Scene(
+    single = TrainingSnapshot(
         **{**vars(given), "before": state, "minibatch": tuple(part.float() for part in given.minibatch)}
     )
 

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.probes.covariate_shift import CovariateShift, covariate_shift, mean
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 from normlab.probes.line import point
-from normlab.probes.scene import Finding, Scene, parts_of
+from normlab.probes.scene import Measurement, TrainingSnapshot, parts_of
 
 K = 3
 
@@ -41,7 +41,7 @@ def stepped(state: dict[str, Tensor], names: list[str], size: float = 0.05) -> d
     return {name: tensor + 1 if name.endswith("running_mean") else tensor for name, tensor in after.items()}
 
 
-def scene(make=mlp, shape=(3,), moved=None, trained=None, members: int = K) -> Scene:
+def scene(make=mlp, shape=(3,), moved=None, trained=None, members: int = K) -> TrainingSnapshot:
     nets = []
     for seed in range(members):
         with torch.random.fork_rng(devices=[]):
@@ -53,10 +53,10 @@ def scene(make=mlp, shape=(3,), moved=None, trained=None, members: int = K) -> S
     train = draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
     minibatch = draws(members, 8, *shape, seed=4), draws(members, 8, 2, seed=5)
     lr = torch.full((members,), 0.1, dtype=torch.float64)
-    return Scene(nets[0], loss_of, trained, state, after, state, minibatch, train, lr, None, [], 0, 0)
+    return TrainingSnapshot(nets[0], loss_of, trained, state, after, state, minibatch, train, lr, None, [], 0, 0)
 
 
-def found(given: Scene, mode: str = "batch", double: bool = False) -> Finding:
+def found(given: TrainingSnapshot, mode: str = "batch", double: bool = False) -> Measurement:
     (finding,) = CovariateShift(modes=(mode,), double=double)(given)
     return finding
 
@@ -68,7 +68,7 @@ def test_a_linear_net_of_three_layers_has_its_closed_form():
     (a, b, c), x, y = torch.tensor([[0.5], [2.0], [-1.5]], dtype=torch.float64), 3.0, 1.0
     after = {"a": a + 0.1, "b": b - 0.2, "c": c + 0.3}
     context = [torch.tensor([x], dtype=torch.float64), torch.tensor([y], dtype=torch.float64)]
-    landscape = Landscape(loss, {"a": a, "b": b, "c": c}, context)
+    landscape = BatchedLoss(loss, {"a": a, "b": b, "c": c}, context)
     masks = [landscape.columns([name]) for name in "abc"]
     shift = covariate_shift(landscape, point(landscape, after), masks)
 
@@ -82,7 +82,7 @@ def test_a_linear_net_of_three_layers_has_its_closed_form():
     assert (shift.difference[0], shift.cosine[0]) == (0, 1)
 
 
-def by_hand(given: Scene, k: int, mode: str) -> dict[str, Tensor]:
+def by_hand(given: TrainingSnapshot, k: int, mode: str) -> dict[str, Tensor]:
     """Set the parameters of a net layer by layer, and take gradients by plain autograd."""
     net = deepcopy(given.net).train(mode == "batch")
     parts = parts_of(net)
@@ -168,7 +168,7 @@ def test_a_net_of_which_all_but_one_layer_is_frozen_has_none(layer):
 
 def test_where_no_step_is_taken_there_is_nothing_to_measure():
     given = scene()
-    still = Scene(**{**vars(given), "after": given.before})
+    still = TrainingSnapshot(**{**vars(given), "after": given.before})
     numbers = found(still).numbers
 
     assert numbers.keys() == found(given).numbers.keys()
@@ -217,7 +217,9 @@ def test_members_find_together_what_each_finds_alone(norm):
             {name: tensor[k : k + 1] for name, tensor in state.items()} for state in (given.before, given.after)
         )
         x, y = (part[k : k + 1] for part in given.minibatch)
-        alone = Scene(**{**vars(given), "before": before, "after": after, "minibatch": (x, y), "lr": given.lr[:1]})
+        alone = TrainingSnapshot(
+            **{**vars(given), "before": before, "after": after, "minibatch": (x, y), "lr": given.lr[:1]}
+        )
         for name, value in found(alone).numbers.items():
             assert_close(together.numbers[name][k : k + 1], value)
 
@@ -228,7 +230,9 @@ def test_in_float64_on_request():
         which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(given, which).items()}
         for which in ("before", "after")
     }
-    single = Scene(**{**vars(given), **states, "minibatch": tuple(part.float() for part in given.minibatch)})
+    single = TrainingSnapshot(
+        **{**vars(given), **states, "minibatch": tuple(part.float() for part in given.minibatch)}
+    )
 
     assert found(single).numbers["relative"].dtype == torch.float32
     double = found(single, double=True).numbers["relative"]

@@ -15,9 +15,9 @@ from normlab.norms import BatchNorm1d, BatchRenorm, GhostBatchNorm, NoisyBatchNo
 from normlab.probes import curvature
 from normlab.probes.curvature import Curvature, extreme_eigenvalues
 from normlab.probes.lanczos import LARGEST
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 from normlab.probes.preconditioning import Preconditioning
-from normlab.probes.scene import MODES, Finding, Scene, still
+from normlab.probes.scene import MODES, Measurement, TrainingSnapshot, side_effect_free_copy
 
 CURVLINOPS = pytest.mark.skipif(find_spec("curvlinops") is None, reason="curvlinops is not installed")
 
@@ -46,7 +46,7 @@ def make_net(norm=BatchNorm1d, seed: int = 0) -> nn.Module:
         return net
 
 
-def make_scene(norm=BatchNorm1d, members: int = K, **given) -> Scene:
+def make_scene(norm=BatchNorm1d, members: int = K, **given) -> TrainingSnapshot:
     nets = [make_net(norm, seed) for seed in range(members)]
     tensors = [dict([*net.named_parameters(), *net.named_buffers()]) for net in nets]
     state = {name: torch.stack([own[name].detach() for own in tensors]) for name in tensors[0]}
@@ -65,14 +65,14 @@ def make_scene(norm=BatchNorm1d, members: int = K, **given) -> Scene:
         "epoch": 1,
         "step": 3,
     }
-    return Scene(**(fields | given))
+    return TrainingSnapshot(**(fields | given))
 
 
 def generators(members: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(k) for k in range(members)]
 
 
-def dense(landscape: Landscape) -> Tensor:
+def dense(landscape: BatchedLoss) -> Tensor:
     """Return each member's Hessian by torch's own nested differentiation, ``(K, P, P)``."""
     found = []
     for k in range(landscape.members):
@@ -87,11 +87,11 @@ def dense(landscape: Landscape) -> Tensor:
     return torch.stack(found)
 
 
-def found(probe: Curvature, scene: Scene) -> list[Finding]:
+def found(probe: Curvature, scene: TrainingSnapshot) -> list[Measurement]:
     return list(probe(replace(scene, generators=generators(len(scene.lr)))))
 
 
-def alone(scene: Scene, k: int) -> Scene:
+def alone(scene: TrainingSnapshot, k: int) -> TrainingSnapshot:
     def own(state):
         return {name: tensor[k : k + 1] for name, tensor in state.items()}
 
@@ -137,7 +137,7 @@ def test_products_and_ends_agree_with_curvlinops_own_hessian(mode):
     operator = pytest.importorskip("curvlinops").HessianLinearOperator
     scene = make_scene(members=1)
     landscape = scene.landscape(mode, "train")
-    net = still(make_net(), mode)
+    net = side_effect_free_copy(make_net(), mode)
     theirs = operator(net, nn.MSELoss(), list(net.parameters()), [tuple(part[0] for part in scene.train)])
     vectors = draws(1, landscape.theta.shape[1])
 
@@ -243,7 +243,7 @@ def test_a_minibatch_smaller_than_the_training_split_is_indicative():
     scene = make_scene()
     whole = replace(scene, minibatch=scene.data("train"))
 
-    def indicative(data: str, given: Scene) -> list[float]:
+    def indicative(data: str, given: TrainingSnapshot) -> list[float]:
         return found(Curvature(data=data), given)[0].numbers["indicative"].tolist()
 
     assert indicative("minibatch", scene) == [1, 1, 1]
@@ -338,7 +338,7 @@ def test_the_stability_limit_is_where_gradient_descent_on_a_quadratic_turns():
     """What λmax·η is held against: below 2 the loss falls, above it grows."""
     matrix = draws(5, 5)
     matrix = matrix @ matrix.T
-    bowl = Landscape.of(lambda params: params["w"] @ matrix @ params["w"] / 2, {"w": draws(5, seed=1)})
+    bowl = BatchedLoss.of(lambda params: params["w"] @ matrix @ params["w"] / 2, {"w": draws(5, seed=1)})
     largest = extreme_eigenvalues(bowl, (LARGEST,), tolerance=1e-9, generators=generators(1)).values.item()
 
     for limit, falls in ((1.9, True), (2.1, False)):

@@ -15,9 +15,9 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP, ResMLP
 from normlab.models.dropout import Dropout
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, weight_normalization
-from normlab.probes.flow import flow, rows, weights_by_layer
-from normlab.probes.scene import Scene
-from normlab.probes.slots import activation_slots, normalizer_slots, slots
+from normlab.probes.flow import forward_backward, rows, weights_by_layer
+from normlab.probes.scene import TrainingSnapshot
+from normlab.probes.slots import activation_slots, layers_of_kind, normalizer_slots
 from normlab.probes.watching import WATCHED
 
 K = 3
@@ -35,7 +35,7 @@ def mlp(norm=None, **options) -> nn.Module:
     return MLP((3,), 2, hidden=[6, 5], norm=norm, **options)
 
 
-def scene(make: Callable[[], nn.Module], members: int = K, shape=(3,), outputs=(2,)) -> Scene:
+def scene(make: Callable[[], nn.Module], members: int = K, shape=(3,), outputs=(2,)) -> TrainingSnapshot:
     """Return untrained nets, whose normalizers have seen another batch."""
     nets = []
     for seed in range(members):
@@ -49,10 +49,12 @@ def scene(make: Callable[[], nn.Module], members: int = K, shape=(3,), outputs=(
     x, y = draws(members, 8, *shape, seed=4), draws(members, 8, *outputs, seed=5)
     trained = [name for name, _ in nets[0].named_parameters()]
     lr = torch.ones(members, dtype=torch.float64)
-    return Scene(nets[0], squared, trained, before, before, before, (x, y), (x[0], y[0]), lr, None, [], 1, 0)
+    return TrainingSnapshot(
+        nets[0], squared, trained, before, before, before, (x, y), (x[0], y[0]), lr, None, [], 1, 0
+    )
 
 
-def gradients(given: Scene, k: int, names: Sequence[str], mode: str = "batch") -> dict[str, Tensor]:
+def gradients(given: TrainingSnapshot, k: int, names: Sequence[str], mode: str = "batch") -> dict[str, Tensor]:
     """Return those of one member by a plain backward pass through a net in training, or in evaluation."""
     net = deepcopy(given.net).train(mode == "batch")
     for name, tensor in chain(net.named_parameters(), net.named_buffers()):
@@ -95,7 +97,7 @@ def test_activations_and_normalizers_are_found_by_what_a_layer_calls_them():
 
 
 def test_an_identity_in_the_place_of_a_normalizer_is_none():
-    assert names(slots(mlp(), "norm", ())) == ["hidden1", "hidden2"]
+    assert names(layers_of_kind(mlp(), "norm", ())) == ["hidden1", "hidden2"]
     assert names(normalizer_slots(mlp())) == []
     assert names(normalizer_slots(nn.Sequential(nn.Identity(), nn.Linear(3, 2)))) == []
 
@@ -182,13 +184,16 @@ def test_the_first_of_two_factors_was_taken_for_a_length_and_is_a_weight():
     given = scene(make)
     factors = [f"0.parametrizations.weight.original{number}" for number in (0, 1)]
     assert weights_by_layer(given, ["1"]) == {"0": factors, "2": ["2.weight"]}
-    assert_close(flow(given, "batch", factors).gradients[factors[0]][1], gradients(given, 1, factors)[factors[0]])
+    assert_close(
+        forward_backward(given, "batch", factors).gradients[factors[0]][1],
+        gradients(given, 1, factors)[factors[0]],
+    )
 
 
 @pytest.mark.parametrize("members", [1, K])
 def test_an_activation_that_is_called_again_has_a_number_and_all_are_in_the_order_of_the_calls(members):
     given = scene(Own, members)
-    seen = flow(given, "frozen", [])
+    seen = forward_backward(given, "frozen", [])
     assert list(seen.outputs) == ["activation", "norm.1", "body.act", "activation.2"]
     assert list(seen.normalized) == ["norm", "body.bn"]
     assert {name: type(layer) for name, layer in seen.activations.items()} == {
@@ -206,7 +211,7 @@ def test_what_came_out_of_a_layer_is_seen_before_what_follows_works_in_place(mem
         )
 
     given = scene(make, members)
-    seen = flow(given, "batch", ["0.weight"])
+    seen = forward_backward(given, "batch", ["0.weight"])
     assert bool((seen.outputs["2"] < 0).any())
     assert_close(seen.outputs["3"], seen.outputs["2"].relu())
     assert_close(seen.normalized["1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -241,7 +246,7 @@ def test_weights_that_layers_share_had_no_gradient_or_were_refused_and_have_that
     # The numbers in the net itself are not used.
     for parameter in given.net.parameters():
         parameter.detach().fill_(9)
-    found = flow(given, "batch", weights)
+    found = forward_backward(given, "batch", weights)
     for k in range(members):
         for name, gradient in gradients(given, k, weights).items():
             assert_close(found.gradients[name][k], gradient)
@@ -253,12 +258,12 @@ def test_weights_that_layers_share_had_no_gradient_or_were_refused_and_have_that
 def test_batch_renormalization_was_that_of_the_minibatch_before_and_is_that_of_the_step(members, fused):
     given = scene(partial(mlp, partial(BatchRenorm, r_max=99, d_max=99, fused=fused)), members)
     weights = ["hidden1.linear.weight", "hidden2.linear.weight"]
-    found = flow(given, "batch", weights)
+    found = forward_backward(given, "batch", weights)
     for k in range(members):
         for name, gradient in gradients(given, k, weights).items():
             assert_close(found.gradients[name][k], gradient)
     # Where it is not clipped, it normalizes by running statistics, as they stood before.
-    frozen = flow(given, "frozen", weights)
+    frozen = forward_backward(given, "frozen", weights)
     assert_close(found.normalized["hidden1"], frozen.normalized["hidden1"])
     assert_close(found.outputs["hidden1"], frozen.outputs["hidden1"])
 
@@ -266,7 +271,7 @@ def test_batch_renormalization_was_that_of_the_minibatch_before_and_is_that_of_t
 @pytest.mark.parametrize("members", [1, K])
 def test_an_activation_with_one_number_a_sample_was_refused_and_is_a_unit(members):
     given = scene(lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0), nn.Sigmoid()), members, outputs=())
-    seen = flow(given, "batch", ["0.weight"])
+    seen = forward_backward(given, "batch", ["0.weight"])
     assert seen.outputs["2"].shape == (members, 8, 1)
     for k in range(members):
         assert_close(seen.gradients["0.weight"][k], gradients(given, k, ["0.weight"])["0.weight"])
@@ -287,13 +292,13 @@ def test_what_is_dropped_is_one_draw_that_stays_in_a_scene(make, members):
         lambda: nn.Sequential(nn.Linear(3, 50), nn.Identity(), make(), nn.ReLU(), nn.Linear(50, 2)), members
     )
     generator = torch.get_rng_state()
-    first, second = (flow(given, "batch", ["0.weight"]) for _ in range(2))
+    first, second = (forward_backward(given, "batch", ["0.weight"]) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), generator)
     assert torch.equal(first.outputs["3"], second.outputs["3"])
     assert torch.equal(first.gradients["0.weight"], second.gradients["0.weight"])
     for k in range(members):
         assert_close(first.gradients["0.weight"][k], gradients(given, k, ["0.weight"])["0.weight"])
-    assert not torch.equal(first.outputs["3"], flow(given, "frozen", []).outputs["3"])
+    assert not torch.equal(first.outputs["3"], forward_backward(given, "frozen", []).outputs["3"])
 
 
 @pytest.mark.parametrize("members", [1, K])
@@ -303,7 +308,7 @@ def test_weights_that_the_loss_does_not_depend_on_have_the_gradient_0(members):
             super().__init__(nn.Linear(3, 2))
             self.register_parameter("idle", nn.Parameter(torch.ones(2, 2)))
 
-    found = flow(scene(Idle, members), "batch", ["idle", "0.weight"])
+    found = forward_backward(scene(Idle, members), "batch", ["idle", "0.weight"])
     assert torch.equal(found.gradients["idle"], torch.zeros(members, 2, 2, dtype=torch.float64))
     assert bool((found.gradients["0.weight"] != 0).all())
 
@@ -312,7 +317,8 @@ def test_weights_that_the_loss_does_not_depend_on_have_the_gradient_0(members):
 def test_one_net_takes_the_kernels_of_its_training_and_finds_what_the_formula_does(mode):
     weights = ["hidden1.linear.weight"]
     fused, formula = (
-        flow(scene(partial(mlp, partial(BatchNorm1d, fused=own)), 1), mode, weights) for own in (True, False)
+        forward_backward(scene(partial(mlp, partial(BatchNorm1d, fused=own)), 1), mode, weights)
+        for own in (True, False)
     )
     assert_close(fused.outputs, formula.outputs)
     assert_close(fused.normalized, formula.normalized)
@@ -325,7 +331,7 @@ def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
     waiting = mlp(ActNorm).double()
     before = {name: torch.stack([t.detach()] * members) for name, t in waiting.state_dict().items()}
     given = replace(given, net=waiting, before=before, after=before)
-    found = flow(given, "batch", ["hidden1.linear.weight"])
+    found = forward_backward(given, "batch", ["hidden1.linear.weight"])
     assert_close(found.normalized["hidden1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
     assert waiting.hidden1.norm.waits
     assert not before["hidden1.norm.initialized"].any()
@@ -334,7 +340,7 @@ def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
 
 def test_another_mode_is_refused():
     with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
-        flow(scene(mlp), "train", [])
+        forward_backward(scene(mlp), "train", [])
 
 
 class Scaled(nn.Module):
@@ -370,18 +376,18 @@ def double_by_hook(net: nn.Module) -> None:
 @pytest.mark.parametrize("change", [double_number, double_row, double_tensor, double_by_hook])
 def test_what_is_set_otherwise_between_two_scenes_is_seen(change, members):
     given = scene(Scaled, members)
-    once, again = (flow(given, "batch", ["map.weight"]).outputs["activation"] for _ in range(2))
+    once, again = (forward_backward(given, "batch", ["map.weight"]).outputs["activation"] for _ in range(2))
     assert torch.equal(once, again)
     change(given.net)
-    assert_close(flow(given, "batch", ["map.weight"]).outputs["activation"], 2 * once)
+    assert_close(forward_backward(given, "batch", ["map.weight"]).outputs["activation"], 2 * once)
 
 
 def test_a_copy_is_kept_for_the_next_scene_and_neither_holds_on_to_the_net_nor_to_what_was_in_it():
     given = scene(lambda: mlp(BatchNorm1d), 1)
     weights = [name for name in given.trained if name.endswith("weight")][:1]
-    flow(given, "batch", weights)
+    forward_backward(given, "batch", weights)
     _, _, kept = WATCHED[given.net]["batch", True]
-    flow(given, "batch", weights)
+    forward_backward(given, "batch", weights)
     assert WATCHED[given.net]["batch", True][2] is kept
     assert {id(p) for p in kept.net.parameters()} == {id(p) for p in given.net.parameters()}
     net = weakref.ref(given.net)

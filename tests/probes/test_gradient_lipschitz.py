@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from normlab.probes.aliased_lipschitz import AliasedLipschitz, aliased_lipschitz
 from normlab.probes.gradient_lipschitz import GradientLipschitz, differ, gradient_lipschitz, median_error
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 from normlab.probes.scene import normal
 
 
@@ -93,15 +93,15 @@ def test_the_probe_reports_three_radii_and_two_precisions_and_every_sample(scene
 
 def test_a_kink_between_the_points_is_flagged_and_so_is_rounding():
     """Of ``|w|`` near its kink the estimate falls with the radius; of 1 + w² in float32 nothing is left of it."""
-    kink = Landscape.of(lambda p: p["w"].abs().sum(), {"w": torch.full((50,), 3e-6, dtype=torch.float64)})
+    kink = BatchedLoss.of(lambda p: p["w"].abs().sum(), {"w": torch.full((50,), 3e-6, dtype=torch.float64)})
     found = [gradient_lipschitz(kink, radius, 50, generators=generators()).median() for radius in (1e-6, 1e-5)]
     assert differ(torch.stack(found)[:, None]).item() == 1
 
     def steep(params):
         return (1e4 + params["w"].sum()).square() + 1e-9 * params["w"].square().sum()
 
-    exact = Landscape.of(steep, {"w": torch.ones(3, dtype=torch.float64)})
-    rounded = Landscape.of(steep, {"w": torch.ones(3)})
+    exact = BatchedLoss.of(steep, {"w": torch.ones(3, dtype=torch.float64)})
+    rounded = BatchedLoss.of(steep, {"w": torch.ones(3)})
     found = [
         gradient_lipschitz(land, 1e-6, 9, generators=generators()).median().double() for land in (exact, rounded)
     ]

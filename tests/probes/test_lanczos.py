@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.lanczos import LARGEST, SMALLEST, Ends, Process, lanczos
+from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, Process, lanczos
 
 EVEN = torch.linspace(-3, 5, 30, dtype=torch.float64)
 
@@ -23,7 +23,7 @@ def multiply(matrices: Tensor):
     return lambda vectors: (matrices @ vectors.unsqueeze(2)).squeeze(2)
 
 
-def ends_of(matrices: Tensor, **options) -> Ends:
+def ends_of(matrices: Tensor, **options) -> ExtremeEigenvalues:
     start = draws(*matrices.shape[:2], seed=1).to(matrices)
     return lanczos(multiply(matrices), start, **options)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from normlab.probes.landscape import AT_ONCE, Landscape
+from normlab.probes.landscape import AT_ONCE, BatchedLoss
 
 MODES = ["batch", "frozen"]
 NORMS = ["nobn", "bn", "bn_fused", "bn_torch", "ghost", "brn", "noisy", "ln", "dropout"]
@@ -19,7 +19,7 @@ def symmetric(members: int, size: int) -> Tensor:
     return a + a.mT
 
 
-def points(count: int, landscape: Landscape) -> Tensor:
+def points(count: int, landscape: BatchedLoss) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(count, *landscape.theta.shape, dtype=torch.float64, generator=generator)
     return landscape.theta + 0.1 * noise
@@ -49,12 +49,12 @@ def test_a_point_alone_has_the_shapes_of_a_point(scenes):
 
 
 def test_the_hessian_of_a_linear_loss_is_zero():
-    landscape = Landscape.of(lambda params: params["w"].sum(), {"w": torch.ones(3)})
+    landscape = BatchedLoss.of(lambda params: params["w"].sum(), {"w": torch.ones(3)})
     assert_close(landscape.hessian()(torch.ones(1, 3)), torch.zeros(1, 3))
 
 
 def test_parameters_that_the_loss_does_not_use_have_a_gradient_of_zero():
-    landscape = Landscape.of(lambda params: params["a"].square().sum(), {"a": torch.ones(2), "b": torch.ones(1)})
+    landscape = BatchedLoss.of(lambda params: params["a"].square().sum(), {"a": torch.ones(2), "b": torch.ones(1)})
     assert_close(landscape.gradients(landscape.theta), torch.tensor([[2.0, 2.0, 0.0]]))
 
 
@@ -200,11 +200,11 @@ def test_a_member_whose_loss_is_not_finite_changes_nothing_in_the_others(scenes)
 
 def test_a_loss_that_is_not_finite_where_it_is_probed_is_refused():
     with pytest.raises(ValueError, match="the loss must be finite where it is probed, got nan"):
-        Landscape.of(lambda params: params["w"].sum().log(), {"w": torch.tensor([-1.0])})
+        BatchedLoss.of(lambda params: params["w"].sum().log(), {"w": torch.tensor([-1.0])})
 
 
 def test_columns_are_the_places_of_parameters():
-    landscape = Landscape.of(
+    landscape = BatchedLoss.of(
         lambda p: p["a"].sum(), {"a": torch.ones(2), "b": torch.ones(2, 2), "c": torch.ones(())}
     )
     assert landscape.columns(["b"]).tolist() == [False, False, True, True, True, True, False]

@@ -8,10 +8,10 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.norms.weight_normalization import weight_normalization
-from normlab.probes.landscape import Landscape
-from normlab.probes.line import Line, barrier, between, line, point, random_direction
+from normlab.probes.landscape import BatchedLoss
+from normlab.probes.line import Line, barrier, interpolated, line, point, random_direction
 from normlab.probes.reestimated import reestimated
-from normlab.probes.scene import Finding, Scene
+from normlab.probes.scene import Measurement, TrainingSnapshot
 
 K = 3
 
@@ -42,16 +42,18 @@ def state_of(make, first: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
     return nets[0], {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
 
 
-def scene(make=mlp, shape=(3,)) -> Scene:
+def scene(make=mlp, shape=(3,)) -> TrainingSnapshot:
     (net, state), (_, start) = state_of(make), state_of(make, first=50)
     train = draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
     minibatch = draws(K, 8, *shape, seed=4), draws(K, 8, 2, seed=5)
     trained = [name for name, _ in net.named_parameters()]
     lr = torch.full((K,), 0.1, dtype=torch.float64)
-    return Scene(net, loss_of, trained, state, state, start, minibatch, train, lr, None, generators(), 0, 0)
+    return TrainingSnapshot(
+        net, loss_of, trained, state, state, start, minibatch, train, lr, None, generators(), 0, 0
+    )
 
 
-def quadratic() -> tuple[Landscape, Tensor]:
+def quadratic() -> tuple[BatchedLoss, Tensor]:
     """Return ½ (w − m)ᵀ H (w − m) at its minimum m, and H."""
     a = draws(K, 5, 5)
     h, m = a @ a.mT, draws(K, 5, seed=1)
@@ -59,7 +61,7 @@ def quadratic() -> tuple[Landscape, Tensor]:
     def loss(params, h, m):
         return (params["w"] - m) @ h @ (params["w"] - m) / 2
 
-    return Landscape(loss, {"w": m}, [h, m]), h
+    return BatchedLoss(loss, {"w": m}, [h, m]), h
 
 
 def test_a_line_through_the_minimum_of_a_quadratic_is_a_parabola():
@@ -75,7 +77,7 @@ def test_a_line_through_the_minimum_of_a_quadratic_is_a_parabola():
 def test_the_line_between_begins_and_ends_at_the_two_to_the_last_bit():
     landscape, h = quadratic()
     end, alphas = draws(K, 5, seed=3), torch.tensor([0.0, 0.25, 1.0])
-    losses, way = between(landscape, end, alphas), end - landscape.theta
+    losses, way = interpolated(landscape, end, alphas), end - landscape.theta
 
     assert torch.equal(losses[0], landscape.losses(landscape.theta))
     assert torch.equal(losses[2], landscape.losses(end))
@@ -139,7 +141,7 @@ def test_the_lengths_of_weight_normalization_stay():
 
 
 def test_a_weight_of_zeros_has_no_direction():
-    landscape = Landscape.of(lambda params: params["w"].square().sum(), {"w": torch.zeros(2, 3)})
+    landscape = BatchedLoss.of(lambda params: params["w"].square().sum(), {"w": torch.zeros(2, 3)})
     assert not random_direction(landscape, generators(1)).any()
 
 
@@ -159,7 +161,7 @@ def test_the_line_is_the_same_when_scale_invariant_weights_are_rescaled(frozen):
     }
     alphas, lines = torch.linspace(-1, 1, 5), []
     for state in (given.before, scaled):
-        moment = Scene(**{**vars(given), "before": state})
+        moment = TrainingSnapshot(**{**vars(given), "before": state})
         landscape = reestimated(moment) if frozen else moment.landscape("batch", "train")
         lines.append(line(landscape, random_direction(landscape, generators()), alphas))
 
@@ -224,7 +226,7 @@ def test_before_anything_has_moved_there_is_no_barrier():
     given = scene()
     start = {name: tensor.clone() for name, tensor in given.before.items()}
     start["hidden1.linear.weight"][1] += 1
-    for finding in Line(count=3)(Scene(**{**vars(given), "start": start})):
+    for finding in Line(count=3)(TrainingSnapshot(**{**vars(given), "start": start})):
         assert finding.numbers["barrier"].isnan().tolist() == [True, False, True]
         assert finding.numbers["rise"].isfinite().all()
 
@@ -233,7 +235,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
     given = scene()
     fine = list(Line(count=5)(given))
     given.before["hidden1.linear.weight"][1] = torch.nan
-    broken = list(Line(count=5)(Scene(**{**vars(given), "generators": generators()})))
+    broken = list(Line(count=5)(TrainingSnapshot(**{**vars(given), "generators": generators()})))
     for one, other in zip(fine, broken, strict=True):
         for name, value in other.numbers.items():
             assert value[1].isnan()
@@ -246,7 +248,7 @@ def test_in_float64_on_request():
         which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(given, which).items()}
         for which in ("before", "start")
     }
-    single = Scene(**{**vars(given), **states, "train": tuple(part.float() for part in given.train)})
+    single = TrainingSnapshot(**{**vars(given), **states, "train": tuple(part.float() for part in given.train)})
     for double, dtype in ((False, torch.float32), (True, torch.float64)):
         for finding in Line(count=3, double=double)(single):
             assert {value.dtype for value in finding.numbers.values()} == {dtype}
@@ -259,7 +261,7 @@ def test_no_trace_is_left(norm):
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
     generator = torch.get_rng_state()
 
-    findings: list[Finding] = list(Line(count=5)(given))
+    findings: list[Measurement] = list(Line(count=5)(given))
 
     assert len(findings) == 2
     states[2] = given.net.state_dict()

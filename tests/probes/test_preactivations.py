@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.probes.preactivations import Inputs, Preactivations, activations, moved, preactivations
-from normlab.probes.scene import Finding, Scene, still
+from normlab.probes.scene import Measurement, TrainingSnapshot, side_effect_free_copy
 
 K = 3
 
@@ -43,17 +43,17 @@ def state_of(nets: list[nn.Module]) -> dict[str, Tensor]:
     return {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
 
 
-def scene(make=mlp, shape=(3,)) -> Scene:
+def scene(make=mlp, shape=(3,)) -> TrainingSnapshot:
     nets = nets_of(make)
     state, start = state_of(nets), state_of(nets_of(make, first=50))
     train = 2 + 3 * draws(1, 21, *shape, seed=2), draws(1, 21, 2, seed=3)
     minibatch = draws(K, 8, *shape, seed=4), draws(K, 8, 2, seed=5)
     trained = [name for name, _ in nets[0].named_parameters()]
     lr = torch.full((K,), 0.1, dtype=torch.float64)
-    return Scene(nets[0], loss_of, trained, state, state, start, minibatch, train, lr, None, [], 0, 0)
+    return TrainingSnapshot(nets[0], loss_of, trained, state, state, start, minibatch, train, lr, None, [], 0, 0)
 
 
-def found(given: Scene, **options) -> Finding:
+def found(given: TrainingSnapshot, **options) -> Measurement:
     (finding,) = Preactivations(**options)(given)
     return finding
 
@@ -108,10 +108,10 @@ def test_batch_statistics_before_the_activation_hold_the_distribution_still():
 def test_a_known_shift_and_stretch_are_found():
     given = scene(partial(mlp, None))
     start = {name: tensor.clone() for name, tensor in given.before.items()}
-    std = found(Scene(**{**vars(given), "start": start})).numbers["hidden2/std"]
+    std = found(TrainingSnapshot(**{**vars(given), "start": start})).numbers["hidden2/std"]
     for name in ("weight", "bias"):
         given.before[f"hidden2.linear.{name}"] *= torch.tensor(3.0)
-    numbers = found(Scene(**{**vars(given), "start": start})).numbers
+    numbers = found(TrainingSnapshot(**{**vars(given), "start": start})).numbers
 
     assert numbers["hidden1/shift"].tolist() == numbers["hidden1/stretch"].tolist() == [0.0] * K
     assert_close(numbers["hidden2/std"], 3 * std)
@@ -122,7 +122,7 @@ def test_a_known_shift_and_stretch_are_found():
         start["hidden2.linear.weight"],
         start["hidden2.linear.bias"] + torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]),
     )
-    numbers = found(Scene(**{**vars(given), "start": start}), unit=4).numbers
+    numbers = found(TrainingSnapshot(**{**vars(given), "start": start}), unit=4).numbers
     assert_close(numbers["hidden2/shift"], 1 / numbers["hidden2/std"] / 5)
 
 
@@ -143,7 +143,7 @@ def test_a_unit_that_is_constant_is_left_out():
 def test_of_an_image_a_unit_is_a_channel_at_all_positions(mode):
     make = partial(CNN, (1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d)
     given = scene(make, (1, 4, 4))
-    seen = preactivations(still(given.net, mode), given.before, given.data("train")[0], unit=1)
+    seen = preactivations(side_effect_free_copy(given.net, mode), given.before, given.data("train")[0], unit=1)
 
     assert {layer: tuple(inputs.values.shape) for layer, inputs in seen.items()} == {
         "hidden1": (K, 21 * 16),
@@ -159,7 +159,7 @@ def test_of_an_image_a_unit_is_a_channel_at_all_positions(mode):
 
 def test_the_layers_of_a_residual_net_are_its_blocks():
     given = scene(lambda: ResMLP((3,), 2, width=4, blocks=2, norm=BatchNorm1d))
-    net, x = still(given.net, "batch"), given.data("minibatch")[0]
+    net, x = side_effect_free_copy(given.net, "batch"), given.data("minibatch")[0]
     seen = preactivations(net, given.before, x)
 
     assert list(seen) == ["block1", "block2"]
@@ -189,7 +189,7 @@ def test_members_find_together_what_each_finds_alone():
                 for which in ("before", "start")
             }
             minibatch = tuple(part[k : k + 1] for part in given.minibatch)
-            alone = Scene(**{**vars(given), **states, "minibatch": minibatch, "lr": given.lr[:1]})
+            alone = TrainingSnapshot(**{**vars(given), **states, "minibatch": minibatch, "lr": given.lr[:1]})
             for name, value in found(alone, **options).numbers.items():
                 assert_close(together[name][k : k + 1], value)
 
@@ -231,7 +231,7 @@ def test_a_net_without_an_activation_has_nothing_to_be_found():
 @pytest.mark.parametrize("members", [1, K])
 def test_a_unit_that_is_not_there_is_refused(members):
     given = scene()
-    net, x = still(given.net, "batch"), given.minibatch[0][:members]
+    net, x = side_effect_free_copy(given.net, "batch"), given.minibatch[0][:members]
     own = {name: tensor[:members] for name, tensor in given.before.items()}
     with pytest.raises(ValueError, match="unit must be below 5, the number of hidden2's units, got 5"):
         preactivations(net, own, x, ["hidden2"], unit=5)
@@ -246,7 +246,7 @@ def test_in_float64_on_request():
         which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(given, which).items()}
         for which in ("before", "start")
     }
-    single = Scene(**{**vars(given), **states, "train": tuple(part.float() for part in given.train)})
+    single = TrainingSnapshot(**{**vars(given), **states, "train": tuple(part.float() for part in given.train)})
     for double, dtype in ((False, torch.float32), (True, torch.float64)):
         assert {value.dtype for value in found(single, double=double).numbers.values()} == {dtype}
 
@@ -255,7 +255,7 @@ def test_in_float64_on_request():
 def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
     given = scene(partial(mlp, ActNorm))
     own = {name: tensor[:members] for name, tensor in given.before.items()}
-    seen = preactivations(still(given.net, "batch"), own, given.minibatch[0][:members])
+    seen = preactivations(side_effect_free_copy(given.net, "batch"), own, given.minibatch[0][:members])
 
     assert_close(seen["hidden1"].mean, torch.zeros(members, 6, dtype=torch.float64), rtol=0, atol=1e-9)
     assert not own["hidden1.norm.initialized"].any()

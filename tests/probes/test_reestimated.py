@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, L1BatchNorm, NoisyBatchNorm
 from normlab.probes.reestimated import reestimated, with_statistics_of
-from normlab.probes.scene import Scene
+from normlab.probes.scene import TrainingSnapshot
 from normlab.training.evaluation import reestimate
 from normlab.training.population import Population
 
@@ -37,14 +37,14 @@ def nets_of(make, members: int = K) -> list[nn.Module]:
     return nets
 
 
-def scene(nets: list[nn.Module], shape=(3,)) -> Scene:
+def scene(nets: list[nn.Module], shape=(3,)) -> TrainingSnapshot:
     named = [{**dict(net.named_parameters()), **dict(net.named_buffers())} for net in nets]
     state = {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
     train = 2 + 3 * draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
     minibatch = draws(len(nets), 8, *shape, seed=4), draws(len(nets), 8, 2, seed=5)
     trained = [name for name, _ in nets[0].named_parameters()]
     lr = torch.full((len(nets),), 0.1, dtype=torch.float64)
-    return Scene(nets[0], loss_of, trained, state, state, state, minibatch, train, lr, None, [], 0, 0)
+    return TrainingSnapshot(nets[0], loss_of, trained, state, state, state, minibatch, train, lr, None, [], 0, 0)
 
 
 MAKERS = {
@@ -126,7 +126,7 @@ def test_it_can_be_differentiated_through_the_statistics():
 def test_in_float64_on_request():
     nets = [net.float() for net in nets_of(partial(mlp, BatchNorm1d))]
     given = scene(nets)
-    single = Scene(**{**vars(given), "train": tuple(part.float() for part in given.train)})
+    single = TrainingSnapshot(**{**vars(given), "train": tuple(part.float() for part in given.train)})
 
     assert reestimated(single).theta.dtype == torch.float32
     landscape = reestimated(single, double=True)

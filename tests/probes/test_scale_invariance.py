@@ -13,9 +13,9 @@ from normlab.models import MLP
 from normlab.norms import BatchNorm1d
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.lanczos import LARGEST
-from normlab.probes.landscape import Landscape
-from normlab.probes.scale_invariance import scales
-from normlab.probes.scene import still
+from normlab.probes.landscape import BatchedLoss
+from normlab.probes.scale_invariance import weight_norm_diagonal
+from normlab.probes.scene import side_effect_free_copy
 
 K = 2
 HIDDEN = ["hidden1.linear", "hidden2.linear"]
@@ -35,9 +35,9 @@ def net(norm=bn, **options) -> nn.Module:
         return MLP((3,), 2, **({"hidden": [6, 4], "norm": norm, "activation": "tanh"} | options)).double()
 
 
-def landscape(model: nn.Module, mode: str = "batch", rescaled: dict[str, float] | None = None) -> Landscape:
+def landscape(model: nn.Module, mode: str = "batch", rescaled: dict[str, float] | None = None) -> BatchedLoss:
     """Return the landscape of K nets near a net, with some of their parameters rescaled."""
-    quiet = still(model, mode)
+    quiet = side_effect_free_copy(model, mode)
     x, y = draws(40, 3, seed=1), draws(40, 2, seed=2)
     params = {
         name: (parameter.detach() + 0.1 * draws(K, *parameter.shape, seed=3)) * (rescaled or {}).get(name, 1.0)
@@ -47,23 +47,23 @@ def landscape(model: nn.Module, mode: str = "batch", rescaled: dict[str, float] 
     def loss(params):
         return F.mse_loss(functional_call(quiet, params, (x,)), y)
 
-    return Landscape(loss, params, mode=mode)
+    return BatchedLoss(loss, params, mode=mode)
 
 
-def scaled(given: Landscape) -> dict[str, Tensor]:
+def scaled(given: BatchedLoss) -> dict[str, Tensor]:
     """Return D by the names of parameters, for those where it is not 1."""
-    parts = zip(given.names, given.parts(scales(given)), strict=True)
+    parts = zip(given.names, given.parts(weight_norm_diagonal(given)), strict=True)
     return {name: part for name, part in parts if not bool((part == 1).all())}
 
 
-def dhd(given: Landscape) -> Tensor:
+def dhd(given: BatchedLoss) -> Tensor:
     generators = [torch.Generator().manual_seed(k) for k in range(K)]
     return extreme_eigenvalues(
-        given, (LARGEST,), scale=scales(given), tolerance=1e-10, generators=generators
+        given, (LARGEST,), scale=weight_norm_diagonal(given), tolerance=1e-10, generators=generators
     ).values[0]
 
 
-def lambda_max(given: Landscape) -> Tensor:
+def lambda_max(given: BatchedLoss) -> Tensor:
     generators = [torch.Generator().manual_seed(k) for k in range(K)]
     return extreme_eigenvalues(given, (LARGEST,), tolerance=1e-10, generators=generators).values[0]
 
@@ -109,7 +109,7 @@ def test_of_weight_normalization_the_direction_is_found_alone(normalize):
     normalize(model.hidden1.linear)
     x, y = draws(40, 3, seed=1), draws(40, 2, seed=2)
     params = {name: parameter.detach()[None] for name, parameter in model.named_parameters()}
-    given = Landscape(lambda params: F.mse_loss(functional_call(model, params, (x,)), y), params)
+    given = BatchedLoss(lambda params: F.mse_loss(functional_call(model, params, (x,)), y), params)
 
     name = "hidden1.linear.parametrizations.weight.original1"
     found = scaled(given)
@@ -121,9 +121,9 @@ def test_convolutions_are_found_as_linear_maps_are():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         conv = nn.Sequential(nn.Conv2d(1, 2, 3), norms.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 1)).double()
-    quiet, x, y = still(conv, "batch"), draws(20, 1, 4, 4), draws(20, 1)
+    quiet, x, y = side_effect_free_copy(conv, "batch"), draws(20, 1, 4, 4), draws(20, 1)
     params = {name: parameter.detach()[None] for name, parameter in conv.named_parameters()}
-    given = Landscape(lambda params: F.mse_loss(functional_call(quiet, params, (x,)), y), params)
+    given = BatchedLoss(lambda params: F.mse_loss(functional_call(quiet, params, (x,)), y), params)
 
     found = scaled(given)
     assert list(found) == ["0.weight", "0.bias"]
@@ -135,7 +135,7 @@ def test_convolutions_are_found_as_linear_maps_are():
 def test_weights_that_do_nothing_to_the_loss_are_not_taken_for_scale_invariant():
     params = {"weight": draws(1, 3, 3), "idle": draws(1, 3, 3)}
 
-    assert scaled(Landscape(lambda params: params["weight"].square().sum(), params)) == {}
+    assert scaled(BatchedLoss(lambda params: params["weight"].square().sum(), params)) == {}
 
 
 def test_weights_that_hardly_matter_are_told_from_scale_invariant_ones():
@@ -146,9 +146,9 @@ def test_each_member_is_judged_by_itself():
     given = landscape(net())
     given.theta[0] = torch.nan
 
-    found = scales(given)
+    found = weight_norm_diagonal(given)
     assert (found[0] == 1).all()
-    assert_close(found[1], scales(landscape(net()))[1])
+    assert_close(found[1], weight_norm_diagonal(landscape(net()))[1])
 
 
 @pytest.mark.parametrize("factor", [0.1, 30.0])
@@ -182,7 +182,7 @@ def test_rescaled_units_leave_the_largest_eigenvalue_of_dhd(norm, units):
     assert_close(dhd(after), dhd(before), rtol=1e-6, atol=0)
     # The norm of the whole layer moves it.
     weight = dict(zip(after.names, after.parts(after.theta), strict=True))["hidden1.linear.weight"]
-    whole = torch.where(scales(after) == 1, 1.0, weight.flatten(1).norm(dim=1, keepdim=True))
+    whole = torch.where(weight_norm_diagonal(after) == 1, 1.0, weight.flatten(1).norm(dim=1, keepdim=True))
     generators = [torch.Generator().manual_seed(k) for k in range(K)]
     moved = extreme_eigenvalues(after, (LARGEST,), scale=whole, generators=generators).values[0]
     assert (moved > 1.5 * dhd(after)).all()

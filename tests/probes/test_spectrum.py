@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 from normlab.probes.spectrum import POINTS, as_operator, density, trace
 
 MISSING = "trace and density need curvlinops, which is missing: pip install 'normlab\\[curvature\\]'"
@@ -25,10 +25,10 @@ def with_spectra(*spectra: Tensor) -> Tensor:
     return vectors @ torch.diag_embed(values) @ vectors.mT
 
 
-def quadratic(hessians: Tensor) -> Landscape:
+def quadratic(hessians: Tensor) -> BatchedLoss:
     """Return ``½ θᵀHθ`` of each member, H ``(K, P, P)``."""
     theta = draws(*hessians.shape[:2], seed=1)
-    return Landscape(lambda params, h: params["w"] @ h @ params["w"] / 2, {"w": theta}, [hessians])
+    return BatchedLoss(lambda params, h: params["w"] @ h @ params["w"] / 2, {"w": theta}, [hessians])
 
 
 def generators(members: int, seed: int = 0) -> list[torch.Generator]:

@@ -6,7 +6,7 @@ from normlab.results import curves
 from normlab.results.curves import Point
 from normlab.results.events import EventFile
 from normlab.results.hparams import flat, group
-from normlab.results.result import Moment, Objective, Result, Status
+from normlab.results.result import EpochMetrics, Objective, Result, Status
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
 """The samples of a run whose data are generated."""
@@ -68,7 +68,7 @@ def make_run(tmp_path):
             for epoch, loss in enumerate(losses, 1)
         ]
         curves.append(folder, points)
-        moments = [Moment(point.epoch, point.step, point.metrics) for point in points]
+        moments = [EpochMetrics(point.epoch, point.step, point.metrics) for point in points]
         known = [moment for moment in moments if math.isfinite(moment.metrics.get(metric, math.nan))]
         better = min if direction == "min" else max
         best = better(known, key=lambda moment: moment.metrics[metric]) if known else None

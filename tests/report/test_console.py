@@ -4,7 +4,7 @@ import math
 import pandas as pd
 import pytest
 
-from normlab.report.console import arm_table, csv, printed, run_table, spread
+from normlab.report.console import arm_table, csv, format_mean, run_table, table_lines
 from normlab.report.finalize import WIDTH
 from normlab.report.footnotes import END, footnotes, table_title
 from normlab.report.report_data import ReportOptions, build_report_data
@@ -32,7 +32,7 @@ def test_the_printed_table(mixed):
     sweep = build_report_data(read_sweep(mixed), ReportOptions()).summary
     assert table_title(sweep) == "loss at the end of the training (lower is better)"
     # Standard errors: of 3 and 5, √2/√2 = 1; of 6 and 7, 0.5; the fixture doubles and halves them.
-    assert printed(sweep) == [
+    assert table_lines(sweep) == [
         "model  runs  diverged  stopped  failed   train_eval          val        test     epochs",
         "bn        2         0        0       0  2.00 ± 0.50    4.0 ± 1.0   8.0 ± 2.0  inf (1/2)",
         "ln        2         1        1       0          inf          inf         inf  inf (0/1)",
@@ -100,12 +100,12 @@ def test_one_seed_shows_no_spread_and_supports_no_claim(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=nobn", [5.0, 4.0])
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
-    assert printed(sweep)[1:] == [
+    assert table_lines(sweep)[1:] == [
         "bn        1         0       0         1.5    3     6    2 (1/1)",
         "nobn      1         0       0           2    4     8  inf (0/1)",
     ]
     assert footnotes(sweep)[0] == "one seed per arm: no spread can be given, and one seed supports no claim"
-    assert not any("±" in line for line in [*printed(sweep), *footnotes(sweep)])
+    assert not any("±" in line for line in [*table_lines(sweep), *footnotes(sweep)])
 
 
 def test_runs_that_stayed_untrained_are_counted(make_run, tmp_path):
@@ -116,7 +116,7 @@ def test_runs_that_stayed_untrained_are_counted(make_run, tmp_path):
     make_run("model=bn seed=2", (1.0, math.nan), status=Status.DIVERGED, chance=1.0)
     make_run("model=nobn seed=0", (1.0, 0.5, 0.5), chance=1.0)
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
-    header, bn, nobn = (line.split() for line in printed(sweep))
+    header, bn, nobn = (line.split() for line in table_lines(sweep))
     assert header[:6] == ["model", "runs", "diverged", "failed", "untrained", "train_eval"]
     assert (bn[:5], nobn[:5]) == (["bn", "3", "1", "0", "1"], ["nobn", "1", "0", "0", "0"])
     assert (
@@ -128,14 +128,14 @@ def test_runs_that_stayed_untrained_are_counted(make_run, tmp_path):
 def test_without_untrained_runs_there_is_no_such_column(make_run, tmp_path):
     make_run("model=bn", chance=10.0)
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
-    assert "untrained" not in " ".join([*printed(sweep), *footnotes(sweep)])
+    assert "untrained" not in " ".join([*table_lines(sweep), *footnotes(sweep)])
 
 
 def test_no_run_came_to_its_end(make_run, tmp_path):
     make_run("model=bn", status=Status.FAILED)
     make_run("model=nobn", status=Status.STOPPED)
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
-    assert printed(sweep)[1:] == [
+    assert table_lines(sweep)[1:] == [
         "bn        1         0        0       1           -    -     -       -",
         "nobn      1         0        1       0           -    -     -       -",
     ]
@@ -154,7 +154,7 @@ def test_a_missing_metric_is_said(make_run, tmp_path):
 
 def test_nothing_varies(make_run, tmp_path):
     make_run("optimizer=adam")
-    header, row = printed(build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary)
+    header, row = table_lines(build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary)
     assert header.startswith("arm       runs")
     assert row.startswith("model=bn     1")
 
@@ -167,7 +167,7 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
                     run = f"model={model} optimizer.lr={lr} data.batch_size={batch} seed={seed}"
                     make_run(run, [2 * loss, loss * (1 + seed / 20)])
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
-    assert max(map(len, [*printed(sweep), *footnotes(sweep)])) <= WIDTH
+    assert max(map(len, [*table_lines(sweep), *footnotes(sweep)])) <= WIDTH
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,4 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
     ],
 )
 def test_a_spread_shows_two_digits_of_the_error(mean, error, text):
-    assert spread(mean, error) == text
+    assert format_mean(mean, error) == text

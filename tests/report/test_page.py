@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normlab.report.page import Page, Picture, Section, Table, inline, write_page
+from normlab.report.page import Page, PageTable, Picture, Section, inline, write_page
 
 NASTY = '<script>alert("x")</script>&'
 
@@ -24,7 +24,7 @@ def page(*pictures, tables=(), title="a page"):
 
 
 def test_all_is_in_one_file_and_every_figure_and_table_a_file_beside_it(tmp_path):
-    numbers = Table("numbers", "what is drawn", pd.DataFrame({"x": [0, 1], "y": [0.5, float("inf")]}))
+    numbers = PageTable("numbers", "what is drawn", pd.DataFrame({"x": [0, 1], "y": [0.5, float("inf")]}))
     index = write_page(page(picture(table=numbers)), tmp_path / "report")
     assert index == tmp_path / "report" / "index.html"
     assert sorted(path.name for path in index.parent.iterdir()) == [
@@ -53,9 +53,9 @@ def test_all_is_in_one_file_and_every_figure_and_table_a_file_beside_it(tmp_path
 
 
 def test_names_from_outside_are_escaped_everywhere(tmp_path):
-    table = Table("numbers", NASTY, pd.DataFrame({NASTY: [NASTY]}))
+    table = PageTable("numbers", NASTY, pd.DataFrame({NASTY: [NASTY]}))
     drawn = Picture("curve", picture().figure, NASTY, NASTY, table)
-    section = Section("part", NASTY, [NASTY], [drawn], [Table("more", NASTY, pd.DataFrame({NASTY: [NASTY]}))])
+    section = Section("part", NASTY, [NASTY], [drawn], [PageTable("more", NASTY, pd.DataFrame({NASTY: [NASTY]}))])
     index = write_page(Page(NASTY, [NASTY], [NASTY], [section], [(NASTY, NASTY)]), tmp_path)
     text = index.read_text()
     assert "alert" in text
@@ -64,7 +64,7 @@ def test_names_from_outside_are_escaped_everywhere(tmp_path):
 
 
 def test_what_an_earlier_report_left_is_removed_and_nothing_else(tmp_path):
-    write_page(page(picture("old"), tables=[Table("old_numbers", "", pd.DataFrame({"a": [1]}))]), tmp_path)
+    write_page(page(picture("old"), tables=[PageTable("old_numbers", "", pd.DataFrame({"a": [1]}))]), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     write_page(page(picture("new")), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "new.png", "new.svg", "notes.txt"]
@@ -97,6 +97,6 @@ def test_an_svg_file_becomes_an_element_with_its_alt_text():
 
 @pytest.mark.parametrize(("rows", "opened"), [(12, True), (13, False)])
 def test_a_long_table_is_closed_at_first(tmp_path, rows, opened):
-    table = Table("numbers", "all of them", pd.DataFrame({"x": range(rows)}))
+    table = PageTable("numbers", "all of them", pd.DataFrame({"x": range(rows)}))
     text = write_page(page(tables=[table]), tmp_path).read_text()
     assert ("<summary>all of them" in text) != opened

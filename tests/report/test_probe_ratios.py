@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from normlab.report.footnotes import footnotes
-from normlab.report.probe_ratios import printed, probe_ratios
+from normlab.report.probe_ratios import probe_ratios, ratio_lines
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.sweep import read_sweep
@@ -29,7 +29,7 @@ def test_each_arm_is_held_against_the_one_that_differs_in_its_normalizer_alone(m
     assert table["baseline"].tolist() == ["model=nobn, optimizer.lr=0.01", "model=nobn, optimizer.lr=0.1"]
     assert table["ratio"].tolist() == pytest.approx([0.01, 0.1])
     assert table["seeds"].tolist() == [8, 8]
-    lines = printed(table)
+    lines = ratio_lines(table)
     assert lines[0].split() == ["against", "nobn", "of", "ratio", "(95", "%", "interval)", "smaller"]
     assert lines[1].split()[2:] == ["along_gradient/batch/beta", "0.01", "(0.01", "to", "0.01)", "8/8"]
 
@@ -60,14 +60,14 @@ def test_without_a_net_that_has_none_there_is_nothing_to_compare_with(make_run, 
     table = ratios()
     assert table.empty
     assert list(table)[:3] == ["arm", "baseline", "quantity"]
-    assert printed(table) == []
+    assert ratio_lines(table) == []
 
 
 def test_few_seeds_are_in_the_table_and_not_printed(make_run, ratios):
     for model in ("bn", "nobn"):
         make_run(f"model={model} seed=0", probes={BETA: 1.5})
     assert len(ratios()) == 1
-    assert printed(ratios()) == []
+    assert ratio_lines(ratios()) == []
 
 
 def test_an_arm_at_chance_is_untrained_and_its_landscape_is_not_compared(make_run, ratios, tmp_path):
@@ -79,4 +79,4 @@ def test_an_arm_at_chance_is_untrained_and_its_landscape_is_not_compared(make_ru
     assert sweep.arms["untrained"].to_dict() == {"model=bn": 0, "model=nobn": 8}
     assert sweep.arms["mostly_untrained"].to_dict() == {"model=bn": False, "model=nobn": True}
     assert any(line.startswith("untrained: finished with a training loss") for line in footnotes(sweep))
-    assert "one is untrained" in printed(ratios())[1]
+    assert "one is untrained" in ratio_lines(ratios())[1]

@@ -15,7 +15,7 @@ CONF = Path(__file__).parents[2] / "conf"
 ENTRY = f"""
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from normlab.cli import in_one_line
+from normlab.cli import run_cli
 
 
 @hydra.main(version_base="1.3", config_path={str(CONF)!r}, config_name="train")
@@ -27,7 +27,7 @@ def main(config):
 
 
 if __name__ == "__main__":
-    in_one_line(main)
+    run_cli(main)
 """
 SHORT = "defaults: [train, _self_]\ntrainer: {max_epochs: 3}\noptimizer: {lr: 0.1}\n"
 OWN = ["--config-dir", "drift", "--config-name", "short"]

@@ -14,7 +14,7 @@ import pytest
 from normlab.report.__main__ import main
 from normlab.report.formatting import num
 from normlab.results.result import FILE, Result, Status
-from normlab.stats.sentences import number, p_value, ratio_text
+from normlab.stats.sentences import format_number, p_value, ratio_text
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_sentence_table_and_csv_show_the_same_numbers(make_run, report, tmp_path
             assert f"ratio {ratio_text(value)}, 95 % CI {ratio_text(low)}–{ratio_text(high)}" in sentence
             assert f"× {num(value)} ({num(low)} to {num(high)})" in page
         else:
-            assert f"difference {number(value, plus=True)} points" in sentence
+            assert f"difference {format_number(value, plus=True)} points" in sentence
             assert f"{num(value)} ({num(low)} to {num(high)}) points" in page
         if row["verdict"] != "too few replicates":
             assert f"p = {p_value(p)} (4 comparisons, look 1), over 9 draws of the data" in sentence

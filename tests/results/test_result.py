@@ -9,12 +9,12 @@ from hypothesis import given
 
 from normlab.results.result import (
     FILE,
-    Moment,
+    EpochMetrics,
     Objective,
     Result,
     Status,
     read_numbers,
-    spell_out,
+    to_jsonable,
     write_atomically,
 )
 
@@ -39,8 +39,8 @@ def a_result(**changes) -> Result:
         choices={"model": "bn"},
         overrides=["model=bn", "seed=0"],
         objective=Objective("val/loss", "min", 0.1),
-        best=Moment(3, 12, {"val/loss": 0.1, "val/r2": 1 / 3}),
-        last=Moment(10, 40, {"val/loss": 0.2, "val/r2": -math.inf}),
+        best=EpochMetrics(3, 12, {"val/loss": 0.1, "val/r2": 1 / 3}),
+        last=EpochMetrics(10, 40, {"val/loss": 0.2, "val/r2": -math.inf}),
         test={"test/loss": 0.15},
         final={"train_eval/loss": 0.05, "val/loss": 0.2, "test/loss": math.inf},
         epochs=10,
@@ -72,7 +72,7 @@ def test_a_run_that_has_not_begun_is_read_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0])
 def test_every_number_comes_back_bit_by_bit(tmp_path, value):
-    moment = Moment(1, 2, {"val/loss": value})
+    moment = EpochMetrics(1, 2, {"val/loss": value})
     a_result(
         objective=Objective("val/loss", "min", value), best=moment, last=moment, test={"test/loss": value}
     ).write(tmp_path)
@@ -89,7 +89,7 @@ def test_every_number_comes_back_bit_by_bit(tmp_path, value):
 
 @given(tree=TREES)
 def test_what_is_spelled_out_is_strict_json_and_reads_back(tree):
-    text = json.dumps(spell_out(tree), allow_nan=False)
+    text = json.dumps(to_jsonable(tree), allow_nan=False)
 
     assert repr(read_numbers(json.loads(text))) == repr(tree)
 
@@ -120,7 +120,7 @@ def test_a_folder_without_a_result_has_none(tmp_path):
     assert Result.read(tmp_path / "missing") is None
 
 
-WHOLE = json.dumps(spell_out(asdict(a_result())))
+WHOLE = json.dumps(to_jsonable(asdict(a_result())))
 WITHOUT = {
     key: {k: v for k, v in json.loads(WHOLE).items() if k != key} for key in ("status", "objective", "name")
 }

@@ -74,6 +74,6 @@ def said(sweep):
 
     def text(*arms, place=0, **asked):
         found = sweep(*arms, **asked)
-        return sentence(found.comparisons.to_dict("records")[place], found.cells, found.tuning)
+        return sentence(found.comparisons.to_dict("records")[place], found.grid, found.tuning)
 
     return text

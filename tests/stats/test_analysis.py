@@ -165,7 +165,7 @@ class TestLittleToGoOn:
         assert len(found.comparisons) == len(models) - 1
         for row in found.comparisons.to_dict("records"):
             assert not row["declared"]
-            assert sentence(row, found.cells, found.tuning)
+            assert sentence(row, found.grid, found.tuning)
         assert found.warnings or values == [0.0] * 9
 
     def test_no_runs(self, frame):
@@ -185,7 +185,7 @@ class TestLittleToGoOn:
     def test_everything_has_its_sentence(self, sweep, mixed):
         runs, curves = mixed
         found = sweep(runs, curves=curves, metrics=METRICS, pairs=True, margin=0.05, history=History())
-        texts = [sentence(row, found.cells, found.tuning) for row in found.comparisons.to_dict("records")]
+        texts = [sentence(row, found.grid, found.tuning) for row in found.comparisons.to_dict("records")]
         texts += [interaction_sentence(row) for row in found.interactions.to_dict("records")]
         assert len(texts) == 3 * 2 * 3 + 3
         assert all("nan" not in text and "inf" not in text for text in [*texts, *found.warnings])
@@ -202,8 +202,8 @@ def declared(rates, scope, kind, shift, sweeps, seed):
         for name in ("validation", "test/loss"):
             runs[name] = kind(np.sqrt(0.5) * (shared + generator.normal(size=len(runs)))) + away
         design = design_of(runs, ["model", "optimizer.lr"], METRICS[:1], Metric("val/loss", "min"))
-        cells = grid_of(runs, design)
-        found = comparisons_of(cells, tuned(cells), None)
+        grid = grid_of(runs, design)
+        found = comparisons_of(grid, tuned(grid), None)
         sides.append(sum(row["side"] * row["declared"] for row in found[:1]))
     return np.mean(np.array(sides) < 0), np.mean(np.array(sides) > 0)
 

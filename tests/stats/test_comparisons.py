@@ -222,10 +222,8 @@ class TestPooled:
         assert sweep(*arms).comparisons["replicates"].tolist() == [8, 8, 9]
 
     def test_other_panels_are_pooled_apart(self, sweep, arm):
-        cells = [(size, seed) for size in ("8", "16") for seed in "12"]
-        arms = (
-            arm(name, ONES, batch_size=size, data_seed=seed) for name in ("bn", "nobn") for size, seed in cells
-        )
+        grid = [(size, seed) for size in ("8", "16") for seed in "12"]
+        arms = (arm(name, ONES, batch_size=size, data_seed=seed) for name in ("bn", "nobn") for size, seed in grid)
         found = sweep(*arms).comparisons
         assert found[found["tested"]]["panel"].tolist() == [
             "data.batch_size=8, all 2 data.seed",
@@ -282,8 +280,8 @@ class TestInteractions:
         assert sweep(*arms).interactions.empty
 
     def test_without_a_verdict_there_is_none(self, sweep, arm):
-        cells = [(name, size, lr) for name in ("bn", "nobn") for size in ("8", "16") for lr in ("1", "2")]
-        arms = (arm(name, [1.0] * 4, batch_size=size, lr=lr) for name, size, lr in cells)
+        grid = [(name, size, lr) for name in ("bn", "nobn") for size in ("8", "16") for lr in ("1", "2")]
+        arms = (arm(name, [1.0] * 4, batch_size=size, lr=lr) for name, size, lr in grid)
         assert sweep(*arms).interactions.empty
 
     def test_accuracies_have_a_difference_of_points(self, sweep, arm):

@@ -21,28 +21,28 @@ def table(*rows, **columns):
 
 
 def test_a_row_per_setting_in_natural_order_and_a_column_per_seed():
-    cells = table(
+    grid = table(
         ("100", "bn", "0.1", 1, 5.0),
         ("20", "ln", "0.1", 0, 4.0),
         ("20", "bn", "1e-2", 0, 3.0),
         ("20", "bn", "0.1", 1, 2.0),
     )
-    assert [(*setting.panel, setting.arm, *setting.tuned) for setting in cells.settings] == [
+    assert [(*setting.panel, setting.arm, *setting.tuned) for setting in grid.settings] == [
         ("20", "bn", "1e-2"),
         ("20", "bn", "0.1"),
         ("20", "ln", "0.1"),
         ("100", "bn", "0.1"),
     ]
-    np.testing.assert_array_equal(cells.values, [[3, np.nan], [np.nan, 2], [4, np.nan], [np.nan, 5]])
-    np.testing.assert_array_equal(cells.losses(SCORE), -cells.values)
-    np.testing.assert_array_equal(cells.choice, -cells.values)
-    assert list(cells.groups()) == [(("20",), "bn", [0, 1]), (("20",), "ln", [2]), (("100",), "bn", [3])]
-    assert cells.panel(("20",)) == "data.batch_size=20"
+    np.testing.assert_array_equal(grid.values, [[3, np.nan], [np.nan, 2], [4, np.nan], [np.nan, 5]])
+    np.testing.assert_array_equal(grid.losses(SCORE), -grid.values)
+    np.testing.assert_array_equal(grid.choice, -grid.values)
+    assert list(grid.groups()) == [(("20",), "bn", [0, 1]), (("20",), "ln", [2]), (("100",), "bn", [3])]
+    assert grid.panel(("20",)) == "data.batch_size=20"
 
 
 def test_runs_that_repeat_a_seed_count_once_with_their_mean():
-    cells = table(("1", "bn", "0.1", 0, 2.0), ("1", "bn", "0.1", 0, 4.0), ("1", "bn", "0.1", 1, 5.0))
-    assert cells.values.tolist() == [[3.0, 5.0]]
+    grid = table(("1", "bn", "0.1", 0, 2.0), ("1", "bn", "0.1", 0, 4.0), ("1", "bn", "0.1", 1, 5.0))
+    assert grid.values.tolist() == [[3.0, 5.0]]
 
 
 def test_one_diverged_run_among_repeated_ones_makes_them_diverged():
@@ -50,9 +50,9 @@ def test_one_diverged_run_among_repeated_ones_makes_them_diverged():
 
 
 def test_a_run_without_a_seed_is_nowhere():
-    cells = table(("1", "bn", "0.1", None, 2.0), ("1", "bn", "0.1", 0, 1.0))
-    assert cells.values.tolist() == [[1.0]]
-    assert cells.column.tolist() == [-1, 0]
+    grid = table(("1", "bn", "0.1", None, 2.0), ("1", "bn", "0.1", 0, 1.0))
+    assert grid.values.tolist() == [[1.0]]
+    assert grid.column.tolist() == [-1, 0]
 
 
 def test_an_unknown_number_does_not_spoil_the_mean_of_known_ones():
@@ -62,8 +62,8 @@ def test_an_unknown_number_does_not_spoil_the_mean_of_known_ones():
 
 def test_a_diverged_and_an_untrained_run_failed():
     rows = [("1", "bn", "0.1", seed, value) for seed, value in enumerate([1.0, -INF, 1.0, math.nan])]
-    cells = table(*rows, untrained=[False, False, True, False])
-    np.testing.assert_array_equal(cells.failed, [[0, 1, 1, np.nan]])
+    grid = table(*rows, untrained=[False, False, True, False])
+    np.testing.assert_array_equal(grid.failed, [[0, 1, 1, np.nan]])
 
 
 class TestUses:
@@ -75,9 +75,9 @@ class TestUses:
         rows = [
             ("1", f"arm{k}", rate, seed, 1.0) for k, seeds in enumerate(arms) for rate in rates for seed in seeds
         ]
-        cells = table(*rows, scope=scope, **columns)
-        (use,) = cells.uses.values()
-        return use, *([cells.seeds[column] for column in columns] for columns in (use.tuning, use.report))
+        grid = table(*rows, scope=scope, **columns)
+        (use,) = grid.uses.values()
+        return use, *([grid.seeds[column] for column in columns] for columns in (use.tuning, use.report))
 
     @pytest.mark.parametrize("scope", ["seed", "draw"])
     @pytest.mark.parametrize(("count", "tuning"), [(5, 4), (12, 4), (13, 5), (24, 8), (48, 16)])
@@ -126,6 +126,6 @@ class TestUses:
             for rate in rates
             for seed in range(6)
         ]
-        cells = table(*rows)
-        assert [len(use.tuning) for use in cells.uses.values()] == [4, 0]
-        assert [len(use.report) for use in cells.uses.values()] == [2, 6]
+        grid = table(*rows)
+        assert [len(use.tuning) for use in grid.uses.values()] == [4, 0]
+        assert [len(use.report) for use in grid.uses.values()] == [2, 6]

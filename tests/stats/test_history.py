@@ -118,7 +118,7 @@ class TestMaximum:
             False,
             1.0,
         )
-        assert sentence(row, found.cells, found.tuning).startswith(
+        assert sentence(row, found.grid, found.tuning).startswith(
             "bn against nobn: no verdict beyond max_replicates; "
         )
         said = "max_replicates=12 was declared at the first verdict: with more replicates nothing is declared"
@@ -197,9 +197,9 @@ class TestFrozen:
 
 def test_a_history_survives_a_file(sweep, arm):
     history = History(max_replicates=40)
-    cells = [(name, size, lr) for name in ("bn", "nobn") for size in ("8", "16") for lr in ("0.1", "0.2")]
+    grid = [(name, size, lr) for name in ("bn", "nobn") for size in ("8", "16") for lr in ("0.1", "0.2")]
     values = {"bn": [1.0] * 30, "nobn": [2.0] * 30}
-    sweep(*(arm(name, values[name], batch_size=size, lr=lr) for name, size, lr in cells), history=history)
+    sweep(*(arm(name, values[name], batch_size=size, lr=lr) for name, size, lr in grid), history=history)
     assert len(history.looks) == 2
     assert History.from_json(json.loads(json.dumps(history.to_json()))) == history
     assert History.from_json(json.loads(json.dumps(History().to_json()))) == History()

@@ -34,8 +34,8 @@ def grid(arm):
 
     def made(models, rates=("0.1",), sizes=("32",), seeds=8, **columns):
         values = {model: [1 + place + 0.01 * seed for seed in range(seeds)] for place, model in enumerate(models)}
-        cells = product(models, rates, sizes)
-        return [arm(model, values[model], lr=lr, batch_size=size, **columns) for model, lr, size in cells]
+        grid = product(models, rates, sizes)
+        return [arm(model, values[model], lr=lr, batch_size=size, **columns) for model, lr, size in grid]
 
     return made
 

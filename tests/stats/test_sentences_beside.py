@@ -176,6 +176,6 @@ def test_every_comparison_of_a_sweep_has_its_sentence(sweep, arm, scope, margin)
     arms = [arm(name, np.exp(draws.normal(size=9)), scope=scope) for name in ("bn", "nobn", "ln")]
     others = {"few": [1.0], "none": [None], "lost": [INF] * 9, "half": [1.0, INF] * 4, "same": [1.0] * 9}
     found = sweep(*arms, *(arm(name, own, scope=scope) for name, own in others.items()), pairs=True, margin=margin)
-    texts = [sentence(row, found.cells, found.tuning) for row in found.comparisons.to_dict("records")]
+    texts = [sentence(row, found.grid, found.tuning) for row in found.comparisons.to_dict("records")]
     assert len(texts) == 28
     assert all("nan" not in text and "inf" not in text for text in texts)

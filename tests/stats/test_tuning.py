@@ -142,8 +142,8 @@ class TestOfASweep:
 
     def test_settings_that_were_fixed_are_taken_and_the_others_may_be_near_best(self, sweep, arm):
         found = sweep(arm("bn", [1.0] * 12, lr="0.1"), arm("bn", [2.0] * 12, lr="0.2"), arm("nobn", [1.0] * 12))
-        again = tuned(found.cells, {((), "bn"): [("0.2",)]})
-        assert [found.cells.settings[row].tuned for row in again[(), "bn"].rows] == [("0.1",), ("0.2",)]
+        again = tuned(found.grid, {((), "bn"): [("0.2",)]})
+        assert [found.grid.settings[row].tuned for row in again[(), "bn"].rows] == [("0.1",), ("0.2",)]
         assert (again[(), "bn"].common, again[(), "bn"].near_best) == (1, [0])
 
     def test_settings_that_were_fixed_are_taken_within_each_split(self, sweep, arm):
@@ -151,4 +151,4 @@ class TestOfASweep:
         runs = arm("bn", [1.0] * 12, lr="0.1", **how), arm("bn", [2.0] * 12, lr="0.2", **how)
         found = sweep(*runs, arm("nobn", [1.0] * 12, **how))
         assert found.tuning[(), "bn"].common == 0
-        assert tuned(found.cells, {((), "bn"): [("0.2",)]})[(), "bn"].common == 1
+        assert tuned(found.grid, {((), "bn"): [("0.2",)]})[(), "bn"].common == 1

@@ -14,7 +14,7 @@ from normlab.norms import BatchRenorm
 from normlab.training.build import make_data, net_maker
 from normlab.training.grouping import groups
 from normlab.training.proof import Stacking
-from normlab.training.rehearsal import rehearse
+from normlab.training.rehearsal import dry_run_once
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -47,9 +47,9 @@ def test_every_model_in_every_net_makes_populations_or_is_refused_with_the_reaso
     configs[1].seed = 1
     if (model, net) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[model, net]):
-            rehearse(configs[0])
+            dry_run_once(configs[0])
         return
-    rehearse(configs[0])
+    dry_run_once(configs[0])
     (group,) = groups(configs, chunk=None)
     assert group.places == [0, 1]
     assert group.stacking == Stacking()
@@ -89,10 +89,10 @@ def test_ghost_batches_that_do_not_divide_the_minibatches_are_told_of():
     config = config_of(
         "model=ghost", "data=random", "data.train=90", "data.batch_size=40", "model.norm.ghost_size=16"
     )
-    assert rehearse(config) == [
+    assert dry_run_once(config) == [
         "model.norm.ghost_size=16 does not divide a minibatch of 40: its last ghost batch has 8 samples"
     ]
     even = config_of(
         "model=ghost", "data=random", "data.train=64", "data.batch_size=32", "model.norm.ghost_size=16"
     )
-    assert rehearse(even) == []
+    assert dry_run_once(even) == []

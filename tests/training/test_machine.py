@@ -55,14 +55,14 @@ FAULTS = """
 import resource, torch
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
-from normlab.training.machine import keep_freed_memory
+from normlab.training.machine import tune_malloc
 from normlab.training.optim import SGD
 from normlab.training.population import Population, initial_nets
 from normlab.training.step import PopulationStep
 from normlab.training.tasks import Regression
 
 if {keeps}:
-    keep_freed_memory()
+    tune_malloc()
 population = Population(initial_nets(lambda: MLP((3,), 1, hidden=[64], norm=BatchNorm1d), range(50)))
 step = PopulationStep(population, Regression().loss, SGD(population.parameters(), members=50), None)
 for steps in (30, 20):  # it takes some until the heap is as large as it gets

@@ -14,14 +14,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from normlab.probes.scene import Finding, Probe, Scene
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot
 from normlab.results.result import Result
-from normlab.training.rehearsal import rehearse
+from normlab.training.rehearsal import dry_run_once
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
 CONF = Path(__file__).parents[2] / "conf"
-SEEN: list[Scene] = []
+SEEN: list[TrainingSnapshot] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,12 @@ class Spy(Probe):
 
     modes: list[str] = field(default_factory=lambda: ["frozen"])
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         SEEN.append(scene)
         landscape = scene.landscape("frozen")
         losses = landscape.losses(landscape.theta)
         draws = torch.stack([torch.rand((), generator=generator) for generator in scene.generators])
-        yield Finding(
+        yield Measurement(
             self.name,
             "frozen",
             {"loss": losses, "draw": draws},
@@ -58,10 +58,12 @@ def look(monkeypatch, tmp_path):
     module.Spy = Spy
     monkeypatch.setitem(sys.modules, "somebody", module)
 
-    def trained(when: dict, *overrides: str, seeds: tuple[int, ...] = (0,), name: str = "run") -> list[Scene]:
+    def trained(
+        when: dict, *overrides: str, seeds: tuple[int, ...] = (0,), name: str = "run"
+    ) -> list[TrainingSnapshot]:
         spy = ["+probes.spy._target_=somebody.Spy", *(f"+probes.spy.{key}={value}" for key, value in when.items())]
         runs = [run(tmp_path / f"{name}{seed}", f"seed={seed}", *spy, *overrides) for seed in seeds]
-        rehearse(runs[0].config)
+        dry_run_once(runs[0].config)
         SEEN.clear()
         train(runs)
         return list(SEEN)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normlab.norms import BatchNorm1d
-from normlab.probes.scene import still
+from normlab.probes.scene import side_effect_free_copy
 from normlab.results.result import Result
 from normlab.training import proof, stacking
 from normlab.training.build import make_data
@@ -306,7 +306,7 @@ def test_a_norm_after_a_shared_activation_is_folded_nowhere_else(after):
     made = nn.Sequential(*layers)
     made(torch.randn(32, 3))
     x = torch.randn(8, 3)
-    torch.testing.assert_close(still(made, "frozen")(x), made.eval()(x))
+    torch.testing.assert_close(side_effect_free_copy(made, "frozen")(x), made.eval()(x))
 
 
 @net

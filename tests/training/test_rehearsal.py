@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from normlab.config import ConfigError
 from normlab.data import InMemoryData, Table
 from normlab.norms import BatchNorm1d
-from normlab.probes.scene import Finding, Probe, Scene
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot
 from normlab.results.result import Status
 from normlab.training import rehearsal
 from normlab.training.build import make_data, make_module
 from normlab.training.population import initial_nets
-from normlab.training.rehearsal import rehearse
+from normlab.training.rehearsal import dry_run_once
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -106,10 +106,10 @@ class NeedsRunning(nn.Module):
 class Picky(Probe):
     """A probe of normalizers."""
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         if not any(isinstance(layer, BatchNorm1d) for layer in scene.net.modules()):
             raise ValueError("there is no normalizer to look at")
-        yield Finding(self.name, "batch", {"x": torch.zeros(len(scene.lr))})
+        yield Measurement(self.name, "batch", {"x": torch.zeros(len(scene.lr))})
 
 
 def is_close(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def config_of(*overrides: str, net: str = "", data: dict | None = None) -> DictC
 def refusal(*overrides: str, **parts) -> str:
     """Return why a configuration is refused."""
     with pytest.raises(ConfigError) as caught:
-        rehearse(config_of(*overrides, **parts))
+        dry_run_once(config_of(*overrides, **parts))
     return str(caught.value)
 
 
@@ -161,7 +161,7 @@ def metric(name: str) -> list[str]:
 @pytest.mark.parametrize("model", ["bn", "nobn"])
 def test_tokens_of_an_embedding_pass_and_train(tmp_path, model):
     config = config_of(f"model={model}", net="Embedded", data=WORDS)
-    rehearse(config)
+    dry_run_once(config)
     (result,) = train([Run(config, tmp_path, "run", {}, [])])
     assert result.status == Status.FINISHED
 
@@ -183,7 +183,7 @@ def test_outputs_without_their_last_axis_are_named():
 
 
 def test_a_cast_in_the_net_is_refused_in_64_bits_alone():
-    rehearse(config_of(net="Single"))
+    dry_run_once(config_of(net="Single"))
     assert "layers.0 (Linear) cannot take a batch" in refusal("trainer.precision=64-true", net="Single")
 
 
@@ -200,7 +200,7 @@ def test_an_optimizer_that_cannot_take_a_step_is_refused(optimizer, says):
 
 
 def test_the_numbers_of_each_optimizer_are_tried():
-    rehearse(config_of("optimizer=sgd", "optimizer.nesterov=true"))
+    dry_run_once(config_of("optimizer=sgd", "optimizer.nesterov=true"))
     said = refusal("optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0")
     assert said == "optimizer or scheduler: optimizer.nesterov needs optimizer.momentum > 0"
 
@@ -208,21 +208,21 @@ def test_the_numbers_of_each_optimizer_are_tried():
 def test_a_normalizer_that_needs_its_running_statistics_is_refused_where_they_are_taken_away():
     layer = ["model.norm._target_=rehearsed.NeedsRunning", "~model.norm.eps", "~model.norm.momentum"]
     layer += ["~model.norm.fused"]
-    rehearse(config_of(*layer))
+    dry_run_once(config_of(*layer))
     assert refusal(*layer, "statistics=reestimated").startswith("statistics=reestimated: unsupported operand")
     assert "hidden1.norm (NeedsRunning) cannot take a batch" in refusal(*layer, "statistics=batch")
 
 
 def test_a_metric_that_is_true_or_false_trains_as_a_number(tmp_path):
     config = config_of(*metric("is_close"), "optimized_metric=val/mine", "direction=max")
-    rehearse(config)
+    dry_run_once(config)
     (result,) = train([Run(config, tmp_path, "run", {}, [])])
     assert result.objective.value in (0.0, 1.0)
 
 
 def test_a_metric_that_is_no_number_is_told_before_the_training():
     line = "val/mine is not a number after the first epoch of a dry run; a run without one has no best epoch"
-    assert line in rehearse(config_of(*metric("never"), "optimized_metric=val/mine", "direction=max"))
+    assert line in dry_run_once(config_of(*metric("never"), "optimized_metric=val/mine", "direction=max"))
 
 
 @pytest.mark.parametrize("when", ["at_end", "at_start", "every_n_epochs=3"])
@@ -230,21 +230,21 @@ def test_a_probe_that_cannot_look_is_refused_whenever_it_would_look(when):
     key, _, value = when.partition("=")
     probe = ["+probes.mine._target_=rehearsed.Picky", f"+probes.mine.{key}={value or 'true'}"]
     assert refusal(*probe, "model=nobn") == "probes.mine: there is no normalizer to look at"
-    rehearse(config_of(*probe, "model=bn"))
+    dry_run_once(config_of(*probe, "model=bn"))
 
 
 def test_a_batch_of_one_is_refused_by_the_key():
     assert refusal("data.batch_size=1").startswith(
         "data.batch_size=1: hidden1.norm (BatchNorm1d) cannot take a batch of 1: "
     )
-    rehearse(config_of("model=nobn", "data.batch_size=1"))
+    dry_run_once(config_of("model=nobn", "data.batch_size=1"))
 
 
 def test_it_leaves_no_line_no_file_and_no_trace_in_the_generators(caplog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.INFO)
     before = torch.get_rng_state()
-    rehearse(config_of("logger=tensorboard", "probes=full", "probes.curvature.trace_samples=0"))
+    dry_run_once(config_of("logger=tensorboard", "probes=full", "probes.curvature.trace_samples=0"))
     assert not caplog.records
     assert not list(tmp_path.iterdir())
     assert torch.equal(torch.get_rng_state(), before)
@@ -255,8 +255,8 @@ def test_seeds_and_rates_share_a_dry_run(monkeypatch):
     monkeypatch.setattr(rehearsal, "dry_run", lambda config: runs.append(config) or [])
     for seed in (0, 1):
         for lr in (0.1, 0.2):
-            rehearse(config_of(f"seed={seed}", f"optimizer.lr={lr}"))
-    rehearse(config_of("net.hidden=[10]"))
+            dry_run_once(config_of(f"seed={seed}", f"optimizer.lr={lr}"))
+    dry_run_once(config_of("net.hidden=[10]"))
     assert len(runs) == 2
 
 
@@ -276,7 +276,7 @@ def test_the_generators_of_others_are_as_they_were_after_nets_were_made():
 
 def test_the_net_that_trains_is_not_the_one_that_was_tried(tmp_path):
     config = config_of("seed=3")
-    rehearse(config)
+    dry_run_once(config)
     run, again = (Run(config, tmp_path / name, name, {}, []) for name in ("a", "b"))
     (first,), (second,) = train([run]), train([again])
     assert first.last == second.last

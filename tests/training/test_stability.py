@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.lanczos import LARGEST
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 from normlab.training.optim import SGD, Adam, AdamW, StackedOptimizer
 from normlab.training.stability import preconditioning, stability
 
@@ -37,7 +37,7 @@ def matrix() -> Tensor:
 
 def largest(hessian: Tensor, **options: Tensor) -> float:
     """Return the largest eigenvalue that the probe finds."""
-    bowl = Landscape.of(lambda params: params["w"] @ hessian @ params["w"] / 2, {"w": torch.ones(P).double()})
+    bowl = BatchedLoss.of(lambda params: params["w"] @ hessian @ params["w"] / 2, {"w": torch.ones(P).double()})
     generators = [torch.Generator().manual_seed(0)]
     return extreme_eigenvalues(bowl, (LARGEST,), tolerance=1e-12, generators=generators, **options).values.item()
 

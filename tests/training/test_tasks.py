@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normlab.training.tasks import Classification, Regression, chance
+from normlab.training.tasks import Classification, Regression, constant_predictor_loss
 
 MEMBERS, SAMPLES = 3, 20
 
@@ -157,10 +157,16 @@ def test_the_squared_error_of_numbers_is_summed_over_the_outputs():
 
 def test_chance_is_the_loss_of_the_best_net_that_looks_at_nothing():
     classes_of = torch.tensor([0, 0, 0, 1])
-    assert chance(Classification(), classes_of, 3) == pytest.approx(
+    assert constant_predictor_loss(Classification(), classes_of, 3) == pytest.approx(
         -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     )
-    assert chance(Classification(squared=True), classes_of, 3) == pytest.approx(1 - 0.75**2 - 0.25**2)
+    assert constant_predictor_loss(Classification(squared=True), classes_of, 3) == pytest.approx(
+        1 - 0.75**2 - 0.25**2
+    )
     targets = numbers(50, 2)
-    assert chance(Regression(), targets, 2) == pytest.approx(targets.var(0, correction=0).mean().item())
-    assert chance(Regression(summed=True), targets, 2) == pytest.approx(targets.var(0, correction=0).sum().item())
+    assert constant_predictor_loss(Regression(), targets, 2) == pytest.approx(
+        targets.var(0, correction=0).mean().item()
+    )
+    assert constant_predictor_loss(Regression(summed=True), targets, 2) == pytest.approx(
+        targets.var(0, correction=0).sum().item()
+    )

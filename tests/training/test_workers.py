@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from normlab.results.result import Result, Status
 from normlab.training.run import train
 from normlab.training.run_folders import Run
-from normlab.training.workers import outcomes
+from normlab.training.workers import train_groups
 
 CONF = str(Path(__file__).parents[2] / "conf")
 
@@ -79,7 +79,7 @@ def test_a_population_that_the_memory_does_not_hold_is_halved(tmp_path, monkeypa
     monkeypatch.setattr(Small, "error", error)
     runs = runs_of(tmp_path, 5, "trainer.max_epochs=3", "+callbacks.extra.x._target_=somebody.Small")
     with caplog.at_level(logging.WARNING, logger="normlab"):
-        ((_, values),) = outcomes([runs], n_jobs=1)
+        ((_, values),) = train_groups([runs], n_jobs=1)
     results = [Result.read(run.folder) for run in runs]
     assert values == [result.objective.value for result in results]
     assert {result.status for result in results} == {Status.FINISHED}
@@ -91,7 +91,7 @@ def test_a_population_that_the_memory_does_not_hold_is_halved(tmp_path, monkeypa
 
 def test_a_population_is_gone_from_memory_when_the_next_begins(tmp_path):
     runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=somebody.Gone")
-    ((_, values),) = outcomes([runs], n_jobs=1)
+    ((_, values),) = train_groups([runs], n_jobs=1)
     assert len(values) == 4
     assert Gone.alive == [0, 0, 0]
 
@@ -100,14 +100,14 @@ def test_ctrl_c_after_memory_ran_out_leaves_no_run_failed(tmp_path, monkeypatch)
     monkeypatch.setattr(Gone, "error", KeyboardInterrupt())
     runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=somebody.Gone")
     with pytest.raises(KeyboardInterrupt):
-        list(outcomes([runs], n_jobs=1))
+        list(train_groups([runs], n_jobs=1))
     assert [Result.read(run.folder).status for run in runs] == [Status.STOPPED] * 4
 
 
 def test_a_run_alone_that_the_memory_does_not_hold_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(Late, "error", torch.OutOfMemoryError("CUDA out of memory"))
     runs = runs_of(tmp_path, 1, "trainer.max_epochs=11", "+callbacks.extra.x._target_=somebody.Late")
-    ((_, (value,)),) = outcomes([runs], n_jobs=1)
+    ((_, (value,)),) = train_groups([runs], n_jobs=1)
     assert isinstance(value, torch.OutOfMemoryError)
     assert Result.read(runs[0].folder).status == Status.FAILED
 

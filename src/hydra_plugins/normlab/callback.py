@@ -52,7 +52,7 @@ class NormlabCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration, then find the run a folder of its own."""
-        from normlab.training.rehearsal import rehearse
+        from normlab.training.rehearsal import dry_run_once
 
         remember_command()
         try:
@@ -62,7 +62,7 @@ class NormlabCallback(Callback):
             set_run_folder(config, folder)
             task = task_of(config)
             with current_job(config):
-                rehearse(task)
+                dry_run_once(task)
                 if was_typed(config, "hydra.run.dir"):
                     require_own(folder, task)
             if was_typed(config, "hydra.run.dir"):

@@ -122,10 +122,10 @@ class PopulationLauncher(Launcher):
 
     def train(self, found: "Sequence[Group]", runs: "Sequence[Run]") -> dict[int, Any]:
         """Return each run's objective, or the exception that its population ended with, by its place."""
-        from normlab.training.workers import outcomes
+        from normlab.training.workers import train_groups
 
         done: dict[int, Any] = {}
-        for group, outcome in outcomes([[runs[k] for k in group.places] for group in found], self.n_jobs):
+        for group, outcome in train_groups([[runs[k] for k in group.places] for group in found], self.n_jobs):
             for place, value in zip(found[group].places, outcome, strict=True):
                 done[place] = value
         return done
@@ -144,12 +144,12 @@ def require_no_job_start(callbacks: Callbacks) -> None:
 
 def mistakes(runs: "Sequence[Run]") -> dict[int, Any]:
     """Return what is wrong with the runs that cannot be trained, by their places."""
-    from normlab.training.rehearsal import rehearse
+    from normlab.training.rehearsal import dry_run_once
 
     found: dict[int, Any] = {}
     for place, run in enumerate(runs):
         try:
-            rehearse(run.config)
+            dry_run_once(run.config)
         except Exception as error:
             found[place] = error
     return found

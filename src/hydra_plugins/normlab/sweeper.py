@@ -158,7 +158,7 @@ class NormlabSweeper(BasicSweeper):
         Raises:
             ConfigError: the job's name and the reason.
         """
-        from normlab.training.rehearsal import rehearse
+        from normlab.training.rehearsal import dry_run_once
 
         assert self.config is not None
         again = was_typed(self.config, "hydra.sweep.dir")
@@ -174,7 +174,7 @@ class NormlabSweeper(BasicSweeper):
                         f"hydra.sweep.subdir gives it the folder of {folders[folder]}, {folder.name}"
                     )
                 with environment_of(composed):
-                    rehearse(task)
+                    dry_run_once(task)
                     if task.timing != self.config.get("timing"):
                         raise ConfigError(
                             f"timing must be the same for a whole sweep, got {task.timing} for this run alone; "

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def stream(seed: int, *names: object) -> int:
+def derive_seed(seed: int, *names: object) -> int:
     """Return the 63-bit seed of an independent random stream, named by what it is for.
 
-    >>> stream(0, "order", 1) != stream(0, "order", 2) != stream(1, "order", 2)
+    >>> derive_seed(0, "order", 1) != derive_seed(0, "order", 2) != derive_seed(1, "order", 2)
     True
     """
     text = "/".join(map(str, (seed, *names)))
@@ -45,6 +45,7 @@ def epoch_order(seeds: list[int], epoch: int, samples: int) -> Tensor:
     """Return the order of the samples in an epoch, ``(K, N)``: a row for each member's seed."""
     generator = torch.Generator()
     orders = [
-        torch.randperm(samples, generator=generator.manual_seed(stream(seed, "order", epoch))) for seed in seeds
+        torch.randperm(samples, generator=generator.manual_seed(derive_seed(seed, "order", epoch)))
+        for seed in seeds
     ]
     return torch.stack(orders)

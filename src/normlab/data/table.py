@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from normlab.config import require
-from normlab.data.order import stream
+from normlab.data.order import derive_seed
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def split_rows(samples: int, sizes: tuple[int, ...], seed: int) -> tuple[Tensor,
     if sum(sizes) > samples:
         asked = " + ".join(map(str, sizes))
         raise ValueError(f"data: train + val + test = {asked} asks for more than the {samples} samples")
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(stream(seed, "split")))
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(derive_seed(seed, "split")))
     return order[: sum(sizes)].split(sizes)

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from normlab.norms.draws import Drawing
+from normlab.norms.draws import StochasticLayer
 
 
-class Dropout(Drawing):
+class Dropout(StochasticLayer):
     """Sets each entry to zero with probability p, and scales the others so that the mean stays.
 
     In training mode ``y = x · m / (1 − p)`` with ``m ~ Bernoulli(1 − p)`` for each entry; in evaluation mode

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from normlab.models.dropout import Dropout
 from normlab.norms.activation import make_activation
-from normlab.norms.draws import Drawing
+from normlab.norms.draws import StochasticLayer
 
 Norm = Callable[[int], nn.Module]
 Weight = Callable[[nn.Module], nn.Module]
@@ -56,7 +56,7 @@ def require_choices(sizes: dict[str, Sequence[int]], norm_position: str, dropout
 
 def draw_apart(net: nn.Module) -> None:
     """Give each layer that draws a key of its own: those of one key would draw the same numbers."""
-    for key, layer in enumerate(layer for layer in net.modules() if isinstance(layer, Drawing)):
+    for key, layer in enumerate(layer for layer in net.modules() if isinstance(layer, StochasticLayer)):
         layer.seed(key)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normlab.norms.per_feature import PerFeature
-from normlab.norms.statistics import features_last, mean_and_variance, scaled
+from normlab.norms.per_feature import FeatureAffine
+from normlab.norms.statistics import features_last, mean_and_variance, normalize_affine
 
 
-class ActNorm(PerFeature):
+class ActNorm(FeatureAffine):
     r"""A learned scale and shift of each feature, which begin where the first batch is normalized.
 
     .. math:: y = \gamma \frac{x - \mu_0}{\sqrt{\sigma_0^2 + \epsilon}} + \beta
@@ -63,7 +63,7 @@ class ActNorm(PerFeature):
         if self.training and self.waits:
             self.initialize(rows.detach())
         centered = rows - self.initial_mean.to(rows.dtype)
-        y = scaled(centered, self.initial_var.to(rows.dtype), self.eps, self.weight, self.bias)
+        y = normalize_affine(centered, self.initial_var.to(rows.dtype), self.eps, self.weight, self.bias)
         return y.to(x.dtype).movedim(-1, 1)
 
     def initialize(self, rows: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
-from normlab.norms.statistics import features_last, mean_and_variance, pooled, scaled
+from normlab.norms.statistics import features_last, mean_and_variance, normalize_affine, pooled
 
 LARGEST_OFFSET = 1e3
 """From how many standard deviations between a feature's mean and 0 on torch's kernel is not used."""
@@ -152,7 +152,7 @@ class BatchNorm(nn.Module):
             mean, centered, var = self.statistics(x)
             if count is not None:
                 self._track(mean.detach(), var.detach(), x.shape[:-1].numel(), count)
-        return scaled(centered, var, self.eps, self.weight, self.bias)
+        return normalize_affine(centered, var, self.eps, self.weight, self.bias)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what x is normalized by in training; see :func:`normlab.norms.statistics.mean_and_variance`."""

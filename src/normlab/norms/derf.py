@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from normlab.norms.per_feature import PerFeature
+from normlab.norms.per_feature import FeatureAffine
 
 
-class Derf(PerFeature):
+class Derf(FeatureAffine):
     """Squashes every number alone, with a learned slope and shift for the whole layer: ``y = γ·erf(αx + s) + β``.
 
     No statistic is taken, of the batch or of a sample: training and evaluation are the same.

@@ -99,7 +99,7 @@ def normal(uniforms: Tensor) -> Tensor:
     return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])
 
 
-class Drawing(nn.Module):
+class StochasticLayer(nn.Module):
     """A layer that draws random numbers: those of its key, and of the steps that it has been through.
 
     Key and step are part of the state, so that a layer that is copied or loaded goes on where it was. Layers of

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from normlab.norms.per_feature import PerFeature
+from normlab.norms.per_feature import FeatureAffine
 
 
-class DynamicTanh(PerFeature):
+class DynamicTanh(FeatureAffine):
     """Squashes every number alone, with one learned slope for the whole layer: ``y = γ·tanh(αx) + β``.
 
     No statistic is taken, of the batch or of a sample: training and evaluation are the same.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.statistics import features_last, scaled
+from normlab.norms.statistics import features_last, normalize_affine
 
 
 class GhostBatchNorm(BatchNorm):
@@ -105,7 +105,7 @@ class GhostBatchNorm(BatchNorm):
             y = torch.batch_norm(ghosts, gamma, beta, mean, unbiased, True, 1.0, self.eps, cudnn)
         else:
             mean, centered, var = self.statistics(features_last(ghosts))
-            y = scaled(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)
+            y = normalize_affine(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)
             unbiased = n / max(n - 1, 1) * var
         if self.num_batches_tracked is not None and self.track_running_stats:
             self.num_batches_tracked.add_(number)

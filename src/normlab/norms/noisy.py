@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.draws import Drawing, normal
+from normlab.norms.draws import StochasticLayer, normal
 
 
-class NoisyBatchNorm(BatchNorm, Drawing):
+class NoisyBatchNorm(BatchNorm, StochasticLayer):
     r"""Batch normalization, then noise whose mean and scale are drawn anew for each unit at every step.
 
     With y' the output of `BatchNorm`, for unit c and sample i, in training mode
@@ -18,9 +18,10 @@ class NoisyBatchNorm(BatchNorm, Drawing):
         y_{ic} = s_{ic}\, y'_{ic} + m_{ic}
 
     and in evaluation ``y = y'``. The running statistics are those of x. In an image a unit is a channel, and a
-    sample's noise is the same at all of its positions. The draws belong to the layer and its step, see `Drawing`.
+    sample's noise is the same at all of its positions. The draws belong to the layer and its step:
+    `StochasticLayer`.
 
-    Shapes: x and y ``(B, C, ...)``; the state is that of `BatchNorm` and of `Drawing`.
+    Shapes: x and y ``(B, C, ...)``; the state is that of `BatchNorm` and of `StochasticLayer`.
 
     Args:
         num_features: C, the length of axis 1.

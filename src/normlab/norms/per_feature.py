@@ -17,7 +17,7 @@ def require_features(layer: nn.Module, num_features: int, x: Tensor) -> None:
         )
 
 
-class PerFeature(nn.Module):
+class FeatureAffine(nn.Module):
     """Holds γ and β of each feature, ``y = γ·x̂ + β``, for a layer that computes x̂.
 
     Shapes: x̂ and y ``(B, C, …)``; weight and bias ``(C,)``.

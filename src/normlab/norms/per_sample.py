@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlab.norms.per_feature import PerFeature, require_features
+from normlab.norms.per_feature import FeatureAffine, require_features
 
 
 def require_positive(layer: nn.Module, eps: float) -> None:
@@ -61,7 +61,7 @@ class LayerNorm2d(GroupNorm):
         super().__init__(num_features, 1, eps, affine)
 
 
-class RMSNorm2d(PerFeature):
+class RMSNorm2d(FeatureAffine):
     r"""Root mean square normalization of images: each over all channels and positions, γ by channel.
 
     .. math:: y = \gamma \frac{x}{\sqrt{\mathrm{mean}(x^2) + \epsilon}}

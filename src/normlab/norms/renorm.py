@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.statistics import features_last, scaled
+from normlab.norms.statistics import features_last, normalize_affine
 
 
 class BatchRenorm(BatchNorm):
@@ -119,7 +119,7 @@ class BatchRenorm(BatchNorm):
         if fused:
             cudnn = torch.backends.cudnn.enabled
             return torch.batch_norm(x, gamma, beta, None, None, True, 0.0, self.eps, cudnn)
-        return scaled(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)
+        return normalize_affine(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)
 
     def _correct(self, mean: Tensor, var: Tensor, n: int) -> None:
         """Take r and d from the batch and the running statistics, then move these."""

@@ -61,7 +61,9 @@ def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return overall, (counts * (var + (mean - overall).square())).sum(0) / (total - 1)
 
 
-def scaled(centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+def normalize_affine(
+    centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None
+) -> Tensor:
     """Return ``γ/√(σ² + ε) · (x − μ) + β``, in one pass over the samples.
 
     Shapes: centered ``(..., C)``; var, gamma and beta ``(C,)``; returns ``(..., C)``.

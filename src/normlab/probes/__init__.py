@@ -7,23 +7,23 @@ from normlab.probes.covariate_shift import CovariateShift
 from normlab.probes.curvature import Curvature
 from normlab.probes.gradient_lipschitz import GradientLipschitz
 from normlab.probes.graph import Graph
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 from normlab.probes.line import Line
 from normlab.probes.preactivations import Preactivations
-from normlab.probes.scene import Finding, Probe, Scene
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot
 
 __all__ = [
     "Activations",
     "AliasedLipschitz",
     "AlongGradient",
+    "BatchedLoss",
     "CovariateShift",
     "Curvature",
-    "Finding",
     "GradientLipschitz",
     "Graph",
-    "Landscape",
     "Line",
+    "Measurement",
     "Preactivations",
     "Probe",
-    "Scene",
+    "TrainingSnapshot",
 ]

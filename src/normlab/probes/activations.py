@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from normlab.probes.activation_statistics import Numbers, norm, preactivation_rank, saturated, statistics
-from normlab.probes.flow import Flow, flow, weights_by_layer
-from normlab.probes.scene import Finding, Probe, Scene
+from normlab.probes.flow import Flow, forward_backward, weights_by_layer
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot
 from normlab.probes.slots import activation_slots, mean_std
 
 BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
@@ -27,7 +27,9 @@ BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
 """The activations that saturate, with their least and their largest output."""
 
 
-def of_weights(scene: Scene, weights: Mapping[str, Sequence[str]], gradients: Mapping[str, Tensor]) -> Numbers:
+def of_weights(
+    scene: TrainingSnapshot, weights: Mapping[str, Sequence[str]], gradients: Mapping[str, Tensor]
+) -> Numbers:
     """Return how the weights of each layer are trained, all of one layer together: :class:`Activations` says what.
 
     Shapes:
@@ -97,13 +99,15 @@ class Activations(Probe):
         if not 0 < self.threshold < 0.5:
             raise ValueError(f"threshold must be a number in (0, 0.5), got {self.threshold}")
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield the numbers of each layer and of all, and features and histograms where they are due."""
         weights = weights_by_layer(scene, [layer for layer, _ in activation_slots(scene.net)])
         every, arrays = of_features(scene) if scene.epoch == 0 else ({}, {})
         shown = self.histograms_every is not None and scene.epoch % self.histograms_every == 0
         for mode in self.modes:
-            found = flow(scene, mode, [name for names in weights.values() for name in names], self.data)
+            found = forward_backward(
+                scene, mode, [name for names in weights.values() for name in names], self.data
+            )
             through = through_layers(found) if found.outputs else {}
             back = of_weights(scene, weights, found.gradients) if weights else {}
             numbers = {
@@ -116,7 +120,7 @@ class Activations(Probe):
             }
             headline = [name for name in ("dead", "gradient_rms_ratio") if name in numbers]
             histograms = histograms_of(scene, found.outputs, weights) if shown else {}
-            yield Finding(self.name, mode, numbers, arrays, headline, histograms)
+            yield Measurement(self.name, mode, numbers, arrays, headline, histograms)
 
 
 def through_layers(found: Flow) -> Numbers:
@@ -159,7 +163,7 @@ def overall(through: Numbers, back: Numbers) -> Numbers:
     return found
 
 
-def of_features(scene: Scene) -> tuple[Numbers, Numbers]:
+def of_features(scene: TrainingSnapshot) -> tuple[Numbers, Numbers]:
     """Return mean and standard deviation of the training split, of all entries ``(K,)`` and of each ``(K, D)``."""
     x, members = scene.train[0].flatten(2).double(), len(scene.lr)
     names = ("features_mean", "features_std")
@@ -168,7 +172,7 @@ def of_features(scene: Scene) -> tuple[Numbers, Numbers]:
     return every, {name: value.expand(members, -1) for name, value in zip(names, of_each, strict=True)}
 
 
-def histograms_of(scene: Scene, outputs: Numbers, weights: Mapping[str, Sequence[str]]) -> Numbers:
+def histograms_of(scene: TrainingSnapshot, outputs: Numbers, weights: Mapping[str, Sequence[str]]) -> Numbers:
     """Return what comes out of each layer, and its weights, ``(K, …)`` each."""
     shown = {f"{layer}/activations": h for layer, h in outputs.items()}
     for layer, names in weights.items():

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from normlab.probes.gradient_lipschitz import require_perturbations
-from normlab.probes.landscape import Landscape
-from normlab.probes.scene import Finding, Probe, Scene, normal
+from normlab.probes.landscape import BatchedLoss
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, normal
 
 
 def aliased_lipschitz(
-    landscape: Landscape, radius: float = 1e-5, samples: int = 100, *, generators: Sequence[torch.Generator]
+    landscape: BatchedLoss, radius: float = 1e-5, samples: int = 100, *, generators: Sequence[torch.Generator]
 ) -> Tensor:
     """Return what an estimator finds that restores the parameters by the saved tensor itself, not by a copy of it.
 
@@ -49,10 +49,10 @@ class AliasedLipschitz(Probe):
         super().__post_init__()
         require_perturbations(self.radius, self.samples)
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield median and maximum, and every sample."""
         for mode in self.modes:
             landscape = scene.landscape(mode, self.data)
             found = aliased_lipschitz(landscape, self.radius, self.samples, generators=scene.generators)
             numbers = {"median": found.median(0).values, "max": found.max(0).values}
-            yield Finding(self.name, mode, numbers, {"samples": found.T}, headline=("median", "max"))
+            yield Measurement(self.name, mode, numbers, {"samples": found.T}, headline=("median", "max"))

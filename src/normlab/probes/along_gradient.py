@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normlab.probes.landscape import Landscape
-from normlab.probes.scene import Finding, Probe, Scene
+from normlab.probes.landscape import BatchedLoss
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot
 
 LENGTHS = tuple(2 ** (third / 3) for third in range(-3, 7))
 """Multiples of the learning rate, evenly spaced in the logarithm: from a half to four, with one in between."""
@@ -44,7 +44,7 @@ class Steps(NamedTuple):
         return (self.predictiveness / self.distances).amax(0)
 
 
-def along_gradient(landscape: Landscape, lengths: Tensor) -> Steps:
+def along_gradient(landscape: BatchedLoss, lengths: Tensor) -> Steps:
     r"""Return losses and gradients along the gradient, all points in one batch.
 
     .. math::
@@ -65,7 +65,7 @@ def along_gradient(landscape: Landscape, lengths: Tensor) -> Steps:
 
     Santurkar, Tsipras, Ilyas and Madry (2018), How does batch normalization help optimization?, arXiv:1805.11604.
 
-    >>> bowl = Landscape.of(lambda params: 3 * (params["w"] ** 2).sum() / 2, {"w": torch.tensor([1.0, 0.0])})
+    >>> bowl = BatchedLoss.of(lambda params: 3 * (params["w"] ** 2).sum() / 2, {"w": torch.tensor([1.0, 0.0])})
     >>> steps = along_gradient(bowl, torch.tensor([0.25, 0.5]))
     >>> steps.losses.flatten(), steps.cosine.flatten(), steps.beta
     (tensor([0.0938, 0.3750]), tensor([ 1., -1.]), tensor([3.]))
@@ -126,7 +126,7 @@ class AlongGradient(Probe):
         if not self.lengths or not all(length > 0 for length in self.lengths):
             raise ValueError(f"lengths must be numbers > 0, at least one, got {list(self.lengths)}")
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield the ranges over all step lengths, and what is found at each."""
         lengths = torch.tensor(list(self.lengths), dtype=torch.float64).unsqueeze(1) * scene.lr
         for mode in self.modes:
@@ -150,4 +150,4 @@ class AlongGradient(Probe):
                 "cosine": steps.cosine,
             }
             arrays = {name: values.movedim(0, 1) for name, values in found.items()}
-            yield Finding(self.name, mode, numbers, arrays, headline=("beta", "beta_lr"))
+            yield Measurement(self.name, mode, numbers, arrays, headline=("beta", "beta_lr"))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from normlab.probes.along_gradient import cosine
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 from normlab.probes.line import point
-from normlab.probes.scene import Finding, Probe, Scene, parts_of
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, parts_of
 
 
 class Shift(NamedTuple):
@@ -30,7 +30,7 @@ class Shift(NamedTuple):
     cosine: Tensor
 
 
-def covariate_shift(landscape: Landscape, after: Tensor, layers: Sequence[Tensor]) -> Shift:
+def covariate_shift(landscape: BatchedLoss, after: Tensor, layers: Sequence[Tensor]) -> Shift:
     r"""Return how the gradient of each layer moves when only the layers below it take their step.
 
     .. math::
@@ -46,7 +46,7 @@ def covariate_shift(landscape: Landscape, after: Tensor, layers: Sequence[Tensor
     Args:
         landscape: the loss, at the parameters before the step.
         after: the parameters after it.
-        layers: which parameters belong to each layer, in the order of the data; see `Landscape.columns`.
+        layers: which parameters belong to each layer, in the order of the data; see `BatchedLoss.columns`.
 
     Santurkar, Tsipras, Ilyas and Madry (2018), How does batch normalization help optimization?, arXiv:1805.11604,
     definition 2.1.
@@ -81,7 +81,7 @@ class CovariateShift(Probe):
     double: bool = False
     modes: Sequence[str] = ("batch",)
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield the shift of each layer, and the means."""
         trained = set(scene.trained)
         pairs = parts_of(scene.net).items()
@@ -100,7 +100,7 @@ class CovariateShift(Probe):
             numbers = {name: mean(values[higher], shift.difference[higher]) for name, values in found.items()}
             for name, values in found.items():
                 numbers |= {f"{layer}/{name}": value for layer, value in zip(layers, values, strict=True)}
-            yield Finding(self.name, mode, numbers, headline=("relative", "cosine"))
+            yield Measurement(self.name, mode, numbers, headline=("relative", "cosine"))
 
 
 def mean(values: Tensor, difference: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normlab.probes.lanczos import LARGEST, SMALLEST, Ends, lanczos, require_limits
-from normlab.probes.landscape import AT_ONCE, Landscape
-from normlab.probes.scale_invariance import scales
-from normlab.probes.scene import Finding, Probe, Scene, normal
+from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, lanczos, require_limits
+from normlab.probes.landscape import AT_ONCE, BatchedLoss
+from normlab.probes.scale_invariance import weight_norm_diagonal
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, normal
 from normlab.probes.spectrum import density, require_curvlinops, trace
 
 MEMORY = 2**28
@@ -23,7 +23,7 @@ HEADLINE = ("lambda_max", "lambda_max_lr", "preconditioned_lambda_max_lr")
 
 
 def extreme_eigenvalues(
-    landscape: Landscape,
+    landscape: BatchedLoss,
     ends: Sequence[int] = (SMALLEST, LARGEST),
     *,
     scale: Tensor | None = None,
@@ -31,7 +31,7 @@ def extreme_eigenvalues(
     iterations: int = 100,
     tolerance: float = 1e-3,
     generators: Sequence[torch.Generator],
-) -> Ends:
+) -> ExtremeEigenvalues:
     """Return the smallest and the largest eigenvalue of each member's Hessian, by the method of Lanczos.
 
     The loss is over all of the landscape's data at once, so that batch statistics are those of all of it.
@@ -51,7 +51,7 @@ def extreme_eigenvalues(
     Raises:
         ValueError: for iterations below 1, or a tolerance that is not positive.
 
-    >>> bowl = Landscape.of(lambda params: 3 * params["w"][0] ** 2 - params["w"][1] ** 2, {"w": torch.zeros(2)})
+    >>> bowl = BatchedLoss.of(lambda params: 3 * params["w"][0] ** 2 - params["w"][1] ** 2, {"w": torch.zeros(2)})
     >>> extreme_eigenvalues(bowl, generators=[torch.Generator()]).values.flatten()
     tensor([-2.0000,  6.0000], dtype=torch.float64)
     """
@@ -61,14 +61,14 @@ def extreme_eigenvalues(
 
 
 def ends_from(
-    landscape: Landscape,
+    landscape: BatchedLoss,
     start: Tensor,
     ends: Sequence[int],
     scale: Tensor | None,
     iterations: int,
     tolerance: float,
     decay: Tensor | None = None,
-) -> Ends:
+) -> ExtremeEigenvalues:
     """Return the same, from start vectors ``(K, P)``."""
     members, size = start.shape
     # Members that are taken together go on until the last of them has converged.
@@ -79,7 +79,7 @@ def ends_from(
         diagonal, shift = (None if part is None else part[own] for part in (scale, decay))
         product = scaled(landscape.of_members(own).hessian(), diagonal, shift)
         found.append(lanczos(product, start[own], ends, iterations=iterations, tolerance=tolerance))
-    return Ends(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
+    return ExtremeEigenvalues(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
 
 
 def scaled(
@@ -140,7 +140,7 @@ class Curvature(Probe):
         if self.trace_samples or self.density:
             require_curvlinops()
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield eigenvalues, and what else is asked for."""
         for mode in self.modes:
             landscape = scene.landscape(mode, self.data, double=self.double)
@@ -155,13 +155,13 @@ class Curvature(Probe):
                     landscape, numbers["lambda_min"], numbers["lambda_max"], generators=scene.generators
                 )
             headline = [name for name in HEADLINE if name in numbers]
-            yield Finding(self.name, mode, numbers, arrays, headline)
+            yield Measurement(self.name, mode, numbers, arrays, headline)
 
-    def eigenvalues(self, landscape: Landscape, scene: Scene) -> dict[str, Tensor]:
+    def eigenvalues(self, landscape: BatchedLoss, scene: TrainingSnapshot) -> dict[str, Tensor]:
         """Return what is found of the ends of the spectrum, and what they are to be held against."""
         (start,) = normal(scene.generators, (1, landscape.theta.shape[1]), landscape.theta)
         plain = ends_from(landscape, start, (SMALLEST, LARGEST), None, self.iterations, self.tolerance)
-        scale, without_scale = scales(landscape), Ends(*(part[1:] for part in plain))
+        scale, without_scale = weight_norm_diagonal(landscape), ExtremeEigenvalues(*(part[1:] for part in plain))
         if not bool((scale == 1).all()):
             # The start is the same, so that a member without such weights finds what it has already.
             without_scale = ends_from(landscape, start, (LARGEST,), scale, self.iterations, self.tolerance)
@@ -182,7 +182,7 @@ class Curvature(Probe):
         }
 
     def preconditioned(
-        self, landscape: Landscape, scene: Scene, start: Tensor
+        self, landscape: BatchedLoss, scene: TrainingSnapshot, start: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | bool]:
         """Return the largest eigenvalue of P⁻¹(H + λI) and its limit, and whether it converged where there is a P.
 

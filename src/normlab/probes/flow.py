@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from normlab.probes.scene import Scene
+from normlab.probes.scene import TrainingSnapshot
 from normlab.probes.slots import NORMALIZERS
 from normlab.probes.watching import Place, Tensors, watched_copy
 
@@ -35,7 +35,7 @@ class Flow(NamedTuple):
     gradients: Tensors
 
 
-def weights_by_layer(scene: Scene, layers: Collection[str]) -> dict[str, list[str]]:
+def weights_by_layer(scene: TrainingSnapshot, layers: Collection[str]) -> dict[str, list[str]]:
     """Return the names of the trained weights by the layer that they are in, in the order of their making.
 
     Weights have two axes or more; normalizers' parameters, and the lengths of normalized weights, are none. Those
@@ -55,7 +55,7 @@ def weights_by_layer(scene: Scene, layers: Collection[str]) -> dict[str, list[st
     return found
 
 
-def flow(scene: Scene, mode: str, weights: Sequence[str], data: str = "minibatch") -> Flow:
+def forward_backward(scene: TrainingSnapshot, mode: str, weights: Sequence[str], data: str = "minibatch") -> Flow:
     """Pass samples through each member's net, as it is before the step, and the gradient of their loss back.
 
     Args:
@@ -107,7 +107,7 @@ def with_members(tensors: Tensors) -> Tensors:
     return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
 
-def state_of(scene: Scene, places: Iterable[Place]) -> Tensors:
+def state_of(scene: TrainingSnapshot, places: Iterable[Place]) -> Tensors:
     """Return a net's parameters and buffers before the step, each once: layers may share them."""
     # A layer that moves something in its buffers is not to move it in the scene.
     return {

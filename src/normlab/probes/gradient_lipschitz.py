@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normlab.probes.landscape import Landscape
-from normlab.probes.scene import Finding, Probe, Scene, normal
+from normlab.probes.landscape import BatchedLoss
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, normal
 
 RADII = (0.1, 1.0, 10.0)
 """At which multiples of the radius to measure: a smooth loss gives the same at all of them."""
@@ -20,7 +20,7 @@ TOLERANCE = 0.1
 
 
 def gradient_lipschitz(
-    landscape: Landscape, radius: float = 1e-5, samples: int = 100, *, generators: Sequence[torch.Generator]
+    landscape: BatchedLoss, radius: float = 1e-5, samples: int = 100, *, generators: Sequence[torch.Generator]
 ) -> Tensor:
     r"""Return estimates of the gradient's Lipschitz constant, one for each random direction.
 
@@ -47,7 +47,7 @@ def gradient_lipschitz(
     return ratios(landscape, delta)
 
 
-def ratios(landscape: Landscape, delta: Tensor) -> Tensor:
+def ratios(landscape: BatchedLoss, delta: Tensor) -> Tensor:
     """Return ‖∇f(θ + δ) − ∇f(θ)‖ / ‖δ‖ for each δ, ``(S, K, P)`` to ``(S, K)``."""
     points = landscape.theta + delta
     moved = landscape.gradients(points) - landscape.gradients(landscape.theta)
@@ -86,7 +86,7 @@ class GradientLipschitz(Probe):
         super().__post_init__()
         require_perturbations(self.radius, self.samples)
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield median, quartiles and maximum, and every sample."""
         for mode in self.modes:
             landscape = scene.landscape(mode, self.data, double=self.double)
@@ -108,7 +108,7 @@ class GradientLipschitz(Probe):
                 estimates.append(ratios(single, (self.radius * delta).to(single.theta)).median(0).values)
                 numbers["median_float32"] = estimates[-1]
             numbers["unreliable"] = differ(torch.stack([estimate.double() for estimate in estimates]))
-            yield Finding(
+            yield Measurement(
                 self.name, mode, numbers, {"samples": found.permute(2, 1, 0)}, headline=("median", "unreliable")
             )
 

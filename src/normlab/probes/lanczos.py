@@ -16,7 +16,7 @@ SMALL = 0.1
 """An eigenvalue below this share of the largest size in the spectrum is wanted as exactly as one of that size."""
 
 
-class Ends(NamedTuple):
+class ExtremeEigenvalues(NamedTuple):
     """Eigenvalues at the ends of K spectra.
 
     Shapes:
@@ -40,7 +40,7 @@ def lanczos(
     *,
     iterations: int = 100,
     tolerance: float = 1e-3,
-) -> Ends:
+) -> ExtremeEigenvalues:
     r"""Return the eigenvalues at the ends of K spectra, by the method of Lanczos (1950).
 
     Each member's map H is projected onto the span of ``q, Hq, H²q, …``, where it is a tridiagonal T. The extreme
@@ -69,7 +69,7 @@ def lanczos(
     limit = min(iterations, size)
     process = Process(start, limit)
     nothing = process.matrix.new_full((len(ends), members), torch.nan)
-    found = Ends(nothing, nothing, torch.zeros_like(nothing, dtype=torch.bool))
+    found = ExtremeEigenvalues(nothing, nothing, torch.zeros_like(nothing, dtype=torch.bool))
     check = 1
     for count in range(1, limit + 1):
         process.extend(product)
@@ -156,11 +156,13 @@ def orthogonal(vectors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return rest.squeeze(2), along
 
 
-def first_of(found: Ends, ritz: tuple[Tensor, Tensor, Tensor], tolerance: float) -> Ends:
+def first_of(
+    found: ExtremeEigenvalues, ritz: tuple[Tensor, Tensor, Tensor], tolerance: float
+) -> ExtremeEigenvalues:
     """Return what was found where it is exact enough, else what is now."""
     values, errors, sizes = ritz
     exact = errors <= tolerance * torch.maximum(values.abs(), SMALL * sizes)
-    return Ends(
+    return ExtremeEigenvalues(
         torch.where(found.converged, found.values, values),
         torch.where(found.converged, found.errors, errors),
         found.converged | exact,

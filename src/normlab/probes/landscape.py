@@ -19,7 +19,7 @@ AT_ONCE = 16
 """How many points are evaluated together: more leave the cache, fewer spend their time in calls from Python."""
 
 
-class Landscape:
+class BatchedLoss:
     """A loss over all parameters, with its gradients and the products of its Hessian; nothing else is changed.
 
     All of it works on detached clones. Where the loss draws from torch's global generator, every evaluation draws
@@ -36,7 +36,7 @@ class Landscape:
             nesting of dicts and lists, an argument of ``loss`` each.
         mode: ``batch`` or ``frozen``, what normalizers go by, or another word for a loss without any.
 
-    >>> bowl = Landscape.of(lambda params: (params["w"] ** 2).sum() / 2, {"w": torch.tensor([3.0, 4.0])})
+    >>> bowl = BatchedLoss.of(lambda params: (params["w"] ** 2).sum() / 2, {"w": torch.tensor([3.0, 4.0])})
     >>> bowl.losses(bowl.theta), bowl.gradients(bowl.theta)
     (tensor([12.5000]), tensor([[3., 4.]]))
     """
@@ -51,7 +51,7 @@ class Landscape:
         self._generator = torch.get_rng_state()
 
     @classmethod
-    def of(cls, loss: Callable[[Params], Tensor], params: Params, mode: str = "exact") -> "Landscape":
+    def of(cls, loss: Callable[[Params], Tensor], params: Params, mode: str = "exact") -> "BatchedLoss":
         """Return the landscape of one loss of parameters by name, of a single net.
 
         Raises:
@@ -63,21 +63,21 @@ class Landscape:
             raise ValueError(f"the loss must be finite where it is probed, got {value}; probe an earlier state")
         return landscape
 
-    def double(self) -> "Landscape":
+    def double(self) -> "BatchedLoss":
         """Return the same landscape in float64."""
         return self._copy(self.theta.double(), tree_map_only(Tensor, in_double, self.context))
 
-    def of_member(self, k: int) -> "Landscape":
+    def of_member(self, k: int) -> "BatchedLoss":
         """Return the landscape of member k alone."""
         return self.of_members(slice(k, k + 1))
 
-    def of_members(self, own: slice) -> "Landscape":
+    def of_members(self, own: slice) -> "BatchedLoss":
         """Return the landscape of some of the members."""
         return self._copy(self.theta[own], tree_map_only(Tensor, lambda tensor: tensor[own], self.context))
 
-    def _copy(self, theta: Tensor, context: list) -> "Landscape":
+    def _copy(self, theta: Tensor, context: list) -> "BatchedLoss":
         params = dict(zip(self.names, self.parts(theta), strict=True))
-        copy = Landscape(self.loss, params, context, mode=self.mode)
+        copy = BatchedLoss(self.loss, params, context, mode=self.mode)
         copy._generator = self._generator
         return copy
 

@@ -9,25 +9,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normlab.probes.landscape import Landscape, Params
+from normlab.probes.landscape import BatchedLoss, Params
 from normlab.probes.reestimated import reestimated
-from normlab.probes.scene import Finding, Probe, Scene, normal
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, normal
 
 
-def line(landscape: Landscape, direction: Tensor, alphas: Tensor) -> Tensor:
+def line(landscape: BatchedLoss, direction: Tensor, alphas: Tensor) -> Tensor:
     """Return the losses ``f(θ + α·d)``.
 
     Shapes:
         direction d ``(K, P)``; alphas ``(A,)``; returns ``(A, K)``.
 
-    >>> bowl = Landscape.of(lambda params: (params["w"] ** 2).sum(), {"w": torch.tensor([1.0, 0.0])})
+    >>> bowl = BatchedLoss.of(lambda params: (params["w"] ** 2).sum(), {"w": torch.tensor([1.0, 0.0])})
     >>> line(bowl, torch.tensor([[1.0, 0.0]]), torch.tensor([-1.0, 0.0, 1.0])).flatten()
     tensor([0., 1., 4.])
     """
     return landscape.losses(landscape.theta + alphas.to(landscape.theta)[:, None, None] * direction)
 
 
-def between(landscape: Landscape, end: Tensor, alphas: Tensor) -> Tensor:
+def interpolated(landscape: BatchedLoss, end: Tensor, alphas: Tensor) -> Tensor:
     """Return the losses ``f((1 − α)·θ + α·θ₂)`` between θ and other parameters of the same nets.
 
     Shapes:
@@ -41,14 +41,14 @@ def between(landscape: Landscape, end: Tensor, alphas: Tensor) -> Tensor:
     return landscape.losses((1 - alphas) * landscape.theta + alphas * end)
 
 
-def point(landscape: Landscape, state: Params) -> Tensor:
+def point(landscape: BatchedLoss, state: Params) -> Tensor:
     """Return where other parameters of the same nets lie in a landscape, ``(K, …)`` by name to ``(K, P)``."""
     parts = [state[name].detach().reshape(landscape.members, -1) for name in landscape.names]
     return torch.cat(parts, dim=1).to(landscape.theta)
 
 
 def random_direction(
-    landscape: Landscape, generators: Sequence[torch.Generator], *, others: bool = False
+    landscape: BatchedLoss, generators: Sequence[torch.Generator], *, others: bool = False
 ) -> Tensor:
     r"""Return a filter-normalized random direction of each member, so that a step of 1 is as long as the weights.
 
@@ -130,7 +130,7 @@ class Line(Probe):
         if not self.reach > 0:
             raise ValueError(f"reach must be a number > 0, got {self.reach}")
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield the losses on both lines, the random one the same by each kind of statistics."""
         direction = None
         half = self.count // 2
@@ -143,7 +143,7 @@ class Line(Probe):
             if direction is None:
                 direction = random_direction(landscape, scene.generators)
             random = line(landscape, direction, aside)
-            way = between(landscape, start, along.flip(0))
+            way = interpolated(landscape, start, along.flip(0))
             moved = (start != theta).any(1)
             middle = random[half]
             numbers = {
@@ -157,9 +157,9 @@ class Line(Probe):
                 "between_alphas": along.expand(landscape.members, -1),
                 "between_losses": way.T,
             }
-            yield Finding(self.name, mode, numbers, arrays, headline=("rise", "barrier"))
+            yield Measurement(self.name, mode, numbers, arrays, headline=("rise", "barrier"))
 
-    def landscape(self, scene: Scene, mode: str) -> Landscape:
+    def landscape(self, scene: TrainingSnapshot, mode: str) -> BatchedLoss:
         """Return the loss that the line goes through."""
         if mode == "frozen":
             return reestimated(scene, self.data, double=self.double)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from normlab.probes.landscape import Params, in_double
-from normlab.probes.scene import Finding, Probe, Scene, corrected, still
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, corrected, side_effect_free_copy
 from normlab.probes.slots import mean_std
 
 LEVELS = {"q15": 0.15, "q50": 0.50, "q85": 0.85}
@@ -143,7 +143,7 @@ class Preactivations(Probe):
         """Refuse a layer that the net does not have."""
         activations(net, self.layers)
 
-    def __call__(self, scene: Scene) -> Iterator[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield percentiles and moments of each layer."""
         if not activations(scene.net, self.layers):
             return
@@ -155,16 +155,18 @@ class Preactivations(Probe):
                 numbers |= {f"{layer}/{name}": values for name, values in found.items()}
             for name in ("shift", "stretch"):
                 numbers[name] = torch.stack([numbers[f"{layer}/{name}"] for layer in now]).mean(0)
-            yield Finding(self.name, mode, numbers, headline=("shift", "stretch"))
+            yield Measurement(self.name, mode, numbers, headline=("shift", "stretch"))
 
-    def inputs(self, scene: Scene, state: Params, mode: str) -> dict[str, Inputs]:
+    def inputs(self, scene: TrainingSnapshot, state: Params, mode: str) -> dict[str, Inputs]:
         """Return what goes into the activations at a state."""
         x = scene.data(self.data)[0]
         if self.double:
             state, x = {name: in_double(tensor) for name, tensor in state.items()}, x.double()
         if mode == "batch":
             state = corrected(scene.net, {}, state, x)
-        return preactivations(still(scene.net, mode, folds=scene.folds), state, x, self.layers, self.unit)
+        return preactivations(
+            side_effect_free_copy(scene.net, mode, folds=scene.folds), state, x, self.layers, self.unit
+        )
 
 
 def of_unit(inputs: Inputs, unit: int) -> dict[str, Tensor]:

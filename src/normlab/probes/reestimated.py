@@ -12,13 +12,13 @@ from torch.func import functional_call
 
 from normlab.norms.batch_norm import BatchNorm
 from normlab.norms.statistics import RUNNING, features_last, kept_by, mean_and_variance, pooled
-from normlab.probes.landscape import Landscape, Params
-from normlab.probes.scene import Scene, still, structure
+from normlab.probes.landscape import BatchedLoss, Params
+from normlab.probes.scene import TrainingSnapshot, side_effect_free_copy, structure
 
 
 def reestimated(
-    scene: Scene, data: str = "train", *, statistics: str = "train", double: bool = False
-) -> Landscape:
+    scene: TrainingSnapshot, data: str = "train", *, statistics: str = "train", double: bool = False
+) -> BatchedLoss:
     """Return the loss by frozen statistics that are estimated anew at every point, from the whole of some data.
 
     Frozen at θ, the statistics would be those of another net wherever else the loss is looked at. Here all samples
@@ -42,7 +42,7 @@ def reestimated(
         return scene.loss(outputs.unsqueeze(0), y.unsqueeze(0)).squeeze(0)
 
     context = [fixed, scene.data(statistics)[0], *scene.data(data)]
-    landscape = Landscape(loss, params, context, mode="frozen")
+    landscape = BatchedLoss(loss, params, context, mode="frozen")
     return landscape.double() if double else landscape
 
 
@@ -52,7 +52,7 @@ def with_statistics_of(net: nn.Module, *, folds: bool = True) -> Callable[[Param
     Shapes:
         of one member, without K: samples ``(N, …)``, x ``(B, …)``; returns ``(B, O)``.
     """
-    frozen, estimating = still(net, "frozen", folds=folds), by_batch(net)
+    frozen, estimating = side_effect_free_copy(net, "frozen", folds=folds), by_batch(net)
     layers = {name: layer for name, layer in net.named_modules() if kept_by(layer)}
     running = {f"{name}.{kept}".lstrip(".") for name, layer in layers.items() for kept in kept_by(layer)}
 

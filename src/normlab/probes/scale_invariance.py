@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 
 FACTORS = (1.0, 3.0)
 """Range of exponents of 2 that weights are multiplied by. Above 1, ε counts for less beside the variance."""
@@ -18,7 +18,7 @@ TOLERANCE = 0.05
 """By which share the gradient may differ from that of a loss without scale: what ε does is well below it."""
 
 
-def scales(landscape: Landscape) -> Tensor:
+def weight_norm_diagonal(landscape: BatchedLoss) -> Tensor:
     r"""Return the diagonal of D: the norm of the weights that are scale-invariant together, 1 for others.
 
     A loss with ``f(s·w) = f(w)`` has at ``s·w`` a gradient that is 1/s of that at w, and a Hessian that is 1/s² of
@@ -66,7 +66,7 @@ def scales(landscape: Landscape) -> Tensor:
     return diagonal
 
 
-def rows_of(landscape: Landscape, names: Sequence[str], rows: int) -> Tensor:
+def rows_of(landscape: BatchedLoss, names: Sequence[str], rows: int) -> Tensor:
     """Return the row of a layer's weights that each entry of θ belongs to, −1 for other layers' entries: ``(P,)``.
 
     A bias has an entry for each row.
@@ -94,7 +94,7 @@ def groupings(weight: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
             yield group, weight.reshape(len(weight), count // size, -1).norm(dim=2)
 
 
-def layers(landscape: Landscape) -> Iterator[tuple[str, list[list[str]]]]:
+def layers(landscape: BatchedLoss) -> Iterator[tuple[str, list[list[str]]]]:
     """Yield each tensor of weights, with what to try: with its layer's bias, if there is one, then alone."""
     shapes = dict(zip(landscape.names, landscape.shapes, strict=True))
     for name, shape in shapes.items():
@@ -105,7 +105,7 @@ def layers(landscape: Landscape) -> Iterator[tuple[str, list[list[str]]]]:
             yield name, [[name, bias], [name]] if shapes.get(bias) == shape[:1] else [[name]]
 
 
-def is_scale_invariant(landscape: Landscape, group: Tensor, gradient: Tensor) -> Tensor:
+def is_scale_invariant(landscape: BatchedLoss, group: Tensor, gradient: Tensor) -> Tensor:
     """Return which members' loss does not change with the scale of each group of entries of θ.
 
     Shapes:

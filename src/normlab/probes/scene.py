@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from normlab.norms.batch_norm import BatchNorm, BatchNorm1d
-from normlab.norms.draws import Drawing
-from normlab.probes.landscape import Landscape, Params, in_double
+from normlab.norms.draws import StochasticLayer
+from normlab.probes.landscape import BatchedLoss, Params, in_double
 from normlab.probes.preconditioning import Preconditioning
 from normlab.probes.slots import calls_forward_alone
 
@@ -34,7 +34,7 @@ PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
 
 
 @dataclass(frozen=True)
-class Scene:
+class TrainingSnapshot:
     """A moment in the training of K nets: before an optimizer step, after it, and what the step was taken on.
 
     Where no step is taken, at the start and at the end of a training, ``after`` is ``before``.
@@ -82,13 +82,13 @@ class Scene:
 
     def landscape(
         self, mode: str, data: str = "minibatch", state: Params | None = None, *, double: bool = False
-    ) -> Landscape:
+    ) -> BatchedLoss:
         """Return the loss as a function of the trained parameters, at those before the step or of ``state``.
 
         Raises:
             ValueError: for a mode or data of another name.
         """
-        net = still(self.net, mode, folds=self.folds)
+        net = side_effect_free_copy(self.net, mode, folds=self.folds)
         state = self.before if state is None else state
         params = {name: state[name] for name in self.trained}
         fixed: Params = {name: tensor for name, tensor in state.items() if name not in params}
@@ -100,11 +100,11 @@ class Scene:
             outputs = functional_call(net, {**fixed, **params}, (x,))
             return self.loss(outputs.unsqueeze(0), y.unsqueeze(0)).squeeze(0)
 
-        landscape = Landscape(loss, params, [fixed, x, y], mode=mode)
+        landscape = BatchedLoss(loss, params, [fixed, x, y], mode=mode)
         return landscape.double() if double else landscape
 
 
-def still(net: nn.Module, mode: str, *, folds: bool = True) -> nn.Module:
+def side_effect_free_copy(net: nn.Module, mode: str, *, folds: bool = True) -> nn.Module:
     """Return a copy of a net whose forward pass changes nothing: what it normalizes by, and draws, is held.
 
     It shares the net's tensors, and is to be called with others in their place.
@@ -163,8 +163,10 @@ def corrected(net: nn.Module, params: Params, fixed: Params, x: Tensor) -> Param
 
     Those of batch renormalization are otherwise of the minibatch before.
     """
-    free = still(net, "batch")
-    correcting: list[Any] = [m for m in free.modules() if hasattr(m, "held") and not isinstance(m, Drawing)]
+    free = side_effect_free_copy(net, "batch")
+    correcting: list[Any] = [
+        m for m in free.modules() if hasattr(m, "held") and not isinstance(m, StochasticLayer)
+    ]
     if not correcting:
         return fixed
     for layer in correcting:
@@ -199,7 +201,7 @@ def folds_exactly(net: nn.Module, state: Params, x: Tensor) -> bool:
     Shapes:
         state: of one member; x ``(B, …)``.
     """
-    copies = structure(net).eval(), still(net, "frozen")
+    copies = structure(net).eval(), side_effect_free_copy(net, "frozen")
 
     def agree(state: Params, x: Tensor, tolerance: float) -> bool:
         with torch.no_grad():
@@ -223,7 +225,7 @@ def folded(linear: nn.Linear, norm: Any, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Measurement:
     """What a probe found in one scene, by one kind of statistics.
 
     Attributes:
@@ -287,7 +289,7 @@ class Probe:
             ValueError: the reason.
         """
 
-    def __call__(self, scene: Scene) -> Iterable[Finding]:
+    def __call__(self, scene: TrainingSnapshot) -> Iterable[Measurement]:
         """Yield what there is to be found in a scene, for each mode."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(scene)")
 

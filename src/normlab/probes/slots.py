@@ -45,7 +45,7 @@ def activation_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     It is what a layer calls ``activation``; elsewhere, each activation function of torch.nn is a layer itself.
     """
-    return slots(net, "activation", ACTIVATIONS)
+    return layers_of_kind(net, "activation", ACTIVATIONS)
 
 
 def normalizer_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -53,10 +53,12 @@ def normalizer_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     It is what a layer calls ``norm``; elsewhere, each normalizer of torch.nn or normlab.norms is a layer itself.
     """
-    return ((layer, m) for layer, m in slots(net, "norm", NORMALIZERS) if not isinstance(m, nn.Identity))
+    return ((layer, m) for layer, m in layers_of_kind(net, "norm", NORMALIZERS) if not isinstance(m, nn.Identity))
 
 
-def slots(net: nn.Module, slot: str, kinds: tuple[type[nn.Module], ...]) -> Iterator[tuple[str, nn.Module]]:
+def layers_of_kind(
+    net: nn.Module, slot: str, kinds: tuple[type[nn.Module], ...]
+) -> Iterator[tuple[str, nn.Module]]:
     """Yield what layers call ``slot`` by the layer, and what else is of these kinds by its own name."""
     modules = {name: (module, *name.rpartition(".")) for name, module in net.named_modules() if name}
     inside = tuple(f"{name}." for name, (*_, last) in modules.items() if last == slot)
@@ -96,16 +98,16 @@ def mean_std(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Watch:
+class HookedLayers:
     """What to measure at which layers, by the names under which it is wanted."""
 
     layers: Mapping[str, nn.Module]
     measure: Measure
 
-    def within(self, net: nn.Module) -> "Watch":
+    def within(self, net: nn.Module) -> "HookedLayers":
         """Return the part of this that is about layers of a net."""
         own = set(net.modules())
-        return Watch({name: layer for name, layer in self.layers.items() if layer in own}, self.measure)
+        return HookedLayers({name: layer for name, layer in self.layers.items() if layer in own}, self.measure)
 
     def observe(self, call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what ``call`` returns, and what is measured meanwhile, in which a net is alone: without K."""
@@ -125,6 +127,6 @@ class Watch:
                 handle.remove()
 
 
-def normalizers(net: nn.Module) -> Watch:
+def normalizers(net: nn.Module) -> HookedLayers:
     """Watch the :func:`moments` at a net's normalizers."""
-    return Watch(dict(norm_slots(net)), moments)
+    return HookedLayers(dict(norm_slots(net)), moments)

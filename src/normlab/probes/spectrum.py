@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # it is documented
 
-from normlab.probes.landscape import Landscape
+from normlab.probes.landscape import BatchedLoss
 
 POINTS = 256
 """G, at how many points a density is given."""
@@ -22,7 +22,7 @@ Measure = Callable[[Any, int], Tensor]
 
 
 def trace(
-    landscape: Landscape, samples: int = 100, *, generators: Sequence[torch.Generator]
+    landscape: BatchedLoss, samples: int = 100, *, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     r"""Return an estimate of each Hessian's trace, and its standard error.
 
@@ -63,7 +63,7 @@ def trace(
 
 
 def density(
-    landscape: Landscape,
+    landscape: BatchedLoss,
     smallest: Tensor,
     largest: Tensor,
     *,
@@ -116,7 +116,7 @@ def density(
     return values, grid
 
 
-def of_each(landscape: Landscape, generators: Sequence[torch.Generator], measure: Measure) -> Tensor:
+def of_each(landscape: BatchedLoss, generators: Sequence[torch.Generator], measure: Measure) -> Tensor:
     """Return what is measured of each member's Hessian, stacked.
 
     curvlinops draws from torch's global generator, which begins at a draw from the member's and is put back.
@@ -131,7 +131,7 @@ def of_each(landscape: Landscape, generators: Sequence[torch.Generator], measure
     return torch.stack(found)
 
 
-def as_operator(landscape: Landscape) -> Any:
+def as_operator(landscape: BatchedLoss) -> Any:
     """Return the Hessian of one net as a linear operator of curvlinops.
 
     Its products are those of the landscape, whose data are seen whole. curvlinops would go through them batch by

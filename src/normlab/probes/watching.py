@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from normlab.norms.draws import Drawing
-from normlab.probes.scene import still
+from normlab.norms.draws import StochasticLayer
+from normlab.probes.scene import side_effect_free_copy
 from normlab.probes.slots import activation_slots, mean_std, normalizer_slots
 
 Tensors = dict[str, Tensor]
@@ -18,7 +18,7 @@ Place = tuple[dict, str, str]
 """Where a parameter or a buffer is: a layer's dictionary, the key in it, and the first name of the tensor."""
 
 
-class Recorder:
+class HookRecorder:
     """Records the outputs of layers, or their inputs; of one that is called again as ``layer.2`` and so on."""
 
     def __init__(
@@ -65,9 +65,9 @@ class Watched(NamedTuple):
     """
 
     net: nn.Module
-    preactivations: Recorder
-    activations: Recorder
-    normalizers: Recorder
+    preactivations: HookRecorder
+    activations: HookRecorder
+    normalizers: HookRecorder
     places: list[Place]
 
 
@@ -82,32 +82,32 @@ def watched_copy(net: nn.Module, mode: str, alone: bool, *, folds: bool = True) 
     A net is copied anew where anything but tensors was set otherwise since, in it or by the copy's own pass, and
     where that cannot be told.
     """
-    kept, now = WATCHED.setdefault(net, {}), list(settings(net))
+    kept, now = WATCHED.setdefault(net, {}), list(plain_settings(net))
     if (mode, alone) in kept:
         before, of_copy, watched = kept[mode, alone]
-        if before == now and of_copy == list(settings(watched.net, watched=True)):
+        if before == now and of_copy == list(plain_settings(watched.net, watched=True)):
             for recorder in (watched.preactivations, watched.activations, watched.normalizers):
                 recorder.taken()
             return watched
-    copy = still(net, mode, folds=folds)
+    copy = side_effect_free_copy(net, mode, folds=folds)
     correct(copy)
     if alone:
         fuse(copy, net)
     # Copies: what follows may work in place.
     recorders = (
-        Recorder(activation_slots(copy), torch.clone, inputs=True),
-        Recorder(activation_slots(copy), torch.clone),
-        Recorder(normalizer_slots(copy), moments),
+        HookRecorder(activation_slots(copy), torch.clone, inputs=True),
+        HookRecorder(activation_slots(copy), torch.clone),
+        HookRecorder(normalizer_slots(copy), moments),
     )
     watched = Watched(copy, *recorders, list(places_of(copy)))
     # A copy that is never used again is not kept, as its hooks may hold on to the net.
     kept.pop((mode, alone), None)
-    if now == list(settings(net)):
-        kept[mode, alone] = now, list(settings(copy, watched=True)), watched
+    if now == list(plain_settings(net)):
+        kept[mode, alone] = now, list(plain_settings(copy, watched=True)), watched
     return watched
 
 
-def settings(net: nn.Module, *, watched: bool = False) -> Iterator[Any]:
+def plain_settings(net: nn.Module, *, watched: bool = False) -> Iterator[Any]:
     """Yield the layers of a net and the numbers and words that they were set to.
 
     What else is set, a tensor or a function, and what hangs on a layer unless it is ``watched``, may change
@@ -149,7 +149,7 @@ def correct(net: nn.Module) -> None:
     """Let a still copy's layers that correct by the batch do so: in one pass, with one derivative, they may."""
     layers: Iterable[Any] = net.modules()
     for layer in layers:
-        if hasattr(layer, "held") and not isinstance(layer, Drawing):
+        if hasattr(layer, "held") and not isinstance(layer, StochasticLayer):
             layer.held = False
 
 

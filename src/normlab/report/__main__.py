@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from normlab.config import ConfigError, first_line
-from normlab.report.finalize import shown
+from normlab.report.finalize import shorter_path
 from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable
 from normlab.results.names import run_name
 from normlab.results.result import FILE
@@ -77,7 +77,7 @@ def report(asked: argparse.Namespace) -> None:
     require_writable(out)
     if one and not given:  # other options are another analysis of the same runs
         write_history(one, history)
-    print(shown(write_report(asked.paths, found, out)))
+    print(shorter_path(write_report(asked.paths, found, out)))
 
 
 def page_folder(asked: argparse.Namespace) -> Path:
@@ -99,7 +99,7 @@ def page_folder(asked: argparse.Namespace) -> Path:
     if given and (out.resolve() in main or (out.name == FOLDER and (out.parent / SWEEP_CONFIG).exists())):
         raise ConfigError(
             f"--out must be another folder than the main report, which is of one sweep without options, got {out} "
-            f"with {', '.join(given)}; leave --out away and the page goes to {shown(own)}"
+            f"with {', '.join(given)}; leave --out away and the page goes to {shorter_path(own)}"
         )
     require_report(out)
     return out

@@ -26,7 +26,7 @@ ACROSS = 5
 Looks = Mapping[str, Style]
 
 
-def panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+def single_panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """Return a figure of one panel."""
     with drawing():
         figure = Figure(figsize=SIZE)
@@ -57,7 +57,7 @@ def finish(axes: Axes, values: np.ndarray, arms: Mapping[str, str], looks: Looks
         axes.set_position((LEFT, BOTTOM + LEGEND * rows, RIGHT - LEFT, TOP - BOTTOM - LEGEND * rows))
 
 
-def curves(
+def draw_curves(
     values: Mapping[str, pd.DataFrame], looks: Looks, *, title: str, x: str, y: str, target: float
 ) -> Figure:
     """Draw the median and the band between the quartiles of each arm.
@@ -65,7 +65,7 @@ def curves(
     Shapes:
         values: by arm ``(moments x seeds)``, indexed by epoch or by seconds; infinite from where a run diverged.
     """
-    figure, axes = panel(title, x, y)
+    figure, axes = single_panel(title, x, y)
     drawn = [np.array([])]
     for arm, wide in values.items():
         low, middle, high = quartiles_of_all(wide.to_numpy(dtype=float))
@@ -105,7 +105,9 @@ def finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def against(table: pd.DataFrame, key: str, looks: Looks, *, title: str, x: str, y: str, better: str) -> Figure:
+def draw_against(
+    table: pd.DataFrame, key: str, looks: Looks, *, title: str, x: str, y: str, better: str
+) -> Figure:
     """Draw the estimate of each arm and its interval against a setting, and a cross where a run diverged.
 
     Args:
@@ -115,7 +117,7 @@ def against(table: pd.DataFrame, key: str, looks: Looks, *, title: str, x: str, 
         title, x, y: of the panel and its axes.
         better: ``min`` or ``max``.
     """
-    figure, axes = panel(title, x, y)
+    figure, axes = single_panel(title, x, y)
     drawn, arms = [np.array([])], [arm for arm in looks if (table["arm"] == arm).any()]
     settings = sorted(set(table[key].astype(float)))
     ratio = (settings[-1] / settings[0]) ** (1 / max(1, len(settings) - 1)) if settings[0] > 0 else 1.0
@@ -150,9 +152,9 @@ def mark_diverged(axes: Axes, table: pd.DataFrame, key: str, looks: Looks, bette
         axes.plot(at, [edge] * len(at), "x", color=looks[str(arm)].colour, markersize=6, clip_on=False)
 
 
-def reached(times: Mapping[str, np.ndarray], looks: Looks, *, title: str, x: str, end: float) -> Figure:
+def draw_reached(times: Mapping[str, np.ndarray], looks: Looks, *, title: str, x: str, end: float) -> Figure:
     """Draw which share of an arm's seeds has reached the target by when, until the end; never is infinite."""
-    figure, axes = panel(title, x, "share of seeds that reached it")
+    figure, axes = single_panel(title, x, "share of seeds that reached it")
     for arm, each in times.items():
         known = np.sort(each[np.isfinite(each)])
         share = np.arange(1, len(known) + 1) / max(1, len(each))
@@ -167,13 +169,13 @@ def reached(times: Mapping[str, np.ndarray], looks: Looks, *, title: str, x: str
     return figure
 
 
-def seeds(values: pd.DataFrame, looks: Looks, *, title: str, y: str) -> Figure:
+def draw_seeds(values: pd.DataFrame, looks: Looks, *, title: str, y: str) -> Figure:
     """Draw each seed as a line through what the arms made of it, with a cross where a run diverged.
 
     Shapes:
         values: ``(seeds x arms)``, infinite where a run diverged, NaN where it is not known.
     """
-    figure, axes = panel(title, "", y)
+    figure, axes = single_panel(title, "", y)
     table = values.to_numpy(dtype=float)
     known = table[np.isfinite(table)]
     at = np.arange(table.shape[1])

@@ -24,7 +24,7 @@ def run_table(sweep: SweepSummary, records: Sequence[Record], folder: Path | Non
     results = [record.result for record in ordered]
     lasts = [result.last.metrics if result.last else {} for result in results]
     ends = pd.DataFrame(
-        [{f"last/{name}": value for name, value in last.items() if measured(name)} for last in lasts]
+        [{f"last/{name}": value for name, value in last.items() if is_metric(name)} for last in lasts]
     )
     tests = pd.DataFrame([result.test for result in results])
     finals = pd.DataFrame([{f"final/{name}": value for name, value in result.final.items()} for result in results])
@@ -58,7 +58,7 @@ def with_unended(sweep: SweepSummary, results: Sequence[Result], moment: str) ->
     return sweep.listed[moment].fillna(pd.Series(so_far, index=sweep.listed.index, dtype=float))
 
 
-def measured(name: str) -> bool:
+def is_metric(name: str) -> bool:
     """Return whether a number of an epoch belongs into a table: losses and metrics do."""
     return name.startswith(("train/", "val/")) and name != "train/lr"
 
@@ -77,7 +77,7 @@ def csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False, lineterminator="\n")
 
 
-def printed(sweep: SweepSummary) -> list[str]:
+def table_lines(sweep: SweepSummary) -> list[str]:
     """Return the lines of the table that is printed, without its notes."""
     short = zip(short_names(sweep.keys), sweep.keys, strict=True)
     left = {name: sweep.arms[key].tolist() for name, key in short} or {"arm": sweep.arms.index.tolist()}
@@ -91,7 +91,7 @@ def printed(sweep: SweepSummary) -> list[str]:
         **stopped,
         "failed": [str(row["failed"]) for row in rows],
         **untrained,
-        **{end: [spread(row[f"{end}_mean"], row[f"{end}_se"]) for row in rows] for end in ENDS},
+        **{end: [format_mean(row[f"{end}_mean"], row[f"{end}_se"]) for row in rows] for end in ENDS},
         "epochs": [time(row["epochs_to_target"], row["reached"], row["timed"]) for row in rows],
     }
     return aligned(left, right)
@@ -131,10 +131,10 @@ def short_names(keys: Sequence[str]) -> list[str]:
     return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
 
 
-def number(value: float, digits: int = 4) -> str:
+def format_number(value: float, digits: int = 4) -> str:
     """Return a number with so many digits that count, or a dash for one that is not known.
 
-    >>> [number(x) for x in (0.123456, 591.1077, 9999.7, 3.2e-07, float("inf"), float("nan"))]
+    >>> [format_number(x) for x in (0.123456, 591.1077, 9999.7, 3.2e-07, float("inf"), float("nan"))]
     ['0.1235', '591.1', '10000', '3.2e-07', 'inf', '-']
     """
     if math.isnan(value):
@@ -142,16 +142,16 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.0f}" if 10**digits - 0.5 <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
-def spread(mean: float, error: float) -> str:
+def format_mean(mean: float, error: float) -> str:
     """Return a mean with its standard error to two digits, or the mean alone if there is none.
 
-    >>> [spread(173.7543, 4.2371), spread(1.5, float("nan")), spread(float("inf"), float("nan"))]
+    >>> [format_mean(173.7543, 4.2371), format_mean(1.5, float("nan")), format_mean(float("inf"), float("nan"))]
     ['173.8 ± 4.2', '1.5', 'inf']
-    >>> [spread(0.5, 0.0), spread(2859.9, 123.4), spread(3.25e-07, 1.5e-08), spread(3e9, 1.5e8)]
-    ['0.5 ± 0', '2860 ± 123', '3.25e-07 ± 1.5e-08', '3.00e+09 ± 1.5e+08']
+    >>> [format_mean(0.5, 0.0), format_mean(2859.9, 123.4), format_mean(3e9, 1.5e8)]
+    ['0.5 ± 0', '2860 ± 123', '3.00e+09 ± 1.5e+08']
     """
     if not error > 0:
-        return number(mean) if math.isnan(error) else f"{number(mean)} ± 0"
+        return format_number(mean) if math.isnan(error) else f"{format_number(mean)} ± 0"
     places = 1 - math.floor(math.log10(error))
     if abs(mean) >= 1e7 or places > 6:
         digits = max(0, min(6, places + math.floor(math.log10(abs(mean) or error))))

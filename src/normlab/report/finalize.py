@@ -34,11 +34,11 @@ def close_sweep(folder: Path) -> None:
     try:
         records = read_sweep(folder)
         if not records:
-            log.warning("no run began in %s: there is nothing to sum up", shown(folder))
+            log.warning("no run began in %s: there is nothing to sum up", shorter_path(folder))
             return
         write(folder, records)
     except (ConfigError, OSError) as error:
-        log.error("the sweep in %s could not be summed up: %s", shown(folder), error)
+        log.error("the sweep in %s could not be summed up: %s", shorter_path(folder), error)
 
 
 def close_run(folder: Path) -> None:
@@ -54,16 +54,16 @@ def close_run(folder: Path) -> None:
     figures = write_probe_figures(summarize_sweep(records), records, folder)
     if any(folder.glob(OURS)):
         write_images(EventFile(folder), figures)
-    log.info("%s: %s", shown(folder), ", ".join([probes.FILE, *(path.name for path in figures)]))
+    log.info("%s: %s", shorter_path(folder), ", ".join([probes.FILE, *(path.name for path in figures)]))
 
 
 def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
-    from normlab.report.console import arm_table, csv, printed, run_table
+    from normlab.report.console import arm_table, csv, run_table, table_lines
     from normlab.report.figures import write_curves
     from normlab.report.footnotes import footnotes, table_title
-    from normlab.report.probe_ratios import printed as compared
     from normlab.report.probe_ratios import probe_ratios
+    from normlab.report.probe_ratios import ratio_lines as compared
     from normlab.report.probe_tables import printed_probes, probe_table, run_columns
     from normlab.report.report import FOLDER, write_report
     from normlab.report.report_data import ReportOptions, build_report_data
@@ -82,25 +82,25 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     ratios = compared(probe_ratios(sweep, records))
     blocks = (
         [table_title(sweep)],
-        printed(sweep),
+        table_lines(sweep),
         footnotes(sweep),
         printed_probes(sweep, records),
         ratios,
-        said(found),
+        closing_lines(found),
     )
     for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
         log.info(line)
     files = ["table.csv", "summary.csv", *(path.name for path in write_curves(sweep, folder))]
-    log.info("%s: %s", shown(folder), ", ".join(files))
+    log.info("%s: %s", shorter_path(folder), ", ".join(files))
     page = write_report([folder], found, folder / FOLDER)
-    log.info("what it says, with all figures: %s", shown(page))
+    log.info("what it says, with all figures: %s", shorter_path(page))
     figures = sorted(page.parent.glob("*.png"))
     seen = write_events(folder, records, sweep, figures, filter(None, blocks))
     for what, where in zip(("every curve", "the arms alone"), seen, strict=False):
-        log.info("%s: tensorboard --logdir %s", what, shlex.quote(shown(where)))
+        log.info("%s: tensorboard --logdir %s", what, shlex.quote(shorter_path(where)))
 
 
-def said(found: "ReportData") -> list[str]:
+def closing_lines(found: "ReportData") -> list[str]:
     """Return the first sentences of the report, its main warnings, and the targets where the notes have none."""
     from normlab.report.report import more_sentences, sentences, targets
 
@@ -117,6 +117,6 @@ def said(found: "ReportData") -> list[str]:
     return [line.replace("\u00a0", " ") for line in itertools.chain.from_iterable(wrapped)]
 
 
-def shown(folder: Path) -> str:
+def shorter_path(folder: Path) -> str:
     """Return the shorter way to write a folder: from here, or from the root."""
     return min(os.path.relpath(folder), str(folder.absolute()), key=len)

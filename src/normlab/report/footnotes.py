@@ -1,6 +1,6 @@
 """What is to be said about a sweep's table so that nobody reads more into it than is there."""
 
-from normlab.report.console import number
+from normlab.report.console import format_number
 from normlab.report.factors import untyped_note
 from normlab.report.sweep_summary import SweepSummary
 
@@ -48,7 +48,7 @@ def column_notes(sweep: SweepSummary) -> list[str]:
     if sweep.arms["timed"].any():
         side, targets = "at most" if sweep.direction == "min" else "at least", sweep.arms["target"]
         one = targets.nunique(dropna=False) == 1
-        value = f"is {side} {number(targets.iloc[0])}, the target" if one else "reaches its target"
+        value = f"is {side} {format_number(targets.iloc[0])}, the target" if one else "reaches its target"
         several = "; median over the seeds, and how many got there" if sweep.arms["seeds"].max() > 1 else ""
         lines.append(f"epochs: until {sweep.metric} {value}{several}")
     return lines

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.report.console import number
+from normlab.report.console import format_number
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -21,7 +21,7 @@ def num(value: float, digits: int = 3) -> str:
         return "–"
     if math.isinf(value):
         return f"{MINUS if value < 0 else ''}∞"
-    return number(value, digits).replace("-", MINUS)
+    return format_number(value, digits).replace("-", MINUS)
 
 
 def with_interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
@@ -55,7 +55,7 @@ def effect_text(row: Mapping[str, Any]) -> str:
     return f"× {text}" if row["effect"] == "ratio" else f"{text} points" if row["effect"] == "points" else text
 
 
-def shown(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+def display_table(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
     """Return a table of texts and numbers: by heading, the column, or a function of the row."""
     rows = frame.to_dict("records")
     return pd.DataFrame(

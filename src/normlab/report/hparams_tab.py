@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.report.arm_curves import worst_of
-from normlab.report.console import measured
+from normlab.report.console import is_metric
 from normlab.report.probe_tables import run_columns
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.hparams import GROUPS, flat
@@ -52,7 +52,7 @@ def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     }
     lasts = [result.last.metrics if result.last else {} for result in results]
     rows = [
-        result.test | {f"last/{name}": value for name, value in last.items() if measured(name)}
+        result.test | {f"last/{name}": value for name, value in last.items() if is_metric(name)}
         for result, last in zip(results, lasts, strict=True)
     ]
     others = pd.DataFrame(rows, index=runs.index, dtype=float)

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from normlab.report.console import csv, number
+from normlab.report.console import csv, format_number
 from normlab.report.figures import save
 from normlab.results.result import write_atomically
 
@@ -25,7 +25,7 @@ FEW = 12
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table of the page, also a csv file.
 
     Attributes:
@@ -74,7 +74,7 @@ class Picture:
     figure: Figure
     alt: str
     caption: str
-    table: Table | None = None
+    table: PageTable | None = None
     wide: bool = False
 
 
@@ -86,7 +86,7 @@ class Section:
     title: str
     words: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[PageTable] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def pictures(page: Page) -> Iterator[Picture]:
         yield from section.pictures
 
 
-def tables(page: Page) -> Iterator[Table]:
+def tables(page: Page) -> Iterator[PageTable]:
     """Yield every table of a page, also those behind a picture."""
     for section in page.sections:
         yield from (picture.table for picture in section.pictures if picture.table is not None)
@@ -185,5 +185,5 @@ def cell(value: Any) -> tuple[str, Any]:
     if isinstance(value, bool):
         return ("yes" if value else "no"), int(value)
     if isinstance(value, float):
-        return number(value).replace("-", "−", 1) if value < 0 else number(value), value
+        return format_number(value).replace("-", "−", 1) if value < 0 else format_number(value), value
     return str(value), value

@@ -25,7 +25,7 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Range:
+class GradientRange:
     """Between which numbers a range lies, in words, and on its axis."""
 
     mode: str
@@ -35,13 +35,13 @@ class Range:
     label: str
 
 
-def ranges(probe: Measured, mode: str) -> list[Range]:
+def ranges(probe: Measured, mode: str) -> list[GradientRange]:
     """Return what was measured as a range."""
     kinds = (
         ("loss_min", "loss_max", "range of the loss", "loss"),
         ("predictiveness_min", "predictiveness_max", "range of the gradient's change", "‖g − ∇f(θ′)‖"),
     )
-    return [Range(mode, *kind) for kind in kinds if probe.has(kind[1], mode)]
+    return [GradientRange(mode, *kind) for kind in kinds if probe.has(kind[1], mode)]
 
 
 def along_gradient(probe: Measured) -> Figure | None:
@@ -74,7 +74,7 @@ def along_gradient(probe: Measured) -> Figure | None:
     return figure
 
 
-def draw_overlaid(probe: Measured, every: Sequence[Range], places: Sequence[Axes]) -> None:
+def draw_overlaid(probe: Measured, every: Sequence[GradientRange], places: Sequence[Axes]) -> None:
     """Draw the ranges of all arms, one kind into each panel."""
     for each, place in zip(every, places, strict=True):
         scale(place, np.concatenate([draw_range(probe, each, place, arm) for arm in probe.arms]))
@@ -82,7 +82,7 @@ def draw_overlaid(probe: Measured, every: Sequence[Range], places: Sequence[Axes
         place.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=STEPS))
 
 
-def draw_range(probe: Measured, of: Range, axes: Axes, arm: str) -> np.ndarray:
+def draw_range(probe: Measured, of: GradientRange, axes: Axes, arm: str) -> np.ndarray:
     """Draw between which numbers an arm's range lies; return the numbers."""
     low, high = (probe.over_steps(of.mode, name, probe.ended[arm]) for name in (of.low, of.high))
     low, high = low.align(high, join="inner", axis=0)

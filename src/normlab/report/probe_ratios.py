@@ -11,7 +11,7 @@ from normlab.report.panels import MODEL
 from normlab.report.probe_tables import run_columns
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.sweep import Record
-from normlab.stats.comparison import RATIO, named, shown
+from normlab.stats.comparison import RATIO, named, shown_estimate
 from normlab.stats.design import PLAIN
 from normlab.stats.estimates import UNKNOWN, Estimate
 from normlab.stats.outcomes import log_ratios
@@ -47,7 +47,7 @@ def ratio(arm: np.ndarray, baseline: np.ndarray) -> Estimate:
     """Return the ratio of paired numbers with its 95 % interval; NaN unless all are positive."""
     if (arm <= 0).any() or (baseline <= 0).any():
         return UNKNOWN
-    return shown(RATIO, pseudomedian(log_ratios(arm, baseline)))
+    return shown_estimate(RATIO, pseudomedian(log_ratios(arm, baseline)))
 
 
 def paired(sweep: SweepSummary, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
@@ -70,7 +70,7 @@ def pairs(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
             yield arm, other
 
 
-def printed(table: pd.DataFrame) -> list[str]:
+def ratio_lines(table: pd.DataFrame) -> list[str]:
     """Return the lines of the table that is printed, where there are as many seeds as a claim needs."""
     rows = table[(table["seeds"] >= ENOUGH) & table["ratio"].notna()].head(MOST).to_dict("records")
     if not rows:

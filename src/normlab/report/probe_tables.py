@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from normlab.report.console import aligned, number, short_names
+from normlab.report.console import aligned, format_number, short_names
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.sweep import Record
 
@@ -34,7 +34,7 @@ def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
     blocks: dict[str, dict[str, list[str]]] = {}
     for column in table:
         _, probe, mode, quantity = str(column).split("/", 3)
-        blocks.setdefault(probe, {})[f"{quantity} ({mode})"] = [number(value) for value in table[column]]
+        blocks.setdefault(probe, {})[f"{quantity} ({mode})"] = [format_number(value) for value in table[column]]
     lines: list[str] = []
     for probe, cells in blocks.items():
         lines += [*([""] if lines else []), f"{probe}: when it last looked{over}"]

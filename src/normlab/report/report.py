@@ -10,8 +10,8 @@ import pandas as pd
 from normlab.report.console import run_table
 from normlab.report.figures import drawing
 from normlab.report.footnotes import difference_warnings
-from normlab.report.formatting import num, percent, shown, with_interval
-from normlab.report.page import Page, Picture, Section, Table, write_page
+from normlab.report.formatting import display_table, num, percent, with_interval
+from normlab.report.page import Page, PageTable, Picture, Section, write_page
 from normlab.report.probe_ratios import probe_ratios
 from normlab.report.probes import last_numbers, probe_figures
 from normlab.report.provenance import commands, facts
@@ -76,7 +76,7 @@ def sentences(found: ReportData) -> list[str]:
     if rows:
         told = rows if len(rows) <= FEW else [row for row in rows if row["verdict"] in (BETTER, WORSE)]
         others = [f"{len(rows) - len(told)} other comparisons declare no difference; the report has all of them"]
-        lines = [sentence(row, analysis.cells, analysis.tuning) for row in told]
+        lines = [sentence(row, analysis.grid, analysis.tuning) for row in told]
         return [*lines, *others[: len(rows) - len(told)]]
     return ["One arm: there is nothing to compare it with."] if len(found.runs) else ["There are no runs."]
 
@@ -106,7 +106,7 @@ def probes(found: ReportData) -> Iterator[Section]:
             figure,
             alt=f"{figure.texts[0].get_text()}, of {', '.join(probe.arms)}",
             caption=f"{probe.name}: the numbers are medians over the seeds when it last looked.",
-            table=Table(stem, "when it last looked", last_numbers(probe)),
+            table=PageTable(stem, "when it last looked", last_numbers(probe)),
             wide=True,
         )
         for stem, figure, probe in probe_figures(found.summary, found.records)
@@ -119,7 +119,7 @@ def probes(found: ReportData) -> Iterator[Section]:
         yield Section("probes", "Why: what the probes found", [words], pictures, ratio_tables(found))
 
 
-def ratio_tables(found: ReportData) -> list[Table]:
+def ratio_tables(found: ReportData) -> list[PageTable]:
     """Return what the probes found of the arms against the one without normalization, if there is such an arm."""
     frame = probe_ratios(found.summary, found.records)
     columns: dict[str, Any] = {
@@ -129,7 +129,11 @@ def ratio_tables(found: ReportData) -> list[Table]:
         "ratio": lambda row: "one is untrained" if row["untrained"] else with_interval(row, "ratio"),
         "smaller": lambda row: percent(row["smaller"]),
     }
-    return [Table("probe_ratios", "arms against nobn", frame, shown(frame, columns))] if len(frame) else []
+    return (
+        [PageTable("probe_ratios", "arms against nobn", frame, display_table(frame, columns))]
+        if len(frame)
+        else []
+    )
 
 
 def runs(found: ReportData) -> Section:
@@ -141,5 +145,5 @@ def runs(found: ReportData) -> Section:
     first: pd.DataFrame = frame[few].head(SHOWN)
     more = [f"The first {SHOWN} of {len(frame)} runs; runs.csv has all."] if len(frame) > SHOWN else []
     return Section(
-        "runs", "Every run", more, (), [Table("runs", "every run, and how to get it again", frame, first)]
+        "runs", "Every run", more, (), [PageTable("runs", "every run, and how to get it again", frame, first)]
     )

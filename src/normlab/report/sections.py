@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.formatting import effect_text, num, percent, shown, with_interval
-from normlab.report.page import Picture, Section, Table
+from normlab.report.formatting import display_table, effect_text, num, percent, with_interval
+from normlab.report.page import PageTable, Picture, Section
 from normlab.report.report_data import ReportData
 from normlab.report.selectors import (
     Row,
@@ -86,17 +86,17 @@ def compared(study: ReportData) -> Section:
         for picture in paired(study, panel, own, number)
     ]
     public = frame.drop(columns=INTERNAL, errors="ignore")  # some are missing where no arm can be compared
-    tables = [Table("comparisons", "arms against the baseline", public, shown(frame, columns))]
+    tables = [PageTable("comparisons", "arms against the baseline", public, display_table(frame, columns))]
     if len(found.interactions):
         tables.append(
-            Table("interactions", "how effects change between panels", found.interactions, changes(study))
+            PageTable("interactions", "how effects change between panels", found.interactions, changes(study))
         )
     return Section("comparison", "Comparison", words, pictures, tables)
 
 
 def changes(study: ReportData) -> pd.DataFrame:
     """Return the interactions as they are read."""
-    return shown(
+    return display_table(
         study.analysis.interactions,
         {
             study.analysis.design.compare: "arm",
@@ -138,11 +138,11 @@ def paired(study: ReportData, panel: str, rows: pd.DataFrame, number: int) -> It
         return
     name, figure = (
         file("seeds", number),
-        charts.seeds(wide[arms], styles_of(study), title=titled("each seed", panel), y=design.primary.name),
+        charts.draw_seeds(wide[arms], styles_of(study), title=titled("each seed", panel), y=design.primary.name),
     )
     alt = f"{design.primary.name} of each seed with {', '.join(arms)}{' in ' + panel if panel else ''}"
     caption = "A line is a replicate, each arm at its chosen setting; × marks runs that diverged."
-    yield Picture(name, figure, alt, caption, Table(name, "what is drawn", wide[arms].reset_index()))
+    yield Picture(name, figure, alt, caption, PageTable(name, "what is drawn", wide[arms].reset_index()))
 
 
 def best(study: ReportData) -> Section:
@@ -152,7 +152,7 @@ def best(study: ReportData) -> Section:
     columns |= {design.compare: "arm"} if design.compare else {}
     columns |= {"at": lambda row: tuned_at(study, row)} if design.tuned else {}
     others = [metric.name for metric in design.metrics[1:]]
-    table = shown(
+    table = display_table(
         frame,
         {
             **columns,
@@ -174,7 +174,7 @@ def best(study: ReportData) -> Section:
         "the epochs; the best epoch is the lowest of many and therefore optimistic. Untrained: the final training "
         "loss is not 10 % below that of the best constant predictor. The last columns count all runs."
     ]
-    tables = [Table("arms", "arms at their chosen settings", frame, table)]
+    tables = [PageTable("arms", "arms at their chosen settings", frame, table)]
     return Section("arms", "Best configuration per arm", words, (), tables)
 
 
@@ -226,7 +226,7 @@ def curve_picture(
     target = (
         float(targets.loc[targets["panel"] == panel, "target"].astype(float).iloc[0]) if len(targets) else np.nan
     )
-    figure = charts.curves(
+    figure = charts.draw_curves(
         values, styles_of(study), title=titled(f"by {kind}", panel), x=x, y=design.choice.name, target=target
     )
     rows = [
@@ -244,5 +244,5 @@ def curve_picture(
         figure,
         alt,
         titled(f"{design.choice.name} by {kind}", panel),
-        Table(name, "what is drawn", pd.concat(rows)),
+        PageTable(name, "what is drawn", pd.concat(rows)),
     )

@@ -61,7 +61,7 @@ def tuned_at(study: ReportData, row: Row) -> str:
 def at_best(study: ReportData, panel: str) -> pd.DataFrame:
     """Return the reported runs of a panel's arms at their chosen settings, with their arm."""
     found = study.analysis
-    cells, parts = found.cells, []
+    cells, parts = found.grid, []
     for (of_panel, arm), tuned in found.tuning.items():
         if cells.panel(of_panel) != panel:
             continue

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.formatting import effect_text, num, percent, shown, with_interval
-from normlab.report.page import Picture, Section, Table
+from normlab.report.formatting import display_table, effect_text, num, percent, with_interval
+from normlab.report.page import PageTable, Picture, Section
 from normlab.report.report_data import ReportData
 from normlab.report.selectors import MOST, Row, at_best, file, rows_of, styles_of, titled
 
@@ -22,7 +22,7 @@ def times(study: ReportData) -> Section:
         steps = steps_to(study, at_best(study, panel))
         if not np.isfinite(target) or not any(np.isfinite(each).any() for each in steps.values()):
             continue
-        figure = charts.reached(
+        figure = charts.draw_reached(
             steps,
             styles_of(study),
             title=titled(f"{design.choice.name} {sign} {num(target)}", panel),
@@ -34,7 +34,7 @@ def times(study: ReportData) -> Section:
         alt = "share of the seeds of each arm that have reached the target, by optimizer steps"
         often = "step" if row["resolution"] == 1 else f"{num(row['resolution'])} steps"
         caption = f"Evaluated every {often}: a time is known no better than that."
-        pictures.append(Picture(name, figure, alt, caption, Table(name, "what is drawn", long)))
+        pictures.append(Picture(name, figure, alt, caption, PageTable(name, "what is drawn", long)))
     return Section(
         "target", "Time to the target", target_words(study), pictures, [time_table(study)] if pictures else []
     )
@@ -47,7 +47,7 @@ def fixed_steps(study: ReportData) -> Section:
     if frame.empty:
         return Section("fixed-steps", title)
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
-    table = shown(
+    table = display_table(
         frame,
         {
             **columns,
@@ -65,7 +65,9 @@ def fixed_steps(study: ReportData) -> Section:
         "measurement by then: medians over the reported replicates, and the paired effect with its 95 % interval. "
         "Nothing is declared here; the verdict on optimization is about the end of the training."
     ]
-    return Section("fixed-steps", title, words, (), [Table("fixed_steps", "training loss by steps", frame, table)])
+    return Section(
+        "fixed-steps", title, words, (), [PageTable("fixed_steps", "training loss by steps", frame, table)]
+    )
 
 
 def steps_to(study: ReportData, runs: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -77,7 +79,7 @@ def steps_to(study: ReportData, runs: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def target_words(study: ReportData) -> list[str]:
     """Return what the target is."""
-    tunes = any(len(use.tuning) for use in study.analysis.cells.uses.values())
+    tunes = any(len(use.tuning) for use in study.analysis.grid.uses.values())
     over = f"in the median over the {'tuning ' * tunes}seeds"
     rules = {
         "given": "The target was given.",
@@ -91,7 +93,7 @@ def target_words(study: ReportData) -> list[str]:
     ]
 
 
-def time_table(study: ReportData) -> Table:
+def time_table(study: ReportData) -> PageTable:
     """Return the times to the target."""
     frame, design = study.analysis.arms, study.analysis.design
     against = design.baseline or "baseline"
@@ -113,7 +115,7 @@ def time_table(study: ReportData) -> Table:
     }
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     columns |= {design.compare: "arm"} if design.compare else {}
-    table = shown(
+    table = display_table(
         frame,
         {
             **columns,
@@ -134,7 +136,7 @@ def time_table(study: ReportData) -> Table:
         "reached_low",
         "reached_high",
     ]
-    return Table("times", "times to the target", frame[columns_of], table)
+    return PageTable("times", "times to the target", frame[columns_of], table)
 
 
 def share(row: Row, name: str) -> str:

@@ -6,8 +6,8 @@ import pandas as pd
 
 from normlab.report import charts
 from normlab.report.console import short_names
-from normlab.report.formatting import num, percent, shown, with_interval
-from normlab.report.page import Picture, Section, Table
+from normlab.report.formatting import display_table, num, percent, with_interval
+from normlab.report.page import PageTable, Picture, Section
 from normlab.report.report_data import ReportData
 from normlab.report.selectors import MOST, Row, file, left_out, panels, styles_of, titled
 from normlab.stats.design import is_number
@@ -24,7 +24,7 @@ def rates(study: ReportData) -> Section:
         return Section("tuning", "What was tuned")
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     columns |= {design.compare: "arm"} if design.compare else {}
-    table = shown(
+    table = display_table(
         frame,
         {
             **columns,
@@ -39,10 +39,10 @@ def rates(study: ReportData) -> Section:
         },
     )
     pictures = against_key(study, LR, "learning rate", "rates") if LR in design.tuned else []
-    tables = [Table("settings", "what every setting gave", frame, table)]
+    tables = [PageTable("settings", "what every setting gave", frame, table)]
     if len(found.ranges):
         tables.append(
-            Table("ranges", "settings within 10 % of the best validation", found.ranges, range_table(study))
+            PageTable("ranges", "settings within 10 % of the best validation", found.ranges, range_table(study))
         )
     words = [
         f"Settings are chosen by {design.choice.name} at the end of the training: by replicates that are not "
@@ -64,7 +64,7 @@ def range_table(study: ReportData) -> pd.DataFrame:
     """Return the ranges as they are read."""
     frame = study.analysis.ranges
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
-    return shown(
+    return display_table(
         frame,
         {
             **columns,
@@ -88,7 +88,7 @@ def against_key(study: ReportData, key: str, x: str, kind: str) -> list[Picture]
         best = numeric.sort_values("chosen", kind="stable").drop_duplicates(["arm", key], keep="last")
         most = best.groupby("arm")["chosen"].transform("max")
         best = best.assign(chosen=(best["chosen"] == most) & (most > 0))
-        figure = charts.against(
+        figure = charts.draw_against(
             best.rename(columns={"iqm_low": "low", "iqm_high": "high"}),
             key,
             styles_of(study),
@@ -101,7 +101,7 @@ def against_key(study: ReportData, key: str, x: str, kind: str) -> list[Picture]
         columns = ["arm", key, "iqm", "iqm_low", "iqm_high", "diverged", "chosen"]
         name = file(kind, number)
         caption = titled(f"{design.primary.name} against the {x}", panel)
-        pictures.append(Picture(name, figure, alt, caption, Table(name, "what is drawn", best[columns])))
+        pictures.append(Picture(name, figure, alt, caption, PageTable(name, "what is drawn", best[columns])))
     return pictures
 
 
@@ -118,7 +118,7 @@ def sizes(study: ReportData) -> Section:
         where = ", ".join(f"{name}={text}" for name, text in zip(short_names(others), setting, strict=True))
         rows = own.rename(columns={"iqm_low": "low", "iqm_high": "high", "diverged": "lost"})
         rows = rows.assign(diverged=own["diverged_share"].fillna(0), chosen=True)
-        figure = charts.against(
+        figure = charts.draw_against(
             rows,
             BATCH_SIZE,
             styles_of(study),
@@ -128,18 +128,18 @@ def sizes(study: ReportData) -> Section:
             better=design.primary.direction,
         )
         name = file("batch_sizes", number)
-        drawn = Table(name, "what is drawn", rows[["arm", BATCH_SIZE, "iqm", "low", "high", "diverged"]])
+        drawn = PageTable(name, "what is drawn", rows[["arm", BATCH_SIZE, "iqm", "low", "high", "diverged"]])
         alt = f"{design.primary.name} of each arm against the batch size"
         pictures.append(
             Picture(name, figure, alt, titled(f"{design.primary.name} against the batch size", where), drawn)
         )
     heading = {**{key: key for key in others}, design.compare or "arm": "arm", "batch sizes": "batch_sizes"}
-    table = shown(found.batch_sizes, {**heading, "largest / smallest": lambda row: num(row["ratio"])})
+    table = display_table(found.batch_sizes, {**heading, "largest / smallest": lambda row: num(row["ratio"])})
     words = ["Each arm at its best setting for each batch size; largest / smallest is the ratio of these values."]
     return Section(
         "batch-size",
         "Batch size",
         words,
         pictures,
-        [Table("batch_size_ratios", "how much it matters", found.batch_sizes, table)],
+        [PageTable("batch_size_ratios", "how much it matters", found.batch_sizes, table)],
     )

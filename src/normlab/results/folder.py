@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from normlab.config import OF_THE_VERDICT, ConfigError
-from normlab.results.result import FILE, Result, spell_out
+from normlab.results.result import FILE, Result, to_jsonable
 from normlab.results.sources import require_same_sources
 
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
@@ -102,7 +102,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def resolved_data(config: DictConfig) -> dict[str, Any]:
     """Return a config as plain data."""
-    data: dict[str, Any] = spell_out(without_handling(OmegaConf.to_container(config, resolve=True)))
+    data: dict[str, Any] = to_jsonable(without_handling(OmegaConf.to_container(config, resolve=True)))
     return data
 
 

@@ -28,7 +28,7 @@ class Status(StrEnum):
 
 
 @dataclass
-class Moment:
+class EpochMetrics:
     """The metrics of a run at one epoch, by name (``val/loss``)."""
 
     epoch: int
@@ -67,8 +67,8 @@ class Result:
     choices: dict[str, str]
     overrides: list[str]
     objective: Objective
-    best: Moment | None = None
-    last: Moment | None = None
+    best: EpochMetrics | None = None
+    last: EpochMetrics | None = None
     test: dict[str, float] = field(default_factory=dict)
     final: dict[str, float] = field(default_factory=dict)
     probes: dict[str, float] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """Write ``result.json`` into ``folder``, whole or not at all."""
-        write_atomically(folder / FILE, json.dumps(spell_out(asdict(self)), indent=2) + "\n")
+        write_atomically(folder / FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
@@ -104,8 +104,8 @@ class Result:
             result.config = BEFORE | result.config if result.config else {}
             result.status = Status(result.status)
             result.objective = Objective(**read_numbers(result.objective))
-            result.best = result.best and Moment(**read_numbers(result.best))
-            result.last = result.last and Moment(**read_numbers(result.last))
+            result.best = result.best and EpochMetrics(**read_numbers(result.best))
+            result.last = result.last and EpochMetrics(**read_numbers(result.last))
             result.test = read_numbers(result.test)
             result.final, result.probes = read_numbers(result.final), read_numbers(result.probes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -120,21 +120,21 @@ def write_atomically(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def spell_out(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """Write non-finite numbers and the keys of mappings as words, as JSON has neither nan nor keys of numbers.
 
-    >>> spell_out({"loss": [math.inf, 1.0]})
+    >>> to_jsonable({"loss": [math.inf, 1.0]})
     {'loss': ['inf', 1.0]}
     """
     if isinstance(value, dict):
-        return {str(key): spell_out(entry) for key, entry in value.items()}
+        return {str(key): to_jsonable(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [spell_out(entry) for entry in value]
+        return [to_jsonable(entry) for entry in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_numbers(value: Any) -> Any:
-    """Undo :func:`spell_out` in a part of a result that holds numbers.
+    """Undo :func:`to_jsonable` in a part of a result that holds numbers.
 
     >>> read_numbers({"loss": ["inf", 1.0], "metric": "val/loss"})
     {'loss': [inf, 1.0], 'metric': 'val/loss'}

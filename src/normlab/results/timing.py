@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from normlab.results.folder import computed
-from normlab.results.result import Result, spell_out, write_atomically
+from normlab.results.result import Result, to_jsonable, write_atomically
 from normlab.results.sweep import Record
 
 FILE = "timing.json"
@@ -53,7 +53,7 @@ class Timing:
 
     def write(self, folder: Path) -> None:
         """Write ``timing.json`` into the folder of a sweep, whole or not at all."""
-        write_atomically(folder / FILE, json.dumps(spell_out(asdict(self)), indent=2) + "\n")
+        write_atomically(folder / FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
 
 
 def read_timing(folder: Path) -> Timing | None:
@@ -61,7 +61,10 @@ def read_timing(folder: Path) -> Timing | None:
     path = folder / FILE
     try:
         values = json.loads(path.read_text())
-        return Timing(**known(Timing, values) | {"arms": [TimedArm(**known(TimedArm, v)) for v in values["arms"]]})
+        return Timing(
+            **known_fields(Timing, values)
+            | {"arms": [TimedArm(**known_fields(TimedArm, v)) for v in values["arms"]]}
+        )
     except FileNotFoundError:
         return None
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -69,7 +72,7 @@ def read_timing(folder: Path) -> Timing | None:
         return None
 
 
-def known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+def known_fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of the fields of a dataclass; a later version may have written more."""
     names = {each.name for each in fields(cls)}
     return {key: value for key, value in values.items() if key in names}

@@ -1,4 +1,4 @@
-"""The analysis of a sweep: each arm's settings are chosen, then arms are compared. The entry is :func:`find`."""
+"""The analysis of a sweep: settings of each arm are chosen, then arms are compared; see :func:`analyze`."""
 
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ class Analysis:
 
     Attributes:
         design: what is compared.
-        cells: the runs by setting and seed, and the use of the seeds.
+        grid: the runs by setting and seed, and the use of the seeds.
         tuning: the settings of each arm.
         settings: a row per setting of an arm.
         arms: a row per arm at its chosen settings, over the reported replicates.
@@ -42,7 +42,7 @@ class Analysis:
     """
 
     design: Design
-    cells: Grid
+    grid: Grid
     tuning: Tuning
     settings: pd.DataFrame
     arms: pd.DataFrame
@@ -92,30 +92,30 @@ def analyze(
         ValueError: the target is another text than ``baseline``.
     """
     history, is_kept = (History(), False) if history is None else (history, True)
-    cells = grid_of(runs, design, history.tuning_seeds)
-    draws, tuning = Draws(generator, resamples), tuned(cells, history.frozen)
-    times = reached(runs, curves, cells, tuning, target)
-    arms = tables.arms(runs, cells, tuning, times, draws)
-    rows = comparisons_of(cells, tuning, history if is_kept else None)
-    edges = at_edges(cells, tuning)
-    ends = list(disagreements(cells, tuning, rows))
+    grid = grid_of(runs, design, history.tuning_seeds)
+    draws, tuning = Draws(generator, resamples), tuned(grid, history.frozen)
+    times = reached(runs, curves, grid, tuning, target)
+    arms = tables.arms(runs, grid, tuning, times, draws)
+    rows = comparisons_of(grid, tuning, history if is_kept else None)
+    edges = at_edges(grid, tuning)
+    ends = list(disagreements(grid, tuning, rows))
     found = Analysis(
         design,
-        cells,
+        grid,
         tuning,
-        tables.settings(cells, tuning, draws),
+        tables.settings(grid, tuning, draws),
         arms,
         pd.DataFrame(rows),
-        interactions_of(cells, tuning),
+        interactions_of(grid, tuning),
         times.targets,
         times.runs,
-        at_fixed_steps(runs.index, cells, tuning, curves.iloc[:0] if train_curves is None else train_curves),
-        tables.time_ratios(cells, tuning, times, timed or {}, draws),
-        tables.ranges(cells, tuning),
+        at_fixed_steps(runs.index, grid, tuning, curves.iloc[:0] if train_curves is None else train_curves),
+        tables.time_ratios(grid, tuning, times, timed or {}, draws),
+        tables.ranges(grid, tuning),
         tables.batch_sizes(arms, design),
         edges,
         ends,
-        [*edges, *ends, *warnings_of(runs, cells, tuning, times, rows, history)],
+        [*edges, *ends, *warnings_of(runs, grid, tuning, times, rows, history)],
     )
-    history.add(cells, tuning, rows)
+    history.add(grid, tuning, rows)
     return found

@@ -42,35 +42,35 @@ class Place:
     """The panels of a comparison: one, or several that differ in the data seed alone and are pooled.
 
     Attributes:
-        cells: the sweep.
+        grid: the sweep.
         panels: the panels, at least one.
     """
 
-    cells: Grid
+    grid: Grid
     panels: tuple[Panel, ...]
 
     def pick(self, table: Numbers, side: Side) -> Numbers:
         """Return the numbers of an arm at its chosen settings, ``(N, P)`` by seed and panel."""
-        picked = np.full((len(self.cells.seeds), len(self.panels)), np.nan)
+        picked = np.full((len(self.grid.seeds), len(self.panels)), np.nan)
         for column, (panel, own) in enumerate(zip(self.panels, side.tuned, strict=True)):
-            use = self.cells.uses[panel]
+            use = self.grid.uses[panel]
             picked[use.report, column] = own.pick(table, use)
         return picked
 
     def shared_seeds(self, *sides: Side) -> tuple[int, ...]:
         """Return the seeds of the reported replicates that all of some arms have, whichever metric is compared."""
-        picked = [self.pick(self.cells.tables["validation"], side) for side in sides]
-        return tuple(self.cells.seeds[k] for k in np.flatnonzero(~np.isnan(picked).any(axis=(0, 2))))
+        picked = [self.pick(self.grid.tables["validation"], side) for side in sides]
+        return tuple(self.grid.seeds[k] for k in np.flatnonzero(~np.isnan(picked).any(axis=(0, 2))))
 
     @property
     def scope(self) -> Scope:
         """What differs between the replicates."""
-        return self.cells.uses[self.panels[0]].scope
+        return self.grid.uses[self.panels[0]].scope
 
     @property
     def is_disjoint(self) -> bool:
         """Whether no replicate that is reported chose settings for others."""
-        return all(self.cells.uses[panel].is_disjoint for panel in self.panels)
+        return all(self.grid.uses[panel].is_disjoint for panel in self.panels)
 
 
 def effect_of(metric: Metric, *values: Numbers) -> str:
@@ -117,8 +117,8 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
         better, ties one half; ``new_table_p`` of the corrected t test where replicates are splits of one table;
         and those of ``equivalence_columns`` and ``failure_columns``.
     """
-    cells = place.cells
-    values = cells.tables[metric.name]
+    grid = place.grid
+    values = grid.tables[metric.name]
     arm, baseline = place.pick(values, ours), place.pick(values, theirs)
     effect = effect_of(metric, arm, baseline)
     effects, _ = replicate_effects(effect, arm, baseline)
@@ -132,7 +132,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     disjoint = place.is_disjoint
     return {
         **row,
-        **named("estimate", shown(effect, test.shift)),
+        **named("estimate", shown_estimate(effect, test.shift)),
         "p": test.p if disjoint else np.nan,
         "p_near_best": p_near_best if disjoint else np.nan,
         "attainable": attainable_p(effects) if disjoint else 1.0,
@@ -143,7 +143,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
         "spread": float(finite_differences(effects).std(ddof=1)) if len(effects) > 1 else np.nan,
         **named("better", share_of(float(won), len(effects))),
         "new_table_p": new_table_p(place, metric, effects),
-        **equivalence_columns(effect, effects, cells.design.margin if disjoint else None),
+        **equivalence_columns(effect, effects, grid.design.margin if disjoint else None),
         **failure_columns(place, ours, theirs),
     }
 
@@ -157,7 +157,7 @@ def against_near_best(
     difference to be shown is left out, and counted.
     """
     better, worse = (ours, theirs) if side < 0 else (theirs, ours)
-    values = place.cells.tables[metric.name]
+    values = place.grid.tables[metric.name]
     found, untested = [p], 0
     for other in near_best_sides(worse) if side else []:
         arms = place.pick(values, better), place.pick(values, other)
@@ -181,10 +181,10 @@ def near_best_sides(side: Side) -> list[Side]:
     ]
 
 
-def shown(effect: str, estimate: Interval) -> Estimate:
+def shown_estimate(effect: str, estimate: Interval) -> Estimate:
     """Return an estimate as it is shown: ratios from logarithms.
 
-    >>> shown("ratio", Interval(0.0, -math.inf, 0.0))
+    >>> shown_estimate("ratio", Interval(0.0, -math.inf, 0.0))
     Estimate(value=1.0, low=0.0, high=1.0)
     """
     ends = (estimate.value, estimate.low, estimate.high)
@@ -205,7 +205,7 @@ def new_table_p(place: Place, metric: Metric, effects: Numbers) -> float:
     The mean over P panels varies less from replicate to replicate, while what splits have in common stays: the
     correction is P times as large. NaN also if a run diverged.
     """
-    use = place.cells.uses[place.panels[0]]
+    use = place.grid.uses[place.panels[0]]
     if place.scope != Scope.SPLIT or not metric.name.startswith("test/") or not use.train or not use.test:
         return np.nan
     return corrected_t(effects, use.train, use.test * len(place.panels)).p
@@ -221,12 +221,12 @@ def equivalence_columns(effect: str, effects: Numbers, margin: float | None) -> 
     if margin is None:
         return {}
     found = equivalence(effects, margin_of(effect, margin))
-    return {"equivalence_p": found.p, **named("equivalence", shown(effect, found.interval))}
+    return {"equivalence_p": found.p, **named("equivalence", shown_estimate(effect, found.interval))}
 
 
 def failure_columns(place: Place, ours: Side, theirs: Side) -> Row:
     """Return the number of failed runs of either arm, and McNemar's test of their shares."""
-    failed = place.cells.failed
+    failed = place.grid.failed
     arm, baseline = place.pick(failed, ours), place.pick(failed, theirs)
     both = ~(np.isnan(arm) | np.isnan(baseline)).any(axis=1)
     a, b = (

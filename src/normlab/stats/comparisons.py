@@ -18,7 +18,7 @@ from normlab.stats.comparison import (
     effect_of,
     named,
     replicate_effects,
-    shown,
+    shown_estimate,
     sides_of,
     verdict,
 )
@@ -40,7 +40,7 @@ CORRECTED = {
 """Columns of p, and of p corrected for the number of comparisons and looks."""
 
 
-def comparisons_of(cells: Grid, tuning: Tuning, history: History | None) -> list[Row]:
+def comparisons_of(grid: Grid, tuning: Tuning, history: History | None) -> list[Row]:
     """Compare each arm with its baseline in each panel, by each metric.
 
     Where panels differ in ``data.seed`` alone, a comparison pooled over them is tested instead of each alone: the
@@ -54,7 +54,7 @@ def comparisons_of(cells: Grid, tuning: Tuning, history: History | None) -> list
         ``detectable``, the effect that is then declared with 80 % power; ``verdict``; ``new_table_p_adjusted``
         and ``failure_p_adjusted``, corrected likewise.
     """
-    rows = [row for metric in cells.design.metrics for row in of_metric(cells, tuning, metric, history)]
+    rows = [row for metric in grid.design.metrics for row in of_metric(grid, tuning, metric, history)]
     for family in dict.fromkeys(family_of(row) for row in rows):
         adjust([row for row in rows if family_of(row) == family])
     return rows
@@ -65,17 +65,17 @@ def family_of(row: Row) -> str:
     return str(row["question"] or row["metric"])
 
 
-def of_metric(cells: Grid, tuning: Tuning, metric: Metric, history: History | None) -> Iterator[Row]:
+def of_metric(grid: Grid, tuning: Tuning, metric: Metric, history: History | None) -> Iterator[Row]:
     """Yield the comparisons by one metric."""
-    for place, name, tested in places_of(cells):
-        about: Row = dict(zip(cells.design.panels, place.panels[0], strict=True))
+    for place, name, tested in places_of(grid):
+        about: Row = dict(zip(grid.design.panels, place.panels[0], strict=True))
         if len(place.panels) > 1:
             about[DATA_SEED] = name_of_splits(place)
         present = {arm for panel, arm in tuning if panel in place.panels}
-        for arm, baseline in cells.design.comparisons:
+        for arm, baseline in grid.design.comparisons:
             if arm not in present:
                 continue
-            key = comparison_key(cells.design.compare, arm, baseline, name)
+            key = comparison_key(grid.design.compare, arm, baseline, name)
             row = {**NOTHING, **about, "panel": name, "arm": arm, "baseline": baseline, "metric": metric.name}
             row |= {"question": metric.question, "direction": metric.direction, "scope": place.scope, "key": key}
             row |= {
@@ -85,53 +85,53 @@ def of_metric(cells: Grid, tuning: Tuning, metric: Metric, history: History | No
                 "look": 0,
                 "factor": 1.0,
             }
-            yield row | one_comparison(cells, tuning, metric, history, place, row)
+            yield row | one_comparison(grid, tuning, metric, history, place, row)
 
 
 def one_comparison(
-    cells: Grid, tuning: Tuning, metric: Metric, history: History | None, place: Place, row: Row
+    grid: Grid, tuning: Tuning, metric: Metric, history: History | None, place: Place, row: Row
 ) -> Row:
     """Return the columns of a comparison, or the verdict that says why it cannot be made."""
     sides = [sides_of(tuning, place.panels, row[name]) for name in ("arm", "baseline")]
     for name, side in zip(("arm", "baseline"), sides, strict=True):
         if side is None:
-            return {"verdict": f"{NOT_COMPARABLE}: {reason(cells, tuning, place.panels, row[name])}"}
+            return {"verdict": f"{NOT_COMPARABLE}: {reason(grid, tuning, place.panels, row[name])}"}
     ours, theirs = (side for side in sides if side is not None)
     found = compare(place, metric, ours, theirs)
     if not found["replicates"]:
-        known = [not np.isnan(place.pick(cells.tables[metric.name], side)).all() for side in (ours, theirs)]
+        known = [not np.isnan(place.pick(grid.tables[metric.name], side)).all() for side in (ours, theirs)]
         why = f"{row['arm']} and {row['baseline']} share no seed that is reported"
         for name, is_known in zip((row["arm"], row["baseline"]), known, strict=True):
             why = why if is_known else f"no reported run of {name} has {metric.name}"
         return {"verdict": f"{NOT_COMPARABLE}: {why}"}
-    found |= {"disjoint": place.is_disjoint, "margin": cells.design.margin}
+    found |= {"disjoint": place.is_disjoint, "margin": grid.design.margin}
     if history is not None:
         key, seeds = row["key"], found["seeds"]
         found |= {"look": history.look(key, seeds), "factor": history.factor(key, seeds)}
     return found
 
 
-def places_of(cells: Grid) -> Iterator[tuple[Place, str, bool]]:
+def places_of(grid: Grid) -> Iterator[tuple[Place, str, bool]]:
     """Yield where arms are compared, with a name, and whether a verdict is given there.
 
     Several panels that differ in ``data.seed`` alone are pooled, and described one by one.
     """
-    panels = list(dict.fromkeys(setting.panel for setting in cells.settings))
-    keys = cells.design.panels
+    panels = list(dict.fromkeys(setting.panel for setting in grid.settings))
+    keys = grid.design.panels
     if DATA_SEED not in keys:
-        yield from ((Place(cells, (panel,)), cells.panel(panel), True) for panel in panels)
+        yield from ((Place(grid, (panel,)), grid.panel(panel), True) for panel in panels)
         return
     at = keys.index(DATA_SEED)
     groups: dict[Panel, list[Panel]] = {}
     for panel in panels:
         groups.setdefault((*panel[:at], *panel[at + 1 :]), []).append(panel)
     for members in groups.values():
-        alike = len(members) > 1 and len({cells.uses[panel].scope for panel in members}) == 1
+        alike = len(members) > 1 and len({grid.uses[panel].scope for panel in members}) == 1
         if alike:
-            pooled = Place(cells, tuple(members))
+            pooled = Place(grid, tuple(members))
             rest = [(key, text) for key, text in zip(keys, members[0], strict=True) if key != DATA_SEED]
             yield pooled, ", ".join([*(f"{key}={text}" for key, text in rest), name_of_splits(pooled)]), True
-        yield from ((Place(cells, (panel,)), cells.panel(panel), not alike) for panel in members)
+        yield from ((Place(grid, (panel,)), grid.panel(panel), not alike) for panel in members)
 
 
 def name_of_splits(place: Place) -> str:
@@ -139,14 +139,14 @@ def name_of_splits(place: Place) -> str:
     return f"all {len(place.panels)} {DATA_SEED}"
 
 
-def reason(cells: Grid, tuning: Tuning, panels: Sequence[Panel], arm: str) -> str:
+def reason(grid: Grid, tuning: Tuning, panels: Sequence[Panel], arm: str) -> str:
     """Return why an arm cannot be compared in some panels: it has no run, or none with these keys."""
     others = [own for own, name in tuning if name == arm]
     missing = [panel for panel in panels if panel not in others]
     if not missing or not others:
         return f"no run of {arm} is reported"
     different: list[list[str]] = [
-        [key for key, ours, theirs in zip(cells.design.panels, missing[0], other, strict=True) if ours != theirs]
+        [key for key, ours, theirs in zip(grid.design.panels, missing[0], other, strict=True) if ours != theirs]
         for other in others
     ]
     return f"{arm} differs in {', '.join(sorted(different, key=len)[0])}"
@@ -184,7 +184,7 @@ def adjust(rows: Sequence[Row]) -> None:
         )
 
 
-def interactions_of(cells: Grid, tuning: Tuning) -> pd.DataFrame:
+def interactions_of(grid: Grid, tuning: Tuning) -> pd.DataFrame:
     """Return how the effect of each arm changes from panel to panel, of the primary metric.
 
     A panel is compared with the first panel that differs from it in one key alone. The effect of each replicate
@@ -194,12 +194,12 @@ def interactions_of(cells: Grid, tuning: Tuning) -> pd.DataFrame:
     ``effect`` (ratio, points or difference), ``estimate`` with its interval (a ratio of ratios, or a difference
     of differences), ``p``, ``p_adjusted``.
     """
-    metric, panels = cells.design.primary, list(dict.fromkeys(setting.panel for setting in cells.settings))
+    metric, panels = grid.design.primary, list(dict.fromkeys(setting.panel for setting in grid.settings))
     rows = [
         found
-        for arm, baseline in cells.design.comparisons
-        for panel, other, key in panel_pairs(panels, cells.design.panels)
-        if (found := one_interaction(cells, tuning, metric, (panel, other), (arm, baseline)))
+        for arm, baseline in grid.design.comparisons
+        for panel, other, key in panel_pairs(panels, grid.design.panels)
+        if (found := one_interaction(grid, tuning, metric, (panel, other), (arm, baseline)))
         for _ in [found.update({"key": key})]
     ]
     adjusted = holm(np.array([row["p"] for row in rows], dtype=float))
@@ -220,17 +220,17 @@ def panel_pairs(panels: Sequence[Panel], keys: Sequence[str]) -> Iterator[tuple[
 
 
 def one_interaction(
-    cells: Grid, tuning: Tuning, metric: Metric, panels: tuple[Panel, Panel], arms: tuple[str, str]
+    grid: Grid, tuning: Tuning, metric: Metric, panels: tuple[Panel, Panel], arms: tuple[str, str]
 ) -> Row | None:
     """Return the change of an effect between two panels; None where an arm is missing or there is no verdict."""
-    places = [Place(cells, (panel,)) for panel in panels]
+    places = [Place(grid, (panel,)) for panel in panels]
     found: list[tuple[Side, Side]] = []
     for panel in panels:
         sides = [sides_of(tuning, (panel,), arm) for arm in arms]
-        if sides[0] is None or sides[1] is None or not cells.uses[panel].is_disjoint:
+        if sides[0] is None or sides[1] is None or not grid.uses[panel].is_disjoint:
             return None
         found.append((sides[0], sides[1]))
-    table = cells.tables[metric.name]
+    table = grid.tables[metric.name]
     values = [[place.pick(table, side) for side in sides] for place, sides in zip(places, found, strict=True)]
     effect = effect_of(metric, *(own for pair in values for own in pair))
     effects = [dict(zip(*reversed(replicate_effects(effect, *pair)), strict=True)) for pair in values]
@@ -242,11 +242,11 @@ def one_interaction(
     return {
         "arm": arms[0],
         "baseline": arms[1],
-        "panel": cells.panel(panels[0]),
-        "other": cells.panel(panels[1]),
+        "panel": grid.panel(panels[0]),
+        "other": grid.panel(panels[1]),
         "replicates": len(shared),
         "effect": effect,
-        **named("estimate", shown(effect, test.shift)),
+        **named("estimate", shown_estimate(effect, test.shift)),
         "p": test.p,
     }
 

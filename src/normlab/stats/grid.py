@@ -144,16 +144,16 @@ def grid_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | No
     }
     rates = pd.Series(runs["lr"].tolist() if "lr" in runs else "", index=row).groupby(level=0).first()
     status = np.array(runs["status"].tolist(), dtype=object)
-    cells = Grid(
+    grid = Grid(
         design, settings, seeds, row, column, status, tables, {}, [str(rates[k]) for k in range(len(settings))]
     )
     scopes = runs["scope"].tolist() if "scope" in runs else [Scope.SEED] * len(runs)
-    cells.uses.update(uses_of(cells, dict(zip(panels, scopes, strict=True)), tuning_seeds))
-    return cells
+    grid.uses.update(uses_of(grid, dict(zip(panels, scopes, strict=True)), tuning_seeds))
+    return grid
 
 
 def uses_of(
-    cells: Grid, scopes: Mapping[Panel, str], tuning_seeds: Sequence[int] | None
+    grid: Grid, scopes: Mapping[Panel, str], tuning_seeds: Sequence[int] | None
 ) -> Iterator[tuple[Panel, Use]]:
     """Yield the use of the seeds of each panel.
 
@@ -161,21 +161,21 @@ def uses_of(
     that all arms of the panel share choose them, and at least four. All others report. With too few the same
     seeds do both; an arm that has too few has no say in the seeds of the others.
     """
-    known = ~np.isnan(cells.tables["validation"])
+    known = ~np.isnan(grid.tables["validation"])
     arms: dict[Panel, list[list[int]]] = {}
-    for panel, _, rows in cells.groups():
+    for panel, _, rows in grid.groups():
         arms.setdefault(panel, []).append([row for row in rows if known[row].any()])
     for panel, members in arms.items():
         scope = Scope(scopes[panel])
         of_arms = [np.asarray(known[rows].any(axis=0)) for rows in members if rows]
         everyone = np.flatnonzero(np.logical_or.reduce(of_arms)) if of_arms else np.array([], dtype=np.intp)
-        train, test = (sample_count(cells.tables[name], members) for name in ("train_rows", "test_rows"))
+        train, test = (sample_count(grid.tables[name], members) for name in ("train_rows", "test_rows"))
         if not any(len(rows) > 1 for rows in members):
             tuning, report = everyone[:0], everyone
         elif scope == Scope.SPLIT:
             tuning = report = everyone
         else:
-            tuning = tuning_columns(of_arms, np.isin(cells.seeds, list(tuning_seeds or ())))
+            tuning = tuning_columns(of_arms, np.isin(grid.seeds, list(tuning_seeds or ())))
             report = np.setdiff1d(everyone, tuning)
             report = report if len(report) else tuning
         yield panel, Use(scope, tuning, report, scope == Scope.SPLIT and len(tuning) > 0, train, test)
@@ -201,7 +201,7 @@ def tuning_columns(of_arms: Sequence[NDArray[Any]], fixed: NDArray[np.bool_]) ->
 def first_third(seeds: Columns) -> Columns:
     """Return those of some seeds that choose settings; all of them where none would be left to report.
 
-    >>> split(np.arange(12)).tolist(), split(np.arange(3)).tolist()
+    >>> first_third(np.arange(12)).tolist(), first_third(np.arange(3)).tolist()
     ([0, 1, 2, 3], [0, 1, 2])
     """
     tuning = max(LEAST_TUNING, math.ceil(len(seeds) / TUNING_SHARE))

@@ -63,7 +63,7 @@ class History:
         level = float(obrien_fleming(growing, self.max_replicates)[-1])
         return ALPHA / level if level > 0 else float("inf")
 
-    def add(self, cells: Grid, tuning: Tuning, rows: Iterable[Row]) -> None:
+    def add(self, grid: Grid, tuning: Tuning, rows: Iterable[Row]) -> None:
         """Add the verdicts of a sweep; rows without one leave nothing."""
         for row in rows:
             if row["verdict"] not in (BETTER, WORSE, ALIKE):
@@ -72,13 +72,13 @@ class History:
             if row["seeds"] not in own:
                 own.append(row["seeds"])
             for panel in row["of_panels"]:
-                use = cells.uses[panel]
+                use = grid.uses[panel]
                 if not use.within and len(use.tuning) and self.tuning_seeds is None:
-                    self.tuning_seeds = tuple(cells.seeds[column] for column in use.tuning)
+                    self.tuning_seeds = tuple(grid.seeds[column] for column in use.tuning)
                 for arm in (row["arm"], row["baseline"]):
                     tuned = tuning[panel, arm]
                     rows_taken = tuned.rows if use.within else sorted({int(k) for k in tuned.chosen if k >= 0})
-                    self.settings.setdefault((panel, arm), [cells.settings[k].tuned for k in rows_taken])
+                    self.settings.setdefault((panel, arm), [grid.settings[k].tuned for k in rows_taken])
 
     def to_json(self) -> dict[str, Any]:
         """Return the history as lists and mappings of text and numbers."""

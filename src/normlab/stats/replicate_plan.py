@@ -56,12 +56,12 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         design: of these runs.
         history: the earlier verdicts of the folder.
     """
-    cells = grid_of(runs, design, history.tuning_seeds)
-    if not cells.seeds:
+    grid = grid_of(runs, design, history.tuning_seeds)
+    if not grid.seeds:
         return None
-    arms = tuned(cells, history.frozen)
-    found = compared_seeds(cells, arms)
-    use = max(cells.uses.values(), key=lambda use: len(use.report))
+    arms = tuned(grid, history.frozen)
+    found = compared_seeds(grid, arms)
+    use = max(grid.uses.values(), key=lambda use: len(use.report))
     metrics = [metric.question for metric in design.metrics].count(design.primary.question)
     comparisons = len(found) * metrics
     looks = [history.look(key, seeds) for key, seeds in found.items()]
@@ -70,7 +70,7 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
         detectable_shift(len(seeds), level / history.factor(key, seeds)) if use.is_disjoint else math.inf
         for key, seeds in found.items()
     ]
-    tuning, report = (tuple(cells.seeds[k] for k in columns) for columns in (use.tuning, use.report))
+    tuning, report = (tuple(grid.seeds[k] for k in columns) for columns in (use.tuning, use.report))
     return ReplicatePlan(
         use.scope,
         tuning,
@@ -85,16 +85,16 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
     )
 
 
-def compared_seeds(cells: Grid, tuning: Tuning) -> dict[tuple[str, ...], tuple[int, ...]]:
+def compared_seeds(grid: Grid, tuning: Tuning) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Return the seeds that both arms of each comparison have, by the comparison's key in the history."""
     found: dict[tuple[str, ...], tuple[int, ...]] = {}
-    for place, name, tested in places_of(cells):
-        for arm, baseline in cells.design.comparisons if tested else ():
+    for place, name, tested in places_of(grid):
+        for arm, baseline in grid.design.comparisons if tested else ():
             sides = [sides_of(tuning, place.panels, own) for own in (arm, baseline)]
             if sides[0] is None or sides[1] is None:
                 continue
             if seeds := place.shared_seeds(sides[0], sides[1]):
-                found[comparison_key(cells.design.compare, arm, baseline, name)] = seeds
+                found[comparison_key(grid.design.compare, arm, baseline, name)] = seeds
     return found
 
 

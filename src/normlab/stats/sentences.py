@@ -24,25 +24,25 @@ Row = Mapping[Any, Any]
 UNTUNED = "not tuned: other rates may reverse it"
 
 
-def sentence(row: Row, cells: Grid, tuning: Tuning) -> str:
+def sentence(row: Row, grid: Grid, tuning: Tuning) -> str:
     """Return a comparison in words: the finding, the effect with its interval, p, the scope, and the settings.
 
     Args:
         row: of the comparisons.
-        cells, tuning: the sweep, and the settings that were chosen.
+        grid, tuning: the sweep, and the settings that were chosen.
     """
-    return "; ".join(clauses(row, cells, tuning))
+    return "; ".join(clauses(row, grid, tuning))
 
 
-def clauses(row: Row, cells: Grid, tuning: Tuning) -> list[str]:
+def clauses(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
     """Return the parts of the sentence."""
     arm, baseline, verdict = row["arm"], row["baseline"], row["verdict"]
     where = f" at {row['panel']}" if row["panel"] else ""
     against = f"{arm} against {baseline}{where}: {verdict}"
     if verdict.startswith(NOT_COMPARABLE):
         return [against]
-    settings = settings_clause(row, cells, tuning)
-    notes = [*settings, *shortened_clause(row, cells, tuning), *failure_clause(row)]
+    settings = settings_clause(row, grid, tuning)
+    notes = [*settings, *shortened_clause(row, grid, tuning), *failure_clause(row)]
     numbers = f"{effect(row)}, {p_clause(row)}{over(row)}"
     if verdict == TOO_FEW:
         return [f"{against}: {why_too_few(row)}", effect(row), *equivalence_clause(row), *notes]
@@ -51,7 +51,7 @@ def clauses(row: Row, cells: Grid, tuning: Tuning) -> list[str]:
     if verdict == ONE_SPLIT:
         return [f"{against}: {effect(row)}"]
     found = f"{arm} is {verdict} than {baseline}{where}" if verdict in (BETTER, WORSE) else against
-    tail = [*new_table_clause(row, cells), *equivalence_clause(row), *notes]
+    tail = [*new_table_clause(row, grid), *equivalence_clause(row), *notes]
     return [f"{found}: {numbers}", *undeclared_clause(row), *tail]
 
 
@@ -84,7 +84,7 @@ def effect(row: Row) -> str:
     if row["effect"] == RATIO:
         return f"{name} ratio {ratio_text(value)}{ends}"
     unit = " points" if row["effect"] == POINTS else ""
-    return f"{name} difference {number(value, plus=True)}{unit}{ends}"
+    return f"{name} difference {format_number(value, plus=True)}{unit}{ends}"
 
 
 def between(row: Row) -> str:
@@ -128,14 +128,14 @@ def why_too_few(row: Row) -> str:
     return f"{found}, {replicates_needed(1, row['factor'])} are needed"
 
 
-def new_table_clause(row: Row, cells: Grid) -> list[str]:
+def new_table_clause(row: Row, grid: Grid) -> list[str]:
     """Return whether a verdict on splits of one table also holds for new tables."""
     is_test = row["metric"].startswith("test/")
     if row["scope"] != Scope.SPLIT or not is_test or row["verdict"] not in (BETTER, WORSE):
         return []
     p = row["new_table_p_adjusted"]
     if math.isnan(p):
-        use = cells.uses[row["of_panels"][0]]
+        use = grid.uses[row["of_panels"][0]]
         why = "runs diverged" if use.train and use.test else "the number of rows is not known"
         return [f"over new tables like this one it cannot be tested, as {why}"]
     shown = "it holds" if p <= ALPHA else "it is not shown"
@@ -173,12 +173,12 @@ def failure_clause(row: Row) -> list[str]:
     ]
 
 
-def settings_clause(row: Row, cells: Grid, tuning: Tuning) -> list[str]:
+def settings_clause(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
     """Return the settings of both arms, of all panels that are pooled, and whether they were chosen."""
-    keys, panels = cells.design.tuned, row["of_panels"]
-    use = cells.uses[panels[0]]
+    keys, panels = grid.design.tuned, row["of_panels"]
+    use = grid.uses[panels[0]]
     own = {arm: [tuning[panel, arm] for panel in panels] for arm in (row["baseline"], row["arm"])}
-    texts = {arm: dict.fromkeys(settings_text(keys, cells, each) for each in arms) for arm, arms in own.items()}
+    texts = {arm: dict.fromkeys(settings_text(keys, grid, each) for each in arms) for arm, arms in own.items()}
     rates = {arm: " or ".join(found) for arm, found in texts.items()}
     is_tuned = {arm: any(len(each.rows) > 1 for each in arms) for arm, arms in own.items()}
     one = len(set(rates.values())) == 1
@@ -194,14 +194,14 @@ def settings_clause(row: Row, cells: Grid, tuning: Tuning) -> list[str]:
     return [said, *(f"{arm} had one setting, {UNTUNED}" for arm in alone)]
 
 
-def settings_text(keys: Sequence[str], cells: Grid, tuned: Tuned) -> str:
+def settings_text(keys: Sequence[str], grid: Grid, tuned: Tuned) -> str:
     """Return the settings of an arm in short, the learning rate where nothing is tuned."""
     row = tuned.common
     if row is None:
         return ""
     if not keys:
-        return f"{short(LR)} {cells.rates[row]}" if cells.rates[row] else ""
-    return ", ".join(f"{short(key)} {text}" for key, text in zip(keys, cells.settings[row].tuned, strict=True))
+        return f"{short(LR)} {grid.rates[row]}" if grid.rates[row] else ""
+    return ", ".join(f"{short(key)} {text}" for key, text in zip(keys, grid.settings[row].tuned, strict=True))
 
 
 def short(key: str) -> str:
@@ -209,12 +209,12 @@ def short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def shortened_clause(row: Row, cells: Grid, tuning: Tuning) -> list[str]:
+def shortened_clause(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
     """Return that runs stopped early, if any did."""
-    table, count = cells.tables["shortened"], 0
+    table, count = grid.tables["shortened"], 0
     for panel in row["of_panels"]:
         for arm in (row["arm"], row["baseline"]):
-            count += int((tuning[panel, arm].pick(table, cells.uses[panel]) > 0.5).sum())
+            count += int((tuning[panel, arm].pick(table, grid.uses[panel]) > 0.5).sum())
     return [f"runs that stopped early count with the last tenth of their own epochs: {count}"] if count else []
 
 
@@ -245,7 +245,7 @@ def interaction_sentence(row: Row) -> str:
     what = "ratio of the ratios" if row["effect"] == RATIO else "difference of the differences"
     unit = " points" if row["effect"] == POINTS else ""
     ends = interval(row["estimate_low"], row["estimate_high"], between(row))
-    value = ratio_text(row["estimate"]) if row["effect"] == RATIO else number(row["estimate"])
+    value = ratio_text(row["estimate"]) if row["effect"] == RATIO else format_number(row["estimate"])
     found = (
         "runs that diverged leave no estimate" if math.isnan(row["estimate"]) else f"{what} {value}{unit}{ends}"
     )
@@ -276,7 +276,7 @@ def interval(low: float, high: float, between: str, level: int = 95) -> str:
     if math.isnan(low) or math.isnan(high):
         return ""
     no_low = math.isinf(low) or (between == "–" and low == 0)
-    text = ratio_text if between == "–" else number
+    text = ratio_text if between == "–" else format_number
     if math.isinf(high):
         return f", {level} % CI without ends" if no_low else f", {level} % CI more than {text(low)}"
     if no_low:
@@ -300,13 +300,13 @@ def ratio_text(value: float) -> str:
     ('0.43', '12.3', '1.002', '0.95')
     """
     near = f"{value:.3f}".rstrip("0").rstrip(".")
-    return near if 0.9 < value < 1.1 else number(value)
+    return near if 0.9 < value < 1.1 else format_number(value)
 
 
-def number(value: float, plus: bool = False) -> str:
+def format_number(value: float, plus: bool = False) -> str:
     """Return a number with two significant digits, three from 1 on.
 
-    >>> number(0.4312), number(12.345), number(3.2e-07), number(0.05, plus=True)
+    >>> format_number(0.4312), format_number(12.345), format_number(3.2e-07), format_number(0.05, plus=True)
     ('0.43', '12.3', '3.2e-07', '+0.05')
     """
     digits = 3 if abs(value) >= 1 else 2

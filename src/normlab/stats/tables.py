@@ -23,14 +23,14 @@ StepTimes = Mapping[tuple[Panel, str], Sequence[float]]
 """Seconds per optimizer step of each arm of a panel, one for each round of interleaved timing, ``(R,)``."""
 
 
-def known(values: Numbers) -> Numbers:
+def known_values(values: Numbers) -> Numbers:
     """Return the values that are known."""
     return values[~np.isnan(values)]
 
 
-def about(cells: Grid, panel: Panel, arm: str) -> Row:
+def about(grid: Grid, panel: Panel, arm: str) -> Row:
     """Return the columns that name an arm of a panel."""
-    return {**dict(zip(cells.design.panels, panel, strict=True)), "panel": cells.panel(panel), "arm": arm}
+    return {**dict(zip(grid.design.panels, panel, strict=True)), "panel": grid.panel(panel), "arm": arm}
 
 
 def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -41,7 +41,7 @@ def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> pd.DataFrame:
     )
 
 
-def settings(cells: Grid, tuning: Tuning, draws: Draws) -> pd.DataFrame:
+def settings(grid: Grid, tuning: Tuning, draws: Draws) -> pd.DataFrame:
     """Return a row per setting.
 
     Columns: ``tuning_iqm``, the validation metric on the replicates that choose; ``iqm`` with its interval, the
@@ -49,19 +49,19 @@ def settings(cells: Grid, tuning: Tuning, draws: Draws) -> pd.DataFrame:
         ``chosen``, the share of the reported replicates that take the setting; ``near_best``, whether it may as
         well be the best.
     """
-    design, values, validation = cells.design, cells.values, cells.tables["validation"]
+    design, values, validation = grid.design, grid.values, grid.tables["validation"]
     counts, lost = (~np.isnan(validation)).sum(axis=1), np.isinf(validation).sum(axis=1)
-    untrained = (cells.tables["untrained"] > 0.5).sum(axis=1)
+    untrained = (grid.tables["untrained"] > 0.5).sum(axis=1)
     rows = []
-    for row, setting in enumerate(cells.settings):
-        use, own = cells.uses[setting.panel], tuning[setting.panel, setting.arm]
-        reported = known(values[row, use.report])
-        score = float(scores(cells.choice[[row]][:, use.tuning])[0]) if len(use.tuning) else np.nan
+    for row, setting in enumerate(grid.settings):
+        use, own = grid.uses[setting.panel], tuning[setting.panel, setting.arm]
+        reported = known_values(values[row, use.report])
+        score = float(scores(grid.choice[[row]][:, use.tuning])[0]) if len(use.tuning) else np.nan
         rows.append(
             {
-                **about(cells, setting.panel, setting.arm),
+                **about(grid, setting.panel, setting.arm),
                 **dict(zip(design.tuned, setting.tuned, strict=True)),
-                "tuning_seeds": len(known(validation[row, use.tuning])),
+                "tuning_seeds": len(known_values(validation[row, use.tuning])),
                 "report_seeds": len(reported),
                 "tuning_iqm": np.nan if np.isinf(score) else design.choice.sign * score + 0.0,  # no −0
                 **named("iqm", mean(reported, draws)),
@@ -74,7 +74,7 @@ def settings(cells: Grid, tuning: Tuning, draws: Draws) -> pd.DataFrame:
     return frame(rows)
 
 
-def arms(runs: pd.DataFrame, cells: Grid, tuning: Tuning, times: Reached, draws: Draws) -> pd.DataFrame:
+def arms(runs: pd.DataFrame, grid: Grid, tuning: Tuning, times: Reached, draws: Draws) -> pd.DataFrame:
     """Return a row per arm at its chosen settings, over the reported replicates.
 
     Columns: the setting, None where replicates take different ones; how many ``runs`` the arm has, and how they
@@ -82,34 +82,34 @@ def arms(runs: pd.DataFrame, cells: Grid, tuning: Tuning, times: Reached, draws:
     metric and of the ``best`` validation by name; the shares that ``diverged`` and are ``untrained``; the median
     ``steps`` and ``seconds`` to the target, and the share that ``reached`` it.
     """
-    ended = {status: cells.status == status for status in STATUSES}
+    ended = {status: grid.status == status for status in STATUSES}
     rows = []
-    for panel, arm, members in cells.groups():
-        own = np.isin(cells.row, members)
+    for panel, arm, members in grid.groups():
+        own = np.isin(grid.row, members)
         counts = {"runs": int(own.sum()), **{status: int((own & of).sum()) for status, of in ended.items()}}
         rows.append(
-            {**about(cells, panel, arm), **at_best(cells, panel, tuning[panel, arm], times, draws), **counts}
+            {**about(grid, panel, arm), **at_best(grid, panel, tuning[panel, arm], times, draws), **counts}
         )
     return frame(rows)
 
 
-def at_best(cells: Grid, panel: Panel, tuned: Tuned, times: Reached, draws: Draws) -> Row:
+def at_best(grid: Grid, panel: Panel, tuned: Tuned, times: Reached, draws: Draws) -> Row:
     """Return the numbers of an arm at its chosen settings."""
-    use, keys, common = cells.uses[panel], cells.design.tuned, tuned.common
-    setting = [None] * len(keys) if common is None else cells.settings[common].tuned
+    use, keys, common = grid.uses[panel], grid.design.tuned, tuned.common
+    setting = [None] * len(keys) if common is None else grid.settings[common].tuned
 
     def picked(table: Numbers) -> Numbers:
-        return known(tuned.pick(table, use))
+        return known_values(tuned.pick(table, use))
 
-    values, steps, seconds = picked(cells.values), picked(times.steps), picked(times.seconds)
-    validation, untrained = picked(cells.tables["validation"]), picked(cells.tables["untrained"])
-    others = [*(metric.name for metric in cells.design.metrics), "best", "validation"]
+    values, steps, seconds = picked(grid.values), picked(times.steps), picked(times.seconds)
+    validation, untrained = picked(grid.tables["validation"]), picked(grid.tables["untrained"])
+    others = [*(metric.name for metric in grid.design.metrics), "best", "validation"]
     return {
         **dict(zip(keys, setting, strict=True)),
-        "tuning_seeds": 0 if common is None else len(known(cells.tables["validation"][common, use.tuning])),
+        "tuning_seeds": 0 if common is None else len(known_values(grid.tables["validation"][common, use.tuning])),
         "seeds": len(values),
         **named("iqm", mean(values, draws)),
-        **{name: mean(picked(cells.tables[name]), draws).value for name in others},
+        **{name: mean(picked(grid.tables[name]), draws).value for name in others},
         "diverged_share": float(np.isinf(validation).mean()) if len(validation) else np.nan,
         "untrained_share": float((untrained > 0.5).mean()) if len(untrained) else np.nan,
         "steps": median(steps),
@@ -118,7 +118,7 @@ def at_best(cells: Grid, panel: Panel, tuned: Tuned, times: Reached, draws: Draw
     }
 
 
-def time_ratios(cells: Grid, tuning: Tuning, times: Reached, timed: StepTimes, draws: Draws) -> pd.DataFrame:
+def time_ratios(grid: Grid, tuning: Tuning, times: Reached, timed: StepTimes, draws: Draws) -> pd.DataFrame:
     """Return how many times the baseline's steps and seconds each arm takes to the target.
 
     Columns: ``steps_ratio`` with its bootstrap interval; ``step_time_ratio``, of the seconds of one step, with
@@ -127,9 +127,9 @@ def time_ratios(cells: Grid, tuning: Tuning, times: Reached, timed: StepTimes, d
         arms that were not timed.
     """
     rows = []
-    for panel in dict.fromkeys(setting.panel for setting in cells.settings):
-        place = Place(cells, (panel,))
-        for arm, baseline in cells.design.comparisons:
+    for panel in dict.fromkeys(setting.panel for setting in grid.settings):
+        place = Place(grid, (panel,))
+        for arm, baseline in grid.design.comparisons:
             sides = [sides_of(tuning, (panel,), name) for name in (arm, baseline)]
             if sides[0] is None or sides[1] is None:
                 continue
@@ -146,7 +146,7 @@ def time_ratios(cells: Grid, tuning: Tuning, times: Reached, timed: StepTimes, d
             seconds = steps.value * step.value
             rows.append(
                 {
-                    **about(cells, panel, arm),
+                    **about(grid, panel, arm),
                     "baseline": baseline,
                     **named("steps_ratio", steps),
                     **named("step_time_ratio", step),
@@ -157,7 +157,7 @@ def time_ratios(cells: Grid, tuning: Tuning, times: Reached, timed: StepTimes, d
                     },
                 }
             )
-    columns = [*cells.design.panels, "panel", "arm", "baseline"]
+    columns = [*grid.design.panels, "panel", "arm", "baseline"]
     columns += [
         *named("steps_ratio", UNKNOWN),
         *named("step_time_ratio", UNKNOWN),
@@ -166,22 +166,22 @@ def time_ratios(cells: Grid, tuning: Tuning, times: Reached, timed: StepTimes, d
     return frame(rows, columns)
 
 
-def ranges(cells: Grid, tuning: Tuning) -> pd.DataFrame:
+def ranges(grid: Grid, tuning: Tuning) -> pd.DataFrame:
     """Return the settings within 10 % of the best validation loss, of each tuned key of an arm, over all seeds.
 
     A run that failed to train counts as diverged. Where several keys are tuned, each setting of one counts with
     the best setting of the others.
     """
-    losses, rows = scores(np.where(cells.failed > 0.5, np.inf, cells.choice)), []
+    losses, rows = scores(np.where(grid.failed > 0.5, np.inf, grid.choice)), []
     for (panel, arm), tuned in tuning.items():
         found = losses[tuned.rows].tolist()
-        for place, key in enumerate(cells.design.tuned):
-            texts = [cells.settings[row].tuned[place] for row in tuned.rows]
+        for place, key in enumerate(grid.design.tuned):
+            texts = [grid.settings[row].tuned[place] for row in tuned.rows]
             if all(is_number(text) for text in texts):
                 good = good_range([float(text) for text in texts], found)
                 if good is not None:
-                    rows.append({**about(cells, panel, arm), "key": key, "within": WITHIN, **good._asdict()})
-    columns = [*cells.design.panels, "panel", "arm", "key", "within", "smallest", "largest", "decades", "open"]
+                    rows.append({**about(grid, panel, arm), "key": key, "within": WITHIN, **good._asdict()})
+    columns = [*grid.design.panels, "panel", "arm", "key", "within", "smallest", "largest", "decades", "open"]
     return frame(rows, columns)
 
 

@@ -36,7 +36,7 @@ class Reached:
 
 
 def reached(
-    runs: pd.DataFrame, curves: pd.DataFrame, cells: Grid, tuning: Tuning, target: float | str | None
+    runs: pd.DataFrame, curves: pd.DataFrame, grid: Grid, tuning: Tuning, target: float | str | None
 ) -> Reached:
     """Return the targets and when they were reached.
 
@@ -54,32 +54,32 @@ def reached(
     given = target if isinstance(target, float | int) else np.nan
     rule = BEST_ARM if target is None else BASELINE if target == BASELINE else GIVEN
     if curves.empty:
-        return without_curves(runs, cells, given, rule)
-    panel = pd.Series([cells.settings[row].panel for row in cells.row], index=runs.index, dtype=object)
+        return without_curves(runs, grid, given, rule)
+    panel = pd.Series([grid.settings[row].panel for row in grid.row], index=runs.index, dtype=object)
     budget, gap = most_steps(curves, panel)
     if rule == GIVEN:
-        targets = dict.fromkeys(panels_of(cells), given)
+        targets = dict.fromkeys(panels_of(grid), given)
     else:
-        best = best_values(runs, curves, panel.map(budget), cells)
-        targets = {name: target_from(best, name, rule, cells, tuning) for name in panels_of(cells)}
+        best = best_values(runs, curves, panel.map(budget), grid)
+        targets = {name: target_from(best, name, rule, grid, tuning) for name in panels_of(grid)}
     aims = panel.map(targets).astype(float)
-    times = times_to(curves, aims, cells.design.choice.direction).reindex(runs.index)
+    times = times_to(curves, aims, grid.design.choice.direction).reindex(runs.index)
     diverged = (runs["status"] == "diverged") & aims.notna()
     times = times.mask(diverged, np.inf).where(known, np.nan)
-    steps, seconds = (cells.arrange(times[name].to_numpy(dtype=float)) for name in ("steps", "seconds"))
-    return Reached(table(cells, targets, rule, budget, gap), times.assign(target=aims), steps, seconds)
+    steps, seconds = (grid.arrange(times[name].to_numpy(dtype=float)) for name in ("steps", "seconds"))
+    return Reached(table(grid, targets, rule, budget, gap), times.assign(target=aims), steps, seconds)
 
 
-def without_curves(runs: pd.DataFrame, cells: Grid, target: float, rule: str) -> Reached:
+def without_curves(runs: pd.DataFrame, grid: Grid, target: float, rule: str) -> Reached:
     """Return the targets of runs of which no curve is known; no time is."""
     times = pd.DataFrame({"steps": np.nan, "seconds": np.nan, "target": target}, index=runs.index)
-    unknown = np.full((len(cells.settings), len(cells.seeds)), np.nan)
-    return Reached(table(cells, dict.fromkeys(panels_of(cells), target), rule, {}, {}), times, unknown, unknown)
+    unknown = np.full((len(grid.settings), len(grid.seeds)), np.nan)
+    return Reached(table(grid, dict.fromkeys(panels_of(grid), target), rule, {}, {}), times, unknown, unknown)
 
 
-def panels_of(cells: Grid) -> list[Panel]:
+def panels_of(grid: Grid) -> list[Panel]:
     """Return the panels in natural order."""
-    return list(dict.fromkeys(setting.panel for setting in cells.settings))
+    return list(dict.fromkeys(setting.panel for setting in grid.settings))
 
 
 def most_steps(curves: pd.DataFrame, panel: pd.Series) -> tuple[dict[Panel, float], dict[Panel, float]]:
@@ -93,16 +93,16 @@ def most_steps(curves: pd.DataFrame, panel: pd.Series) -> tuple[dict[Panel, floa
     return budget, gap
 
 
-def best_values(runs: pd.DataFrame, curves: pd.DataFrame, budgets: pd.Series, cells: Grid) -> Numbers:
+def best_values(runs: pd.DataFrame, curves: pd.DataFrame, budgets: pd.Series, grid: Grid) -> Numbers:
     """Return the best value of each run by 75 % of its budget, ``(S, N)``; infinite if it diverged."""
-    best = best_by(curves, budgets, cells.design.choice.direction).reindex(runs.index)
-    worst = cells.design.choice.sign * np.inf
-    return cells.arrange(best.mask(runs["status"] == "diverged", worst).to_numpy(dtype=float))
+    best = best_by(curves, budgets, grid.design.choice.direction).reindex(runs.index)
+    worst = grid.design.choice.sign * np.inf
+    return grid.arrange(best.mask(runs["status"] == "diverged", worst).to_numpy(dtype=float))
 
 
-def target_from(best: Numbers, panel: Panel, rule: str, cells: Grid, tuning: Tuning) -> float:
+def target_from(best: Numbers, panel: Panel, rule: str, grid: Grid, tuning: Tuning) -> float:
     """Return the target of a panel from the best values of its arms at their chosen settings."""
-    design, use = cells.design, cells.uses[panel]
+    design, use = grid.design, grid.uses[panel]
     arms = {}
     for (other, arm), own in tuning.items():
         if other == panel and (rule == BEST_ARM or arm == design.baseline):
@@ -114,13 +114,13 @@ def target_from(best: Numbers, panel: Panel, rule: str, cells: Grid, tuning: Tun
 
 
 def table(
-    cells: Grid, targets: dict[Panel, float], rule: str, budget: dict[Panel, float], gap: dict[Panel, float]
+    grid: Grid, targets: dict[Panel, float], rule: str, budget: dict[Panel, float], gap: dict[Panel, float]
 ) -> pd.DataFrame:
     """Return a row per panel with its target."""
     rows = [
         {
-            **dict(zip(cells.design.panels, panel, strict=True)),
-            "panel": cells.panel(panel),
+            **dict(zip(grid.design.panels, panel, strict=True)),
+            "panel": grid.panel(panel),
             "target": target,
             "rule": rule,
             "budget": budget.get(panel, np.nan),
@@ -128,4 +128,4 @@ def table(
         }
         for panel, target in targets.items()
     ]
-    return pd.DataFrame(rows, columns=[*cells.design.panels, "panel", "target", "rule", "budget", "resolution"])
+    return pd.DataFrame(rows, columns=[*grid.design.panels, "panel", "target", "rule", "budget", "resolution"])

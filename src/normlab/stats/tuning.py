@@ -48,19 +48,19 @@ Tuning = dict[tuple[Panel, str], Tuned]
 """Of each panel and arm."""
 
 
-def tuned(cells: Grid, frozen: Frozen | None = None) -> Tuning:
+def tuned(grid: Grid, frozen: Frozen | None = None) -> Tuning:
     """Choose the settings of each arm in each panel, always on the validation loss.
 
     Args:
-        cells: the sweep.
+        grid: the sweep.
         frozen: settings that were fixed at an earlier verdict; these arms take no others, which may still be
             near-best.
     """
-    losses, found = cells.choice, {}
-    for panel, arm, rows in cells.groups():
-        use, known = cells.uses[panel], [row for row in rows if not np.isnan(losses[row]).all()]
+    losses, found = grid.choice, {}
+    for panel, arm, rows in grid.groups():
+        use, known = grid.uses[panel], [row for row in rows if not np.isnan(losses[row]).all()]
         allowed = (frozen or {}).get((panel, arm))
-        free = [row for row in known if allowed is None or cells.settings[row].tuned in allowed] or known
+        free = [row for row in known if allowed is None or grid.settings[row].tuned in allowed] or known
         if use.within:
             found[panel, arm] = Tuned(known, chosen_within(losses[:, use.report], free), [])
             continue

@@ -1,4 +1,4 @@
-"""Warnings about an analysis, one line each. The entry is :func:`cautions`."""
+"""Warnings about an analysis, one line each. The entry is :func:`warnings_of`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +15,7 @@ from normlab.stats.comparison import (
     effect_of,
     rank_side,
     replicate_effects,
-    shown,
+    shown_estimate,
     sides_of,
 )
 from normlab.stats.comparisons import replicates_needed
@@ -24,53 +24,53 @@ from normlab.stats.design import GENERALIZATION, Metric, Scope
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.history import History
 from normlab.stats.pseudomedian import Interval, shift_estimate
-from normlab.stats.sentences import counted, number, p_value
+from normlab.stats.sentences import counted, format_number, p_value
 from normlab.stats.signed_rank import signed_rank
 from normlab.stats.time_to_target import GIVEN, Reached
 from normlab.stats.tuning import Tuning, edges
 
 
 def warnings_of(
-    runs: pd.DataFrame, cells: Grid, tuning: Tuning, times: Reached, comparisons: Sequence[Row], history: History
+    runs: pd.DataFrame, grid: Grid, tuning: Tuning, times: Reached, comparisons: Sequence[Row], history: History
 ) -> list[str]:
     """Return the warnings: about runs that do not count, replicates, the choice of settings, tests and targets."""
     return [
-        *of_runs(runs, cells),
-        *of_replicates(cells),
-        *of_tuning(cells, tuning),
+        *of_runs(runs, grid),
+        *of_replicates(grid),
+        *of_tuning(grid, tuning),
         *of_tests(comparisons),
         *of_looks(comparisons, history),
-        *of_targets(cells, times),
+        *of_targets(grid, times),
     ]
 
 
-def of_runs(runs: pd.DataFrame, cells: Grid) -> Iterator[str]:
+def of_runs(runs: pd.DataFrame, grid: Grid) -> Iterator[str]:
     """Yield warnings about runs that do not count, or not in full."""
     if runs.empty:
         yield "there are no runs"
         return
     for status in ("stopped", "failed"):
-        if count := int((cells.status == status).sum()):
+        if count := int((grid.status == status).sum()):
             yield f"{status} runs, which count nowhere: {count}"
     known = runs["validation"].notna().to_numpy()
-    if count := int(((cells.status == "finished") & ~known).sum()):
-        yield f"finished runs without {cells.design.choice.name}, which count nowhere: {count}"
+    if count := int(((grid.status == "finished") & ~known).sum()):
+        yield f"finished runs without {grid.design.choice.name}, which count nowhere: {count}"
     if not known.any():
         yield "no run came to its end: there is nothing to compare"
-    elif (cells.status[known] == "diverged").all():
+    elif (grid.status[known] == "diverged").all():
         yield "every run diverged"
-    if count := int((known & (cells.column < 0)).sum()):
+    if count := int((known & (grid.column < 0)).sum()):
         yield f"runs without a seed, which count nowhere: {count}"
-    placed = known & (cells.column >= 0)
-    repeated = int(placed.sum()) - len(set(zip(cells.row[placed], cells.column[placed], strict=True)))
+    placed = known & (grid.column >= 0)
+    repeated = int(placed.sum()) - len(set(zip(grid.row[placed], grid.column[placed], strict=True)))
     if repeated:
         yield f"runs that repeat a seed of their setting, and count once with their mean: {repeated}"
 
 
-def of_replicates(cells: Grid) -> Iterator[str]:
+def of_replicates(grid: Grid) -> Iterator[str]:
     """Yield warnings about the number of replicates and their scope, each once for all panels."""
     said = set()
-    for use in cells.uses.values():
+    for use in grid.uses.values():
         lines, seeds = [], len(use.report)
         if not use.is_disjoint:
             lines.append(
@@ -85,7 +85,7 @@ def of_replicates(cells: Grid) -> Iterator[str]:
             lines.append(
                 f"with {seeds} replicates, the 95 % intervals of interquartile means hold the truth in {share}"
             )
-        if use.scope == Scope.SEED and len(cells.design.arms) > 1 and seeds > 1:
+        if use.scope == Scope.SEED and len(grid.design.arms) > 1 and seeds > 1:
             lines.append(
                 "all seeds have the same data: other splits may differ; replicate=data gives each its own"
             )
@@ -93,15 +93,15 @@ def of_replicates(cells: Grid) -> Iterator[str]:
         said.update(lines)
 
 
-def of_tuning(cells: Grid, tuning: Tuning) -> Iterator[str]:
+def of_tuning(grid: Grid, tuning: Tuning) -> Iterator[str]:
     """Yield warnings about the choice of settings."""
     for (panel, arm), tuned in tuning.items():
-        known, columns = ~np.isnan(cells.tables["validation"]), cells.uses[panel].tuning
+        known, columns = ~np.isnan(grid.tables["validation"]), grid.uses[panel].tuning
         counts = {int(known[row, columns].sum()) for row in tuned.rows}
         if len(counts) > 1:
-            name = full_name(cells, panel, arm)
+            name = full_name(grid, panel, arm)
             yield f"{name}: settings were chosen on {min(counts)} to {max(counts)} replicates"
-    grids = {(panel, len(own.rows)) for (panel, _), own in tuning.items() if cells.uses[panel].within}
+    grids = {(panel, len(own.rows)) for (panel, _), own in tuning.items() if grid.uses[panel].within}
     if len(grids) > len({panel for panel, _ in grids}):
         yield (
             "arms have different numbers of settings: where each split chooses for itself, the arm with more of "
@@ -109,19 +109,19 @@ def of_tuning(cells: Grid, tuning: Tuning) -> Iterator[str]:
         )
 
 
-def at_edges(cells: Grid, tuning: Tuning) -> list[str]:
+def at_edges(grid: Grid, tuning: Tuning) -> list[str]:
     """Return a line for each edge of what was tried that is the best setting, with the arms of which it is.
 
     Where replicates choose for themselves, an edge counts if most of them choose it.
     """
     found: dict[str, dict[str, None]] = {}
     for (panel, arm), tuned in tuning.items():
-        tried = [cells.settings[row].tuned for row in tuned.rows]
+        tried = [grid.settings[row].tuned for row in tuned.rows]
         rows, taken = np.unique(tuned.chosen[tuned.chosen >= 0], return_counts=True)
         for row in rows[2 * taken > len(tuned.chosen)].tolist():
-            for key, end, setting in edges(tried, cells.settings[row].tuned):
-                what = f"the {end} {cells.design.tuned[key]} that was tried, {setting}"
-                found.setdefault(what, {})[full_name(cells, panel, arm)] = None
+            for key, end, setting in edges(tried, grid.settings[row].tuned):
+                what = f"the {end} {grid.design.tuned[key]} that was tried, {setting}"
+                found.setdefault(what, {})[full_name(grid, panel, arm)] = None
     return [
         f"for {', '.join(names)} the best is {what}: a better one may lie beyond" for what, names in found.items()
     ]
@@ -168,19 +168,19 @@ def of_looks(comparisons: Sequence[Row], history: History) -> Iterator[str]:
         yield f"max_replicates={most} was declared at the first verdict: with more replicates nothing is declared"
 
 
-def of_targets(cells: Grid, times: Reached) -> Iterator[str]:
+def of_targets(grid: Grid, times: Reached) -> Iterator[str]:
     """Yield warnings about the targets, where there are curves."""
     targets = times.targets
     if targets.empty or targets["budget"].isna().all():
         return
     if targets["target"].isna().any():
         yield f"panels without a target, as most runs diverged: {int(targets['target'].isna().sum())}"
-    tuned = any(len(use.tuning) and not use.within for use in cells.uses.values())
+    tuned = any(len(use.tuning) and not use.within for use in grid.uses.values())
     if not tuned and (targets["rule"] != GIVEN).any():
         yield "the target was set by the runs whose times to it are told, which favours the arm that set it"
 
 
-def disagreements(cells: Grid, tuning: Tuning, comparisons: Sequence[Row]) -> Iterator[str]:
+def disagreements(grid: Grid, tuning: Tuning, comparisons: Sequence[Row]) -> Iterator[str]:
     """Yield a line for each test comparison that the validation split or the best epoch answers otherwise.
 
     The best epoch is chosen and judged on the same validation samples, which favours the arm whose curve jumps
@@ -190,11 +190,11 @@ def disagreements(cells: Grid, tuning: Tuning, comparisons: Sequence[Row]) -> It
     for row in comparisons:
         if row["question"] != GENERALIZATION or np.isnan(row["p_adjusted"]):
             continue
-        choice = cells.design.choice
+        choice = grid.design.choice
         if row["metric"].replace("test/", "val/") != choice.name:
             continue
         for table, what in (("validation", "validation at the end"), ("best", "the best epoch of validation")):
-            found = other_answer(cells, tuning, row, Metric(table, choice.direction))
+            found = other_answer(grid, tuning, row, Metric(table, choice.direction))
             if found is None:
                 continue
             effect, p, side = found
@@ -208,26 +208,26 @@ def disagreements(cells: Grid, tuning: Tuning, comparisons: Sequence[Row]) -> It
                 )
 
 
-def other_answer(cells: Grid, tuning: Tuning, row: Row, metric: Metric) -> tuple[str, float, float] | None:
-    """Return a comparison by another table of the cells: the effect as text, p and side; None without replicates.
+def other_answer(grid: Grid, tuning: Tuning, row: Row, metric: Metric) -> tuple[str, float, float] | None:
+    """Return a comparison by another table of the grid: the effect as text, p and side; None without replicates.
 
     The text is empty where runs that diverged leave no estimate.
     """
-    place = Place(cells, row["of_panels"])
+    place = Place(grid, row["of_panels"])
     sides = [sides_of(tuning, row["of_panels"], row[name]) for name in ("arm", "baseline")]
     if sides[0] is None or sides[1] is None:
         return None
-    arm, baseline = (place.pick(cells.tables[metric.name], side) for side in sides if side is not None)
+    arm, baseline = (place.pick(grid.tables[metric.name], side) for side in sides if side is not None)
     effect = effect_of(metric, arm, baseline)
     effects, _ = replicate_effects(effect, arm, baseline)
     if not len(effects):
         return None
     shift = shift_estimate(effects)
-    estimate = shown(effect, Interval(shift, shift, shift)).value
-    text = "" if np.isnan(estimate) else f" {effect} {number(estimate)}"
+    estimate = shown_estimate(effect, Interval(shift, shift, shift)).value
+    text = "" if np.isnan(estimate) else f" {effect} {format_number(estimate)}"
     return text, float(signed_rank(effects)), rank_side(effects, metric)
 
 
-def full_name(cells: Grid, panel: Panel, arm: str) -> str:
+def full_name(grid: Grid, panel: Panel, arm: str) -> str:
     """Return an arm's name with its panel's."""
-    return " at ".join(filter(None, [arm or "all runs", cells.panel(panel)]))
+    return " at ".join(filter(None, [arm or "all runs", grid.panel(panel)]))

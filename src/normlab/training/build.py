@@ -17,7 +17,7 @@ from torch import nn
 
 from normlab.config import DATA_SEED, ConfigError, first_line
 from normlab.data.datamodule import InMemoryData
-from normlab.data.order import batch_sizes, stream
+from normlab.data.order import batch_sizes, derive_seed
 from normlab.probes.graph import Graph
 from normlab.probes.scene import Probe
 from normlab.training.module import NormModule
@@ -99,7 +99,7 @@ def data_seed(config: DictConfig) -> int:
     own; with ``replicate=seed`` it is ``data.seed``.
     """
     seed: int = config.data.get("seed", DATA_SEED)
-    return stream(seed, "replicate", config.seed) if config.get("replicate") == "data" else seed
+    return derive_seed(seed, "replicate", config.seed) if config.get("replicate") == "data" else seed
 
 
 def net_maker(config: DictConfig, data: InMemoryData) -> Callable[[], nn.Module]:

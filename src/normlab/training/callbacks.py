@@ -16,7 +16,7 @@ from torch import Tensor
 from normlab.results import curves
 from normlab.results.curves import Point
 from normlab.results.events import EventFile
-from normlab.results.result import Moment
+from normlab.results.result import EpochMetrics
 from normlab.stats.outcomes import final_mean
 from normlab.training.module import NormModule
 from normlab.training.population import Population, copy_of
@@ -30,7 +30,7 @@ def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.
     return metric < best - min_delta if direction == "min" else metric > best + min_delta
 
 
-def worst(direction: str) -> float:
+def worst_value(direction: str) -> float:
     """Return the value that every other is better than."""
     return torch.inf if direction == "min" else -torch.inf
 
@@ -41,7 +41,7 @@ class EarlyStopping(pl.Callback):
     def __init__(self, members: int, monitor: str, direction: str, patience: int, min_delta: float) -> None:
         self.monitor, self.direction = monitor, direction
         self.patience, self.min_delta = patience, min_delta
-        self.best = torch.full((members,), worst(direction), dtype=torch.float64)
+        self.best = torch.full((members,), worst_value(direction), dtype=torch.float64)
         self.waited = torch.zeros(members, dtype=torch.long)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
@@ -67,7 +67,7 @@ class BestState(pl.Callback):
 
     def __init__(self, population: Population, monitor: str, direction: str) -> None:
         self.monitor, self.direction = monitor, direction
-        self.value = torch.full((population.members,), worst(direction), dtype=torch.float64)
+        self.value = torch.full((population.members,), worst_value(direction), dtype=torch.float64)
         self.epoch, self.step = torch.zeros(2, population.members, dtype=torch.long)
         self.metrics: dict[str, Tensor] = {}
         self.state = copy_of(population)
@@ -76,12 +76,12 @@ class BestState(pl.Callback):
         """Begin with the initial state, which is on the device and in the precision of the training by now."""
         self.state = copy_of(pl_module.population)
 
-    def moment(self, k: int) -> Moment | None:
+    def moment(self, k: int) -> EpochMetrics | None:
         """Return where member k's metric was best."""
         if self.epoch[k] == 0:
             return None
         metrics = {name: values[k].item() for name, values in self.metrics.items()}
-        return Moment(int(self.epoch[k]), int(self.step[k]), metrics)
+        return EpochMetrics(int(self.epoch[k]), int(self.step[k]), metrics)
 
     def revise(self, population: Population, metrics: dict[str, Tensor]) -> None:
         """Put a state and metrics of the same epochs in the place of those kept."""
@@ -107,7 +107,7 @@ class BestState(pl.Callback):
                 kept[name][mask] = tensor[mask]
 
 
-class Recorder(pl.Callback):
+class CurveRecorder(pl.Callback):
     """Takes down every epoch's metrics of every member, and writes them to the run folders now and then."""
 
     def __init__(self, folders: Sequence[Path], events: Sequence[EventFile], flush_seconds: float) -> None:
@@ -129,10 +129,10 @@ class Recorder(pl.Callback):
             if pl_module.probing is not None:
                 pl_module.probing.flush()
 
-    def moment(self, k: int) -> Moment | None:
+    def moment(self, k: int) -> EpochMetrics | None:
         """Return the last epoch that was taken down of member k."""
         point = self.last[k]
-        return Moment(point.epoch, point.step, point.metrics) if point else None
+        return EpochMetrics(point.epoch, point.step, point.metrics) if point else None
 
     def revise(self, metrics: dict[str, Tensor]) -> None:
         """Put other metrics into each member's last epoch, which stays in the curves as it was."""
@@ -174,7 +174,7 @@ class FinalMetrics(pl.Callback):
         }
 
 
-class Watch(pl.Callback):
+class ProgressCallback(pl.Callback):
     """Moves the progress bar on by an epoch of every member."""
 
     def __init__(self, progress: Progress, monitor: str) -> None:

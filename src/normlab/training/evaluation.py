@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from normlab.norms.batch_norm import BatchNorm
 from normlab.norms.statistics import RUNNING, kept_by, mean_and_variance, pooled
-from normlab.probes.slots import Watch
+from normlab.probes.slots import HookedLayers
 from normlab.training.population import Population
 
 
@@ -92,7 +92,7 @@ def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
     minibatches = list(minibatches)
     if not layers or not minibatches:
         return
-    training, watch = population.training, Watch(layers, batch_statistics)
+    training, watch = population.training, HookedLayers(layers, batch_statistics)
     population.eval()
     with by_batch(net):
         found = [population.observe(x, watch)[1] for x in minibatches]

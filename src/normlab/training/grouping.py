@@ -25,16 +25,16 @@ class Group:
     stacking: Stacking = field(default_factory=Stacking)
 
 
-def blank(node: Any) -> Any:
+def mask_numbers(node: Any) -> Any:
     """Return a node with its numbers left out: what is left must be equal for numbers to be stacked.
 
-    >>> blank({"lr": 0.1, "betas": [0.9, 0.99], "nesterov": True, "_target_": "x"})
+    >>> mask_numbers({"lr": 0.1, "betas": [0.9, 0.99], "nesterov": True, "_target_": "x"})
     {'lr': '#', 'betas': '##', 'nesterov': True, '_target_': 'x'}
     """
     if isinstance(node, dict):
-        return {key: blank(value) for key, value in node.items()}
-    if isinstance(node, list) and all(isinstance(blank(value), str) for value in node):
-        return "".join(blank(value) for value in node)
+        return {key: mask_numbers(value) for key, value in node.items()}
+    if isinstance(node, list) and all(isinstance(mask_numbers(value), str) for value in node):
+        return "".join(mask_numbers(value) for value in node)
     return "#" if isinstance(node, int | float) and not isinstance(node, bool) else node
 
 
@@ -49,7 +49,7 @@ def shape_of_values(values: Mapping[str, Any]) -> str:
     shape = {**values, "seed": "#", "data": data}
     for name, base in (("optimizer", StackedOptimizer), ("scheduler", Scheduler)):
         if is_stacked(shape[name], base):
-            shape[name] = blank(shape[name])
+            shape[name] = mask_numbers(shape[name])
     return json.dumps(shape, sort_keys=True)
 
 

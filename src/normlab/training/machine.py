@@ -57,7 +57,7 @@ def cache_size() -> int:
 
 
 @cache
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Have the C library keep up to 256 MB that was freed, as the next step needs it again.
 
     By default glibc gives large blocks back at once, and the operating system hands each page out anew, filled

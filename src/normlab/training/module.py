@@ -17,7 +17,7 @@ from torch import Tensor
 from normlab.config import ConfigError, first_line, naming, require
 from normlab.data.datamodule import InMemoryData, Split
 from normlab.data.order import batch_sizes
-from normlab.norms.draws import Drawing
+from normlab.norms.draws import StochasticLayer
 from normlab.probes.slots import MOMENTS, normalizers
 from normlab.training.compiling import Compiled, Step
 from normlab.training.evaluation import by_batch, reestimate, with_reestimated
@@ -149,7 +149,7 @@ class NormModule(pl.LightningModule):
     @torch.no_grad()
     def warm_up(self) -> None:
         """Pass the training split through the nets ``warmup`` times: running statistics move and nothing else."""
-        drawing = [layer for layer in self.population.modules() if isinstance(layer, Drawing)]
+        drawing = [layer for layer in self.population.modules() if isinstance(layer, StochasticLayer)]
         for layer in drawing:
             layer.held = True
         for epoch in range(self.warmup):

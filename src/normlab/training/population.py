@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
-from normlab.data.order import stream
-from normlab.norms.draws import Drawing
-from normlab.probes.slots import Watch
+from normlab.data.order import derive_seed
+from normlab.norms.draws import StochasticLayer
+from normlab.probes.slots import HookedLayers
 from normlab.training import stacking
 from normlab.training.seeding import seeded
 from normlab.training.stacking import State
@@ -30,8 +30,8 @@ def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> lis
         with seeded(seed):
             net = make_net()
         for name, layer in net.named_modules():
-            if isinstance(layer, Drawing):
-                layer.seed(stream(seed, "draws", name))
+            if isinstance(layer, StochasticLayer):
+                layer.seed(derive_seed(seed, "draws", name))
         nets.append(net)
     return nets
 
@@ -77,14 +77,14 @@ class Population(nn.Module):
             return self.net(x.squeeze(0)).unsqueeze(0)
         return self.run(self.state(), x)[0]
 
-    def run(self, state: State, x: Tensor, watch: Watch | None = None) -> tuple[Tensor, State]:
+    def run(self, state: State, x: Tensor, watch: HookedLayers | None = None) -> tuple[Tensor, State]:
         """Return every member's outputs with the parameters and buffers given, and the measurements watched."""
         # Evaluation by the batch's statistics takes buffers away.
         others = {name: state[first] for name, first in self.aliases.items() if first in state}
         named = state | others if others else state
         return stacking.forward(self.net, named, x, watch, by_layers=self.by_layers)
 
-    def observe(self, x: Tensor, watch: Watch) -> tuple[Tensor, State]:
+    def observe(self, x: Tensor, watch: HookedLayers) -> tuple[Tensor, State]:
         """Return every member's outputs and what is measured meanwhile, ``(K, …)`` for each layer watched."""
         if self.members > 1:
             return self.run(self.state(), x, watch)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from normlab.config import naming
-from normlab.data.order import stream
+from normlab.data.order import derive_seed
 from normlab.probes.graph import Graph
 from normlab.probes.preconditioning import Preconditioning
-from normlab.probes.scene import Finding, Probe, Scene, folds_exactly
+from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, folds_exactly
 from normlab.results import probes as records
 from normlab.results.events import EventFile
 from normlab.results.probes import Found, headlines
@@ -125,10 +125,10 @@ class Probing:
                     self.take_down(name, finding, step, (~module.frozen).nonzero().flatten().tolist())
         self.seconds += time.perf_counter() - started
 
-    def scene(self, module: "NormModule", name: str, step: Step) -> Scene:
+    def scene(self, module: "NormModule", name: str, step: Step) -> TrainingSnapshot:
         """Return a step as a probe sees it, with generators of its own."""
         net = module.population.net
-        return Scene(
+        return TrainingSnapshot(
             net=net,
             loss=module.task.loss,
             trained=[name for name, parameter in net.named_parameters() if parameter.requires_grad],
@@ -140,7 +140,7 @@ class Probing:
             lr=module.learning_rates(),
             stability=stability(module.optimizer),
             generators=[
-                torch.Generator().manual_seed(stream(seed, "probe", name, step.step)) for seed in self.seeds
+                torch.Generator().manual_seed(derive_seed(seed, "probe", name, step.step)) for seed in self.seeds
             ],
             epoch=step.epoch,
             step=step.step,
@@ -148,7 +148,7 @@ class Probing:
             preconditioning=step.preconditioning,
         )
 
-    def take_down(self, name: str, finding: Finding, step: Step, members: Sequence[int]) -> None:
+    def take_down(self, name: str, finding: Measurement, step: Step, members: Sequence[int]) -> None:
         """Keep what was found of these members."""
         now, names = time.time(), list(finding.numbers)
         rows = torch.stack([value.detach().double().cpu() for value in finding.numbers.values()], dim=1).tolist()

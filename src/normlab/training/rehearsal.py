@@ -36,13 +36,13 @@ from normlab.training.grouping import shape_of_values
 from normlab.training.module import NormModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
-from normlab.training.session import Training
+from normlab.training.session import TrainingSession
 
 NEVER = 10**12
 """So many steps that a probe which looks every so often looks at the first step alone."""
 
 
-def rehearse(config: DictConfig) -> list[str]:
+def dry_run_once(config: DictConfig) -> list[str]:
     """Refuse a configuration that cannot be trained.
 
     The numbers of the optimizer and its schedule are tried for each configuration. All else is tried once for the
@@ -60,7 +60,7 @@ def rehearse(config: DictConfig) -> list[str]:
     try_optimizer(json.dumps({name: values[name] for name in ("optimizer", "scheduler")}))
     shape = shape_of_values(values)
     if shape not in _notices:
-        with quiet():
+        with silenced():
             _notices[shape] = dry_run(OmegaConf.create(values))
     return _notices[shape]
 
@@ -99,7 +99,7 @@ def dry_run(config: DictConfig) -> list[str]:
     sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(shortened(config), Path(folder) / "run", "dry run", {}, [])
-        training = Training([run], NoProgress(), data=few_of(data, sum(sizes)))
+        training = TrainingSession([run], NoProgress(), data=few_of(data, sum(sizes)))
         module = training.module.to(precision_of(config))
         try_layers(module, data, sizes)
         for name, probe in make_probes(config).items():
@@ -199,7 +199,7 @@ class NoProgress(Progress):
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Hide log lines and warnings of a dry run: the training gives them again."""
     log, level = logging.getLogger("normlab"), logging.getLogger("normlab").level
     log.setLevel(logging.CRITICAL + 1)

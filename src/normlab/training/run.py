@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from normlab.results.folder import earlier_result
 from normlab.results.result import Result
 from normlab.training.progress import Progress
-from normlab.training.rehearsal import rehearse
+from normlab.training.rehearsal import dry_run_once
 from normlab.training.run_folders import Run
-from normlab.training.session import Training
+from normlab.training.session import TrainingSession
 
 log = logging.getLogger("normlab")
 
@@ -30,9 +30,9 @@ def train(runs: Sequence[Run], progress: Progress | None = None, populations: in
     for run in runs if not to_train else ():
         log.info("%s is done already: its result is returned, from %s", run.name, run.folder)
     if to_train:
-        for notice in rehearse(runs[0].config):
+        for notice in dry_run_once(runs[0].config):
             progress.tell(notice)
-        training = Training([runs[k] for k in to_train], progress, populations)
+        training = TrainingSession([runs[k] for k in to_train], progress, populations)
         for k, result in zip(to_train, training.results(), strict=True):
             results[k] = result
     return [result for result in results if result is not None]

@@ -18,7 +18,7 @@ from normlab.results import curves, hparams, probes, result
 from normlab.results.events import OURS, EventFile
 from normlab.results.folder import plain, require_writable, to_yaml, without_handling
 from normlab.results.names import run_name
-from normlab.results.result import Moment, Result, Status
+from normlab.results.result import EpochMetrics, Result, Status
 from normlab.training.stacking import State
 
 ERROR = "error.txt"
@@ -76,11 +76,11 @@ class RunFolders:
             clear(run.folder)
         self.events = [begin_events(run) for run in runs if run.config.logger.tensorboard]
 
-    def save(self, k: int, name: str, state_dict: State, moment: Moment | None) -> None:
+    def save(self, k: int, name: str, state_dict: State, moment: EpochMetrics | None) -> None:
         """Write a checkpoint of run k: plain tensors and numbers, which ``weights_only=True`` loads."""
         path = self.runs[k].folder / "checkpoints" / f"{name}.pt"
         path.parent.mkdir(exist_ok=True)
-        reached = moment or Moment(0, 0, {})
+        reached = moment or EpochMetrics(0, 0, {})
         beside = path.with_suffix(".tmp")
         torch.save({"state_dict": state_dict, **asdict(reached)}, beside)
         beside.replace(path)

@@ -22,9 +22,16 @@ from normlab.results.folder import plain
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sources import sources_of
 from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
-from normlab.training.callbacks import BestState, EarlyStopping, FinalMetrics, Recorder, Watch, worst
+from normlab.training.callbacks import (
+    BestState,
+    CurveRecorder,
+    EarlyStopping,
+    FinalMetrics,
+    ProgressCallback,
+    worst_value,
+)
 from normlab.training.grouping import shape_of
-from normlab.training.machine import keep_freed_memory, threads
+from normlab.training.machine import threads, tune_malloc
 from normlab.training.module import NormModule
 from normlab.training.optim import StackedOptimizer
 from normlab.training.probing import Probing
@@ -33,12 +40,12 @@ from normlab.training.proof import stacking_of
 from normlab.training.run_folders import Run, RunFolders
 from normlab.training.seeding import seed_globally
 from normlab.training.size import compiling_pays, threads_for
-from normlab.training.tasks import chance
+from normlab.training.tasks import constant_predictor_loss
 
 log = logging.getLogger("normlab")
 
 
-def sentence(result: Result) -> str:
+def run_line(result: Result) -> str:
     """Return the log line of a run that ended: its status, epochs, seconds and metrics."""
     words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
     metric, best, last = result.objective.metric, result.best, result.last
@@ -49,15 +56,15 @@ def sentence(result: Result) -> str:
     return f"{words}; {result.error}, see error.txt in its folder" if result.error else words
 
 
-def summary(results: Sequence[Result]) -> str:
+def population_line(results: Sequence[Result]) -> str:
     """Return the log line of a population that ended: how many runs of each status, and the seconds."""
     statuses = Counter(result.status.value for result in results)
     ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
     seconds = sum(result.seconds for result in results)
-    return f"{title(results)}: {ends}, {seconds:.2g} s of training"
+    return f"{population_name(results)}: {ends}, {seconds:.2g} s of training"
 
 
-def title(runs: Sequence[Run] | Sequence[Result]) -> str:
+def population_name(runs: Sequence[Run] | Sequence[Result]) -> str:
     """Return the name of a population in log lines."""
     models = {run.choices.get("model", "") for run in runs}
     return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
@@ -73,7 +80,7 @@ def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
         config=plain(run.config),
         choices=run.choices,
         overrides=run.overrides,
-        objective=Objective(metric, direction, worst(direction)),
+        objective=Objective(metric, direction, worst_value(direction)),
         error=error,
         command=remembered_command(),
     )
@@ -91,7 +98,7 @@ def choose_step(module: NormModule, config: DictConfig, tell: Callable[[str], No
         module.compiles = False
 
 
-class Training:
+class TrainingSession:
     """One population on its way: what is built for it, and what it leaves at its end, whichever that is."""
 
     def __init__(
@@ -109,7 +116,7 @@ class Training:
         self.sources = sources_of(plain(config))
         self.module = make_module([run.config for run in runs], self.data)
         if config.trainer.compile is None and compiling_pays(config, len(runs), populations):
-            log.info("compiling the steps of %s, which takes seconds and saves more", title(runs))
+            log.info("compiling the steps of %s, which takes seconds and saves more", population_name(runs))
             self.module.compiles = True
         choose_step(self.module, config, progress.tell)
         self.folders = RunFolders(runs)
@@ -118,12 +125,17 @@ class Training:
         if config.probes:
             self.module.probing = Probing(make_probes(config), runs, events)
         self.final = FinalMetrics()
-        self.recorder = Recorder(folders, events, config.logger.flush_seconds)
+        self.recorder = CurveRecorder(folders, events, config.logger.flush_seconds)
         self.trainer = make_trainer(config, self.callbacks(), str(runs[0].folder))
 
     def callbacks(self) -> list[pl.Callback]:
         """Return our callbacks; those that take down an epoch come before the one that stops members."""
-        watching: list[pl.Callback] = [self.recorder, self.best, self.final, Watch(self.progress, self.metric)]
+        watching: list[pl.Callback] = [
+            self.recorder,
+            self.best,
+            self.final,
+            ProgressCallback(self.progress, self.metric),
+        ]
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
             monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
@@ -138,8 +150,8 @@ class Training:
             KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
         """
         number = self.config.trainer.threads or threads_for(self.config, len(self.runs))
-        keep_freed_memory()
-        with threads(number), self.module.interrupts.recorded(), quiet():
+        tune_malloc()
+        with threads(number), self.module.interrupts.recorded(), hide_lightning_warnings():
             seed_globally(self.config.seed)
             try:
                 try:
@@ -208,8 +220,8 @@ class Training:
         if self.module.probing is not None:
             self.module.probing.flush()
             self.module.probing.write_arrays()
-        self.folders.end(results, [sentence(result) for result in results], error)
-        log.info(sentence(results[0]) if len(results) == 1 else summary(results))
+        self.folders.end(results, [run_line(result) for result in results], error)
+        log.info(run_line(results[0]) if len(results) == 1 else population_line(results))
         return results
 
     def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
@@ -221,7 +233,7 @@ class Training:
             status = Status.DIVERGED
         elif not module.active[k] and (tests or not self.data.test):
             status = Status.FINISHED
-        reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst(self.direction)
+        reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst_value(self.direction)
         tested = best is not None and status == Status.FINISHED
         return replace(
             unfinished(run, status, first_line(error) if error and status == Status.FAILED else None),
@@ -230,7 +242,7 @@ class Training:
             last=self.recorder.moment(k),
             test={name: values[k].item() for name, values in tests.items()} if tested else {},
             final={name: float(values[k]) for name, values in self.final.means(module.epochs).items()},
-            chance=chance(module.task, table.y, table.out_features),
+            chance=constant_predictor_loss(module.task, table.y, table.out_features),
             probes=module.probing.latest[k] if module.probing else {},
             epochs=int(module.epochs[k]),
             steps=int(module.steps[k]),
@@ -244,7 +256,7 @@ class Training:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def hide_lightning_warnings() -> Iterator[None]:
     """Hide two warnings of Lightning's: about its own code, and about a split that is empty on purpose."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from normlab.norms import BatchNorm1d
-from normlab.probes.slots import Watch, calls_forward_alone
+from normlab.probes.slots import HookedLayers, calls_forward_alone
 from normlab.training.gradients import affine, batch_normalized
 
 State = dict[str, Tensor]
@@ -63,7 +63,7 @@ def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tenso
     return (lambda layer, state, x: layer(x)) if type(layer) in ELEMENTWISE else None
 
 
-def by_vmap(layer: nn.Module, state: State, x: Tensor, watch: Watch | None) -> tuple[Tensor, State]:
+def by_vmap(layer: nn.Module, state: State, x: Tensor, watch: HookedLayers | None) -> tuple[Tensor, State]:
     """Run a layer's own code for each member, ``(K, B, …)`` to ``(K, B, …)``, and measure what is watched."""
     # ``functional_call`` takes one name of tied tensors and gives the others the same.
     unique = {id(tensor): name for name, tensor in reversed(state.items())}
@@ -71,7 +71,7 @@ def by_vmap(layer: nn.Module, state: State, x: Tensor, watch: Watch | None) -> t
     return vmap(partial(alone, layer, watch), randomness="different")(own, x)
 
 
-def alone(layer: nn.Module, watch: Watch | None, state: State, x: Tensor) -> tuple[Tensor, State]:
+def alone(layer: nn.Module, watch: HookedLayers | None, state: State, x: Tensor) -> tuple[Tensor, State]:
     """Run a layer's own code for one member, and measure what is watched."""
     if watch is None:
         return functional_call(layer, state, (x,)), {}
@@ -93,7 +93,7 @@ def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]
 
 
 def forward(
-    net: nn.Module, state: State, x: Tensor, watch: Watch | None = None, *, by_layers: bool = True
+    net: nn.Module, state: State, x: Tensor, watch: HookedLayers | None = None, *, by_layers: bool = True
 ) -> tuple[Tensor, State]:
     """Return every member's outputs, and what there was to be measured on the way.
 

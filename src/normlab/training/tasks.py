@@ -82,7 +82,7 @@ class Classification:
 Task = Regression | Classification
 
 
-def chance(task: Task, targets: Tensor, out_features: int) -> float:
+def constant_predictor_loss(task: Task, targets: Tensor, out_features: int) -> float:
     """Return the loss of the best net that looks at nothing: what an untrained net is known by."""
     outputs = task.constant(targets, out_features).expand(1, len(targets), -1)
     return task.loss(outputs, targets.unsqueeze(0)).item()

@@ -31,7 +31,7 @@ from normlab.results.timing import FILE, TimedArm, Timing, representatives
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
 from normlab.training.compiling import Compiled
 from normlab.training.interrupts import Interrupts
-from normlab.training.machine import keep_freed_memory, threads
+from normlab.training.machine import threads, tune_malloc
 from normlab.training.session import choose_step
 from normlab.training.size import threads_for
 
@@ -96,7 +96,7 @@ def interleaved(timers: Sequence[Callable[[], float]], rounds: int) -> list[list
 
 def build(records: Sequence[Record], names: Sequence[str], interrupts: Interrupts) -> list["Stepper"]:
     """Return what takes the steps of each run; runs with the same data share them in memory."""
-    keep_freed_memory()
+    tune_malloc()
     datasets: dict[str, InMemoryData] = {}
     found = []
     for record, name in zip(records, names, strict=True):

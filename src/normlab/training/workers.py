@@ -30,7 +30,7 @@ Groups = Sequence[Sequence[Run]]
 Outcomes = Iterator[tuple[int, list[Any]]]
 
 
-def outcomes(groups: Groups, n_jobs: int) -> Outcomes:
+def train_groups(groups: Groups, n_jobs: int) -> Outcomes:
     """Train groups of runs, each as a population; yield their places with what each of their runs came to.
 
     A run comes to its objective; where a group failed, each of its runs comes to the exception, and the other
@@ -43,9 +43,9 @@ def outcomes(groups: Groups, n_jobs: int) -> Outcomes:
     try:
         with Progress(f"{number} runs", sum(map(epochs, groups)), number) as progress:
             if n_jobs == 1 or len(groups) == 1:
-                yield from in_turn(groups, progress)
+                yield from train_sequentially(groups, progress)
             else:
-                yield from side_by_side(groups, n_jobs, progress)
+                yield from train_in_parallel(groups, n_jobs, progress)
         ended = True
     finally:
         for runs in groups if not ended else ():
@@ -71,7 +71,7 @@ def alike(groups: Groups) -> list[int]:
     return [counts[shape] for shape in shapes]
 
 
-def in_turn(groups: Groups, progress: Progress) -> Outcomes:
+def train_sequentially(groups: Groups, progress: Progress) -> Outcomes:
     """Train one group after the other."""
     done = 0
     for place, (runs, populations) in enumerate(zip(groups, alike(groups), strict=True)):
@@ -81,7 +81,7 @@ def in_turn(groups: Groups, progress: Progress) -> Outcomes:
         progress.reach(done)
 
 
-def side_by_side(groups: Groups, n_jobs: int, progress: Progress) -> Outcomes:
+def train_in_parallel(groups: Groups, n_jobs: int, progress: Progress) -> Outcomes:
     """Train so many groups at a time, each in a process of its own, which takes one after the other.
 
     What is logged there is said here. Ctrl-C is for this process alone, which has the others stop. Where a process
