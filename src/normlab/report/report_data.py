@@ -1,4 +1,4 @@
-"""A sweep as the statistics see it: outcomes, curves and the analysis of its runs; see :func:`build_report_data`."""
+"""A sweep as the statistics see it: outcomes, curves and analysis of its runs; see :func:`build_report_data`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
