@@ -58,7 +58,7 @@ class PopulationLauncher(Launcher):
         self.chunk, self.n_jobs = chunk, n_jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over; a population is not trained job by job, so that the task is not called.
+        """Keep Hydra's objects; a population is not trained job by job, so the task is not called.
 
         Raises:
             ConfigError: for settings of Hydra's that need a process, or a log file, of each job's own.
@@ -143,7 +143,7 @@ def require_no_job_start(callbacks: Callbacks) -> None:
 
 
 def mistakes(runs: "Sequence[Run]") -> dict[int, Any]:
-    """Return what is wrong with the runs that cannot be trained, by their places."""
+    """Return the error of each run that cannot be trained, by its place."""
     from normlab.training.rehearsal import dry_run_once
 
     found: dict[int, Any] = {}
@@ -156,7 +156,7 @@ def mistakes(runs: "Sequence[Run]") -> dict[int, Any]:
 
 
 def job_return(config: DictConfig, run: "Run", outcome: Any) -> JobReturn:
-    """Return what Hydra's sweepers expect of a job."""
+    """Return the result of a job in the form that Hydra's sweepers expect."""
     failed = isinstance(outcome, Exception)
     return JobReturn(
         overrides=run.overrides,

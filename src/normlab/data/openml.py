@@ -134,7 +134,7 @@ def read(name: str, version: int | str, choices: Choices, folder: str) -> Readin
 
 
 def fetch(name: str, version: int | str, target_column: str | None, folder: str) -> tuple[Any, list[str]]:
-    """Return what scikit-learn makes of a dataset, and what it warns of.
+    """Return a dataset as scikit-learn reads it, and its warnings.
 
     Raises:
         ConfigError: if there is no such dataset, OpenML cannot be reached, or what comes cannot be read.

@@ -43,10 +43,10 @@ class BatchNorm(nn.Module):
         device: where parameters and buffers are created.
         dtype: floating-point type of parameters and running statistics.
         bias: whether β exists (with ``affine`` only).
-        fused: compute the same numbers with torch's kernel instead of the formula, which is faster. In float32 the
-            kernel loses digits where the mean is large beside the standard deviation: where ``|μ|/√(σ² + ε)`` is
-            above ``LARGEST_OFFSET`` in a feature of the first training batch, the layer stays with the formula. So
-            it does under ``torch.func.vmap``, where the kernel is slower, and while it is compiled.
+        fused: compute the same numbers with torch's kernel instead of the formula, which is faster. In float32
+            the kernel loses digits where the mean is large beside the standard deviation: where ``|μ|/√(σ² + ε)``
+            is above ``LARGEST_OFFSET`` in a feature of the first training batch, the layer stays with the
+            formula. So it does under ``torch.func.vmap``, where the kernel is slower, and while it is compiled.
 
     Raises:
         ValueError: the input has too few or too many axes, a batch to normalize by has a single value per
@@ -155,7 +155,7 @@ class BatchNorm(nn.Module):
         return normalize_affine(centered, var, self.eps, self.weight, self.bias)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what x is normalized by in training; see :func:`normlab.norms.statistics.mean_and_variance`."""
+        """Return the mean and variance that normalize x in training, by ``statistics.mean_and_variance``."""
         return mean_and_variance(x)
 
     def pooled(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ class GhostBatchNorm(BatchNorm):
         return rest + self.ghost_size if rest == 1 else rest
 
     def notices(self, samples: int) -> list[str]:
-        """Return what a person should know before training on batches of so many samples."""
+        """Return warnings about training on batches of these sizes."""
         rest = self.left_over(samples)
         does_not = f"model.norm.ghost_size={self.ghost_size} does not divide a minibatch of {samples}"
         return [f"{does_not}: its last ghost batch has {rest} samples"] if rest else []

@@ -63,8 +63,8 @@ class Activations(Probe):
     also ``layer/saturated``, see :func:`saturated`. Of what goes into it: ``layer/preactivation_effective_rank``,
     the mean not taken away. One that is called again is ``layer.2``, ``layer.3`` and so on.
 
-    Of what comes out of a normalizer, over all entries: ``layer/norm_mean`` and ``layer/norm_std``. Where there is
-    none they are absent.
+    Of what comes out of a normalizer, over all entries: ``layer/norm_mean`` and ``layer/norm_std``. Where there
+    is none they are absent.
 
     Of a layer's weights w, all of them together, with the loss's gradient g: ``layer/gradient_rms``, √mean g²;
     ``layer/relative_update``, ‖Δw‖/‖w‖ of the step, NaN where none is taken; ``layer/effective_lr``, η/‖w‖², at
@@ -74,8 +74,8 @@ class Activations(Probe):
     Of all layers: ``dead``, the largest; the effective ranks, the smallest of each; ``gradient_rms_ratio``, that
     of the first weights to that of the last. Far below 1 gradients vanish on their way back, above they explode.
 
-    Before the first epoch also ``features_mean`` and ``features_std`` of the training split, over all entries, and
-    as arrays of each feature.
+    Before the first epoch also ``features_mean`` and ``features_std`` of the training split, over all entries,
+    and as arrays of each feature.
 
     Args:
         histograms_every: in every so manieth epoch the distributions of activations and weights are shown; null
@@ -153,7 +153,7 @@ def of_bounded(found: Flow, threshold: float) -> Numbers:
 
 
 def overall(through: Numbers, back: Numbers) -> Numbers:
-    """Return what sums up all layers, of numbers ``(L, K)``."""
+    """Return summaries over all layers of numbers ``(L, K)``."""
     found = {}
     if through:
         ranks = {name: value.amin(0) for name, value in through.items() if name.endswith("effective_rank")}
@@ -173,7 +173,7 @@ def of_features(scene: TrainingSnapshot) -> tuple[Numbers, Numbers]:
 
 
 def histograms_of(scene: TrainingSnapshot, outputs: Numbers, weights: Mapping[str, Sequence[str]]) -> Numbers:
-    """Return what comes out of each layer, and its weights, ``(K, …)`` each."""
+    """Return the outputs and weights of each layer, ``(K, …)`` each."""
     shown = {f"{layer}/activations": h for layer, h in outputs.items()}
     for layer, names in weights.items():
         shown[f"{layer}/weights"] = torch.cat([scene.before[name].detach().flatten(1) for name in names], dim=1)

@@ -14,7 +14,7 @@ from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, normal
 def aliased_lipschitz(
     landscape: BatchedLoss, radius: float = 1e-5, samples: int = 100, *, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Return what an estimator finds that restores the parameters by the saved tensor itself, not by a copy of it.
+    """Estimate the Lipschitz constant with a fault: parameters are restored without a copy of the saved tensor.
 
     The next perturbation, in place, then moves the saved tensor too: from the second sample on both gradients are
     of the same point, and every estimate but the first is 0. :func:`gradient_lipschitz` is the one to use.

@@ -98,8 +98,8 @@ class Curvature(Probe):
 
     ``lambda_max_lr`` is λmax·η, to be held against ``stability``, above which gradient descent is unstable on a
     quadratic: 2, with heavy ball momentum 2(1 + μ), with Nesterov's (2 + 2μ)/(1 + 2μ), less ηλ for weight decay
-    λ; NaN for other optimizers. Where the Hessian is of a minibatch smaller than the training split this is a hint
-    and no more, and ``indicative`` is 1.
+    λ; NaN for other optimizers. Where the Hessian is of a minibatch smaller than the training split this is a
+    hint and no more, and ``indicative`` is 1.
 
     With Adam and AdamW there are also ``preconditioned_lambda_max``, λmax of P⁻¹(H + λI) with P as before the
     step, its product with η, ``preconditioned_lambda_max_lr``, and the limit of that product, 38 with β₁ = 0.9,
@@ -158,7 +158,7 @@ class Curvature(Probe):
             yield Measurement(self.name, mode, numbers, arrays, headline)
 
     def eigenvalues(self, landscape: BatchedLoss, scene: TrainingSnapshot) -> dict[str, Tensor]:
-        """Return what is found of the ends of the spectrum, and what they are to be held against."""
+        """Return the ends of the spectrum, and the limits that they are compared with."""
         (start,) = normal(scene.generators, (1, landscape.theta.shape[1]), landscape.theta)
         plain = ends_from(landscape, start, (SMALLEST, LARGEST), None, self.iterations, self.tolerance)
         scale, without_scale = weight_norm_diagonal(landscape), ExtremeEigenvalues(*(part[1:] for part in plain))

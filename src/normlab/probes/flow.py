@@ -19,8 +19,8 @@ class Flow(NamedTuple):
     """What is left of one pass forward and back.
 
     Attributes:
-        inputs: of each activation by layer, ``(K, R, D)``; of one that is called again by ``layer.2``, ``layer.3``
-            and so on.
+        inputs: of each activation by layer, ``(K, R, D)``; of one that is called again by ``layer.2``,
+            ``layer.3`` and so on.
         outputs: likewise.
         activations: what it came out of, by the same names.
         normalized: mean and standard deviation, over all entries, of what came out of each normalizer by layer,
@@ -98,12 +98,12 @@ def forward_backward(scene: TrainingSnapshot, mode: str, weights: Sequence[str],
 
 
 def without_members(tensors: Tensors) -> Tensors:
-    """Return what is of one member as if of none."""
+    """Remove the axis of members from tensors of one member."""
     return {name: tensor.squeeze(0) for name, tensor in tensors.items()}
 
 
 def with_members(tensors: Tensors) -> Tensors:
-    """Return what is of none as if of one member."""
+    """Add an axis of one member to tensors."""
     return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
 
@@ -117,5 +117,5 @@ def state_of(scene: TrainingSnapshot, places: Iterable[Place]) -> Tensors:
 
 
 def rows(h: Tensor) -> Tensor:
-    """Return what came out of a layer with its units last: ``(K, B, D, …)`` or ``(K, B)`` to ``(K, R, D)``."""
+    """Return the outputs of a layer with its units last: ``(K, B, D, …)`` or ``(K, B)`` to ``(K, R, D)``."""
     return h.unsqueeze(2) if h.dim() == 2 else h.movedim(2, -1).flatten(1, -2)

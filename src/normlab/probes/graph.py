@@ -74,7 +74,7 @@ def called(net: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, tuple[tupl
 
 
 def from_leaves(part: nn.Module, positional: tuple, named: dict[str, Any]) -> tuple[dict[str, Tensor], tuple]:
-    """Return what a layer takes as leaves of its graph, by name, and the tensors that it then puts out."""
+    """Return the inputs of a layer as leaves of its graph, by name, and its outputs."""
     leaves: dict[str, Tensor] = {}
 
     def leaf(tensor: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class Graph:
             pass
 
     def files(self, net: nn.Module, x: Tensor) -> dict[str, bytes]:
-        """Return what :meth:`write` writes, by the names of the files, for many runs of one net."""
+        """Return the content of the files of :meth:`write`, by name, for many runs of one net."""
         with tempfile.TemporaryDirectory() as beside:
             self.write(Path(beside), net, x)
             return {path.name: path.read_bytes() for path in sorted(Path(beside).iterdir())}

@@ -142,7 +142,7 @@ class Process:
 
 
 def orthogonal(vectors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what of vectors is orthogonal to bases, and their products with the last of each basis, in float64.
+    """Orthogonalize vectors against bases; also return their products with the last of each basis, in float64.
 
     Shapes:
         vectors ``(K, P)``, basis ``(K, M, P)``; returns ``(K, P)`` and ``(K,)``.
@@ -159,7 +159,7 @@ def orthogonal(vectors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
 def first_of(
     found: ExtremeEigenvalues, ritz: tuple[Tensor, Tensor, Tensor], tolerance: float
 ) -> ExtremeEigenvalues:
-    """Return what was found where it is exact enough, else what is now."""
+    """Return the earlier eigenvalues where they are exact enough, else the current ones."""
     values, errors, sizes = ritz
     exact = errors <= tolerance * torch.maximum(values.abs(), SMALL * sizes)
     return ExtremeEigenvalues(

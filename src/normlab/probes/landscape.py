@@ -107,7 +107,7 @@ class BatchedLoss:
         return torch.cat(losses).view(points.shape[:-1]), torch.cat(gradients).view(points.shape)
 
     def hessian(self) -> Callable[[Tensor], Tensor]:
-        """Return what multiplies vectors with each member's Hessian at θ: ``(K, P)`` or ``(S, K, P)`` to the same.
+        """Return a function that multiplies ``(K, P)`` or ``(S, K, P)`` with each member's Hessian at θ.
 
         The gradient is taken down once; a product is then one pass back through it.
         """

@@ -1,6 +1,7 @@
 """How the distribution of what goes into the activations moves through training.
 
-Letters: K members, B samples, C units of a layer, n numbers of a unit: the samples, at every position of an image.
+Letters: K members, B samples, C units of a layer, n numbers of a unit: the samples, at every position of an
+image.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ def activations(net: nn.Module, layers: Sequence[str] | None = None) -> dict[str
 def preactivations(
     net: nn.Module, state: Params, x: Tensor, layers: Sequence[str] | None = None, unit: int = 0
 ) -> dict[str, Inputs]:
-    """Return what goes into the activations of layers, after the normalizer where that stands before.
+    """Return the inputs of the activations of layers, after the normalizer where it comes before.
 
     Shapes:
         state ``(K, …)`` by name, parameters and buffers; x ``(K, B, …)``.
@@ -83,7 +84,7 @@ def preactivations(
 
 
 def observed(places: Mapping[str, nn.Module], unit: int, call: Callable[[], Tensor]) -> dict[str, Inputs]:
-    """Return what goes into activations, of one member, while ``call`` runs."""
+    """Return the inputs of activations of one member while ``call`` runs."""
     seen: dict[str, Inputs] = {}
 
     def hook(layer: str) -> Callable[[nn.Module, tuple], None]:
@@ -158,7 +159,7 @@ class Preactivations(Probe):
             yield Measurement(self.name, mode, numbers, headline=("shift", "stretch"))
 
     def inputs(self, scene: TrainingSnapshot, state: Params, mode: str) -> dict[str, Inputs]:
-        """Return what goes into the activations at a state."""
+        """Return the inputs of the activations at a state."""
         x = scene.data(self.data)[0]
         if self.double:
             state, x = {name: in_double(tensor) for name, tensor in state.items()}, x.double()

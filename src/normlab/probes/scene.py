@@ -48,8 +48,8 @@ class TrainingSnapshot:
         minibatch: x ``(K, B, …)`` and y ``(K, B, …)``.
         train: the training split, x ``(M, N, …)`` and y ``(M, N, …)``; M is 1 if members have the same, else K.
         lr: each member's learning rate, ``(K,)``, in float64.
-        stability: the largest λmax·η with which the optimizer is stable on a quadratic, ``(K,)``; None where there
-            is no such limit, as with adaptive optimizers, which have one for the preconditioned Hessian.
+        stability: the largest λmax·η with which the optimizer is stable on a quadratic, ``(K,)``; None where
+            there is no such limit, as with adaptive optimizers, which have one for the preconditioned Hessian.
         generators: one for each member, to draw from.
         epoch, step: of the training, the step counted from 0.
         folds: whether frozen normalizers may be folded into the linear layers before them; see ``folds_exactly``.
@@ -216,7 +216,7 @@ def folds_exactly(net: nn.Module, state: Params, x: Tensor) -> bool:
 
 
 def folded(linear: nn.Linear, norm: Any, x: Tensor) -> Tensor:
-    """Return what a linear layer and its frozen normalizer make of x, in one map."""
+    """Apply a linear layer and its frozen normalizer to x as one map."""
     rate = torch.rsqrt(norm.running_var + norm.eps)
     a = rate if norm.weight is None else rate * norm.weight
     bias = -norm.running_mean if linear.bias is None else linear.bias - norm.running_mean
@@ -290,7 +290,7 @@ class Probe:
         """
 
     def __call__(self, scene: TrainingSnapshot) -> Iterable[Measurement]:
-        """Yield what there is to be found in a scene, for each mode."""
+        """Yield the measurements of a snapshot, for each mode."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(scene)")
 
 

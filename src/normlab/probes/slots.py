@@ -1,7 +1,7 @@
 """What goes into and comes out of a net's layers, and of its normalizers above all.
 
-A net calls the place of a normalizer ``norm``; the identity stands there when there is none, so that a net without
-normalization is measured at the same points.
+A net calls the place of a normalizer ``norm``; the identity stands there when there is none, so that a net
+without normalization is measured at the same points.
 
 Letters: K members.
 """
@@ -59,7 +59,7 @@ def normalizer_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def layers_of_kind(
     net: nn.Module, slot: str, kinds: tuple[type[nn.Module], ...]
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what layers call ``slot`` by the layer, and what else is of these kinds by its own name."""
+    """Yield layers under ``slot`` by the name of their parent, and others of these kinds by their own."""
     modules = {name: (module, *name.rpartition(".")) for name, module in net.named_modules() if name}
     inside = tuple(f"{name}." for name, (*_, last) in modules.items() if last == slot)
     for name, (module, layer, _, last) in modules.items():
@@ -110,7 +110,7 @@ class HookedLayers:
         return HookedLayers({name: layer for name, layer in self.layers.items() if layer in own}, self.measure)
 
     def observe(self, call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what ``call`` returns, and what is measured meanwhile, in which a net is alone: without K."""
+        """Return the result of ``call`` and the measurements made meanwhile; of a net alone, without K."""
         seen: dict[str, Tensor] = {}
 
         def hook(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:

@@ -117,7 +117,7 @@ def density(
 
 
 def of_each(landscape: BatchedLoss, generators: Sequence[torch.Generator], measure: Measure) -> Tensor:
-    """Return what is measured of each member's Hessian, stacked.
+    """Measure each member's Hessian, and stack the results.
 
     curvlinops draws from torch's global generator, which begins at a draw from the member's and is put back.
     """

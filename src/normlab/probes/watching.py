@@ -52,7 +52,7 @@ class HookRecorder:
         self.seen[name], self.layers[name] = self.take(x.detach()), module
 
     def taken(self) -> Tensors:
-        """Return what came out since this was last asked."""
+        """Return the outputs recorded since the last call."""
         taken, self.seen = self.seen, {}
         return taken
 

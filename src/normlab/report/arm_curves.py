@@ -54,7 +54,7 @@ def values(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
 
 
 def probed(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
-    """Yield what probes found, if anything, as rows of curves."""
+    """Yield the headline numbers of probes as rows of curves."""
     rows = read_probes(records)
     if len(rows):
         source = ["probe", "mode", "quantity"]
@@ -122,7 +122,7 @@ def over_time(moments: pd.Index, over: np.ndarray, banded: np.ndarray) -> Iterat
 
 
 def bands(metric: str) -> list[str]:
-    """Return what the quartiles of a metric are called, the median among them.
+    """Return the names of the quartiles of a metric.
 
     >>> bands("val/loss")
     ['quartiles/val/loss/lower', 'quartiles/val/loss/median', 'quartiles/val/loss/upper']

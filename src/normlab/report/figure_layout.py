@@ -205,5 +205,5 @@ def arm_entries(probe: Measured) -> list[Entry]:
 
 
 def statistics(mode: str) -> str:
-    """Return what a mode is called in a title."""
+    """Return the name of a mode in titles."""
     return f"{mode} statistics" if mode in ("batch", "frozen") else mode

@@ -139,7 +139,7 @@ def legend_labels(sweep: SweepSummary) -> list[str]:
 
 
 def caption(sweep: SweepSummary) -> str:
-    """Return what a line, a band and a cross stand for."""
+    """Return the legend of lines, bands and crosses in words."""
     finished = sweep.runs[sweep.runs["status"] == "finished"]
     seeds = sorted(set(finished.groupby("arm")["seed"].nunique()))
     parts = ["one seed per arm: no spread"] if seeds == [1] else []

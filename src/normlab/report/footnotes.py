@@ -30,7 +30,7 @@ def difference_warnings(sweep: SweepSummary) -> list[str]:
 
 
 def seed_notes(sweep: SweepSummary) -> list[str]:
-    """Return what the mean is over, and what one seed is worth."""
+    """Return the note on the number of seeds that means are over."""
     counts = sorted(set(sweep.arms["seeds"]) - {0})
     if not counts:
         trained = (sweep.runs["epochs"] > 0).any() or not sweep.arms["finished"].any()

@@ -17,7 +17,7 @@ COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max
 
 
 def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
-    """Return what varies in a sweep, and what else is worth a column and the same for all runs of an arm.
+    """Return the keys that vary in a sweep, and other keys that are the same for all runs of an arm.
 
     The tab shows the hyperparameters of one run of an arm: its seed would be wrong of the others.
     """

@@ -45,7 +45,7 @@ class Measured:
     headline: Sequence[str] = ()
 
     def within(self, sweep: SweepSummary) -> "Measured":
-        """Return what was found in the runs of a part of the sweep."""
+        """Return the measurements of the runs of a part of the sweep."""
         rows = {key: part[part["run"].isin(sweep.runs.index)] for key, part in self.rows.items()}
         return replace(self, sweep=sweep, rows={key: part for key, part in rows.items() if len(part)})
 
@@ -161,7 +161,7 @@ class Measured:
 
 
 def measured(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[Measured]:
-    """Yield what each probe found in the runs of a sweep, if any did."""
+    """Yield the measurements of each probe in the runs of a sweep."""
     rows = read_probes(records)
     rows = rows.drop_duplicates(["run", "probe", "mode", "quantity", "step"], keep="last")
     folders = {number: record.folder for number, record in enumerate(records)}

@@ -36,7 +36,7 @@ class GradientRange:
 
 
 def ranges(probe: Measured, mode: str) -> list[GradientRange]:
-    """Return what was measured as a range."""
+    """Return the quantities that were measured as ranges."""
     kinds = (
         ("loss_min", "loss_max", "range of the loss", "loss"),
         ("predictiveness_min", "predictiveness_max", "range of the gradient's change", "‖g − ∇f(θ′)‖"),

@@ -203,7 +203,7 @@ def rescale_across(axes: Axes, values: np.ndarray) -> None:
 
 
 def caption(probe: Measured, *, ended: bool = False) -> list[str]:
-    """Return what lines and bands are, and thin lines and crosses where not only runs that ended are shown."""
+    """Return the legend of lines, bands and crosses in words."""
     seeds = sorted({len(runs) for runs in probe.ended.values()} - {0})
     words = ["one seed per arm: no spread"] if seeds == [1] else []
     if seeds and seeds != [1]:

@@ -16,7 +16,7 @@ TRAIN = ["python", "train.py"]
 
 
 def facts(folders: Sequence[Path], records: Sequence[Record]) -> list[Fact]:
-    """Return what a reader needs to trust the numbers, or to get them again; several where runs differ."""
+    """Return the commit, versions and commands behind the numbers; several where runs differ."""
     results = [record.result for record in records]
     known = [result.environment for result in results if result.environment]
     dirty = {str(own.get("commit")) for own in known if own.get("dirty")}

@@ -44,7 +44,7 @@ def write_report(folders: Sequence[Path], found: ReportData, out: Path) -> Path:
 
 
 def page_of(folders: Sequence[Path], found: ReportData) -> Page:
-    """Return what the page says."""
+    """Return the content of the page."""
     design = found.analysis.design
     others = ", ".join(arm for arm in design.arms if arm != design.baseline)
     what = f"{others} against {design.baseline}" if others else design.primary.name
@@ -99,7 +99,7 @@ def targets(found: ReportData) -> list[str]:
 
 
 def probes(found: ReportData) -> Iterator[Section]:
-    """Yield what the probes found, if there were any."""
+    """Yield the section on probes, if there were any."""
     pictures = [
         Picture(
             stem,
@@ -120,7 +120,7 @@ def probes(found: ReportData) -> Iterator[Section]:
 
 
 def ratio_tables(found: ReportData) -> list[PageTable]:
-    """Return what the probes found of the arms against the one without normalization, if there is such an arm."""
+    """Return the probe ratios of the arms against the one without normalization, if there is one."""
     frame = probe_ratios(found.summary, found.records)
     columns: dict[str, Any] = {
         "arm": "arm",

@@ -214,5 +214,5 @@ def arm_rounds(runs: pd.DataFrame, design: Design, rounds: Mapping[int, Sequence
 
 
 def names_of(folders: Sequence[Path]) -> str:
-    """Return what a report over folders is called."""
+    """Return the name of a report over folders."""
     return ", ".join(folder.resolve().name for folder in folders)

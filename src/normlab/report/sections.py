@@ -37,7 +37,7 @@ INTERNAL = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin
 
 
 def sections(study: ReportData) -> Iterator[Section]:
-    """Yield what there is to show, most important first."""
+    """Yield the sections of the page, most important first."""
     for make in (compared, best, curves, fixed_steps, rates, sizes, times):
         section = make(study)
         if section.pictures or section.tables:

@@ -31,7 +31,7 @@ def panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def left_out(frame: pd.DataFrame) -> list[str]:
-    """Return what to say of panels that are not drawn."""
+    """Return the note on panels that are not drawn."""
     count = frame["panel"].nunique() if len(frame) else 0
     return [f"{count - MOST} more panels are in the tables alone."] if count > MOST else []
 

@@ -116,7 +116,7 @@ def with_times(sweep: SweepSummary, times: pd.DataFrame, curves: pd.DataFrame) -
 
 
 def setting_sort_key(settings: Iterable[object]) -> list[tuple]:
-    """Return what to sort a run by, given what varies and its seed."""
+    """Return a sort key of a run, given its settings and seed."""
     return [natural(str(setting)) for setting in settings]
 
 
@@ -192,9 +192,10 @@ def worst_value(direction: str) -> float:
 
 
 def scopes_of(results: Sequence[Result]) -> list[str]:
-    """Return what differs between each run and its replicates.
+    """Return the scope of each run: the difference between it and its replicates.
 
-    Without ``replicate=data`` all replicates have one dataset, unless ``data.seed`` is set to the seed of the run.
+    Without ``replicate=data`` all replicates have one dataset, unless ``data.seed`` is set to the seed of the
+    run.
     """
     pairs = [(result.config.get(SEED), (result.config.get("data") or {}).get(SEED)) for result in results]
     follows = len({seed for seed, _ in pairs}) > 1 and all(seed == of_data for seed, of_data in pairs)

@@ -78,7 +78,7 @@ def steps_to(study: ReportData, runs: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def target_words(study: ReportData) -> list[str]:
-    """Return what the target is."""
+    """Return the rule of the target in words."""
     tunes = any(len(use.tuning) for use in study.analysis.grid.uses.values())
     over = f"in the median over the {'tuning ' * tunes}seeds"
     rules = {

@@ -17,7 +17,7 @@ LR = "optimizer.lr"
 
 
 def rates(study: ReportData) -> Section:
-    """Return what every setting gave that was tuned."""
+    """Return the section on tuned settings."""
     found, design = study.analysis, study.analysis.design
     frame = found.settings
     if not design.tuned:

@@ -31,7 +31,7 @@ def commit() -> dict[str, Any]:
 
 
 def git(*arguments: str) -> str:
-    """Return what git says in the folder of this file."""
+    """Return the output of a git command in the folder of this file."""
     command = ["git", *arguments]
     return subprocess.run(
         command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True

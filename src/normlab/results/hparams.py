@@ -30,7 +30,7 @@ def group_choices(chosen: Mapping[str, Any]) -> dict[str, str]:
 
 
 def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
-    """Yield what is not a group of keys, with its dotted key."""
+    """Yield the leaves of a configuration with their dotted keys."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{path}{key}.")

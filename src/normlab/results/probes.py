@@ -63,7 +63,7 @@ class Found:
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
 
     def tag(self, name: str) -> str:
-        """Return what a number or histogram is called among those of all probes.
+        """Return the name of a number or histogram among those of all probes.
 
         >>> Found(1, 5, 0.0, "curvature", "batch", {}).tag("trace")
         'probe/curvature/batch/trace'
@@ -115,7 +115,7 @@ def write_arrays(folder: Path, founds: Iterable[Found]) -> None:
 
 
 def apart(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[tuple[int, int], dict[str, np.ndarray]]]:
-    """Return what ``probes.npz`` holds by ``<probe>/<mode>``, epoch and step, and name."""
+    """Return the arrays of ``probes.npz`` by ``<probe>/<mode>``, epoch and step, and name."""
     moments: dict[str, dict[tuple[int, int], dict[str, np.ndarray]]] = {}
     for source in dict.fromkeys("/".join(key.split("/")[:2]) for key in arrays):
         named = {
@@ -143,7 +143,7 @@ def stacked(
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Return what ``probes.npz`` in ``folder`` holds: nothing if it is missing or damaged, which is said."""
+    """Return the arrays of ``probes.npz`` in ``folder``; none if it is missing, or damaged, with a warning."""
     path = folder / ARRAYS
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:

@@ -126,7 +126,7 @@ def read_written(folder: Path) -> dict[str, Any]:
 
 
 def load(path: Path, kind: type) -> Any:
-    """Return what a YAML file holds, or an empty ``kind`` if it is missing, damaged or of another kind."""
+    """Return the content of a YAML file, or an empty ``kind`` if it is missing, damaged or of another kind."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, YAMLError):
@@ -135,7 +135,7 @@ def load(path: Path, kind: type) -> Any:
 
 
 def overrides(run: Result) -> dict[str, str]:
-    """Return what was typed for each key of a run.
+    """Return the text that was typed for each key of a run.
 
     >>> overrides(Result("", Status.FAILED, {}, {}, ["model=bn", "+a.b=1"], Objective("", "", 0.0)))
     {'model': 'bn', 'a.b': '1'}
@@ -145,7 +145,7 @@ def overrides(run: Result) -> dict[str, str]:
 
 
 def setting(run: Result, key: str) -> str | None:
-    """Return what a key came to in a run, also where it was left at its default; None if that is not known.
+    """Return the resolved value of a key in a run, also where it is the default; None if it is not known.
 
     >>> config, choices = {"optimizer": {"lr": 0.01}}, {"model": "bn"}
     >>> run = Result("", Status.FAILED, config, choices, [], Objective("", "", 0.0))

@@ -43,7 +43,7 @@ def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
 
 
 def natural(text: str) -> tuple[float, list[str | float]]:
-    """Return what to sort settings by: numbers by size, and before words.
+    """Return a sort key of settings: numbers by size, and before words.
 
     >>> sorted(["nobn", "1e-1", "[100]", "bn, eps=0.1", "bn", "0.01", "[20]", "bn, eps=0.05"], key=natural)
     ['0.01', '1e-1', '[20]', '[100]', 'bn', 'bn, eps=0.05', 'bn, eps=0.1', 'nobn']

@@ -103,7 +103,7 @@ def data_seed(config: DictConfig) -> int:
 
 
 def net_maker(config: DictConfig, data: InMemoryData) -> Callable[[], nn.Module]:
-    """Return what makes a net for this data, with the model's parts in the slots that the net has.
+    """Return a function that makes a net for this data, with the model's parts in the slots of the net.
 
     A layer with an attribute ``total_steps`` that is None is told how many steps the training will have.
 
@@ -141,7 +141,7 @@ def require_slots(net: str, slots: Container[str], parts: Container[str]) -> Non
 
 
 def make_task(data: InMemoryData, loss: str | None) -> Task:
-    """Return what the targets ask for, with their own loss or the squared error, summed over the outputs."""
+    """Return the task of the targets, with their own loss or the squared error summed over the outputs."""
     squared = loss == "squared_error"
     return Classification(squared) if data.parts[0].is_classification else Regression(squared)
 
@@ -167,7 +167,7 @@ def is_stacked(node: Mapping[Any, Any], base: type) -> bool:
 
 
 def optimizer_maker(nodes: Sequence[DictConfig]) -> Callable[..., torch.optim.Optimizer]:
-    """Return what makes the optimizer: one of ours for K members, or anyone's for a run alone."""
+    """Return a function that makes the optimizer: ours for K members, or any other for a run alone."""
     partial = make(nodes[0])
     if is_stacked(nodes[0], StackedOptimizer):
         numbers = numbers_of(nodes)
@@ -176,7 +176,7 @@ def optimizer_maker(nodes: Sequence[DictConfig]) -> Callable[..., torch.optim.Op
 
 
 def scheduler_maker(nodes: Sequence[DictConfig]) -> Callable[..., Scheduler] | None:
-    """Return what makes the schedule of the learning rates, if there is to be one."""
+    """Return a function that makes the scheduler, None without one."""
     if not nodes[0].get("_target_"):
         return None
     partial, numbers = make(nodes[0]), numbers_of(nodes)

@@ -106,7 +106,7 @@ def data_seeds(configs: Sequence[DictConfig], places: Iterable[int]) -> set[int]
 
 
 def plan(found: Sequence[Group], runs: Sequence[Run]) -> list[str]:
-    """Return what is going to be trained, in words."""
+    """Return the plan of the training in words: runs, populations, and why some are trained alone."""
     alone = sum(len(group.places) == 1 for group in found)
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
     stacked = len(found) - alone

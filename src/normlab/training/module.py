@@ -204,8 +204,8 @@ class NormModule(pl.LightningModule):
     def measure_in_evaluation_mode(self, train: Split) -> None:
         """Measure the training split in evaluation mode where that is due, and in the last epochs the test split.
 
-        The training split is measured by the statistics of the whole of it, whatever evaluation otherwise goes by.
-        The loss of an epoch's steps is no substitute: it is of moving parameters, in training mode.
+        The training split is measured by the statistics of the whole of it, whatever evaluation otherwise goes
+        by. The loss of an epoch's steps is no substitute: it is of moving parameters, in training mode.
         """
         epoch, epochs = self.current_epoch + 1, self.trainer.max_epochs or 0
         is_final = self.may_stop_early or 10 * epoch > 9 * epochs
@@ -292,7 +292,7 @@ class NormModule(pl.LightningModule):
         self.frozen = stopped
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Return what evaluation takes place in: where it goes by the batch's own statistics, without others."""
+        """Context manager for evaluation; hides the running statistics with ``statistics=batch``."""
         return by_batch(self.population.net) if self.statistics == "batch" else nullcontext()
 
     def reestimate(self, data: InMemoryData) -> None:
@@ -309,7 +309,7 @@ class NormModule(pl.LightningModule):
         return compiling + (self.probing.seconds if self.probing else 0.0)
 
     def probed(self, step: int, last: bool, x: Tensor, y: Tensor) -> AbstractContextManager[None]:
-        """Return what a step is taken in: probes may want to see it, above all the last of an epoch."""
+        """Context manager for a step, which shows it to the probes that are due."""
         if self.probing is None:
             return nullcontext()
         due = self.probing.due(step, self.current_epoch if last else None)

@@ -227,7 +227,7 @@ def innermost(net: nn.Module) -> Iterator[Callable[[], str]]:
 
 
 def notices_of_layers(net: nn.Module, sizes: Iterable[int]) -> list[str]:
-    """Return what layers with a method ``notices`` have to say of minibatches of these sizes, each once."""
+    """Return the warnings of layers with a method ``notices`` about minibatches of these sizes, each once."""
     layers: list[Any] = [layer for layer in net.modules() if hasattr(layer, "notices")]
     return list(dict.fromkeys(notice for size in sizes for layer in layers for notice in layer.notices(size)))
 

@@ -38,7 +38,7 @@ class Scheduler:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """Return what :meth:`load_state_dict` needs to go on from here."""
+        """Return the state for :meth:`load_state_dict`."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor | int)}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
@@ -82,7 +82,8 @@ class CosineAnnealingLR(Scheduler):
 class ReduceLROnPlateau(Scheduler):
     """Multiply a member's η by ``factor`` when its loss has not improved for more than ``patience`` epochs.
 
-    An improvement is a loss below ``best·(1 − threshold)``. After a reduction ``cooldown`` epochs are not counted.
+    An improvement is a loss below ``best·(1 − threshold)``. After a reduction ``cooldown`` epochs are not
+    counted.
     """
 
     def __init__(

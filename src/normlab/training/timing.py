@@ -95,7 +95,7 @@ def interleaved(timers: Sequence[Callable[[], float]], rounds: int) -> list[list
 
 
 def build(records: Sequence[Record], names: Sequence[str], interrupts: Interrupts) -> list["Stepper"]:
-    """Return what takes the steps of each run; runs with the same data share them in memory."""
+    """Return a stepper for each run; runs with the same data share them in memory."""
     tune_malloc()
     datasets: dict[str, InMemoryData] = {}
     found = []
