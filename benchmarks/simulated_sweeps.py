@@ -18,7 +18,7 @@ from normlab.stats.history import History
 
 Numbers = NDArray[np.float64]
 Judge = Callable[[Analysis], dict[str, float]]
-"""What is read of an analysis: numbers, 1 or 0 for rates."""
+"""Numbers read from an analysis, 1 or 0 for rates."""
 UNIT, PAIRED = 0.1, 2**0.5
 GRID = [f"{0.001 * 2**k:g}" for k in range(8)]
 BEST, COST = 2, 0.4

@@ -21,7 +21,7 @@ OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 LOSSES = ("squared_error",)
 REPLICATES = ("data", "seed")
 BEFORE = {"replicate": "seed"}
-"""What runs did that were recorded before there was a key for it."""
+"""Values of keys in records from before the keys existed."""
 
 OF_THE_VERDICT = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that the report alone reads: they change nothing that a run computes."""

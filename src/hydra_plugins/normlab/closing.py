@@ -1,4 +1,4 @@
-"""What happens when all runs of a sweep have ended."""
+"""The end of a sweep: its arms are timed if asked, and it is closed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

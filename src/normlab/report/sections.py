@@ -31,7 +31,7 @@ SCOPES = {
     "difference would be found on other tables of the same kind; for test metrics only.",
     "seed": "Seeds: all replicates have the same samples and differ in initial weights and batch order alone.",
 }
-"""What differs between replicates, for the text of the comparison."""
+"""Explanations of the scopes, for the text of the comparison."""
 INTERNAL = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin", "splits"]
 """Columns of the comparisons that are not written into the csv file."""
 

@@ -64,7 +64,7 @@ class Place:
 
     @property
     def scope(self) -> Scope:
-        """What differs between the replicates."""
+        """The difference between replicates."""
         return self.grid.uses[self.panels[0]].scope
 
     @property

@@ -26,7 +26,7 @@ GENERALIZATION, OPTIMIZATION = "generalization", "optimization"
 
 
 class Scope(StrEnum):
-    """What differs between the replicates of a panel besides initial weights and batch order."""
+    """The difference between the replicates of a panel besides initial weights and batch order."""
 
     SEED = "seed"
     """Nothing: all have the same samples."""
