@@ -34,7 +34,7 @@ def times_in(folder: str) -> list[list[float] | None]:
 
 
 def files(folder: str) -> dict[Path, bytes]:
-    """Return what a sweep left of its runs that does not tell the time."""
+    """Return the files of a sweep's runs without their times."""
     names = ("curves.csv", "best.pt", "last.pt", "config.yaml")
     return {path.relative_to(folder): path.read_bytes() for name in names for path in Path(folder).rglob(name)}
 

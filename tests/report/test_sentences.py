@@ -1,4 +1,4 @@
-"""What the terminal and the page say of a sweep: settings, scope, early stops, disagreements, older records."""
+"""Sentences on the terminal and the page: settings, scope, early stops, disagreements, older records."""
 
 import html
 import json

@@ -18,7 +18,7 @@ TEXTS = {*KEYS, "status", "scope", "lr", "seed"}
 
 @pytest.fixture
 def arm():
-    """Return what makes the runs of an arm.
+    """Return a function that makes the runs of an arm.
 
     Its values are the validation loss and the test loss, unless these are given as columns: one value for all runs
     or one for each. An infinite value is a diverged run, None one that failed.
@@ -41,7 +41,7 @@ def arm():
 
 @pytest.fixture
 def frame():
-    """Return what makes a frame of runs."""
+    """Return a function that makes a frame of runs."""
 
     def made(rows):
         runs = pd.DataFrame(rows, columns=None if rows else [*KEYS, "seed", "status", "validation", "test/loss"])
@@ -53,7 +53,7 @@ def frame():
 
 @pytest.fixture
 def sweep(frame):
-    """Return what finds everything in the runs of some arms; by default by the test loss, small is good."""
+    """Return a function that analyzes the runs of some arms, by default by the test loss."""
 
     def findings(
         *arms, metrics=None, direction="min", curves=NO_CURVES, target=None, resamples=0, seed=0, **asked
@@ -70,7 +70,7 @@ def sweep(frame):
 
 @pytest.fixture
 def said(sweep):
-    """Return what says the first comparison of some arms in words."""
+    """Return a function that gives the sentence of the first comparison of some arms."""
 
     def text(*arms, place=0, **asked):
         found = sweep(*arms, **asked)

@@ -93,7 +93,7 @@ def analyze(
     """
     history, is_kept = (History(), False) if history is None else (history, True)
     grid = grid_of(runs, design, history.tuning_seeds)
-    draws, tuning = Draws(generator, resamples), tuned(grid, history.frozen)
+    draws, tuning = Draws(generator, resamples), tuned(grid, history.settings)
     times = reached(runs, curves, grid, tuning, target)
     arms = tables.arms(runs, grid, tuning, times, draws)
     rows = comparisons_of(grid, tuning, history if is_kept else None)

@@ -109,13 +109,13 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     """Compare an arm with its baseline: the test, the estimate with its interval, and the shares of failed runs.
 
     Columns: ``replicates`` in which both arms have the metric, ``differing`` of which have different values;
-        ``seeds``, the replicates that both arms have, by which looks are counted; ``effect`` (ratio, points or
-        difference), ``estimate`` with its interval; ``p`` of the signed-rank test at the chosen settings and
-        ``p_near_best``, the largest of it and of the tests against the near-best settings of the worse arm;
-        ``attainable``, the smallest p that these data could give; ``side``, negative where the arm is better;
-        ``spread``, the standard deviation of the effects; ``better``, the share of replicates in which the arm is
-        better, ties one half; ``new_table_p`` of the corrected t test where replicates are splits of one table;
-        and those of ``equivalence_columns`` and ``failure_columns``.
+    ``seeds``, the replicates that both arms have, by which looks are counted; ``effect`` (ratio, points or
+    difference), ``estimate`` with its interval; ``p`` of the signed-rank test at the chosen settings and
+    ``p_near_best``, the largest of it and of the tests against the near-best settings of the worse arm;
+    ``attainable``, the smallest p that these data could give; ``side``, negative where the arm is better;
+    ``spread``, the standard deviation of the effects; ``better``, the share of replicates in which the arm is
+    better, ties one half; ``new_table_p`` of the corrected t test where replicates are splits of one table;
+    and those of ``equivalence_columns`` and ``failure_columns``.
     """
     grid = place.grid
     values = grid.tables[metric.name]
@@ -128,7 +128,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     test, side = paired_test(effects), rank_side(effects, metric)
     wins = metric.sign * effects
     won = (wins < 0).sum() + 0.5 * (wins == 0).sum()
-    p_near_best, near_best, untested = against_near_best(place, metric, effect, ours, theirs, side, test.p)
+    p_near_best, near_best, untested = against_near_best(place, metric, ours, theirs, side, test.p)
     disjoint = place.is_disjoint
     return {
         **row,
@@ -149,7 +149,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
 
 
 def against_near_best(
-    place: Place, metric: Metric, effect: str, ours: Side, theirs: Side, side: float, p: float
+    place: Place, metric: Metric, ours: Side, theirs: Side, side: float, p: float
 ) -> tuple[float, int, int]:
     """Return the largest p of the better arm against the near-best settings of the worse one, and their number.
 

@@ -7,7 +7,7 @@ from typing import Any
 from normlab.stats.comparison import ALIKE, ALPHA, BETTER, WORSE, Row
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.looks import look_level, obrien_fleming
-from normlab.stats.tuning import Frozen, Tuning
+from normlab.stats.tuning import Tuning
 
 Key = tuple[str, ...]
 Seeds = tuple[int, ...]
@@ -36,11 +36,6 @@ class History:
     tuning_seeds: Seeds | None = None
     settings: dict[tuple[Panel, str], list[Key]] = field(default_factory=dict)
     looks: dict[Key, list[Seeds]] = field(default_factory=dict)
-
-    @property
-    def frozen(self) -> Frozen:
-        """The settings that each arm of a panel may take."""
-        return self.settings
 
     def look(self, key: Key, seeds: Seeds) -> int:
         """Return the number of a look at a comparison: that of the same replicates before, or the next."""

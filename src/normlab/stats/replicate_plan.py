@@ -59,7 +59,7 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
     grid = grid_of(runs, design, history.tuning_seeds)
     if not grid.seeds:
         return None
-    arms = tuned(grid, history.frozen)
+    arms = tuned(grid, history.settings)
     found = compared_seeds(grid, arms)
     use = max(grid.uses.values(), key=lambda use: len(use.report))
     metrics = [metric.question for metric in design.metrics].count(design.primary.question)
