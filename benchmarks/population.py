@@ -27,12 +27,13 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from step import make_net, plain_loop, usual_lightning
 
-from normlab.training import grouping
-from normlab.training.machine import threads, tune_malloc
+from normlab.population.hardware import threads, tune_malloc
+from normlab.population.resources import threads_for
+from normlab.sweep import grouping
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
 from normlab.training.session import TrainingSession
-from normlab.training.size import threads_for
+from normlab.training.stackability import footprint_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SAMPLES, FEATURES, HIDDEN = 1000, 10, 50
@@ -73,7 +74,7 @@ def seconds_per_epoch(runs: list[Run]) -> float:
     """Return how long the optimizer steps of an epoch of a population take once it is under way."""
     training, times = TrainingSession(runs, Progress("", 0)), StepTimes()
     training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
-    with threads(threads_for(runs[0].config, len(runs))):
+    with threads(threads_for(footprint_of(runs[0].config), len(runs))):
         training.trainer.fit(training.module, datamodule=training.data)
     return median(times.seconds[2:])
 

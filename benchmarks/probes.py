@@ -40,11 +40,11 @@ from torch.func import stack_module_state
 
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
+from normlab.population.hardware import tune_malloc
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.gradient_lipschitz import gradient_lipschitz
 from normlab.probes.lanczos import LARGEST
-from normlab.probes.scene import TrainingSnapshot, normal, side_effect_free_copy
-from normlab.training.machine import tune_malloc
+from normlab.probes.snapshot import TrainingSnapshot, normal, side_effect_free_copy
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import yaml
 from omegaconf import OmegaConf
 
-from normlab.checks import NOT_HERE
+from normlab.config.validation import NOT_HERE
 from normlab.training import build, session
 
 FEW = ["trainer.max_epochs=1", "logger=csv"]
@@ -19,7 +19,7 @@ MISTAKES = {
     "optimiser=sgd": "optimiser: no such key; did you mean optimizer?",
     "optimizer.learnin_rate=1": "optimizer.learnin_rate: no such key; did you mean optimizer.lr?",
     "+optimizer.learning_rate=1": "takes no such argument; did you mean optimizer.lr?",
-    "++optimizer.foo=1": "optimizer.foo: normlab.training.optim.Adam takes no such argument",
+    "++optimizer.foo=1": "optimizer.foo: normlab.population.optim.Adam takes no such argument",
     "+data.foo=1": "data.foo: normlab.data.Fitness takes no such argument",
     "+foo=1": "foo: no such key",
     "+scheduler.gamma=1": "scheduler.gamma: no such key",
@@ -144,7 +144,10 @@ MISTAKES = {
     "probes=preactivations probes.preactivations.layers=[hidden7]": "there is no hidden7 with a module activation",
     "probes=graph probes.graph.layers=[hidden7]": "probes.graph: there is no layer hidden7; the net has hidden1, ",
     "probes=light +probes.mine=3": "probes.mine must be a node with a _target_, got 3",
-    "warmup=-1": "warmup must be 0 or more epochs, got -1",
+    "stats_warmup_epochs=-1": "stats_warmup_epochs must be 0 or more epochs, got -1",
+    "warmup=3": "the key is now stats_warmup_epochs",
+    "+warmup=3": "warmup is now stats_warmup_epochs",
+    "optimizer._target_=normlab.training.optim.SGD": "is now normlab.population.optim.SGD",
     "~seed": "seed is missing, which every run needs; write seed=…, without ~seed",
     "loss=absolute": "loss must be null or squared_error, got absolute",
 }

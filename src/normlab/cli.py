@@ -15,7 +15,7 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.errors import ConfigCompositionException
 
-from normlab.messages import format_error
+from normlab.config.messages import format_error
 
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 TRACEBACK = "HYDRA_FULL_ERROR"

@@ -8,9 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch.testing import assert_close
 
-from normlab.config import ConfigError
 from normlab.data import CSV
 from normlab.data import csv as module
+from normlab.errors import ConfigError
 
 PEOPLE = """height,age,member,y
 1.5,30,True,0.5

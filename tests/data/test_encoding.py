@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from normlab.config import ConfigError
 from normlab.data.encoding import Encoder
 from normlab.data.table import Table
+from normlab.errors import ConfigError
 
 NAN = torch.nan
 WORDS = ((), ("Bern", "Oslo", "Rome"))

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from normlab.config import ConfigError
 from normlab.data.columns import Source
 from normlab.data.frame import FrameData
 from normlab.data.reading import Reading, table_of
 from normlab.data.table import split_rows
+from normlab.errors import ConfigError
 
 
 class Given(FrameData):

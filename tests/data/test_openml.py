@@ -13,10 +13,10 @@ import sklearn.datasets
 import torch
 from sklearn.datasets import _openml as theirs
 
-from normlab.config import ConfigError
 from normlab.data import OpenML
 from normlab.data import openml as module
 from normlab.data.table import split_rows
+from normlab.errors import ConfigError
 
 API = "api/v1/json/data"
 NOT_FOUND = HTTPError("https://www.openml.org", 412, "Precondition Failed", Message(), None)

@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 import torch
 
-from normlab.config import ConfigError
 from normlab.data.columns import Source
 from normlab.data.reading import Choices, Reading, table_of
 from normlab.data.target import FEW
+from normlab.errors import ConfigError
 
 SOURCE = Source("some.table", lambda row: f"some.table, sample {row}", ", by hand")
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import normlab
-from normlab.checks import check
-from normlab.config import ConfigError
+from normlab.config.validation import check
+from normlab.errors import ConfigError
+from normlab.population.stacking_check import Stacking
 from normlab.training.build import make_data, net_maker
-from normlab.training.grouping import shape_of
-from normlab.training.proof import Stacking, stacking_of
 from normlab.training.run import train
 from normlab.training.run_folders import Run
+from normlab.training.stackability import shape_of, stacking_of
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "extending.md").read_text()

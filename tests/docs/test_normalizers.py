@@ -18,6 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from normlab.data import InMemoryData, Table
 from normlab.models import MLP
+from normlab.models.layer_lookup import norm_slots
 from normlab.norms import (
     BatchNorm1d,
     BatchRenorm,
@@ -27,11 +28,10 @@ from normlab.norms import (
     weight_normalization,
     weight_standardization,
 )
-from normlab.probes.slots import norm_slots
+from normlab.population.evaluation import reestimate, with_running_statistics
+from normlab.population.population import Population
 from normlab.training.build import net_maker
-from normlab.training.evaluation import reestimate, with_running_statistics
-from normlab.training.population import Population
-from normlab.training.rehearsal import dry_run_once
+from normlab.training.dry_run import dry_run_once
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

@@ -15,7 +15,7 @@ from torch import nn
 
 from normlab.results.sweep import read_sweep
 from normlab.results.timing import FILE, read_timing, step_seconds
-from normlab.training import timing
+from normlab.sweep import timing
 
 SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "trainer.max_epochs=2"]
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -106,7 +106,7 @@ REFUSED = {
 @pytest.mark.parametrize(("words", "answer"), REFUSED.items(), ids=REFUSED)
 def test_what_cannot_be_is_refused_before_anything_trains(run_train, words, answer):
     Path("mine/experiment").mkdir(parents=True)
-    for name, content in (("timed", "timing: true"), ("other", "warmup: 1")):
+    for name, content in (("timed", "timing: true"), ("other", "stats_warmup_epochs: 1")):
         Path(f"mine/experiment/{name}.yaml").write_text(f"# @package _global_\n{content}\n")
     outcome = run_train(*words.split(), "trainer.max_epochs=1")
     assert outcome.code == 1

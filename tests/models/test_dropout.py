@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from normlab.models import MLP
 from normlab.models.dropout import Dropout
-from normlab.norms.draws import uniform
-from normlab.training.population import Population, initial_nets
+from normlab.norms.counter_rng import uniform
+from normlab.population.population import Population, initial_nets
 
 
 def test_it_is_the_formula_and_its_gradient_the_mask():

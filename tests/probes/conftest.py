@@ -13,7 +13,7 @@ from normlab.models import MLP
 from normlab.models.dropout import Dropout
 from normlab.norms import BatchNorm1d, BatchRenorm, GhostBatchNorm, NoisyBatchNorm
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.scene import TrainingSnapshot
+from normlab.probes.snapshot import TrainingSnapshot
 
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "nobn": None,

@@ -26,7 +26,7 @@ from normlab.norms import (
 )
 from normlab.probes import Activations
 from normlab.probes.activations import of_features, of_weights, overall
-from normlab.probes.scene import Measurement, TrainingSnapshot
+from normlab.probes.snapshot import Measurement, TrainingSnapshot
 
 CONF = Path(__file__).parents[2] / "conf"
 K, SAMPLES = 3, 12

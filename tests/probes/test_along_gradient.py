@@ -9,7 +9,7 @@ from normlab.models import MLP
 from normlab.norms import BatchNorm1d, BatchRenorm, NoisyBatchNorm
 from normlab.probes.along_gradient import LENGTHS, AlongGradient, along_gradient, cosine
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.scene import Measurement, TrainingSnapshot
+from normlab.probes.snapshot import Measurement, TrainingSnapshot
 
 K = 3
 

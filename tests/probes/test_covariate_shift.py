@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.probes.covariate_shift import CovariateShift, covariate_shift, mean
+from normlab.probes.interpolation import point
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.line import point
-from normlab.probes.scene import Measurement, TrainingSnapshot, parts_of
+from normlab.probes.snapshot import Measurement, TrainingSnapshot, parts_of
 
 K = 3
 

@@ -17,7 +17,7 @@ from normlab.probes.curvature import Curvature, extreme_eigenvalues
 from normlab.probes.lanczos import LARGEST
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.preconditioning import Preconditioning
-from normlab.probes.scene import MODES, Measurement, TrainingSnapshot, side_effect_free_copy
+from normlab.probes.snapshot import MODES, Measurement, TrainingSnapshot, side_effect_free_copy
 
 CURVLINOPS = pytest.mark.skipif(find_spec("curvlinops") is None, reason="curvlinops is not installed")
 

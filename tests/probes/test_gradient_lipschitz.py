@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.aliased_lipschitz import AliasedLipschitz, aliased_lipschitz
 from normlab.probes.gradient_lipschitz import GradientLipschitz, differ, gradient_lipschitz, median_error
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.scene import normal
+from normlab.probes.snapshot import normal
+from normlab.source_experiments import AliasedLipschitz, aliased_lipschitz
 
 
 def generators(members: int = 1, seed: int = 0) -> list[torch.Generator]:

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.probes.preactivations import Inputs, Preactivations, activations, moved, preactivations
-from normlab.probes.scene import Measurement, TrainingSnapshot, side_effect_free_copy
+from normlab.probes.snapshot import Measurement, TrainingSnapshot, side_effect_free_copy
 
 K = 3
 

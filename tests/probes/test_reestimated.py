@@ -8,10 +8,10 @@ from torch.testing import assert_close
 
 from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, L1BatchNorm, NoisyBatchNorm
+from normlab.population.evaluation import reestimate
+from normlab.population.population import Population
 from normlab.probes.reestimated import reestimated, with_statistics_of
-from normlab.probes.scene import TrainingSnapshot
-from normlab.training.evaluation import reestimate
-from normlab.training.population import Population
+from normlab.probes.snapshot import TrainingSnapshot
 
 K = 3
 

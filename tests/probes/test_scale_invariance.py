@@ -15,7 +15,7 @@ from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.lanczos import LARGEST
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.scale_invariance import weight_norm_diagonal
-from normlab.probes.scene import side_effect_free_copy
+from normlab.probes.snapshot import side_effect_free_copy
 
 K = 2
 HIDDEN = ["hidden1.linear", "hidden2.linear"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config import ConfigError
+from normlab.errors import ConfigError
 from normlab.results.folder import (
     differing_keys,
     earlier_result,

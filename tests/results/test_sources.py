@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from normlab.config import ConfigError
+from normlab.errors import ConfigError
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sources import require_same_sources, sources_of
 

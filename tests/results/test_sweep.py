@@ -95,14 +95,14 @@ class TestReadSweep:
         [record] = read_sweep(tmp_path)
         assert record.result.status == Status.FAILED
         assert record.result.overrides == ["model=nobn", "seed=3"]
-        assert record.result.config == {"seed": 3, "optimizer": {"lr": 0.1}}
+        assert record.result.config == {"replicate": "seed", "seed": 3, "optimizer": {"lr": 0.1}}
         assert record.result.error.startswith("left no result.json")
         assert math.isnan(record.result.objective.value)
 
     def test_the_references_of_a_run_without_a_result_are_resolved(self, tmp_path):
         hydra(tmp_path / "run", config="seed: 3\ndata:\n  seed: ${seed}\n")
         [record] = read_sweep(tmp_path)
-        assert record.result.config == {"seed": 3, "data": {"seed": 3}}
+        assert record.result.config == {"replicate": "seed", "seed": 3, "data": {"seed": 3}}
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": "run"}', "\x00\xff"])
     def test_a_damaged_result_is_named_in_one_line_and_counts_as_failed(self, tmp_path, caplog, text):

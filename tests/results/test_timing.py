@@ -17,7 +17,7 @@ CONFIG = {
         "lr": 0.01,
         "betas": [0.9, 0.999],
         "weight_decay": 0.0,
-        "_target_": "normlab.training.optim.Adam",
+        "_target_": "normlab.population.optim.Adam",
     },
     "scheduler": {"gamma": 0.1},
 }
@@ -93,7 +93,7 @@ def test_runs_whose_steps_cost_the_same_have_the_same_times(other):
         {"model__norm": {"_target_": "normlab.norms.BatchNorm1d", "eps": 1e-3}},
         {"optimizer__weight_decay": 0.1},
         {"optimizer__betas": [0.0, 0.999]},
-        {"optimizer___target_": "normlab.training.optim.AdamW"},
+        {"optimizer___target_": "normlab.population.optim.AdamW"},
         {"optimizer__nesterov": True},
         {"scheduler": {}},
         {"sources": {"net._target_": "another hash"}},

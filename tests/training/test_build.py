@@ -9,12 +9,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from normlab.config import ConfigError
+from normlab.errors import ConfigError
 from normlab.norms import BatchRenorm
+from normlab.population.stacking_check import Stacking
+from normlab.sweep.grouping import groups
 from normlab.training.build import make_data, net_maker
-from normlab.training.grouping import groups
-from normlab.training.proof import Stacking
-from normlab.training.rehearsal import dry_run_once
+from normlab.training.dry_run import dry_run_once
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

@@ -11,11 +11,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config import Config
+from normlab.config.schema import Config
 from normlab.data import Random, Table
 from normlab.results.result import Result
+from normlab.sweep.grouping import groups
 from normlab.training.build import make_data, net_maker
-from normlab.training.grouping import groups
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 

@@ -9,9 +9,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
+from normlab.population.population import copy_of
 from normlab.training.build import make_data, make_module, make_probes
-from normlab.training.population import copy_of
-from normlab.training.probing import Probing, Step
+from normlab.training.probe_callback import ProbeCallback, Step
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 from normlab.training.stability import preconditioning
@@ -70,20 +70,20 @@ def test_all_probes_leave_everything_bit_identical(model, members):
     module.optimizers = lambda use_pl_optimizer=False: optimizer
     module.training_split = lambda: (data.split(0).x, data.split(0).y)
     runs = [Run(one, Path("/nowhere"), "run", {}, []) for one in configs]
-    probing = Probing(make_probes(configs[0]), runs, [])
-    probing.start = before
+    probes = ProbeCallback(make_probes(configs[0]), runs, [], 0.0)
+    probes.start = before
 
     seen, drawn = everything(module.population, optimizer), generators()
-    probing.show(
+    probes.run(
         module,
-        list(probing.probes),
+        list(probes.probes),
         Step(before, copy_of(module.population), x, y, 1, 0, preconditioning(optimizer)),
     )
     assert everything(module.population, optimizer) == seen
     assert generators() == drawn
-    found = {(one.probe, one.mode) for one in probing.unwritten[0]}
+    found = {(one.probe, one.mode) for one in probes.unwritten[0]}
     both = {(probe, mode) for probe in ("gradient_lipschitz", "curvature", "line") for mode in ("batch", "frozen")}
-    assert found == both | {(name, "batch") for name in probing.probes if (name, "batch") not in both}
+    assert found == both | {(name, "batch") for name in probes.probes if (name, "batch") not in both}
 
 
 @pytest.mark.parametrize("model", ["bn", "noisy"])

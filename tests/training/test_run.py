@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
-from normlab.config import ConfigError
+from normlab.errors import ConfigError
 from normlab.results.folder import require_own
 from normlab.results.hparams import group
 from normlab.results.result import Result, Status

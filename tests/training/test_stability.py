@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from normlab.population.optim import SGD, Adam, AdamW, StackedOptimizer
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.lanczos import LARGEST
 from normlab.probes.landscape import BatchedLoss
-from normlab.training.optim import SGD, Adam, AdamW, StackedOptimizer
 from normlab.training.stability import preconditioning, stability
 
 LR, P = 0.05, 6

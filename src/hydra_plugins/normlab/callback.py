@@ -18,7 +18,8 @@ from hydra_plugins.normlab.closing import closing
 from hydra_plugins.normlab.job_context import current_job, place_of, resolve_in_place, task_of
 from hydra_plugins.normlab.typed import require_effective, was_typed
 from normlab.cli import WANTS_TRACEBACK
-from normlab.config import direction_of, first_line
+from normlab.config.schema import direction_of
+from normlab.errors import first_line
 from normlab.results.command import remember_command
 from normlab.results.folder import free_folder, require_own, require_writable
 from normlab.results.names import run_name
@@ -52,7 +53,7 @@ class NormlabCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration, then find the run a folder of its own."""
-        from normlab.training.rehearsal import dry_run_once
+        from normlab.training.dry_run import dry_run_once
 
         remember_command()
         try:

@@ -25,7 +25,7 @@ def closing(folder: Path, config: DictConfig) -> Iterator[None]:
             raise
         finally:
             if is_timed:
-                from normlab.training.timing import time_arms
+                from normlab.sweep.timing import time_arms
 
                 with environment_of(config):
                     time_arms(folder)

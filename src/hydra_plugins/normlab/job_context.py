@@ -10,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from normlab.config.yaml_files import find_line
 from normlab.results.folder import without_hydra
-from normlab.sources import find_line
 
 Place = tuple[DictConfig | ListConfig, Any]
 HYDRA_VALUE = re.compile(r"\$\{\s*hydra:")

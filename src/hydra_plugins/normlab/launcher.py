@@ -21,10 +21,10 @@ from hydra_plugins.normlab.callback import is_our_sweep
 from hydra_plugins.normlab.composer import Composer
 from hydra_plugins.normlab.job_context import environment_of
 from hydra_plugins.normlab.typed import IN_A_POPULATION, refuse_below, typed
-from normlab.config import ConfigError, require
+from normlab.errors import ConfigError, require
 
 if TYPE_CHECKING:
-    from normlab.training.grouping import Group
+    from normlab.sweep.grouping import Group
     from normlab.training.run_folders import Run
 
 log = logging.getLogger("normlab")
@@ -98,7 +98,7 @@ class PopulationLauncher(Launcher):
 
     def train_all(self, configs: Sequence[DictConfig], runs: "Sequence[Run]") -> dict[int, Any]:
         """Say what is trained, train it, and return each run's objective or exception by its place."""
-        from normlab.training.grouping import groups, plan
+        from normlab.sweep.grouping import groups, plan
 
         # What one run of a population may be trained with, another may not; our sweeper has checked every one.
         outcomes = {} if is_our_sweep(self.config) else mistakes(runs)
@@ -122,7 +122,7 @@ class PopulationLauncher(Launcher):
 
     def train(self, found: "Sequence[Group]", runs: "Sequence[Run]") -> dict[int, Any]:
         """Return each run's objective, or the exception that its population ended with, by its place."""
-        from normlab.training.workers import train_groups
+        from normlab.sweep.workers import train_groups
 
         done: dict[int, Any] = {}
         for group, outcome in train_groups([[runs[k] for k in group.places] for group in found], self.n_jobs):
@@ -144,7 +144,7 @@ def require_no_job_start(callbacks: Callbacks) -> None:
 
 def mistakes(runs: "Sequence[Run]") -> dict[int, Any]:
     """Return the error of each run that cannot be trained, by its place."""
-    from normlab.training.rehearsal import dry_run_once
+    from normlab.training.dry_run import dry_run_once
 
     found: dict[int, Any] = {}
     for place, run in enumerate(runs):

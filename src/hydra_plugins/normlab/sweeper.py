@@ -21,7 +21,7 @@ from hydra_plugins.normlab.job_context import environment_of, place_of
 from hydra_plugins.normlab.launcher import PopulationLauncher
 from hydra_plugins.normlab.resume import choose_folders, earlier_runs, fingerprint
 from hydra_plugins.normlab.typed import key_of, parse, require_one_of_each, was_typed
-from normlab.config import ConfigError, require
+from normlab.errors import ConfigError, require
 from normlab.results.folder import free_folder, plain, require_own, require_sweep, require_writable
 from normlab.results.names import run_names
 
@@ -158,7 +158,7 @@ class NormlabSweeper(BasicSweeper):
         Raises:
             ConfigError: the job's name and the reason.
         """
-        from normlab.training.rehearsal import dry_run_once
+        from normlab.training.dry_run import dry_run_once
 
         assert self.config is not None
         again = was_typed(self.config, "hydra.sweep.dir")

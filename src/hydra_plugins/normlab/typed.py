@@ -13,7 +13,8 @@ from hydra.plugins.config_source import ConfigLoadError
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config import OF_THE_VERDICT, ConfigError, nearest
+from normlab.config.schema import OF_THE_VERDICT
+from normlab.errors import ConfigError, nearest
 
 ONE_OF_EACH = ("data", "net", "model", "optimizer", "scheduler", "trainer")
 """The groups whose options exclude each other; options of the others, as probes, may be combined in a list."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from normlab.config import ConfigError
 from normlab.data.parsing import (
     RESEMBLING,
     are_truths,
@@ -18,6 +17,7 @@ from normlab.data.parsing import (
     resemble_numbers,
     words_of,
 )
+from normlab.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd

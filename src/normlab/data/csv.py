@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from hydra.utils import to_absolute_path
 
-from normlab.config import ConfigError, first_line, require
 from normlab.data.columns import Source, listing
 from normlab.data.dialect import DECIMALS, ENCODING, SEPARATORS, SIGNS, Dialect, dialect_of, records
 from normlab.data.frame import FrameData
 from normlab.data.reading import Choices, Reading, table_of
+from normlab.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,11 +9,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from normlab.config import DataConfig, require
+from normlab.config.schema import DataConfig
 from normlab.data.columns import listing
-from normlab.data.order import batch_sizes, epoch_order, leaves_one_over
+from normlab.data.sampling import batch_sizes, epoch_order, leaves_one_over
 from normlab.data.scaling import Standardizer, cast, merged_notice
 from normlab.data.table import Table, split_rows
+from normlab.errors import require
 
 Split = tuple[Tensor, Tensor]
 Transform = Callable[[Table], Table]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from normlab.config import ConfigError
 from normlab.data.columns import drop_remedy
 from normlab.data.table import Table
+from normlab.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normlab.config import require
 from normlab.data.datamodule import InMemoryData
 from normlab.data.table import Table
+from normlab.errors import require
 
 LOWEST, HIGHEST = 109.0, 186.0
 """The noiseless score of the smallest and of the largest person (1.2 m, 30 kg, 2 l; 2.0 m, 120 kg, 5 l)."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from normlab.config import ConfigError, require
 from normlab.data.columns import listing
 from normlab.data.datamodule import InMemoryData, Transform
 from normlab.data.encoding import Encoder
 from normlab.data.reading import Choices, Reading, present
 from normlab.data.table import Table, split_rows
+from normlab.errors import ConfigError, require
 
 
 @dataclass(kw_only=True, eq=False)

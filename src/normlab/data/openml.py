@@ -15,12 +15,12 @@ from urllib.error import URLError
 
 import torch
 
-from normlab.config import ConfigError, first_line, require
 from normlab.data.columns import Source, listing
 from normlab.data.datamodule import Transform
 from normlab.data.frame import FrameData
 from normlab.data.reading import Choices, Reading, table_of
 from normlab.data.table import Table
+from normlab.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:
     import pandas as pd

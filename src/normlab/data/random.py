@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from normlab.config import require
 from normlab.data.datamodule import InMemoryData
 from normlab.data.table import Table
+from normlab.errors import require
 
 
 @dataclass(kw_only=True, eq=False)

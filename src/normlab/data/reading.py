@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from normlab.config import ConfigError, nearest, require
 from normlab.data.columns import (
     Column,
     Source,
@@ -18,6 +17,7 @@ from normlab.data.columns import (
 )
 from normlab.data.table import Table
 from normlab.data.target import missing_targets, notice, target_of, task_of
+from normlab.errors import ConfigError, nearest, require
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normlab.config import ConfigError
+from normlab.errors import ConfigError
 
 RARE = 0.01
 """The share of samples that must differ from a feature's most common value for it to be standardized."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from normlab.config import require
-from normlab.data.order import derive_seed
+from normlab.data.sampling import derive_seed
+from normlab.errors import require
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from normlab.norms.draws import StochasticLayer
+from normlab.norms.counter_rng import StochasticLayer
 
 
 class Dropout(StochasticLayer):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from normlab.models.dropout import Dropout
 from normlab.norms.activation import make_activation
-from normlab.norms.draws import StochasticLayer
+from normlab.norms.counter_rng import StochasticLayer
 
 Norm = Callable[[int], nn.Module]
 Weight = Callable[[nn.Module], nn.Module]

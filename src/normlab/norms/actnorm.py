@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normlab.norms.per_feature import FeatureAffine
+from normlab.norms.feature_affine import FeatureAffine
 from normlab.norms.statistics import features_last, mean_and_variance, normalize_affine
 
 

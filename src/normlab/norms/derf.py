@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from normlab.norms.per_feature import FeatureAffine
+from normlab.norms.feature_affine import FeatureAffine
 
 
 class Derf(FeatureAffine):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.draws import StochasticLayer, normal
+from normlab.norms.counter_rng import StochasticLayer, normal
 
 
 class NoisyBatchNorm(BatchNorm, StochasticLayer):

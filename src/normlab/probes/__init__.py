@@ -1,20 +1,18 @@
 """Measures of nets: a loss and its parameters in, numbers out; no class of net is known and no trace is left."""
 
 from normlab.probes.activations import Activations
-from normlab.probes.aliased_lipschitz import AliasedLipschitz
 from normlab.probes.along_gradient import AlongGradient
 from normlab.probes.covariate_shift import CovariateShift
 from normlab.probes.curvature import Curvature
 from normlab.probes.gradient_lipschitz import GradientLipschitz
 from normlab.probes.graph import Graph
+from normlab.probes.interpolation import Line
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.line import Line
 from normlab.probes.preactivations import Preactivations
-from normlab.probes.scene import Measurement, Probe, TrainingSnapshot
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 __all__ = [
     "Activations",
-    "AliasedLipschitz",
     "AlongGradient",
     "BatchedLoss",
     "CovariateShift",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from normlab.probes.slots import mean_std
+from normlab.models.layer_lookup import mean_std
 
 Numbers = dict[str, Tensor]
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normlab.models.layer_lookup import activation_slots, mean_std
 from normlab.probes.activation_statistics import Numbers, norm, preactivation_rank, saturated, statistics
-from normlab.probes.flow import Flow, forward_backward, weights_by_layer
-from normlab.probes.scene import Measurement, Probe, TrainingSnapshot
-from normlab.probes.slots import activation_slots, mean_std
+from normlab.probes.forward_backward import Flow, forward_backward, weights_by_layer
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
     nn.Sigmoid: lambda _: (0.0, 1.0),

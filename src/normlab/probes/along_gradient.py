@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.scene import Measurement, Probe, TrainingSnapshot
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 LENGTHS = tuple(2 ** (third / 3) for third in range(-3, 7))
 """Multiples of the learning rate, evenly spaced in the logarithm: from a half to four, with one in between."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from normlab.probes.along_gradient import cosine
+from normlab.probes.interpolation import point
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.line import point
-from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, parts_of
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, parts_of
 
 
 class Shift(NamedTuple):
@@ -67,7 +67,7 @@ class CovariateShift(Probe):
     """:func:`covariate_shift` of every layer by the optimizer's own update, on the step's own minibatch.
 
     A layer's parameters are all that it holds, those of its normalizer among them; the layers are those of
-    :func:`normlab.probes.scene.parts_of`, without any of which nothing is trained. Buffers, and with them frozen
+    :func:`normlab.probes.snapshot.parts_of`, which hold every parameter that is trained. Buffers, and so frozen
     statistics, are those before the step.
 
     Found are ``difference``, ``relative`` and ``cosine`` of every layer, as ``layer/difference``, and their means

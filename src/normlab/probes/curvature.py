@@ -12,7 +12,7 @@ from torch import Tensor
 from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, lanczos, require_limits
 from normlab.probes.landscape import AT_ONCE, BatchedLoss
 from normlab.probes.scale_invariance import weight_norm_diagonal
-from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, normal
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, normal
 from normlab.probes.spectrum import density, require_curvlinops, trace
 
 MEMORY = 2**28

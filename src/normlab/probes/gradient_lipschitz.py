@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, normal
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, normal
 
 RADII = (0.1, 1.0, 10.0)
 """At which multiples of the radius to measure: a smooth loss gives the same at all of them."""

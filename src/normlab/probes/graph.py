@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from normlab.probes.scene import MODES, layers_at
+from normlab.probes.snapshot import MODES, layers_at
 
 log = logging.getLogger("normlab")
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from normlab.models.layer_lookup import mean_std
 from normlab.probes.landscape import Params, in_double
-from normlab.probes.scene import Measurement, Probe, TrainingSnapshot, corrected, side_effect_free_copy
-from normlab.probes.slots import mean_std
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, corrected, side_effect_free_copy
 
 LEVELS = {"q15": 0.15, "q50": 0.50, "q85": 0.85}
 """The quantiles of Ioffe's figure, by what they are called."""
@@ -60,7 +60,7 @@ def preactivations(
         state ``(K, …)`` by name, parameters and buffers; x ``(K, B, …)``.
 
     Args:
-        net: the architecture, as :func:`normlab.probes.scene.still` returns it.
+        net: the architecture, as :func:`normlab.probes.snapshot.still` returns it.
         state: of each member.
         x: of each member.
         layers: which, all if None; see :func:`activations`.

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from normlab.norms.batch_norm import BatchNorm
 from normlab.norms.statistics import RUNNING, features_last, kept_by, mean_and_variance, pooled
 from normlab.probes.landscape import BatchedLoss, Params
-from normlab.probes.scene import TrainingSnapshot, side_effect_free_copy, structure
+from normlab.probes.snapshot import TrainingSnapshot, side_effect_free_copy, structure
 
 
 def reestimated(

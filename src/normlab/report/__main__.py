@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from normlab.config import ConfigError, first_line
+from normlab.errors import ConfigError, first_line
 from normlab.report.finalize import shorter_path
 from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable
 from normlab.results.names import run_name

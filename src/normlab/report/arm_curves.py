@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from normlab.config import MAXIMIZED, MINIMIZED
+from normlab.config.schema import MAXIMIZED, MINIMIZED
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
 from normlab.results.probes import read_probes

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normlab.config import ConfigError
+from normlab.errors import ConfigError
 from normlab.results.result import write_atomically
 from normlab.results.sweep import Record, read_sweep
 

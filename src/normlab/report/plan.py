@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config import ConfigError
+from normlab.errors import ConfigError
 from normlab.report.console import short_names
 from normlab.report.factors import find_factors
 from normlab.report.sweep_summary import scopes_of, seed_column

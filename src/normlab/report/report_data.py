@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from normlab.config import MAXIMIZED, MINIMIZED, ConfigError, direction_of
+from normlab.config.schema import MAXIMIZED, MINIMIZED, direction_of
+from normlab.errors import ConfigError
 from normlab.report.sweep_summary import SweepSummary, final, summarize_sweep, with_times
 from normlab.report.verdicts import changed_maximum
 from normlab.results.folder import SWEEP_CONFIG

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.config import OF_THE_VERDICT, SECTIONS
+from normlab.config.schema import OF_THE_VERDICT, SECTIONS
 from normlab.results.result import Result
 from normlab.stats.arms import ABSENT, SEED
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from normlab.config import ConfigError
+from normlab.errors import ConfigError
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import write_atomically
 from normlab.results.sweep import Record, load

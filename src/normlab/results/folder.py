@@ -11,7 +11,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from normlab.config import OF_THE_VERDICT, ConfigError
+from normlab.config.renames import updated
+from normlab.config.schema import OF_THE_VERDICT
+from normlab.errors import ConfigError
 from normlab.results.result import FILE, Result, to_jsonable
 from normlab.results.sources import require_same_sources
 
@@ -141,7 +143,7 @@ def configuration_in(folder: Path) -> dict[str, Any] | None:
     """Return the resolved configuration of the run that a folder holds, None if that cannot be read."""
     try:
         result = Result.read(folder)
-        return plain(load_written(folder)) if result is None else result.config
+        return updated(plain(load_written(folder))) if result is None else result.config
     except (OSError, ValueError, yaml.YAMLError):
         return None
 
@@ -162,7 +164,7 @@ def require_own(folder: Path, config: DictConfig) -> None:
     if earlier_result(folder, config) is not None:
         return
     if (folder / HYDRA_CONFIG).exists():
-        require_same(folder, plain(config), plain(load_written(folder)))
+        require_same(folder, plain(config), updated(plain(load_written(folder))))
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another folder")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normlab.config import first_line
+from normlab.errors import first_line
 from normlab.results.curves import Point, append_rows, whole_rows
 
 if TYPE_CHECKING:

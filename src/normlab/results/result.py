@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from normlab.config import BEFORE
+from normlab.config.renames import updated, updated_override
 
 FILE = "result.json"
 
@@ -101,7 +101,8 @@ class Result:
         try:
             known = {f.name for f in fields(cls)}
             result = cls(**{key: value for key, value in json.loads(path.read_text()).items() if key in known})
-            result.config = BEFORE | result.config if result.config else {}
+            result.config = updated(result.config)
+            result.overrides = [updated_override(override) for override in result.overrides]
             result.status = Status(result.status)
             result.objective = Objective(**read_numbers(result.objective))
             result.best = result.best and EpochMetrics(**read_numbers(result.best))

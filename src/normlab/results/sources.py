@@ -10,7 +10,8 @@ from typing import Any
 
 from hydra.utils import get_object, to_absolute_path
 
-from normlab.config import OF_THE_VERDICT, ConfigError
+from normlab.config.schema import OF_THE_VERDICT
+from normlab.errors import ConfigError
 from normlab.results.result import Result
 
 KNOWN = ("normlab", "torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics")

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from normlab.config.renames import updated, updated_override
 from normlab.results import curves, result
 from normlab.results.folder import HYDRA_CONFIG
 from normlab.results.result import Objective, Result, Status
@@ -92,9 +93,9 @@ def without_result(folder: Path, reason: str) -> Result:
     return Result(
         name=folder.name,
         status=Status.FAILED,
-        config=resolved(load(folder / HYDRA_CONFIG, dict)),
+        config=updated(resolved(load(folder / HYDRA_CONFIG, dict))),
         choices={},
-        overrides=[str(override) for override in given],
+        overrides=[updated_override(str(override)) for override in given],
         objective=Objective("", "", math.nan),
         error=reason,
     )

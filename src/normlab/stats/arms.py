@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from normlab.config import OF_THE_VERDICT
+from normlab.config.schema import OF_THE_VERDICT
 
 SEED, TARGET = "seed", "target"
 NO_SETTINGS = (SEED, TARGET, "retrain", "timing", *OF_THE_VERDICT)

@@ -15,17 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from normlab.config import DATA_SEED, ConfigError, first_line
+from normlab.config.schema import DATA_SEED
 from normlab.data.datamodule import InMemoryData
-from normlab.data.order import batch_sizes, derive_seed
+from normlab.data.sampling import batch_sizes, derive_seed
+from normlab.errors import ConfigError, first_line
+from normlab.population.optim import Clipping, StackedOptimizer
+from normlab.population.population import Population, initial_nets
+from normlab.population.schedulers import Scheduler
+from normlab.population.seeding import seeded
+from normlab.population.tasks import Classification, Regression, Task
 from normlab.probes.graph import Graph
-from normlab.probes.scene import Probe
-from normlab.training.module import NormModule
-from normlab.training.optim import Clipping, StackedOptimizer
-from normlab.training.population import Population, initial_nets
-from normlab.training.schedulers import Scheduler
-from normlab.training.seeding import seeded
-from normlab.training.tasks import Classification, Regression, Task
+from normlab.probes.snapshot import Probe
+from normlab.training.population_module import PopulationModule
 
 # That there is no GPU, and what else could be installed, is not what a person asked.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -183,13 +184,13 @@ def scheduler_maker(nodes: Sequence[DictConfig]) -> Callable[..., Scheduler] | N
     return lambda optimizer, members: partial(optimizer, members=members, **numbers)
 
 
-def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule:
+def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> PopulationModule:
     """Return the LightningModule for a population, a member for each configuration.
 
     The configurations may differ in their seeds and in the numbers of a stacked optimizer and its schedule.
     """
     seeds = [config.seed for config in configs]
-    return NormModule(
+    return PopulationModule(
         Population(initial_nets(net_maker(configs[0], data), seeds)),
         make_task(data, configs[0].loss),
         seeds,
@@ -199,7 +200,7 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> NormModule
         compiles=bool(configs[0].trainer.compile),
         statistics=configs[0].statistics,
         extra_metrics={name: make(node) for name, node in configs[0].metrics.items()},
-        warmup=configs[0].warmup,
+        stats_warmup_epochs=configs[0].stats_warmup_epochs,
         train_eval_every=configs[0].train_eval_every,
         may_stop_early=configs[0].callbacks.early_stopping is not None or bool(configs[0].callbacks.extra),
     )

@@ -13,16 +13,35 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from normlab.population.population import Population, copy_of
 from normlab.results import curves
 from normlab.results.curves import Point
 from normlab.results.events import EventFile
 from normlab.results.result import EpochMetrics
 from normlab.stats.outcomes import final_mean
-from normlab.training.module import NormModule
-from normlab.training.population import Population, copy_of
+from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 
 IN_EVALUATION = ("val/", "test/", "train_eval/")
+
+
+class Timer:
+    """Tells whether an interval has passed since it last did.
+
+    Args:
+        seconds: the interval.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.started = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Return whether the interval has passed, and start the next one if it has."""
+        now = time.monotonic()
+        passed = now - self.started > self.seconds
+        self.started = now if passed else self.started
+        return passed
 
 
 def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.0) -> Tensor:
@@ -44,7 +63,7 @@ class EarlyStopping(pl.Callback):
         self.best = torch.full((members,), worst_value(direction), dtype=torch.float64)
         self.waited = torch.zeros(members, dtype=torch.long)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Stop the members that have waited long enough."""
         if self.monitor not in pl_module.metrics:
             return
@@ -72,7 +91,7 @@ class BestState(pl.Callback):
         self.metrics: dict[str, Tensor] = {}
         self.state = copy_of(population)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Begin with the initial state, which is on the device and in the precision of the training by now."""
         self.state = copy_of(pl_module.population)
 
@@ -89,7 +108,7 @@ class BestState(pl.Callback):
         self.metrics |= {name: values.detach().clone() for name, values in metrics.items()}
 
     @torch.no_grad()
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Keep the members that are better than ever."""
         if self.monitor not in pl_module.metrics:
             return
@@ -111,12 +130,12 @@ class CurveRecorder(pl.Callback):
     """Takes down every epoch's metrics of every member, and writes them to the run folders now and then."""
 
     def __init__(self, folders: Sequence[Path], events: Sequence[EventFile], flush_seconds: float) -> None:
-        self.folders, self.events, self.flush_seconds = folders, events, flush_seconds
+        self.folders, self.events = folders, events
+        self.flush_due = Timer(flush_seconds)
         self.points: list[list[Point]] = [[] for _ in folders]
         self.last: list[Point | None] = [None] * len(folders)
-        self.flushed = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Take down the epoch's metrics of the members that trained in it."""
         now, names = time.time(), list(pl_module.metrics)
         rows = torch.stack([m.double().cpu() for m in pl_module.metrics.values()], dim=1).tolist()
@@ -124,10 +143,8 @@ class CurveRecorder(pl.Callback):
         for k in pl_module.active.nonzero().flatten().tolist():
             self.last[k] = Point(epochs[k], steps[k], now, dict(zip(names, rows[k], strict=True)))
             self.points[k].append(self.last[k])
-        if time.monotonic() - self.flushed > self.flush_seconds:
+        if self.flush_due():
             self.flush()
-            if pl_module.probing is not None:
-                pl_module.probing.flush()
 
     def moment(self, k: int) -> EpochMetrics | None:
         """Return the last epoch that was taken down of member k."""
@@ -149,7 +166,6 @@ class CurveRecorder(pl.Callback):
             file.scalars(points)
         for points in self.points:
             points.clear()
-        self.flushed = time.monotonic()
 
 
 class FinalMetrics(pl.Callback):
@@ -158,7 +174,7 @@ class FinalMetrics(pl.Callback):
     def __init__(self) -> None:
         self.epochs: list[dict[str, Tensor]] = []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Keep the epoch's metrics in evaluation mode, on whichever splits they were measured."""
         found = pl_module.metrics | pl_module.held_out_metrics
         self.epochs.append({name: found[name].double().cpu() for name in found if name.startswith(IN_EVALUATION)})
@@ -180,7 +196,7 @@ class ProgressCallback(pl.Callback):
     def __init__(self, progress: Progress, monitor: str) -> None:
         self.progress, self.monitor = progress, monitor
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: NormModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Move on, and show the median over members of the metric."""
         metric = pl_module.metrics.get(self.monitor)
         words = "" if metric is None else f"{self.monitor}={metric.median():.4g}"

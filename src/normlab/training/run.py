@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from normlab.results.folder import earlier_result
 from normlab.results.result import Result
+from normlab.training.dry_run import dry_run_once
 from normlab.training.progress import Progress
-from normlab.training.rehearsal import dry_run_once
 from normlab.training.run_folders import Run
 from normlab.training.session import TrainingSession
 

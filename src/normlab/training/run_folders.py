@@ -14,12 +14,12 @@ from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from normlab.population.stacking import State
 from normlab.results import curves, hparams, probes, result
 from normlab.results.events import OURS, EventFile
 from normlab.results.folder import plain, require_writable, to_yaml, without_handling
 from normlab.results.names import run_name
 from normlab.results.result import EpochMetrics, Result, Status
-from normlab.training.stacking import State
 
 ERROR = "error.txt"
 # A sweep writes an interpolation of the command line with escaped braces.

@@ -13,8 +13,15 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from torch import Tensor
 
-from normlab.config import direction_of, first_line
+from normlab.config.schema import direction_of
 from normlab.data.datamodule import InMemoryData
+from normlab.data.sampling import batch_sizes
+from normlab.errors import first_line
+from normlab.population.hardware import threads, tune_malloc
+from normlab.population.optim import StackedOptimizer
+from normlab.population.resources import compiling_pays, threads_for
+from normlab.population.seeding import seed_globally
+from normlab.population.tasks import constant_predictor_loss
 from normlab.results.command import remembered_command
 from normlab.results.curves import Point
 from normlab.results.environment import environment
@@ -30,17 +37,11 @@ from normlab.training.callbacks import (
     ProgressCallback,
     worst_value,
 )
-from normlab.training.grouping import shape_of
-from normlab.training.machine import threads, tune_malloc
-from normlab.training.module import NormModule
-from normlab.training.optim import StackedOptimizer
-from normlab.training.probing import Probing
+from normlab.training.population_module import PopulationModule
+from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress
-from normlab.training.proof import stacking_of
 from normlab.training.run_folders import Run, RunFolders
-from normlab.training.seeding import seed_globally
-from normlab.training.size import compiling_pays, threads_for
-from normlab.training.tasks import constant_predictor_loss
+from normlab.training.stackability import footprint_of, shape_of, stacking_of
 
 log = logging.getLogger("normlab")
 
@@ -86,8 +87,16 @@ def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
     )
 
 
-def choose_step(module: NormModule, config: DictConfig, tell: Callable[[str], None]) -> None:
-    """Stack the net as the proof allows; a compiled step of a run alone takes the net apart as well."""
+def should_compile(config: DictConfig, members: int, populations: int = 1) -> bool:
+    """Return whether compiling the steps of these populations of one shape pays off."""
+    if config.trainer.get("fast_dev_run") or not is_stacked(config.optimizer, StackedOptimizer):
+        return False
+    sizes = batch_sizes(config.data.train, config.data.batch_size)
+    return compiling_pays(footprint_of(config), sizes, config.trainer.max_epochs, members, populations)
+
+
+def choose_step(module: PopulationModule, config: DictConfig, tell: Callable[[str], None]) -> None:
+    """Stack the net as its check allows; a compiled step of a run alone takes the net apart as well."""
     alone = module.population.members == 1
     if alone and not (module.compiles and is_stacked(config.optimizer, StackedOptimizer)):
         return
@@ -115,17 +124,17 @@ class TrainingSession:
         self.data = data or make_data(*(run.config for run in runs))
         self.sources = sources_of(plain(config))
         self.module = make_module([run.config for run in runs], self.data)
-        if config.trainer.compile is None and compiling_pays(config, len(runs), populations):
+        if config.trainer.compile is None and should_compile(config, len(runs), populations):
             log.info("compiling the steps of %s, which takes seconds and saves more", population_name(runs))
             self.module.compiles = True
         choose_step(self.module, config, progress.tell)
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
-        if config.probes:
-            self.module.probing = Probing(make_probes(config), runs, events)
+        flush_seconds = config.logger.flush_seconds
+        self.probes = ProbeCallback(make_probes(config), runs, events, flush_seconds) if config.probes else None
         self.final = FinalMetrics()
-        self.recorder = CurveRecorder(folders, events, config.logger.flush_seconds)
+        self.recorder = CurveRecorder(folders, events, flush_seconds)
         self.trainer = make_trainer(config, self.callbacks(), str(runs[0].folder))
 
     def callbacks(self) -> list[pl.Callback]:
@@ -136,6 +145,7 @@ class TrainingSession:
             self.final,
             ProgressCallback(self.progress, self.metric),
         ]
+        watching += [self.probes] if self.probes else []
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
             monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
@@ -149,7 +159,7 @@ class TrainingSession:
         Raises:
             KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
         """
-        number = self.config.trainer.threads or threads_for(self.config, len(self.runs))
+        number = self.config.trainer.threads or threads_for(footprint_of(self.config), len(self.runs))
         tune_malloc()
         with threads(number), self.module.interrupts.recorded(), hide_lightning_warnings():
             seed_globally(self.config.seed)
@@ -217,9 +227,9 @@ class TrainingSession:
                 final = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
                 self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), final))
         self.recorder.flush()
-        if self.module.probing is not None:
-            self.module.probing.flush()
-            self.module.probing.write_arrays()
+        if self.probes is not None:
+            self.probes.flush()
+            self.probes.write_arrays()
         self.folders.end(results, [run_line(result) for result in results], error)
         log.info(run_line(results[0]) if len(results) == 1 else population_line(results))
         return results
@@ -243,7 +253,7 @@ class TrainingSession:
             test={name: values[k].item() for name, values in tests.items()} if tested else {},
             final={name: float(values[k]) for name, values in self.final.means(module.epochs).items()},
             chance=constant_predictor_loss(module.task, table.y, table.out_features),
-            probes=module.probing.latest[k] if module.probing else {},
+            probes=self.probes.latest[k] if self.probes else {},
             epochs=int(module.epochs[k]),
             steps=int(module.steps[k]),
             seconds=module.seconds / len(self.runs),

@@ -10,8 +10,8 @@ Letters: K members, P parameters of a member, η learning rate, μ momentum, λ 
 import torch
 from torch import Tensor
 
+from normlab.population.optim import SGD, Adam
 from normlab.probes.preconditioning import Preconditioning
-from normlab.training.optim import SGD, Adam
 
 
 def stability(optimizer: torch.optim.Optimizer) -> Tensor | None:

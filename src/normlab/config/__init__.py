@@ -1,0 +1,1 @@
+"""The configuration: its schemas, their validation, and error messages about it."""

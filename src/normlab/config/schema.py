@@ -1,0 +1,291 @@
+"""What a person may choose, and what is refused before anything trains.
+
+The values live in ``conf/``; the dataclasses here give each section its keys, types and limits. A section with a
+``_target_`` may further hold whatever that callable takes by name: Hydra's ``_target_`` is the only registry.
+:mod:`normlab.config.validation` holds a composed configuration against them.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import MISSING
+
+from normlab.errors import ConfigError, require
+
+MINIMIZED = ("loss", "mse", "mae")
+MAXIMIZED = ("r2", "acc")
+OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
+LOSSES = ("squared_error",)
+REPLICATES = ("data", "seed")
+OF_THE_VERDICT = ("baseline", "margin", "pairs", "max_replicates")
+"""Keys that the report alone reads: they change nothing that a run computes."""
+
+DATA_SEED = 42
+STATISTICS = ("running", "reestimated", "batch")
+SEED = "a whole number from 0 to 2^63 - 1"
+
+
+@dataclass(kw_only=True, eq=False)
+class DataConfig:
+    """Sizes of the three splits, the batch, the seed that data are drawn and split with, and what is rescaled.
+
+    ``standardize`` takes the training split's mean and standard deviation out of the inputs of all splits,
+    ``standardize_target`` out of their regression targets; losses are then in units of the targets' variance.
+    """
+
+    train: int
+    val: int
+    test: int
+    batch_size: int
+    seed: int = DATA_SEED
+    standardize: bool = False
+    standardize_target: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.train >= 1, "data.train", "at least 1 sample", self.train)
+        require(self.val >= 0, "data.val", "0 or more samples", self.val)
+        require(self.test >= 0, "data.test", "0 or more samples", self.test)
+        require(0 <= self.seed < 2**63, "data.seed", SEED, self.seed)
+        require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
+        fits = self.batch_size <= self.train
+        require(fits, "data.batch_size", f"at most the {self.train} training samples", self.batch_size)
+
+
+@dataclass
+class ModelConfig:
+    """A normalizer: what a net puts into its slots; each part null or a ``_target_``."""
+
+    norm: Any = None
+    norm2d: Any = None
+    weight: Any = None
+
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            value = getattr(self, part.name)
+            made = value is None or (isinstance(value, Mapping) and "_target_" in value)
+            require(made, f"model.{part.name}", "null or a node with a _target_", value)
+            momentum, eps = (value.get(name) if value else None for name in ("momentum", "eps"))
+            if momentum is not None:
+                inside = isinstance(momentum, int | float) and 0 <= momentum <= 1
+                require(inside, f"model.{part.name}.momentum", "null or a number in [0, 1]", momentum)
+            if eps is not None:
+                positive = isinstance(eps, int | float) and math.isfinite(eps) and eps > 0
+                require(positive, f"model.{part.name}.eps", "a finite number > 0", eps)
+
+
+@dataclass
+class NetConfig:
+    """An architecture; its keys are the arguments of its ``_target_``, which checks their values."""
+
+    hidden: list[int] = field(default_factory=list)
+    channels: list[int] = field(default_factory=list)
+    dropout: float = 0.0
+
+
+@dataclass
+class OptimizerConfig:
+    """The numbers that optimizers share; the rest are the arguments of its ``_target_``.
+
+    Their values here stand for keys that are not given: the ``_target_`` has defaults of its own.
+    """
+
+    lr: float = 1.0
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        positive = math.isfinite(self.lr) and self.lr > 0
+        require(positive, "optimizer.lr", "a finite number > 0", self.lr)
+        decays = math.isfinite(self.weight_decay) and self.weight_decay >= 0
+        require(decays, "optimizer.weight_decay", "a finite number of 0 or more", self.weight_decay)
+        require(0 <= self.momentum <= 1, "optimizer.momentum", "a number in [0, 1]", self.momentum)
+        pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(pair, "optimizer.betas", "two numbers in [0, 1)", self.betas)
+        require(self.eps > 0, "optimizer.eps", "a number > 0", self.eps)
+
+
+@dataclass
+class SchedulerConfig:
+    """A learning-rate schedule; its keys are the arguments of its ``_target_``, without which it has none."""
+
+    step_size: int = 1
+    gamma: float = 0.1
+    factor: float = 0.1
+    patience: int = 0
+    threshold: float = 0.0
+    cooldown: int = 0
+    min_lr: float = 0.0
+    eta_min: float = 0.0
+    T_max: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.step_size >= 1, "scheduler.step_size", "at least 1", self.step_size)
+        require(self.gamma > 0, "scheduler.gamma", "a number > 0", self.gamma)
+        require(0 < self.factor < 1, "scheduler.factor", "a number between 0 and 1", self.factor)
+        for name in ("patience", "threshold", "cooldown", "min_lr", "eta_min", "T_max"):
+            require(getattr(self, name) >= 0, f"scheduler.{name}", "0 or more", getattr(self, name))
+
+
+@dataclass
+class TrainerConfig:
+    """What the training loop adds to the arguments of ``pytorch_lightning.Trainer``."""
+
+    max_epochs: int = MISSING
+    precision: str = "32-true"
+    check_val_every_n_epoch: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str = "norm"
+    threads: int | None = None
+    compile: bool | None = None
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.devices == 1, "trainer.devices", "1: a run is trained on one device", self.devices)
+        require(self.max_epochs >= 0, "trainer.max_epochs", "0 or more", self.max_epochs)
+        precisions = ("32-true", "64-true")
+        require(self.precision in precisions, "trainer.precision", " or ".join(precisions), self.precision)
+        every = self.check_val_every_n_epoch
+        require(every >= 1, "trainer.check_val_every_n_epoch", "at least 1", every)
+        clip = self.gradient_clip_val
+        require(clip is None or clip > 0, "trainer.gradient_clip_val", "null or a number > 0", clip)
+        algorithm = self.gradient_clip_algorithm
+        require(algorithm in ("norm", "value"), "trainer.gradient_clip_algorithm", "norm or value", algorithm)
+        require(self.threads is None or self.threads >= 1, "trainer.threads", "null or at least 1", self.threads)
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """Stop a run whose metric has not improved by ``min_delta`` for ``patience`` validations."""
+
+    monitor: str
+    patience: int
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.patience >= 1, "callbacks.early_stopping.patience", "at least 1", self.patience)
+        require(self.min_delta >= 0, "callbacks.early_stopping.min_delta", "0 or more", self.min_delta)
+
+
+@dataclass
+class CallbacksConfig:
+    """What watches a run; ``extra`` holds any further Lightning callback by its ``_target_``."""
+
+    early_stopping: EarlyStoppingConfig | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves go besides ``curves.csv``; ``extra`` holds further Lightning loggers by ``_target_``."""
+
+    tensorboard: bool = True
+    flush_seconds: float = 5.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.flush_seconds >= 0, "logger.flush_seconds", "0 or more", self.flush_seconds)
+
+
+@dataclass
+class Config:
+    """A run: what ``python train.py`` composes, apart from the groups, each of which has a schema of its own."""
+
+    seed: int
+    optimized_metric: str
+    direction: str | None = None
+    target: float | None = None
+    statistics: str = "running"
+    loss: str | None = None
+    stats_warmup_epochs: int = 0
+    train_eval_every: int | None = None
+    retrain: bool = False
+    timing: bool = False
+    replicate: str = "data"
+    baseline: str | None = None
+    margin: float | None = None
+    pairs: bool = False
+    max_replicates: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.loss in (None, *LOSSES), "loss", f"null or {', '.join(LOSSES)}", self.loss)
+        require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
+        every = self.train_eval_every
+        require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
+        named = self.baseline is None or self.baseline.strip() != ""
+        require(named, "baseline", "null or a setting that is compared, as ln", repr(self.baseline))
+        close = self.margin is None or (math.isfinite(self.margin) and self.margin > 0)
+        require(close, "margin", "null or a finite number > 0, as 0.05 for 5 %", self.margin)
+        most = self.max_replicates
+        require(most is None or most >= 2, "max_replicates", "null or at least 2 replicates", most)
+        require(self.stats_warmup_epochs >= 0, "stats_warmup_epochs", "0 or more epochs", self.stats_warmup_epochs)
+        require(0 <= self.seed < 2**63, "seed", SEED, self.seed)
+        require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)
+        for group in ("metrics", "probes"):
+            for name, node in getattr(self, group).items():
+                require_name(group, str(name))
+                made = isinstance(node, Mapping) and "_target_" in node
+                require(made, f"{group}.{name}", "a node with a _target_", node)
+        direction_of(self.optimized_metric, self.direction, "optimized_metric")
+
+
+def require_name(group: str, name: str) -> None:
+    """Refuse the name of a metric or a probe that files cannot hold, or that a metric of the task has.
+
+    >>> require_name("probes", "a,b")
+    Traceback (most recent call last):
+    normlab.errors.ConfigError: probes must have names of letters, digits, _ and -, got 'a,b'; rename it
+    """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ConfigError(f"{group} must have names of letters, digits, _ and -, got {name!r}; rename it")
+    if group == "metrics" and name in OWN_METRICS:
+        own = ", ".join(OWN_METRICS)
+        raise ConfigError(f"metrics.{name} must have another name than the task's own {own}; as metrics.my_{name}")
+
+
+SECTIONS = {
+    "data": DataConfig,
+    "net": NetConfig,
+    "model": ModelConfig,
+    "optimizer": OptimizerConfig,
+    "scheduler": SchedulerConfig,
+    "trainer": TrainerConfig,
+    "callbacks": CallbacksConfig,
+    "logger": LoggerConfig,
+}
+
+EXAMPLES = {
+    "data.train": "600",
+    "data.val": "200",
+    "data.test": "200",
+    "data.batch_size": "60",
+    "optimizer.lr": "0.01",
+    "trainer.max_epochs": "100",
+    "callbacks.early_stopping.monitor": "val/loss",
+    "callbacks.early_stopping.patience": "10",
+    "seed": "0",
+    "optimized_metric": "val/loss",
+}
+"""A value of each key that has no default, for the error that names a missing one."""
+
+
+def direction_of(metric: str, direction: str | None, key: str = "optimized_metric") -> str:
+    """Return ``"min"`` or ``"max"``: as given, or what the metric's name is known for.
+
+    >>> direction_of("val/loss", None), direction_of("val/acc", None), direction_of("val/f1", "max")
+    ('min', 'max', 'max')
+    """
+    split, _, name = metric.partition("/")
+    require(split in ("train", "val") and name != "", key, "train/… or val/…, as val/loss", metric)
+    if direction is None:
+        known = name in MINIMIZED + MAXIMIZED
+        require(known, key, f"one of {', '.join(MINIMIZED + MAXIMIZED)}, or come with direction", metric)
+        return "min" if name in MINIMIZED else "max"
+    require(direction in ("min", "max"), "direction", "min, max or null", direction)
+    return direction

@@ -1,0 +1,203 @@
+"""Optimizers of a population: each of K members has numbers of its own, and one step updates all of them.
+
+Letters: K members, P parameters of a member, θ ``[K, P]`` all parameters, g ``[K, P]`` their gradients. A number
+such as the learning rate is ``[K, 1]``. torch's optimizers refuse a learning rate with more than one element.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normlab.population.compiling import materialized
+
+Number = float | Sequence[float] | Tensor
+
+
+def column(number: Number, members: int) -> Tensor:
+    """Return a per-member number as ``[K, 1]`` in float64: one value for all, or one for each."""
+    return torch.as_tensor(number, dtype=torch.float64).reshape(-1, 1).expand(members, 1).clone()
+
+
+class StackedOptimizer(torch.optim.Optimizer):
+    """What the stacked optimizers share: every parameter that trains is a view of one buffer θ.
+
+    A few operations on θ then update all parameters of all members. At K = 1 the parameters are a net's own; for
+    K > 1 each has a leading axis of members. A parameter that has no gradient when a step is taken counts as one
+    with a gradient of zero. Of the numbers only the learning rate may change once training has begun.
+
+    Shapes:
+        params: ``(K, …)`` each, or ``(…)`` at K = 1.
+    """
+
+    # torch keeps state by parameter; ours is of all of them together, by name.
+    state: dict[Any, Any]  # type: ignore[assignment]
+
+    def __init__(self, params: Iterable[nn.Parameter], members: int, numbers: dict[str, Number]) -> None:
+        columns = {name: column(number, members) for name, number in numbers.items()}
+        super().__init__([p for p in params if p.requires_grad], columns)
+        (group,) = self.param_groups
+        self.params: list[nn.Parameter] = group["params"]
+        group.update({name: value.to(self.params[0].device) for name, value in columns.items()})
+        self.members = members
+        self.theta = torch.cat([p.detach().reshape(members, -1) for p in self.params], dim=1)
+        self.state["updates"] = torch.zeros((), dtype=torch.float64, device=self.theta.device)
+        self.shapes = [p.shape if members == 1 else p.shape[1:] for p in self.params]
+        views = self.theta.split([shape.numel() for shape in self.shapes], dim=1)
+        for parameter, view in zip(self.params, views, strict=True):
+            parameter.data = view.view(parameter.shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes for a copy; torch's own leaves out those of a subclass."""
+        return vars(self).copy()
+
+    def number(self, name: str) -> Tensor:
+        """Return a per-member number ``[K, 1]`` as it stands now, in the parameters' precision."""
+        return self.param_groups[0][name].to(self.theta.dtype)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update θ in place from the parameters' gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        self.update(torch.cat([grad.reshape(self.members, -1) for grad in grads], dim=1))
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, without torch's record of it for a profiler, a twentieth of a small net's step."""
+        for parameter in self.params:
+            parameter.grad = None
+
+    def update(self, grad: Tensor) -> None:
+        """Update θ in place; ``grad``, ``[K, P]``, may be used up."""
+        raise NotImplementedError
+
+
+class SGD(StackedOptimizer):
+    """Stochastic gradient descent with heavy-ball or Nesterov momentum.
+
+    ``g ← g + λθ``, ``b ← μb + g``, ``θ ← θ − η·b``, or ``θ ← θ − η(g + μb)`` with Nesterov.
+
+    Args:
+        lr: η; momentum: μ; weight_decay: λ; each a number, or one for each member.
+
+    Raises:
+        ValueError: for Nesterov with a member without momentum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: Number = 1e-3,
+        momentum: Number = 0.0,
+        weight_decay: Number = 0.0,
+        nesterov: bool = False,
+        members: int = 1,
+    ) -> None:
+        super().__init__(params, members, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        if nesterov and not bool((self.number("momentum") > 0).all()):
+            raise ValueError("optimizer.nesterov needs optimizer.momentum > 0")
+        self.nesterov = nesterov
+        self.state["velocity"] = torch.zeros_like(self.theta)
+
+    def update(self, grad: Tensor) -> None:
+        """Take one step."""
+        momentum = self.number("momentum")
+        grad.addcmul_(self.theta, self.number("weight_decay"))
+        velocity = self.state["velocity"].mul_(momentum).add_(grad)
+        direction = grad.addcmul_(velocity, momentum) if self.nesterov else velocity
+        self.theta.addcmul_(direction, self.number("lr"), value=-1)
+
+
+class Adam(StackedOptimizer):
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980).
+
+    ``m ← β₁m + (1 − β₁)g``, ``v ← β₂v + (1 − β₂)g²``, ``θ ← θ − η·m̂/(√v̂ + ε)`` with ``m̂ = m/(1 − β₁ᵗ)`` and
+    ``v̂ = v/(1 − β₂ᵗ)``; weight decay λ is added to the gradient, ``g ← g + λθ``.
+
+    Args:
+        lr: η; betas: β₁ and β₂; eps: ε; weight_decay: λ; each a number, or one for each member.
+    """
+
+    decoupled = False
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        members: int = 1,
+    ) -> None:
+        beta1, beta2 = betas
+        numbers = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, members, numbers)
+        self.state["mean"] = torch.zeros_like(self.theta)
+        self.state["square"] = torch.zeros_like(self.theta)
+        self._decays = bool((self.number("weight_decay") != 0).any())
+        # 1 − β taken in float64: in float32 it would be off by the rounding of β.
+        group = self.param_groups[0]
+        self._gain1, self._gain2 = ((1 - group[beta]).to(self.theta.dtype) for beta in ("beta1", "beta2"))
+
+    def update(self, grad: Tensor) -> None:
+        """Take one step."""
+        group, theta = self.param_groups[0], self.theta
+        updates = self.state["updates"].add_(1)
+        if self._decays and self.decoupled:
+            theta.mul_((1 - group["lr"] * group["weight_decay"]).to(theta.dtype))
+        elif self._decays:
+            grad.addcmul_(theta, self.number("weight_decay"))
+        mean = self.state["mean"].lerp_(grad, self._gain1)
+        square = self.state["square"].lerp_(grad.square_(), self._gain2)
+        # In float32, 1 − β₂ᵗ would lose four of its seven digits at the first step.
+        root = (1 - group["beta2"] ** updates).sqrt_()
+        step_size = materialized((group["lr"] * root / (1 - group["beta1"] ** updates)).to(theta.dtype))
+        eps = materialized((group["eps"] * root).to(theta.dtype))
+        theta.sub_(torch.div(mean, square.sqrt().add_(eps)).mul_(step_size))
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, ``θ ← θ − ηλθ`` (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 1e-2,
+        members: int = 1,
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, members=members)
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How large a gradient may be: at most ``limit`` in Euclidean ``norm``, or in each entry's ``value``."""
+
+    limit: float
+    algorithm: str = "norm"
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        """Return each member's gradient clipped, ``[K, P]``."""
+        if self.algorithm == "value":
+            return grad.clamp(-self.limit, self.limit)
+        return grad * (self.limit / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)
+
+    def in_place(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Clip the gradients that parameters of one net have."""
+        if self.algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, self.limit)
+        else:
+            nn.utils.clip_grad_norm_(parameters, self.limit)

@@ -1,0 +1,124 @@
+"""Learning-rate schedules of a population, one step an epoch; they equal torch's for a member alone.
+
+Letters: K members; a number is ``[K, 1]``, as in :mod:`normlab.population.optim`.
+"""
+
+import torch
+from torch import Tensor
+
+from normlab.population.optim import Number, column
+
+
+class Scheduler:
+    """What the schedules share: the optimizer's learning rate at the start, and the epochs since.
+
+    ``members`` is K. An optimizer that is not stacked has a learning rate that is one float.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, members: int) -> None:
+        self.optimizer = optimizer
+        self.members = members
+        self.epoch = 0
+        self.base_lr = self.lr
+
+    @property
+    def lr(self) -> Tensor:
+        """The learning rate of each member now, ``(K, 1)``."""
+        return column(self.optimizer.param_groups[0]["lr"], self.members)
+
+    def step(self, loss: Tensor | None) -> None:
+        """Go to the next epoch; ``loss`` is each member's in the one that ended, ``(K,)``, if it was measured."""
+        self.epoch += 1
+        lr = self.next_lr(loss)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr.to(group["lr"].device) if isinstance(group["lr"], Tensor) else lr.item()
+
+    def next_lr(self, loss: Tensor | None) -> Tensor:
+        """Return the learning rate of each member in epoch ``self.epoch``, ``(K, 1)``."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Return the state for :meth:`load_state_dict`."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor | int)}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Go on from a state that :meth:`state_dict` returned."""
+        vars(self).update(state)
+
+
+class StepLR(Scheduler):
+    """``η_t = η₀·γ^⌊t / step_size⌋``."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, *, step_size: Number = 30, gamma: Number = 0.1, members: int = 1
+    ) -> None:
+        super().__init__(optimizer, members)
+        self.step_size = column(step_size, members)
+        self.gamma = column(gamma, members)
+        if not bool((self.step_size >= 1).all()):
+            raise ValueError(f"scheduler.step_size must be at least 1, got {step_size}")
+
+    def next_lr(self, loss: Tensor | None) -> Tensor:
+        """Multiply by gamma once in every ``step_size`` epochs."""
+        return self.base_lr * self.gamma ** (self.epoch // self.step_size)
+
+
+class CosineAnnealingLR(Scheduler):
+    """``η_t = η_min + ½(η₀ − η_min)(1 + cos(π·t / T_max))`` (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, *, T_max: Number, eta_min: Number = 0.0, members: int = 1
+    ) -> None:
+        super().__init__(optimizer, members)
+        self.T_max = column(T_max, members)
+        self.eta_min = column(eta_min, members)
+
+    def next_lr(self, loss: Tensor | None) -> Tensor:
+        """Follow half a cosine down."""
+        phase = torch.pi * self.epoch / self.T_max.clamp(min=1)
+        return self.eta_min + (self.base_lr - self.eta_min) * (1 + phase.cos()) / 2
+
+
+class ReduceLROnPlateau(Scheduler):
+    """Multiply a member's η by ``factor`` when its loss has not improved for more than ``patience`` epochs.
+
+    An improvement is a loss below ``best·(1 − threshold)``. After a reduction ``cooldown`` epochs are not
+    counted.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        factor: Number = 0.1,
+        patience: Number = 10,
+        threshold: Number = 1e-4,
+        cooldown: Number = 0,
+        min_lr: Number = 0.0,
+        members: int = 1,
+    ) -> None:
+        super().__init__(optimizer, members)
+        self.factor, self.patience = column(factor, members), column(patience, members)
+        self.threshold, self.cooldown = column(threshold, members), column(cooldown, members)
+        self.min_lr = column(min_lr, members)
+        self.best = torch.full((members, 1), torch.inf, dtype=torch.float64)
+        self.bad_epochs = torch.zeros(members, 1, dtype=torch.float64)
+        self.cooling = torch.zeros(members, 1, dtype=torch.float64)
+
+    def next_lr(self, loss: Tensor | None) -> Tensor:
+        """Reduce where the loss has not improved for too long; an epoch without one does not count."""
+        if loss is None:
+            return self.lr
+        loss = column(loss, self.members)
+        better = loss < self.best * (1 - self.threshold)
+        self.best = torch.where(better, loss, self.best)
+        self.bad_epochs = torch.where(better, 0.0, self.bad_epochs + 1)
+        # As in torch, a cooling epoch is counted off first and its bad epochs are forgotten.
+        self.bad_epochs = torch.where(self.cooling > 0, 0.0, self.bad_epochs)
+        self.cooling = (self.cooling - 1).clamp(min=0)
+        reduce = self.bad_epochs > self.patience
+        self.cooling = torch.where(reduce, self.cooldown, self.cooling)
+        self.bad_epochs = torch.where(reduce, 0.0, self.bad_epochs)
+        lower = torch.maximum(self.lr * self.factor, self.min_lr)
+        # torch, too, leaves a rate as it is that would not fall, or fall by next to nothing.
+        return torch.where(reduce & (self.lr - lower > 1e-8), lower, self.lr)

@@ -1,0 +1,212 @@
+"""Times optimizer steps of the arms of a sweep, in turn and repeatedly in this process.
+
+The seconds of a training compare no arms: all members of a population share its time, and populations train one
+after the other. The entry is :func:`time_arms`.
+"""
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from normlab.data.datamodule import InMemoryData, Split
+from normlab.data.sampling import batch_sizes
+from normlab.errors import naming
+from normlab.population.compiling import Compiled
+from normlab.population.hardware import threads, tune_malloc
+from normlab.population.resources import threads_for
+from normlab.results.environment import environment
+from normlab.results.folder import HANDLING
+from normlab.results.names import run_names
+from normlab.results.result import read_numbers
+from normlab.results.sources import require_same_sources
+from normlab.results.sweep import Record, overrides, read_sweep
+from normlab.results.timing import FILE, TimedArm, Timing, representatives
+from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
+from normlab.training.interrupts import Interrupts
+from normlab.training.session import choose_step
+from normlab.training.stackability import footprint_of
+
+log = logging.getLogger("normlab")
+ROUNDS = 20
+BLOCK_SECONDS = 0.05
+"""How long the steps of an arm take in one round, about."""
+
+FEWEST, UNTIMED = 5, 2
+"""The fewest steps that are timed at once, and the steps before them, which refill the caches."""
+
+NAMED = 8
+"""How many arms are named in the log."""
+
+
+def time_arms(folder: Path, rounds: int = ROUNDS) -> None:
+    """Time the steps of all arms below the folder of a sweep, and write ``timing.json`` into it.
+
+    Raises:
+        ConfigError: for a run whose code or data have changed since it was trained.
+        KeyboardInterrupt: on Ctrl-C; nothing is written then.
+    """
+    records = representatives(read_sweep(folder))
+    if len(records) < 2:
+        log.info("timing: no two arms that finished differ in what a step costs, nothing to compare")
+        return
+    started, names = datetime.now(UTC).isoformat(timespec="seconds"), names_of(records)
+    log.info("timing: %d arms in %d rounds, a second or more each", len(records), rounds)
+    interrupts = Interrupts()
+    with interrupts.recorded():
+        steppers = build(records, names, interrupts)
+        with room_for_compiled(steppers):
+            for stepper in steppers:
+                stepper.prepare()
+            timed = interleaved([stepper.seconds_per_step for stepper in steppers], rounds)
+    arms = [
+        TimedArm(
+            run=record.folder.relative_to(folder).as_posix(),
+            config=record.result.config,
+            choices=record.result.choices,
+            sources=record.result.sources,
+            threads=stepper.threads,
+            compiled=stepper.is_compiled,
+            steps_per_block=stepper.steps,
+            seconds_per_step=seconds,
+        )
+        for record, stepper, seconds in zip(records, steppers, timed, strict=True)
+    ]
+    Timing(started, arms, environment()).write(folder)
+    log.info("timing: %s, %d rounds interleaved: %s", summary(names, timed), rounds, folder / FILE)
+
+
+def interleaved(timers: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """Call each timer once a round, in an order drawn for each round; return the values of each, by round."""
+    generator = np.random.default_rng(0)
+    found: list[list[float]] = [[] for _ in timers]
+    for _ in range(rounds):
+        for place in generator.permutation(len(timers)):
+            found[place].append(timers[place]())
+    return found
+
+
+def build(records: Sequence[Record], names: Sequence[str], interrupts: Interrupts) -> list["Stepper"]:
+    """Return a stepper for each run; runs with the same data share them in memory."""
+    tune_malloc()
+    datasets: dict[str, InMemoryData] = {}
+    found = []
+    for record, name in zip(records, names, strict=True):
+        result = record.result
+        require_same_sources(record.folder, result, result.config)
+        with naming(f"timing: {name}"):
+            config = OmegaConf.create(read_numbers(result.config))
+            key = json.dumps([result.config["data"], data_seed(config), str(precision_of(config))])
+            if key not in datasets:
+                datasets[key] = make_data(config)
+            found.append(Stepper(config, datasets[key], interrupts))
+    return found
+
+
+@contextmanager
+def room_for_compiled(steppers: "Sequence[Stepper]") -> Iterator[None]:
+    """Context manager in which Dynamo keeps the compiled steps of all arms, and not 8 of them."""
+    steps = [stepper.module.step for stepper in steppers if isinstance(stepper.module.step, Compiled)]
+    if not steps:
+        yield  # Dynamo takes a second to import
+        return
+    limit = torch._dynamo.config.recompile_limit + sum(len(step.sizes) for step in steps)
+    with torch._dynamo.config.patch(recompile_limit=limit):
+        yield
+
+
+def names_of(records: Sequence[Record]) -> list[str]:
+    """Return a name for each arm: what was typed for it and not for all, but for seeds."""
+    unnamed = ("seed", *HANDLING)
+    typed = [
+        {key: value for key, value in overrides(record.result).items() if key not in unnamed} for record in records
+    ]
+    names = run_names([[f"{key}={value}" for key, value in each.items()] for each in typed])
+    return [name.removeprefix("model=") for name in names]
+
+
+def summary(names: Sequence[str], timed: Sequence[Sequence[float]]) -> str:
+    """Return the median milliseconds per step of each arm.
+
+    >>> summary(["bn", "nobn"], [[4e-4, 5e-4, 3e-4], [2e-4] * 3])
+    'bn 0.4 ms per step, nobn 0.2 ms'
+    """
+    said = [f"{name} {1000 * median(seconds):.3g} ms" for name, seconds in zip(names, timed, strict=True)]
+    more = [f"and {len(said) - NAMED} more"] * (len(said) > NAMED)
+    return ", ".join([f"{said[0]} per step", *said[1:NAMED], *more])
+
+
+class Stepper:
+    """Takes optimizer steps of one run as a training of this run alone does, without validation and probes.
+
+    Attributes:
+        threads: how many a step is computed on.
+        steps: how many are timed at once, found by :meth:`prepare`.
+    """
+
+    def __init__(self, config: DictConfig, data: InMemoryData, interrupts: Interrupts) -> None:
+        config.callbacks.extra, config.logger.extra = {}, {}
+        self.trainer = make_trainer(config, [])
+        self.device = self.trainer.strategy.root_device
+        self.module = make_module([config], data)
+        choose_step(self.module, config, log.warning)
+        self.module.to(self.device, precision_of(config))
+        self.module.data = data
+        self.module.configure_optimizers()
+        self.module.on_fit_start()
+        self.interrupts = interrupts
+        self.threads: int = config.trainer.threads or threads_for(footprint_of(config), 1)
+        self.steps = FEWEST
+        self.steps_per_epoch = len(batch_sizes(data.train, data.batch_size))
+        self.minibatches = self.endless()
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the steps are taken by compiled code."""
+        return isinstance(self.module.step, Compiled) and bool(self.module.step.sizes)
+
+    def endless(self) -> Iterator[Split]:
+        """Yield the minibatches of the training split, epoch after epoch in the order of the run's seed."""
+        split = self.module.training_split()
+        for epoch in itertools.count():
+            yield from self.module.data.minibatches(split, self.module.seeds, epoch)
+
+    def prepare(self) -> None:
+        """Take steps with each size of minibatch, and find how many make a block: whole epochs if it holds one."""
+        epoch = list(itertools.islice(self.minibatches, self.steps_per_epoch))
+        of_each_size = {x.shape[1]: (x, y) for x, y in epoch}
+        self.seconds([minibatch for minibatch in of_each_size.values() for _ in range(FEWEST)])
+        while (seconds := self.steps * self.seconds_per_step()) < BLOCK_SECONDS / 2:
+            self.steps *= 2
+        fitting = max(FEWEST, round(self.steps * BLOCK_SECONDS / seconds))
+        self.steps = fitting // self.steps_per_epoch * self.steps_per_epoch or fitting
+
+    def seconds_per_step(self) -> float:
+        """Return the seconds of a step, the mean over a block."""
+        self.seconds(itertools.islice(self.minibatches, UNTIMED))
+        return self.seconds(itertools.islice(self.minibatches, self.steps)) / self.steps
+
+    def seconds(self, minibatches: Iterable[Split]) -> float:
+        """Return the seconds that a step with each minibatch takes, slicing the minibatches included."""
+        with threads(self.threads), self.trainer.precision_plugin.train_step_context():
+            self.synchronize()
+            started = time.perf_counter()
+            for x, y in minibatches:
+                self.module.step(x, y)
+                self.interrupts.check()
+            self.synchronize()
+            return time.perf_counter() - started
+
+    def synchronize(self) -> None:
+        """Wait until the device has computed what it was given."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)

@@ -1,0 +1,166 @@
+"""Draws that are a function of key, step and position."""
+
+import copy
+import pickle
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from normlab.norms.counter_rng import StochasticLayer, normal, philox, product, uniform
+
+# Known answers that come with Random123, the authors' own implementation: counter, key, words.
+KNOWN = [
+    ("00000000 " * 4, "00000000 " * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff " * 4, "ffffffff " * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+MANY = 200_000
+
+
+def words(text: str) -> tuple[Tensor, ...]:
+    return tuple(torch.tensor(int(word, 16)) for word in text.split())
+
+
+def numbers(*values: int) -> tuple[Tensor, ...]:
+    return tuple(torch.tensor(value) for value in values)
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_philox_gives_the_known_answers(counter, key, expected):
+    assert [f"{word.item():08x}" for word in philox(words(counter), words(key))] == expected.split()
+
+
+def philox_by_whole_numbers(counter: list[int], key: list[int]) -> list[int]:
+    """Ten rounds in Python's own numbers, which have no width."""
+    for number in range(10):
+        (m0, m1), (w0, w1) = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
+        k0, k1 = (key[0] + number * w0) % 2**32, (key[1] + number * w1) % 2**32
+        one, two = m0 * counter[0], m1 * counter[2]
+        counter = [two >> 32 ^ counter[1] ^ k0, two % 2**32, one >> 32 ^ counter[3] ^ k1, one % 2**32]
+    return counter
+
+
+def test_philox_equals_whole_numbers_without_a_width():
+    generator = torch.Generator().manual_seed(0)
+    counters = torch.randint(2**32, (50, 4), generator=generator)
+    key = torch.randint(2**32, (2,), generator=generator)
+    found = torch.stack(philox(tuple(counters.unbind(1)), tuple(key)), dim=1)
+    assert found.tolist() == [philox_by_whole_numbers(counter, key.tolist()) for counter in counters.tolist()]
+
+
+@pytest.mark.parametrize("x", [0, 1, 2**31 - 1, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("multiplier", [2**31, 0xD2511F53, 0xCD9E8D57, 2**32 - 1])
+def test_a_product_of_64_bits_is_exact(multiplier, x):
+    high, low = product(multiplier, torch.tensor(x))
+    assert (high.item() << 32) + low.item() == multiplier * x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_has_the_moments_and_the_quantiles_of_its_law(dtype):
+    u = uniform(*numbers(5, 3), (MANY,), dtype)
+    assert 0 <= u.min() < u.max() < 1
+    assert u.dtype is dtype
+    u = u.double().sort().values
+    # The Kolmogorov–Smirnov distance: above this in one of a thousand samples.
+    assert (u - torch.linspace(0, 1, MANY, dtype=torch.float64)).abs().max() < 1.95 / MANY**0.5
+
+
+def test_normal_has_the_quantiles_of_its_law():
+    z = normal(uniform(*numbers(5, 3), (MANY,), torch.float64))
+    u = torch.special.ndtr(z.sort().values)
+    assert (u - torch.linspace(0, 1, MANY, dtype=torch.float64)).abs().max() < 1.95 / MANY**0.5
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 24), (torch.float64, 53)])
+def test_no_normal_draw_is_infinite(dtype, bits):
+    ends = torch.tensor([0, 1 - 2.0**-bits], dtype=dtype)
+    z = normal(torch.cat([ends.repeat_interleave(2), ends.repeat(2)]))
+    assert z.isfinite().all()
+    assert 5 < z.abs().max() < 9
+
+
+def test_neighbours_steps_and_keys_are_uncorrelated():
+    u = uniform(*numbers(5, 3), (MANY,), torch.float64)
+    others = [uniform(*numbers(*at), (MANY,), torch.float64) for at in ((5, 4), (6, 3))]
+    for other in (u.roll(1), *others):
+        assert torch.corrcoef(torch.stack([u, other]))[0, 1].abs() < 4 / MANY**0.5
+
+
+def test_a_number_depends_on_its_position_and_not_on_how_many_are_drawn():
+    u = uniform(*numbers(5, 3), (7, 9))
+    assert torch.equal(u.flatten()[:10], uniform(*numbers(5, 3), (10,)))
+    assert torch.equal(u.flatten(), uniform(*numbers(5, 3), (63,)))
+    assert uniform(*numbers(5, 3), (0, 4)).shape == (0, 4)
+
+
+def test_every_bit_of_key_and_step_counts():
+    drawn = [uniform(*numbers(key, step), (4,)) for key in (0, 1, 1 << 32, 1 << 62) for step in (0, 1, 1 << 32)]
+    assert len({tuple(u.tolist()) for u in drawn}) == len(drawn)
+
+
+def test_float32_is_float64_rounded_down():
+    one, two = uniform(*numbers(5, 3), (100,)), uniform(*numbers(5, 3), (100,), torch.float64)
+    assert torch.equal(one.double(), (two * 2**24).floor() / 2**24)
+
+
+def test_members_under_vmap_draw_what_each_draws_alone():
+    keys, steps = torch.tensor([5, 8, 1 << 40]), torch.tensor([0, 7, 3])
+    together = vmap(lambda key, step: uniform(key, step, (3, 5)))(keys, steps)
+    alone = [uniform(key, step, (3, 5)) for key, step in zip(keys, steps, strict=True)]
+    assert torch.equal(together, torch.stack(alone))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+def test_compiled_draws_are_the_same_where_inductor_would_multiply_in_32_bits():
+    compiled = torch.compile(lambda key, step: uniform(key, step, (33, 5), torch.float64))
+    key, step = numbers(1 << 40 | 17, 12)
+    assert torch.equal(compiled(key, step), uniform(key, step, (33, 5), torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_other_precisions_are_refused(dtype):
+    with pytest.raises(TypeError, match=rf"must be torch.float32 or torch.float64, got {dtype}"):
+        uniform(*numbers(0, 0), (1,), dtype)
+
+
+def test_a_layer_goes_on_by_a_step_when_told_to_and_its_copies_with_it():
+    layer = StochasticLayer()
+    layer.seed(9)
+    first = layer.uniform((4,))
+    layer.advance()
+    assert torch.equal(first, uniform(*numbers(9, 0), (4,)))
+    assert torch.equal(layer.uniform((4,)), uniform(*numbers(9, 1), (4,)))
+    layer.advance()
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), StochasticLayer()]
+    copies[2].load_state_dict(layer.state_dict())
+    for other in copies:
+        assert torch.equal(other.uniform((4,)), uniform(*numbers(9, 2), (4,)))
+        assert other.step == 2
+    layer.seed(9)
+    assert torch.equal(layer.uniform((4,)), first)
+
+
+def test_while_held_a_layer_draws_the_same_again():
+    layer = StochasticLayer()
+    layer.held = True
+    first = layer.uniform((4,))
+    layer.advance()
+    assert torch.equal(layer.uniform((4,)), first)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 3), (0, 4), (4, 2)])
+def test_a_layer_draws_as_many_normal_numbers_as_it_is_asked_for(shape):
+    layer = StochasticLayer()
+    z = layer.normal(shape, torch.float64)
+    assert z.shape == shape
+    assert torch.equal(layer.normal(shape, torch.float64), z)
+
+
+def test_the_two_halves_of_normal_numbers_are_independent():
+    cosines, sines = normal(uniform(*numbers(5, 3), (2 * MANY,), torch.float64)).chunk(2)
+    for one, other in ((cosines, sines), (cosines.square(), sines.square())):
+        assert torch.corrcoef(torch.stack([one, other]))[0, 1].abs() < 4 / MANY**0.5

@@ -1,0 +1,396 @@
+import gc
+import weakref
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+from torch.testing import assert_close
+
+from normlab.models import CNN, MLP, ResMLP
+from normlab.models.dropout import Dropout
+from normlab.models.layer_lookup import activation_slots, layers_of_kind, normalizer_slots
+from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, weight_normalization
+from normlab.probes.forward_backward import forward_backward, rows, weights_by_layer
+from normlab.probes.hooked_copy import WATCHED
+from normlab.probes.snapshot import TrainingSnapshot
+
+K = 3
+
+
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def squared(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs - y).square().flatten(1).mean(1)
+
+
+def mlp(norm=None, **options) -> nn.Module:
+    return MLP((3,), 2, hidden=[6, 5], norm=norm, **options)
+
+
+def scene(make: Callable[[], nn.Module], members: int = K, shape=(3,), outputs=(2,)) -> TrainingSnapshot:
+    """Return untrained nets, whose normalizers have seen another batch."""
+    nets = []
+    for seed in range(members):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nets.append(make().double())
+            nets[-1](3 * draws(9, *shape, seed=seed))
+    # As a population has it: what layers share is there by all of its names.
+    named = [net.state_dict() | dict(net.named_buffers()) for net in nets]
+    before = {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
+    x, y = draws(members, 8, *shape, seed=4), draws(members, 8, *outputs, seed=5)
+    trained = [name for name, _ in nets[0].named_parameters()]
+    lr = torch.ones(members, dtype=torch.float64)
+    return TrainingSnapshot(
+        nets[0], squared, trained, before, before, before, (x, y), (x[0], y[0]), lr, None, [], 1, 0
+    )
+
+
+def gradients(given: TrainingSnapshot, k: int, names: Sequence[str], mode: str = "batch") -> dict[str, Tensor]:
+    """Return those of one member by a plain backward pass through a net in training, or in evaluation."""
+    net = deepcopy(given.net).train(mode == "batch")
+    for name, tensor in chain(net.named_parameters(), net.named_buffers()):
+        tensor.detach().copy_(given.before[name][k])
+    with torch.random.fork_rng(devices=[]):
+        squared(net(given.minibatch[0][k])[None], given.minibatch[1][k][None]).sum().backward()
+    return {name: net.get_parameter(name).grad for name in names}
+
+
+def names(layers) -> list[str]:
+    return [name for name, _ in layers]
+
+
+class Own(nn.Module):
+    """A net that somebody wrote, whose layers have names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(3, 3))
+        self.first = nn.Linear(3, 4)
+        self.activation = nn.Sequential(nn.Tanh(), nn.ReLU())
+        self.norm = nn.Sequential(nn.LayerNorm(4), nn.Tanh())
+        self.body = nn.ModuleDict({"act": nn.GELU(), "bn": nn.BatchNorm1d(4), "never": nn.ReLU()})
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.activation(self.first(x @ self.factor)))
+        h = self.body["act"](self.body["bn"](h))
+        return self.last(self.activation(h))
+
+
+def test_activations_and_normalizers_are_found_by_what_a_layer_calls_them():
+    for net in (mlp(BatchNorm1d), CNN((1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d)):
+        assert names(activation_slots(net)) == names(normalizer_slots(net)) == ["hidden1", "hidden2"]
+        assert dict(activation_slots(net))["hidden2"] is net.hidden2.activation
+        assert dict(normalizer_slots(net))["hidden2"] is net.hidden2.norm
+    net = ResMLP((3,), 2, width=4, blocks=2, norm=nn.LayerNorm, activation=nn.Identity)
+    assert names(activation_slots(net)) == ["block1", "block2"]
+    assert names(normalizer_slots(net)) == ["block1", "block2", "last"]
+
+
+def test_an_identity_in_the_place_of_a_normalizer_is_none():
+    assert names(layers_of_kind(mlp(), "norm", ())) == ["hidden1", "hidden2"]
+    assert names(normalizer_slots(mlp())) == []
+    assert names(normalizer_slots(nn.Sequential(nn.Identity(), nn.Linear(3, 2)))) == []
+
+
+def test_elsewhere_those_of_torch_and_of_normlab_are_layers_themselves():
+    net = nn.Sequential(
+        *(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()),
+        nn.Sequential(nn.Linear(4, 4), GhostBatchNorm(4, 2), nn.PReLU()),
+        *(nn.GroupNorm(2, 4), ActNorm(4), nn.RMSNorm(4), nn.Flatten(), nn.Dropout(0.1), nn.Softmax(1)),
+    )
+    assert names(activation_slots(net)) == ["2", "3.2", "9"]
+    assert names(normalizer_slots(net)) == ["1", "3.1", "4", "5", "6"]
+
+
+def test_what_is_inside_of_a_named_one_is_not_another():
+    assert names(activation_slots(Own())) == ["activation", "norm.1", "body.act", "body.never"]
+    assert names(normalizer_slots(Own())) == ["norm", "body.bn"]
+
+
+def test_weights_are_by_the_layer_that_they_are_in_without_biases_and_normalizers():
+    def found(make, **options):
+        given = scene(make, **options)
+        return weights_by_layer(given, names(activation_slots(given.net)))
+
+    assert found(partial(mlp, nn.LayerNorm)) == {
+        "hidden1": ["hidden1.linear.weight"],
+        "hidden2": ["hidden2.linear.weight"],
+        "output": ["output.weight"],
+    }
+    assert found(lambda: ResMLP((3,), 2, width=4, blocks=1)) == {
+        "stem": ["stem.weight"],
+        "block1": ["block1.linear1.weight", "block1.linear2.weight"],
+        "output": ["output.weight"],
+    }
+    assert found(Own) == {"net": ["factor"], "first": ["first.weight"], "last": ["last.weight"]}
+
+    def images():
+        layers = (nn.Conv2d(1, 2, 2), nn.LayerNorm([2, 3, 3]), nn.PReLU(2), nn.Flatten(), nn.Bilinear(18, 18, 2))
+        net = nn.Sequential(*layers)
+        net[4].forward = lambda h: nn.functional.bilinear(h, h, net[4].weight)
+        return net
+
+    weights = weights_by_layer(replace(scene(mlp), net=images(), **named(images())), ["2"])
+    assert weights == {"0": ["0.weight"], "4": ["4.weight"]}
+
+
+def named(net: nn.Module) -> dict:
+    before = {name: parameter.detach()[None] for name, parameter in net.named_parameters()}
+    return {"trained": list(before), "before": before}
+
+
+def test_weights_that_are_not_trained_are_left_out():
+    given = scene(mlp)
+    given = replace(given, trained=["hidden2.linear.bias", "output.weight", "hidden1.linear.weight"])
+    layers = ["hidden1", "hidden2"]
+    assert weights_by_layer(given, layers) == {"output": ["output.weight"], "hidden1": ["hidden1.linear.weight"]}
+
+
+@pytest.mark.parametrize("weight", [weight_normalization, parametrizations.weight_norm])
+def test_the_lengths_of_normalized_weights_are_no_weights(weight):
+    given = replace(scene(mlp), **named(mlp(weight=weight)))
+    assert weights_by_layer(given, ["hidden1", "hidden2"]) == {
+        "hidden1": ["hidden1.linear.parametrizations.weight.original1"],
+        "hidden2": ["hidden2.linear.parametrizations.weight.original1"],
+        "output": ["output.weight"],
+    }
+
+
+class LowRank(nn.Module):
+    """A parametrization: the product of two factors."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left @ right
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight[:, :2].clone(), torch.eye(2, weight.shape[1], dtype=weight.dtype)
+
+
+def test_the_first_of_two_factors_was_taken_for_a_length_and_is_a_weight():
+    def make():
+        linear = parametrize.register_parametrization(nn.Linear(3, 4), "weight", LowRank(), unsafe=True)
+        return nn.Sequential(linear, nn.Tanh(), nn.Linear(4, 2))
+
+    given = scene(make)
+    factors = [f"0.parametrizations.weight.original{number}" for number in (0, 1)]
+    assert weights_by_layer(given, ["1"]) == {"0": factors, "2": ["2.weight"]}
+    assert_close(
+        forward_backward(given, "batch", factors).gradients[factors[0]][1],
+        gradients(given, 1, factors)[factors[0]],
+    )
+
+
+@pytest.mark.parametrize("members", [1, K])
+def test_an_activation_that_is_called_again_has_a_number_and_all_are_in_the_order_of_the_calls(members):
+    given = scene(Own, members)
+    seen = forward_backward(given, "frozen", [])
+    assert list(seen.outputs) == ["activation", "norm.1", "body.act", "activation.2"]
+    assert list(seen.normalized) == ["norm", "body.bn"]
+    assert {name: type(layer) for name, layer in seen.activations.items()} == {
+        **{"activation": nn.Sequential, "norm.1": nn.Tanh, "body.act": nn.GELU, "activation.2": nn.Sequential}
+    }
+    assert_close(seen.outputs["activation.2"], seen.outputs["body.act"].tanh().relu())
+    assert seen.gradients == {}
+
+
+@pytest.mark.parametrize("members", [1, K])
+def test_what_came_out_of_a_layer_is_seen_before_what_follows_works_in_place(members):
+    def make():
+        return nn.Sequential(
+            nn.Linear(3, 4), nn.BatchNorm1d(4), nn.LeakyReLU(), nn.ReLU(inplace=True), nn.Linear(4, 2)
+        )
+
+    given = scene(make, members)
+    seen = forward_backward(given, "batch", ["0.weight"])
+    assert bool((seen.outputs["2"] < 0).any())
+    assert_close(seen.outputs["3"], seen.outputs["2"].relu())
+    assert_close(seen.normalized["1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+class Joined(nn.Module):
+    """A net two of whose layers have the same weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.first(x).tanh()).tanh())
+
+
+def recurrent() -> nn.Module:
+    linear, norm = nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)
+    return nn.Sequential(linear, norm, nn.Tanh(), linear, norm, nn.Tanh(), nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("members", [1, K])
+@pytest.mark.parametrize(
+    ("make", "weights"),
+    [(recurrent, ["0.weight", "6.weight"]), (Joined, ["first.weight", "last.weight"])],
+)
+def test_weights_that_layers_share_had_no_gradient_or_were_refused_and_have_that_of_all_their_uses(
+    make, weights, members
+):
+    given = scene(make, members)
+    # The numbers in the net itself are not used.
+    for parameter in given.net.parameters():
+        parameter.detach().fill_(9)
+    found = forward_backward(given, "batch", weights)
+    for k in range(members):
+        for name, gradient in gradients(given, k, weights).items():
+            assert_close(found.gradients[name][k], gradient)
+    assert list(found.normalized) == (["1", "1.2"] if make is recurrent else [])
+
+
+@pytest.mark.parametrize("members", [1, K])
+@pytest.mark.parametrize("fused", [False, True])
+def test_batch_renormalization_was_that_of_the_minibatch_before_and_is_that_of_the_step(members, fused):
+    given = scene(partial(mlp, partial(BatchRenorm, r_max=99, d_max=99, fused=fused)), members)
+    weights = ["hidden1.linear.weight", "hidden2.linear.weight"]
+    found = forward_backward(given, "batch", weights)
+    for k in range(members):
+        for name, gradient in gradients(given, k, weights).items():
+            assert_close(found.gradients[name][k], gradient)
+    # Where it is not clipped, it normalizes by running statistics, as they stood before.
+    frozen = forward_backward(given, "frozen", weights)
+    assert_close(found.normalized["hidden1"], frozen.normalized["hidden1"])
+    assert_close(found.outputs["hidden1"], frozen.outputs["hidden1"])
+
+
+@pytest.mark.parametrize("members", [1, K])
+def test_an_activation_with_one_number_a_sample_was_refused_and_is_a_unit(members):
+    given = scene(lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0), nn.Sigmoid()), members, outputs=())
+    seen = forward_backward(given, "batch", ["0.weight"])
+    assert seen.outputs["2"].shape == (members, 8, 1)
+    for k in range(members):
+        assert_close(seen.gradients["0.weight"][k], gradients(given, k, ["0.weight"])["0.weight"])
+
+
+def test_of_an_image_each_position_is_a_row_and_each_channel_a_unit():
+    h = torch.arange(2 * 3 * 4 * 5 * 6.0).view(2, 3, 4, 5, 6)
+    flat = rows(h)
+    assert flat.shape == (2, 3 * 5 * 6, 4)
+    assert torch.equal(flat[1, 2 * 30 + 3 * 6 + 4], h[1, 2, :, 3, 4])
+    assert torch.equal(rows(h[..., 0, 0]), h[..., 0, 0])
+
+
+@pytest.mark.parametrize("members", [1, K])
+@pytest.mark.parametrize("make", [lambda: nn.Dropout(0.5), lambda: Dropout(0.5)], ids=["torch", "normlab"])
+def test_what_is_dropped_is_one_draw_that_stays_in_a_scene(make, members):
+    given = scene(
+        lambda: nn.Sequential(nn.Linear(3, 50), nn.Identity(), make(), nn.ReLU(), nn.Linear(50, 2)), members
+    )
+    generator = torch.get_rng_state()
+    first, second = (forward_backward(given, "batch", ["0.weight"]) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(first.outputs["3"], second.outputs["3"])
+    assert torch.equal(first.gradients["0.weight"], second.gradients["0.weight"])
+    for k in range(members):
+        assert_close(first.gradients["0.weight"][k], gradients(given, k, ["0.weight"])["0.weight"])
+    assert not torch.equal(first.outputs["3"], forward_backward(given, "frozen", []).outputs["3"])
+
+
+@pytest.mark.parametrize("members", [1, K])
+def test_weights_that_the_loss_does_not_depend_on_have_the_gradient_0(members):
+    class Idle(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(3, 2))
+            self.register_parameter("idle", nn.Parameter(torch.ones(2, 2)))
+
+    found = forward_backward(scene(Idle, members), "batch", ["idle", "0.weight"])
+    assert torch.equal(found.gradients["idle"], torch.zeros(members, 2, 2, dtype=torch.float64))
+    assert bool((found.gradients["0.weight"] != 0).all())
+
+
+@pytest.mark.parametrize("mode", ["batch", "frozen"])
+def test_one_net_takes_the_kernels_of_its_training_and_finds_what_the_formula_does(mode):
+    weights = ["hidden1.linear.weight"]
+    fused, formula = (
+        forward_backward(scene(partial(mlp, partial(BatchNorm1d, fused=own)), 1), mode, weights)
+        for own in (True, False)
+    )
+    assert_close(fused.outputs, formula.outputs)
+    assert_close(fused.normalized, formula.normalized)
+    assert_close(fused.gradients, formula.gradients)
+
+
+@pytest.mark.parametrize("members", [1, K])
+def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
+    given = scene(mlp, members)
+    waiting = mlp(ActNorm).double()
+    before = {name: torch.stack([t.detach()] * members) for name, t in waiting.state_dict().items()}
+    given = replace(given, net=waiting, before=before, after=before)
+    found = forward_backward(given, "batch", ["hidden1.linear.weight"])
+    assert_close(found.normalized["hidden1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert waiting.hidden1.norm.waits
+    assert not before["hidden1.norm.initialized"].any()
+    assert not before["hidden1.norm.initial_mean"].any()
+
+
+def test_another_mode_is_refused():
+    with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
+        forward_backward(scene(mlp), "train", [])
+
+
+class Scaled(nn.Module):
+    """A linear map, times what it is told, and its uses counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map, self.activation = nn.Linear(3, 2), nn.ReLU()
+        self.number, self.row, self.tensor, self.uses = 1.0, [1.0], torch.tensor(1.0), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.uses += 1
+        return self.activation(self.map(x) * self.number * self.row[0] * self.tensor * self.uses)
+
+
+def double_number(net: nn.Module) -> None:
+    net.number = 2.0
+
+
+def double_row(net: nn.Module) -> None:
+    net.row[0] = 2.0
+
+
+def double_tensor(net: nn.Module) -> None:
+    net.tensor = torch.tensor(2.0)
+
+
+def double_by_hook(net: nn.Module) -> None:
+    net.map.register_forward_hook(lambda _, inputs, y: 2 * y)
+
+
+@pytest.mark.parametrize("members", [1, K])
+@pytest.mark.parametrize("change", [double_number, double_row, double_tensor, double_by_hook])
+def test_what_is_set_otherwise_between_two_scenes_is_seen(change, members):
+    given = scene(Scaled, members)
+    once, again = (forward_backward(given, "batch", ["map.weight"]).outputs["activation"] for _ in range(2))
+    assert torch.equal(once, again)
+    change(given.net)
+    assert_close(forward_backward(given, "batch", ["map.weight"]).outputs["activation"], 2 * once)
+
+
+def test_a_copy_is_kept_for_the_next_scene_and_neither_holds_on_to_the_net_nor_to_what_was_in_it():
+    given = scene(lambda: mlp(BatchNorm1d), 1)
+    weights = [name for name in given.trained if name.endswith("weight")][:1]
+    forward_backward(given, "batch", weights)
+    _, _, kept = WATCHED[given.net]["batch", True]
+    forward_backward(given, "batch", weights)
+    assert WATCHED[given.net]["batch", True][2] is kept
+    assert {id(p) for p in kept.net.parameters()} == {id(p) for p in given.net.parameters()}
+    net = weakref.ref(given.net)
+    del given
+    gc.collect()
+    assert net() is None
