@@ -13,11 +13,9 @@ from scipy import integrate, optimize, special
 from simulation_tables import Tables
 
 from normlab.stats.comparison import ALPHA
-from normlab.stats.equivalence import equivalence_p
 from normlab.stats.looks import look_level, obrien_fleming
-from normlab.stats.power import detectable_shift, replicates_for
-from normlab.stats.pseudomedian import pseudomedian
-from normlab.stats.signed_rank import LESS, signed_rank
+from normlab.stats.paired_tests import detectable_shift, equivalence_p, replicates_for
+from normlab.stats.signed_rank import LESS, pseudomedian, signed_rank
 
 Numbers = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Numbers]

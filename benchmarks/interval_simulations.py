@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from scipy import integrate, special, stats
 from simulation_tables import Tables
 
-from normlab.stats.estimates import mean, share
-from normlab.stats.resampling import Draws
-from normlab.stats.times import time_ratio
+from normlab.stats.estimates import Draws, mean, share
+from normlab.stats.time_to_target import time_ratio
 
 Numbers = NDArray[np.float64]
 SAME = 0.5

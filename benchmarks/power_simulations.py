@@ -10,7 +10,7 @@ from simulation_tables import Table, Tables
 
 from normlab.stats.analysis import Analysis
 from normlab.stats.comparison import ALPHA
-from normlab.stats.history import History
+from normlab.stats.looks import History
 
 PLAIN = ("normal", "skewed", "heavy-tailed")
 MARGIN = 0.05

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normlab.stats.analysis import Analysis, analyze
 from normlab.stats.design import GENERALIZATION, Metric, Scope, design_of
-from normlab.stats.history import History
+from normlab.stats.looks import History
 
 Numbers = NDArray[np.float64]
 Judge = Callable[[Analysis], dict[str, float]]

@@ -13,8 +13,8 @@ from simulation_tables import Tables
 
 from normlab.stats.analysis import Analysis
 from normlab.stats.comparison import ALPHA, BETTER, WORSE
-from normlab.stats.corrected_t import corrected_t_detectable
 from normlab.stats.design import Scope
+from normlab.stats.paired_tests import corrected_t_detectable
 
 ROWS, INPUTS, PENALTY = 178, 10, 1.0
 

@@ -14,7 +14,7 @@ from simulation_tables import Table, Tables
 from normlab.stats.analysis import Analysis
 from normlab.stats.comparison import ALPHA
 from normlab.stats.design import Scope
-from normlab.stats.history import History
+from normlab.stats.looks import History
 from normlab.stats.outcomes import final_mean
 
 

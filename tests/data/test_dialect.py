@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from normlab.data.dialect import SEPARATORS, Dialect, dialect_of
+from normlab.data.csv import SEPARATORS, Dialect, dialect_of
 
 
 def dialect(folder: Path, text: str, separator: str | None = None, decimal: str | None = None) -> Dialect:

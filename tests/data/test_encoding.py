@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from normlab.data.encoding import Encoder
+from normlab.data.preprocessing import Encoder
 from normlab.data.table import Table
 from normlab.errors import ConfigError
 

@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from normlab.data.columns import Source
-from normlab.data.frame import FrameData
-from normlab.data.reading import Reading, table_of
+from normlab.data.parsing import Source
 from normlab.data.table import split_rows
+from normlab.data.tabular import FrameData, Reading, table_of
 from normlab.errors import ConfigError
 
 

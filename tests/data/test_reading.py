@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from normlab.data.columns import Source
-from normlab.data.reading import Choices, Reading, table_of
+from normlab.data.parsing import Source
+from normlab.data.tabular import Choices, Reading, table_of
 from normlab.data.target import FEW
 from normlab.errors import ConfigError
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from torch.testing import assert_close
 
-from normlab.data.scaling import Standardizer, cast, merged_by_float32, merged_notice
+from normlab.data.preprocessing import Standardizer, cast, merged_by_float32, merged_notice
 
 
 def standardized(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hydra_plugins.normlab.job_context import hydra_values
+from hydra_plugins.normlab.composer import hydra_values
 from normlab.results.result import Result
 
 TRAIN = Path(__file__).parents[2] / "train.py"

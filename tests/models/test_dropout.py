@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from normlab.models import MLP
-from normlab.models.dropout import Dropout
+from normlab.models.layers import Dropout
 from normlab.norms.counter_rng import uniform
 from normlab.population.population import Population, initial_nets
 

@@ -58,7 +58,7 @@ from normlab.norms import BatchNorm1d
 from normlab.population.hardware import tune_malloc
 from normlab.population.optim import SGD
 from normlab.population.population import Population, initial_nets
-from normlab.population.step import PopulationStep
+from normlab.population.compiling import PopulationStep
 from normlab.population.tasks import Regression
 
 if {keeps}:

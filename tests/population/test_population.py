@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normlab.models import MLP
-from normlab.models.dropout import Dropout
 from normlab.models.layer_lookup import normalizers
+from normlab.models.layers import Dropout
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm
 from normlab.population.optim import SGD
 from normlab.population.population import Population, initial_nets

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from normlab.models import MLP
-from normlab.models.dropout import Dropout
+from normlab.models.layers import Dropout
 from normlab.norms import BatchNorm1d, BatchRenorm, GhostBatchNorm, NoisyBatchNorm
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.snapshot import TrainingSnapshot

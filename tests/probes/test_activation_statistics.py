@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.activation_statistics import preactivation_rank, saturated, statistics
+from normlab.probes.activations import preactivation_rank, saturated, statistics
 
 K = 3
 

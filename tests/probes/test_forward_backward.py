@@ -13,11 +13,10 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.testing import assert_close
 
 from normlab.models import CNN, MLP, ResMLP
-from normlab.models.dropout import Dropout
 from normlab.models.layer_lookup import activation_slots, layers_of_kind, normalizer_slots
+from normlab.models.layers import Dropout
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, weight_normalization
-from normlab.probes.forward_backward import forward_backward, rows, weights_by_layer
-from normlab.probes.hooked_copy import WATCHED
+from normlab.probes.hooked_copy import WATCHED, forward_backward, rows, weights_by_layer
 from normlab.probes.snapshot import TrainingSnapshot
 
 K = 3

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
-from normlab.norms.weight_normalization import weight_normalization
+from normlab.norms.weight import weight_normalization
 from normlab.probes.interpolation import Line, barrier, interpolated, line, point, random_direction
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.reestimated import reestimated

@@ -4,8 +4,7 @@ import pytest
 
 from normlab.results import curves
 from normlab.results.curves import Point
-from normlab.results.events import EventFile
-from normlab.results.hparams import flat, group
+from normlab.results.events import EventFile, flat, group
 from normlab.results.result import EpochMetrics, Objective, Result, Status
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}

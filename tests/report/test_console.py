@@ -4,9 +4,8 @@ import math
 import pandas as pd
 import pytest
 
-from normlab.report.console import arm_table, csv, format_mean, run_table, table_lines
+from normlab.report.console import END, arm_table, csv, footnotes, format_mean, run_table, table_lines, table_title
 from normlab.report.finalize import WIDTH
-from normlab.report.footnotes import END, footnotes, table_title
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep

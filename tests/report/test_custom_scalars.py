@@ -1,7 +1,7 @@
 import re
 
 from normlab.report.arm_curves import bands
-from normlab.report.custom_scalars import layout
+from normlab.report.tensorboard import layout
 
 
 def shown(found):

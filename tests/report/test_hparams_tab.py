@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from normlab.report.hparams_tab import hyperparameters, run_numbers
 from normlab.report.report_data import ReportOptions, build_report_data
+from normlab.report.tensorboard import hyperparameters, run_numbers
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
 

@@ -1,6 +1,6 @@
 import pytest
 
-from normlab.report.palette import COLOURS, LINES, styles
+from normlab.report.figures import COLOURS, LINES, styles
 
 
 def test_what_varies_first_is_the_colour_and_the_rest_the_line():

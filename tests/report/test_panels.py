@@ -1,6 +1,5 @@
-from normlab.report.palette import styles
-from normlab.report.panels import panels
-from normlab.report.sweep_summary import summarize_sweep
+from normlab.report.figures import styles
+from normlab.report.sweep_summary import panels, summarize_sweep
 from normlab.results.result import Result
 from normlab.results.sweep import read_sweep
 

@@ -8,11 +8,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from normlab.report.plan import PlannedRun, plan_lines, seed_plan
-from normlab.report.verdicts import write_history
+from normlab.report.report_data import write_history
 from normlab.results.result import Objective, Result, Status
 from normlab.stats.design import GENERALIZATION, Design, Metric, Scope
-from normlab.stats.history import History, comparison_key
-from normlab.stats.power import detectable_shift
+from normlab.stats.looks import History, comparison_key
+from normlab.stats.paired_tests import detectable_shift
 from normlab.stats.replicate_plan import ReplicatePlan
 
 OF_PAIRS = "standard deviations of the paired differences"

@@ -7,11 +7,9 @@ from matplotlib import rc_context
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from normlab.report.figures import LOOK
-from normlab.report.palette import COLOURS
-from normlab.report.probe_data import measured
-from normlab.report.probe_tables import WIDTH, printed_probes, probe_table, run_columns
-from normlab.report.probes import FIGURES, plain, write_images, write_probe_figures
+from normlab.report.figures import COLOURS, LOOK
+from normlab.report.probe_data import WIDTH, measured, printed_probes, probe_table, run_columns
+from normlab.report.probe_figures import FIGURES, plain, write_images, write_probe_figures
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
 from normlab.results.events import EventFile

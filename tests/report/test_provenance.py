@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normlab.report.provenance import again, command, started
+from normlab.report.report import again, command, started
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import read_sweep
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from normlab.report.__main__ import main
-from normlab.report.formatting import num
+from normlab.report.selectors import num
 from normlab.results.result import FILE, Result, Status
 from normlab.stats.sentences import format_number, p_value, ratio_text
 

@@ -2,8 +2,7 @@ import math
 
 import pandas as pd
 
-from normlab.report.console import run_table
-from normlab.report.footnotes import footnotes
+from normlab.report.console import footnotes, run_table
 from normlab.report.report import page_of
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.sweep_summary import summarize_sweep

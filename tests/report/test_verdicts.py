@@ -7,7 +7,7 @@ import pytest
 
 from normlab.report.__main__ import main
 from normlab.report.finalize import close_sweep
-from normlab.report.verdicts import FILE
+from normlab.report.report_data import VERDICTS_FILE as FILE
 from normlab.results.folder import SWEEP_CONFIG
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from normlab.results.hparams import flat, group
+from normlab.results.events import flat, group
 
 CONFIG = {
     "seed": 0,

@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from normlab.results.names import LONGEST, run_name, run_names
+from normlab.results.folder import LONGEST, run_name, run_names
 
 VALUES = st.text(alphabet="ab1 ./\\:*?\"<>|'-[],β", max_size=6)
 JOB = st.tuples(VALUES, VALUES).map(lambda values: [f"model={values[0]}", f"tag={values[1]}"])

@@ -13,7 +13,7 @@ from normlab.stats.analysis import analyze
 from normlab.stats.comparisons import comparisons_of
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric, design_of
 from normlab.stats.grid import grid_of
-from normlab.stats.history import History
+from normlab.stats.looks import History
 from normlab.stats.sentences import interaction_sentence, sentence
 from normlab.stats.tuning import tuned
 

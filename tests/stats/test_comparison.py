@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from normlab.stats.comparison import BETTER, verdict
-from normlab.stats.corrected_t import corrected_t
 from normlab.stats.design import GENERALIZATION, Metric
+from normlab.stats.paired_tests import corrected_t
 
 INF, NAN = math.inf, math.nan
 ACCURACY = Metric("test/acc", "max", GENERALIZATION)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from normlab.stats.comparisons import holm, replicates_needed
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric
-from normlab.stats.power import detectable_shift
+from normlab.stats.paired_tests import detectable_shift
 
 INF, NAN = math.inf, math.nan
 LOSS, ACC = Metric("test/loss", "min", GENERALIZATION), Metric("test/acc", "max", GENERALIZATION)

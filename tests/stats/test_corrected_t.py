@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from normlab.stats.corrected_t import corrected_t, corrected_t_detectable
+from normlab.stats.paired_tests import corrected_t, corrected_t_detectable
 
 
 def test_by_hand():

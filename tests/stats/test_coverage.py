@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from normlab.stats.coverage import COVERAGE, coverage_of
-from normlab.stats.estimates import mean
-from normlab.stats.resampling import Draws
+from normlab.stats.estimates import COVERAGE, Draws, coverage_of, mean
 
 
 @pytest.mark.parametrize("seeds", [2, 4, 6])

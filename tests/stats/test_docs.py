@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from normlab.stats.corrected_t import corrected_t_detectable
-from normlab.stats.coverage import COVERAGE
-from normlab.stats.power import detectable_shift, replicates_for
+from normlab.stats.estimates import COVERAGE
+from normlab.stats.paired_tests import corrected_t_detectable, detectable_shift, replicates_for
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

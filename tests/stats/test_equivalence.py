@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normlab.stats.equivalence import equivalence
+from normlab.stats.paired_tests import equivalence
 
 GRID = st.integers(-6, 6).map(lambda x: x / 4)
 MARGINS = st.integers(1, 16).map(lambda x: x / 8)

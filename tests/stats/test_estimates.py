@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from normlab.stats.estimates import differences, iqm, mean, share
-from normlab.stats.resampling import Draws
+from normlab.stats.estimates import Draws, differences, iqm, mean, share
 
 INF = math.inf
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric
-from normlab.stats.history import History, comparison_key
-from normlab.stats.looks import obrien_fleming
+from normlab.stats.looks import History, comparison_key, obrien_fleming
 from normlab.stats.sentences import sentence
 
 DRAWS = np.random.default_rng(0)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.stats.interaction import interaction, mean_over_splits
-from normlab.stats.pseudomedian import paired_test
+from normlab.stats.paired_tests import interaction, mean_over_splits
+from normlab.stats.signed_rank import paired_test
 
 INF = math.inf
 NUMBERS = st.lists(st.integers(-20, 20), min_size=1, max_size=10)

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from normlab.stats.power import asymptotic_shift, detectable_shift, replicates_for
+from normlab.stats.paired_tests import asymptotic_shift, detectable_shift, replicates_for
 from normlab.stats.signed_rank import signed_rank
 
 

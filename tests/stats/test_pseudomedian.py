@@ -5,8 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normlab.stats.pseudomedian import MOST_INFINITE, hodges_lehmann, pseudomedian, walsh_averages
-from normlab.stats.signed_rank import GREATER, LESS, signed_rank
+from normlab.stats.signed_rank import (
+    GREATER,
+    LESS,
+    MOST_INFINITE,
+    hodges_lehmann,
+    pseudomedian,
+    signed_rank,
+    walsh_averages,
+)
 
 INF = math.inf
 GRID = st.one_of(st.integers(-6, 6).map(lambda x: x / 4), st.sampled_from([INF, -INF]))

@@ -7,8 +7,8 @@ import pytest
 
 from normlab.stats.comparison import TOO_FEW
 from normlab.stats.design import Metric, design_of
-from normlab.stats.history import History
-from normlab.stats.power import detectable_shift
+from normlab.stats.looks import History
+from normlab.stats.paired_tests import detectable_shift
 from normlab.stats.replicate_plan import SUGGESTED, plan_replicates, suggested_seeds
 
 KEYS = ["model", "optimizer.lr", "data.batch_size", "data.seed"]

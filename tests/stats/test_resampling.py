@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from normlab.stats.resampling import Draws, percentiles
+from normlab.stats.estimates import Draws, percentiles
 
 
 def draws(seed=0, resamples=400):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric
-from normlab.stats.history import History
+from normlab.stats.looks import History
 
 INF = math.inf
 ACC = [Metric("test/acc", "max", GENERALIZATION)]

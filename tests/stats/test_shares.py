@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normlab.stats.estimates import share
-from normlab.stats.shares import compare_paired_shares, failure_correlation, newcombe
+from normlab.stats.paired_tests import compare_paired_shares, failure_correlation, newcombe
 
 
 def failures(both, only_arm, only_baseline, neither):

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from normlab.stats.design import Scope
-from normlab.stats.history import History
+from normlab.stats.looks import History
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 arrays, sweeps, powers, of_splits, intervals, simulated, tables, simulations = (

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from normlab.stats.step_times import time_per_step_ratio
+from normlab.stats.time_to_target import time_per_step_ratio
 
 
 def test_the_ratio_is_the_median_of_the_averages_of_two_log_ratios():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.stats.resampling import Draws
-from normlab.stats.times import best_by, median, steps_of, target_of, time_ratio, times_to
+from normlab.stats.estimates import Draws
+from normlab.stats.time_to_target import best_by, median, steps_of, target_of, time_ratio, times_to
 
 INF, NAN = math.inf, math.nan
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric
-from normlab.stats.history import History
+from normlab.stats.looks import History
 
 INF, NAN = math.inf, math.nan
 FINE, WORSE = list(np.linspace(1, 2, 12)), list(np.linspace(2, 1, 12) * 3)

@@ -11,10 +11,9 @@ from torch import nn
 
 from normlab.population.population import copy_of
 from normlab.training.build import make_data, make_module, make_probes
-from normlab.training.probe_callback import ProbeCallback, Step
+from normlab.training.probe_callback import ProbeCallback, Step, preconditioning
 from normlab.training.run import train
 from normlab.training.run_folders import Run
-from normlab.training.stability import preconditioning
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = [

@@ -13,7 +13,7 @@ from torch import nn
 
 from normlab.data import InMemoryData, Table
 from normlab.data.sampling import batch_sizes, epoch_order
-from normlab.models.dropout import Dropout
+from normlab.models.layers import Dropout
 from normlab.training.build import make_data, make_module, make_trainer
 from normlab.training.callbacks import FinalMetrics
 from normlab.training.population_module import PopulationModule

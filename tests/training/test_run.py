@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from normlab.errors import ConfigError
+from normlab.results.events import group
 from normlab.results.folder import require_own
-from normlab.results.hparams import group
 from normlab.results.result import Result, Status
 from normlab.training import session
 from normlab.training.build import make_data

@@ -1,9 +1,11 @@
-"""What happens before Hydra writes anything of a run, and around a sweep that is not our sweeper's."""
+"""Hydra callback: prepares a run's folder before Hydra writes to it, and closes a sweep of another sweeper."""
 
 import logging
 import shlex
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,15 +16,38 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydra_plugins.normlab.closing import closing
-from hydra_plugins.normlab.job_context import current_job, place_of, resolve_in_place, task_of
+from hydra_plugins.normlab.composer import current_job, environment_of, place_of, resolve_in_place, task_of
 from hydra_plugins.normlab.typed import require_effective, was_typed
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config.schema import direction_of
 from normlab.errors import first_line
-from normlab.results.command import remember_command
-from normlab.results.folder import free_folder, require_own, require_writable
-from normlab.results.names import run_name
+from normlab.report.finalize import close_sweep
+from normlab.results.folder import free_folder, require_own, require_writable, run_name
+from normlab.results.provenance import remember_command
+
+
+@contextmanager
+def closing(folder: Path, config: DictConfig) -> Iterator[None]:
+    """Context manager of a sweep: afterwards times its arms if ``timing=true``, and closes it however it ended.
+
+    The arms are timed also if a run failed, but not after Ctrl-C.
+    """
+    is_timed = config.get("timing") is True
+    try:
+        try:
+            yield
+        except KeyboardInterrupt:
+            is_timed = False
+            raise
+        finally:
+            if is_timed:
+                from normlab.sweep.timing import time_arms
+
+                with environment_of(config):
+                    time_arms(folder)
+    finally:
+        close_sweep(folder)
+
 
 log = logging.getLogger("normlab")
 

@@ -1,9 +1,10 @@
-"""Trains the jobs of a sweep as populations: those that differ in numbers alone, all at once."""
+"""Trains the jobs of a sweep as populations: runs that differ only in numbers are trained together."""
 
 import gc
+import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,49 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.normlab.callback import is_our_sweep
-from hydra_plugins.normlab.composer import Composer
-from hydra_plugins.normlab.job_context import environment_of
+from hydra_plugins.normlab.composer import Composer, environment_of
 from hydra_plugins.normlab.typed import IN_A_POPULATION, refuse_below, typed
 from normlab.errors import ConfigError, require
+from normlab.results.folder import computed, configuration_in
+from normlab.results.sweep import run_folders
 
 if TYPE_CHECKING:
     from normlab.sweep.grouping import Group
     from normlab.training.run_folders import Run
+
+
+def fingerprint(configuration: Mapping[str, Any]) -> str:
+    """Return a text that is equal for resolved configurations of equal results."""
+    return json.dumps(computed(configuration), sort_keys=True, default=str)
+
+
+def earlier_runs(folder: Path) -> dict[str, list[str]]:
+    """Return the folders of the runs below a sweep's folder, relative to it, by their configuration."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(run_folders(folder)):
+        configuration = configuration_in(path)
+        if configuration is not None:
+            found.setdefault(fingerprint(configuration), []).append(path.relative_to(folder).as_posix())
+    return found
+
+
+def choose_folders(
+    names: Sequence[str], fingerprints: Sequence[str], earlier: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return each job's folder: that of its run where there is one, its own name otherwise.
+
+    >>> choose_folders(["bn,seed=0", "bn,seed=1"], ["0", "1"], {"0": ["bn"]})
+    ['bn', 'bn,seed=1']
+    """
+    taken = {name for name, own in zip(names, fingerprints, strict=True) if name in earlier.get(own, ())}
+    chosen = []
+    for name, own in zip(names, fingerprints, strict=True):
+        runs = earlier.get(own, ())
+        path = name if name in runs else next((run for run in runs if run not in taken), name)
+        taken.add(path)
+        chosen.append(path)
+    return chosen
+
 
 log = logging.getLogger("normlab")
 

@@ -1,9 +1,9 @@
-"""Errors of Hydra and OmegaConf as one line that says what to do instead."""
+"""Errors of Hydra and OmegaConf as one line with a remedy; see :func:`format_error`."""
 
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -15,8 +15,25 @@ from yaml import MarkedYAMLError
 
 from normlab.config.renames import RENAMED_KEYS
 from normlab.config.validation import is_group, keys_of, parameters_of, supplied
-from normlab.config.yaml_files import find_line, short
 from normlab.errors import first_line, nearest
+
+
+def find_line(text: str, folders: Iterable[Path]) -> str | None:
+    """Return the first file and line of YAML below the folders that holds a text, None if none does."""
+    for folder in folders:
+        for path in sorted(folder.rglob("*.yaml")):
+            for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+                # An interpolation without its brace is not found in one that is closed.
+                if text in line and f"{text}}}" not in line:
+                    return f"{short(path)}, line {number}"
+    return None
+
+
+def short(path: Path) -> str:
+    """Return a path relative to the current folder where it is below it, as it is otherwise."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
 
 MAIN = "train.yaml"
 """The file that keys are looked up in; another entry script may have its configuration elsewhere."""

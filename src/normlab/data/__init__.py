@@ -3,9 +3,8 @@
 from normlab.data.bundled import BreastCancer, Diabetes, Digits, Wine
 from normlab.data.csv import CSV
 from normlab.data.datamodule import InMemoryData
-from normlab.data.fitness import Fitness
+from normlab.data.generated import Fitness, Random
 from normlab.data.openml import OpenML
-from normlab.data.random import Random
 from normlab.data.table import Table
 
 __all__ = [

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from normlab.config.schema import DataConfig
-from normlab.data.columns import listing
+from normlab.data.parsing import listing
+from normlab.data.preprocessing import Standardizer, cast, merged_notice
 from normlab.data.sampling import batch_sizes, epoch_order, leaves_one_over
-from normlab.data.scaling import Standardizer, cast, merged_notice
 from normlab.data.table import Table, split_rows
 from normlab.errors import require
 

@@ -15,11 +15,10 @@ from urllib.error import URLError
 
 import torch
 
-from normlab.data.columns import Source, listing
 from normlab.data.datamodule import Transform
-from normlab.data.frame import FrameData
-from normlab.data.reading import Choices, Reading, table_of
+from normlab.data.parsing import Source, listing
 from normlab.data.table import Table
+from normlab.data.tabular import Choices, FrameData, Reading, table_of
 from normlab.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:

@@ -8,8 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from normlab.data.columns import Source, beyond_float32, listing, refuse_infinite
-from normlab.data.parsing import codes_of, in_order, missing_among_numbers, numbers_in, resemble_numbers, words_of
+from normlab.data.parsing import (
+    Source,
+    beyond_float32,
+    codes_of,
+    in_order,
+    listing,
+    missing_among_numbers,
+    numbers_in,
+    refuse_infinite,
+    resemble_numbers,
+    words_of,
+)
 from normlab.errors import require
 
 if TYPE_CHECKING:

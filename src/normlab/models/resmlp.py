@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from normlab.models.dropout import Dropout
-from normlab.models.layers import Activation, Norm, Weight, draw_apart, initialize, require_choices
+from normlab.models.layers import Activation, Dropout, Norm, Weight, draw_apart, initialize, require_choices
 from normlab.norms.activation import make_activation
 
 

@@ -2,15 +2,13 @@
 
 from normlab.norms.actnorm import ActNorm
 from normlab.norms.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from normlab.norms.derf import Derf
-from normlab.norms.dynamic_tanh import DynamicTanh
+from normlab.norms.dynamic_tanh import Derf, DynamicTanh
 from normlab.norms.ghost import GhostBatchNorm
 from normlab.norms.lp import L1BatchNorm, LInfBatchNorm
 from normlab.norms.noisy import NoisyBatchNorm
 from normlab.norms.per_sample import GroupNorm, LayerNorm2d, RMSNorm2d
 from normlab.norms.renorm import BatchRenorm
-from normlab.norms.weight_normalization import weight_normalization
-from normlab.norms.weight_standardization import scaled_weight_standardization, weight_standardization
+from normlab.norms.weight import scaled_weight_standardization, weight_normalization, weight_standardization
 
 __all__ = [
     "ActNorm",

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normlab.norms.feature_affine import FeatureAffine
-from normlab.norms.statistics import features_last, mean_and_variance, normalize_affine
+from normlab.norms.statistics import FeatureAffine, features_last, mean_and_variance, normalize_affine
 
 
 class ActNorm(FeatureAffine):

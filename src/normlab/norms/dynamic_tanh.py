@@ -1,9 +1,9 @@
-"""Dynamic Tanh: a squashing function in a normalizer's place."""
+"""Dynamic Tanh and Derf: bounded functions of each feature in the place of a normalizer."""
 
 import torch
 from torch import Tensor, nn
 
-from normlab.norms.feature_affine import FeatureAffine
+from normlab.norms.statistics import FeatureAffine
 
 
 class DynamicTanh(FeatureAffine):
@@ -35,3 +35,44 @@ class DynamicTanh(FeatureAffine):
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x."""
         return self.scaled(torch.tanh(self.alpha * x))
+
+
+class Derf(FeatureAffine):
+    """Squashes every number alone, with a learned slope and shift for the whole layer: ``y = γ·erf(αx + s) + β``.
+
+    No statistic is taken, of the batch or of a sample: training and evaluation are the same.
+
+    Shapes: x and y ``(B, C, …)``; weight γ and bias β ``(C,)``; alpha and shift ``()``.
+
+    Args:
+        num_features: C, the length of axis 1.
+        alpha: what α is at first.
+        shift: what s is at first.
+        affine: whether γ and β exist.
+        bias: whether β exists (with ``affine`` only).
+
+    Raises:
+        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+
+    Chen, Lu, Zhu, Sun and Liu (2025), Stronger Normalization-Free Transformers, arXiv:2512.10938.
+
+    >>> Derf(2)(torch.tensor([[0.0, 2.0]]))
+    tensor([[0.0000, 0.8427]], grad_fn=<AddcmulBackward0>)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        alpha: float = 0.5,
+        shift: float = 0.0,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(num_features, affine, bias)
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+        self.shift = nn.Parameter(torch.tensor(float(shift)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x."""
+        return self.scaled(torch.erf(self.alpha * x + self.shift))

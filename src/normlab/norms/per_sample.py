@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlab.norms.feature_affine import FeatureAffine, require_features
+from normlab.norms.statistics import FeatureAffine, require_features
 
 
 def require_positive(layer: nn.Module, eps: float) -> None:

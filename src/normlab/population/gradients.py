@@ -9,8 +9,6 @@ import torch
 from torch import Size, Tensor
 from torch.autograd.function import once_differentiable
 
-from normlab.population.compiling import materialized
-
 
 class _Affine(torch.autograd.Function):
     @staticmethod
@@ -115,3 +113,11 @@ def parts(theta: Tensor, shapes: list[Size]) -> tuple[Tensor, ...]:
         theta ``(K, P)``; returns ``(K, *shape)`` each.
     """
     return _Parts.apply(theta, shapes)
+
+
+def materialized(x: Tensor) -> Tensor:
+    """Return x as it is; in compiled code it is written out once, and not computed anew wherever it is read.
+
+    Inductor puts what it takes for cheap, such as a root of a number for each feature, into the loop over samples.
+    """
+    return x.as_strided(x.shape, x.stride())

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from normlab.errors import first_line
 from normlab.models.layer_lookup import normalizers
-from normlab.population.compiling import close
+from normlab.population.compiling import PopulationStep, close
 from normlab.population.optim import SGD
 from normlab.population.population import Population
 from normlab.population.stacking import State
-from normlab.population.step import PopulationStep
 from normlab.population.tasks import Task
 
 Split = tuple[Tensor, Tensor]

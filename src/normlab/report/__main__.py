@@ -10,8 +10,7 @@ from pathlib import Path
 
 from normlab.errors import ConfigError, first_line
 from normlab.report.finalize import shorter_path
-from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable
-from normlab.results.names import run_name
+from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable, run_name
 from normlab.results.result import FILE
 from normlab.results.sweep import read_sweeps
 
@@ -57,9 +56,14 @@ def report(asked: argparse.Namespace) -> None:
             f"no run is in {', '.join(map(str, asked.paths))}; give the folder of a sweep, as outputs/…"
         )
     from normlab.report.report import write_report
-    from normlab.report.report_data import ReportOptions, build_report_data
-    from normlab.report.verdicts import declared_maximum, read_history, write_history
-    from normlab.stats.history import History
+    from normlab.report.report_data import (
+        ReportOptions,
+        build_report_data,
+        declared_maximum,
+        read_history,
+        write_history,
+    )
+    from normlab.stats.looks import History
 
     out, options = page_folder(asked), {name: getattr(asked, name) for name in OPTIONS}
     one = asked.paths[0] if len(asked.paths) == 1 else None

@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from normlab.report.figure_layout import GREY, STEPS, scale
-from normlab.report.figures import drawing
-from normlab.report.palette import Style
+from normlab.report.figures import Style, drawing
 from normlab.report.probe_data import quartiles
 
 SIZE = (4.7, 3.1)

@@ -1,10 +1,12 @@
 """The learning curves of a sweep, ``curves.png`` and ``curves.svg``."""
 
+import itertools
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    StrMethodFormatter,
+)
 
-from normlab.report.palette import Style, styles
 from normlab.report.sweep_summary import SweepSummary
 
 TITLES = {"train/loss": "training loss", "val/loss": "validation loss"}
@@ -67,6 +73,42 @@ def installed_cjk_fonts() -> list[str]:
     """Return those of ``CJK_FONTS`` that this machine has."""
     installed = set(font_manager.get_font_names())
     return [name for name in CJK_FONTS if name in installed]
+
+
+LINES: tuple[Any, ...] = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1.2)),
+    (0, (5, 1.2, 1, 1.2)),
+    (0, (5, 1.2, 1, 1.2, 1, 1.2)),
+    (0, (10, 2)),
+)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+@dataclass(frozen=True)
+class Style:
+    """An arm's colour and line, as matplotlib takes them."""
+
+    colour: str
+    line: Any
+
+
+def styles(arms: Sequence[tuple[str, ...]]) -> list[Style]:
+    """Return a style for each arm, given what varies from arm to arm.
+
+    The first thing that varies is the colour and the rest the line, where there are enough of both; otherwise
+    one colour after the other, then the same with the next line.
+
+    >>> [(style.colour[:3], style.line) for style in styles([("bn", "64"), ("nobn", "64")])]
+    [('#00', '-'), ('#D5', '-')]
+    """
+    colours = list(dict.fromkeys(arm[0] for arm in arms if arm))
+    lines = list(dict.fromkeys(arm[1:] for arm in arms))
+    if len(colours) <= len(COLOURS) and 1 < len(lines) <= len(LINES):
+        return [Style(COLOURS[colours.index(arm[0])], LINES[lines.index(arm[1:])]) for arm in arms]
+    pairs = itertools.cycle(itertools.product(LINES, COLOURS))
+    return [Style(colour, line) for _, (line, colour) in zip(arms, pairs, strict=False)]
 
 
 def write_curves(sweep: SweepSummary, folder: Path) -> list[Path]:

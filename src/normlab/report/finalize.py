@@ -1,4 +1,4 @@
-"""The end of a sweep: its tables, its figures, and what TensorBoard shows of it.
+"""The end of a sweep: tables, figures, TensorBoard, and ``verdicts.json``.
 
 Hydra imports this before anything trains: what is slow to import is imported when a sweep is closed.
 """
@@ -19,6 +19,7 @@ from normlab.results.sweep import Record, read_sweep
 
 if TYPE_CHECKING:
     from normlab.report.report_data import ReportData
+
 
 SENTENCES, WIDTH = 12, 110
 """How many sentences are printed, and how many letters a line has."""
@@ -43,7 +44,7 @@ def close_sweep(folder: Path) -> None:
 
 def close_run(folder: Path) -> None:
     """Draw what the probes of a run alone found into its folder, and into TensorBoard's Images tab."""
-    from normlab.report.probes import write_images, write_probe_figures
+    from normlab.report.probe_figures import write_images, write_probe_figures
     from normlab.report.sweep_summary import summarize_sweep
     from normlab.results import probes
     from normlab.results.events import OURS, EventFile
@@ -59,17 +60,14 @@ def close_run(folder: Path) -> None:
 
 def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
-    from normlab.report.console import arm_table, csv, run_table, table_lines
+    from normlab.report.console import arm_table, csv, footnotes, run_table, table_lines, table_title
     from normlab.report.figures import write_curves
-    from normlab.report.footnotes import footnotes, table_title
-    from normlab.report.probe_ratios import probe_ratios
-    from normlab.report.probe_ratios import ratio_lines as compared
-    from normlab.report.probe_tables import printed_probes, probe_table, run_columns
+    from normlab.report.probe_data import printed_probes, probe_ratios, probe_table, run_columns
+    from normlab.report.probe_data import ratio_lines as compared
     from normlab.report.report import FOLDER, write_report
-    from normlab.report.report_data import ReportOptions, build_report_data
+    from normlab.report.report_data import ReportOptions, build_report_data, read_history, write_history
     from normlab.report.sweep_summary import summarize_sweep
     from normlab.report.tensorboard import write_events
-    from normlab.report.verdicts import read_history, write_history
 
     sweep = summarize_sweep(records)
     probed = run_columns(records).loc[sweep.listed.index].reset_index(drop=True)

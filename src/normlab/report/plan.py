@@ -9,12 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.errors import ConfigError
-from normlab.report.console import short_names
-from normlab.report.factors import find_factors
+from normlab.report.factors import find_factors, short_names
+from normlab.report.report_data import read_history
 from normlab.report.sweep_summary import scopes_of, seed_column
-from normlab.report.verdicts import read_history
-from normlab.results.folder import plain
-from normlab.results.hparams import group_choices
+from normlab.results.folder import group_choices, plain
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import Record, read_sweep, read_written
 from normlab.stats.arms import SEED

@@ -1,4 +1,4 @@
-"""What the runs of a sweep left of one probe, as frames to draw from.
+"""Measurements of probes as data frames, tables of the last ones, and ratios of arms.
 
 Of the seeds of an arm, those whose runs came to their end count, each once, as in the tables. An infinite value
 is a gap, as NaN is.
@@ -12,13 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from normlab.report.console import short_names
-from normlab.report.figures import legend_labels
-from normlab.report.palette import Style, styles
+from normlab.report.console import aligned, format_number
+from normlab.report.factors import short_names
+from normlab.report.figures import Style, legend_labels, styles
+from normlab.report.selectors import with_interval
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.probes import read_arrays, read_probes
 from normlab.results.sweep import Record
 from normlab.stats.arms import label
+from normlab.stats.comparison import RATIO, named, shown_estimate
+from normlab.stats.design import MODEL, PLAIN
+from normlab.stats.estimates import UNKNOWN, Estimate
+from normlab.stats.outcomes import log_ratios
+from normlab.stats.signed_rank import pseudomedian
 
 MODES = ("batch", "frozen")
 """In this order; what others a probe has come after them."""
@@ -185,3 +191,124 @@ def quartiles(values: np.ndarray) -> np.ndarray:
         quantile = np.quantile if np.isfinite(values[known]).all() else np.nanquantile
         found[:, known] = quantile(values[known], [0.25, 0.5, 0.75], axis=1)
     return found
+
+
+MOST, ENOUGH = 24, 8
+"""The lines that are printed, and the seeds that a line needs; the report has all."""
+COLUMNS = ["arm", "baseline", "quantity", "untrained", "seeds", "ratio", "ratio_low", "ratio_high", "smaller"]
+
+
+def probe_ratios(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per arm and number: its ratio to that of the arm that differs in the model alone.
+
+    The ratio is the Hodges–Lehmann estimate over paired seeds, with the interval of the signed-rank test;
+    ``smaller`` is the share of the seeds in which the arm's number is smaller. Flags are left out. Empty without
+    an arm of ``nobn``.
+    """
+    found = run_columns(records).reindex(sweep.runs.index)
+    rows = []
+    for arm, baseline in pairs(sweep):
+        untrained = bool(sweep.arms.loc[[arm, baseline], "mostly_untrained"].any())
+        for quantity in found:
+            both = paired(sweep, found[quantity], arm, baseline)
+            if len(both) and not both.isin([0.0, 1.0]).all(axis=None):
+                ours, theirs = both[arm].to_numpy(), both[baseline].to_numpy()
+                about = {"arm": arm, "baseline": baseline, "quantity": quantity, "untrained": untrained}
+                estimate = named("ratio", ratio(ours, theirs))
+                rows.append({**about, "seeds": len(both), **estimate, "smaller": float((ours < theirs).mean())})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def ratio(arm: np.ndarray, baseline: np.ndarray) -> Estimate:
+    """Return the ratio of paired numbers with its 95 % interval; NaN unless all are positive."""
+    if (arm <= 0).any() or (baseline <= 0).any():
+        return UNKNOWN
+    return shown_estimate(RATIO, pseudomedian(log_ratios(arm, baseline)))
+
+
+def paired(sweep: SweepSummary, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
+    """Return the finite values of two arms, ``(seeds x 2)``."""
+    runs = sweep.runs.assign(value=values.where(np.isfinite(values)))
+    known = runs[runs["arm"].isin([arm, baseline])].dropna(subset=["value", "seed"])
+    wide = known.drop_duplicates(["arm", "seed"]).pivot(index="seed", columns="arm", values="value")
+    return wide.reindex(columns=[arm, baseline]).dropna()
+
+
+def pairs(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
+    """Yield each arm with a normalizer, and the one that differs from it in having none."""
+    if MODEL not in sweep.keys:
+        return
+    settings = {str(arm): dict(row) for arm, row in sweep.arms[sweep.keys].to_dict("index").items()}
+    names = {tuple(own.items()): arm for arm, own in settings.items()}
+    for arm, own in settings.items():
+        other = names.get(tuple({**own, MODEL: PLAIN}.items()))
+        if other is not None and other != arm:
+            yield arm, other
+
+
+def ratio_lines(table: pd.DataFrame) -> list[str]:
+    """Return the lines of the table that is printed, where there are as many seeds as a claim needs."""
+    rows = table[(table["seeds"] >= ENOUGH) & table["ratio"].notna()].head(MOST).to_dict("records")
+    if not rows:
+        return []
+    left = {
+        f"against {PLAIN}": [str(row["arm"]) for row in rows],
+        "of": [str(row["quantity"]).removeprefix("probe/") for row in rows],
+    }
+    right = {
+        "ratio (95 % interval)": [
+            "one is untrained" if row["untrained"] else with_interval(row, "ratio")  # type: ignore[arg-type]
+            for row in rows
+        ],
+        "smaller": [f"{round(row['smaller'] * row['seeds'])}/{row['seeds']}" for row in rows],
+    }
+    return [
+        *aligned(left, right),
+        "",
+        "ratio: median over the seeds, paired (Hodges–Lehmann); smaller: in how many of them",
+    ]
+
+
+WIDTH = 100
+"""How many letters a line that is printed has, at most, where one column is not wider."""
+
+
+def run_columns(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per record and a column ``probe/<probe>/<mode>/<quantity>`` per number, NaN where missing."""
+    return pd.DataFrame([record.result.probes for record in records], index=range(len(records)), dtype=float)
+
+
+def probe_table(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per arm: the median of each number over the seeds whose runs finished, NaN left out."""
+    finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
+    found = run_columns(records).loc[finished.index]
+    return found.groupby(finished["arm"]).median().reindex(sweep.arms.index)
+
+
+def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
+    """Return the lines of a table for each probe, below each other; a wide one is broken."""
+    table = probe_table(sweep, records)
+    left = {name: sweep.arms[key].tolist() for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)}
+    left = left or {"arm": sweep.arms.index.tolist()}
+    several = (sweep.runs.groupby("arm")["seed"].nunique() > 1).any()
+    over = ", median over the finished seeds" if several else ""
+    blocks: dict[str, dict[str, list[str]]] = {}
+    for column in table:
+        _, probe, mode, quantity = str(column).split("/", 3)
+        blocks.setdefault(probe, {})[f"{quantity} ({mode})"] = [format_number(value) for value in table[column]]
+    lines: list[str] = []
+    for probe, cells in blocks.items():
+        lines += [*([""] if lines else []), f"{probe}: when it last looked{over}"]
+        for part in broken(left, cells):
+            lines += aligned(left, part)
+    return lines
+
+
+def broken(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[dict[str, list[str]]]:
+    """Return the columns of ``right`` in parts, each of which fits beside ``left``."""
+    parts: list[dict[str, list[str]]] = [{}]
+    for name, cells in right.items():
+        if parts[-1] and max(map(len, aligned(left, {**parts[-1], name: cells}))) > WIDTH:
+            parts.append({})
+        parts[-1][name] = cells
+    return parts

@@ -1,5 +1,6 @@
 """A sweep as the statistics see it: outcomes, curves and analysis of its runs; see :func:`build_report_data`."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +11,19 @@ import pandas as pd
 from normlab.config.schema import MAXIMIZED, MINIMIZED, direction_of
 from normlab.errors import ConfigError
 from normlab.report.sweep_summary import SweepSummary, final, summarize_sweep, with_times
-from normlab.report.verdicts import changed_maximum
 from normlab.results.folder import SWEEP_CONFIG
+from normlab.results.result import write_atomically
 from normlab.results.sweep import Record, load
 from normlab.results.timing import read_timing, step_seconds
 from normlab.stats.analysis import Analysis, analyze
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
-from normlab.stats.history import History
+from normlab.stats.looks import History
 from normlab.stats.tables import StepTimes
 
 CLASSES = ("loss", "acc")
 """Metrics that are both reported where targets are classes."""
+
+VERDICTS_FILE, MAXIMUM = "verdicts.json", "max_replicates"
 
 
 @dataclass(frozen=True)
@@ -217,3 +220,60 @@ def arm_rounds(runs: pd.DataFrame, design: Design, rounds: Mapping[int, Sequence
 def names_of(folders: Sequence[Path]) -> str:
     """Return the name of a report over folders."""
     return ", ".join(folder.resolve().name for folder in folders)
+
+
+def read_history(folder: Path, records: Sequence[Record]) -> History:
+    """Return the earlier verdicts of a folder; without any, the maximum of replicates that its runs declare.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = folder / VERDICTS_FILE
+    if not path.exists():
+        return History(declared_maximum(records, folder))
+    try:
+        return History.from_json(json.loads(path.read_text()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path} must hold the earlier verdicts, got {type(error).__name__}: {error}; "
+            "restore it, or remove it to count looks from 1 again"
+        ) from error
+
+
+def write_history(folder: Path, history: History) -> None:
+    """Write the verdicts of a folder, if there are any."""
+    if history.looks:
+        write_atomically(folder / VERDICTS_FILE, json.dumps(history.to_json(), indent=1) + "\n")
+
+
+def declared_maximum(records: Sequence[Record], folder: Path | None = None) -> int | None:
+    """Return the first ``max_replicates`` that was declared, None without any.
+
+    Args:
+        records: of the runs; those that did not start yet come last.
+        folder: of a sweep, whose last command counts too: it need not have trained any run.
+    """
+    started = sorted(records, key=lambda record: (not record.result.started, record.result.started))
+    declared = [*(record.result.config.get(MAXIMUM) for record in started), typed_maximum(folder)]
+    return next((number for number in declared if isinstance(number, int)), None)
+
+
+def typed_maximum(folder: Path | None) -> object:
+    """Return ``max_replicates`` of the last command of a sweep."""
+    return load(folder / SWEEP_CONFIG, dict).get(MAXIMUM) if folder else None
+
+
+def changed_maximum(history: History, records: Sequence[Record], folder: Path | None = None) -> list[str]:
+    """Return a warning if another maximum of replicates is declared than the one that counts.
+
+    Args:
+        history: before the verdict that is given now.
+        records, folder: as in :func:`declared_maximum`.
+    """
+    declared = {typed_maximum(folder), *(record.result.config.get(MAXIMUM) for record in records)}
+    others = sorted(number for number in declared if isinstance(number, int) and number != history.max_replicates)
+    if not others:
+        return []
+    first = history.max_replicates
+    why = "the first verdict was given without one" if first is None else f"{MAXIMUM}={first} was declared first"
+    return [f"{MAXIMUM}={others[-1]} has no effect: {why}"]

@@ -7,22 +7,25 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.formatting import display_table, effect_text, num, percent, with_interval
 from normlab.report.page import PageTable, Picture, Section
 from normlab.report.report_data import ReportData
 from normlab.report.selectors import (
     Row,
     at_best,
+    display_table,
+    effect_text,
     file,
     left_out,
+    num,
     panels,
+    percent,
     report_values,
     styles_of,
     titled,
     tuned_at,
+    with_interval,
 )
-from normlab.report.time_section import fixed_steps, times
-from normlab.report.tuning_sections import rates, sizes
+from normlab.report.tuning_sections import fixed_steps, rates, sizes, times
 
 SCOPES = {
     "draw": "Draws: each replicate has samples of its own, generated from its seed.",

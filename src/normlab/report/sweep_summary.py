@@ -1,4 +1,4 @@
-"""What the tables and figures of a sweep are made from: its runs, arms and curves as frames."""
+"""The runs, configurations and curves of a sweep as data frames, for its tables and figures."""
 
 import json
 import math
@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from normlab.report.factors import UNKNOWN, Factors, find_factors
-from normlab.report.untyped import is_without_effect, leaves
+from normlab.report.factors import UNKNOWN, Factors, find_factors, is_without_effect, leaves, short_names
 from normlab.results.result import Result, Status
 from normlab.results.sweep import Record, read_curves, read_written, setting
 from normlab.stats.arms import ENDS, SEED, arrivals, label, natural, summarize
 from normlab.stats.design import LR, MODEL, Scope
 from normlab.stats.outcomes import final_mean
+
+OPTIMIZER_KEYS = ("optimizer.", "scheduler.")
 
 UNTRAINED = 0.9
 """The share of the loss of the best constant predictor above which a run counts as untrained."""
@@ -230,3 +231,31 @@ def reached(result: Result, value: float | None, worst: float) -> float:
     if result.status == Status.DIVERGED:
         return worst
     return value if result.status == Status.FINISHED and value is not None else math.nan
+
+
+def panels(sweep: SweepSummary) -> dict[str, SweepSummary]:
+    """Return the parts of a sweep by what they have in common, such as ``init=kaiming``.
+
+    In each, arms are told apart by their normalizer, the first of the keys, and by numbers of the optimizer. A
+    sweep that does not vary the normalizer, or nothing else than these, is one part without a name.
+    """
+    own = [
+        key for key in sweep.keys if key == MODEL or (key.startswith(OPTIMIZER_KEYS) and key not in sweep.untyped)
+    ]
+    others = [key for key in sweep.keys if key not in own]
+    if MODEL not in own or not others:
+        return {"": sweep}
+    own.sort(key=lambda key: key != MODEL)
+    groups = sorted(
+        set(sweep.arms[others].itertuples(index=False, name=None)), key=lambda row: [*map(natural, row)]
+    )
+    names = short_names(others)
+    return {label(names, group): part(sweep, own, dict(zip(others, group, strict=True))) for group in groups}
+
+
+def part(sweep: SweepSummary, own: list[str], common: dict[str, str]) -> SweepSummary:
+    """Return the arms of a sweep with these settings in common, named by their ``own``."""
+    arms = sweep.arms[(sweep.arms[list(common)] == list(common.values())).all(axis=1)]
+    names = {arm: label(own, row) for arm, row in zip(arms.index, arms[own].to_numpy().tolist(), strict=True)}
+    runs = sweep.runs[sweep.runs["arm"].isin(names)]
+    return replace(sweep, keys=own, arms=arms.rename(index=names), runs=runs.assign(arm=runs["arm"].map(names)))

@@ -1,24 +1,135 @@
-"""What TensorBoard shows of a sweep beside its runs: arms, the HParams tab, custom scalars, text and images.
+"""TensorBoard beside the runs: arms, HParams, Custom Scalars, text and images.
 
 ``arms/<arm>`` below the sweep's folder is a run to TensorBoard: its curves are the medians over an arm's seeds.
 What is said of them all is beside them, so that it is seen with the arms alone.
 """
 
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from tensorboard.plugins.custom_scalar.layout_pb2 import (
+    Category,
+    Chart,
+    Layout,
+    MarginChartContent,
+    MultilineChartContent,
+)
 
-from normlab.report.arm_curves import arm_curves
-from normlab.report.custom_scalars import layout
-from normlab.report.hparams_tab import hyperparameters, run_numbers
-from normlab.report.probes import write_images
+from normlab.report.arm_curves import AT_ITS_BEST, QUARTILES, arm_curves, bands, worst_of
+from normlab.report.console import is_metric
+from normlab.report.probe_data import run_columns
+from normlab.report.probe_figures import write_images
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
-from normlab.results.events import CLOSED, OURS, EventFile, replaced
-from normlab.results.names import run_names
+from normlab.results.events import CLOSED, GROUPS, OURS, EventFile, flat, replaced
+from normlab.results.folder import run_names
+from normlab.results.result import Status
 from normlab.results.sweep import Record
+
+LOSSES = "losses and metrics"
+
+
+def layout(tags: Collection[str], metric: str) -> Layout:
+    """Return charts for all tags, by category: bands where there are quartiles, lines for what is more or else.
+
+    The optimized ``metric`` and the losses come first, and what is neither is closed.
+    """
+    first = [name for name in (metric, "val/loss", "train/loss") if name in tags]
+    categories: dict[str, dict[str, list[str]]] = {LOSSES: {}}
+    for tag in dict.fromkeys([*first, *tags]):
+        if not tag.startswith((QUARTILES, *AT_ITS_BEST)):
+            category, quantity = place(tag)
+            categories.setdefault(category, {}).setdefault(quantity, []).append(tag)
+    found = Layout()
+    for category, quantities in categories.items():
+        banded = [tag for of in quantities.values() for tag in of if bands(tag)[0] in tags]
+        rest = {title: of for title, of in quantities.items() if len(of) > 1 or of[0] not in banded}
+        # TensorBoard shows charts with bands from the last to the first, after those of lines.
+        charts = [with_band(tag) for tag in reversed(banded)], [with_lines(*chart) for chart in rest.items()]
+        for title, chart in zip((f"{category}: median and quartiles", category), charts, strict=True):
+            found.category.extend([Category(title=title, chart=chart, closed=category != LOSSES)] if chart else [])
+    return found
+
+
+def place(tag: str) -> tuple[str, str]:
+    """Return a tag's category, and the name of the chart that it shares with other splits and layers.
+
+    >>> place("val/loss"), place("activation/hidden1/before_std")
+    (('losses and metrics', 'loss'), ('activation', 'before_std'))
+    >>> place("probe/activations/batch/hidden1/std"), place("probe/curvature/frozen/trace")
+    (('probe activations', 'std (batch)'), ('probe curvature', 'trace (frozen)'))
+    """
+    first, *rest = tag.split("/")
+    if first == "probe":
+        return f"probe {rest[0]}", f"{rest[-1]} ({rest[1]})"
+    return (LOSSES, "/".join(rest)) if first in ("train", "val") else (first, rest[-1] if rest else first)
+
+
+def with_band(tag: str) -> Chart:
+    """Return a chart of a tag's median, the band between its other quartiles around it."""
+    lower, median, upper = bands(tag)
+    series = MarginChartContent.Series(value=median, lower=lower, upper=upper)
+    return Chart(title=tag, margin=MarginChartContent(series=[series]))
+
+
+def with_lines(title: str, tags: list[str]) -> Chart:
+    """Return a chart with a line for each tag."""
+    return Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag)}$" for tag in tags]))
+
+
+COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
+
+
+def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
+    """Return the keys that vary in a sweep, and other keys that are the same for all runs of an arm.
+
+    The tab shows the hyperparameters of one run of an arm: its seed would be wrong of the others.
+    """
+    keys = [*sweep.keys, *sweep.named]
+    results = [records[number].result for number in sweep.runs.index]
+    flats = [flat(result.config, result.choices) for result in results]
+    runs = list(zip(sweep.runs["arm"], flats, strict=True))
+    found = {key: {(arm, of[key]) for arm, of in runs if key in of} for key in [*keys, *COLUMNS]}
+    return [
+        key
+        for key, pairs in found.items()
+        if pairs and (key in keys or len(pairs) == len({arm for arm, _ in pairs}))
+    ]
+
+
+def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run and a column per number of the tables, NaN where a mean has to leave it out.
+
+    A run that diverged has the worst value there is; one that did not come to its end has none.
+    """
+    runs, results = sweep.runs, [records[number].result for number in sweep.runs.index]
+    finished, diverged = (runs["status"] == status for status in (Status.FINISHED, Status.DIVERGED))
+    times = runs["epochs_to_target"]
+    # TensorBoard shows the first five at once, and draws no line of an arm beyond a value that is infinite.
+    main = {
+        f"best/{sweep.metric}": runs["best"],
+        f"last/{sweep.metric}": runs["last"],
+        "reached": pd.Series(np.isfinite(times), dtype=float).where(times.notna()),
+        "seconds": runs["seconds"].where(finished),
+        "diverged": diverged.astype(float).where(finished | diverged),
+        "epochs_to_target": times,
+    }
+    lasts = [result.last.metrics if result.last else {} for result in results]
+    rows = [
+        result.test | {f"last/{name}": value for name, value in last.items() if is_metric(name)}
+        for result, last in zip(results, lasts, strict=True)
+    ]
+    others = pd.DataFrame(rows, index=runs.index, dtype=float)
+    others = others[[name for name in others if name not in main]].where(finished, np.nan, axis=0)
+    for name in others:
+        others[name] = others[name].mask(diverged, worst_of(str(name).removeprefix("last/"), sweep))
+    probes = run_columns(records).loc[runs.index].where(finished, np.nan, axis=0)
+    return pd.concat([pd.DataFrame(main), others, probes], axis=1).astype(float)
+
 
 ARMS, TABLE = "arms", "table/"
 ABOUT_ARMS = """\

@@ -1,11 +1,13 @@
-"""TensorBoard event files, written in batches.
+"""TensorBoard event files of runs, written in batches, with their HParams.
 
 ``torch.utils.tensorboard`` starts a thread and a queue for every run and serializes each scalar alone; here the
 scalars of many epochs go to the file in one write. TensorBoard's own RecordWriter writes the same bytes, but takes
 most of a second for the checksums of 200 short runs, which it computes byte by byte in Python.
 """
 
+import hashlib
 import itertools
+import json
 import os
 import socket
 import struct
@@ -13,6 +15,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -26,6 +29,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
 from normlab.results.curves import Point
+from normlab.results.folder import computed
 from normlab.results.probes import Found
 
 OURS = "events.out.tfevents.*.normlab"
@@ -211,3 +215,39 @@ def replaced(folder: Path, kind: str = KIND) -> Iterator[EventFile]:
     beside.replace(file.path)
     for path in earlier:
         path.unlink()
+
+
+GROUPS = ("data", "net", "model", "optimizer", "scheduler")
+
+
+def flat(config: dict[str, Any], choices: dict[str, str]) -> dict[str, bool | int | float | str]:
+    """Return the group choices and every number, word or list of the configuration, by dotted key.
+
+    >>> flat({"seed": 0, "net": {"_target_": "x.MLP", "hidden": [64]}}, {"model": "bn"})
+    {'model': 'bn', 'seed': 0, 'net.hidden': '[64]'}
+    """
+    chosen = {group: choices[group] for group in GROUPS if group in choices}
+    return chosen | dict(leaves(config))
+
+
+def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
+    """Yield the leaves of a configuration with their dotted keys."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+        elif value is not None and not key.startswith("_"):
+            yield f"{path}{key}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def group(config: dict[str, Any], choices: dict[str, str]) -> str:
+    """Return a name that the runs share which differ in their seed alone.
+
+    The configuration comes with its interpolations as they are written, so that what follows the seed is equal.
+
+    >>> one, two = ({"seed": seed, "data": {"seed": "${seed}"}} for seed in (0, 1))
+    >>> group(one, {"model": "bn"}) == group(two, {"model": "bn"})
+    True
+    """
+    rest = {key: value for key, value in computed(config).items() if key != "seed"}
+    digest = hashlib.sha256(json.dumps([rest, choices], sort_keys=True, default=str).encode()).hexdigest()
+    return f"{choices.get('model', 'run')}-{digest[:8]}"

@@ -1,8 +1,10 @@
-"""The folder of a run or a sweep: whose it is, and what may be done in it."""
+"""The folder of a run or a sweep: its name, its configuration, and whether it may be written to."""
 
+import hashlib
+import itertools
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,41 @@ from omegaconf._utils import get_omega_conf_dumper
 from normlab.config.renames import updated
 from normlab.config.schema import OF_THE_VERDICT
 from normlab.errors import ConfigError
+from normlab.results.provenance import require_same_sources
 from normlab.results.result import FILE, Result, to_jsonable
-from normlab.results.sources import require_same_sources
+
+LONGEST = 100
+
+
+def run_name(overrides: Iterable[str]) -> str:
+    """Return a folder's name made of overrides: no slashes, no spaces, and a hash where it would get too long.
+
+    >>> run_name(["model=bn", "seed=0"])
+    'model=bn,seed=0'
+    >>> run_name(["experiment=deep/sigmoid", "net.hidden=[10, 10]"])
+    'experiment=deep_sigmoid,net.hidden=[10,10]'
+    """
+    name = ",".join(overrides)
+    safe = "".join("_" if letter in '/\\:*?"<>|' else letter for letter in name if letter not in " '")
+    if len(safe) <= LONGEST:
+        return safe
+    return f"{safe[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Return a name of its own for each job of a sweep: the overrides in which the jobs differ.
+
+    >>> run_names([["model=bn", "seed=0"], ["model=nobn", "seed=0"]])
+    ['model=bn', 'model=nobn']
+    """
+    shared = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
+    names: dict[str, None] = {}
+    for job in jobs:
+        name = run_name(override for override in job if override not in shared) or "run"
+        numbered = (f"{name}#{number}" for number in itertools.count(2))
+        names[next(free for free in itertools.chain([name], numbered) if free not in names)] = None
+    return list(names)
+
 
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
@@ -193,3 +228,12 @@ def differing_keys(one: Any, other: Any, path: str = "") -> list[str]:
         for key in keys
         for k in differing_keys(one.get(key, ...), other.get(key, ...), f"{path}.{key}".lstrip("."))
     ]
+
+
+def group_choices(chosen: Mapping[str, Any]) -> dict[str, str]:
+    """Return the choices of a run's own groups, given all of Hydra's.
+
+    >>> group_choices({"model": "bn", "experiment": None, "hydra/launcher": "basic"})
+    {'model': 'bn'}
+    """
+    return {group: option for group, option in chosen.items() if isinstance(option, str) and "/" not in group}

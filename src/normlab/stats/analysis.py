@@ -8,10 +8,10 @@ import pandas as pd
 from normlab.stats import tables
 from normlab.stats.comparisons import comparisons_of, interactions_of
 from normlab.stats.design import Design
+from normlab.stats.estimates import RESAMPLES, Draws
 from normlab.stats.fixed_steps import at_fixed_steps
 from normlab.stats.grid import Grid, grid_of
-from normlab.stats.history import History
-from normlab.stats.resampling import RESAMPLES, Draws
+from normlab.stats.looks import History
 from normlab.stats.tables import StepTimes
 from normlab.stats.time_to_target import reached
 from normlab.stats.tuning import Tuning, tuned

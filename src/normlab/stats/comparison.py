@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.stats.corrected_t import corrected_t
 from normlab.stats.design import Metric, Scope
-from normlab.stats.equivalence import equivalence
 from normlab.stats.estimates import UNKNOWN, Estimate, differences, share
 from normlab.stats.grid import Grid, Panel
-from normlab.stats.interaction import mean_over_splits
 from normlab.stats.outcomes import log_ratios, point_differences
-from normlab.stats.pseudomedian import Interval, paired_test
-from normlab.stats.shares import compare_paired_shares
-from normlab.stats.signed_rank import attainable_p, doubled_signed_ranks, known, signed_rank
+from normlab.stats.paired_tests import compare_paired_shares, corrected_t, equivalence, mean_over_splits
+from normlab.stats.signed_rank import Interval, attainable_p, doubled_signed_ranks, known, paired_test, signed_rank
 from normlab.stats.tuning import Tuned, Tuning, finite_differences
 
 Numbers = NDArray[np.float64]

@@ -24,9 +24,8 @@ from normlab.stats.comparison import (
 )
 from normlab.stats.design import DATA_SEED, Metric
 from normlab.stats.grid import Grid, Panel
-from normlab.stats.history import History, comparison_key
-from normlab.stats.interaction import interaction
-from normlab.stats.power import detectable_shift
+from normlab.stats.looks import History, comparison_key
+from normlab.stats.paired_tests import detectable_shift, interaction
 from normlab.stats.tuning import Tuning
 
 Numbers = NDArray[np.float64]

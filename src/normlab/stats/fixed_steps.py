@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from normlab.stats.comparison import Place, effect_of, named, replicate_effects, shown_estimate, sides_of
 from normlab.stats.design import Metric
 from normlab.stats.grid import Grid
-from normlab.stats.pseudomedian import pseudomedian
+from normlab.stats.signed_rank import pseudomedian
 from normlab.stats.tuning import Tuning
 
 Numbers = NDArray[np.float64]

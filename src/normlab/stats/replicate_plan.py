@@ -1,4 +1,4 @@
-"""The use of a sweep's replicates, known before it trains. The entry is :func:`plan_replicates`."""
+"""The power of the signed-rank test, and the plan of a sweep's replicates before it trains."""
 
 import math
 from dataclasses import dataclass
@@ -10,9 +10,8 @@ from normlab.stats.comparison import ALPHA, sides_of
 from normlab.stats.comparisons import places_of
 from normlab.stats.design import Design, Scope
 from normlab.stats.grid import Grid, first_third, grid_of
-from normlab.stats.history import History, comparison_key
-from normlab.stats.looks import look_level, obrien_fleming
-from normlab.stats.power import detectable_shift
+from normlab.stats.looks import History, comparison_key, look_level, obrien_fleming
+from normlab.stats.paired_tests import detectable_shift
 from normlab.stats.tuning import Tuning, tuned
 
 SUGGESTED = 12

@@ -9,13 +9,10 @@ from numpy.typing import NDArray
 from normlab.stats.arms import STATUSES
 from normlab.stats.comparison import Place, Row, named, sides_of
 from normlab.stats.design import Design, is_number
-from normlab.stats.estimates import UNKNOWN, mean, share
+from normlab.stats.estimates import UNKNOWN, Draws, mean, share
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.ranges import BATCH_SIZE, WITHIN, good_range, largest_ratio
-from normlab.stats.resampling import Draws
-from normlab.stats.step_times import time_per_step_ratio
-from normlab.stats.time_to_target import Reached
-from normlab.stats.times import median, time_ratio
+from normlab.stats.time_to_target import Reached, median, time_per_step_ratio, time_ratio
 from normlab.stats.tuning import Tuned, Tuning, scores
 
 Numbers = NDArray[np.float64]

@@ -19,13 +19,12 @@ from normlab.stats.comparison import (
     sides_of,
 )
 from normlab.stats.comparisons import replicates_needed
-from normlab.stats.coverage import coverage_of
 from normlab.stats.design import GENERALIZATION, Metric, Scope
+from normlab.stats.estimates import coverage_of
 from normlab.stats.grid import Grid, Panel
-from normlab.stats.history import History
-from normlab.stats.pseudomedian import Interval, shift_estimate
+from normlab.stats.looks import History
 from normlab.stats.sentences import counted, format_number, p_value
-from normlab.stats.signed_rank import signed_rank
+from normlab.stats.signed_rank import Interval, shift_estimate, signed_rank
 from normlab.stats.time_to_target import GIVEN, Reached
 from normlab.stats.tuning import Tuning, edges
 

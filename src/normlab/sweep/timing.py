@@ -24,11 +24,9 @@ from normlab.errors import naming
 from normlab.population.compiling import Compiled
 from normlab.population.hardware import threads, tune_malloc
 from normlab.population.resources import threads_for
-from normlab.results.environment import environment
-from normlab.results.folder import HANDLING
-from normlab.results.names import run_names
+from normlab.results.folder import HANDLING, run_names
+from normlab.results.provenance import environment, require_same_sources
 from normlab.results.result import read_numbers
-from normlab.results.sources import require_same_sources
 from normlab.results.sweep import Record, overrides, read_sweep
 from normlab.results.timing import FILE, TimedArm, Timing, representatives
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of

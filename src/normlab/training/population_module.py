@@ -19,13 +19,12 @@ from normlab.data.sampling import batch_sizes
 from normlab.errors import ConfigError, first_line, naming, require
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.norms.counter_rng import StochasticLayer
-from normlab.population.compiling import Compiled, Step
+from normlab.population.compiling import Compiled, PopulationStep, Step
 from normlab.population.evaluation import by_batch, reestimate, with_reestimated
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 from normlab.population.schedulers import Scheduler
 from normlab.population.stacking import State
-from normlab.population.step import PopulationStep
 from normlab.population.tasks import Task
 from normlab.training.interrupts import Interrupts
 

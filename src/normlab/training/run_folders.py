@@ -15,10 +15,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.population.stacking import State
-from normlab.results import curves, hparams, probes, result
+from normlab.results import curves, probes, result
+from normlab.results import events as hparams
 from normlab.results.events import OURS, EventFile
-from normlab.results.folder import plain, require_writable, to_yaml, without_handling
-from normlab.results.names import run_name
+from normlab.results.folder import group_choices, plain, require_writable, run_name, to_yaml, without_handling
 from normlab.results.result import EpochMetrics, Result, Status
 
 ERROR = "error.txt"
@@ -45,7 +45,7 @@ class Run:
         overrides = [str(word) for word in written]
         if hydra.mode == RunMode.MULTIRUN:  # the command that repeats the run alone has no number of its own
             overrides = [NUMBER.sub(str(hydra.job.num), word) for word in overrides]
-        choices = hparams.group_choices(hydra.runtime.choices)
+        choices = group_choices(hydra.runtime.choices)
         model = [f"model={choices['model']}"] if "model" in choices else []
         own = [*model, *(word for word in overrides if not word.startswith("model="))] or ["run"]
         name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(own)

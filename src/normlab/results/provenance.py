@@ -1,18 +1,100 @@
-"""Hashes of the code and the files that a run's configuration names: what it needs to be the same run again."""
+"""Provenance of a run: its command, versions, machine, and hashes of the code and files that it used."""
 
 import hashlib
 import inspect
+import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.utils import get_object, to_absolute_path
 
 from normlab.config.schema import OF_THE_VERDICT
 from normlab.errors import ConfigError
 from normlab.results.result import Result
+
+VARIABLE = "NORMLAB_COMMAND"
+"""The environment variable that hands the words to the processes in which a launcher trains."""
+
+OPTIONS = ("config_path", "config_name", "config_dir")
+KEPT = (
+    "hydra.searchpath=",
+    "+hydra.job.env_set.",
+    "hydra.job.env_set=",
+    "hydra.job.env_copy=",
+    "hydra.job.chdir=",
+)
+"""Overrides of Hydra's own keys that change what a run trains; others say where it is written and how."""
+
+
+def remember_command() -> None:
+    """Note the words of this process's command for the runs that it and its workers train."""
+    os.environ[VARIABLE] = json.dumps([*entry_point(), *options(sys.argv[1:])])
+
+
+def remembered_command() -> list[str]:
+    """Return the words that were noted, none where nothing was."""
+    return json.loads(os.environ.get(VARIABLE, "[]"))
+
+
+def entry_point() -> list[str]:
+    """Return the words that start the program: a file, a module or an installed command."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is not None and spec.origin and Path(spec.origin).absolute() == Path(sys.argv[0]).absolute():
+        return ["python", "-m", spec.name.removesuffix(".__main__")]
+    if sys.argv[0].endswith(".py"):
+        return ["python", sys.argv[0]]
+    return [Path(sys.argv[0]).name]
+
+
+def options(words: list[str]) -> list[str]:
+    """Return the options and overrides among the words that choose where the configuration comes from.
+
+    >>> options(["-m", "-cd", "mine", "model=bn", "hydra.searchpath=[file://lab]"])
+    ['--config-dir', 'mine', 'hydra.searchpath=[file://lab]']
+    """
+    given, others = get_args_parser().parse_known_args(words)
+    chosen = [(name, value) for name in OPTIONS if (value := getattr(given, name)) is not None]
+    kept = [word for word in (*given.overrides, *others) if word.startswith(KEPT)]
+    return [*(word for name, value in chosen for word in (f"--{name.replace('_', '-')}", value)), *kept]
+
+
+PACKAGES = ("normlab", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "tensorboard", "numpy")
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Return the versions, the machine and the commit that this process runs with."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        **commit(),
+    }
+
+
+def commit() -> dict[str, Any]:
+    """Return the commit of this source tree, and whether it has been changed since; None where there is no git."""
+    try:
+        revision = git("rev-parse", "HEAD")
+        return {"commit": revision, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def git(*arguments: str) -> str:
+    """Return the output of a git command in the folder of this file."""
+    command = ["git", *arguments]
+    return subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
 
 KNOWN = ("normlab", "torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics")
 """Packages whose version stands in the record."""

@@ -1,19 +1,46 @@
-"""Figures of what was measured layer by layer: covariate shift, pre-activations, activations and gradients."""
+"""Figures of probes, ``probe_<name>.png`` and ``.svg``, and those of each layer."""
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from normlab.report.figure_layout import Row, arm_entries, head, scale, sheet, statistics
-from normlab.report.figures import LETTER
-from normlab.report.probe_data import Measured
-from normlab.report.probe_multiples import draw_multiples, multiples
-from normlab.report.probe_panels import STEP, Panel, caption, draw_median, number_sheet
+from normlab.report.figure_layout import (
+    GREY,
+    Row,
+    arm_entries,
+    head,
+    scale,
+    sheet,
+    statistics,
+)
+from normlab.report.figures import LETTER, drawing, save
+from normlab.report.probe_data import Measured, measured
+from normlab.report.probe_landscape import along_gradient, curvature, gradient_lipschitz, line
+from normlab.report.probe_panels import (
+    STEP,
+    Panel,
+    caption,
+    draw_median,
+    draw_multiples,
+    multiples,
+    number_sheet,
+)
+from normlab.report.sweep_summary import SweepSummary, panels
+from normlab.results.sweep import Record
+
+if TYPE_CHECKING:
+    from normlab.results.events import EventFile
+
 
 PERCENTILES = ("q15", "q50", "q85")
 DEPTH = (
@@ -121,3 +148,87 @@ def name_layers(axes: Axes, layers: Mapping[str, list[str]]) -> str:
         axes.set_xticks(range(1, len(names) + 1), names)
         return "layer"
     return f"layer, from 1: {names[0]} to {len(names)}: {names[-1]}"
+
+
+FIGURES: dict[str, Callable[[Measured], Figure | None]] = {
+    figure.__name__: figure
+    for figure in (
+        activations,
+        along_gradient,
+        covariate_shift,
+        curvature,
+        gradient_lipschitz,
+        line,
+        preactivations,
+    )
+}
+ACROSS, AT_MOST = 3, 12
+"""How many panels a probe without a figure of its own has in a row, and for each of its modes."""
+ARMS = 6
+"""How many arms a figure has at most, where the sweep has panels."""
+
+
+def write_probe_figures(sweep: SweepSummary, records: Sequence[Record], folder: Path) -> list[Path]:
+    """Draw a figure of each probe into ``folder``, each file whole or not at all, and return the files."""
+    drawn = probe_figures(sweep, records)
+    with drawing():
+        return [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in drawn for kind in ("png", "svg")]
+
+
+def probe_figures(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[tuple[str, Figure, Measured]]:
+    """Yield a figure of each probe, with what its file is called and with what is drawn.
+
+    There is one for what was measured and for nothing else; where it would show too many arms, one for each panel
+    of the sweep. A probe without a figure of its own, as a user's, has its numbers drawn as they are.
+    """
+    parts = panels(sweep) if len(sweep.arms) > ARMS else {"": sweep}
+    for probe, (where, shown) in itertools.product(measured(sweep, records), parts.items()):
+        of_part = probe.within(shown)
+        with drawing():
+            figure = (FIGURES.get(probe.name, plain)(of_part) or plain(of_part)) if of_part.arms else None
+        if figure is not None:
+            subtitle(figure, where)
+            yield f"probe_{probe.name}" + f"_{file_name(where)}" * bool(where), figure, of_part
+
+
+def last_numbers(probe: Measured) -> pd.DataFrame:
+    """Return a row per arm and quantity: its median over the seeds when the probe last looked, layers apart."""
+    rows = [
+        {"arm": arm, "statistics": mode, "quantity": name, "median": probe.last(mode, name).reindex(runs).median()}
+        for mode, name in probe.rows
+        if "/" not in name
+        for arm, runs in probe.ended.items()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "statistics", "quantity", "median"])
+
+
+def subtitle(figure: Figure, where: str) -> None:
+    """Write below the title which panel of the sweep it is."""
+    figure.text(0.5, 1 - 0.44 / figure.get_size_inches()[1], where, ha="center", fontsize=9, color=GREY)
+
+
+def file_name(where: str) -> str:
+    """Return a panel's name as a part of a file's.
+
+    >>> file_name("hidden=[100, 100], init=kaiming")
+    'hidden=[100,100],init=kaiming'
+    """
+    return re.sub(r"[^\w=,.\[\]-]", "", where)
+
+
+def plain(probe: Measured) -> Figure | None:
+    """Draw the numbers of a probe that are of no layer, or that a table has room for, as they are called."""
+    rows = []
+    for mode in probe.modes:
+        names = [name for of, name in probe.rows if of == mode and probe.has(name, mode)]
+        chosen = [name for name in names if "/" not in name or name in probe.headline] or names
+        panels = [Panel(mode, name, name, name) for name in chosen[:AT_MOST]]
+        rows += [panels[first : first + ACROSS] for first in range(0, len(panels), ACROSS)]
+    return number_sheet(probe, probe.name, rows)[0] if rows else None
+
+
+def write_images(events: "EventFile", figures: Sequence[Path]) -> None:
+    """Show the figures that are PNG files in TensorBoard's Images tab, by their names."""
+    for path in figures:
+        if path.suffix == ".png":
+            events.image(f"figures/{path.stem}", path.read_bytes())
