@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import integrate, special, stats
 from simulation_tables import Tables
 
-from normlab.stats.estimates import Draws, mean, share
+from normlab.stats.estimates import Draws, iqm_estimate, share_estimate
 from normlab.stats.time_to_target import time_ratio
 
 Numbers = NDArray[np.float64]
@@ -66,7 +66,7 @@ def descriptions(size: int, generator: np.random.Generator) -> Tables:
 def of_mean(runs: Runs, n: int, size: int, generator: np.random.Generator) -> float:
     """Return how often the interval of the IQM of n runs holds the truth, of those that are given."""
     truth = runs.iqm()
-    found = [mean(runs.draw(generator, (n,)), Draws(generator)) for _ in range(size)]
+    found = [iqm_estimate(runs.draw(generator, (n,)), Draws(generator)) for _ in range(size)]
     return float(np.mean([each.low <= truth <= each.high for each in found if not np.isnan(each.low)]))
 
 
@@ -92,7 +92,7 @@ def of_share(n: int) -> dict[str, float]:
     """Return how often Wilson's interval holds a share that is reached by n runs, exactly."""
     held = {}
     for truth in (0.5, 0.7, 0.9):
-        ends = [share(count, n) for count in range(n + 1)]
+        ends = [share_estimate(count, n) for count in range(n + 1)]
         inside = [count for count, end in enumerate(ends) if end.low <= truth <= end.high]
         held[f"{100 * truth:.0f} %"] = float(stats.binom.pmf(inside, n, truth).sum())
     return held

@@ -44,7 +44,7 @@ from normlab.population.hardware import tune_malloc
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.gradient_lipschitz import gradient_lipschitz
 from normlab.probes.lanczos import LARGEST
-from normlab.probes.snapshot import TrainingSnapshot, normal, side_effect_free_copy
+from normlab.probes.snapshot import TrainingSnapshot, member_normal, side_effect_free_copy
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -136,7 +136,7 @@ def lipschitz(normalized: bool, mode: str, repeats: int) -> dict[str, float]:
     scene = scene_of([ours], data, mean_squared_error)
     theirs.train(mode == "batch")
     size = sum(param.numel() for param in theirs.parameters())
-    delta = RADIUS * normal(generators(1), (SAMPLES, size), data[0])[:, 0]
+    delta = RADIUS * member_normal(generators(1), (SAMPLES, size), data[0])[:, 0]
 
     def probe(double: bool = False) -> Tensor:
         landscape = scene.landscape(mode, "train", double=double)
@@ -196,7 +196,7 @@ def largest(mode: str, members: int) -> dict[str, float]:
 
     landscape = scene.landscape(mode, "train", double=True)
     exact = find(landscape, tolerance=1e-9, iterations=200, generators=generators(members)).values[0]
-    starts = normal(generators(members), (1, landscape.theta.shape[1]), data[0])[0]
+    starts = member_normal(generators(members), (1, landscape.theta.shape[1]), data[0])[0]
     eigenvalue(quiet[0], data, starts[0])
     theirs, times, calls = [], [], 0.0
     for part in range(PARTS):

@@ -14,7 +14,7 @@ from normlab.models.layers import Norm, Weight
 from normlab.probes import Measurement, Probe, TrainingSnapshot
 from normlab.probes.gradient_lipschitz import require_perturbations
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.snapshot import normal
+from normlab.probes.snapshot import member_normal
 
 
 class SourceMLP(MLP):
@@ -63,7 +63,7 @@ def aliased_lipschitz(
     require_perturbations(radius, samples)
     parameters, saved = landscape.theta.clone(), landscape.theta.clone()
     found = []
-    for delta in radius * normal(generators, (samples, landscape.theta.shape[1]), landscape.theta):
+    for delta in radius * member_normal(generators, (samples, landscape.theta.shape[1]), landscape.theta):
         parameters.add_(delta)
         moved = landscape.gradients(parameters)
         parameters = saved  # the fault

@@ -144,7 +144,7 @@ def test_a_file_is_parsed_once_until_it_is_another(people, monkeypatch):
     parsed = []
     read_csv = pd.read_csv
     monkeypatch.setattr(pd, "read_csv", lambda *args, **options: parsed.append(1) or read_csv(*args, **options))
-    module.read.cache_clear()
+    module.read_csv.cache_clear()
 
     for _ in range(3):
         data = made(people)

@@ -27,7 +27,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let whatever would go to the network fail, at once, and forget what other tests have read."""
     answer_with(monkeypatch, URLError("no network in a test"))
     monkeypatch.setattr(theirs.time, "sleep", lambda seconds: None)
-    module.read.cache_clear()
+    module.read_openml.cache_clear()
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:

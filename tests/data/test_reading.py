@@ -5,7 +5,7 @@ import torch
 
 from normlab.data.parsing import Source
 from normlab.data.tabular import Choices, Reading, table_of
-from normlab.data.target import FEW
+from normlab.data.target import FEW_VALUES
 from normlab.errors import ConfigError
 
 SOURCE = Source("some.table", lambda row: f"some.table, sample {row}", ", by hand")
@@ -26,7 +26,7 @@ def read(target: object, task: str = "auto", choices: dict | None = None, **colu
         "booleans": ([True, False, True], [1, 0, 1]),
         "whole numbers": ([10, 9, 10, 30], [1, 0, 1, 2]),
         "whole numbers with a point": ([10.0, 9.0], [1, 0]),
-        "20 whole numbers": (list(range(FEW)), list(range(FEW))),
+        "20 whole numbers": (list(range(FEW_VALUES)), list(range(FEW_VALUES))),
         "categories": (pd.Categorical(["x", "y", "x"]), [0, 1, 0]),
         "categories of digits": (pd.Categorical(["10", "9", "10", "-1"]), [2, 1, 2, 0]),
         "words, some with digits": (["0", "1", "2", "3+"], [0, 1, 2, 3]),
@@ -40,7 +40,7 @@ def test_classes_are_numbered_in_sorted_order(target, classes):
     assert table.classes == len(set(classes))
 
 
-@pytest.mark.parametrize("target", [[0.5, 1.0, 2.0], list(range(FEW + 1)), ["0.5", "1", "2"]])
+@pytest.mark.parametrize("target", [[0.5, 1.0, 2.0], list(range(FEW_VALUES + 1)), ["0.5", "1", "2"]])
 def test_fractions_and_many_whole_numbers_are_to_be_predicted_as_numbers(target):
     table = read(target).table
 

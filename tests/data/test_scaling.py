@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from torch.testing import assert_close
 
-from normlab.data.preprocessing import Standardizer, cast, merged_by_float32, merged_notice
+from normlab.data.preprocessing import Standardizer, cast_numbers, merged_by_float32, merged_notice
 
 
 def standardized(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -67,10 +67,10 @@ def test_samples_are_not_changed():
 
 
 def test_numbers_are_cast_and_classes_are_not():
-    assert cast(torch.tensor([[0.1]], dtype=torch.float64), torch.float32, name_of).dtype == torch.float32
-    assert cast(torch.tensor([[0.5]]), torch.float64, name_of).tolist() == [[0.5]]
-    assert cast(torch.arange(3), torch.float32, name_of).dtype == torch.long
-    assert cast(torch.zeros(0, 2, dtype=torch.float64), torch.float32, name_of).shape == (0, 2)
+    assert cast_numbers(torch.tensor([[0.1]], dtype=torch.float64), torch.float32, name_of).dtype == torch.float32
+    assert cast_numbers(torch.tensor([[0.5]]), torch.float64, name_of).tolist() == [[0.5]]
+    assert cast_numbers(torch.arange(3), torch.float32, name_of).dtype == torch.long
+    assert cast_numbers(torch.zeros(0, 2, dtype=torch.float64), torch.float32, name_of).shape == (0, 2)
 
 
 def test_a_number_beyond_the_precision_is_refused():
@@ -79,8 +79,8 @@ def test_a_number_beyond_the_precision_is_refused():
     with pytest.raises(
         ValueError, match=r"^data: input 2 must be at most 3\.4e\+38 as it is trained on, got 1e\+39"
     ):
-        cast(values, torch.float32, name_of)
-    assert torch.equal(cast(values, torch.float64, name_of), values)
+        cast_numbers(values, torch.float32, name_of)
+    assert torch.equal(cast_numbers(values, torch.float64, name_of), values)
 
 
 def test_numbers_that_float32_merges_are_counted():

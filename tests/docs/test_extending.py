@@ -28,7 +28,7 @@ from normlab.population.stacking_check import Stacking
 from normlab.training.build import make_data, net_maker
 from normlab.training.run import train
 from normlab.training.run_folders import Run
-from normlab.training.stackability import shape_of, stacking_of
+from normlab.training.stackability import population_key, stacking_of
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "extending.md").read_text()
@@ -243,7 +243,7 @@ def test_a_member_of_a_population_equals_the_run_alone(mylab, common):
 
 def stacking(config: DictConfig) -> Stacking:
     """Return how runs of a configuration can be trained together."""
-    return stacking_of(config, shape_of(config))
+    return stacking_of(config, population_key(config))
 
 
 @pytest.fixture

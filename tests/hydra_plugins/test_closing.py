@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from torch import nn
 
 from normlab.results.sweep import read_sweep
-from normlab.results.timing import FILE, read_timing, step_seconds
+from normlab.results.timing import TIMING_FILE, read_timing, step_seconds
 from normlab.sweep import timing
 
 SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "trainer.max_epochs=2"]
@@ -50,7 +50,7 @@ def test_a_sweep_is_timed_and_its_runs_are_as_without(run_train):
     bn, same, nobn, _ = times_in("timed")
     assert bn == same != nobn
     assert len(bn or []) == 20
-    assert not Path("plain", FILE).exists()
+    assert not Path("plain", TIMING_FILE).exists()
     one, two = files("plain"), files("timed")
     assert len(one) == 16
     for path, content in one.items():
@@ -86,7 +86,7 @@ def test_a_sweep_of_one_arm_says_that_there_is_nothing_to_compare(run_train):
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", "timing=true", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err
     assert "timing: no two arms that finished differ in what a step costs, nothing to compare" in outcome.out
-    assert not Path("sweep", FILE).exists()
+    assert not Path("sweep", TIMING_FILE).exists()
 
 
 def test_a_run_alone_says_that_there_is_nothing_to_compare(run_train):
@@ -148,5 +148,5 @@ def test_ctrl_c_while_arms_are_timed_ends_the_sweep_with_its_table(tmp_path):
             if line.startswith("timing: 3 arms"):
                 process.send_signal(signal.SIGINT)
         assert (process.wait(60), process.stderr.read()) == (130, "")
-    assert not (tmp_path / "sweep" / FILE).exists()
+    assert not (tmp_path / "sweep" / TIMING_FILE).exists()
     assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist() == ["finished"] * 6

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normlab.models import MLP
-from normlab.models.layer_lookup import MOMENTS, mean_std, moments, norm_slots, normalizers
+from normlab.models.layer_lookup import MOMENTS, input_output_moments, mean_std, norm_slots, normalizers
 from normlab.norms import BatchNorm1d
 
 
@@ -58,7 +58,7 @@ def test_mean_and_standard_deviation_equal_torch_s(dtype):
 
 def test_the_moments_are_named_in_their_order():
     x, y = torch.tensor([[1.0, 3.0]]), torch.tensor([[-2.0, 4.0]])
-    named = dict(zip(MOMENTS, moments(nn.Identity(), x[None], y[None], 1)[0].tolist(), strict=True))
+    named = dict(zip(MOMENTS, input_output_moments(nn.Identity(), x[None], y[None], 1)[0].tolist(), strict=True))
 
     assert named == pytest.approx(
         {"before_mean": 2.0, "before_std": 2**0.5, "after_mean": 1.0, "after_std": 18**0.5}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from normlab.norms.counter_rng import StochasticLayer, normal, philox, product, uniform
+from normlab.norms.counter_rng import StochasticLayer, counter_normal, philox, product, uniform
 
 # Known answers that come with Random123, the authors' own implementation: counter, key, words.
 KNOWN = [
@@ -69,7 +69,7 @@ def test_uniform_has_the_moments_and_the_quantiles_of_its_law(dtype):
 
 
 def test_normal_has_the_quantiles_of_its_law():
-    z = normal(uniform(*numbers(5, 3), (MANY,), torch.float64))
+    z = counter_normal(uniform(*numbers(5, 3), (MANY,), torch.float64))
     u = torch.special.ndtr(z.sort().values)
     assert (u - torch.linspace(0, 1, MANY, dtype=torch.float64)).abs().max() < 1.95 / MANY**0.5
 
@@ -77,7 +77,7 @@ def test_normal_has_the_quantiles_of_its_law():
 @pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 24), (torch.float64, 53)])
 def test_no_normal_draw_is_infinite(dtype, bits):
     ends = torch.tensor([0, 1 - 2.0**-bits], dtype=dtype)
-    z = normal(torch.cat([ends.repeat_interleave(2), ends.repeat(2)]))
+    z = counter_normal(torch.cat([ends.repeat_interleave(2), ends.repeat(2)]))
     assert z.isfinite().all()
     assert 5 < z.abs().max() < 9
 
@@ -161,6 +161,6 @@ def test_a_layer_draws_as_many_normal_numbers_as_it_is_asked_for(shape):
 
 
 def test_the_two_halves_of_normal_numbers_are_independent():
-    cosines, sines = normal(uniform(*numbers(5, 3), (2 * MANY,), torch.float64)).chunk(2)
+    cosines, sines = counter_normal(uniform(*numbers(5, 3), (2 * MANY,), torch.float64)).chunk(2)
     for one, other in ((cosines, sines), (cosines.square(), sines.square())):
         assert torch.corrcoef(torch.stack([one, other]))[0, 1].abs() < 4 / MANY**0.5

@@ -22,7 +22,7 @@ from normlab.norms import (
     NoisyBatchNorm,
 )
 from normlab.norms.lp import expected_maximum
-from normlab.population.evaluation import by_batch, reestimate
+from normlab.population.evaluation import reestimate, use_batch_statistics
 from normlab.population.population import Population
 from normlab.training.build import make_data
 from normlab.training.run import train
@@ -134,14 +134,14 @@ def test_by_the_batch_evaluation_goes_by_what_it_is_given_and_moves_nothing(norm
         model(batch)
     model.eval()
     before, usual = state(model), model(x)
-    with by_batch(model):
+    with use_batch_statistics(model):
         own = model(x)
         assert not torch.allclose(own, usual)
         assert torch.equal(model(x), own)
     assert torch.equal(model(x), usual)
     assert_close(state(model), before, rtol=0, atol=0)
     layer = model.hidden1.norm
-    with by_batch(model):
+    with use_batch_statistics(model):
         y = layer(x[:, :3] @ torch.ones(3, 6).double())
     assert_close(y.mean(0), layer.bias)
 
@@ -161,7 +161,7 @@ def test_bug_a_layer_with_one_of_the_two_statistics_could_not_be_evaluated():
     model, x = net(MeanOnly), samples()
     reestimate(Population([model]), x[None].split(16, dim=1))
     assert_close(model.hidden1.norm.running_mean, model.hidden1.linear(x).mean(0))
-    with by_batch(model):
+    with use_batch_statistics(model):
         assert model.hidden1.norm(x @ torch.ones(3, 6).double()).mean().abs() < 1e-12
     alone = Population([MeanOnly(3).double()])
     reestimate(alone, x[None].split(16, dim=1))
@@ -170,7 +170,7 @@ def test_bug_a_layer_with_one_of_the_two_statistics_could_not_be_evaluated():
 
 def test_running_statistics_are_back_when_evaluation_raises():
     model = net(BatchNorm1d)
-    with pytest.raises(RuntimeError, match="in the middle"), by_batch(model):
+    with pytest.raises(RuntimeError, match="in the middle"), use_batch_statistics(model):
         raise RuntimeError("in the middle")
     assert model.hidden1.norm.running_mean is not None
 

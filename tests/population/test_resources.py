@@ -10,7 +10,7 @@ from torch import nn
 
 from normlab.population import hardware, resources
 from normlab.population.resources import numels
-from normlab.sweep.grouping import groups
+from normlab.sweep.grouping import group_runs
 from normlab.training.session import should_compile
 from normlab.training.stackability import footprint_of
 
@@ -100,7 +100,7 @@ def test_a_population_is_smaller_if_its_members_have_samples_of_their_own(monkey
     size = footprint_of(configs[0])
     each = 4 * (4 * size.activations + 10 * size.parameters + 2 * size.samples)
     monkeypatch.setattr(hardware, "memory", lambda device: 4 * (3 * each + 1))
-    assert max(len(group.places) for group in groups(configs, None)) == largest
+    assert max(len(group.places) for group in group_runs(configs, None)) == largest
 
 
 def test_on_a_gpu_memory_alone_decides():

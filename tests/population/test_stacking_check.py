@@ -19,7 +19,7 @@ from normlab.population.population import Population, copy_of
 from normlab.population.stacking_check import Stacking
 from normlab.probes.snapshot import side_effect_free_copy
 from normlab.results.result import Result
-from normlab.sweep.grouping import groups
+from normlab.sweep.grouping import group_runs
 from normlab.training import stackability
 from normlab.training.build import make_data
 from normlab.training.run import train
@@ -286,15 +286,15 @@ def test_a_shape_is_tried_once(monkeypatch):
     monkeypatch.setattr(stackability, "_known", {})
     monkeypatch.setattr(stackability, "check_stacking_of", lambda config, data: tried.append(config) or Stacking())
     configs = [config_of("own", f"seed={seed}", f"optimizer.lr={lr}") for seed in (0, 1) for lr in (0.1, 0.2)]
-    assert len(groups(configs, None)) == 1
-    groups(configs, None)
+    assert len(group_runs(configs, None)) == 1
+    group_runs(configs, None)
     assert len(tried) == 1
 
 
 @pytest.mark.parametrize("group", ["callbacks", "logger"])
 def test_lightnings_own_callbacks_and_loggers_are_for_one_run(group):
     extra = f"+{group}.extra.mine._target_=pytorch_lightning.callbacks.Callback"
-    (one, other) = groups([config_of("own", extra, f"seed={seed}") for seed in (0, 1)], None)
+    (one, other) = group_runs([config_of("own", extra, f"seed={seed}") for seed in (0, 1)], None)
     assert one.places, other.places == ([0], [1])
     assert one.stacking.refused == f"{group}.extra: Lightning's own {group.rstrip('s')} acts on one run"
 

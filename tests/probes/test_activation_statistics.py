@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.activations import preactivation_rank, saturated, statistics
+from normlab.probes.activations import output_statistics, preactivation_rank, saturated
 
 K = 3
 
@@ -45,7 +45,7 @@ def double(rows: Sequence) -> Tensor:
 )
 def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank, centered):
     members = double([rows, rows]) * double([1, 2]).view(2, 1, 1)
-    numbers = statistics([torch.zeros(2, 3, 1, dtype=torch.float64), members])
+    numbers = output_statistics([torch.zeros(2, 3, 1, dtype=torch.float64), members])
     expected = {"mean": [mean, 2 * mean], "std": [std, 2 * std], "dead": [dead] * 2, "effective_rank": [rank] * 2}
     expected["centered_effective_rank"] = [centered] * 2
     assert numbers.keys() == expected.keys()
@@ -55,19 +55,19 @@ def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank, ce
 
 
 def test_of_a_single_row_no_unit_is_known_to_be_dead():
-    numbers = {name: value.item() for name, value in statistics([double([[[1, 2, 3]]])]).items()}
+    numbers = {name: value.item() for name, value in output_statistics([double([[[1, 2, 3]]])]).items()}
     expected = {"mean": 2, "std": 1, "dead": np.nan, "effective_rank": 1, "centered_effective_rank": 0}
     assert numbers == pytest.approx(expected, nan_ok=True)
-    (alone,) = statistics([double([[[2]]])])["std"].tolist()
+    (alone,) = output_statistics([double([[[2]]])])["std"].tolist()
     assert np.isnan(alone).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_of_what_is_not_finite_there_are_no_statistics_and_other_members_keep_theirs(bad):
     h = draws(K, 7, 4)
-    fine = statistics([h])
+    fine = output_statistics([h])
     h[1, 3, 2] = bad
-    for name, value in statistics([h]).items():
+    for name, value in output_statistics([h]).items():
         assert value[0, 1].isnan()
         assert_close(value[0, [0, 2]], fine[name][0, [0, 2]])
     assert saturated(h, -1, 1, 0.05).isnan().tolist() == [False, True, False]
@@ -76,7 +76,7 @@ def test_of_what_is_not_finite_there_are_no_statistics_and_other_members_keep_th
 @pytest.mark.parametrize("size", [1e-40, 1e-25, 1e-12, 1.0, 1e12, 1e25, 1e38])
 def test_outputs_whose_squares_are_no_float32_had_no_spread_and_rank_0_and_have_theirs(size):
     h = draws(K, 7, 4) / 4
-    expected, numbers = statistics([h]), statistics([(h * size).float()])
+    expected, numbers = output_statistics([h]), output_statistics([(h * size).float()])
     # Below 1.2e-38 there are fewer digits.
     tolerance = {"rtol": 1e-5 if size > 1e-38 else 1e-2, "atol": 1e-6 if size > 1e-38 else 1e-2}
     for name, scale in {
@@ -89,7 +89,7 @@ def test_outputs_whose_squares_are_no_float32_had_no_spread_and_rank_0_and_have_
 @pytest.mark.parametrize("width", [64, 256])
 def test_after_a_relu_the_uncentered_rank_is_bounded_by_pi_squared_and_the_others_are_not(width):
     inputs = draws(1, 4000, width)
-    numbers = statistics([inputs.relu()])
+    numbers = output_statistics([inputs.relu()])
     assert numbers["effective_rank"].item() < np.pi**2
     assert numbers["centered_effective_rank"].item() > 0.9 * width
     assert preactivation_rank([inputs])["preactivation_effective_rank"].item() > 0.9 * width
@@ -98,7 +98,7 @@ def test_after_a_relu_the_uncentered_rank_is_bounded_by_pi_squared_and_the_other
 @pytest.mark.parametrize("rows", [5, 40])
 def test_a_large_mean_leaves_the_centered_rank(rows):
     h = draws(K, rows, 8).float()
-    near, far = statistics([h]), statistics([(h.double() + 1e6)])
+    near, far = output_statistics([h]), output_statistics([(h.double() + 1e6)])
     assert_close(far["centered_effective_rank"], near["centered_effective_rank"], rtol=1e-6, atol=0)
     assert_close(far["effective_rank"], torch.ones(1, K).double())
 
@@ -121,7 +121,7 @@ VECTORS = npst.arrays(float, st.integers(1, 6), elements=st.integers(-5, 5).map(
 
 
 def rank_of(rows: np.ndarray) -> float:
-    return statistics([torch.from_numpy(rows)[None]])["effective_rank"].item()
+    return output_statistics([torch.from_numpy(rows)[None]])["effective_rank"].item()
 
 
 @settings(max_examples=60, deadline=None)
@@ -161,7 +161,7 @@ def test_turning_and_rescaling_what_a_layer_puts_out_leaves_its_effective_rank(r
 @settings(max_examples=30, deadline=None)
 @given(rows=MATRICES)
 def test_dead_units_are_those_that_put_out_the_same_for_every_row(rows):
-    (dead,) = statistics([torch.from_numpy(rows)[None]])["dead"].tolist()[0]
+    (dead,) = output_statistics([torch.from_numpy(rows)[None]])["dead"].tolist()[0]
     assert np.isnan(dead) if len(rows) == 1 else dead == pytest.approx((np.ptp(rows, axis=0) == 0).mean())
 
 

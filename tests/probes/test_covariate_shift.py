@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
-from normlab.probes.covariate_shift import CovariateShift, covariate_shift, mean
+from normlab.probes.covariate_shift import CovariateShift, covariate_shift, mean_over_layers
 from normlab.probes.interpolation import point
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.snapshot import Measurement, TrainingSnapshot, parts_of
@@ -196,7 +196,7 @@ def test_a_mean_lacks_layers_without_a_gradient_but_not_those_that_are_not_finit
         torch.tensor([[1.0, 1.0, nan], [nan, nan, nan]]),
         torch.tensor([[1.0, 1.0, 0.0], [0.0, nan, 0.0]]),
     )
-    assert_close(mean(values, difference), torch.tensor([1.0, nan, nan]), equal_nan=True)
+    assert_close(mean_over_layers(values, difference), torch.tensor([1.0, nan, nan]), equal_nan=True)
 
 
 def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():

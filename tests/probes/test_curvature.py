@@ -169,11 +169,11 @@ def test_a_diagonal_scales_the_hessian_from_both_sides():
     assert_close(values, torch.linalg.eigvalsh(scaled)[:, [0, -1]].T)
 
 
-@pytest.mark.parametrize("limit", ["AT_ONCE", "MEMORY"])
+@pytest.mark.parametrize("limit", ["POINTS_AT_ONCE", "MEMORY"])
 def test_members_taken_in_groups_are_the_same(monkeypatch, limit):
     landscape = make_scene().landscape("batch")
     whole = extreme_eigenvalues(landscape, generators=generators(K))
-    monkeypatch.setattr(curvature, limit, 2 if limit == "AT_ONCE" else 1)
+    monkeypatch.setattr(curvature, limit, 2 if limit == "POINTS_AT_ONCE" else 1)
 
     assert_close(extreme_eigenvalues(landscape, generators=generators(K)), whole)
 
@@ -224,7 +224,7 @@ def test_the_preconditioned_sharpness_is_that_of_the_dense_matrix():
 def test_members_taken_in_groups_have_their_own_preconditioner(monkeypatch):
     scene = make_scene(preconditioning=preconditioned())
     whole = found(Curvature(tolerance=1e-8), scene)
-    monkeypatch.setattr(curvature, "AT_ONCE", 1)
+    monkeypatch.setattr(curvature, "POINTS_AT_ONCE", 1)
     for together, apart in zip(whole, found(Curvature(tolerance=1e-8), scene), strict=True):
         assert_close(together.numbers, apart.numbers, equal_nan=True)
 

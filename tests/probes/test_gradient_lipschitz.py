@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from normlab.probes.gradient_lipschitz import GradientLipschitz, differ, gradient_lipschitz, median_error
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.snapshot import normal
+from normlab.probes.snapshot import member_normal
 from normlab.source_experiments import AliasedLipschitz, aliased_lipschitz
 
 
@@ -25,7 +25,7 @@ def test_of_a_quadratic_a_sample_is_the_length_of_h_delta_over_that_of_delta(sce
     h = symmetric(3, 5)
     landscape = scenes.quadratic(h)
     found = gradient_lipschitz(landscape, 0.1, 7, generators=generators(3))
-    delta = normal(generators(3), (7, 5), landscape.theta)
+    delta = member_normal(generators(3), (7, 5), landscape.theta)
     assert found.shape == (7, 3)
     assert_close(found, torch.einsum("kij,skj->ski", h, delta).norm(dim=2) / delta.norm(dim=2))
 

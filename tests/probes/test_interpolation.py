@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.norms.weight import weight_normalization
-from normlab.probes.interpolation import Line, barrier, interpolated, line, point, random_direction
+from normlab.probes.interpolation import Line, barrier, interpolated, losses_on_line, point, random_direction
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.reestimated import reestimated
 from normlab.probes.snapshot import Measurement, TrainingSnapshot
@@ -67,11 +67,11 @@ def quadratic() -> tuple[BatchedLoss, Tensor]:
 def test_a_line_through_the_minimum_of_a_quadratic_is_a_parabola():
     landscape, h = quadratic()
     d, alphas = draws(K, 5, seed=2), torch.linspace(-2, 2, 9, dtype=torch.float64)
-    losses = line(landscape, d, alphas)
+    losses = losses_on_line(landscape, d, alphas)
 
     assert_close(losses, alphas.square().unsqueeze(1) * torch.einsum("ki,kij,kj->k", d, h, d) / 2)
     for k in range(K):
-        assert_close(line(landscape.of_member(k), d[k : k + 1], alphas), losses[:, k : k + 1])
+        assert_close(losses_on_line(landscape.of_member(k), d[k : k + 1], alphas), losses[:, k : k + 1])
 
 
 def test_the_line_between_begins_and_ends_at_the_two_to_the_last_bit():
@@ -163,13 +163,13 @@ def test_the_line_is_the_same_when_scale_invariant_weights_are_rescaled(frozen):
     for state in (given.before, scaled):
         moment = TrainingSnapshot(**{**vars(given), "before": state})
         landscape = reestimated(moment) if frozen else moment.landscape("batch", "train")
-        lines.append(line(landscape, random_direction(landscape, generators()), alphas))
+        lines.append(losses_on_line(landscape, random_direction(landscape, generators()), alphas))
 
     assert_close(lines[0], lines[1])
     # Without normalization it is another line.
     landscape = scene(partial(mlp, None)).landscape("batch")
     d = random_direction(landscape, generators())
-    assert not torch.allclose(line(landscape, 10 * d, alphas), line(landscape, d, alphas))
+    assert not torch.allclose(losses_on_line(landscape, 10 * d, alphas), losses_on_line(landscape, d, alphas))
 
 
 def test_a_point_of_other_parameters_has_their_order():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from normlab.probes.landscape import AT_ONCE, BatchedLoss
+from normlab.probes.landscape import POINTS_AT_ONCE, BatchedLoss
 
 MODES = ["batch", "frozen"]
 NORMS = ["nobn", "bn", "bn_fused", "bn_torch", "ghost", "brn", "noisy", "ln", "dropout"]
@@ -26,7 +26,7 @@ def points(count: int, landscape: BatchedLoss) -> Tensor:
 
 
 @pytest.mark.parametrize("members", [1, 3])
-@pytest.mark.parametrize("count", [1, 2, AT_ONCE + 3])
+@pytest.mark.parametrize("count", [1, 2, POINTS_AT_ONCE + 3])
 def test_losses_gradients_and_products_of_a_quadratic_are_those_by_hand(scenes, members, count):
     h = symmetric(members, 4)
     landscape = scenes.quadratic(h)
@@ -123,7 +123,7 @@ def test_a_member_of_several_is_what_it_is_alone(scenes, norm, mode):
 @pytest.mark.parametrize("norm", ["noisy", "dropout", "torch_dropout"])
 def test_noise_is_one_draw_for_all_points(scenes, norm):
     landscape = scenes.make_scene([scenes.make_net(scenes.norms[norm])]).landscape("batch")
-    same = landscape.losses(landscape.theta.expand(AT_ONCE + 1, 1, -1))
+    same = landscape.losses(landscape.theta.expand(POINTS_AT_ONCE + 1, 1, -1))
     assert_close(same, same[:1].expand_as(same))
     assert torch.equal(landscape.losses(landscape.theta), landscape.losses(landscape.theta))
 

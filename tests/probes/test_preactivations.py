@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
-from normlab.probes.preactivations import Inputs, Preactivations, activations, moved, preactivations
+from normlab.probes.preactivations import Inputs, Preactivations, activation_modules, moved, preactivations
 from normlab.probes.snapshot import Measurement, TrainingSnapshot, side_effect_free_copy
 
 K = 3
@@ -218,7 +218,7 @@ def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(ValueError, match=message):
         found(scene(), layers=["hidden9"])
     with pytest.raises(ValueError, match="there is no 0 with a module activation; the net has none"):
-        activations(nn.Sequential(nn.Linear(3, 2)), ["0"])
+        activation_modules(nn.Sequential(nn.Linear(3, 2)), ["0"])
     Preactivations(layers=["hidden2"]).check(mlp())
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.spectrum import POINTS, as_operator, density, trace
+from normlab.probes.spectrum import DENSITY_POINTS, as_operator, density, trace
 
 MISSING = "trace and density need curvlinops, which is missing: pip install 'normlab\\[curvature\\]'"
 
@@ -88,7 +88,7 @@ def test_a_density_integrates_to_1_and_peaks_at_the_eigenvalues():
     rough = spectrum + 1e-3 * draws(100)
     values, grid = density(quadratic(with_spectra(rough)), *ends, repeats=10, generators=generators(1))
 
-    assert values.shape == grid.shape == (1, POINTS)
+    assert values.shape == grid.shape == (1, DENSITY_POINTS)
     assert_close(torch.trapezoid(values, grid), torch.ones(1).double(), rtol=1e-3, atol=0)
     inner = values[0, 1:-1]
     peaks = (inner > values[0, :-2]) & (inner > values[0, 2:]) & (inner > 0.1 * values.max())

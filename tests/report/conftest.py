@@ -66,7 +66,7 @@ def make_run(tmp_path):
             Point(epoch, 5 * epoch, 0.0, {"train/loss": loss / 2, "train/lr": 0.01, recorded: loss})
             for epoch, loss in enumerate(losses, 1)
         ]
-        curves.append(folder, points)
+        curves.append_curves(folder, points)
         moments = [EpochMetrics(point.epoch, point.step, point.metrics) for point in points]
         known = [moment for moment in moments if math.isfinite(moment.metrics.get(metric, math.nan))]
         better = min if direction == "min" else max

@@ -4,8 +4,17 @@ import math
 import pandas as pd
 import pytest
 
-from normlab.report.console import END, arm_table, csv, footnotes, format_mean, run_table, table_lines, table_title
-from normlab.report.finalize import WIDTH
+from normlab.report.console import (
+    END,
+    configuration_table,
+    csv,
+    footnotes,
+    format_mean,
+    run_table,
+    table_lines,
+    table_title,
+)
+from normlab.report.finalize import LINE_LETTERS
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
@@ -48,7 +57,9 @@ def test_the_printed_table(mixed):
 
 
 def test_the_table_of_arms_reads_back_as_it_was_computed(mixed):
-    table = read_back(arm_table(build_report_data(read_sweep(mixed), ReportOptions()).summary)).set_index("arm")
+    table = read_back(
+        configuration_table(build_report_data(read_sweep(mixed), ReportOptions()).summary)
+    ).set_index("arm")
     assert table["model"].tolist() == ["bn", "ln", "nobn"]
     assert table["best_mean"].tolist() == [3.0, math.inf, 6.5]
     assert table["best_se"].tolist() == pytest.approx([1.0, math.nan, 0.5], nan_ok=True)
@@ -166,7 +177,7 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
                     run = f"model={model} optimizer.lr={lr} data.batch_size={batch} seed={seed}"
                     make_run(run, [2 * loss, loss * (1 + seed / 20)])
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
-    assert max(map(len, [*table_lines(sweep), *footnotes(sweep)])) <= WIDTH
+    assert max(map(len, [*table_lines(sweep), *footnotes(sweep)])) <= LINE_LETTERS
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_the_legend_of_twenty_arms_covers_no_data_and_leaves_nothing_out(make_ru
         figure = draw(sweep, LOSSES)
         FigureCanvasAgg(figure).draw()
     legend = figure.legends[0].get_window_extent()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == sweep.arms.index.tolist()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == sweep.configurations.index.tolist()
     assert all(axes.get_tightbbox().y0 > legend.y1 for axes in figure.axes)
     assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
     assert figure.texts[0].get_window_extent().y1 < legend.y0

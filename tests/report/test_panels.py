@@ -1,5 +1,5 @@
 from normlab.report.figures import styles
-from normlab.report.sweep_summary import panels, summarize_sweep
+from normlab.report.sweep_summary import split_by_panel, summarize_sweep
 from normlab.results.result import Result
 from normlab.results.sweep import read_sweep
 
@@ -9,15 +9,15 @@ def test_arms_of_a_panel_are_told_apart_by_normalizer_and_learning_rate_alone(ma
         for model in ("bn", "nobn"):
             for lr in ("0.01", "0.1"):
                 make_run(f"net.init={init} model={model} optimizer.lr={lr} seed=0")
-    parts = panels(summarize_sweep(read_sweep(tmp_path / "sweep")))
+    parts = split_by_panel(summarize_sweep(read_sweep(tmp_path / "sweep")))
     assert list(parts) == ["init=default", "init=kaiming"]
     for part in parts.values():
         assert part.keys == ["model", "optimizer.lr"]
-        assert part.arms.index.tolist() == [
+        assert part.configurations.index.tolist() == [
             f"model={model}, optimizer.lr={lr}" for model in ("bn", "nobn") for lr in ("0.01", "0.1")
         ]
-        assert part.runs["arm"].tolist() == part.arms.index.tolist()
-        looks = styles([tuple(arm) for arm in part.arms[part.keys].to_numpy()])
+        assert part.runs["arm"].tolist() == part.configurations.index.tolist()
+        looks = styles([tuple(arm) for arm in part.configurations[part.keys].to_numpy()])
         assert [look.colour for look in looks[:2]] == [looks[0].colour] * 2 != [look.colour for look in looks[2:]]
     runs = [number for part in parts.values() for number in part.runs.index]
     assert sorted(runs) == list(range(8))
@@ -31,7 +31,7 @@ def test_a_learning_rate_that_nobody_typed_makes_panels(make_run, tmp_path):
             result.config["optimizer"]["lr"] = lr
             result.overrides = [f"model={model}"]
             result.write(folder)
-    parts = panels(summarize_sweep(read_sweep(tmp_path / "sweep")))
+    parts = split_by_panel(summarize_sweep(read_sweep(tmp_path / "sweep")))
     assert {name: part.keys for name, part in parts.items()} == {"lr=0.01": ["model"], "lr=0.1": ["model"]}
 
 
@@ -39,7 +39,7 @@ def test_a_sweep_without_several_normalizers_or_without_anything_else_is_one(mak
     for lr in ("0.01", "0.1"):
         make_run(f"model=bn optimizer.lr={lr} seed=0")
     sweep = summarize_sweep(read_sweep(tmp_path / "sweep"))
-    assert panels(sweep) == {"": sweep}
+    assert split_by_panel(sweep) == {"": sweep}
     make_run("model=nobn optimizer.lr=0.1 seed=0")
     sweep = summarize_sweep(read_sweep(tmp_path / "sweep"))
-    assert panels(sweep) == {"": sweep}
+    assert split_by_panel(sweep) == {"": sweep}

@@ -76,7 +76,7 @@ def test_an_arm_at_chance_is_untrained_and_its_landscape_is_not_compared(make_ru
         make_run(f"model=bn seed={seed}", losses=(4.0, 1.0), probes={BETA: 1.0 + seed}, chance=2.0)
     records = read_sweep(tmp_path / "sweep")
     sweep = build_report_data(records, ReportOptions()).summary
-    assert sweep.arms["untrained"].to_dict() == {"model=bn": 0, "model=nobn": 8}
-    assert sweep.arms["mostly_untrained"].to_dict() == {"model=bn": False, "model=nobn": True}
+    assert sweep.configurations["untrained"].to_dict() == {"model=bn": 0, "model=nobn": 8}
+    assert sweep.configurations["mostly_untrained"].to_dict() == {"model=bn": False, "model=nobn": True}
     assert any(line.startswith("untrained: finished with a training loss") for line in footnotes(sweep))
     assert "one is untrained" in ratio_lines(ratios())[1]

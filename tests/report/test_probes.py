@@ -8,8 +8,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from normlab.report.figures import COLOURS, LOOK
-from normlab.report.probe_data import WIDTH, measured, printed_probes, probe_table, run_columns
-from normlab.report.probe_figures import FIGURES, plain, write_images, write_probe_figures
+from normlab.report.probe_data import TABLE_LETTERS, measured, printed_probes, probe_columns, probe_table
+from normlab.report.probe_figures import FIGURES, draw_plain_numbers, write_images, write_probe_figures
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
 from normlab.results.events import EventFile
@@ -27,7 +27,7 @@ def probed(make_run):
 
     def make(overrides, founds, **how):
         folder = make_run(overrides, **how)
-        records.append(folder, founds)
+        records.append_probes(folder, founds)
         records.write_arrays(folder, founds)
         result = Result.read(folder)
         result.probes = records.headlines(founds)
@@ -51,7 +51,7 @@ def drawn(tmp_path, name, *, laid_out=False):
     """Return the figure of a probe and its panels."""
     [probe] = [probe for probe in measured(*sweep_of(tmp_path)) if probe.name == name]
     with rc_context(LOOK):
-        figure = FIGURES.get(name, plain)(probe) or plain(probe)
+        figure = FIGURES.get(name, draw_plain_numbers)(probe) or draw_plain_numbers(probe)
         if laid_out:
             figure.draw_without_rendering()
     return figure, figure and figure.axes
@@ -140,7 +140,7 @@ def test_nothing_measured_nothing_drawn(make_run, tmp_path):
     sweep, runs = sweep_of(tmp_path)
     assert printed_probes(sweep, runs) == []
     assert probe_table(sweep, runs).shape == (1, 0)
-    assert run_columns(runs).shape == (1, 0)
+    assert probe_columns(runs).shape == (1, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -226,7 +226,7 @@ def test_a_repeated_seed_counts_once(probed, tmp_path):
         probed(f"model=bn seed={min(copy, 1)} +copy={copy}", [found("of_a_user", 0, norm=x, other=x)])
     sweep, runs = sweep_of(tmp_path)
     [probe] = measured(sweep, runs)
-    assert sum(map(len, probe.ended.values())) == (3 if len(sweep.arms) > 1 else 2)
+    assert sum(map(len, probe.ended.values())) == (3 if len(sweep.configurations) > 1 else 2)
 
 
 def test_a_diverged_run_is_thin_and_crossed_and_moves_neither_median_nor_axis(probed, tmp_path):
@@ -481,7 +481,7 @@ def test_a_wide_table_is_broken_and_each_part_names_the_arms(probed, tmp_path):
     numbers = {f"a_rather_long_name_{k}": float(k) for k in range(9)}
     probed("model=bn", [Found(1, 1, 0.0, "mine", "batch", numbers, headline=tuple(numbers))])
     lines = printed_probes(*sweep_of(tmp_path))
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= TABLE_LETTERS
     heads = [line for line in lines if line.startswith("arm")]
     assert len(heads) > 1
     assert [name for line in heads for name in line.split()[1::2]] == list(numbers)
@@ -489,7 +489,7 @@ def test_a_wide_table_is_broken_and_each_part_names_the_arms(probed, tmp_path):
 
 def test_the_columns_of_runs_are_in_the_order_of_the_records(tabled):
     _, runs = sweep_of(tabled)
-    columns = run_columns(runs)
+    columns = probe_columns(runs)
     assert columns.index.tolist() == list(range(7))
     beta = columns["probe/along_gradient/batch/beta"]
     assert beta.tolist() == pytest.approx([1, 3, 8, 10, 30, math.nan, math.nan], nan_ok=True)

@@ -13,8 +13,8 @@ import pytest
 
 from normlab.report.__main__ import main
 from normlab.report.selectors import num
-from normlab.results.result import FILE, Result, Status
-from normlab.stats.sentences import format_number, p_value, ratio_text
+from normlab.results.result import RESULT_FILE, Result, Status
+from normlab.stats.sentences import p_value, ratio_text, two_digits
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_sentence_table_and_csv_show_the_same_numbers(make_run, report, tmp_path
             assert f"ratio {ratio_text(value)}, 95 % CI {ratio_text(low)}–{ratio_text(high)}" in sentence
             assert f"× {num(value)} ({num(low)} to {num(high)})" in page
         else:
-            assert f"difference {format_number(value, plus=True)} points" in sentence
+            assert f"difference {two_digits(value, plus=True)} points" in sentence
             assert f"{num(value)} ({num(low)} to {num(high)}) points" in page
         if row["verdict"] != "too few replicates":
             assert f"p = {p_value(p)} (4 comparisons, look 1), over 9 draws of the data" in sentence
@@ -272,23 +272,23 @@ def test_a_metric_that_some_runs_lack_is_said(make_run, report):
 def test_damaged_and_half_written_records_are_named_and_counted(make_run, report, tmp_path, caplog):
     sweep(make_run, rates=("0.01",), seeds=3)
     folders = sorted((tmp_path / "sweep").glob("model=bn*"))
-    (folders[0] / FILE).write_text('{"name": ')
-    (folders[1] / FILE).unlink()
+    (folders[0] / RESULT_FILE).write_text('{"name": ')
+    (folders[1] / RESULT_FILE).unlink()
     page = report()
     assert "failed runs, which count nowhere: 2" in page
-    assert f"{folders[0] / FILE} is damaged" in caplog.text
-    assert f"{FILE} is damaged" in page
-    assert f"left no {FILE}" in page
+    assert f"{folders[0] / RESULT_FILE} is damaged" in caplog.text
+    assert f"{RESULT_FILE} is damaged" in page
+    assert f"left no {RESULT_FILE}" in page
 
 
 def test_names_from_configs_are_escaped(make_run, report, tmp_path):
     for seed in range(2):
         for model in ("bn", "nobn"):
             folder = make_run(f"model={model} seed={seed}")
-            result = json.loads((folder / FILE).read_text())
+            result = json.loads((folder / RESULT_FILE).read_text())
             result["name"] = result["error"] = "<img src=x onerror=alert(1)>"
             result["choices"]["model"] = f"<b>{model}</b>"
-            (folder / FILE).write_text(json.dumps(result))
+            (folder / RESULT_FILE).write_text(json.dumps(result))
     report()
     text = (tmp_path / "sweep/report/index.html").read_text()
     assert "&lt;b&gt;bn&lt;/b&gt;" in text

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from normlab.report.finalize import close_sweep
-from normlab.results.result import FILE
+from normlab.results.result import RESULT_FILE
 
 WINE = {"seed": 42, "generated": False, "train": 106, "val": 36, "test": 36}
 """The samples of a run on a split of a table."""
@@ -168,7 +168,7 @@ class TestEarlierRecords:
 
     def test_records_without_the_keys_at_all(self, make_run, said, tmp_path):
         sweep(make_run, {"bn": 1.0, "nobn": 2.0}, **self.EARLIER)
-        for path in (tmp_path / "sweep").rglob(FILE):
+        for path in (tmp_path / "sweep").rglob(RESULT_FILE):
             content = json.loads(path.read_text())
             for key in ("final", "data", "started", "command", "sources"):
                 del content[key]

@@ -8,7 +8,7 @@ from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
-from normlab.stats.arms import ABSENT
+from normlab.stats.configurations import ABSENT
 
 
 def change_config(folder, max_epochs=3, gamma=None):
@@ -31,21 +31,21 @@ def test_arms_runs_and_target_by_hand(make_run, tmp_path):
     make_run("model=bn seed=1", [5.0, 4.0, 3.0])
     sweep = look(tmp_path / "sweep")
     assert sweep.keys == ["model"]
-    assert sweep.arms.index.tolist() == ["model=bn", "model=nobn"]
+    assert sweep.configurations.index.tolist() == ["model=bn", "model=nobn"]
     # By three quarters of the steps, which are two epochs, bn has come to 2 and 4, and nobn to 6 and 7.
-    assert sweep.arms["target"].tolist() == [3.0, 3.0]
+    assert sweep.configurations["target"].tolist() == [3.0, 3.0]
     assert sweep.runs["epochs_to_target"].tolist() == [2, 3, math.inf, 3]
     assert sweep.runs["best"].tolist() == [2.0, 3.0, 6.0, 3.0]
     assert sweep.runs["last"].tolist() == [3.0, 3.0, 7.0, 3.0]
-    assert sweep.arms["epochs_to_target"].tolist() == [2.5, math.inf]
-    assert sweep.arms[["timed", "reached"]].to_numpy().tolist() == [[2, 2], [2, 1]]
+    assert sweep.configurations["epochs_to_target"].tolist() == [2.5, math.inf]
+    assert sweep.configurations[["timed", "reached"]].to_numpy().tolist() == [[2, 2], [2, 1]]
 
 
 def test_each_panel_has_a_target_of_its_own(make_run, tmp_path):
     for size, loss in ((32, 1.0), (128, 5.0)):
         for model, more in (("bn", 0.0), ("nobn", 1.0)):
             make_run(f"model={model} data.batch_size={size}", [9.0, loss + more, loss + more, loss])
-    arms = look(tmp_path / "sweep").arms.set_index(["data.batch_size", "model"])
+    arms = look(tmp_path / "sweep").configurations.set_index(["data.batch_size", "model"])
     assert arms["target"].to_dict() == {
         ("32", "bn"): 1.0,
         ("32", "nobn"): 1.0,
@@ -58,7 +58,7 @@ def test_each_panel_has_a_target_of_its_own(make_run, tmp_path):
 def test_the_target_that_was_asked_for_at_the_training(make_run, tmp_path):
     make_run("model=bn target=3.5", [8.0, 3.0, 2.0])
     sweep = look(tmp_path / "sweep")
-    assert sweep.arms[["target", "epochs_to_target"]].to_numpy().tolist() == [[3.5, 2.0]]
+    assert sweep.configurations[["target", "epochs_to_target"]].to_numpy().tolist() == [[3.5, 2.0]]
 
 
 def test_bug_the_target_of_re_estimated_runs_was_one_that_no_curve_reached(make_run, tmp_path):
@@ -69,7 +69,7 @@ def test_bug_the_target_of_re_estimated_runs_was_one_that_no_curve_reached(make_
         result.write(folder)
     sweep = look(tmp_path / "sweep")
     assert sweep.runs["best"].tolist() == [3.0, 3.0]
-    assert sweep.arms["target"].tolist() == [4.0]
+    assert sweep.configurations["target"].tolist() == [4.0]
     assert sweep.runs["epochs_to_target"].tolist() == [2, 2]
 
 
@@ -88,7 +88,7 @@ def test_the_order_of_the_records_does_not_matter(make_run, tmp_path):
             make_run(f"model={arm} seed={seed}", [9.0, loss + seed])
     records = read_sweep(tmp_path / "sweep")
     one, other = summarize_sweep(records), summarize_sweep(records[::-1])
-    pd.testing.assert_frame_equal(one.arms, other.arms)
+    pd.testing.assert_frame_equal(one.configurations, other.configurations)
     pd.testing.assert_frame_equal(one.runs.reset_index(drop=True), other.runs.reset_index(drop=True))
 
 
@@ -98,23 +98,31 @@ def test_large_is_good(make_run, tmp_path):
     make_run("model=ln", [0.5], metric="val/acc", direction="max", status=Status.DIVERGED, recorded="val/acc")
     sweep = look(tmp_path / "sweep")
     assert (sweep.metric, sweep.direction) == ("val/acc", "max")
-    assert set(sweep.arms["target"]) == {0.5}
-    assert sweep.arms["best_mean"].to_dict() == {"model=bn": 0.9, "model=ln": -math.inf, "model=nobn": 0.5}
-    assert sweep.arms["epochs_to_target"].to_dict() == {"model=bn": 2, "model=ln": math.inf, "model=nobn": 1}
+    assert set(sweep.configurations["target"]) == {0.5}
+    assert sweep.configurations["best_mean"].to_dict() == {
+        "model=bn": 0.9,
+        "model=ln": -math.inf,
+        "model=nobn": 0.5,
+    }
+    assert sweep.configurations["epochs_to_target"].to_dict() == {
+        "model=bn": 2,
+        "model=ln": math.inf,
+        "model=nobn": 1,
+    }
 
 
 def test_a_diverged_run_never_reaches_the_target_whatever_its_curve_says(make_run, tmp_path):
     make_run("model=bn", [5.0, 3.0])
     make_run("model=nobn", [1.0, math.nan], status=Status.DIVERGED)
-    arms = look(tmp_path / "sweep").arms
+    arms = look(tmp_path / "sweep").configurations
     assert arms.loc["model=nobn", ["epochs_to_target", "reached", "timed"]].tolist() == [math.inf, 0, 1]
 
 
 def test_there_is_no_target_where_everything_diverged(make_run, tmp_path):
     make_run("model=bn", [math.nan], status=Status.DIVERGED)
     sweep = look(tmp_path / "sweep")
-    assert sweep.arms["target"].isna().all()
-    assert sweep.arms["timed"].tolist() == [0]
+    assert sweep.configurations["target"].isna().all()
+    assert sweep.configurations["timed"].tolist() == [0]
 
 
 def test_a_run_that_did_not_end_has_no_value(make_run, tmp_path):
@@ -122,13 +130,13 @@ def test_a_run_that_did_not_end_has_no_value(make_run, tmp_path):
     make_run("model=nobn", [1.0], status=Status.STOPPED)
     sweep = look(tmp_path / "sweep")
     assert sweep.runs[["best", "last", "epochs_to_target"]].iloc[1].isna().all()
-    assert set(sweep.arms["target"]) == {5.0}
+    assert set(sweep.configurations["target"]) == {5.0}
 
 
 def test_a_metric_that_is_missing(make_run, tmp_path):
     make_run("model=bn seed=0", [5.0, 3.0])
     make_run("model=bn seed=1", [5.0, 3.0], recorded="val/mse")
-    arm = look(tmp_path / "sweep").arms.loc["model=bn"]
+    arm = look(tmp_path / "sweep").configurations.loc["model=bn"]
     assert (arm.finished, arm.seeds, arm.best_mean) == (2, 1, 3.0)
 
 
@@ -145,7 +153,7 @@ def test_the_metric_is_the_one_that_most_runs_optimized(make_run, tmp_path):
     make_run("model=bn seed=2", metric="train/loss")
     sweep = look(tmp_path / "sweep")
     assert sweep.metric == "val/loss"
-    assert sweep.arms["seeds"].tolist() == [2]
+    assert sweep.configurations["seeds"].tolist() == [2]
 
 
 def test_only_the_seed_varies(make_run, tmp_path):
@@ -153,8 +161,8 @@ def test_only_the_seed_varies(make_run, tmp_path):
         make_run(f"optimizer=adam seed={seed}")
     sweep = look(tmp_path / "sweep")
     assert sweep.keys == []
-    assert sweep.arms.index.tolist() == ["model=bn"]
-    assert sweep.arms["seeds"].tolist() == [3]
+    assert sweep.configurations.index.tolist() == ["model=bn"]
+    assert sweep.configurations["seeds"].tolist() == [3]
 
 
 def test_a_run_that_repeats_configuration_and_seed_counts_once(make_run, tmp_path):
@@ -162,7 +170,7 @@ def test_a_run_that_repeats_configuration_and_seed_counts_once(make_run, tmp_pat
         make_run(overrides)
     make_run("model=nobn", status=Status.FAILED)
     sweep = look(tmp_path / "sweep")
-    assert sweep.arms[["runs", "seeds", "failed"]].to_numpy().tolist() == [[2, 2, 0]] * 2
+    assert sweep.configurations[["runs", "seeds", "failed"]].to_numpy().tolist() == [[2, 2, 0]] * 2
     assert footnotes(sweep)[-1] == "2 runs repeat another configuration and seed; each counts once"
     assert len(run_table(sweep, read_sweep(tmp_path / "sweep"), None)) == 6
 
@@ -170,7 +178,7 @@ def test_a_run_that_repeats_configuration_and_seed_counts_once(make_run, tmp_pat
 def test_a_run_that_diverged_and_one_that_did_not_are_no_repetition(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=bn seed=0", status=Status.DIVERGED)
-    arm = look(tmp_path / "sweep").arms.loc["model=bn"]
+    arm = look(tmp_path / "sweep").configurations.loc["model=bn"]
     assert (arm.runs, arm.finished, arm.diverged) == (2, 1, 1)
 
 
@@ -225,7 +233,7 @@ def test_a_run_left_at_the_default_joins_the_arm_that_names_it(make_run, tmp_pat
     make_run("optimizer.lr=1e-2 seed=0")
     make_run("optimizer.lr=0.1 seed=0")
     make_run("seed=1")
-    arms = look(tmp_path / "sweep").arms
+    arms = look(tmp_path / "sweep").configurations
     assert arms["seeds"].to_dict() == {"optimizer.lr=0.01": 2, "optimizer.lr=0.1": 1}
 
 
@@ -233,5 +241,5 @@ def test_a_run_whose_configuration_is_lost(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=nobn")
     (make_run("model=ln") / "result.json").write_text("{")
-    arms = look(tmp_path / "sweep").arms
+    arms = look(tmp_path / "sweep").configurations
     assert arms["failed"].to_dict() == {"model=bn": 0, "model=nobn": 0, "model=unknown": 1}

@@ -5,12 +5,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from normlab.results.curves import FILE, Point, append
+from normlab.results.curves import CURVES_FILE, Point, append_curves
 from normlab.results.sweep import Record, read_curves
 
 
 def rows(folder) -> list[dict[str, str]]:
-    with (folder / FILE).open(newline="") as file:
+    with (folder / CURVES_FILE).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -19,11 +19,11 @@ def point(epoch: int, **metrics: float) -> Point:
 
 
 def test_the_header_is_written_once_however_often_points_are_added(tmp_path):
-    append(tmp_path, [point(1, val_loss=0.5)])
-    append(tmp_path, [])
-    append(tmp_path, [point(2, val_loss=0.25), point(3, val_loss=0.125)])
+    append_curves(tmp_path, [point(1, val_loss=0.5)])
+    append_curves(tmp_path, [])
+    append_curves(tmp_path, [point(2, val_loss=0.25), point(3, val_loss=0.125)])
 
-    assert (tmp_path / FILE).read_text().splitlines() == [
+    assert (tmp_path / CURVES_FILE).read_text().splitlines() == [
         "epoch,step,split,metric,value",
         "1,10,val,loss,0.5",
         "2,20,val,loss,0.25",
@@ -32,14 +32,14 @@ def test_the_header_is_written_once_however_often_points_are_added(tmp_path):
 
 
 def test_no_points_leave_the_header_alone(tmp_path):
-    append(tmp_path, [])
+    append_curves(tmp_path, [])
 
-    assert (tmp_path / FILE).read_text() == "epoch,step,split,metric,value\n"
+    assert (tmp_path / CURVES_FILE).read_text() == "epoch,step,split,metric,value\n"
 
 
 def test_every_metric_of_a_point_has_a_row_and_its_split_a_column(tmp_path):
     metrics = {"train/loss": 1.0, "val/r2": 0.5, "activation/hidden1/before_mean": -2.0}
-    append(tmp_path, [Point(4, 32, 0.0, metrics)])
+    append_curves(tmp_path, [Point(4, 32, 0.0, metrics)])
 
     assert [tuple(row.values()) for row in rows(tmp_path)] == [
         ("4", "32", "train", "loss", "1.0"),
@@ -52,15 +52,15 @@ def test_every_metric_of_a_point_has_a_row_and_its_split_a_column(tmp_path):
     "name", ["val/a,b", 'val/"quoted"', "val/two\nlines", "val/a=b/c", "val/NA", "val/é", "val/"]
 )
 def test_every_name_is_read_back(tmp_path, name):
-    append(tmp_path, [Point(1, 10, 0.0, {name: 0.5, "val/loss": 0.25})])
+    append_curves(tmp_path, [Point(1, 10, 0.0, {name: 0.5, "val/loss": 0.25})])
     assert read_curves([Record(tmp_path, None)])["metric"].tolist() == [name, "val/loss"]
     assert [f"{row['split']}/{row['metric']}" for row in rows(tmp_path)] == [name, "val/loss"]
 
 
 def test_a_row_that_was_cut_within_a_quoted_name_is_left_out(tmp_path):
-    append(tmp_path, [Point(1, 10, 0.0, {"val/loss": 0.25, "val/two\nlines": 0.5})])
-    text = (tmp_path / FILE).read_text()
-    (tmp_path / FILE).write_text(text[: text.index("lines")])
+    append_curves(tmp_path, [Point(1, 10, 0.0, {"val/loss": 0.25, "val/two\nlines": 0.5})])
+    text = (tmp_path / CURVES_FILE).read_text()
+    (tmp_path / CURVES_FILE).write_text(text[: text.index("lines")])
 
     assert read_curves([Record(tmp_path, None)])["metric"].tolist() == ["val/loss"]
 
@@ -68,8 +68,8 @@ def test_a_row_that_was_cut_within_a_quoted_name_is_left_out(tmp_path):
 @given(values=st.lists(st.floats(), min_size=1, max_size=8))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 def test_every_number_is_read_back_bit_by_bit(tmp_path, values):
-    (tmp_path / FILE).unlink(missing_ok=True)
-    append(tmp_path, [point(epoch, val_loss=value) for epoch, value in enumerate(values)])
+    (tmp_path / CURVES_FILE).unlink(missing_ok=True)
+    append_curves(tmp_path, [point(epoch, val_loss=value) for epoch, value in enumerate(values)])
 
     read = [float(row["value"]) for row in rows(tmp_path)]
     assert [value.hex() for value in read] == [value.hex() for value in values]
@@ -79,6 +79,6 @@ def test_every_number_is_read_back_bit_by_bit(tmp_path, values):
 def test_pandas_reads_numbers_that_are_not_finite(tmp_path, value):
     import pandas as pd
 
-    append(tmp_path, [point(1, val_loss=value)])
+    append_curves(tmp_path, [point(1, val_loss=value)])
 
-    assert pd.read_csv(tmp_path / FILE)["value"].item() == pytest.approx(value, nan_ok=True)
+    assert pd.read_csv(tmp_path / CURVES_FILE)["value"].item() == pytest.approx(value, nan_ok=True)

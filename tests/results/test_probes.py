@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from normlab.results import probes
 from normlab.results.probes import (
     ARRAYS,
-    FILE,
+    PROBES_FILE,
     Found,
-    append,
+    append_probes,
     headlines,
     read_arrays,
     read_probes,
@@ -43,11 +43,11 @@ def rows_of(frame) -> list[tuple]:
 
 
 def test_the_file_begins_with_its_header_however_often_it_is_added_to(tmp_path):
-    append(tmp_path, [])
-    append(tmp_path, [found(5, trace=2.0, hidden1__q50=0.25)])
-    append(tmp_path, [found(10, mode="frozen", trace=-1.0)])
+    append_probes(tmp_path, [])
+    append_probes(tmp_path, [found(5, trace=2.0, hidden1__q50=0.25)])
+    append_probes(tmp_path, [found(10, mode="frozen", trace=-1.0)])
 
-    assert (tmp_path / FILE).read_text().splitlines() == [
+    assert (tmp_path / PROBES_FILE).read_text().splitlines() == [
         "epoch,step,probe,mode,quantity,value",
         "1,5,curvature,batch,trace,2.0",
         "1,5,curvature,batch,hidden1/q50,0.25",
@@ -57,7 +57,7 @@ def test_the_file_begins_with_its_header_however_often_it_is_added_to(tmp_path):
 
 def test_a_name_with_a_comma_or_a_quote_is_read_back(tmp_path):
     [run] = runs(tmp_path, 1)
-    append(run.folder, [Found(1, 5, 0.0, "mine", "batch", {'a,"b"': 2.0, "c": 1.0})])
+    append_probes(run.folder, [Found(1, 5, 0.0, "mine", "batch", {'a,"b"': 2.0, "c": 1.0})])
 
     assert read_probes([run])["quantity"].tolist() == ['a,"b"', "c"]
 
@@ -65,10 +65,10 @@ def test_a_name_with_a_comma_or_a_quote_is_read_back(tmp_path):
 @given(values=st.lists(st.floats(), min_size=1, max_size=8))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 def test_every_number_is_written_bit_by_bit(tmp_path, values):
-    (tmp_path / FILE).unlink(missing_ok=True)
-    append(tmp_path, [found(step, trace=value) for step, value in enumerate(values)])
+    (tmp_path / PROBES_FILE).unlink(missing_ok=True)
+    append_probes(tmp_path, [found(step, trace=value) for step, value in enumerate(values)])
 
-    with (tmp_path / FILE).open(newline="") as file:
+    with (tmp_path / PROBES_FILE).open(newline="") as file:
         written = [float(row["value"]) for row in csv.DictReader(file)]
     assert [value.hex() for value in written] == [value.hex() for value in values]
 
@@ -85,9 +85,9 @@ def test_tags_points_and_headlines():
 
 def test_the_numbers_of_all_runs_are_read_in_the_order_of_the_records(tmp_path):
     records = runs(tmp_path, 4)
-    append(records[0].folder, [found(5, trace=2.0), found(10, trace=math.inf)])
-    append(records[1].folder, [])
-    append(records[3].folder, [found(5, mode="frozen", hidden1__q50=math.nan)])
+    append_probes(records[0].folder, [found(5, trace=2.0), found(10, trace=math.inf)])
+    append_probes(records[1].folder, [])
+    append_probes(records[3].folder, [found(5, mode="frozen", hidden1__q50=math.nan)])
 
     frame = read_probes(records)
     assert frame.columns.tolist() == COLUMNS
@@ -106,19 +106,19 @@ def test_runs_without_probes_have_no_rows(tmp_path, count, caplog):
     assert (frame.columns.tolist(), len(frame), caplog.text) == (COLUMNS, 0, "")
 
 
-@pytest.mark.parametrize("content", [probes.HEADER, "epoch,st", ""])
+@pytest.mark.parametrize("content", [probes.PROBES_HEADER, "epoch,st", ""])
 def test_a_file_without_a_whole_row_has_none(tmp_path, content, caplog):
     records = runs(tmp_path, 2)
-    (records[0].folder / FILE).write_text(content)
-    append(records[1].folder, [found(5, trace=2.0)])
+    (records[0].folder / PROBES_FILE).write_text(content)
+    append_probes(records[1].folder, [found(5, trace=2.0)])
     assert read_probes(records)["run"].tolist() == [1]
     assert caplog.text == ""
 
 
 def test_a_half_written_line_is_left_out(tmp_path, caplog):
     records = runs(tmp_path, 1)
-    append(records[0].folder, [found(5, trace=2.0)])
-    with (records[0].folder / FILE).open("a") as file:
+    append_probes(records[0].folder, [found(5, trace=2.0)])
+    with (records[0].folder / PROBES_FILE).open("a") as file:
         file.write("2,10,curvature,batch,trace,1")
     assert read_probes(records)["value"].tolist() == [2.0]
     assert caplog.text == ""
@@ -139,8 +139,8 @@ def test_a_half_written_line_is_left_out(tmp_path, caplog):
 def test_a_damaged_file_is_said_and_the_others_are_read(tmp_path, damage, said, place, caplog):
     records = runs(tmp_path, 3)
     for k, record in enumerate(records):
-        append(record.folder, [found(5, trace=float(k))])
-    with (records[place].folder / FILE).open("a") as file:
+        append_probes(record.folder, [found(5, trace=float(k))])
+    with (records[place].folder / PROBES_FILE).open("a") as file:
         file.write(damage)
     whole = [k for k in range(3) if k != place or said is None]
     values = read_probes(records).query("quantity == 'trace' and step == 5").groupby("run")["value"].first()
@@ -153,9 +153,9 @@ def test_a_damaged_file_is_said_and_the_others_are_read(tmp_path, damage, said, 
 
 def test_a_file_with_another_header_or_that_is_no_text_is_damaged(tmp_path, caplog):
     records = runs(tmp_path, 3)
-    (records[0].folder / FILE).write_text("a,b\n1,2\n")
-    (records[1].folder / FILE).write_bytes(b"\xff\xfe\n")
-    append(records[2].folder, [found(5, trace=2.0)])
+    (records[0].folder / PROBES_FILE).write_text("a,b\n1,2\n")
+    (records[1].folder / PROBES_FILE).write_bytes(b"\xff\xfe\n")
+    append_probes(records[2].folder, [found(5, trace=2.0)])
     assert read_probes(records)["run"].tolist() == [2]
     assert sum("is damaged" in record.getMessage() for record in caplog.records) == 2
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from normlab.results.result import (
-    FILE,
+    RESULT_FILE,
     EpochMetrics,
     Objective,
     Result,
@@ -100,7 +100,7 @@ def test_the_file_is_strict_json_that_other_programs_read(tmp_path):
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
 
-    content = json.loads((tmp_path / FILE).read_text(), parse_constant=refuse)
+    content = json.loads((tmp_path / RESULT_FILE).read_text(), parse_constant=refuse)
     assert content["status"] == "finished"
     assert content["objective"]["value"] == "nan"
     assert content["config"] == {"x": ["inf"]}
@@ -141,15 +141,15 @@ WITHOUT = {
     ],
 )
 def test_a_damaged_result_is_named(tmp_path, text):
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / RESULT_FILE).write_text(text)
 
     with pytest.raises(ValueError, match="is damaged") as error:
         Result.read(tmp_path)
-    assert str(tmp_path / FILE) in str(error.value)
+    assert str(tmp_path / RESULT_FILE) in str(error.value)
 
 
 def test_bytes_that_are_no_text_are_named_as_damage(tmp_path):
-    (tmp_path / FILE).write_bytes(b"\xff\xfe\x00")
+    (tmp_path / RESULT_FILE).write_bytes(b"\xff\xfe\x00")
 
     with pytest.raises(ValueError, match=r"result\.json is damaged"):
         Result.read(tmp_path)
@@ -158,7 +158,7 @@ def test_bytes_that_are_no_text_are_named_as_damage(tmp_path):
 def test_a_record_of_an_earlier_version_had_one_dataset_and_does_not_describe_it(tmp_path):
     content = json.loads(WHOLE)
     del content["data"], content["config"]["replicate"]
-    (tmp_path / FILE).write_text(json.dumps(content))
+    (tmp_path / RESULT_FILE).write_text(json.dumps(content))
     result = Result.read(tmp_path)
 
     assert result.config == a_result().config | {"replicate": "seed"}
@@ -166,7 +166,7 @@ def test_a_record_of_an_earlier_version_had_one_dataset_and_does_not_describe_it
 
 
 def test_a_key_of_a_later_version_is_passed_over(tmp_path):
-    (tmp_path / FILE).write_text(json.dumps(json.loads(WHOLE) | {"new": 1}))
+    (tmp_path / RESULT_FILE).write_text(json.dumps(json.loads(WHOLE) | {"new": 1}))
 
     assert Result.read(tmp_path) == a_result()
 
@@ -174,7 +174,7 @@ def test_a_key_of_a_later_version_is_passed_over(tmp_path):
 def test_a_result_of_an_earlier_version_has_no_final_values_and_one_split_for_all_seeds(tmp_path):
     content = json.loads(WHOLE)
     del content["final"], content["data"], content["config"]["replicate"]
-    (tmp_path / FILE).write_text(json.dumps(content))
+    (tmp_path / RESULT_FILE).write_text(json.dumps(content))
 
     result = Result.read(tmp_path)
     assert (result.final, result.data, result.config["replicate"]) == ({}, {}, "seed")

@@ -12,7 +12,7 @@ from normlab.results.sweep import read_curves, read_sweep, read_sweeps, run_fold
 def make_run(folder, losses=(2.0, 1.0), **changed):
     folder.mkdir(parents=True)
     points = [Point(epoch, 5 * epoch, 0.0, {"val/loss": loss}) for epoch, loss in enumerate(losses, 1)]
-    curves.append(folder, points)
+    curves.append_curves(folder, points)
     known = {
         "name": folder.name,
         "status": Status.FINISHED,
@@ -173,7 +173,7 @@ class TestReadCurves:
 
     def test_a_metrics_name_may_hold_a_slash(self, tmp_path):
         make_run(tmp_path / "a", losses=(1.0,))
-        curves.append(tmp_path / "a", [Point(1, 5, 0.0, {"activation/hidden1/before_mean": 3.0})])
+        curves.append_curves(tmp_path / "a", [Point(1, 5, 0.0, {"activation/hidden1/before_mean": 3.0})])
         assert self.read(tmp_path)["metric"].tolist() == ["val/loss", "activation/hidden1/before_mean"]
 
     def test_a_line_that_was_cut_off_is_left_out(self, tmp_path):

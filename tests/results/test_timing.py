@@ -6,7 +6,7 @@ import pytest
 
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import Record
-from normlab.results.timing import FILE, TimedArm, Timing, read_timing, representatives, step_seconds
+from normlab.results.timing import TIMING_FILE, TimedArm, Timing, read_timing, representatives, step_seconds
 
 CONFIG = {
     "seed": 0,
@@ -44,7 +44,7 @@ def test_a_timing_is_read_as_it_was_written(tmp_path):
     timing = timing_of(result_of(), result_of(data__batch_size=30))
     timing.write(tmp_path)
     assert read_timing(tmp_path) == timing
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [TIMING_FILE]
 
 
 def test_a_folder_without_a_timing_has_none(tmp_path):
@@ -53,17 +53,17 @@ def test_a_folder_without_a_timing_has_none(tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"arms": []}', '{"started": "", "arms": [{"run": "a"}]}'])
 def test_a_damaged_timing_is_named_and_left_out(tmp_path, caplog, text):
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / TIMING_FILE).write_text(text)
     assert read_timing(tmp_path) is None
-    assert f"{tmp_path / FILE} is damaged: " in caplog.text
+    assert f"{tmp_path / TIMING_FILE} is damaged: " in caplog.text
 
 
 def test_what_a_later_version_adds_is_no_damage(tmp_path):
     timing = timing_of(result_of())
     timing.write(tmp_path)
-    values = json.loads((tmp_path / FILE).read_text())
+    values = json.loads((tmp_path / TIMING_FILE).read_text())
     values["arms"][0]["more"] = values["more"] = 1
-    (tmp_path / FILE).write_text(json.dumps(values))
+    (tmp_path / TIMING_FILE).write_text(json.dumps(values))
     assert read_timing(tmp_path) == timing
 
 

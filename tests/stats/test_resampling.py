@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from normlab.stats.estimates import Draws, percentiles
+from normlab.stats.estimates import Draws, percentile_interval
 
 
 def draws(seed=0, resamples=400):
@@ -27,21 +27,21 @@ def test_the_middle_of_a_resample_is_the_middle_of_its_sorted_values():
 
 def test_percentiles_are_values_of_the_sample_the_next_ones_outwards():
     # Of 0 … 99 the places are 2.475 and 96.525.
-    assert percentiles(np.arange(100.0)) == (2.0, 97.0)
-    assert percentiles(-np.arange(100.0)) == (-97.0, -2.0)
+    assert percentile_interval(np.arange(100.0)) == (2.0, 97.0)
+    assert percentile_interval(-np.arange(100.0)) == (-97.0, -2.0)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_a_resample_without_a_value_is_outside_at_both_ends(share):
     values = np.arange(100.0)
     values[: int(100 * share)] = np.nan
-    assert percentiles(values) == (-math.inf, math.inf)
+    assert percentile_interval(values) == (-math.inf, math.inf)
 
 
 def test_an_end_can_be_infinite():
     values = np.append(np.arange(90.0), [math.inf] * 10)
-    assert percentiles(values) == (2.0, math.inf)
+    assert percentile_interval(values) == (2.0, math.inf)
 
 
 def test_no_resamples_give_no_interval():
-    assert all(map(math.isnan, percentiles(draws(resamples=0).seeds(8)[0].astype(float))))
+    assert all(map(math.isnan, percentile_interval(draws(resamples=0).seeds(8)[0].astype(float))))

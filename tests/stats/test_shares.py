@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.stats.estimates import share
+from normlab.stats.estimates import share_estimate
 from normlab.stats.paired_tests import compare_paired_shares, failure_correlation, newcombe
 
 
@@ -73,5 +73,5 @@ class TestPaired:
     ],
 )
 def test_without_correlation_the_interval_is_that_of_newcombes_table_of_independent_shares(counts, low, high):
-    found = newcombe(share(*counts[:2]), share(*counts[2:]))
+    found = newcombe(share_estimate(*counts[:2]), share_estimate(*counts[2:]))
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normlab.stats.estimates import Draws
-from normlab.stats.time_to_target import best_by, median, steps_of, target_of, time_ratio, times_to
+from normlab.stats.time_to_target import best_arm_median, best_by, median, steps_of, time_ratio, times_to
 
 INF, NAN = math.inf, math.nan
 
@@ -67,11 +67,13 @@ class TestTarget:
 
     @pytest.mark.parametrize(("direction", "target"), [("min", 2.0), ("max", 5.0)])
     def test_the_median_of_the_arm_where_it_is_best(self, direction, target):
-        assert target_of({"a": np.array([1.0, 2.0, 9.0]), "b": np.array([4.0, 5.0, 6.0])}, direction) == target
+        assert (
+            best_arm_median({"a": np.array([1.0, 2.0, 9.0]), "b": np.array([4.0, 5.0, 6.0])}, direction) == target
+        )
 
     def test_an_arm_of_which_half_diverged_sets_none(self):
-        assert target_of({"a": np.array([1.0, INF]), "b": np.array([4.0])}, "min") == 4.0
-        assert math.isnan(target_of({"a": np.array([INF]), "b": np.array([])}, "min"))
+        assert best_arm_median({"a": np.array([1.0, INF]), "b": np.array([4.0])}, "min") == 4.0
+        assert math.isnan(best_arm_median({"a": np.array([INF]), "b": np.array([])}, "min"))
 
     def test_the_budget_and_the_steps_between_evaluations(self):
         frame = pd.DataFrame({"run": [0, 0, 1, 1], "step": [50, 20, 10, 15]})

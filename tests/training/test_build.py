@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from normlab.errors import ConfigError
 from normlab.norms import BatchRenorm
 from normlab.population.stacking_check import Stacking
-from normlab.sweep.grouping import groups
+from normlab.sweep.grouping import group_runs
 from normlab.training.build import make_data, net_maker
 from normlab.training.dry_run import dry_run_once
 
@@ -50,7 +50,7 @@ def test_every_model_in_every_net_makes_populations_or_is_refused_with_the_reaso
             dry_run_once(configs[0])
         return
     dry_run_once(configs[0])
-    (group,) = groups(configs, chunk=None)
+    (group,) = group_runs(configs, chunk=None)
     assert group.places == [0, 1]
     assert group.stacking == Stacking()
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from normlab.config.schema import Config
 from normlab.data import Random, Table
 from normlab.results.result import Result
-from normlab.sweep.grouping import groups
+from normlab.sweep.grouping import group_runs
 from normlab.training.build import make_data, net_maker
 from normlab.training.run import train
 from normlab.training.run_folders import Run
@@ -195,7 +195,7 @@ def test_members_whose_splits_lack_a_word_are_grouped_by_their_inputs_and_equal_
     ]
     members = [[f"seed={seed}", "optimizer.lr=0.001"] for seed in range(10)]
     together = runs_of(tmp_path / "together", common, members)
-    found = groups([run.config for run in together], None)
+    found = group_runs([run.config for run in together], None)
     sizes = sorted(len(group.places) for group in found)
     assert sum(sizes) == 10
     assert len(sizes) > 1, "there are splits with inputs of several shapes"

@@ -11,7 +11,7 @@ from torch import nn
 
 from normlab.population.population import copy_of
 from normlab.training.build import make_data, make_module, make_probes
-from normlab.training.probe_callback import ProbeCallback, Step, preconditioning
+from normlab.training.probe_callback import ProbeCallback, ProbedStep, preconditioning
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -76,7 +76,7 @@ def test_all_probes_leave_everything_bit_identical(model, members):
     probes.run(
         module,
         list(probes.probes),
-        Step(before, copy_of(module.population), x, y, 1, 0, preconditioning(optimizer)),
+        ProbedStep(before, copy_of(module.population), x, y, 1, 0, preconditioning(optimizer)),
     )
     assert everything(module.population, optimizer) == seen
     assert generators() == drawn

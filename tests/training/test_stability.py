@@ -9,7 +9,7 @@ from normlab.population.optim import SGD, Adam, AdamW, StackedOptimizer
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.lanczos import LARGEST
 from normlab.probes.landscape import BatchedLoss
-from normlab.training.probe_callback import preconditioning, stability
+from normlab.training.probe_callback import preconditioning, stability_limit
 
 LR, P = 0.05, 6
 SGDS = {
@@ -64,7 +64,7 @@ def parameters() -> list[nn.Parameter]:
 @pytest.mark.parametrize("options", SGDS.values(), ids=list(SGDS))
 def test_gradient_descent_turns_at_its_limit(options, share):
     optimizer = SGD(parameters(), lr=LR, **options)
-    limit = stability(optimizer).item()
+    limit = stability_limit(optimizer).item()
     hessian = matrix() * (share * limit / (LR * largest(matrix())))
     assert LR * largest(hessian) == pytest.approx(share * limit)
     assert converges(optimizer, hessian) == (share < 1)
@@ -107,7 +107,7 @@ def dense(hessian: Tensor, scale: Tensor, decay: Tensor) -> Tensor:
 )
 def test_nesterovs_limit_by_hand(options, limit):
     optimizer = SGD(parameters(), lr=LR, nesterov=True, **options)
-    assert stability(optimizer).item() == pytest.approx(limit, abs=1e-3)
+    assert stability_limit(optimizer).item() == pytest.approx(limit, abs=1e-3)
 
 
 def test_adams_limit_is_38_and_less_with_decoupled_decay():
@@ -119,13 +119,13 @@ def test_adams_limit_is_38_and_less_with_decoupled_decay():
 
 def test_each_member_has_its_own_limit_and_preconditioner():
     weights = [nn.Parameter(torch.ones(2, 3, dtype=torch.float64))]
-    assert stability(SGD(weights, momentum=[0.0, 0.9], members=2)).tolist() == pytest.approx([2.0, 3.8])
+    assert stability_limit(SGD(weights, momentum=[0.0, 0.9], members=2)).tolist() == pytest.approx([2.0, 3.8])
     sgd = SGD(weights, lr=[0.1, 0.2], momentum=[0.5, 0.9], weight_decay=[0.0, 1.0], nesterov=True, members=2)
-    assert stability(sgd).tolist() == pytest.approx([1.5, 3.8 / 2.8 - 0.2])
+    assert stability_limit(sgd).tolist() == pytest.approx([1.5, 3.8 / 2.8 - 0.2])
     assert preconditioning(sgd) is None
 
     adam = Adam(weights, betas=([0.9, 0.5], 0.999), eps=[1e-8, 0.1], members=2)
-    assert stability(adam) is None
+    assert stability_limit(adam) is None
     assert preconditioning(adam).diagonal.isnan().all()
     for number in (1.0, 2.0):
         weights[0].grad = number * torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 4.0]]).double()
@@ -141,4 +141,4 @@ def test_each_member_has_its_own_limit_and_preconditioner():
 
 def test_other_optimizers_have_no_limit():
     other = torch.optim.RMSprop(parameters())
-    assert (stability(other), preconditioning(other)) == (None, None)
+    assert (stability_limit(other), preconditioning(other)) == (None, None)

@@ -16,7 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydra_plugins.normlab.composer import current_job, environment_of, place_of, resolve_in_place, task_of
+from hydra_plugins.normlab.composer import current_job, environment_of, place_of, resolve_in_place, task_config
 from hydra_plugins.normlab.typed import require_effective, was_typed
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config.schema import direction_of
@@ -86,7 +86,7 @@ class NormlabCallback(Callback):
             with current_job(config):
                 folder = Path(config.hydra.run.dir)
             set_run_folder(config, folder)
-            task = task_of(config)
+            task = task_config(config)
             with current_job(config):
                 dry_run_once(task)
                 if was_typed(config, "hydra.run.dir"):

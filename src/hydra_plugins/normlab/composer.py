@@ -18,7 +18,7 @@ from hydra_plugins.normlab.typed import parse
 from normlab.config.messages import find_line
 from normlab.results.folder import without_hydra
 
-Place = tuple[DictConfig | ListConfig, Any]
+NodePlace = tuple[DictConfig | ListConfig, Any]
 HYDRA_VALUE = re.compile(r"\$\{\s*hydra:")
 
 
@@ -42,7 +42,7 @@ def current_job(config: DictConfig) -> Iterator[None]:
         OmegaConf.set_readonly(config.hydra, readonly)
 
 
-def task_of(config: DictConfig) -> DictConfig:
+def task_config(config: DictConfig) -> DictConfig:
     """Copy a job's config without Hydra's part; Hydra's values are resolved, other interpolations stay written."""
     task = without_hydra(config)
     found = list(hydra_values(task))
@@ -60,14 +60,14 @@ def resolve_in_place(config: DictConfig) -> None:
             resolve(found)
 
 
-def resolve(places: list[Place]) -> None:
+def resolve(places: list[NodePlace]) -> None:
     """Replace interpolations by their values; all are read before the first one is replaced."""
     values = [node[key] for node, key in places]
     for (node, key), value in zip(places, values, strict=True):
         node[key] = value
 
 
-def hydra_values(node: DictConfig | ListConfig, *keys: Any) -> Iterator[Place]:
+def hydra_values(node: DictConfig | ListConfig, *keys: Any) -> Iterator[NodePlace]:
     """Yield the places, as containers and keys, whose interpolation refers to ``${hydra:…}``."""
     everything: Iterable[Any] = range(len(node)) if isinstance(node, ListConfig) else node
     for key in keys or tuple(everything):
@@ -130,7 +130,7 @@ class Composer:
         """
         words = tuple(overrides)
         if words not in self.tasks:
-            task = task_of(config)
+            task = task_config(config)
             if any(hydra_values(config, *task)):
                 return task
             OmegaConf.set_readonly(task, True)

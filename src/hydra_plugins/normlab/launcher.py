@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.normlab.callback import is_our_sweep
 from hydra_plugins.normlab.composer import Composer, environment_of
-from hydra_plugins.normlab.typed import IN_A_POPULATION, refuse_below, typed
+from hydra_plugins.normlab.typed import IN_A_POPULATION, refuse_below, typed_overrides
 from normlab.errors import ConfigError, require
 from normlab.results.folder import computed, configuration_in
 from normlab.results.sweep import run_folders
@@ -107,7 +107,7 @@ class PopulationLauncher(Launcher):
                 f"hydra.job.chdir must be false with hydra/launcher=population, whose runs share a process, "
                 f"got {chdir}; add hydra/launcher=basic"
             )
-        refuse_below(typed(config), IN_A_POPULATION)
+        refuse_below(typed_overrides(config), IN_A_POPULATION)
         require_no_job_start(hydra_context.callbacks)
         self.config, self.callbacks = config, hydra_context.callbacks
         self.composer = Composer(hydra_context.config_loader, config)
@@ -134,13 +134,13 @@ class PopulationLauncher(Launcher):
 
     def train_all(self, configs: Sequence[DictConfig], runs: "Sequence[Run]") -> dict[int, Any]:
         """Say what is trained, train it, and return each run's objective or exception by its place."""
-        from normlab.sweep.grouping import groups, plan
+        from normlab.sweep.grouping import group_runs, plan
 
         # What one run of a population may be trained with, another may not; our sweeper has checked every one.
         outcomes = {} if is_our_sweep(self.config) else mistakes(runs)
         sound = [k for k in range(len(runs)) if k not in outcomes]
         to_train = [runs[k] for k in sound]
-        found = groups([run.config for run in to_train], self.chunk, self.n_jobs)
+        found = group_runs([run.config for run in to_train], self.chunk, self.n_jobs)
         for line in plan(found, to_train) if to_train else ():
             log.info(line)
         for config, run in zip(configs, runs, strict=True):

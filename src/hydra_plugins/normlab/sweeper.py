@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydra_plugins.normlab.callback import closing
 from hydra_plugins.normlab.composer import Composer, environment_of, place_of
 from hydra_plugins.normlab.launcher import PopulationLauncher, choose_folders, earlier_runs, fingerprint
-from hydra_plugins.normlab.typed import is_below, key_of, parse, require_one_of_each, was_typed
+from hydra_plugins.normlab.typed import is_at_or_below, key_of, parse, require_one_of_each, was_typed
 from normlab.errors import ConfigError, require
 from normlab.results.folder import free_folder, plain, require_own, require_sweep, require_writable, run_names
 
@@ -271,13 +271,13 @@ def missing_keys(job: Sequence[str], composer: Composer) -> Iterator[str]:
         if override.is_hydra_override() or composer.is_choice(override):
             continue
         adds = override.is_add() or override.is_force_add()
-        if not (has(config, override, adds) or any(is_below(key, own) for own in introduced)):
+        if not (config_has(config, override, adds) or any(is_at_or_below(key, own) for own in introduced)):
             yield key_of(override)
         if adds or isinstance(override.value(), dict):
             introduced.append(key)
 
 
-def has(config: DictConfig, override: Override, adds: bool) -> bool:
+def config_has(config: DictConfig, override: Override, adds: bool) -> bool:
     """Return whether a config has the key of an override, or the group that a key is added to."""
     parent, _, name = override.key_or_group.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config

@@ -58,13 +58,13 @@ def key_of(override: Override) -> str:
     return override.get_key_element().lstrip("+~")
 
 
-def typed(config: DictConfig) -> list[Override]:
+def typed_overrides(config: DictConfig) -> list[Override]:
     """Return the overrides of the command line, interpolations as written."""
     words: Any = OmegaConf.to_container(config.hydra.overrides)
     return [parse(word) for word in (*words["task"], *words["hydra"])]
 
 
-def is_below(key: str, parent: str) -> bool:
+def is_at_or_below(key: str, parent: str) -> bool:
     """Return whether a dotted key is ``parent`` or below it."""
     return key == parent or key.startswith(f"{parent}.")
 
@@ -72,8 +72,8 @@ def is_below(key: str, parent: str) -> bool:
 def was_typed(config: DictConfig, key: str) -> bool:
     """Return whether a key, or a mapping that holds it, was set on the command line."""
     return any(
-        is_below(own, key) or (is_below(key, own) and isinstance(override.value(), dict))
-        for override in typed(config)
+        is_at_or_below(own, key) or (is_at_or_below(key, own) and isinstance(override.value(), dict))
+        for override in typed_overrides(config)
         if not override.is_delete() and (own := key_of(override))
     )
 
@@ -84,7 +84,7 @@ def require_effective(config: DictConfig, is_sweep: bool) -> None:
     Raises:
         ConfigError: the override, why it has none, and the remedy.
     """
-    overrides = typed(config)
+    overrides = typed_overrides(config)
     require_distinct(overrides)
     require_one_of_each(overrides)
     refuse_below(overrides, ALWAYS | (IN_A_SWEEP if is_sweep else IN_A_RUN))
@@ -107,7 +107,7 @@ def refuse_below(overrides: Sequence[Override], reasons: Mapping[str, str]) -> N
     """Refuse overrides of the keys of ``reasons`` and of those below them."""
     for override in overrides:
         for key, reason in reasons.items():
-            if is_below(key_of(override), key):
+            if is_at_or_below(key_of(override), key):
                 raise ConfigError(f"{override.input_line} has no effect {reason}")
 
 
@@ -136,7 +136,7 @@ def require_distinct(overrides: Sequence[Override]) -> None:
 def require_known(config: DictConfig, override: Override) -> None:
     """Refuse a key that was added where Hydra has none of that name and nothing reads it."""
     parent, _, name = override.key_or_group.rpartition(".")
-    if not is_below(parent, "hydra") or any(is_below(parent, f"hydra.{part}") for part in PLUGINS):
+    if not is_at_or_below(parent, "hydra") or any(is_at_or_below(parent, f"hydra.{part}") for part in PLUGINS):
         return
     node = OmegaConf.select(config, parent)
     kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
@@ -170,7 +170,7 @@ def require_arguments(config: DictConfig, part: str) -> None:
             f"hydra.{part}._target_ must be that of hydra/{part}={choice}, {chosen}, got {node._target_}; {how}"
         )
     parameters = inspect.signature(get_object(node._target_)).parameters
-    for key in arguments_of(node):
+    for key in target_arguments(node):
         if key not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             known = f"; it takes {', '.join(parameters)}" if parameters else ""
             raise ConfigError(f"hydra.{part}.{key}: hydra/{part}={choice} takes no such argument{known}")
@@ -185,6 +185,6 @@ def target_of_option(part: str, option: str) -> str | None:
     return str(node._target_) if "_target_" in node else None
 
 
-def arguments_of(node: DictConfig) -> Iterator[str]:
+def target_arguments(node: DictConfig) -> Iterator[str]:
     """Yield the keys of a node that are arguments of its ``_target_``."""
     yield from (str(key) for key in node if not str(key).startswith("_"))

@@ -25,11 +25,11 @@ def find_line(text: str, folders: Iterable[Path]) -> str | None:
             for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
                 # An interpolation without its brace is not found in one that is closed.
                 if text in line and f"{text}}}" not in line:
-                    return f"{short(path)}, line {number}"
+                    return f"{relative_path(path)}, line {number}"
     return None
 
 
-def short(path: Path) -> str:
+def relative_path(path: Path) -> str:
     """Return a path relative to the current folder where it is below it, as it is otherwise."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
@@ -72,7 +72,7 @@ def format_error(error: BaseException, conf: Path) -> str:
             return remedy(found[1], conf)
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
-        return f"{short(Path(mark.name))}, line {mark.line + 1}: cannot be read as YAML: {error.problem}"
+        return f"{relative_path(Path(mark.name))}, line {mark.line + 1}: cannot be read as YAML: {error.problem}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         meant, options = nearest(option, error.options), ", ".join(error.options)
@@ -143,7 +143,7 @@ def composed(key: str, conf: Path) -> DictConfig:
     """Return the configuration that has a key, with Hydra's part for a key of Hydra's."""
     folders = [conf, *typed_folders()]
     searched = ",".join(f"'file://{folder.absolute()}'" for folder in folders[1:])
-    words = [f"hydra.searchpath=[{searched}]", *chosen(folders)]
+    words = [f"hydra.searchpath=[{searched}]", *typed_choices(folders)]
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         return compose("train", words, return_hydra_config=key.startswith("hydra."))
 
@@ -152,10 +152,10 @@ def suggest_key(key: str, conf: Path) -> str:
     """Return the remedy for a key that the configuration does not have."""
     config = composed(key, conf)
     group, _, rest = key.partition(".")
-    if rest in arguments_of(config, group):
+    if rest in free_arguments(config, group):
         return f"to hand {rest} to {config[group]._target_}, write +{key}="
     options = [path.stem for path in sorted((conf / group).glob("*.yaml"))]
-    having = [option for option in options if rest and has(conf / group / f"{option}.yaml", rest)]
+    having = [option for option in options if rest and option_has(conf / group / f"{option}.yaml", rest)]
     if having:
         return f"{', '.join(f'{group}={option}' for option in having)} {'has' if len(having) == 1 else 'have'} it"
     parent, _, name = key.rpartition(".")
@@ -164,14 +164,14 @@ def suggest_key(key: str, conf: Path) -> str:
         keys = keys_of(config)
         same = [known for known in keys if known.rpartition(".")[2] == name]
         return f"did you mean {nearest(key, same or keys)}?"
-    arguments = arguments_of(config, parent)
+    arguments = free_arguments(config, parent)
     if name in arguments:
         return f"to hand {name} to {node._target_}, write +{key}="
     meant = nearest(name, sorted(arguments | set(node)))
     return f"did you mean {'' if meant in node else '+'}{parent}.{meant}?"
 
 
-def arguments_of(config: DictConfig, path: str) -> set[str]:
+def free_arguments(config: DictConfig, path: str) -> set[str]:
     """Return the arguments that the ``_target_`` of a group takes from the configuration, if it has one."""
     node = OmegaConf.select(config, path)
     target = node.get("_target_") if is_group(node) else None
@@ -181,7 +181,7 @@ def arguments_of(config: DictConfig, path: str) -> set[str]:
     return set(parameters) - supplied(node, parameters)
 
 
-def chosen(folders: Sequence[Path]) -> list[str]:
+def typed_choices(folders: Sequence[Path]) -> list[str]:
     """Return the group choices among the words of the command line, the first of several."""
     words = [word.partition("=") for word in sys.argv[1:]]
     choices = [(group, options.partition(",")[0]) for group, _, options in words]
@@ -192,6 +192,6 @@ def chosen(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def has(path: Path, key: str) -> bool:
+def option_has(path: Path, key: str) -> bool:
     """Return whether an option's file has a key."""
     return key in keys_of(OmegaConf.load(path))  # type: ignore[arg-type]

@@ -18,14 +18,14 @@ from normlab.errors import ConfigError, require
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
-LOSSES = ("squared_error",)
+LOSS_NAMES = ("squared_error",)
 REPLICATES = ("data", "seed")
 OF_THE_VERDICT = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that the report alone reads: they change nothing that a run computes."""
 
-DATA_SEED = 42
+DEFAULT_DATA_SEED = 42
 STATISTICS = ("running", "reestimated", "batch")
-SEED = "a whole number from 0 to 2^63 - 1"
+SEED_RANGE = "a whole number from 0 to 2^63 - 1"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,7 +40,7 @@ class DataConfig:
     val: int
     test: int
     batch_size: int
-    seed: int = DATA_SEED
+    seed: int = DEFAULT_DATA_SEED
     standardize: bool = False
     standardize_target: bool = False
 
@@ -48,7 +48,7 @@ class DataConfig:
         require(self.train >= 1, "data.train", "at least 1 sample", self.train)
         require(self.val >= 0, "data.val", "0 or more samples", self.val)
         require(self.test >= 0, "data.test", "0 or more samples", self.test)
-        require(0 <= self.seed < 2**63, "data.seed", SEED, self.seed)
+        require(0 <= self.seed < 2**63, "data.seed", SEED_RANGE, self.seed)
         require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
         fits = self.batch_size <= self.train
         require(fits, "data.batch_size", f"at most the {self.train} training samples", self.batch_size)
@@ -214,7 +214,7 @@ class Config:
     probes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.loss in (None, *LOSSES), "loss", f"null or {', '.join(LOSSES)}", self.loss)
+        require(self.loss in (None, *LOSS_NAMES), "loss", f"null or {', '.join(LOSS_NAMES)}", self.loss)
         require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
         every = self.train_eval_every
         require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
@@ -225,7 +225,7 @@ class Config:
         most = self.max_replicates
         require(most is None or most >= 2, "max_replicates", "null or at least 2 replicates", most)
         require(self.stats_warmup_epochs >= 0, "stats_warmup_epochs", "0 or more epochs", self.stats_warmup_epochs)
-        require(0 <= self.seed < 2**63, "seed", SEED, self.seed)
+        require(0 <= self.seed < 2**63, "seed", SEED_RANGE, self.seed)
         require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)
         for group in ("metrics", "probes"):
             for name, node in getattr(self, group).items():

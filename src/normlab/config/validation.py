@@ -38,7 +38,7 @@ WORDS = {
 
 WHOLE = "Lightning is handed an epoch at a time"
 ONE_DEVICE = "a run is trained on one device"
-BESIDE = "Lightning's own of this is not used"
+NOT_USED = "Lightning's own of this is not used"
 NOT_HERE = {
     "max_steps": f"{WHOLE}; use trainer.max_epochs",
     "min_steps": f"{WHOLE}; use callbacks=early_stopping",
@@ -61,13 +61,13 @@ NOT_HERE = {
     "plugins": "they are objects, for which there is no group; use trainer.precision",
     "callbacks": "callbacks are a group; use +callbacks.extra.NAME._target_=…",
     "logger": "loggers are a group; use logger=csv, or +logger.extra.NAME._target_=…",
-    "enable_checkpointing": f"{BESIDE}: best.pt and last.pt are always written; remove it",
-    "enable_progress_bar": f"{BESIDE}: a bar is shown on a terminal alone; to have none, pipe the output",
-    "enable_model_summary": f"{BESIDE}; use +callbacks.extra.NAME._target_=… with its ModelSummary",
-    "enable_autolog_hparams": f"{BESIDE}: TensorBoard's HParams are always written; use logger=csv for none",
-    "model_registry": f"{BESIDE}; remove it",
+    "enable_checkpointing": f"{NOT_USED}: best.pt and last.pt are always written; remove it",
+    "enable_progress_bar": f"{NOT_USED}: a bar is shown on a terminal alone; to have none, pipe the output",
+    "enable_model_summary": f"{NOT_USED}; use +callbacks.extra.NAME._target_=… with its ModelSummary",
+    "enable_autolog_hparams": f"{NOT_USED}: TensorBoard's HParams are always written; use logger=csv for none",
+    "model_registry": f"{NOT_USED}; remove it",
     "profiler": f"{WHOLE}, so that it would see no step; use python -m cProfile train.py",
-    "barebones": f"{BESIDE}; use logger=csv",
+    "barebones": f"{NOT_USED}; use logger=csv",
 }
 """The arguments of Lightning's Trainer that have no effect here, each with the reason and what to use instead."""
 
@@ -93,7 +93,7 @@ def check(config: DictConfig) -> None:
         if key not in SECTIONS and key not in Config.__annotations__:
             refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
     for group in ("metrics", "probes"):
-        for path, node in targets(plain.get(group), group):
+        for path, node in target_nodes(plain.get(group), group):
             check_target(path, node)
     check_section("", Config, {key: value for key, value in plain.items() if key not in SECTIONS})
     for name in SECTIONS:
@@ -147,18 +147,18 @@ def is_group(node: Any) -> bool:
 def check_group(name: str, text: str) -> None:
     """Check one group, given as JSON, once for all jobs that have it: a check takes milliseconds."""
     group = json.loads(text)
-    for path, node in targets(group, name):
+    for path, node in target_nodes(group, name):
         check_target(path, node)
     check_section(name, SECTIONS[name], group)
 
 
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def target_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every mapping with a ``_target_`` below ``node``, with its dotted path."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield path, dict(node)
         for key, value in node.items():
-            yield from targets(value, f"{path}.{key}" if path else str(key))
+            yield from target_nodes(value, f"{path}.{key}" if path else str(key))
 
 
 def parameters_of(path: str, target: str) -> Mapping[str, inspect.Parameter]:

@@ -136,11 +136,11 @@ class CSV(FrameData):
         if not file.is_file():
             raise ConfigError(f"data.path={self.path}: there is no file {file}")
         found = file.stat()
-        return read(file, found.st_mtime_ns, found.st_size, *self.signs, self.choices)
+        return read_csv(file, found.st_mtime_ns, found.st_size, *self.signs, self.choices)
 
 
 @lru_cache(maxsize=2)
-def read(
+def read_csv(
     path: Path, modified: int, size: int, separator: str | None, decimal: str | None, choices: Choices
 ) -> Reading:
     """Return the table of a file; when it was modified and how large it is tell apart what it holds.

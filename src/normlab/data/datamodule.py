@@ -11,12 +11,11 @@ from torch import Tensor
 
 from normlab.config.schema import DataConfig
 from normlab.data.parsing import listing
-from normlab.data.preprocessing import Standardizer, cast, merged_notice
-from normlab.data.sampling import batch_sizes, epoch_order, leaves_one_over
+from normlab.data.preprocessing import Standardizer, cast_numbers, merged_notice
+from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_one_over
 from normlab.data.table import Table, split_rows
 from normlab.errors import require
 
-Split = tuple[Tensor, Tensor]
 Transform = Callable[[Table], Table]
 
 
@@ -137,8 +136,8 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
 
         def transform(part: Table) -> Table:
             part = encode(part)
-            x = cast(scale_x(part.x) if scale_x else part.x, self.dtype, part.name_of)
-            y = cast(scale_y(part.y) if scale_y else part.y, self.dtype, target_name)
+            x = cast_numbers(scale_x(part.x) if scale_x else part.x, self.dtype, part.name_of)
+            y = cast_numbers(scale_y(part.y) if scale_y else part.y, self.dtype, target_name)
             return replace(part, x=x, y=y)
 
         return transform
@@ -177,7 +176,9 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         """Return the training (0), validation (1) or test (2) split of all members; made once."""
         if place not in self._splits:
             tables = [member.parts[place] for member in self.members]
-            self._splits[place] = WholeSplit(*(stacked([getattr(t, name) for t in tables]) for name in ("x", "y")))
+            self._splits[place] = WholeSplit(
+                *(stack_members([getattr(t, name) for t in tables]) for name in ("x", "y"))
+            )
         return self._splits[place]
 
     def train_dataloader(self) -> WholeSplit:
@@ -204,7 +205,7 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
             yield taken(x, places), taken(y, places)
 
 
-def stacked(tensors: Sequence[Tensor]) -> Tensor:
+def stack_members(tensors: Sequence[Tensor]) -> Tensor:
     """Return tensors with a leading axis of members; of one no copy is made."""
     return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 

@@ -76,7 +76,7 @@ class OpenML(FrameData):
             folder = get_data_home(self.data_home)
         except OSError as error:
             raise ConfigError(f"data.data_home={error.filename}: {error.strerror}") from error
-        return read(self.name, self.version, self.choices, folder)
+        return read_openml(self.name, self.version, self.choices, folder)
 
     def table(self) -> Table:
         """Return the whole table as it was read.
@@ -112,7 +112,7 @@ class OpenML(FrameData):
 
 
 @lru_cache(maxsize=2)
-def read(name: str, version: int | str, choices: Choices, folder: str) -> Reading:
+def read_openml(name: str, version: int | str, choices: Choices, folder: str) -> Reading:
     """Return the table of a dataset, and what OpenML says about it.
 
     Raises:
@@ -156,7 +156,7 @@ def fetch(name: str, version: int | str, target_column: str | None, folder: str)
             read_csv_kwargs=dict(READING),
         )
         features = _get_data_features(found.details["id"], join(folder, "openml"))
-    found.frame = typed(
+    found.frame = without_arff_quotes(
         found.frame, {feature["name"] for feature in features if feature["data_type"] == "nominal"}
     )
     texts = [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
@@ -164,7 +164,7 @@ def fetch(name: str, version: int | str, target_column: str | None, folder: str)
     return found, [f"data: OpenML: {line}" for line in lines if not line.endswith("Retrying...")]
 
 
-def typed(frame: "pd.DataFrame", nominal: set[str]) -> "pd.DataFrame":
+def without_arff_quotes(frame: "pd.DataFrame", nominal: set[str]) -> "pd.DataFrame":
     """Return a frame without ARFF's single quotes around words, and with its nominal columns as categories."""
     import pandas as pd
 

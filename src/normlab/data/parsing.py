@@ -13,8 +13,20 @@ from normlab.errors import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_NUMBERS = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
-NO_NUMBERS |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
+MISSING_WORDS = {
+    "#N/A",
+    "#N/A N/A",
+    "#NA",
+    "-1.#IND",
+    "-1.#QNAN",
+    "-NaN",
+    "-nan",
+    "1.#IND",
+    "1.#QNAN",
+    "<NA>",
+    "N/A",
+}
+MISSING_WORDS |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 """Words that pandas reads as a missing value. Here they are missing among numbers alone."""
 
 
@@ -53,7 +65,7 @@ def are_truths(words: "pd.Series") -> bool:
 
 def missing_among_numbers(words: "pd.Series") -> np.ndarray:
     """Return which of the values of a column of numbers are missing, ``(N,)``: NA, NaN or null is no number."""
-    return (words.isna() | words.isin(NO_NUMBERS)).to_numpy(bool)
+    return (words.isna() | words.isin(MISSING_WORDS)).to_numpy(bool)
 
 
 def codes_of(words: "pd.Series", labels: Sequence[str]) -> np.ndarray:
@@ -78,7 +90,7 @@ def in_order(labels: Iterable[str]) -> list[str]:
     return labels if any(map(math.isnan, values.values())) else sorted(labels, key=values.__getitem__)
 
 
-LARGEST = 1e150
+LARGEST_INPUT = 1e150
 """The largest number that is read: standardization squares it in float64."""
 
 LARGEST_IN_FLOAT32 = float(np.finfo(np.float32).max)
@@ -119,7 +131,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Column:
+class ParsedColumn:
     """Values of a column ``(N,)``, NaN where one is missing; of words, the place of each in ``words``.
 
     Attributes:
@@ -132,7 +144,7 @@ class Column:
     beyond: str = ""
 
 
-def column_of(column: "pd.Series", source: Source) -> Column:
+def parse_column(column: "pd.Series", source: Source) -> ParsedColumn:
     """Return an input column as numbers, or as words if fewer than half of its values resemble numbers.
 
     True and false are 1 and 0. What a data frame declares as categories is taken as words.
@@ -157,10 +169,10 @@ def column_of(column: "pd.Series", source: Source) -> Column:
             remedy = f"correct it{source.remedy}, or leave the column out with {drop_remedy(column.name)}"
             source.refuse_word(column, int(wrong.argmax()), remedy)
     refuse_infinite(values, column, source)
-    return Column(values, is_truth=is_truth, beyond=beyond_float32(values, column, source))
+    return ParsedColumn(values, is_truth=is_truth, beyond=beyond_float32(values, column, source))
 
 
-def column_of_words(column: "pd.Series", words: "pd.Series", source: Source) -> Column:
+def column_of_words(column: "pd.Series", words: "pd.Series", source: Source) -> ParsedColumn:
     """Return the place of each word among the column's, in order.
 
     Raises:
@@ -172,16 +184,18 @@ def column_of_words(column: "pd.Series", words: "pd.Series", source: Source) -> 
         few = f"one of {len(labels)} distinct words, of which at most {MOST_WORDS} can be one-hot encoded"
         leave_out = f"leave the column out with {drop_remedy(column.name)}"
         source.refuse(column, row, f"{shown(words.iloc[row])} is not a number, and {few}; {leave_out}")
-    return Column(codes_of(words, labels), tuple(labels))
+    return ParsedColumn(codes_of(words, labels), tuple(labels))
 
 
 def refuse_infinite(values: np.ndarray, column: "pd.Series", source: Source) -> None:
     """Raise :class:`ConfigError` for the first number that is infinite, or too large to be squared."""
-    wrong = np.abs(values) > LARGEST
+    wrong = np.abs(values) > LARGEST_INPUT
     if wrong.any():
         row = int(wrong.argmax())
         remedy = f"correct it or remove the row{source.remedy}"
-        source.refuse(column, row, f"{shown(column.iloc[row])} is not a finite number up to {LARGEST:g}; {remedy}")
+        source.refuse(
+            column, row, f"{shown(column.iloc[row])} is not a finite number up to {LARGEST_INPUT:g}; {remedy}"
+        )
 
 
 def beyond_float32(values: np.ndarray, column: "pd.Series", source: Source) -> str:

@@ -58,7 +58,7 @@ class Standardizer:
         return values.to(torch.float64, copy=True).sub_(self.shift).sub_(self.mean).div_(self.std)
 
 
-def cast(values: Tensor, dtype: torch.dtype, name_of: Callable[[int], str]) -> Tensor:
+def cast_numbers(values: Tensor, dtype: torch.dtype, name_of: Callable[[int], str]) -> Tensor:
     """Return numbers ``(N, …)`` in ``dtype``; whole numbers, which are classes, stay.
 
     Raises:

@@ -5,6 +5,9 @@ import hashlib
 import torch
 from torch import Tensor
 
+Split = tuple[Tensor, Tensor]
+"""Inputs and targets."""
+
 
 def derive_seed(seed: int, *names: object) -> int:
     """Return the 63-bit seed of an independent random stream, named by what it is for.

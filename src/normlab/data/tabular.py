@@ -9,22 +9,22 @@ import torch
 
 from normlab.data.datamodule import InMemoryData, Transform
 from normlab.data.parsing import (
-    Column,
+    ParsedColumn,
     Source,
-    column_of,
     drop_remedy,
     listing,
+    parse_column,
     refuse_missing,
 )
 from normlab.data.preprocessing import Encoder
 from normlab.data.table import Table, split_rows
-from normlab.data.target import missing_targets, notice, target_of, task_of
+from normlab.data.target import guess_task, missing_targets, notice, parse_target
 from normlab.errors import ConfigError, nearest, require
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Words = tuple[tuple[str, ...], ...]
+ColumnWords = tuple[tuple[str, ...], ...]
 """For each input column the words that its values are the places of; empty for numbers."""
 
 
@@ -41,7 +41,7 @@ class Reading:
 
     table: Table
     notices: tuple[str, ...] = ()
-    words: Words = ()
+    words: ColumnWords = ()
     beyond_inputs: str = ""
     beyond_target: str = ""
 
@@ -81,8 +81,8 @@ def table_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> Reading
     else:
         refuse_missing(target, lacking, source, "use data.missing=drop")
         said = filled_notice(names, x) if choices.missing == "mean" else []
-    task = task_of(target, source) if choices.task == "auto" else choices.task
-    found = target_of(target, task, source)
+    task = guess_task(target, source) if choices.task == "auto" else choices.task
+    found = parse_target(target, task, source)
     notices = [notice(target, found.labels, source)] if choices.task == "auto" else []
     said = encoded_notice(names, columns, x) + said
     notices += [f"data: {', '.join(said)}"] if said else []
@@ -124,14 +124,14 @@ def known_drops(frame: "pd.DataFrame", target: object, drop: Sequence[str], sour
     return drop
 
 
-def inputs_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> tuple[np.ndarray, list[Column]]:
+def inputs_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> tuple[np.ndarray, list[ParsedColumn]]:
     """Return all columns as numbers ``(N, columns)``, NaN where one is missing, and of each all but its values.
 
     The numbers are in float32 if it holds all of them exactly, otherwise in float64.
     """
     x, columns = np.zeros(frame.shape, dtype=np.float32), []
     for place, name in enumerate(frame.columns):
-        column = column_of(frame[name], source)
+        column = parse_column(frame[name], source)
         missing = np.isnan(column.values)
         if missing.all():
             raise ConfigError(f"{source.name}: column {name} has no values; leave it out with {drop_remedy(name)}")
@@ -155,12 +155,12 @@ def exact_in_float32(values: np.ndarray) -> bool:
         return np.array_equal(values.astype(np.float32), values, equal_nan=True)
 
 
-def encoded_notice(names: Sequence[str], columns: Sequence[Column], x: np.ndarray) -> list[str]:
+def encoded_notice(names: Sequence[str], columns: Sequence[ParsedColumn], x: np.ndarray) -> list[str]:
     """Return which columns are one-hot encoded, with the number of classes of each, or taken as 0 and 1."""
     classes = {name: len(present(x[:, place])) for place, name in enumerate(names) if columns[place].words}
-    encoded = listing([f"{name}: {counted(number, 'class')}" for name, number in classes.items()])
+    encoded = listing([f"{name}: {counted_noun(number, 'class')}" for name, number in classes.items()])
     truths = [name for name, column in zip(names, columns, strict=True) if column.is_truth]
-    said = [f"{counted(len(classes), 'column')} one-hot encoded ({encoded})"] if classes else []
+    said = [f"{counted_noun(len(classes), 'column')} one-hot encoded ({encoded})"] if classes else []
     return said + ([f"true taken as 1 and false as 0 ({listing(truths)})"] if truths else [])
 
 
@@ -171,20 +171,22 @@ def present(values: np.ndarray) -> np.ndarray:
 
 def dropped_notice(kept: np.ndarray) -> list[str]:
     """Return how many rows are dropped, if any are."""
-    return [] if kept.all() else [f"{counted(int((~kept).sum()), 'row')} with missing values dropped"]
+    return [] if kept.all() else [f"{counted_noun(int((~kept).sum()), 'row')} with missing values dropped"]
 
 
 def filled_notice(names: Sequence[str], x: np.ndarray) -> list[str]:
     """Return how many missing values are filled in, if any are."""
     holes = np.isnan(x).sum(axis=0)
     of = listing([name for name, number in zip(names, holes, strict=True) if number])
-    return [f"{counted(int(holes.sum()), 'missing value')} filled in by the training mean ({of})"] if of else []
+    return (
+        [f"{counted_noun(int(holes.sum()), 'missing value')} filled in by the training mean ({of})"] if of else []
+    )
 
 
-def counted(number: int, thing: str) -> str:
+def counted_noun(number: int, thing: str) -> str:
     """Return a number of things.
 
-    >>> counted(1, "row"), counted(2, "class")
+    >>> counted_noun(1, "row"), counted_noun(2, "class")
     ('1 row', '2 classes')
     """
     return f"{number} {thing}" + ("" if number == 1 else "es" if thing.endswith("s") else "s")

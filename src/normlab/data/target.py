@@ -25,7 +25,7 @@ from normlab.errors import require
 if TYPE_CHECKING:
     import pandas as pd
 
-FEW = 20
+FEW_VALUES = 20
 """A target of whole numbers is taken as classes if it has at most as many distinct ones."""
 
 
@@ -42,7 +42,7 @@ class Target:
     beyond: str = ""
 
 
-def target_of(target: "pd.Series", task: str, source: Source) -> Target:
+def parse_target(target: "pd.Series", task: str, source: Source) -> Target:
     """Return the values of a target that has no missing ones; the task is regression or classification.
 
     Raises:
@@ -52,12 +52,12 @@ def target_of(target: "pd.Series", task: str, source: Source) -> Target:
 
     if task == "classification":
         if pd.api.types.is_numeric_dtype(target):
-            refuse_infinite(numbers_of(target, source), target, source)
+            refuse_infinite(numeric_values(target, source), target, source)
         labels, y = classes_of(target)
         several = len(labels) > 1
         require(several, f"{source.name}: the target {target.name}", "of two classes or more", listing(labels))
         return Target(y, tuple(labels))
-    values = numbers_of(target, source)
+    values = numeric_values(target, source)
     wrong = np.isnan(values)
     if wrong.any():
         row = int(wrong.argmax())
@@ -66,7 +66,7 @@ def target_of(target: "pd.Series", task: str, source: Source) -> Target:
     return Target(torch.tensor(values).unsqueeze(1), beyond=beyond_float32(values, target, source))
 
 
-def numbers_of(target: "pd.Series", source: Source) -> np.ndarray:
+def numeric_values(target: "pd.Series", source: Source) -> np.ndarray:
     """Return the numbers that a target's values are, ``(N,)``, and NaN for any other."""
     import pandas as pd
 
@@ -92,7 +92,7 @@ def missing_targets(target: "pd.Series", task: str, source: Source) -> np.ndarra
     return no_numbers if is_number else empty
 
 
-def task_of(target: "pd.Series", source: Source) -> str:
+def guess_task(target: "pd.Series", source: Source) -> str:
     """Return the task that a target without missing values is taken for unless a person chooses one.
 
     Raises:
@@ -103,12 +103,16 @@ def task_of(target: "pd.Series", source: Source) -> str:
 
     if pd.api.types.is_bool_dtype(target) or isinstance(target.dtype, pd.CategoricalDtype):
         return "classification"
-    values = numbers_of(target, source)
+    values = numeric_values(target, source)
     is_number = ~np.isnan(values)
     if is_number.all():
-        return "classification" if is_whole(values) and len(np.unique(values)) <= FEW else "regression"
+        return (
+            "classification"
+            if is_integer_valued(values) and len(np.unique(values)) <= FEW_VALUES
+            else "regression"
+        )
     odd = ~is_number & resemble_numbers(words_of(target))
-    if odd.any() or (is_number.any() and target.nunique() > FEW):
+    if odd.any() or (is_number.any() and target.nunique() > FEW_VALUES):
         row = int(odd.argmax() if odd.any() else is_number.argmin())
         source.refuse_word(target, row, f"correct it{source.remedy}, or use data.task=classification")
     return "classification"
@@ -121,7 +125,9 @@ def classes_of(target: "pd.Series") -> tuple[list, Tensor]:
     if pd.api.types.is_numeric_dtype(target) and not pd.api.types.is_bool_dtype(target):
         # Whole numbers are kept as they are: float64 would merge those beyond 2^53.
         values = target.to_numpy()
-        whole = np.issubdtype(values.dtype, np.floating) and is_whole(values) and np.abs(values).max() < 2**53
+        whole = (
+            np.issubdtype(values.dtype, np.floating) and is_integer_valued(values) and np.abs(values).max() < 2**53
+        )
         found, places = np.unique(values.astype(np.int64) if whole else values, return_inverse=True)
         return found.tolist(), torch.tensor(places, dtype=torch.long)
     words = words_of(target)
@@ -134,15 +140,15 @@ def notice(target: "pd.Series", labels: Sequence[object], source: Source) -> str
     if not labels:
         other = f"data.task=classification would take its {target.nunique()} distinct values as classes"
         return f"data: target {target.name} taken as a number to predict; {other}"
-    are_numbers = not np.isnan(numbers_of(target, source)).any()
+    are_numbers = not np.isnan(numeric_values(target, source)).any()
     other = "; data.task=regression would predict it as a number" if are_numbers else ""
     return f"data: target {target.name} taken as {len(labels)} classes ({listing(labels)}){other}"
 
 
-def is_whole(values: np.ndarray) -> bool:
+def is_integer_valued(values: np.ndarray) -> bool:
     """Return whether no value has a fraction.
 
-    >>> is_whole(np.array([1.0, 2.0])), is_whole(np.array([1.0, 2.5]))
+    >>> is_integer_valued(np.array([1.0, 2.0])), is_integer_valued(np.array([1.0, 2.5]))
     (True, False)
     """
     return bool((values == np.floor(values)).all())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from normlab import norms
 
-ACTIVATIONS = tuple({getattr(nn, name) for name in nn.modules.activation.__all__} - {nn.MultiheadAttention})
+ACTIVATION_CLASSES = tuple({getattr(nn, name) for name in nn.modules.activation.__all__} - {nn.MultiheadAttention})
 """What is an activation function where a net has none by the name ``activation``."""
 
 TORCH = (nn.modules.batchnorm, nn.modules.instancenorm, nn.modules.normalization)
@@ -28,7 +28,7 @@ NORMALIZERS: tuple[type[nn.Module], ...] = tuple(
 
 MOMENTS = ("before_mean", "before_std", "after_mean", "after_std")
 
-Measure = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+LayerMeasure = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 """Of a layer, what it takes and gives, ``(K, ...)`` each, and the axis of the features: numbers, ``(K, ...)``."""
 
 
@@ -45,7 +45,7 @@ def activation_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     It is what a layer calls ``activation``; elsewhere, each activation function of torch.nn is a layer itself.
     """
-    return layers_of_kind(net, "activation", ACTIVATIONS)
+    return layers_of_kind(net, "activation", ACTIVATION_CLASSES)
 
 
 def normalizer_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -78,7 +78,7 @@ def calls_forward_alone(layer: nn.Module) -> bool:
     return not any(hooks) and "forward" not in vars(layer) and type(layer).__call__ is nn.Module.__call__
 
 
-def moments(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
+def input_output_moments(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
     """Return mean and standard deviation, over all entries, of what a layer takes and gives.
 
     Shapes:
@@ -102,7 +102,7 @@ class HookedLayers:
     """What to measure at which layers, by the names under which it is wanted."""
 
     layers: Mapping[str, nn.Module]
-    measure: Measure
+    measure: LayerMeasure
 
     def within(self, net: nn.Module) -> "HookedLayers":
         """Return the part of this that is about layers of a net."""
@@ -129,4 +129,4 @@ class HookedLayers:
 
 def normalizers(net: nn.Module) -> HookedLayers:
     """Watch the :func:`moments` at a net's normalizers."""
-    return HookedLayers(dict(norm_slots(net)), moments)
+    return HookedLayers(dict(norm_slots(net)), input_output_moments)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 WITH_ARGUMENTS = ("MultiheadAttention", "Threshold")
-NAMES = sorted({*nn.modules.activation.__all__, "Identity"} - {*WITH_ARGUMENTS})
-ACTIVATIONS = {name.lower(): getattr(nn, name) for name in NAMES}
+ACTIVATION_NAMES = sorted({*nn.modules.activation.__all__, "Identity"} - {*WITH_ARGUMENTS})
+ACTIVATIONS = {name.lower(): getattr(nn, name) for name in ACTIVATION_NAMES}
 
 
 def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-Words = tuple[Tensor, Tensor, Tensor, Tensor]
+CounterWords = tuple[Tensor, Tensor, Tensor, Tensor]
 
 MASK = 2**32 - 1
 ROUNDS = 10
@@ -41,7 +41,7 @@ def product(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:
     return (rest >> 32) + x, rest & MASK
 
 
-def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
+def philox(counter: CounterWords, key: tuple[Tensor, Tensor]) -> CounterWords:
     """Return the four random words of each counter under a key: Philox4x32-10.
 
     Shapes:
@@ -88,7 +88,7 @@ def uniform(key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype 
     return (numbers * 2.0 ** -BITS[dtype]).reshape(tuple(shape))
 
 
-def normal(uniforms: Tensor) -> Tensor:
+def counter_normal(uniforms: Tensor) -> Tensor:
     """Return as many draws from N(0, 1) as there are of :func:`uniform`, an even number, ``(2n,)``.
 
     Of halves a and b they are ``√(−2 ln(1 − a)) · cos 2πb`` and ``… · sin 2πb`` (Box and Muller 1958): none is
@@ -132,7 +132,7 @@ class StochasticLayer(nn.Module):
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return this step's numbers from N(0, 1), made of the uniform ones; asked again it returns them again."""
         count = math.prod(shape)
-        return normal(self.uniform((count + count % 2,), dtype))[:count].view(tuple(shape))
+        return counter_normal(self.uniform((count + count % 2,), dtype))[:count].view(tuple(shape))
 
     def advance(self) -> None:
         """Go on to the next step, unless held: a layer's last word in a forward pass of training."""

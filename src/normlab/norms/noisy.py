@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.counter_rng import StochasticLayer, normal
+from normlab.norms.counter_rng import StochasticLayer, counter_normal
 
 
 class NoisyBatchNorm(BatchNorm, StochasticLayer):
@@ -80,4 +80,4 @@ class NoisyBatchNorm(BatchNorm, StochasticLayer):
         mean = self.n_mean * (2 * of_mean - 1)
         std = 1 + (self.n_std - 1) * of_std
         m = mean + self.r_mean * (2 * of_m.view(samples, features) - 1)
-        return m, std + self.r_std * normal(of_s)[:each].view(samples, features)
+        return m, std + self.r_std * counter_normal(of_s)[:each].view(samples, features)

@@ -77,7 +77,7 @@ class Standardized(nn.Module):
         return ((wide - mean) * rate).to(weight.dtype)
 
 
-def shape_of(layer: nn.Module) -> tuple[int, int]:
+def weight_shape(layer: nn.Module) -> tuple[int, int]:
     """Return how many outputs a linear map or a convolution has, and N, how many weights each of them has.
 
     Raises:
@@ -112,7 +112,7 @@ def scaled_weight_standardization(
     Brock, De and Smith (2021), Characterizing signal propagation to close the performance gap in unnormalized
     ResNets, arXiv:2101.08692.
     """
-    outputs, fan_in = shape_of(layer)
+    outputs, fan_in = weight_shape(layer)
     standardized = Standardized(outputs, gain(activation) / math.sqrt(fan_in), eps, affine)
     return parametrize.register_parametrization(layer, "weight", standardized)
 
@@ -133,5 +133,5 @@ def weight_standardization(layer: nn.Module, eps: float = 1e-10) -> nn.Module:
     Qiao, Wang, Liu, Shen and Yuille (2019), Micro-batch training with batch-channel normalization and weight
     standardization, arXiv:1903.10520.
     """
-    standardized = Standardized(shape_of(layer)[0], 1.0, eps, learned=False)
+    standardized = Standardized(weight_shape(layer)[0], 1.0, eps, learned=False)
     return parametrize.register_parametrization(layer, "weight", standardized)

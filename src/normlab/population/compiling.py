@@ -17,7 +17,7 @@ from normlab.population.hardware import is_out_of_memory
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 
-Step = Callable[[Tensor, Tensor], Tensor]
+StepFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class PopulationStep:
@@ -30,7 +30,7 @@ class PopulationStep:
     """
 
     def __init__(
-        self, population: Population, loss: Step, optimizer: StackedOptimizer, clipping: Clipping | None
+        self, population: Population, loss: StepFunction, optimizer: StackedOptimizer, clipping: Clipping | None
     ) -> None:
         self.population, self.loss, self.optimizer, self.clipping = population, loss, optimizer, clipping
         place = {id(param): number for number, param in enumerate(optimizer.params)}
@@ -87,11 +87,11 @@ class Compiled:
         seconds: the time that compiling took, with the first two steps of each size.
     """
 
-    def __init__(self, step: "PopulationStep", uncompiled: Step, sizes: Iterable[int]) -> None:
+    def __init__(self, step: "PopulationStep", uncompiled: StepFunction, sizes: Iterable[int]) -> None:
         # What earlier populations left would count against the limit of variants that one function may have.
         torch.compiler.reset()
         self.step = step
-        self.whole: Step = torch.compile(step, dynamic=False, fullgraph=True)
+        self.whole: StepFunction = torch.compile(step, dynamic=False, fullgraph=True)
         self.uncompiled = uncompiled
         self.sizes = set(sizes)
         self.proven = dict.fromkeys(self.sizes, 0)

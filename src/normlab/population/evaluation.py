@@ -22,7 +22,7 @@ def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def by_batch(net: nn.Module) -> Iterator[None]:
+def use_batch_statistics(net: nn.Module) -> Iterator[None]:
     """Have a net in evaluation mode go by each batch's own statistics, and move none.
 
     A layer without running statistics has nothing else to go by, so they are taken away for a while.
@@ -94,7 +94,7 @@ def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
         return
     training, watch = population.training, HookedLayers(layers, batch_statistics)
     population.eval()
-    with by_batch(net):
+    with use_batch_statistics(net):
         found = [population.observe(x, watch)[1] for x in minibatches]
     population.train(training)
     state = population.state()

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from normlab.population import hardware
 from normlab.population.population import Population
 
-FEW = 16
+FEW_MEMBERS = 16
 """A step of fewer members takes as long as one of this many: what is called from Python does not get less."""
 
 OF_CACHE, OF_MEMORY = 1 / 2, 1 / 4
@@ -84,7 +84,7 @@ def members_at_once(
     fitting = int(hardware.memory(device) * OF_MEMORY / n_jobs / each)
     if device.type == "cpu":
         cached = int(hardware.cache_size() * OF_CACHE / n_jobs / (footprint.bytes_each * footprint.activations))
-        fitting = min(fitting, max(FEW, cached))
+        fitting = min(fitting, max(FEW_MEMBERS, cached))
     return max(1, fitting)
 
 

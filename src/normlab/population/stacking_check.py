@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normlab.data.sampling import Split
 from normlab.errors import first_line
 from normlab.models.layer_lookup import normalizers
 from normlab.population.compiling import PopulationStep, close
@@ -23,11 +24,10 @@ from normlab.population.population import Population
 from normlab.population.stacking import State
 from normlab.population.tasks import Task
 
-Split = tuple[Tensor, Tensor]
 MakeNets = Callable[[torch.dtype], list[nn.Module]]
 
-SEEDS = [0, 1]
-STEPS = 2
+CHECK_SEEDS = [0, 1]
+CHECK_STEPS = 2
 MOVED = 1e-3
 """The length of a step, as a share of the length of the parameters."""
 
@@ -84,23 +84,25 @@ def check_stacking(make_nets: MakeNets, task: Task, minibatches: Sequence[Split]
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            return compare(make_nets, task, minibatches, torch.float64)
+            return compare_stackings(make_nets, task, minibatches, torch.float64)
         except Exception as error:  # of the net alone: it may take one precision only
             if dtype is torch.float64:
                 return Stacking(refused=reason_of(error))
         try:
-            return compare(make_nets, task, minibatches, dtype)
+            return compare_stackings(make_nets, task, minibatches, dtype)
         except Exception as error:
             return Stacking(refused=reason_of(error))
 
 
-def compare(make_nets: MakeNets, task: Task, minibatches: Sequence[Split], dtype: torch.dtype) -> Stacking:
+def compare_stackings(
+    make_nets: MakeNets, task: Task, minibatches: Sequence[Split], dtype: torch.dtype
+) -> Stacking:
     """Return how nets can be stacked: layer by layer, else vmapped as a whole, else not at all.
 
     Raises:
         Exception: what a net raises that is called as it is.
     """
-    minibatches = [(cast(x, dtype), cast(y, dtype)) for x, y in minibatches]
+    minibatches = [(cast_floating(x, dtype), cast_floating(y, dtype)) for x, y in minibatches]
     nets = make_nets(dtype)
     drawn, drawn_by_torch = generators(), torch.get_rng_state()
     apart, rates = steps_apart(nets, task, minibatches, training=True)
@@ -139,7 +141,7 @@ def generators() -> tuple:
     return random.getstate(), kind, np.asarray(keys).tobytes(), rest
 
 
-def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_floating(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a tensor in another precision; whole numbers stay as they are."""
     return x.to(dtype) if x.is_floating_point() else x
 
@@ -171,7 +173,7 @@ def steps_apart(
         buffers = [{name: buffer.clone() for name, buffer in net.named_buffers()} for net in nets]
         with torch.no_grad():
             outputs = torch.stack([net.eval()(x[k]) for k, net in enumerate(nets)])
-        results.append(StepResult(torch.cat(losses), stacked(gradients), stacked(buffers), outputs))
+        results.append(StepResult(torch.cat(losses), stack_states(gradients), stack_states(buffers), outputs))
     return results, rates
 
 
@@ -241,6 +243,6 @@ def lost_buffer(population: Population, net: nn.Module, x: Tensor) -> str | None
     return None
 
 
-def stacked(states: Sequence[State]) -> State:
+def stack_states(states: Sequence[State]) -> State:
     """Return tensors of several nets, by their names, stacked."""
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}

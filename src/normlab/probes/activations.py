@@ -20,10 +20,10 @@ from normlab.models.layer_lookup import activation_slots, mean_std
 from normlab.probes.hooked_copy import Flow, forward_backward, weights_by_layer
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
-Numbers = dict[str, Tensor]
+NamedTensors = dict[str, Tensor]
 
 
-def statistics(outputs: Sequence[Tensor]) -> Numbers:
+def output_statistics(outputs: Sequence[Tensor]) -> NamedTensors:
     r"""Return the statistics of layers' outputs; H are one layer's outputs in one member.
 
     ``mean`` and ``std`` are over all entries. ``dead`` is the share of units that put out the same for every row,
@@ -84,7 +84,7 @@ def rank_of(trace: Tensor, gram: Tensor) -> Tensor:
     return (trace / gram).square().masked_fill(trace == 0, 0)
 
 
-def preactivation_rank(inputs: Sequence[Tensor]) -> Numbers:
+def preactivation_rank(inputs: Sequence[Tensor]) -> NamedTensors:
     """Return the effective rank of the inputs of layers' activations: ``(K, R, D)`` each to ``(L, K)``."""
     moments = [gram_moments(h.double()) for h in inputs]
     return {"preactivation_effective_rank": torch.stack([rank_of(*each) for each in moments])}
@@ -117,7 +117,7 @@ BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
 
 def of_weights(
     scene: TrainingSnapshot, weights: Mapping[str, Sequence[str]], gradients: Mapping[str, Tensor]
-) -> Numbers:
+) -> NamedTensors:
     """Return how the weights of each layer are trained, all of one layer together: :class:`Activations` says what.
 
     Shapes:
@@ -211,18 +211,18 @@ class Activations(Probe):
             yield Measurement(self.name, mode, numbers, arrays, headline, histograms)
 
 
-def through_layers(found: Flow) -> Numbers:
+def through_layers(found: Flow) -> NamedTensors:
     """Return the statistics of what goes through activations, ``(L, K)`` each."""
-    return statistics([*found.outputs.values()]) | preactivation_rank([*found.inputs.values()])
+    return output_statistics([*found.outputs.values()]) | preactivation_rank([*found.inputs.values()])
 
 
-def by_layer(layers: Iterable[str], numbers: Numbers) -> Numbers:
+def by_layer(layers: Iterable[str], numbers: NamedTensors) -> NamedTensors:
     """Return numbers ``(L, K)`` of layers one by one, each under the name of its layer, ``(K,)``."""
     rows = {name: values.unbind(0) for name, values in numbers.items()}
     return {f"{layer}/{name}": row[i] for i, layer in enumerate(layers) for name, row in rows.items()}
 
 
-def of_normalizers(found: Flow) -> Numbers:
+def of_normalizers(found: Flow) -> NamedTensors:
     """Return mean and standard deviation of what each normalizer puts out, ``(K,)`` each."""
     return {
         f"{layer}/norm_{name}": value
@@ -231,7 +231,7 @@ def of_normalizers(found: Flow) -> Numbers:
     }
 
 
-def of_bounded(found: Flow, threshold: float) -> Numbers:
+def of_bounded(found: Flow, threshold: float) -> NamedTensors:
     """Return the saturated share of what each activation with two bounds puts out, ``(K,)`` each."""
     bounded = {layer: each for layer, each in found.activations.items() if type(each) in BOUNDS}
     return {
@@ -240,7 +240,7 @@ def of_bounded(found: Flow, threshold: float) -> Numbers:
     }
 
 
-def overall(through: Numbers, back: Numbers) -> Numbers:
+def overall(through: NamedTensors, back: NamedTensors) -> NamedTensors:
     """Return summaries over all layers of numbers ``(L, K)``."""
     found = {}
     if through:
@@ -251,7 +251,7 @@ def overall(through: Numbers, back: Numbers) -> Numbers:
     return found
 
 
-def of_features(scene: TrainingSnapshot) -> tuple[Numbers, Numbers]:
+def of_features(scene: TrainingSnapshot) -> tuple[NamedTensors, NamedTensors]:
     """Return mean and standard deviation of the training split, of all entries ``(K,)`` and of each ``(K, D)``."""
     x, members = scene.train[0].flatten(2).double(), len(scene.lr)
     names = ("features_mean", "features_std")
@@ -260,7 +260,9 @@ def of_features(scene: TrainingSnapshot) -> tuple[Numbers, Numbers]:
     return every, {name: value.expand(members, -1) for name, value in zip(names, of_each, strict=True)}
 
 
-def histograms_of(scene: TrainingSnapshot, outputs: Numbers, weights: Mapping[str, Sequence[str]]) -> Numbers:
+def histograms_of(
+    scene: TrainingSnapshot, outputs: NamedTensors, weights: Mapping[str, Sequence[str]]
+) -> NamedTensors:
     """Return the outputs and weights of each layer, ``(K, …)`` each."""
     shown = {f"{layer}/activations": h for layer, h in outputs.items()}
     for layer, names in weights.items():

@@ -97,13 +97,15 @@ class CovariateShift(Probe):
                 masks = [landscape.columns(parts[layer]) for layer in layers]
                 shift = covariate_shift(landscape, point(landscape, scene.after), masks)
             found = shift._asdict()
-            numbers = {name: mean(values[higher], shift.difference[higher]) for name, values in found.items()}
+            numbers = {
+                name: mean_over_layers(values[higher], shift.difference[higher]) for name, values in found.items()
+            }
             for name, values in found.items():
                 numbers |= {f"{layer}/{name}": value for layer, value in zip(layers, values, strict=True)}
             yield Measurement(self.name, mode, numbers, headline=("relative", "cosine"))
 
 
-def mean(values: Tensor, difference: Tensor) -> Tensor:
+def mean_over_layers(values: Tensor, difference: Tensor) -> Tensor:
     """Return the mean over layers, ``(L, K)`` to ``(K,)``, without those that have no value for a gradient of 0.
 
     NaN stays where the difference is not finite either: there something went wrong.

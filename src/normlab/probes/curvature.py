@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, lanczos, require_limits
-from normlab.probes.landscape import AT_ONCE, BatchedLoss
+from normlab.probes.landscape import POINTS_AT_ONCE, BatchedLoss
 from normlab.probes.scale_invariance import weight_norm_diagonal
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, normal
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, member_normal
 from normlab.probes.spectrum import density, require_curvlinops, trace
 
 MEMORY = 2**28
@@ -56,7 +56,7 @@ def extreme_eigenvalues(
     tensor([-2.0000,  6.0000], dtype=torch.float64)
     """
     require_limits(iterations, tolerance)
-    (start,) = normal(generators, (1, landscape.theta.shape[1]), landscape.theta)
+    (start,) = member_normal(generators, (1, landscape.theta.shape[1]), landscape.theta)
     return ends_from(landscape, start, ends, scale, iterations, tolerance, decay)
 
 
@@ -72,7 +72,7 @@ def ends_from(
     """Return the same, from start vectors ``(K, P)``."""
     members, size = start.shape
     # Members that are taken together go on until the last of them has converged.
-    group = max(1, min(AT_ONCE, MEMORY // (min(iterations, size) * size * start.element_size())))
+    group = max(1, min(POINTS_AT_ONCE, MEMORY // (min(iterations, size) * size * start.element_size())))
     found = []
     for first in range(0, members, group):
         own = slice(first, first + group)
@@ -159,7 +159,7 @@ class Curvature(Probe):
 
     def eigenvalues(self, landscape: BatchedLoss, scene: TrainingSnapshot) -> dict[str, Tensor]:
         """Return the ends of the spectrum, and the limits that they are compared with."""
-        (start,) = normal(scene.generators, (1, landscape.theta.shape[1]), landscape.theta)
+        (start,) = member_normal(scene.generators, (1, landscape.theta.shape[1]), landscape.theta)
         plain = ends_from(landscape, start, (SMALLEST, LARGEST), None, self.iterations, self.tolerance)
         scale, without_scale = weight_norm_diagonal(landscape), ExtremeEigenvalues(*(part[1:] for part in plain))
         if not bool((scale == 1).all()):

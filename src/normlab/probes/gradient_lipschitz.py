@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, normal
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, member_normal
 
 RADII = (0.1, 1.0, 10.0)
 """At which multiples of the radius to measure: a smooth loss gives the same at all of them."""
 
-TOLERANCE = 0.1
+RADIUS_TOLERANCE = 0.1
 """By which share two estimates may differ before the result is flagged."""
 
 
@@ -43,7 +43,7 @@ def gradient_lipschitz(
         ValueError: for a radius that is not positive, or no sample.
     """
     require_perturbations(radius, samples)
-    delta = radius * normal(generators, (samples, landscape.theta.shape[1]), landscape.theta)
+    delta = radius * member_normal(generators, (samples, landscape.theta.shape[1]), landscape.theta)
     return ratios(landscape, delta)
 
 
@@ -90,7 +90,7 @@ class GradientLipschitz(Probe):
         """Yield median, quartiles and maximum, and every sample."""
         for mode in self.modes:
             landscape = scene.landscape(mode, self.data, double=self.double)
-            delta = normal(scene.generators, (self.samples, landscape.theta.shape[1]), landscape.theta)
+            delta = member_normal(scene.generators, (self.samples, landscape.theta.shape[1]), landscape.theta)
             found = torch.stack([ratios(landscape, self.radius * radius * delta) for radius in RADII], dim=1)
             low, middle, high = found.double().quantile(found.new_tensor([0.25, 0.5, 0.75]).double(), dim=0)
             numbers = {
@@ -116,7 +116,7 @@ class GradientLipschitz(Probe):
 def differ(estimates: Tensor) -> Tensor:
     """Return 1 where estimates ``(E, K)`` are further apart than they may be, else 0; NaN where one is missing."""
     low, high = estimates.amin(0), estimates.amax(0)
-    return torch.where((low - high).isfinite(), (high > (1 + TOLERANCE) * low).double(), torch.nan)
+    return torch.where((low - high).isfinite(), (high > (1 + RADIUS_TOLERANCE) * low).double(), torch.nan)
 
 
 def median_error(samples: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from normlab.norms.counter_rng import StochasticLayer
 from normlab.probes.snapshot import TrainingSnapshot, side_effect_free_copy
 
 Tensors = dict[str, Tensor]
-Place = tuple[dict, str, str]
+TensorPlace = tuple[dict, str, str]
 """Where a parameter or a buffer is: a layer's dictionary, the key in it, and the first name of the tensor."""
 
 
@@ -72,7 +72,7 @@ class Watched(NamedTuple):
     preactivations: HookRecorder
     activations: HookRecorder
     normalizers: HookRecorder
-    places: list[Place]
+    places: list[TensorPlace]
 
 
 WATCHED: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], tuple[list, list, Watched]]] = WeakKeyDictionary()
@@ -94,16 +94,16 @@ def watched_copy(net: nn.Module, mode: str, alone: bool, *, folds: bool = True) 
                 recorder.taken()
             return watched
     copy = side_effect_free_copy(net, mode, folds=folds)
-    correct(copy)
+    correct_by_batch(copy)
     if alone:
         fuse(copy, net)
     # Copies: what follows may work in place.
     recorders = (
         HookRecorder(activation_slots(copy), torch.clone, inputs=True),
         HookRecorder(activation_slots(copy), torch.clone),
-        HookRecorder(normalizer_slots(copy), moments),
+        HookRecorder(normalizer_slots(copy), mean_and_std),
     )
-    watched = Watched(copy, *recorders, list(places_of(copy)))
+    watched = Watched(copy, *recorders, list(tensor_places(copy)))
     # A copy that is never used again is not kept, as its hooks may hold on to the net.
     kept.pop((mode, alone), None)
     if now == list(plain_settings(net)):
@@ -134,7 +134,7 @@ def is_plain(value: object) -> bool:
     return type(value) in (bool, int, float, str, type(None))
 
 
-def places_of(net: nn.Module) -> Iterator[Place]:
+def tensor_places(net: nn.Module) -> Iterator[TensorPlace]:
     """Yield where a net has its parameters and buffers: a layer's dictionary, the key in it, the first name."""
     first: dict[int, str] = {}
     for layer, module in net.named_modules():
@@ -144,12 +144,12 @@ def places_of(net: nn.Module) -> Iterator[Place]:
                     yield slot, key, first.setdefault(id(tensor), f"{layer}.{key}".lstrip("."))
 
 
-def moments(y: Tensor) -> Tensor:
+def mean_and_std(y: Tensor) -> Tensor:
     """Return mean and standard deviation over all entries, ``(2,)``."""
     return torch.cat(mean_std(y.reshape(1, -1)))
 
 
-def correct(net: nn.Module) -> None:
+def correct_by_batch(net: nn.Module) -> None:
     """Let a still copy's layers that correct by the batch do so: in one pass, with one derivative, they may."""
     layers: Iterable[Any] = net.modules()
     for layer in layers:
@@ -256,7 +256,7 @@ def with_members(tensors: Tensors) -> Tensors:
     return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
 
-def state_of(scene: TrainingSnapshot, places: Iterable[Place]) -> Tensors:
+def state_of(scene: TrainingSnapshot, places: Iterable[TensorPlace]) -> Tensors:
     """Return a net's parameters and buffers before the step, each once: layers may share them."""
     # A layer that moves something in its buffers is not to move it in the scene.
     return {

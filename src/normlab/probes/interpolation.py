@@ -11,17 +11,17 @@ from torch import Tensor
 
 from normlab.probes.landscape import BatchedLoss, Params
 from normlab.probes.reestimated import reestimated
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, normal
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, member_normal
 
 
-def line(landscape: BatchedLoss, direction: Tensor, alphas: Tensor) -> Tensor:
+def losses_on_line(landscape: BatchedLoss, direction: Tensor, alphas: Tensor) -> Tensor:
     """Return the losses ``f(θ + α·d)``.
 
     Shapes:
         direction d ``(K, P)``; alphas ``(A,)``; returns ``(A, K)``.
 
     >>> bowl = BatchedLoss.of(lambda params: (params["w"] ** 2).sum(), {"w": torch.tensor([1.0, 0.0])})
-    >>> line(bowl, torch.tensor([[1.0, 0.0]]), torch.tensor([-1.0, 0.0, 1.0])).flatten()
+    >>> losses_on_line(bowl, torch.tensor([[1.0, 0.0]]), torch.tensor([-1.0, 0.0, 1.0])).flatten()
     tensor([0., 1., 4.])
     """
     return landscape.losses(landscape.theta + alphas.to(landscape.theta)[:, None, None] * direction)
@@ -70,7 +70,7 @@ def random_direction(
 
     Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the loss landscape of neural nets, arXiv:1712.09913.
     """
-    draws = normal(generators, (1, landscape.theta.shape[1]), landscape.theta)[0]
+    draws = member_normal(generators, (1, landscape.theta.shape[1]), landscape.theta)[0]
     pairs = zip(landscape.names, landscape.parts(draws), landscape.parts(landscape.theta), strict=True)
     scaled = []
     for name, d, theta in pairs:
@@ -142,7 +142,7 @@ class Line(Probe):
             start, theta = point(landscape, scene.start), landscape.theta
             if direction is None:
                 direction = random_direction(landscape, scene.generators)
-            random = line(landscape, direction, aside)
+            random = losses_on_line(landscape, direction, aside)
             way = interpolated(landscape, start, along.flip(0))
             moved = (start != theta).any(1)
             middle = random[half]

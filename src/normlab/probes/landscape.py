@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 Params = Mapping[str, Tensor]
 Loss = Callable[..., Tensor]
 
-AT_ONCE = 16
+POINTS_AT_ONCE = 16
 """How many points are evaluated together: more leave the cache, fewer spend their time in calls from Python."""
 
 
@@ -131,7 +131,11 @@ class BatchedLoss:
         return product
 
     def _split(self, points: Tensor) -> tuple[Tensor, ...]:
-        return points.detach().reshape(-1, self.members, points.shape[-1]).split(max(1, AT_ONCE // self.members))
+        return (
+            points.detach()
+            .reshape(-1, self.members, points.shape[-1])
+            .split(max(1, POINTS_AT_ONCE // self.members))
+        )
 
     def _gradients(self, points: Tensor) -> tuple[Tensor, Tensor]:
         points = points.clone().requires_grad_()

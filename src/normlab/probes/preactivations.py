@@ -33,7 +33,7 @@ class Inputs(NamedTuple):
     std: Tensor
 
 
-def activations(net: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:
+def activation_modules(net: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:
     """Return the modules called ``activation`` by the layer that each is in, ``net`` if in none.
 
     Raises:
@@ -69,7 +69,7 @@ def preactivations(
     Raises:
         ValueError: for a layer that is not there, or a unit that a layer does not have.
     """
-    places = activations(net, layers)
+    places = activation_modules(net, layers)
 
     def of_member(state: Params, x: Tensor) -> dict[str, Inputs]:
         return observed(places, unit, lambda: functional_call(net, dict(state), (x,)))
@@ -142,11 +142,11 @@ class Preactivations(Probe):
 
     def check(self, net: nn.Module) -> None:
         """Refuse a layer that the net does not have."""
-        activations(net, self.layers)
+        activation_modules(net, self.layers)
 
     def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield percentiles and moments of each layer."""
-        if not activations(scene.net, self.layers):
+        if not activation_modules(scene.net, self.layers):
             return
         for mode in self.modes:
             now, start = self.inputs(scene, scene.before, mode), self.inputs(scene, scene.start, mode)
@@ -179,7 +179,7 @@ def of_unit(inputs: Inputs, unit: int) -> dict[str, Tensor]:
 
 def moved(now: Inputs, start: Inputs) -> dict[str, Tensor]:
     """Return how far the units of a layer have moved from the start of the training, ``(K,)`` each."""
-    constant = is_constant(now) | is_constant(start)
+    constant = is_constant_unit(now) | is_constant_unit(start)
     shift, stretch = (now.mean - start.mean).abs() / start.std, (now.std / start.std).log().abs()
     left = (~constant).sum(1)
     return {
@@ -188,6 +188,6 @@ def moved(now: Inputs, start: Inputs) -> dict[str, Tensor]:
     }
 
 
-def is_constant(inputs: Inputs) -> Tensor:
+def is_constant_unit(inputs: Inputs) -> Tensor:
     """Return which units differ between samples by rounding alone, ``(K, C)``."""
     return inputs.std <= 8 * torch.finfo(inputs.std.dtype).eps * inputs.mean.abs()

@@ -52,7 +52,7 @@ def with_statistics_of(net: nn.Module, *, folds: bool = True) -> Callable[[Param
     Shapes:
         of one member, without K: samples ``(N, …)``, x ``(B, …)``; returns ``(B, O)``.
     """
-    frozen, estimating = side_effect_free_copy(net, "frozen", folds=folds), by_batch(net)
+    frozen, estimating = side_effect_free_copy(net, "frozen", folds=folds), batch_statistics_copy(net)
     layers = {name: layer for name, layer in net.named_modules() if kept_by(layer)}
     running = {f"{name}.{kept}".lstrip(".") for name, layer in layers.items() for kept in kept_by(layer)}
 
@@ -80,7 +80,7 @@ def with_statistics_of(net: nn.Module, *, folds: bool = True) -> Callable[[Param
     return forward
 
 
-def by_batch(net: nn.Module) -> nn.Module:
+def batch_statistics_copy(net: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode that has only the batch's own statistics to go by."""
     copy: Any = structure(net).eval()
     for layer in copy.modules():

@@ -14,7 +14,7 @@ from normlab.probes.landscape import BatchedLoss
 FACTORS = (1.0, 3.0)
 """Range of exponents of 2 that weights are multiplied by. Above 1, ε counts for less beside the variance."""
 
-TOLERANCE = 0.05
+INVARIANCE_TOLERANCE = 0.05
 """By which share the gradient may differ from that of a loss without scale: what ε does is well below it."""
 
 
@@ -51,7 +51,7 @@ def weight_norm_diagonal(landscape: BatchedLoss) -> Tensor:
         weight = weights[name]
         unsettled = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
         for names in with_bias:
-            rows = rows_of(landscape, names, weight.shape[1]).to(weight.device)
+            rows = weight_rows(landscape, names, weight.shape[1]).to(weight.device)
             invariant = unsettled & is_scale_invariant(landscape, rows.clamp(max=0), gradient)
             unsettled = unsettled & ~invariant
             for group, lengths in groupings(weight, rows):
@@ -66,7 +66,7 @@ def weight_norm_diagonal(landscape: BatchedLoss) -> Tensor:
     return diagonal
 
 
-def rows_of(landscape: BatchedLoss, names: Sequence[str], rows: int) -> Tensor:
+def weight_rows(landscape: BatchedLoss, names: Sequence[str], rows: int) -> Tensor:
     """Return the row of a layer's weights that each entry of θ belongs to, −1 for other layers' entries: ``(P,)``.
 
     A bias has an entry for each row.
@@ -123,4 +123,4 @@ def is_scale_invariant(landscape: BatchedLoss, group: Tensor, gradient: Tensor) 
 
 def same(difference: Tensor, value: Tensor) -> Tensor:
     """Return where the norm of a difference is within the tolerance: ``(K, n)`` to ``(K,)``."""
-    return difference.norm(dim=1) <= TOLERANCE * value.norm(dim=1)
+    return difference.norm(dim=1) <= INVARIANCE_TOLERANCE * value.norm(dim=1)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from normlab.data.sampling import Split
 from normlab.models.layer_lookup import calls_forward_alone
 from normlab.norms.batch_norm import BatchNorm, BatchNorm1d
 from normlab.norms.counter_rng import StochasticLayer
@@ -28,8 +29,7 @@ MODES = ("batch", "frozen")
 DATA = ("minibatch", "train")
 """What the loss is taken over: the step's minibatch, or the whole training split."""
 
-Split = tuple[Tensor, Tensor]
-PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
+PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
 """What needs no copy."""
 
 
@@ -154,7 +154,7 @@ def shell(module: nn.Module, memo: dict[int, Any]) -> Any:
         elif type(value) in (dict, OrderedDict, set, list) and not value:
             vars(copy)[name] = type(value)()
         else:
-            vars(copy)[name] = value if isinstance(value, PLAIN) else deepcopy(value, memo)
+            vars(copy)[name] = value if isinstance(value, PLAIN_TYPES) else deepcopy(value, memo)
     return copy
 
 
@@ -314,7 +314,7 @@ def parts_of(net: nn.Module) -> dict[str, list[str]]:
     return parts
 
 
-def normal(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
+def member_normal(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
     """Return draws from N(0, 1), each member's from its own generator: ``(S, K, …)`` for a shape ``(S, …)``.
 
     They are drawn in float64 whatever the precision, so that a probe repeated in float64 sees the same.

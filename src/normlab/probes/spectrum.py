@@ -14,10 +14,10 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # it is docu
 
 from normlab.probes.landscape import BatchedLoss
 
-POINTS = 256
+DENSITY_POINTS = 256
 """G, at how many points a density is given."""
 
-Measure = Callable[[Any, int], Tensor]
+OperatorMeasure = Callable[[Any, int], Tensor]
 """Of a Hessian as an operator of curvlinops, and of the place of its member."""
 
 
@@ -100,12 +100,12 @@ def density(
 
     def quadrature(hessian: Any, k: int) -> Tensor:
         ends = smallest[k].item(), largest[k].item()
-        nothing = landscape.theta.new_full((2, POINTS), torch.nan)
+        nothing = landscape.theta.new_full((2, DENSITY_POINTS), torch.nan)
         if not ends[0] < ends[1]:
             return nothing
         try:
             grid, values = curvlinops.lanczos_approximate_spectrum(
-                hessian, steps, POINTS, repeats, boundaries=ends
+                hessian, steps, DENSITY_POINTS, repeats, boundaries=ends
             )
         except LinAlgError:
             # The start vector may lead to fewer dimensions than there are steps.
@@ -116,7 +116,7 @@ def density(
     return values, grid
 
 
-def of_each(landscape: BatchedLoss, generators: Sequence[torch.Generator], measure: Measure) -> Tensor:
+def of_each(landscape: BatchedLoss, generators: Sequence[torch.Generator], measure: OperatorMeasure) -> Tensor:
     """Measure each member's Hessian, and stack the results.
 
     curvlinops draws from torch's global generator, which begins at a draw from the member's and is put back.

@@ -11,10 +11,10 @@ from pathlib import Path
 from normlab.errors import ConfigError, first_line
 from normlab.report.finalize import shorter_path
 from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable, run_name
-from normlab.results.result import FILE
+from normlab.results.result import RESULT_FILE
 from normlab.results.sweep import read_sweeps
 
-OPTIONS = ("metric", "compare", "baseline", "target", "margin", "pairs")
+REPORT_OPTIONS = ("metric", "compare", "baseline", "target", "margin", "pairs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +65,7 @@ def report(asked: argparse.Namespace) -> None:
     )
     from normlab.stats.looks import History
 
-    out, options = page_folder(asked), {name: getattr(asked, name) for name in OPTIONS}
+    out, options = page_folder(asked), {name: getattr(asked, name) for name in REPORT_OPTIONS}
     one = asked.paths[0] if len(asked.paths) == 1 else None
     typed = ReportOptions.of_runs(records, one)
     given = {name: value for name, value in options.items() if value is not None}
@@ -74,7 +74,7 @@ def report(asked: argparse.Namespace) -> None:
     history = read_history(one, records) if one else History(declared_maximum(records))
     found = build_report_data(
         records,
-        replace(typed, **(given | {"target": target_of(asked.target) or typed.target})),
+        replace(typed, **(given | {"target": typed_target(asked.target) or typed.target})),
         history=history,
         folders=asked.paths,
     )
@@ -93,7 +93,7 @@ def page_folder(asked: argparse.Namespace) -> Path:
     from normlab.report.report import FOLDER
 
     first, *others = asked.paths
-    given = [f"{name}={getattr(asked, name)}" for name in OPTIONS if getattr(asked, name) is not None]
+    given = [f"{name}={getattr(asked, name)}" for name in REPORT_OPTIONS if getattr(asked, name) is not None]
     given += [f"with={os.path.relpath(path, first.parent)}" for path in others]
     own = first / (f"{FOLDER}-{run_name(given)}" if given else FOLDER)
     if asked.out is None:
@@ -117,12 +117,12 @@ def require_report(folder: Path) -> None:
     """
     from normlab.report.page import PAGE
 
-    held = any((folder / name).exists() for name in (HYDRA_CONFIG.parent, SWEEP_CONFIG, FILE))
+    held = any((folder / name).exists() for name in (HYDRA_CONFIG.parent, SWEEP_CONFIG, RESULT_FILE))
     if held or (folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).exists()):
         raise ConfigError(f"--out must be a new folder or one of a report, got {folder}; choose another folder")
 
 
-def target_of(text: str | None) -> float | str | None:
+def typed_target(text: str | None) -> float | str | None:
     """Return the target that was typed: a number where it is one."""
     try:
         return text if text is None else float(text)

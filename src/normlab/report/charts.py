@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from normlab.report.figure_layout import GREY, STEPS, scale
+from normlab.report.figure_layout import GREY, TICK_STEPS, scale
 from normlab.report.figures import Style, drawing
-from normlab.report.probe_data import quartiles
+from normlab.report.probe_data import seed_quartiles
 
-SIZE = (4.7, 3.1)
+CHART_SIZE = (4.7, 3.1)
 """Inches."""
-LEFT, RIGHT, TOP, BOTTOM, LEGEND = 0.145, 0.965, 0.91, 0.16, 0.06
-ACROSS = 5
+CHART_LEFT, CHART_RIGHT, TOP, BOTTOM, LEGEND = 0.145, 0.965, 0.91, 0.16, 0.06
+CHARTS_PER_ROW = 5
 """How many arms a legend has in a row."""
 Looks = Mapping[str, Style]
 
@@ -28,9 +28,9 @@ Looks = Mapping[str, Style]
 def single_panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """Return a figure of one panel."""
     with drawing():
-        figure = Figure(figsize=SIZE)
+        figure = Figure(figsize=CHART_SIZE)
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((LEFT, BOTTOM, RIGHT - LEFT, TOP - BOTTOM))
+        axes = figure.add_axes((CHART_LEFT, BOTTOM, CHART_RIGHT - CHART_LEFT, TOP - BOTTOM))
     axes.set_title(title, fontsize=10, loc="left", y=1.0, pad=6)
     # A power of ten that the numbers have in common stands above them, and not where the title begins.
     axes.yaxis.get_offset_text().set(x=-0.02, horizontalalignment="right")
@@ -47,13 +47,15 @@ def finish(axes: Axes, values: np.ndarray, arms: Mapping[str, str], looks: Looks
         for arm, name in arms.items()
     ]
     if len(handles) > 1:
-        beside = min(ACROSS, len(handles))
+        beside = min(CHARTS_PER_ROW, len(handles))
         rows = -(-len(handles) // beside)
         # Below the axes: a place among the lines is slow to find, and there may be none.
         axes.figure.legend(
             handles=handles, loc="lower center", ncols=beside, fontsize=8, frameon=False, borderpad=0
         )
-        axes.set_position((LEFT, BOTTOM + LEGEND * rows, RIGHT - LEFT, TOP - BOTTOM - LEGEND * rows))
+        axes.set_position(
+            (CHART_LEFT, BOTTOM + LEGEND * rows, CHART_RIGHT - CHART_LEFT, TOP - BOTTOM - LEGEND * rows)
+        )
 
 
 def draw_curves(
@@ -87,7 +89,7 @@ def draw_curves(
             color=GREY,
         )
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=TICK_STEPS))
     finish(axes, np.concatenate([*drawn, [target]]), {arm: arm for arm in values}, looks)
     return figure
 
@@ -95,7 +97,7 @@ def draw_curves(
 def quartiles_of_all(values: np.ndarray) -> np.ndarray:
     """Return the quartiles ``(3, n)`` of ``(n x seeds)``, infinity as the worst, NaN left out."""
     big = np.finfo(float).max
-    found = quartiles(np.clip(values, -big, big))
+    found = seed_quartiles(np.clip(values, -big, big))
     return np.where(np.abs(found) > big / 4, np.inf, found)
 
 
@@ -163,7 +165,7 @@ def draw_reached(times: Mapping[str, np.ndarray], looks: Looks, *, title: str, x
         axes.step(at, share, where="post", color=look.colour, linestyle=look.line, linewidth=1.5)
     axes.set(xlim=(0, end), ylim=(-0.02, 1.04))
     axes.axhline(0.5, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=TICK_STEPS))
     finish(axes, np.array([]), {arm: arm for arm in times}, looks)
     return figure
 

@@ -12,7 +12,7 @@ from normlab.report.factors import short_names, untyped_note
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.result import Result
 from normlab.results.sweep import Record
-from normlab.stats.arms import ABSENT, ENDS
+from normlab.stats.configurations import ABSENT, ENDS
 
 END = "train_eval, val, test: means over the last tenth of the epochs"
 TRAIN_EVAL = "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it"
@@ -41,9 +41,9 @@ def difference_warnings(sweep: SweepSummary) -> list[str]:
 
 def seed_notes(sweep: SweepSummary) -> list[str]:
     """Return the note on the number of seeds that means are over."""
-    counts = sorted(set(sweep.arms["seeds"]) - {0})
+    counts = sorted(set(sweep.configurations["seeds"]) - {0})
     if not counts:
-        trained = (sweep.runs["epochs"] > 0).any() or not sweep.arms["finished"].any()
+        trained = (sweep.runs["epochs"] > 0).any() or not sweep.configurations["finished"].any()
         return ["no run came to its end: there is nothing to compare"] if trained else ["nothing was trained"]
     if counts == [1]:
         return ["one seed per arm: no spread can be given, and one seed supports no claim", END, TRAIN_EVAL]
@@ -55,18 +55,20 @@ def seed_notes(sweep: SweepSummary) -> list[str]:
 def column_notes(sweep: SweepSummary) -> list[str]:
     """Return the meaning of the column of epochs, if there is anything in it."""
     lines = []
-    if sweep.arms["timed"].any():
-        side, targets = "at most" if sweep.direction == "min" else "at least", sweep.arms["target"]
+    if sweep.configurations["timed"].any():
+        side, targets = "at most" if sweep.direction == "min" else "at least", sweep.configurations["target"]
         one = targets.nunique(dropna=False) == 1
         value = f"is {side} {format_number(targets.iloc[0])}, the target" if one else "reaches its target"
-        several = "; median over the seeds, and how many got there" if sweep.arms["seeds"].max() > 1 else ""
+        several = (
+            "; median over the seeds, and how many got there" if sweep.configurations["seeds"].max() > 1 else ""
+        )
         lines.append(f"epochs: until {sweep.metric} {value}{several}")
     return lines
 
 
 def lost_runs(sweep: SweepSummary) -> list[str]:
     """Return notes on runs that did not finish, did not train, or finished without the metric."""
-    arms, runs, lines = sweep.arms, sweep.runs, []
+    arms, runs, lines = sweep.configurations, sweep.runs, []
     if arms["diverged"].any():
         infinity = "inf" if sweep.direction == "min" else "-inf"
         lines.append(f"a diverged run counts as {infinity}, the worst value there is: so does the mean of its arm")
@@ -132,9 +134,9 @@ def is_metric(name: str) -> bool:
     return name.startswith(("train/", "val/")) and name != "train/lr"
 
 
-def arm_table(sweep: SweepSummary) -> pd.DataFrame:
+def configuration_table(sweep: SweepSummary) -> pd.DataFrame:
     """Return ``table.csv``: a row per arm, with what varies and the numbers that are printed."""
-    return sweep.arms.assign(metric=sweep.metric, direction=sweep.direction).reset_index()
+    return sweep.configurations.assign(metric=sweep.metric, direction=sweep.direction).reset_index()
 
 
 def csv(table: pd.DataFrame) -> str:
@@ -149,10 +151,12 @@ def csv(table: pd.DataFrame) -> str:
 def table_lines(sweep: SweepSummary) -> list[str]:
     """Return the lines of the table that is printed, without its notes."""
     short = zip(short_names(sweep.keys), sweep.keys, strict=True)
-    left = {name: sweep.arms[key].tolist() for name, key in short} or {"arm": sweep.arms.index.tolist()}
-    rows = sweep.arms.to_dict("records")
-    stopped = {"stopped": [str(row["stopped"]) for row in rows]} if sweep.arms["stopped"].any() else {}
-    some = sweep.arms["untrained"].any()
+    left = {name: sweep.configurations[key].tolist() for name, key in short} or {
+        "arm": sweep.configurations.index.tolist()
+    }
+    rows = sweep.configurations.to_dict("records")
+    stopped = {"stopped": [str(row["stopped"]) for row in rows]} if sweep.configurations["stopped"].any() else {}
+    some = sweep.configurations["untrained"].any()
     untrained = {"untrained": [str(row["untrained"]) for row in rows]} if some else {}
     right = {
         "runs": [str(row["runs"]) for row in rows],

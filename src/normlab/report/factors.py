@@ -13,7 +13,7 @@ import pandas as pd
 from normlab.config.schema import OF_THE_VERDICT, SECTIONS
 from normlab.results.result import Result
 from normlab.results.sweep import overrides, setting
-from normlab.stats.arms import ABSENT, SEED, label, varied_keys
+from normlab.stats.configurations import ABSENT, SEED, configuration_label, varied_keys
 from normlab.stats.design import MODEL, OPTIMIZER
 
 WITHOUT_EFFECT = (
@@ -22,7 +22,7 @@ WITHOUT_EFFECT = (
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", *OF_THE_VERDICT),
 )
 """Keys, and groups of keys, that cannot change the result of a run and its seed."""
-Column = Sequence[Hashable]
+FactorColumn = Sequence[Hashable]
 Written = Callable[[], Sequence[Mapping[str, Any]]]
 
 
@@ -41,13 +41,13 @@ class Ended:
         runs = [results[k] for k in ended]
         self.files: list[dict[str, Any]] | None = None
         seeds = [run.config.get(SEED) for run in runs]
-        columns = differing([{key: comparable(value) for key, value in leaves(run.config)} for run in runs])
+        columns = differing([{key: comparable(value) for key, value in config_leaves(run.config)} for run in runs])
         self.values = {key: column for key, column in columns.items() if column != seeds}
         self.choices = differing([run.choices for run in runs])
         sections = {*SECTIONS, *(str(key) for run in runs for key in run.config)}
         self.overall = [group for group in self.choices if group not in sections]
 
-    def explanation(self, key: str, ways: Sequence[Sequence[Column]]) -> Sequence[Column] | None:
+    def explanation(self, key: str, ways: Sequence[Sequence[FactorColumn]]) -> Sequence[FactorColumn] | None:
         """Return the first of some sets of columns that a key follows, None if there is none.
 
         It follows columns if it is the same, or the same reference, in all runs in which they agree.
@@ -56,7 +56,7 @@ class Ended:
         for column in (lambda: self.values[key], lambda: self.references(key)):
             values = column()
             for way, own in zip(ways, classes, strict=True):
-                if is_constant(values, own):
+                if is_constant_within(values, own):
                     return way
         return None
 
@@ -64,7 +64,7 @@ class Ended:
         """Return the written reference of a key in each run, or its value where the file has no reference."""
         if self.files is None:
             written = self.written()
-            self.files = [dict(leaves(written[k])) for k in self.ended]
+            self.files = [dict(config_leaves(written[k])) for k in self.ended]
         texts = [written_for(file, key) for file in self.files]
         pairs = zip(texts, self.values[key], strict=True)
         return [text if is_reference(text) else value for text, value in pairs]
@@ -81,18 +81,18 @@ def untyped_keys(runs: Ended, typed: pd.DataFrame) -> Iterator[str]:
         typed: their settings of the typed factors, ``(runs, keys)``.
     """
     overall = [runs.choices[group] for group in runs.overall]
-    groups = [group for group in runs.choices if any(is_below(key, group) for key in runs.values)]
+    groups = [group for group in runs.choices if any(is_below_other(key, group) for key in runs.values)]
     groups = [group for group in groups if group not in typed]
     own = [
         group
         for group in groups
-        if not overall or not is_constant(runs.choices[group], list(zip(*overall, strict=True)))
+        if not overall or not is_constant_within(runs.choices[group], list(zip(*overall, strict=True)))
     ]
-    above: dict[str, Column] = {**{str(key): typed[key].tolist() for key in typed}, **runs.choices}
+    above: dict[str, FactorColumn] = {**{str(key): typed[key].tolist() for key in typed}, **runs.choices}
     found, by_overall = [], len(own) < len(groups)
     for key in (key for key in runs.values if key not in typed):
-        parents = [column for other, column in above.items() if is_below(key, other)]
-        ways: list[list[Column]] = [[column] for column in parents] or [[]]
+        parents = [column for other, column in above.items() if is_below_other(key, other)]
+        ways: list[list[FactorColumn]] = [[column] for column in parents] or [[]]
         way = runs.explanation(key, [*ways, *([[*parents, *overall]] if overall else [])])
         if way is None:
             found.append(key)
@@ -130,19 +130,19 @@ def is_without_effect(key: str) -> bool:
     >>> [is_without_effect(key) for key in ("seed", "logger.extra.csv.name", "data.seed", "trainer.precision")]
     [True, True, False, False]
     """
-    return any(key == name or is_below(key, name) for name in WITHOUT_EFFECT)
+    return any(key == name or is_below_other(key, name) for name in WITHOUT_EFFECT)
 
 
-def is_below(key: str, other: str) -> bool:
+def is_below_other(key: str, other: str) -> bool:
     """Return whether a dotted key lies below another."""
     return key.startswith(f"{other}.")
 
 
-def leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def config_leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each value of a configuration that is no group of keys, with its dotted key."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{path}{key}.")
+            yield from config_leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
 
@@ -152,10 +152,10 @@ def comparable(value: Any) -> Hashable:
     return value if isinstance(value, str | bool | int | float) else json.dumps(value)
 
 
-def is_constant(column: Column, classes: Column) -> bool:
+def is_constant_within(column: FactorColumn, classes: FactorColumn) -> bool:
     """Return whether the entries of a column are equal within each class.
 
-    >>> is_constant([1, 1, 2], ["a", "a", "b"]), is_constant([1, 2, 2], ["a", "a", "b"])
+    >>> is_constant_within([1, 1, 2], ["a", "a", "b"]), is_constant_within([1, 2, 2], ["a", "a", "b"])
     (True, False)
     """
     return len(set(zip(column, classes, strict=True))) == len(set(classes))
@@ -170,7 +170,7 @@ def is_reference(text: Any) -> bool:
     return isinstance(text, str) and "${" in text and "${oc.env:" not in text
 
 
-UNKNOWN = "unknown"
+UNKNOWN_SETTING = "unknown"
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def find_factors(results: Sequence[Result], written: Written, compare: str | Non
     settings = typed[keys].copy()
     for key in untyped:
         settings[key] = [known_setting(result, key) for result in results]
-    settings = settings.fillna(UNKNOWN)
+    settings = settings.fillna(UNKNOWN_SETTING)
     compare = compare or default_comparison(settings, untyped)
     dropped, named = absent_keys(results, settings, compare)
     keys = [key for key in [*keys, *untyped] if key not in dropped and key not in named]
@@ -257,7 +257,7 @@ def absent_keys(
         group = key.partition(".")[0]
         column = settings.loc[known, key]
         choices = [result.choices.get(group) for result, own in zip(results, known, strict=True) if own]
-        if group == key or not (column == ABSENT).any() or not is_constant(list(column == ABSENT), choices):
+        if group == key or not (column == ABSENT).any() or not is_constant_within(list(column == ABSENT), choices):
             continue
         if column[column != ABSENT].nunique() == 1:
             dropped.add(key)
@@ -272,7 +272,9 @@ def arm_names(settings: pd.DataFrame, compare: str, named: Sequence[str]) -> lis
     short = [end if ends.count(end) == 1 else key for key, end in zip(named, ends, strict=True)]
     rows = zip(settings[compare], settings[list(named)].to_numpy().tolist(), strict=True)
     parts = [(arm, [pair for pair in zip(short, row, strict=True) if pair[1] != ABSENT]) for arm, row in rows]
-    return [", ".join([arm, label(*zip(*pairs, strict=True))]) if pairs else arm for arm, pairs in parts]
+    return [
+        ", ".join([arm, configuration_label(*zip(*pairs, strict=True))]) if pairs else arm for arm, pairs in parts
+    ]
 
 
 def untyped_note(keys: Iterable[str]) -> list[str]:

@@ -26,14 +26,14 @@ TITLE, ABOVE, BELOW, BETWEEN, SHARED, CAPTION_ROW = 0.46, 0.52, 0.52, 0.85, 0.2,
 # From an axis to its name.
 UNDER, BESIDE = 0.26, 0.5
 CAPTION_LETTERS = 125
-STEPS = (1, 2, 2.5, 5, 10)
+TICK_STEPS = (1, 2, 2.5, 5, 10)
 """How far apart the numbers of an axis may be, times a power of ten."""
 GREY = "#555555"
 Entry = tuple[Artist, str]
 
 
 @dataclass(frozen=True)
-class Row:
+class PanelRow:
     """Panels side by side.
 
     Attributes:
@@ -62,7 +62,7 @@ class Row:
 
 def sheet(
     title: str,
-    rows: Sequence[Row],
+    rows: Sequence[PanelRow],
     entries: Sequence[Sequence[Entry]],
     words: Sequence[str],
     left: float = LEFT,
@@ -91,7 +91,7 @@ def sheet(
         at -= depth
     panels, top = [], height - TITLE
     for row in rows:
-        panels.append(place(figure, row, left, top - row.above - row.height))
+        panels.append(place_panels(figure, row, left, top - row.above - row.height))
         figure.text(0.5, (top - 0.2) / height, row.title, ha="center", fontsize=10, color=GREY)
         top -= row.whole
     return figure, panels
@@ -108,7 +108,7 @@ def caption_lines(words: Sequence[str]) -> list[str]:
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines] or [""]
 
 
-def place(figure: Figure, row: Row, left: float, bottom: float) -> list[Axes]:
+def place_panels(figure: Figure, row: PanelRow, left: float, bottom: float) -> list[Axes]:
     """Add the panels of a row, whose lower edge is so many inches from that of the figure."""
     width, height = figure.get_size_inches()
     between = SHARED if row.shared else BETWEEN
@@ -145,7 +145,7 @@ def few_letters(axis: Axis) -> None:
     numbers = ScalarFormatter(useOffset=False)
     numbers.set_powerlimits((-4, 5))
     axis.set_major_formatter(numbers)
-    axis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=1, steps=STEPS))
+    axis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=1, steps=TICK_STEPS))
     axis.get_offset_text().set_fontsize(8)
 
 
@@ -208,6 +208,6 @@ def arm_entries(probe: Measured) -> list[Entry]:
     ]
 
 
-def statistics(mode: str) -> str:
+def mode_title(mode: str) -> str:
     """Return the name of a mode in titles."""
     return f"{mode} statistics" if mode in ("batch", "frozen") else mode

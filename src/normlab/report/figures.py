@@ -45,7 +45,7 @@ LOG_FROM = 10.0
 # Epochs from which a noisy curve is thinner, so that it stays a line.
 DENSE = 300
 # Inches; the parts are laid out by hand, because matplotlib's own layout takes half of the time of a drawing.
-WIDTH, ABOVE, BELOW, LEFT, RIGHT, BETWEEN = 9.0, 0.4, 0.55, 0.9, 0.15, 0.95
+WIDTH, CURVES_ABOVE, CURVES_BELOW, LEFT, RIGHT, CURVES_BETWEEN = 9.0, 0.4, 0.55, 0.9, 0.15, 0.95
 LEGEND_ROW, CAPTION, LETTER, HANDLE = 0.17, 0.4, 0.075, 0.65
 
 CJK_FONTS = (
@@ -135,20 +135,24 @@ def draw(sweep: SweepSummary, metrics: list[str]) -> Figure:
     labels = legend_labels(sweep)
     fitting = max(1, int(WIDTH / (HANDLE + LETTER * max(map(len, labels)))))
     rows = math.ceil(len(labels) / fitting)
-    bottom = BELOW + rows * LEGEND_ROW + CAPTION
+    bottom = CURVES_BELOW + rows * LEGEND_ROW + CAPTION
     panel_height = min(2.9 + 0.06 * max(0, len(labels) - 6), 4.0)
-    height = ABOVE + panel_height + bottom
+    height = CURVES_ABOVE + panel_height + bottom
     figure = Figure(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
     looks = dict(
-        zip(sweep.arms.index, styles([tuple(arm) for arm in sweep.arms[sweep.keys].to_numpy()]), strict=True)
+        zip(
+            sweep.configurations.index,
+            styles([tuple(arm) for arm in sweep.configurations[sweep.keys].to_numpy()]),
+            strict=True,
+        )
     )
-    step = (WIDTH - LEFT - RIGHT + BETWEEN) / len(metrics)
+    step = (WIDTH - LEFT - RIGHT + CURVES_BETWEEN) / len(metrics)
     for number, metric in enumerate(metrics):
         place = (
             (LEFT + number * step) / WIDTH,
             bottom / height,
-            (step - BETWEEN) / WIDTH,
+            (step - CURVES_BETWEEN) / WIDTH,
             panel_height / height,
         )
         panel(figure.add_axes(place), sweep, metric, looks)
@@ -163,14 +167,14 @@ def draw(sweep: SweepSummary, metrics: list[str]) -> Figure:
         handlelength=3.2,
         labelspacing=0.35,
     )
-    figure.text(0.5, 0.1 / height, caption(sweep), ha="center", fontsize=8, color="#555555")
+    figure.text(0.5, 0.1 / height, curves_caption(sweep), ha="center", fontsize=8, color="#555555")
     return figure
 
 
 def legend_labels(sweep: SweepSummary) -> list[str]:
     """Return each arm's name, with the number of its runs that did not finish, and whether it learned nothing."""
     labels = []
-    for arm, row in sweep.arms.to_dict("index").items():
+    for arm, row in sweep.configurations.to_dict("index").items():
         states = [state for state in ("diverged", "stopped", "failed") if row[state]]
         lost = ", ".join(
             [f"{row[state]} of {row['runs']} {state}" for state in states]
@@ -180,7 +184,7 @@ def legend_labels(sweep: SweepSummary) -> list[str]:
     return labels
 
 
-def caption(sweep: SweepSummary) -> str:
+def curves_caption(sweep: SweepSummary) -> str:
     """Return the legend of lines, bands and crosses in words."""
     finished = sweep.runs[sweep.runs["status"] == "finished"]
     seeds = sorted(set(finished.groupby("arm")["seed"].nunique()))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from normlab.report.report_data import ReportData
 
 
-SENTENCES, WIDTH = 12, 110
+SENTENCES, LINE_LETTERS = 12, 110
 """How many sentences are printed, and how many letters a line has."""
 log = logging.getLogger("normlab")
 
@@ -49,20 +49,20 @@ def close_run(folder: Path) -> None:
     from normlab.results import probes
     from normlab.results.events import OURS, EventFile
 
-    if not (folder / probes.FILE).exists():
+    if not (folder / probes.PROBES_FILE).exists():
         return
     records = read_sweep(folder)
     figures = write_probe_figures(summarize_sweep(records), records, folder)
     if any(folder.glob(OURS)):
         write_images(EventFile(folder), figures)
-    log.info("%s: %s", shorter_path(folder), ", ".join([probes.FILE, *(path.name for path in figures)]))
+    log.info("%s: %s", shorter_path(folder), ", ".join([probes.PROBES_FILE, *(path.name for path in figures)]))
 
 
 def write(folder: Path, records: Sequence[Record]) -> None:
     """Write everything into ``folder``, and print the table and where the rest is."""
-    from normlab.report.console import arm_table, csv, footnotes, run_table, table_lines, table_title
+    from normlab.report.console import configuration_table, csv, footnotes, run_table, table_lines, table_title
     from normlab.report.figures import write_curves
-    from normlab.report.probe_data import printed_probes, probe_ratios, probe_table, run_columns
+    from normlab.report.probe_data import printed_probes, probe_columns, probe_ratios, probe_table
     from normlab.report.probe_data import ratio_lines as compared
     from normlab.report.report import FOLDER, write_report
     from normlab.report.report_data import ReportOptions, build_report_data, read_history, write_history
@@ -70,13 +70,15 @@ def write(folder: Path, records: Sequence[Record]) -> None:
     from normlab.report.tensorboard import write_events
 
     sweep = summarize_sweep(records)
-    probed = run_columns(records).loc[sweep.listed.index].reset_index(drop=True)
+    probed = probe_columns(records).loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
     history = read_history(folder, records)
     found = build_report_data(records, ReportOptions.of_runs(records, folder), sweep, history, [folder])
     write_history(folder, history)
     sweep = found.summary
-    write_atomically(folder / "table.csv", csv(arm_table(sweep).join(probe_table(sweep, records), on="arm")))
+    write_atomically(
+        folder / "table.csv", csv(configuration_table(sweep).join(probe_table(sweep, records), on="arm"))
+    )
     ratios = compared(probe_ratios(sweep, records))
     blocks = (
         [table_title(sweep)],
@@ -100,18 +102,18 @@ def write(folder: Path, records: Sequence[Record]) -> None:
 
 def closing_lines(found: "ReportData") -> list[str]:
     """Return the first sentences of the report, its main warnings, and the targets where the notes have none."""
-    from normlab.report.report import more_sentences, sentences, targets
+    from normlab.report.report import more_sentences, sentences, target_sentences
 
     lines = [*sentences(found), *more_sentences(found)]
     first = lines[:SENTENCES]
     more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
-    told = targets(found) if found.summary.arms["target"].nunique(dropna=False) > 1 else []
+    told = target_sentences(found) if found.summary.configurations["target"].nunique(dropna=False) > 1 else []
     notes = [*found.changed, *found.analysis.edges, *found.analysis.ends][:SENTENCES]
     # No line ends between a number and its sign.
     whole = [
         re.sub(r" (?=%)|(?<=p) (?==)|(?<==) (?=\d)", "\u00a0", line) for line in [*first, *more, *notes, *told]
     ]
-    wrapped = [textwrap.wrap(line, WIDTH, subsequent_indent="    ") for line in whole]
+    wrapped = [textwrap.wrap(line, LINE_LETTERS, subsequent_indent="    ") for line in whole]
     return [line.replace("\u00a0", " ") for line in itertools.chain.from_iterable(wrapped)]
 
 

@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).parent / "template"
 # What is drawn for white paper follows the page's colours, light or dark.
 THEME = {"#000000": "currentColor", "#ffffff": "var(--paper)", "#e4e4e4": "var(--grid)", "#555555": "var(--soft)"}
 PAGE = "index.html"
-FEW = 12
+FEW_PICTURES = 12
 """Up to how many rows a table is shown open; longer ones can be opened."""
 
 
@@ -48,7 +48,7 @@ class PageTable:
     @property
     def open(self) -> bool:
         """Whether it is shown without a click."""
-        return len(self.frame) <= FEW
+        return len(self.frame) <= FEW_PICTURES
 
     def rows(self) -> Iterator[list[tuple[str, Any]]]:
         """Yield each row: the text of its cells, and what they are sorted by."""

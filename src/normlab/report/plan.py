@@ -10,18 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from normlab.errors import ConfigError
 from normlab.report.factors import find_factors, short_names
-from normlab.report.report_data import read_history
+from normlab.report.report_data import CLASSES, read_history
 from normlab.report.sweep_summary import scopes_of, seed_column
 from normlab.results.folder import group_choices, plain
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import Record, read_sweep, read_written
-from normlab.stats.arms import SEED
+from normlab.stats.configurations import SEED
 from normlab.stats.design import GENERALIZATION, Design, Metric, design_of
 from normlab.stats.replicate_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 
-CLASSES = ("loss", "acc")
-"""The metrics of one question where targets are classes; else the first."""
-NAMES = {"optimizer.lr": "the learning rate"}
+KEY_NAMES = {"optimizer.lr": "the learning rate"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
         return []
     seeds = sorted({*plan.tuning, *plan.report})
     chosen = " and ".join(
-        NAMES.get(key, name) for key, name in zip(design.tuned, short_names(design.tuned), strict=True)
+        KEY_NAMES.get(key, name) for key, name in zip(design.tuned, short_names(design.tuned), strict=True)
     )
     if len(seeds) == 1:
         return [f"1 seed: no verdict{wanted(plan, seeds, 'gives one')}"] if plan.comparisons else []

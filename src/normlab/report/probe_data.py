@@ -19,17 +19,17 @@ from normlab.report.selectors import with_interval
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.probes import read_arrays, read_probes
 from normlab.results.sweep import Record
-from normlab.stats.arms import label
-from normlab.stats.comparison import RATIO, named, shown_estimate
+from normlab.stats.comparison import RATIO, estimate_columns, shown_estimate
+from normlab.stats.configurations import configuration_label
 from normlab.stats.design import MODEL, PLAIN
-from normlab.stats.estimates import UNKNOWN, Estimate
+from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate
 from normlab.stats.outcomes import log_ratios
 from normlab.stats.signed_rank import pseudomedian
 
 MODES = ("batch", "frozen")
 """In this order; what others a probe has come after them."""
 
-NOTHING = pd.DataFrame({"run": [], "step": [], "value": []})
+NO_NUMBERS = pd.DataFrame({"run": [], "step": [], "value": []})
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,27 @@ class Measured:
         """The arms that the probe looked at, as they are sorted in the sweep."""
         probed = set().union(*(rows["run"].unique() for rows in self.rows.values()))
         seen = set(self.sweep.runs.loc[[run for run in self.sweep.runs.index if run in probed], "arm"])
-        return [arm for arm in self.sweep.arms.index if arm in seen]
+        return [arm for arm in self.sweep.configurations.index if arm in seen]
 
     @cached_property
     def looks(self) -> dict[str, Style]:
         """The colour and line of each arm, as in the curves."""
-        varied = [tuple(arm) for arm in self.sweep.arms[self.sweep.keys].to_numpy()]
-        return dict(zip(self.sweep.arms.index, styles(varied), strict=True))
+        varied = [tuple(arm) for arm in self.sweep.configurations[self.sweep.keys].to_numpy()]
+        return dict(zip(self.sweep.configurations.index, styles(varied), strict=True))
 
     @cached_property
     def labels(self) -> dict[str, str]:
         """What each arm is called, with the number of its runs that did not finish."""
-        return dict(zip(self.sweep.arms.index, legend_labels(self.sweep), strict=True))
+        return dict(zip(self.sweep.configurations.index, legend_labels(self.sweep), strict=True))
 
     @cached_property
     def brief(self) -> dict[str, str]:
         """What each arm is called where there is little room, the number of its lost runs in a second line."""
-        names = {str(arm): str(arm) for arm in self.sweep.arms.index}
+        names = {str(arm): str(arm) for arm in self.sweep.configurations.index}
         short = short_names(self.sweep.keys)
         if self.sweep.keys:
-            rows = self.sweep.arms[self.sweep.keys].to_numpy().tolist()
-            names = {arm: label(short, row) for arm, row in zip(names, rows, strict=True)}
+            rows = self.sweep.configurations[self.sweep.keys].to_numpy().tolist()
+            names = {arm: configuration_label(short, row) for arm, row in zip(names, rows, strict=True)}
         lost = {arm: self.labels[arm].removeprefix(arm).strip() for arm in names}
         return {arm: f"{name}\n{lost[arm]}".strip() for arm, name in names.items()}
 
@@ -108,7 +108,7 @@ class Measured:
 
     def of(self, mode: str, quantity: str) -> pd.DataFrame:
         """Return the rows of one quantity, none if it was not measured."""
-        return self.rows.get((mode, quantity), NOTHING)
+        return self.rows.get((mode, quantity), NO_NUMBERS)
 
     def layers(self, name: str) -> list[str]:
         """Return the layers in which something was measured, in their order in the net."""
@@ -179,10 +179,10 @@ def measured(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[Measure
         yield Measured(str(name), sweep, kept, folders, tuple(dict.fromkeys(heads)))
 
 
-def quartiles(values: np.ndarray) -> np.ndarray:
+def seed_quartiles(values: np.ndarray) -> np.ndarray:
     """Return the quartiles ``(3, n)`` of ``(n x seeds)``, over the seeds of which half or more have a number.
 
-    >>> quartiles(np.array([[1.0, 2.0, 4.0], [np.nan, 2.0, 4.0], [np.nan, np.nan, 4.0]])).T.tolist()
+    >>> seed_quartiles(np.array([[1.0, 2.0, 4.0], [np.nan, 2.0, 4.0], [np.nan, np.nan, 4.0]])).T.tolist()
     [[1.5, 2.0, 3.0], [2.5, 3.0, 3.5], [nan, nan, nan]]
     """
     found = np.full((3, len(values)), np.nan)
@@ -193,9 +193,19 @@ def quartiles(values: np.ndarray) -> np.ndarray:
     return found
 
 
-MOST, ENOUGH = 24, 8
+MOST_SEEDS, ENOUGH = 24, 8
 """The lines that are printed, and the seeds that a line needs; the report has all."""
-COLUMNS = ["arm", "baseline", "quantity", "untrained", "seeds", "ratio", "ratio_low", "ratio_high", "smaller"]
+RATIO_COLUMNS = [
+    "arm",
+    "baseline",
+    "quantity",
+    "untrained",
+    "seeds",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "smaller",
+]
 
 
 def probe_ratios(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
@@ -205,28 +215,28 @@ def probe_ratios(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame
     ``smaller`` is the share of the seeds in which the arm's number is smaller. Flags are left out. Empty without
     an arm of ``nobn``.
     """
-    found = run_columns(records).reindex(sweep.runs.index)
+    found = probe_columns(records).reindex(sweep.runs.index)
     rows = []
     for arm, baseline in pairs(sweep):
-        untrained = bool(sweep.arms.loc[[arm, baseline], "mostly_untrained"].any())
+        untrained = bool(sweep.configurations.loc[[arm, baseline], "mostly_untrained"].any())
         for quantity in found:
-            both = paired(sweep, found[quantity], arm, baseline)
+            both = paired_values(sweep, found[quantity], arm, baseline)
             if len(both) and not both.isin([0.0, 1.0]).all(axis=None):
                 ours, theirs = both[arm].to_numpy(), both[baseline].to_numpy()
                 about = {"arm": arm, "baseline": baseline, "quantity": quantity, "untrained": untrained}
-                estimate = named("ratio", ratio(ours, theirs))
+                estimate = estimate_columns("ratio", ratio(ours, theirs))
                 rows.append({**about, "seeds": len(both), **estimate, "smaller": float((ours < theirs).mean())})
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=RATIO_COLUMNS)
 
 
 def ratio(arm: np.ndarray, baseline: np.ndarray) -> Estimate:
     """Return the ratio of paired numbers with its 95 % interval; NaN unless all are positive."""
     if (arm <= 0).any() or (baseline <= 0).any():
-        return UNKNOWN
+        return UNKNOWN_ESTIMATE
     return shown_estimate(RATIO, pseudomedian(log_ratios(arm, baseline)))
 
 
-def paired(sweep: SweepSummary, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
+def paired_values(sweep: SweepSummary, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
     """Return the finite values of two arms, ``(seeds x 2)``."""
     runs = sweep.runs.assign(value=values.where(np.isfinite(values)))
     known = runs[runs["arm"].isin([arm, baseline])].dropna(subset=["value", "seed"])
@@ -238,7 +248,7 @@ def pairs(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
     """Yield each arm with a normalizer, and the one that differs from it in having none."""
     if MODEL not in sweep.keys:
         return
-    settings = {str(arm): dict(row) for arm, row in sweep.arms[sweep.keys].to_dict("index").items()}
+    settings = {str(arm): dict(row) for arm, row in sweep.configurations[sweep.keys].to_dict("index").items()}
     names = {tuple(own.items()): arm for arm, own in settings.items()}
     for arm, own in settings.items():
         other = names.get(tuple({**own, MODEL: PLAIN}.items()))
@@ -248,7 +258,7 @@ def pairs(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
 
 def ratio_lines(table: pd.DataFrame) -> list[str]:
     """Return the lines of the table that is printed, where there are as many seeds as a claim needs."""
-    rows = table[(table["seeds"] >= ENOUGH) & table["ratio"].notna()].head(MOST).to_dict("records")
+    rows = table[(table["seeds"] >= ENOUGH) & table["ratio"].notna()].head(MOST_SEEDS).to_dict("records")
     if not rows:
         return []
     left = {
@@ -269,11 +279,11 @@ def ratio_lines(table: pd.DataFrame) -> list[str]:
     ]
 
 
-WIDTH = 100
+TABLE_LETTERS = 100
 """How many letters a line that is printed has, at most, where one column is not wider."""
 
 
-def run_columns(records: Sequence[Record]) -> pd.DataFrame:
+def probe_columns(records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per record and a column ``probe/<probe>/<mode>/<quantity>`` per number, NaN where missing."""
     return pd.DataFrame([record.result.probes for record in records], index=range(len(records)), dtype=float)
 
@@ -281,15 +291,18 @@ def run_columns(records: Sequence[Record]) -> pd.DataFrame:
 def probe_table(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per arm: the median of each number over the seeds whose runs finished, NaN left out."""
     finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
-    found = run_columns(records).loc[finished.index]
-    return found.groupby(finished["arm"]).median().reindex(sweep.arms.index)
+    found = probe_columns(records).loc[finished.index]
+    return found.groupby(finished["arm"]).median().reindex(sweep.configurations.index)
 
 
 def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
     """Return the lines of a table for each probe, below each other; a wide one is broken."""
     table = probe_table(sweep, records)
-    left = {name: sweep.arms[key].tolist() for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)}
-    left = left or {"arm": sweep.arms.index.tolist()}
+    left = {
+        name: sweep.configurations[key].tolist()
+        for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)
+    }
+    left = left or {"arm": sweep.configurations.index.tolist()}
     several = (sweep.runs.groupby("arm")["seed"].nunique() > 1).any()
     over = ", median over the finished seeds" if several else ""
     blocks: dict[str, dict[str, list[str]]] = {}
@@ -308,7 +321,7 @@ def broken(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[dict
     """Return the columns of ``right`` in parts, each of which fits beside ``left``."""
     parts: list[dict[str, list[str]]] = [{}]
     for name, cells in right.items():
-        if parts[-1] and max(map(len, aligned(left, {**parts[-1], name: cells}))) > WIDTH:
+        if parts[-1] and max(map(len, aligned(left, {**parts[-1], name: cells}))) > TABLE_LETTERS:
             parts.append({})
         parts[-1][name] = cells
     return parts

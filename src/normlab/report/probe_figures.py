@@ -16,26 +16,26 @@ from matplotlib.ticker import MaxNLocator
 
 from normlab.report.figure_layout import (
     GREY,
-    Row,
+    PanelRow,
     arm_entries,
     head,
+    mode_title,
     scale,
     sheet,
-    statistics,
 )
 from normlab.report.figures import LETTER, drawing, save
 from normlab.report.probe_data import Measured, measured
-from normlab.report.probe_landscape import along_gradient, curvature, gradient_lipschitz, line
+from normlab.report.probe_landscape import draw_along_gradient, draw_curvature, draw_gradient_lipschitz, draw_line
 from normlab.report.probe_panels import (
     STEP,
-    Panel,
-    caption,
+    NumberPanel,
     draw_median,
     draw_multiples,
     multiples,
     number_sheet,
+    panel_caption,
 )
-from normlab.report.sweep_summary import SweepSummary, panels
+from normlab.report.sweep_summary import SweepSummary, split_by_panel
 from normlab.results.sweep import Record
 
 if TYPE_CHECKING:
@@ -54,19 +54,19 @@ TICK_ROOM = 3.4
 """Inches for the names of the layers below a panel."""
 
 
-def covariate_shift(probe: Measured) -> Figure | None:
+def draw_covariate_shift(probe: Measured) -> Figure | None:
     """Draw how far the gradient of a layer moves when the layers below it take their step."""
     kinds = (
         ("difference", "change of the gradient", "‖G − G′‖"),
         ("relative", "change, relative", "‖G − G′‖ / ‖G‖"),
         ("cosine", "direction kept", "cosine of G and G′"),
     )
-    rows = [[Panel(mode, *kind) for kind in kinds if probe.has(kind[0])] for mode in probe.modes]
+    rows = [[NumberPanel(mode, *kind) for kind in kinds if probe.has(kind[0])] for mode in probe.modes]
     title = "Internal covariate shift: a layer's gradient before and after the step of the layers below"
     return number_sheet(probe, title, rows, words=["average over layers"])[0] if any(rows) else None
 
 
-def preactivations(probe: Measured) -> Figure | None:
+def draw_preactivations(probe: Measured) -> Figure | None:
     """Draw percentiles of pre-activations over the training: Ioffe and Szegedy's figure, a panel for each arm."""
     layers = [layer for layer in probe.layers("q50") if probe.has(f"{layer}/q50")]
     shown = [(mode, layer) for mode in probe.modes for layer in dict.fromkeys([*layers[-1:], *layers[:1]])]
@@ -74,17 +74,17 @@ def preactivations(probe: Measured) -> Figure | None:
         return None
     black = [Line2D([], [], color="black", linewidth=width) for width in (1.6, 0.8)]
     names = ["the unit's median", "its 15th and 85th percentile"]
-    rows = multiples(probe, [f"{layer}, {statistics(mode)}" for mode, layer in shown])
+    rows = multiples(probe, [f"{layer}, {mode_title(mode)}" for mode, layer in shown])
     title = "What a unit's activation takes through the training: percentiles of the pre-activation"
-    figure, axes = sheet(title, rows, [list(zip(black, names, strict=True))], caption(probe, ended=True))
+    figure, axes = sheet(title, rows, [list(zip(black, names, strict=True))], panel_caption(probe, ended=True))
     deep = len(rows) // len(shown)
     for number, (mode, layer) in enumerate(shown):
         panels = axes[number * deep : (number + 1) * deep]
-        draw_multiples(probe, panels, STEP, "pre-activation", partial(percentiles, probe, mode, layer))
+        draw_multiples(probe, panels, STEP, "pre-activation", partial(draw_percentiles, probe, mode, layer))
     return figure
 
 
-def percentiles(probe: Measured, mode: str, layer: str, axes: Axes, arm: str) -> np.ndarray:
+def draw_percentiles(probe: Measured, mode: str, layer: str, axes: Axes, arm: str) -> np.ndarray:
     """Draw three percentiles of one arm over the steps; return their medians over the seeds."""
     drawn = []
     for name in PERCENTILES:
@@ -94,7 +94,7 @@ def percentiles(probe: Measured, mode: str, layer: str, axes: Axes, arm: str) ->
     return np.concatenate(drawn)
 
 
-def activations(probe: Measured) -> Figure | None:
+def draw_activations(probe: Measured) -> Figure | None:
     """Draw what flows through the net at the last moment, layer by layer, or of one layer over the training."""
     kinds = [kind for kind in DEPTH if any(probe.has(f"{layer}/{kind[0]}") for layer in probe.layers(kind[0]))][:4]
     if not kinds:
@@ -102,7 +102,7 @@ def activations(probe: Measured) -> Figure | None:
     halves = [kinds[first : first + 2] for first in range(0, len(kinds), 2)]
     if len(probe.layers(kinds[0][0])) == 1:
         rows = [
-            [Panel(mode, f"{probe.layers(name)[0]}/{name}", title, label) for name, title, label in half]
+            [NumberPanel(mode, f"{probe.layers(name)[0]}/{name}", title, label) for name, title, label in half]
             for mode in probe.modes
             for half in halves
         ]
@@ -110,15 +110,15 @@ def activations(probe: Measured) -> Figure | None:
     cells = [[(mode, *kind) for kind in half] for mode in probe.modes for half in halves]
     figure, axes = sheet(
         "What flows through the net, layer by layer, at the last moment",
-        [Row(len(row), 1.9, of=2) for row in cells],
+        [PanelRow(len(row), 1.9, of=2) for row in cells],
         [arm_entries(probe)],
-        caption(probe, ended=True),
+        panel_caption(probe, ended=True),
     )
     for row, places in zip(cells, axes, strict=True):
         for (mode, name, title, label), place in zip(row, places, strict=True):
             layers = {arm: probe.layers_of(arm, mode, name) for arm in probe.arms}
             drawn = depth(place, probe, mode, name, layers)
-            head(place, [title, statistics(mode)], name_layers(place, layers), label)
+            head(place, [title, mode_title(mode)], name_layers(place, layers), label)
             if label == "share":
                 place.set_ylim(-0.03, 1.03)
             else:
@@ -151,20 +151,17 @@ def name_layers(axes: Axes, layers: Mapping[str, list[str]]) -> str:
 
 
 FIGURES: dict[str, Callable[[Measured], Figure | None]] = {
-    figure.__name__: figure
-    for figure in (
-        activations,
-        along_gradient,
-        covariate_shift,
-        curvature,
-        gradient_lipschitz,
-        line,
-        preactivations,
-    )
+    "activations": draw_activations,
+    "along_gradient": draw_along_gradient,
+    "covariate_shift": draw_covariate_shift,
+    "curvature": draw_curvature,
+    "gradient_lipschitz": draw_gradient_lipschitz,
+    "line": draw_line,
+    "preactivations": draw_preactivations,
 }
 ACROSS, AT_MOST = 3, 12
 """How many panels a probe without a figure of its own has in a row, and for each of its modes."""
-ARMS = 6
+MOST_ARMS = 6
 """How many arms a figure has at most, where the sweep has panels."""
 
 
@@ -181,11 +178,15 @@ def probe_figures(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[tu
     There is one for what was measured and for nothing else; where it would show too many arms, one for each panel
     of the sweep. A probe without a figure of its own, as a user's, has its numbers drawn as they are.
     """
-    parts = panels(sweep) if len(sweep.arms) > ARMS else {"": sweep}
+    parts = split_by_panel(sweep) if len(sweep.configurations) > MOST_ARMS else {"": sweep}
     for probe, (where, shown) in itertools.product(measured(sweep, records), parts.items()):
         of_part = probe.within(shown)
         with drawing():
-            figure = (FIGURES.get(probe.name, plain)(of_part) or plain(of_part)) if of_part.arms else None
+            figure = (
+                (FIGURES.get(probe.name, draw_plain_numbers)(of_part) or draw_plain_numbers(of_part))
+                if of_part.arms
+                else None
+            )
         if figure is not None:
             subtitle(figure, where)
             yield f"probe_{probe.name}" + f"_{file_name(where)}" * bool(where), figure, of_part
@@ -216,13 +217,13 @@ def file_name(where: str) -> str:
     return re.sub(r"[^\w=,.\[\]-]", "", where)
 
 
-def plain(probe: Measured) -> Figure | None:
+def draw_plain_numbers(probe: Measured) -> Figure | None:
     """Draw the numbers of a probe that are of no layer, or that a table has room for, as they are called."""
     rows = []
     for mode in probe.modes:
         names = [name for of, name in probe.rows if of == mode and probe.has(name, mode)]
         chosen = [name for name in names if "/" not in name or name in probe.headline] or names
-        panels = [Panel(mode, name, name, name) for name in chosen[:AT_MOST]]
+        panels = [NumberPanel(mode, name, name, name) for name in chosen[:AT_MOST]]
         rows += [panels[first : first + ACROSS] for first in range(0, len(panels), ACROSS)]
     return number_sheet(probe, probe.name, rows)[0] if rows else None
 

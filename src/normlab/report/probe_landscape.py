@@ -13,32 +13,32 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from normlab.report.figure_layout import (
     GREY,
-    STEPS,
+    TICK_STEPS,
     Entry,
-    Row,
+    PanelRow,
     arm_entries,
     few_ticks,
     head,
+    mode_title,
     power,
     scale,
     sheet,
-    statistics,
 )
-from normlab.report.probe_data import Measured, quartiles
+from normlab.report.probe_data import Measured, seed_quartiles
 from normlab.report.probe_panels import (
     STEP,
-    Panel,
-    caption,
+    NumberPanel,
     draw_median,
     draw_multiples,
     draw_numbers,
     multiples,
     number_sheet,
+    panel_caption,
 )
 
 OVERLAID = 3
 """How many arms' ranges may lie over each other in a panel."""
-TITLE = "The loss and its gradient a step further along the gradient"
+ALONG_GRADIENT_TITLE = "The loss and its gradient a step further along the gradient"
 NUMBERS = (
     ("beta", "effective smoothness", "β"),
     ("beta_lr", "smoothness × learning rate", "β · η"),
@@ -57,7 +57,7 @@ class GradientRange:
     label: str
 
 
-def ranges(probe: Measured, mode: str) -> list[GradientRange]:
+def range_quantities(probe: Measured, mode: str) -> list[GradientRange]:
     """Return the quantities that were measured as ranges."""
     kinds = (
         ("loss_min", "loss_max", "range of the loss", "loss"),
@@ -66,24 +66,24 @@ def ranges(probe: Measured, mode: str) -> list[GradientRange]:
     return [GradientRange(mode, *kind) for kind in kinds if probe.has(kind[1], mode)]
 
 
-def along_gradient(probe: Measured) -> Figure | None:
+def draw_along_gradient(probe: Measured) -> Figure | None:
     """Draw the ranges of loss and gradient along a step, and the smoothness that they show."""
     if not probe.has("loss_max"):
         return None
-    numbers = [[Panel(mode, *kind) for kind in NUMBERS if probe.has(kind[0])] for mode in probe.modes]
+    numbers = [[NumberPanel(mode, *kind) for kind in NUMBERS if probe.has(kind[0])] for mode in probe.modes]
     if probe.moments(["loss_max"]) == 1:
         change = ("predictiveness_max", "largest change of the gradient", "‖g − ∇f(θ′)‖")
-        wider = [[Panel(mode, *change), *row[:2]] for mode, row in zip(probe.modes, numbers, strict=True)]
-        return number_sheet(probe, TITLE, wider)[0]
+        wider = [[NumberPanel(mode, *change), *row[:2]] for mode, row in zip(probe.modes, numbers, strict=True)]
+        return number_sheet(probe, ALONG_GRADIENT_TITLE, wider)[0]
     overlaid = len(probe.arms) <= OVERLAID
-    of_modes = [ranges(probe, mode) for mode in probe.modes]
+    of_modes = [range_quantities(probe, mode) for mode in probe.modes]
     every = [each for of_mode in of_modes for each in of_mode]
-    titles = [f"{each.title}, {statistics(each.mode)}" for each in every]
-    above = [Row(len(of_mode), 2.3) for of_mode in of_modes] if overlaid else multiples(probe, titles)
-    rows = [*above, *(Row(len(row)) for row in numbers)]
+    titles = [f"{each.title}, {mode_title(each.mode)}" for each in every]
+    above = [PanelRow(len(of_mode), 2.3) for of_mode in of_modes] if overlaid else multiples(probe, titles)
+    rows = [*above, *(PanelRow(len(row)) for row in numbers)]
     ends = ", its ends medians over the seeds" if max(map(len, probe.ended.values())) > 1 else ""
-    words = [f"range: over the lengths of the step{ends}", *caption(probe)]
-    figure, axes = sheet(TITLE, rows, [arm_entries(probe)], words)
+    words = [f"range: over the lengths of the step{ends}", *panel_caption(probe)]
+    figure, axes = sheet(ALONG_GRADIENT_TITLE, rows, [arm_entries(probe)], words)
     if overlaid:
         draw_overlaid(probe, every, [place for places in axes[: len(above)] for place in places])
     else:
@@ -100,15 +100,15 @@ def draw_overlaid(probe: Measured, every: Sequence[GradientRange], places: Seque
     """Draw the ranges of all arms, one kind into each panel."""
     for each, place in zip(every, places, strict=True):
         scale(place, np.concatenate([draw_range(probe, each, place, arm) for arm in probe.arms]))
-        head(place, [each.title, statistics(each.mode)], STEP, each.label)
-        place.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=STEPS))
+        head(place, [each.title, mode_title(each.mode)], STEP, each.label)
+        place.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=TICK_STEPS))
 
 
 def draw_range(probe: Measured, of: GradientRange, axes: Axes, arm: str) -> np.ndarray:
     """Draw between which numbers an arm's range lies; return the numbers."""
     low, high = (probe.over_steps(of.mode, name, probe.ended[arm]) for name in (of.low, of.high))
     low, high = low.align(high, join="inner", axis=0)
-    ends = quartiles(low.to_numpy())[1], quartiles(high.to_numpy())[1]
+    ends = seed_quartiles(low.to_numpy())[1], seed_quartiles(high.to_numpy())[1]
     look = probe.looks[arm]
     axes.fill_between(low.index, *ends, color=look.colour, alpha=0.3, lw=0)
     for end in ends:
@@ -121,13 +121,13 @@ FLOOR = 1e-6
 """The lowest spectral density that is drawn, as a share of the highest."""
 
 
-def gradient_lipschitz(probe: Measured) -> Figure | None:
+def draw_gradient_lipschitz(probe: Measured) -> Figure | None:
     """Draw the average curvature in random directions, hollow where it is not to be relied on."""
     if not probe.has("median"):
         return None
     once = probe.moments(["median"]) == 1
     title = "How far the gradient moves in random directions (median over directions)"
-    row = [Panel(mode, "median", "", "average curvature  ‖Δ∇f‖ / ‖δ‖") for mode in probe.modes]
+    row = [NumberPanel(mode, "median", "", "average curvature  ‖Δ∇f‖ / ‖δ‖") for mode in probe.modes]
     words = ["thin bar: the middle half of the directions"] if once and probe.has("q25") else []
     if any((probe.of(mode, "unreliable")["value"] == 1).any() for mode in probe.modes):
         words += ["hollow: unreliable, over 10 % apart at another radius or in the other precision"]
@@ -144,7 +144,7 @@ def hollow(axes: Axes, probe: Measured, mode: str) -> None:
         wide = probe.over_steps(mode, "median", probe.ended[arm])
         flags = probe.over_steps(mode, "unreliable", probe.ended[arm]).reindex(wide.index)
         marked = ((flags == 1).sum(axis=1) * 2 >= max(1, flags.shape[1])).to_numpy()
-        colour, middle = probe.looks[arm].colour, quartiles(wide.to_numpy())[1]
+        colour, middle = probe.looks[arm].colour, seed_quartiles(wide.to_numpy())[1]
         axes.plot(wide.index[marked], middle[marked], "o", color=colour, markersize=4.5, markerfacecolor="white")
 
 
@@ -152,7 +152,7 @@ LIMITS = {"lambda_max_lr": "stability", "preconditioned_lambda_max_lr": "precond
 """Names of the stability limits in the figure, by the measured quantity."""
 
 
-def curvature(probe: Measured) -> Figure | None:
+def draw_curvature(probe: Measured) -> Figure | None:
     """Draw the sharpness against the stability limit, and the spectrum where it was measured."""
     kinds = [
         ("lambda_max_lr", "sharpness × learning rate", "λmax · η"),
@@ -163,11 +163,11 @@ def curvature(probe: Measured) -> Figure | None:
     present = [kind for kind in kinds if probe.has(kind[0])]
     if not present:
         return None
-    rows = [[Panel(mode, *kind) for kind in present] for mode in probe.modes]
+    rows = [[NumberPanel(mode, *kind) for kind in present] for mode in probe.modes]
     spectra = [mode for mode in probe.modes if any(densities(probe, mode))]
-    more = [Row(len(spectra), 2.1)] if spectra else []
+    more = [PanelRow(len(spectra), 2.1)] if spectra else []
     words = ["spectral density: at the last moment, of the first seed"] if spectra else []
-    limits = {quantity: stability(probe, limit) for quantity, limit in LIMITS.items()}
+    limits = {quantity: stability_limits(probe, limit) for quantity, limit in LIMITS.items()}
     title = "How sharply the loss is curved: the Hessian's eigenvalues"
     figure, axes = number_sheet(probe, title, rows, entries=limit_entries(probe, limits), words=words, more=more)
     once = probe.moments([kind[0] for kind in present]) == 1
@@ -180,7 +180,7 @@ def curvature(probe: Measured) -> Figure | None:
     return figure
 
 
-def stability(probe: Measured, quantity: str = "stability") -> list[float]:
+def stability_limits(probe: Measured, quantity: str = "stability") -> list[float]:
     """Return the limits above which the optimizers of the arms are unstable on a quadratic."""
     ended = [run for runs in probe.ended.values() for run in runs]
     found = [probe.last(mode, quantity).reindex(ended).dropna() for mode in probe.modes]
@@ -231,13 +231,13 @@ def spectrum(axes: Axes, probe: Measured, mode: str) -> None:
     axes.set_yscale("log")
     few_ticks(axes.yaxis)
     axes.set_ylim(FLOOR * top, 3 * top)
-    head(axes, ["how many eigenvalues lie where", statistics(mode)], "eigenvalue λ", "density")
+    head(axes, ["how many eigenvalues lie where", mode_title(mode)], "eigenvalue λ", "density")
 
 
 def spread(axes: Axes, smallest: float, largest: float) -> None:
     """Give spectra of very different widths one axis, linear about 0 and logarithmic beyond."""
     if largest < 10 * smallest:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=TICK_STEPS))
         return
     low, high = math.floor(math.log10(smallest)) - 1, math.floor(math.log10(largest))
     axes.set_xscale("symlog", linthresh=10.0**low, linscale=0.5)
@@ -246,7 +246,7 @@ def spread(axes: Axes, smallest: float, largest: float) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def line(probe: Measured) -> Figure | None:
+def draw_line(probe: Measured) -> Figure | None:
     """Draw the loss on lines through the trained parameters, at the last moment."""
     directions = [
         ("random", "in a random direction", "α: step, in lengths of each filter"),
@@ -257,9 +257,12 @@ def line(probe: Measured) -> Figure | None:
         return None
     across = len({kind for _, kind, _, _ in drawn})
     rows = [drawn[first : first + across] for first in range(0, len(drawn), across)]
-    words = caption(probe, ended=True)
+    words = panel_caption(probe, ended=True)
     figure, axes = sheet(
-        "The loss on a line, at the last moment", [Row(len(row), 2.3) for row in rows], [arm_entries(probe)], words
+        "The loss on a line, at the last moment",
+        [PanelRow(len(row), 2.3) for row in rows],
+        [arm_entries(probe)],
+        words,
     )
     for row, places in zip(rows, axes, strict=True):
         for (mode, kind, words_of, label), place in zip(row, places, strict=True):
@@ -268,8 +271,8 @@ def line(probe: Measured) -> Figure | None:
                 for arm, (alphas, values) in losses(probe, mode, kind).items()
             ]
             scale(place, np.concatenate(medians))
-            place.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
-            head(place, [f"the loss {words_of}", statistics(mode)], label, "loss")
+            place.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=TICK_STEPS))
+            head(place, [f"the loss {words_of}", mode_title(mode)], label, "loss")
     return figure
 
 

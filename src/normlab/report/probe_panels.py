@@ -13,18 +13,18 @@ from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from normlab.report.figure_layout import (
     ABOVE,
     SHARED,
-    STEPS,
+    TICK_STEPS,
     Entry,
-    Row,
+    PanelRow,
     arm_entries,
     few_ticks,
     head,
+    mode_title,
     scale,
     sheet,
-    statistics,
 )
 from normlab.report.figures import DENSE, LEFT, LETTER, LOG_FROM, RIGHT, WIDTH, Style, cross
-from normlab.report.probe_data import Measured, quartiles
+from normlab.report.probe_data import Measured, seed_quartiles
 
 MARKED = 15
 """Up to how many moments each has a mark."""
@@ -33,7 +33,7 @@ STEP = "steps of the optimizer"
 
 
 @dataclass(frozen=True)
-class Panel:
+class NumberPanel:
     """One number, in words and on its axis."""
 
     mode: str
@@ -45,12 +45,12 @@ class Panel:
 def number_sheet(
     probe: Measured,
     title: str,
-    panels: Sequence[Sequence[Panel]],
+    panels: Sequence[Sequence[NumberPanel]],
     *,
     shared: bool = False,
     entries: Sequence[Entry] = (),
     words: Sequence[str] = (),
-    more: Sequence[Row] = (),
+    more: Sequence[PanelRow] = (),
 ) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure of numbers: over the steps, or by arm if there was one moment alone.
 
@@ -66,19 +66,21 @@ def number_sheet(
     once = probe.moments([panel.quantity for row in panels for panel in row]) == 1
     if once:
         return dot_sheet(probe, title, panels, shared=shared, entries=entries, words=words, more=more)
-    rows = [Row(len(row), above=above(row), shared=shared) for row in panels]
-    figure, axes = sheet(title, [*rows, *more], [arm_entries(probe), entries], [*caption(probe), *words])
+    rows = [PanelRow(len(row), above=above(row), shared=shared) for row in panels]
+    figure, axes = sheet(title, [*rows, *more], [arm_entries(probe), entries], [*panel_caption(probe), *words])
     for row, places in zip(panels, axes, strict=False):
         draw_numbers(probe, row, places, shared=shared)
     return figure, axes
 
 
-def above(row: Sequence[Panel]) -> float:
+def above(row: Sequence[NumberPanel]) -> float:
     """Return the inches that the titles of a row of panels take."""
     return ABOVE if any(panel.title for panel in row) else ABOVE - 0.17
 
 
-def draw_numbers(probe: Measured, row: Sequence[Panel], places: Sequence[Axes], *, shared: bool = False) -> None:
+def draw_numbers(
+    probe: Measured, row: Sequence[NumberPanel], places: Sequence[Axes], *, shared: bool = False
+) -> None:
     """Draw numbers over the steps, side by side."""
     drawn = [over_steps(place, probe, panel) for panel, place in zip(row, places, strict=True)]
     groups = [(places[0], np.concatenate(drawn))] if shared else zip(places, drawn, strict=True)
@@ -86,16 +88,16 @@ def draw_numbers(probe: Measured, row: Sequence[Panel], places: Sequence[Axes], 
         scale(place, values)
     for panel, place in zip(row, places, strict=True):
         unended(place, probe, panel)
-        label(place, panel, first=not shared or place is places[0])
+        label_axes(place, panel, first=not shared or place is places[0])
 
 
-def label(axes: Axes, panel: Panel, *, first: bool = True) -> None:
+def label_axes(axes: Axes, panel: NumberPanel, *, first: bool = True) -> None:
     """Write what a panel over the steps shows, and what its axes are."""
-    head(axes, [panel.title, statistics(panel.mode)], STEP, panel.label if first else "")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=STEPS))
+    head(axes, [panel.title, mode_title(panel.mode)], STEP, panel.label if first else "")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=TICK_STEPS))
 
 
-def over_steps(axes: Axes, probe: Measured, panel: Panel) -> np.ndarray:
+def over_steps(axes: Axes, probe: Measured, panel: NumberPanel) -> np.ndarray:
     """Draw the median over the seeds of each arm, and their middle half; return the medians."""
     drawn = [np.array([])]
     for arm in probe.arms:
@@ -107,7 +109,7 @@ def over_steps(axes: Axes, probe: Measured, panel: Panel) -> np.ndarray:
 
 def draw_median(axes: Axes, x: np.ndarray, values: np.ndarray, look: Style, *, thin: bool = False) -> np.ndarray:
     """Draw the median of ``(n x seeds)`` and the band between the quartiles; return the median ``(n,)``."""
-    low, middle, high = quartiles(values)
+    low, middle, high = seed_quartiles(values)
     width = 1.4 if len(x) <= DENSE and not thin else 0.8
     marker = "o" if len(x) <= MARKED else ""
     axes.plot(x, middle, color=look.colour, linestyle=look.line, linewidth=width, marker=marker, markersize=3)
@@ -116,7 +118,7 @@ def draw_median(axes: Axes, x: np.ndarray, values: np.ndarray, look: Style, *, t
     return middle
 
 
-def unended(axes: Axes, probe: Measured, panel: Panel) -> None:
+def unended(axes: Axes, probe: Measured, panel: NumberPanel) -> None:
     """Draw the runs that did not finish, thin, within the limits that the others have set."""
     rows = probe.of(panel.mode, panel.quantity)
     rows = rows[rows["run"].isin(probe.unended.index)]
@@ -136,19 +138,19 @@ def unended(axes: Axes, probe: Measured, panel: Panel) -> None:
 def dot_sheet(
     probe: Measured,
     title: str,
-    panels: Sequence[Sequence[Panel]],
+    panels: Sequence[Sequence[NumberPanel]],
     *,
     shared: bool,
     entries: Sequence[Entry],
     words: Sequence[str],
-    more: Sequence[Row] = (),
+    more: Sequence[PanelRow] = (),
 ) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure with a row per arm in each panel, and a dot per seed."""
     names = ["\n".join(textwrap.wrap(probe.labels[arm], LABEL_LETTERS)) for arm in probe.arms]
     lines = max(name.count("\n") + 1 for name in names)
     longest = max(len(part) for name in names for part in name.split("\n"))
     height = max(0.8, (0.16 + 0.14 * lines) * len(names) + 0.2)
-    rows = [Row(len(row), height, above(row), shared=True) for row in panels]
+    rows = [PanelRow(len(row), height, above(row), shared=True) for row in panels]
     seeds = max(len(runs) for runs in probe.ended.values())
     several = ["dot: a seed", "bar: the median over the seeds"] if seeds > 1 else ["one seed per arm: no spread"]
     left = max(LEFT, LETTER * longest + 0.2)
@@ -157,7 +159,7 @@ def dot_sheet(
     for row, places in zip(panels, axes, strict=False):
         limits = [dots(place, probe, panel) for panel, place in zip(row, places, strict=True)]
         for panel, place, values in zip(row, places, limits, strict=True):
-            head(place, [panel.title, statistics(panel.mode)], panel.label, "")
+            head(place, [panel.title, mode_title(panel.mode)], panel.label, "")
             place.set_ylim(len(names) - 0.4, -0.6)
             place.set_yticks(range(len(names)), names, fontsize=8.5)
             place.grid(visible=False, axis="y")
@@ -165,7 +167,7 @@ def dot_sheet(
     return figure, axes
 
 
-def dots(axes: Axes, probe: Measured, panel: Panel) -> np.ndarray:
+def dots(axes: Axes, probe: Measured, panel: NumberPanel) -> np.ndarray:
     """Draw a dot per seed, the arms one below the other, hollow where it is unreliable; return the values."""
     values = probe.last(panel.mode, panel.quantity)
     doubted = probe.last(panel.mode, "unreliable").reindex(values.index) == 1
@@ -191,7 +193,7 @@ def rescale_across(axes: Axes, values: np.ndarray) -> None:
     if len(finite) == 0:
         return
     low, high = finite.min(), finite.max()
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=STEPS))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=TICK_STEPS))
     if low > 0 and high >= LOG_FROM * low:
         axes.set_xscale("log")
         axes.set_xlim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)
@@ -203,7 +205,7 @@ def rescale_across(axes: Axes, values: np.ndarray) -> None:
         axes.set_xlim(low - 0.06 * (high - low), high + 0.06 * (high - low))
 
 
-def caption(probe: Measured, *, ended: bool = False) -> list[str]:
+def panel_caption(probe: Measured, *, ended: bool = False) -> list[str]:
     """Return the legend of lines, bands and crosses in words."""
     seeds = sorted({len(runs) for runs in probe.ended.values()} - {0})
     words = ["one seed per arm: no spread"] if seeds == [1] else []
@@ -225,7 +227,7 @@ HEIGHT, NAME, GAP = 1.3, 0.28, 0.12
 """Inches: of a panel, of the name above it, and to the next row where that has the axis."""
 
 
-def groups(probe: Measured) -> list[list[str]]:
+def rows_of_arms(probe: Measured) -> list[list[str]]:
     """Return the arms row by row, in rows that are as even as can be."""
     room = WIDTH - LEFT - RIGHT + SHARED
     longest = max(len(line) for arm in probe.arms for line in probe.brief[arm].split("\n"))
@@ -234,9 +236,9 @@ def groups(probe: Measured) -> list[list[str]]:
     return [probe.arms[first : first + across] for first in range(0, len(probe.arms), across)]
 
 
-def multiples(probe: Measured, titles: Sequence[str]) -> list[Row]:
+def multiples(probe: Measured, titles: Sequence[str]) -> list[PanelRow]:
     """Return for each title the rows that hold a panel for every arm."""
-    arms = groups(probe)
+    arms = rows_of_arms(probe)
     # A name with the number of its lost runs has two lines.
     name = NAME + 0.15 * max(probe.brief[arm].count("\n") for arm in probe.arms)
     height = HEIGHT if len(arms) > 1 else 1.7
@@ -245,7 +247,7 @@ def multiples(probe: Measured, titles: Sequence[str]) -> list[Row]:
         for number, group in enumerate(arms):
             last = number == len(arms) - 1
             rows.append(
-                Row(
+                PanelRow(
                     len(group),
                     height,
                     name if number else name + ABOVE - 0.2,
@@ -270,12 +272,12 @@ def draw_multiples(
         draw: draws an arm into a panel, and returns the values drawn.
     """
     drawn = []
-    for group, places in zip(groups(probe), panels, strict=True):
+    for group, places in zip(rows_of_arms(probe), panels, strict=True):
         for arm, place in zip(group, places, strict=True):
             drawn.append(draw(place, arm))
             last = places is panels[-1]
             place.tick_params(labelbottom=last)
-            place.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1, steps=STEPS))
+            place.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1, steps=TICK_STEPS))
             head(place, [probe.brief[arm]], x if last else "", y if place is places[0] else "")
     level([place for places in panels for place in places], drawn)
 

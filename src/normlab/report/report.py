@@ -15,7 +15,7 @@ from normlab.report.probe_data import probe_ratios
 from normlab.report.probe_figures import last_numbers, probe_figures
 from normlab.report.report_data import ReportData, names_of
 from normlab.report.sections import sections
-from normlab.report.selectors import display_table, num, percent, rows_of, with_interval
+from normlab.report.selectors import display_table, num, share_text, table_rows, with_interval
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import Result
 from normlab.results.sweep import Record, load
@@ -50,7 +50,7 @@ def facts(folders: Sequence[Path], records: Sequence[Record]) -> list[Fact]:
         ("command", "\n".join(distinct(command(folder, started(folder, records)) for folder in folders))),
         ("folders", "\n".join(map(str, folders))),
         ("runs", str(len(records))),
-        ("seeds", ranges(seeds)),
+        ("seeds", short_ranges(seeds)),
         ("commit", "\n".join(commits)),
         ("versions", "\n".join(versions)),
         ("machine", "\n".join(machines)),
@@ -100,10 +100,10 @@ def commands(records: Sequence[Record]) -> pd.Series:
     return pd.Series([again(record.result) for record in records], dtype=object)
 
 
-def ranges(numbers: Sequence[int]) -> str:
+def short_ranges(numbers: Sequence[int]) -> str:
     """Return sorted whole numbers in short.
 
-    >>> ranges([0, 1, 2, 3, 7, 9, 10])
+    >>> short_ranges([0, 1, 2, 3, 7, 9, 10])
     '0–3, 7, 9, 10'
     """
     runs: list[list[int]] = []
@@ -117,7 +117,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 FOLDER = "report"
-FEW = 6
+FEW_SEEDS = 6
 """Comparisons up to which each has a sentence; of more, those that declare a difference."""
 PANELS = 6
 """Panels of which the target is told."""
@@ -144,7 +144,7 @@ def page_of(folders: Sequence[Path], found: ReportData) -> Page:
     what = f"{others} against {design.baseline}" if others else design.primary.name
     title = f"{names_of(folders)}: {what}{data_text(found)}"
     parts = [*sections(found), *probes(found), runs(found)]
-    said = [*sentences(found), *more_sentences(found), *targets(found)]
+    said = [*sentences(found), *more_sentences(found), *target_sentences(found)]
     warnings = [*difference_warnings(found.summary), *found.changed, *found.analysis.warnings]
     return Page(title, said, warnings, parts, facts(folders, found.records))
 
@@ -164,11 +164,11 @@ def data_text(found: ReportData) -> str:
 def sentences(found: ReportData) -> list[str]:
     """Return a sentence for each comparison, or the reason why there is none."""
     analysis = found.analysis
-    rows = [row for row in rows_of(analysis.comparisons) if row["verdict"] != ONE_SPLIT]
+    rows = [row for row in table_rows(analysis.comparisons) if row["verdict"] != ONE_SPLIT]
     if found.runs["validation"].isna().all():
         return [f"No run has a final {analysis.design.choice.name}: there is nothing to compare."]
     if rows:
-        told = rows if len(rows) <= FEW else [row for row in rows if row["verdict"] in (BETTER, WORSE)]
+        told = rows if len(rows) <= FEW_SEEDS else [row for row in rows if row["verdict"] in (BETTER, WORSE)]
         others = [f"{len(rows) - len(told)} other comparisons declare no difference; the report has all of them"]
         lines = [sentence(row, analysis.grid, analysis.tuning) for row in told]
         return [*lines, *others[: len(rows) - len(told)]]
@@ -177,14 +177,14 @@ def sentences(found: ReportData) -> list[str]:
 
 def more_sentences(found: ReportData) -> list[str]:
     """Return sentences on the times to the target, and on effects that change between panels."""
-    times = [time_sentence(row) for row in rows_of(found.analysis.time_ratios)]
-    changes = [row for row in rows_of(found.analysis.interactions) if row["p_adjusted"] <= ALPHA]
+    times = [time_sentence(row) for row in table_rows(found.analysis.time_ratios)]
+    changes = [row for row in table_rows(found.analysis.interactions) if row["p_adjusted"] <= ALPHA]
     return [*filter(None, times), *(interaction_sentence(row) for row in changes)]
 
 
-def targets(found: ReportData) -> list[str]:
+def target_sentences(found: ReportData) -> list[str]:
     """Return the target that the sentences speak of, if there is one."""
-    choice, rows = found.analysis.design.choice, rows_of(found.analysis.targets)
+    choice, rows = found.analysis.design.choice, table_rows(found.analysis.targets)
     side = "at most" if choice.direction == "min" else "at least"
     known = [row for row in rows if np.isfinite(row["target"])][:PANELS]
     values = [f"{side} {num(row['target'])}" + f" at {row['panel']}" * bool(row["panel"]) for row in known]
@@ -221,7 +221,7 @@ def ratio_tables(found: ReportData) -> list[PageTable]:
         "of": lambda row: row["quantity"].removeprefix("probe/"),
         "seeds": "seeds",
         "ratio": lambda row: "one is untrained" if row["untrained"] else with_interval(row, "ratio"),
-        "smaller": lambda row: percent(row["smaller"]),
+        "smaller": lambda row: share_text(row["smaller"]),
     }
     return (
         [PageTable("probe_ratios", "arms against nobn", frame, display_table(frame, columns))]

@@ -10,16 +10,16 @@ from normlab.report import charts
 from normlab.report.page import PageTable, Picture, Section
 from normlab.report.report_data import ReportData
 from normlab.report.selectors import (
-    Row,
-    at_best,
+    TableRow,
     display_table,
     effect_text,
     file,
+    first_panels,
     left_out,
     num,
-    panels,
-    percent,
     report_values,
+    runs_at_best,
+    share_text,
     styles_of,
     titled,
     tuned_at,
@@ -85,8 +85,8 @@ def compared(study: ReportData) -> Section:
     primary = frame[frame["metric"] == design.primary.name]
     pictures = [
         picture
-        for number, (panel, own) in enumerate(panels(primary))
-        for picture in paired(study, panel, own, number)
+        for number, (panel, own) in enumerate(first_panels(primary))
+        for picture in seed_pictures(study, panel, own, number)
     ]
     public = frame.drop(columns=INTERNAL, errors="ignore")  # some are missing where no arm can be compared
     tables = [PageTable("comparisons", "arms against the baseline", public, display_table(frame, columns))]
@@ -113,19 +113,19 @@ def changes(study: ReportData) -> pd.DataFrame:
     )
 
 
-def scope_text(row: Row) -> str:
+def scope_text(row: TableRow) -> str:
     """Return the number of replicates and what differs between them."""
     nouns = {"seed": "seed", "draw": "draw", "split": "split"}
     return f"{row['replicates']} {nouns[row['scope']]}{'s' * (row['replicates'] != 1)}"
 
 
-def failed_text(row: Row) -> str:
+def failed_text(row: TableRow) -> str:
     """Return the failed runs of the arm and of the baseline, with p of their difference."""
     p = f", p = {num(row['failure_p_adjusted'], 2)}" if not np.isnan(row["failure_p_adjusted"]) else ""
     return f"{row['failed']} against {row['baseline_failed']} of {row['failures_of']}{p}"
 
 
-def detectable_text(row: Row) -> str:
+def detectable_text(row: TableRow) -> str:
     """Return the effect that is declared with 80 % power."""
     value = row["detectable"]
     if np.isnan(value) or np.isinf(value):
@@ -133,7 +133,7 @@ def detectable_text(row: Row) -> str:
     return f"× {num(float(np.exp(value)))}" if row["effect"] == "ratio" else num(value)
 
 
-def paired(study: ReportData, panel: str, rows: pd.DataFrame, number: int) -> Iterator[Picture]:
+def seed_pictures(study: ReportData, panel: str, rows: pd.DataFrame, number: int) -> Iterator[Picture]:
     """Yield the picture of the seeds of one panel, if any were run with several arms."""
     design, wide = study.analysis.design, report_values(study, panel)
     arms = [arm for arm in (design.baseline, *rows["arm"]) if arm in wide]
@@ -161,11 +161,11 @@ def best(study: ReportData) -> Section:
             **columns,
             "replicates": "seeds",
             design.primary.name: lambda row: with_interval(row, "iqm"),
-            **{name: column_of(name) for name in others},
-            f"{design.choice.name}": column_of("validation"),
-            f"best {design.choice.name}": column_of("best"),
-            "diverged": lambda row: percent(row["diverged_share"]),
-            "untrained": lambda row: percent(row["untrained_share"]),
+            **{name: column_formatter(name) for name in others},
+            f"{design.choice.name}": column_formatter("validation"),
+            f"best {design.choice.name}": column_formatter("best"),
+            "diverged": lambda row: share_text(row["diverged_share"]),
+            "untrained": lambda row: share_text(row["untrained_share"]),
             "runs": "runs",
             "failed": "failed",
             "stopped": "stopped",
@@ -181,7 +181,7 @@ def best(study: ReportData) -> Section:
     return Section("arms", "Best configuration per arm", words, (), tables)
 
 
-def column_of(name: str) -> Callable[[Row], str]:
+def column_formatter(name: str) -> Callable[[TableRow], str]:
     """Return the function that formats a column."""
     return lambda row: num(row[name])
 
@@ -189,8 +189,8 @@ def column_of(name: str) -> Callable[[Row], str]:
 def curves(study: ReportData) -> Section:
     """Return the learning curves of the arms at their best, by epoch and by seconds."""
     pictures = []
-    for number, (panel, _) in enumerate(panels(study.analysis.arms)):
-        runs = at_best(study, panel)
+    for number, (panel, _) in enumerate(first_panels(study.analysis.arms)):
+        runs = runs_at_best(study, panel)
         timed = study.curves["seconds"].notna().any()
         for kind, x in (("epoch", "epoch"), ("seconds", "seconds of training"))[: 1 + timed]:
             values = wide_curves(study, runs, kind)

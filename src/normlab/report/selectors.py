@@ -42,10 +42,10 @@ def with_interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
     return f"{num(value, digits)} ({num(low, digits)} to {num(high, digits)})"
 
 
-def percent(share: float) -> str:
+def share_text(share: float) -> str:
     """Return a share.
 
-    >>> percent(0.25), percent(float("nan"))
+    >>> share_text(0.25), share_text(float("nan"))
     ('25 %', '–')
     """
     return "–" if math.isnan(share) else f"{100 * share:.0f} %"
@@ -68,9 +68,9 @@ def display_table(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFra
     )
 
 
-MOST = 12
+MOST_PANELS = 12
 """Panels that are drawn of each kind; the tables have all."""
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 def styles_of(study: ReportData) -> dict[str, Style]:
@@ -79,20 +79,20 @@ def styles_of(study: ReportData) -> dict[str, Style]:
     return dict(zip(arms, styles([(arm,) for arm in arms]), strict=True))
 
 
-def rows_of(frame: pd.DataFrame) -> list[Row]:
+def table_rows(frame: pd.DataFrame) -> list[TableRow]:
     """Return the rows of a table."""
     return frame.to_dict("records")  # type: ignore[return-value]
 
 
-def panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def first_panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Return the first panels of a table, by name."""
-    return [(str(name), own) for name, own in frame.groupby("panel", sort=False)][:MOST]
+    return [(str(name), own) for name, own in frame.groupby("panel", sort=False)][:MOST_PANELS]
 
 
 def left_out(frame: pd.DataFrame) -> list[str]:
     """Return the note on panels that are not drawn."""
     count = frame["panel"].nunique() if len(frame) else 0
-    return [f"{count - MOST} more panels are in the tables alone."] if count > MOST else []
+    return [f"{count - MOST_PANELS} more panels are in the tables alone."] if count > MOST_PANELS else []
 
 
 def file(kind: str, number: int) -> str:
@@ -109,7 +109,7 @@ def titled(what: str, panel: str) -> str:
     return f"{what}, {panel}" if panel else what
 
 
-def tuned_at(study: ReportData, row: Row) -> str:
+def tuned_at(study: ReportData, row: TableRow) -> str:
     """Return an arm's setting of what was tuned."""
     tuned = study.analysis.design.tuned
     names = zip(short_names(tuned), tuned, strict=True)
@@ -117,7 +117,7 @@ def tuned_at(study: ReportData, row: Row) -> str:
     return settings or ("chosen in each replicate" if row["seeds"] else "–")
 
 
-def at_best(study: ReportData, panel: str) -> pd.DataFrame:
+def runs_at_best(study: ReportData, panel: str) -> pd.DataFrame:
     """Return the reported runs of a panel's arms at their chosen settings, with their arm."""
     found = study.analysis
     cells, parts = found.grid, []
@@ -133,4 +133,4 @@ def at_best(study: ReportData, panel: str) -> pd.DataFrame:
 def report_values(study: ReportData, panel: str) -> pd.DataFrame:
     """Return the primary metric of a panel's arms at their chosen settings, ``(seeds x arms)``."""
     name = study.analysis.design.primary.name
-    return at_best(study, panel).dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")
+    return runs_at_best(study, panel).dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")

@@ -8,10 +8,17 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from normlab.report.factors import UNKNOWN, Factors, find_factors, is_without_effect, leaves, short_names
+from normlab.report.factors import (
+    UNKNOWN_SETTING,
+    Factors,
+    config_leaves,
+    find_factors,
+    is_without_effect,
+    short_names,
+)
 from normlab.results.result import Result, Status
 from normlab.results.sweep import Record, read_curves, read_written, setting
-from normlab.stats.arms import ENDS, SEED, arrivals, label, natural, summarize
+from normlab.stats.configurations import ENDS, SEED, configuration_label, natural, summarize, target_summary
 from normlab.stats.design import LR, MODEL, Scope
 from normlab.stats.outcomes import final_mean
 
@@ -44,7 +51,7 @@ class SweepSummary:
     metric: str
     direction: str
     runs: pd.DataFrame
-    arms: pd.DataFrame
+    configurations: pd.DataFrame
     curves: pd.DataFrame
     untyped: tuple[str, ...]
     named: tuple[str, ...]
@@ -90,7 +97,7 @@ def repeats(results: Sequence[Result], listed: pd.DataFrame) -> list[int]:
     ordered = sorted(listed.index, key=lambda number: not results[number].status.done)
     for number in ordered:
         result = results[number]
-        config = {key: value for key, value in leaves(result.config) if not is_without_effect(key)}
+        config = {key: value for key, value in config_leaves(result.config) if not is_without_effect(key)}
         own = json.dumps([listed.loc[number, "arm"], result.config.get(SEED), config], sort_keys=True, default=str)
         kinds = [result.status] if result.status.done else list(Status)
         if result.config and any((own, kind) in seen for kind in kinds):
@@ -113,7 +120,7 @@ def with_times(sweep: SweepSummary, times: pd.DataFrame, curves: pd.DataFrame) -
     epochs = at.merge(known.astype({"step": float}), how="left")["epoch"].fillna(at["step"]).set_axis(times.index)
     runs = sweep.runs.assign(target=times["target"], epochs_to_target=epochs.astype(float))
     target = runs.groupby("arm")["target"].first()
-    return replace(sweep, runs=runs, arms=sweep.arms.join(arrivals(runs)).join(target))
+    return replace(sweep, runs=runs, configurations=sweep.configurations.join(target_summary(runs)).join(target))
 
 
 def setting_sort_key(settings: Iterable[object]) -> list[tuple]:
@@ -132,9 +139,9 @@ def arm_labels(results: Sequence[Result], factors: Factors) -> list[str]:
     """Return the name of each run's arm: its settings of all factors, or the model where nothing varies."""
     if factors.keys:
         rows = factors.settings[factors.keys].to_numpy().tolist()
-        return [label(factors.keys, row) for row in rows]
-    chosen = next((result.choices[MODEL] for result in results if MODEL in result.choices), UNKNOWN)
-    return [label([MODEL], [chosen])] * len(results)
+        return [configuration_label(factors.keys, row) for row in rows]
+    chosen = next((result.choices[MODEL] for result in results if MODEL in result.choices), UNKNOWN_SETTING)
+    return [configuration_label([MODEL], [chosen])] * len(results)
 
 
 def run_columns(
@@ -155,8 +162,12 @@ def run_columns(
     return {
         "status": [result.status.value for result in results],
         SEED: seed_column(results),
-        "best": [reached(r, value, worst_value(direction)) for r, value in zip(results, best, strict=True)],
-        "last": [reached(r, value, worst_value(direction)) for r, value in zip(results, last, strict=True)],
+        "best": [
+            counted_value(r, value, diverged_value(direction)) for r, value in zip(results, best, strict=True)
+        ],
+        "last": [
+            counted_value(r, value, diverged_value(direction)) for r, value in zip(results, last, strict=True)
+        ],
         **{end: final(results, f"{end}/{name}", direction, curves) for end in ENDS},
         "untrained": [is_untrained(result) for result in results],
         "shortened": [is_shortened(result) for result in results],
@@ -183,11 +194,11 @@ def final(results: Sequence[Result], metric: str, direction: str, curves: pd.Dat
             by_epoch = known[number].set_index("epoch")["value"]
             values = by_epoch[~by_epoch.index.duplicated()].reindex(range(1, result.epochs + 1))
             value = float(final_mean(values.to_numpy(dtype=float), result.epochs))
-        found.append(reached(result, value, worst_value(direction)))
+        found.append(counted_value(result, value, diverged_value(direction)))
     return found
 
 
-def worst_value(direction: str) -> float:
+def diverged_value(direction: str) -> float:
     """Return the value that a diverged run counts with."""
     return math.inf if direction == "min" else -math.inf
 
@@ -226,14 +237,14 @@ def is_untrained(result: Result) -> bool:
     return finished and loss is not None and result.chance is not None and loss > UNTRAINED * result.chance
 
 
-def reached(result: Result, value: float | None, worst: float) -> float:
+def counted_value(result: Result, value: float | None, worst: float) -> float:
     """Return the value that a run counts with: NaN if it did not come to its end, or has none."""
     if result.status == Status.DIVERGED:
         return worst
     return value if result.status == Status.FINISHED and value is not None else math.nan
 
 
-def panels(sweep: SweepSummary) -> dict[str, SweepSummary]:
+def split_by_panel(sweep: SweepSummary) -> dict[str, SweepSummary]:
     """Return the parts of a sweep by what they have in common, such as ``init=kaiming``.
 
     In each, arms are told apart by their normalizer, the first of the keys, and by numbers of the optimizer. A
@@ -247,15 +258,23 @@ def panels(sweep: SweepSummary) -> dict[str, SweepSummary]:
         return {"": sweep}
     own.sort(key=lambda key: key != MODEL)
     groups = sorted(
-        set(sweep.arms[others].itertuples(index=False, name=None)), key=lambda row: [*map(natural, row)]
+        set(sweep.configurations[others].itertuples(index=False, name=None)), key=lambda row: [*map(natural, row)]
     )
     names = short_names(others)
-    return {label(names, group): part(sweep, own, dict(zip(others, group, strict=True))) for group in groups}
+    return {
+        configuration_label(names, group): part(sweep, own, dict(zip(others, group, strict=True)))
+        for group in groups
+    }
 
 
 def part(sweep: SweepSummary, own: list[str], common: dict[str, str]) -> SweepSummary:
     """Return the arms of a sweep with these settings in common, named by their ``own``."""
-    arms = sweep.arms[(sweep.arms[list(common)] == list(common.values())).all(axis=1)]
-    names = {arm: label(own, row) for arm, row in zip(arms.index, arms[own].to_numpy().tolist(), strict=True)}
+    arms = sweep.configurations[(sweep.configurations[list(common)] == list(common.values())).all(axis=1)]
+    names = {
+        arm: configuration_label(own, row)
+        for arm, row in zip(arms.index, arms[own].to_numpy().tolist(), strict=True)
+    }
     runs = sweep.runs[sweep.runs["arm"].isin(names)]
-    return replace(sweep, keys=own, arms=arms.rename(index=names), runs=runs.assign(arm=runs["arm"].map(names)))
+    return replace(
+        sweep, keys=own, configurations=arms.rename(index=names), runs=runs.assign(arm=runs["arm"].map(names))
+    )

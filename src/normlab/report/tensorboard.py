@@ -19,9 +19,9 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
     MultilineChartContent,
 )
 
-from normlab.report.arm_curves import AT_ITS_BEST, QUARTILES, arm_curves, bands, worst_of
+from normlab.report.configuration_curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
 from normlab.report.console import is_metric
-from normlab.report.probe_data import run_columns
+from normlab.report.probe_data import probe_columns
 from normlab.report.probe_figures import write_images
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
@@ -30,7 +30,7 @@ from normlab.results.folder import run_names
 from normlab.results.result import Status
 from normlab.results.sweep import Record
 
-LOSSES = "losses and metrics"
+LOSSES_CATEGORY = "losses and metrics"
 
 
 def layout(tags: Collection[str], metric: str) -> Layout:
@@ -39,10 +39,10 @@ def layout(tags: Collection[str], metric: str) -> Layout:
     The optimized ``metric`` and the losses come first, and what is neither is closed.
     """
     first = [name for name in (metric, "val/loss", "train/loss") if name in tags]
-    categories: dict[str, dict[str, list[str]]] = {LOSSES: {}}
+    categories: dict[str, dict[str, list[str]]] = {LOSSES_CATEGORY: {}}
     for tag in dict.fromkeys([*first, *tags]):
         if not tag.startswith((QUARTILES, *AT_ITS_BEST)):
-            category, quantity = place(tag)
+            category, quantity = chart_place(tag)
             categories.setdefault(category, {}).setdefault(quantity, []).append(tag)
     found = Layout()
     for category, quantities in categories.items():
@@ -51,22 +51,24 @@ def layout(tags: Collection[str], metric: str) -> Layout:
         # TensorBoard shows charts with bands from the last to the first, after those of lines.
         charts = [with_band(tag) for tag in reversed(banded)], [with_lines(*chart) for chart in rest.items()]
         for title, chart in zip((f"{category}: median and quartiles", category), charts, strict=True):
-            found.category.extend([Category(title=title, chart=chart, closed=category != LOSSES)] if chart else [])
+            found.category.extend(
+                [Category(title=title, chart=chart, closed=category != LOSSES_CATEGORY)] if chart else []
+            )
     return found
 
 
-def place(tag: str) -> tuple[str, str]:
+def chart_place(tag: str) -> tuple[str, str]:
     """Return a tag's category, and the name of the chart that it shares with other splits and layers.
 
-    >>> place("val/loss"), place("activation/hidden1/before_std")
+    >>> chart_place("val/loss"), chart_place("activation/hidden1/before_std")
     (('losses and metrics', 'loss'), ('activation', 'before_std'))
-    >>> place("probe/activations/batch/hidden1/std"), place("probe/curvature/frozen/trace")
+    >>> chart_place("probe/activations/batch/hidden1/std"), chart_place("probe/curvature/frozen/trace")
     (('probe activations', 'std (batch)'), ('probe curvature', 'trace (frozen)'))
     """
     first, *rest = tag.split("/")
     if first == "probe":
         return f"probe {rest[0]}", f"{rest[-1]} ({rest[1]})"
-    return (LOSSES, "/".join(rest)) if first in ("train", "val") else (first, rest[-1] if rest else first)
+    return (LOSSES_CATEGORY, "/".join(rest)) if first in ("train", "val") else (first, rest[-1] if rest else first)
 
 
 def with_band(tag: str) -> Chart:
@@ -81,7 +83,7 @@ def with_lines(title: str, tags: list[str]) -> Chart:
     return Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag)}$" for tag in tags]))
 
 
-COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
+HPARAM_COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
 
 
 def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
@@ -93,7 +95,7 @@ def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]
     results = [records[number].result for number in sweep.runs.index]
     flats = [flat(result.config, result.choices) for result in results]
     runs = list(zip(sweep.runs["arm"], flats, strict=True))
-    found = {key: {(arm, of[key]) for arm, of in runs if key in of} for key in [*keys, *COLUMNS]}
+    found = {key: {(arm, of[key]) for arm, of in runs if key in of} for key in [*keys, *HPARAM_COLUMNS]}
     return [
         key
         for key, pairs in found.items()
@@ -127,7 +129,7 @@ def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     others = others[[name for name in others if name not in main]].where(finished, np.nan, axis=0)
     for name in others:
         others[name] = others[name].mask(diverged, worst_of(str(name).removeprefix("last/"), sweep))
-    probes = run_columns(records).loc[runs.index].where(finished, np.nan, axis=0)
+    probes = probe_columns(records).loc[runs.index].where(finished, np.nan, axis=0)
     return pd.concat([pd.DataFrame(main), others, probes], axis=1).astype(float)
 
 
@@ -162,9 +164,9 @@ def write_events(
         write_numbers(records[number], numbers.loc[number])
     # A person may have called runs so: their event files are not to be replaced.
     free = not any(record.folder.is_relative_to(folder / ARMS) for record in records)
-    curves = arm_curves(sweep, records) if free and len(sweep.runs) > len(sweep.arms) else {}
+    curves = configuration_curves(sweep, records) if free and len(sweep.runs) > len(sweep.configurations) else {}
     if free:
-        write_arms(folder / ARMS, named(sweep, curves))
+        write_arms(folder / ARMS, curves_by_folder(sweep, curves))
     metrics = {str(tag): str(tag).removeprefix(TABLE) for tag in numbers if numbers[tag].notna().any()}
     tags = dict.fromkeys(tag for points in curves.values() for point in points for tag in point.metrics)
     # Of more than 40 runs TensorBoard selects none for these tabs: what is called arms is found all at once.
@@ -188,9 +190,9 @@ def write_numbers(record: Record, numbers: pd.Series) -> None:
             events.scalars([Point(record.result.epochs, record.result.steps, time.time(), known)])
 
 
-def named(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
+def curves_by_folder(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
     """Return the arms' curves by the names of their folders."""
-    settings = sweep.arms[sweep.keys].to_dict("index")
+    settings = sweep.configurations[sweep.keys].to_dict("index")
     jobs = [[f"{key}={value}" for key, value in settings[arm].items()] or [arm] for arm in curves]
     return dict(zip(run_names(jobs) if jobs else [], curves.values(), strict=True))
 

@@ -11,25 +11,23 @@ from normlab.report.factors import short_names
 from normlab.report.page import PageTable, Picture, Section
 from normlab.report.report_data import ReportData
 from normlab.report.selectors import (
-    MOST,
-    Row,
-    at_best,
+    MOST_PANELS,
+    TableRow,
     display_table,
     effect_text,
     file,
+    first_panels,
     left_out,
     num,
-    panels,
-    percent,
-    rows_of,
+    runs_at_best,
+    share_text,
     styles_of,
+    table_rows,
     titled,
     with_interval,
 )
-from normlab.stats.design import is_number
+from normlab.stats.design import LR, is_number
 from normlab.stats.ranges import BATCH_SIZE
-
-LR = "optimizer.lr"
 
 
 def rates(study: ReportData) -> Section:
@@ -49,9 +47,9 @@ def rates(study: ReportData) -> Section:
             f"{design.choice.name} of those": lambda row: num(row["tuning_iqm"]),
             "report": "report_seeds",
             f"{design.primary.name} of those": lambda row: with_interval(row, "iqm"),
-            "diverged": lambda row: percent(row["diverged"]),
-            "untrained": lambda row: percent(row["untrained"]),
-            "chosen": chosen,
+            "diverged": lambda row: share_text(row["diverged"]),
+            "untrained": lambda row: share_text(row["untrained"]),
+            "chosen": choice_text,
         },
     )
     pictures = against_key(study, LR, "learning rate", "rates") if LR in design.tuned else []
@@ -69,10 +67,10 @@ def rates(study: ReportData) -> Section:
     return Section("tuning", "What was tuned", words, pictures, tables)
 
 
-def chosen(row: Row) -> str:
+def choice_text(row: TableRow) -> str:
     """Return whether a setting was chosen, and in how many of the replicates where they choose for themselves."""
     if 0 < row["chosen"] < 1:
-        return percent(row["chosen"])
+        return share_text(row["chosen"])
     return "chosen" if row["chosen"] else "near-best" if row["near_best"] else ""
 
 
@@ -97,13 +95,13 @@ def range_table(study: ReportData) -> pd.DataFrame:
 def against_key(study: ReportData, key: str, x: str, kind: str) -> list[Picture]:
     """Return a picture per panel of the metric against a tuned setting."""
     design, pictures = study.analysis.design, []
-    for number, (panel, own) in enumerate(panels(study.analysis.settings)):
+    for number, (panel, own) in enumerate(first_panels(study.analysis.settings)):
         numeric = own[own[key].map(lambda text: text is not None and is_number(str(text)))]
         if numeric[key].nunique() < 2:
             continue
         best = numeric.sort_values("chosen", kind="stable").drop_duplicates(["arm", key], keep="last")
         most = best.groupby("arm")["chosen"].transform("max")
-        best = best.assign(chosen=(best["chosen"] == most) & (most > 0))
+        best = best.assign(choice_text=(best["chosen"] == most) & (most > 0))
         figure = charts.draw_against(
             best.rename(columns={"iqm_low": "low", "iqm_high": "high"}),
             key,
@@ -130,10 +128,10 @@ def sizes(study: ReportData) -> Section:
     others = [key for key in design.panels if key != BATCH_SIZE]
     pictures = []
     groups = frame.groupby(others, sort=False) if others else [((), frame)]
-    for number, (setting, own) in enumerate(list(groups)[:MOST]):
+    for number, (setting, own) in enumerate(list(groups)[:MOST_PANELS]):
         where = ", ".join(f"{name}={text}" for name, text in zip(short_names(others), setting, strict=True))
         rows = own.rename(columns={"iqm_low": "low", "iqm_high": "high", "diverged": "lost"})
-        rows = rows.assign(diverged=own["diverged_share"].fillna(0), chosen=True)
+        rows = rows.assign(diverged=own["diverged_share"].fillna(0), choice_text=True)
         figure = charts.draw_against(
             rows,
             BATCH_SIZE,
@@ -165,9 +163,9 @@ def times(study: ReportData) -> Section:
     """Return how long arms take to the target."""
     found, design = study.analysis, study.analysis.design
     pictures, sign = [], "at most" if design.choice.direction == "min" else "at least"
-    for number, row in enumerate(found.targets.to_dict("records")[:MOST]):
+    for number, row in enumerate(found.targets.to_dict("records")[:MOST_PANELS]):
         panel, target = str(row["panel"]), float(row["target"])
-        steps = steps_to(study, at_best(study, panel))
+        steps = steps_to(study, runs_at_best(study, panel))
         if not np.isfinite(target) or not any(np.isfinite(each).any() for each in steps.values()):
             continue
         figure = charts.draw_reached(
@@ -247,14 +245,14 @@ def time_table(study: ReportData) -> PageTable:
     against = design.baseline or "baseline"
     ratios: dict[Any, Any] = {
         (row["panel"], row["arm"]): row
-        for row in rows_of(study.analysis.time_ratios)
+        for row in table_rows(study.analysis.time_ratios)
         if row["baseline"] == design.baseline
     }
 
-    def ratio(name: str) -> Callable[[Row], str]:
+    def ratio(name: str) -> Callable[[TableRow], str]:
         return lambda row: with_interval(ratios[key(row)], name) if key(row) in ratios else "–"
 
-    def key(row: Row) -> tuple[str, str]:
+    def key(row: TableRow) -> tuple[str, str]:
         return row["panel"], row["arm"]
 
     seconds = {
@@ -268,7 +266,7 @@ def time_table(study: ReportData) -> PageTable:
         {
             **columns,
             "median steps": lambda row: num(row["steps"], 4),
-            "reached by": lambda row: share(row, "reached"),
+            "reached by": lambda row: share_with_interval(row, "reached"),
             f"steps / {against}": ratio("steps_ratio"),
             **(seconds if study.analysis.time_ratios["step_time_ratio"].notna().any() else {}),
         },
@@ -287,8 +285,8 @@ def time_table(study: ReportData) -> PageTable:
     return PageTable("times", "times to the target", frame[columns_of], table)
 
 
-def share(row: Row, name: str) -> str:
+def share_with_interval(row: TableRow, name: str) -> str:
     """Return a share with its interval."""
     if np.isnan(row[name]):
         return "–"
-    return f"{percent(row[name])} ({percent(row[f'{name}_low'])} to {percent(row[f'{name}_high'])})"
+    return f"{share_text(row[name])} ({share_text(row[f'{name}_low'])} to {share_text(row[f'{name}_high'])})"

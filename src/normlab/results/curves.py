@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE = "curves.csv"
-HEADER = "epoch,step,split,metric,value\n"
+CURVES_FILE = "curves.csv"
+CURVES_HEADER = "epoch,step,split,metric,value\n"
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Point:
     metrics: dict[str, float]
 
 
-def append(folder: Path, points: Iterable[Point]) -> None:
+def append_curves(folder: Path, points: Iterable[Point]) -> None:
     """Append points to the curves in ``folder``; the file begins with its header."""
     rows = [
         (point.epoch, point.step, *split_name(name), value)
         for point in points
         for name, value in point.metrics.items()
     ]
-    append_rows(folder / FILE, HEADER, rows)
+    append_rows(folder / CURVES_FILE, CURVES_HEADER, rows)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -39,7 +39,7 @@ KIND, CLOSED = "normlab", "closed.normlab"
 HParam = bool | int | float | str
 BINS = 30
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SIZE = struct.Struct(">16xIIxB")
+EVENT_HEADER = struct.Struct(">16xIIxB")
 """Where a PNG has its width, its height and the kind of its colours."""
 CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 """How many numbers make a pixel, by the kind of a PNG's colours."""
@@ -134,9 +134,9 @@ class EventFile:
         Raises:
             ValueError: if it is no PNG.
         """
-        if png[:8] != SIGNATURE or len(png) < SIZE.size:
+        if png[:8] != SIGNATURE or len(png) < EVENT_HEADER.size:
             raise ValueError(f"the image {tag} must be a PNG, got bytes that begin with {png[:8]!r}")
-        width, height, kind = SIZE.unpack_from(png)
+        width, height, kind = EVENT_HEADER.unpack_from(png)
         image = Summary.Image(
             width=width, height=height, colorspace=CHANNELS.get(kind, 3), encoded_image_string=png
         )
@@ -227,14 +227,14 @@ def flat(config: dict[str, Any], choices: dict[str, str]) -> dict[str, bool | in
     {'model': 'bn', 'seed': 0, 'net.hidden': '[64]'}
     """
     chosen = {group: choices[group] for group in GROUPS if group in choices}
-    return chosen | dict(leaves(config))
+    return chosen | dict(hparam_leaves(config))
 
 
-def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
+def hparam_leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
     """Yield the leaves of a configuration with their dotted keys."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from leaves(value, f"{path}{key}.")
+            yield from hparam_leaves(value, f"{path}{key}.")
         elif value is not None and not key.startswith("_"):
             yield f"{path}{key}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
 

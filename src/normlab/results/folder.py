@@ -17,7 +17,7 @@ from normlab.config.renames import updated
 from normlab.config.schema import OF_THE_VERDICT
 from normlab.errors import ConfigError
 from normlab.results.provenance import require_same_sources
-from normlab.results.result import FILE, Result, to_jsonable
+from normlab.results.result import RESULT_FILE, Result, to_jsonable
 
 LONGEST = 100
 
@@ -55,7 +55,7 @@ def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
 RETRAIN = "retrain"
-PLAIN: dict[int, dict[str, Any]] = {}
+PLAIN_CONFIGS: dict[int, dict[str, Any]] = {}
 """The plain data of read-only configs, by identity."""
 HANDLING = (RETRAIN, "timing")
 """Keys about the folder of a run or a sweep, not about the run."""
@@ -82,7 +82,7 @@ def require_sweep(folder: Path) -> None:
     Raises:
         ConfigError: if somebody else's files are in it, or a single run.
     """
-    if (folder / HYDRA_CONFIG.parent).exists() or (folder / FILE).exists():
+    if (folder / HYDRA_CONFIG.parent).exists() or (folder / RESULT_FILE).exists():
         raise ConfigError(f"{folder} holds a single run; choose another folder for the sweep")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SWEEP_CONFIG).exists():
         raise ConfigError(f"{folder} is not empty and holds no sweep; choose another folder")
@@ -130,10 +130,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """
     if not OmegaConf.is_readonly(config):
         return resolved_data(config)
-    kept = PLAIN.get(id(config))
+    kept = PLAIN_CONFIGS.get(id(config))
     if kept is None:
-        kept = PLAIN[id(config)] = resolved_data(config)
-        weakref.finalize(config, PLAIN.pop, id(config))
+        kept = PLAIN_CONFIGS[id(config)] = resolved_data(config)
+        weakref.finalize(config, PLAIN_CONFIGS.pop, id(config))
     return kept
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from normlab.results.sweep import Record
 
-FILE = "probes.csv"
+PROBES_FILE = "probes.csv"
 ARRAYS = "probes.npz"
-HEADER = "epoch,step,probe,mode,quantity,value\n"
-COLUMNS = ("run", "epoch", "step", "probe", "mode", "quantity", "value")
+PROBES_HEADER = "epoch,step,probe,mode,quantity,value\n"
+PROBE_COLUMNS = ("run", "epoch", "step", "probe", "mode", "quantity", "value")
 MOMENT = ("epoch", "step")
 TYPES: Any = {
     "epoch": int,
@@ -80,14 +80,14 @@ def headlines(founds: Iterable[Found]) -> dict[str, float]:
     return {found.tag(name): found.numbers[name] for found in founds for name in found.headline}
 
 
-def append(folder: Path, founds: Iterable[Found]) -> None:
+def append_probes(folder: Path, founds: Iterable[Found]) -> None:
     """Append numbers to ``probes.csv`` in ``folder``; the file begins with its header."""
     rows = [
         (found.epoch, found.step, found.probe, found.mode, name, value)
         for found in founds
         for name, value in found.numbers.items()
     ]
-    append_rows(folder / FILE, HEADER, rows)
+    append_rows(folder / PROBES_FILE, PROBES_HEADER, rows)
 
 
 def write_arrays(folder: Path, founds: Iterable[Found]) -> None:
@@ -107,7 +107,9 @@ def write_arrays(folder: Path, founds: Iterable[Found]) -> None:
             taken[found.epoch, found.step] = {name: np.asarray(array) for name, array in found.arrays.items()}
     if not moments:
         return
-    arrays: dict[str, Any] = {key: value for source in moments for key, value in stacked(source, moments[source])}
+    arrays: dict[str, Any] = {
+        key: value for source in moments for key, value in stack_arrays(source, moments[source])
+    }
     beside = folder / f".{ARRAYS}.{os.getpid()}"
     with beside.open("wb") as file:
         np.savez(file, **arrays)
@@ -126,7 +128,7 @@ def apart(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[tuple[int, int], d
     return moments
 
 
-def stacked(
+def stack_arrays(
     source: str, moments: Mapping[tuple[int, int], Mapping[str, np.ndarray]]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the keys and arrays of one probe and mode, time in front."""
@@ -163,15 +165,15 @@ def read_probes(records: Sequence["Record"]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    texts = {k: text for k, record in enumerate(records) for text in lines_of(record.folder / FILE)}
+    texts = {k: text for k, record in enumerate(records) for text in lines_of(record.folder / PROBES_FILE)}
     if not any(texts.values()):
-        return pd.DataFrame({name: [] for name in COLUMNS})
+        return pd.DataFrame({name: [] for name in PROBE_COLUMNS})
     rows = [text.count("\n") for text in texts.values()]
     try:
         # All at once: a call for each of hundreds of short files takes several times as long.
         frame = parsed("".join(texts.values()), sum(rows))
     except ValueError:
-        texts = {k: text for k, text in texts.items() if is_whole(records[k].folder / FILE, text)}
+        texts = {k: text for k, text in texts.items() if is_readable(records[k].folder / PROBES_FILE, text)}
         rows = [text.count("\n") for text in texts.values()]
         frame = parsed("".join(texts.values()), sum(rows))
     frame.insert(0, "run", np.repeat(list(texts), rows))
@@ -188,10 +190,10 @@ def lines_of(path: Path) -> Iterator[str]:
         log.warning("%s is damaged: %s; the run has no probes", path, first_line(error))
         return
     whole = whole_rows(text)
-    if whole and not whole.startswith(HEADER):
-        log.warning("%s is damaged: it must begin with %s; the run has no probes", path, HEADER.strip())
+    if whole and not whole.startswith(PROBES_HEADER):
+        log.warning("%s is damaged: it must begin with %s; the run has no probes", path, PROBES_HEADER.strip())
         return
-    yield whole.removeprefix(HEADER)
+    yield whole.removeprefix(PROBES_HEADER)
 
 
 def parsed(text: str, rows: int) -> "pd.DataFrame":
@@ -208,7 +210,7 @@ def parsed(text: str, rows: int) -> "pd.DataFrame":
     return frame
 
 
-def is_whole(path: Path, text: str) -> bool:
+def is_readable(path: Path, text: str) -> bool:
     """Return whether rows of text can be read, and say so if not."""
     try:
         return len(parsed(text, text.count("\n"))) > 0 if text else True

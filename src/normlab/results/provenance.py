@@ -23,7 +23,7 @@ from normlab.results.result import Result
 VARIABLE = "NORMLAB_COMMAND"
 """The environment variable that hands the words to the processes in which a launcher trains."""
 
-OPTIONS = ("config_path", "config_name", "config_dir")
+CONFIG_OPTIONS = ("config_path", "config_name", "config_dir")
 KEPT = (
     "hydra.searchpath=",
     "+hydra.job.env_set.",
@@ -61,7 +61,7 @@ def options(words: list[str]) -> list[str]:
     ['--config-dir', 'mine', 'hydra.searchpath=[file://lab]']
     """
     given, others = get_args_parser().parse_known_args(words)
-    chosen = [(name, value) for name in OPTIONS if (value := getattr(given, name)) is not None]
+    chosen = [(name, value) for name in CONFIG_OPTIONS if (value := getattr(given, name)) is not None]
     kept = [word for word in (*given.overrides, *others) if word.startswith(KEPT)]
     return [*(word for name, value in chosen for word in (f"--{name.replace('_', '-')}", value)), *kept]
 

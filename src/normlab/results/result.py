@@ -10,7 +10,7 @@ from typing import Any
 
 from normlab.config.renames import updated, updated_override
 
-FILE = "result.json"
+RESULT_FILE = "result.json"
 
 
 class Status(StrEnum):
@@ -86,7 +86,7 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """Write ``result.json`` into ``folder``, whole or not at all."""
-        write_atomically(folder / FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
+        write_atomically(folder / RESULT_FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
@@ -95,7 +95,7 @@ class Result:
         Raises:
             ValueError: if the file is damaged, naming it.
         """
-        path = folder / FILE
+        path = folder / RESULT_FILE
         if not path.exists():
             return None
         try:

@@ -64,7 +64,7 @@ def run_folders(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
                 below.clear()
                 continue
             seen.add(real)
-            if HYDRA_CONFIG.parent.name in below or result.FILE in files:
+            if HYDRA_CONFIG.parent.name in below or result.RESULT_FILE in files:
                 below.clear()
                 yield Path(path)
             links = [Path(path, name) for name in sorted(below) if os.path.islink(os.path.join(path, name))]
@@ -80,11 +80,11 @@ def read_result(folder: Path) -> Result:
     """Return a run's result, or what can be known of a run without one."""
     try:
         return Result.read(folder) or without_result(
-            folder, f"left no {result.FILE}: it was killed or is still running"
+            folder, f"left no {result.RESULT_FILE}: it was killed or is still running"
         )
     except (OSError, ValueError) as error:
         log.warning("%s; the run counts as failed", error)
-        return without_result(folder, f"{result.FILE} is damaged")
+        return without_result(folder, f"{result.RESULT_FILE} is damaged")
 
 
 def without_result(folder: Path, reason: str) -> Result:
@@ -181,7 +181,7 @@ def curve(folder: Path) -> "Iterator[pd.DataFrame]":
     """Yield the rows of ``curves.csv``, if there are any."""
     import pandas as pd
 
-    path = folder / curves.FILE
+    path = folder / curves.CURVES_FILE
     types: Any = {"epoch": int, "step": int, "split": str, "metric": str, "value": float}
     try:
         whole = curves.whole_rows(path.read_text())

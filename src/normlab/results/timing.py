@@ -14,7 +14,7 @@ from normlab.results.folder import computed
 from normlab.results.result import Result, to_jsonable, write_atomically
 from normlab.results.sweep import Record
 
-FILE = "timing.json"
+TIMING_FILE = "timing.json"
 OTHER_NUMBERS = ("optimizer", "scheduler")
 """Groups whose numbers change what a step computes and not how long it takes, unless one of them is 0."""
 log = logging.getLogger("normlab")
@@ -53,12 +53,12 @@ class Timing:
 
     def write(self, folder: Path) -> None:
         """Write ``timing.json`` into the folder of a sweep, whole or not at all."""
-        write_atomically(folder / FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
+        write_atomically(folder / TIMING_FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
 
 
 def read_timing(folder: Path) -> Timing | None:
     """Return the timing that the folder of a sweep holds, None if it holds none that can be read."""
-    path = folder / FILE
+    path = folder / TIMING_FILE
     try:
         values = json.loads(path.read_text())
         return Timing(
@@ -112,18 +112,18 @@ def cost_of(config: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     rest = {key: value for key, value in computed(config).items() if key not in ("seed", "target")}
     if "data" in rest:
         rest["data"] = {key: value for key, value in rest["data"].items() if key != "seed"}
-    masked = {group: mask_numbers(rest[group]) for group in OTHER_NUMBERS if group in rest}
+    masked = {group: mask_nonzero(rest[group]) for group in OTHER_NUMBERS if group in rest}
     return json.dumps([rest | masked, sources], sort_keys=True)
 
 
-def mask_numbers(node: Any) -> Any:
+def mask_nonzero(node: Any) -> Any:
     """Return a part of a configuration with each number but 0 replaced by ``#``.
 
-    >>> mask_numbers({"lr": 0.1, "betas": [0.9, 0.0], "nesterov": True})
+    >>> mask_nonzero({"lr": 0.1, "betas": [0.9, 0.0], "nesterov": True})
     {'lr': '#', 'betas': ['#', 0.0], 'nesterov': True}
     """
     if isinstance(node, Mapping):
-        return {key: mask_numbers(value) for key, value in node.items()}
+        return {key: mask_nonzero(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [mask_numbers(value) for value in node]
+        return [mask_nonzero(value) for value in node]
     return "#" if isinstance(node, int | float) and not isinstance(node, bool) and node else node

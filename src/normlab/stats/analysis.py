@@ -13,7 +13,7 @@ from normlab.stats.fixed_steps import at_fixed_steps
 from normlab.stats.grid import Grid, grid_of
 from normlab.stats.looks import History
 from normlab.stats.tables import StepTimes
-from normlab.stats.time_to_target import reached
+from normlab.stats.time_to_target import times_to_target
 from normlab.stats.tuning import Tuning, tuned
 from normlab.stats.warnings import at_edges, disagreements, warnings_of
 
@@ -94,7 +94,7 @@ def analyze(
     history, is_kept = (History(), False) if history is None else (history, True)
     grid = grid_of(runs, design, history.tuning_seeds)
     draws, tuning = Draws(generator, resamples), tuned(grid, history.settings)
-    times = reached(runs, curves, grid, tuning, target)
+    times = times_to_target(runs, curves, grid, tuning, target)
     arms = tables.arms(runs, grid, tuning, times, draws)
     rows = comparisons_of(grid, tuning, history if is_kept else None)
     edges = at_edges(grid, tuning)
@@ -111,8 +111,8 @@ def analyze(
         times.runs,
         at_fixed_steps(runs.index, grid, tuning, curves.iloc[:0] if train_curves is None else train_curves),
         tables.time_ratios(grid, tuning, times, timed or {}, draws),
-        tables.ranges(grid, tuning),
-        tables.batch_sizes(arms, design),
+        tables.near_best_ranges(grid, tuning),
+        tables.batch_size_ratios(arms, design),
         edges,
         ends,
         [*edges, *ends, *warnings_of(runs, grid, tuning, times, rows, history)],

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.stats.design import Metric, Scope
-from normlab.stats.estimates import UNKNOWN, Estimate, differences, share
+from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, Numbers, differences, share_estimate
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.outcomes import log_ratios, point_differences
 from normlab.stats.paired_tests import compare_paired_shares, corrected_t, equivalence, mean_over_splits
 from normlab.stats.signed_rank import Interval, attainable_p, doubled_signed_ranks, known, paired_test, signed_rank
 from normlab.stats.tuning import Tuned, Tuning, finite_differences
 
-Numbers = NDArray[np.float64]
-Row = dict[str, Any]
+ComparisonRow = dict[str, Any]
 ALPHA = 0.05
 RATIO, POINTS, DIFFERENCE = "ratio", "points", "difference"
 BETTER, WORSE = "better", "worse"
@@ -34,7 +33,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Place:
+class PooledPanels:
     """The panels of a comparison: one, or several that differ in the data seed alone and are pooled.
 
     Attributes:
@@ -101,7 +100,7 @@ def rank_side(effects: Numbers, metric: Metric) -> float:
     return float(np.sign(doubled_signed_ranks(known(effects)).sum())) * metric.sign
 
 
-def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
+def compare(place: PooledPanels, metric: Metric, ours: Side, theirs: Side) -> ComparisonRow:
     """Compare an arm with its baseline: the test, the estimate with its interval, and the shares of failed runs.
 
     Columns: ``replicates`` in which both arms have the metric, ``differing`` of which have different values;
@@ -118,7 +117,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     arm, baseline = place.pick(values, ours), place.pick(values, theirs)
     effect = effect_of(metric, arm, baseline)
     effects, _ = replicate_effects(effect, arm, baseline)
-    row: Row = {"replicates": len(effects), "seeds": place.shared_seeds(ours, theirs), "effect": effect}
+    row: ComparisonRow = {"replicates": len(effects), "seeds": place.shared_seeds(ours, theirs), "effect": effect}
     if not len(effects):
         return row
     test, side = paired_test(effects), rank_side(effects, metric)
@@ -128,7 +127,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
     disjoint = place.is_disjoint
     return {
         **row,
-        **named("estimate", shown_estimate(effect, test.shift)),
+        **estimate_columns("estimate", shown_estimate(effect, test.shift)),
         "p": test.p if disjoint else np.nan,
         "p_near_best": p_near_best if disjoint else np.nan,
         "attainable": attainable_p(effects) if disjoint else 1.0,
@@ -137,7 +136,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
         "near_best": near_best,
         "untested": untested,
         "spread": float(finite_differences(effects).std(ddof=1)) if len(effects) > 1 else np.nan,
-        **named("better", share_of(float(won), len(effects))),
+        **estimate_columns("better", share_of(float(won), len(effects))),
         "new_table_p": new_table_p(place, metric, effects),
         **equivalence_columns(effect, effects, grid.design.margin if disjoint else None),
         **failure_columns(place, ours, theirs),
@@ -145,7 +144,7 @@ def compare(place: Place, metric: Metric, ours: Side, theirs: Side) -> Row:
 
 
 def against_near_best(
-    place: Place, metric: Metric, ours: Side, theirs: Side, side: float, p: float
+    place: PooledPanels, metric: Metric, ours: Side, theirs: Side, side: float, p: float
 ) -> tuple[float, int, int]:
     """Return the largest p of the better arm against the near-best settings of the worse one, and their number.
 
@@ -190,11 +189,11 @@ def shown_estimate(effect: str, estimate: Interval) -> Estimate:
 
 def share_of(won: float, of: int) -> Estimate:
     """Return a share of replicates with Wilson's interval; half a tie counts for either side."""
-    low, high = share(math.floor(won), of), share(math.ceil(won), of)
+    low, high = share_estimate(math.floor(won), of), share_estimate(math.ceil(won), of)
     return Estimate(won / of, low.low, high.high)
 
 
-def new_table_p(place: Place, metric: Metric, effects: Numbers) -> float:
+def new_table_p(place: PooledPanels, metric: Metric, effects: Numbers) -> float:
     """Return p of the corrected t test of a test metric over splits of one table; NaN for all else.
 
     The correction is for the overlap of test rows with other splits' training rows, which a training loss lacks.
@@ -212,15 +211,15 @@ def margin_of(effect: str, margin: float) -> float:
     return {RATIO: math.log1p(margin), POINTS: 100 * margin}.get(effect, margin)
 
 
-def equivalence_columns(effect: str, effects: Numbers, margin: float | None) -> Row:
+def equivalence_columns(effect: str, effects: Numbers, margin: float | None) -> ComparisonRow:
     """Return ``equivalence_p`` and the 90 % interval, empty without a margin."""
     if margin is None:
         return {}
     found = equivalence(effects, margin_of(effect, margin))
-    return {"equivalence_p": found.p, **named("equivalence", shown_estimate(effect, found.interval))}
+    return {"equivalence_p": found.p, **estimate_columns("equivalence", shown_estimate(effect, found.interval))}
 
 
-def failure_columns(place: Place, ours: Side, theirs: Side) -> Row:
+def failure_columns(place: PooledPanels, ours: Side, theirs: Side) -> ComparisonRow:
     """Return the number of failed runs of either arm, and McNemar's test of their shares."""
     failed = place.grid.failed
     arm, baseline = place.pick(failed, ours), place.pick(failed, theirs)
@@ -234,20 +233,20 @@ def failure_columns(place: Place, ours: Side, theirs: Side) -> Row:
         "baseline_failed": int(b.sum()),
         "failures_of": int(both.sum()),
         "failure_p": test.p,
-        **named("failure_difference", test.difference),
+        **estimate_columns("failure_difference", test.difference),
     }
 
 
-def named(name: str, estimate: Estimate) -> Row:
+def estimate_columns(name: str, estimate: Estimate) -> ComparisonRow:
     """Return an estimate as the columns of a table.
 
-    >>> named("ratio", Estimate(1.0, 0.5, 2.0))
+    >>> estimate_columns("ratio", Estimate(1.0, 0.5, 2.0))
     {'ratio': 1.0, 'ratio_low': 0.5, 'ratio_high': 2.0}
     """
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def verdict(row: Row, disjoint: bool, factor: float) -> str:
+def verdict(row: ComparisonRow, disjoint: bool, factor: float) -> str:
     """Return the verdict of a comparison, by the test alone.
 
     Args:
@@ -272,7 +271,7 @@ def sides_of(tuning: Tuning, panels: Sequence[Panel], arm: str) -> Side | None:
     return Side(arm, tuple(found)) if len(found) == len(panels) else None
 
 
-NOTHING: Row = {
+EMPTY_ROW: ComparisonRow = {
     **{
         "replicates": 0,
         "seeds": (),
@@ -291,9 +290,9 @@ NOTHING: Row = {
         "equivalence_p": np.nan,
     },
     **{"failed": 0, "baseline_failed": 0, "failures_of": 0, "failure_p": np.nan},
-    **named("estimate", UNKNOWN),
-    **named("better", UNKNOWN),
-    **named("equivalence", UNKNOWN),
-    **named("failure_difference", UNKNOWN),
+    **estimate_columns("estimate", UNKNOWN_ESTIMATE),
+    **estimate_columns("better", UNKNOWN_ESTIMATE),
+    **estimate_columns("equivalence", UNKNOWN_ESTIMATE),
+    **estimate_columns("failure_difference", UNKNOWN_ESTIMATE),
 }
 """The columns of a comparison that cannot be made."""

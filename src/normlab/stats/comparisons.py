@@ -5,30 +5,29 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from normlab.stats.comparison import (
     ALPHA,
+    EMPTY_ROW,
     NOT_COMPARABLE,
-    NOTHING,
-    Place,
-    Row,
+    ComparisonRow,
+    PooledPanels,
     Side,
     compare,
     effect_of,
-    named,
+    estimate_columns,
     replicate_effects,
     shown_estimate,
     sides_of,
     verdict,
 )
 from normlab.stats.design import DATA_SEED, Metric
+from normlab.stats.estimates import Numbers
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.looks import History, comparison_key
 from normlab.stats.paired_tests import detectable_shift, interaction
 from normlab.stats.tuning import Tuning
 
-Numbers = NDArray[np.float64]
 ONE_SPLIT = "part of the pooled comparison"
 CORRECTED = {
     "p_near_best": "p_adjusted",
@@ -39,7 +38,7 @@ CORRECTED = {
 """Columns of p, and of p corrected for the number of comparisons and looks."""
 
 
-def comparisons_of(grid: Grid, tuning: Tuning, history: History | None) -> list[Row]:
+def comparisons_of(grid: Grid, tuning: Tuning, history: History | None) -> list[ComparisonRow]:
     """Compare each arm with its baseline in each panel, by each metric.
 
     Where panels differ in ``data.seed`` alone, a comparison pooled over them is tested instead of each alone: the
@@ -59,15 +58,15 @@ def comparisons_of(grid: Grid, tuning: Tuning, history: History | None) -> list[
     return rows
 
 
-def family_of(row: Row) -> str:
+def family_of(row: ComparisonRow) -> str:
     """Return the comparisons that a row's p is corrected with: all of one question, or of a metric without one."""
     return str(row["question"] or row["metric"])
 
 
-def of_metric(grid: Grid, tuning: Tuning, metric: Metric, history: History | None) -> Iterator[Row]:
+def of_metric(grid: Grid, tuning: Tuning, metric: Metric, history: History | None) -> Iterator[ComparisonRow]:
     """Yield the comparisons by one metric."""
-    for place, name, tested in places_of(grid):
-        about: Row = dict(zip(grid.design.panels, place.panels[0], strict=True))
+    for place, name, tested in pooled_panels(grid):
+        about: ComparisonRow = dict(zip(grid.design.panels, place.panels[0], strict=True))
         if len(place.panels) > 1:
             about[DATA_SEED] = name_of_splits(place)
         present = {arm for panel, arm in tuning if panel in place.panels}
@@ -75,7 +74,7 @@ def of_metric(grid: Grid, tuning: Tuning, metric: Metric, history: History | Non
             if arm not in present:
                 continue
             key = comparison_key(grid.design.compare, arm, baseline, name)
-            row = {**NOTHING, **about, "panel": name, "arm": arm, "baseline": baseline, "metric": metric.name}
+            row = {**EMPTY_ROW, **about, "panel": name, "arm": arm, "baseline": baseline, "metric": metric.name}
             row |= {"question": metric.question, "direction": metric.direction, "scope": place.scope, "key": key}
             row |= {
                 "of_panels": place.panels,
@@ -88,8 +87,8 @@ def of_metric(grid: Grid, tuning: Tuning, metric: Metric, history: History | Non
 
 
 def one_comparison(
-    grid: Grid, tuning: Tuning, metric: Metric, history: History | None, place: Place, row: Row
-) -> Row:
+    grid: Grid, tuning: Tuning, metric: Metric, history: History | None, place: PooledPanels, row: ComparisonRow
+) -> ComparisonRow:
     """Return the columns of a comparison, or the verdict that says why it cannot be made."""
     sides = [sides_of(tuning, place.panels, row[name]) for name in ("arm", "baseline")]
     for name, side in zip(("arm", "baseline"), sides, strict=True):
@@ -110,7 +109,7 @@ def one_comparison(
     return found
 
 
-def places_of(grid: Grid) -> Iterator[tuple[Place, str, bool]]:
+def pooled_panels(grid: Grid) -> Iterator[tuple[PooledPanels, str, bool]]:
     """Yield where arms are compared, with a name, and whether a verdict is given there.
 
     Several panels that differ in ``data.seed`` alone are pooled, and described one by one.
@@ -118,7 +117,7 @@ def places_of(grid: Grid) -> Iterator[tuple[Place, str, bool]]:
     panels = list(dict.fromkeys(setting.panel for setting in grid.settings))
     keys = grid.design.panels
     if DATA_SEED not in keys:
-        yield from ((Place(grid, (panel,)), grid.panel(panel), True) for panel in panels)
+        yield from ((PooledPanels(grid, (panel,)), grid.panel(panel), True) for panel in panels)
         return
     at = keys.index(DATA_SEED)
     groups: dict[Panel, list[Panel]] = {}
@@ -127,13 +126,13 @@ def places_of(grid: Grid) -> Iterator[tuple[Place, str, bool]]:
     for members in groups.values():
         alike = len(members) > 1 and len({grid.uses[panel].scope for panel in members}) == 1
         if alike:
-            pooled = Place(grid, tuple(members))
+            pooled = PooledPanels(grid, tuple(members))
             rest = [(key, text) for key, text in zip(keys, members[0], strict=True) if key != DATA_SEED]
             yield pooled, ", ".join([*(f"{key}={text}" for key, text in rest), name_of_splits(pooled)]), True
-        yield from ((Place(grid, (panel,)), grid.panel(panel), not alike) for panel in members)
+        yield from ((PooledPanels(grid, (panel,)), grid.panel(panel), not alike) for panel in members)
 
 
-def name_of_splits(place: Place) -> str:
+def name_of_splits(place: PooledPanels) -> str:
     """Return the name of panels that are pooled."""
     return f"all {len(place.panels)} {DATA_SEED}"
 
@@ -151,7 +150,7 @@ def reason(grid: Grid, tuning: Tuning, panels: Sequence[Panel], arm: str) -> str
     return f"{arm} differs in {', '.join(sorted(different, key=len)[0])}"
 
 
-def correct(rows: Sequence[Row], name: str) -> None:
+def correct_p(rows: Sequence[ComparisonRow], name: str) -> None:
     """Multiply p of some rows by the factor of their look, and correct it by Holm for their number."""
     with np.errstate(invalid="ignore"):  # NaN, or 0 of an infinite factor
         adjusted = holm(np.minimum(1.0, [row[name] * row["factor"] for row in rows]))
@@ -159,16 +158,16 @@ def correct(rows: Sequence[Row], name: str) -> None:
         row[CORRECTED[name]] = value
 
 
-def adjust(rows: Sequence[Row]) -> None:
+def adjust(rows: Sequence[ComparisonRow]) -> None:
     """Correct the p-values of comparisons of one question, and give each comparison its verdict."""
     tested = [row for row in rows if "verdict" not in row and row["tested"]]
     for row in rows:
         row.update(dict.fromkeys(CORRECTED.values(), np.nan))
     for name in ("p_near_best", "new_table_p", "equivalence_p"):
-        correct(tested, name)
+        correct_p(tested, name)
     # Runs fail or not, whatever metric is compared: that is one test of two arms.
     failing = {row["key"]: row for row in tested if row["failed"] + row["baseline_failed"]}
-    correct(list(failing.values()), "failure_p")
+    correct_p(list(failing.values()), "failure_p")
     for row in tested:
         if row["key"] in failing:
             row["failure_p_adjusted"] = failing[row["key"]]["failure_p_adjusted"]
@@ -220,9 +219,9 @@ def panel_pairs(panels: Sequence[Panel], keys: Sequence[str]) -> Iterator[tuple[
 
 def one_interaction(
     grid: Grid, tuning: Tuning, metric: Metric, panels: tuple[Panel, Panel], arms: tuple[str, str]
-) -> Row | None:
+) -> ComparisonRow | None:
     """Return the change of an effect between two panels; None where an arm is missing or there is no verdict."""
-    places = [Place(grid, (panel,)) for panel in panels]
+    places = [PooledPanels(grid, (panel,)) for panel in panels]
     found: list[tuple[Side, Side]] = []
     for panel in panels:
         sides = [sides_of(tuning, (panel,), arm) for arm in arms]
@@ -245,7 +244,7 @@ def one_interaction(
         "other": grid.panel(panels[1]),
         "replicates": len(shared),
         "effect": effect,
-        **named("estimate", shown_estimate(effect, test.shift)),
+        **estimate_columns("estimate", shown_estimate(effect, test.shift)),
         "p": test.p,
     }
 

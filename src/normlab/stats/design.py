@@ -17,7 +17,7 @@ from enum import StrEnum
 
 import pandas as pd
 
-from normlab.stats.arms import ABSENT, natural
+from normlab.stats.configurations import ABSENT, natural
 
 MODEL, PLAIN = "model", "nobn"
 OPTIMIZER = ("optimizer.", "scheduler.")

@@ -57,7 +57,7 @@ class Draws:
         return self._kept[key]
 
 
-def percentiles(resampled: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
+def percentile_interval(resampled: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
     """Return the percentile interval of a statistic from what it is in R resamples, ``(R,)``.
 
     The ends are resampled values, the next ones outwards, so that an end can be infinite. A resample that has
@@ -88,7 +88,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-UNKNOWN = Estimate(np.nan, np.nan, np.nan)
+UNKNOWN_ESTIMATE = Estimate(np.nan, np.nan, np.nan)
 
 
 def iqm(values: Numbers) -> Numbers:
@@ -106,23 +106,23 @@ def diverged(values: Numbers) -> float:
     return float(np.isinf(values).mean()) if len(values) else np.nan
 
 
-def mean(values: Numbers, draws: Draws) -> Estimate:
+def iqm_estimate(values: Numbers, draws: Draws) -> Estimate:
     """Return the IQM of ``(n,)`` values with its percentile-bootstrap interval.
 
     NaN if more than a quarter of them diverged; without an interval below two values.
     """
     n = len(values)
     if n == 0 or diverged(values) > MOST_DIVERGED:
-        return UNKNOWN
-    return Estimate(float(iqm(values)), *interval(values, draws))
+        return UNKNOWN_ESTIMATE
+    return Estimate(float(iqm(values)), *bootstrap_interval(values, draws))
 
 
-def interval(values: Numbers, draws: Draws) -> tuple[float, float]:
+def bootstrap_interval(values: Numbers, draws: Draws) -> tuple[float, float]:
     """Return the percentile-bootstrap interval of the IQM of ``(n,)`` values."""
     if len(values) < 2 or not draws.resamples:
         return np.nan, np.nan
     with np.errstate(invalid="ignore"):
-        return percentiles(np.sort(values)[draws.middle(len(values))].mean(axis=0))
+        return percentile_interval(np.sort(values)[draws.middle(len(values))].mean(axis=0))
 
 
 def differences(arm: Numbers, baseline: Numbers) -> Numbers:
@@ -132,10 +132,10 @@ def differences(arm: Numbers, baseline: Numbers) -> Numbers:
 
 
 @lru_cache(maxsize=4096)
-def share(count: int, of: int) -> Estimate:
+def share_estimate(count: int, of: int) -> Estimate:
     """Return a share of runs with Wilson's interval."""
     if of == 0:
-        return UNKNOWN
+        return UNKNOWN_ESTIMATE
     found = stats.binomtest(count, of).proportion_ci(LEVEL, method="wilson")
     return Estimate(count / of, float(found.low), float(found.high))
 

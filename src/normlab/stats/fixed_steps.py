@@ -2,16 +2,22 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from normlab.stats.comparison import Place, effect_of, named, replicate_effects, shown_estimate, sides_of
+from normlab.stats.comparison import (
+    PooledPanels,
+    effect_of,
+    estimate_columns,
+    replicate_effects,
+    shown_estimate,
+    sides_of,
+)
 from normlab.stats.design import Metric
+from normlab.stats.estimates import Numbers
 from normlab.stats.grid import Grid
 from normlab.stats.signed_rank import pseudomedian
 from normlab.stats.tuning import Tuning
 
-Numbers = NDArray[np.float64]
-SHARES = (0.1, 0.2, 0.5, 1.0)
+STEP_SHARES = (0.1, 0.2, 0.5, 1.0)
 """Shares of the budget of steps; by default the loss is measured after every tenth of it."""
 METRIC = Metric("train_eval/loss", "min")
 
@@ -35,11 +41,11 @@ def at_fixed_steps(runs: pd.Index, grid: Grid, tuning: Tuning, curves: pd.DataFr
     columns += ["replicates", "effect", "estimate", "estimate_low", "estimate_high"]
     rows = []
     for panel in dict.fromkeys(setting.panel for setting in grid.settings):
-        place = Place(grid, (panel,))
+        place = PooledPanels(grid, (panel,))
         of_panel = [grid.settings[row].panel == panel for row in grid.row]
         own = curves[curves["run"].isin(runs[of_panel])]
         budget = float(own["step"].max()) if len(own) else np.nan
-        for share in SHARES if np.isfinite(budget) else ():
+        for share in STEP_SHARES if np.isfinite(budget) else ():
             table = grid.arrange(losses_by(runs, grid, own, share * budget))
             for arm, baseline in grid.design.comparisons:
                 sides = [sides_of(tuning, (panel,), name) for name in (arm, baseline)]
@@ -60,7 +66,7 @@ def at_fixed_steps(runs: pd.Index, grid: Grid, tuning: Tuning, curves: pd.DataFr
                         **dict(zip(("arm_loss", "baseline_loss"), medians, strict=True)),
                         "replicates": len(effects),
                         "effect": effect,
-                        **named("estimate", shown_estimate(effect, pseudomedian(effects))),
+                        **estimate_columns("estimate", shown_estimate(effect, pseudomedian(effects))),
                     }
                 )
     return pd.DataFrame(rows, columns=columns)

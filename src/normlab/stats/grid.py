@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normlab.stats.arms import SEED, label, natural
+from normlab.stats.configurations import SEED, configuration_label, natural
 from normlab.stats.design import Design, Metric, Scope
+from normlab.stats.estimates import Numbers
 
-Numbers = NDArray[np.float64]
 Columns = NDArray[np.intp]
 Panel = tuple[str, ...]
 TUNING_SHARE, LEAST_TUNING = 3, 4
@@ -113,7 +113,7 @@ class Grid:
 
     def panel(self, panel: Panel) -> str:
         """Return a panel's name, empty where there is but one."""
-        return label(self.design.panels, panel)
+        return configuration_label(self.design.panels, panel)
 
 
 def grid_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | None = None) -> Grid:

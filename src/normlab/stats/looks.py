@@ -7,15 +7,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from normlab.stats.comparison import ALIKE, ALPHA, BETTER, WORSE, Row
+from normlab.stats.comparison import ALIKE, ALPHA, BETTER, WORSE, ComparisonRow
+from normlab.stats.estimates import Numbers
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.tuning import Tuning
 
-Numbers = NDArray[np.float64]
-POINTS = 400
+GRID_POINTS = 400
 """Nodes of the integration between two boundaries; levels are then exact to 1e-6 of themselves."""
 WIDEST = 8.0
 """Standard deviations that stand for an infinite boundary: 1e-15 is beyond it."""
@@ -133,7 +132,7 @@ def next_density(nodes: Numbers, density: Numbers, step: float, end: float) -> t
 @lru_cache(maxsize=1)
 def legendre() -> tuple[Numbers, Numbers]:
     """Return the nodes and weights of Gauss–Legendre integration over −1 to 1."""
-    return np.polynomial.legendre.leggauss(POINTS)
+    return np.polynomial.legendre.leggauss(GRID_POINTS)
 
 
 Key = tuple[str, ...]
@@ -185,7 +184,7 @@ class History:
         level = float(obrien_fleming(growing, self.max_replicates)[-1])
         return ALPHA / level if level > 0 else float("inf")
 
-    def add(self, grid: Grid, tuning: Tuning, rows: Iterable[Row]) -> None:
+    def add(self, grid: Grid, tuning: Tuning, rows: Iterable[ComparisonRow]) -> None:
         """Add the verdicts of a sweep; rows without one leave nothing."""
         for row in rows:
             if row["verdict"] not in (BETTER, WORSE, ALIKE):

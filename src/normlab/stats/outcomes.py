@@ -1,11 +1,10 @@
 """The outcome of a run that arms are compared by, and the paired differences of outcomes."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from normlab.stats.estimates import differences
+from normlab.stats.estimates import Numbers, differences
 
-Numbers = NDArray[np.float64]
 LAST = 0.1
 """The share of a run's epochs over which its outcome is averaged."""
 

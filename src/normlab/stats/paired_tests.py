@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-from normlab.stats.estimates import UNKNOWN, Estimate, differences, share
+from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, Numbers, differences, share_estimate
 from normlab.stats.signed_rank import (
     GREATER,
     LESS,
     Interval,
-    Numbers,
     PairedTest,
     null_tail,
     paired_test,
@@ -60,7 +59,7 @@ def corrected_t(differences: ArrayLike, train: int, test: int, level: float = 0.
     splits = len(d)
     ratio = split_ratio(train, test)
     if splits < 2 or not np.isfinite(d).all():
-        return TTest(math.nan, UNKNOWN)
+        return TTest(math.nan, UNKNOWN_ESTIMATE)
     mean, error = float(d.mean()), float(d.std(ddof=1)) * math.sqrt(1 / splits + ratio)
     reach = float(stats.t.ppf((1 + level) / 2, splits - 1)) * error
     with np.errstate(divide="ignore"):  # equal differences on all splits: t is infinite
@@ -218,13 +217,13 @@ def compare_paired_shares(arm: ArrayLike, baseline: ArrayLike) -> ShareTest:
     if a.shape != b.shape:
         raise ValueError(f"paired shares must have equally many replicates, got {len(a)} and {len(b)}")
     if not len(a):
-        return ShareTest(math.nan, UNKNOWN)
+        return ShareTest(math.nan, UNKNOWN_ESTIMATE)
     both, only_arm, only_baseline, neither = (int((x & y).sum()) for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))
     discordant = only_arm + only_baseline
     p = float(stats.binomtest(only_arm, discordant).pvalue) if discordant else 1.0
     phi = failure_correlation(both, only_arm, only_baseline, neither)
     n = len(a)
-    return ShareTest(p, newcombe(share(both + only_arm, n), share(both + only_baseline, n), phi))
+    return ShareTest(p, newcombe(share_estimate(both + only_arm, n), share_estimate(both + only_baseline, n), phi))
 
 
 def newcombe(first: Estimate, second: Estimate, phi: float = 0.0) -> Estimate:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.stats.comparison import ALPHA, sides_of
-from normlab.stats.comparisons import places_of
+from normlab.stats.comparisons import pooled_panels
 from normlab.stats.design import Design, Scope
 from normlab.stats.grid import Grid, first_third, grid_of
 from normlab.stats.looks import History, comparison_key, look_level, obrien_fleming
@@ -87,7 +87,7 @@ def plan_replicates(runs: pd.DataFrame, design: Design, history: History) -> Rep
 def compared_seeds(grid: Grid, tuning: Tuning) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Return the seeds that both arms of each comparison have, by the comparison's key in the history."""
     found: dict[tuple[str, ...], tuple[int, ...]] = {}
-    for place, name, tested in places_of(grid):
+    for place, name, tested in pooled_panels(grid):
         for arm, baseline in grid.design.comparisons if tested else ():
             sides = [sides_of(tuning, place.panels, own) for own in (arm, baseline)]
             if sides[0] is None or sides[1] is None:

@@ -20,11 +20,11 @@ from normlab.stats.design import LR, Scope
 from normlab.stats.grid import Grid
 from normlab.stats.tuning import Tuned, Tuning
 
-Row = Mapping[Any, Any]
+AnyRow = Mapping[Any, Any]
 UNTUNED = "not tuned: other rates may reverse it"
 
 
-def sentence(row: Row, grid: Grid, tuning: Tuning) -> str:
+def sentence(row: AnyRow, grid: Grid, tuning: Tuning) -> str:
     """Return a comparison in words: the finding, the effect with its interval, p, the scope, and the settings.
 
     Args:
@@ -34,7 +34,7 @@ def sentence(row: Row, grid: Grid, tuning: Tuning) -> str:
     return "; ".join(clauses(row, grid, tuning))
 
 
-def clauses(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
+def clauses(row: AnyRow, grid: Grid, tuning: Tuning) -> list[str]:
     """Return the parts of the sentence."""
     arm, baseline, verdict = row["arm"], row["baseline"], row["verdict"]
     where = f" at {row['panel']}" if row["panel"] else ""
@@ -55,7 +55,7 @@ def clauses(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
     return [f"{found}: {numbers}", *undeclared_clause(row), *tail]
 
 
-def undeclared_clause(row: Row) -> list[str]:
+def undeclared_clause(row: AnyRow) -> list[str]:
     """Return why nothing is declared although the interval leaves out that the arms are the same."""
     same = 1.0 if row["effect"] == RATIO else 0.0
     if (
@@ -70,29 +70,29 @@ def undeclared_clause(row: Row) -> list[str]:
     return ["the interval is of this comparison alone and declares nothing"]
 
 
-def effect(row: Row) -> str:
+def effect(row: AnyRow) -> str:
     """Return the effect with its 95 % interval; how often one is better where many runs diverged."""
     name, value = row["metric"], row["estimate"]
     if math.isnan(value):
-        low, high = percent(row["better_low"]), percent(row["better_high"])
+        low, high = percent_text(row["better_low"]), percent_text(row["better_high"])
         return (
-            f"runs that diverged leave no estimate of {name}; {row['arm']} is better in {percent(row['better'])} "
-            f"of the pairs (95 % CI {low.removesuffix(' %')}–{high})"
+            f"runs that diverged leave no estimate of {name}; {row['arm']} is better in "
+            f"{percent_text(row['better'])} of the pairs (95 % CI {low.removesuffix(' %')}–{high})"
         )
     enough = row["replicates"] >= replicates_needed(1)  # below, no interval has an end
-    ends = interval(row["estimate_low"], row["estimate_high"], between(row)) if enough else ""
+    ends = interval_text(row["estimate_low"], row["estimate_high"], between(row)) if enough else ""
     if row["effect"] == RATIO:
         return f"{name} ratio {ratio_text(value)}{ends}"
     unit = " points" if row["effect"] == POINTS else ""
-    return f"{name} difference {format_number(value, plus=True)}{unit}{ends}"
+    return f"{name} difference {two_digits(value, plus=True)}{unit}{ends}"
 
 
-def between(row: Row) -> str:
+def between(row: AnyRow) -> str:
     """Return the text between the ends of an interval: ends of ratios are positive, others may have a sign."""
     return "–" if row["effect"] == RATIO else " to "
 
 
-def p_clause(row: Row) -> str:
+def p_clause(row: AnyRow) -> str:
     """Return p, corrected for the comparisons and the look, and which look it is."""
     notes = [f"{row['comparisons']} comparisons"] * (row["comparisons"] > 1) + [f"look {row['look']}"] * (
         row["look"] > 0
@@ -100,7 +100,7 @@ def p_clause(row: Row) -> str:
     return f"p = {p_value(row['p_adjusted'])}" + f" ({', '.join(notes)})" * bool(notes)
 
 
-def over(row: Row) -> str:
+def over(row: AnyRow) -> str:
     """Return the scope of a verdict: the replicates, and what differs between them.
 
     >>> over({"replicates": 12, "scope": "split", "splits": 1})
@@ -112,23 +112,23 @@ def over(row: Row) -> str:
     """
     n, splits = row["replicates"], row["splits"]
     if row["scope"] == Scope.SEED:
-        return f", over {counted(n, 'seed')} {'on this split' if splits == 1 else f'on these {splits} splits'}"
+        return f", over {with_noun(n, 'seed')} {'on this split' if splits == 1 else f'on these {splits} splits'}"
     what = "splits of this table" if row["scope"] == Scope.SPLIT else "draws of the data"
     return f", over {n} × {splits} {what}" if splits > 1 else f", over {n} {what}"
 
 
-def why_too_few(row: Row) -> str:
+def why_too_few(row: AnyRow) -> str:
     """Return why a comparison has no verdict."""
     if not row["disjoint"]:
-        return f"the same {counted(row['replicates'], 'replicate')} chose the settings"
+        return f"the same {with_noun(row['replicates'], 'replicate')} chose the settings"
     n, differ = row["replicates"], row["differing"]
     if math.isinf(row["factor"]):
-        return f"{counted(n, 'replicate')} are more than were declared as the maximum"
-    found = counted(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
+        return f"{with_noun(n, 'replicate')} are more than were declared as the maximum"
+    found = with_noun(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
     return f"{found}, {replicates_needed(1, row['factor'])} are needed"
 
 
-def new_table_clause(row: Row, grid: Grid) -> list[str]:
+def new_table_clause(row: AnyRow, grid: Grid) -> list[str]:
     """Return whether a verdict on splits of one table also holds for new tables."""
     is_test = row["metric"].startswith("test/")
     if row["scope"] != Scope.SPLIT or not is_test or row["verdict"] not in (BETTER, WORSE):
@@ -142,18 +142,18 @@ def new_table_clause(row: Row, grid: Grid) -> list[str]:
     return [f"over new tables like this one {shown}, p = {p_value(p)}"]
 
 
-def equivalence_clause(row: Row) -> list[str]:
+def equivalence_clause(row: AnyRow) -> list[str]:
     """Return the result of the equivalence test, if a margin was given."""
     p = row["equivalence_p_adjusted"]
     if math.isnan(p):
         return []
     within = f"equivalent within {margin_text(row)}"
-    ends = interval(row["equivalence_low"], row["equivalence_high"], between(row), level=90)
+    ends = interval_text(row["equivalence_low"], row["equivalence_high"], between(row), level=90)
     said = within if p <= ALPHA else f"not shown to be {within}"
     return [f"{said}, p = {p_value(p)}{ends}"]
 
 
-def margin_text(row: Row) -> str:
+def margin_text(row: AnyRow) -> str:
     """Return the margin in the unit of the effect."""
     margin = row["margin"]
     if row["effect"] == RATIO:
@@ -161,7 +161,7 @@ def margin_text(row: Row) -> str:
     return f"{100 * margin:g} points" if row["effect"] == POINTS else f"{margin:g}"
 
 
-def failure_clause(row: Row) -> list[str]:
+def failure_clause(row: AnyRow) -> list[str]:
     """Return how many runs of either arm diverged or stayed untrained, if any did."""
     if not row["failed"] + row["baseline_failed"]:
         return []
@@ -173,7 +173,7 @@ def failure_clause(row: Row) -> list[str]:
     ]
 
 
-def settings_clause(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
+def settings_clause(row: AnyRow, grid: Grid, tuning: Tuning) -> list[str]:
     """Return the settings of both arms, of all panels that are pooled, and whether they were chosen."""
     keys, panels = grid.design.tuned, row["of_panels"]
     use = grid.uses[panels[0]]
@@ -186,9 +186,9 @@ def settings_clause(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
     if not any(is_tuned.values()):
         return [f"{'at ' * one}{said}, {UNTUNED}"] if said else []
     if use.within:
-        said = f"{' and '.join(short(key) for key in keys)} chosen on the validation part of each split"
+        said = f"{' and '.join(last_part(key) for key in keys)} chosen on the validation part of each split"
     else:
-        seeds = counted(len(use.tuning), "other seed" if use.is_disjoint else "of these seed")
+        seeds = with_noun(len(use.tuning), "other seed" if use.is_disjoint else "of these seed")
         said = f"{'at ' * one}{said}, chosen on {seeds}"
     alone = [arm for arm, was in is_tuned.items() if not was]
     return [said, *(f"{arm} had one setting, {UNTUNED}" for arm in alone)]
@@ -200,16 +200,16 @@ def settings_text(keys: Sequence[str], grid: Grid, tuned: Tuned) -> str:
     if row is None:
         return ""
     if not keys:
-        return f"{short(LR)} {grid.rates[row]}" if grid.rates[row] else ""
-    return ", ".join(f"{short(key)} {text}" for key, text in zip(keys, grid.settings[row].tuned, strict=True))
+        return f"{last_part(LR)} {grid.rates[row]}" if grid.rates[row] else ""
+    return ", ".join(f"{last_part(key)} {text}" for key, text in zip(keys, grid.settings[row].tuned, strict=True))
 
 
-def short(key: str) -> str:
+def last_part(key: str) -> str:
     """Return the last part of a key."""
     return key.rpartition(".")[2]
 
 
-def shortened_clause(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
+def shortened_clause(row: AnyRow, grid: Grid, tuning: Tuning) -> list[str]:
     """Return that runs stopped early, if any did."""
     table, count = grid.tables["shortened"], 0
     for panel in row["of_panels"]:
@@ -218,7 +218,7 @@ def shortened_clause(row: Row, grid: Grid, tuning: Tuning) -> list[str]:
     return [f"runs that stopped early count with the last tenth of their own epochs: {count}"] if count else []
 
 
-def time_sentence(row: Row) -> str:
+def time_sentence(row: AnyRow) -> str:
     """Return how long an arm takes to the target, and how long its steps take; empty where neither is known."""
     arm, baseline, clauses = row["arm"], row["baseline"], []
     where = f" at {row['panel']}" if row["panel"] else ""
@@ -226,13 +226,13 @@ def time_sentence(row: Row) -> str:
     if not math.isnan(low) and (low > 0 or math.isfinite(high)):
         ratios = [
             f"{ratio_text(row[f'{name}_ratio'])} times the {name} of {baseline}"
-            + interval(row[f"{name}_ratio_low"], row[f"{name}_ratio_high"], "–")
+            + interval_text(row[f"{name}_ratio_low"], row[f"{name}_ratio_high"], "–")
             for name in ("steps", "seconds")
             if not math.isnan(row[f"{name}_ratio_low"])
         ]
         clauses.append(f"{arm} reaches the target{where} in {', and in '.join(ratios)}")
     if not math.isnan(row["step_time_ratio"]):
-        ends = interval(row["step_time_ratio_low"], row["step_time_ratio_high"], "–")
+        ends = interval_text(row["step_time_ratio_low"], row["step_time_ratio_high"], "–")
         value = ratio_text(row["step_time_ratio"])
         clauses.append(
             f"a step of {arm}{where} takes {value} times the seconds of one of {baseline}, timed in turn{ends}"
@@ -240,43 +240,43 @@ def time_sentence(row: Row) -> str:
     return "; ".join(clauses)
 
 
-def interaction_sentence(row: Row) -> str:
+def interaction_sentence(row: AnyRow) -> str:
     """Return how the effect of an arm changes from one panel to another."""
     what = "ratio of the ratios" if row["effect"] == RATIO else "difference of the differences"
     unit = " points" if row["effect"] == POINTS else ""
-    ends = interval(row["estimate_low"], row["estimate_high"], between(row))
-    value = ratio_text(row["estimate"]) if row["effect"] == RATIO else format_number(row["estimate"])
+    ends = interval_text(row["estimate_low"], row["estimate_high"], between(row))
+    value = ratio_text(row["estimate"]) if row["effect"] == RATIO else two_digits(row["estimate"])
     found = (
         "runs that diverged leave no estimate" if math.isnan(row["estimate"]) else f"{what} {value}{unit}{ends}"
     )
     changes = "changes" if row["p_adjusted"] <= ALPHA else "is not shown to change"
     return (
         f"the effect of {row['arm']} against {row['baseline']} {changes} from {row['other']} to {row['panel']}: "
-        f"{found}, p = {p_value(row['p_adjusted'])}, {counted(row['replicates'], 'replicate')}"
+        f"{found}, p = {p_value(row['p_adjusted'])}, {with_noun(row['replicates'], 'replicate')}"
     )
 
 
-def counted(count: int, noun: str) -> str:
+def with_noun(count: int, noun: str) -> str:
     """Return a number with its noun.
 
-    >>> counted(1, "split"), counted(12, "split")
+    >>> with_noun(1, "split"), with_noun(12, "split")
     ('1 split', '12 splits')
     """
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def interval(low: float, high: float, between: str, level: int = 95) -> str:
+def interval_text(low: float, high: float, between: str, level: int = 95) -> str:
     """Return an interval behind its estimate; an infinite end is no end.
 
-    >>> interval(0.38, 0.51, "–"), interval(0.38, math.inf, "–"), interval(-math.inf, 2.0, " to ")
+    >>> interval_text(0.38, 0.51, "–"), interval_text(0.38, math.inf, "–"), interval_text(-math.inf, 2.0, " to ")
     (', 95 % CI 0.38–0.51', ', 95 % CI more than 0.38', ', 95 % CI less than 2')
-    >>> interval(-math.inf, math.inf, " to "), interval(0.0, math.inf, "–"), interval(math.nan, math.nan, "–")
+    >>> interval_text(-math.inf, math.inf, " to "), interval_text(0.0, math.inf, "–"), interval_text(math.nan, math.nan, "–")
     (', 95 % CI without ends', ', 95 % CI without ends', '')
     """
     if math.isnan(low) or math.isnan(high):
         return ""
     no_low = math.isinf(low) or (between == "–" and low == 0)
-    text = ratio_text if between == "–" else format_number
+    text = ratio_text if between == "–" else two_digits
     if math.isinf(high):
         return f", {level} % CI without ends" if no_low else f", {level} % CI more than {text(low)}"
     if no_low:
@@ -284,10 +284,10 @@ def interval(low: float, high: float, between: str, level: int = 95) -> str:
     return f", {level} % CI {text(low)}{between}{text(high)}"
 
 
-def percent(share: float) -> str:
+def percent_text(share: float) -> str:
     """Return a share in percent.
 
-    >>> percent(0.875), percent(0.0312)
+    >>> percent_text(0.875), percent_text(0.0312)
     ('88 %', '3 %')
     """
     return f"{100 * share:.0f} %"
@@ -300,13 +300,13 @@ def ratio_text(value: float) -> str:
     ('0.43', '12.3', '1.002', '0.95')
     """
     near = f"{value:.3f}".rstrip("0").rstrip(".")
-    return near if 0.9 < value < 1.1 else format_number(value)
+    return near if 0.9 < value < 1.1 else two_digits(value)
 
 
-def format_number(value: float, plus: bool = False) -> str:
+def two_digits(value: float, plus: bool = False) -> str:
     """Return a number with two significant digits, three from 1 on.
 
-    >>> format_number(0.4312), format_number(12.345), format_number(3.2e-07), format_number(0.05, plus=True)
+    >>> two_digits(0.4312), two_digits(12.345), two_digits(3.2e-07), two_digits(0.05, plus=True)
     ('0.43', '12.3', '3.2e-07', '+0.05')
     """
     digits = 3 if abs(value) >= 1 else 2

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-Numbers = NDArray[np.float64]
+from normlab.stats.estimates import Numbers
+
 Counts = NDArray[np.int64]
 TWO_SIDED, GREATER, LESS = "two-sided", "greater", "less"
 DIGITS, FINE_DIGITS = 9, 12

@@ -4,18 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from normlab.stats.arms import STATUSES
-from normlab.stats.comparison import Place, Row, named, sides_of
+from normlab.stats.comparison import ComparisonRow, PooledPanels, estimate_columns, sides_of
+from normlab.stats.configurations import STATUSES
 from normlab.stats.design import Design, is_number
-from normlab.stats.estimates import UNKNOWN, Draws, mean, share
+from normlab.stats.estimates import UNKNOWN_ESTIMATE, Draws, Numbers, iqm_estimate, share_estimate
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.ranges import BATCH_SIZE, WITHIN, good_range, largest_ratio
 from normlab.stats.time_to_target import Reached, median, time_per_step_ratio, time_ratio
 from normlab.stats.tuning import Tuned, Tuning, scores
 
-Numbers = NDArray[np.float64]
 StepTimes = Mapping[tuple[Panel, str], Sequence[float]]
 """Seconds per optimizer step of each arm of a panel, one for each round of interleaved timing, ``(R,)``."""
 
@@ -25,12 +23,12 @@ def known_values(values: Numbers) -> Numbers:
     return values[~np.isnan(values)]
 
 
-def about(grid: Grid, panel: Panel, arm: str) -> Row:
+def about(grid: Grid, panel: Panel, arm: str) -> ComparisonRow:
     """Return the columns that name an arm of a panel."""
     return {**dict(zip(grid.design.panels, panel, strict=True)), "panel": grid.panel(panel), "arm": arm}
 
 
-def frame(rows: Sequence[Row], columns: Sequence[str] = ()) -> pd.DataFrame:
+def frame(rows: Sequence[ComparisonRow], columns: Sequence[str] = ()) -> pd.DataFrame:
     """Return rows as a table, with the columns of the first unless they are given; None stays None beside text."""
     values = {name: [row[name] for row in rows] for name in columns or (rows[0] if rows else ())}
     return pd.DataFrame(
@@ -61,7 +59,7 @@ def settings(grid: Grid, tuning: Tuning, draws: Draws) -> pd.DataFrame:
                 "tuning_seeds": len(known_values(validation[row, use.tuning])),
                 "report_seeds": len(reported),
                 "tuning_iqm": np.nan if np.isinf(score) else design.choice.sign * score + 0.0,  # no −0
-                **named("iqm", mean(reported, draws)),
+                **estimate_columns("iqm", iqm_estimate(reported, draws)),
                 "diverged": lost[row] / counts[row] if counts[row] else np.nan,
                 "untrained": untrained[row] / counts[row] if counts[row] else np.nan,
                 "chosen": float((own.chosen == row).mean()) if len(own.chosen) else 0.0,
@@ -85,12 +83,12 @@ def arms(runs: pd.DataFrame, grid: Grid, tuning: Tuning, times: Reached, draws: 
         own = np.isin(grid.row, members)
         counts = {"runs": int(own.sum()), **{status: int((own & of).sum()) for status, of in ended.items()}}
         rows.append(
-            {**about(grid, panel, arm), **at_best(grid, panel, tuning[panel, arm], times, draws), **counts}
+            {**about(grid, panel, arm), **arm_row(grid, panel, tuning[panel, arm], times, draws), **counts}
         )
     return frame(rows)
 
 
-def at_best(grid: Grid, panel: Panel, tuned: Tuned, times: Reached, draws: Draws) -> Row:
+def arm_row(grid: Grid, panel: Panel, tuned: Tuned, times: Reached, draws: Draws) -> ComparisonRow:
     """Return the numbers of an arm at its chosen settings."""
     use, keys, common = grid.uses[panel], grid.design.tuned, tuned.common
     setting = [None] * len(keys) if common is None else grid.settings[common].tuned
@@ -105,13 +103,13 @@ def at_best(grid: Grid, panel: Panel, tuned: Tuned, times: Reached, draws: Draws
         **dict(zip(keys, setting, strict=True)),
         "tuning_seeds": 0 if common is None else len(known_values(grid.tables["validation"][common, use.tuning])),
         "seeds": len(values),
-        **named("iqm", mean(values, draws)),
-        **{name: mean(picked(grid.tables[name]), draws).value for name in others},
+        **estimate_columns("iqm", iqm_estimate(values, draws)),
+        **{name: iqm_estimate(picked(grid.tables[name]), draws).value for name in others},
         "diverged_share": float(np.isinf(validation).mean()) if len(validation) else np.nan,
         "untrained_share": float((untrained > 0.5).mean()) if len(untrained) else np.nan,
         "steps": median(steps),
         "seconds": median(seconds),
-        **named("reached", share(int(np.isfinite(steps).sum()), len(steps))),
+        **estimate_columns("reached", share_estimate(int(np.isfinite(steps).sum()), len(steps))),
     }
 
 
@@ -125,7 +123,7 @@ def time_ratios(grid: Grid, tuning: Tuning, times: Reached, timed: StepTimes, dr
     """
     rows = []
     for panel in dict.fromkeys(setting.panel for setting in grid.settings):
-        place = Place(grid, (panel,))
+        place = PooledPanels(grid, (panel,))
         for arm, baseline in grid.design.comparisons:
             sides = [sides_of(tuning, (panel,), name) for name in (arm, baseline)]
             if sides[0] is None or sides[1] is None:
@@ -134,7 +132,11 @@ def time_ratios(grid: Grid, tuning: Tuning, times: Reached, timed: StepTimes, dr
             both = ~(np.isnan(a) | np.isnan(b))
             steps = time_ratio(a[both], b[both], draws)
             rounds = [timed.get((panel, name)) for name in (arm, baseline)]
-            step = UNKNOWN if rounds[0] is None or rounds[1] is None else time_per_step_ratio(rounds[0], rounds[1])
+            step = (
+                UNKNOWN_ESTIMATE
+                if rounds[0] is None or rounds[1] is None
+                else time_per_step_ratio(rounds[0], rounds[1])
+            )
             with np.errstate(divide="ignore"):  # an end may be 0 or infinite
                 reach = [
                     np.hypot(np.log(steps[end] / steps.value), np.log(step[end] / step.value)) for end in (1, 2)
@@ -145,8 +147,8 @@ def time_ratios(grid: Grid, tuning: Tuning, times: Reached, timed: StepTimes, dr
                 {
                     **about(grid, panel, arm),
                     "baseline": baseline,
-                    **named("steps_ratio", steps),
-                    **named("step_time_ratio", step),
+                    **estimate_columns("steps_ratio", steps),
+                    **estimate_columns("step_time_ratio", step),
                     **{
                         "seconds_ratio": seconds,
                         "seconds_ratio_low": seconds * low,
@@ -156,14 +158,14 @@ def time_ratios(grid: Grid, tuning: Tuning, times: Reached, timed: StepTimes, dr
             )
     columns = [*grid.design.panels, "panel", "arm", "baseline"]
     columns += [
-        *named("steps_ratio", UNKNOWN),
-        *named("step_time_ratio", UNKNOWN),
-        *named("seconds_ratio", UNKNOWN),
+        *estimate_columns("steps_ratio", UNKNOWN_ESTIMATE),
+        *estimate_columns("step_time_ratio", UNKNOWN_ESTIMATE),
+        *estimate_columns("seconds_ratio", UNKNOWN_ESTIMATE),
     ]
     return frame(rows, columns)
 
 
-def ranges(grid: Grid, tuning: Tuning) -> pd.DataFrame:
+def near_best_ranges(grid: Grid, tuning: Tuning) -> pd.DataFrame:
     """Return the settings within 10 % of the best validation loss, of each tuned key of an arm, over all seeds.
 
     A run that failed to train counts as diverged. Where several keys are tuned, each setting of one counts with
@@ -182,7 +184,7 @@ def ranges(grid: Grid, tuning: Tuning) -> pd.DataFrame:
     return frame(rows, columns)
 
 
-def batch_sizes(table: pd.DataFrame, design: Design) -> pd.DataFrame:
+def batch_size_ratios(table: pd.DataFrame, design: Design) -> pd.DataFrame:
     """Return the largest over the smallest IQM among batch sizes, of each arm, where batch sizes are panels.
 
     Args:

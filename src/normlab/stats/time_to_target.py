@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from normlab.stats.estimates import UNKNOWN, Draws, Estimate, percentiles
-from normlab.stats.grid import Grid
+from normlab.stats.estimates import UNKNOWN_ESTIMATE, Draws, Estimate, Numbers, percentile_interval
+from normlab.stats.grid import Grid, Panel
 from normlab.stats.signed_rank import paired_test
 from normlab.stats.tuning import Tuning
 
-Numbers = NDArray[np.float64]
-Panel = tuple[str, ...]
 BASELINE = "baseline"
 GIVEN, BEST_ARM = "given", "best arm"
 
@@ -40,7 +38,7 @@ class Reached:
     seconds: Numbers
 
 
-def reached(
+def times_to_target(
     runs: pd.DataFrame, curves: pd.DataFrame, grid: Grid, tuning: Tuning, target: float | str | None
 ) -> Reached:
     """Return the targets and when they were reached.
@@ -115,7 +113,7 @@ def target_from(best: Numbers, panel: Panel, rule: str, grid: Grid, tuning: Tuni
             tunes = len(use.tuning) and not use.within and row is not None
             values = best[row, use.tuning] if tunes else own.pick(best, use)
             arms[arm] = values[~np.isnan(values)]
-    return target_of(arms, design.choice.direction)
+    return best_arm_median(arms, design.choice.direction)
 
 
 def table(
@@ -173,7 +171,7 @@ def steps_of(curves: pd.DataFrame) -> pd.DataFrame:
     return gaps.groupby("run").agg(last=("step", "max"), gap=("gap", "max"))
 
 
-def target_of(best: dict[str, Numbers], direction: str) -> float:
+def best_arm_median(best: dict[str, Numbers], direction: str) -> float:
     """Return the median over seeds of the best values of that arm where it is best; NaN if none is finite.
 
     The best of an arm's own whole training would be reached by half of its runs only, and late.
@@ -203,12 +201,12 @@ def time_ratio(arm: Numbers, baseline: Numbers, draws: Draws) -> Estimate:
     """
     ours, theirs = median(arm), median(baseline)
     if not (np.isfinite(ours) and np.isfinite(theirs) and theirs > 0):
-        return UNKNOWN
+        return UNKNOWN_ESTIMATE
     if len(arm) < 2 or not draws.resamples:
         return Estimate(ours / theirs, np.nan, np.nan)
     a, b = (np.median(values[draws.seeds(len(arm))], axis=0) for values in (arm, baseline))
     with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = percentiles(a / b)
+        low, high = percentile_interval(a / b)
     return Estimate(ours / theirs, max(low, 0.0), high)
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.stats.design import is_number
-from normlab.stats.estimates import MOST_DIVERGED, differences, iqm
+from normlab.stats.estimates import MOST_DIVERGED, Numbers, differences, iqm
 from normlab.stats.grid import Grid, Panel, Use
 
-Numbers = NDArray[np.float64]
 Frozen = Mapping[tuple[Panel, str], Sequence[tuple[str, ...]]]
 """The settings that each arm of a panel may take: one where it was chosen at an earlier verdict."""
 

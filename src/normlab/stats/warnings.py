@@ -10,8 +10,8 @@ from normlab.stats.comparison import (
     BETTER,
     NOT_COMPARABLE,
     WORSE,
-    Place,
-    Row,
+    ComparisonRow,
+    PooledPanels,
     effect_of,
     rank_side,
     replicate_effects,
@@ -23,14 +23,19 @@ from normlab.stats.design import GENERALIZATION, Metric, Scope
 from normlab.stats.estimates import coverage_of
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.looks import History
-from normlab.stats.sentences import counted, format_number, p_value
+from normlab.stats.sentences import p_value, two_digits, with_noun
 from normlab.stats.signed_rank import Interval, shift_estimate, signed_rank
 from normlab.stats.time_to_target import GIVEN, Reached
 from normlab.stats.tuning import Tuning, edges
 
 
 def warnings_of(
-    runs: pd.DataFrame, grid: Grid, tuning: Tuning, times: Reached, comparisons: Sequence[Row], history: History
+    runs: pd.DataFrame,
+    grid: Grid,
+    tuning: Tuning,
+    times: Reached,
+    comparisons: Sequence[ComparisonRow],
+    history: History,
 ) -> list[str]:
     """Return the warnings: about runs that do not count, replicates, the choice of settings, tests and targets."""
     return [
@@ -73,7 +78,7 @@ def of_replicates(grid: Grid) -> Iterator[str]:
         lines, seeds = [], len(use.report)
         if not use.is_disjoint:
             lines.append(
-                f"the same {counted(seeds, 'replicate')} choose settings and report, which flatters tuned arms"
+                f"the same {with_noun(seeds, 'replicate')} choose settings and report, which flatters tuned arms"
             )
         elif len(use.tuning) and not use.within:
             lines.append(f"replicates that choose settings: {len(use.tuning)}; that are reported: {seeds}")
@@ -126,7 +131,7 @@ def at_edges(grid: Grid, tuning: Tuning) -> list[str]:
     ]
 
 
-def of_tests(comparisons: Sequence[Row]) -> Iterator[str]:
+def of_tests(comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
     """Yield warnings about the comparisons."""
     said = set()
     for row in comparisons:
@@ -154,7 +159,7 @@ def of_tests(comparisons: Sequence[Row]) -> Iterator[str]:
             )
 
 
-def of_looks(comparisons: Sequence[Row], history: History) -> Iterator[str]:
+def of_looks(comparisons: Sequence[ComparisonRow], history: History) -> Iterator[str]:
     """Yield warnings about comparisons that were looked at before."""
     looks = [row["look"] for row in comparisons]
     if looks and max(looks) > 1:
@@ -179,7 +184,7 @@ def of_targets(grid: Grid, times: Reached) -> Iterator[str]:
         yield "the target was set by the runs whose times to it are told, which favours the arm that set it"
 
 
-def disagreements(grid: Grid, tuning: Tuning, comparisons: Sequence[Row]) -> Iterator[str]:
+def disagreements(grid: Grid, tuning: Tuning, comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
     """Yield a line for each test comparison that the validation split or the best epoch answers otherwise.
 
     The best epoch is chosen and judged on the same validation samples, which favours the arm whose curve jumps
@@ -207,12 +212,14 @@ def disagreements(grid: Grid, tuning: Tuning, comparisons: Sequence[Row]) -> Ite
                 )
 
 
-def other_answer(grid: Grid, tuning: Tuning, row: Row, metric: Metric) -> tuple[str, float, float] | None:
+def other_answer(
+    grid: Grid, tuning: Tuning, row: ComparisonRow, metric: Metric
+) -> tuple[str, float, float] | None:
     """Return a comparison by another table of the grid: the effect as text, p and side; None without replicates.
 
     The text is empty where runs that diverged leave no estimate.
     """
-    place = Place(grid, row["of_panels"])
+    place = PooledPanels(grid, row["of_panels"])
     sides = [sides_of(tuning, row["of_panels"], row[name]) for name in ("arm", "baseline")]
     if sides[0] is None or sides[1] is None:
         return None
@@ -223,7 +230,7 @@ def other_answer(grid: Grid, tuning: Tuning, row: Row, metric: Metric) -> tuple[
         return None
     shift = shift_estimate(effects)
     estimate = shown_estimate(effect, Interval(shift, shift, shift)).value
-    text = "" if np.isnan(estimate) else f" {effect} {format_number(estimate)}"
+    text = "" if np.isnan(estimate) else f" {effect} {two_digits(estimate)}"
     return text, float(signed_rank(effects)), rank_side(effects, metric)
 
 

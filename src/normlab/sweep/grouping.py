@@ -11,7 +11,7 @@ from normlab.population.resources import members_at_once
 from normlab.population.stacking_check import Stacking
 from normlab.training.build import data_seed, make_data
 from normlab.training.run_folders import Run
-from normlab.training.stackability import footprint_of, shape_of, stacking_of, why_alone
+from normlab.training.stackability import footprint_of, population_key, stacking_of, why_alone
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Group:
     stacking: Stacking = field(default_factory=Stacking)
 
 
-def groups(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) -> list[Group]:
+def group_runs(configs: Sequence[DictConfig], chunk: int | None, n_jobs: int = 1) -> list[Group]:
     """Return the populations that the runs of a sweep make, each of at most ``chunk`` members, in equal parts."""
     shapes: dict[str, list[int]] = {}
     for place, config in enumerate(configs):
-        shapes.setdefault(shape_of(config), []).append(place)
+        shapes.setdefault(population_key(config), []).append(place)
     found = []
     for shape, places in split_by_input_shape(configs, shapes):
         config = configs[places[0]]

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.data.datamodule import InMemoryData, Split
-from normlab.data.sampling import batch_sizes
+from normlab.data.datamodule import InMemoryData
+from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import naming
 from normlab.population.compiling import Compiled
 from normlab.population.hardware import threads, tune_malloc
@@ -28,14 +28,14 @@ from normlab.results.folder import HANDLING, run_names
 from normlab.results.provenance import environment, require_same_sources
 from normlab.results.result import read_numbers
 from normlab.results.sweep import Record, overrides, read_sweep
-from normlab.results.timing import FILE, TimedArm, Timing, representatives
+from normlab.results.timing import TIMING_FILE, TimedArm, Timing, representatives
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
 from normlab.training.interrupts import Interrupts
 from normlab.training.session import choose_step
 from normlab.training.stackability import footprint_of
 
 log = logging.getLogger("normlab")
-ROUNDS = 20
+TIMING_ROUNDS = 20
 BLOCK_SECONDS = 0.05
 """How long the steps of an arm take in one round, about."""
 
@@ -46,7 +46,7 @@ NAMED = 8
 """How many arms are named in the log."""
 
 
-def time_arms(folder: Path, rounds: int = ROUNDS) -> None:
+def time_arms(folder: Path, rounds: int = TIMING_ROUNDS) -> None:
     """Time the steps of all arms below the folder of a sweep, and write ``timing.json`` into it.
 
     Raises:
@@ -57,7 +57,7 @@ def time_arms(folder: Path, rounds: int = ROUNDS) -> None:
     if len(records) < 2:
         log.info("timing: no two arms that finished differ in what a step costs, nothing to compare")
         return
-    started, names = datetime.now(UTC).isoformat(timespec="seconds"), names_of(records)
+    started, names = datetime.now(UTC).isoformat(timespec="seconds"), timed_arm_names(records)
     log.info("timing: %d arms in %d rounds, a second or more each", len(records), rounds)
     interrupts = Interrupts()
     with interrupts.recorded():
@@ -80,7 +80,7 @@ def time_arms(folder: Path, rounds: int = ROUNDS) -> None:
         for record, stepper, seconds in zip(records, steppers, timed, strict=True)
     ]
     Timing(started, arms, environment()).write(folder)
-    log.info("timing: %s, %d rounds interleaved: %s", summary(names, timed), rounds, folder / FILE)
+    log.info("timing: %s, %d rounds interleaved: %s", timing_summary(names, timed), rounds, folder / TIMING_FILE)
 
 
 def interleaved(timers: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
@@ -122,7 +122,7 @@ def room_for_compiled(steppers: "Sequence[Stepper]") -> Iterator[None]:
         yield
 
 
-def names_of(records: Sequence[Record]) -> list[str]:
+def timed_arm_names(records: Sequence[Record]) -> list[str]:
     """Return a name for each arm: what was typed for it and not for all, but for seeds."""
     unnamed = ("seed", *HANDLING)
     typed = [
@@ -132,10 +132,10 @@ def names_of(records: Sequence[Record]) -> list[str]:
     return [name.removeprefix("model=") for name in names]
 
 
-def summary(names: Sequence[str], timed: Sequence[Sequence[float]]) -> str:
+def timing_summary(names: Sequence[str], timed: Sequence[Sequence[float]]) -> str:
     """Return the median milliseconds per step of each arm.
 
-    >>> summary(["bn", "nobn"], [[4e-4, 5e-4, 3e-4], [2e-4] * 3])
+    >>> timing_summary(["bn", "nobn"], [[4e-4, 5e-4, 3e-4], [2e-4] * 3])
     'bn 0.4 ms per step, nobn 0.2 ms'
     """
     said = [f"{name} {1000 * median(seconds):.3g} ms" for name, seconds in zip(names, timed, strict=True)]

@@ -22,7 +22,7 @@ from normlab.training.progress import Progress, Remote
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 from normlab.training.session import unfinished
-from normlab.training.stackability import shape_of
+from normlab.training.stackability import population_key
 
 log = logging.getLogger("normlab")
 KILLED = "the process that trained it was killed, as happens where memory runs out"
@@ -66,7 +66,7 @@ def epochs(runs: Sequence[Run]) -> int:
 
 def alike(groups: Groups) -> list[int]:
     """Return how many groups have the shape of each."""
-    shapes = [shape_of(runs[0].config) for runs in groups]
+    shapes = [population_key(runs[0].config) for runs in groups]
     counts = Counter(shapes)
     return [counts[shape] for shape in shapes]
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from normlab.config.schema import DATA_SEED
+from normlab.config.schema import DEFAULT_DATA_SEED
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes, derive_seed
 from normlab.errors import ConfigError, first_line
@@ -99,7 +99,7 @@ def data_seed(config: DictConfig) -> int:
     With ``replicate=data`` it follows from ``data.seed`` and ``seed``, so that each replicate has samples of its
     own; with ``replicate=seed`` it is ``data.seed``.
     """
-    seed: int = config.data.get("seed", DATA_SEED)
+    seed: int = config.data.get("seed", DEFAULT_DATA_SEED)
     return derive_seed(seed, "replicate", config.seed) if config.get("replicate") == "data" else seed
 
 
@@ -147,7 +147,7 @@ def make_task(data: InMemoryData, loss: str | None) -> Task:
     return Classification(squared) if data.parts[0].is_classification else Regression(squared)
 
 
-def numbers_of(nodes: Sequence[DictConfig]) -> dict[str, list]:
+def differing_arguments(nodes: Sequence[DictConfig]) -> dict[str, list]:
     """Return the arguments in which the members' nodes differ, each as the members' values in order.
 
     Of an argument that is a list of numbers, each entry becomes the members' values.
@@ -171,7 +171,7 @@ def optimizer_maker(nodes: Sequence[DictConfig]) -> Callable[..., torch.optim.Op
     """Return a function that makes the optimizer: ours for K members, or any other for a run alone."""
     partial = make(nodes[0])
     if is_stacked(nodes[0], StackedOptimizer):
-        numbers = numbers_of(nodes)
+        numbers = differing_arguments(nodes)
         return lambda parameters, members: partial(parameters, members=members, **numbers)
     return lambda parameters, members: partial(parameters)
 
@@ -180,7 +180,7 @@ def scheduler_maker(nodes: Sequence[DictConfig]) -> Callable[..., Scheduler] | N
     """Return a function that makes the scheduler, None without one."""
     if not nodes[0].get("_target_"):
         return None
-    partial, numbers = make(nodes[0]), numbers_of(nodes)
+    partial, numbers = make(nodes[0]), differing_arguments(nodes)
     return lambda optimizer, members: partial(optimizer, members=members, **numbers)
 
 

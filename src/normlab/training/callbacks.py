@@ -49,7 +49,7 @@ def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.
     return metric < best - min_delta if direction == "min" else metric > best + min_delta
 
 
-def worst_value(direction: str) -> float:
+def worst_metric(direction: str) -> float:
     """Return the value that every other is better than."""
     return torch.inf if direction == "min" else -torch.inf
 
@@ -60,7 +60,7 @@ class EarlyStopping(pl.Callback):
     def __init__(self, members: int, monitor: str, direction: str, patience: int, min_delta: float) -> None:
         self.monitor, self.direction = monitor, direction
         self.patience, self.min_delta = patience, min_delta
-        self.best = torch.full((members,), worst_value(direction), dtype=torch.float64)
+        self.best = torch.full((members,), worst_metric(direction), dtype=torch.float64)
         self.waited = torch.zeros(members, dtype=torch.long)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
@@ -86,7 +86,7 @@ class BestState(pl.Callback):
 
     def __init__(self, population: Population, monitor: str, direction: str) -> None:
         self.monitor, self.direction = monitor, direction
-        self.value = torch.full((population.members,), worst_value(direction), dtype=torch.float64)
+        self.value = torch.full((population.members,), worst_metric(direction), dtype=torch.float64)
         self.epoch, self.step = torch.zeros(2, population.members, dtype=torch.long)
         self.metrics: dict[str, Tensor] = {}
         self.state = copy_of(population)
@@ -161,7 +161,7 @@ class CurveRecorder(pl.Callback):
     def flush(self) -> None:
         """Write what has been taken down."""
         for folder, points in zip(self.folders, self.points, strict=True):
-            curves.append(folder, points)
+            curves.append_curves(folder, points)
         for file, points in zip(self.events, self.points, strict=bool(self.events)):
             file.scalars(points)
         for points in self.points:

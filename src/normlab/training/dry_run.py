@@ -36,7 +36,7 @@ from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
 from normlab.training.session import TrainingSession
-from normlab.training.stackability import shape_of_values
+from normlab.training.stackability import population_key_of_values
 
 NEVER = 10**12
 """So many steps that a probe which looks every so often looks at the first step alone."""
@@ -58,7 +58,7 @@ def dry_run_once(config: DictConfig) -> list[str]:
     check(config)
     values = plain(config)
     try_optimizer(json.dumps({name: values[name] for name in ("optimizer", "scheduler")}))
-    shape = shape_of_values(values)
+    shape = population_key_of_values(values)
     if shape not in _notices:
         with silenced():
             _notices[shape] = dry_run(OmegaConf.create(values))

@@ -14,13 +14,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from normlab.data.datamodule import InMemoryData, Split
-from normlab.data.sampling import batch_sizes
+from normlab.data.datamodule import InMemoryData
+from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import ConfigError, first_line, naming, require
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.norms.counter_rng import StochasticLayer
-from normlab.population.compiling import Compiled, PopulationStep, Step
-from normlab.population.evaluation import by_batch, reestimate, with_reestimated
+from normlab.population.compiling import Compiled, PopulationStep, StepFunction
+from normlab.population.evaluation import reestimate, use_batch_statistics, with_reestimated
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 from normlab.population.schedulers import Scheduler
@@ -29,11 +29,11 @@ from normlab.population.tasks import Task
 from normlab.training.interrupts import Interrupts
 
 log = logging.getLogger("normlab")
-AT_ONCE = 1024
+SAMPLES_AT_ONCE = 1024
 """Samples of the training split that its statistics are re-estimated on at once, as many as a small split has."""
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 MakeScheduler = Callable[..., Scheduler]
-Metric = Callable[[Tensor, Tensor], Tensor]
+MetricFunction = Callable[[Tensor, Tensor], Tensor]
 AroundStep = Callable[[int, bool, Tensor, Tensor], AbstractContextManager[None]]
 """Of a step, its number from 0, whether it is the epoch's last, and its minibatch: the context it is taken in."""
 
@@ -76,7 +76,7 @@ class PopulationModule(pl.LightningModule):
         clipping: Clipping | None = None,
         compiles: bool = False,
         statistics: str = "running",
-        extra_metrics: Mapping[str, Metric] | None = None,
+        extra_metrics: Mapping[str, MetricFunction] | None = None,
         stats_warmup_epochs: int = 0,
         train_eval_every: int | None = None,
         may_stop_early: bool = False,
@@ -91,7 +91,7 @@ class PopulationModule(pl.LightningModule):
         self.compiles = compiles
         self.statistics = statistics
         self.extra_metrics = extra_metrics or {}
-        self.step: Step = self.take_step
+        self.step: StepFunction = self.take_step
         self.stats_warmup_epochs = stats_warmup_epochs
         self.train_eval_every, self.may_stop_early = train_eval_every, may_stop_early
         self.around_step: AroundStep = no_context
@@ -224,7 +224,7 @@ class PopulationModule(pl.LightningModule):
     @contextmanager
     def reestimated(self, x: Tensor) -> Iterator[None]:
         """Context manager for evaluation by statistics re-estimated on a split, or running ones if that fails."""
-        at_once = min(x.shape[1], max(self.data.batch_size, AT_ONCE))
+        at_once = min(x.shape[1], max(self.data.batch_size, SAMPLES_AT_ONCE))
         minibatches = x.split(batch_sizes(x.shape[1], at_once), dim=1)
         with ExitStack() as stack:
             try:
@@ -292,7 +292,7 @@ class PopulationModule(pl.LightningModule):
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Context manager for evaluation; hides the running statistics with ``statistics=batch``."""
-        return by_batch(self.population.net) if self.statistics == "batch" else nullcontext()
+        return use_batch_statistics(self.population.net) if self.statistics == "batch" else nullcontext()
 
     def reestimate(self, data: InMemoryData) -> None:
         """Put the statistics of the whole training split in the place of the running ones."""

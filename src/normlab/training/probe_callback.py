@@ -37,7 +37,7 @@ from normlab.training.population_module import PopulationModule
 from normlab.training.run_folders import Run
 
 
-def stability(optimizer: torch.optim.Optimizer) -> Tensor | None:
+def stability_limit(optimizer: torch.optim.Optimizer) -> Tensor | None:
     r"""Return the largest λmax·η at which stochastic gradient descent is stable on a quadratic, ``(K,)``.
 
     .. math::
@@ -91,7 +91,7 @@ log = logging.getLogger("normlab")
 
 
 @dataclass(frozen=True)
-class Step:
+class ProbedStep:
     """An optimizer step: parameters and buffers before and after it, ``(K, …)`` each, and its minibatch.
 
     Attributes:
@@ -162,7 +162,9 @@ class ProbeCallback(pl.Callback):
         if names:
             state, minibatch = copy_of(module.population), module.first_minibatch()
             epoch, step = int(module.epochs.max()), int(module.steps.max())
-            self.run(module, names, Step(state, state, *minibatch, epoch, step, preconditioning(module.optimizer)))
+            self.run(
+                module, names, ProbedStep(state, state, *minibatch, epoch, step, preconditioning(module.optimizer))
+            )
 
     def around_step(
         self, module: PopulationModule, step: int, is_last: bool, x: Tensor, y: Tensor
@@ -182,9 +184,9 @@ class ProbeCallback(pl.Callback):
         module.probe_seconds += time.perf_counter() - started
         yield
         after, epoch = copy_of(module.population), module.current_epoch + 1
-        self.run(module, names, Step(before, after, x, y, epoch, step, of_before))
+        self.run(module, names, ProbedStep(before, after, x, y, epoch, step, of_before))
 
-    def run(self, module: PopulationModule, names: Sequence[str], step: Step) -> None:
+    def run(self, module: PopulationModule, names: Sequence[str], step: ProbedStep) -> None:
         """Run probes on a step, and keep their measurements of the members that still train."""
         started = time.perf_counter()
         for name in names:
@@ -193,7 +195,7 @@ class ProbeCallback(pl.Callback):
                     self.keep(name, measurement, step, (~module.frozen).nonzero().flatten().tolist())
         module.probe_seconds += time.perf_counter() - started
 
-    def snapshot(self, module: PopulationModule, name: str, step: Step) -> TrainingSnapshot:
+    def snapshot(self, module: PopulationModule, name: str, step: ProbedStep) -> TrainingSnapshot:
         """Return the snapshot of a step for a probe, with generators of its own."""
         net = module.population.net
         return TrainingSnapshot(
@@ -206,7 +208,7 @@ class ProbeCallback(pl.Callback):
             minibatch=(step.x, step.y),
             train=module.training_split(),
             lr=module.learning_rates(),
-            stability=stability(module.optimizer),
+            stability=stability_limit(module.optimizer),
             generators=[
                 torch.Generator().manual_seed(derive_seed(seed, "probe", name, step.step)) for seed in self.seeds
             ],
@@ -216,7 +218,7 @@ class ProbeCallback(pl.Callback):
             preconditioning=step.preconditioning,
         )
 
-    def keep(self, name: str, measurement: Measurement, step: Step, members: Sequence[int]) -> None:
+    def keep(self, name: str, measurement: Measurement, step: ProbedStep, members: Sequence[int]) -> None:
         """Keep a measurement of these members."""
         now, names = time.time(), list(measurement.numbers)
         rows = torch.stack(
@@ -247,7 +249,7 @@ class ProbeCallback(pl.Callback):
         """Write the numbers and histograms measured since the last call."""
         for k, found in enumerate(self.unwritten):
             if found:
-                records.append(self.runs[k].folder, found)
+                records.append_probes(self.runs[k].folder, found)
                 for file in self.events[k : k + 1]:
                     file.scalars(one.point() for one in found)
                     file.histograms(found)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 log = logging.getLogger("normlab")
-PLAIN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 OF_MANY = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
 
 
@@ -30,7 +30,7 @@ class Progress:
             unit="epoch",
             leave=False,
             disable=not sys.stderr.isatty(),
-            bar_format=PLAIN if runs == 1 else OF_MANY,
+            bar_format=BAR_FORMAT if runs == 1 else OF_MANY,
         )
 
     def __enter__(self) -> Self:

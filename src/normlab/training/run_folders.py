@@ -123,6 +123,6 @@ def clear(folder: Path) -> None:
     for pattern in (OURS, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"):
         for path in folder.glob(pattern):
             path.unlink()
-    files = curves.FILE, probes.FILE, probes.ARRAYS, ERROR, result.FILE
+    files = curves.CURVES_FILE, probes.PROBES_FILE, probes.ARRAYS, ERROR, result.RESULT_FILE
     for name in (*files, "checkpoints/best.pt", "checkpoints/last.pt"):
         (folder / name).unlink(missing_ok=True)

@@ -33,13 +33,13 @@ from normlab.training.callbacks import (
     EarlyStopping,
     FinalMetrics,
     ProgressCallback,
-    worst_value,
+    worst_metric,
 )
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run, RunFolders
-from normlab.training.stackability import footprint_of, shape_of, stacking_of
+from normlab.training.stackability import footprint_of, population_key, stacking_of
 
 log = logging.getLogger("normlab")
 
@@ -79,7 +79,7 @@ def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
         config=plain(run.config),
         choices=run.choices,
         overrides=run.overrides,
-        objective=Objective(metric, direction, worst_value(direction)),
+        objective=Objective(metric, direction, worst_metric(direction)),
         error=error,
         command=remembered_command(),
     )
@@ -98,7 +98,7 @@ def choose_step(module: PopulationModule, config: DictConfig, tell: Callable[[st
     alone = module.population.members == 1
     if alone and not (module.compiles and is_stacked(config.optimizer, StackedOptimizer)):
         return
-    stacking = stacking_of(config, shape_of(config))
+    stacking = stacking_of(config, population_key(config))
     module.population.by_layers = stacking.whole is None
     if stacking.refused and alone:
         tell(f"trainer.compile: {stacking.refused}; the training goes on uncompiled")
@@ -241,7 +241,7 @@ class TrainingSession:
             status = Status.DIVERGED
         elif not module.active[k] and (tests or not self.data.test):
             status = Status.FINISHED
-        reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst_value(self.direction)
+        reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst_metric(self.direction)
         tested = best is not None and status == Status.FINISHED
         return replace(
             unfinished(run, status, first_line(error) if error and status == Status.FAILED else None),

@@ -16,7 +16,7 @@ from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets
 from normlab.population.resources import Footprint, threads_for
 from normlab.population.schedulers import Scheduler
-from normlab.population.stacking_check import SEEDS, STEPS, Stacking, check_stacking
+from normlab.population.stacking_check import CHECK_SEEDS, CHECK_STEPS, Stacking, check_stacking
 from normlab.results.folder import plain
 from normlab.training.build import is_stacked, make_data, make_module, make_task, net_maker, precision_of
 
@@ -34,12 +34,12 @@ def mask_numbers(node: Any) -> Any:
     return "#" if isinstance(node, int | float) and not isinstance(node, bool) else node
 
 
-def shape_of(config: DictConfig) -> str:
+def population_key(config: DictConfig) -> str:
     """Return the text that the configurations of runs must share for them to share a population."""
-    return shape_of_values(plain(config))
+    return population_key_of_values(plain(config))
 
 
-def shape_of_values(values: Mapping[str, Any]) -> str:
+def population_key_of_values(values: Mapping[str, Any]) -> str:
     """Return the shape of a plain configuration: its text without its seed and the numbers that may be stacked."""
     data = {key: value for key, value in values["data"].items() if key != "seed"}
     shape = {**values, "seed": "#", "data": data}
@@ -76,14 +76,14 @@ def stacking_of(config: DictConfig, shape: str) -> Stacking:
 def check_stacking_of(config: DictConfig, data: InMemoryData) -> Stacking:
     """Try on the net, the loss and the data of a configuration how runs of its shape can be stacked."""
     split = data.split(0)
-    minibatches = list(islice(data.minibatches((split.x, split.y), SEEDS, 0), STEPS))
+    minibatches = list(islice(data.minibatches((split.x, split.y), CHECK_SEEDS, 0), CHECK_STEPS))
     make_net = net_maker(config, data)
 
     def make_nets(dtype: torch.dtype) -> list[nn.Module]:
         # A copy would not do: what a hook or a function of an object refers to is not copied with it.
-        return [net.to(dtype) for net in initial_nets(make_net, SEEDS)]
+        return [net.to(dtype) for net in initial_nets(make_net, CHECK_SEEDS)]
 
-    with hardware.threads(threads_for(footprint_of(config), len(SEEDS))):
+    with hardware.threads(threads_for(footprint_of(config), len(CHECK_SEEDS))):
         return check_stacking(make_nets, make_task(data, config.loss), minibatches, precision_of(config))
 
 

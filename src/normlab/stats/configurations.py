@@ -55,10 +55,10 @@ def natural(text: str) -> tuple[float, list[str | float]]:
         return np.inf, [float(part) if place % 2 else part for place, part in parts]
 
 
-def label(keys: Iterable[str], settings: Iterable[str]) -> str:
+def configuration_label(keys: Iterable[str], settings: Iterable[str]) -> str:
     """Return an arm's name.
 
-    >>> label(["model", "optimizer.lr"], ["bn", "0.01"])
+    >>> configuration_label(["model", "optimizer.lr"], ["bn", "0.01"])
     'model=bn, optimizer.lr=0.01'
     """
     return ", ".join(f"{key}={setting}" for key, setting in zip(keys, settings, strict=True))
@@ -90,11 +90,11 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     mean of those that happened to survive would favour the arm that loses its worst runs. ``seconds`` is the mean
     over finished runs.
     """
-    rows = {arm: summary(group) for arm, group in runs.groupby("arm", sort=False)}
+    rows = {arm: configuration_summary(group) for arm, group in runs.groupby("arm", sort=False)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
 
 
-def arrivals(runs: pd.DataFrame) -> pd.DataFrame:
+def target_summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Return when each arm reaches the target, by the column ``epochs_to_target``, a row per arm.
 
     ``epochs_to_target`` is the median over the ``timed`` seeds, those of which it is known. Of them ``reached``
@@ -112,7 +112,7 @@ def arrivals(runs: pd.DataFrame) -> pd.DataFrame:
     return known.reindex(runs["arm"].unique()).fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int))
 
 
-def summary(arm: pd.DataFrame) -> dict[str, float]:
+def configuration_summary(arm: pd.DataFrame) -> dict[str, float]:
     """Return the row of one arm from its runs."""
     counted = replicates(arm)
     means = {name: mean_and_error(counted[name]) for name in ("best", *ENDS)}

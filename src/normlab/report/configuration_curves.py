@@ -16,13 +16,13 @@ from normlab.results.curves import Point
 from normlab.results.probes import read_probes
 from normlab.results.result import Status
 from normlab.results.sweep import CURVE_COLUMNS, Record
-from normlab.stats.arms import SEED
+from normlab.stats.configurations import SEED
 
-SHARES = {"lower": 0.25, "median": 0.5, "upper": 0.75}
+QUARTILE_SHARES = {"lower": 0.25, "median": 0.5, "upper": 0.75}
 QUARTILES, AT_ITS_BEST = "quartiles/", ("best/", "test/")
 
 
-def arm_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict[str, list[Point]]:
+def configuration_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict[str, list[Point]]:
     """Return the points of each arm that has any: a median by its metric's name, and quartiles beside it.
 
     Of a metric that can be good or bad the median is over all seeds whose runs finished or diverged, as long as
@@ -40,9 +40,9 @@ def arm_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict[str, list
         metrics = wide.index.get_level_values("metric")
         worst = metrics.map({name: worst_of(name, sweep) for name in metrics.unique()}).to_numpy(dtype=float)
         taken = wide.reindex(columns=runs.index).to_numpy(dtype=float)
-        over = counted(taken, worst, (runs["status"] == Status.DIVERGED).to_numpy())
+        over = configuration_quartiles(taken, worst, (runs["status"] == Status.DIVERGED).to_numpy())
         found[str(arm)] = list(over_time(wide.index, over, ~np.isnan(worst) | metrics.isin(headline)))
-    return {arm: found[arm] for arm in sweep.arms.index if found.get(arm)}
+    return {arm: found[arm] for arm in sweep.configurations.index if found.get(arm)}
 
 
 def values(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def worst_of(name: str, sweep: SweepSummary) -> float:
     return math.inf if metric in MINIMIZED else -math.inf
 
 
-def counted(taken: np.ndarray, worst: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+def configuration_quartiles(taken: np.ndarray, worst: np.ndarray, diverged: np.ndarray) -> np.ndarray:
     """Return the quartiles ``(3, n)`` of an arm.
 
     Args:
@@ -97,7 +97,7 @@ def quartiles(values: np.ndarray, least: np.ndarray) -> np.ndarray:
     """
     known = (~np.isnan(values)).sum(axis=1)
     ordered = np.sort(values, axis=1)
-    place = np.maximum(known - 1, 0) * np.array([list(SHARES.values())]).T
+    place = np.maximum(known - 1, 0) * np.array([list(QUARTILE_SHARES.values())]).T
     below, above = (np.take_along_axis(ordered, at(place).astype(int).T, axis=1).T for at in (np.floor, np.ceil))
     with np.errstate(invalid="ignore"):
         share = place % 1
@@ -128,4 +128,4 @@ def bands(metric: str) -> list[str]:
     ['quartiles/val/loss/lower', 'quartiles/val/loss/median', 'quartiles/val/loss/upper']
     """
     # A chart with a band takes all three from tags that runs do not have, or complains about every run.
-    return [f"{QUARTILES}{metric}/{name}" for name in SHARES]
+    return [f"{QUARTILES}{metric}/{name}" for name in QUARTILE_SHARES]

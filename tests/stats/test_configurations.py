@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from normlab.stats import arms
-from normlab.stats.arms import mean_and_error, natural, replicates, varied_keys
+from normlab.stats import configurations as arms
+from normlab.stats.configurations import mean_and_error, natural, replicates, varied_keys
 
 INF, NAN = math.inf, math.nan
 
@@ -19,7 +19,7 @@ def runs(*rows):
 
 def summarize(runs):
     """What is known of arms, with the times to the target."""
-    return arms.summarize(runs).join(arms.arrivals(runs))
+    return arms.summarize(runs).join(arms.target_summary(runs))
 
 
 def keys(given, settings=None):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from normlab.report.arm_curves import arm_curves, bands
+from normlab.report.configuration_curves import bands, configuration_curves
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
 from normlab.results.probes import Found
@@ -17,7 +17,7 @@ def curves(tmp_path):
     def read():
         runs = read_sweep(tmp_path / "sweep")
         found = {}
-        for arm, points in arm_curves(summarize_sweep(runs), runs).items():
+        for arm, points in configuration_curves(summarize_sweep(runs), runs).items():
             metrics = found.setdefault(arm, {})
             for point in points:
                 for name, value in point.metrics.items():
@@ -103,7 +103,7 @@ def test_what_probes_found_has_a_median_over_the_finished_seeds(make_run, curves
         founds = [
             Found(step, 5 * step, 0.0, "curvature", "batch", numbers, headline=("lambda_max",)) for step in (0, 2)
         ]
-        records.append(folder, founds)
+        records.append_probes(folder, founds)
         result = Result.read(folder)
         result.probes = records.headlines(founds)
         result.write(folder)
