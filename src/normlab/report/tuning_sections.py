@@ -101,7 +101,7 @@ def against_key(study: ReportData, key: str, x: str, kind: str) -> list[Picture]
             continue
         best = numeric.sort_values("chosen", kind="stable").drop_duplicates(["arm", key], keep="last")
         most = best.groupby("arm")["chosen"].transform("max")
-        best = best.assign(choice_text=(best["chosen"] == most) & (most > 0))
+        best = best.assign(chosen=(best["chosen"] == most) & (most > 0))
         figure = charts.draw_against(
             best.rename(columns={"iqm_low": "low", "iqm_high": "high"}),
             key,
@@ -131,7 +131,7 @@ def sizes(study: ReportData) -> Section:
     for number, (setting, own) in enumerate(list(groups)[:MOST_PANELS]):
         where = ", ".join(f"{name}={text}" for name, text in zip(short_names(others), setting, strict=True))
         rows = own.rename(columns={"iqm_low": "low", "iqm_high": "high", "diverged": "lost"})
-        rows = rows.assign(diverged=own["diverged_share"].fillna(0), choice_text=True)
+        rows = rows.assign(diverged=own["diverged_share"].fillna(0), chosen=True)
         figure = charts.draw_against(
             rows,
             BATCH_SIZE,
