@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
-    """A choice that cannot be carried out, said in one line.
+    """An error of the user's configuration, with a message of one line.
 
     Attributes:
-        written: the text at fault where it stands in a configuration file, as an interpolation.
+        written: the interpolation at fault, as written in a configuration file.
     """
 
     written: str | None = None

@@ -1,6 +1,6 @@
-"""What the programs of the two source experiments do and nothing else should: their draws, and a faulty estimator.
+"""Two faults of the source experiments, reproduced on purpose: their initial weights, and a wrong estimator.
 
-Both reproduce a fault on purpose; see docs/source-experiments.md.
+Use neither for anything else; see docs/source-experiments.md.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What is known of the machine."""
+"""What is known of the hardware."""
 
 import subprocess
 import sys
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from normlab.population import hardware as machine
+from normlab.population import hardware
 
 
 def fail_on(threads: int) -> None:
-    with machine.threads(threads):
+    with hardware.threads(threads):
         assert torch.get_num_threads() == threads
         raise KeyError
 
@@ -25,30 +25,32 @@ def test_threads_are_given_back():
 
 def test_the_memory_is_that_of_the_machine():
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    assert machine.memory(torch.device("cpu")) == pytest.approx(int(lines["MemTotal"].split()[0]) * 1024, rel=1e-3)
+    assert hardware.memory(torch.device("cpu")) == pytest.approx(
+        int(lines["MemTotal"].split()[0]) * 1024, rel=1e-3
+    )
 
 
 def test_a_system_that_tells_nothing_has_what_is_usual(monkeypatch):
     monkeypatch.delattr("os.sysconf_names")
     monkeypatch.setattr(Path, "glob", lambda *_: [])
-    assert machine.memory(torch.device("cpu")) == 8 * 2**30
-    assert machine.cache_size.__wrapped__() == 32 * 2**20
+    assert hardware.memory(torch.device("cpu")) == 8 * 2**30
+    assert hardware.cache_size.__wrapped__() == 32 * 2**20
 
 
 def test_the_largest_cache_counts(monkeypatch, tmp_path):
     for number, size in enumerate(["32K\n", "1024K\n", "48M\n"]):
         (tmp_path / f"index{number}").mkdir()
         (tmp_path / f"index{number}" / "size").write_text(size)
-    monkeypatch.setattr(machine, "CACHES", tmp_path)
-    assert machine.cache_size.__wrapped__() == 48 * 2**20
+    monkeypatch.setattr(hardware, "CACHES", tmp_path)
+    assert hardware.cache_size.__wrapped__() == 48 * 2**20
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "gpu", "auto"])
 def test_a_gpu_counts_where_there_is_one(monkeypatch, accelerator):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert machine.device(accelerator).type == ("cpu" if accelerator == "cpu" else "cuda")
+    assert hardware.device(accelerator).type == ("cpu" if accelerator == "cpu" else "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert machine.device(accelerator).type == "cpu"
+    assert hardware.device(accelerator).type == "cpu"
 
 
 FAULTS = """
@@ -73,7 +75,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(machine.platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.skipif(hardware.platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_steps_get_the_memory_that_was_freed_before_instead_of_new_pages():
     faults = []
     for keeps in (False, True):

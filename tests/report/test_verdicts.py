@@ -7,7 +7,7 @@ import pytest
 
 from normlab.report.__main__ import main
 from normlab.report.finalize import close_sweep
-from normlab.report.report_data import VERDICTS_FILE as FILE
+from normlab.report.report_data import VERDICTS_FILE
 from normlab.results.folder import SWEEP_CONFIG
 
 
@@ -40,13 +40,13 @@ def close(tmp_path, caplog):
 
 @pytest.fixture
 def verdicts(tmp_path):
-    return lambda: json.loads((tmp_path / "sweep" / FILE).read_text())
+    return lambda: json.loads((tmp_path / "sweep" / VERDICTS_FILE).read_text())
 
 
 def test_it_is_written_at_the_first_verdict(add, close, verdicts, tmp_path):
     add(range(6))
     assert "too few replicates" in close()
-    assert not (tmp_path / "sweep" / FILE).exists()
+    assert not (tmp_path / "sweep" / VERDICTS_FILE).exists()
     add(range(6, 7))
     assert "p = 0.031 (look 1)" in close()  # 2 · 2/128
     assert verdicts() == {
@@ -84,12 +84,12 @@ def test_the_report_command_counts_a_look_too(add, verdicts, tmp_path):
 def test_a_report_with_other_options_writes_nothing(add, close, tmp_path, options):
     add(range(8))
     main([str(tmp_path / "sweep"), *options])
-    assert not (tmp_path / "sweep" / FILE).exists()
+    assert not (tmp_path / "sweep" / VERDICTS_FILE).exists()
     close()
-    before = (tmp_path / "sweep" / FILE).read_text()
+    before = (tmp_path / "sweep" / VERDICTS_FILE).read_text()
     add(range(8, 9))
     main([str(tmp_path / "sweep"), *options])
-    assert (tmp_path / "sweep" / FILE).read_text() == before
+    assert (tmp_path / "sweep" / VERDICTS_FILE).read_text() == before
 
 
 def test_seeds_that_tune_and_settings_stay_those_of_the_first_verdict(add, close, verdicts):
@@ -111,12 +111,12 @@ def test_a_damaged_file_is_refused_in_one_line_and_the_folder_stays_as_it_is(add
     add(range(8))
     close()
     folder = tmp_path / "sweep"
-    (folder / FILE).write_text('{"looks": ')
+    (folder / VERDICTS_FILE).write_text('{"looks": ')
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as end:
         main([str(folder)])
     assert str(end.value.code).startswith(
-        f"error: {folder / FILE} must hold the earlier verdicts, got JSONDecodeError"
+        f"error: {folder / VERDICTS_FILE} must hold the earlier verdicts, got JSONDecodeError"
     )
     assert str(end.value.code).endswith("; restore it, or remove it to count looks from 1 again")
     assert "\n" not in str(end.value.code)
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_refused_in_one_line_and_the_folder_stays_as_it_is(add
 @pytest.mark.parametrize("content", ["[]", "{}", '{"max_replicates": 3}', '{"tuning_seeds": [0], "looks": 1}'])
 def test_content_of_another_form_is_damage(add, tmp_path, content):
     add(range(2))
-    (tmp_path / "sweep" / FILE).write_text(content)
+    (tmp_path / "sweep" / VERDICTS_FILE).write_text(content)
     with pytest.raises(SystemExit, match="must hold the earlier verdicts, got"):
         main([str(tmp_path / "sweep")])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from normlab.stats import configurations as arms
+from normlab.stats import configurations
 from normlab.stats.configurations import mean_and_error, natural, replicates, varied_keys
 
 INF, NAN = math.inf, math.nan
@@ -18,8 +18,8 @@ def runs(*rows):
 
 
 def summarize(runs):
-    """What is known of arms, with the times to the target."""
-    return arms.summarize(runs).join(arms.target_summary(runs))
+    """What is known of configurations, with the times to the target."""
+    return configurations.summarize(runs).join(configurations.target_summary(runs))
 
 
 def keys(given, settings=None):

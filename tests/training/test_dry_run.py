@@ -20,7 +20,7 @@ from normlab.norms import BatchNorm1d
 from normlab.population.population import initial_nets
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 from normlab.results.result import Status
-from normlab.training import dry_run as rehearsal
+from normlab.training import dry_run
 from normlab.training.build import make_data, make_module
 from normlab.training.dry_run import dry_run_once
 from normlab.training.run import train
@@ -131,7 +131,7 @@ WORDS = {"_target_": "rehearsed.Tokens", "train": 60, "val": 30, "test": 30, "ba
 @pytest.fixture(autouse=True)
 def somebody(monkeypatch):
     monkeypatch.setitem(sys.modules, "rehearsed", SOMEBODY)
-    monkeypatch.setattr(rehearsal, "_notices", {})
+    monkeypatch.setattr(dry_run, "_notices", {})
 
 
 def config_of(*overrides: str, net: str = "", data: dict | None = None) -> DictConfig:
@@ -252,7 +252,7 @@ def test_it_leaves_no_line_no_file_and_no_trace_in_the_generators(caplog, tmp_pa
 
 def test_seeds_and_rates_share_a_dry_run(monkeypatch):
     runs = []
-    monkeypatch.setattr(rehearsal, "dry_run", lambda config: runs.append(config) or [])
+    monkeypatch.setattr(dry_run, "dry_run", lambda config: runs.append(config) or [])
     for seed in (0, 1):
         for lr in (0.1, 0.2):
             dry_run_once(config_of(f"seed={seed}", f"optimizer.lr={lr}"))

@@ -25,6 +25,11 @@ from normlab.report.finalize import close_sweep
 from normlab.results.folder import free_folder, require_own, require_writable, run_name
 from normlab.results.provenance import remember_command
 
+log = logging.getLogger("normlab")
+# With Optuna's sweeper they say seven lines about the plugins of a database tool, and the name of the study, which
+# the sweeper has said, in colors and into stderr.
+CHATTER = ("alembic.runtime.plugins", "optuna.storages")
+
 
 @contextmanager
 def closing(folder: Path, config: DictConfig) -> Iterator[None]:
@@ -48,12 +53,6 @@ def closing(folder: Path, config: DictConfig) -> Iterator[None]:
     finally:
         close_sweep(folder)
 
-
-log = logging.getLogger("normlab")
-
-# With Optuna's sweeper they say seven lines about the plugins of a database tool, and the name of the study, which
-# the sweeper has said, in colors and into stderr.
-CHATTER = ("alembic.runtime.plugins", "optuna.storages")
 
 # For sweepers that do not name their jobs' folders themselves.
 OmegaConf.register_new_resolver(

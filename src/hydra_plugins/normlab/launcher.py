@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from normlab.sweep.grouping import Group
     from normlab.training.run_folders import Run
 
+log = logging.getLogger("normlab")
+
 
 def fingerprint(configuration: Mapping[str, Any]) -> str:
     """Return a text that is equal for resolved configurations of equal results."""
@@ -61,9 +63,6 @@ def choose_folders(
         taken.add(path)
         chosen.append(path)
     return chosen
-
-
-log = logging.getLogger("normlab")
 
 
 @dataclass

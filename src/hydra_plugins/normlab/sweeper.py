@@ -1,4 +1,4 @@
-"""A grid sweep whose jobs are all checked before the first one trains, and that is always closed."""
+"""Grid sweeper: checks all jobs before the first one trains, and always closes the sweep."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +25,8 @@ log = logging.getLogger("normlab")
 
 if TYPE_CHECKING:
     from normlab.report.plan import PlannedRun
+
+Jobs = Sequence[Sequence[str]]
 
 
 @dataclass
@@ -235,9 +237,6 @@ def require_no_settings_of_its_own(job: list[str], composer: Composer) -> None:
                 f"{' '.join(words)} sets hydra.{part}, which has no effect where it is one of several; "
                 f"give it a sweep of its own: -m {' '.join(words)}"
             )
-
-
-Jobs = Sequence[Sequence[str]]
 
 
 def applicable(jobs: Jobs, composer: Composer) -> tuple[list[list[str]], list[str]]:

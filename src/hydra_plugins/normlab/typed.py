@@ -1,4 +1,4 @@
-"""Overrides that would have no effect, or that only some jobs have: each is refused with the remedy."""
+"""Refuses overrides on the command line that would have no effect, each with the remedy."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -17,6 +17,9 @@ from normlab.config.renames import RENAMED_KEYS
 from normlab.config.validation import is_group, keys_of, parameters_of, supplied
 from normlab.errors import first_line, nearest
 
+MAIN = "train.yaml"
+"""The file that keys are looked up in; another entry script may have its configuration elsewhere."""
+
 
 def find_line(text: str, folders: Iterable[Path]) -> str | None:
     """Return the first file and line of YAML below the folders that holds a text, None if none does."""
@@ -34,9 +37,6 @@ def relative_path(path: Path) -> str:
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
-
-MAIN = "train.yaml"
-"""The file that keys are looked up in; another entry script may have its configuration elsewhere."""
 
 REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
     (r"Could not override '([^']+)'", lambda key, conf: f"{key}: {unknown_key(key, conf)}"),

@@ -9,6 +9,9 @@ from normlab.data.datamodule import InMemoryData
 from normlab.data.table import Table
 from normlab.errors import require
 
+LOWEST, HIGHEST = 109.0, 186.0
+"""The noiseless score of the smallest and of the largest person (1.2 m, 30 kg, 2 l; 2.0 m, 120 kg, 5 l)."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Random(InMemoryData):
@@ -33,10 +36,6 @@ class Random(InMemoryData):
         generator = torch.Generator().manual_seed(self.seed)
         x = torch.randn(samples, self.in_features, generator=generator)
         return Table(x, torch.randn(samples, 1, generator=generator))
-
-
-LOWEST, HIGHEST = 109.0, 186.0
-"""The noiseless score of the smallest and of the largest person (1.2 m, 30 kg, 2 l; 2.0 m, 120 kg, 5 l)."""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -32,6 +32,11 @@ MISSING_WORDS |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 
 RESEMBLING = r"[+-]?\d+([.,' ]\d{3})*([.,]\d+)?([eE][+-]?\d+)?"
 """A number, whatever signs stand before its fraction and between its thousands."""
+LARGEST_INPUT = 1e150
+"""The largest number that is read: standardization squares it in float64."""
+LARGEST_IN_FLOAT32 = float(np.finfo(np.float32).max)
+MOST_WORDS = 50
+"""A column of words is one-hot encoded if it has at most as many distinct ones."""
 
 
 def words_of(column: "pd.Series") -> "pd.Series":
@@ -88,15 +93,6 @@ def in_order(labels: Iterable[str]) -> list[str]:
     except ValueError:
         return labels
     return labels if any(map(math.isnan, values.values())) else sorted(labels, key=values.__getitem__)
-
-
-LARGEST_INPUT = 1e150
-"""The largest number that is read: standardization squares it in float64."""
-
-LARGEST_IN_FLOAT32 = float(np.finfo(np.float32).max)
-
-MOST_WORDS = 50
-"""A column of words is one-hot encoded if it has at most as many distinct ones."""
 
 
 @dataclass(frozen=True)

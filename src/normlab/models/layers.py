@@ -8,6 +8,18 @@ from torch import Tensor, nn
 from normlab.norms.activation import make_activation
 from normlab.norms.counter_rng import StochasticLayer
 
+Norm = Callable[[int], nn.Module]
+Weight = Callable[[nn.Module], nn.Module]
+Activation = str | Callable[[], nn.Module]
+Map = nn.Linear | nn.Conv2d
+INITS: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "default": None,
+    "kaiming": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    "xavier": nn.init.xavier_uniform_,
+    "gaussian": lambda weight: nn.init.normal_(weight, std=0.01),
+}
+"""How weights may begin, by name."""
+
 
 class Dropout(StochasticLayer):
     """Sets each entry to zero with probability p, and scales the others so that the mean stays.
@@ -47,20 +59,6 @@ class Dropout(StochasticLayer):
     def extra_repr(self) -> str:
         """Return the argument as ``torch.nn.Dropout`` prints it."""
         return f"p={self.p}"
-
-
-Norm = Callable[[int], nn.Module]
-Weight = Callable[[nn.Module], nn.Module]
-Activation = str | Callable[[], nn.Module]
-Map = nn.Linear | nn.Conv2d
-
-INITS: dict[str, Callable[[Tensor], Tensor] | None] = {
-    "default": None,
-    "kaiming": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
-    "xavier": nn.init.xavier_uniform_,
-    "gaussian": lambda weight: nn.init.normal_(weight, std=0.01),
-}
-"""How weights may begin, by name."""
 
 
 def initialize(maps: Iterable[Map], init: str) -> None:

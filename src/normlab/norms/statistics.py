@@ -1,6 +1,6 @@
 """Means and variances over a batch, running statistics, and the scale and shift of each feature.
 
-In the formulas and shapes as in `normlab.norms.batch_norm`: μ mean, σ² variance, C features, on the last axis.
+Letters: μ mean, σ² variance, C features. Features are on the last axis, as in `normlab.norms.batch_norm`.
 """
 
 import torch

@@ -33,7 +33,7 @@ class LengthAndDirection(nn.Module):
 
 
 def weight_normalization(layer: nn.Module) -> nn.Module:
-    r"""Let a layer learn the length and the direction of each output's weights apart: `LengthAndDirection`.
+    r"""Parametrize each output's weights by their length and their direction, with `LengthAndDirection`.
 
     It is ``torch.nn.utils.parametrizations.weight_norm`` with the same parameters under the same names, of
     elementary operations: torch's kernel cannot be vmapped over the members of a population.

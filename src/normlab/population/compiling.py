@@ -18,6 +18,10 @@ from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
+log = logging.getLogger("normlab")
+PROVEN = 2
+"""Steps of each size that are compared with uncompiled ones."""
+AGAIN = "a later step had to be compiled again, as where a layer changes its Python state at every step"
 
 
 class PopulationStep:
@@ -67,12 +71,6 @@ class PopulationStep:
     def tensors(self) -> list[Tensor]:
         """Return the buffers and the optimizer's state."""
         return [*self.fixed.values(), *self.optimizer.state.values()]
-
-
-log = logging.getLogger("normlab")
-PROVEN = 2
-"""Steps of each size that are compared with uncompiled ones."""
-AGAIN = "a later step had to be compiled again, as where a layer changes its Python state at every step"
 
 
 class Compiled:

@@ -1,4 +1,4 @@
-"""How many numbers a member of a population holds, and what follows: threads, members at once, compiling.
+"""The memory of a population's members, and the choices that depend on it: threads, members at once, compiling.
 
 The constants are measured on two cores, with benchmarks/population.py.
 """

@@ -1,10 +1,6 @@
 """Activations and gradients of each layer: moments, dead and saturated units, effective rank, update sizes.
 
-All layers are measured together: with a small net it is calls of functions that take time.
-
-Letters: K members, L layers, D units of a layer, R rows, the samples at every position of an image.
-
-All layers are measured together: with a small net it is calls of functions that take time.
+All layers are measured together: with a small net, function calls take most of the time.
 
 Letters: K members, L layers, D units of a layer, R rows, the samples at every position of an image.
 """
@@ -21,6 +17,14 @@ from normlab.probes.hooked_copy import Flow, forward_backward, weights_by_layer
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 NamedTensors = dict[str, Tensor]
+BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
+    nn.Sigmoid: lambda _: (0.0, 1.0),
+    nn.Hardsigmoid: lambda _: (0.0, 1.0),
+    nn.Tanh: lambda _: (-1.0, 1.0),
+    nn.Softsign: lambda _: (-1.0, 1.0),
+    nn.Hardtanh: lambda layer: (layer.min_val, layer.max_val),
+}
+"""The activations that saturate, with their least and their largest output."""
 
 
 def output_statistics(outputs: Sequence[Tensor]) -> NamedTensors:
@@ -103,16 +107,6 @@ def saturated(h: Tensor, low: float, high: float, threshold: float) -> Tensor:
 def norm(x: Tensor) -> Tensor:
     """Return the norm of each member's ``(K, …)``, in float64: a vanishing gradient's square is 0 in float32."""
     return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), dtype=torch.float64)
-
-
-BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
-    nn.Sigmoid: lambda _: (0.0, 1.0),
-    nn.Hardsigmoid: lambda _: (0.0, 1.0),
-    nn.Tanh: lambda _: (-1.0, 1.0),
-    nn.Softsign: lambda _: (-1.0, 1.0),
-    nn.Hardtanh: lambda layer: (layer.min_val, layer.max_val),
-}
-"""The activations that saturate, with their least and their largest output."""
 
 
 def of_weights(

@@ -165,16 +165,15 @@ def fuse(net: nn.Module, like: nn.Module) -> None:
 
 
 class Flow(NamedTuple):
-    """What is left of one pass forward and back.
+    """Activations and gradients of one forward and backward pass.
 
     Attributes:
-        inputs: of each activation by layer, ``(K, R, D)``; of one that is called again by ``layer.2``,
-            ``layer.3`` and so on.
-        outputs: likewise.
-        activations: what it came out of, by the same names.
-        normalized: mean and standard deviation, over all entries, of what came out of each normalizer by layer,
-            ``(K, 2)``.
-        gradients: of the loss by weights, by their names, ``(K, …)``.
+        inputs: the input of each activation, by layer, ``(K, R, D)``. An activation that is called again has the
+            keys ``layer.2``, ``layer.3`` and so on.
+        outputs: the output of each activation, by the same keys.
+        activations: the module of each activation, by the same keys.
+        normalized: mean and standard deviation over all entries of each normalizer's output, by layer, ``(K, 2)``.
+        gradients: the gradient of the loss with respect to each weight, by its name, ``(K, …)``.
     """
 
     inputs: Tensors

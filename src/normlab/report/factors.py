@@ -24,6 +24,7 @@ WITHOUT_EFFECT = (
 """Keys, and groups of keys, that cannot change the result of a run and its seed."""
 FactorColumn = Sequence[Hashable]
 Written = Callable[[], Sequence[Mapping[str, Any]]]
+UNKNOWN_SETTING = "unknown"
 
 
 class Ended:
@@ -81,7 +82,7 @@ def untyped_keys(runs: Ended, typed: pd.DataFrame) -> Iterator[str]:
         typed: their settings of the typed factors, ``(runs, keys)``.
     """
     overall = [runs.choices[group] for group in runs.overall]
-    groups = [group for group in runs.choices if any(is_below_other(key, group) for key in runs.values)]
+    groups = [group for group in runs.choices if any(is_below(key, group) for key in runs.values)]
     groups = [group for group in groups if group not in typed]
     own = [
         group
@@ -91,7 +92,7 @@ def untyped_keys(runs: Ended, typed: pd.DataFrame) -> Iterator[str]:
     above: dict[str, FactorColumn] = {**{str(key): typed[key].tolist() for key in typed}, **runs.choices}
     found, by_overall = [], len(own) < len(groups)
     for key in (key for key in runs.values if key not in typed):
-        parents = [column for other, column in above.items() if is_below_other(key, other)]
+        parents = [column for other, column in above.items() if is_below(key, other)]
         ways: list[list[FactorColumn]] = [[column] for column in parents] or [[]]
         way = runs.explanation(key, [*ways, *([[*parents, *overall]] if overall else [])])
         if way is None:
@@ -130,10 +131,10 @@ def is_without_effect(key: str) -> bool:
     >>> [is_without_effect(key) for key in ("seed", "logger.extra.csv.name", "data.seed", "trainer.precision")]
     [True, True, False, False]
     """
-    return any(key == name or is_below_other(key, name) for name in WITHOUT_EFFECT)
+    return any(key == name or is_below(key, name) for name in WITHOUT_EFFECT)
 
 
-def is_below_other(key: str, other: str) -> bool:
+def is_below(key: str, other: str) -> bool:
     """Return whether a dotted key lies below another."""
     return key.startswith(f"{other}.")
 
@@ -168,9 +169,6 @@ def is_reference(text: Any) -> bool:
     (True, False, False)
     """
     return isinstance(text, str) and "${" in text and "${oc.env:" not in text
-
-
-UNKNOWN_SETTING = "unknown"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,4 @@
-"""Figures of rows of panels with a title, a legend and a caption, and the colour and line of each arm.
-
-The colours are those of Okabe and Ito, which readers of every kind of colour vision tell apart, without the
-yellow, which is too pale for a line on white.
-"""
+"""Figures of rows of panels, with a title, a legend and a caption."""
 
 import math
 import textwrap

@@ -1,4 +1,8 @@
-"""The learning curves of a sweep, ``curves.png`` and ``curves.svg``."""
+"""The learning curves of a sweep, ``curves.png`` and ``curves.svg``, and the colour and line of each arm.
+
+The colours are those of Okabe and Ito, which people with any colour vision can tell apart, without the yellow,
+which is too pale for a line on white.
+"""
 
 import itertools
 import math
@@ -55,6 +59,15 @@ CJK_FONTS = (
     *("IPAexGothic", "NanumGothic", "Arial Unicode MS"),
 )
 """Fonts with Chinese, Japanese or Korean letters, which matplotlib's own font lacks."""
+LINES: tuple[Any, ...] = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1.2)),
+    (0, (5, 1.2, 1, 1.2)),
+    (0, (5, 1.2, 1, 1.2, 1, 1.2)),
+    (0, (10, 2)),
+)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @contextmanager
@@ -73,17 +86,6 @@ def installed_cjk_fonts() -> list[str]:
     """Return those of ``CJK_FONTS`` that this machine has."""
     installed = set(font_manager.get_font_names())
     return [name for name in CJK_FONTS if name in installed]
-
-
-LINES: tuple[Any, ...] = (
-    "-",
-    (0, (4, 1.5)),
-    (0, (1, 1.2)),
-    (0, (5, 1.2, 1, 1.2)),
-    (0, (5, 1.2, 1, 1.2, 1, 1.2)),
-    (0, (10, 2)),
-)
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @dataclass(frozen=True)

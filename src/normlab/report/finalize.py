@@ -1,6 +1,6 @@
-"""The end of a sweep: tables, figures, TensorBoard, and ``verdicts.json``.
+"""The end of a sweep: writes its tables, figures, report and TensorBoard events, and prints the result.
 
-Hydra imports this before anything trains: what is slow to import is imported when a sweep is closed.
+Hydra imports this module at every start, so functions import slow libraries when they need them.
 """
 
 import itertools

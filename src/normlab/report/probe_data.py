@@ -1,7 +1,6 @@
 """Measurements of probes as data frames, tables of the last ones, and ratios of arms.
 
-Of the seeds of an arm, those whose runs came to their end count, each once, as in the tables. An infinite value
-is a gap, as NaN is.
+As in the tables, only finished runs count, one for each seed of an arm. Infinite values are gaps, as NaN is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,21 @@ MODES = ("batch", "frozen")
 """In this order; what others a probe has come after them."""
 
 NO_NUMBERS = pd.DataFrame({"run": [], "step": [], "value": []})
+MOST_SEEDS, ENOUGH = 24, 8
+"""The lines that are printed, and the seeds that a line needs; the report has all."""
+RATIO_COLUMNS = [
+    "arm",
+    "baseline",
+    "quantity",
+    "untrained",
+    "seeds",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "smaller",
+]
+TABLE_LETTERS = 100
+"""How many letters a line that is printed has, at most, where one column is not wider."""
 
 
 @dataclass(frozen=True)
@@ -193,21 +207,6 @@ def seed_quartiles(values: np.ndarray) -> np.ndarray:
     return found
 
 
-MOST_SEEDS, ENOUGH = 24, 8
-"""The lines that are printed, and the seeds that a line needs; the report has all."""
-RATIO_COLUMNS = [
-    "arm",
-    "baseline",
-    "quantity",
-    "untrained",
-    "seeds",
-    "ratio",
-    "ratio_low",
-    "ratio_high",
-    "smaller",
-]
-
-
 def probe_ratios(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per arm and number: its ratio to that of the arm that differs in the model alone.
 
@@ -277,10 +276,6 @@ def ratio_lines(table: pd.DataFrame) -> list[str]:
         "",
         "ratio: median over the seeds, paired (Hodges–Lehmann); smaller: in how many of them",
     ]
-
-
-TABLE_LETTERS = 100
-"""How many letters a line that is printed has, at most, where one column is not wider."""
 
 
 def probe_columns(records: Sequence[Record]) -> pd.DataFrame:

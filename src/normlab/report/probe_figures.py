@@ -52,6 +52,10 @@ DEPTH = (
 )
 TICK_ROOM = 3.4
 """Inches for the names of the layers below a panel."""
+ACROSS, AT_MOST = 3, 12
+"""How many panels a probe without a figure of its own has in a row, and for each of its modes."""
+MOST_ARMS = 6
+"""How many arms a figure has at most, where the sweep has panels."""
 
 
 def draw_covariate_shift(probe: Measured) -> Figure | None:
@@ -159,10 +163,6 @@ FIGURES: dict[str, Callable[[Measured], Figure | None]] = {
     "line": draw_line,
     "preactivations": draw_preactivations,
 }
-ACROSS, AT_MOST = 3, 12
-"""How many panels a probe without a figure of its own has in a row, and for each of its modes."""
-MOST_ARMS = 6
-"""How many arms a figure has at most, where the sweep has panels."""
 
 
 def write_probe_figures(sweep: SweepSummary, records: Sequence[Record], folder: Path) -> list[Path]:

@@ -44,6 +44,11 @@ NUMBERS = (
     ("beta_lr", "smoothness × learning rate", "β · η"),
     ("cosine_min", "smallest cosine", "cosine of g and ∇f(θ′)"),
 )
+LIMIT = (0, (6, 2))
+FLOOR = 1e-6
+"""The lowest spectral density that is drawn, as a share of the highest."""
+LIMITS = {"lambda_max_lr": "stability", "preconditioned_lambda_max_lr": "preconditioned_stability"}
+"""Names of the stability limits in the figure, by the measured quantity."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,6 @@ def draw_range(probe: Measured, of: GradientRange, axes: Axes, arm: str) -> np.n
     return np.concatenate(ends)
 
 
-LIMIT = (0, (6, 2))
-FLOOR = 1e-6
-"""The lowest spectral density that is drawn, as a share of the highest."""
-
-
 def draw_gradient_lipschitz(probe: Measured) -> Figure | None:
     """Draw the average curvature in random directions, hollow where it is not to be relied on."""
     if not probe.has("median"):
@@ -146,10 +146,6 @@ def hollow(axes: Axes, probe: Measured, mode: str) -> None:
         marked = ((flags == 1).sum(axis=1) * 2 >= max(1, flags.shape[1])).to_numpy()
         colour, middle = probe.looks[arm].colour, seed_quartiles(wide.to_numpy())[1]
         axes.plot(wide.index[marked], middle[marked], "o", color=colour, markersize=4.5, markerfacecolor="white")
-
-
-LIMITS = {"lambda_max_lr": "stability", "preconditioned_lambda_max_lr": "preconditioned_stability"}
-"""Names of the stability limits in the figure, by the measured quantity."""
 
 
 def draw_curvature(probe: Measured) -> Figure | None:

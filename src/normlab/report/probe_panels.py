@@ -1,4 +1,4 @@
-"""The panels of a figure of probes: numbers over the steps of the training, or a dot for each seed."""
+"""Panels of probe figures: numbers over the steps, a dot for each seed, and a panel for each arm."""
 
 import math
 import textwrap
@@ -30,6 +30,11 @@ MARKED = 15
 """Up to how many moments each has a mark."""
 LABEL_LETTERS = 36
 STEP = "steps of the optimizer"
+PANELS_PER_ROW = 5
+"""How many panels there are in a row, where the names of the arms leave room for them."""
+NAME_LETTER = 0.08
+HEIGHT, NAME, GAP = 1.3, 0.28, 0.12
+"""Inches: of a panel, of the name above it, and to the next row where that has the axis."""
 
 
 @dataclass(frozen=True)
@@ -216,15 +221,6 @@ def panel_caption(probe: Measured, *, ended: bool = False) -> list[str]:
     words += ["thin: a run that did not finish"] if len(lost) and not ended else []
     words += ["×: where it diverged"] if (lost["status"] == "diverged").any() and not ended else []
     return words
-
-
-PANELS_PER_ROW = 5
-"""How many panels there are in a row, where the names of the arms leave room for them."""
-
-
-NAME_LETTER = 0.08
-HEIGHT, NAME, GAP = 1.3, 0.28, 0.12
-"""Inches: of a panel, of the name above it, and to the next row where that has the axis."""
 
 
 def rows_of_arms(probe: Measured) -> list[list[str]]:

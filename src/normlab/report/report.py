@@ -15,17 +15,24 @@ from normlab.report.probe_data import probe_ratios
 from normlab.report.probe_figures import last_numbers, probe_figures
 from normlab.report.report_data import ReportData, names_of
 from normlab.report.sections import sections
-from normlab.report.selectors import display_table, num, share_text, table_rows, with_interval
+from normlab.report.selectors import display_table, num, table_rows, with_interval
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import Result
 from normlab.results.sweep import Record, load
 from normlab.stats.comparison import ALPHA, BETTER, WORSE
 from normlab.stats.comparisons import ONE_SPLIT
-from normlab.stats.sentences import interaction_sentence, sentence, time_sentence
+from normlab.stats.sentences import interaction_sentence, percent_text, sentence, time_sentence
 
 Fact = tuple[str, str]
 TRAIN = ["python", "train.py"]
 """Command that starts runs whose records have none."""
+FOLDER = "report"
+FEW_SEEDS = 6
+"""Comparisons up to which each has a sentence; of more, those that declare a difference."""
+PANELS = 6
+"""Panels of which the target is told."""
+SHOWN = 2000
+"""Runs that the page lists; ``runs.csv`` has all."""
 
 
 def facts(folders: Sequence[Path], records: Sequence[Record]) -> list[Fact]:
@@ -114,15 +121,6 @@ def short_ranges(numbers: Sequence[int]) -> str:
             runs.append([number])
     parts = [[f"{run[0]}–{run[-1]}"] if len(run) > 2 else map(str, run) for run in runs]
     return ", ".join(text for part in parts for text in part)
-
-
-FOLDER = "report"
-FEW_SEEDS = 6
-"""Comparisons up to which each has a sentence; of more, those that declare a difference."""
-PANELS = 6
-"""Panels of which the target is told."""
-SHOWN = 2000
-"""Runs that the page lists; ``runs.csv`` has all."""
 
 
 def write_report(folders: Sequence[Path], found: ReportData, out: Path) -> Path:
@@ -221,7 +219,7 @@ def ratio_tables(found: ReportData) -> list[PageTable]:
         "of": lambda row: row["quantity"].removeprefix("probe/"),
         "seeds": "seeds",
         "ratio": lambda row: "one is untrained" if row["untrained"] else with_interval(row, "ratio"),
-        "smaller": lambda row: share_text(row["smaller"]),
+        "smaller": lambda row: percent_text(row["smaller"]),
     }
     return (
         [PageTable("probe_ratios", "arms against nobn", frame, display_table(frame, columns))]

@@ -1,4 +1,4 @@
-"""A sweep as the statistics see it: outcomes, curves and analysis of its runs; see :func:`build_report_data`."""
+"""Runs, curves and analysis of a sweep for its report, and ``verdicts.json``; see :func:`build_report_data`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -19,13 +19,13 @@ from normlab.report.selectors import (
     num,
     report_values,
     runs_at_best,
-    share_text,
     styles_of,
     titled,
     tuned_at,
     with_interval,
 )
 from normlab.report.tuning_sections import fixed_steps, rates, sizes, times
+from normlab.stats.sentences import percent_text
 
 SCOPES = {
     "draw": "Draws: each replicate has samples of its own, generated from its seed.",
@@ -164,8 +164,8 @@ def best(study: ReportData) -> Section:
             **{name: column_formatter(name) for name in others},
             f"{design.choice.name}": column_formatter("validation"),
             f"best {design.choice.name}": column_formatter("best"),
-            "diverged": lambda row: share_text(row["diverged_share"]),
-            "untrained": lambda row: share_text(row["untrained_share"]),
+            "diverged": lambda row: percent_text(row["diverged_share"]),
+            "untrained": lambda row: percent_text(row["untrained_share"]),
             "runs": "runs",
             "failed": "failed",
             "stopped": "stopped",

@@ -1,4 +1,4 @@
-"""Arms, panels and runs that report sections select, and the format of their numbers."""
+"""The arms, panels and runs that report sections show, and the format of their numbers."""
 
 import math
 from collections.abc import Mapping
@@ -13,6 +13,9 @@ from normlab.report.figures import Style, styles
 from normlab.report.report_data import ReportData
 
 MINUS = "\N{MINUS SIGN}"
+MOST_PANELS = 12
+"""Panels that are drawn of each kind; the tables have all."""
+TableRow = dict[str, Any]
 
 
 def num(value: float, digits: int = 3) -> str:
@@ -42,15 +45,6 @@ def with_interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
     return f"{num(value, digits)} ({num(low, digits)} to {num(high, digits)})"
 
 
-def share_text(share: float) -> str:
-    """Return a share.
-
-    >>> share_text(0.25), share_text(float("nan"))
-    ('25 %', '–')
-    """
-    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
-
-
 def effect_text(row: Mapping[str, Any]) -> str:
     """Return an effect with its interval: a ratio as × 0.95, a difference with its unit."""
     if math.isnan(row["estimate"]):
@@ -66,11 +60,6 @@ def display_table(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFra
         {head: [of(row) if callable(of) else row[of] for row in rows] for head, of in columns.items()},
         dtype=object,
     )
-
-
-MOST_PANELS = 12
-"""Panels that are drawn of each kind; the tables have all."""
-TableRow = dict[str, Any]
 
 
 def styles_of(study: ReportData) -> dict[str, Style]:

@@ -16,7 +16,7 @@ from normlab.report.factors import (
     is_without_effect,
     short_names,
 )
-from normlab.results.result import Result, Status
+from normlab.results.result import Result, Status, worst_value
 from normlab.results.sweep import Record, read_curves, read_written, setting
 from normlab.stats.configurations import ENDS, SEED, configuration_label, natural, summarize, target_summary
 from normlab.stats.design import LR, MODEL, Scope
@@ -162,12 +162,8 @@ def run_columns(
     return {
         "status": [result.status.value for result in results],
         SEED: seed_column(results),
-        "best": [
-            counted_value(r, value, diverged_value(direction)) for r, value in zip(results, best, strict=True)
-        ],
-        "last": [
-            counted_value(r, value, diverged_value(direction)) for r, value in zip(results, last, strict=True)
-        ],
+        "best": [counted_value(r, value, worst_value(direction)) for r, value in zip(results, best, strict=True)],
+        "last": [counted_value(r, value, worst_value(direction)) for r, value in zip(results, last, strict=True)],
         **{end: final(results, f"{end}/{name}", direction, curves) for end in ENDS},
         "untrained": [is_untrained(result) for result in results],
         "shortened": [is_shortened(result) for result in results],
@@ -194,13 +190,8 @@ def final(results: Sequence[Result], metric: str, direction: str, curves: pd.Dat
             by_epoch = known[number].set_index("epoch")["value"]
             values = by_epoch[~by_epoch.index.duplicated()].reindex(range(1, result.epochs + 1))
             value = float(final_mean(values.to_numpy(dtype=float), result.epochs))
-        found.append(counted_value(result, value, diverged_value(direction)))
+        found.append(counted_value(result, value, worst_value(direction)))
     return found
-
-
-def diverged_value(direction: str) -> float:
-    """Return the value that a diverged run counts with."""
-    return math.inf if direction == "min" else -math.inf
 
 
 def scopes_of(results: Sequence[Result]) -> list[str]:

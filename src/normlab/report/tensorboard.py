@@ -1,7 +1,7 @@
 """TensorBoard beside the runs: arms, HParams, Custom Scalars, text and images.
 
-``arms/<arm>`` below the sweep's folder is a run to TensorBoard: its curves are the medians over an arm's seeds.
-What is said of them all is beside them, so that it is seen with the arms alone.
+TensorBoard shows each ``arms/<configuration>`` below the sweep's folder as a run with medians over the seeds as curves.
+Text and images about all of them are beside these, so that they are shown when only the arms are selected.
 """
 
 import re
@@ -31,6 +31,16 @@ from normlab.results.result import Status
 from normlab.results.sweep import Record
 
 LOSSES_CATEGORY = "losses and metrics"
+HPARAM_COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
+ARMS, TABLE = "arms", "table/"
+ABOUT_ARMS = """\
+`arms/…` has the median over the seeds of each arm, and `quartiles/…` what is around it. From where a run diverged
+it counts as the worst value there is: a curve breaks off where half of the seeds have diverged, a band where a
+quarter have. Runs that were stopped or failed are left out, and a median ends where its first seed stopped. What
+is neither good nor bad, as `activation/…` and `probe/…`, is of the finished seeds alone."""
+ABOUT_TABLE = """\
+`table/…` has the numbers of summary.csv, and the HParams tab their means over the seeds: infinite where a run
+diverged or, for `epochs_to_target`, did not get there. `reached` and `diverged` are shares of the seeds."""
 
 
 def layout(tags: Collection[str], metric: str) -> Layout:
@@ -83,9 +93,6 @@ def with_lines(title: str, tags: list[str]) -> Chart:
     return Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag)}$" for tag in tags]))
 
 
-HPARAM_COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
-
-
 def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
     """Return the keys that vary in a sweep, and other keys that are the same for all runs of an arm.
 
@@ -131,17 +138,6 @@ def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
         others[name] = others[name].mask(diverged, worst_of(str(name).removeprefix("last/"), sweep))
     probes = probe_columns(records).loc[runs.index].where(finished, np.nan, axis=0)
     return pd.concat([pd.DataFrame(main), others, probes], axis=1).astype(float)
-
-
-ARMS, TABLE = "arms", "table/"
-ABOUT_ARMS = """\
-`arms/…` has the median over the seeds of each arm, and `quartiles/…` what is around it. From where a run diverged
-it counts as the worst value there is: a curve breaks off where half of the seeds have diverged, a band where a
-quarter have. Runs that were stopped or failed are left out, and a median ends where its first seed stopped. What
-is neither good nor bad, as `activation/…` and `probe/…`, is of the finished seeds alone."""
-ABOUT_TABLE = """\
-`table/…` has the numbers of summary.csv, and the HParams tab their means over the seeds: infinite where a run
-diverged or, for `epochs_to_target`, did not get there. `reached` and `diverged` are shares of the seeds."""
 
 
 def write_events(

@@ -20,7 +20,6 @@ from normlab.report.selectors import (
     left_out,
     num,
     runs_at_best,
-    share_text,
     styles_of,
     table_rows,
     titled,
@@ -28,6 +27,7 @@ from normlab.report.selectors import (
 )
 from normlab.stats.design import LR, is_number
 from normlab.stats.ranges import BATCH_SIZE
+from normlab.stats.sentences import percent_text
 
 
 def rates(study: ReportData) -> Section:
@@ -47,8 +47,8 @@ def rates(study: ReportData) -> Section:
             f"{design.choice.name} of those": lambda row: num(row["tuning_iqm"]),
             "report": "report_seeds",
             f"{design.primary.name} of those": lambda row: with_interval(row, "iqm"),
-            "diverged": lambda row: share_text(row["diverged"]),
-            "untrained": lambda row: share_text(row["untrained"]),
+            "diverged": lambda row: percent_text(row["diverged"]),
+            "untrained": lambda row: percent_text(row["untrained"]),
             "chosen": choice_text,
         },
     )
@@ -70,7 +70,7 @@ def rates(study: ReportData) -> Section:
 def choice_text(row: TableRow) -> str:
     """Return whether a setting was chosen, and in how many of the replicates where they choose for themselves."""
     if 0 < row["chosen"] < 1:
-        return share_text(row["chosen"])
+        return percent_text(row["chosen"])
     return "chosen" if row["chosen"] else "near-best" if row["near_best"] else ""
 
 
@@ -289,4 +289,4 @@ def share_with_interval(row: TableRow, name: str) -> str:
     """Return a share with its interval."""
     if np.isnan(row[name]):
         return "–"
-    return f"{share_text(row[name])} ({share_text(row[f'{name}_low'])} to {share_text(row[f'{name}_high'])})"
+    return f"{percent_text(row[name])} ({percent_text(row[f'{name}_low'])} to {percent_text(row[f'{name}_high'])})"

@@ -44,6 +44,7 @@ EVENT_HEADER = struct.Struct(">16xIIxB")
 CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 """How many numbers make a pixel, by the kind of a PNG's colours."""
 _numbers = itertools.count()
+GROUPS = ("data", "net", "model", "optimizer", "scheduler")
 
 
 def record(data: bytes) -> bytes:
@@ -215,9 +216,6 @@ def replaced(folder: Path, kind: str = KIND) -> Iterator[EventFile]:
     beside.replace(file.path)
     for path in earlier:
         path.unlink()
-
-
-GROUPS = ("data", "net", "model", "optimizer", "scheduler")
 
 
 def flat(config: dict[str, Any], choices: dict[str, str]) -> dict[str, bool | int | float | str]:

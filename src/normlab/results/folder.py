@@ -20,6 +20,13 @@ from normlab.results.provenance import require_same_sources
 from normlab.results.result import RESULT_FILE, Result, to_jsonable
 
 LONGEST = 100
+HYDRA_CONFIG = Path(".hydra") / "config.yaml"
+SWEEP_CONFIG = "multirun.yaml"
+RETRAIN = "retrain"
+PLAIN_CONFIGS: dict[int, dict[str, Any]] = {}
+"""The plain data of read-only configs, by identity."""
+HANDLING = (RETRAIN, "timing")
+"""Keys about the folder of a run or a sweep, not about the run."""
 
 
 def run_name(overrides: Iterable[str]) -> str:
@@ -50,15 +57,6 @@ def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:
         numbered = (f"{name}#{number}" for number in itertools.count(2))
         names[next(free for free in itertools.chain([name], numbered) if free not in names)] = None
     return list(names)
-
-
-HYDRA_CONFIG = Path(".hydra") / "config.yaml"
-SWEEP_CONFIG = "multirun.yaml"
-RETRAIN = "retrain"
-PLAIN_CONFIGS: dict[int, dict[str, Any]] = {}
-"""The plain data of read-only configs, by identity."""
-HANDLING = (RETRAIN, "timing")
-"""Keys about the folder of a run or a sweep, not about the run."""
 
 
 def free_folder(path: Path) -> Path:

@@ -32,6 +32,11 @@ KEPT = (
     "hydra.job.chdir=",
 )
 """Overrides of Hydra's own keys that change what a run trains; others say where it is written and how."""
+PACKAGES = ("normlab", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "tensorboard", "numpy")
+KNOWN = ("normlab", "torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics")
+"""Packages whose version stands in the record."""
+WITHOUT_RESULT = ("callbacks", "logger", "trainer", "hydra", *OF_THE_VERDICT)
+"""Groups and keys that do not change what is trained: files of such names are no sources."""
 
 
 def remember_command() -> None:
@@ -66,9 +71,6 @@ def options(words: list[str]) -> list[str]:
     return [*(word for name, value in chosen for word in (f"--{name.replace('_', '-')}", value)), *kept]
 
 
-PACKAGES = ("normlab", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "tensorboard", "numpy")
-
-
 @cache
 def environment() -> dict[str, Any]:
     """Return the versions, the machine and the commit that this process runs with."""
@@ -94,12 +96,6 @@ def git(*arguments: str) -> str:
     return subprocess.run(
         command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
     ).stdout.strip()
-
-
-KNOWN = ("normlab", "torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics")
-"""Packages whose version stands in the record."""
-WITHOUT_RESULT = ("callbacks", "logger", "trainer", "hydra", *OF_THE_VERDICT)
-"""Groups and keys that do not change what is trained: files of such names are no sources."""
 
 
 def sources_of(config: Mapping[str, Any]) -> dict[str, str]:

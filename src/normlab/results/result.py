@@ -114,6 +114,15 @@ class Result:
         return result
 
 
+def worst_value(direction: str) -> float:
+    """Return the value that every other is better than; a diverged run has it.
+
+    >>> worst_value("min"), worst_value("max")
+    (inf, -inf)
+    """
+    return math.inf if direction == "min" else -math.inf
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` by way of a file beside it, so that a reader sees the old or the new whole."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")

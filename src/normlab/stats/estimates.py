@@ -13,6 +13,12 @@ from scipy import stats
 
 RESAMPLES = 5000
 LEVEL = 0.95
+Numbers = NDArray[np.float64]
+MOST_DIVERGED = 0.25
+"""The share of diverged runs up to which the interquartile mean leaves them out, and is given."""
+COVERAGE = {2: 0.48, 3: 0.74, 4: 0.87, 5: 0.90, 6: 0.90, 7: 0.91}
+"""Seeds, and the share of 95 % intervals of the interquartile mean that hold the true one: the lowest over normal,
+skewed and heavy-tailed runs. Measured by ``benchmarks/simulations.py --only descriptions``."""
 
 
 class Draws:
@@ -75,11 +81,6 @@ def percentile_interval(resampled: NDArray[np.float64], level: float = LEVEL) ->
     return ends[0], ends[1]
 
 
-Numbers = NDArray[np.float64]
-MOST_DIVERGED = 0.25
-"""The share of diverged runs up to which the interquartile mean leaves them out, and is given."""
-
-
 class Estimate(NamedTuple):
     """A number with the ends of its interval; NaN where they cannot be given."""
 
@@ -138,11 +139,6 @@ def share_estimate(count: int, of: int) -> Estimate:
         return UNKNOWN_ESTIMATE
     found = stats.binomtest(count, of).proportion_ci(LEVEL, method="wilson")
     return Estimate(count / of, float(found.low), float(found.high))
-
-
-COVERAGE = {2: 0.48, 3: 0.74, 4: 0.87, 5: 0.90, 6: 0.90, 7: 0.91}
-"""Seeds, and the share of 95 % intervals of the interquartile mean that hold the true one: the lowest over normal,
-skewed and heavy-tailed runs. Measured by ``benchmarks/simulations.py --only descriptions``."""
 
 
 def coverage_of(seeds: int) -> float | None:

@@ -18,6 +18,8 @@ GRID_POINTS = 400
 """Nodes of the integration between two boundaries; levels are then exact to 1e-6 of themselves."""
 WIDEST = 8.0
 """Standard deviations that stand for an infinite boundary: 1e-15 is beyond it."""
+Key = tuple[str, ...]
+Seeds = tuple[int, ...]
 
 
 def look_level(look: int, alpha: float = 0.05) -> float:
@@ -133,10 +135,6 @@ def next_density(nodes: Numbers, density: Numbers, step: float, end: float) -> t
 def legendre() -> tuple[Numbers, Numbers]:
     """Return the nodes and weights of Gauss–Legendre integration over −1 to 1."""
     return np.polynomial.legendre.leggauss(GRID_POINTS)
-
-
-Key = tuple[str, ...]
-Seeds = tuple[int, ...]
 
 
 def comparison_key(compare: str, arm: str, baseline: str, place: str) -> Key:

@@ -1,4 +1,4 @@
-"""Further paired tests: corrected t, equivalence, interaction, and shares of failed runs."""
+"""Corrected t, equivalence, interaction, shares of failed runs, and the power of the signed-rank test."""
 
 import math
 from functools import lru_cache
@@ -19,6 +19,12 @@ from normlab.stats.signed_rank import (
     pseudomedian,
     signed_rank,
 )
+
+POWER = 0.8
+SIMULATED, DRAWN = 24, 20_000
+"""Pairs up to which the power is simulated, and the samples that are drawn for it."""
+EFFICIENCY = 3 / math.pi
+"""Of the signed-rank test relative to the t test with normal differences: 0.955."""
 
 
 class TTest(NamedTuple):
@@ -248,15 +254,6 @@ def failure_correlation(both: int, only_arm: int, only_baseline: int, neither: i
     if excess > 0:
         excess = max(excess - n / 2, 0.0)
     return excess / math.sqrt(margins) if margins else 0.0
-
-
-POWER = 0.8
-SIMULATED, DRAWN = 24, 20_000
-"""Pairs up to which the power is simulated, and the samples that are drawn for it."""
-
-
-EFFICIENCY = 3 / math.pi
-"""Of the signed-rank test relative to the t test with normal differences: 0.955."""
 
 
 @lru_cache(maxsize=4096)

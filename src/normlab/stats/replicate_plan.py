@@ -1,4 +1,4 @@
-"""The power of the signed-rank test, and the plan of a sweep's replicates before it trains."""
+"""The plan of a sweep's replicates before it trains; see :func:`plan_replicates`."""
 
 import math
 from dataclasses import dataclass

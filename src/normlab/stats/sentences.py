@@ -287,12 +287,12 @@ def interval_text(low: float, high: float, between: str, level: int = 95) -> str
 
 
 def percent_text(share: float) -> str:
-    """Return a share in percent.
+    """Format a share in percent, or a dash for one that is not known.
 
-    >>> percent_text(0.875), percent_text(0.0312)
-    ('88 %', '3 %')
+    >>> percent_text(0.875), percent_text(0.0312), percent_text(math.nan)
+    ('88 %', '3 %', '–')
     """
-    return f"{100 * share:.0f} %"
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def ratio_text(value: float) -> str:

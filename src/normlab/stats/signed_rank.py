@@ -17,6 +17,14 @@ Counts = NDArray[np.int64]
 TWO_SIDED, GREATER, LESS = "two-sided", "greater", "less"
 DIGITS, FINE_DIGITS = 9, 12
 """Significant digits of differences, and of numbers computed from them: rounding errors break no tie."""
+MOST_INFINITE = 1 - 1 / math.sqrt(2)
+"""The share of infinite differences, 29 %, up to which an estimate is given.
+
+Of the averages of two differences, a share ``(1 − q)²`` is finite when a share q of the differences is infinite.
+Their median is finite for certain only where that is at least one half, that is, up to ``q = 1 − 1/√2``.
+"""
+SEARCHED = 6
+"""Shifts that are tested at once in the search for an end."""
 
 
 def signed_rank(differences: ArrayLike, shift: ArrayLike = 0.0, alternative: str = TWO_SIDED) -> Numbers:
@@ -143,17 +151,6 @@ def attainable_p(differences: ArrayLike) -> float:
     0.0625
     """
     return float(min(1.0, 2.0 ** (1 - np.count_nonzero(known(differences)))))
-
-
-MOST_INFINITE = 1 - 1 / math.sqrt(2)
-"""The share of infinite differences, 29 %, up to which an estimate is given.
-
-Of the averages of two differences, a share ``(1 − q)²`` is finite when a share q of the differences is infinite.
-Their median is finite for certain only where that is at least one half, that is, up to ``q = 1 − 1/√2``.
-"""
-
-SEARCHED = 6
-"""Shifts that are tested at once in the search for an end."""
 
 
 class Interval(NamedTuple):

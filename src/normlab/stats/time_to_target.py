@@ -17,6 +17,8 @@ from normlab.stats.tuning import Tuning
 
 BASELINE = "baseline"
 GIVEN, BEST_ARM = "given", "best arm"
+BUDGET = 0.75
+"""The share of the steps after which the target is to have been reached."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,6 @@ def table(
         for panel, target in targets.items()
     ]
     return pd.DataFrame(rows, columns=[*grid.design.panels, "panel", "target", "rule", "budget", "resolution"])
-
-
-BUDGET = 0.75
-"""The share of the steps after which the target is to have been reached."""
 
 
 def times_to(curves: pd.DataFrame, targets: pd.Series, direction: str) -> pd.DataFrame:

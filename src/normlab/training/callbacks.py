@@ -17,7 +17,7 @@ from normlab.population.population import Population, copy_of
 from normlab.results import curves
 from normlab.results.curves import Point
 from normlab.results.events import EventFile
-from normlab.results.result import EpochMetrics
+from normlab.results.result import EpochMetrics, worst_value
 from normlab.stats.outcomes import final_mean
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
@@ -26,7 +26,7 @@ IN_EVALUATION = ("val/", "test/", "train_eval/")
 
 
 class Timer:
-    """Tells whether an interval has passed since it last did.
+    """Returns True at most once per interval.
 
     Args:
         seconds: the interval.
@@ -49,18 +49,13 @@ def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.
     return metric < best - min_delta if direction == "min" else metric > best + min_delta
 
 
-def worst_metric(direction: str) -> float:
-    """Return the value that every other is better than."""
-    return torch.inf if direction == "min" else -torch.inf
-
-
 class EarlyStopping(pl.Callback):
     """Stops a member whose metric has not improved for ``patience`` validations."""
 
     def __init__(self, members: int, monitor: str, direction: str, patience: int, min_delta: float) -> None:
         self.monitor, self.direction = monitor, direction
         self.patience, self.min_delta = patience, min_delta
-        self.best = torch.full((members,), worst_metric(direction), dtype=torch.float64)
+        self.best = torch.full((members,), worst_value(direction), dtype=torch.float64)
         self.waited = torch.zeros(members, dtype=torch.long)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
@@ -86,7 +81,7 @@ class BestState(pl.Callback):
 
     def __init__(self, population: Population, monitor: str, direction: str) -> None:
         self.monitor, self.direction = monitor, direction
-        self.value = torch.full((population.members,), worst_metric(direction), dtype=torch.float64)
+        self.value = torch.full((population.members,), worst_value(direction), dtype=torch.float64)
         self.epoch, self.step = torch.zeros(2, population.members, dtype=torch.long)
         self.metrics: dict[str, Tensor] = {}
         self.state = copy_of(population)

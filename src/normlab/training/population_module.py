@@ -35,7 +35,7 @@ MakeOptimizer = Callable[..., torch.optim.Optimizer]
 MakeScheduler = Callable[..., Scheduler]
 MetricFunction = Callable[[Tensor, Tensor], Tensor]
 AroundStep = Callable[[int, bool, Tensor, Tensor], AbstractContextManager[None]]
-"""Of a step, its number from 0, whether it is the epoch's last, and its minibatch: the context it is taken in."""
+"""Makes the context manager of a step from its number, whether it is the epoch's last, and its minibatch."""
 
 
 def no_context(step: int, is_last: bool, x: Tensor, y: Tensor) -> AbstractContextManager[None]:

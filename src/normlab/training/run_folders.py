@@ -15,8 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.population.stacking import State
-from normlab.results import curves, probes, result
-from normlab.results import events as hparams
+from normlab.results import curves, events, probes, result
 from normlab.results.events import OURS, EventFile
 from normlab.results.folder import group_choices, plain, require_writable, run_name, to_yaml, without_handling
 from normlab.results.result import EpochMetrics, Result, Status
@@ -112,7 +111,7 @@ def begin_events(run: Run) -> EventFile:
     """Return the run's event file, with its hyperparameters and its configuration as text."""
     config, file = plain(run.config), EventFile(run.folder)
     written = without_handling(OmegaConf.to_container(run.config))
-    file.start(hparams.flat(config, run.choices), hparams.group(written, run.choices))
+    file.start(events.flat(config, run.choices), events.group(written, run.choices))
     file.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines()))
     return file
 

@@ -25,7 +25,7 @@ from normlab.population.tasks import constant_predictor_loss
 from normlab.results.curves import Point
 from normlab.results.folder import plain
 from normlab.results.provenance import environment, remembered_command, sources_of
-from normlab.results.result import Objective, Result, Status
+from normlab.results.result import Objective, Result, Status, worst_value
 from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
 from normlab.training.callbacks import (
     BestState,
@@ -33,7 +33,6 @@ from normlab.training.callbacks import (
     EarlyStopping,
     FinalMetrics,
     ProgressCallback,
-    worst_metric,
 )
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
@@ -79,7 +78,7 @@ def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
         config=plain(run.config),
         choices=run.choices,
         overrides=run.overrides,
-        objective=Objective(metric, direction, worst_metric(direction)),
+        objective=Objective(metric, direction, worst_value(direction)),
         error=error,
         command=remembered_command(),
     )
@@ -241,7 +240,7 @@ class TrainingSession:
             status = Status.DIVERGED
         elif not module.active[k] and (tests or not self.data.test):
             status = Status.FINISHED
-        reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst_metric(self.direction)
+        reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst_value(self.direction)
         tested = best is not None and status == Status.FINISHED
         return replace(
             unfinished(run, status, first_line(error) if error and status == Status.FAILED else None),

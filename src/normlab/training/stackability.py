@@ -1,4 +1,4 @@
-"""Which runs can share a population: the same configuration but for numbers, and a net that can be stacked."""
+"""Decides which runs can share a population: their configurations differ only in numbers, and their net stacks."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from normlab.training.build import is_stacked, make_data, make_module, make_task
 
 
 def mask_numbers(node: Any) -> Any:
-    """Return a node with its numbers left out: what is left must be equal for numbers to be stacked.
+    """Replace the numbers of a node by ``#``; runs can be stacked if the rest is equal.
 
     >>> mask_numbers({"lr": 0.1, "betas": [0.9, 0.99], "nesterov": True, "_target_": "x"})
     {'lr': '#', 'betas': '##', 'nesterov': True, '_target_': 'x'}
@@ -35,12 +35,12 @@ def mask_numbers(node: Any) -> Any:
 
 
 def population_key(config: DictConfig) -> str:
-    """Return the text that the configurations of runs must share for them to share a population."""
+    """Return the text that is equal for runs whose configurations allow them to share a population."""
     return population_key_of_values(plain(config))
 
 
 def population_key_of_values(values: Mapping[str, Any]) -> str:
-    """Return the shape of a plain configuration: its text without its seed and the numbers that may be stacked."""
+    """Return the text of a plain configuration without its seeds and the numbers that may be stacked."""
     data = {key: value for key, value in values["data"].items() if key != "seed"}
     shape = {**values, "seed": "#", "data": data}
     for name, base in (("optimizer", StackedOptimizer), ("scheduler", Scheduler)):
@@ -50,7 +50,7 @@ def population_key_of_values(values: Mapping[str, Any]) -> str:
 
 
 def why_alone(config: DictConfig) -> str:
-    """Return which part of a configuration knows one run alone, empty if none does."""
+    """Return the reason why runs of a configuration cannot be stacked, empty if there is none."""
     for group in ("callbacks", "logger"):
         if config[group].extra:
             return f"{group}.extra: Lightning's own {group.rstrip('s')} acts on one run"
@@ -62,11 +62,11 @@ _known: dict[str, Stacking] = {}
 
 
 def stacking_of(config: DictConfig, shape: str) -> Stacking:
-    """Return how runs like this one can be trained together; each shape is tried once.
+    """Return how runs of one population key can be stacked; each key is checked once.
 
     Args:
         config: of one of the runs.
-        shape: the text that runs which can share a population have in common.
+        shape: their population key, and the shape of their inputs where that depends on the split.
     """
     if shape not in _known:
         _known[shape] = check_stacking_of(config, make_data(config))
@@ -74,7 +74,7 @@ def stacking_of(config: DictConfig, shape: str) -> Stacking:
 
 
 def check_stacking_of(config: DictConfig, data: InMemoryData) -> Stacking:
-    """Try on the net, the loss and the data of a configuration how runs of its shape can be stacked."""
+    """Check with the net, the loss and the data of a configuration how its runs can be stacked."""
     split = data.split(0)
     minibatches = list(islice(data.minibatches((split.x, split.y), CHECK_SEEDS, 0), CHECK_STEPS))
     make_net = net_maker(config, data)
