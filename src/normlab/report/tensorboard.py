@@ -1,6 +1,6 @@
 """TensorBoard beside the runs: arms, HParams, Custom Scalars, text and images.
 
-TensorBoard shows each ``arms/<configuration>`` below the sweep's folder as a run with medians over the seeds as curves.
+TensorBoard shows each ``arms/<configuration>`` below the sweep's folder as a run, with medians over the seeds.
 Text and images about all of them are beside these, so that they are shown when only the arms are selected.
 """
 
