@@ -101,8 +101,8 @@ def test_a_column_named_by_a_number_can_be_the_target(tmp_path):
             "people.csv, row 4, column a: -inf is not a finite number up to 1e+150",
         ),
         ("a,y\n1,2\n1e39,3\n", "people.csv, row 3, column a: 1e+39 is not a finite 32-bit number"),
-        ("a,y\n1,2\n3,4,5\n", "people.csv, row 3: 3 values for 2 columns; quote a value that has a comma"),
-        ("a,y\n1,2,3\n4,5,6\n", "people.csv, row 2: 3 values for 2 columns; quote a value that has a comma"),
+        ("a,y\n1,2\n3,4,5\n", "people.csv, row 3: 3 values for 2 columns; quote values that contain a comma"),
+        ("a,y\n1,2,3\n4,5,6\n", "people.csv, row 2: 3 values for 2 columns; quote values that contain a comma"),
         ('a,y\n1,2\n"3,4\n', "people.csv cannot be read as a CSV: Error tokenizing data."),
         ("a,a,y\n1,2,3\n", "people.csv has two columns named a; rename one"),
         (",a,y\n0,1,2\n", "people.csv: column 1 has no name; name it in the first line or remove it"),
@@ -274,7 +274,7 @@ def test_words_that_the_training_split_lacks_are_told(tmp_path):
     splits = [part.x.tolist() for part in data.parts]
 
     assert [0, 0] in [*splits[1], *splits[2]]
-    assert data.notices[-1] == "data: city=Rome not among the training samples: 0 in all inputs of the column"
+    assert data.notices[-1] == "data: categories absent from the training samples, encoded as zeros: city=Rome"
     assert data.parts[0].names == ("city=Bern", "city=Oslo")
 
 
@@ -338,7 +338,7 @@ def test_numbers_are_learned_in_units_of_the_targets_variance(run_csv, hundred):
     outcome = run_csv("data.path=../hundred.csv", "data.target_column=y", "data.standardize_target=true")
 
     assert outcome.code == 0, outcome.err
-    assert "data: target y taken as a number to predict" in outcome.out + outcome.err
+    assert "data: target y taken as a regression target" in outcome.out + outcome.err
     (curves,) = Path().rglob("curves.csv")
     curve = pd.read_csv(curves)
     assert 0.01 < curve[curve["metric"] == "loss"]["value"].iloc[0] < 3
@@ -381,7 +381,7 @@ def test_a_sweep_over_targets_has_a_run_for_each(run_csv, hundred):
         "data.path=../hundred.csv": "data.target_column must be a column of hundred.csv (a, b, y, kind), got null",
         "data.path=../hundert.csv data.target_column=y": "data.path=../hundert.csv: there is no file /",
         "data.path=../hundred.csv data.target_column=Y": "hundred.csv has no such column; did you mean ",
-        "data.path=../hundred.csv data.target_column=kind data.train=61": "61 + 20 + 20 asks for more than",
+        "data.path=../hundred.csv data.target_column=kind data.train=61": "be at most 100 samples, got 61 + 20 + 20",
         "data.path=../hundred.csv data.target_column=kind data.task=regression": "row 2, column kind: high is not",
         "data.path=../hundred.csv data.target_column=kind data.standardize_target=true": (
             "data.standardize_target must be false for classes, got true"

@@ -252,7 +252,10 @@ def test_the_splits_are_in_the_precision_that_is_asked_for():
 
 
 def test_merged_inputs_are_told_unless_they_are_standardized():
-    line = "data: input 1 has 100 distinct values, 2 as 32-bit numbers; data.standardize=true keeps them apart"
+    line = (
+        "data: input 1 has 100 distinct values, of which float32 keeps 2; "
+        "data.standardize=true keeps them distinct"
+    )
 
     assert stamped().notices == [line]
     assert stamped(standardize=True).notices == []
@@ -262,7 +265,8 @@ def test_a_sample_left_over_is_said_and_others_are_not():
     assert numbered(64, 32).notices == numbered(66, 32).notices == numbered(5, 1).notices == []
     (notice,) = numbered(65, 32).notices
     assert notice == (
-        "data: 65 training samples in batches of 32 leave one over; it joins the last batch, which has 33"
+        "data: 65 training samples in batches of 32 leave a single sample; "
+        "it joins the last batch, which then has 33"
     )
 
 
@@ -312,7 +316,9 @@ def test_inputs_that_are_nearly_constant_are_named():
     x[0, 1] = 5.0
     data = Given(train=298, val=1, test=1, batch_size=10, seed=1, x=x, standardize=True)
     rare = bool((data.parts[0].x[:, 1] > 1).any())
-    said = "data: 1 input the same in over 99 % of the training samples, only centered: input 2"
+    said = (
+        "data: 1 input has the same value in over 99 % of the training samples, centered but not scaled: input 2"
+    )
     assert data.notices == [said] * rare
     assert rare
     assert Given(train=298, val=1, test=1, batch_size=10, seed=1, x=x).notices == []

@@ -4,13 +4,13 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from normlab.data.csv import SEPARATORS, Dialect, dialect_of
+from normlab.data.csv import SEPARATORS, Dialect, detect_dialect
 
 
 def dialect(folder: Path, text: str, separator: str | None = None, decimal: str | None = None) -> Dialect:
     path = folder / "people.csv"
     path.write_text(text, encoding="utf-8")
-    return dialect_of(path, separator, decimal)
+    return detect_dialect(path, separator, decimal)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_an_unknown_target_is_refused():
 
 
 def test_too_few_samples_for_the_splits_are_refused():
-    with pytest.raises(ValueError, match=r"600 \+ 200 \+ 200 asks for more than the 999 samples"):
+    with pytest.raises(ValueError, match=r"must be at most 999 samples, got 600 \+ 200 \+ 200"):
         _ = fitness(samples=999).parts
 
 

@@ -7,16 +7,16 @@ import torch
 
 from normlab.data.parsing import Source
 from normlab.data.table import split_rows
-from normlab.data.tabular import FrameData, Reading, table_of
+from normlab.data.tabular import FrameData, ParsedTable, parse_table
 from normlab.errors import ConfigError
 
 
 class Given(FrameData):
     """A frame of ten rows."""
 
-    def reading(self) -> Reading:
+    def read(self) -> ParsedTable:
         frame = pd.DataFrame({"a": range(10), "y": np.arange(10) / 4})
-        return table_of(frame, self.choices, Source("some.table", str))
+        return parse_table(frame, self.parsing_options, Source("some.table", str))
 
 
 def given(train: int, **options) -> Given:
@@ -24,7 +24,7 @@ def given(train: int, **options) -> Given:
 
 
 def test_rows_that_are_left_over_are_said():
-    taken = "data: target y taken as a number to predict; "
+    taken = "data: target y taken as a regression target; "
 
     assert [line.startswith(taken) for line in given(6).notices] == [True]
     assert given(4).notices[1:] == [
@@ -38,10 +38,10 @@ class Large(FrameData):
 
     largest: float = 1e39
 
-    def reading(self) -> Reading:
+    def read(self) -> ParsedTable:
         a = 1e39 * np.arange(1, 11)
         a[split_rows(10, (6, 2, 2), 0)[1][0]] *= self.largest / 1e39
-        return table_of(pd.DataFrame({"a": a, "y": a}), self.choices, Source("some.table", str))
+        return parse_table(pd.DataFrame({"a": a, "y": a}), self.parsing_options, Source("some.table", str))
 
 
 def large(**options) -> Large:
@@ -56,12 +56,12 @@ def test_numbers_beyond_32_bits_are_refused_unless_they_are_standardized():
         _ = large(standardize_target=True).parts
     with pytest.raises(ConfigError, match=r"^0, column y: 1e\+39 is not a finite 32-bit number; standardize it"):
         _ = large(standardize=True).parts
-    with pytest.raises(ConfigError, match=r"^data: column a must be at most 3\.4e\+38 as it is trained on, got "):
+    with pytest.raises(ConfigError, match=r"^data: column a must be at most 3\.4e\+38 after preprocessing, got "):
         _ = large(standardize=True, standardize_target=True, largest=1e100).parts
 
 
 def test_an_unknown_task_is_refused_and_a_dataset_without_a_reading_says_what_it_lacks():
     with pytest.raises(ValueError, match=r"data\.task must be auto, regression or classification, got regresion"):
         given(4, task="regresion")
-    with pytest.raises(NotImplementedError, match=r"FrameData must define reading\(\)"):
+    with pytest.raises(NotImplementedError, match=r"FrameData must define read\(\)"):
         FrameData(train=1, val=0, test=0, batch_size=1, seed=0).table()

@@ -148,7 +148,7 @@ def test_the_parts_have_their_sizes_and_the_notices_say_what_was_taken(cache, im
     assert list(map(len, data.parts)) == [10, 10, 10]
     assert data.notices == [
         "data: target class taken as 10 classes (0, 1, 2, 3, 4, …, 9); "
-        "data.task=regression would predict it as a number",
+        "data.task=regression would take it as a regression target",
         "data: 30 of the 40 rows are used; data.train=24 data.val=8 data.test=8 would use all",
     ]
 
@@ -174,17 +174,17 @@ def test_words_are_encoded_and_missing_values_filled_in(cache):
     for part in data.parts:
         for (*kind, b), target in zip(part.x.tolist(), part.y.flatten().tolist(), strict=True):
             number = int(4 * target)
-            assert kind == [float(number % 3 == place) for place in range(3)], "words are divided"
+            assert kind == [float(number % 3 == place) for place in range(3)], "words are divide_inputs"
             assert number in (b, 5)
     assert data.notices[1:] == [
-        "data: 1 column one-hot encoded (kind: 3 classes), 1 missing value filled in by the training mean (b)"
+        "data: 1 column one-hot encoded (kind: 3 classes), 1 missing value imputed with the training mean (b)"
     ]
 
 
 def test_images_of_words_are_refused(cache):
     cache.add("odd", [["u", 1], ["v", 2]], {"kind": "nominal", "y": "numeric"})
 
-    line = "data.image_shape must be null as columns of odd are words, got [1, 1, 1]"
+    line = "data.image_shape must be null, as odd has categorical columns, got [1, 1, 1]"
     assert refusal(made(cache, "odd", image_shape=[1, 1, 1])) == line
 
 
@@ -200,7 +200,7 @@ def test_a_word_with_a_comma_is_one_value_and_others_are_read_as_before(cache, i
     assert made(cache, "odd", train=1, val=1, test=0, batch_size=1).notices == [
         "data: target y taken as 2 classes (u, v, w, x)"
     ]
-    assert module.READING == {"dtype": None, "low_memory": False}
+    assert module.READ_CSV_OPTIONS == {"dtype": None, "low_memory": False}
 
 
 def test_another_column_can_be_the_target(cache, images):
@@ -275,7 +275,7 @@ def test_without_network_the_folder_of_what_was_fetched_is_named(cache, monkeypa
 
     assert refusal(made(cache, "foo")) == (
         f"data.name=foo: OpenML cannot be reached ({reason}); "
-        f"what was fetched once is read from {cache.home} without network"
+        f"datasets fetched before are read from {cache.home} without network"
     )
     assert len(asked) == times
 
@@ -290,7 +290,7 @@ def test_openml_is_not_waited_for_without_end(cache, monkeypatch):
     monkeypatch.setattr(theirs, "urlopen", silent)
 
     assert "OpenML cannot be reached (TimeoutError)" in refusal(made(cache, "foo"))
-    assert set(waits) == {module.SECONDS}
+    assert set(waits) == {module.TIMEOUT_SECONDS}
     assert socket.getdefaulttimeout() is None
 
 
@@ -331,7 +331,7 @@ NUMBERS = {"a": "numeric", "b": "numeric", "y": "numeric"}
         (
             [[1, 2, 3], [4, "x", 5]],
             {},
-            "odd, data row 2, column b: x is not a number; correct it, in a copy to be read by data=csv, or leave",
+            "odd, data row 2, column b: x is not a number; correct it in a copy read with data=csv, or leave",
         ),
         ([[1, 2]], {}, "data.name=odd: The number of columns provided by OpenML does not match"),
         (
@@ -355,7 +355,7 @@ def test_what_does_not_fit_is_named(cache, rows, options, line):
 def test_somebody_elses_table_is_put_right_in_a_copy(cache):
     cache.add("odd", [[1, "?", 3], [1, 2, 3]], NUMBERS)
 
-    copy = "remove the row, in a copy to be read by data=csv, or use data.missing=drop or mean"
+    copy = "remove the row in a copy read with data=csv, or use data.missing=drop or mean"
     assert refusal(made(cache, "odd")).endswith(copy)
 
 
@@ -408,12 +408,12 @@ def test_a_run_is_trained_from_the_cache_alone(run_train, cache, images):
 @pytest.mark.parametrize(
     ("mistake", "answer"),
     {
-        "": "data.name=mnist_784: OpenML cannot be reached (no network in a test); what was fetched once is read",
+        "": "data.name=mnist_784: OpenML cannot be reached (no network in a test); datasets fetched",
         "data.name=images": "data.image_shape must be null or of 12 pixels for images, got [1, 28, 28]",
         "data.name=7": "data.name must be a word, got 7",
         "data.name=null": "data.name must be a name as on openml.org, such as mnist_784, got nothing",
         "data.divide_by=all": "data.divide_by must be a number, got the word all",
-        "data.name=images data.image_shape=null": "10000 + 2000 + 2000 asks for more than the 40 samples",
+        "data.name=images data.image_shape=null": "must be at most 40 samples, got 10000 + 2000 + 2000",
         "data.name=images data.train=20 data.val=10 data.test=10 data.batch_size=9 data.image_shape=null "
         "data.standardize_target=true": "data.standardize_target must be false for classes, got true",
     }.items(),

@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from normlab.data.sampling import batch_sizes, derive_seed, epoch_order, leaves_one_over
+from normlab.data.sampling import batch_sizes, derive_seed, epoch_order, leaves_single_sample
 
 
 @given(samples=st.integers(1, 300), batch_size=st.integers(1, 300))
@@ -14,7 +14,7 @@ def test_batch_sizes_cover_every_sample_and_leave_no_batch_of_one(samples, batch
     assert all(size == batch_size for size in sizes[:-1])
     assert 1 <= sizes[-1] <= batch_size + 1
     assert (1 in sizes) == (batch_size == 1 or samples == 1)
-    assert (sizes[-1] == batch_size + 1) == leaves_one_over(samples, batch_size)
+    assert (sizes[-1] == batch_size + 1) == leaves_single_sample(samples, batch_size)
 
 
 @given(

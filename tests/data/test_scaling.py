@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from torch.testing import assert_close
 
-from normlab.data.preprocessing import Standardizer, cast_numbers, merged_by_float32, merged_notice
+from normlab.data.preprocessing import Standardizer, cast_numbers, count_merged_values, merged_values_warning
 
 
 def standardized(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_a_number_beyond_the_precision_is_refused():
     values = torch.tensor([[1.0, 2.0], [3.0, 1e39]], dtype=torch.float64)
 
     with pytest.raises(
-        ValueError, match=r"^data: input 2 must be at most 3\.4e\+38 as it is trained on, got 1e\+39"
+        ValueError, match=r"^data: input 2 must be at most 3\.4e\+38 after preprocessing, got 1e\+39"
     ):
         cast_numbers(values, torch.float32, name_of)
     assert torch.equal(cast_numbers(values, torch.float64, name_of), values)
@@ -85,26 +85,29 @@ def test_a_number_beyond_the_precision_is_refused():
 
 def test_numbers_that_float32_merges_are_counted():
     # At 1.7e9 the numbers of float32 are 128 apart.
-    assert merged_by_float32(1.7e9 + torch.arange(250).double()) == (250, 3)
-    assert merged_by_float32(torch.arange(250.0).double()) is None
-    assert merged_by_float32(torch.full((3,), torch.nan, dtype=torch.float64)) is None
+    assert count_merged_values(1.7e9 + torch.arange(250).double()) == (250, 3)
+    assert count_merged_values(torch.arange(250.0).double()) is None
+    assert count_merged_values(torch.full((3,), torch.nan, dtype=torch.float64)) is None
 
 
 def test_a_few_neighbours_among_many_numbers_do_not_count():
     uniform = torch.rand(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     assert len(uniform.float().unique()) < 20000
-    assert merged_by_float32(uniform) is None
+    assert count_merged_values(uniform) is None
 
 
 def test_merged_numbers_are_told_with_the_remedy():
     stamps, small = 1.7e9 + torch.arange(250).double(), torch.arange(250).double()
-    line = "data: input 2 has 250 distinct values, 3 as 32-bit numbers; data.standardize=true keeps them apart"
+    line = (
+        "data: input 2 has 250 distinct values, of which float32 keeps 3; "
+        "data.standardize=true keeps them distinct"
+    )
 
-    assert merged_notice(small.unsqueeze(1), name_of, "data.standardize") == []
-    assert merged_notice(torch.stack([small, stamps], dim=1), name_of, "data.standardize") == [line]
-    (said,) = merged_notice(torch.stack([small, stamps, stamps], dim=1), name_of, "data.standardize")
-    assert said == line.replace(";", " (and so for 1 more);")
+    assert merged_values_warning(small.unsqueeze(1), name_of, "data.standardize") == []
+    assert merged_values_warning(torch.stack([small, stamps], dim=1), name_of, "data.standardize") == [line]
+    (said,) = merged_values_warning(torch.stack([small, stamps, stamps], dim=1), name_of, "data.standardize")
+    assert said == line.replace(";", " (similarly for 1 more);")
 
 
 def test_a_feature_that_is_nearly_constant_is_only_centered():

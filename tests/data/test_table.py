@@ -40,7 +40,7 @@ def test_the_parts_are_shuffled():
 
 
 def test_more_samples_than_there_are_cannot_be_asked_for():
-    with pytest.raises(ValueError, match=r"6 \+ 3 \+ 2 asks for more than the 10 samples"):
+    with pytest.raises(ValueError, match=r"must be at most 10 samples, got 6 \+ 3 \+ 2"):
         split_rows(10, (6, 3, 2), 0)
 
 
