@@ -40,7 +40,7 @@ class Outcome:
 def run_train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Iterator:
     """Return a function that runs ``train.py`` with arguments in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    # train.py sets this variable; restoring it keeps it from subprocesses of later tests.
+    # run_cli sets this variable; restoring it keeps it from subprocesses of later tests.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

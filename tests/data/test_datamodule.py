@@ -57,8 +57,8 @@ def test_member_batches_are_independent_of_other_members():
     population = list(data.minibatches(numbered_split(50), [4, 0, 7], epoch=3))
 
     for member, seed in enumerate([4, 0, 7]):
-        alone = list(data.minibatches(numbered_split(50), [seed], epoch=3))
-        for (xs, ys), (x, y) in zip(population, alone, strict=True):
+        single = list(data.minibatches(numbered_split(50), [seed], epoch=3))
+        for (xs, ys), (x, y) in zip(population, single, strict=True):
             assert torch.equal(xs[member], x[0])
             assert torch.equal(ys[member], y[0])
 
@@ -97,19 +97,19 @@ def test_dataloader_yields_whole_split_without_copy():
 def test_population_members_equal_single_datasets():
     data = Fitness(train=30, val=20, test=10, batch_size=8, seed=5)
     population = data.for_members([3, 1, 3])
-    for place in range(3):
-        x, y = population.split(place).x, population.split(place).y
+    for index in range(3):
+        x, y = population.split(index).x, population.split(index).y
         for member, seed in enumerate([3, 1, 3]):
-            part = Fitness(train=30, val=20, test=10, batch_size=8, seed=seed).parts[place]
+            part = Fitness(train=30, val=20, test=10, batch_size=8, seed=seed).parts[index]
             assert torch.equal(x[member], part.x)
             assert torch.equal(y[member], part.y)
     minibatches = list(population.minibatches((population.split(0).x, population.split(0).y), [0, 1, 2], epoch=1))
     for member, (data_seed, seed) in enumerate(zip([3, 1, 3], [0, 1, 2], strict=True)):
-        alone = data.for_members([data_seed])
-        own = alone.minibatches((alone.split(0).x, alone.split(0).y), [seed], epoch=1)
-        for (x, y), (own_x, own_y) in zip(minibatches, own, strict=True):
-            assert torch.equal(x[member], own_x[0])
-            assert torch.equal(y[member], own_y[0])
+        single = data.for_members([data_seed])
+        expected = single.minibatches((single.split(0).x, single.split(0).y), [seed], epoch=1)
+        for (x, y), (expected_x, expected_y) in zip(minibatches, expected, strict=True):
+            assert torch.equal(x[member], expected_x[0])
+            assert torch.equal(y[member], expected_y[0])
     assert data.for_members([4, 4]).split(0).x.shape[0] == 1, "equal seeds share their samples"
 
 
@@ -158,15 +158,15 @@ def test_generated_is_detected_and_cached(kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TABLES if "global" not in kind])
-def test_members_share_fixed_table(kind):
+def test_members_equal_single_datasets_and_share_table(kind):
     data = counting_data(kind)
     population = data.for_members([3, 1, 3, 2])
-    for place in range(3):
-        numbered_split = population.split(place)
+    for index in range(3):
+        split = population.split(index)
         for member, seed in enumerate([3, 1, 3, 2]):
-            own = counting_data(kind).with_seed(seed).parts[place]
-            assert_close(numbered_split.x[member], own.x, rtol=0, atol=0, equal_nan=True)
-            assert_close(numbered_split.y[member], own.y, rtol=0, atol=0, equal_nan=True)
+            expected = counting_data(kind).with_seed(seed).parts[index]
+            assert_close(split.x[member], expected.x, rtol=0, atol=0, equal_nan=True)
+            assert_close(split.y[member], expected.y, rtol=0, atol=0, equal_nan=True)
     assert population.members[0] is population.members[2], "members with the same seed share their samples"
     if kind in ("fixed", "images"):
         assert len(data.reads) == 2
@@ -220,7 +220,7 @@ def test_standardized_targets_use_training_statistics():
         assert_close(after.y, (before.y - mean) / std)
     # Predicting the mean has a squared error of 1.
     assert_close(scaled[0].y.square().mean(), torch.tensor(1.0), rtol=1e-4, atol=0)
-    assert scaled[1].y.mean().abs() > 1e-3, "the validation numbered_split has a mean of its own"
+    assert scaled[1].y.mean().abs() > 1e-3, "statistics are not those of the validation split"
 
 
 def test_data_is_unscaled_by_default():

@@ -255,7 +255,7 @@ def test_unknown_name_raises(cache, monkeypatch):
     assert error_message(make_openml(cache, "foo", version="active")).startswith(
         f"data.name=foo: {unknown}=active; "
     )
-    assert len(urls) == 3, "an HTTP error is not retried"
+    assert len(urls) == 3, "HTTP error 412 is not retried"
 
 
 def test_empty_version_list_raises(cache):

@@ -53,10 +53,10 @@ def detect_dialect(path: Path, separator: str | None, decimal: str | None) -> Di
 
 
 def detect_separator(path: Path, decimal: str | None) -> str:
-    """Return the separator that splits most of the first hundred rows as it splits the header.
+    """Return the separator that splits most of the first hundred rows into as many values as the header.
 
-    A sign counts only if it splits the header. The comma comes last in a tie, since it also occurs as a decimal
-    sign and in text; it is also the default.
+    The header must have at least two values. The comma has the lowest priority in a tie, because it also occurs as
+    a decimal sign and in text; it is the default if no sign fits.
     """
     best_score, best_sign = (False, 0.0), ","
     for sign in ("\t", ";", "|", ","):
@@ -234,7 +234,7 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
 
 
 def line_number(path: Path, dialect: Dialect, row: int) -> int:
-    """Return the line number of a row; it differs from the row number if quoted values span lines."""
+    """Return the line number of a row, counting blank lines and line breaks in quoted values."""
     line, _ = next(islice(read_records(path, dialect.separator), row + 1, None))
     return line
 

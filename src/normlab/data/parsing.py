@@ -53,7 +53,7 @@ def looks_numeric(words: "pd.Series") -> np.ndarray:
 
 
 def to_numbers(words: "pd.Series", decimal: str | None) -> np.ndarray:
-    """Convert words to numbers, ``(N,)``; text becomes NaN, and a column of booleans 1 and 0."""
+    """Convert words to numbers, ``(N,)``, or booleans to 1 and 0; other words become NaN."""
     import pandas as pd
 
     if are_booleans(words):
@@ -127,7 +127,7 @@ class Source:
         reason = f"{shorten(word)} is not a number"
         if self.decimal and re.fullmatch(NUMBER_LIKE, word):
             current, other = ("point", "comma") if self.decimal == "." else ("comma", "point")
-            reason += f" with a decimal {current}; use data.decimal={other} if it has one"
+            reason += f" with a decimal {current}; use data.decimal={other} if the file has decimal {other}s"
         self.reject(column, row, f"{reason}; {remedy}")
 
 

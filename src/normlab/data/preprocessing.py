@@ -137,7 +137,7 @@ class Encoder:
         """Fit to the training samples.
 
         Raises:
-            ConfigError: for a column whose values are all missing.
+            ConfigError: for a column whose values are all missing in the training samples.
         """
         one_hot = {index: fit_one_hot(train, index) for index, labels in enumerate(categories) if labels}
         encoder = cls(categories, one_hot, None)

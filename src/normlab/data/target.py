@@ -58,8 +58,12 @@ def parse_target(target: "pd.Series", task: str, source: Source) -> Target:
         if pd.api.types.is_numeric_dtype(target):
             check_finite(numeric_values(target, source), target, source)
         labels, y = encode_classes(target)
-        several = len(labels) > 1
-        require(several, f"{source.name}: the target {target.name}", "of two classes or more", format_list(labels))
+        require(
+            len(labels) > 1,
+            f"{source.name}: the target {target.name}",
+            "of two classes or more",
+            format_list(labels),
+        )
         return Target(y, tuple(labels))
     values = numeric_values(target, source)
     invalid = np.isnan(values)
@@ -92,8 +96,8 @@ def missing_targets(target: "pd.Series", task: str, source: Source) -> np.ndarra
     empty, missing = words.isna().to_numpy(bool), is_missing_number(words)
     are_numbers = not np.isnan(to_numbers(words, source.decimal))[~missing].any() and not missing.all()
     declared = isinstance(target.dtype, pd.CategoricalDtype)
-    is_regression = task == "regression" or (task == "auto" and are_numbers and not declared)
-    return missing if is_regression else empty
+    is_numeric = task == "regression" or (task == "auto" and are_numbers and not declared)
+    return missing if is_numeric else empty
 
 
 def infer_task(target: "pd.Series", source: Source) -> str:
@@ -132,8 +136,8 @@ def encode_classes(target: "pd.Series") -> tuple[list, Tensor]:
         whole = (
             np.issubdtype(values.dtype, np.floating) and is_integer_valued(values) and np.abs(values).max() < 2**53
         )
-        labels, indices = np.unique(values.astype(np.int64) if whole else values, return_inverse=True)
-        return labels.tolist(), torch.tensor(indices, dtype=torch.long)
+        classes, indices = np.unique(values.astype(np.int64) if whole else values, return_inverse=True)
+        return classes.tolist(), torch.tensor(indices, dtype=torch.long)
     words = to_words(target)
     labels = sort_labels(words.unique().tolist())
     return labels, torch.tensor(encode_labels(words, labels), dtype=torch.long)

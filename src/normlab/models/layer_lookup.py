@@ -33,7 +33,10 @@ LayerMeasure = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 
 
 def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parent layer's name (``net`` for the root) and module of each submodule named ``norm``."""
+    """Yield the layer name and module of each submodule named ``norm``.
+
+    The name is that of the parent layer, or ``net`` if the parent is the net itself.
+    """
     for name, module in net.named_modules():
         layer, _, slot = name.rpartition(".")
         if slot == "norm":
