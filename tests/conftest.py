@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures shared by all tests."""
 
 import logging
 import os
@@ -14,13 +14,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 ROOT = Path(__file__).parent.parent
-# The tests run in several processes, which share the cores; see `normlab.cli.run_cli`. Children inherit it.
+# Test processes share the cores, so idle OpenMP threads must not spin; see `normlab.cli.run_cli`.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: for nets of this size a second one only costs."""
+    """Run torch on one thread, which is fastest for nets of this size."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 @dataclass
 class Outcome:
-    """What a command line left: its exit code, and what it said."""
+    """Exit code, stdout and stderr of a command."""
 
     code: int
     out: str
@@ -38,9 +38,9 @@ class Outcome:
 
 @pytest.fixture
 def run_train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Iterator:
-    """Return a function that runs ``train.py`` in this process, from an empty folder, as the shell would."""
+    """Return a function that runs ``train.py`` with arguments in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    # The command line sets it for itself; a process that a later test starts must not inherit it.
+    # run_cli sets this variable; restoring it keeps it from subprocesses of later tests.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -52,13 +52,13 @@ def run_train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tm
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
-            # What the interpreter does with the message of an exit.
+            # The interpreter prints the message of a SystemExit to stderr.
             print(end.code if isinstance(end.code, str) else "", file=sys.stderr)
         finally:
             GlobalHydra.instance().clear()
             HydraConfig.instance().cfg = None
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
 
     yield run
     for handler in root.handlers:

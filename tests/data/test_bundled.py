@@ -13,7 +13,7 @@ SIZES = {
 }
 
 
-def made(cls: type[InMemoryData], **options) -> InMemoryData:
+def make_data(cls: type[InMemoryData], **options) -> InMemoryData:
     train, val, test, batch_size = SIZES[cls]
     return cls(train=train, val=val, test=test, batch_size=batch_size, seed=42, **options)
 
@@ -22,8 +22,8 @@ def made(cls: type[InMemoryData], **options) -> InMemoryData:
     ("cls", "shape", "classes", "first_of_class"),
     [(Digits, (1, 8, 8), 10, 178), (BreastCancer, (30,), 2, 212), (Wine, (13,), 3, 59)],
 )
-def test_classes_have_their_shapes_types_and_counts(cls, shape, classes, first_of_class):
-    table = made(cls).table()
+def test_classification_tables_have_documented_shapes(cls, shape, classes, first_of_class):
+    table = make_data(cls).table()
 
     assert table.input_shape == shape
     assert table.classes == table.out_features == classes
@@ -32,8 +32,8 @@ def test_classes_have_their_shapes_types_and_counts(cls, shape, classes, first_o
     assert (table.y == 0).sum() == first_of_class
 
 
-def test_a_digit_is_an_image_of_16_grey_values_between_0_and_1():
-    table, images = made(Digits).table(), datasets.load_digits()
+def test_digit_pixels_are_scaled_to_unit_interval():
+    table, images = make_data(Digits).table(), datasets.load_digits()
 
     assert len(table) == 1797
     assert_close(table.x[:, 0].double() * 16, torch.tensor(images.images), rtol=0, atol=0)
@@ -45,16 +45,16 @@ def test_a_digit_is_an_image_of_16_grey_values_between_0_and_1():
 @pytest.mark.parametrize(
     ("cls", "load"), [(BreastCancer, datasets.load_breast_cancer), (Wine, datasets.load_wine)]
 )
-def test_measures_are_as_scikit_learn_has_them(cls, load):
-    table, theirs = made(cls).table(), load()
+def test_tables_equal_scikit_learn(cls, load):
+    table, expected = make_data(cls).table(), load()
 
-    assert torch.equal(table.x, torch.tensor(theirs.data, dtype=torch.float32))
-    assert table.y.tolist() == theirs.target.tolist()
-    assert table.classes == len(theirs.target_names)
+    assert torch.equal(table.x, torch.tensor(expected.data, dtype=torch.float32))
+    assert table.y.tolist() == expected.target.tolist()
+    assert table.classes == len(expected.target_names)
 
 
-def test_diabetes_is_raw_and_its_target_a_number():
-    table = made(Diabetes).table()
+def test_diabetes_is_unscaled_regression():
+    table = make_data(Diabetes).table()
     x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
 
     assert torch.equal(table.x, torch.tensor(x, dtype=torch.float32))
@@ -65,8 +65,8 @@ def test_diabetes_is_raw_and_its_target_a_number():
 
 
 @pytest.mark.parametrize("cls", SIZES)
-def test_the_splits_are_all_samples_each_once_and_no_batch_has_one_left_over(cls):
-    data = made(cls)
+def test_splits_partition_samples_without_warnings(cls):
+    data = make_data(cls)
     parts, table = data.parts, data.table()
 
     def rows(x: torch.Tensor) -> list[tuple]:
@@ -78,10 +78,10 @@ def test_the_splits_are_all_samples_each_once_and_no_batch_has_one_left_over(cls
 
 
 @pytest.mark.parametrize("cls", SIZES)
-def test_the_training_split_can_be_standardized(cls):
-    train = made(cls, standardize=True).parts[0]
+def test_training_split_is_standardized(cls):
+    train = make_data(cls, standardize=True).parts[0]
 
-    raw = made(cls).parts[0].x
+    raw = make_data(cls).parts[0].x
     centered = (raw != raw.median(0).values).double().mean(0) < 0.01
     assert_close(train.x.mean(0), torch.zeros(train.input_shape), rtol=0, atol=1e-4)
     assert_close(train.x.std(0, correction=0)[~centered], torch.ones(int((~centered).sum())), rtol=1e-4, atol=0)

@@ -21,39 +21,39 @@ PEOPLE = """height,age,member,y
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
-    """Return a file of three people."""
-    return written(tmp_path, PEOPLE)
+    """Path of a CSV file with three rows."""
+    return write_csv(tmp_path, PEOPLE)
 
 
-def written(folder: Path, text: str | bytes) -> Path:
+def write_csv(folder: Path, text: str | bytes) -> Path:
     path = folder / "people.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
-def made(path: Path | str, target_column: str | int | None = "y", **options) -> CSV:
+def make_csv(path: Path | str, target_column: str | int | None = "y", **options) -> CSV:
     sizes = {"train": 1, "val": 1, "test": 1, "batch_size": 1, "seed": 0}
     return CSV(**(sizes | options), path=str(path), target_column=target_column)
 
 
-def refusal(folder: Path, text: str | bytes, target_column: str | None = "y", **options) -> str:
-    """Return the line that a file is refused with."""
+def error_message(folder: Path, text: str | bytes, target_column: str | None = "y", **options) -> str:
+    """Return the one-line error that reading a file raises."""
     with pytest.raises(ConfigError) as caught:
-        made(written(folder, text), target_column, **options).table()
+        make_csv(write_csv(folder, text), target_column, **options).table()
     (line,) = str(caught.value).splitlines()
     return line
 
 
-def test_columns_are_inputs_and_the_target_is_set_aside(people):
-    table = made(people).table()
+def test_columns_except_target_are_inputs(people):
+    table = make_csv(people).table()
 
     assert torch.equal(table.x, torch.tensor([[1.5, 30, 1], [2.5, 40, 0], [1, -50, 1]]))
     assert torch.equal(table.y, torch.tensor([[0.5], [1.25], [1.5]]))
-    assert torch.equal(made(people, "age").table().x[:, 2], torch.tensor([0.5, 1.25, 1.5]))
+    assert torch.equal(make_csv(people, "age").table().x[:, 2], torch.tensor([0.5, 1.25, 1.5]))
 
 
-def test_a_target_of_true_and_false_is_two_classes(people):
-    table = made(people, "member").table()
+def test_boolean_target_has_two_classes(people):
+    table = make_csv(people, "member").table()
 
     assert table.classes == 2
     assert table.y.tolist() == [1, 0, 1]
@@ -71,16 +71,16 @@ def test_a_target_of_true_and_false_is_two_classes(people):
     ],
     ids=["Windows lines", "byte order mark", "spaces", "blank lines", "no last newline", "quotes"],
 )
-def test_a_file_may_be_written_in_several_ways(people, tmp_path, text):
-    expected = made(people).table()
-    table = made(written(tmp_path, text)).table()
+def test_file_variants_give_same_table(people, tmp_path, text):
+    expected = make_csv(people).table()
+    table = make_csv(write_csv(tmp_path, text)).table()
 
     assert torch.equal(table.x, expected.x)
     assert torch.equal(table.y, expected.y)
 
 
-def test_a_column_named_by_a_number_can_be_the_target(tmp_path):
-    table = made(written(tmp_path, "0,1\n0.5,7.5\n1.5,8.5\n"), 1).table()
+def test_numeric_column_name_selects_target(tmp_path):
+    table = make_csv(write_csv(tmp_path, "0,1\n0.5,7.5\n1.5,8.5\n"), 1).table()
 
     assert table.y.tolist() == [[7.5], [8.5]]
 
@@ -101,8 +101,8 @@ def test_a_column_named_by_a_number_can_be_the_target(tmp_path):
             "people.csv, row 4, column a: -inf is not a finite number up to 1e+150",
         ),
         ("a,y\n1,2\n1e39,3\n", "people.csv, row 3, column a: 1e+39 is not a finite 32-bit number"),
-        ("a,y\n1,2\n3,4,5\n", "people.csv, row 3: 3 values for 2 columns; quote a value that has a comma"),
-        ("a,y\n1,2,3\n4,5,6\n", "people.csv, row 2: 3 values for 2 columns; quote a value that has a comma"),
+        ("a,y\n1,2\n3,4,5\n", "people.csv, row 3: 3 values for 2 columns; quote values that contain a comma"),
+        ("a,y\n1,2,3\n4,5,6\n", "people.csv, row 2: 3 values for 2 columns; quote values that contain a comma"),
         ('a,y\n1,2\n"3,4\n', "people.csv cannot be read as a CSV: Error tokenizing data."),
         ("a,a,y\n1,2,3\n", "people.csv has two columns named a; rename one"),
         (",a,y\n0,1,2\n", "people.csv: column 1 has no name; name it in the first line or remove it"),
@@ -116,11 +116,11 @@ def test_a_column_named_by_a_number_can_be_the_target(tmp_path):
         ("a,y\n1,é\n".encode("latin-1"), "people.csv must be text in UTF-8; save it as such ('utf-8' codec"),
     ],
 )
-def test_what_cannot_be_read_is_named_in_one_line_by_row_and_column(tmp_path, text, line):
-    assert refusal(tmp_path, text).startswith(line)
+def test_invalid_file_error_names_row_and_column(tmp_path, text, line):
+    assert error_message(tmp_path, text).startswith(line)
 
 
-# What may stand in a cell: with a comma, a quote or line breaks it is quoted.
+# Some cells are quoted and contain line breaks.
 CELLS = st.sampled_from(["1", "-2.5", "1e3", '"4"', '"5\n"', '"\n\n6"'])
 BLANK = st.sampled_from(["", "", "\n", " \n", "\t\n\n"])
 
@@ -129,7 +129,7 @@ BLANK = st.sampled_from(["", "", "\n", " \n", "\t\n\n"])
     rows=st.lists(st.tuples(BLANK, CELLS, CELLS), min_size=2, max_size=8), wrong=st.integers(0, 7), before=BLANK
 )
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_row_is_the_line_that_a_text_editor_shows(tmp_path, rows, wrong, before):
+def test_error_row_is_line_number_in_file(tmp_path, rows, wrong, before):
     wrong %= len(rows)
     lines = [
         f"{blank}{'wrong' if row == wrong else cell},{other},1\n" for row, (blank, cell, other) in enumerate(rows)
@@ -137,40 +137,40 @@ def test_a_row_is_the_line_that_a_text_editor_shows(tmp_path, rows, wrong, befor
     text = f"{before}a,b,y\n{''.join(lines)}"
     line = 1 + text[: text.index("wrong")].count("\n")
 
-    assert refusal(tmp_path, text).startswith(f"people.csv, row {line}, column a: wrong is not a number")
+    assert error_message(tmp_path, text).startswith(f"people.csv, row {line}, column a: wrong is not a number")
 
 
-def test_a_file_is_parsed_once_until_it_is_another(people, monkeypatch):
+def test_file_is_parsed_again_only_after_change(people, monkeypatch):
     parsed = []
     read_csv = pd.read_csv
     monkeypatch.setattr(pd, "read_csv", lambda *args, **options: parsed.append(1) or read_csv(*args, **options))
     module.read_csv.cache_clear()
 
     for _ in range(3):
-        data = made(people)
+        data = make_csv(people)
         assert len(data.table()) == len(data.parts) == 3
         assert data.notices
     assert len(parsed) == 1
 
     people.write_text(PEOPLE.replace("0.5", "0.7"))
     os.utime(people, ns=(0, 0))
-    assert made(people).table().y[0].item() == pytest.approx(0.7)
+    assert make_csv(people).table().y[0].item() == pytest.approx(0.7)
     assert len(parsed) == 2
 
 
-def test_a_path_starts_where_the_command_is_typed_or_at_home(people, monkeypatch, tmp_path):
+def test_path_is_relative_to_working_directory_or_home(people, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    assert len(made("people.csv").table()) == len(made("~/people.csv").table()) == 3
+    assert len(make_csv("people.csv").table()) == len(make_csv("~/people.csv").table()) == 3
 
 
-def test_a_file_that_is_not_there_is_named_with_the_folder_it_was_looked_for_in(tmp_path, monkeypatch):
+def test_missing_file_error_names_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     for path in ("nobody.csv", "."):
         with pytest.raises(ConfigError, match=rf"^data\.path={path}: there is no file {tmp_path}"):
-            made(path).table()
+            make_csv(path).table()
 
 
 @pytest.mark.parametrize(
@@ -184,59 +184,61 @@ def test_a_file_that_is_not_there_is_named_with_the_folder_it_was_looked_for_in(
     ],
     ids=["tabs", "semicolons", "decimal commas", "as a spreadsheet writes", "pipes"],
 )
-def test_other_signs_are_found(people, tmp_path, text):
-    expected = made(people).table()
-    table = made(written(tmp_path, text)).table()
+def test_separator_and_decimal_are_detected(people, tmp_path, text):
+    expected = make_csv(people).table()
+    table = make_csv(write_csv(tmp_path, text)).table()
 
     assert torch.equal(table.x, expected.x)
     assert torch.equal(table.y, expected.y)
     assert table.names == expected.names
 
 
-def test_signs_that_were_found_are_told_and_those_that_were_given_are_not(people, tmp_path):
-    told = "data: people.csv: separator semicolon, decimal comma"
+def test_notice_reports_only_detected_dialect(people, tmp_path):
+    notice = "data: people.csv: separator semicolon, decimal comma"
 
-    assert not any("separator" in line for line in made(people).notices)
-    path = written(tmp_path, PEOPLE.replace(",", ";").replace(".", ","))
-    assert made(path).notices[0] == told
-    assert told not in made(path, separator="semicolon", decimal="comma").notices
-    assert told not in made(path, separator=";", decimal=",").notices
+    assert not any("separator" in line for line in make_csv(people).notices)
+    path = write_csv(tmp_path, PEOPLE.replace(",", ";").replace(".", ","))
+    assert make_csv(path).notices[0] == notice
+    assert notice not in make_csv(path, separator="semicolon", decimal="comma").notices
+    assert notice not in make_csv(path, separator=";", decimal=",").notices
 
 
-def test_quoted_decimal_commas_between_commas_need_to_be_named(tmp_path):
-    path = written(tmp_path, 'a,y\n"0,5","2,5"\n"1,5","3,5"\n"2,5",4\n')
+def test_quoted_decimal_commas_require_decimal_option(tmp_path):
+    path = write_csv(tmp_path, 'a,y\n"0,5","2,5"\n"1,5","3,5"\n"2,5",4\n')
 
-    assert "row 2, column a: 0,5 is not a number with a decimal point; use data.decimal=comma" in refusal(
+    assert "row 2, column a: 0,5 is not a number with a decimal point; use data.decimal=comma" in error_message(
         tmp_path, path.read_text()
     )
-    table = made(path, decimal="comma").table()
+    table = make_csv(path, decimal="comma").table()
     assert table.x.tolist() == [[0.5], [1.5], [2.5]]
     assert table.y.tolist() == [[2.5], [3.5], [4]]
 
 
-def test_words_in_a_column_of_decimal_commas_do_not_change_how_numbers_are_read(tmp_path):
-    path = written(tmp_path, "a;b;y\n0,5;1,5;2,5\n;NA;3,5\n2,5;4;4,5\n")
+def test_decimal_comma_applies_to_columns_with_text(tmp_path):
+    path = write_csv(tmp_path, "a;b;y\n0,5;1,5;2,5\n;NA;3,5\n2,5;4;4,5\n")
 
-    assert made(path, missing="drop").table().x.tolist() == [[0.5, 1.5], [2.5, 4]]
-    assert refusal(tmp_path, "a;y\n0,5;1\n1,5;2\n1.5;3\n").startswith(
+    assert make_csv(path, missing="drop").table().x.tolist() == [[0.5, 1.5], [2.5, 4]]
+    assert error_message(tmp_path, "a;y\n0,5;1\n1,5;2\n1.5;3\n").startswith(
         "people.csv, row 4, column a: 1.5 is not a n"
     )
 
 
 @pytest.mark.parametrize("separator", [":", "space"])
-def test_another_separator_can_be_named(people, tmp_path, separator):
+def test_separator_option_accepts_any_sign(people, tmp_path, separator):
     sign = " " if separator == "space" else separator
-    path = written(tmp_path, PEOPLE.replace(",", sign))
+    path = write_csv(tmp_path, PEOPLE.replace(",", sign))
 
-    assert refusal(tmp_path, path.read_text()).startswith("people.csv has a single column, height")
-    assert torch.equal(made(path, separator=separator).table().x, made(written(tmp_path, PEOPLE)).table().x)
+    assert error_message(tmp_path, path.read_text()).startswith("people.csv has a single column, height")
+    assert torch.equal(
+        make_csv(path, separator=separator).table().x, make_csv(write_csv(tmp_path, PEOPLE)).table().x
+    )
 
 
-def test_the_row_of_a_mistake_counts_lines_after_rows_without_values_too(tmp_path):
+def test_error_row_counts_skipped_rows(tmp_path):
     text = "a;y\n1;2\n;\n\n;\nx;3\n2;4\n"
 
-    assert refusal(tmp_path, text).startswith("people.csv, row 6, column a: x is not a number")
-    assert refusal(tmp_path, text.replace("x", "NA")).startswith(
+    assert error_message(tmp_path, text).startswith("people.csv, row 6, column a: x is not a number")
+    assert error_message(tmp_path, text.replace("x", "NA")).startswith(
         "people.csv, row 6, column a: a value is missing (NA)"
     )
 
@@ -255,53 +257,53 @@ def test_the_row_of_a_mistake_counts_lines_after_rows_without_values_too(tmp_pat
         ({"drop": "id"}, "data.drop must be a list of columns, as [id], got id"),
     ],
 )
-def test_choices_that_are_none_are_refused(people, options, line):
+def test_invalid_options_raise(people, options, line):
     with pytest.raises(ConfigError) as caught:
-        made(people, **options)
+        make_csv(people, **options)
 
     assert str(caught.value).startswith(line)
 
 
-def test_a_class_named_none_is_a_class(tmp_path):
-    path = written(tmp_path, "a,kind\n1,low\n2,None\n3,NA\n")
+def test_none_is_valid_class_label(tmp_path):
+    path = write_csv(tmp_path, "a,kind\n1,low\n2,None\n3,NA\n")
 
-    assert made(path, "kind").notices[0] == "data: target kind taken as 3 classes (NA, None, low)"
+    assert make_csv(path, "kind").notices[0] == "data: target kind taken as 3 classes (NA, None, low)"
 
 
-def test_words_that_the_training_split_lacks_are_told(tmp_path):
+def test_notice_lists_categories_absent_from_training(tmp_path):
     rows = "".join(f"{'Oslo' if number % 2 else 'Bern'},{number}.5\n" for number in range(8))
-    data = made(written(tmp_path, f"city,y\n{rows}Rome,9.5\n"), train=7, val=1, test=1, seed=3)
+    data = make_csv(write_csv(tmp_path, f"city,y\n{rows}Rome,9.5\n"), train=7, val=1, test=1, seed=3)
     splits = [part.x.tolist() for part in data.parts]
 
     assert [0, 0] in [*splits[1], *splits[2]]
-    assert data.notices[-1] == "data: city=Rome not among the training samples: 0 in all inputs of the column"
+    assert data.notices[-1] == "data: categories absent from the training samples, encoded as zeros: city=Rome"
     assert data.parts[0].names == ("city=Bern", "city=Oslo")
 
 
-def test_encoded_and_filled_in_inputs_are_standardized_like_others(tmp_path):
+def test_encoded_and_imputed_inputs_are_standardized(tmp_path):
     rows = "".join(
         f"{'' if number < 5 else 'Oslo' if number % 3 else 'Rome'},{number}.5\n" for number in range(40)
     )
-    train = made(
-        written(tmp_path, f"city,y\n{rows}"), train=40, val=0, test=0, missing="mean", standardize=True
+    train = make_csv(
+        write_csv(tmp_path, f"city,y\n{rows}"), train=40, val=0, test=0, missing="mean", standardize=True
     ).parts[0]
 
     assert train.x.shape == (40, 2)
     assert_close(train.x.mean(0), torch.zeros(2), rtol=0, atol=1e-6)
     assert_close(train.x.std(0, correction=0), torch.ones(2))
-    assert (train.x.abs().amax(dim=1) < 1e-6).sum() == 5, "a missing value is the mean"
+    assert (train.x.abs().amax(dim=1) < 1e-6).sum() == 5, "missing values equal the mean"
 
 
-def stamps(folder: Path, offset: int) -> CSV:
-    """Return a table of 30 times and targets that are large numbers near each other."""
+def timestamp_data(folder: Path, offset: int) -> CSV:
+    """Return a dataset whose inputs and targets are large numbers with small differences."""
     rows = [f"{offset + 100 * row},{row % 7},{offset + row}.5" for row in range(30)]
-    path = written(folder, "\n".join(["stamp,a,y", *rows, ""]))
-    return made(path, train=20, val=5, test=5, standardize=True, standardize_target=True)
+    path = write_csv(folder, "\n".join(["stamp,a,y", *rows, ""]))
+    return make_csv(path, train=20, val=5, test=5, standardize=True, standardize_target=True)
 
 
-def test_bug_columns_lost_their_digits_before_they_were_standardized(tmp_path):
-    large = [(part.x, part.y) for part in stamps(tmp_path, 20240101000000).parts]
-    small = [(part.x, part.y) for part in stamps(tmp_path, 0).parts]
+def test_bug_standardization_lost_digits_of_large_columns(tmp_path):
+    large = [(part.x, part.y) for part in timestamp_data(tmp_path, 20240101000000).parts]
+    small = [(part.x, part.y) for part in timestamp_data(tmp_path, 0).parts]
 
     for (x, y), (expected_x, expected_y) in zip(large, small, strict=True):
         assert torch.equal(x, expected_x)
@@ -311,7 +313,7 @@ def test_bug_columns_lost_their_digits_before_they_were_standardized(tmp_path):
 
 @pytest.fixture
 def hundred(tmp_path: Path) -> Path:
-    """Return a file of a hundred samples that can be learned from."""
+    """Path of a CSV file with a hundred samples and a learnable target."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(100, 2, generator=generator).double().numpy()
     frame = pd.DataFrame({"a": x[:, 0], "b": 1000 * x[:, 1], "y": 50 + 10 * x[:, 0]})
@@ -324,27 +326,27 @@ def hundred(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_csv(run_train, hundred, monkeypatch):
-    """Return a function that trains on the file, from a folder beside it that has nothing in it."""
+    """Return a function that trains with data=csv from an empty folder next to the file."""
     monkeypatch.chdir(hundred.parent / "work")
     return lambda *arguments: run_train(*arguments, "data=csv", "trainer.max_epochs=1")
 
 
-def without(path: Path, *columns: str) -> None:
+def drop_columns(path: Path, *columns: str) -> None:
     pd.read_csv(path).drop(columns=list(columns)).to_csv(path, index=False)
 
 
-def test_numbers_are_learned_in_units_of_the_targets_variance(run_csv, hundred):
-    without(hundred, "kind")
+def test_regression_loss_is_in_units_of_target_variance(run_csv, hundred):
+    drop_columns(hundred, "kind")
     outcome = run_csv("data.path=../hundred.csv", "data.target_column=y", "data.standardize_target=true")
 
     assert outcome.code == 0, outcome.err
-    assert "data: target y taken as a number to predict" in outcome.out + outcome.err
+    assert "data: target y taken as a regression target" in outcome.out + outcome.err
     (curves,) = Path().rglob("curves.csv")
     curve = pd.read_csv(curves)
     assert 0.01 < curve[curve["metric"] == "loss"]["value"].iloc[0] < 3
 
 
-def test_in_64_bits_all_digits_are_trained_on(run_csv, hundred):
+def test_float64_training_keeps_all_digits(run_csv, hundred):
     frame = pd.read_csv(hundred).drop(columns="kind")
     losses = []
     for offset in (0, 2**40):
@@ -358,7 +360,7 @@ def test_in_64_bits_all_digits_are_trained_on(run_csv, hundred):
     assert losses[0] == losses[1]
 
 
-def test_words_are_learned_as_classes_and_a_folder_does_not_need_to_be_the_one_of_the_run(run_csv, hundred):
+def test_text_target_trains_with_job_chdir(run_csv, hundred):
     outcome = run_csv("data.path=../hundred.csv", "data.target_column=kind", "hydra.job.chdir=true")
 
     assert outcome.code == 0, outcome.err
@@ -367,7 +369,7 @@ def test_words_are_learned_as_classes_and_a_folder_does_not_need_to_be_the_one_o
     assert "acc" in set(pd.read_csv(curves)["metric"])
 
 
-def test_a_sweep_over_targets_has_a_run_for_each(run_csv, hundred):
+def test_sweep_over_targets_has_one_run_per_target(run_csv, hundred):
     outcome = run_csv("-m", f"data.path={hundred}", "data.target_column=y,a", "data.task=regression", "model=nobn")
     assert outcome.code == 0, outcome.err
     assert "data: 1 column one-hot encoded (kind: 2 classes)\n" in outcome.out + outcome.err
@@ -375,13 +377,13 @@ def test_a_sweep_over_targets_has_a_run_for_each(run_csv, hundred):
 
 
 @pytest.mark.parametrize(
-    ("mistake", "answer"),
+    ("overrides", "message"),
     {
         "": "data.path must be a file, as in data.path=people.csv, got null",
         "data.path=../hundred.csv": "data.target_column must be a column of hundred.csv (a, b, y, kind), got null",
         "data.path=../hundert.csv data.target_column=y": "data.path=../hundert.csv: there is no file /",
         "data.path=../hundred.csv data.target_column=Y": "hundred.csv has no such column; did you mean ",
-        "data.path=../hundred.csv data.target_column=kind data.train=61": "61 + 20 + 20 asks for more than",
+        "data.path=../hundred.csv data.target_column=kind data.train=61": "at most 100 samples, got 61 + 20 + 20",
         "data.path=../hundred.csv data.target_column=kind data.task=regression": "row 2, column kind: high is not",
         "data.path=../hundred.csv data.target_column=kind data.standardize_target=true": (
             "data.standardize_target must be false for classes, got true"
@@ -390,12 +392,12 @@ def test_a_sweep_over_targets_has_a_run_for_each(run_csv, hundred):
         "data.path=../hundred.csv data.target=kind": "data.target: no such key; data=fitness has it",
     }.items(),
 )
-def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(run_csv, mistake, answer):
-    outcome = run_csv(*mistake.split())
+def test_error_is_one_line_and_writes_no_files(run_csv, overrides, message):
+    outcome = run_csv(*overrides.split())
 
     (line,) = outcome.err.strip().splitlines()
     assert outcome.code == 1
     assert line.startswith("error: ")
-    assert answer in line
+    assert message in line
     assert not outcome.out
     assert not list(Path().iterdir())

@@ -10,8 +10,8 @@ from normlab.data import CSV, BreastCancer, Diabetes, Digits, Fitness, InMemoryD
 
 
 @dataclass(kw_only=True, eq=False)
-class Given(InMemoryData):
-    """A dataset from outside the package: the samples are handed in."""
+class TensorData(InMemoryData):
+    """A user-defined dataset with given inputs; the target is the row number."""
 
     x: torch.Tensor
 
@@ -19,11 +19,11 @@ class Given(InMemoryData):
         return Table(self.x, torch.arange(len(self.x), dtype=torch.float32).unsqueeze(1))
 
 
-def numbered(train: int, batch_size: int) -> Random:
+def random_data(train: int, batch_size: int) -> Random:
     return Random(train=train, val=0, test=0, batch_size=batch_size, seed=0)
 
 
-def split(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+def numbered_split(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     number = torch.arange(samples)
     return number.float().view(1, -1, 1), -number.unsqueeze(0)
 
@@ -34,51 +34,55 @@ def split(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     seeds=st.lists(st.integers(0, 9), min_size=1, max_size=3),
 )
 @settings(deadline=None, max_examples=60)
-def test_every_member_sees_each_sample_exactly_once_an_epoch(train, batch_size, seeds):
+def test_each_member_sees_each_sample_once_per_epoch(train, batch_size, seeds):
     batch_size = min(batch_size, train)
-    batches = list(numbered(train, batch_size).minibatches(split(train), seeds, epoch=2))
+    batches = list(random_data(train, batch_size).minibatches(numbered_split(train), seeds, epoch=2))
 
     for x, y in batches:
         assert x.shape == (len(seeds), y.shape[1], 1)
-        assert torch.equal(x.squeeze(2), -y.float()), "an input has another sample's target"
+        assert torch.equal(x.squeeze(2), -y.float()), "inputs and targets are misaligned"
     for member in range(len(seeds)):
         seen = torch.cat([-y[member] for _, y in batches])
         assert sorted(seen.tolist()) == list(range(train))
 
 
-def test_one_sample_left_over_joins_the_last_batch():
-    sizes = [x.shape[1] for x, _ in numbered(601, 100).minibatches(split(601), [0], 0)]
+def test_single_remaining_sample_joins_last_batch():
+    sizes = [x.shape[1] for x, _ in random_data(601, 100).minibatches(numbered_split(601), [0], 0)]
 
     assert sizes == [100, 100, 100, 100, 100, 101]
 
 
-def test_a_members_batches_do_not_depend_on_who_else_is_there():
-    data = numbered(50, 8)
-    together = list(data.minibatches(split(50), [4, 0, 7], epoch=3))
+def test_member_batches_are_independent_of_other_members():
+    data = random_data(50, 8)
+    population = list(data.minibatches(numbered_split(50), [4, 0, 7], epoch=3))
 
     for member, seed in enumerate([4, 0, 7]):
-        alone = list(data.minibatches(split(50), [seed], epoch=3))
-        for (xs, ys), (x, y) in zip(together, alone, strict=True):
+        single = list(data.minibatches(numbered_split(50), [seed], epoch=3))
+        for (xs, ys), (x, y) in zip(population, single, strict=True):
             assert torch.equal(xs[member], x[0])
             assert torch.equal(ys[member], y[0])
 
 
-def test_the_order_is_the_same_for_the_same_seed_and_epoch_and_another_otherwise():
+def test_order_depends_on_seed_and_epoch():
     def seen(seed: int, epoch: int) -> list[int]:
-        return [n for _, y in numbered(50, 8).minibatches(split(50), [seed], epoch) for n in y[0].tolist()]
+        return [
+            n for _, y in random_data(50, 8).minibatches(numbered_split(50), [seed], epoch) for n in y[0].tolist()
+        ]
 
     assert seen(0, 1) == seen(0, 1)
     assert len({tuple(seen(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
 
 
-def test_the_order_has_nothing_to_do_with_the_seed_of_the_data():
+def test_order_is_independent_of_data_seed():
     one, other = (Random(train=20, val=0, test=0, batch_size=5, seed=seed) for seed in (0, 1))
 
-    for (a, _), (b, _) in zip(*(data.minibatches(split(20), [3], 0) for data in (one, other)), strict=True):
+    for (a, _), (b, _) in zip(
+        *(data.minibatches(numbered_split(20), [3], 0) for data in (one, other)), strict=True
+    ):
         assert torch.equal(a, b)
 
 
-def test_each_dataloader_is_its_whole_split_in_one_batch():
+def test_dataloader_yields_whole_split_without_copy():
     data = Fitness(train=30, val=20, test=10, batch_size=8, seed=0)
 
     loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
@@ -90,23 +94,23 @@ def test_each_dataloader_is_its_whole_split_in_one_batch():
         assert x.data_ptr() == part.x.data_ptr(), "no copy"
 
 
-def test_members_with_seeds_of_their_own_have_the_splits_and_draws_of_each():
+def test_population_members_equal_single_datasets():
     data = Fitness(train=30, val=20, test=10, batch_size=8, seed=5)
-    together = data.for_members([3, 1, 3])
-    for place in range(3):
-        x, y = together.split(place).x, together.split(place).y
+    population = data.for_members([3, 1, 3])
+    for index in range(3):
+        x, y = population.split(index).x, population.split(index).y
         for member, seed in enumerate([3, 1, 3]):
-            part = Fitness(train=30, val=20, test=10, batch_size=8, seed=seed).parts[place]
+            part = Fitness(train=30, val=20, test=10, batch_size=8, seed=seed).parts[index]
             assert torch.equal(x[member], part.x)
             assert torch.equal(y[member], part.y)
-    minibatches = list(together.minibatches((together.split(0).x, together.split(0).y), [0, 1, 2], epoch=1))
+    minibatches = list(population.minibatches((population.split(0).x, population.split(0).y), [0, 1, 2], epoch=1))
     for member, (data_seed, seed) in enumerate(zip([3, 1, 3], [0, 1, 2], strict=True)):
-        alone = data.for_members([data_seed])
-        own = alone.minibatches((alone.split(0).x, alone.split(0).y), [seed], epoch=1)
-        for (x, y), (own_x, own_y) in zip(minibatches, own, strict=True):
-            assert torch.equal(x[member], own_x[0])
-            assert torch.equal(y[member], own_y[0])
-    assert data.for_members([4, 4]).split(0).x.shape[0] == 1, "the same samples are held once"
+        single = data.for_members([data_seed])
+        expected = single.minibatches((single.split(0).x, single.split(0).y), [seed], epoch=1)
+        for (x, y), (expected_x, expected_y) in zip(minibatches, expected, strict=True):
+            assert torch.equal(x[member], expected_x[0])
+            assert torch.equal(y[member], expected_y[0])
+    assert data.for_members([4, 4]).split(0).x.shape[0] == 1, "equal seeds share their samples"
 
 
 TABLES = {
@@ -124,8 +128,8 @@ TABLES = {
 
 
 @dataclass(kw_only=True, eq=False)
-class Someone(InMemoryData):
-    """A dataset from outside the package that declares nothing; it counts how often its table is read."""
+class CountingData(InMemoryData):
+    """A user-defined dataset that records the seed of each call of table()."""
 
     kind: str
     reads: list[int]
@@ -140,35 +144,35 @@ class Someone(InMemoryData):
         return Table(x, x.flatten(1).sum(1, keepdim=True))
 
 
-def someone(kind: str) -> Someone:
-    return Someone(train=20, val=10, test=10, batch_size=5, seed=7, kind=kind, reads=[])
+def counting_data(kind: str) -> CountingData:
+    return CountingData(train=20, val=10, test=10, batch_size=5, seed=7, kind=kind, reads=[])
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_whether_a_seed_draws_samples_or_splits_a_table_is_found_out(kind):
-    data = someone(kind)
+def test_generated_is_detected_and_cached(kind):
+    data = counting_data(kind)
 
     assert data.generated is TABLES[kind][1]
     assert data.with_seed(2**63 - 1).generated is data.generated
-    assert len(data.reads) == 2, "the answer is kept"
+    assert len(data.reads) == 2, "the result is cached"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TABLES if "global" not in kind])
-def test_members_have_the_samples_of_the_dataset_alone_and_a_fixed_table_is_read_once(kind):
-    data = someone(kind)
-    together = data.for_members([3, 1, 3, 2])
-    for place in range(3):
-        split = together.split(place)
+def test_members_equal_single_datasets_and_share_table(kind):
+    data = counting_data(kind)
+    population = data.for_members([3, 1, 3, 2])
+    for index in range(3):
+        split = population.split(index)
         for member, seed in enumerate([3, 1, 3, 2]):
-            own = someone(kind).with_seed(seed).parts[place]
-            assert_close(split.x[member], own.x, rtol=0, atol=0, equal_nan=True)
-            assert_close(split.y[member], own.y, rtol=0, atol=0, equal_nan=True)
-    assert together.members[0] is together.members[2], "members of one seed share their samples"
+            expected = counting_data(kind).with_seed(seed).parts[index]
+            assert_close(split.x[member], expected.x, rtol=0, atol=0, equal_nan=True)
+            assert_close(split.y[member], expected.y, rtol=0, atol=0, equal_nan=True)
+    assert population.members[0] is population.members[2], "members with the same seed share their samples"
     if kind in ("fixed", "images"):
         assert len(data.reads) == 2
 
 
-def test_generated_data_and_tables_of_the_package():
+def test_generated_flag_of_package_datasets():
     sizes = {"train": 60, "val": 20, "test": 20, "batch_size": 10}
     drawn = {
         kind.__name__: kind(**sizes).generated for kind in (Random, Fitness, Digits, BreastCancer, Wine, Diabetes)
@@ -179,22 +183,22 @@ def test_generated_data_and_tables_of_the_package():
     assert not CSV(**sizes, path="missing.csv", target_column="y").generated, "without reading the file"
 
 
-def test_samples_are_described_as_they_are_used():
-    data = someone("fixed").with_seed(5)
+def test_description_has_seed_and_split_sizes():
+    data = counting_data("fixed").with_seed(5)
 
     assert data.description() == {"seed": 5, "generated": False, "train": 20, "val": 10, "test": 10}
 
 
-def test_standardizing_knows_the_training_split_alone():
+def test_standardization_uses_only_training_split():
     generator = torch.Generator().manual_seed(0)
     x = 5 + 3 * torch.randn(100, 4, generator=generator)
-    plain = Given(train=60, val=20, test=20, batch_size=10, seed=1, x=x)
+    plain = TensorData(train=60, val=20, test=20, batch_size=10, seed=1, x=x)
     held_out = torch.cat([part.y for part in plain.parts[1:]]).flatten().long()
     changed_x = x.clone()
     changed_x[held_out] = 1000 * torch.rand(40, 4, generator=generator)
 
     before, after = (
-        Given(train=60, val=20, test=20, batch_size=10, seed=1, standardize=True, x=samples).parts
+        TensorData(train=60, val=20, test=20, batch_size=10, seed=1, standardize=True, x=samples).parts
         for samples in (x, changed_x)
     )
 
@@ -206,44 +210,44 @@ def test_standardizing_knows_the_training_split_alone():
         assert_close(part.x, (raw - train.mean(0)) / std)
 
 
-def test_standardized_targets_are_in_units_of_the_training_splits_and_the_inputs_stay():
+def test_standardized_targets_use_training_statistics():
     sizes = {"train": 600, "val": 200, "test": 200, "batch_size": 32, "seed": 42}
-    raw, scaled = (Fitness(**sizes, standardize_target=asked).parts for asked in (False, True))
+    raw, scaled = (Fitness(**sizes, standardize_target=standardize).parts for standardize in (False, True))
     mean, std = raw[0].y.mean(), raw[0].y.std(correction=0)
 
     for before, after in zip(raw, scaled, strict=True):
         assert torch.equal(before.x, after.x)
         assert_close(after.y, (before.y - mean) / std)
-    # Whoever predicts the mean has a squared error of 1.
+    # Predicting the mean has a squared error of 1.
     assert_close(scaled[0].y.square().mean(), torch.tensor(1.0), rtol=1e-4, atol=0)
-    assert scaled[1].y.mean().abs() > 1e-3, "the validation split has a mean of its own"
+    assert scaled[1].y.mean().abs() > 1e-3, "statistics are not those of the validation split"
 
 
-def test_inputs_and_targets_are_raw_unless_asked_otherwise():
+def test_data_is_unscaled_by_default():
     data = Fitness(train=600, val=200, test=200, batch_size=32, seed=42)
 
     assert data.parts[0].x[:, 2].mean() > 3000
     assert data.parts[0].y.max() == 100
 
 
-STAMPS = 1.7e9 + torch.arange(100, dtype=torch.float64).unsqueeze(1)
+TIMESTAMPS = 1.7e9 + torch.arange(100, dtype=torch.float64).unsqueeze(1)
 
 
-def stamped(**options) -> Given:
-    return Given(train=60, val=20, test=20, batch_size=10, x=STAMPS, **options)
+def timestamp_data(**options) -> TensorData:
+    return TensorData(train=60, val=20, test=20, batch_size=10, x=TIMESTAMPS, **options)
 
 
-def test_bug_large_inputs_near_each_other_were_merged_before_they_were_standardized():
-    small = Given(train=60, val=20, test=20, batch_size=10, x=STAMPS - 1.7e9, standardize=True)
+def test_bug_large_inputs_were_merged_before_standardizing():
+    small = TensorData(train=60, val=20, test=20, batch_size=10, x=TIMESTAMPS - 1.7e9, standardize=True)
 
-    for part, expected in zip(stamped(standardize=True).parts, small.parts, strict=True):
+    for part, expected in zip(timestamp_data(standardize=True).parts, small.parts, strict=True):
         assert torch.equal(part.x, expected.x)
         assert part.x.dtype == torch.float32
         assert len(part.x.unique()) == len(part)
 
 
-def test_the_splits_are_in_the_precision_that_is_asked_for():
-    data = stamped()
+def test_splits_have_requested_dtype():
+    data = timestamp_data()
     data.dtype = torch.float64
 
     assert torch.equal(data.parts[0].x.flatten() - 1.7e9, data.parts[0].y.flatten())
@@ -251,23 +255,27 @@ def test_the_splits_are_in_the_precision_that_is_asked_for():
     assert data.notices == []
 
 
-def test_merged_inputs_are_told_unless_they_are_standardized():
-    line = "data: input 1 has 100 distinct values, 2 as 32-bit numbers; data.standardize=true keeps them apart"
+def test_merged_inputs_give_notice_unless_standardized():
+    line = (
+        "data: input 1 has 100 distinct values, of which float32 keeps 2; "
+        "data.standardize=true keeps them distinct"
+    )
 
-    assert stamped().notices == [line]
-    assert stamped(standardize=True).notices == []
+    assert timestamp_data().notices == [line]
+    assert timestamp_data(standardize=True).notices == []
 
 
-def test_a_sample_left_over_is_said_and_others_are_not():
-    assert numbered(64, 32).notices == numbered(66, 32).notices == numbered(5, 1).notices == []
-    (notice,) = numbered(65, 32).notices
+def test_notice_reports_single_remaining_sample():
+    assert random_data(64, 32).notices == random_data(66, 32).notices == random_data(5, 1).notices == []
+    (notice,) = random_data(65, 32).notices
     assert notice == (
-        "data: 65 training samples in batches of 32 leave one over; it joins the last batch, which has 33"
+        "data: 65 training samples in batches of 32 leave a single sample; "
+        "it joins the last batch, which then has 33"
     )
 
 
-def test_the_splits_are_made_once():
-    data = numbered(10, 5)
+def test_splits_are_cached():
+    data = random_data(10, 5)
 
     assert data.parts is data.parts
 
@@ -283,12 +291,12 @@ def test_the_splits_are_made_once():
         ({"batch_size": 11}, "data.batch_size must be at most the 10 training samples, got 11"),
     ],
 )
-def test_impossible_sizes_are_refused(options, message):
+def test_invalid_sizes_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Random(**({"train": 10, "val": 5, "test": 5, "batch_size": 5, "seed": 0} | options))
 
 
-def test_a_dataset_without_a_table_says_what_it_lacks():
+def test_missing_table_method_raises():
     with pytest.raises(NotImplementedError, match=r"InMemoryData must define table\(\)"):
         _ = InMemoryData(train=1, val=0, test=0, batch_size=1, seed=0).parts
 
@@ -301,18 +309,20 @@ def test_a_dataset_without_a_table_says_what_it_lacks():
         (torch.zeros(5, 2), torch.tensor([0, 1, 2, 3, 1]), 3, "class indices from 0 to 2"),
     ],
 )
-def test_targets_that_do_not_fit_are_refused_with_the_remedy(x, y, classes, reason):
+def test_invalid_targets_raise(x, y, classes, reason):
     with pytest.raises(ValueError, match=reason):
         Table(x, y, classes)
 
 
-def test_inputs_that_are_nearly_constant_are_named():
+def test_notice_names_nearly_constant_inputs():
     x = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
     x[:, 1] = 0.0
     x[0, 1] = 5.0
-    data = Given(train=298, val=1, test=1, batch_size=10, seed=1, x=x, standardize=True)
+    data = TensorData(train=298, val=1, test=1, batch_size=10, seed=1, x=x, standardize=True)
     rare = bool((data.parts[0].x[:, 1] > 1).any())
-    said = "data: 1 input the same in over 99 % of the training samples, only centered: input 2"
-    assert data.notices == [said] * rare
+    line = (
+        "data: 1 input has the same value in over 99 % of the training samples, centered but not scaled: input 2"
+    )
+    assert data.notices == [line] * rare
     assert rare
-    assert Given(train=298, val=1, test=1, batch_size=10, seed=1, x=x).notices == []
+    assert TensorData(train=298, val=1, test=1, batch_size=10, seed=1, x=x).notices == []

@@ -4,13 +4,13 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from normlab.data.csv import SEPARATORS, Dialect, dialect_of
+from normlab.data.csv import SEPARATORS, Dialect, detect_dialect
 
 
-def dialect(folder: Path, text: str, separator: str | None = None, decimal: str | None = None) -> Dialect:
+def detect(folder: Path, text: str, separator: str | None = None, decimal: str | None = None) -> Dialect:
     path = folder / "people.csv"
     path.write_text(text, encoding="utf-8")
-    return dialect_of(path, separator, decimal)
+    return detect_dialect(path, separator, decimal)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def dialect(folder: Path, text: str, separator: str | None = None, decimal: str 
         ("", ",", "."),
     ],
 )
-def test_signs_are_found(tmp_path, text, separator, decimal):
-    assert dialect(tmp_path, text) == Dialect(separator, decimal)
+def test_dialect_is_detected(tmp_path, text, separator, decimal):
+    assert detect(tmp_path, text) == Dialect(separator, decimal)
 
 
 @given(
@@ -43,24 +43,24 @@ def test_signs_are_found(tmp_path, text, separator, decimal):
     rows=st.lists(st.tuples(*3 * [st.floats(-100, 100)]), min_size=1, max_size=5),
 )
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_signs_that_a_table_is_written_with_are_found(tmp_path, separator, decimal, rows):
+def test_dialect_of_written_table_is_detected(tmp_path, separator, decimal, rows):
     if separator == decimal:
         return
     lines = [["a", "b", "y"], *([f"{value:.3f}".replace(".", decimal) for value in row] for row in rows)]
     text = "".join(f"{separator.join(line)}\n" for line in lines)
 
-    assert dialect(tmp_path, text) == Dialect(separator, decimal)
+    assert detect(tmp_path, text) == Dialect(separator, decimal)
 
 
-def test_signs_that_are_given_are_not_looked_for(tmp_path):
+def test_given_signs_are_not_detected(tmp_path):
     text = "a;b,y\n1,5;2\n"
 
-    assert dialect(tmp_path, text, separator=",") == Dialect(",", ".")
-    assert dialect(tmp_path, text, separator=";", decimal=".") == Dialect(";", ".")
-    assert dialect(tmp_path, "a,b;y\n1,2;3\n", decimal=",") == Dialect(";", ",")
+    assert detect(tmp_path, text, separator=",") == Dialect(",", ".")
+    assert detect(tmp_path, text, separator=";", decimal=".") == Dialect(";", ".")
+    assert detect(tmp_path, "a,b;y\n1,2;3\n", decimal=",") == Dialect(";", ",")
 
 
-def test_both_signs_are_told_in_words():
+def test_dialect_string_names_both_signs():
     assert str(Dialect(";", ",")) == "separator semicolon, decimal comma"
     assert str(Dialect(":", ".")) == "separator :, decimal point"
     assert set(SEPARATORS.values()) == {",", ";", "\t", "|", " "}

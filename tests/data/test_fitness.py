@@ -8,8 +8,8 @@ def fitness(seed: int = 42, **options) -> Fitness:
     return Fitness(**({"train": 600, "val": 200, "test": 200, "batch_size": 32, "seed": seed} | options))
 
 
-def written_out(seed: int, target: str, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw from torch's generator in the order of the source: height, weight, capacity, noise."""
+def reference_table(seed: int, target: str, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw height, weight, capacity and noise in the order of the original experiment."""
     generator = torch.Generator().manual_seed(seed)
     height = 1.2 + 0.8 * torch.rand(samples, 1, generator=generator)
     weight = 30 + 90 * torch.rand(samples, 1, generator=generator)
@@ -23,15 +23,15 @@ def written_out(seed: int, target: str, samples: int) -> tuple[torch.Tensor, tor
 
 @pytest.mark.parametrize("target", ["calibrated", "clipped"])
 @pytest.mark.parametrize(("seed", "samples"), [(42, 1000), (0, 7)])
-def test_features_and_noise_are_drawn_from_torchs_generator_in_the_order_of_the_source(target, seed, samples):
+def test_table_equals_reference(target, seed, samples):
     table = fitness(seed, target=target, samples=samples).table()
 
-    x, y = written_out(seed, target, samples)
+    x, y = reference_table(seed, target, samples)
     torch.testing.assert_close(table.x, x, rtol=1e-6, atol=0)
     torch.testing.assert_close(table.y, y, rtol=1e-5, atol=1e-4)
 
 
-def test_every_feature_fills_its_range_and_stays_in_it():
+def test_features_are_uniform_in_their_ranges():
     x = fitness(samples=20_000).table().x
 
     for column, low, high in zip(x.T, (1.2, 30.0, 2000.0), (2.0, 120.0, 5000.0), strict=True):
@@ -50,7 +50,7 @@ def test_scores_lie_between_0_and_100(target):
     assert target == "clipped" or y.min() == 0
 
 
-def test_the_calibrated_target_spreads_over_the_scale_and_the_clipped_one_hardly_at_all():
+def test_spread_of_calibrated_and_clipped_targets():
     calibrated = fitness(target="calibrated").table().y
     clipped = fitness(target="clipped").table().y
 
@@ -61,17 +61,17 @@ def test_the_calibrated_target_spreads_over_the_scale_and_the_clipped_one_hardly
     assert clipped.std().item() == pytest.approx(0.16, abs=0.005)
 
 
-def test_the_noise_leaves_a_squared_error_of_about_100_that_no_net_can_learn():
+def test_irreducible_squared_error_is_about_100():
     table = fitness(samples=20_000).table()
     x, y = table.x.double(), table.y.double()
 
     base = 35 * x[:, :1] + 15 * x[:, 1:2].log() + 0.008 * x[:, 2:]
     best = (100 * (base - 109) / 77).clamp(0, 100)
-    # Clamping takes a little away; one standard error is 1.
+    # Clamping reduces the error slightly; one standard error is 1.
     assert 95 < (y - best).square().mean() < 103
 
 
-def test_the_clipped_target_comes_with_a_notice_of_what_share_is_saturated():
+def test_clipped_target_notice_reports_saturation():
     (notice,) = fitness(target="clipped").notices
 
     assert notice.startswith("data.target=clipped: 99.9% of the targets are exactly 100")
@@ -79,7 +79,7 @@ def test_the_clipped_target_comes_with_a_notice_of_what_share_is_saturated():
     assert fitness(target="calibrated").notices == []
 
 
-def test_the_notice_counts_the_targets_that_were_drawn():
+def test_saturation_notice_counts_drawn_targets():
     data = fitness(target="clipped", samples=20_000, seed=3)
 
     share = (data.table().y == 100).double().mean().item()
@@ -87,21 +87,21 @@ def test_the_notice_counts_the_targets_that_were_drawn():
     assert f"{share:.1%}" in data.notices[0]
 
 
-def test_the_clipped_target_keeps_the_notice_about_a_sample_left_over():
+def test_clipped_target_keeps_other_notices():
     assert len(fitness(target="clipped", train=601, val=199, batch_size=100).notices) == 2
 
 
-def test_an_unknown_target_is_refused():
+def test_unknown_target_raises():
     with pytest.raises(ValueError, match=r"data\.target must be calibrated or clipped, got log"):
         fitness(target="log")
 
 
-def test_too_few_samples_for_the_splits_are_refused():
-    with pytest.raises(ValueError, match=r"600 \+ 200 \+ 200 asks for more than the 999 samples"):
+def test_too_few_samples_raise():
+    with pytest.raises(ValueError, match=r"must be at most 999 samples, got 600 \+ 200 \+ 200"):
         _ = fitness(samples=999).parts
 
 
-def test_drawing_the_data_leaves_the_global_generator_alone():
+def test_global_generator_is_unchanged():
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
 

@@ -7,61 +7,63 @@ import torch
 
 from normlab.data.parsing import Source
 from normlab.data.table import split_rows
-from normlab.data.tabular import FrameData, Reading, table_of
+from normlab.data.tabular import FrameData, ParsedTable, parse_table
 from normlab.errors import ConfigError
 
 
-class Given(FrameData):
-    """A frame of ten rows."""
+class TenRows(FrameData):
+    """A data frame of ten rows."""
 
-    def reading(self) -> Reading:
+    def read(self) -> ParsedTable:
         frame = pd.DataFrame({"a": range(10), "y": np.arange(10) / 4})
-        return table_of(frame, self.choices, Source("some.table", str))
+        return parse_table(frame, self.parsing_options, Source("some.table", str))
 
 
-def given(train: int, **options) -> Given:
-    return Given(train=train, val=2, test=2, batch_size=2, seed=0, target_column="y", **options)
+def make_data(train: int, **options) -> TenRows:
+    return TenRows(train=train, val=2, test=2, batch_size=2, seed=0, target_column="y", **options)
 
 
-def test_rows_that_are_left_over_are_said():
-    taken = "data: target y taken as a number to predict; "
+def test_notice_reports_unused_rows():
+    notice = "data: target y taken as a regression target; "
 
-    assert [line.startswith(taken) for line in given(6).notices] == [True]
-    assert given(4).notices[1:] == [
+    assert [line.startswith(notice) for line in make_data(6).notices] == [True]
+    assert make_data(4).notices[1:] == [
         "data: 8 of the 10 rows are used; data.train=6 data.val=2 data.test=2 would use all"
     ]
 
 
 @dataclass(kw_only=True, eq=False)
-class Large(FrameData):
-    """A frame of numbers beyond float32, one column of which is larger still in a held-out row."""
+class LargeNumbers(FrameData):
+    """Ten rows beyond float32; a held-out row of column a is ``largest``."""
 
     largest: float = 1e39
 
-    def reading(self) -> Reading:
+    def read(self) -> ParsedTable:
         a = 1e39 * np.arange(1, 11)
         a[split_rows(10, (6, 2, 2), 0)[1][0]] *= self.largest / 1e39
-        return table_of(pd.DataFrame({"a": a, "y": a}), self.choices, Source("some.table", str))
+        return parse_table(pd.DataFrame({"a": a, "y": a}), self.parsing_options, Source("some.table", str))
 
 
-def large(**options) -> Large:
-    return Large(train=6, val=2, test=2, batch_size=2, seed=0, target_column="y", task="regression", **options)
+def make_large(**options) -> LargeNumbers:
+    return LargeNumbers(
+        train=6, val=2, test=2, batch_size=2, seed=0, target_column="y", task="regression", **options
+    )
 
 
-def test_numbers_beyond_32_bits_are_refused_unless_they_are_standardized():
-    for part in large(standardize=True, standardize_target=True).parts:
+def test_float32_overflow_raises_unless_standardized():
+    for part in make_large(standardize=True, standardize_target=True).parts:
         assert part.x.isfinite().all()
         assert part.x.dtype == part.y.dtype == torch.float32
     with pytest.raises(ConfigError, match=r"^0, column a: 1e\+39 is not a finite 32-bit number; standardize it"):
-        _ = large(standardize_target=True).parts
+        _ = make_large(standardize_target=True).parts
     with pytest.raises(ConfigError, match=r"^0, column y: 1e\+39 is not a finite 32-bit number; standardize it"):
-        _ = large(standardize=True).parts
-    with pytest.raises(ConfigError, match=r"^data: column a must be at most 3\.4e\+38 as it is trained on, got "):
-        _ = large(standardize=True, standardize_target=True, largest=1e100).parts
+        _ = make_large(standardize=True).parts
+    with pytest.raises(ConfigError, match=r"^data: column a must be at most 3\.4e\+38 after preprocessing, got "):
+        _ = make_large(standardize=True, standardize_target=True, largest=1e100).parts
 
 
-def test_an_unknown_task_is_refused_and_a_dataset_without_a_reading_says_what_it_lacks():
+def test_unknown_task_and_missing_read_raise():
     with pytest.raises(ValueError, match=r"data\.task must be auto, regression or classification, got regresion"):
-        given(4, task="regresion")
-    with pytest.raises(NotImplementedError, match=r"FrameData must define reading\(\)"):
+        make_data(4, task="regresion")
+    with pytest.raises(NotImplementedError, match=r"FrameData must define read\(\)"):
         FrameData(train=1, val=0, test=0, batch_size=1, seed=0).table()

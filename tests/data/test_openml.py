@@ -24,26 +24,26 @@ NOT_FOUND = HTTPError("https://www.openml.org", 412, "Precondition Failed", Mess
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let whatever would go to the network fail, at once, and forget what other tests have read."""
-    answer_with(monkeypatch, URLError("no network in a test"))
+    """Make every network request fail without delay, and clear the cache of parsed datasets."""
+    mock_error(monkeypatch, URLError("no network in a test"))
     monkeypatch.setattr(theirs.time, "sleep", lambda seconds: None)
     module.read_openml.cache_clear()
 
 
-def answer_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:
-    """Let OpenML answer with an error; return where the addresses that are asked for are written down."""
-    asked = []
+def mock_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:
+    """Make requests to OpenML raise an error; return the list that records their URLs."""
+    urls = []
 
-    def refuse(request):
-        asked.append(request.full_url)
+    def raise_error(request):
+        urls.append(request.full_url)
         raise error
 
-    monkeypatch.setattr(theirs, "urlopen", refuse)
-    return asked
+    monkeypatch.setattr(theirs, "urlopen", raise_error)
+    return urls
 
 
-class Cache:
-    """scikit-learn's folder as it is after a dataset has been fetched."""
+class FakeCache:
+    """Writer of scikit-learn's data folder with datasets in the state after a download."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -61,14 +61,14 @@ class Cache:
         targets: tuple[str, ...] = ("y",),
         also: dict[str, str] | None = None,
     ) -> None:
-        """Write what OpenML would have answered for a dataset: its list of versions, what it is, and its rows."""
+        """Write the cached answers of OpenML for a dataset: versions, description, features and rows."""
         info = {"did": 7, "name": name, "version": 1, "status": "active"}
-        found = json.dumps({"data": {"dataset": [info]}})
-        self.put(f"{API}/list/data_name/{name}/limit/2/data_version/1", found)
-        self.put(f"{API}/list/data_name/{name}/limit/2/status/active/", found)
+        versions = json.dumps({"data": {"dataset": [info]}})
+        self.put(f"{API}/list/data_name/{name}/limit/2/data_version/1", versions)
+        self.put(f"{API}/list/data_name/{name}/limit/2/status/active/", versions)
         arff = "\n".join(["@relation r", "@data", *(",".join(map(str, row)) for row in rows)]) + "\n"
         self.put(f"data/{name}.arff", arff)
-        described = {
+        description = {
             "id": "7",
             "name": name,
             "version": "1",
@@ -78,10 +78,10 @@ class Cache:
             "url": f"https://www.openml.org/data/{name}.arff",
             "md5_checksum": hashlib.md5(arff.encode()).hexdigest(),
         }
-        self.put(f"{API}/7", json.dumps({"data_set_description": described | (also or {})}))
+        self.put(f"{API}/7", json.dumps({"data_set_description": description | (also or {})}))
         features = [
             {
-                "index": str(place),
+                "index": str(index),
                 "name": column,
                 "data_type": kind,
                 "is_target": str(column in targets).lower(),
@@ -89,44 +89,44 @@ class Cache:
                 "is_row_identifier": "false",
                 "number_of_missing_values": "0",
             }
-            for place, (column, kind) in enumerate(types.items())
+            for index, (column, kind) in enumerate(types.items())
         ]
         self.put(f"{API}/features/7", json.dumps({"data_features": {"feature": features}}))
         self.put(f"{API}/qualities/7", json.dumps({"data_qualities": {}}))
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "home")
+def cache(tmp_path: Path) -> FakeCache:
+    return FakeCache(tmp_path / "home")
 
 
-PIXELS = {f"pixel{number}": "numeric" for number in range(1, 13)} | {"class": "nominal"}
+IMAGE_COLUMNS = {f"pixel{number}": "numeric" for number in range(1, 13)} | {"class": "nominal"}
 
 
 @pytest.fixture
-def images(cache: Cache) -> list[list[int]]:
-    """Put 40 images of 3 × 2 × 2 pixels into the cache, of ten classes, and return the rows."""
+def images(cache: FakeCache) -> list[list[int]]:
+    """Add 40 images of 3 × 2 × 2 pixels in ten classes to the cache; return the rows."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 12)).tolist()
     rows = [[*row, number % 10] for number, row in enumerate(pixels)]
-    cache.add("images", rows, PIXELS, targets=("class",))
+    cache.add("images", rows, IMAGE_COLUMNS, targets=("class",))
     return rows
 
 
-def made(cache: Cache, name: str = "images", **options) -> OpenML:
+def make_openml(cache: FakeCache, name: str = "images", **options) -> OpenML:
     sizes = {"train": 20, "val": 10, "test": 10, "batch_size": 10, "seed": 0}
     return OpenML(**(sizes | {"name": name, "version": 1, "data_home": str(cache.home)} | options))
 
 
-def refusal(data: OpenML) -> str:
-    """Return the line that a dataset is refused with."""
+def error_message(data: OpenML) -> str:
+    """Return the one-line error that making the splits raises."""
     with pytest.raises(ConfigError) as caught:
         _ = data.parts
     (line,) = str(caught.value).splitlines()
     return line
 
 
-def test_rows_become_images_and_classes(cache, images):
-    data = made(cache, image_shape=[3, 2, 2], divide_by=255)
+def test_image_shape_reshapes_rows(cache, images):
+    data = make_openml(cache, image_shape=[3, 2, 2], divide_by=255)
     part, rows = data.parts[0], split_rows(40, (20, 10, 10), 0)[0]
 
     assert part.input_shape == (3, 2, 2)
@@ -136,94 +136,96 @@ def test_rows_become_images_and_classes(cache, images):
     assert part.classes == 10
 
 
-def test_a_table_stays_as_it_is(cache, images):
-    table = made(cache).table()
+def test_table_without_image_shape_is_unchanged(cache, images):
+    table = make_openml(cache).table()
 
     assert torch.equal(table.x, torch.tensor([row[:-1] for row in images]).float())
 
 
-def test_the_parts_have_their_sizes_and_the_notices_say_what_was_taken(cache, images):
-    data = made(cache, train=10)
+def test_split_sizes_and_notices(cache, images):
+    data = make_openml(cache, train=10)
 
     assert list(map(len, data.parts)) == [10, 10, 10]
     assert data.notices == [
         "data: target class taken as 10 classes (0, 1, 2, 3, 4, …, 9); "
-        "data.task=regression would predict it as a number",
+        "data.task=regression would take it as a regression target",
         "data: 30 of the 40 rows are used; data.train=24 data.val=8 data.test=8 would use all",
     ]
 
 
-def test_what_openml_calls_nominal_is_a_class_whatever_it_looks_like(cache):
+def test_nominal_columns_are_categorical(cache):
     rows = [[f"'{number}'", number] for number in range(30, 0, -1)]
     cache.add("odd", rows, {"quoted": "nominal", "y": "nominal"})
 
-    nominal = made(cache, "odd", train=30, val=0, test=0)
+    nominal = make_openml(cache, "odd", train=30, val=0, test=0)
     assert nominal.table().y.tolist() == list(range(29, -1, -1))
     assert nominal.parts[0].x.shape == (30, 30)
     assert nominal.parts[0].names[:2] == ("quoted=1", "quoted=2")
     cache.add("even", rows, {"quoted": "nominal", "y": "numeric"})
-    assert not made(cache, "even").table().is_classification
+    assert not make_openml(cache, "even").table().is_classification
 
 
-def test_words_are_encoded_and_missing_values_filled_in(cache):
+def test_text_is_encoded_and_missing_values_imputed(cache):
     rows = [[number, "uvw"[number % 3], "?" if number == 5 else 2 * number, number / 4] for number in range(10)]
     cache.add("mixed", rows, {"id": "numeric", "kind": "nominal", "b": "numeric", "y": "numeric"})
-    data = made(cache, "mixed", train=6, val=2, test=2, batch_size=2, divide_by=2, missing="mean", drop=["id"])
+    data = make_openml(
+        cache, "mixed", train=6, val=2, test=2, batch_size=2, divide_by=2, missing="mean", drop=["id"]
+    )
 
     assert data.parts[0].names == ("kind=u", "kind=v", "kind=w", "b")
     for part in data.parts:
         for (*kind, b), target in zip(part.x.tolist(), part.y.flatten().tolist(), strict=True):
             number = int(4 * target)
-            assert kind == [float(number % 3 == place) for place in range(3)], "words are divided"
+            assert kind == [float(number % 3 == index) for index in range(3)], "categories are divided"
             assert number in (b, 5)
     assert data.notices[1:] == [
-        "data: 1 column one-hot encoded (kind: 3 classes), 1 missing value filled in by the training mean (b)"
+        "data: 1 column one-hot encoded (kind: 3 classes), 1 missing value imputed with the training mean (b)"
     ]
 
 
-def test_images_of_words_are_refused(cache):
+def test_image_shape_of_categorical_columns_raises(cache):
     cache.add("odd", [["u", 1], ["v", 2]], {"kind": "nominal", "y": "numeric"})
 
-    line = "data.image_shape must be null as columns of odd are words, got [1, 1, 1]"
-    assert refusal(made(cache, "odd", image_shape=[1, 1, 1])) == line
+    line = "data.image_shape must be null, as odd has categorical columns, got [1, 1, 1]"
+    assert error_message(make_openml(cache, "odd", image_shape=[1, 1, 1])) == line
 
 
-def test_images_may_be_of_a_split_without_samples(cache, images):
-    data = made(cache, image_shape=[3, 2, 2], test=0)
+def test_empty_split_has_image_shape(cache, images):
+    data = make_openml(cache, image_shape=[3, 2, 2], test=0)
 
     assert [tuple(part.x.shape) for part in data.parts] == [(20, 3, 2, 2), (10, 3, 2, 2), (0, 3, 2, 2)]
 
 
-def test_a_word_with_a_comma_is_one_value_and_others_are_read_as_before(cache, images):
+def test_quoted_text_with_comma_is_one_value(cache, images):
     cache.add("odd", [["'u, v'", 1], ["'w, x'", 2]], {"y": "nominal", "a": "numeric"})
 
-    assert made(cache, "odd", train=1, val=1, test=0, batch_size=1).notices == [
+    assert make_openml(cache, "odd", train=1, val=1, test=0, batch_size=1).notices == [
         "data: target y taken as 2 classes (u, v, w, x)"
     ]
-    assert module.READING == {"dtype": None, "low_memory": False}
+    assert module.READ_CSV_OPTIONS == {"dtype": None, "low_memory": False}
 
 
-def test_another_column_can_be_the_target(cache, images):
-    table = made(cache, target_column="pixel1", task="regression").table()
+def test_target_column_option_selects_target(cache, images):
+    table = make_openml(cache, target_column="pixel1", task="regression").table()
 
     assert table.y.flatten().tolist() == [row[0] for row in images]
     assert table.x[:, -1].tolist() == [row[-1] for row in images]
 
 
-def test_the_first_active_version_is_found_by_name_in_any_case(cache, images):
-    assert len(made(cache, name="Images", version="active").table()) == 40
+def test_active_version_is_found_in_any_case(cache, images):
+    assert len(make_openml(cache, name="Images", version="active").table()) == 40
 
 
-def test_what_openml_warns_of_is_a_notice(cache):
+def test_openml_warning_becomes_notice(cache):
     cache.add("odd", [[1, "u"], [2, "v"]], {"a": "numeric", "y": "nominal"}, also={"warning": "counted twice"})
 
-    assert made(cache, "odd", train=1, val=1, test=0, batch_size=1).notices == [
+    assert make_openml(cache, "odd", train=1, val=1, test=0, batch_size=1).notices == [
         "data: OpenML: OpenML raised a warning on the dataset. It might be unusable. Warning: counted twice",
         "data: target y taken as 2 classes (u, v)",
     ]
 
 
-def test_a_dataset_is_parsed_once(cache, images, monkeypatch):
+def test_dataset_is_parsed_once(cache, images, monkeypatch):
     fetched = []
     fetch_openml = sklearn.datasets.fetch_openml
     monkeypatch.setattr(
@@ -233,31 +235,33 @@ def test_a_dataset_is_parsed_once(cache, images, monkeypatch):
     )
 
     for divide_by in (1, 255):
-        data = made(cache, divide_by=divide_by)
+        data = make_openml(cache, divide_by=divide_by)
         assert len(data.parts) == 3
         assert data.notices
     assert len(fetched) == 1
 
 
-def test_scikit_learns_own_folder_is_used_unless_another_is_named(cache, images, monkeypatch):
+def test_default_folder_is_that_of_scikit_learn(cache, images, monkeypatch):
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(cache.home))
 
-    assert len(made(cache, data_home=None).table()) == 40
+    assert len(make_openml(cache, data_home=None).table()) == 40
 
 
-def test_an_unknown_name_is_refused(cache, monkeypatch):
-    asked = answer_with(monkeypatch, NOT_FOUND)
+def test_unknown_name_raises(cache, monkeypatch):
+    urls = mock_error(monkeypatch, NOT_FOUND)
 
     unknown = "OpenML has no dataset of this name with data.version"
-    assert refusal(made(cache, "foo")) == f"data.name=foo: {unknown}=1; look it up on www.openml.org"
-    assert refusal(made(cache, "foo", version="active")).startswith(f"data.name=foo: {unknown}=active; ")
-    assert len(asked) == 3, "an answer of OpenML's is not asked for again"
+    assert error_message(make_openml(cache, "foo")) == f"data.name=foo: {unknown}=1; look it up on www.openml.org"
+    assert error_message(make_openml(cache, "foo", version="active")).startswith(
+        f"data.name=foo: {unknown}=active; "
+    )
+    assert len(urls) == 3, "HTTP error 412 is not retried"
 
 
-def test_an_empty_list_of_versions_is_an_unknown_name_too(cache):
+def test_empty_version_list_raises(cache):
     cache.put(f"{API}/list/data_name/foo/limit/2/data_version/1", json.dumps({"data": {"dataset": []}}))
 
-    assert refusal(made(cache, "foo")).startswith("data.name=foo: OpenML has no dataset of this name")
+    assert error_message(make_openml(cache, "foo")).startswith("data.name=foo: OpenML has no dataset of this name")
 
 
 @pytest.mark.parametrize(
@@ -270,54 +274,54 @@ def test_an_empty_list_of_versions_is_an_unknown_name_too(cache):
         (HTTPException("cut off"), "cut off", 2),
     ],
 )
-def test_without_network_the_folder_of_what_was_fetched_is_named(cache, monkeypatch, error, reason, times):
-    asked = answer_with(monkeypatch, error)
+def test_network_error_names_cache_folder(cache, monkeypatch, error, reason, times):
+    urls = mock_error(monkeypatch, error)
 
-    assert refusal(made(cache, "foo")) == (
+    assert error_message(make_openml(cache, "foo")) == (
         f"data.name=foo: OpenML cannot be reached ({reason}); "
-        f"what was fetched once is read from {cache.home} without network"
+        f"datasets fetched before are read from {cache.home} without network"
     )
-    assert len(asked) == times
+    assert len(urls) == times
 
 
-def test_openml_is_not_waited_for_without_end(cache, monkeypatch):
-    waits = []
+def test_requests_have_timeout(cache, monkeypatch):
+    timeouts = []
 
     def silent(request):
-        waits.append(socket.getdefaulttimeout())
+        timeouts.append(socket.getdefaulttimeout())
         raise TimeoutError
 
     monkeypatch.setattr(theirs, "urlopen", silent)
 
-    assert "OpenML cannot be reached (TimeoutError)" in refusal(made(cache, "foo"))
-    assert set(waits) == {module.SECONDS}
+    assert "OpenML cannot be reached (TimeoutError)" in error_message(make_openml(cache, "foo"))
+    assert set(timeouts) == {module.TIMEOUT_SECONDS}
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_folder_that_cannot_be_used_is_named(cache, images, tmp_path):
+def test_invalid_data_home_raises(cache, images, tmp_path):
     (tmp_path / "file").write_text("")
 
-    assert refusal(made(cache, data_home=str(tmp_path / "file" / "x"))) == (
+    assert error_message(make_openml(cache, data_home=str(tmp_path / "file" / "x"))) == (
         f"data.data_home={tmp_path / 'file' / 'x'}: Not a directory"
     )
 
 
-def test_a_spoiled_file_is_fetched_again_and_refused_if_it_stays_so(cache, images, monkeypatch):
+def test_corrupt_file_is_fetched_again(cache, images, monkeypatch):
     cache.put("data/images.arff", "@data\n1,2\n")
-    assert "OpenML cannot be reached (no network in a test)" in refusal(made(cache))
+    assert "OpenML cannot be reached (no network in a test)" in error_message(make_openml(cache))
 
-    def spoiled(request):
+    def corrupt(request):
         cache.put("data/images.arff", "@data\n1,2\n")
         return gzip.open(cache.home / "openml" / "openml.org" / "data" / "images.arff.gz")
 
     monkeypatch.setattr(gzip.GzipFile, "info", lambda self: {}, raising=False)
-    monkeypatch.setattr(theirs, "urlopen", spoiled)
-    assert refusal(made(cache)).startswith(
+    monkeypatch.setattr(theirs, "urlopen", corrupt)
+    assert error_message(make_openml(cache)).startswith(
         "data.name=images: The md5 checksum of the file downloaded from https://"
     )
 
 
-NUMBERS = {"a": "numeric", "b": "numeric", "y": "numeric"}
+NUMERIC_COLUMNS = {"a": "numeric", "b": "numeric", "y": "numeric"}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +335,7 @@ NUMBERS = {"a": "numeric", "b": "numeric", "y": "numeric"}
         (
             [[1, 2, 3], [4, "x", 5]],
             {},
-            "odd, data row 2, column b: x is not a number; correct it, in a copy to be read by data=csv, or leave",
+            "odd, data row 2, column b: x is not a number; correct it in a copy read with data=csv, or leave",
         ),
         ([[1, 2]], {}, "data.name=odd: The number of columns provided by OpenML does not match"),
         (
@@ -346,17 +350,17 @@ NUMBERS = {"a": "numeric", "b": "numeric", "y": "numeric"}
         ),
     ],
 )
-def test_what_does_not_fit_is_named(cache, rows, options, line):
-    cache.add("odd", rows, NUMBERS)
+def test_invalid_dataset_error_names_cause(cache, rows, options, line):
+    cache.add("odd", rows, NUMERIC_COLUMNS)
 
-    assert refusal(made(cache, "odd", **options)).startswith(line)
+    assert error_message(make_openml(cache, "odd", **options)).startswith(line)
 
 
-def test_somebody_elses_table_is_put_right_in_a_copy(cache):
-    cache.add("odd", [[1, "?", 3], [1, 2, 3]], NUMBERS)
+def test_remedy_suggests_corrected_copy(cache):
+    cache.add("odd", [[1, "?", 3], [1, 2, 3]], NUMERIC_COLUMNS)
 
-    copy = "remove the row, in a copy to be read by data=csv, or use data.missing=drop or mean"
-    assert refusal(made(cache, "odd")).endswith(copy)
+    copy = "remove the row in a copy read with data=csv, or use data.missing=drop or mean"
+    assert error_message(make_openml(cache, "odd")).endswith(copy)
 
 
 @pytest.mark.parametrize(
@@ -367,10 +371,10 @@ def test_somebody_elses_table_is_put_right_in_a_copy(cache):
         (("y",), {"format": "Sparse_ARFF"}, "data.name=odd: sparse tables are not supported"),
     ],
 )
-def test_a_dataset_that_does_not_say_what_to_predict_or_is_sparse_is_refused(cache, targets, also, line):
-    cache.add("odd", [[1, 2, 3], [4, 5, 6]], NUMBERS, targets, also)
+def test_ambiguous_target_and_sparse_table_raise(cache, targets, also, line):
+    cache.add("odd", [[1, 2, 3], [4, 5, 6]], NUMERIC_COLUMNS, targets, also)
 
-    assert refusal(made(cache, "odd")) == line
+    assert error_message(make_openml(cache, "odd")) == line
 
 
 @pytest.mark.parametrize(
@@ -388,17 +392,17 @@ def test_a_dataset_that_does_not_say_what_to_predict_or_is_sparse_is_refused(cac
         ({"divide_by": 0.0}, "data.divide_by must be a finite number > 0, got 0.0"),
     ],
 )
-def test_impossible_choices_are_refused(cache, options, line):
+def test_invalid_options_raise(cache, options, line):
     with pytest.raises(ConfigError) as caught:
-        made(cache, **options)
+        make_openml(cache, **options)
 
     assert str(caught.value).startswith(line)
 
 
-def test_a_run_is_trained_from_the_cache_alone(run_train, cache, images):
+def test_run_trains_from_cache_without_network(run_train, cache, images):
     sizes = ["data.train=20", "data.val=10", "data.test=10", "data.batch_size=10", "trainer.max_epochs=1"]
-    chosen = ["data=openml", f"data.data_home={cache.home}", "data.name=images", "data.image_shape=[3,2,2]"]
-    outcome = run_train(*chosen, *sizes)
+    dataset = ["data=openml", f"data.data_home={cache.home}", "data.name=images", "data.image_shape=[3,2,2]"]
+    outcome = run_train(*dataset, *sizes)
 
     assert outcome.code == 0, outcome.err
     assert "data: target class taken as 10 classes" in outcome.out + outcome.err
@@ -406,26 +410,26 @@ def test_a_run_is_trained_from_the_cache_alone(run_train, cache, images):
 
 
 @pytest.mark.parametrize(
-    ("mistake", "answer"),
+    ("overrides", "message"),
     {
-        "": "data.name=mnist_784: OpenML cannot be reached (no network in a test); what was fetched once is read",
+        "": "data.name=mnist_784: OpenML cannot be reached (no network in a test); datasets fetched",
         "data.name=images": "data.image_shape must be null or of 12 pixels for images, got [1, 28, 28]",
         "data.name=7": "data.name must be a word, got 7",
         "data.name=null": "data.name must be a name as on openml.org, such as mnist_784, got nothing",
         "data.divide_by=all": "data.divide_by must be a number, got the word all",
-        "data.name=images data.image_shape=null": "10000 + 2000 + 2000 asks for more than the 40 samples",
+        "data.name=images data.image_shape=null": "must be at most 40 samples, got 10000 + 2000 + 2000",
         "data.name=images data.train=20 data.val=10 data.test=10 data.batch_size=9 data.image_shape=null "
         "data.standardize_target=true": "data.standardize_target must be false for classes, got true",
     }.items(),
 )
-def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(
-    run_train, cache, images, tmp_path, monkeypatch, mistake, answer
+def test_error_is_one_line_and_writes_no_files(
+    run_train, cache, images, tmp_path, monkeypatch, overrides, message
 ):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    outcome = run_train("data=openml", f"data.data_home={cache.home}", *mistake.split())
+    outcome = run_train("data=openml", f"data.data_home={cache.home}", *overrides.split())
 
     (line,) = outcome.err.strip().splitlines()
     assert outcome.code == 1
-    assert answer in line
+    assert message in line
     assert not list(Path().iterdir())

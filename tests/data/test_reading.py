@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from normlab.data.parsing import Source
-from normlab.data.tabular import Choices, Reading, table_of
-from normlab.data.target import FEW_VALUES
+from normlab.data.tabular import ParsedTable, ParsingOptions, parse_table
+from normlab.data.target import MAX_INTEGER_CLASSES
 from normlab.errors import ConfigError
 
 SOURCE = Source("some.table", lambda row: f"some.table, sample {row}", ", by hand")
 
 
-def read(target: object, task: str = "auto", choices: dict | None = None, **columns) -> Reading:
-    """Return what is made of a target, with a column of numbers beside it."""
+def parse(target: object, task: str = "auto", options: dict | None = None, **columns) -> ParsedTable:
+    """Parse a table with the target, a numeric column a and the given columns."""
     y = pd.Series(target)
     frame = pd.DataFrame({"a": np.arange(len(y)), **columns, "y": y})
-    return table_of(frame, Choices(target_column="y", task=task, **(choices or {})), SOURCE)
+    return parse_table(frame, ParsingOptions(target_column="y", task=task, **(options or {})), SOURCE)
 
 
 @pytest.mark.parametrize(
@@ -26,65 +26,68 @@ def read(target: object, task: str = "auto", choices: dict | None = None, **colu
         "booleans": ([True, False, True], [1, 0, 1]),
         "whole numbers": ([10, 9, 10, 30], [1, 0, 1, 2]),
         "whole numbers with a point": ([10.0, 9.0], [1, 0]),
-        "20 whole numbers": (list(range(FEW_VALUES)), list(range(FEW_VALUES))),
+        "20 whole numbers": (list(range(MAX_INTEGER_CLASSES)), list(range(MAX_INTEGER_CLASSES))),
         "categories": (pd.Categorical(["x", "y", "x"]), [0, 1, 0]),
         "categories of digits": (pd.Categorical(["10", "9", "10", "-1"]), [2, 1, 2, 0]),
         "words, some with digits": (["0", "1", "2", "3+"], [0, 1, 2, 3]),
     }.values(),
 )
 def test_classes_are_numbered_in_sorted_order(target, classes):
-    table = read(target).table
+    table = parse(target).table
 
     assert table.y.tolist() == classes
     assert table.y.dtype == torch.long
     assert table.classes == len(set(classes))
 
 
-@pytest.mark.parametrize("target", [[0.5, 1.0, 2.0], list(range(FEW_VALUES + 1)), ["0.5", "1", "2"]])
-def test_fractions_and_many_whole_numbers_are_to_be_predicted_as_numbers(target):
-    table = read(target).table
+@pytest.mark.parametrize("target", [[0.5, 1.0, 2.0], list(range(MAX_INTEGER_CLASSES + 1)), ["0.5", "1", "2"]])
+def test_fractions_and_many_integers_are_regression(target):
+    table = parse(target).table
 
     assert not table.is_classification
     assert table.y.dtype == torch.float64
     assert table.y.flatten().tolist() == [float(value) for value in target]
 
 
-def test_the_task_may_be_said():
-    assert read([3, 1, 2], "regression").table.y.tolist() == [[3.0], [1.0], [2.0]]
-    assert read([0.5, 0.25], "classification").table.y.tolist() == [1, 0]
-    assert read(pd.Categorical(["7", "5"]), "regression").table.y.tolist() == [[7.0], [5.0]]
-    assert read([3, 1, 2], "regression").notices == read([0.5, 0.25], "classification").notices == ()
+def test_task_option_overrides_inference():
+    assert parse([3, 1, 2], "regression").table.y.tolist() == [[3.0], [1.0], [2.0]]
+    assert parse([0.5, 0.25], "classification").table.y.tolist() == [1, 0]
+    assert parse(pd.Categorical(["7", "5"]), "regression").table.y.tolist() == [[7.0], [5.0]]
+    assert parse([3, 1, 2], "regression").notices == parse([0.5, 0.25], "classification").notices == ()
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "notice"),
     [
         (["b", "a", "c"], "data: target y taken as 3 classes (a, b, c)"),
-        ([2, 1], "data: target y taken as 2 classes (1, 2); data.task=regression would predict it as a number"),
+        (
+            [2, 1],
+            "data: target y taken as 2 classes (1, 2); data.task=regression would take it as a regression target",
+        ),
         (
             [0.5, 1.0, 0.5],
-            "data: target y taken as a number to predict; "
+            "data: target y taken as a regression target; "
             "data.task=classification would take its 2 distinct values as classes",
         ),
     ],
 )
-def test_what_a_target_was_taken_for_is_said_with_what_to_type_otherwise(target, said):
-    assert read(target).notices == (said,)
+def test_notice_reports_inferred_task(target, notice):
+    assert parse(target).notices == (notice,)
 
 
-def test_many_classes_are_not_all_listed():
-    (said,) = read([f"c{number:02}" for number in range(30)]).notices
+def test_notice_abbreviates_many_classes():
+    (notice,) = parse([f"c{number:02}" for number in range(30)]).notices
 
-    assert said == "data: target y taken as 30 classes (c00, c01, c02, c03, c04, …, c29)"
+    assert notice == "data: target y taken as 30 classes (c00, c01, c02, c03, c04, …, c29)"
 
 
-def test_inputs_are_all_other_columns_in_their_order():
+def test_inputs_are_other_columns_in_order():
     frame = pd.DataFrame({"b": [1, 2], "y": [0.5, 1.5], "a": [True, False], "c": pd.Categorical(["3", "4"])})
-    reading = table_of(frame, Choices(target_column="y"), SOURCE)
+    parsed = parse_table(frame, ParsingOptions(target_column="y"), SOURCE)
 
-    assert reading.table.names == ("b", "a", "c")
-    assert torch.equal(reading.table.x, torch.tensor([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]]))
-    assert reading.words == ((), (), ("3", "4"))
+    assert parsed.table.names == ("b", "a", "c")
+    assert torch.equal(parsed.table.x, torch.tensor([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]]))
+    assert parsed.categories == ((), (), ("3", "4"))
 
 
 @pytest.mark.parametrize(
@@ -114,27 +117,27 @@ def test_inputs_are_all_other_columns_in_their_order():
         ({}, [4, 4, 4], "auto", "some.table: the target y must be of two classes or more, got 4"),
     ],
 )
-def test_what_cannot_be_used_is_named_by_row_and_column(columns, target, task, line):
+def test_invalid_value_error_names_row_and_column(columns, target, task, line):
     with pytest.raises(ConfigError) as caught:
-        read(target, task, **columns)
+        parse(target, task, **columns)
 
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_slip_among_many_numbers_does_not_make_them_classes():
+def test_mistyped_number_raises_in_regression_target():
     target = [f"{number}.5" for number in range(30)] + ["3O.5"]
 
     with pytest.raises(
         ValueError, match=r"sample 30, column y: 3O\.5 is not a number; correct it, by hand, or use"
     ):
-        read(target)
-    assert read(target, "classification").table.classes == 31
+        parse(target)
+    assert parse(target, "classification").table.classes == 31
 
 
-def test_a_value_over_several_lines_is_shown_in_one_and_cut_off():
+def test_error_shortens_long_value():
     with pytest.raises(ConfigError) as caught:
-        read([1, 2], b=["one\ntwo " + "three " * 20, "4"])
+        parse([1, 2], b=["one\ntwo " + "three " * 20, "4"])
 
     assert "column b: one two three three three three three t… is not a number" in str(caught.value)
 
@@ -146,22 +149,24 @@ def test_a_value_over_several_lines_is_shown_in_one_and_cut_off():
         ("hight", "data.target_column=hight: some.table has no such column; did you mean height?"),
     ],
 )
-def test_a_target_that_is_not_there_is_answered_with_those_there_are(target_column, line):
+def test_unknown_target_error_suggests_columns(target_column, line):
     with pytest.raises(ConfigError) as caught:
-        table_of(pd.DataFrame({"height": [1], "weight": [2]}), Choices(target_column=target_column), SOURCE)
+        parse_table(
+            pd.DataFrame({"height": [1], "weight": [2]}), ParsingOptions(target_column=target_column), SOURCE
+        )
 
     assert str(caught.value) == line
 
 
-def test_a_target_alone_is_refused():
-    with pytest.raises(ValueError, match=r"some\.table has no column beside the target y"):
-        table_of(pd.DataFrame({"y": [1, 2]}), Choices(target_column="y"), SOURCE)
+def test_table_without_inputs_raises():
+    with pytest.raises(ValueError, match=r"some\.table has no column besides the target y"):
+        parse_table(pd.DataFrame({"y": [1, 2]}), ParsingOptions(target_column="y"), SOURCE)
 
 
-def refusal(target: object, task: str = "auto", choices: dict | None = None, **columns) -> str:
-    """Return the line that a frame is refused with."""
+def error_message(target: object, task: str = "auto", options: dict | None = None, **columns) -> str:
+    """Return the error that parsing raises."""
     with pytest.raises(ConfigError) as caught:
-        read(target, task, choices, **columns)
+        parse(target, task, options, **columns)
     return str(caught.value)
 
 
@@ -169,7 +174,7 @@ NUMBERS = [0.5, 1.5, 2.5, 3.5]
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "words"),
+    ("column", "values", "categories"),
     [
         (["x", "y", "x", "z"], [0, 1, 0, 2], ("x", "y", "z")),
         (["x ", " x", "x", "None"], [1, 1, 1, 0], ("None", "x")),
@@ -181,93 +186,93 @@ NUMBERS = [0.5, 1.5, 2.5, 3.5]
         (pd.Categorical(["TRUE", "FALSE", "TRUE", "TRUE"]), [1, 0, 1, 1], ()),
     ],
 )
-def test_columns_are_numbers_or_the_places_of_words(column, values, words):
-    reading = read(NUMBERS, b=column)
+def test_columns_become_numbers_or_category_indices(column, values, categories):
+    parsed = parse(NUMBERS, b=column)
 
-    assert reading.table.x[:, 1].tolist() == values
-    assert reading.words == ((), words)
+    assert parsed.table.x[:, 1].tolist() == values
+    assert parsed.categories == ((), categories)
 
 
-def test_numbers_are_held_in_32_bits_where_these_hold_them_exactly():
-    assert read(NUMBERS, b=[1.5, 2, 3, 4]).table.x.dtype == torch.float32
-    exact = read(NUMBERS, b=[20240101000000, 20240101000001, 0.1, 1]).table.x
+def test_inputs_are_float32_only_if_exact():
+    assert parse(NUMBERS, b=[1.5, 2, 3, 4]).table.x.dtype == torch.float32
+    exact = parse(NUMBERS, b=[20240101000000, 20240101000001, 0.1, 1]).table.x
     assert exact.dtype == torch.float64
     assert exact[:, 1].tolist() == [20240101000000, 20240101000001, 0.1, 1]
 
 
-def test_words_that_are_encoded_are_told_with_what_else_was_done():
+def test_notice_reports_encoding_and_missing_values():
     b, c, d = ["x", "y", "x", None], ["u", "v", "w", "u"], ["TRUE", "FALSE", "TRUE", "TRUE"]
 
-    assert read(NUMBERS, "regression", {"missing": "drop"}, b=b, c=c, d=d).notices == (
+    assert parse(NUMBERS, "regression", {"missing": "drop"}, b=b, c=c, d=d).notices == (
         "data: 2 columns one-hot encoded (b: 2 classes, c: 3 classes), true taken as 1 and false as 0 (d), "
         "1 row with missing values dropped",
     )
-    assert read(NUMBERS, "regression", {"missing": "mean"}, b=b).notices == (
-        "data: 1 column one-hot encoded (b: 2 classes), 1 missing value filled in by the training mean (b)",
+    assert parse(NUMBERS, "regression", {"missing": "mean"}, b=b).notices == (
+        "data: 1 column one-hot encoded (b: 2 classes), 1 missing value imputed with the training mean (b)",
     )
-    assert read(NUMBERS, "regression", {"missing": "mean"}, b=NUMBERS).notices == ()
+    assert parse(NUMBERS, "regression", {"missing": "mean"}, b=NUMBERS).notices == ()
 
 
-def test_a_column_of_many_words_is_refused_with_the_remedy():
+def test_too_many_categories_raise():
     names = [f"n{number}" for number in range(51)]
 
-    assert read(range(51), b=[*names[:50], "n0"]).words[1] == tuple(sorted(names[:50]))
-    assert refusal(range(51), b=names) == (
-        "some.table, sample 0, column b: n0 is not a number, and one of 51 distinct words, of which at most 50 "
-        "can be one-hot encoded; leave the column out with data.drop=[b]"
+    assert parse(range(51), b=[*names[:50], "n0"]).categories[1] == tuple(sorted(names[:50]))
+    assert error_message(range(51), b=names) == (
+        "some.table, sample 0, column b: n0 is not a number, and the column has 51 categories, more than the "
+        "50 that can be one-hot encoded; leave the column out with data.drop=[b]"
     )
-    assert len(read(range(51), choices={"drop": ("b",)}, b=names).table.names) == 1
+    assert len(parse(range(51), options={"drop": ("b",)}, b=names).table.names) == 1
 
 
 @pytest.mark.parametrize("task", ["auto", "regression"])
-def test_rows_with_missing_values_can_be_dropped(task):
+def test_missing_drop_removes_rows(task):
     b, y = [1, None, 3, 4, "NA"], [0.5, 1.5, None, 3.5, 4.5]
-    table = read(y, task, {"missing": "drop"}, b=b).table
+    table = parse(y, task, {"missing": "drop"}, b=b).table
 
     assert table.x.tolist() == [[0, 1], [3, 4]]
     assert table.y.tolist() == [[0.5], [3.5]]
 
 
-def test_missing_inputs_are_kept_to_be_filled_in_and_missing_targets_are_refused():
-    x = read(NUMBERS, choices={"missing": "mean"}, b=[1, None, 3, "nan"]).table.x
+def test_missing_mean_keeps_inputs_and_rejects_targets():
+    x = parse(NUMBERS, options={"missing": "mean"}, b=[1, None, 3, "nan"]).table.x
 
     assert x[:, 1].isnan().tolist() == [False, True, False, True]
-    assert refusal([0.5, None, 1.5], choices={"missing": "mean"}) == (
+    assert error_message([0.5, None, 1.5], options={"missing": "mean"}) == (
         "some.table, sample 1, column y: a value is missing; fill it in or remove the row, by hand, "
         "or use data.missing=drop"
     )
 
 
-def test_a_column_or_a_table_without_values_is_refused():
-    assert refusal(NUMBERS, choices={"missing": "mean"}, b=[None] * 4) == (
+def test_column_or_table_without_values_raises():
+    assert error_message(NUMBERS, options={"missing": "mean"}, b=[None] * 4) == (
         "some.table: column b has no values; leave it out with data.drop=[b]"
     )
-    assert refusal([1.5, 2.5], choices={"missing": "drop"}, b=[None, 1], c=[1, None]) == (
-        "data.missing must be mean, as every row of some.table lacks a value, got drop"
+    assert error_message([1.5, 2.5], options={"missing": "drop"}, b=[None, 1], c=[1, None]) == (
+        "data.missing must be mean, as every row of some.table has a missing value, got drop"
     )
 
 
 @pytest.mark.parametrize("name", ["None", "NA", "nan", "null", "NaN", "N/A"])
-def test_a_class_may_have_any_name(name):
-    reading = read(["low", name, "low", "high"])
+def test_class_label_may_be_any_text(name):
+    parsed = parse(["low", name, "low", "high"])
 
-    assert reading.table.classes == 3
-    assert f"3 classes ({', '.join(sorted(['low', name, 'high']))})" in reading.notices[0]
+    assert parsed.table.classes == 3
+    assert f"3 classes ({', '.join(sorted(['low', name, 'high']))})" in parsed.notices[0]
     with pytest.raises(ConfigError, match=r"sample 1, column y: a value is missing; fill it in"):
-        read(["low", None, "low", "high"])
+        parse(["low", None, "low", "high"])
 
 
-def test_among_numbers_such_a_name_is_a_missing_value_unless_classes_are_asked_for():
+def test_na_among_numbers_is_missing_value():
     target = ["1", "NA", "0", "1"]
 
-    assert "sample 1, column y: a value is missing (NA); fill it in" in refusal(target)
-    assert read(target, choices={"missing": "drop"}).table.y.tolist() == [1, 0, 1]
-    assert read(target, "classification").table.classes == 3
-    assert "sample 1, column b: a value is missing (NA); fill it in" in refusal(NUMBERS, b=target)
+    assert "sample 1, column y: a value is missing (NA); fill it in" in error_message(target)
+    assert parse(target, options={"missing": "drop"}).table.y.tolist() == [1, 0, 1]
+    assert parse(target, "classification").table.classes == 3
+    assert "sample 1, column b: a value is missing (NA); fill it in" in error_message(NUMBERS, b=target)
 
 
-def test_columns_can_be_left_out():
-    table = read(NUMBERS, choices={"drop": ("b", "c")}, b=["?"] * 4, c=[None] * 4, d=[1, 2, 3, 4]).table
+def test_drop_option_removes_columns():
+    table = parse(NUMBERS, options={"drop": ("b", "c")}, b=["?"] * 4, c=[None] * 4, d=[1, 2, 3, 4]).table
 
     assert table.names == ("a", "d")
 
@@ -277,38 +282,38 @@ def test_columns_can_be_left_out():
     [
         (("hight",), "data.drop: some.table has no column hight; did you mean height?"),
         (("y",), "data.drop must be without y, the target, got [y]"),
-        (("height", "a"), "some.table has no column beside the target y; it needs one to predict it from"),
+        (("height", "a"), "some.table has no column besides the target y; it needs at least one input column"),
     ],
 )
-def test_columns_that_cannot_be_left_out_are_told(drop, line):
-    assert refusal(NUMBERS, choices={"drop": drop}, height=NUMBERS) == line
+def test_invalid_drop_raises(drop, line):
+    assert error_message(NUMBERS, options={"drop": drop}, height=NUMBERS) == line
 
 
-def test_whole_classes_beyond_2_to_the_53_stay_apart():
-    assert read([2**60, 2**60 + 1, 2**60]).table.y.tolist() == [0, 1, 0]
+def test_large_integer_classes_stay_distinct():
+    assert parse([2**60, 2**60 + 1, 2**60]).table.y.tolist() == [0, 1, 0]
 
 
-def test_numbers_beyond_32_bits_are_read_with_the_line_that_refuses_them():
+def test_float32_overflow_is_recorded_with_message():
     large = [1e39, 2e39, 3e39, 4e39]
     reason = "1e+39 is not a finite 32-bit number; standardize it, correct it or remove the row, by hand"
 
-    reading = read(large, "regression", b=large)
-    assert reading.beyond_inputs == f"some.table, sample 0, column b: {reason}"
-    assert reading.beyond_target == f"some.table, sample 0, column y: {reason}"
-    assert reading.table.x[:, 1].tolist() == reading.table.y.flatten().tolist() == large
-    assert read(NUMBERS).beyond_inputs == read(NUMBERS).beyond_target == ""
-    assert "1e+200 is not a finite number up to 1e+150" in refusal(NUMBERS, b=[1, 2, 1e200, 4])
+    parsed = parse(large, "regression", b=large)
+    assert parsed.input_overflow == f"some.table, sample 0, column b: {reason}"
+    assert parsed.target_overflow == f"some.table, sample 0, column y: {reason}"
+    assert parsed.table.x[:, 1].tolist() == parsed.table.y.flatten().tolist() == large
+    assert parse(NUMBERS).input_overflow == parse(NUMBERS).target_overflow == ""
+    assert "1e+200 is not a finite number up to 1e+150" in error_message(NUMBERS, b=[1, 2, 1e200, 4])
 
 
-def test_numbers_with_another_decimal_sign_are_not_taken_for_words():
+def test_other_decimal_sign_raises():
     source = Source("some.table", lambda row: f"some.table, sample {row}", decimal=".")
     frame = pd.DataFrame({"a": ["0,5", "1.234,5"], "y": ["2,5", "3"]})
 
     with pytest.raises(
         ConfigError, match=r"column a: 0,5 is not a number with a decimal point; use data\.decimal="
     ):
-        table_of(frame, Choices(target_column="y"), source)
+        parse_table(frame, ParsingOptions(target_column="y"), source)
     with pytest.raises(
         ConfigError, match=r"column y: 2,5 is not a number with a decimal point; use data\.decimal="
     ):
-        table_of(frame.assign(a=[1, 2]), Choices(target_column="y"), source)
+        parse_table(frame.assign(a=[1, 2]), ParsingOptions(target_column="y"), source)

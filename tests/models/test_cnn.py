@@ -12,7 +12,7 @@ def inputs(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("norm2d", [None, BatchNorm2d, nn.BatchNorm2d])
-def test_the_net_by_hand(norm2d):
+def test_cnn_equals_formula(norm2d):
     torch.manual_seed(0)
     model, x = CNN((2, 9, 7), 3, channels=[4, 5], norm2d=norm2d), inputs(6, 2, 9, 7)
     first = nn.functional.conv2d(x, model.hidden1.conv.weight, model.hidden1.conv.bias, padding=1)
@@ -24,18 +24,18 @@ def test_the_net_by_hand(norm2d):
     assert_close(model(x), model.output(h.mean((2, 3))))
 
 
-def test_a_weight_wrapper_is_put_around_the_convolutions_alone():
-    seen = []
-    CNN((1, 8, 8), 3, channels=[4, 5], weight=lambda layer: (seen.append(layer), layer)[1])
-    assert [type(layer) for layer in seen] == [nn.Conv2d, nn.Conv2d]
+def test_weight_wrapper_applies_to_convolutions():
+    wrapped = []
+    CNN((1, 8, 8), 3, channels=[4, 5], weight=lambda layer: (wrapped.append(layer), layer)[1])
+    assert [type(layer) for layer in wrapped] == [nn.Conv2d, nn.Conv2d]
 
 
-def test_an_image_may_be_a_single_pixel_in_the_end():
+def test_feature_map_may_shrink_to_one_pixel():
     assert CNN((1, 8, 8), 3, channels=[2] * 6)(inputs(4, 1, 8, 8)).shape == (4, 3)
 
 
 @pytest.mark.parametrize("shape", [(3,), (8, 8)])
-def test_what_is_no_image_is_refused(shape):
+def test_non_image_input_raises(shape):
     with pytest.raises(
         ValueError, match=r"net=cnn takes images of shape \(channels, height, width\), an input of"
     ):
@@ -45,6 +45,6 @@ def test_what_is_no_image_is_refused(shape):
 @pytest.mark.parametrize(
     ("channels", "message"), [([], "at least one number of channels"), ([4, 0], "at least 1")]
 )
-def test_impossible_channels_are_refused(channels, message):
+def test_invalid_channels_raise(channels, message):
     with pytest.raises(ValueError, match=f"net.channels must .*{message}"):
         CNN((1, 8, 8), 3, channels=channels)

@@ -1,4 +1,4 @@
-"""Dropout against its formula, and in nets."""
+"""Tests of Dropout alone and in nets."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from normlab.norms.counter_rng import uniform
 from normlab.population.population import Population, initial_nets
 
 
-def test_it_is_the_formula_and_its_gradient_the_mask():
+def test_output_and_gradient_equal_formula():
     layer, x = Dropout(0.3), torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
     mask = (uniform(layer.key, layer.step, (8, 5), torch.float64) >= 0.3).double()
     y = layer(x)
@@ -21,48 +21,48 @@ def test_it_is_the_formula_and_its_gradient_the_mask():
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
-def test_it_drops_a_share_of_p_and_keeps_the_mean(p):
+def test_drop_rate_is_p_and_mean_is_kept(p):
     y = Dropout(p)(torch.ones(400, 500))
     deviation = (p * (1 - p) / y.numel()) ** 0.5
     assert abs((y == 0).double().mean() - p) <= 4 * deviation
     assert abs(y.double().mean() - 1) <= 4 * deviation / (1 - p) + 1e-7
 
 
-def test_evaluation_is_the_identity_and_draws_nothing():
+def test_evaluation_is_identity():
     layer, x = Dropout(0.5).eval(), torch.randn(4, 3)
     assert layer(x) is x
     assert layer.step == 0
 
 
-def test_each_step_drops_others():
+def test_mask_differs_by_step():
     layer = Dropout(0.5)
     assert not torch.equal(layer(torch.ones(100)), layer(torch.ones(100)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_what_is_dropped_does_not_depend_on_the_precision(dtype):
+def test_mask_is_independent_of_dtype(dtype):
     y = Dropout(0.5)(torch.ones(1000, dtype=dtype))
     assert y.dtype is dtype
     assert torch.equal(y != 0, Dropout(0.5)(torch.ones(1000)) != 0)
 
 
 @pytest.mark.parametrize("p", [-0.1, 1, 1.5, float("nan")])
-def test_other_probabilities_are_refused(p):
+def test_invalid_probability_raises(p):
     with pytest.raises(ValueError, match=r"p of Dropout must be a number in \[0, 1\), got"):
         Dropout(p)
     with pytest.raises(ValueError, match=r"net.dropout must be a number in \[0, 1\), got"):
         MLP((3,), 1, hidden=[4], dropout=p)
 
 
-def test_a_net_has_it_after_every_hidden_layer_and_layers_draw_apart():
+def test_each_hidden_layer_has_own_dropout():
     net = MLP((3,), 1, hidden=[4, 4], dropout=0.5)
-    found = [layer for layer in net.modules() if isinstance(layer, Dropout)]
+    layers = [layer for layer in net.modules() if isinstance(layer, Dropout)]
     assert [list(layer._modules)[-1] for layer in (net.hidden1, net.hidden2)] == ["dropout"] * 2
-    assert not torch.equal(found[0](torch.ones(50)), found[1](torch.ones(50)))
+    assert not torch.equal(layers[0](torch.ones(50)), layers[1](torch.ones(50)))
     assert not any(isinstance(layer, Dropout) for layer in MLP((3,), 1, hidden=[4]).modules())
 
 
-def test_the_same_weights_are_drawn_with_and_without_it():
+def test_initial_weights_are_independent_of_dropout():
     nets = []
     for dropout in (0.0, 0.5):
         torch.manual_seed(0)
@@ -71,12 +71,12 @@ def test_the_same_weights_are_drawn_with_and_without_it():
 
 
 @pytest.mark.parametrize("seeds", [[3], [3, 5], [8, 3, 5]])
-def test_a_member_drops_what_its_seed_drops_whoever_else_is_there(seeds):
+def test_stacked_members_equal_single_net(seeds):
     def make() -> nn.Module:
         return MLP((3,), 1, hidden=[40], dropout=0.5)
 
-    population, (alone,) = Population(initial_nets(make, seeds)), initial_nets(make, [3])
+    population, (single,) = Population(initial_nets(make, seeds)), initial_nets(make, [3])
     x = torch.randn(1, 16, 3).expand(len(seeds), -1, -1)
     for _ in range(3):
         torch.rand(1)
-        assert_close(population(x)[seeds.index(3)], alone(x[0]))
+        assert_close(population(x)[seeds.index(3)], single(x[0]))

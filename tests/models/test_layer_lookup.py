@@ -18,45 +18,45 @@ def inputs() -> Tensor:
     return 2 + 3 * torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def by_hand(x: Tensor, y: Tensor) -> Tensor:
+def expected_moments(x: Tensor, y: Tensor) -> Tensor:
     def std(t: Tensor) -> Tensor:
         return ((t - t.mean()).square().sum() / (t.numel() - 1)).sqrt()
 
     return torch.stack([x.mean(), std(x), y.mean(), std(y)])
 
 
-def hooks(model: nn.Module) -> int:
+def count_hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.LayerNorm, None])
 @pytest.mark.parametrize("position", ["before", "after"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_moments_at_the_normalizers_equal_those_computed_by_hand(norm, position, training):
+def test_moments_equal_hand_computation(norm, position, training):
     model, x = net(norm, norm_position=position).train(training), inputs()
-    outputs, seen = normalizers(model).observe(lambda: model(x))
+    outputs, measurements = normalizers(model).observe(lambda: model(x))
 
-    again = net(norm, norm_position=position).train(training)
+    reference = net(norm, norm_position=position).train(training)
     h = x
-    assert list(seen) == ["hidden1", "hidden2"]
+    assert list(measurements) == ["hidden1", "hidden2"]
     for layer in ("hidden1", "hidden2"):
-        parts = again.get_submodule(layer)
+        parts = reference.get_submodule(layer)
         before = parts.linear(h) if position == "before" else parts.linear(h).relu()
         after = parts.norm(before)
-        assert_close(seen[layer], by_hand(before, after))
+        assert_close(measurements[layer], expected_moments(before, after))
         h = after.relu() if position == "before" else after
-    assert_close(outputs, again.output(h))
+    assert_close(outputs, reference.output(h))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_mean_and_standard_deviation_equal_torch_s(dtype):
+def test_mean_std_equals_torch(dtype):
     x = 5 + 3 * torch.randn(4, 100, dtype=dtype, generator=torch.Generator().manual_seed(0))
     std, mean = torch.std_mean(x, dim=1)
     torch.testing.assert_close(mean_std(x), (mean, std))
     assert mean_std(x[:, :1])[1].isnan().all()
 
 
-def test_the_moments_are_named_in_their_order():
+def test_moments_follow_order_of_names():
     x, y = torch.tensor([[1.0, 3.0]]), torch.tensor([[-2.0, 4.0]])
     named = dict(zip(MOMENTS, input_output_moments(nn.Identity(), x[None], y[None], 1)[0].tolist(), strict=True))
 
@@ -65,13 +65,13 @@ def test_the_moments_are_named_in_their_order():
     )
 
 
-def test_a_slot_is_known_by_its_name_at_any_depth_whatever_stands_in_it():
+def test_norm_slots_are_found_at_any_depth():
     deep = nn.ModuleDict({"block": nn.ModuleDict({"norm": nn.Tanh(), "normal": nn.Tanh()}), "mlp": net(None)})
 
     assert [layer for layer, _ in norm_slots(deep)] == ["block", "mlp.hidden1", "mlp.hidden2"]
 
 
-def test_observing_returns_what_the_call_returns_and_leaves_nothing_behind():
+def test_observe_returns_result_without_side_effects():
     model, x = net().eval(), inputs()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     expected = model(x)
@@ -80,14 +80,14 @@ def test_observing_returns_what_the_call_returns_and_leaves_nothing_behind():
     outputs, _ = normalizers(model).observe(lambda: model(x))
 
     assert torch.equal(outputs, expected)
-    assert hooks(model) == 0
+    assert count_hooks(model) == 0
     assert not model.training
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 
-def test_the_hooks_are_gone_when_the_call_raises():
+def test_hooks_are_removed_after_exception():
     model = net()
 
     def call() -> Tensor:
@@ -96,10 +96,10 @@ def test_the_hooks_are_gone_when_the_call_raises():
 
     with pytest.raises(RuntimeError, match="in the middle"):
         normalizers(model).observe(call)
-    assert hooks(model) == 0
+    assert count_hooks(model) == 0
 
 
-def test_somebody_elses_hook_stays():
+def test_existing_hook_is_kept():
     model, calls = net().eval(), []
     model.hidden1.norm.register_forward_hook(lambda *_: calls.append(1))
 
@@ -107,14 +107,14 @@ def test_somebody_elses_hook_stays():
     model(inputs())
 
     assert calls == [1, 1]
-    assert hooks(model) == 1
+    assert count_hooks(model) == 1
 
 
-def test_gradients_pass_through_an_observed_call_unchanged():
+def test_observe_does_not_change_gradients():
     model, x = net(), inputs()
     normalizers(model).observe(lambda: model(x))[0].square().sum().backward()
     observed = [parameter.grad for parameter in model.parameters()]
 
-    again = net()
-    again(x).square().sum().backward()
-    assert all(torch.equal(grad, p.grad) for grad, p in zip(observed, again.parameters(), strict=True))
+    reference = net()
+    reference(x).square().sum().backward()
+    assert all(torch.equal(grad, p.grad) for grad, p in zip(observed, reference.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""How weights begin, and what every net is made of."""
+"""Tests of weight initialization and of the hidden layer."""
 
 import math
 
@@ -18,18 +18,18 @@ NETS = {
 }
 
 
-def maps(net: nn.Module) -> list[nn.Module]:
+def weight_layers(net: nn.Module) -> list[nn.Module]:
     return [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
-def wide(kind: type[nn.Module]) -> nn.Module:
+def large_layer(kind: type[nn.Module]) -> nn.Module:
     return nn.Linear(300, 400) if kind is nn.Linear else nn.Conv2d(30, 100, 3)
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, nn.Conv2d])
-def test_each_initialization_has_the_law_of_its_name(kind):
+def test_initialization_has_named_distribution(kind):
     torch.manual_seed(0)
-    layer = wide(kind)
+    layer = large_layer(kind)
     fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(layer.weight)
     before = layer.weight.clone()
     initialize([layer], "default")
@@ -48,10 +48,10 @@ def test_each_initialization_has_the_law_of_its_name(kind):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_a_net_s_maps_all_begin_as_named(net):
+def test_init_applies_to_all_layers(net):
     torch.manual_seed(0)
     model = NETS[net](init="gaussian")
-    assert all(layer.weight.abs().max() < 0.06 and not layer.bias.any() for layer in maps(model))
+    assert all(layer.weight.abs().max() < 0.06 and not layer.bias.any() for layer in weight_layers(model))
     with pytest.raises(ValueError, match=r"net\.init must be one of default, kaiming, xavier, gaussian, got he"):
         NETS[net](init="he")
 
@@ -65,20 +65,20 @@ def test_a_net_s_maps_all_begin_as_named(net):
         ({"activation": "rel"}, "net.activation must be one of"),
     ],
 )
-def test_a_choice_that_a_net_does_not_have_is_refused(net, options, message):
+def test_invalid_arguments_raise(net, options, message):
     with pytest.raises(ValueError, match=message):
         NETS[net](**options)
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_layers_that_draw_have_keys_of_their_own(net):
+def test_stochastic_layers_have_distinct_keys(net):
     model = NETS[net](dropout=0.5)
     keys = [layer.key.item() for layer in model.modules() if hasattr(layer, "seed")]
     assert keys == list(range(2))
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
-def test_a_convolution_s_hidden_layer_by_hand(position):
+def test_convolutional_hidden_layer_equals_formula(position):
     torch.manual_seed(0)
     layer = HiddenLayer(nn.Conv2d(2, 3, 3), "tanh", BatchNorm2d, None, position)
     x = torch.randn(4, 2, 5, 5)

@@ -10,21 +10,21 @@ from normlab.norms import BatchNorm1d
 from normlab.norms.activation import ACTIVATIONS, make_activation
 
 
-class Recording(nn.Module):
-    """A normalizer from outside the package: it notes what comes in, and adds 10."""
+class RecordingNorm(nn.Module):
+    """A user-defined normalizer that records its inputs and adds 10."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
-        self.seen: list[Tensor] = []
+        self.inputs: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x)
+        self.inputs.append(x)
         return x + 10
 
 
 class Doubled(nn.Module):
-    """A weight wrapper from outside the package."""
+    """A user-defined weight wrapper."""
 
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
@@ -45,18 +45,18 @@ def inputs(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("hidden", [[], [4], [5, 4, 3]])
-@pytest.mark.parametrize("norm", [None, BatchNorm1d, nn.BatchNorm1d, nn.LayerNorm, Recording])
-def test_any_depth_and_any_normalizer_maps_inputs_to_outputs(hidden, norm):
+@pytest.mark.parametrize("norm", [None, BatchNorm1d, nn.BatchNorm1d, nn.LayerNorm, RecordingNorm])
+def test_output_shape_for_any_depth_and_normalizer(hidden, norm):
     assert net(hidden=hidden, norm=norm)(inputs(7, 3)).shape == (7, 2)
 
 
-def test_without_hidden_layers_the_net_is_linear():
+def test_net_without_hidden_layers_is_linear():
     model, x = net(hidden=[]), inputs(7, 3)
 
     assert_close(model(x), x @ model.output.weight.T + model.output.bias)
 
 
-def test_several_input_axes_are_flattened():
+def test_input_axes_are_flattened():
     model, x = net((2, 4, 4)), inputs(6, 2, 4, 4)
 
     assert model.hidden1.linear.in_features == 32
@@ -64,36 +64,36 @@ def test_several_input_axes_are_flattened():
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
-def test_the_normalizer_stands_on_the_asked_side_of_the_activation(position):
-    model, x = net(hidden=[5], norm=Recording, norm_position=position, activation="tanh"), inputs(7, 3)
+def test_norm_position_orders_normalizer_and_activation(position):
+    model, x = net(hidden=[5], norm=RecordingNorm, norm_position=position, activation="tanh"), inputs(7, 3)
 
     y = model(x)
 
     preactivation = x @ model.hidden1.linear.weight.T + model.hidden1.linear.bias
     expected_input = {"before": preactivation, "after": preactivation.tanh()}[position]
     expected_hidden = {"before": (preactivation + 10).tanh(), "after": preactivation.tanh() + 10}[position]
-    (seen,) = model.hidden1.norm.seen
-    assert_close(seen, expected_input)
+    (norm_input,) = model.hidden1.norm.inputs
+    assert_close(norm_input, expected_input)
     assert_close(y, expected_hidden @ model.output.weight.T + model.output.bias)
 
 
-def test_the_normalizer_stands_before_the_activation_unless_told_otherwise():
+def test_default_norm_position_is_before():
     x = inputs(7, 3)
 
-    assert torch.equal(net(norm=Recording)(x), net(norm=Recording, norm_position="before")(x))
+    assert torch.equal(net(norm=RecordingNorm)(x), net(norm=RecordingNorm, norm_position="before")(x))
 
 
-def test_each_hidden_layer_gets_a_normalizer_of_its_own_width_and_the_output_none():
-    model = net(hidden=[5, 4], norm=Recording)
-    found = [
-        (name, module.num_features) for name, module in model.named_modules() if isinstance(module, Recording)
+def test_hidden_layers_have_normalizer_of_their_width():
+    model = net(hidden=[5, 4], norm=RecordingNorm)
+    normalizers = [
+        (name, module.num_features) for name, module in model.named_modules() if isinstance(module, RecordingNorm)
     ]
 
-    assert found == [("hidden1.norm", 5), ("hidden2.norm", 4)]
+    assert normalizers == [("hidden1.norm", 5), ("hidden2.norm", 4)]
     assert type(model.output) is nn.Linear
 
 
-def test_a_normalizer_with_bound_arguments_keeps_them():
+def test_partial_normalizer_keeps_arguments():
     model = net(norm=partial(BatchNorm1d, eps=0.5, fused=True))
 
     assert model.hidden2.norm.eps == 0.5
@@ -101,7 +101,7 @@ def test_a_normalizer_with_bound_arguments_keeps_them():
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
-def test_the_slots_have_the_same_names_in_every_arm_and_the_identity_without_a_normalizer(position):
+def test_module_names_are_equal_in_every_arm(position):
     plain, normed = (net(norm=norm, norm_position=position) for norm in (None, BatchNorm1d))
 
     assert [name for name, _ in plain.named_children()] == ["hidden1", "hidden2", "output"]
@@ -123,7 +123,7 @@ def test_the_slots_have_the_same_names_in_every_arm_and_the_identity_without_a_n
         {"weight": nn.utils.parametrizations.weight_norm},
     ],
 )
-def test_arms_with_the_same_seed_start_from_the_same_linear_maps(arm):
+def test_arms_share_initial_linear_maps(arm):
     plain, other = net(seed=3, hidden=[6, 5, 4]), net(seed=3, hidden=[6, 5, 4], **arm)
 
     for name, layer in plain.named_modules():
@@ -133,7 +133,7 @@ def test_arms_with_the_same_seed_start_from_the_same_linear_maps(arm):
     assert not torch.equal(net(seed=4, hidden=[6, 5, 4]).output.weight, plain.output.weight)
 
 
-def test_a_weight_wrapper_is_put_around_each_hidden_linear_map_and_not_the_output():
+def test_weight_wrapper_applies_to_hidden_layers():
     wrapped, plain, x = net(hidden=[5], weight=Doubled), net(hidden=[5]), inputs(7, 3)
 
     assert isinstance(wrapped.hidden1.linear, Doubled)
@@ -142,15 +142,15 @@ def test_a_weight_wrapper_is_put_around_each_hidden_linear_map_and_not_the_outpu
 
 
 @pytest.mark.parametrize("name", ["relu", "ReLU", "SIGMOID", "gelu", "LeakyReLU", "silu"])
-def test_an_activation_is_found_by_its_name_in_torch_in_any_case(name):
+def test_activation_name_is_case_insensitive(name):
     assert type(make_activation(name)) is ACTIVATIONS[name.lower()]
     assert type(net(activation=name).hidden2.activation) is ACTIVATIONS[name.lower()]
 
 
-def test_an_activation_may_be_any_callable_that_makes_a_module():
-    made = net(activation=partial(nn.LeakyReLU, 0.3)).hidden1.activation
+def test_activation_may_be_callable():
+    layer = net(activation=partial(nn.LeakyReLU, 0.3)).hidden1.activation
 
-    assert made.negative_slope == 0.3
+    assert layer.negative_slope == 0.3
     assert net(activation=nn.Tanh).hidden1.activation is not net(activation=nn.Tanh).hidden2.activation
 
 
@@ -163,12 +163,12 @@ def test_an_activation_may_be_any_callable_that_makes_a_module():
         ({"norm_position": "between"}, r"net\.norm_position must be before or after, got between"),
     ],
 )
-def test_an_impossible_net_is_refused_with_its_key(options, message):
+def test_invalid_arguments_raise(options, message):
     with pytest.raises(ValueError, match=message):
         net(**options)
 
 
-def test_a_normalizer_that_draws_weights_of_its_own_does_not_shift_the_others():
+def test_random_normalizer_does_not_change_linear_maps():
     def noisy(num_features: int) -> nn.Module:
         torch.randn(num_features)
         return nn.Identity()

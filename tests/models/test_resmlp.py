@@ -18,7 +18,7 @@ def inputs(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def by_hand(model: ResMLP, x: Tensor, position: str, scale: float) -> Tensor:
+def expected_output(model: ResMLP, x: Tensor, position: str, scale: float) -> Tensor:
     h = model.stem(x)
     for block in (model.block1, model.block2):
         if position == "before":
@@ -33,14 +33,14 @@ def by_hand(model: ResMLP, x: Tensor, position: str, scale: float) -> Tensor:
 )
 @pytest.mark.parametrize("position", ["before", "after"])
 @pytest.mark.parametrize("norm", [None, BatchNorm1d, nn.LayerNorm])
-def test_the_stream_by_hand(norm, position, options, scale):
-    model, again = (net(norm=norm, norm_position=position, **options) for _ in range(2))
+def test_resmlp_equals_formula(norm, position, options, scale):
+    model, reference = (net(norm=norm, norm_position=position, **options) for _ in range(2))
     x = inputs(7, 3)
-    assert_close(model(x), by_hand(again, x, position, scale))
+    assert_close(model(x), expected_output(reference, x, position, scale))
     assert hasattr(model, "last") == (position == "before")
 
 
-def test_without_a_normalizer_the_default_keeps_the_signal_at_any_depth():
+def test_default_scale_keeps_variance_without_norm():
     def growth(**options) -> float:
         torch.manual_seed(0)
         model = ResMLP((64,), 64, width=64, blocks=40, init="kaiming", **options).double()
@@ -54,13 +54,13 @@ def test_without_a_normalizer_the_default_keeps_the_signal_at_any_depth():
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "width"])
-def test_another_branch_scale_is_refused(value):
+def test_invalid_branch_scale_raises(value):
     message = f"net.branch_scale must be null, depth or a finite number > 0, got {value}"
     with pytest.raises(ValueError, match=re.escape(message)):
         net(branch_scale=value)
 
 
-def test_without_blocks_the_net_is_linear():
+def test_net_without_blocks_is_linear():
     model, x = net(blocks=0), inputs(7, 3)
     assert_close(model(x), model.output(model.stem(x)))
 
@@ -70,19 +70,19 @@ def test_images_are_flattened():
     assert ResMLP((1, 8, 8), 10)(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_a_weight_wrapper_is_put_around_all_maps_but_the_output():
-    seen = []
+def test_weight_wrapper_applies_to_all_but_output():
+    wrapped = []
 
     def wrapper(layer: nn.Module) -> nn.Module:
-        seen.append(layer)
+        wrapped.append(layer)
         return nn.Sequential(layer)
 
     model = net(weight=wrapper)
-    assert len(seen) == 1 + 2 * 2
+    assert len(wrapped) == 1 + 2 * 2
     assert type(model.output) is nn.Linear
 
 
-def test_dropout_is_in_the_branch_alone():
+def test_dropout_is_only_in_branch():
     model = net(dropout=0.5)
     with torch.no_grad():
         for block in (model.block1, model.block2):
@@ -93,6 +93,6 @@ def test_dropout_is_in_the_branch_alone():
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"blocks": -1}])
-def test_impossible_sizes_are_refused(options):
+def test_invalid_sizes_raise(options):
     with pytest.raises(ValueError, match=r"net\.width must be at least 1 and net\.blocks 0 or more"):
         net(**options)

@@ -249,7 +249,7 @@ def test_float64_is_trained_in_float64(tmp_path):
 def test_a_left_over_sample_joins_the_last_batch_and_is_said(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="normlab"):
         result = train_one(tmp_path, "data.batch_size=599")
-    assert "leave one over; it joins the last batch, which has 600" in caplog.text
+    assert "leave a single sample; it joins the last batch, which then has 600" in caplog.text
     assert result.steps == 3
 
 

@@ -1,4 +1,4 @@
-"""Datasets in memory, and the LightningDataModule that serves them."""
+"""In-memory datasets, each a LightningDataModule based on :class:`InMemoryData`."""
 
 from normlab.data.bundled import BreastCancer, Diabetes, Digits, Wine
 from normlab.data.csv import CSV

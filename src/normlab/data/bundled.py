@@ -1,4 +1,4 @@
-"""Four real datasets that come with scikit-learn: nothing is downloaded."""
+"""Four real datasets that are installed with scikit-learn; none is downloaded."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from normlab.data.table import Table
 
 @dataclass(kw_only=True, eq=False)
 class Digits(InMemoryData):
-    """1,797 grey images of handwritten digits, 10 classes; a pixel's 0 to 16 becomes 0 to 1.
+    """1,797 greyscale images of handwritten digits, 10 classes; pixels scaled from 0…16 to 0…1.
 
     Shapes:
         x: ``(1797, 1, 8, 8)``, y: ``(1797,)``.
     """
 
     def table(self) -> Table:
-        """Read the images."""
+        """Load the images with scikit-learn."""
         from sklearn.datasets import load_digits
 
         x, y = load_digits(return_X_y=True)
@@ -27,14 +27,14 @@ class Digits(InMemoryData):
 
 @dataclass(kw_only=True, eq=False)
 class BreastCancer(InMemoryData):
-    """569 tumours, 30 measures of their cell nuclei each: malignant (0) or benign (1).
+    """569 tumours with 30 measurements of cell nuclei: malignant (0) or benign (1).
 
     Shapes:
         x: ``(569, 30)``, y: ``(569,)``.
     """
 
     def table(self) -> Table:
-        """Read the measures."""
+        """Load the measurements with scikit-learn."""
         from sklearn.datasets import load_breast_cancer
 
         x, y = load_breast_cancer(return_X_y=True)
@@ -43,14 +43,14 @@ class BreastCancer(InMemoryData):
 
 @dataclass(kw_only=True, eq=False)
 class Wine(InMemoryData):
-    """178 wines of three growers, told apart by 13 chemical measures.
+    """178 wines with 13 chemical measurements; the class is one of three growers.
 
     Shapes:
         x: ``(178, 13)``, y: ``(178,)``.
     """
 
     def table(self) -> Table:
-        """Read the measures."""
+        """Load the measurements with scikit-learn."""
         from sklearn.datasets import load_wine
 
         x, y = load_wine(return_X_y=True)
@@ -59,16 +59,17 @@ class Wine(InMemoryData):
 
 @dataclass(kw_only=True, eq=False)
 class Diabetes(InMemoryData):
-    """442 patients: age, sex, blood pressure and the like to how far the disease has gone a year later, 25 to 346.
+    """442 patients with 10 measurements; the target is disease progression after a year.
 
-    The features are as they were measured: scikit-learn would scale them by all samples, held-out ones among them.
+    The target ranges from 25 to 346. Features are unscaled, because scikit-learn's scaling would use held-out
+    samples too.
 
     Shapes:
         x: ``(442, 10)``, y: ``(442, 1)``.
     """
 
     def table(self) -> Table:
-        """Read the measures."""
+        """Load the measurements with scikit-learn."""
         from sklearn.datasets import load_diabetes
 
         x, y = load_diabetes(return_X_y=True, scaled=False)

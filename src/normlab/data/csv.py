@@ -1,4 +1,7 @@
-"""CSV: a user's own table in a file, with any separator and decimal sign."""
+"""Reader of CSV files, with detection of separator and decimal sign.
+
+The main entry is :class:`CSV`.
+"""
 
 import csv
 import re
@@ -12,82 +15,83 @@ from typing import TYPE_CHECKING
 
 from hydra.utils import to_absolute_path
 
-from normlab.data.parsing import Source, listing
-from normlab.data.tabular import Choices, FrameData, Reading, table_of
+from normlab.data.parsing import Source, format_list
+from normlab.data.tabular import FrameData, ParsedTable, ParsingOptions, parse_table
 from normlab.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ENCODING = "utf-8-sig"
-"""UTF-8, with the mark at the beginning that spreadsheets write, or without."""
+"""UTF-8 with or without the byte order mark that spreadsheets write."""
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 DECIMALS = {"point": ".", "comma": ","}
-SIGNS = {sign: word for word, sign in SEPARATORS.items()}
-"""The words for the signs: a shell and Hydra's grammar read most of the signs as their own."""
+SEPARATOR_NAMES = {sign: word for word, sign in SEPARATORS.items()}
+"""Names of the separators: most of the signs have a meaning in the shell or in Hydra's grammar."""
 
 FRACTION = re.compile(r"[+-]?\d*([.,])\d+([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """The sign between values and the sign before a number's fraction."""
+    """Separator and decimal sign of a CSV file."""
 
     separator: str
     decimal: str
 
     def __str__(self) -> str:
-        """Return both in words."""
+        """Return both signs by name, for messages."""
         decimal = "point" if self.decimal == "." else "comma"
-        return f"separator {SIGNS.get(self.separator, self.separator)}, decimal {decimal}"
+        return f"separator {SEPARATOR_NAMES.get(self.separator, self.separator)}, decimal {decimal}"
 
 
-def dialect_of(path: Path, separator: str | None, decimal: str | None) -> Dialect:
-    """Return the dialect of a file; each sign as given, or else found in the file."""
-    separator = separator or find_separator(path, decimal)
-    return Dialect(separator, decimal or find_decimal(path, separator))
+def detect_dialect(path: Path, separator: str | None, decimal: str | None) -> Dialect:
+    """Return the dialect of a file; a sign that is None is detected from its text."""
+    separator = separator or detect_separator(path, decimal)
+    return Dialect(separator, decimal or detect_decimal(path, separator))
 
 
-def find_separator(path: Path, decimal: str | None) -> str:
-    """Return the sign that divides the header, and the first hundred rows into as many values; else the comma.
+def detect_separator(path: Path, decimal: str | None) -> str:
+    """Return the separator that splits most of the first hundred rows into as many values as the header.
 
-    Of two signs that do so as well, the comma is the less likely: it also stands before fractions and in text.
+    The header must have at least two values. The comma has the lowest priority in a tie, because it also occurs as
+    a decimal sign and in text; it is the default if no sign fits.
     """
-    best, found = (False, 0.0), ","
+    best_score, best_sign = (False, 0.0), ","
     for sign in ("\t", ";", "|", ","):
         if sign == decimal:
             continue
-        widths = [len(values) for _, values in islice(records(path, sign), 101)]
+        widths = [len(values) for _, values in islice(read_records(path, sign), 101)]
         divides = bool(widths) and widths[0] > 1
         score = (divides, widths.count(widths[0]) / len(widths) if divides else 0.0)
-        if score > best:
-            best, found = score, sign
-    return found
+        if score > best_score:
+            best_score, best_sign = score, sign
+    return best_sign
 
 
-def find_decimal(path: Path, separator: str) -> str:
-    """Return the sign that stands before most fractions in the first thousand rows."""
+def detect_decimal(path: Path, separator: str) -> str:
+    """Return the decimal sign of most fractions in the first thousand rows; a point if tied."""
     if separator == ",":
         return "."
-    rows = islice(records(path, separator), 1, 1001)
+    rows = islice(read_records(path, separator), 1, 1001)
     fractions = [FRACTION.fullmatch(value.strip()) for _, values in rows for value in values]
     signs = [fraction[1] for fraction in fractions if fraction]
     return "," if signs.count(",") > signs.count(".") else "."
 
 
-def records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line that each record begins in, counted from 1, and its values; blank lines are none."""
+def read_records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first line number (from 1) and the values of each record; skip blank lines."""
     lines: list[str] = []
     with path.open(encoding=ENCODING, newline="") as file:
-
-        def remembered() -> Iterator[str]:
+        # One record may span several lines, so the lines that the reader consumes are counted.
+        def recorded_lines() -> Iterator[str]:
             for line in file:
                 lines.append(line)
                 yield line
 
         start = 1
-        for cells in csv.reader(remembered(), delimiter=separator, skipinitialspace=True):
+        for cells in csv.reader(recorded_lines(), delimiter=separator, skipinitialspace=True):
             if "".join(lines).strip(" \t\r\n"):
                 yield start, cells
             start += len(lines)
@@ -96,15 +100,15 @@ def records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 @dataclass(kw_only=True, eq=False)
 class CSV(FrameData):
-    """A table whose first line names its columns: one of them is the target, all others are inputs.
+    """A CSV file with a header: one column is the target, all others are inputs.
 
-    A path that is relative starts in the folder where the command was typed. Rows are named as a text editor
-    counts lines; a row without any value is none.
+    A relative path starts in the folder where the command was typed. Error messages number rows by their line in
+    the file. Rows without any value are skipped.
 
     Args:
         path: the file.
-        separator: the sign between values, or comma, semicolon, tab, pipe or space; null finds it.
-        decimal: point or comma, or the sign itself; null finds it.
+        separator: comma, semicolon, tab, pipe, space, or a sign itself; null detects it.
+        decimal: point or comma, or the sign itself; null detects it.
 
     Shapes:
         x: ``(rows, inputs)``; y: ``(rows, 1)``, or ``(rows,)`` for classes.
@@ -117,60 +121,64 @@ class CSV(FrameData):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.path is not None, "data.path", "a file, as in data.path=people.csv", "null")
-        separator, decimal = self.signs
-        one = separator is None or (
+        separator, decimal = self.separator_and_decimal
+        is_single_sign = separator is None or (
             len(separator) == 1 and not separator.isalnum() and separator not in '"\r\n.+-'
         )
-        require(one, "data.separator", f"null, {', '.join(SEPARATORS)} or a single sign", self.separator)
+        require(
+            is_single_sign, "data.separator", f"null, {', '.join(SEPARATORS)} or a single sign", self.separator
+        )
         require(decimal in (None, ".", ","), "data.decimal", f"null, {' or '.join(DECIMALS)}", self.decimal)
 
     @property
-    def signs(self) -> tuple[str | None, str | None]:
-        """The sign between values and the one before fractions, as far as they are given."""
+    def separator_and_decimal(self) -> tuple[str | None, str | None]:
+        """Separator and decimal as signs; None where the option is null."""
         separator, decimal = (None if word is None else str(word) for word in (self.separator, self.decimal))
         return SEPARATORS.get(separator or "", separator), DECIMALS.get(decimal or "", decimal)
 
-    def reading(self) -> Reading:
-        """Read the file, once for each state that it is found in."""
+    def read(self) -> ParsedTable:
+        """Parse the file; the result is cached until the file or an option changes."""
         file = Path(to_absolute_path(str(Path(str(self.path)).expanduser())))
         if not file.is_file():
             raise ConfigError(f"data.path={self.path}: there is no file {file}")
-        found = file.stat()
-        return read_csv(file, found.st_mtime_ns, found.st_size, *self.signs, self.choices)
+        status = file.stat()
+        return read_csv(
+            file, status.st_mtime_ns, status.st_size, *self.separator_and_decimal, self.parsing_options
+        )
 
 
 @lru_cache(maxsize=2)
 def read_csv(
-    path: Path, modified: int, size: int, separator: str | None, decimal: str | None, choices: Choices
-) -> Reading:
-    """Return the table of a file; when it was modified and how large it is tell apart what it holds.
+    path: Path, modified: int, size: int, separator: str | None, decimal: str | None, options: ParsingOptions
+) -> ParsedTable:
+    """Parse a CSV file; modification time and size are arguments only as part of the cache key.
 
     Raises:
-        ConfigError: for what is no table, by row and column.
+        ConfigError: if the file is not a valid table; the message names row and column.
     """
-    dialect, frame = frame_of(path, separator, decimal)
+    dialect, frame = read_frame(path, separator, decimal)
     source = Source(
-        path.name, lambda row: f"{path.name}, row {line_of(path, dialect, row)}", decimal=dialect.decimal
+        path.name, lambda row: f"{path.name}, row {line_number(path, dialect, row)}", decimal=dialect.decimal
     )
-    reading = table_of(frame, choices, source)
+    parsed = parse_table(frame, options, source)
     if dialect in (Dialect(",", "."), Dialect(separator or "", decimal or "")):
-        return reading
-    return replace(reading, notices=(f"data: {path.name}: {dialect}", *reading.notices))
+        return parsed
+    return replace(parsed, notices=(f"data: {path.name}: {dialect}", *parsed.notices))
 
 
-def frame_of(path: Path, separator: str | None, decimal: str | None) -> tuple[Dialect, "pd.DataFrame"]:
-    """Return the dialect of a file, and its rows; an empty field is missing, any other holds what is written.
+def read_frame(path: Path, separator: str | None, decimal: str | None) -> tuple[Dialect, "pd.DataFrame"]:
+    """Return the dialect and the rows of a file; only an empty field counts as missing.
 
     Raises:
-        ConfigError: for a file that cannot be read, or is no table.
+        ConfigError: if the file cannot be read or is not a valid table.
     """
     import pandas as pd
 
     try:
-        dialect = dialect_of(path, separator, decimal)
-        header = header_of(path, dialect)
+        dialect = detect_dialect(path, separator, decimal)
+        header = read_header(path, dialect)
         with warnings.catch_warnings():
-            # It would leave out what the first row has more than the header, and say so in a warning alone.
+            # Values beyond the header's columns would be dropped with only a warning.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 path,
@@ -190,53 +198,53 @@ def frame_of(path: Path, separator: str | None, decimal: str | None) -> tuple[Di
     except csv.Error as error:
         raise ConfigError(f"{path.name} cannot be read as a CSV: {error}") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        refuse_lengths(path, dialect)
+        reject_long_rows(path, dialect)
         raise ConfigError(f"{path.name} cannot be read as a CSV: {first_line(error)}") from error
     frame.columns = pd.Index(header)
     frame = frame.dropna(how="all")
     if frame.empty:
         raise ConfigError(f"{path.name} has no rows below its header")
-    for place, name in enumerate(header):
-        if not name and frame.iloc[:, place].notna().any():
+    for index, name in enumerate(header):
+        if not name and frame.iloc[:, index].notna().any():
             raise ConfigError(
-                f"{path.name}: column {place + 1} has no name; name it in the first line or remove it"
+                f"{path.name}: column {index + 1} has no name; name it in the first line or remove it"
             )
     return dialect, frame.drop(columns=[""], errors="ignore")
 
 
-def header_of(path: Path, dialect: Dialect) -> list[str]:
-    """Return the names of the columns; one without values, as spreadsheets write, may have none.
+def read_header(path: Path, dialect: Dialect) -> list[str]:
+    """Return the column names; a name may be empty, as spreadsheets write for empty columns.
 
     Raises:
-        ConfigError: if there are no columns, a single one, or two of the same name.
+        ConfigError: if there is no column, only one, or two with the same name.
     """
-    _, cells = next(records(path, dialect.separator), (0, []))
+    _, cells = next(read_records(path, dialect.separator), (0, []))
     names = [" ".join(cell.split()) for cell in cells]
     if not names:
         raise ConfigError(f"{path.name} is empty")
     if len(names) == 1:
         raise ConfigError(
-            f"{path.name} has a single column, {listing(names)}, with {dialect}; "
+            f"{path.name} has a single column, {format_list(names)}, with {dialect}; "
             f"the first line must name several; data.separator may be {', '.join(SEPARATORS)} or another sign"
         )
-    for place, name in enumerate(names):
-        if name and name in names[:place]:
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
             raise ConfigError(f"{path.name} has two columns named {name}; rename one")
     return names
 
 
-def line_of(path: Path, dialect: Dialect, row: int) -> int:
-    """Return the line in which a row of values begins; a quoted value may go over several lines."""
-    line, _ = next(islice(records(path, dialect.separator), row + 1, None))
+def line_number(path: Path, dialect: Dialect, row: int) -> int:
+    """Return the line number of a row, counting blank lines and line breaks in quoted values."""
+    line, _ = next(islice(read_records(path, dialect.separator), row + 1, None))
     return line
 
 
-def refuse_lengths(path: Path, dialect: Dialect) -> None:
-    """Raise :class:`ConfigError` for the first row that has more values than there are columns."""
-    width = len(header_of(path, dialect))
-    for line, cells in records(path, dialect.separator):
+def reject_long_rows(path: Path, dialect: Dialect) -> None:
+    """Raise :class:`ConfigError` for the first row that has more values than the header."""
+    width = len(read_header(path, dialect))
+    for line, cells in read_records(path, dialect.separator):
         if len(cells) > width:
             raise ConfigError(
                 f"{path.name}, row {line}: {len(cells)} values for {width} columns; "
-                f"quote a value that has a {SIGNS.get(dialect.separator, dialect.separator)}"
+                f"quote values that contain a {SEPARATOR_NAMES.get(dialect.separator, dialect.separator)}"
             )

@@ -1,4 +1,7 @@
-"""The LightningDataModule that every dataset is: a table in memory, sliced instead of collated."""
+"""The base class of all datasets: a LightningDataModule that slices minibatches from tensors in memory.
+
+The main entry is :class:`InMemoryData`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -10,9 +13,9 @@ import torch
 from torch import Tensor
 
 from normlab.config.schema import DataConfig
-from normlab.data.parsing import listing
-from normlab.data.preprocessing import Standardizer, cast_numbers, merged_notice
-from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_one_over
+from normlab.data.parsing import format_list
+from normlab.data.preprocessing import Standardizer, cast_numbers, merged_values_warning
+from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_single_sample
 from normlab.data.table import Table, split_rows
 from normlab.errors import require
 
@@ -21,12 +24,12 @@ Transform = Callable[[Table], Table]
 
 @dataclass(frozen=True)
 class WholeSplit:
-    """A dataloader of one batch, a whole split: Lightning's cost per batch is then paid once an epoch.
+    """A dataloader that yields a whole split as one batch; an empty split yields none.
 
-    A split without samples has no batch.
+    Lightning's overhead per batch then occurs only once per epoch.
 
     Shapes:
-        x ``(M, N, …)`` and y ``(M, N, …)``: M is 1 where all members have the same samples, else K.
+        x ``(M, N, …)`` and y ``(M, N, …)``: M is 1 if all K members share their samples, otherwise K.
     """
 
     x: Tensor
@@ -42,15 +45,15 @@ class WholeSplit:
 
 @dataclass(kw_only=True, eq=False)
 class InMemoryData(DataConfig, pl.LightningDataModule):
-    """A dataset that fits in memory; a subclass says in :meth:`table` where its samples come from.
+    """A dataset that fits in memory; subclasses load or draw their samples in :meth:`table`.
 
-    Lightning is handed each split whole; :meth:`minibatches` slices an epoch's batches out of it. Numbers keep the
-    precision they were read in until they are standardized. They are then cast once, to ``dtype``: float32, or
-    float64 where the training sets it before the splits are made.
+    The dataloaders yield each split as one batch; :meth:`minibatches` slices the minibatches of an epoch from it.
+    Numbers keep the precision of the source until after standardization. They are then cast once to ``dtype``:
+    float32, or float64 if training sets it before the splits are made.
 
     Attributes:
-        members: the datasets of a population whose members have samples of their own, see :meth:`for_members`;
-            otherwise this one alone, for all members.
+        members: one dataset per member if the members' samples differ, see :meth:`for_members`; otherwise only
+            this dataset, shared by all members.
     """
 
     def __post_init__(self) -> None:
@@ -64,14 +67,14 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         self._fixed: Table | None = None
 
     def with_seed(self, seed: int) -> "InMemoryData":
-        """Return this dataset with another seed: other draws where samples are random, and another split."""
+        """Return a copy with another seed, which draws other samples (if generated) and another split."""
         other = copy(self)
         other.seed, other._parts, other._splits, other.members = seed, None, {}, [other]
         return other
 
     def for_members(self, seeds: Sequence[int]) -> "InMemoryData":
-        """Return the dataset of a population: each member has the draws and the split of its own seed."""
-        _ = self.generated  # a table that is found to be fixed is handed on to the members
+        """Return the dataset of a population, in which member i has the samples and split of ``seeds[i]``."""
+        _ = self.generated  # caches a table that does not depend on the seed, so that the copies share it
         by_seed = {seed: self.with_seed(seed) for seed in seeds}
         data = by_seed[seeds[0]]
         if len(by_seed) > 1:
@@ -79,14 +82,14 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         return data
 
     def table(self) -> Table:
-        """Return all samples, drawn from ``self.seed`` if they are random."""
+        """Return all samples; random ones are drawn with ``self.seed``."""
         raise NotImplementedError(f"{type(self).__name__} must define table()")
 
     @property
     def generated(self) -> bool:
-        """Whether another seed draws other samples; otherwise it splits the same ones, in whatever order they are.
+        """True if the seed determines the samples; False if it determines only their order and split.
 
-        It is found by calling :meth:`table` with two seeds. A subclass that knows may say so instead.
+        The default implementation compares the tables of two seeds. Subclasses may override it.
         """
         if self._generated is None:
             one, other = (self.with_seed(seed).table() for seed in (self.seed, self.seed ^ 1))
@@ -95,12 +98,12 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         return self._generated
 
     def whole_table(self) -> Table:
-        """Return all samples; a table that does not depend on the seed is read once for all members."""
+        """Return all samples; a table that does not depend on the seed is shared by all members."""
         return self.table() if self._fixed is None else self._fixed
 
     @property
     def parts(self) -> tuple[Table, ...]:
-        """The training, validation and test parts, in ``dtype``; made once."""
+        """Training, validation and test samples after preprocessing, in ``dtype``; computed once."""
         if self._parts is None:
             table = self.whole_table()
             rows = split_rows(len(table), (self.train, self.val, self.test), self.seed)
@@ -109,24 +112,24 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         return self._parts
 
     def description(self) -> dict[str, Any]:
-        """Return the part of a run's record that is about its samples; see ``results.result``."""
+        """Return the data section of a run's record: seed, generated and split sizes; see ``results.result``."""
         sizes = zip(("train", "val", "test"), map(len, self.parts), strict=True)
         return {"seed": self.seed, "generated": self.generated, **dict(sizes)}
 
     @property
     def shape_is_fitted(self) -> bool:
-        """Whether the shape of an input depends on the training samples, as one-hot encoding makes it."""
+        """True if the input shape depends on the training samples, as with one-hot encoding."""
         return False
 
     def encoder(self, train: Table) -> Transform:
-        """Fit the encoding of the inputs to the training samples; by default they stay as they are."""
+        """Fit the encoding of the inputs to the training samples; the default is the identity."""
         return lambda part: part
 
     def fit(self, train: Table) -> Transform:
-        """Fit encoding and standardization to the training samples, and return the transform of all samples.
+        """Fit encoding and standardization to the training samples and return the fitted transform.
 
         Raises:
-            ConfigError: if targets to be standardized are classes.
+            ConfigError: if ``standardize_target`` is set for class targets.
         """
         encode = self.encoder(train)
         scalable = not (self.standardize_target and train.is_classification)
@@ -144,42 +147,46 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
 
     @property
     def notices(self) -> list[str]:
-        """What a person should know about this data before reading a result."""
-        left_over = (
-            f"data: {self.train} training samples in batches of {self.batch_size} leave one over; "
-            f"it joins the last batch, which has {self.batch_size + 1}"
+        """Warnings about the data, each one line."""
+        single_sample = (
+            f"data: {self.train} training samples in batches of {self.batch_size} leave a single sample; "
+            f"it joins the last batch, which then has {self.batch_size + 1}"
         )
-        left = [left_over] * leaves_one_over(self.train, self.batch_size)
-        return [*left, *self.merged_values(), *self.nearly_constant()]
+        single = [single_sample] * leaves_single_sample(self.train, self.batch_size)
+        return [*single, *self.merged_values_warnings(), *self.nearly_constant_warnings()]
 
-    def nearly_constant(self) -> list[str]:
-        """Return a line that names the inputs that are not standardized, as nearly all samples have the same."""
+    def nearly_constant_warnings(self) -> list[str]:
+        """Return a warning that names nearly constant inputs, which are centered but not scaled."""
         if not self.standardize:
             return []
         train = self.parts[0]
         scale = Standardizer.fit(train.x)
-        names = [train.name_of(place) for place in scale.nearly_constant.flatten().nonzero().flatten().tolist()]
-        count = f"{len(names)} input{'s' * (len(names) > 1)}"
-        said = f"data: {count} the same in over 99 % of the training samples, only centered: {listing(names)}"
-        return [said] if names else []
+        indices = scale.nearly_constant.flatten().nonzero().flatten().tolist()
+        names = [train.name_of(index) for index in indices]
+        count = f"{len(names)} inputs have" if len(names) > 1 else "1 input has"
+        line = (
+            f"data: {count} the same value in over 99 % of the training samples, centered but not scaled: "
+            f"{format_list(names)}"
+        )
+        return [line] if names else []
 
-    def merged_values(self) -> list[str]:
-        """Return warnings of distinct numbers that become the same in float32 and are not standardized."""
+    def merged_values_warnings(self) -> list[str]:
+        """Return warnings about distinct values that float32 rounds to the same number."""
         table, notices = self.whole_table(), []
         if self.dtype == torch.float32 and table.x.dtype == torch.float64 and not self.standardize:
-            notices += merged_notice(table.x, table.name_of, "data.standardize")
+            notices += merged_values_warning(table.x, table.name_of, "data.standardize")
         if self.dtype == torch.float32 and table.y.dtype == torch.float64 and not self.standardize_target:
-            notices += merged_notice(table.y, target_name, "data.standardize_target")
+            notices += merged_values_warning(table.y, target_name, "data.standardize_target")
         return notices
 
-    def split(self, place: int) -> WholeSplit:
-        """Return the training (0), validation (1) or test (2) split of all members; made once."""
-        if place not in self._splits:
-            tables = [member.parts[place] for member in self.members]
-            self._splits[place] = WholeSplit(
+    def split(self, index: int) -> WholeSplit:
+        """Return the training (0), validation (1) or test (2) split of all members; computed once."""
+        if index not in self._splits:
+            tables = [member.parts[index] for member in self.members]
+            self._splits[index] = WholeSplit(
                 *(stack_members([getattr(t, name) for t in tables]) for name in ("x", "y"))
             )
-        return self._splits[place]
+        return self._splits[index]
 
     def train_dataloader(self) -> WholeSplit:
         """Return the training split as one batch."""
@@ -194,34 +201,34 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         return self.split(2)
 
     def minibatches(self, split: Split, seeds: list[int], epoch: int) -> Iterator[Split]:
-        """Yield an epoch's minibatches, each member's in the order of its own seed.
+        """Yield the minibatches of an epoch, with each member's samples in the order of its seed.
 
         Shapes:
             split: x ``(M, N, …)`` and y ``(M, N, …)``; yields x ``(K, B, …)`` and y ``(K, B, …)``.
         """
         x, y = split
         order = epoch_order(seeds, epoch, x.shape[1]).to(x.device)
-        for places in order.split(batch_sizes(x.shape[1], self.batch_size), dim=1):
-            yield taken(x, places), taken(y, places)
+        for indices in order.split(batch_sizes(x.shape[1], self.batch_size), dim=1):
+            yield gather_samples(x, indices), gather_samples(y, indices)
 
 
 def stack_members(tensors: Sequence[Tensor]) -> Tensor:
-    """Return tensors with a leading axis of members; of one no copy is made."""
+    """Stack tensors along a new leading member axis; a single tensor is not copied."""
     return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
 
-def target_name(place: int) -> str:
-    """Return how messages call a target, of which tables that are read have one."""
-    return "the target" if place == 0 else f"target {place + 1}"
+def target_name(index: int) -> str:
+    """Return the name of a target column for messages."""
+    return "the target" if index == 0 else f"target {index + 1}"
 
 
-def taken(samples: Tensor, places: Tensor) -> Tensor:
-    """Return each member's samples at its places, in a quarter of the time of an index of both axes.
+def gather_samples(samples: Tensor, indices: Tensor) -> Tensor:
+    """Select samples by index for each member; four times as fast as indexing both axes.
 
     Shapes:
-        samples ``(M, N, …)``, places ``(K, B)``; returns ``(K, B, …)``.
+        samples ``(M, N, …)`` with M = 1 or K, indices ``(K, B)``; returns ``(K, B, …)``.
     """
     members, count = samples.shape[:2]
     if members > 1:
-        places = places + count * torch.arange(members, device=places.device).unsqueeze(1)
-    return samples.flatten(0, 1).index_select(0, places.flatten()).view(*places.shape, *samples.shape[2:])
+        indices = indices + count * torch.arange(members, device=indices.device).unsqueeze(1)
+    return samples.flatten(0, 1).index_select(0, indices.flatten()).view(*indices.shape, *samples.shape[2:])

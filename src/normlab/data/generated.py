@@ -1,4 +1,4 @@
-"""Datasets that are drawn from a seed: pure noise, and a made-up fitness score."""
+"""Synthetic datasets drawn from a seed: pure noise and an invented fitness score."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from normlab.data.table import Table
 from normlab.errors import require
 
 LOWEST, HIGHEST = 109.0, 186.0
-"""The noiseless score of the smallest and of the largest person (1.2 m, 30 kg, 2 l; 2.0 m, 120 kg, 5 l)."""
+"""Rounded noiseless scores of the smallest (1.2 m, 30 kg, 2 l) and largest person (2.0 m, 120 kg, 5 l)."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Random(InMemoryData):
     """Independent standard normal inputs and targets: x ~ N(0, I), y ~ N(0, 1).
 
-    The best prediction is 0 with a squared error of 1, so a lower training loss is memorization, and a held-out
-    loss can only be above 1.
+    The best predictor is the constant 0, with an expected squared error of 1. A lower training loss is
+    memorization, and the expected held-out loss is at least 1.
 
     Shapes:
         x: ``(train + val + test, in_features)``, y: ``(train + val + test, 1)``.
@@ -40,15 +40,15 @@ class Random(InMemoryData):
 
 @dataclass(kw_only=True, eq=False)
 class Fitness(InMemoryData):
-    """Height, weight and vital capacity to a score in [0, 100].
+    """Regression of a fitness score in [0, 100] on height, weight and vital capacity.
 
     ``base = 35·height + 15·ln(weight) + 0.008·capacity``, with height ~ U(1.2, 2.0) m, weight ~ U(30, 120) kg and
     capacity ~ U(2000, 5000) ml. The target is one of
 
-    - ``calibrated``: ``100·(base − 109)/(186 − 109) + N(0, 10)``, clamped to [0, 100]; no net gets below a squared
-      error of about 95;
-    - ``clipped``: ``base + N(0, 10)``, clamped to [0, 100]. ``base`` is never below 109, so that nearly every
-      target is exactly 100 and there is nothing to learn but a constant.
+    - ``calibrated``: ``100·(base − 109)/(186 − 109) + N(0, 10)``, clamped to [0, 100]; the noise alone gives
+      a squared error of about 95;
+    - ``clipped``: ``base + N(0, 10)``, clamped to [0, 100]. ``base`` is never below 109, so nearly every target
+      is exactly 100 and the best predictor is almost constant.
 
     Shapes:
         x: ``(samples, 3)``, y: ``(samples, 1)``.
@@ -78,12 +78,12 @@ class Fitness(InMemoryData):
 
     @property
     def notices(self) -> list[str]:
-        """Add what share of the clipped targets says nothing."""
+        """Add a warning with the share of clipped targets that are exactly 100."""
         if self.target != "clipped":
             return super().notices
         saturated = (self.table().y == 100).double().mean().item()
         return [
             *super().notices,
-            f"data.target=clipped: {saturated:.1%} of the targets are exactly 100, so that there is nothing to "
-            "learn but a constant; data.target=calibrated can be learned",
+            f"data.target=clipped: {saturated:.1%} of the targets are exactly 100, so only a constant can be "
+            "learned; use data.target=calibrated for a target that depends on the inputs",
         ]

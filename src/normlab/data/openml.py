@@ -1,4 +1,7 @@
-"""Any dense table or image set of OpenML, by its name."""
+"""Loader of dense tables and image datasets from OpenML, by name.
+
+The main entry is :class:`OpenML`.
+"""
 
 import re
 import socket
@@ -16,33 +19,34 @@ from urllib.error import URLError
 import torch
 
 from normlab.data.datamodule import Transform
-from normlab.data.parsing import Source, listing
+from normlab.data.parsing import Source, format_list
 from normlab.data.table import Table
-from normlab.data.tabular import Choices, FrameData, Reading, table_of
+from normlab.data.tabular import FrameData, ParsedTable, ParsingOptions, parse_table
 from normlab.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SECONDS = 10.0
-"""How long OpenML may be silent before it counts as not reached."""
+TIMEOUT_SECONDS = 10.0
+"""Socket timeout of requests to OpenML."""
 
-# scikit-learn asks pandas for categories; its version 1.9 then fails on those that pandas 3.1 reads as numbers, as
-# MNIST's classes are, and deletes the file (scikit-learn's pull request 34902). So they are made here.
-READING = {"dtype": None, "low_memory": False}
+# By default scikit-learn has pandas read categories. Version 1.9 then fails on categories that pandas 3.1 reads as
+# numbers, such as MNIST's classes, and deletes the file (scikit-learn pull request 34902). So the categories are
+# created in `without_arff_quotes`.
+READ_CSV_OPTIONS = {"dtype": None, "low_memory": False}
 
 
 @dataclass(kw_only=True, eq=False)
 class OpenML(FrameData):
-    """A dataset of openml.org, fetched the first time and then read from scikit-learn's folder without network.
+    """A dataset of openml.org, downloaded once and then read from scikit-learn's data folder.
 
     Args:
-        name: as on openml.org, such as mnist_784.
-        version: a number, or ``active`` for the first one that OpenML has not withdrawn.
-        target_column: null for the target that the dataset names itself.
-        image_shape: channels, height and width that a row is the pixels of; null for a table.
-        divide_by: all inputs are divided by it.
-        data_home: the folder to fetch into; null for scikit-learn's own.
+        name: the name on openml.org, such as mnist_784.
+        version: a number, or ``active`` for the oldest version that OpenML has not withdrawn.
+        target_column: null for the default target of the dataset.
+        image_shape: channels, height and width of the image in each row; null for a table.
+        divide_by: divisor of all numeric inputs.
+        data_home: the folder for downloads; null for scikit-learn's default.
 
     Shapes:
         x: ``(rows, columns)`` or ``(rows, *image_shape)``; y: ``(rows, 1)``, or ``(rows,)`` for classes.
@@ -56,96 +60,101 @@ class OpenML(FrameData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Lightning's class has a name of its own, None, so that this one may be left out.
-        named = self.name is not None and re.fullmatch(r"[^\s/\\?#%]+", self.name) is not None
-        require(named, "data.name", "a name as on openml.org, such as mnist_784", self.name or "nothing")
-        is_number = isinstance(self.version, int) and not isinstance(self.version, bool) and self.version >= 1
-        require(is_number or self.version == "active", "data.version", "active or 1 or more", self.version)
-        sizes = self.image_shape
-        listed = sizes if isinstance(sizes, Sequence) else []
-        shaped = sizes is None or [isinstance(size, int) and size >= 1 for size in listed] == 3 * [True]
-        require(shaped, "data.image_shape", "null or channels, height and width, as [1, 28, 28]", sizes)
-        divides = isfinite(self.divide_by) and self.divide_by > 0
-        require(divides, "data.divide_by", "a finite number > 0", self.divide_by)
+        # LightningDataModule has a class attribute `name` = None, which becomes the default if name is not given.
+        is_name = self.name is not None and re.fullmatch(r"[^\s/\\?#%]+", self.name) is not None
+        require(is_name, "data.name", "a name as on openml.org, such as mnist_784", self.name or "nothing")
+        is_version = isinstance(self.version, int) and not isinstance(self.version, bool) and self.version >= 1
+        require(is_version or self.version == "active", "data.version", "active or 1 or more", self.version)
+        shape = self.image_shape
+        sizes = shape if isinstance(shape, Sequence) else []
+        is_shape = shape is None or [isinstance(size, int) and size >= 1 for size in sizes] == 3 * [True]
+        require(is_shape, "data.image_shape", "null or channels, height and width, as [1, 28, 28]", shape)
+        is_divisor = isfinite(self.divide_by) and self.divide_by > 0
+        require(is_divisor, "data.divide_by", "a finite number > 0", self.divide_by)
 
-    def reading(self) -> Reading:
-        """Fetch or read the whole table, once in a process."""
+    def read(self) -> ParsedTable:
+        """Download or load the whole table; the result is cached in the process."""
         from sklearn.datasets import get_data_home
 
         try:
             folder = get_data_home(self.data_home)
         except OSError as error:
             raise ConfigError(f"data.data_home={error.filename}: {error.strerror}") from error
-        return read_openml(self.name, self.version, self.choices, folder)
+        return read_openml(self.name, self.version, self.parsing_options, folder)
 
     def table(self) -> Table:
-        """Return the whole table as it was read.
+        """Return the whole table without preprocessing.
 
         Raises:
-            ConfigError: if the images have another number of pixels than there are inputs, or some are words.
+            ConfigError: if ``image_shape`` has another number of pixels than there are inputs, or is set for a
+                table with categorical columns.
         """
         table = super().table()
         if self.image_shape is not None:
             shape, columns = list(self.image_shape), table.x.shape[1]
-            numbers = not any(self.reading().words)
-            require(numbers, "data.image_shape", f"null as columns of {self.name} are words", shape)
+            is_numeric = not any(self.read().categories)
+            require(is_numeric, "data.image_shape", f"null, as {self.name} has categorical columns", shape)
             fits = prod(shape) == columns
             require(fits, "data.image_shape", f"null or of {columns} pixels for {self.name}", shape)
         return table
 
     def encoder(self, train: Table) -> Transform:
-        """Divide the numbers, encode the words, and give images their shape."""
-        encode, shape = super().encoder(self.divided(train)), self.image_shape
+        """Divide the numeric inputs, encode the categorical ones, and reshape images."""
+        encode, shape = super().encoder(self.divide_inputs(train)), self.image_shape
 
-        def shaped(part: Table) -> Table:
-            encoded = encode(self.divided(part))
+        def transform(part: Table) -> Table:
+            encoded = encode(self.divide_inputs(part))
             return replace(encoded, x=encoded.x.reshape(len(part), *shape)) if shape else encoded
 
-        return shaped
+        return transform
 
-    def divided(self, part: Table) -> Table:
-        """Return samples with all inputs that are numbers divided by ``divide_by``."""
+    def divide_inputs(self, part: Table) -> Table:
+        """Divide the numeric inputs by ``divide_by``."""
         if self.divide_by == 1:
             return part
-        divisor = [1.0 if words else self.divide_by for words in self.reading().words]
+        divisor = [1.0 if labels else self.divide_by for labels in self.read().categories]
         return replace(part, x=part.x / torch.tensor(divisor, dtype=torch.float64))
 
 
 @lru_cache(maxsize=2)
-def read_openml(name: str, version: int | str, choices: Choices, folder: str) -> Reading:
-    """Return the table of a dataset, and what OpenML says about it.
+def read_openml(name: str, version: int | str, options: ParsingOptions, folder: str) -> ParsedTable:
+    """Fetch and parse a dataset; its notices include the warnings of OpenML.
 
     Raises:
-        ConfigError: if it cannot be fetched, or its table cannot be used.
+        ConfigError: if the dataset cannot be fetched or parsed.
     """
-    target_column = choices.target_column
+    target_column = options.target_column
     try:
-        found, notices = fetch(name, version, target_column, folder)
+        bunch, notices = fetch(name, version, target_column, folder)
     except KeyError:
-        # There is no such column; which there are is known without it, and the nearest is named below.
-        found, notices = fetch(name, version, None, folder)
-    targets = found.target_names if target_column is None else [target_column]
-    require(len(targets) <= 1, "data.target_column", f"one of {listing(targets)} for {name}", "null")
-    # What is wrong with a dataset of somebody else's can be put right in a copy alone.
-    source = Source(name, lambda row: f"{name}, data row {row + 1}", ", in a copy to be read by data=csv")
-    reading = table_of(found.frame, replace(choices, target_column=targets[0] if targets else None), source)
-    return replace(reading, notices=(*notices, *reading.notices))
+        # The column does not exist; parse_table reports it and suggests the nearest name.
+        bunch, notices = fetch(name, version, None, folder)
+    targets = bunch.target_names if target_column is None else [target_column]
+    require(len(targets) <= 1, "data.target_column", f"one of {format_list(targets)} for {name}", "null")
+    # An OpenML dataset cannot be edited, so the remedy is to correct a copy.
+    source = Source(name, lambda row: f"{name}, data row {row + 1}", " in a copy read with data=csv")
+    parsed = parse_table(bunch.frame, replace(options, target_column=targets[0] if targets else None), source)
+    return replace(parsed, notices=(*notices, *parsed.notices))
 
 
 def fetch(name: str, version: int | str, target_column: str | None, folder: str) -> tuple[Any, list[str]]:
-    """Return a dataset as scikit-learn reads it, and its warnings.
+    """Return a dataset as a scikit-learn ``Bunch``, and the warnings raised while reading it.
 
     Raises:
-        ConfigError: if there is no such dataset, OpenML cannot be reached, or what comes cannot be read.
-        KeyError: if there is no such column.
+        ConfigError: if the dataset does not exist, OpenML is unreachable, or the answer cannot be read.
+        KeyError: if the target column does not exist.
     """
     from sklearn.datasets import fetch_openml
     from sklearn.datasets._openml import _get_data_features
 
     target = "default-target" if target_column is None else target_column
-    with explained(name, version, folder), patience(SECONDS), warnings.catch_warnings(record=True) as said:
+    with (
+        translate_errors(name, version, folder),
+        socket_timeout(TIMEOUT_SECONDS),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
-        found = fetch_openml(
+        bunch = fetch_openml(
             name,
             version=version,
             data_home=folder,
@@ -153,29 +162,29 @@ def fetch(name: str, version: int | str, target_column: str | None, folder: str)
             as_frame=True,
             n_retries=1,
             delay=0.5,
-            read_csv_kwargs=dict(READING),
+            read_csv_kwargs=dict(READ_CSV_OPTIONS),
         )
-        features = _get_data_features(found.details["id"], join(folder, "openml"))
-    found.frame = without_arff_quotes(
-        found.frame, {feature["name"] for feature in features if feature["data_type"] == "nominal"}
+        features = _get_data_features(bunch.details["id"], join(folder, "openml"))
+    bunch.frame = without_arff_quotes(
+        bunch.frame, {feature["name"] for feature in features if feature["data_type"] == "nominal"}
     )
-    texts = [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
+    texts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     lines = [text.splitlines()[0].removesuffix(" Available versions:") for text in texts]
-    return found, [f"data: OpenML: {line}" for line in lines if not line.endswith("Retrying...")]
+    return bunch, [f"data: OpenML: {line}" for line in lines if not line.endswith("Retrying...")]
 
 
 def without_arff_quotes(frame: "pd.DataFrame", nominal: set[str]) -> "pd.DataFrame":
-    """Return a frame without ARFF's single quotes around words, and with its nominal columns as categories."""
+    """Remove ARFF's single quotes from text columns, and convert nominal columns to categories."""
     import pandas as pd
 
-    words = [str(name) for name, column in frame.items() if pd.api.types.is_string_dtype(column)]
-    plain = {name: frame[name].str.replace(r"^'(.*)'$", r"\1", regex=True) for name in words}
-    return frame.assign(**plain).astype(dict.fromkeys(nominal & set(frame.columns), "category"))
+    text_columns = [str(name) for name, column in frame.items() if pd.api.types.is_string_dtype(column)]
+    unquoted = {name: frame[name].str.replace(r"^'(.*)'$", r"\1", regex=True) for name in text_columns}
+    return frame.assign(**unquoted).astype(dict.fromkeys(nominal & set(frame.columns), "category"))
 
 
 @contextmanager
-def explained(name: str, version: int | str, folder: str) -> Iterator[None]:
-    """Turn what fetching may raise into one line."""
+def translate_errors(name: str, version: int | str, folder: str) -> Iterator[None]:
+    """Convert exceptions of scikit-learn and the network into :class:`ConfigError` with a remedy."""
     from sklearn.datasets._openml import OpenMLError
 
     try:
@@ -193,14 +202,14 @@ def explained(name: str, version: int | str, folder: str) -> Iterator[None]:
             raise ConfigError(f"data.data_home={folder}: {first_line(error)}") from error
         reason = first_line(error).removeprefix("<urlopen error ").removesuffix(">")
         raise ConfigError(
-            f"data.name={name}: OpenML cannot be reached ({reason}); what was fetched once is read from {folder} "
-            "without network"
+            f"data.name={name}: OpenML cannot be reached ({reason}); datasets fetched before are read from "
+            f"{folder} without network"
         ) from error
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
-    """Let a connection that stays silent for so long fail; without this it is waited for without end."""
+def socket_timeout(seconds: float) -> Iterator[None]:
+    """Set the default socket timeout, which urllib would otherwise leave unlimited."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""The order in which a run sees its samples: a pure function of its seed and the epoch."""
+"""Sample order and batch sizes of an epoch, as pure functions of seed and epoch."""
 
 import hashlib
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 Split = tuple[Tensor, Tensor]
-"""Inputs and targets."""
+"""Inputs x and targets y."""
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """Return the 63-bit seed of an independent random stream, named by what it is for.
+    """Return the 63-bit seed of an independent random stream identified by ``names``.
 
     >>> derive_seed(0, "order", 1) != derive_seed(0, "order", 2) != derive_seed(1, "order", 2)
     True
@@ -20,32 +20,32 @@ def derive_seed(seed: int, *names: object) -> int:
 
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:
-    """Return the sizes of an epoch's minibatches; one sample left over joins the last of them.
+    """Return the minibatch sizes of an epoch; a single remaining sample joins the last minibatch.
 
-    A batch of one has no variance, so BatchNorm cannot take it; dropping it would change the data with the batch
-    size; and it must be the same for every arm, with or without a normalizer.
+    BatchNorm cannot normalize a batch of one sample. Dropping the sample would make the data depend on the batch
+    size. The rule applies to every arm, with or without a normalizer.
 
     >>> batch_sizes(10, 4), batch_sizes(9, 4), batch_sizes(3, 1)
     ([4, 4, 2], [4, 5], [1, 1, 1])
     """
     full, rest = divmod(samples, batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
-    if leaves_one_over(samples, batch_size):
+    if leaves_single_sample(samples, batch_size):
         sizes[-2:] = [sizes[-2] + 1]
     return sizes
 
 
-def leaves_one_over(samples: int, batch_size: int) -> bool:
-    """Return whether the last minibatch would be a single sample.
+def leaves_single_sample(samples: int, batch_size: int) -> bool:
+    """Return True if the last minibatch would be a single sample.
 
-    >>> leaves_one_over(9, 4), leaves_one_over(3, 1), leaves_one_over(1, 4)
+    >>> leaves_single_sample(9, 4), leaves_single_sample(3, 1), leaves_single_sample(1, 4)
     (True, False, False)
     """
     return samples > batch_size > 1 and samples % batch_size == 1
 
 
 def epoch_order(seeds: list[int], epoch: int, samples: int) -> Tensor:
-    """Return the order of the samples in an epoch, ``(K, N)``: a row for each member's seed."""
+    """Return the permutation of the samples for each member's seed in an epoch, ``(K, N)``."""
     generator = torch.Generator()
     orders = [
         torch.randperm(samples, generator=generator.manual_seed(derive_seed(seed, "order", epoch)))

@@ -1,4 +1,7 @@
-"""From a data frame to a table: the target, the inputs as numbers, and missing values; see :class:`FrameData`."""
+"""Conversion of a data frame to a :class:`Table`: target, numeric inputs and missing values.
+
+The main entries are :func:`parse_table` and the base class :class:`FrameData`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,44 +14,44 @@ from normlab.data.datamodule import InMemoryData, Transform
 from normlab.data.parsing import (
     ParsedColumn,
     Source,
+    check_not_missing,
     drop_remedy,
-    listing,
+    format_list,
     parse_column,
-    refuse_missing,
 )
 from normlab.data.preprocessing import Encoder
 from normlab.data.table import Table, split_rows
-from normlab.data.target import guess_task, missing_targets, notice, parse_target
+from normlab.data.target import infer_task, missing_targets, parse_target, task_notice
 from normlab.errors import ConfigError, nearest, require
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ColumnWords = tuple[tuple[str, ...], ...]
-"""For each input column the words that its values are the places of; empty for numbers."""
+Categories = tuple[tuple[str, ...], ...]
+"""The category labels of each input column; empty for numeric columns."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A table as it was read, the words of its columns, and what a person should know about how.
+class ParsedTable:
+    """A table before preprocessing, with notices about how its columns were parsed.
 
-    In ``table.x`` a missing value is NaN and a word its place among the column's.
+    In ``table.x`` a missing value is NaN, and a categorical value is its index in the column's ``categories``.
 
     Attributes:
-        beyond_inputs, beyond_target: the lines that refuse numbers beyond float32, if there are any that are not
-            standardized.
+        input_overflow, target_overflow: the error message for a number beyond float32, or ""; it applies only if
+            the numbers are not standardized.
     """
 
     table: Table
     notices: tuple[str, ...] = ()
-    words: ColumnWords = ()
-    beyond_inputs: str = ""
-    beyond_target: str = ""
+    categories: Categories = ()
+    input_overflow: str = ""
+    target_overflow: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
-    """The choices that a table is read by, as :class:`FrameData` has them."""
+class ParsingOptions:
+    """The options of :class:`FrameData` that affect parsing; hashable, as part of cache keys."""
 
     target_column: str | None = None
     task: str = "auto"
@@ -56,97 +59,112 @@ class Choices:
     missing: str = "error"
 
 
-def table_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> Reading:
-    """Return a frame's target and, as inputs, all other columns but those that are left out.
+def parse_table(frame: "pd.DataFrame", options: ParsingOptions, source: Source) -> ParsedTable:
+    """Parse the target column, and all other columns except ``options.drop`` as inputs.
 
     Shapes:
         x: ``(N, columns)``; y: ``(N, 1)``, or ``(N,)`` for classes.
 
     Raises:
-        ConfigError: for a column that is not there, a value that is missing or cannot be used, a single class.
+        ConfigError: for an unknown column, a missing or invalid value, or a target with a single class.
     """
-    target = frame[known_column(choices.target_column, list(frame.columns), source)]
-    inputs = frame.drop(columns=[target.name, *known_drops(frame, target.name, choices.drop, source)])
+    target = frame[check_target_column(options.target_column, list(frame.columns), source)]
+    inputs = frame.drop(columns=[target.name, *check_dropped_columns(frame, target.name, options.drop, source)])
     if inputs.columns.empty:
-        beside = f"{source.name} has no column beside the target {target.name}"
-        raise ConfigError(f"{beside}; it needs one to predict it from")
+        raise ConfigError(
+            f"{source.name} has no column besides the target {target.name}; it needs at least one input column"
+        )
     names = tuple(map(str, inputs.columns))
-    x, columns = inputs_of(inputs, choices, source)
-    lacking = missing_targets(target, choices.task, source)
-    if choices.missing == "drop":
-        kept = ~(lacking | np.isnan(x).any(axis=1))
-        require(bool(kept.any()), "data.missing", f"mean, as every row of {source.name} lacks a value", "drop")
-        x, target = (x, target) if kept.all() else (x[kept], target[kept])
-        said = dropped_notice(kept)
+    x, columns = parse_inputs(inputs, options, source)
+    missing_target = missing_targets(target, options.task, source)
+    if options.missing == "drop":
+        complete = ~(missing_target | np.isnan(x).any(axis=1))
+        require(
+            bool(complete.any()),
+            "data.missing",
+            f"mean, as every row of {source.name} has a missing value",
+            "drop",
+        )
+        x, target = (x, target) if complete.all() else (x[complete], target[complete])
+        steps = describe_dropped_rows(complete)
     else:
-        refuse_missing(target, lacking, source, "use data.missing=drop")
-        said = filled_notice(names, x) if choices.missing == "mean" else []
-    task = guess_task(target, source) if choices.task == "auto" else choices.task
-    found = parse_target(target, task, source)
-    notices = [notice(target, found.labels, source)] if choices.task == "auto" else []
-    said = encoded_notice(names, columns, x) + said
-    notices += [f"data: {', '.join(said)}"] if said else []
-    return Reading(
-        Table(torch.from_numpy(x), found.y, len(found.labels), names),
+        check_not_missing(target, missing_target, source, "use data.missing=drop")
+        steps = describe_imputation(names, x) if options.missing == "mean" else []
+    task = infer_task(target, source) if options.task == "auto" else options.task
+    parsed_target = parse_target(target, task, source)
+    notices = [task_notice(target, parsed_target.labels, source)] if options.task == "auto" else []
+    steps = describe_encoding(names, columns, x) + steps
+    notices += [f"data: {', '.join(steps)}"] if steps else []
+    return ParsedTable(
+        Table(torch.from_numpy(x), parsed_target.y, len(parsed_target.labels), names),
         tuple(notices),
-        tuple(column.words for column in columns),
-        next((column.beyond for column in columns if column.beyond), ""),
-        found.beyond,
+        tuple(column.categories for column in columns),
+        next((column.overflow for column in columns if column.overflow), ""),
+        parsed_target.overflow,
     )
 
 
-def known_column(name: str | None, columns: list[str], source: Source) -> str:
-    """Return the name of the target, one of several columns.
+def check_target_column(name: str | None, columns: list[str], source: Source) -> str:
+    """Return the target's name if it is a column.
 
     Raises:
-        ConfigError: if it is not, with those there are or the nearest of them.
+        ConfigError: if it is None or unknown; the message lists the columns or suggests the nearest.
     """
     if name is None:
-        raise ConfigError(f"data.target_column must be a column of {source.name} ({listing(columns)}), got null")
+        raise ConfigError(
+            f"data.target_column must be a column of {source.name} ({format_list(columns)}), got null"
+        )
     if name not in columns:
-        meant = nearest(name, columns)
-        raise ConfigError(f"data.target_column={name}: {source.name} has no such column; did you mean {meant}?")
+        suggestion = nearest(name, columns)
+        raise ConfigError(
+            f"data.target_column={name}: {source.name} has no such column; did you mean {suggestion}?"
+        )
     return name
 
 
-def known_drops(frame: "pd.DataFrame", target: object, drop: Sequence[str], source: Source) -> Sequence[str]:
-    """Return the columns to leave out, all of which are there.
+def check_dropped_columns(
+    frame: "pd.DataFrame", target: object, drop: Sequence[str], source: Source
+) -> Sequence[str]:
+    """Return the columns to drop if all of them are input columns.
 
     Raises:
-        ConfigError: if one is not, or is the target.
+        ConfigError: if a column is unknown or is the target.
     """
     columns = [str(name) for name in frame.columns]
     for name in drop:
         if name not in columns:
-            meant = nearest(name, columns)
-            raise ConfigError(f"data.drop: {source.name} has no column {name}; did you mean {meant}?")
+            suggestion = nearest(name, columns)
+            raise ConfigError(f"data.drop: {source.name} has no column {name}; did you mean {suggestion}?")
         require(name != target, "data.drop", f"without {target}, the target", f"[{', '.join(drop)}]")
     return drop
 
 
-def inputs_of(frame: "pd.DataFrame", choices: Choices, source: Source) -> tuple[np.ndarray, list[ParsedColumn]]:
-    """Return all columns as numbers ``(N, columns)``, NaN where one is missing, and of each all but its values.
+def parse_inputs(
+    frame: "pd.DataFrame", options: ParsingOptions, source: Source
+) -> tuple[np.ndarray, list[ParsedColumn]]:
+    """Parse all input columns into an array ``(N, columns)``, with the metadata of each column.
 
-    The numbers are in float32 if it holds all of them exactly, otherwise in float64.
+    Missing values are NaN. The array is float32 if that holds all values exactly, otherwise float64. The returned
+    columns have empty ``values``.
     """
     x, columns = np.zeros(frame.shape, dtype=np.float32), []
-    for place, name in enumerate(frame.columns):
+    for index, name in enumerate(frame.columns):
         column = parse_column(frame[name], source)
         missing = np.isnan(column.values)
         if missing.all():
             raise ConfigError(f"{source.name}: column {name} has no values; leave it out with {drop_remedy(name)}")
-        if choices.missing == "error":
-            refuse_missing(frame[name], missing, source, "use data.missing=drop or mean")
-        # Half the memory for what needs no more, such as a large set of images in whole numbers.
+        if options.missing == "error":
+            check_not_missing(frame[name], missing, source, "use data.missing=drop or mean")
+        # float32 halves the memory of tables that it holds exactly, such as images with integer pixels.
         if x.dtype == np.float32 and not exact_in_float32(column.values):
             x = x.astype(np.float64)
-        x[:, place] = column.values
+        x[:, index] = column.values
         columns.append(replace(column, values=np.empty(0)))
     return x, columns
 
 
 def exact_in_float32(values: np.ndarray) -> bool:
-    """Return whether float32 holds all values as they are.
+    """Return True if float32 holds all values exactly.
 
     >>> exact_in_float32(np.array([0.5, np.nan])), exact_in_float32(np.array([0.1]))
     (True, False)
@@ -155,57 +173,58 @@ def exact_in_float32(values: np.ndarray) -> bool:
         return np.array_equal(values.astype(np.float32), values, equal_nan=True)
 
 
-def encoded_notice(names: Sequence[str], columns: Sequence[ParsedColumn], x: np.ndarray) -> list[str]:
-    """Return which columns are one-hot encoded, with the number of classes of each, or taken as 0 and 1."""
-    classes = {name: len(present(x[:, place])) for place, name in enumerate(names) if columns[place].words}
-    encoded = listing([f"{name}: {counted_noun(number, 'class')}" for name, number in classes.items()])
-    truths = [name for name, column in zip(names, columns, strict=True) if column.is_truth]
-    said = [f"{counted_noun(len(classes), 'column')} one-hot encoded ({encoded})"] if classes else []
-    return said + ([f"true taken as 1 and false as 0 ({listing(truths)})"] if truths else [])
+def describe_encoding(names: Sequence[str], columns: Sequence[ParsedColumn], x: np.ndarray) -> list[str]:
+    """Describe the one-hot encoded columns and the columns of booleans, for a notice."""
+    classes = {
+        name: len(distinct_values(x[:, index])) for index, name in enumerate(names) if columns[index].categories
+    }
+    encoded = format_list([f"{name}: {pluralize(number, 'class')}" for name, number in classes.items()])
+    booleans = [name for name, column in zip(names, columns, strict=True) if column.is_boolean]
+    steps = [f"{pluralize(len(classes), 'column')} one-hot encoded ({encoded})"] if classes else []
+    return steps + ([f"true taken as 1 and false as 0 ({format_list(booleans)})"] if booleans else [])
 
 
-def present(values: np.ndarray) -> np.ndarray:
-    """Return the distinct values that are not missing, in order."""
+def distinct_values(values: np.ndarray) -> np.ndarray:
+    """Return the sorted distinct values except NaN."""
     return np.unique(values[~np.isnan(values)])
 
 
-def dropped_notice(kept: np.ndarray) -> list[str]:
-    """Return how many rows are dropped, if any are."""
-    return [] if kept.all() else [f"{counted_noun(int((~kept).sum()), 'row')} with missing values dropped"]
+def describe_dropped_rows(complete: np.ndarray) -> list[str]:
+    """Describe the number of dropped rows, for a notice."""
+    return [] if complete.all() else [f"{pluralize(int((~complete).sum()), 'row')} with missing values dropped"]
 
 
-def filled_notice(names: Sequence[str], x: np.ndarray) -> list[str]:
-    """Return how many missing values are filled in, if any are."""
-    holes = np.isnan(x).sum(axis=0)
-    of = listing([name for name, number in zip(names, holes, strict=True) if number])
-    return (
-        [f"{counted_noun(int(holes.sum()), 'missing value')} filled in by the training mean ({of})"] if of else []
-    )
+def describe_imputation(names: Sequence[str], x: np.ndarray) -> list[str]:
+    """Describe the number of imputed values and their columns, for a notice."""
+    counts = np.isnan(x).sum(axis=0)
+    columns = format_list([name for name, count in zip(names, counts, strict=True) if count])
+    if not columns:
+        return []
+    return [f"{pluralize(int(counts.sum()), 'missing value')} imputed with the training mean ({columns})"]
 
 
-def counted_noun(number: int, thing: str) -> str:
-    """Return a number of things.
+def pluralize(number: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural.
 
-    >>> counted_noun(1, "row"), counted_noun(2, "class")
+    >>> pluralize(1, "row"), pluralize(2, "class")
     ('1 row', '2 classes')
     """
-    return f"{number} {thing}" + ("" if number == 1 else "es" if thing.endswith("s") else "s")
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
 
 
 @dataclass(kw_only=True, eq=False)
 class FrameData(InMemoryData):
-    """A dataset that somebody wrote down, a sample a row; a subclass says in :meth:`reading` where.
+    """Base class of datasets read from a data frame; subclasses implement :meth:`read`.
 
-    A target of words or booleans is a class, one of numbers with fractions is to be predicted as a number; one of
-    whole numbers is classes if there are at most 20 distinct ones, otherwise a number. ``task`` says otherwise.
-    Classes are numbered in sorted order. All other columns are inputs: numbers as they are, true and false as 1
-    and 0, words one-hot encoded.
+    With ``task="auto"``, text, booleans and at most 20 distinct integers make a classification target, other
+    numbers a regression target. Classes are numbered in sorted order. All other columns are inputs: numbers
+    unchanged, true and false as 1 and 0, text one-hot encoded.
 
     Args:
         target_column: the column to predict.
         task: auto, regression or classification.
         drop: columns to leave out.
-        missing: error refuses a missing value, drop leaves its row out, mean takes the training split's mean.
+        missing: error rejects missing values, drop removes their rows, mean imputes the training mean.
     """
 
     target_column: str | int | None = None
@@ -219,44 +238,44 @@ class FrameData(InMemoryData):
         require(self.task in tasks, "data.task", "auto, regression or classification", self.task)
         policies = ("error", "drop", "mean")
         require(self.missing in policies, "data.missing", "error, drop or mean", self.missing)
-        listed = isinstance(self.drop, Sequence) and not isinstance(self.drop, str)
-        require(listed, "data.drop", "a list of columns, as [id]", self.drop)
+        is_list = isinstance(self.drop, Sequence) and not isinstance(self.drop, str)
+        require(is_list, "data.drop", "a list of columns, as [id]", self.drop)
 
-    def reading(self) -> Reading:
-        """Return the whole table as it was read, and what it was taken for."""
-        raise NotImplementedError(f"{type(self).__name__} must define reading()")
+    def read(self) -> ParsedTable:
+        """Return the whole table before preprocessing, with the notices of parsing."""
+        raise NotImplementedError(f"{type(self).__name__} must define read()")
 
     def table(self) -> Table:
-        """Return the whole table as it was read, before its words are encoded.
+        """Return the whole table before one-hot encoding and imputation.
 
         Raises:
-            ConfigError: for a number beyond float32 that is not standardized.
+            ConfigError: if a number exceeds float32 and is not standardized.
         """
-        reading = self.reading()
-        beyond = "" if self.standardize else reading.beyond_inputs
-        beyond = beyond or ("" if self.standardize_target else reading.beyond_target)
-        if beyond:
-            raise ConfigError(beyond)
-        return reading.table
+        parsed = self.read()
+        error = "" if self.standardize else parsed.input_overflow
+        error = error or ("" if self.standardize_target else parsed.target_overflow)
+        if error:
+            raise ConfigError(error)
+        return parsed.table
 
     def encoder(self, train: Table) -> Transform:
-        """Fit the one-hot encoding of words, and the means for missing values, to the training samples."""
-        return Encoder.fit(train, self.reading().words, self.missing == "mean")
+        """Fit one-hot encoding and mean imputation to the training samples."""
+        return Encoder.fit(train, self.read().categories, self.missing == "mean")
 
     @property
     def shape_is_fitted(self) -> bool:
-        """Whether there are columns of words: a word that the training samples lack has no input."""
-        return any(self.reading().words)
+        """True if there are categorical columns, as categories absent from the training samples have no input."""
+        return any(self.read().categories)
 
     @property
     def generated(self) -> bool:
-        """False: a seed splits the rows that were read."""
+        """False, because the seed determines only the split of the rows."""
         return False
 
     @property
-    def choices(self) -> Choices:
-        """The choices that the table is read by; names of digits come from the command line as numbers."""
-        return Choices(
+    def parsing_options(self) -> ParsingOptions:
+        """The options for parsing; column names are strings, as Hydra parses a name of digits as an integer."""
+        return ParsingOptions(
             target_column=None if self.target_column is None else str(self.target_column),
             task=self.task,
             drop=tuple(map(str, self.drop)),
@@ -265,24 +284,31 @@ class FrameData(InMemoryData):
 
     @property
     def notices(self) -> list[str]:
-        """Add what the columns were taken for, and whether rows are left over."""
-        reading = self.reading()
-        rows, used = len(reading.table), self.train + self.val + self.test
+        """Add notices about parsing, unseen categories and unused rows."""
+        parsed = self.read()
+        rows, used = len(parsed.table), self.train + self.val + self.test
         fifth = rows // 5
-        left = (
+        unused_rows = (
             f"data: {used} of the {rows} rows are used; "
             f"data.train={rows - 2 * fifth} data.val={fifth} data.test={fifth} would use all"
         )
-        return [*super().notices, *reading.notices, *self.unknown_words(), *([left] if used < rows else [])]
+        return [
+            *super().notices,
+            *parsed.notices,
+            *self.unseen_category_warnings(),
+            *([unused_rows] if used < rows else []),
+        ]
 
-    def unknown_words(self) -> list[str]:
-        """Return a warning of words that held-out samples have and the training split does not."""
-        reading = self.reading()
-        table, rows = reading.table, split_rows(len(reading.table), (self.train, self.val, self.test), self.seed)
+    def unseen_category_warnings(self) -> list[str]:
+        """Return a warning that lists categories of held-out samples that are absent from training."""
+        parsed = self.read()
+        table, rows = parsed.table, split_rows(len(parsed.table), (self.train, self.val, self.test), self.seed)
         unknown = []
-        for place, words in ((place, words) for place, words in enumerate(reading.words) if words):
-            train, held_out = (present(table.x[index, place].numpy()) for index in (rows[0], torch.cat(rows[1:])))
+        for column, labels in ((column, labels) for column, labels in enumerate(parsed.categories) if labels):
+            train, held_out = (
+                distinct_values(table.x[index, column].numpy()) for index in (rows[0], torch.cat(rows[1:]))
+            )
             codes = np.setdiff1d(held_out, train)
-            unknown += [f"{table.names[place]}={words[int(code)]}" for code in codes]
-        said = f"data: {listing(unknown)} not among the training samples: 0 in all inputs of the column"
-        return [said] if unknown else []
+            unknown += [f"{table.names[column]}={labels[int(code)]}" for code in codes]
+        line = f"data: categories absent from the training samples, encoded as zeros: {format_list(unknown)}"
+        return [line] if unknown else []

@@ -1,4 +1,4 @@
-"""Networks that are handed a normalizer."""
+"""Networks that take a normalizer as an argument: :class:`MLP`, :class:`ResMLP` and :class:`CNN`."""
 
 from normlab.models.cnn import CNN
 from normlab.models.mlp import MLP

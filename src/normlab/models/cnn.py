@@ -1,4 +1,4 @@
-"""A small convolutional net for images that is handed its normalizer."""
+"""A small convolutional network for images with a configurable normalizer, :class:`CNN`."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,35 +10,36 @@ from normlab.models.layers import (
     HiddenLayer,
     Norm,
     Weight,
-    draw_apart,
+    assign_random_keys,
+    check_arguments,
     initialize,
-    require_choices,
 )
 
 
 class GlobalAverage(nn.Module):
-    """The mean of each channel over all positions: ``(B, C, H, W)`` to ``(B, C)``."""
+    """Global average pooling: ``(B, C, H, W)`` to ``(B, C)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the means."""
+        """Return the mean of each channel over all positions."""
         return x.mean((2, 3))
 
 
 class CNN(nn.Sequential):
-    """Convolutions of 3 × 3, all but the first with stride 2, the mean over all positions, and a linear output.
+    """3 × 3 convolutions (stride 2 after the first), global average pooling and a linear output layer.
 
     Shapes:
         ``(B, channels, H, W)`` to ``(B, out_features)``.
 
     Args:
         input_shape: channels, height and width of an image.
-        channels: how many channels each convolution puts out.
-        norm2d: called with a number of channels, returns their normalizer.
-        weight: takes a convolution, returns the one to use in its place.
+        channels: the number of output channels of each convolution.
+        norm2d: called with a number of channels, returns the normalizer.
+        weight: takes a convolution, returns its replacement, such as a weight-normalized one.
         activation, norm_position, dropout, init: as in `MLP`.
 
     Raises:
-        ValueError: for inputs that are not images, a number of channels below 1, and what `MLP` raises.
+        ValueError: for inputs that are not images, an empty list of channels, a number of channels below 1, and in
+            the cases of `MLP`.
 
     >>> import torch
     >>> CNN((1, 8, 8), 10, channels=[4, 8])(torch.zeros(2, 1, 8, 8)).shape
@@ -64,10 +65,10 @@ class CNN(nn.Sequential):
                 f"{tuple(input_shape)}; choose data with images, such as digits, or net=mlp"
             )
         if not channels:
-            raise ValueError("net.channels must have at least one number of channels, got []")
-        require_choices({"channels": channels}, norm_position, dropout)
+            raise ValueError("net.channels must be a list of at least one number of channels, got []")
+        check_arguments({"channels": channels}, norm_position, dropout)
         super().__init__()
-        # All maps are drawn first: a normalizer that draws weights of its own must not shift the others'.
+        # All layers are initialized before the normalizers, whose random weights would otherwise change them.
         convs = [
             nn.Conv2d(*sizes, kernel_size=3, stride=2 if number else 1, padding=1)
             for number, sizes in enumerate(pairwise([input_shape[0], *channels]))
@@ -79,4 +80,4 @@ class CNN(nn.Sequential):
             self.add_module(f"hidden{number}", layer)
         self.pool = GlobalAverage()
         self.output = output
-        draw_apart(self)
+        assign_random_keys(self)

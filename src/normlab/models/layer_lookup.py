@@ -1,9 +1,9 @@
-"""What goes into and comes out of a net's layers, and of its normalizers above all.
+"""Lookup of normalizers and activations in a net, and measurements of layer inputs and outputs.
 
-A net calls the place of a normalizer ``norm``; the identity stands there when there is none, so that a net
-without normalization is measured at the same points.
+A net's normalizers are submodules named ``norm``. Nets without normalization have identities there, so they are
+measured at the same points. The main entries are :func:`norm_slots` and :class:`HookedLayers`.
 
-Letters: K members.
+Notation: K members.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,25 +15,28 @@ from torch import Tensor, nn
 from normlab import norms
 
 ACTIVATION_CLASSES = tuple({getattr(nn, name) for name in nn.modules.activation.__all__} - {nn.MultiheadAttention})
-"""What is an activation function where a net has none by the name ``activation``."""
+"""Classes that count as activation functions under any submodule name."""
 
-TORCH = (nn.modules.batchnorm, nn.modules.instancenorm, nn.modules.normalization)
+TORCH_NORM_MODULES = (nn.modules.batchnorm, nn.modules.instancenorm, nn.modules.normalization)
 NORMALIZERS: tuple[type[nn.Module], ...] = tuple(
     kind
-    for module in (norms, *TORCH)
+    for module in (norms, *TORCH_NORM_MODULES)
     for kind in (getattr(module, name) for name in module.__all__)
     if isinstance(kind, type)
 )
-"""What is a normalizer where a net has none by the name ``norm``."""
+"""Classes that count as normalizers under any submodule name."""
 
 MOMENTS = ("before_mean", "before_std", "after_mean", "after_std")
 
 LayerMeasure = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
-"""Of a layer, what it takes and gives, ``(K, ...)`` each, and the axis of the features: numbers, ``(K, ...)``."""
+"""A function of a layer, its input and output, ``(K, …)`` each, and the feature axis; returns ``(K, …)``."""
 
 
 def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each normalizer's place with the name of the layer that it is in, ``net`` if in none."""
+    """Yield the layer name and module of each submodule named ``norm``.
+
+    The name is that of the parent layer, or ``net`` if the parent is the net itself.
+    """
     for name, module in net.named_modules():
         layer, _, slot = name.rpartition(".")
         if slot == "norm":
@@ -41,17 +44,18 @@ def norm_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def activation_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each activation function with the name of the layer that it is in.
+    """Yield the layer name and module of each activation function.
 
-    It is what a layer calls ``activation``; elsewhere, each activation function of torch.nn is a layer itself.
+    A submodule named ``activation`` has the name of its parent layer; other torch.nn activations have their own.
     """
     return layers_of_kind(net, "activation", ACTIVATION_CLASSES)
 
 
 def normalizer_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each normalizer with the name of the layer that it is in; an identity in its place is none.
+    """Yield the layer name and module of each normalizer, skipping identities.
 
-    It is what a layer calls ``norm``; elsewhere, each normalizer of torch.nn or normlab.norms is a layer itself.
+    A submodule named ``norm`` has the name of its parent layer; other normalizers of torch.nn and normlab.norms
+    have their own.
     """
     return ((layer, m) for layer, m in layers_of_kind(net, "norm", NORMALIZERS) if not isinstance(m, nn.Identity))
 
@@ -59,7 +63,7 @@ def normalizer_slots(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def layers_of_kind(
     net: nn.Module, slot: str, kinds: tuple[type[nn.Module], ...]
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield layers under ``slot`` by the name of their parent, and others of these kinds by their own."""
+    """Yield modules named ``slot`` with their parent's name, and modules of ``kinds`` with their own."""
     modules = {name: (module, *name.rpartition(".")) for name, module in net.named_modules() if name}
     inside = tuple(f"{name}." for name, (*_, last) in modules.items() if last == slot)
     for name, (module, layer, _, last) in modules.items():
@@ -70,28 +74,28 @@ def layers_of_kind(
 
 
 def calls_forward_alone(layer: nn.Module) -> bool:
-    """Return whether calling a layer runs its class's ``forward`` and nothing else.
+    """Return True if calling a layer runs only its class's ``forward``.
 
-    Hooks, a ``forward`` set on the object, and a ``__call__`` of its own may change what comes out.
+    Hooks, a ``forward`` set on the instance, and an overridden ``__call__`` may change the output.
     """
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return not any(hooks) and "forward" not in vars(layer) and type(layer).__call__ is nn.Module.__call__
 
 
 def input_output_moments(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
-    """Return mean and standard deviation, over all entries, of what a layer takes and gives.
+    """Return the ``MOMENTS`` of a layer: mean and standard deviation of its input and output.
 
     Shapes:
-        x and y ``(K, …)``; returns ``(K, 4)``, a row for each member.
+        x and y ``(K, …)``; returns ``(K, 4)``, over all entries of each member.
     """
     return torch.stack([*mean_std(x.flatten(1)), *mean_std(y.flatten(1))], dim=1)
 
 
 def mean_std(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (divided by N − 1) of each row, in a tenth of ``torch.std_mean``'s time.
+    """Return mean and standard deviation (divisor N − 1) of each row; faster than ``torch.std_mean``.
 
     Shapes:
-        x ``(K, N)``; returns twice ``(K,)``.
+        x ``(K, N)``; returns two tensors ``(K,)``.
     """
     mean = x.mean(dim=1)
     return mean, torch.linalg.vector_norm(x - mean.unsqueeze(1), dim=1) / (x.shape[1] - 1) ** 0.5
@@ -99,34 +103,34 @@ def mean_std(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class HookedLayers:
-    """What to measure at which layers, by the names under which it is wanted."""
+    """A measurement and the layers to take it at, by the names of the results."""
 
     layers: Mapping[str, nn.Module]
     measure: LayerMeasure
 
     def within(self, net: nn.Module) -> "HookedLayers":
-        """Return the part of this that is about layers of a net."""
-        own = set(net.modules())
-        return HookedLayers({name: layer for name, layer in self.layers.items() if layer in own}, self.measure)
+        """Return a copy with only the layers that belong to ``net``."""
+        modules = set(net.modules())
+        return HookedLayers({name: layer for name, layer in self.layers.items() if layer in modules}, self.measure)
 
     def observe(self, call: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the result of ``call`` and the measurements made meanwhile; of a net alone, without K."""
-        seen: dict[str, Tensor] = {}
+        """Run ``call`` on a single net; return its result and the measurements, without the axis K."""
+        measurements: dict[str, Tensor] = {}
 
         def hook(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-            def measured(layer: nn.Module, inputs: tuple, y: Tensor) -> None:
-                seen[name] = self.measure(layer, inputs[0][None], y[None], 2)[0]
+            def record(layer: nn.Module, inputs: tuple, y: Tensor) -> None:
+                measurements[name] = self.measure(layer, inputs[0][None], y[None], 2)[0]
 
-            return measured
+            return record
 
         handles = [layer.register_forward_hook(hook(name)) for name, layer in self.layers.items()]
         try:
-            return call(), seen
+            return call(), measurements
         finally:
             for handle in handles:
                 handle.remove()
 
 
 def normalizers(net: nn.Module) -> HookedLayers:
-    """Watch the :func:`moments` at a net's normalizers."""
+    """Return the hooks that measure :func:`input_output_moments` at a net's normalizers."""
     return HookedLayers(dict(norm_slots(net)), input_output_moments)

@@ -1,4 +1,4 @@
-"""Layers that the nets share."""
+"""Building blocks of the nets: hidden layers, dropout, weight initialization and argument checks."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -11,26 +11,26 @@ from normlab.norms.counter_rng import StochasticLayer
 Norm = Callable[[int], nn.Module]
 Weight = Callable[[nn.Module], nn.Module]
 Activation = str | Callable[[], nn.Module]
-Map = nn.Linear | nn.Conv2d
+LinearMap = nn.Linear | nn.Conv2d
 INITS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "default": None,
     "kaiming": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
     "xavier": nn.init.xavier_uniform_,
     "gaussian": lambda weight: nn.init.normal_(weight, std=0.01),
 }
-"""How weights may begin, by name."""
+"""Weight initializations by name; ``default`` keeps the initialization of torch."""
 
 
 class Dropout(StochasticLayer):
-    """Sets each entry to zero with probability p, and scales the others so that the mean stays.
+    """Inverted dropout with a counter-based generator.
 
     In training mode ``y = x · m / (1 − p)`` with ``m ~ Bernoulli(1 − p)`` for each entry; in evaluation mode
-    ``y = x``, and nothing is drawn. What is dropped does not depend on the precision, but for one entry in 2²⁴.
+    ``y = x`` without random numbers. The mask is the same in every precision, except for about one entry in 2²⁴.
 
     Shapes: x and y ``(B, …)``; y has the dtype of x.
 
     Raises:
-        ValueError: for a p outside [0, 1).
+        ValueError: if p is outside [0, 1).
 
     Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov (2014), Dropout: a simple way to prevent neural
     networks from overfitting, JMLR 15.
@@ -49,27 +49,27 @@ class Dropout(StochasticLayer):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y for x; in training mode also go on to the next step."""
+        """Return y; in training mode, also advance the generator by one step."""
         if not self.training:
             return x
-        kept = self.uniform(x.shape, torch.promote_types(x.dtype, torch.float32)) >= self.p
+        mask = self.uniform(x.shape, torch.promote_types(x.dtype, torch.float32)) >= self.p
         self.advance()
-        return x * kept / (1 - self.p)
+        return x * mask / (1 - self.p)
 
     def extra_repr(self) -> str:
-        """Return the argument as ``torch.nn.Dropout`` prints it."""
+        """Return p in the format of ``torch.nn.Dropout``."""
         return f"p={self.p}"
 
 
-def initialize(maps: Iterable[Map], init: str) -> None:
-    """Draw the weights of linear maps and convolutions anew; biases then begin at 0.
+def initialize(maps: Iterable[LinearMap], init: str) -> None:
+    """Initialize the weights of linear maps and convolutions, and set the biases to 0.
 
-    ``default`` leaves them as torch made them, ``U(±1/√fan_in)`` weights and biases alike. ``kaiming``: ``N(0,
-    2/fan_in)``, for ReLU (He 2015, arXiv:1502.01852). ``xavier``: ``U(±√(6/(fan_in + fan_out)))`` (Glorot and
-    Bengio 2010). ``gaussian``: ``N(0, 0.01²)``, small whatever the width.
+    ``default`` keeps torch's initialization, ``U(±1/√fan_in)`` for weights and biases. ``kaiming``: ``N(0,
+    2/fan_in)``, for ReLU (He et al. 2015, arXiv:1502.01852). ``xavier``: ``U(±√(6/(fan_in + fan_out)))`` (Glorot
+    and Bengio 2010). ``gaussian``: ``N(0, 0.01²)`` for every width.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for a name that is not in ``INITS``.
     """
     if init not in INITS:
         raise ValueError(f"net.init must be one of {', '.join(INITS)}, got {init}")
@@ -82,8 +82,8 @@ def initialize(maps: Iterable[Map], init: str) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def require_choices(sizes: dict[str, Sequence[int]], norm_position: str, dropout: float) -> None:
-    """Refuse sizes below 1, an unknown position of the normalizers, and a dropout outside [0, 1)."""
+def check_arguments(sizes: dict[str, Sequence[int]], norm_position: str, dropout: float) -> None:
+    """Raise ValueError for sizes below 1, an unknown ``norm_position``, or dropout outside [0, 1)."""
     for name, values in sizes.items():
         if any(size < 1 for size in values):
             raise ValueError(f"net.{name} must be a list of sizes of at least 1, got {list(values)}")
@@ -93,17 +93,17 @@ def require_choices(sizes: dict[str, Sequence[int]], norm_position: str, dropout
         raise ValueError(f"net.dropout must be a number in [0, 1), got {dropout}")
 
 
-def draw_apart(net: nn.Module) -> None:
-    """Give each layer that draws a key of its own: those of one key would draw the same numbers."""
+def assign_random_keys(net: nn.Module) -> None:
+    """Assign each stochastic layer a distinct key; layers with the same key draw the same numbers."""
     for key, layer in enumerate(layer for layer in net.modules() if isinstance(layer, StochasticLayer)):
         layer.seed(key)
 
 
 class HiddenLayer(nn.Sequential):
-    """A linear map or a convolution, then normalizer and activation in either order, then dropout if there is any.
+    """A linear map or convolution, normalizer and activation in either order, and optional dropout.
 
-    ``before``: ``φ(norm(W x + b))``; ``after``: ``norm(φ(W x + b))``. Without a normalizer its place, the slot
-    named ``norm``, holds the identity, so that every arm is measured at the same point.
+    ``before``: ``φ(norm(W x + b))``; ``after``: ``norm(φ(W x + b))``. Without a normalizer, the submodule ``norm``
+    is the identity, so probes measure every arm at the same point.
 
     Shapes:
         ``(B, in_features)`` to ``(B, out_features)``, or ``(B, in_channels, H, W)`` to ``(B, out_channels, H',
@@ -112,7 +112,7 @@ class HiddenLayer(nn.Sequential):
 
     def __init__(
         self,
-        layer: Map,
+        layer: LinearMap,
         activation: Activation,
         norm: Norm | None,
         weight: Weight | None,
@@ -120,12 +120,12 @@ class HiddenLayer(nn.Sequential):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        slot = norm(layer.weight.shape[0]) if norm else nn.Identity()
+        normalizer = norm(layer.weight.shape[0]) if norm else nn.Identity()
         name = "linear" if isinstance(layer, nn.Linear) else "conv"
         self.add_module(name, weight(layer) if weight else layer)
         if norm_position == "before":
-            self.norm, self.activation = slot, make_activation(activation)
+            self.norm, self.activation = normalizer, make_activation(activation)
         else:
-            self.activation, self.norm = make_activation(activation), slot
+            self.activation, self.norm = make_activation(activation), normalizer
         if dropout > 0:
             self.dropout = Dropout(dropout)

@@ -1,4 +1,4 @@
-"""A multilayer perceptron that is handed its normalizer."""
+"""A multilayer perceptron with a configurable normalizer, :class:`MLP`."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from normlab.models.layers import (
     HiddenLayer,
     Norm,
     Weight,
-    draw_apart,
+    assign_random_keys,
+    check_arguments,
     initialize,
-    require_choices,
 )
 
 
 class MLP(nn.Sequential):
-    """Hidden layers and a linear output.
+    """Multilayer perceptron: hidden layers with normalizer and activation, and a linear output layer.
 
     Shapes:
         ``(B, *input_shape)`` to ``(B, out_features)``.
@@ -26,16 +26,16 @@ class MLP(nn.Sequential):
     Args:
         input_shape: the shape of one input; several axes are flattened.
         hidden: the width of each hidden layer.
-        activation: a name out of torch.nn, in any case, or what makes one.
-        norm: called with a layer's width, returns its normalizer.
-        weight: takes a hidden layer's linear map, returns the one to use in its place.
+        activation: the name of a torch.nn activation in any case, or a callable that returns a module.
+        norm: called with a layer's width, returns the normalizer; None for no normalizer.
+        weight: takes a hidden layer's linear map, returns its replacement, such as a weight-normalized one.
         norm_position: ``before`` or ``after`` the activation.
-        dropout: the probability that an output of a hidden layer is dropped.
-        init: how the weights begin, a name out of `normlab.models.layers.INITS`.
+        dropout: the dropout probability of the hidden layers.
+        init: the weight initialization, a name in `normlab.models.layers.INITS`.
 
     Raises:
-        ValueError: for a width below 1, an unknown activation, position or initialization, a dropout outside [0,
-        1).
+        ValueError: for a width below 1, an unknown activation, position or initialization, or a dropout outside
+            [0, 1).
 
     >>> import torch
     >>> MLP((3,), 1, hidden=[4])(torch.zeros(2, 3)).shape
@@ -55,15 +55,15 @@ class MLP(nn.Sequential):
         dropout: float = 0.0,
         init: str = "default",
     ) -> None:
-        require_choices({"hidden": hidden}, norm_position, dropout)
+        check_arguments({"hidden": hidden}, norm_position, dropout)
         super().__init__()
         if len(input_shape) > 1:
             self.flatten = nn.Flatten()
-        # All linear maps are drawn first: a normalizer that draws weights of its own must not shift the others'.
+        # All linear maps are initialized before the normalizers, whose random weights would otherwise change them.
         linears = [nn.Linear(*sizes) for sizes in pairwise([math.prod(input_shape), *hidden, out_features])]
         initialize(linears, init)
         for number, linear in enumerate(linears[:-1], start=1):
             layer = HiddenLayer(linear, activation, norm, weight, norm_position, dropout)
             self.add_module(f"hidden{number}", layer)
         self.output = linears[-1]
-        draw_apart(self)
+        assign_random_keys(self)

@@ -1,4 +1,4 @@
-"""A multilayer perceptron of residual blocks that is handed its normalizer."""
+"""A multilayer perceptron of residual blocks with a configurable normalizer, :class:`ResMLP`."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from normlab.models.layers import Activation, Dropout, Norm, Weight, draw_apart, initialize, require_choices
+from normlab.models.layers import (
+    Activation,
+    Dropout,
+    Norm,
+    Weight,
+    assign_random_keys,
+    check_arguments,
+    initialize,
+)
 from normlab.norms.activation import make_activation
 
 
 class ResidualBlock(nn.Module):
-    """A stream that goes through, and a branch that adds to it.
+    """Residual block: adds the output of a two-layer branch to the residual stream.
 
     ``before``: ``h + s·W₂ φ(W₁ norm(h))`` (pre-norm); ``after``: ``norm(h + s·W₂ φ(W₁ h))`` (post-norm), with the
     branch scale s.
@@ -39,21 +47,21 @@ class ResidualBlock(nn.Module):
         self.dropout = Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def branch(self, h: Tensor) -> Tensor:
-        """Return the branch, before it is scaled and added to the stream."""
+        """Return the output of the branch before scaling, ``W₂ φ(W₁ h)`` with dropout."""
         return self.dropout(self.linear2(self.activation(self.linear1(h))))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return the stream after this block."""
+        """Return the residual stream after this block, ``(B, width)``."""
         if self.norm_position == "before":
             return torch.add(h, self.branch(self.norm(h)), alpha=self.branch_scale)
         return self.norm(torch.add(h, self.branch(h), alpha=self.branch_scale))
 
 
-def scale_of(branch_scale: float | str | None, blocks: int) -> float:
-    """Return the number that a branch is multiplied by in a net of so many blocks.
+def resolve_branch_scale(branch_scale: float | str | None, blocks: int) -> float:
+    """Return the branch scale as a number: 1 for None, ``1/√blocks`` for ``depth``.
 
     Raises:
-        ValueError: for anything but None, ``depth`` and a finite number > 0.
+        ValueError: unless the scale is None, ``depth`` or a finite number > 0.
     """
     if branch_scale is None:
         return 1.0
@@ -65,8 +73,8 @@ def scale_of(branch_scale: float | str | None, blocks: int) -> float:
     return float(branch_scale)
 
 
-class Last(nn.Sequential):
-    """The last normalizer of a stream that was normalized in its branches alone."""
+class FinalNorm(nn.Sequential):
+    """The normalizer before the output layer of a pre-norm net."""
 
     def __init__(self, width: int, norm: Norm | None) -> None:
         super().__init__()
@@ -74,28 +82,29 @@ class Last(nn.Sequential):
 
 
 class ResMLP(nn.Sequential):
-    """A linear map to the width of the stream, residual blocks, and a linear output.
+    """Residual multilayer perceptron: linear stem, residual blocks and a linear output layer.
 
-    Pre-norm nets (``norm_position="before"``) have one more normalizer before the output, as nothing else would
-    keep the size of the stream.
+    Pre-norm nets (``norm_position="before"``) have another normalizer before the output layer, because their
+    residual stream is not normalized elsewhere.
 
     Shapes:
         ``(B, *input_shape)`` to ``(B, out_features)``.
 
     Args:
         input_shape: the shape of one input; several axes are flattened.
-        width: the width of the stream and of the branches.
+        width: the width of the residual stream and of the branches.
         blocks: the number of residual blocks.
         activation, norm, weight, init: as in `MLP`.
         norm_position: ``before`` the branch, in it, or ``after`` its sum with the stream.
-        dropout: the probability that an output of a branch is dropped.
-        branch_scale: s, what each branch is multiplied by: a number, None for 1, or ``depth`` for ``1/√blocks``,
-            with which the variance of the stream does not grow with the number of blocks. With 1 it doubles in a
-            block whose branch keeps the variance; batch normalization in the branch prevents that (De and Smith
-            2020, arXiv:2002.10444).
+        dropout: the dropout probability of the branch outputs.
+        branch_scale: the factor s of each branch: a number, None for 1, or ``depth`` for ``1/√blocks``, which
+            keeps the variance of the stream independent of the number of blocks. With s = 1, a block whose branch
+            keeps the variance doubles that of the stream; batch normalization in the branch prevents that (De and
+            Smith 2020, arXiv:2002.10444).
 
     Raises:
-        ValueError: for a width below 1, a negative number of blocks, another branch_scale, and what `MLP` raises.
+        ValueError: for a width below 1, a negative number of blocks, an invalid branch_scale, and in the cases of
+            `MLP`.
 
     He, Zhang, Ren and Sun (2016), Identity mappings in deep residual networks, arXiv:1603.05027; Hayou et al.
     (2021), Stable ResNet, arXiv:2010.12859.
@@ -119,14 +128,14 @@ class ResMLP(nn.Sequential):
         init: str = "default",
         branch_scale: float | str | None = "depth",
     ) -> None:
-        require_choices({}, norm_position, dropout)
+        check_arguments({}, norm_position, dropout)
         if width < 1 or blocks < 0:
             raise ValueError(f"net.width must be at least 1 and net.blocks 0 or more, got {width} and {blocks}")
-        scale = scale_of(branch_scale, blocks)
+        scale = resolve_branch_scale(branch_scale, blocks)
         super().__init__()
         if len(input_shape) > 1:
             self.flatten = nn.Flatten()
-        # All linear maps are drawn first: a normalizer that draws weights of its own must not shift the others'.
+        # All linear maps are initialized before the normalizers, whose random weights would otherwise change them.
         stem, output = nn.Linear(math.prod(input_shape), width), nn.Linear(width, out_features)
         branches = [[nn.Linear(width, width), nn.Linear(width, width)] for _ in range(blocks)]
         initialize([stem, *(linear for pair in branches for linear in pair), output], init)
@@ -135,6 +144,6 @@ class ResMLP(nn.Sequential):
             block = ResidualBlock(linears, activation, norm, weight, norm_position, dropout, scale)
             self.add_module(f"block{number}", block)
         if norm_position == "before":
-            self.last = Last(width, norm)
+            self.last = FinalNorm(width, norm)
         self.output = output
-        draw_apart(self)
+        assign_random_keys(self)
