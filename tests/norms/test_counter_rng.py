@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from normlab.norms.counter_rng import StochasticLayer, counter_normal, philox, product, uniform
+from normlab.norms.counter_rng import StochasticLayer, counter_normal, multiply_words, philox, uniform
 
 # Known answers that come with Random123, the authors' own implementation: counter, key, words.
 KNOWN = [
@@ -54,7 +54,7 @@ def test_philox_equals_whole_numbers_without_a_width():
 @pytest.mark.parametrize("x", [0, 1, 2**31 - 1, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("multiplier", [2**31, 0xD2511F53, 0xCD9E8D57, 2**32 - 1])
 def test_a_product_of_64_bits_is_exact(multiplier, x):
-    high, low = product(multiplier, torch.tensor(x))
+    high, low = multiply_words(multiplier, torch.tensor(x))
     assert (high.item() << 32) + low.item() == multiplier * x
 
 

@@ -84,14 +84,14 @@ def test_the_first_training_batch_decides_for_the_kernel(mean, constant, loses):
     layer = BatchNorm1d(C, fused=True)
     x = large(100, C, mean=mean)
     x[:, 0] = constant
-    assert layer.eval().takes_kernel(x)
+    assert layer.eval().uses_kernel(x)
     assert layer.loses_digits is None
     layer.train()(x)
     assert layer.loses_digits is loses
     # Once and for all: another batch is not looked at.
     layer(large(100, C, mean=0 if loses else 1e6))
     assert layer.loses_digits is loses
-    assert copy.deepcopy(layer).takes_kernel(x) is not loses
+    assert copy.deepcopy(layer).uses_kernel(x) is not loses
     layer.reset_parameters()
     assert layer.loses_digits is None
 
