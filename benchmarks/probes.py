@@ -8,8 +8,8 @@ Largest eigenvalue of the Hessian: 64 nets 64 → 32 → 10 with BatchNorm and 5
 is one call of curvlinops and ``eigsh`` per net, with the same tolerance and start, on the last number of threads
 in ``--threads``. Errors are relative to eigenvalues converged to 1e-9 in float64.
 
-Overhead of probes: the training of ``benchmarks/step.py`` with ``probes=none`` and ``probes=light``, with validation
-and all output files, for one run (on one thread) and for ``--members`` runs together.
+Overhead of probes: the training of ``benchmarks/step.py`` with ``probes=none`` and ``probes=light``, with
+validation and all output files, for one run (on one thread) and for ``--members`` runs together.
 
 All computations use float32. Both ways are measured alternately in one process. The tables show medians; for
 curvlinops, the sum over its calls, a quarter of the nets at a time. The script takes about 90 seconds.
