@@ -27,7 +27,7 @@ NORMAL_SD = 0.5
 
 @lru_cache(maxsize=16)
 def lognormal_pseudomedian(sigma: float) -> float:
-    """Return the pseudomedian θ of a log-normal: ``P((X + Y)/2 ≤ θ) = 1/2``, integrated over quantiles of X."""
+    """Return θ with ``P((X + Y)/2 ≤ θ) = 1/2`` for log-normal X and Y, by numerical integration."""
 
     def below(u: float, theta: float) -> float:
         rest = max(2 * theta - float(np.exp(sigma * special.ndtri(u))), 1e-300)
@@ -41,7 +41,7 @@ def lognormal_pseudomedian(sigma: float) -> float:
 
 @lru_cache(maxsize=1)
 def mixed_pseudomedian() -> float:
-    """Return the pseudomedian of a log-normal minus a normal run with mean 0, by Gauss–Hermite integration."""
+    """Return the pseudomedian of a log-normal minus a centered normal run, by Gauss–Hermite quadrature."""
     z, weights = np.polynomial.hermite_e.hermegauss(60)
     sums, joint = np.add.outer(np.exp(z), np.exp(z)), np.multiply.outer(weights, weights) / (2 * np.pi)
     spread = np.sqrt(2) * NORMAL_SD
@@ -61,7 +61,7 @@ def lognormal_minus_normal(center: float) -> Draw:
 
 
 def mixtures() -> dict[str, Draw]:
-    """Return samplers of a log-normal minus a normal run with equal means, equal medians or pseudomedian 0."""
+    """Return samplers of log-normal minus normal runs: equal means, equal medians, pseudomedian 0."""
     centers = {"means": float(np.exp(0.5)), "medians": 1.0}
     equal = {f"log-normal – normal, equal {name}": lognormal_minus_normal(at) for name, at in centers.items()}
     return equal | {PSEUDOMEDIAN: lognormal_minus_normal(mixed_pseudomedian())}

@@ -1,4 +1,4 @@
-"""Coverage of the descriptive intervals of arms: interquartile means, shares, and ratios of median times.
+"""Coverage of descriptive intervals: interquartile means, shares, and ratios of median times.
 
 Run values are normal, skewed (log-normal), heavy-tailed (Student's t with 3 degrees of freedom), or normal with
 one run in ten diverged. Runs of one replicate have correlation 0.5 before the transformation to these

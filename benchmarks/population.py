@@ -1,4 +1,4 @@
-"""Time per member and optimizer step of a population, compared with single runs, plain loops, Lightning and JAX.
+"""Time per member-step of a population, compared with single runs, plain loops, Lightning and JAX.
 
 The task: 1,000 samples of noise, 10 → 50 → 1 with or without BatchNorm, mean squared error, Adam. Each member has
 its own learning rate and sample order. All ways are measured in one process. Compilation and the first epochs are
@@ -53,7 +53,7 @@ class StepTimes(pl.Callback):
 
 
 def stacked(members: int, batch_size: int, model: str, compiled: bool = True) -> float:
-    """Return microseconds per member-step of normlab, with populations of the size that its launcher chooses."""
+    """Return microseconds per member-step of normlab, with populations as its launcher sizes them."""
     changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"data.batch_size={batch_size}"]
     settings = [f"trainer.compile={str(compiled).lower()}", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

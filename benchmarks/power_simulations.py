@@ -1,4 +1,4 @@
-"""Simulations of whole sweeps whose arms differ, analysed by ``analyze``: power, and equivalence margins."""
+"""Simulations of whole sweeps with different arms, analysed by ``analyze``: power and equivalence."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Time of probes, compared with the usual way to measure the same quantity, and their overhead in training.
+"""Time of probes compared with the usual way to measure the same, and their overhead in training.
 
 Lipschitz constant of the gradient: 100 random directions, 3 → 64 → 1 with and without BatchNorm, 1,000 inputs.
 The reference is the loop of the second source experiment without its fault: torch modules, and for each direction

@@ -34,7 +34,7 @@ TRAIN, TEST = 106, 36
 
 
 def noise(kind: str, generator: np.random.Generator, size: tuple[int, ...]) -> Numbers:
-    """Return noise with mean 0 and standard deviation 1: normal, skewed (log-normal) or heavy-tailed (t, 3 df)."""
+    """Return noise with mean 0 and sd 1: normal, skewed (log-normal) or heavy-tailed (t, 3 df)."""
     if kind == "heavy-tailed":
         return generator.standard_t(3, size=size) / 3**0.5
     z = generator.normal(size=size)

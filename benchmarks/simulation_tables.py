@@ -35,7 +35,7 @@ def cell(column: str, value: float | None) -> str:
 
 
 def written(text: str, name: str, tables: Tables) -> str:
-    """Return the page text with tables inserted between its markers ``<!-- name -->`` and ``<!-- end -->``.
+    """Insert tables into a page between its markers ``<!-- name -->`` and ``<!-- end -->``.
 
     Raises:
         ValueError: the page does not have this pair of markers exactly once.

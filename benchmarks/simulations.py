@@ -1,4 +1,4 @@
-"""Simulate sweeps, tests and intervals with known truth, and print their error rates, power and coverage.
+"""Simulate sweeps, tests and intervals with known truth; print error rates, power and coverage.
 
     python benchmarks/simulations.py [--only NAME ...] [--share 1.0] [--processes 2] [--seed 0] [--write]
 

@@ -20,9 +20,9 @@ ROWS, INPUTS, PENALTY = 178, 10, 1.0
 
 
 def learners(size: int, generator: np.random.Generator, splits: int) -> Numbers:
-    """Return test log losses of two learners with equal expected loss on splits of tables, ``(size, 2, splits)``.
+    """Return test log losses of two learners with equal expected loss, ``(size, 2, splits)``.
 
-    The target is the sum of all inputs and noise, all independent and standard normal. One learner is ridge
+    Each of ``size`` tables has ``splits`` random splits. The target is the sum of all inputs and noise, all independent and standard normal. One learner is ridge
     regression on the first half of the inputs, the other on the second half. Exchanging the halves does not change
     the distribution of tables and splits but negates the difference, which is therefore symmetric about 0 even
     though splits share rows. On one table, either learner may be better on all splits.
@@ -85,7 +85,7 @@ def claims(analysis: Analysis) -> tuple[bool, bool]:
 
 
 def settings(size: int, generator: np.random.Generator) -> Tables:
-    """Estimate how often an arm with eight equally good settings is declared better or worse than one with one."""
+    """Estimate how often an arm with eight equal settings is declared better or worse than one with one."""
     eight = Sweep((1, 8), 18)
     frame = eight.frame()
     on_rows = frame.assign(scope=Scope.SPLIT)

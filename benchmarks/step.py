@@ -1,4 +1,4 @@
-"""Time per optimizer step: a plain PyTorch loop, a run of normlab, and Lightning with its default features.
+"""Time per optimizer step of a plain PyTorch loop, normlab, and Lightning with its default features.
 
 The task is the first source experiment: 1,000 samples, 10 → 50 → 1 with BatchNorm, mean squared error, Adam. All
 three are measured alternately in one process, several times; the table shows medians. The time of a normlab run

@@ -37,7 +37,7 @@ def epochs(size: int, generator: np.random.Generator) -> Tables:
 
 
 def replicates(size: int, generator: np.random.Generator) -> Tables:
-    """Compare arms that are equal on average over splits, with one split per replicate or one split for all.
+    """Compare arms that are equal on average over splits: one split per replicate, or one for all.
 
     The standard deviation of the difference between splits is 0.5 or 1.0 times that between seeds.
     """

@@ -1,4 +1,4 @@
-"""Reproductions of the source experiments: `SourceMLP`'s initial weights and the faulty `AliasedLipschitz`.
+"""Parts of the source experiments: the net `SourceMLP` and the faulty probe `AliasedLipschitz`.
 
 Use them only to reproduce those experiments; see docs/source-experiments.md.
 """

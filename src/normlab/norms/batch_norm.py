@@ -1,4 +1,4 @@
-"""Batch normalization as its formula, with torch's kernel as an option: `BatchNorm` and its 1d, 2d, 3d forms.
+"""Batch normalization by its formula, optionally by torch's kernel: `BatchNorm` and its subclasses.
 
 In formulas: x input, y output, γ (gamma) weight, β (beta) bias, μ mean, σ² variance, ε eps, n the number of
 values per feature. In shapes: B samples, C features, then any number of further axes.

@@ -92,7 +92,7 @@ def uniform(key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype 
 
 
 def counter_normal(uniforms: Tensor) -> Tensor:
-    """Transform an even number of uniform numbers from [0, 1) to standard normal ones (Box and Muller 1958).
+    """Transform an even number of uniform numbers to standard normal numbers (Box and Muller 1958).
 
     With a and b the two halves of the input: ``√(−2 ln(1 − a)) · cos 2πb`` and ``√(−2 ln(1 − a)) · sin 2πb``. As
     a < 1, all are finite. Unlike the normal quantile, these functions are fast in compiled code too.
@@ -105,7 +105,7 @@ def counter_normal(uniforms: Tensor) -> Tensor:
 
 
 class StochasticLayer(nn.Module):
-    """Base class of layers that draw random numbers, each a function of the layer's key, its step and a position.
+    """Base class of layers that draw random numbers from their key, their step and a position.
 
     Key and step are buffers, so a copied or loaded layer continues its sequence. Layers with the same key draw the
     same numbers. The key is 0 until :meth:`seed` is called.

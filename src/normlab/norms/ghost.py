@@ -87,7 +87,7 @@ class GhostBatchNorm(BatchNorm):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _normalize_ghosts(self, x: Tensor) -> Tensor:
-        """Normalize ghost batches of equal size, as one batch with G·C features; update the running statistics."""
+        """Normalize ghost batches of equal size, as one batch of G·C features; update running statistics."""
         number = max(1, len(x) // self.ghost_size)
         ghosts = x.reshape(len(x) // number, number * self.num_features, *x.shape[2:])
         n = ghosts.numel() // ghosts.shape[1]

@@ -1,4 +1,4 @@
-"""Group, layer and RMS normalization of single samples: torch's operations with ``num_features`` first."""
+"""Group, layer and RMS normalization of single samples, with ``num_features`` as first argument."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

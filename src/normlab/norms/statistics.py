@@ -1,4 +1,4 @@
-"""Mean, variance and pooled statistics of a batch, and the affine map ``y = γ·x̂ + β`` of each feature.
+"""Mean, variance and pooled statistics of batches, and the affine map ``y = γ·x̂ + β``.
 
 Letters: μ mean, σ² variance, C features. The functions expect the features on the last axis.
 """
