@@ -25,8 +25,8 @@ def learners(size: int, generator: np.random.Generator, splits: int) -> Numbers:
     Each of ``size`` tables has ``splits`` random splits. The target is the sum of all inputs and noise, all
     independent and standard normal. One learner is ridge regression on the first half of the inputs, the other on
     the second half. Exchanging the halves does not change the distribution of tables and splits but negates the
-    difference, which is therefore symmetric about 0 even though splits share rows. On one table, either learner may
-    be better on all splits.
+    difference, which is therefore symmetric about 0 even though splits share rows. On one table, either learner
+    may be better on all splits.
     """
     x = generator.normal(size=(size, ROWS, INPUTS))
     y = x.sum(axis=-1) + generator.normal(size=(size, ROWS))

@@ -1,7 +1,7 @@
 """Time from the command to the first optimizer step, compared with the imports alone.
 
-The imports are Lightning, Hydra and TensorBoard. Both are whole processes, run alternately several times; the table
-shows medians.
+The imports are Lightning, Hydra and TensorBoard. Both are whole processes, run alternately several times; the
+table shows medians.
 
     python benchmarks/startup.py [--repeats 5]
 """
