@@ -1,7 +1,7 @@
-"""Simulations of the tests as array functions, of paired differences whose distribution is known.
+"""Simulations of the statistical tests on arrays of paired differences with a known distribution.
 
-Each function takes the number of simulations and a generator, and returns tables by their titles. The pseudomedian
-of the differences is 0 unless said.
+Each simulation takes the number of repetitions and a generator, and returns tables by title. The pseudomedian of
+the differences is 0 unless stated otherwise.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ NORMAL_SD = 0.5
 
 @lru_cache(maxsize=16)
 def lognormal_pseudomedian(sigma: float) -> float:
-    """Return θ with ``P((X + Y)/2 ≤ θ) = 1/2`` of log-normal X and Y, by integration over the quantiles of X."""
+    """Return θ with ``P((X + Y)/2 ≤ θ) = 1/2`` for log-normal X and Y, by numerical integration."""
 
     def below(u: float, theta: float) -> float:
         rest = max(2 * theta - float(np.exp(sigma * special.ndtri(u))), 1e-300)
@@ -41,7 +41,7 @@ def lognormal_pseudomedian(sigma: float) -> float:
 
 @lru_cache(maxsize=1)
 def mixed_pseudomedian() -> float:
-    """Return the pseudomedian of a log-normal minus a normal run with mean 0, by Gauss–Hermite integration."""
+    """Return the pseudomedian of a log-normal minus a centered normal run, by Gauss–Hermite quadrature."""
     z, weights = np.polynomial.hermite_e.hermegauss(60)
     sums, joint = np.add.outer(np.exp(z), np.exp(z)), np.multiply.outer(weights, weights) / (2 * np.pi)
     spread = np.sqrt(2) * NORMAL_SD
@@ -49,19 +49,19 @@ def mixed_pseudomedian() -> float:
 
 
 def skewed(sigma: float) -> Draw:
-    """Return a sampler of log-normal differences, moved so that their pseudomedian is 0."""
+    """Return a sampler of log-normal differences, shifted to pseudomedian 0."""
     return lambda generator, shape: np.exp(sigma * generator.normal(size=shape)) - lognormal_pseudomedian(sigma)
 
 
 def lognormal_minus_normal(center: float) -> Draw:
-    """Return a sampler of a log-normal run (σ = 1) minus a normal one whose mean is the center."""
+    """Return a sampler of a log-normal run (σ = 1) minus a normal run with mean ``center``."""
     return lambda generator, shape: (
         np.exp(generator.normal(size=shape)) - center - NORMAL_SD * generator.normal(size=shape)
     )
 
 
 def mixtures() -> dict[str, Draw]:
-    """Return samplers of a log-normal minus a normal run that have equal means, medians, or pseudomedian 0."""
+    """Return samplers of log-normal minus normal runs: equal means, equal medians, pseudomedian 0."""
     centers = {"means": float(np.exp(0.5)), "medians": 1.0}
     equal = {f"log-normal – normal, equal {name}": lognormal_minus_normal(at) for name, at in centers.items()}
     return equal | {PSEUDOMEDIAN: lognormal_minus_normal(mixed_pseudomedian())}
@@ -75,22 +75,22 @@ SYMMETRIC: dict[str, tuple[Draw, float]] = {
     ),
     "heavy-tailed": (lambda g, shape: g.standard_t(3, size=shape), float(np.sqrt(3))),
 }
-"""Distributions of differences that are symmetric about 0, with their standard deviations."""
+"""Samplers of differences symmetric about 0, with their standard deviations."""
 SKEWED: dict[str, tuple[Draw, float]] = {
     f"skewed, σ = {sigma}": (skewed(sigma), float(np.exp(sigma**2 / 2) * np.sqrt(np.expm1(sigma**2))))
     for sigma in (0.5, 1.0)
 }
-"""Skewed distributions of differences whose pseudomedian is 0, with their standard deviations."""
+"""Samplers of skewed differences with pseudomedian 0, with their standard deviations."""
 KINDS = SYMMETRIC | SKEWED
 
 
 def declared(differences: Numbers, level: float = ALPHA) -> float:
-    """Return the share of samples ``(N, n)`` in which the signed-rank test declares a difference."""
+    """Return the rate at which the signed-rank test declares a difference, over samples ``(N, n)``."""
     return float((signed_rank(differences) <= level).mean())
 
 
 def shapes(size: int, generator: np.random.Generator) -> Tables:
-    """Test differences of several shapes with pseudomedian 0, and log-normal against normal runs."""
+    """Estimate the signed-rank test's rejection rate for differences of several shapes."""
     draws = {kind: draw for kind, (draw, _) in KINDS.items()}
     table = {
         kind: {f"n = {n}": declared(draw(generator, (size, n))) for n in (8, 12, 32)}
@@ -100,7 +100,7 @@ def shapes(size: int, generator: np.random.Generator) -> Tables:
 
 
 def looks(size: int, generator: np.random.Generator) -> Tables:
-    """Look at the signed-rank test after 8, 12, … 40 pairs by several rules: no difference, and 0.6 sd."""
+    """Estimate rejection rates of sequential rules for looks after 8, 12, … 40 pairs, at 0 and 0.6 sd."""
     rules = {
         "p ≤ 5 % at any": np.full(len(LOOKS), ALPHA),
         "α/(k(k + 1))": np.array([look_level(look) for look in range(1, len(LOOKS) + 1)]),
@@ -126,7 +126,7 @@ def looks(size: int, generator: np.random.Generator) -> Tables:
 
 
 def coverage(size: int, generator: np.random.Generator) -> Tables:
-    """Measure how often the interval holds the pseudomedian."""
+    """Estimate the coverage of the interval of the pseudomedian."""
     table = {
         kind: {
             f"n = {n}": float(np.mean([not pseudomedian(d).excludes(0.0) for d in draw(generator, (size, n))]))
@@ -138,7 +138,7 @@ def coverage(size: int, generator: np.random.Generator) -> Tables:
 
 
 def power(size: int, generator: np.random.Generator) -> Tables:
-    """Measure the power at 1.0 and 1.5 sd, and list the differences found with 80 % power and the pairs needed."""
+    """Estimate the power at 1.0 and 1.5 sd; compute detectable differences and required numbers of pairs."""
     rates = {
         kind: {
             f"n = {n}, {shift} sd": declared(draw(generator, (size, n)) + shift * sd)
@@ -147,7 +147,7 @@ def power(size: int, generator: np.random.Generator) -> Tables:
         }
         for kind, (draw, sd) in SYMMETRIC.items()
     }
-    found = {
+    detectable = {
         f"n = {n}": {f"difference, m = {m}": detectable_shift(n, ALPHA / m) for m in (1, 3, 7)}
         for n in (8, 12, 16, 24, 32, 64)
     }
@@ -157,13 +157,13 @@ def power(size: int, generator: np.random.Generator) -> Tables:
     }
     return {
         "power of the signed-rank test": rates,
-        "difference in sd found with 80 % power, m comparisons": found,
+        "difference in sd found with 80 % power, m comparisons": detectable,
         "pairs that a difference needs, m comparisons": needed,
     }
 
 
 def equivalent(size: int, generator: np.random.Generator) -> Tables:
-    """Measure how often arms are declared equivalent or not worse at a margin of 1 sd."""
+    """Estimate how often arms are declared equivalent, or not worse, at a margin of 1 sd."""
     tables: Tables = {}
     for kind, (draw, sd) in KINDS.items():
         for n in (12, 32):

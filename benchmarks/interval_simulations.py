@@ -1,7 +1,8 @@
-"""Coverage of the intervals that describe arms: of interquartile means, shares, and ratios of median times.
+"""Coverage of descriptive intervals: interquartile means, shares, and ratios of median times.
 
-Runs are normal, skewed (log-normal), heavy-tailed (Student's t with 3 degrees of freedom), or normal of which one
-in ten diverges. Runs of one replicate are correlated (0.5 before they are made skewed or heavy-tailed).
+Run values are normal, skewed (log-normal), heavy-tailed (Student's t with 3 degrees of freedom), or normal with
+one run in ten diverged. Runs of one replicate have correlation 0.5 before the transformation to these
+distributions.
 """
 
 from collections.abc import Callable
@@ -17,21 +18,20 @@ from normlab.stats.time_to_target import time_ratio
 
 Numbers = NDArray[np.float64]
 SAME = 0.5
-"""How far the runs of one replicate are correlated, as normal numbers."""
+"""Correlation of the runs of one replicate, before the transformation to their distribution."""
 FEW, MANY = (2, 3, 4, 5, 6, 7), (8, 32)
 SHIFT, SPREAD, STEPS, EVERY = 0.5, 0.4, 304.0, 10.0
-"""How far arms are apart when times are simulated, the spread and middle of times, and the steps between
-evaluations."""
+"""Simulated times: difference between the arms, spread and middle of the times, steps between evaluations."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """A distribution of runs, as a function of standard normal numbers."""
+    """A distribution of run values, as a function ``of`` standard normal numbers."""
 
     of: Callable[[Numbers], Numbers]
 
     def draw(self, generator: np.random.Generator, size: tuple[int, ...]) -> Numbers:
-        """Return runs whose last axis are replicates, ``size``; those of one replicate are correlated."""
+        """Draw run values of shape ``size``, with replicates on the last axis; runs of a replicate correlate."""
         shared = generator.normal(size=size[-1])
         return self.of(np.sqrt(SAME) * shared + np.sqrt(1 - SAME) * generator.normal(size=size))
 
@@ -50,7 +50,7 @@ PLAIN = ("normal", "skewed", "heavy-tailed")
 
 
 def descriptions(size: int, generator: np.random.Generator) -> Tables:
-    """Measure the coverage of all intervals that describe."""
+    """Estimate the coverage of all descriptive intervals."""
     means, times = "coverage of the 95 % interval: {}".format, "ratio of median times"
     tables: Tables = {means("interquartile mean"): {}, means(times): {}}
     for kind, runs in RUNS.items():
@@ -64,35 +64,35 @@ def descriptions(size: int, generator: np.random.Generator) -> Tables:
 
 
 def of_mean(runs: Runs, n: int, size: int, generator: np.random.Generator) -> float:
-    """Return how often the interval of the IQM of n runs holds the truth, of those that are given."""
+    """Return the coverage of the interval of the IQM of n runs; undefined intervals are not counted."""
     truth = runs.iqm()
-    found = [iqm_estimate(runs.draw(generator, (n,)), Draws(generator)) for _ in range(size)]
-    return float(np.mean([each.low <= truth <= each.high for each in found if not np.isnan(each.low)]))
+    estimates = [iqm_estimate(runs.draw(generator, (n,)), Draws(generator)) for _ in range(size)]
+    return float(np.mean([each.low <= truth <= each.high for each in estimates if not np.isnan(each.low)]))
 
 
 def of_times(runs: Runs, n: int, size: int, generator: np.random.Generator) -> float:
-    """Return how often the interval of the ratio of median times of n runs holds the truth."""
+    """Return the coverage of the interval of the ratio of median times; undefined ones are not counted."""
     middle = float(runs.of(np.array(0.0)))
 
-    def noticed(losses: Numbers) -> Numbers:
+    def time_of(losses: Numbers) -> Numbers:
         return np.ceil(STEPS * np.exp(SPREAD * losses) / EVERY) * EVERY
 
     shift = np.array([[SHIFT], [0.0]])
-    truth = float(noticed(np.array(middle - SHIFT)) / noticed(np.array(middle)))
+    truth = float(time_of(np.array(middle - SHIFT)) / time_of(np.array(middle)))
     inside = []
     for _ in range(size):
-        ours, theirs = noticed(runs.draw(generator, (2, n)) - shift)
-        found = time_ratio(ours, theirs, Draws(generator))
-        if not np.isnan(found.low):
-            inside.append(found.low - 1e-9 <= truth <= found.high + 1e-9)
+        first, second = time_of(runs.draw(generator, (2, n)) - shift)
+        ratio = time_ratio(first, second, Draws(generator))
+        if not np.isnan(ratio.low):
+            inside.append(ratio.low - 1e-9 <= truth <= ratio.high + 1e-9)
     return float(np.mean(inside))
 
 
 def of_share(n: int) -> dict[str, float]:
-    """Return how often Wilson's interval holds a share that is reached by n runs, exactly."""
-    held = {}
+    """Return the exact coverage of Wilson's interval for a share of n runs, for three true shares."""
+    coverage = {}
     for truth in (0.5, 0.7, 0.9):
         ends = [share_estimate(count, n) for count in range(n + 1)]
         inside = [count for count, end in enumerate(ends) if end.low <= truth <= end.high]
-        held[f"{100 * truth:.0f} %"] = float(stats.binom.pmf(inside, n, truth).sum())
-    return held
+        coverage[f"{100 * truth:.0f} %"] = float(stats.binom.pmf(inside, n, truth).sum())
+    return coverage

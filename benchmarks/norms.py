@@ -1,8 +1,7 @@
-"""Time of a layer, forward and backward, against torch's nearest one: eager and compiled, on one thread and two.
+"""Time of each normalizer, forward and backward, relative to torch's BatchNorm: eager and compiled.
 
-All layers of a shape are measured in turn, several times; the tables give medians. A layer that torch lacks is
-compared with torch's BatchNorm. Layers that change weights are measured with the map that they belong to, against
-the map alone.
+All layers of a shape are measured alternately, several times; the tables show medians. Weight parametrizations are
+measured on a linear map or convolution, relative to the same map without one.
 
     python benchmarks/norms.py [--repeats 9] [--threads 1,2] [--device cpu] [--eager] [--json]
 """
@@ -54,12 +53,12 @@ WEIGHTS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 def layers_for(shape: tuple[int, ...], device: str) -> dict[str, nn.Module]:
-    """Return the normalizers that take this shape, torch's BatchNorm first."""
+    """Return the normalizers for this input shape by name, torch's BatchNorm first."""
     return {name: make(shape[1]).to(device) for name, make in (IMAGES if len(shape) == 4 else ROWS).items()}
 
 
 def maps_for(shape: tuple[int, ...], device: str) -> dict[str, nn.Module]:
-    """Return maps from this shape to its like with changed weights, the map as it is first."""
+    """Return shape-preserving maps with each weight parametrization by name, the plain map first."""
 
     def plain() -> nn.Module:
         width = shape[1]
@@ -69,7 +68,7 @@ def maps_for(shape: tuple[int, ...], device: str) -> dict[str, nn.Module]:
 
 
 def seconds(layer: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, calls: int) -> float:
-    """Return the time of a forward and backward pass."""
+    """Return the seconds of a forward and backward pass, averaged over calls."""
     if x.is_cuda:
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -81,10 +80,10 @@ def seconds(layer: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, calls: i
     return (time.perf_counter() - started) / calls
 
 
-def measured(
+def median_times(
     layers: dict[str, nn.Module], shape: tuple[int, ...], device: str, compiled: bool, repeats: int
 ) -> dict[str, float]:
-    """Return the median microseconds of each layer."""
+    """Return the median microseconds of each layer by name."""
     x = torch.randn(shape, device=device, requires_grad=True)
     grad = torch.randn(shape, device=device)
     torch.compiler.reset()
@@ -100,26 +99,26 @@ def measured(
 
 
 def columns(layers_of: Callable, shape: tuple[int, ...], args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return the microseconds of each layer, for each number of threads, eager and compiled."""
-    found = {}
+    """Return the microseconds by column (threads, eager or compiled) and layer."""
+    times = {}
     for threads in map(int, args.threads.split(",")):
         torch.set_num_threads(threads)
         for compiled in (False,) if args.eager else (False, True):
             column = f"{threads} thread{'s' * (threads > 1)}, {'compiled' if compiled else 'eager'}"
             layers = layers_of(shape, args.device)
-            found[column] = measured(layers, shape, args.device, compiled, args.repeats)
-    return found
+            times[column] = median_times(layers, shape, args.device, compiled, args.repeats)
+    return times
 
 
-def table(shape: tuple[int, ...], found: dict[str, dict[str, float]]) -> str:
-    """Return microseconds and, against the first layer in eager mode on as many threads, ratios."""
-    names = list(next(iter(found.values())))
-    lines = [f"{shape!s:24}" + "".join(f"{column:>24}" for column in found)]
+def table(shape: tuple[int, ...], times: dict[str, dict[str, float]]) -> str:
+    """Format microseconds, with ratios to the first layer in eager mode on as many threads."""
+    names = list(next(iter(times.values())))
+    lines = [f"{shape!s:24}" + "".join(f"{column:>24}" for column in times)]
     for name in names:
         grid = []
-        for column, times in found.items():
-            base = found[column.replace("compiled", "eager")][names[0]]
-            grid.append(f"{times[name]:>15.0f} ({times[name] / base:5.2f})")
+        for column, of_layer in times.items():
+            base = times[column.replace("compiled", "eager")][names[0]]
+            grid.append(f"{of_layer[name]:>15.0f} ({of_layer[name] / base:5.2f})")
         lines.append(f"{name:24}" + "".join(f"{cell:>24}" for cell in grid))
     return "\n".join(lines)
 
@@ -130,20 +129,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--eager", action="store_true", help="measure eager mode only")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     tune_malloc()
     results = {}
     if not args.json:
-        print("microseconds, forward and backward (and how many times torch's in eager mode)")
+        print("microseconds, forward and backward (ratio to the first layer in eager mode)")
     for layers_of in (layers_for, maps_for):
         for shape in SHAPES:
-            found = columns(layers_of, shape, args)
-            results[f"{layers_of.__name__} {shape}"] = found
+            times = columns(layers_of, shape, args)
+            results[f"{layers_of.__name__} {shape}"] = times
             if not args.json:
-                print("\n" + table(shape, found), flush=True)
+                print("\n" + table(shape, times), flush=True)
     if args.json:
         print(json.dumps(results))
 

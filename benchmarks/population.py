@@ -1,8 +1,8 @@
-"""Time per member and optimizer step of many nets trained at once, side by side with other ways to do it.
+"""Time per member-step of a population, compared with single runs, plain loops, Lightning and JAX.
 
-The work: 1,000 samples of noise, 10 → 50 → 1 with or without BatchNorm, mean squared error, Adam with a learning
-rate of its own for each member, every member in an order of its own. All ways are measured in turn in one process;
-compiling and the first epochs are left out; the figures are medians over epochs.
+The task: 1,000 samples of noise, 10 → 50 → 1 with or without BatchNorm, mean squared error, Adam. Each member has
+its own learning rate and sample order. All ways are measured in one process. Compilation and the first epochs are
+not counted; the figures are medians over epochs.
 
     python benchmarks/population.py                          the tables
     python benchmarks/population.py --members 256 --batch-size 32 --peer jax --json
@@ -43,7 +43,7 @@ LABELS = {"none": "normlab"}
 
 
 class StepTimes(pl.Callback):
-    """Takes down how long the optimizer steps of each epoch took."""
+    """Records the seconds that the optimizer steps of each epoch take."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -53,7 +53,7 @@ class StepTimes(pl.Callback):
 
 
 def stacked(members: int, batch_size: int, model: str, compiled: bool = True) -> float:
-    """Return microseconds per member-step of normlab, in populations as large as its launcher makes them."""
+    """Return microseconds per member-step of normlab, with populations as its launcher sizes them."""
     changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"data.batch_size={batch_size}"]
     settings = [f"trainer.compile={str(compiled).lower()}", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -71,7 +71,7 @@ def stacked(members: int, batch_size: int, model: str, compiled: bool = True) ->
 
 
 def seconds_per_epoch(runs: list[Run]) -> float:
-    """Return how long the optimizer steps of an epoch of a population take once it is under way."""
+    """Return the median seconds that a population's optimizer steps take per epoch, after two epochs."""
     training, times = TrainingSession(runs, Progress("", 0)), StepTimes()
     training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
     with threads(threads_for(footprint_of(runs[0].config), len(runs))):
@@ -80,7 +80,7 @@ def seconds_per_epoch(runs: list[Run]) -> float:
 
 
 def eager(members: int, batch_size: int, model: str) -> float:
-    """Return the same without compiling."""
+    """Return microseconds per member-step of normlab without compilation."""
     return stacked(members, batch_size, model, compiled=False)
 
 
@@ -96,13 +96,13 @@ def plain(members: int, batch_size: int, model: str) -> float:
 
 
 def lightning(members: int, batch_size: int, model: str) -> float:
-    """Return microseconds per step of Lightning as usually set up."""
+    """Return microseconds per step of Lightning with its default features."""
     with threads(1):
         return timed(lambda: usual_lightning(batch_size, EPOCHS, make_net(normalized=model == "bn")), batch_size)
 
 
 def timed(call: Callable[[], None], batch_size: int) -> float:
-    """Return the median of three calls, in microseconds per step."""
+    """Return microseconds per step, the median of three calls."""
     times = []
     for _ in range(3):
         started = time.perf_counter()
@@ -112,9 +112,9 @@ def timed(call: Callable[[], None], batch_size: int) -> float:
 
 
 def jax_peer(members: int, batch_size: int, model: str, draws: bool = True) -> float:
-    """Return microseconds per member-step of ``jit(vmap(scan))`` with optax's Adam, an epoch a call.
+    """Return microseconds per member-step of ``jit(vmap(scan))`` with optax's Adam, one call per epoch.
 
-    It draws each member's order of the samples, as every other way here does, or else is given the orders.
+    The call draws each member's sample order like all other ways; with ``draws=False`` it receives the orders.
     """
     import jax
     import jax.numpy as jnp
@@ -173,18 +173,18 @@ def jax_peer(members: int, batch_size: int, model: str, draws: bool = True) -> f
     run = jax.jit(jax.vmap(epoch, in_axes=(0, 0, 0, 0, None, None, 0)))
     times = []
     for number in range(EPOCHS):
-        given = jax.random.split(keys[number % members], members)
+        keys_or_orders = jax.random.split(keys[number % members], members)
         if not draws:
-            given = jax.block_until_ready(jax.vmap(shuffled)(given))
+            keys_or_orders = jax.block_until_ready(jax.vmap(shuffled)(keys_or_orders))
         started = time.perf_counter()
-        params, states, rm, rv, losses = run(params, states, rm, rv, x, y, given)
+        params, states, rm, rv, losses = run(params, states, rm, rv, x, y, keys_or_orders)
         jax.block_until_ready(losses)
         times.append(time.perf_counter() - started)
     return median(times[2:]) / steps / members * 1e6
 
 
 def jax_given(members: int, batch_size: int, model: str) -> float:
-    """Return the same without the time that JAX takes to draw the orders."""
+    """Return microseconds per member-step of JAX without drawing the sample orders."""
     return jax_peer(members, batch_size, model, draws=False)
 
 
@@ -200,7 +200,7 @@ WAYS: dict[str, Callable[[int, int, str], float]] = {
 
 
 def table(members: int, model: str) -> None:
-    """Print how long a member-step takes in every way."""
+    """Print the microseconds per member-step of every way."""
     rows = {way: [WAYS[way](members, size, model) for size in SIZES] for way in WAYS}
     print(f"microseconds per member-step, {members} members, model={model}")
     print(f"{'':16}" + "".join(f"{f'batch {size}':>12}" for size in SIZES))
@@ -213,7 +213,7 @@ def table(members: int, model: str) -> None:
 
 
 def by_members(model: str) -> None:
-    """Print how long a member-step of few and of many members takes, and the most memory that it took."""
+    """Print microseconds per member-step and peak memory for 16 to 4,096 members."""
     print(f"microseconds per member-step, and the most MB that the process held, model={model}")
     columns = [(size, peer) for size in SIZES for peer in ("none", "jax")] + [(SAMPLES, "none")]
     heads = [f"{LABELS.get(peer, peer)} {size}" for size, peer in columns]
@@ -221,23 +221,23 @@ def by_members(model: str) -> None:
     for members in (16, 64, 256, 1024, 4096):
         print(f"{members:<8}", end="", flush=True)
         for size, peer in columns:
-            # Of so many whole batches a step takes as long as of few: they are trained a few at a time.
+            # Full batches of many members are trained in chunks, so a member-step takes no longer: skip them.
             if members * size <= 256 * SAMPLES or size < SAMPLES:
-                found = measured(members, size, model, peer)
-                print(f"{found['us_per_member_step']:14.1f}{found['peak_mb']:6}", end="", flush=True)
+                figures = measure_in_subprocess(members, size, model, peer)
+                print(f"{figures['us_per_member_step']:14.1f}{figures['peak_mb']:6}", end="", flush=True)
         print()
 
 
-def measured(members: int, batch_size: int, model: str, peer: str) -> dict[str, Any]:
-    """Return what this script measures in a process of its own."""
-    words = {"members": members, "batch-size": batch_size, "model": model, "peer": peer}
-    options = [f"--{name}={value}" for name, value in words.items()]
-    ended = subprocess.run([sys.executable, __file__, *options, "--json"], capture_output=True, check=True)
-    return json.loads(ended.stdout)
+def measure_in_subprocess(members: int, batch_size: int, model: str, peer: str) -> dict[str, Any]:
+    """Run this script with ``--json`` in another process, and return its JSON object."""
+    values = {"members": members, "batch-size": batch_size, "model": model, "peer": peer}
+    options = [f"--{name}={value}" for name, value in values.items()]
+    process = subprocess.run([sys.executable, __file__, *options, "--json"], capture_output=True, check=True)
+    return json.loads(process.stdout)
 
 
 def peak_mb() -> int:
-    """Return the most memory that this process has held; Linux counts a parent's into ``ru_maxrss``."""
+    """Return the peak resident memory in MB; on Linux ``ru_maxrss`` would include the parent's peak."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -246,23 +246,23 @@ def peak_mb() -> int:
 
 
 def main() -> None:
-    """Print the tables, or one figure."""
+    """Print the tables, or one figure as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--model", choices=("bn", "nobn"), default="bn")
-    parser.add_argument("--peer", choices=tuple(WAYS), default="none", help="none is normlab's own way")
-    parser.add_argument("--json", action="store_true", help="measure one way alone, and print one JSON object")
-    asked = parser.parse_args()
+    parser.add_argument("--peer", choices=tuple(WAYS), default="none", help="none: normlab")
+    parser.add_argument("--json", action="store_true", help="measure one way, and print one JSON object")
+    args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    if not asked.json:
+    if not args.json:
         for model in ("bn", "nobn"):
-            table(asked.members, model)
+            table(args.members, model)
         by_members("bn")
         return
-    took = WAYS[asked.peer](asked.members, asked.batch_size, asked.model)
-    print(json.dumps({**vars(asked), "us_per_member_step": took, "peak_mb": peak_mb()}))
+    microseconds = WAYS[args.peer](args.members, args.batch_size, args.model)
+    print(json.dumps({**vars(args), "us_per_member_step": microseconds, "peak_mb": peak_mb()}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Simulations of whole sweeps through ``find`` in which there is something to find: power, and margins."""
+"""Simulations of whole sweeps with different arms, analysed by ``analyze``: power and equivalence."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,11 +21,11 @@ FOUND: dict[str, tuple[Sweep, Callable[[], History | None]]] = {
     "best of 8 equal rates": (Sweep((8, 8), 18), lambda: None),
     "best of 5 that matter": (Sweep((5, 5), 18, steep=True), lambda: None),
 }
-"""Sweeps of two arms in which 12 replicates report, with the history of the folder."""
+"""Sweeps of two arms with 12 reporting replicates, each with a factory of the folder's history of looks."""
 
 
 def power(size: int, generator: np.random.Generator) -> Tables:
-    """Measure how often a difference between two arms is declared with 12 independent replicates."""
+    """Estimate the power to declare a difference between two arms with 12 independent replicates."""
     table: Table = {}
     for kind in PLAIN:
         for shift in (1.0, 1.5):
@@ -36,7 +36,7 @@ def power(size: int, generator: np.random.Generator) -> Tables:
 
 
 def margins(size: int, generator: np.random.Generator) -> Tables:
-    """Test equivalence within 5 % of arms that differ by exactly that, which is one sd, and of equal arms."""
+    """Estimate how often arms at a margin of 5 % (1 sd), and equal arms, are declared equivalent."""
     table: Table = {}
     margin = np.log1p(MARGIN) / UNIT
     for kind, (draw, sd) in KINDS.items():
@@ -44,11 +44,11 @@ def margins(size: int, generator: np.random.Generator) -> Tables:
             for title, shift in (("at the upper end", 1.0), ("at the lower end", -1.0), ("no difference", 0.0)):
                 differences = margin * (draw(generator, (size, n)) / sd + shift)
                 sweeps = map(pair, differences, generator.normal(size=(size, n)))
-                found = [equivalent(analyse(runs, generator, margin=MARGIN)) for runs in sweeps]
-                table.setdefault(f"{kind}, n = {n}", {})[title] = float(np.mean(found))
+                declared = [equivalent(analyse(runs, generator, margin=MARGIN)) for runs in sweeps]
+                table.setdefault(f"{kind}, n = {n}", {})[title] = float(np.mean(declared))
     return {"two arms, margin 5 % = 1 sd: equivalent": table}
 
 
-def equivalent(found: Analysis) -> bool:
-    """Return whether the arms are said to be equivalent."""
-    return bool(found.comparisons["equivalence_p_adjusted"].iloc[0] <= ALPHA)
+def equivalent(analysis: Analysis) -> bool:
+    """Return True if the arms are declared equivalent."""
+    return bool(analysis.comparisons["equivalence_p_adjusted"].iloc[0] <= ALPHA)

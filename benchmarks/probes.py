@@ -1,18 +1,18 @@
-"""Time of probes, side by side with the usual way to measure the same, at equal numbers.
+"""Time of probes compared with the usual way to measure the same, and their overhead in training.
 
-The gradient's Lipschitz constant: 100 random directions, 3 → 64 → 1 with and without BatchNorm, 1,000 inputs,
-against the loop of the second source experiment, with its fault mended: torch's modules, and for each direction
-two backward passes, a perturbation in place and the parameters put back. Both see the same directions.
+Lipschitz constant of the gradient: 100 random directions, 3 → 64 → 1 with and without BatchNorm, 1,000 inputs.
+The reference is the loop of the second source experiment without its fault: torch modules, and for each direction
+two backward passes, an in-place perturbation and restored parameters. Both use the same directions.
 
-The largest eigenvalue of the Hessian: 64 nets 64 → 32 → 10 with BatchNorm and 500 inputs, all at once, against a
-call of curvlinops and ``eigsh`` for each net, to the same tolerance and from the same start, on the last of the
-numbers of threads. Errors are relative to eigenvalues found to 1e-9 in float64.
+Largest eigenvalue of the Hessian: 64 nets 64 → 32 → 10 with BatchNorm and 500 inputs, all at once. The reference
+is one call of curvlinops and ``eigsh`` per net, with the same tolerance and start, on the last number of threads
+in ``--threads``. Errors are relative to eigenvalues converged to 1e-9 in float64.
 
-What probes cost a training: that of ``benchmarks/step.py``, with ``probes=none`` and with ``probes=light`` and all
-that a run writes and validates, one alone and as many together as there are members; one alone is on one thread.
+Overhead of probes: the training of ``benchmarks/step.py`` with ``probes=none`` and ``probes=light``, with
+validation and all output files, for one run (on one thread) and for ``--members`` runs together.
 
-All is in float32. Both ways are measured in turn in one process; the tables give medians, and of curvlinops the
-sum of its calls, one for each net, a quarter of them at a time. It takes about a minute and a half.
+All computations use float32. Both ways are measured alternately in one process. The tables show medians; for
+curvlinops, the sum over its calls, a quarter of the nets at a time. The script takes about 90 seconds.
 
     python benchmarks/probes.py [--repeats 5] [--threads 1,2] [--members 64] [--modes batch] [--json]
 """
@@ -56,7 +56,7 @@ Split = tuple[Tensor, Tensor]
 
 
 def fitness() -> Split:
-    """Return raw features of very different sizes and a score, after the second source experiment."""
+    """Return features of very different scales and a score, as in the second source experiment."""
     low, high = torch.tensor([1.2, 30.0, 2000.0]), torch.tensor([2.0, 120.0, 5000.0])
     x = low + (high - low) * torch.rand(1000, 3)
     score = 35 * x[:, :1] + 15 * x[:, 1:2].log() + 0.008 * x[:, 2:] + 10 * torch.randn(1000, 1)
@@ -79,21 +79,23 @@ def generators(members: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(k) for k in range(members)]
 
 
-def scene_of(nets: Sequence[nn.Module], data: Split, loss: Callable[[Tensor, Tensor], Tensor]) -> TrainingSnapshot:
-    """Return the scene that nets are in before a training."""
+def snapshot_of(
+    nets: Sequence[nn.Module], data: Split, loss: Callable[[Tensor, Tensor], Tensor]
+) -> TrainingSnapshot:
+    """Return the snapshot of untrained nets, stacked into a population."""
     params, buffers = stack_module_state(list(nets))
     state = {name: tensor.detach() for name, tensor in (params | buffers).items()}
     lr = torch.ones(len(nets), dtype=torch.float64)
     minibatch = data[0].expand(len(nets), *data[0].shape), data[1].expand(len(nets), *data[1].shape)
-    drawn = generators(len(nets))
+    member_generators = generators(len(nets))
     train = data[0].unsqueeze(0), data[1].unsqueeze(0)
     return TrainingSnapshot(
-        nets[0], loss, list(params), state, state, state, minibatch, train, lr, None, drawn, 0, 0
+        nets[0], loss, list(params), state, state, state, minibatch, train, lr, None, member_generators, 0, 0
     )
 
 
 def source_net(normalized: bool, x: Tensor) -> nn.Sequential:
-    """Return the net of torch's modules, its running statistics warmed up."""
+    """Return a net of torch modules after 50 epochs of forward passes for the running statistics."""
     norm = nn.BatchNorm1d(64) if normalized else nn.Identity()
     net = nn.Sequential(nn.Linear(3, 64), norm, nn.ReLU(), nn.Linear(64, 1))
     for _ in range(50):
@@ -103,8 +105,8 @@ def source_net(normalized: bool, x: Tensor) -> nn.Sequential:
 
 
 def source_loop(net: nn.Module, data: Split, delta: Tensor) -> Tensor:
-    """Return ‖∇f(θ + δ) − ∇f(θ)‖ / ‖δ‖ for each δ, ``(S, P)`` to ``(S,)``, one after another."""
-    params, loss_of, found = list(net.parameters()), nn.MSELoss(), []
+    """Return ‖∇f(θ + δ) − ∇f(θ)‖ / ‖δ‖ for each δ in a loop, ``(S, P)`` to ``(S,)``."""
+    params, loss_of, estimates = list(net.parameters()), nn.MSELoss(), []
 
     def gradient() -> Tensor:
         net.zero_grad()
@@ -118,31 +120,33 @@ def source_loop(net: nn.Module, data: Split, delta: Tensor) -> Tensor:
         with torch.no_grad():
             for param, step in zip(params, steps, strict=True):
                 param.add_(step.view_as(param))
-        moved = gradient() - before
+        change = gradient() - before
         with torch.no_grad():
-            for param, own in zip(params, saved, strict=True):
-                param.copy_(own)
-        found.append(moved.norm() / direction.norm())
-    return torch.stack(found)
+            for param, original in zip(params, saved, strict=True):
+                param.copy_(original)
+        estimates.append(change.norm() / direction.norm())
+    return torch.stack(estimates)
 
 
 def lipschitz(normalized: bool, mode: str, repeats: int) -> dict[str, float]:
-    """Return the seconds of both ways, and by how much their numbers differ, in both precisions."""
+    """Return the seconds of both ways and the largest relative difference of their estimates."""
     torch.manual_seed(0)
     data = fitness()
     theirs = source_net(normalized, data[0])
     ours = MLP((3,), 1, hidden=[64], norm=BatchNorm1d if normalized else None)
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
-    scene = scene_of([ours], data, mean_squared_error)
+    snapshot = snapshot_of([ours], data, mean_squared_error)
     theirs.train(mode == "batch")
     size = sum(param.numel() for param in theirs.parameters())
     delta = RADIUS * member_normal(generators(1), (SAMPLES, size), data[0])[:, 0]
 
     def probe(double: bool = False) -> Tensor:
-        landscape = scene.landscape(mode, "train", double=double)
+        landscape = snapshot.landscape(mode, "train", double=double)
         return gradient_lipschitz(landscape, RADIUS, SAMPLES, generators=generators(1))[:, 0]
 
-    seconds, results = in_turn({"loop": lambda: source_loop(theirs, data, delta), "normlab": probe}, repeats)
+    seconds, results = measure_in_turn(
+        {"loop": lambda: source_loop(theirs, data, delta), "normlab": probe}, repeats
+    )
     exact = source_loop(theirs.double(), (data[0].double(), data[1].double()), delta.double())
     return {
         **seconds,
@@ -152,8 +156,10 @@ def lipschitz(normalized: bool, mode: str, repeats: int) -> dict[str, float]:
     }
 
 
-def in_turn(ways: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return the median seconds of each way, and what it returns."""
+def measure_in_turn(
+    ways: dict[str, Callable[[], Tensor]], repeats: int
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return the median seconds of each way, and its last result."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     results = {}
     for _ in range(repeats + 1):
@@ -180,29 +186,29 @@ def eigenvalue(net: nn.Module, data: Split, start: Tensor) -> float:
 
 
 def largest(mode: str, members: int) -> dict[str, float]:
-    """Return the seconds of both ways for all members, and the largest error of each."""
+    """Return the seconds of both ways for all members, and the largest relative error of each."""
     nets = []
     for k in range(members):
         torch.manual_seed(k)
         nets.append(MLP((64,), 10, hidden=[32], norm=BatchNorm1d))
     torch.manual_seed(members)
     data = digits()
-    scene, quiet = scene_of(nets, data, cross_entropy), [side_effect_free_copy(net, mode) for net in nets]
-    find = partial(extreme_eigenvalues, ends=(LARGEST,))
+    snapshot, copies = snapshot_of(nets, data, cross_entropy), [side_effect_free_copy(net, mode) for net in nets]
+    eigenvalues = partial(extreme_eigenvalues, ends=(LARGEST,))
 
     def probe() -> Tensor:
-        landscape = scene.landscape(mode, "train")
-        return find(landscape, tolerance=TOLERANCE, generators=generators(members)).values[0]
+        landscape = snapshot.landscape(mode, "train")
+        return eigenvalues(landscape, tolerance=TOLERANCE, generators=generators(members)).values[0]
 
-    landscape = scene.landscape(mode, "train", double=True)
-    exact = find(landscape, tolerance=1e-9, iterations=200, generators=generators(members)).values[0]
+    landscape = snapshot.landscape(mode, "train", double=True)
+    exact = eigenvalues(landscape, tolerance=1e-9, iterations=200, generators=generators(members)).values[0]
     starts = member_normal(generators(members), (1, landscape.theta.shape[1]), data[0])[0]
-    eigenvalue(quiet[0], data, starts[0])
+    eigenvalue(copies[0], data, starts[0])
     theirs, times, calls = [], [], 0.0
     for part in range(PARTS):
         started = time.perf_counter()
-        own = range(part * members // PARTS, (part + 1) * members // PARTS)
-        theirs += [eigenvalue(quiet[k], data, starts[k]) for k in own]
+        indices = range(part * members // PARTS, (part + 1) * members // PARTS)
+        theirs += [eigenvalue(copies[k], data, starts[k]) for k in indices]
         calls += time.perf_counter() - started
         started = time.perf_counter()
         ours = probe()
@@ -217,20 +223,20 @@ def largest(mode: str, members: int) -> dict[str, float]:
 
 
 def training(members: int, model: str, repeats: int) -> dict[str, float]:
-    """Return the seconds of a training without probes and with those that cost little."""
+    """Return the seconds of a training with ``probes=none`` and ``probes=light``, and their ratio."""
     threads, configs = 1 if members == 1 else 2, {}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for probes in ("none", "light"):
-            words = [f"model={model}", f"probes={probes}", f"trainer.threads={threads}", *SOURCE]
-            configs[probes] = compose("train", overrides=words)
+            overrides = [f"model={model}", f"probes={probes}", f"trainer.threads={threads}", *SOURCE]
+            configs[probes] = compose("train", overrides=overrides)
 
     def seconds(config: DictConfig) -> float:
         with tempfile.TemporaryDirectory() as folder:
             runs = []
             for seed in range(members):
-                own = deepcopy(config)
-                own.seed = seed
-                runs.append(Run(own, Path(folder, str(seed)), str(seed), {}, []))
+                run_config = deepcopy(config)
+                run_config.seed = seed
+                runs.append(Run(run_config, Path(folder, str(seed)), str(seed), {}, []))
             started = time.perf_counter()
             train(runs)
             return time.perf_counter() - started
@@ -254,10 +260,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--members", type=int, default=64)
-    parser.add_argument("--modes", default="batch", help="of the eigenvalues: batch,frozen")
+    parser.add_argument("--modes", default="batch", help="modes of the eigenvalues: batch,frozen")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    # torch's forward differentiation, by which curvlinops multiplies, compiles with torch.jit.
+    # curvlinops uses torch's forward-mode differentiation, which warns about its use of torch.jit.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     tune_malloc()
     directions: dict[str, dict[str, float]] = {}

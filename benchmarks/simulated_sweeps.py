@@ -1,8 +1,9 @@
-"""Frames of runs whose truth is known, and their analysis by ``find``, the way of every sweep of trained nets.
+"""Simulated runs of sweeps with known truth, and their analysis by ``analyze``, as for every sweep.
 
-The log of a loss is what all runs of a replicate share, what a setting costs, and noise with standard deviation 1:
-*luck* is the share of its variance that a run keeps from validation to test. Log losses count in ``UNIT``, so that
-all are positive and near 1. Paired differences then have the standard deviation ``PAIRED`` at equal settings.
+A log loss is the sum of a part shared by all runs of a replicate, the cost of a setting, and noise with standard
+deviation 1. *luck* is the share of the noise variance that the validation and test losses of a run have in common.
+Log losses are in units of ``UNIT``, so losses are positive and near 1. At equal settings, paired differences have
+standard deviation ``PAIRED``.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,22 +19,22 @@ from normlab.stats.looks import History
 
 Numbers = NDArray[np.float64]
 Judge = Callable[[Analysis], dict[str, float]]
-"""Numbers read from an analysis, 1 or 0 for rates."""
+"""A function that reads numbers from an analysis; 1 or 0 where their mean is a rate."""
 UNIT, PAIRED = 0.1, 2**0.5
 GRID = [f"{0.001 * 2**k:g}" for k in range(8)]
 BEST, COST = 2, 0.4
-"""The place of the best learning rate, and what each step away from it costs where rates matter, in sd."""
+"""Index of the best learning rate in ``GRID``, and the cost in sd of each step away from it in steep sweeps."""
 BASELINE, PANEL, DATA_SEED = "arm0", "data.batch_size", "data.seed"
 KEYS = ("model", "optimizer.lr", PANEL, DATA_SEED)
 CHOICE, LOSS = Metric("val/loss", "min"), Metric("test/loss", "min", GENERALIZATION)
 ACCURACY = Metric("test/acc", "max", GENERALIZATION)
 NO_CURVES = pd.DataFrame({"run": [], "step": [], "seconds": [], "value": []})
 TRAIN, TEST = 106, 36
-"""Training and test rows of a split of 178, as of the wine data; 36 more are for validation."""
+"""Training and test rows of a split of 178, as in the wine data; 36 more are validation rows."""
 
 
 def noise(kind: str, generator: np.random.Generator, size: tuple[int, ...]) -> Numbers:
-    """Return noise with mean 0 and standard deviation 1: normal, skewed (log-normal) or heavy-tailed (t, 3 df)."""
+    """Return noise with mean 0 and sd 1: normal, skewed (log-normal) or heavy-tailed (t, 3 df)."""
     if kind == "heavy-tailed":
         return generator.standard_t(3, size=size) / 3**0.5
     z = generator.normal(size=size)
@@ -42,18 +43,18 @@ def noise(kind: str, generator: np.random.Generator, size: tuple[int, ...]) -> N
 
 @dataclass(frozen=True)
 class Sweep:
-    """A simulated sweep of arms that are the same.
+    """The design of a simulated sweep of identical arms.
 
     Attributes:
-        rates: the number of learning rates of each arm, the baseline first; a single one is the best.
-        seeds: of each arm; one number for all.
-        scope: what the replicates are.
-        panels: batch sizes.
-        splits: data seeds, which are pooled.
-        kind: of noise.
-        steep: whether learning rates matter.
-        luck: the share of a run's variance that validation and test have in common.
-        diverging, untrained: shares of runs.
+        rates: number of learning rates of each arm, the baseline first; a single one is the best rate.
+        seeds: number of seeds of each arm, or one number for all.
+        scope: the population that the replicates sample.
+        panels: number of batch sizes.
+        splits: number of data seeds, which are pooled.
+        kind: distribution of the noise, see :func:`noise`.
+        steep: whether the loss depends on the learning rate.
+        luck: share of the noise variance that the validation and test losses of a run have in common.
+        diverging, untrained: shares of runs that diverge or do not train.
         coarse: whether losses are rounded to one standard deviation, and accuracy is compared as well.
     """
 
@@ -71,11 +72,11 @@ class Sweep:
 
     @property
     def metrics(self) -> list[Metric]:
-        """The metrics that are compared."""
+        """The compared metrics."""
         return [LOSS, ACCURACY] if self.coarse else [LOSS]
 
     def frame(self) -> pd.DataFrame:
-        """Return the runs without values."""
+        """Return one row per run, without metrics."""
         seeds = self.seeds if isinstance(self.seeds, tuple) else (self.seeds,) * len(self.rates)
         rows = [
             (f"arm{arm}", rate, str(8 * 2**panel), str(split), seed)
@@ -89,16 +90,16 @@ class Sweep:
         return frame.assign(status="finished", scope=self.scope, train_rows=TRAIN, test_rows=TEST)
 
     def fill(self, frame: pd.DataFrame, generator: np.random.Generator, shift: float = 0.0) -> pd.DataFrame:
-        """Return runs with values drawn.
+        """Draw metrics and statuses for the runs of a frame.
 
         Args:
-            frame: from ``frame``.
-            generator: what is drawn from.
-            shift: of all arms but the baseline, in standard deviations of the paired differences.
+            frame: the result of :meth:`frame`.
+            generator: the source of randomness.
+            shift: effect of all arms but the baseline, in standard deviations of the paired differences.
         """
         seed = frame["seed"].to_numpy(dtype=int)
-        place = frame["optimizer.lr"].map({rate: place for place, rate in enumerate(GRID)}).to_numpy()
-        cost = COST * np.abs(place - BEST) * self.steep + shift * (frame["model"] != BASELINE).to_numpy()
+        index = frame["optimizer.lr"].map({rate: index for index, rate in enumerate(GRID)}).to_numpy()
+        cost = COST * np.abs(index - BEST) * self.steep + shift * (frame["model"] != BASELINE).to_numpy()
         run, validation, test = noise(self.kind, generator, (3, len(frame)))
         common = generator.normal(size=seed.max() + 1)[seed] + PAIRED * cost + self.luck**0.5 * run
         logs = common + (1 - self.luck) ** 0.5 * np.stack([validation, test])
@@ -115,12 +116,12 @@ class Sweep:
 
 
 def pair(differences: Numbers, shared: Numbers, scope: Scope = Scope.DRAW) -> pd.DataFrame:
-    """Return the runs of two arms with given differences of log losses, ``(..., n)``, of n replicates.
+    """Return the runs of two arms for given paired differences of log losses.
 
     Args:
-        differences: of the arm minus the baseline, in ``UNIT``; a first axis of two or more are panels.
+        differences: arm minus baseline for n replicates, in ``UNIT``, ``(n,)`` or ``(panels, n)``.
         shared: log losses of the baseline, of the same shape.
-        scope: what the replicates are.
+        scope: the population that the replicates sample.
     """
     logs = np.stack([shared, shared + differences]).reshape(2, -1, differences.shape[-1])
     arm, panel, seed = (index.ravel() for index in np.indices(logs.shape))
@@ -149,19 +150,19 @@ def analyse(
     history: History | None = None,
     margin: float | None = None,
 ) -> Analysis:
-    """Analyse runs as the report of a sweep does."""
+    """Analyse runs like the report of a sweep, without bootstrap resamples."""
     keys = [key for key in KEYS if runs[key].nunique() > 1]
     design = design_of(runs, keys, metrics or [LOSS], CHOICE, baseline=BASELINE, margin=margin)
     return analyze(runs, NO_CURVES, design, generator, resamples=0, history=history)
 
 
-def declared(found: Analysis) -> dict[str, float]:
-    """Return whether any difference is declared."""
-    return {"declared": bool(found.comparisons["declared"].any())}
+def declared(analysis: Analysis) -> dict[str, float]:
+    """Return 1 under ``declared`` if any difference is declared, else 0."""
+    return {"declared": bool(analysis.comparisons["declared"].any())}
 
 
 def rates(sweeps: Iterable[pd.DataFrame], judge: Judge, generator: np.random.Generator) -> dict[str, float]:
-    """Analyse sweeps, and return the mean of each number that is read of the analyses."""
+    """Analyse sweeps, and return the mean of each number that ``judge`` reads from the analyses."""
     judged = pd.DataFrame([judge(analyse(runs, generator)) for runs in sweeps])
     return {str(name): float(mean) for name, mean in judged.astype(float).mean().items()}
 
@@ -173,16 +174,16 @@ def declared_rate(
     shift: float = 0.0,
     history: Callable[[], History | None] = lambda: None,
 ) -> float:
-    """Return how often any difference is declared.
+    """Return the share of simulated sweeps in which any difference is declared.
 
     Args:
-        sweep: its design.
-        size: the number of sweeps.
-        generator: what is drawn from.
+        sweep: the design.
+        size: number of sweeps.
+        generator: the source of randomness.
         shift: as in ``Sweep.fill``.
-        history: makes the history of each sweep's folder; without one, looks do not count.
+        history: creates the history of looks of each sweep's folder; None disables the correction for looks.
     """
     frame = sweep.frame()
     sweeps = (sweep.fill(frame, generator, shift) for _ in range(size))
-    found = [analyse(runs, generator, sweep.metrics, history()) for runs in sweeps]
-    return float(np.mean([declared(each)["declared"] for each in found]))
+    analyses = [analyse(runs, generator, sweep.metrics, history()) for runs in sweeps]
+    return float(np.mean([declared(analysis)["declared"] for analysis in analyses]))

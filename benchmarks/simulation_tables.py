@@ -1,4 +1,4 @@
-"""Tables of simulated rates, as text and in docs/statistics.md."""
+"""Format tables of simulated rates as text, and insert them into docs/statistics.md."""
 
 import re
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from collections.abc import Callable
 import numpy as np
 
 Table = dict[str, dict[str, float]]
-"""Rows of columns."""
+"""Values by row, then by column."""
 Tables = dict[str, Table]
-"""Tables by their titles."""
+"""Tables by title."""
 Simulation = Callable[[int, np.random.Generator], Tables]
-"""A function of the number of simulations and a generator."""
+"""A function of the number of repetitions and a generator."""
 
 
 def printed(title: str, table: Table) -> str:
-    """Return a table as text."""
+    """Format a table as text."""
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
     widths = [max(len(column), 8) + 2 for column in columns]
     margin = max(16, *(len(name) + 1 for name in table))
@@ -26,7 +26,7 @@ def printed(title: str, table: Table) -> str:
 
 
 def cell(column: str, value: float | None) -> str:
-    """Return a number as text: counts of pairs, differences with three decimals, all else in percent."""
+    """Format a value by its column: counts of pairs, differences with three decimals, otherwise percent."""
     if value is None or np.isnan(value):
         return "-"
     if column.startswith("pairs"):
@@ -35,15 +35,15 @@ def cell(column: str, value: float | None) -> str:
 
 
 def written(text: str, name: str, tables: Tables) -> str:
-    """Return a page with the tables of a simulation between its markers ``<!-- name -->`` and ``<!-- end -->``.
+    """Insert tables into a page between its markers ``<!-- name -->`` and ``<!-- end -->``.
 
     Raises:
-        ValueError: the page lacks the markers.
+        ValueError: the page does not have this pair of markers exactly once.
     """
     blocks = "\n\n".join(printed(title, table) for title, table in tables.items())
     indented = "\n".join(f"    {line}".rstrip() for line in blocks.splitlines())
     between = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    page, found = between.subn(lambda match: f"{match[1]}\n{indented}\n\n{match[2]}", text)
-    if found != 1:
-        raise ValueError(f"the page must have <!-- {name} --> with an <!-- end --> once, got it {found} times")
+    page, count = between.subn(lambda match: f"{match[1]}\n{indented}\n\n{match[2]}", text)
+    if count != 1:
+        raise ValueError(f"the page must have <!-- {name} --> with an <!-- end --> once, got it {count} times")
     return page

@@ -1,9 +1,9 @@
-"""Simulate sweeps, tests and intervals whose truth is known, and print how often they are right.
+"""Simulate sweeps, tests and intervals with known truth; print error rates, power and coverage.
 
     python benchmarks/simulations.py [--only NAME ...] [--share 1.0] [--processes 2] [--seed 0] [--write]
 
-Most simulations go the whole way of a sweep, from its runs to the verdict; ``SIMULATIONS`` lists them with their
-sizes. ``--write`` puts the tables into docs/statistics.md.
+Most simulations analyse whole sweeps, from the runs to the verdict. ``SIMULATIONS`` lists them with their sizes.
+``--write`` inserts the tables into docs/statistics.md.
 """
 
 import argparse
@@ -40,16 +40,16 @@ SIMULATIONS: dict[str, tuple[Simulation, int]] = {
     "failures": (sweep_simulations.failures, 1000),
     "descriptions": (descriptions, 4000),
 }
-"""Each simulation with its size."""
+"""Each simulation with its number of repetitions."""
 
 
 def simulate(name: str, share: float, seed: int) -> Tables:
-    """Return the tables of a simulation; each draws from a generator of its own.
+    """Run a simulation with its own random generator, and return its tables.
 
     Args:
-        name: in ``SIMULATIONS``.
-        share: of its size.
-        seed: of the generator.
+        name: a key of ``SIMULATIONS``.
+        share: fraction of the repetitions to run.
+        seed: combined with the position of the name, seeds the generator.
     """
     simulation, size = SIMULATIONS[name]
     generator = np.random.default_rng([seed, list(SIMULATIONS).index(name)])
@@ -57,10 +57,10 @@ def simulate(name: str, share: float, seed: int) -> Tables:
 
 
 def main() -> None:
-    """Simulate, and print or write the tables."""
+    """Run the simulations, print their tables and, with ``--write``, insert them into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(SIMULATIONS), default=list(SIMULATIONS))
-    parser.add_argument("--share", type=float, default=1.0, help="of the number of simulations")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the repetitions")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help=f"write the tables into {PAGE.name}")

@@ -1,6 +1,7 @@
-"""Time from the command to the first optimizer step, against importing what every such program imports.
+"""Time from the command to the first optimizer step, compared with the imports alone.
 
-Both are whole processes, run in turn several times; the table gives medians.
+The imports are Lightning, Hydra and TensorBoard. Both are whole processes, run alternately several times; the
+table shows medians.
 
     python benchmarks/startup.py [--repeats 5]
 """
@@ -18,20 +19,20 @@ from typing import Any
 import pytorch_lightning as pl
 
 ROOT = Path(__file__).resolve().parent.parent
-# Neither waits for the interpreter to tidy up.
+# Both processes end with os._exit, so the interpreter's cleanup is not timed.
 IMPORTS = [sys.executable, "-c", "import pytorch_lightning, hydra, tensorboard, os; os._exit(0)"]
 COMMAND = [sys.executable, str(ROOT / "train.py"), "+callbacks.extra.leave._target_=startup.LeaveAtFirstStep"]
 
 
 class LeaveAtFirstStep(pl.Callback):
-    """Ends the process when the first optimizer step is about to be taken."""
+    """Ends the process just before the first optimizer step."""
 
     def on_train_batch_start(self, *_: Any) -> None:
         os._exit(0)
 
 
 def seconds(command: list[str]) -> float:
-    """Return how long a command takes."""
+    """Return the wall-clock seconds of a command."""
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -40,7 +41,7 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats

@@ -1,8 +1,8 @@
-"""Time per optimizer step: a plain PyTorch loop, Lightning as usually set up, and a run of normlab.
+"""Time per optimizer step of a plain PyTorch loop, normlab, and Lightning with its default features.
 
-The work is the first source experiment's: 1,000 samples, 10 → 50 → 1 with BatchNorm, mean squared error, Adam.
-All three are measured in turn in one process, several times; the table gives medians. A run of normlab is timed
-whole: building, training, validation and metrics at every epoch, curves, event file, checkpoints, result.
+The task is the first source experiment: 1,000 samples, 10 → 50 → 1 with BatchNorm, mean squared error, Adam. All
+three are measured alternately in one process, several times; the table shows medians. The time of a normlab run
+includes building, training, validation and metrics at every epoch, curves, event file, checkpoints and result.
 
     python benchmarks/step.py [--repeats 5] [--epochs 100] [--json]
 """
@@ -43,7 +43,7 @@ def make_data(features: int = FEATURES, samples: int = SAMPLES) -> tuple[Tensor,
 
 
 def plain_loop(batch_size: int, epochs: int, normalized: bool = True) -> None:
-    """Train as the source does: a net, a loss, an optimizer and two loops; nothing is logged."""
+    """Train like the source program: a net, a loss, an optimizer and two loops, without logging."""
     x, y = make_data()
     net, loss_of = make_net(normalized=normalized), nn.MSELoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=LR)
@@ -58,7 +58,7 @@ def plain_loop(batch_size: int, epochs: int, normalized: bool = True) -> None:
 
 
 class UsualModule(pl.LightningModule):
-    """A LightningModule as a tutorial writes it."""
+    """A minimal LightningModule, as in a tutorial."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -79,12 +79,12 @@ class UsualModule(pl.LightningModule):
 
 
 def usual_lightning(
-    batch_size: int, epochs: int, own: nn.Sequential | None = None, samples: int = SAMPLES
+    batch_size: int, epochs: int, net: nn.Sequential | None = None, samples: int = SAMPLES
 ) -> None:
     """Train with a DataLoader, a progress bar, checkpoints and Lightning's TensorBoardLogger."""
-    net = make_net() if own is None else own
+    net = make_net() if net is None else net
     features: Any = net[0].in_features
-    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as null, redirect_stdout(null):
         loader = DataLoader(TensorDataset(*make_data(features, samples)), batch_size, shuffle=True)
         held_out = DataLoader(TensorDataset(*make_data(features, 200)), batch_size)
         logger = pl.loggers.TensorBoardLogger(folder)
@@ -93,7 +93,7 @@ def usual_lightning(
 
 
 def normlab_run(batch_size: int, epochs: int) -> None:
-    """Train one run of normlab, as ``python train.py`` does, with everything it writes."""
+    """Train one run like ``python train.py``, with all output files; append its seconds to ``elapsed``."""
     changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"optimizer.lr={LR}"]
     sizes = [f"data.batch_size={batch_size}", f"trainer.max_epochs={epochs}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -113,7 +113,7 @@ WAYS: dict[str, Callable[[int, int], None]] = {
 
 
 def measure(batch_size: int, epochs: int, repeats: int) -> dict[str, float]:
-    """Return each way's median microseconds per optimizer step."""
+    """Return the median microseconds per optimizer step of each entry of ``WAYS``."""
     steps = epochs * -(-SAMPLES // batch_size)
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(repeats):
@@ -127,7 +127,7 @@ def measure(batch_size: int, epochs: int, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=100)

@@ -1,8 +1,8 @@
-"""A whole sweep, from the command to its table, against as many runs of Lightning as usually set up.
+"""Time of a whole sweep, from the command to its table, compared with 192 default Lightning runs.
 
-192 runs of 400 steps: two models, three learning rates, 32 seeds, on fitness. The command is run as a person types
-it, in a process of its own and with all that it writes. Of the Lightning runs a few are trained, in turn with the
-command, and their median is taken 192 times; starting Python and importing Lightning is not counted for them.
+The sweep has 192 runs of 400 steps: two models, three learning rates and 32 seeds, on fitness. The command runs in
+its own process and writes all its files. A few Lightning runs alternate with it, and their median is multiplied by
+192; the time to start Python and import Lightning is not counted for them.
 
     python benchmarks/sweep.py [--repeats 3] [--json]
 """
@@ -32,7 +32,7 @@ COMMAND = [
 
 
 def sweep() -> float:
-    """Return the seconds that the command takes."""
+    """Return the wall-clock seconds of the sweep command."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         subprocess.run([sys.executable, str(TRAIN), *COMMAND], cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -40,7 +40,7 @@ def sweep() -> float:
 
 
 def lightning() -> float:
-    """Return the seconds that a run of Lightning takes."""
+    """Return the wall-clock seconds of one Lightning run."""
     with threads(1):
         started = time.perf_counter()
         usual_lightning(BATCH_SIZE, EPOCHS, make_net(features=3, hidden=64), SAMPLES)
@@ -48,7 +48,7 @@ def lightning() -> float:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -56,10 +56,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    lightning()  # the first one is slower
+    lightning()  # Warm-up: the first call is slower.
     seconds = [(sweep(), RUNS * lightning()) for _ in range(arguments.repeats)]
     ours, theirs = (median(column) for column in zip(*seconds, strict=True))
-    ratio = median(other / own for own, other in seconds)
+    ratio = median(lightning_s / normlab_s for normlab_s, lightning_s in seconds)
     if arguments.json:
         print(json.dumps({"normlab_s": ours, "lightning_s": theirs, "ratio": ratio}))
         return

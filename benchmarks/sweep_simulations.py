@@ -1,6 +1,6 @@
-"""Simulations of whole sweeps through ``find`` in which nothing is to be declared.
+"""Simulations of whole sweeps without true differences, analysed by ``analyze``: false-positive rates.
 
-Each function takes the number of simulations and a generator, and returns tables by their titles.
+Each simulation takes the number of repetitions and a generator, and returns tables by title.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from normlab.stats.outcomes import final_mean
 
 
 def epochs(size: int, generator: np.random.Generator) -> Tables:
-    """Compare arms with equal expected curves and epoch noise 0.25 and 0.5, seed sd 0.3, by two outcomes."""
+    """Compare arms that differ only in epoch noise (sd 0.25 and 0.5; seed sd 0.3), by two outcomes."""
     table: Table = {"best of 100 epochs": {}, "mean of the last 10": {}}
     spread = np.array([0.25, 0.5])[:, None, None]
     for n in (12, 24):
@@ -37,9 +37,9 @@ def epochs(size: int, generator: np.random.Generator) -> Tables:
 
 
 def replicates(size: int, generator: np.random.Generator) -> Tables:
-    """Compare arms that are equal on average over splits, with replicates on their own data or on one split.
+    """Compare arms that are equal on average over splits: one split per replicate, or one for all.
 
-    The difference of a split has the standard deviation 0.5 or 1.0 in those of a seed.
+    The standard deviation of the difference between splits is 0.5 or 1.0 times that between seeds.
     """
     table: Table = {}
     for scope, title in ((Scope.DRAW, "replicate=data"), (Scope.SEED, "replicate=seed")):
@@ -50,29 +50,29 @@ def replicates(size: int, generator: np.random.Generator) -> Tables:
                     for scale, count in ((ratio, n if scope == Scope.DRAW else 1), (1.0, n), (1.0, n))
                 )
                 sweeps = map(partial(pair, scope=scope), of_split + of_seed, shared)
-                found = rates(sweeps, declared, generator)
-                table.setdefault(f"{title}, split sd {ratio}", {})[f"n = {n}"] = found["declared"]
+                rate = rates(sweeps, declared, generator)["declared"]
+                table.setdefault(f"{title}, split sd {ratio}", {})[f"n = {n}"] = rate
     return {"arms that are equal over splits: declared": table}
 
 
 def shapes(size: int, generator: np.random.Generator) -> Tables:
-    """Compare arms whose differences have several shapes; the interval is to hold the pseudomedian 0."""
+    """Estimate false-positive rate and coverage for differences of several shapes with pseudomedian 0."""
     draws = {kind: draw for kind, (draw, _) in KINDS.items()} | mixtures()
     tables: Tables = {"declared by the whole path": {}, "coverage of the 95 % interval of the effect": {}}
     for kind, draw in draws.items():
         for n in (12, 32):
             sweeps = map(pair, draw(generator, (size, n)), generator.normal(size=(size, n)))
-            found = rates(sweeps, declared_and_covered, generator)
+            by_name = rates(sweeps, declared_and_covered, generator)
             for table, name in zip(tables.values(), ("declared", "covered"), strict=True):
                 if name == "declared" or kind in KINDS:
-                    table.setdefault(kind, {})[f"n = {n}"] = found[name]
+                    table.setdefault(kind, {})[f"n = {n}"] = by_name[name]
     return tables
 
 
-def declared_and_covered(found: Analysis) -> dict[str, float]:
-    """Return whether a difference is declared, and whether the interval holds the ratio 1."""
-    row = found.comparisons.iloc[0]
-    return declared(found) | {"covered": bool(row["estimate_low"] <= 1.0 <= row["estimate_high"])}
+def declared_and_covered(analysis: Analysis) -> dict[str, float]:
+    """Return two indicators: a difference is declared, and the interval contains the ratio 1."""
+    row = analysis.comparisons.iloc[0]
+    return declared(analysis) | {"covered": bool(row["estimate_low"] <= 1.0 <= row["estimate_high"])}
 
 
 FOLDERS = {
@@ -80,23 +80,23 @@ FOLDERS = {
     "best of 3 equal rates": (Sweep((3, 3), LOOKS[-1] + 4), 4),
     "best of 5 that matter": (Sweep((5, 5), LOOKS[-1] + 4, steep=True), 4),
 }
-"""Sweeps that are run again with more seeds, and the seeds of them that tune."""
+"""Sweeps that are repeated with more seeds, and their number of tuning seeds."""
 
 
 def looks(size: int, generator: np.random.Generator) -> Tables:
-    """Analyse the folder of a sweep again after 8, 12, … 40 reported replicates, by three rules."""
+    """Estimate false-positive rates of three rules for looks after 8, 12, … 40 reported replicates."""
     table: Table = {}
     for title, (sweep, tuning) in FOLDERS.items():
         frame, counts = sweep.frame(), [n + tuning for n in LOOKS]
         found: dict[str, list[bool]] = {"p ≤ 5 % at any": [], "α/(k(k + 1))": [], "max_replicates=40": []}
         for _ in range(size):
             runs = sweep.fill(frame, generator)
-            for rule, most in (("α/(k(k + 1))", None), ("max_replicates=40", LOOKS[-1])):
-                history, p, any_declared = History(most), [], False
+            for rule, max_replicates in (("α/(k(k + 1))", None), ("max_replicates=40", LOOKS[-1])):
+                history, p, any_declared = History(max_replicates), [], False
                 for count in counts:
-                    analysed = analyse(runs[runs["seed"] < count], generator, history=history)
-                    any_declared |= bool(declared(analysed)["declared"])
-                    p.append(float(analysed.comparisons["p_near_best"].iloc[0]))
+                    analysis = analyse(runs[runs["seed"] < count], generator, history=history)
+                    any_declared |= bool(declared(analysis)["declared"])
+                    p.append(float(analysis.comparisons["p_near_best"].iloc[0]))
                 found[rule].append(any_declared)
             found["p ≤ 5 % at any"].append(min(p) <= ALPHA)
         for rule, rows in found.items():
@@ -121,14 +121,14 @@ IDENTICAL = {
     "30 % diverge": Sweep((2, 2), 18, diverging=0.3),
     "20 % untrained": Sweep((2, 2), 18, untrained=0.2),
 }
-"""Sweeps of arms that are the same. With 18 seeds of which 6 tune, 12 report."""
+"""Sweeps of identical arms. Of 18 seeds, 6 are for tuning and 12 report."""
 
 OTHER_RUNS = ("2 arms, 3 rates each", "2 arms, 5 rates that matter", "8 rates against 1")
-"""Those that are simulated with skewed and heavy-tailed runs as well."""
+"""Sweeps of ``IDENTICAL`` that are also simulated with skewed and heavy-tailed noise."""
 
 
 def identical(size: int, generator: np.random.Generator) -> Tables:
-    """Compare identical arms in sweeps of many designs, in each scope, and at the first look of a folder."""
+    """Estimate false-positive rates for identical arms: many designs, each scope, and the first look."""
     table: Table = {}
     for title, sweep in IDENTICAL.items():
         row = table.setdefault(title, {})
@@ -146,32 +146,33 @@ def identical(size: int, generator: np.random.Generator) -> Tables:
 
 
 def scoped(sweep: Sweep, scope: Scope) -> Sweep:
-    """Return a sweep with other replicates; on splits, validation and test share no luck of a run.
+    """Return a sweep with another scope, and for splits without luck shared by validation and test.
 
-    There each replicate chooses for itself: with such luck, an arm with more rates has more tries and is better.
+    With splits, each replicate selects its own rate. Shared luck would then favour arms with more rates, which
+    have more chances to be lucky.
     """
     return replace(sweep, scope=scope, luck=0.0 if scope == Scope.SPLIT else sweep.luck)
 
 
 def failures(size: int, generator: np.random.Generator) -> Tables:
-    """Test the shares of failed runs of identical arms."""
+    """Estimate how often equal shares of failed runs are declared different."""
     table: Table = {}
     for share in (0.1, 0.3):
         for n in (12, 32):
             sweep = Sweep((1, 1), n, diverging=share / 2, untrained=share / 2)
             frame = sweep.frame()
-            found = rates((sweep.fill(frame, generator) for _ in range(size)), failed_more, generator)
-            table.setdefault(f"{100 * share:.0f} % fail", {})[f"n = {n}"] = found["declared"]
+            fractions = rates((sweep.fill(frame, generator) for _ in range(size)), failed_more, generator)
+            table.setdefault(f"{100 * share:.0f} % fail", {})[f"n = {n}"] = fractions["declared"]
     return {"equal shares of failed runs: shares declared different": table}
 
 
-def failed_more(found: Analysis) -> dict[str, float]:
-    """Return whether the shares of failed runs are said to differ."""
-    return {"declared": bool((found.comparisons["failure_p_adjusted"] <= ALPHA).any())}
+def failed_more(analysis: Analysis) -> dict[str, float]:
+    """Return 1 under ``declared`` if the shares of failed runs are declared different, else 0."""
+    return {"declared": bool((analysis.comparisons["failure_p_adjusted"] <= ALPHA).any())}
 
 
 def interactions(size: int, generator: np.random.Generator) -> Tables:
-    """Test whether an effect of 1 sd that is the same in three panels changes between them."""
+    """Estimate how often an effect of 1 sd, equal in three panels, is declared to differ between them."""
     table: Table = {}
     for kind, (draw, sd) in KINDS.items():
         for n in (12, 32):
@@ -180,6 +181,6 @@ def interactions(size: int, generator: np.random.Generator) -> Tables:
     return {"the same effect of 1 sd in 3 panels: declared to change": table}
 
 
-def changed(found: Analysis) -> dict[str, float]:
-    """Return whether an effect is said to change between panels."""
-    return {"changed": bool((found.interactions["p_adjusted"] <= ALPHA).any())}
+def changed(analysis: Analysis) -> dict[str, float]:
+    """Return 1 under ``changed`` if an effect is declared to differ between panels, else 0."""
+    return {"changed": bool((analysis.interactions["p_adjusted"] <= ALPHA).any())}

@@ -39,7 +39,7 @@ MISTAKES = {
     "model=rms model.norm.eps=-1": "model.norm.eps must be a finite number > 0, got -1",
     "model=l1bn model.norm.constant=two": "constant must be one of none, gaussian, got two",
     "model=brn model.norm.warmup=0.5": "warmup must be a share from 0 to below r_end=0.31 and d_end=0.19, got 0.5",
-    "model=ws data=random data.in_features=1": "weight standardization needs at least 2 inputs, the layer has 1",
+    "model=ws data=random data.in_features=1": "weight standardization needs at least 2 inputs, got 1",
     "model.norm._target_=torch.nn.BatchNorm2d ~model.norm.fused": (
         "hidden1.norm (BatchNorm2d) cannot take a batch of 88: expected 4D input (got 2D input)"
     ),

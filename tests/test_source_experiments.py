@@ -6,7 +6,7 @@ from normlab.norms import BatchNorm1d
 from normlab.source_experiments import SourceMLP
 
 
-def test_the_weights_are_those_of_a_program_that_draws_data_and_two_nets_from_one_seed():
+def test_source_mlp_reproduces_program_weights():
     with torch.random.fork_rng():
         torch.manual_seed(42)
         for _ in range(3):

@@ -1,6 +1,6 @@
-"""Two faults of the source experiments, reproduced on purpose: their initial weights, and a wrong estimator.
+"""Parts of the source experiments: the net `SourceMLP` and the faulty probe `AliasedLipschitz`.
 
-Use neither for anything else; see docs/source-experiments.md.
+Use them only to reproduce those experiments; see docs/source-experiments.md.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,17 @@ from normlab.probes.snapshot import member_normal
 
 
 class SourceMLP(MLP):
-    """An `MLP` whose weights are drawn after the fitness data, from the same generator.
+    """An `MLP` with the initial weights of the source program.
 
-    The program makes its data, then a net with BatchNorm, then one without, after one ``torch.manual_seed(42)``:
-    with that seed these are its weights. Two arms of one seed therefore start from different ones, as they do not
-    with `MLP`.
+    The program calls ``torch.manual_seed(42)`` once, then draws its data, a net with BatchNorm and a net without,
+    all from the global generator. This class repeats these draws before it initializes its own weights, so seed 42
+    reproduces the program's weights. Unlike with `MLP`, two arms with the same seed start from different weights.
 
-    Shapes: as of `MLP`.
+    Shapes: as in `MLP`.
 
     Args:
         input_shape, out_features, hidden, norm, weight: as in `MLP`.
-        samples: how many people the data are of.
+        samples: number of samples (people) in the program's data.
     """
 
     def __init__(
@@ -52,31 +52,35 @@ class SourceMLP(MLP):
 def aliased_lipschitz(
     landscape: BatchedLoss, radius: float = 1e-5, samples: int = 100, *, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Estimate the Lipschitz constant with a fault: parameters are restored without a copy of the saved tensor.
+    """Estimate the Lipschitz constant of the gradient with the aliasing fault of the source program.
 
-    The next perturbation, in place, then moves the saved tensor too: from the second sample on both gradients are
-    of the same point, and every estimate but the first is 0. :func:`gradient_lipschitz` is the one to use.
+    The parameters are restored by assigning the saved tensor instead of a copy of it. The next in-place
+    perturbation then changes the saved tensor too. From the second sample on, both gradients are taken at the same
+    point, and all estimates but the first are 0. Use :func:`gradient_lipschitz` for correct estimates.
 
     Shapes:
-        returns ``(S, K)``.
+        returns ``(S, K)``, for S samples and K members.
+
+    Raises:
+        ValueError: radius is not positive, or samples is below 1.
     """
     require_perturbations(radius, samples)
     parameters, saved = landscape.theta.clone(), landscape.theta.clone()
-    found = []
+    estimates = []
     for delta in radius * member_normal(generators, (samples, landscape.theta.shape[1]), landscape.theta):
         parameters.add_(delta)
-        moved = landscape.gradients(parameters)
-        parameters = saved  # the fault
-        found.append((moved - landscape.gradients(parameters)).norm(dim=1) / delta.norm(dim=1))
-    return torch.stack(found)
+        perturbed = landscape.gradients(parameters)
+        parameters = saved  # The fault: no copy.
+        estimates.append((perturbed - landscape.gradients(parameters)).norm(dim=1) / delta.norm(dim=1))
+    return torch.stack(estimates)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AliasedLipschitz(Probe):
-    """:func:`aliased_lipschitz`, for the record: median and maximum of estimates that are wrong.
+    """Median and maximum of the faulty estimates of :func:`aliased_lipschitz`.
 
     Args:
-        radius, samples, data: as of :class:`GradientLipschitz`.
+        radius, samples, data: as in `GradientLipschitz`.
     """
 
     radius: float = 1e-5
@@ -88,9 +92,9 @@ class AliasedLipschitz(Probe):
         require_perturbations(self.radius, self.samples)
 
     def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
-        """Yield median and maximum, and every sample."""
+        """Yield the median and the maximum per member, with the estimates of all samples."""
         for mode in self.modes:
             landscape = scene.landscape(mode, self.data)
-            found = aliased_lipschitz(landscape, self.radius, self.samples, generators=scene.generators)
-            numbers = {"median": found.median(0).values, "max": found.max(0).values}
-            yield Measurement(self.name, mode, numbers, {"samples": found.T}, headline=("median", "max"))
+            estimates = aliased_lipschitz(landscape, self.radius, self.samples, generators=scene.generators)
+            numbers = {"median": estimates.median(0).values, "max": estimates.max(0).values}
+            yield Measurement(self.name, mode, numbers, {"samples": estimates.T}, headline=("median", "max"))

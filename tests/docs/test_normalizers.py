@@ -1,4 +1,4 @@
-"""The tables of docs/normalizers.md are what is measured on the nets that ``conf/`` builds; its sentences hold."""
+"""Check the tables and statements of docs/normalizers.md on the nets that ``conf/`` builds."""
 
 import copy
 import re
@@ -44,19 +44,19 @@ EACH_MODEL = pytest.mark.parametrize("model", MODELS)
 
 
 def table(heading: str) -> dict[str, dict[str, str]]:
-    """Return the first table below a heading: its rows by the name in their first cell, each by column."""
+    """Return the first table below a heading, by row name (first cell) and column."""
     section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert all(len(row) == len(header) for row in rows)
-    found = [(row[0].strip("`"), dict(zip(header[1:], row[1:], strict=True))) for row in rows]
-    assert len(dict(found)) == len(found), "a model has two rows"
-    return dict(found)
+    named_rows = [(row[0].strip("`"), dict(zip(header[1:], row[1:], strict=True))) for row in rows]
+    assert len(dict(named_rows)) == len(named_rows), "a model has two rows"
+    return dict(named_rows)
 
 
-COMPUTED, FOLLOWS = table("What is computed"), table("What follows from it")
+EQUATIONS, PROPERTIES = table("Equations"), table("Properties")
 REFUSED = {
-    (model, net) for net, column in COLUMNS.items() for model in COMPUTED if COMPUTED[model][column] == "refused"
+    (model, net) for net, column in COLUMNS.items() for model in EQUATIONS if EQUATIONS[model][column] == "refused"
 }
 EACH_NET = pytest.mark.parametrize(
     ("model", "net_name"), [pair for pair in product(MODELS, SHAPES) if pair not in REFUSED]
@@ -65,7 +65,7 @@ EACH_NET = pytest.mark.parametrize(
 
 @dataclass(kw_only=True, eq=False)
 class Noise(InMemoryData):
-    """Inputs of one shape, off center and not of variance one."""
+    """Random inputs of one shape with mean 1 and standard deviation 3."""
 
     shape: tuple[int, ...]
 
@@ -82,23 +82,23 @@ def config(*overrides: str) -> DictConfig:
 
 
 def config_of(model: str, net_name: str = "mlp") -> DictConfig:
-    """Return a configuration as ``model=`` makes it; to compose each of them anew would take seconds."""
+    """Return the configuration of a model; composing each with Hydra would take seconds."""
     composed = config(f"net={net_name}", *ON_SMALL_NETS[net_name]).copy()
     composed.model = OmegaConf.load(CONF / "model" / f"{model}.yaml")
     return composed
 
 
-def fresh(model: str, net_name: str) -> tuple[nn.Module, Tensor]:
-    """Return the net that the configuration builds, and the training samples, both in float64."""
+def build_untrained(model: str, net_name: str) -> tuple[nn.Module, Tensor]:
+    """Return the net of the configuration and the training samples, both in float64."""
     data = Noise(train=40, val=10, test=10, batch_size=10, seed=0, shape=SHAPES[net_name])
     torch.manual_seed(0)
     net = net_maker(config_of(model, net_name), data)()
     return net.double(), data.parts[0].x.double()
 
 
-def trained(model: str, net_name: str) -> tuple[nn.Module, Tensor]:
-    """Return a net after a few steps, and a batch."""
-    net, x = fresh(model, net_name)
+def build_trained(model: str, net_name: str) -> tuple[nn.Module, Tensor]:
+    """Return a net after a few optimizer steps, and a batch."""
+    net, x = build_untrained(model, net_name)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     for batch in x.split(10):
         optimizer.zero_grad()
@@ -107,8 +107,8 @@ def trained(model: str, net_name: str) -> tuple[nn.Module, Tensor]:
     return net, x[:10]
 
 
-def after(net: nn.Module, x: Tensor) -> Tensor:
-    """Return what a copy of a net puts out: another forward pass would go on with other statistics and draws."""
+def output_of(net: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a copy of a net, whose own statistics and random numbers stay unchanged."""
     return copy.deepcopy(net)(x).detach()
 
 
@@ -116,75 +116,77 @@ def differ(one: Tensor, other: Tensor) -> bool:
     return not torch.allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
-def with_others(x: Tensor) -> Tensor:
-    """Return a batch with the same first sample, and others."""
+def replace_other_samples(x: Tensor) -> Tensor:
+    """Return a batch with the same first sample and other samples."""
     return torch.cat([x[:1], x[1:] + torch.randn_like(x[1:])])
 
 
-def test_both_tables_have_every_model_and_no_other():
-    assert sorted(COMPUTED) == sorted(FOLLOWS) == MODELS
-    assert {("in", "mlp")} == REFUSED, "the only one that the page says why of"
+def test_tables_list_every_model():
+    assert sorted(EQUATIONS) == sorted(PROPERTIES) == MODELS
+    assert {("in", "mlp")} == REFUSED, "the page explains only this refusal"
 
 
 @EACH_NET
-def test_by_the_batch(model, net_name):
-    net, x = fresh(model, net_name)
-    first = differ(after(net, x[:10])[0], after(net, with_others(x[:10]))[0])
-    net, x = trained(model, net_name)
-    later = differ(after(net, x)[0], after(net, with_others(x))[0])
-    said = FOLLOWS[model]["by the batch"].split(",")[0]
-    assert (first, later) == {"yes": (True, True), "no": (False, False), "first batch": (True, False)}[said]
+def test_dependence_on_batch(model, net_name):
+    net, x = build_untrained(model, net_name)
+    first = differ(output_of(net, x[:10])[0], output_of(net, replace_other_samples(x[:10]))[0])
+    net, x = build_trained(model, net_name)
+    later = differ(output_of(net, x)[0], output_of(net, replace_other_samples(x))[0])
+    stated = PROPERTIES[model]["depends on batch"].split(",")[0]
+    assert (first, later) == {"yes": (True, True), "no": (False, False), "first batch": (True, False)}[stated]
 
 
 @EACH_NET
-def test_training_is_not_evaluation(model, net_name):
-    net, x = trained(model, net_name)
-    said = FOLLOWS[model]["training ≠ evaluation"].split(",")[0]
-    assert differ(after(net.train(), x), after(net.eval(), x)) == {"yes": True, "no": False}[said]
-    assert not differ(after(net, x)[0], after(net, with_others(x))[0]), "in evaluation each sample is alone"
+def test_difference_between_training_and_evaluation(model, net_name):
+    net, x = build_trained(model, net_name)
+    stated = PROPERTIES[model]["training ≠ evaluation"].split(",")[0]
+    assert differ(output_of(net.train(), x), output_of(net.eval(), x)) == {"yes": True, "no": False}[stated]
+    assert not differ(output_of(net, x)[0], output_of(net, replace_other_samples(x))[0]), (
+        "evaluation is per sample"
+    )
 
 
 @EACH_NET
-def test_over_which_axes_statistics_are_taken(model, net_name):
-    net, _ = fresh(model, net_name)
+def test_axes_of_statistics(model, net_name):
+    net, _ = build_untrained(model, net_name)
     slot = dict(norm_slots(net))["hidden1"].train()
     axes = "BC" if net_name == "mlp" else "BCHW"
     x = torch.randn(6, 8, *[4] * (len(axes) - 2), dtype=torch.float64)
     measured = set()
     for axis, letter in enumerate(axes):
-        # The numbers that are in the first's place on every other axis.
+        # All entries along this axis but the first, at index 0 of the other axes.
         line = tuple(slice(1, None) if other == axis else 0 for other in range(len(axes)))
         changed = x.clone()
         changed[line] += torch.randn_like(changed[line])
         origin = (0,) * len(axes)
-        if differ(after(slot, x)[origin], after(slot, changed)[origin]):
+        if differ(output_of(slot, x)[origin], output_of(slot, changed)[origin]):
             measured.add(letter)
-    assert measured == set(re.findall(r"\b[BCHW]\b", COMPUTED[model][COLUMNS[net_name]]))
+    assert measured == set(re.findall(r"\b[BCHW]\b", EQUATIONS[model][COLUMNS[net_name]]))
 
 
 @EACH_NET
-def test_learned_parameters_by_their_names(model, net_name):
-    net, _ = fresh(model, net_name)
+def test_names_of_learned_parameters(model, net_name):
+    net, _ = build_untrained(model, net_name)
     layer = net.get_submodule("hidden1")
     learned = [name for name, _ in dict(norm_slots(net))["hidden1"].named_parameters()]
     linear = layer.get_submodule("linear" if net_name == "mlp" else "conv")
     learned += [name for name, _ in linear.named_parameters() if name.startswith("parametrizations")]
-    assert sorted(re.findall(r"`([^`]+)`", FOLLOWS[model]["learned"])) == sorted(learned)
+    assert sorted(re.findall(r"`([^`]+)`", PROPERTIES[model]["learned"])) == sorted(learned)
 
 
 @EACH_MODEL
-def test_papers_are_those_of_the_configuration_or_of_the_class(model):
-    said = set(re.findall(r"\d{4}\.\d{5}", COMPUTED[model]["paper"]))
+def test_papers_are_cited_in_config_or_class(model):
+    cited = set(re.findall(r"\d{4}\.\d{5}", EQUATIONS[model]["paper"]))
     sources = (CONF / "model" / f"{model}.yaml").read_text()
     for part in config_of(model).model.values():
         target = get_object(part._target_) if part else None
         for documented in getattr(target, "__mro__", [target] if target else []):
             sources += (getdoc(documented) or "") + (getattr(getmodule(documented), "__doc__", "") or "")
-    assert said <= set(re.findall(r"\d{4}\.\d{5}", sources))
-    assert said or model == "nobn"
+    assert cited <= set(re.findall(r"\d{4}\.\d{5}", sources))
+    assert cited or model == "nobn"
 
 
-def test_every_number_of_a_paper_is_a_link():
+def test_papers_are_linked():
     used = set(re.findall(r"\[(\d{4}\.\d{5})\](?!:)", TEXT))
     links = dict(re.findall(r"^\[(\d{4}\.\d{5})\]: (\S+)$", TEXT, re.MULTILINE))
     assert used == set(links)
@@ -196,54 +198,54 @@ def test_every_number_of_a_paper_is_a_link():
     [["model=in"], ["model=gn", "net=mlp_linear"], ["model=ws_gn", "net=mlp_linear"], ["net=cnn"]],
     ids=" ".join,
 )
-def test_what_is_refused_in_these_words(overrides):
+def test_error_messages_of_invalid_combinations(overrides):
     with pytest.raises(ValueError, match=r"^(model: there is a|model\.norm\.num_groups|net=cnn takes)") as refusal:
         dry_run_once(config(*overrides))
     assert f"    error: {refusal.value}\n" in TEXT
 
 
 @pytest.mark.parametrize("model", ["bn", "bn_formula", "bn_torch", "ghost", "brn", "noisy", "l1bn", "actnorm"])
-def test_a_batch_of_one_is_refused(model):
+def test_batch_of_one_raises(model):
     with pytest.raises(ValueError, match=r"hidden1\.norm .* cannot take a batch of 1"):
         dry_run_once(config(f"model={model}", "data.batch_size=1"))
 
 
-def test_a_map_with_one_input_cannot_be_standardized():
+def test_standardizing_one_input_raises():
     for model in ("ws", "ws_gn"):
         with pytest.raises(ValueError, match="needs at least 2 inputs"):
             dry_run_once(config(f"model={model}", "data=random", "data.in_features=1"))
 
 
 @pytest.mark.parametrize("model", ["bn", "bn_formula", "bn_torch"])
-def test_an_argument_is_added_to_both_parts(model):
+def test_added_argument_reaches_both_parts(model):
     added = ["+model.norm.affine=false", "+model.norm2d.affine=false"]
     dry_run_once(config(f"model={model}", *added))
     for part in config(f"model={model}", "model.norm.eps=0.5", *added).model.values():
         assert part is None or (part.eps, part.affine) == (0.5, False)
 
 
-def test_the_second_part_takes_over_what_stands_in_the_first():
+def test_norm2d_inherits_values_of_norm():
     for model in MODELS:
-        given = config_of(model).model
-        if given.norm and given.norm2d:
-            one, other = (set(part) - {"_target_", "_partial_"} for part in (given.norm, given.norm2d))
-            assert one == other
-            given.norm.update({key: 0.125 for key in one if isinstance(given.norm[key], float)})
-            assert all(given.norm[key] == given.norm2d[key] for key in one)
+        parts = config_of(model).model
+        if parts.norm and parts.norm2d:
+            keys, keys_2d = (set(part) - {"_target_", "_partial_"} for part in (parts.norm, parts.norm2d))
+            assert keys == keys_2d
+            parts.norm.update({key: 0.125 for key in keys if isinstance(parts.norm[key], float)})
+            assert all(parts.norm[key] == parts.norm2d[key] for key in keys)
 
 
-def test_commands_of_the_page_are_composed():
+def test_commands_compose():
     commands = [line.split() for line in re.findall(r"^    python train.py -m (.+)$", TEXT, re.MULTILINE)]
     assert len(commands) == 5
     for words in commands:
         for first in (True, False):
-            # A list of values is swept: its first and its last one stand for it.
+            # Of swept values, the first and the last are tested.
             values = [word.strip("'").partition("=") for word in words if not word.startswith("'seed")]
             chosen = [f"{key}={value.split(',')[0 if first else -1]}" for key, _, value in values]
             dry_run_once(config(*chosen))
 
 
-def test_a_ghost_batch_of_the_whole_batch_is_batch_normalization_and_one_left_over_joins_the_last():
+def test_ghost_batch_sizes():
     x = torch.randn(30, 4)
     assert torch.equal(GhostBatchNorm(4, ghost_size=30)(x), BatchNorm1d(4)(x))
     layer = GhostBatchNorm(4, ghost_size=10)
@@ -252,7 +254,7 @@ def test_a_ghost_batch_of_the_whole_batch_is_batch_normalization_and_one_left_ov
     assert [layer.left_over(size) for size in (30, 34, 31)] == [0, 4, 11]
 
 
-def test_the_ramps_of_batch_renormalization_in_500_steps():
+def test_batch_renormalization_limits_in_500_steps():
     layer = BatchRenorm(1, total_steps=500)
     r_max, d_max = zip(*(layer.limits(torch.tensor(step + 1)) for step in (20, 21, 94, 95, 154, 155)), strict=True)
     assert (r_max[0], d_max[0]) == (1, 0)
@@ -261,12 +263,12 @@ def test_the_ramps_of_batch_renormalization_in_500_steps():
     assert r_max[4] < 3 == r_max[5]
 
 
-def test_batch_renormalization_within_its_limits_is_evaluation_but_for_the_gradient():
+def test_unclipped_batch_renormalization_equals_evaluation():
     torch.manual_seed(0)
     layer = BatchRenorm(4).double()
     x = torch.randn(20, 4, dtype=torch.float64).requires_grad_()
-    assert not differ(after(layer.train(), x), after(layer.eval(), x))
-    assert not differ(after(layer.train(), x)[0], after(layer, with_others(x))[0])
+    assert not differ(output_of(layer.train(), x), output_of(layer.eval(), x))
+    assert not differ(output_of(layer.train(), x)[0], output_of(layer, replace_other_samples(x))[0])
     gradients = []
     for training in (True, False):
         (gradient,) = torch.autograd.grad(copy.deepcopy(layer).train(training)(x).pow(3).sum(), x)
@@ -274,30 +276,30 @@ def test_batch_renormalization_within_its_limits_is_evaluation_but_for_the_gradi
     assert differ(*gradients)
 
 
-def test_noise_has_a_scale_above_one_on_average_in_training_alone():
+def test_mean_noise_scale_in_training():
     layer = NoisyBatchNorm(400)
     _, scale = layer.noise(50, torch.float32)
     assert scale.mean().item() == pytest.approx(1.125, abs=0.02)
     assert torch.equal(layer.eval()(torch.ones(3, 400)), BatchNorm1d(400).eval()(torch.ones(3, 400)))
 
 
-def test_actnorm_keeps_what_it_began_with():
-    net, _ = fresh("actnorm", "mlp")
+def test_actnorm_state_has_initial_statistics():
+    net, _ = build_untrained("actnorm", "mlp")
     assert {"hidden1.norm.initial_mean", "hidden1.norm.initial_var"} <= set(net.state_dict())
 
 
 def signal(weight, layers: int) -> float:
-    """Return the standard deviation before the activation of the last of several layers of 64 ReLUs."""
+    """Return the standard deviation of the last preactivations in a net of layers with 64 ReLUs."""
     torch.manual_seed(0)
     net = MLP((64,), 1, hidden=[64] * layers, weight=weight).requires_grad_(False)
     last = net.get_submodule(f"hidden{layers}")
-    found = []
-    last.linear.register_forward_hook(lambda layer, inputs, y: found.append(y.std().item()))
+    spreads = []
+    last.linear.register_forward_hook(lambda layer, inputs, y: spreads.append(y.std().item()))
     net(torch.randn(1000, 64))
-    return found[0]
+    return spreads[0]
 
 
-def test_standardized_weights_alone_explode_and_scaled_ones_keep_the_signal():
+def test_signal_growth_with_standardized_weights():
     assert signal(weight_standardization, 10) == pytest.approx(8e6, rel=0.1)
     growth = signal(weight_standardization, 10) / signal(weight_standardization, 9)
     assert growth == pytest.approx(4.7, rel=0.1)
@@ -305,26 +307,26 @@ def test_standardized_weights_alone_explode_and_scaled_ones_keep_the_signal():
     assert signal(scaled_weight_standardization, 10) == pytest.approx(1.71, rel=0.1)
 
 
-def test_weight_normalization_begins_with_the_weights_there_were():
+def test_weight_normalization_keeps_initial_weights():
     torch.manual_seed(0)
     layer = nn.Linear(5, 3)
     before = layer.weight.clone()
     torch.testing.assert_close(weight_normalization(layer).weight, before)
 
 
-def test_what_has_running_statistics():
-    sentence = TEXT.split("\n## What evaluation goes by\n\n")[1].split(" need a mean and a variance")[0]
-    having = {model for model in MODELS if with_running_statistics(fresh(*first_net(model))[0])}
-    assert set(re.findall(r"`(\w+)`", sentence)) == having
-    assert having == {model for model in MODELS if FOLLOWS[model]["training ≠ evaluation"].startswith("yes")}
+def test_models_with_running_statistics():
+    sentence = TEXT.split("\n## Statistics in evaluation\n\n")[1].split(" need a mean and a variance")[0]
+    models = {model for model in MODELS if with_running_statistics(build_untrained(*model_and_net(model))[0])}
+    assert set(re.findall(r"`(\w+)`", sentence)) == models
+    assert models == {model for model in MODELS if PROPERTIES[model]["training ≠ evaluation"].startswith("yes")}
 
 
-def first_net(model: str) -> tuple[str, str]:
-    """Return a model with a net that takes it."""
+def model_and_net(model: str) -> tuple[str, str]:
+    """Return a model and a net that accepts it."""
     return model, "cnn" if (model, "mlp") in REFUSED else "mlp"
 
 
-def test_reestimated_variance_is_that_of_all_samples_and_update_bn_s_is_not():
+def test_reestimated_variance_differs_from_update_bn():
     torch.manual_seed(0)
     x = torch.randn(25, 3) * torch.linspace(1, 4, 25).unsqueeze(1)
     ours, torchs = BatchNorm1d(3), nn.BatchNorm1d(3)
@@ -337,7 +339,7 @@ def test_reestimated_variance_is_that_of_all_samples_and_update_bn_s_is_not():
     assert differ(torchs.running_var, ours.running_var)
 
 
-def test_the_example_of_features_far_from_zero_prints_what_it_says(capsys):
+def test_example_output_matches_page(capsys):
     section = TEXT.split("\n## Features far from zero\n")[1].split("\n## ")[0]
     (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     exec(code, {})

@@ -13,7 +13,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return 2 + 3 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_first_batch_is_normalized_as_batch_norm_would_and_its_statistics_stay():
+def test_statistics_of_first_batch_stay_fixed():
     layer, x = ActNorm(3).double(), normal(6, 3)
     assert_close(layer(x), BatchNorm1d(3).double()(x))
     for seed in (1, 2):
@@ -23,7 +23,7 @@ def test_the_first_batch_is_normalized_as_batch_norm_would_and_its_statistics_st
     assert layer.initialized
 
 
-def test_it_is_an_affine_map_of_each_feature_with_a_gradient_like_any():
+def test_gradients_equal_those_of_affine_map():
     layer = ActNorm(3).double()
     layer(normal(6, 3))
     layer.weight.data, layer.bias.data = normal(3, seed=1), normal(3, seed=2)
@@ -36,20 +36,20 @@ def test_it_is_an_affine_map_of_each_feature_with_a_gradient_like_any():
     assert_close(layer.weight.grad, (grad_y * x_hat).sum(0))
 
 
-def test_no_gradient_flows_through_the_statistics_of_the_first_batch():
+def test_first_batch_statistics_have_no_gradient():
     layer, x = ActNorm(3, affine=False).double(), normal(6, 3).requires_grad_()
     layer(x).sum().backward()
     assert_close(x.grad, (1 / (layer.initial_var + 1e-5).sqrt()).expand(6, 3))
 
 
-def test_before_the_first_batch_of_training_it_changes_nothing():
+def test_evaluation_before_first_batch_is_identity():
     layer, x = ActNorm(3).double().eval(), normal(6, 3)
     assert_close(layer(x), x / (1 + 1e-5) ** 0.5)
     assert not layer.initialized
     assert_close(layer.train()(x).mean(0), torch.zeros(3).double())
 
 
-def test_a_state_that_is_loaded_is_not_begun_anew_unless_it_never_began():
+def test_loaded_state_keeps_initialization():
     layer, fresh, later = ActNorm(3).double(), ActNorm(3).double(), ActNorm(3).double()
     layer(normal(6, 3))
     fresh.load_state_dict(layer.state_dict())
@@ -60,7 +60,7 @@ def test_a_state_that_is_loaded_is_not_begun_anew_unless_it_never_began():
     assert_close(later(normal(6, 3)), layer.train()(normal(6, 3)))
 
 
-def test_channels_of_images_and_members_of_a_stack():
+def test_vmapped_images_equal_single_layers():
     layer, x = ActNorm(3).double(), normal(2, 5, 3, 4, 4)
     layers = [copy.deepcopy(layer) for _ in range(2)]
     parameters, buffers = stack_module_state(layers)
@@ -71,7 +71,7 @@ def test_channels_of_images_and_members_of_a_stack():
             assert_close(buffers["initial_mean"][k], x[k].mean((0, 2, 3)))
 
 
-def test_a_single_value_per_feature_and_an_eps_that_is_not_positive_are_refused():
+def test_single_value_or_nonpositive_eps_raises():
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got 1"):
         ActNorm(3)(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="eps of ActNorm must be a number > 0, got 0"):
@@ -80,7 +80,7 @@ def test_a_single_value_per_feature_and_an_eps_that_is_not_positive_are_refused(
 
 @pytest.mark.parametrize("shape", [(8, 3), (4, 3, 5), (2, 3, 4, 5)], ids=len)
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"affine": False}], ids=str)
-def test_every_batch_goes_by_the_mean_and_variance_of_the_first_in_either_mode(shape, options):
+def test_later_batches_use_first_statistics_in_both_modes(shape, options):
     layer, first = ActNorm(3, eps=0.1, **options).double(), normal(*shape)
     axes, each = [axis for axis in range(len(shape)) if axis != 1], (3, *[1] * (len(shape) - 2))
     for number, parameter in enumerate(layer.parameters()):
@@ -97,13 +97,13 @@ def test_every_batch_goes_by_the_mean_and_variance_of_the_first_in_either_mode(s
         assert_close(layer.train(training)(x), expected)
 
 
-def test_the_first_training_batch_comes_out_with_mean_0_and_variance_1():
+def test_first_output_has_mean_0_and_variance_1():
     y = ActNorm(3, eps=1e-12).double()(normal(4, 3, 5))
     assert_close(y.mean((0, 2)), torch.zeros(3).double())
     assert_close(y.var((0, 2), correction=0), torch.ones(3).double())
 
 
-def test_evaluation_before_any_training_is_the_affine_map_and_begins_nothing():
+def test_evaluation_does_not_initialize():
     layer, x = ActNorm(3).double().eval(), normal(4, 3, 5)
     layer.weight.data, layer.bias.data = normal(3, seed=1), normal(3, seed=2)
     before = copy.deepcopy(layer.state_dict())
@@ -111,10 +111,10 @@ def test_evaluation_before_any_training_is_the_affine_map_and_begins_nothing():
     assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_copy_waits_for_its_first_batch_if_the_layer_does(begun):
+@pytest.mark.parametrize("initialized_before", [False, True])
+def test_copy_keeps_initialization_state(initialized_before):
     layer = ActNorm(3).double()
-    if begun:
+    if initialized_before:
         layer(normal(6, 3))
     other, x = copy.deepcopy(layer), normal(6, 3, seed=1)
     assert torch.equal(other(x), layer(x))
@@ -122,7 +122,7 @@ def test_a_copy_waits_for_its_first_batch_if_the_layer_does(begun):
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (0, 3)])
-def test_a_batch_without_a_variance_is_refused_as_the_first_alone(shape):
+def test_single_value_raises_only_in_first_batch(shape):
     layer, x = ActNorm(3).double(), torch.zeros(shape, dtype=torch.float64)
     with pytest.raises(ValueError, match=f"Expected more than 1 value per channel when training, got {len(x)}"):
         layer(x)
@@ -131,7 +131,7 @@ def test_a_batch_without_a_variance_is_refused_as_the_first_alone(shape):
     assert layer(x).shape == shape
 
 
-def test_a_constant_feature_of_the_first_batch_becomes_beta():
+def test_constant_feature_becomes_beta():
     layer = ActNorm(3).double()
     layer.bias.data = normal(3)
     assert_close(layer(torch.full((4, 3), 7.0, dtype=torch.float64)), layer.bias.expand(4, 3))

@@ -1,4 +1,4 @@
-"""What holds of every normalizer that is written by hand, whatever its formula."""
+"""Properties of all normalizers: derivatives, vmap, compilation, copies, memory layout, dtypes, invalid input."""
 
 import copy
 import pickle
@@ -35,7 +35,7 @@ ANY = (ROWS, SEQUENCES, IMAGES)
 
 @dataclass(frozen=True)
 class Case:
-    """A layer with its arguments, and the shapes that it takes."""
+    """A layer factory and the input shapes to test it with."""
 
     make: Callable[..., nn.Module]
     shapes: tuple[tuple[int, ...], ...] = ANY
@@ -84,8 +84,8 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def drawn(make: Callable[..., nn.Module], seed: int = 0, **arguments) -> nn.Module:
-    """Return a layer of 4 features in float64 whose parameters are drawn, and that has been trained two steps."""
+def make_trained(make: Callable[..., nn.Module], seed: int = 0, **arguments) -> nn.Module:
+    """Return a random float64 layer of 4 features after two forward passes in training mode."""
     layer = make(4, **arguments).double()
     for number, parameter in enumerate(layer.parameters()):
         parameter.data = 1 + 0.5 * normal(*parameter.shape, seed=seed + number + 1)
@@ -98,7 +98,7 @@ def drawn(make: Callable[..., nn.Module], seed: int = 0, **arguments) -> nn.Modu
 
 
 def freeze(layer: nn.Module) -> nn.Module:
-    """Have a layer be a function of its input and parameters: what it draws and keeps stays."""
+    """Fix statistics and random numbers, so that a layer is a function of input and parameters."""
     if hasattr(layer, "held"):
         layer.held = True
     if hasattr(layer, "track_running_stats"):
@@ -117,8 +117,8 @@ def backward(layer: nn.Module, x: Tensor, grad_y: Tensor) -> dict[str, Tensor]:
 
 @EACH
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_first_and_second_derivatives_match_finite_differences(make, shape, training):
-    layer = freeze(drawn(make)).train(training)
+def test_derivatives_match_finite_differences(make, shape, training):
+    layer = freeze(make_trained(make)).train(training)
     names = [name for name, _ in layer.named_parameters()]
 
     def output(x: Tensor, *parameters: Tensor) -> Tensor:
@@ -133,8 +133,8 @@ def test_first_and_second_derivatives_match_finite_differences(make, shape, trai
 
 
 @EACH_LAYER
-def test_a_vmapped_stack_equals_a_loop(make, shape):
-    layers = [drawn(make, seed=10 * k) for k in range(3)]
+def test_vmapped_stack_equals_loop(make, shape):
+    layers = [make_trained(make, seed=10 * k) for k in range(3)]
     parameters, buffers = stack_module_state(layers)
     x, grad_y = normal(3, *shape, seed=4), normal(3, *shape, seed=5)
 
@@ -154,8 +154,8 @@ def test_a_vmapped_stack_equals_a_loop(make, shape):
 
 
 @EACH_LAYER
-def test_it_compiles_to_one_graph_that_trains_the_same(make, shape):
-    layer = drawn(make)
+def test_compiled_graph_trains_the_same(make, shape):
+    layer = make_trained(make)
     compiled = copy.deepcopy(layer)
     compiled.compile(fullgraph=True, backend="aot_eager")
     for seed in range(2):
@@ -165,8 +165,8 @@ def test_it_compiles_to_one_graph_that_trains_the_same(make, shape):
 
 
 @EACH_LAYER
-def test_copies_go_on_where_the_layer_was_and_apart_from_it(make, shape):
-    layer, x = drawn(make), normal(*shape, seed=3)
+def test_copies_continue_independently(make, shape):
+    layer, x = make_trained(make), normal(*shape, seed=3)
     fresh = make(4).double()
     fresh.load_state_dict(layer.state_dict())
     twins = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), fresh]
@@ -182,7 +182,7 @@ def test_copies_go_on_where_the_layer_was_and_apart_from_it(make, shape):
 
 @EACH
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_the_layout_in_memory_changes_nothing(make, shape, training):
+def test_memory_layout_does_not_matter(make, shape, training):
     x, grad_y = normal(*shape, seed=3), normal(*shape, seed=4)
     layouts = {
         "features first": x.transpose(0, 1).contiguous().transpose(0, 1),
@@ -191,7 +191,7 @@ def test_the_layout_in_memory_changes_nothing(make, shape, training):
     if len(shape) == 4:
         layouts["channels_last"] = x.to(memory_format=torch.channels_last)
     for name, other in layouts.items():
-        layer = drawn(make).train(training)
+        layer = make_trained(make).train(training)
         twin = copy.deepcopy(layer)
         assert not other.is_contiguous(), name
         assert_close(backward(layer, other, grad_y), backward(twin, x, grad_y))
@@ -200,18 +200,18 @@ def test_the_layout_in_memory_changes_nothing(make, shape, training):
 
 @EACH_LAYER
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_16_bit_numbers_of_6e4_overflow_nothing(make, shape, dtype):
+def test_16_bit_input_does_not_overflow(make, shape, dtype):
     layer = make(4)
     x = (6e4 * torch.sign(normal(*shape, seed=3))).to(dtype)
-    # torch's group norm takes 16-bit input in a layer of 16 bits alone.
+    # torch's group norm accepts 16-bit input only in a 16-bit layer.
     result = backward(layer.to(dtype) if isinstance(layer, GroupNorm) else layer, x, normal(*shape).to(dtype))
     assert result["y"].dtype == dtype
     assert all(value.isfinite().all() for value in result.values())
 
 
 @EACH_LAYER
-def test_an_empty_batch_goes_through_and_moves_no_statistic(make, shape):
-    layer = drawn(make)
+def test_empty_batch_leaves_statistics_unchanged(make, shape):
+    layer = make_trained(make)
     before = copy.deepcopy(layer.state_dict())
     x = torch.empty(0, *shape[1:], dtype=torch.float64)
     assert layer(x).shape == x.shape
@@ -220,8 +220,8 @@ def test_an_empty_batch_goes_through_and_moves_no_statistic(make, shape):
 
 
 @EACH_LAYER
-def test_evaluation_moves_nothing_and_treats_samples_alone(make, shape):
-    layer, x = drawn(make).eval(), normal(*shape, seed=3)
+def test_evaluation_is_per_sample_and_stateless(make, shape):
+    layer, x = make_trained(make).eval(), normal(*shape, seed=3)
     before = copy.deepcopy(layer.state_dict())
     y = layer(x)
     assert_close(torch.cat([layer(sample) for sample in x.split(1)]), y)
@@ -230,14 +230,14 @@ def test_evaluation_moves_nothing_and_treats_samples_alone(make, shape):
 
 @EACH_LAYER
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_another_number_of_features_is_refused(make, shape, training):
+def test_wrong_feature_count_raises(make, shape, training):
     layer = make(4).train(training)
     with pytest.raises(RuntimeError, match=r"[Ee]xpected"):
         layer(torch.zeros(shape[0], 5, *shape[2:]))
 
 
 @EACH_LAYER
-def test_without_scale_and_shift_only_the_normalized_is_left(make, shape):
+def test_affine_false_equals_initial_affine(make, shape):
     plain, x = make(4, affine=False).double(), normal(*shape, seed=3)
     assert not [name for name, _ in plain.named_parameters() if name in ("weight", "bias")]
     assert_close(plain(x), make(4).double()(x))
@@ -253,7 +253,7 @@ FUSED = {
 
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
 @pytest.mark.parametrize("options", [{}, {"affine": False}, {"bias": False}, {"momentum": None}, {"eps": 0.1}])
-def test_the_fast_path_is_the_formula_over_several_steps(make, options):
+def test_fused_path_equals_formula(make, options):
     formula, fused = make(4, **options).double(), make(4, fused=True, **options).double()
     for step, training in enumerate([True, True, True, False, True]):
         x, grad_y = 2 + normal(*ROWS, seed=step), normal(*ROWS, seed=step + 9)
@@ -263,17 +263,17 @@ def test_the_fast_path_is_the_formula_over_several_steps(make, options):
 
 
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
-def test_second_derivatives_of_the_fast_path_are_those_of_the_formula(make):
-    found = []
+def test_fused_second_derivatives_equal_formula(make):
+    gradients = []
     for fused in (False, True):
-        layer, x = freeze(drawn(partial(make, fused=fused))), normal(*ROWS, seed=3).requires_grad_()
+        layer, x = freeze(make_trained(partial(make, fused=fused))), normal(*ROWS, seed=3).requires_grad_()
         first = torch.autograd.grad((layer(x) * normal(*ROWS, seed=4)).sum(), [x, layer.weight], create_graph=True)
-        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), [x, layer.weight]))
-    assert_close(*found)
+        gradients.append(torch.autograd.grad(sum(g.square().sum() for g in first), [x, layer.weight]))
+    assert_close(*gradients)
 
 
 @pytest.mark.parametrize("case", BATCH_NORMS.values(), ids=BATCH_NORMS)
-def test_running_statistics_average_all_batches_without_a_momentum(case):
+def test_momentum_none_averages_all_batches(case):
     if case.make is BatchNorm2d:
         pytest.skip("takes no rows")
     layer = case.make(4, momentum=None).double()
@@ -284,7 +284,7 @@ def test_running_statistics_average_all_batches_without_a_momentum(case):
 
 
 @pytest.mark.parametrize("case", BATCH_NORMS.values(), ids=BATCH_NORMS)
-def test_a_state_dict_of_torch_s_batch_norm_goes_either_way(case):
+def test_state_dict_is_compatible_with_torch(case):
     torchs, ours = nn.BatchNorm1d(4).double(), case.make(4).double()
     torchs(3 + normal(6, 4))
     missing, unexpected = ours.load_state_dict(torchs.state_dict(), strict=False)
@@ -296,7 +296,7 @@ def test_a_state_dict_of_torch_s_batch_norm_goes_either_way(case):
 
 @pytest.mark.parametrize("case", BATCH_NORMS.values(), ids=BATCH_NORMS)
 @pytest.mark.parametrize("eps", [0.0, -1e-5])
-def test_a_single_value_per_feature_and_an_eps_that_is_not_positive_are_refused(case, eps):
+def test_single_value_or_nonpositive_eps_raises(case, eps):
     single = torch.zeros(1, 4, 1, 1) if case.make is BatchNorm2d else torch.zeros(1, 4)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
         case.make(4)(single)

@@ -52,7 +52,7 @@ def normal(seed: int, *shape: int, mean: float = 0.0, dtype: torch.dtype = torch
 
 
 def randomize(layer: nn.Module, seed: int) -> nn.Module:
-    """Move a layer away from γ = 1, β = 0, running mean 0 and running variance 1."""
+    """Set γ, β and the running statistics of a layer to random values."""
     rng = np.random.default_rng(seed)
     state = {
         name: torch.as_tensor(rng.uniform(0.5, 2.0, value.shape)).to(value)
@@ -64,14 +64,14 @@ def randomize(layer: nn.Module, seed: int) -> nn.Module:
 
 
 def pair(num_features: int, fused: bool = False, seed: int = 0, **options) -> tuple[BatchNorm1d, nn.BatchNorm1d]:
-    """Return our layer and torch's with the same random state, in float64."""
+    """Return our layer and torch's with equal random parameters and statistics, in float64."""
     ours = BatchNorm1d(num_features, **options, fused=fused, dtype=torch.float64)
     torchs = nn.BatchNorm1d(num_features, **options, dtype=torch.float64)
     return randomize(ours, seed), randomize(torchs, seed)
 
 
 def rows(x: Tensor) -> np.ndarray:
-    """Return x with every value of a feature in one column, as the NumPy reference takes it."""
+    """Return x as the two-dimensional input of the NumPy reference, one column per feature."""
     return x.detach().movedim(1, -1).reshape(-1, x.shape[1]).numpy()
 
 
@@ -91,7 +91,7 @@ def close(actual, expected) -> None:
 @BOTH_PATHS
 @settings(max_examples=60, deadline=None)
 @given(shape=SHAPES, options=OPTIONS, seed=SEEDS)
-def test_equals_torch_over_training_steps_and_in_evaluation(fused, shape, options, seed):
+def test_equals_torch_in_training_and_evaluation(fused, shape, options, seed):
     ours, torchs = pair(shape[1], fused, seed, **options)
     for step, training in enumerate([True, True, False, True, False]):
         ours.train(training)
@@ -104,7 +104,7 @@ def test_equals_torch_over_training_steps_and_in_evaluation(fused, shape, option
 @BOTH_PATHS
 @settings(max_examples=60, deadline=None)
 @given(shape=SHAPES, options=OPTIONS, seed=SEEDS)
-def test_equals_the_numpy_reference(fused, shape, options, seed):
+def test_equals_numpy_reference(fused, shape, options, seed):
     layer, _ = pair(shape[1], fused, seed, **options)
     ones, zeros = torch.ones(shape[1], dtype=torch.float64), torch.zeros(shape[1], dtype=torch.float64)
     gamma = (ones if layer.weight is None else layer.weight.detach()).numpy()
@@ -158,7 +158,7 @@ def test_momentum_none_averages_all_batches(fused):
 
 @BOTH_PATHS
 @pytest.mark.parametrize("track", [False, True])
-def test_first_and_second_derivatives_match_finite_differences(fused, track):
+def test_derivatives_match_finite_differences(fused, track):
     layer, _ = pair(3, fused, track_running_stats=track)
     for x in (normal(1, 4, 3), normal(2, 3, 3, 2)):
 
@@ -175,7 +175,7 @@ def test_first_and_second_derivatives_match_finite_differences(fused, track):
 @BOTH_PATHS
 @settings(max_examples=40, deadline=None)
 @given(shape=SHAPES, affinity=st.tuples(st.floats(0.1, 10), st.floats(-10, 10)), eps=st.floats(1e-4, 1))
-def test_scaling_the_input_is_scaling_eps(fused, shape, affinity, eps):
+def test_scaling_input_equals_scaling_eps(fused, shape, affinity, eps):
     scale, shift = affinity
     x = normal(1, *shape)
     y = pair(shape[1], fused, eps=eps)[0](scale * x + shift)
@@ -185,7 +185,7 @@ def test_scaling_the_input_is_scaling_eps(fused, shape, affinity, eps):
 @BOTH_PATHS
 @settings(max_examples=40, deadline=None)
 @given(shape=SHAPES, eps=st.floats(1e-6, 1), seed=SEEDS)
-def test_output_has_mean_beta_and_a_variance_short_of_gamma_squared(fused, shape, eps, seed):
+def test_output_mean_and_variance(fused, shape, eps, seed):
     layer, _ = pair(shape[1], fused, seed, eps=eps)
     x = normal(seed, *shape, mean=3.0)
     y, var = rows(layer(x)), rows(x).var(axis=0)
@@ -195,14 +195,14 @@ def test_output_has_mean_beta_and_a_variance_short_of_gamma_squared(fused, shape
 
 
 @BOTH_PATHS
-def test_a_constant_feature_becomes_beta(fused):
+def test_constant_feature_becomes_beta(fused):
     layer, _ = pair(2, fused)
     y = layer(torch.full((4, 2), 7.0, dtype=torch.float64))
     close(y, layer.bias.expand(4, 2))
 
 
 @BOTH_PATHS
-def test_evaluation_moves_nothing_and_treats_samples_alone(fused):
+def test_evaluation_is_per_sample_and_stateless(fused):
     layer, _ = pair(3, fused)
     layer.eval()
     before = copy.deepcopy(layer.state_dict())
@@ -215,7 +215,7 @@ def test_evaluation_moves_nothing_and_treats_samples_alone(fused):
 
 
 @BOTH_PATHS
-def test_training_output_ignores_the_running_statistics(fused):
+def test_training_output_ignores_running_statistics(fused):
     x, layer = normal(1, 4, 3), BatchNorm1d(3, fused=fused, dtype=torch.float64)
     first = layer(x)
     assert torch.equal(layer(x), first)
@@ -224,14 +224,14 @@ def test_training_output_ignores_the_running_statistics(fused):
 
 
 @BOTH_PATHS
-def test_without_tracking_evaluation_goes_by_the_batch(fused):
+def test_untracked_evaluation_uses_batch_statistics(fused):
     x, layer = normal(1, 4, 3), BatchNorm1d(3, track_running_stats=False, fused=fused, dtype=torch.float64)
     assert torch.equal(layer(x), layer.eval()(x))
 
 
 @BOTH_PATHS
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_tracking_switched_off_later_freezes_the_statistics(fused, momentum):
+def test_disabling_tracking_freezes_statistics(fused, momentum):
     ours, torchs = pair(3, fused, momentum=momentum)
     before = copy.deepcopy(ours.state_dict())
     for training in (True, False):
@@ -244,7 +244,7 @@ def test_tracking_switched_off_later_freezes_the_statistics(fused, momentum):
 
 @BOTH_PATHS
 @pytest.mark.parametrize("shape", [(0, 3), (4, 3, 0)])
-def test_an_empty_batch_counts_but_moves_no_statistic(fused, shape):
+def test_empty_batch_counts_without_update(fused, shape):
     ours, torchs = pair(3, fused)
     close(
         backward(ours, torch.empty(shape).double(), torch.empty(shape).double())["y"],
@@ -255,7 +255,7 @@ def test_an_empty_batch_counts_but_moves_no_statistic(fused, shape):
 
 
 @BOTH_PATHS
-def test_reset_forgets_everything_learned(fused):
+def test_reset_restores_initial_state(fused):
     layer, _ = pair(3, fused)
     layer(normal(1, 4, 3))
     layer.reset_parameters()
@@ -263,7 +263,7 @@ def test_reset_forgets_everything_learned(fused):
 
 
 @pytest.mark.parametrize("options", [{}, {"affine": False}, {"bias": False}, {"track_running_stats": False}])
-def test_a_state_dict_goes_either_way(options):
+def test_state_dict_is_compatible_with_torch(options):
     x = normal(1, 4, 3)
     ours, torchs = pair(3, seed=1, **options)
     ours(x)
@@ -279,7 +279,7 @@ def test_a_state_dict_goes_either_way(options):
 
 @pytest.mark.parametrize("version", [None, 1, 2])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_version_1_state_dict_lacks_the_count(version, device):
+def test_version_1_state_dict_lacks_count(version, device):
     def load(layer: nn.Module) -> tuple[list[str], Tensor]:
         state = nn.Sequential(nn.BatchNorm1d(3)).state_dict()
         del state["0.num_batches_tracked"]
@@ -293,7 +293,7 @@ def test_a_version_1_state_dict_lacks_the_count(version, device):
     assert ours[1].device == torchs[1].device
 
 
-def test_a_version_1_state_dict_leaves_the_count_as_it_is():
+def test_version_1_state_dict_keeps_count():
     layer = BatchNorm1d(3)
     layer(normal(1, 4, 3, dtype=torch.float32))
     state = {k: v for k, v in BatchNorm1d(3).state_dict().items() if k != "num_batches_tracked"}
@@ -301,7 +301,7 @@ def test_a_version_1_state_dict_leaves_the_count_as_it_is():
     assert layer.num_batches_tracked == 1
 
 
-def test_a_version_1_state_dict_without_statistics_asks_for_no_count():
+def test_version_1_state_dict_without_statistics_loads():
     state = dict(nn.BatchNorm1d(3, track_running_stats=False).state_dict())
     BatchNorm1d(3, track_running_stats=False).load_state_dict(state)
 
@@ -310,14 +310,14 @@ def test_a_version_1_state_dict_without_statistics_asks_for_no_count():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("track_running_stats", [True, False])
-def test_prints_as_torch_does(momentum, affine, track_running_stats, bias):
+def test_repr_equals_torch(momentum, affine, track_running_stats, bias):
     arguments = (3, 1e-3, momentum, affine, track_running_stats)
     assert repr(BatchNorm1d(*arguments, bias=bias)) == repr(nn.BatchNorm1d(*arguments, bias=bias))
 
 
 @BOTH_PATHS
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-def test_a_copy_is_equal_and_independent(fused, duplicate):
+def test_copy_is_equal_and_independent(fused, duplicate):
     layer, _ = pair(3, fused, momentum=None)
     other, x = duplicate(layer), normal(1, 4, 3)
     assert torch.equal(other(x), layer(x))
@@ -326,7 +326,7 @@ def test_a_copy_is_equal_and_independent(fused, duplicate):
     assert not torch.equal(other.running_mean, layer.running_mean)
 
 
-def test_device_and_dtype_are_those_of_torch():
+def test_device_and_dtype_equal_torch():
     ours = BatchNorm1d(3, device="meta", dtype=torch.float16).state_dict()
     torchs = nn.BatchNorm1d(3, device="meta", dtype=torch.float16).state_dict()
     assert {k: (v.device, v.dtype) for k, v in ours.items()} == {k: (v.device, v.dtype) for k, v in torchs.items()}
@@ -353,7 +353,7 @@ def error_of(layer: nn.Module, x: Tensor) -> Exception:
         (False, (4, 3), {"eps": -1e-5}),
     ],
 )
-def test_raises_what_torch_raises(fused, training, shape, options):
+def test_errors_equal_torch(fused, training, shape, options):
     ours, torchs = pair(3, fused, **options)
     before = copy.deepcopy(ours.state_dict())
     actual = error_of(ours.train(training), torch.ones(shape).double())
@@ -365,7 +365,7 @@ def test_raises_what_torch_raises(fused, training, shape, options):
 @BOTH_PATHS
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("options", [{}, {"affine": False}, {"affine": False, "track_running_stats": False}])
-def test_a_wrong_feature_count_names_the_layer_and_both_counts(fused, training, options):
+def test_wrong_feature_count_names_layer_and_counts(fused, training, options):
     layer = BatchNorm1d(3, fused=fused, **options).train(training)
     with pytest.raises(RuntimeError, match=r"^BatchNorm1d expected 3 features on axis 1, got 5 \(.*\(4, 5\).*$"):
         layer(torch.ones(4, 5))
@@ -374,20 +374,20 @@ def test_a_wrong_feature_count_names_the_layer_and_both_counts(fused, training, 
 @BOTH_PATHS
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
-def test_refuses_what_is_not_floating_point(fused, training, dtype):
+def test_non_floating_point_input_raises(fused, training, dtype):
     error = error_of(BatchNorm1d(3, fused=fused).train(training), torch.ones(4, 3, dtype=dtype))
     assert type(error) is type(error_of(nn.BatchNorm1d(3).train(training), torch.ones(4, 3, dtype=dtype)))
     assert str(dtype) in str(error)
 
 
-def test_eps_zero_is_allowed_in_evaluation():
+def test_eps_zero_works_in_evaluation():
     ours, torchs = pair(3, eps=0.0)
     close(ours.eval()(normal(1, 4, 3)), torchs.eval()(normal(1, 4, 3)))
 
 
 @BOTH_PATHS
 @pytest.mark.parametrize(("shape", "torchs"), [((2, 3, 4, 5), nn.BatchNorm2d), ((2, 3, 2, 3, 2), nn.BatchNorm3d)])
-def test_the_core_class_takes_any_number_of_trailing_axes(fused, shape, torchs):
+def test_base_class_accepts_any_trailing_axes(fused, shape, torchs):
     ours, torchs = BatchNorm(3, fused=fused, dtype=torch.float64), torchs(3, dtype=torch.float64)
     x, grad_y = normal(1, *shape), normal(2, *shape)
     close(backward(ours, x, grad_y), backward(torchs, x, grad_y))
@@ -398,7 +398,7 @@ def test_the_core_class_takes_any_number_of_trailing_axes(fused, shape, torchs):
 
 @BOTH_PATHS
 @pytest.mark.parametrize("training", [True, False])
-def test_the_layout_in_memory_changes_nothing(fused, training):
+def test_memory_layout_does_not_matter(fused, training):
     strided = {
         "transposed": normal(1, 3, 8).t(),
         "every second sample": normal(2, 16, 3)[::2],
@@ -413,15 +413,15 @@ def test_the_layout_in_memory_changes_nothing(fused, training):
         close(layer.state_dict(), twin.state_dict())
 
 
-def test_the_formula_keeps_a_contiguous_layout():
+def test_formula_output_is_contiguous():
     assert BatchNorm1d(3)(torch.ones(4, 3, 5)).is_contiguous()
 
 
 @BOTH_PATHS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layer_dtype", [torch.float32, None], ids=["float32 layer", "16-bit layer"])
-def test_statistics_of_16_bit_input_are_computed_in_32(fused, dtype, layer_dtype):
-    # Squares of 6e4 overflow float16, whose largest number is 65504, and sums of it do.
+def test_16_bit_input_has_32_bit_statistics(fused, dtype, layer_dtype):
+    # The largest float16 is 65504, so squares and sums of 6e4 overflow.
     x = (6e4 * torch.sign(normal(1, 256, 3))).to(dtype)
     layer = BatchNorm1d(3, fused=fused, dtype=layer_dtype or dtype)
     result = backward(layer, x, normal(2, 256, 3).to(dtype))
@@ -436,7 +436,7 @@ def test_statistics_of_16_bit_input_are_computed_in_32(fused, dtype, layer_dtype
         assert_close(layer.running_var, double.running_var, **close_enough)
 
 
-def test_16_bit_running_statistics_do_not_swallow_eps():
+def test_16_bit_running_statistics_keep_eps():
     # The smallest positive float16 is 6e-8.
     layer = BatchNorm1d(1, eps=1e-8, dtype=torch.float16).eval()
     layer.running_var.zero_()
@@ -445,8 +445,8 @@ def test_16_bit_running_statistics_do_not_swallow_eps():
 
 
 @BOTH_PATHS
-def test_large_mean_costs_no_variance(fused):
-    # E[x²] − E[x]² would lose every digit here.
+def test_large_mean_keeps_variance(fused):
+    # E[x²] − E[x]² would lose all digits here.
     layer = BatchNorm1d(2, fused=fused, dtype=torch.float64)
     x = normal(1, 64, 2)
     assert_close(layer(x + 1e8), layer(x), rtol=1e-6, atol=1e-6)
@@ -454,7 +454,7 @@ def test_large_mean_costs_no_variance(fused):
 
 @pytest.mark.parametrize("momentum", [0.3, None])
 @pytest.mark.parametrize("shape", [(3, 4, 2), (3, 4, 2, 5)])
-def test_a_vmapped_stack_equals_a_loop(momentum, shape):
+def test_vmapped_stack_equals_loop(momentum, shape):
     layers = [pair(2, seed=seed, momentum=momentum)[0] for seed in range(3)]
     for k, layer in enumerate(layers):
         layer.num_batches_tracked.fill_(3 * k)
@@ -477,14 +477,14 @@ def test_a_vmapped_stack_equals_a_loop(momentum, shape):
             close(value[k], getattr(layer, name))
 
 
-def test_a_stack_in_evaluation_may_share_its_statistics():
+def test_vmap_in_evaluation_shares_statistics():
     layer = pair(2)[0].eval()
     x = normal(1, 3, 4, 2)
     close(vmap(layer)(x), torch.stack([layer(member) for member in x]))
 
 
 def test_compiles_to_one_graph():
-    # This backend traces forward, backward and moving statistics as any does, and needs no C++ compiler.
+    # This backend traces forward, backward and buffer updates without a C++ compiler.
     layer, _ = pair(3, momentum=None)
     compiled = copy.deepcopy(layer)
     compiled.compile(fullgraph=True, backend="aot_eager")
@@ -508,7 +508,7 @@ IMAGES_AND_VOLUMES = pytest.mark.parametrize(
     [{}, {"momentum": None}, {"affine": False}, {"bias": False}, {"track_running_stats": False}],
     ids=str,
 )
-def test_of_images_and_volumes_it_is_torch_s_too(fused, layer_class, torchs_class, shape, options):
+def test_images_and_volumes_equal_torch(fused, layer_class, torchs_class, shape, options):
     ours = randomize(layer_class(4, **options, fused=fused, dtype=torch.float64), 0)
     torchs = randomize(torchs_class(4, **options, dtype=torch.float64), 0)
     assert repr(ours) == repr(torchs)
@@ -521,9 +521,7 @@ def test_of_images_and_volumes_it_is_torch_s_too(fused, layer_class, torchs_clas
 @BOTH_PATHS
 @IMAGES_AND_VOLUMES
 @pytest.mark.parametrize("training", [True, False])
-def test_of_images_and_volumes_another_rank_is_refused_as_by_torch(
-    fused, layer_class, torchs_class, shape, training
-):
+def test_wrong_rank_raises_as_in_torch(fused, layer_class, torchs_class, shape, training):
     for rank in {1, 2, 3, 4, 5, 6} - {len(shape)}:
         x = torch.ones([4] * rank)
         actual = error_of(layer_class(4, fused=fused).train(training), x)

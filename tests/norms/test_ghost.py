@@ -1,4 +1,4 @@
-"""Ghost batch norm against torch's batch norm of every ghost batch, one after another."""
+"""Ghost batch norm, compared with torch's batch norm of each ghost batch in turn."""
 
 import pytest
 import torch
@@ -23,8 +23,8 @@ def pair(fused: bool, ghost_size: int, **options) -> tuple[GhostBatchNorm, nn.Mo
     return ours, torchs
 
 
-def one_by_one(layer: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
-    """Return y of ghost batches of these sizes: every G-th sample for those of the first, then the rest."""
+def normalize_in_turn(layer: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
+    """Normalize ghost batches of these sizes in turn: every G-th sample, then the last of another size."""
     images = x.view(*x.shape, *[1] * (4 - x.dim()))
     number = sizes.count(sizes[0])
     cut = number * sizes[0]
@@ -51,12 +51,12 @@ def one_by_one(layer: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
         (5, 4, [5]),
     ],
 )
-def test_it_is_torch_s_batch_norm_of_each_ghost_batch_in_turn(fused, momentum, shape, samples, ghost_size, sizes):
+def test_equals_torch_on_each_ghost_batch(fused, momentum, shape, samples, ghost_size, sizes):
     ours, torchs = pair(fused, ghost_size, momentum=momentum)
     for step in range(3):
         x, grad_y = normal(samples, 3, *shape, seed=step), normal(samples, 3, *shape, seed=step + 9)
         inputs = [x.clone().requires_grad_() for _ in range(2)]
-        y = [ours(inputs[0]), one_by_one(torchs, inputs[1], sizes)]
+        y = [ours(inputs[0]), normalize_in_turn(torchs, inputs[1], sizes)]
         for layer, output in zip((ours, torchs), y, strict=True):
             layer.zero_grad()
             output.backward(grad_y)
@@ -67,18 +67,18 @@ def test_it_is_torch_s_batch_norm_of_each_ghost_batch_in_turn(fused, momentum, s
         assert_close(ours.state_dict(), torchs.state_dict())
     assert ours.num_batches_tracked == 3 * len(sizes)
     x = normal(samples, 3, *shape, seed=8)
-    assert_close(ours.eval()(x), one_by_one(torchs.eval(), x, sizes))
+    assert_close(ours.eval()(x), normalize_in_turn(torchs.eval(), x, sizes))
 
 
 @pytest.mark.parametrize(
     ("samples", "left"), [(32, 0), (8, 0), (64, 0), (40, 8), (33, 33), (65, 33), (63, 31), (31, 0), (1, 0)]
 )
-def test_how_many_samples_make_a_last_ghost_batch_of_another_size(samples, left):
+def test_left_over_sizes(samples, left):
     assert GhostBatchNorm(3, ghost_size=32).left_over(samples) == left
 
 
 @BOTH_PATHS
-def test_a_ghost_batch_of_the_whole_batch_is_plain_batch_norm(fused):
+def test_whole_batch_equals_batch_norm(fused):
     x = normal(8, 3)
     ghost, plain = GhostBatchNorm(3, ghost_size=8, fused=fused).double(), BatchNorm1d(3).double()
     assert_close(ghost(x), plain(x))
@@ -86,14 +86,14 @@ def test_a_ghost_batch_of_the_whole_batch_is_plain_batch_norm(fused):
 
 
 @BOTH_PATHS
-def test_a_ghost_batch_of_one_image_is_instance_norm(fused):
+def test_single_image_equals_instance_norm(fused):
     x = normal(4, 3, 5, 5)
     ghost = GhostBatchNorm(3, ghost_size=1, fused=fused).double()
     assert_close(ghost(x), nn.InstanceNorm2d(3).double()(x))
 
 
 @BOTH_PATHS
-def test_samples_of_one_ghost_batch_do_not_see_those_of_another(fused):
+def test_ghost_batches_are_independent(fused):
     layer, x = GhostBatchNorm(3, ghost_size=4, fused=fused).double(), normal(8, 3).requires_grad_()
     (gradient,) = torch.autograd.grad(layer(x)[0, 0], x)
     assert gradient[::2, 0].all()
@@ -101,7 +101,7 @@ def test_samples_of_one_ghost_batch_do_not_see_those_of_another(fused):
 
 
 @BOTH_PATHS
-def test_a_ghost_batch_of_one_row_is_refused(fused):
+def test_ghost_size_of_one_row_raises(fused):
     layer = GhostBatchNorm(3, ghost_size=1, fused=fused)
     with pytest.raises(ValueError, match="got ghost batches of 1; raise ghost_size"):
         layer(torch.zeros(4, 3))
@@ -110,7 +110,7 @@ def test_a_ghost_batch_of_one_row_is_refused(fused):
 
 
 @BOTH_PATHS
-def test_tracking_that_is_switched_off_freezes_the_statistics(fused):
+def test_disabling_tracking_freezes_statistics(fused):
     layer = GhostBatchNorm(3, ghost_size=4, fused=fused).double()
     layer.track_running_stats = False
     layer(normal(8, 3))
@@ -121,7 +121,8 @@ def test_tracking_that_is_switched_off_freezes_the_statistics(fused):
 
 
 @BOTH_PATHS
-def test_one_sample_more_than_a_ghost_batch_has_a_gradient_where_that_of_the_weight_was_nan(fused):
+def test_gradients_with_one_extra_sample_equal_batch_norm(fused):
+    # A regression test: the gradient of the weight was NaN.
     layer, plain = GhostBatchNorm(3, ghost_size=4, fused=fused).double(), BatchNorm1d(3).double()
     x, grad_y = normal(5, 3), normal(5, 3, seed=1)
     for norm in (layer, plain):
@@ -131,18 +132,18 @@ def test_one_sample_more_than_a_ghost_batch_has_a_gradient_where_that_of_the_wei
 
 
 @pytest.mark.parametrize("samples", [8, 9, 11])
-def test_second_derivatives_of_both_paths_are_the_same_with_samples_left_over(samples):
-    found = []
+def test_fused_second_derivatives_equal_formula(samples):
+    gradients = []
     for fused in (False, True):
         layer, x = pair(fused, 4)[0], normal(samples, 3, 2).requires_grad_()
         inputs = [x, layer.weight]
         first = torch.autograd.grad(layer(x), inputs, normal(samples, 3, 2, seed=1), create_graph=True)
-        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), inputs))
-    assert_close(*found)
+        gradients.append(torch.autograd.grad(sum(g.square().sum() for g in first), inputs))
+    assert_close(*gradients)
 
 
 @BOTH_PATHS
-def test_a_ghost_batch_comes_out_the_same_in_a_batch_of_any_size(fused):
+def test_output_does_not_depend_on_batch_size(fused):
     layer, ghost = pair(fused, 4)[0], normal(4, 3, seed=1)
     alone = layer(ghost)
     for number in (2, 3, 5):
@@ -151,7 +152,7 @@ def test_a_ghost_batch_comes_out_the_same_in_a_batch_of_any_size(fused):
         assert_close(layer(x)[1::number], alone)
 
 
-def test_running_statistics_of_ghost_batches_by_hand():
+def test_running_statistics_by_hand():
     layer = GhostBatchNorm(1, ghost_size=2, momentum=0.5)
     layer(torch.tensor([[0.0], [10.0], [2.0], [14.0]]))
     # Ghost batches (0, 2) and (10, 14): means 1 and 12, unbiased variances 2 and 8, in this order from 0 and 1.

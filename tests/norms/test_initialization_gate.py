@@ -1,4 +1,4 @@
-"""At initialization gradients grow toward the input by √(π/(π − 1)) a layer with BatchNorm, and not without.
+"""At initialization, gradients grow by √(π/(π − 1)) per layer toward the input with BatchNorm, not without.
 
 Yang, Pennington, Rao, Sohl-Dickstein and Schoenholz (2019), A mean field theory of batch normalization,
 arXiv:1902.08129. The bounds are for 10 ReLU layers of width 1,024 and a batch of 512.
@@ -21,7 +21,7 @@ LAYERS, WIDTH, BATCH = 10, 1024, 512
     [(BatchNorm1d, math.sqrt(math.pi / (math.pi - 1)), 0.005), (None, 1.0, 0.015)],
     ids=["bn", "nobn"],
 )
-def test_the_gradient_grows_toward_the_input_as_the_theory_says(norm, growth, tolerance, seed):
+def test_gradient_growth_matches_mean_field_theory(norm, growth, tolerance, seed):
     torch.set_num_threads(2)
     torch.manual_seed(seed)
     net = MLP((WIDTH,), 1, hidden=[WIDTH] * LAYERS, norm=norm, init="kaiming")

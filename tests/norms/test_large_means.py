@@ -1,4 +1,4 @@
-"""Features whose mean is large beside their standard deviation, in float32 against float64."""
+"""Features with means much larger than their standard deviations, in float32 compared with float64."""
 
 import copy
 from functools import partial
@@ -31,19 +31,19 @@ LAYERS = {
     "brn_images": (partial(BatchRenorm, total_steps=100), SHAPES[2]),
     "noisy": (NoisyBatchNorm, SHAPES[1]),
 }
-EVERY = pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=list(LAYERS))
+EACH_LAYER = pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=list(LAYERS))
 FUSED = pytest.mark.parametrize("fused", [False, True], ids=["formula", "fused"])
 
 
 def large(*shape: int, mean: float = 1e6, seed: int = 0) -> Tensor:
-    """Return draws of standard deviation 1 about a mean, rounded to float32."""
+    """Return normal numbers with standard deviation 1 and a large mean, rounded to float32."""
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (x + mean).float()
 
 
 @FUSED
-@EVERY
-def test_a_mean_of_a_million_deviations_is_taken_away(make, shape, fused):
+@EACH_LAYER
+def test_mean_of_a_million_deviations_is_removed(make, shape, fused):
     layer, reference = make(C, fused=fused), make(C).double()
     for _ in range(2):
         x = large(*shape)
@@ -53,21 +53,21 @@ def test_a_mean_of_a_million_deviations_is_taken_away(make, shape, fused):
 
 
 @FUSED
-@EVERY
-def test_a_constant_feature_of_a_million_is_0(make, shape, fused):
+@EACH_LAYER
+def test_constant_feature_of_a_million_becomes_0(make, shape, fused):
     if make is NoisyBatchNorm:
         make = partial(NoisyBatchNorm, n_mean=0, n_std=1, r_mean=0, r_std=0)
     y = make(C, fused=fused)(torch.full(shape, 1e6))
     assert y.abs().max() == 0
 
 
-def test_the_mean_absolute_deviation_is_that_of_float64():
+def test_l1_equals_float64():
     layer, reference, x = L1BatchNorm(C), L1BatchNorm(C).double(), large(*SHAPES[2])
     assert (layer(x) - reference(x.double())).abs().max() < 0.05
 
 
-@EVERY
-def test_gradients_are_those_of_float64(make, shape):
+@EACH_LAYER
+def test_gradients_equal_float64(make, shape):
     layer, reference, g = make(C, fused=True), make(C).double(), large(*shape, mean=0, seed=1)
     x = large(*shape).requires_grad_()
     double = x.detach().double().requires_grad_()
@@ -80,24 +80,24 @@ def test_gradients_are_those_of_float64(make, shape):
 @pytest.mark.parametrize(
     ("mean", "constant", "loses"), [(0, 0.3, False), (500, 0.3, False), (3000, 0.3, True), (0, 1e4, True)]
 )
-def test_the_first_training_batch_decides_for_the_kernel(mean, constant, loses):
+def test_first_training_batch_selects_kernel(mean, constant, loses):
     layer = BatchNorm1d(C, fused=True)
     x = large(100, C, mean=mean)
     x[:, 0] = constant
-    assert layer.eval().takes_kernel(x)
+    assert layer.eval().uses_kernel(x)
     assert layer.loses_digits is None
     layer.train()(x)
     assert layer.loses_digits is loses
-    # Once and for all: another batch is not looked at.
+    # The decision is final: later batches are not checked.
     layer(large(100, C, mean=0 if loses else 1e6))
     assert layer.loses_digits is loses
-    assert copy.deepcopy(layer).takes_kernel(x) is not loses
+    assert copy.deepcopy(layer).uses_kernel(x) is not loses
     layer.reset_parameters()
     assert layer.loses_digits is None
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e6])
-def test_under_vmap_the_formula_is_taken_and_nothing_is_decided(mean):
+def test_vmap_uses_formula_without_decision(mean):
     layers = [BatchNorm1d(C, fused=True) for _ in range(2)]
     state = [dict(part) for part in stack_module_state(layers)]
     x = torch.stack([large(2000, C, mean=mean, seed=seed) for seed in range(2)])
@@ -114,15 +114,15 @@ def test_under_vmap_the_formula_is_taken_and_nothing_is_decided(mean):
         assert (gradients[k] - expected).norm() < 0.02 * expected.norm()
 
 
-def test_compiled_the_formula_is_taken():
-    # Other tests may have used up the variants that one function may have.
+def test_compiled_layer_uses_formula():
+    # Other tests may have reached the recompilation limit.
     torch.compiler.reset()
     layer, x = BatchNorm1d(C, fused=True), large(2000, C)
     y = torch.compile(layer, backend="eager", fullgraph=True)(x)
     assert (y - BatchNorm1d(C).double()(x.double())).abs().max() < 0.05
 
 
-def test_torchs_own_layer_loses_them():
-    """The reason for all this; where it fails, torch's kernel has been mended."""
+def test_torch_kernel_is_inaccurate():
+    """If this fails, torch has fixed its kernel, and the check of the first batch can go."""
     x = large(*SHAPES[1])
     assert (nn.BatchNorm1d(C)(x) - nn.BatchNorm1d(C).double()(x.double())).abs().max() > 1

@@ -1,6 +1,6 @@
-"""All layers as they are used: in turns of training and evaluation, in any precision, stacked, compiled, misused.
+"""All layers in use: alternating training and evaluation, 16-bit dtypes, vmap, compilation and invalid input.
 
-Derivatives, copies and layouts in memory of the same layers are in test_all_layers.py.
+test_all_layers.py tests derivatives, copies and memory layouts of the same layers.
 """
 
 import copy
@@ -37,7 +37,7 @@ from normlab.norms.batch_norm import BatchNorm
 
 Make = Callable[..., nn.Module]
 
-# All take vectors of 4 features and images of 4 channels. A batch of 5 leaves ghost batches of 2 and of 3.
+# All accept vectors of 4 features and images of 4 channels. A batch of 5 has ghost batches of 2 and 3 samples.
 FORMULAS: dict[str, Make] = {
     "batch_norm": partial(BatchNorm, 4),
     "ghost": partial(GhostBatchNorm, 4, ghost_size=2),
@@ -45,20 +45,20 @@ FORMULAS: dict[str, Make] = {
     "noisy": partial(NoisyBatchNorm, 4),
 }
 FUSED: dict[str, Make] = {f"{name}_fused": partial(make, fused=True) for name, make in FORMULAS.items()}
-BY_BATCH: dict[str, Make] = {
+BATCH_LAYERS: dict[str, Make] = {
     **FORMULAS,
     **FUSED,
     "l1": partial(L1BatchNorm, 4),
     "linf": partial(LInfBatchNorm, 4),
 }
-BY_SAMPLE: dict[str, Make] = {
+SAMPLE_LAYERS: dict[str, Make] = {
     "group": partial(GroupNorm, 4, 2),
     "layer": partial(LayerNorm2d, 4),
     "rms": partial(RMSNorm2d, 4),
 }
 NORMALIZERS: dict[str, Make] = {
-    **BY_BATCH,
-    **BY_SAMPLE,
+    **BATCH_LAYERS,
+    **SAMPLE_LAYERS,
     "actnorm": partial(ActNorm, 4),
     "dynamic_tanh": partial(DynamicTanh, 4),
     "derf": partial(Derf, 4),
@@ -76,7 +76,7 @@ CONVOLUTIONS: dict[str, Make] = {
 VECTORS, IMAGES = (5, 4), (5, 4, 2, 3)
 
 
-def without(group: dict[str, Make], *names: str) -> dict[str, Make]:
+def exclude(group: dict[str, Make], *names: str) -> dict[str, Make]:
     return {name: make for name, make in group.items() if name not in names}
 
 
@@ -90,7 +90,7 @@ def layers_and_shapes(**groups: tuple[dict[str, Make], tuple[int, ...]]) -> pyte
 
 
 WEIGHTS = layers_and_shapes(vectors=(LINEARS, VECTORS), images=(CONVOLUTIONS, IMAGES))
-EVERYTHING = layers_and_shapes(
+ALL_LAYERS = layers_and_shapes(
     vectors=({**NORMALIZERS, **LINEARS}, VECTORS), images=({**NORMALIZERS, **CONVOLUTIONS}, IMAGES)
 )
 BOTH_SHAPES = pytest.mark.parametrize("shape", [VECTORS, IMAGES], ids=["vectors", "images"])
@@ -102,8 +102,8 @@ def normal(seed: int, *shape: int) -> Tensor:
     return 0.5 + torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def drawn(make: Make, seed: int = 0, **options) -> nn.Module:
-    """Return a layer in float64, away from what it begins as and through a first step of training."""
+def make_trained(make: Make, seed: int = 0, **options) -> nn.Module:
+    """Return a float64 layer with random parameters; layers with statistics after one training batch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = make(**options).double()
@@ -121,7 +121,7 @@ def buffers_of(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def backward(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the output and every gradient of one pass."""
+    """Return the output and all gradients of one forward and backward pass."""
     x = x.detach().requires_grad_()
     layer.zero_grad()
     y = layer(x)
@@ -138,8 +138,8 @@ def same(actual, expected) -> None:
 
 
 @WEIGHTS
-def test_first_and_second_derivatives_of_weights_match_finite_differences(make, shape):
-    layer = drawn(make)
+def test_weight_derivatives_match_finite_differences(make, shape):
+    layer = make_trained(make)
     names = [name for name, _ in layer.named_parameters()]
 
     def output(x: Tensor, *values: Tensor) -> Tensor:
@@ -150,10 +150,10 @@ def test_first_and_second_derivatives_of_weights_match_finite_differences(make, 
     assert gradgradcheck(output, inputs)
 
 
-@EVERYTHING
+@ALL_LAYERS
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_a_hessian_times_a_vector_is_the_same_by_forward_and_by_reverse_mode(make, shape):
-    layer, x, v = drawn(make), normal(1, *shape).requires_grad_(), normal(2, *shape)
+def test_forward_and_reverse_mode_hvp_agree(make, shape):
+    layer, x, v = make_trained(make), normal(1, *shape).requires_grad_(), normal(2, *shape)
     layer.held, layer.track_running_stats = True, False
 
     def loss(x: Tensor) -> Tensor:
@@ -164,9 +164,9 @@ def test_a_hessian_times_a_vector_is_the_same_by_forward_and_by_reverse_mode(mak
     close(jvp(grad(loss), (x.detach(),), (v,))[1], by_reverse)
 
 
-@EVERYTHING
-def test_two_passes_may_come_before_one_backward_pass_which_failed_in_renorm(make, shape):
-    together, apart = drawn(make), drawn(make)
+@ALL_LAYERS
+def test_two_forward_passes_before_backward(make, shape):
+    together, apart = make_trained(make), make_trained(make)
     first, second = normal(1, *shape), normal(2, *shape)
     (together(first).square().sum() + together(second).square().sum()).backward()
     apart(first).square().sum().backward()
@@ -174,19 +174,19 @@ def test_two_passes_may_come_before_one_backward_pass_which_failed_in_renorm(mak
     close([p.grad for p in together.parameters()], [p.grad for p in apart.parameters()])
 
 
-@EVERYTHING
-def test_evaluation_in_between_does_not_change_a_training(make, shape):
-    layer, undisturbed = drawn(make), drawn(make)
+@ALL_LAYERS
+def test_interleaved_evaluation_does_not_change_training(make, shape):
+    layer, undisturbed = make_trained(make), make_trained(make)
     for seed in range(3):
         layer.eval()(normal(seed + 10, *shape))
         same(backward(layer.train(), normal(seed, *shape)), backward(undisturbed, normal(seed, *shape)))
     same(buffers_of(layer), buffers_of(undisturbed))
 
 
-@layers(BY_BATCH)
+@layers(BATCH_LAYERS)
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_training_moves_all_running_statistics_and_none_while_tracking_is_off_nor_renorm_its_count(make, momentum):
-    layer = drawn(make, momentum=momentum)
+def test_running_statistics_update_only_while_tracking(make, momentum):
+    layer = make_trained(make, momentum=momentum)
     before = copy.deepcopy(layer.state_dict())
     layer.track_running_stats = False
     layer(normal(1, *VECTORS))
@@ -200,8 +200,8 @@ def test_training_moves_all_running_statistics_and_none_while_tracking_is_off_no
 
 
 @WEIGHTS
-def test_copies_of_parametrized_weights_and_their_state_dicts(make, shape):
-    layer, fresh, x = drawn(make), make().double(), normal(1, *shape)
+def test_copies_of_parametrized_weights(make, shape):
+    layer, fresh, x = make_trained(make), make().double(), normal(1, *shape)
     fresh.load_state_dict(copy.deepcopy(layer.state_dict()))
     other = copy.deepcopy(layer)
     same(backward(fresh, x), backward(layer, x))
@@ -212,17 +212,17 @@ def test_copies_of_parametrized_weights_and_their_state_dicts(make, shape):
 
 
 @layers({**LINEARS, **CONVOLUTIONS})
-def test_parametrized_weights_cannot_be_pickled_by_torch_but_for_their_state_dict(make):
+def test_parametrized_weights_pickle_by_state_dict(make):
     layer = make()
     with pytest.raises(RuntimeError, match="only supported through state_dict"):
         pickle.dumps(layer)
     same(pickle.loads(pickle.dumps(layer.state_dict())), layer.state_dict())
 
 
-@layers(BY_BATCH)
+@layers(BATCH_LAYERS)
 @pytest.mark.parametrize("options", [{}, {"affine": False}, {"bias": False}], ids=str)
-def test_a_state_dict_of_batch_norm_is_gone_on_from_either_way(make, options):
-    layer, torchs = drawn(make, **options), nn.BatchNorm1d(4, **options, dtype=torch.float64)
+def test_state_dict_is_compatible_with_torch(make, options):
+    layer, torchs = make_trained(make, **options), nn.BatchNorm1d(4, **options, dtype=torch.float64)
     own = ["key", "step"] if isinstance(layer, NoisyBatchNorm) else []
     x = normal(1, *VECTORS)
 
@@ -240,8 +240,8 @@ def test_a_state_dict_of_batch_norm_is_gone_on_from_either_way(make, options):
 @BOTH_16_BITS
 @pytest.mark.parametrize("shape", [(64, 4), (16, 4, 2, 2)], ids=["vectors", "images"])
 @pytest.mark.parametrize("affine", [True, False])
-def test_16_bit_input_of_6e4_is_normalized_in_32_and_comes_out_in_16(make, dtype, shape, affine):
-    # Squares of 6e4 overflow float16, whose largest number is 65504, and sums of it do.
+def test_16_bit_input_is_normalized_in_32(make, dtype, shape, affine):
+    # The largest float16 is 65504, so squares and sums of 6e4 overflow.
     x = (6e4 * torch.rand(shape, generator=torch.Generator().manual_seed(1)) * torch.sign(normal(2, *shape))).to(
         dtype
     )
@@ -255,10 +255,10 @@ def test_16_bit_input_of_6e4_is_normalized_in_32_and_comes_out_in_16(make, dtype
     assert layer.eval()(x).dtype is dtype
 
 
-@layers(without(BY_BATCH, "renorm", "renorm_fused"))
+@layers(exclude(BATCH_LAYERS, "renorm", "renorm_fused"))
 @BOTH_16_BITS
 @pytest.mark.parametrize("affine", [True, False])
-def test_16_bit_input_needs_no_statistics_to_be_tracked_which_fused_ghost_batches_did(make, dtype, affine):
+def test_16_bit_input_without_tracking(make, dtype, affine):
     options = {"affine": affine, "track_running_stats": False}
     x = normal(1, 64, 4).to(dtype)
     for layer in (make(**options), make(**options).to(dtype)):
@@ -267,10 +267,10 @@ def test_16_bit_input_needs_no_statistics_to_be_tracked_which_fused_ghost_batche
         assert y.isfinite().all()
 
 
-@layers(without(NORMALIZERS, *FUSED))
+@layers(exclude(NORMALIZERS, *FUSED))
 @BOTH_16_BITS
-def test_a_16_bit_layer_computes_in_32(make, dtype):
-    # Not so the fused ones: the kernel of torch rounds the statistics of a 16-bit layer to 16 bits.
+def test_16_bit_layer_computes_in_32(make, dtype):
+    # Fused layers are excluded: torch's kernel rounds the statistics of a 16-bit layer to 16 bits.
     layer, double = make().to(dtype), make().double()
     near = {"rtol": 2e-2, "atol": 2e-2, "check_dtype": False}
     for seed in range(3):
@@ -281,16 +281,16 @@ def test_a_16_bit_layer_computes_in_32(make, dtype):
     assert_close(buffers_of(layer), buffers_of(double), **near)
 
 
-@layers(without(NORMALIZERS, *FUSED, "group", "layer"))
-def test_the_input_settles_the_dtype_of_the_output_also_where_the_weight_is_wider(make):
+@layers(exclude(NORMALIZERS, *FUSED, "group", "layer"))
+def test_output_has_dtype_of_input(make):
     assert make()(normal(1, *VECTORS)).dtype is torch.float64
     assert make().double()(normal(1, *VECTORS).float()).dtype is torch.float32
 
 
-@layers(BY_BATCH)
+@layers(BATCH_LAYERS)
 @pytest.mark.parametrize("shape", [(0, 4), (5, 4, 0)])
-def test_an_empty_batch_has_gradients_of_zero_where_the_formulas_had_nan_and_it_counts(make, shape):
-    layer = drawn(make)
+def test_empty_batch_has_zero_gradients_and_counts(make, shape):
+    layer = make_trained(make)
     before = buffers_of(layer)
     result = backward(layer, normal(1, *shape))
     assert result.pop("y").shape == shape
@@ -300,17 +300,17 @@ def test_an_empty_batch_has_gradients_of_zero_where_the_formulas_had_nan_and_it_
     assert layer.eval()(normal(1, *shape)).shape == shape
 
 
-@layers(without(NORMALIZERS, *BY_BATCH))
-def test_an_empty_batch_passes_without_a_gradient(make):
-    result = backward(drawn(make), normal(1, 0, 4))
+@layers(exclude(NORMALIZERS, *BATCH_LAYERS))
+def test_empty_batch_has_zero_gradients(make):
+    result = backward(make_trained(make), normal(1, 0, 4))
     assert result.pop("y").shape == (0, 4)
     assert all(gradient.eq(0).all() for gradient in result.values())
 
 
-@layers(BY_BATCH)
+@layers(BATCH_LAYERS)
 @pytest.mark.parametrize("shape", [(1, 4), (1, 4, 1), (1, 4, 1, 1)])
-def test_a_single_value_per_channel_is_refused_in_training_alone(make, shape):
-    layer = drawn(make)
+def test_single_value_raises_only_in_training(make, shape):
+    layer = make_trained(make)
     before = buffers_of(layer)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got input size"):
         layer(normal(1, *shape))
@@ -322,7 +322,7 @@ def test_a_single_value_per_channel_is_refused_in_training_alone(make, shape):
 @BOTH_MODES
 @pytest.mark.parametrize("shape", [(6, 5), (4, 6), (6, 8), (6, 5, 4), (6, 5, 2, 2)])
 @pytest.mark.parametrize("affine", [True, False])
-def test_a_wrong_feature_count_is_named_which_group_norm_without_weights_let_pass(make, training, shape, affine):
+def test_wrong_feature_count_raises(make, training, shape, affine):
     layer = make(affine=affine).double().train(training)
     before, name = buffers_of(layer), type(layer).__name__
     with pytest.raises(RuntimeError, match=rf"^{name} expected 4 features on axis 1, got .*\({shape[0]}, .*\)"):
@@ -331,13 +331,13 @@ def test_a_wrong_feature_count_is_named_which_group_norm_without_weights_let_pas
 
 
 @layers(NORMALIZERS)
-def test_an_input_without_an_axis_of_features_is_refused(make):
+def test_input_without_feature_axis_raises(make):
     with pytest.raises((ValueError, RuntimeError), match=r"expected .*got .*"):
         make()(torch.ones(4))
 
 
-@layers(BY_BATCH)
-def test_an_eps_of_zero_is_refused_in_training_and_a_negative_one_always(make):
+@layers(BATCH_LAYERS)
+def test_zero_eps_raises_in_training_negative_always(make):
     x = normal(1, *VECTORS)
     for eps in (0.0, -1e-5):
         with pytest.raises(ValueError, match=f"eps must be positive during training, but got {eps}"):
@@ -353,18 +353,18 @@ STANDARDIZED: dict[str, Make] = {
 }
 
 
-@layers({"actnorm": NORMALIZERS["actnorm"], **BY_SAMPLE, **STANDARDIZED})
+@layers({"actnorm": NORMALIZERS["actnorm"], **SAMPLE_LAYERS, **STANDARDIZED})
 @pytest.mark.parametrize("eps", [0.0, -1e-5])
-def test_an_eps_that_is_not_positive_is_refused_at_once(make, eps):
+def test_nonpositive_eps_raises_in_constructor(make, eps):
     with pytest.raises(ValueError, match=rf"^eps of .* must be a number > 0, got {eps}$"):
         make(eps=eps)
 
 
-@layers(without(NORMALIZERS, *BY_SAMPLE))
+@layers(exclude(NORMALIZERS, *SAMPLE_LAYERS))
 @BOTH_SHAPES
 @BOTH_MODES
-def test_without_a_shift_it_is_as_if_the_shift_were_zero(make, shape, training):
-    one, full = drawn(make, bias=False).train(training), drawn(make).train(training)
+def test_bias_false_equals_zero_bias(make, shape, training):
+    one, full = make_trained(make, bias=False).train(training), make_trained(make).train(training)
     assert one.bias is None
     with torch.no_grad():
         full.bias.zero_()
@@ -373,8 +373,8 @@ def test_without_a_shift_it_is_as_if_the_shift_were_zero(make, shape, training):
     close(one(normal(1, *shape)), full(normal(1, *shape)))
 
 
-@layers(without(BY_BATCH, "renorm", "renorm_fused"))
-def test_without_tracking_evaluation_goes_by_the_batch_as_one_also_of_ghost_batches(make):
+@layers(exclude(BATCH_LAYERS, "renorm", "renorm_fused"))
+def test_untracked_evaluation_uses_whole_batch(make):
     layer, tracking = make(track_running_stats=False).double(), make().double()
     x = normal(1, *VECTORS)
     assert not {"running_mean", "running_var", "num_batches_tracked"} & set(buffers_of(layer))
@@ -383,19 +383,19 @@ def test_without_tracking_evaluation_goes_by_the_batch_as_one_also_of_ghost_batc
     close(layer.eval()(x), same_spread(4, track_running_stats=False, dtype=torch.float64)(x))
 
 
-@layers(BY_BATCH)
-def test_a_reset_forgets_everything_learned(make):
-    layer, fresh = drawn(make), make().double()
+@layers(BATCH_LAYERS)
+def test_reset_restores_initial_state(make):
+    layer, fresh = make_trained(make), make().double()
     layer.reset_parameters()
     for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         same(layer.state_dict()[name], fresh.state_dict()[name])
 
 
 CANNOT_AVERAGE = ("batch_norm_fused", "noisy_fused")
-AVERAGING = {name: partial(make, momentum=None) for name, make in without(BY_BATCH, *CANNOT_AVERAGE).items()}
+AVERAGING = {name: partial(make, momentum=None) for name, make in exclude(BATCH_LAYERS, *CANNOT_AVERAGE).items()}
 NOT_TRACKING = {
     name: partial(make, track_running_stats=False)
-    for name, make in without(BY_BATCH, "renorm", "renorm_fused").items()
+    for name, make in exclude(BATCH_LAYERS, "renorm", "renorm_fused").items()
 }
 
 
@@ -405,9 +405,9 @@ NOT_TRACKING = {
     averaging=(AVERAGING, VECTORS),
     not_tracking=(NOT_TRACKING, VECTORS),
 )
-def test_members_under_vmap_train_and_are_evaluated_as_each_alone(make, shape):
-    # In a sequence, as every parametrized layer has a class of its own.
-    members = [nn.Sequential(drawn(make, seed)) for seed in range(3)]
+def test_vmapped_members_equal_single_layers(make, shape):
+    # In a Sequential: each parametrized layer has its own class, which stacking would reject.
+    members = [nn.Sequential(make_trained(make, seed)) for seed in range(3)]
     base = copy.deepcopy(members[0])
     parameters, buffers = stack_module_state(members)
     grad_y = normal(7, *base(normal(0, *shape)).shape)
@@ -429,17 +429,17 @@ def test_members_under_vmap_train_and_are_evaluated_as_each_alone(make, shape):
 
 
 @layers({name: FUSED[name] for name in CANNOT_AVERAGE})
-def test_fused_members_cannot_average_as_documented(make):
+def test_fused_vmap_with_momentum_none_raises(make):
     members = [make(momentum=None) for _ in range(2)]
     with pytest.raises(RuntimeError, match="item"):
         vmap(lambda state: functional_call(members[0], state, (torch.ones(3, 4),)))(stack_module_state(members))
 
 
 def check_compiled(layer: nn.Module, shape: tuple[int, ...], sizes: list[int]) -> None:
-    """Check that a layer, compiled to one graph, does the same step by step, and then in evaluation."""
+    """Check that a layer compiled to one graph equals the eager layer in training and then in evaluation."""
     torch.compiler.reset()
     compiled = copy.deepcopy(layer)
-    # This backend traces forward, backward and moving statistics as any does, and needs no C++ compiler.
+    # This backend traces forward, backward and buffer updates without a C++ compiler.
     compiled.compile(fullgraph=True, backend="aot_eager")
     for seed, size in enumerate(sizes):
         x = normal(seed, size, *shape[1:])
@@ -450,24 +450,24 @@ def check_compiled(layer: nn.Module, shape: tuple[int, ...], sizes: list[int]) -
 
 @WEIGHTS
 def test_parametrized_weights_compile_to_one_graph(make, shape):
-    check_compiled(drawn(make), shape, [5, 5])
+    check_compiled(make_trained(make), shape, [5, 5])
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_ghost_batches_with_samples_left_over_compile_to_one_graph(fused):
-    check_compiled(drawn(BY_BATCH["ghost"], fused=fused), VECTORS, [5, 5])
+def test_ghost_batches_compile_to_one_graph(fused):
+    check_compiled(make_trained(BATCH_LAYERS["ghost"], fused=fused), VECTORS, [5, 5])
 
 
 @pytest.mark.parametrize("constant", ["gaussian", "none"])
-def test_the_largest_deviation_compiles_for_batches_of_every_size_which_its_constant_prevented(constant):
-    check_compiled(drawn(BY_BATCH["linf"], constant=constant), VECTORS, [6, 5, 9])
+def test_linf_compiles_for_every_batch_size(constant):
+    check_compiled(make_trained(BATCH_LAYERS["linf"], constant=constant), VECTORS, [6, 5, 9])
 
 
-def test_an_actnorm_that_waits_for_its_first_batch_compiles_to_one_graph():
+def test_uninitialized_actnorm_compiles_to_one_graph():
     check_compiled(ActNorm(4).double(), VECTORS, [5, 5])
 
 
-@layers(BY_BATCH)
+@layers(BATCH_LAYERS)
 @settings(max_examples=20, deadline=None)
 @given(
     shape=st.sampled_from([VECTORS, (5, 4, 3), IMAGES]),
@@ -475,10 +475,10 @@ def test_an_actnorm_that_waits_for_its_first_batch_compiles_to_one_graph():
     shift=st.floats(-10, 10),
     eps=st.floats(1e-4, 1),
 )
-def test_scaling_and_shifting_a_batch_is_scaling_eps(make, shape, scale, shift, eps):
+def test_scaling_batch_equals_scaling_eps(make, shape, scale, shift, eps):
     layer, other = make(eps=eps).double(), make(eps=eps / scale**2).double()
     for one in (layer, other):
-        # Batch renormalization compares with the running statistics, unless it is held.
+        # Batch renormalization depends on the running statistics unless it is held.
         one.held = isinstance(one, BatchRenorm)
     x = normal(1, *shape)
     assert_close(layer(scale * x + shift), other(x), rtol=1e-7, atol=1e-7)

@@ -1,4 +1,4 @@
-"""Batch norms by other measures of spread, against NumPy, and their constants."""
+"""L1 and L∞ batch norm compared with NumPy, and their Gaussian constants."""
 
 from itertools import product
 
@@ -21,7 +21,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def spread(x: np.ndarray, layer: L1BatchNorm) -> np.ndarray:
-    """Return σ of each column."""
+    """Return σ of each column by NumPy."""
     deviations = np.abs(x - x.mean(0))
     if isinstance(layer, LInfBatchNorm):
         return deviations.max(0) / (expected_maximum(len(x)) if layer.constant == "gaussian" else 1)
@@ -31,7 +31,7 @@ def spread(x: np.ndarray, layer: L1BatchNorm) -> np.ndarray:
 @BOTH
 @pytest.mark.parametrize("constant", ["gaussian", "none"])
 @pytest.mark.parametrize("shape", [(7, 3), (4, 3, 2), (2, 3, 2, 5)])
-def test_outputs_and_statistics_by_the_formula(layer_class, constant, shape):
+def test_outputs_and_statistics_match_formula(layer_class, constant, shape):
     layer = layer_class(3, constant, eps=0.01, momentum=0.25).double()
     layer.weight.data, layer.bias.data = normal(3, seed=1), normal(3, seed=2)
     gamma, beta = layer.weight.detach().numpy(), layer.bias.detach().numpy()
@@ -50,31 +50,31 @@ def test_outputs_and_statistics_by_the_formula(layer_class, constant, shape):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 100, 10_000])
-def test_the_expected_maximum_by_another_quadrature_and_by_simulation(n):
+def test_expected_maximum_matches_scipy_and_simulation(n):
     by_scipy, _ = quad(lambda t: 1 - erf(t / np.sqrt(2)) ** n, 0, 12, limit=200)
     assert expected_maximum(n) == pytest.approx(by_scipy, rel=1e-8)
     draws = np.random.default_rng(0).standard_normal((max(200, 200_000 // n), n))
     assert expected_maximum(n) == pytest.approx(np.abs(draws).max(1).mean(), rel=0.02)
 
 
-# With fewer samples the deviations from their own mean are too much alike for the maximum of independent ones.
+# With fewer samples the deviations from the sample mean are too correlated for the maximum of independent ones.
 @pytest.mark.parametrize(("layer_class", "n"), [(L1BatchNorm, 2), *product([L1BatchNorm, LInfBatchNorm], [8, 64])])
-def test_with_its_constant_the_running_spread_of_a_gaussian_is_its_standard_deviation(layer_class, n):
+def test_gaussian_constant_estimates_standard_deviation(layer_class, n):
     layer = layer_class(400, momentum=1.0).double()
-    found = []
+    estimates = []
     for seed in range(50):
         layer(normal(n, 400, seed=seed))
-        found.append(layer.running_var.sqrt())
-    assert torch.stack(found).mean().item() == pytest.approx(3, rel=0.02)
+        estimates.append(layer.running_var.sqrt())
+    assert torch.stack(estimates).mean().item() == pytest.approx(3, rel=0.02)
 
 
-def test_of_many_samples_the_mean_absolute_deviation_gives_the_standard_deviation():
+def test_l1_output_of_gaussian_has_unit_deviation():
     layer = L1BatchNorm(2, affine=False).double()
     assert_close(layer(normal(100_000, 2)).std(0), torch.ones(2).double(), rtol=0.01, atol=0)
 
 
 @BOTH
-def test_a_constant_feature_becomes_beta_and_has_a_gradient(layer_class):
+def test_constant_feature_becomes_beta_with_finite_gradient(layer_class):
     layer, x = layer_class(2).double(), torch.full((4, 2), 7.0, dtype=torch.float64, requires_grad=True)
     y = layer(x)
     y.sum().backward()
@@ -83,7 +83,7 @@ def test_a_constant_feature_becomes_beta_and_has_a_gradient(layer_class):
 
 
 @BOTH
-def test_another_constant_is_refused(layer_class):
+def test_unknown_constant_raises(layer_class):
     with pytest.raises(ValueError, match="constant must be one of none, gaussian, got two"):
         layer_class(3, "two")
 
@@ -100,7 +100,7 @@ def test_outputs_and_running_statistics_by_hand():
 
 @BOTH
 @pytest.mark.parametrize("constant", ["gaussian", "none"])
-def test_gradients_of_the_spread_by_hand(layer_class, constant):
+def test_spread_gradients_by_hand(layer_class, constant):
     x = normal(7, 3).requires_grad_()
     layer = layer_class(3, constant).double()
     sigma = layer.statistics(x)[2].sqrt()
@@ -116,7 +116,7 @@ def test_gradients_of_the_spread_by_hand(layer_class, constant):
 
 
 @BOTH
-def test_the_gradient_of_a_constant_in_the_output_alone_is_a_scale(layer_class):
+def test_constant_only_scales_output(layer_class):
     x, c = normal(8, 3), {L1BatchNorm: np.sqrt(np.pi / 2), LInfBatchNorm: 1 / expected_maximum(8)}[layer_class]
     gaussian, none = (layer_class(3, constant, eps=1e-12).double()(x) for constant in ("gaussian", "none"))
     assert_close(gaussian * c, none)

@@ -1,4 +1,4 @@
-"""Noisy batch norm: the law of its noise, and what is left of batch norm."""
+"""Noisy batch norm: the distribution of its noise, and its relation to batch norm."""
 
 import pytest
 import torch
@@ -14,18 +14,18 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def noises(layer: NoisyBatchNorm, samples: int, steps: int) -> tuple[Tensor, Tensor]:
     """Return m and s of several steps, ``(steps, B, C)`` each."""
-    found = []
+    steps_noise = []
     for _ in range(steps):
-        found.append(layer.noise(samples, torch.float64))
+        steps_noise.append(layer.noise(samples, torch.float64))
         layer.advance()
-    m, s = zip(*found, strict=True)
+    m, s = zip(*steps_noise, strict=True)
     return torch.stack(m), torch.stack(s)
 
 
-def test_the_noise_has_the_law_of_the_paper():
+def test_noise_has_distribution_of_paper():
     layer = NoisyBatchNorm(50)
     m, s = noises(layer, samples=200, steps=40)
-    # Within a unit m is uniform, of width 0.2 around μ, and s normal, of deviation 0.1 around σ.
+    # For each feature, m is uniform with width 0.2 around μ, and s normal with standard deviation 0.1 around σ.
     mu, sigma = m.mean(1), s.mean(1)
     within = m - mu.unsqueeze(1)
     assert within.abs().max() < 0.1 + 0.02
@@ -42,7 +42,7 @@ def test_the_noise_has_the_law_of_the_paper():
     assert (torch.corrcoef(both) - torch.eye(4)).abs().max() < 0.1
 
 
-def test_its_arguments_are_the_widths_of_the_noise():
+def test_arguments_bound_the_noise():
     layer = NoisyBatchNorm(50, n_mean=2.0, n_std=3.0, r_mean=0.0, r_std=0.0)
     m, s = noises(layer, samples=3, steps=40)
     assert torch.equal(m, m[:, :1].expand_as(m))
@@ -53,7 +53,7 @@ def test_its_arguments_are_the_widths_of_the_noise():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_output_is_that_of_batch_norm_scaled_and_shifted(fused):
+def test_output_is_scaled_and_shifted_batch_norm(fused):
     layer, plain, x = NoisyBatchNorm(3, fused=fused).double(), BatchNorm1d(3).double(), normal(6, 3)
     layer.seed(5)
     for norm in (layer, plain):
@@ -67,7 +67,7 @@ def test_the_output_is_that_of_batch_norm_scaled_and_shifted(fused):
     assert layer.step == 3
 
 
-def test_noise_is_fresh_at_each_step_and_the_same_for_the_same_key_and_step():
+def test_noise_is_a_function_of_key_and_step():
     layers, x = [NoisyBatchNorm(3).double() for _ in range(3)], normal(6, 3)
     for layer, key in zip(layers, (1, 1, 2), strict=True):
         layer.seed(key)
@@ -79,21 +79,21 @@ def test_noise_is_fresh_at_each_step_and_the_same_for_the_same_key_and_step():
     assert torch.equal(layers[1](x), layers[1](x))
 
 
-def test_in_an_image_a_sample_s_noise_is_that_of_its_channel_at_all_positions():
+def test_image_noise_is_equal_at_all_positions():
     layer, plain, x = NoisyBatchNorm(3).double(), BatchNorm2d(3).double(), normal(6, 3, 4, 5)
     m, s = layer.noise(6, torch.float64)
     assert_close(layer(x), s[..., None, None] * plain(x) + m[..., None, None])
 
 
 @pytest.mark.parametrize("option", [{"n_mean": -1}, {"n_std": 0.5}, {"r_mean": -1}, {"r_std": -1}])
-def test_widths_that_cannot_be_are_refused(option):
+def test_invalid_widths_raise(option):
     with pytest.raises(ValueError, match="n_mean, r_mean and r_std must be 0 or more and n_std 1 or more, got"):
         NoisyBatchNorm(3, **option)
 
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 2, 2)], ids=len)
-def test_noise_of_no_width_leaves_plain_batch_norm(fused, shape):
+def test_zero_noise_equals_batch_norm(fused, shape):
     layer = NoisyBatchNorm(3, n_mean=0, n_std=1, r_mean=0, r_std=0, fused=fused).double()
     plain = (BatchNorm1d if len(shape) == 2 else BatchNorm2d)(3).double()
     for step in range(3):
@@ -103,7 +103,7 @@ def test_noise_of_no_width_leaves_plain_batch_norm(fused, shape):
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
-def test_the_running_statistics_are_those_of_the_input_without_noise(momentum):
+def test_running_statistics_exclude_noise(momentum):
     layer, plain = (kind(3, momentum=momentum).double() for kind in (NoisyBatchNorm, BatchNorm1d))
     for step in range(4):
         for norm in (layer, plain):
@@ -112,7 +112,7 @@ def test_the_running_statistics_are_those_of_the_input_without_noise(momentum):
         assert_close(layer.get_buffer(name), value)
 
 
-def test_units_and_samples_draw_for_themselves():
+def test_noise_is_independent_across_features():
     m, s = NoisyBatchNorm(50).noise(200, torch.float64)
     for drawn in (m, s):
         centered = drawn - drawn.mean(0)

@@ -1,4 +1,4 @@
-"""Normalizers of each sample by itself: torch's, by the number of features, and their laws."""
+"""Group, layer and RMS normalization: comparison with torch and with their formulas, and their invariances."""
 
 import hypothesis.strategies as st
 import pytest
@@ -14,7 +14,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return 2 + torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def with_scale_and_shift(layer: nn.Module) -> nn.Module:
+def randomize_affine(layer: nn.Module) -> nn.Module:
     layer = layer.double()
     for seed, parameter in enumerate(layer.parameters()):
         parameter.data = normal(*parameter.shape, seed=seed + 5)
@@ -23,11 +23,11 @@ def with_scale_and_shift(layer: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("shape", [(3, 6), (3, 6, 2), (3, 6, 2, 5)])
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
-def test_group_norm_is_torch_s_and_its_formula(shape, groups):
+def test_group_norm_equals_torch_and_formula(shape, groups):
     if groups == 6 and len(shape) == 2:
         pytest.skip("a group would be a single number")
-    layer, x = with_scale_and_shift(GroupNorm(6, groups, eps=0.1)), normal(*shape)
-    torchs = with_scale_and_shift(nn.GroupNorm(groups, 6, eps=0.1))
+    layer, x = randomize_affine(GroupNorm(6, groups, eps=0.1)), normal(*shape)
+    torchs = randomize_affine(nn.GroupNorm(groups, 6, eps=0.1))
     assert_close(layer(x), torchs(x))
     parts = x.view(3, groups, -1)
     x_hat = (parts - parts.mean(2, keepdim=True)) / (parts.var(2, correction=0, keepdim=True) + 0.1).sqrt()
@@ -36,19 +36,19 @@ def test_group_norm_is_torch_s_and_its_formula(shape, groups):
 
 
 @pytest.mark.parametrize("groups", [0, -1, 4])
-def test_groups_that_do_not_divide_are_refused(groups):
+def test_indivisible_group_count_raises(groups):
     with pytest.raises(ValueError, match=f"num_groups must divide the 6 features of every .* layer, got {groups}"):
         GroupNorm(6, groups)
 
 
-def test_layer_norm_of_images_is_over_channels_and_positions():
-    layer, x = with_scale_and_shift(LayerNorm2d(3)), normal(4, 3, 5, 2)
+def test_layer_norm_of_images():
+    layer, x = randomize_affine(LayerNorm2d(3)), normal(4, 3, 5, 2)
     x_hat = nn.functional.layer_norm(x, (3, 5, 2))
     assert_close(layer(x), layer.weight.view(3, 1, 1) * x_hat + layer.bias.view(3, 1, 1))
 
 
-def test_rms_norm_of_images_is_over_channels_and_positions():
-    layer, x = with_scale_and_shift(RMSNorm2d(3, eps=0.1)), normal(4, 3, 5, 2)
+def test_rms_norm_of_images():
+    layer, x = randomize_affine(RMSNorm2d(3, eps=0.1)), normal(4, 3, 5, 2)
     x_hat = x / (x.square().mean((1, 2, 3), keepdim=True) + 0.1).sqrt()
     assert_close(layer(x), layer.weight.view(3, 1, 1) * x_hat)
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
@@ -56,7 +56,7 @@ def test_rms_norm_of_images_is_over_channels_and_positions():
         layer(normal(4, 2, 5, 5))
 
 
-LAWS = {
+INVARIANT_LAYERS = {
     "ln": (lambda eps: nn.LayerNorm(6, eps=eps), (4, 6), True),
     "ln images": (lambda eps: LayerNorm2d(6, eps=eps), (4, 6, 2, 3), True),
     "gn": (lambda eps: GroupNorm(6, 2, eps=eps), (4, 6, 2, 3), True),
@@ -66,26 +66,24 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize(("make", "shape", "centers"), LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize(("make", "shape", "centers"), INVARIANT_LAYERS.values(), ids=INVARIANT_LAYERS)
 @settings(max_examples=30, deadline=None)
 @given(scale=st.floats(0.1, 10), shift=st.floats(-10, 10), eps=st.floats(1e-4, 1))
-def test_scaling_a_sample_is_scaling_eps_and_shifting_it_is_nothing_where_it_is_centered(
-    make, shape, centers, scale, shift, eps
-):
+def test_scale_and_shift_invariance(make, shape, centers, scale, shift, eps):
     x = normal(*shape)
     y = make(eps).double()(scale * x + (shift if centers else 0))
     assert_close(y, make(eps / scale**2).double()(x), rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize(("make", "shape", "centers"), LAWS.values(), ids=LAWS)
-def test_a_sample_does_not_see_the_others(make, shape, centers):
+@pytest.mark.parametrize(("make", "shape", "centers"), INVARIANT_LAYERS.values(), ids=INVARIANT_LAYERS)
+def test_samples_are_independent(make, shape, centers):
     x = normal(*shape)
     layer = make(1e-5).double()
     assert_close(layer(x)[:2], layer(x[:2]))
 
 
 def formula(x: Tensor, groups: int, centers: bool) -> Tensor:
-    """Return x̂ of each sample's groups, for ε = 0.1."""
+    """Return x̂ with statistics over each group of a sample, for ε = 0.1."""
     parts = x.view(len(x), groups, -1)
     if centers:
         parts = parts - parts.mean(2, keepdim=True)
@@ -103,8 +101,8 @@ def formula(x: Tensor, groups: int, centers: bool) -> Tensor:
     ],
     ids=["gn", "ln", "rms"],
 )
-def test_gradients_are_those_of_the_formula(make, groups, centers, shape, affine):
-    layer, x = with_scale_and_shift(make(eps=0.1, affine=affine)), normal(*shape).requires_grad_()
+def test_gradients_match_formula(make, groups, centers, shape, affine):
+    layer, x = randomize_affine(make(eps=0.1, affine=affine)), normal(*shape).requires_grad_()
     expected = formula(x, groups, centers)
     each = (6, *[1] * (len(shape) - 2))
     if affine:
@@ -126,8 +124,8 @@ def test_gradients_are_those_of_the_formula(make, groups, centers, shape, affine
     ],
     ids=["gn", "ln", "rms"],
 )
-def test_of_rows_it_is_torch_s_layer_and_a_state_dict_goes_either_way(make, torchs):
-    ours, other, x = with_scale_and_shift(make()), torchs().double(), normal(5, 6)
+def test_rows_and_state_dict_equal_torch(make, torchs):
+    ours, other, x = randomize_affine(make()), torchs().double(), normal(5, 6)
     other.load_state_dict(ours.state_dict())
     assert_close(ours(x), other(x))
     fresh = make().double()
@@ -141,7 +139,7 @@ def test_of_rows_it_is_torch_s_layer_and_a_state_dict_goes_either_way(make, torc
     shifts=st.lists(st.floats(-10, 10), min_size=8, max_size=8),
     eps=st.floats(1e-4, 1),
 )
-def test_every_group_of_every_sample_may_be_scaled_and_shifted_by_itself(scales, shifts, eps):
+def test_groups_are_scale_and_shift_invariant(scales, shifts, eps):
     x = normal(4, 2, 3, 2, 2)
     y = GroupNorm(6, 2, eps).double()(
         (torch.tensor(scales).double().view(4, 2, 1, 1, 1) * x + torch.tensor(shifts).view(4, 2, 1, 1, 1)).flatten(

@@ -1,4 +1,4 @@
-"""Layers that squash every number alone: their formulas, gradients and laws."""
+"""Dynamic Tanh and Derf: formulas, gradients and symmetries."""
 
 import copy
 import math
@@ -21,16 +21,16 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def drawn(layer_class: type[nn.Module], features: int = 3, **arguments) -> nn.Module:
-    """Return a layer whose parameters are drawn, in float64."""
+def make_random(layer_class: type[nn.Module], features: int = 3, **arguments) -> nn.Module:
+    """Return a float64 layer with random parameters."""
     layer = layer_class(features, **arguments).double()
     for number, parameter in enumerate(layer.parameters()):
         parameter.data = normal(*parameter.shape, seed=number + 1)
     return layer
 
 
-def by_hand(layer: nn.Module, x: Tensor) -> list[float]:
-    """Return y, number by number, with Python's own functions."""
+def expected_values(layer: nn.Module, x: Tensor) -> list[float]:
+    """Compute y element by element with Python's math functions."""
     one = [1.0] * layer.num_features
     gamma = one if layer.weight is None else layer.weight.tolist()
     beta = [0.0] * layer.num_features if layer.bias is None else layer.bias.tolist()
@@ -44,15 +44,15 @@ def by_hand(layer: nn.Module, x: Tensor) -> list[float]:
 @EACH_LAYER
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("arguments", [{}, {"bias": False}, {"affine": False}])
-def test_it_is_the_formula_number_by_number(layer_class, shape, arguments):
-    layer, x = drawn(layer_class, **arguments), normal(*shape)
-    assert_close(layer(x).flatten().tolist(), by_hand(layer, x), rtol=1e-12, atol=1e-14)
+def test_output_matches_formula(layer_class, shape, arguments):
+    layer, x = make_random(layer_class, **arguments), normal(*shape)
+    assert_close(layer(x).flatten().tolist(), expected_values(layer, x), rtol=1e-12, atol=1e-14)
     assert layer(x).shape == x.shape
 
 
 @EACH_LAYER
-def test_gradients_of_first_and_second_order(layer_class):
-    layer, x = drawn(layer_class), normal(4, 3, 2).requires_grad_()
+def test_derivatives_match_finite_differences(layer_class):
+    layer, x = make_random(layer_class), normal(4, 3, 2).requires_grad_()
     parameters = {name: parameter.detach().requires_grad_() for name, parameter in layer.named_parameters()}
 
     def call(x: Tensor, *values: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def test_gradients_of_first_and_second_order(layer_class):
 
 
 @EACH_LAYER
-def test_it_begins_as_its_paper_says(layer_class):
+def test_initial_values_match_paper(layer_class):
     layer = layer_class(3)
     assert layer.alpha.item() == 0.5
     assert torch.equal(layer.weight, torch.ones(3))
@@ -72,34 +72,34 @@ def test_it_begins_as_its_paper_says(layer_class):
         assert layer.shift.item() == 0
 
 
-def test_dynamic_tanh_is_odd_without_a_shift():
-    layer, x = drawn(DynamicTanh, bias=False), normal(5, 3)
+def test_dynamic_tanh_without_bias_is_odd():
+    layer, x = make_random(DynamicTanh, bias=False), normal(5, 3)
     assert_close(layer(-x), -layer(x))
 
 
-def test_derf_is_odd_about_its_own_shift():
-    layer, x = drawn(Derf, bias=False), normal(5, 3)
+def test_derf_is_odd_about_its_shift():
+    layer, x = make_random(Derf, bias=False), normal(5, 3)
     center = -2 * layer.shift / layer.alpha
     assert_close(layer(center - x), -layer(x))
 
 
 @EACH_LAYER
-def test_it_is_bounded_and_each_sample_is_alone(layer_class):
+def test_output_is_bounded_and_per_sample(layer_class):
     layer, x = layer_class(3, affine=False).double(), normal(6, 3) * 1e4
     assert layer(x).abs().max() <= 1
     assert torch.equal(layer(x)[:2], layer(x[:2]))
 
 
 @EACH_LAYER
-def test_training_and_evaluation_are_the_same_and_there_are_no_buffers(layer_class):
-    layer, x = drawn(layer_class), normal(4, 3)
+def test_training_equals_evaluation_without_buffers(layer_class):
+    layer, x = make_random(layer_class), normal(4, 3)
     assert torch.equal(layer.train()(x), layer.eval()(x))
     assert not list(layer.buffers())
 
 
 @EACH_LAYER
 def test_memory_layouts_and_half_precision(layer_class):
-    layer, x = drawn(layer_class), normal(2, 3, 4, 4)
+    layer, x = make_random(layer_class), normal(2, 3, 4, 4)
     assert_close(layer(x.to(memory_format=torch.channels_last)), layer(x))
     assert_close(layer(x.transpose(2, 3)), layer(x).transpose(2, 3))
     half = layer.half()(torch.full((2, 3), 6e4, dtype=torch.float16))
@@ -109,7 +109,7 @@ def test_memory_layouts_and_half_precision(layer_class):
 
 @EACH_LAYER
 def test_copies_and_state_dicts(layer_class):
-    layer, x = drawn(layer_class), normal(4, 3)
+    layer, x = make_random(layer_class), normal(4, 3)
     other = layer_class(3).double()
     other.load_state_dict(layer.state_dict())
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other):
@@ -117,8 +117,8 @@ def test_copies_and_state_dicts(layer_class):
 
 
 @EACH_LAYER
-def test_members_under_vmap_and_one_graph(layer_class):
-    layers = [drawn(layer_class) for _ in range(2)]
+def test_vmap_and_compile_equal_single_layers(layer_class):
+    layers = [make_random(layer_class) for _ in range(2)]
     layers[1].alpha.data += 1
     params, buffers = stack_module_state(layers)
     x = normal(2, 4, 3)
@@ -131,7 +131,7 @@ def test_members_under_vmap_and_one_graph(layer_class):
 
 @EACH_LAYER
 @pytest.mark.parametrize("shape", [(4, 2), (3,), (4, 2, 3)])
-def test_an_input_that_does_not_fit_is_refused(layer_class, shape):
+def test_wrong_input_shape_raises(layer_class, shape):
     with pytest.raises(
         RuntimeError, match=rf"{layer_class.__name__} expected 3 features on axis 1, got input shape"
     ):

@@ -44,7 +44,7 @@ def test_golden_case(batch_norm):
 
 
 @FORMS
-def test_eps_stands_under_the_root(batch_norm):
+def test_eps_is_inside_the_root(batch_norm):
     y = batch_norm(np.array([[-4.0], [4.0]]), np.array([10.0]), np.array([1.0]), eps=9.0)
     np.testing.assert_allclose(y, [[-7.0], [9.0]], rtol=1e-15)
 
@@ -67,7 +67,7 @@ def test_backward_matches_finite_differences(x, eps, seed):
     def loss(x, gamma, beta):
         return (grad_y * batch_norm_arrays(x, gamma, beta, eps)).sum()
 
-    # One random direction through all three arguments; central differences are exact to h².
+    # One random direction in all three arguments; central differences have an error of order h².
     h, dx, dgamma, dbeta = 1e-5, *(rng.normal(size=a.shape) for a in (x, gamma, beta))
     forth = loss(x + h * dx, gamma + h * dgamma, beta + h * dbeta)
     back = loss(x - h * dx, gamma - h * dgamma, beta - h * dbeta)
@@ -78,8 +78,8 @@ def test_backward_matches_finite_differences(x, eps, seed):
 
 @settings(deadline=None)
 @given(x=BATCHES, seed=st.integers(0, 2**32 - 1))
-def test_no_gradient_is_left_along_a_shift_or_a_scale(x, seed):
-    x = x + np.arange(len(x))[:, None] * 25.0  # keeps every variance away from 0, where ε = 0 divides
+def test_gradient_is_orthogonal_to_shift_and_scale(x, seed):
+    x = x + np.arange(len(x))[:, None] * 25.0  # keeps all variances away from 0, as ε = 0
     grad_y = np.random.default_rng(seed).normal(size=x.shape)
     grad_x, _, _ = batch_norm_backward(grad_y, x, np.ones(x.shape[1]), eps=0.0)
     np.testing.assert_allclose(grad_x.sum(axis=0), 0.0, atol=1e-9)
@@ -88,7 +88,7 @@ def test_no_gradient_is_left_along_a_shift_or_a_scale(x, seed):
 
 @settings(deadline=None)
 @given(x=BATCHES, momentum=st.floats(0, 1))
-def test_running_statistics_move_towards_the_unbiased_ones(x, momentum):
+def test_running_statistics_use_unbiased_variance(x, momentum):
     start_mean, start_var = np.full(x.shape[1], 2.0), np.full(x.shape[1], 3.0)
     mean, var = update_running_statistics(start_mean, start_var, x, momentum)
     np.testing.assert_allclose(mean, start_mean + momentum * (x.mean(axis=0) - 2), atol=1e-12)

@@ -1,4 +1,4 @@
-"""Batch renormalization against its formula."""
+"""Batch renormalization compared with its formula."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return 2 + 3 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def layer_of(fused: bool = False, **options) -> BatchRenorm:
+def make_layer(fused: bool = False, **options) -> BatchRenorm:
     layer = BatchRenorm(3, fused=fused, **options).double()
     for seed, parameter in enumerate(layer.parameters()):
         parameter.data = normal(3, seed=seed)
@@ -27,8 +27,8 @@ def layer_of(fused: bool = False, **options) -> BatchRenorm:
 
 
 @BOTH_PATHS
-def test_outputs_gradients_and_statistics_by_the_formula(fused):
-    layer = layer_of(fused, total_steps=8, warmup=0.0, r_end=1.0, d_end=0.5, momentum=0.2)
+def test_outputs_gradients_and_statistics_match_formula(fused):
+    layer = make_layer(fused, total_steps=8, warmup=0.0, r_end=1.0, d_end=0.5, momentum=0.2)
     mean, var = torch.zeros(3).double(), torch.ones(3).double()
     for step in range(8):
         x, grad_y = normal(6, 3, seed=step).requires_grad_(), normal(6, 3, seed=step + 20)
@@ -50,7 +50,7 @@ def test_outputs_gradients_and_statistics_by_the_formula(fused):
 
 
 @BOTH_PATHS
-def test_running_statistics_average_with_the_papers_weight(fused):
+def test_default_momentum_is_that_of_the_paper(fused):
     layer, mean = BatchRenorm(3, fused=fused).double(), torch.zeros(3).double()
     for step in range(5):
         x = normal(6, 3, seed=step)
@@ -59,12 +59,12 @@ def test_running_statistics_average_with_the_papers_weight(fused):
     assert_close(layer.running_mean, mean)
 
 
-def test_the_model_has_the_papers_weight():
+def test_config_momentum_is_that_of_the_paper():
     assert OmegaConf.load(CONF / "model" / "brn.yaml").norm.momentum == 0.01
 
 
 @BOTH_PATHS
-def test_as_long_as_it_warms_up_it_is_batch_norm(fused):
+def test_warmup_equals_batch_norm(fused):
     layer = BatchRenorm(3, total_steps=100, momentum=0.1, fused=fused).double()
     plain = BatchNorm1d(3, fused=fused).double()
     for step in range(5):
@@ -75,8 +75,8 @@ def test_as_long_as_it_warms_up_it_is_batch_norm(fused):
 
 
 @BOTH_PATHS
-def test_within_the_limits_training_puts_out_what_evaluation_would(fused):
-    layer = layer_of(fused, r_max=1e6, d_max=1e6)
+def test_unclipped_training_equals_evaluation(fused):
+    layer = make_layer(fused, r_max=1e6, d_max=1e6)
     for step in range(3):
         x = normal(6, 3, seed=step)
         before = copy.deepcopy(layer).eval()
@@ -87,8 +87,8 @@ def test_within_the_limits_training_puts_out_what_evaluation_would(fused):
     ("step", "r_max", "d_max"),
     [(1, 1, 0), (5, 1, 0), (8, 1.2, 1.0), (20, 2.0, 5.0), (35, 3.0, 5.0), (100, 3.0, 5.0)],
 )
-def test_the_limits_open_from_the_warmup_on_until_their_ends(step, r_max, d_max):
-    # With shares of 100 steps: 0.05 to 0.35 for r, 0.05 to 0.15 for d; step s begins when s − 1 are done.
+def test_limits_widen_after_warmup(step, r_max, d_max):
+    # Of 100 steps, r_max widens from 5 to 35 and d_max from 5 to 15; at step s, s − 1 steps are done.
     layer = BatchRenorm(3, warmup=0.05, r_end=0.35, d_end=0.15, total_steps=100).double()
     limits = [limit.item() for limit in layer.limits(torch.tensor(step))]
     done = min(max((step - 1 - 5) / 30, 0), 1), min(max((step - 1 - 5) / 10, 0), 1)
@@ -97,20 +97,20 @@ def test_the_limits_open_from_the_warmup_on_until_their_ends(step, r_max, d_max)
         assert limits == pytest.approx([r_max, d_max])
 
 
-def test_the_limits_in_the_middle_by_hand():
+def test_limits_by_hand():
     layer = BatchRenorm(3, warmup=0.1, r_end=0.5, d_end=0.3, total_steps=10).double()
-    found = [[limit.item() for limit in layer.limits(torch.tensor(step))] for step in range(1, 8)]
+    limits = [[limit.item() for limit in layer.limits(torch.tensor(step))] for step in range(1, 8)]
     expected = [[1, 0], [1, 0], [1.5, 2.5], [2, 5], [2.5, 5], [3, 5], [3, 5]]
-    assert torch.tensor(found) == pytest.approx(torch.tensor(expected).double())
+    assert torch.tensor(limits) == pytest.approx(torch.tensor(expected).double())
 
 
-def test_without_a_number_of_steps_the_limits_are_open_at_once():
+def test_limits_are_full_without_total_steps():
     assert [limit.item() for limit in BatchRenorm(3).limits(torch.tensor(1))] == [3.0, 5.0]
 
 
 @BOTH_PATHS
-def test_while_held_r_d_and_the_statistics_stay(fused):
-    layer = layer_of(fused)
+def test_held_layer_keeps_r_d_and_statistics(fused):
+    layer = make_layer(fused)
     layer(normal(6, 3))
     layer.held = True
     before, r, d = copy.deepcopy(layer.state_dict()), layer.r.clone(), layer.d.clone()
@@ -131,15 +131,15 @@ def test_while_held_r_d_and_the_statistics_stay(fused):
         ({"warmup": 0.2}, "warmup must be a share from 0 to below r_end=0.31 and d_end=0.19, got 0.2"),
     ],
 )
-def test_limits_and_shares_out_of_order_are_refused(options, message):
+def test_invalid_limits_and_fractions_raise(options, message):
     with pytest.raises(ValueError, match=message):
         BatchRenorm(3, **options)
 
 
-def test_r_and_d_by_hand_and_what_of_them_is_clipped():
+def test_r_and_d_with_clipping_by_hand():
     layer = BatchRenorm(2, r_max=2.0, d_max=1.5, eps=1e-12, momentum=1.0).double()
     layer(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]).double())
-    # Running means 0 and variances 2. The batch has means 1 and 10, deviations 1 and 10.
+    # Running means 0 and variances 2; batch means 1 and 10, standard deviations 1 and 10.
     y = layer(torch.tensor([[0.0, 0.0], [2.0, 20.0]]).double())
     assert_close(layer.r, torch.tensor([0.5**0.5, 2.0]).double())
     assert_close(layer.d, torch.tensor([0.5**0.5, 1.5]).double())
@@ -148,8 +148,8 @@ def test_r_and_d_by_hand_and_what_of_them_is_clipped():
 
 @BOTH_PATHS
 @pytest.mark.parametrize("momentum", [0.3, None])
-def test_the_running_statistics_are_those_of_batch_norm(fused, momentum):
-    layer, plain = layer_of(fused, momentum=momentum), BatchNorm1d(3, momentum=momentum).double()
+def test_running_statistics_equal_batch_norm(fused, momentum):
+    layer, plain = make_layer(fused, momentum=momentum), BatchNorm1d(3, momentum=momentum).double()
     for step in range(4):
         for norm in (layer, plain):
             norm(normal(6, 3, 2, seed=step))
@@ -157,13 +157,13 @@ def test_the_running_statistics_are_those_of_batch_norm(fused, momentum):
         assert_close(layer.get_buffer(name), value)
 
 
-def test_in_16_bits_running_statistics_do_not_swallow_eps_nor_are_steps_counted_to_65504_only():
+def test_16_bit_layer_keeps_eps_and_counts_steps():
     layer = BatchRenorm(1, eps=1e-8, total_steps=1_000_000).half()
     r_max, d_max = (limit.item() for limit in layer.limits(torch.tensor(100_001)))
     assert r_max == pytest.approx(1 + 2 * 6 / 27, rel=1e-3)
     assert d_max == pytest.approx(5 * 6 / 15, rel=1e-3)
     layer.total_steps = None
-    # The smallest positive float16 is 6e-8; a mean that is the running one has then d = 0, and not 0 · ∞.
+    # ε is below the smallest positive float16, 6e-8: in float16, d would be 0 · ∞ here.
     layer.running_var.zero_()
     assert layer(torch.tensor([[-1.0], [1.0]]).half()).isfinite().all()
     assert layer.d.item() == 0

@@ -1,4 +1,4 @@
-"""Weight standardization and weight normalization: against their formulas and torch's own."""
+"""Weight standardization and weight normalization, compared with their formulas and with torch."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def made(kind: str, seed: int = 0) -> nn.Module:
+def make_map(kind: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return MAPS[kind]()
 
@@ -42,22 +42,22 @@ def rows(weight: Tensor) -> Tensor:
 
 @EACH_MAP
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_scaled_weights_have_mean_0_and_a_variance_by_fan_in_and_gain(kind, activation):
-    plain = made(kind)
+def test_scaled_standardization_matches_formula(kind, activation):
+    plain = make_map(kind)
     layer = scaled_weight_standardization(copy.deepcopy(plain), activation)
     w, n = rows(plain.weight), plain.weight[0].numel()
     expected = gain(activation) * (w - w.mean(1, keepdim=True)) / (w.std(1, correction=0, keepdim=True) * n**0.5)
     assert_close(rows(layer.weight), expected)
     layer.parametrizations.weight[0].gain.data = normal(len(w), seed=1)
     assert_close(rows(layer.weight), normal(len(w), seed=1).unsqueeze(1) * expected)
-    fixed = scaled_weight_standardization(made(kind), activation, affine=False)
+    fixed = scaled_weight_standardization(make_map(kind), activation, affine=False)
     assert_close(rows(fixed.weight), expected)
     assert [name for name, _ in fixed.named_parameters()] == ["bias", "parametrizations.weight.original"]
 
 
 @EACH_MAP
-def test_plain_weights_have_mean_0_and_variance_1(kind):
-    layer = weight_standardization(made(kind))
+def test_standardized_weights_have_mean_0_and_variance_1(kind):
+    layer = weight_standardization(make_map(kind))
     assert_close(rows(layer.weight).mean(1), torch.zeros(len(layer.weight)).double(), atol=1e-12, rtol=0)
     assert_close(rows(layer.weight).var(1, correction=0), torch.ones(len(layer.weight)).double())
     assert [name for name, _ in layer.named_parameters()] == ["bias", "parametrizations.weight.original"]
@@ -65,14 +65,14 @@ def test_plain_weights_have_mean_0_and_variance_1(kind):
 
 @settings(max_examples=30, deadline=None)
 @given(scale=st.floats(0.1, 10), shift=st.floats(-3, 3))
-def test_scaling_and_shifting_an_output_s_weights_changes_nothing(scale, shift):
+def test_standardization_is_scale_and_shift_invariant(scale, shift):
     for standardize in (weight_standardization, scaled_weight_standardization):
-        plain, other = made("linear"), made("linear")
+        plain, other = make_map("linear"), make_map("linear")
         other.weight.data = scale * other.weight.data + shift
         assert_close(standardize(plain).weight, standardize(other).weight)
 
 
-def test_a_signal_keeps_its_spread_through_scaled_layers_and_explodes_through_plain_ones():
+def test_signal_survives_only_scaled_standardization():
     def spread(standardize) -> float:
         torch.manual_seed(0)
         x = torch.randn(256, 400)
@@ -95,36 +95,36 @@ def test_a_signal_keeps_its_spread_through_scaled_layers_and_explodes_through_pl
         (nn.ReLU, math.sqrt(2 / (1 - 1 / math.pi))),
     ],
 )
-def test_the_gain_of_an_activation_in_closed_form(activation, expected):
+def test_gain_in_closed_form(activation, expected):
     assert gain(activation) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     "activation", sorted(ACTIVATIONS.keys() - {"glu", "softmax", "softmax2d", "softmin", "logsoftmax"})
 )
-def test_the_gain_of_every_activation_by_simulation_also_of_those_whose_last_bits_depend_on_the_place(activation):
+def test_gain_matches_simulation(activation):
     with torch.no_grad():
         y = make_activation(activation).double().eval()(normal(1_000_000))
     assert gain(activation) == pytest.approx(1 / y.std().item(), rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["threshold", "multiheadattention", "rel"])
-def test_a_name_that_makes_no_activation_by_itself_is_refused(name):
+def test_unknown_activation_raises(name):
     with pytest.raises(ValueError, match=f"net.activation must be one of .*, got {name}"):
         gain(name)
 
 
 @pytest.mark.parametrize("activation", ["glu", partial(nn.Softmax, dim=0)])
-def test_what_does_not_treat_every_number_alone_has_no_gain(activation):
-    with pytest.raises(ValueError, match="has no gain, as it does not treat every number alone"):
+def test_gain_of_non_elementwise_activation_raises(activation):
+    with pytest.raises(ValueError, match=r"net\.activation must be elementwise to have a gain, got"):
         gain(activation)
 
 
 @EACH_MAP
-def test_weight_normalization_is_torch_s(kind):
-    ours, torchs = weight_normalization(made(kind)), weight_norm(made(kind))
+def test_weight_normalization_equals_torch(kind):
+    ours, torchs = weight_normalization(make_map(kind)), weight_norm(make_map(kind))
     assert list(ours.state_dict()) == list(torchs.state_dict())
-    assert_close(ours.weight, made(kind).weight)
+    assert_close(ours.weight, make_map(kind).weight)
     for layer in (ours, torchs):
         layer.parametrizations.weight.original0.data *= 1.7
     x = inputs(ours)
@@ -135,18 +135,18 @@ def test_weight_normalization_is_torch_s(kind):
         output.backward(grad_y)
     for name, parameter in torchs.named_parameters():
         assert_close(ours.get_parameter(name).grad, parameter.grad)
-    other = weight_norm(made(kind, seed=1))
+    other = weight_norm(make_map(kind, seed=1))
     other.load_state_dict(ours.state_dict())
     assert_close(other(x), ours(x))
-    fresh = weight_normalization(made(kind, seed=1))
+    fresh = weight_normalization(make_map(kind, seed=1))
     fresh.load_state_dict(torchs.state_dict())
     assert_close(fresh(x), ours(x))
 
 
 @settings(max_examples=30, deadline=None)
 @given(scale=st.floats(0.01, 100))
-def test_weight_normalization_does_not_see_the_length_of_a_direction(scale):
-    layer = weight_normalization(made("linear"))
+def test_weight_normalization_ignores_length_of_v(scale):
+    layer = weight_normalization(make_map("linear"))
     before, x = layer.weight.detach().clone(), normal(7, 6)
     y = layer(x)
     layer.parametrizations.weight.original1.data *= scale
@@ -156,19 +156,19 @@ def test_weight_normalization_does_not_see_the_length_of_a_direction(scale):
 
 
 @pytest.mark.parametrize("change", [scaled_weight_standardization, weight_standardization, weight_normalization])
-def test_copies_and_state_dicts_keep_parameters_and_weights(change):
-    layer, x = change(made("linear")), normal(7, 6)
+def test_copies_and_state_dicts_keep_weights(change):
+    layer, x = change(make_map("linear")), normal(7, 6)
     for parameter in layer.parameters():
         parameter.data += 0.1
-    fresh = change(made("linear", seed=1))
+    fresh = change(make_map("linear", seed=1))
     fresh.load_state_dict(layer.state_dict())
     for twin in (copy.deepcopy(layer), fresh):
         assert torch.equal(twin(x), layer(x))
 
 
 @pytest.mark.parametrize("change", [scaled_weight_standardization, weight_standardization])
-def test_what_cannot_be_standardized_is_refused(change):
-    with pytest.raises(ValueError, match="needs at least 2 inputs, the layer has 1"):
+def test_standardizing_unsupported_layer_raises(change):
+    with pytest.raises(ValueError, match="needs at least 2 inputs, got 1"):
         change(nn.Linear(1, 4))
     with pytest.raises(TypeError, match="takes a linear map or a convolution, got PReLU"):
         change(nn.PReLU())
@@ -176,7 +176,7 @@ def test_what_cannot_be_standardized_is_refused(change):
 
 @pytest.mark.parametrize("change", [scaled_weight_standardization, weight_standardization, weight_normalization])
 def test_second_derivatives_match_finite_differences(change):
-    layer = change(made("linear")).double()
+    layer = change(make_map("linear")).double()
     names = [name for name, _ in layer.named_parameters()]
     inputs = [normal(3, 6).requires_grad_(), *(p.detach().clone().requires_grad_() for p in layer.parameters())]
 
@@ -194,8 +194,8 @@ BOTH_STANDARDIZATIONS = pytest.mark.parametrize(
 
 @BOTH_STANDARDIZATIONS
 @pytest.mark.parametrize("kind", MAPS)
-def test_an_output_whose_weights_hardly_vary_is_divided_by_the_root_of_eps(standardize, kind):
-    layer = made(kind)
+def test_small_variance_is_replaced_by_eps(standardize, kind):
+    layer = make_map(kind)
     w = rows(layer.weight)
     eps = w.var(1, correction=0).max().item() * 4
     centered = (w - w.mean(1, keepdim=True)) / eps**0.5
@@ -205,7 +205,7 @@ def test_an_output_whose_weights_hardly_vary_is_divided_by_the_root_of_eps(stand
 
 @BOTH_STANDARDIZATIONS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_constant_weights_become_zero_where_in_float16_eps_was_0_and_they_were_nan(standardize, dtype):
+def test_constant_weights_become_zero(standardize, dtype):
     layer = nn.Linear(4, 2).to(dtype)
     nn.init.constant_(layer.weight, 0.25)
     standardize(layer)
@@ -220,20 +220,20 @@ def test_16_bit_weights_are_standardized_in_32(dtype):
     layer = nn.Linear(64, 8).to(dtype)
     nn.init.normal_(layer.weight, 100.0, generator=torch.Generator().manual_seed(1))
     double = copy.deepcopy(layer).double()
-    # Means of 100 leave few digits of 16 bits to the weights, and none to lose.
+    # With a mean of 100, 16-bit weights have few significant digits left after centering.
     near = {"rtol": 1e-2, "atol": 1e-2, "check_dtype": False}
     assert_close(weight_standardization(layer).weight, weight_standardization(double).weight, **near)
 
 
-def test_a_unit_variance_stays_one_through_10_scaled_layers_and_grows_by_root_of_fan_in_through_plain_ones():
+def test_signal_growth_per_layer():
     def variances(standardize) -> Tensor:
         torch.manual_seed(0)
-        z, found = torch.randn(256, 1000), []
+        z, by_layer = torch.randn(256, 1000), []
         with torch.no_grad():
             for _ in range(10):
                 z = standardize(nn.Linear(1000, 1000, bias=False))(z.relu())
-                found.append(z.var(0).mean())
-        return torch.stack(found)
+                by_layer.append(z.var(0).mean())
+        return torch.stack(by_layer)
 
     scaled, plain = variances(scaled_weight_standardization), variances(weight_standardization)
     assert (scaled - 1).abs().max() < 0.05
@@ -242,8 +242,8 @@ def test_a_unit_variance_stays_one_through_10_scaled_layers_and_grows_by_root_of
 
 @BOTH_STANDARDIZATIONS
 @pytest.mark.parametrize("layer", [nn.Conv2d(1, 3, 1), nn.Conv2d(4, 4, 1, groups=4)], ids=str)
-def test_a_fan_in_of_1_is_refused_in_convolutions_too(standardize, layer):
-    with pytest.raises(ValueError, match="needs at least 2 inputs, the layer has 1"):
+def test_convolution_with_fan_in_1_raises(standardize, layer):
+    with pytest.raises(ValueError, match="needs at least 2 inputs, got 1"):
         standardize(layer)
 
 
@@ -259,15 +259,15 @@ def test_weight_normalization_by_hand():
 
 
 @EACH_MAP
-def test_weight_normalization_leaves_no_gradient_along_the_length_of_a_direction(kind):
-    layer = weight_normalization(made(kind))
+def test_weight_normalization_gradient_is_orthogonal_to_v(kind):
+    layer = weight_normalization(make_map(kind))
     v, y = layer.parametrizations.weight.original1, layer(inputs(layer))
     (gradient,) = torch.autograd.grad(y, v, normal(*y.shape, seed=2))
     assert_close((gradient * v).flatten(1).sum(1), torch.zeros(len(v)).double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_in_16_bits_the_squares_of_weights_do_not_overflow_a_length(dtype):
+def test_16_bit_length_does_not_overflow(dtype):
     layer = nn.Linear(4, 1).to(dtype)
     nn.init.constant_(layer.weight, 1000.0)
     assert_close(weight_normalization(layer).weight, torch.full((1, 4), 1000.0).to(dtype), rtol=1e-2, atol=0)

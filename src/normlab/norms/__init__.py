@@ -1,4 +1,7 @@
-"""Normalization layers, one idea a file: the equation, the paper, the code."""
+"""Normalization layers and weight parametrizations, one idea per file: equation, paper, code.
+
+Start with `reference`, batch normalization in NumPy, then `batch_norm`, the layer that the others build on.
+"""
 
 from normlab.norms.actnorm import ActNorm
 from normlab.norms.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d

@@ -1,4 +1,4 @@
-"""Actnorm: normalized once, by the first batch."""
+"""Activation normalization: an affine map initialized from the statistics of the first batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from normlab.norms.statistics import FeatureAffine, features_last, mean_and_vari
 
 
 class ActNorm(FeatureAffine):
-    r"""A learned scale and shift of each feature, which begin where the first batch is normalized.
+    r"""Normalizes each feature by the fixed mean and variance of the first batch.
 
     .. math:: y = \gamma \frac{x - \mu_0}{\sqrt{\sigma_0^2 + \epsilon}} + \beta
 
-    with μ₀ and σ₀² the mean and variance of each feature over the first batch in training mode, which stay. From
-    the second step on it is an affine map like any other: it has the good start of batch normalization, and
-    nothing of what batch normalization does afterwards. Until the first batch, μ₀ is 0 and σ₀² is 1.
+    with μ₀ and σ₀² the mean and variance of each feature over the first batch in training mode. They stay fixed
+    from then on, so the layer is a plain affine map: it shares the initialization of batch normalization, but not
+    its dependence on the batch. Before the first batch, μ₀ is 0 and σ₀² is 1.
 
     Shapes: x and y ``(B, C, ...)``; weight, bias, initial_mean and initial_var ``(C,)``; initialized ``()``.
 
@@ -27,10 +27,10 @@ class ActNorm(FeatureAffine):
         bias: whether β exists (with ``affine`` only).
 
     Attributes:
-        waits: whether the first batch is still to come.
+        waits: True until the first training batch has set μ₀ and σ₀².
 
     Raises:
-        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        RuntimeError: axis 1 of the input does not have ``num_features`` entries.
         ValueError: ε is not positive, or the first batch has a single value per feature.
 
     Kingma and Dhariwal (2018), Glow: generative flow with invertible 1×1 convolutions, arXiv:1807.03039.
@@ -52,12 +52,12 @@ class ActNorm(FeatureAffine):
         self.register_buffer("initial_mean", torch.zeros(num_features))
         self.register_buffer("initial_var", torch.ones(num_features))
         self.register_buffer("initialized", torch.tensor(False))
-        # Known to Python, so that the batch's statistics are computed once only, also under vmap and compiled.
+        # A Python bool beside the buffer: under vmap and torch.compile, control flow cannot depend on a tensor.
         self.waits = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y for x; the first time in training mode also take μ₀ and σ₀² from it."""
-        self.check(x)
+        """Return y for x; the first call in training mode also sets μ₀ and σ₀²."""
+        self.check_features(x)
         rows = features_last(x)
         if self.training and self.waits:
             self.initialize(rows.detach())
@@ -66,7 +66,7 @@ class ActNorm(FeatureAffine):
         return y.to(x.dtype).movedim(-1, 1)
 
     def initialize(self, rows: Tensor) -> None:
-        """Take μ₀ and σ₀² from the first batch, ``(..., C)``."""
+        """Set μ₀ and σ₀² from the first batch, ``(..., C)``."""
         n = rows.shape[:-1].numel()
         if n < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got {n} in the first batch")

@@ -1,7 +1,7 @@
-"""Batch normalization, written out.
+"""Batch normalization by its formula, optionally by torch's kernel: `BatchNorm` and its subclasses.
 
-In the formulas: x input, y output, γ (gamma) weight, β (beta) bias, μ mean, σ² variance, ε eps,
-n the number of values per feature. In the shapes: B samples, C features, then any number of further axes.
+In formulas: x input, y output, γ (gamma) weight, β (beta) bias, μ mean, σ² variance, ε eps, n the number of
+values per feature. In shapes: B samples, C features, then any number of further axes.
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wr
 from normlab.norms.statistics import features_last, mean_and_variance, normalize_affine, pooled
 
 LARGEST_OFFSET = 1e3
-"""From how many standard deviations between a feature's mean and 0 on torch's kernel is not used."""
+"""Largest ``|μ|/√(σ² + ε)`` of a feature for which torch's kernel is used."""
 
 
 class BatchNorm(nn.Module):
-    r"""Normalizes each feature by its mean and variance over the batch and every axis after the second.
+    r"""Normalizes each feature by its mean and variance over the batch and all axes after the second.
 
     .. math::
         \mu = \frac{1}{n} \sum_i x_i, \quad \sigma^2 = \frac{1}{n} \sum_i (x_i - \mu)^2, \quad
         \hat x_i = \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}}, \quad y_i = \gamma \hat x_i + \beta
 
-    In training mode μ and σ² are the batch's own, and the running statistics follow them:
-    ``running ← (1 − momentum) · running + momentum · batch``, where the running variance takes the unbiased
-    estimate ``n / (n − 1) · σ²``. In evaluation mode μ and σ² are the running statistics, which stay as they
-    are; a layer that tracks none uses the batch's in both modes.
+    In training mode μ and σ² are those of the batch, and the running statistics are updated:
+    ``running ← (1 − momentum) · running + momentum · batch``, with the unbiased estimate ``n / (n − 1) · σ²`` for
+    the running variance. In evaluation mode μ and σ² are the running statistics. A layer without running
+    statistics uses those of the batch in both modes.
 
-    Names, arguments and state dicts are those of ``torch.nn.BatchNorm1d``.
+    Names, arguments and state dicts match ``torch.nn.BatchNorm1d``.
 
     Shapes: x and y ``(B, C, ...)``; weight, bias, running_mean and running_var ``(C,)``;
     num_batches_tracked ``()``. y has the dtype of x; statistics of 16-bit input are computed in float32.
@@ -43,18 +43,20 @@ class BatchNorm(nn.Module):
         device: where parameters and buffers are created.
         dtype: floating-point type of parameters and running statistics.
         bias: whether β exists (with ``affine`` only).
-        fused: compute the same numbers with torch's kernel instead of the formula, which is faster. In float32
-            the kernel loses digits where the mean is large beside the standard deviation: where ``|μ|/√(σ² + ε)``
-            is above ``LARGEST_OFFSET`` in a feature of the first training batch, the layer stays with the
-            formula. So it does under ``torch.func.vmap``, where the kernel is slower, and while it is compiled.
+        fused: use torch's kernel, which is faster than the formula. In float32 the kernel is inaccurate if the
+            mean is much larger than the standard deviation. If ``|μ|/√(σ² + ε)`` exceeds ``LARGEST_OFFSET`` for a
+            feature of the first training batch, the layer therefore keeps using the formula. This check is not
+            possible under ``torch.func.vmap``, where the kernel is slower, or ``torch.compile``: a layer that
+            has not been checked uses the formula there.
 
     Raises:
-        ValueError: the input has too few or too many axes, a batch to normalize by has a single value per
-            feature, or ε is not positive in training or is negative.
-        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        ValueError: the input has a wrong number of axes, batch statistics are needed and a feature has a single
+            value, or ε is negative, or zero where batch statistics are used.
+        RuntimeError: axis 1 of the input does not have ``num_features`` entries.
         NotImplementedError: the input is not floating-point.
 
-    Ioffe and Szegedy (2015), Batch Normalization, arXiv:1502.03167.
+    Ioffe and Szegedy (2015), Batch normalization: accelerating deep network training by reducing internal
+    covariate shift, arXiv:1502.03167.
     """
 
     # State dicts of version 1 have no num_batches_tracked.
@@ -86,7 +88,7 @@ class BatchNorm(nn.Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.fused = fused
-        # Whether the kernel would lose digits, known from the first training batch on.
+        # True if the kernel is too inaccurate for the first training batch; None before that batch.
         self.loses_digits: bool | None = None
 
         def per_feature() -> Tensor:
@@ -101,7 +103,7 @@ class BatchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set γ to 1, β to 0 and forget the running statistics, and which kernel fits."""
+        """Set γ to 1 and β to 0, reset the running statistics and decide again between kernel and formula."""
         self.reset_running_stats()
         self.loses_digits = None
         if self.weight is not None:
@@ -119,24 +121,24 @@ class BatchNorm(nn.Module):
             self.num_batches_tracked.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y for x; in training mode also move the running statistics."""
+        """Return y for x; in training mode also update the running statistics."""
         running_mean, running_var = self.running_mean, self.running_var
         self._check_input(x, by_batch=self.training or running_mean is None)
         count = self.num_batches_tracked if self.training and self.track_running_stats else None
         if count is not None:
             count.add_(1)
-        if self.takes_kernel(x):
+        if self.uses_kernel(x):
             return self._fused(x, running_mean, running_var, count)
 
         y = self._formula(features_last(x), running_mean, running_var, count)
         return y.to(x.dtype).movedim(-1, 1)
 
-    def takes_kernel(self, x: Tensor) -> bool:
-        """Return whether x goes through torch's kernel, which the first training batch decides once for all."""
+    def uses_kernel(self, x: Tensor) -> bool:
+        """Return True if torch's kernel normalizes x; the first training batch decides for all later ones."""
         if not self.fused:
             return False
         if self.loses_digits is None:
-            # One answer for all members of a vmapped stack, or for a compiled graph, is not to be had.
+            # Here the statistics cannot become a Python bool: they differ between members, or are traced.
             if torch.compiler.is_compiling() or is_vmapped(x):
                 return False
             if self.training and x.numel():
@@ -155,17 +157,17 @@ class BatchNorm(nn.Module):
         return normalize_affine(centered, var, self.eps, self.weight, self.bias)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean and variance that normalize x in training, by ``statistics.mean_and_variance``."""
+        """Return μ ``(C,)``, x − μ ``(..., C)`` and σ² ``(C,)`` for x ``(..., C)``; subclasses override it."""
         return mean_and_variance(x)
 
     def pooled(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the running statistics of all of several batches; see :func:`normlab.norms.statistics.pooled`."""
+        """Return the mean and variance of T batches together; see :func:`normlab.norms.statistics.pooled`."""
         return pooled(mean, var, counts)
 
     def _track(self, mean: Tensor, var: Tensor, n: int, count: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or n == 0:
             return
-        # 1 / count stays a tensor: every member of a vmapped stack has a count of its own.
+        # 1 / count stays a tensor: under vmap each member has its own count.
         m = 1 / count.to(mean.dtype) if self.momentum is None else self.momentum
         self.running_mean.copy_((1 - m) * self.running_mean + m * mean)
         self.running_var.copy_((1 - m) * self.running_var + m * (n / (n - 1)) * var)
@@ -175,7 +177,7 @@ class BatchNorm(nn.Module):
     ) -> Tensor:
         by_batch = self.training or running_mean is None
         if self.training and count is None:
-            # In training the kernel moves whatever running statistics it is handed.
+            # In training mode the kernel would update any running statistics passed to it.
             running_mean = running_var = None
         m = self.momentum
         if m is None:
@@ -207,7 +209,7 @@ class BatchNorm(nn.Module):
             raise NotImplementedError(f"{name} expected floating-point input, got {x.dtype}; pass x.float()")
 
     def extra_repr(self) -> str:
-        """Return the arguments as ``torch.nn.BatchNorm1d`` prints them."""
+        """Return the arguments, formatted like those of ``torch.nn.BatchNorm1d``."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
@@ -226,13 +228,13 @@ class BatchNorm(nn.Module):
 
 @torch.no_grad()
 def has_large_offset(x: Tensor, eps: float) -> bool:
-    """Return whether any feature's mean is more than ``LARGEST_OFFSET`` standard deviations away from 0."""
+    """Return True if ``|μ| > LARGEST_OFFSET · √(σ² + ε)`` for any feature of x, ``(B, C, ...)``."""
     mean, _, var = mean_and_variance(features_last(x))
     return bool((mean.abs() > LARGEST_OFFSET * (var + eps).sqrt()).any())
 
 
 def is_vmapped(x: Tensor) -> bool:
-    """Return whether x has other values for each member of a ``torch.func.vmap``."""
+    """Return True if x is batched by ``torch.func.vmap``, at any level of functorch wrapping."""
     while is_functorch_wrapped_tensor(x):
         if is_batchedtensor(x):
             return True
@@ -241,9 +243,9 @@ def is_vmapped(x: Tensor) -> bool:
 
 
 class BatchNorm1d(BatchNorm):
-    """Batch normalization of feature vectors ``(B, C)`` or of sequences ``(B, C, L)``.
+    """Batch normalization of feature vectors ``(B, C)`` or sequences ``(B, C, L)``.
 
-    Arguments, equation and errors are those of `BatchNorm`; any other number of axes raises ValueError.
+    Equation, arguments, errors and paper (arXiv:1502.03167): `BatchNorm`.
 
     >>> layer = BatchNorm1d(2, affine=False)
     >>> layer(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
@@ -261,7 +263,7 @@ class BatchNorm1d(BatchNorm):
 class BatchNorm2d(BatchNorm):
     """Batch normalization of images ``(B, C, H, W)``: each channel over the batch and all positions.
 
-    Arguments, equation and errors are those of `BatchNorm`; any other number of axes raises ValueError.
+    Equation, arguments, errors and paper (arXiv:1502.03167): `BatchNorm`.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -272,7 +274,7 @@ class BatchNorm2d(BatchNorm):
 class BatchNorm3d(BatchNorm):
     """Batch normalization of volumes ``(B, C, D, H, W)``: each channel over the batch and all positions.
 
-    Arguments, equation and errors are those of `BatchNorm`; any other number of axes raises ValueError.
+    Equation, arguments, errors and paper (arXiv:1502.03167): `BatchNorm`.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:

@@ -1,12 +1,14 @@
-"""Random numbers that are a function of who draws, when and where, and of nothing drawn before.
+"""Counter-based random numbers: a function of key, step and position, without generator state.
 
-A layer's generator is Philox4x32-10: ten rounds of multiplying and mixing turn a counter of four 32-bit words
-under a key of two into four random words. Here the key is the layer's own, and the counter is its step and a
-block: the entries at positions 4·block to 4·block + 3, counted in row-major order, take a word each. So whichever
-nets share a population, whatever else draws, and on whichever device, the numbers are the same.
+The base class of layers that draw is `StochasticLayer`. Its numbers do not depend on other layers, on the other
+members of a population or on the device.
 
-32-bit words are held in int64, and no intermediate result exceeds it. All operations are elementwise, so that they
-can be vmapped over members and compiled.
+The generator is Philox4x32-10: ten rounds of multiplication and XOR map a counter of four 32-bit words and a key
+of two words to four random words. Each layer has its own key. The counter consists of the layer's step and a block
+number: block b yields the numbers at positions 4b to 4b + 3, in row-major order.
+
+32-bit words are stored in int64, which no intermediate result overflows. All operations are elementwise, so they
+run under vmap and torch.compile.
 
 Salmon, Moraes, Dror and Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, doi:10.1145/2063384.2063405.
 """
@@ -24,49 +26,49 @@ ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 BITS = {torch.float32: 24, torch.float64: 53}
-"""How many random bits a uniform number has: as many as the significand holds."""
+"""Random bits per uniform number: the precision of the significand."""
 
 
-def split(number: Tensor) -> tuple[Tensor, Tensor]:
+def split_words(number: Tensor) -> tuple[Tensor, Tensor]:
     """Return the lower and the upper 32 bits of an int64."""
     return number & MASK, (number >> 32) & MASK
 
 
-def product(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the upper and the lower 32 bits of ``m·x``, for words m, at least 2³¹, and x.
+def multiply_words(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the upper and the lower 32 bits of ``m·x``, for 32-bit words ``m ≥ 2³¹`` and x.
 
-    The product may have 64 bits, too many for a signed number; it is ``(m − 2³²)·x + 2³²·x``.
+    The product would overflow a signed 64-bit integer, so it is computed as ``(m − 2³²)·x + 2³²·x``.
     """
     rest = (multiplier - 2**32) * x
     return (rest >> 32) + x, rest & MASK
 
 
 def philox(counter: CounterWords, key: tuple[Tensor, Tensor]) -> CounterWords:
-    """Return the four random words of each counter under a key: Philox4x32-10.
+    """Return four random words for a counter and a key, by Philox4x32-10.
 
     Shapes:
-        the words of counter and key broadcast against each other; each returned word has their common shape.
+        The words of counter and key broadcast against each other; each returned word has the broadcast shape.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        high0, low0 = product(MULTIPLIERS[0], c0)
-        high1, low1 = product(MULTIPLIERS[1], c2)
+        high0, low0 = multiply_words(MULTIPLIERS[0], c0)
+        high1, low1 = multiply_words(MULTIPLIERS[1], c2)
         c0, c1, c2, c3 = high1 ^ (c1 ^ k0), low1, high0 ^ (c3 ^ k1), low0
         k0, k1 = (k0 + KEY_STEPS[0]) & MASK, (k1 + KEY_STEPS[1]) & MASK
     return c0, c1, c2, c3
 
 
 def uniform(key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return numbers drawn uniformly from [0, 1), each a function of key, step and its position alone.
+    """Return uniform numbers from [0, 1), each a function of key, step and its position.
 
-    They are multiples of 2⁻²⁴ in float32, where they are those of float64 rounded down, and of 2⁻⁵³ in float64.
+    They are multiples of 2⁻⁵³ in float64. In float32 they are the same numbers rounded down to multiples of 2⁻²⁴.
 
     Shapes:
         key and step ``()``, int64; returns ``shape``.
 
     Raises:
-        TypeError: for another dtype.
+        TypeError: dtype is neither float32 nor float64.
 
     >>> key, step = torch.tensor(7), torch.tensor(0)
     >>> uniform(key, step, (2, 2))
@@ -75,24 +77,27 @@ def uniform(key: Tensor, step: Tensor, shape: Sequence[int], dtype: torch.dtype 
     """
     if dtype not in BITS:
         raise TypeError(
-            f"dtype of draws must be torch.float32 or torch.float64, got {dtype}; convert what is drawn"
+            f"dtype must be torch.float32 or torch.float64, got {dtype}; draw in float32 and convert the numbers"
         )
     count, parts = math.prod(shape), 1 if dtype is torch.float32 else 2
     block = torch.arange(-(-count // 4), device=key.device)
     part = torch.arange(parts, device=key.device).unsqueeze(1)
-    low, high = split(step)
-    # Philox multiplies the first and the third word; of an arange, Inductor (torch 2.13) does so in 32 bits.
-    words = philox((low, block, high, part), split(key))
+    low, high = split_words(step)
+    # Philox multiplies words 0 and 2. Inductor (torch 2.13) multiplies an arange in 32 bits, which overflows, so
+    # the block number is word 1.
+    words = philox((low, block, high, part), split_words(key))
     wholes = [word[0] >> 8 if parts == 1 else (word[0] >> 5 << 26) + (word[1] >> 6) for word in words]
     numbers = torch.stack([whole.to(dtype) for whole in wholes], dim=-1).flatten()[:count]
     return (numbers * 2.0 ** -BITS[dtype]).reshape(tuple(shape))
 
 
 def counter_normal(uniforms: Tensor) -> Tensor:
-    """Return as many draws from N(0, 1) as there are of :func:`uniform`, an even number, ``(2n,)``.
+    """Transform an even number of uniform numbers to standard normal numbers (Box and Muller 1958).
 
-    Of halves a and b they are ``√(−2 ln(1 − a)) · cos 2πb`` and ``… · sin 2πb`` (Box and Muller 1958): none is
-    infinite, as no a is 1, and unlike the normal quantile these functions are fast in compiled code too.
+    With a and b the two halves of the input: ``√(−2 ln(1 − a)) · cos 2πb`` and ``√(−2 ln(1 − a)) · sin 2πb``. As
+    a < 1, all are finite. Unlike the normal quantile, these functions are fast in compiled code too.
+
+    Shapes: uniforms ``(2n,)``; returns ``(2n,)``.
     """
     a, b = uniforms.chunk(2)
     radius, angle = torch.sqrt(-2 * torch.log1p(-a)), 2 * math.pi * b
@@ -100,15 +105,16 @@ def counter_normal(uniforms: Tensor) -> Tensor:
 
 
 class StochasticLayer(nn.Module):
-    """A layer that draws random numbers: those of its key, and of the steps that it has been through.
+    """Base class of layers that draw random numbers from their key, their step and a position.
 
-    Key and step are part of the state, so that a layer that is copied or loaded goes on where it was. Layers of
-    one key draw the same numbers; the key is 0 until :meth:`seed` is called.
+    Key and step are buffers, so a copied or loaded layer continues its sequence. Layers with the same key draw the
+    same numbers. The key is 0 until :meth:`seed` is called.
 
     Shapes: key and step ``()``, int64.
 
     Attributes:
-        held: while true the step stays, and with it everything drawn: for measuring derivatives.
+        held: if True, :meth:`advance` does nothing, so that repeated forward passes draw the same numbers. Probes
+            set it to measure derivatives.
     """
 
     key: Tensor
@@ -121,20 +127,20 @@ class StochasticLayer(nn.Module):
         self.held = False
 
     def seed(self, key: int) -> None:
-        """Draw from now on what belongs to this key, any whole number of 64 bits, from the first step on."""
+        """Set the key, any signed 64-bit integer, and reset the step to 0."""
         self.key.fill_(key)
         self.step.zero_()
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return this step's numbers from [0, 1); asked again in the same step it returns them again."""
+        """Return uniform numbers from [0, 1) for the current step; repeated calls return the same numbers."""
         return uniform(self.key, self.step, shape, dtype)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return this step's numbers from N(0, 1), made of the uniform ones; asked again it returns them again."""
+        """Return standard normal numbers for the current step, computed from those of :meth:`uniform`."""
         count = math.prod(shape)
         return counter_normal(self.uniform((count + count % 2,), dtype))[:count].view(tuple(shape))
 
     def advance(self) -> None:
-        """Go on to the next step, unless held: a layer's last word in a forward pass of training."""
+        """Increment the step unless ``held``; call it after the last draw of a forward pass in training."""
         if not self.held:
             self.step.add_(1)

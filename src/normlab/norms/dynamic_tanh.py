@@ -1,4 +1,4 @@
-"""Dynamic Tanh and Derf: bounded functions of each feature in the place of a normalizer."""
+"""Dynamic Tanh and Derf: bounded elementwise functions that replace a normalizer."""
 
 import torch
 from torch import Tensor, nn
@@ -7,20 +7,22 @@ from normlab.norms.statistics import FeatureAffine
 
 
 class DynamicTanh(FeatureAffine):
-    """Squashes every number alone, with one learned slope for the whole layer: ``y = γ·tanh(αx) + β``.
+    r"""Applies tanh elementwise, with one learned slope α per layer.
 
-    No statistic is taken, of the batch or of a sample: training and evaluation are the same.
+    .. math:: y = \gamma \tanh(\alpha x) + \beta
+
+    It uses no statistics, so training and evaluation are the same.
 
     Shapes: x and y ``(B, C, …)``; weight γ and bias β ``(C,)``; alpha ``()``.
 
     Args:
         num_features: C, the length of axis 1.
-        alpha: what α is at first.
+        alpha: the initial value of α.
         affine: whether γ and β exist.
         bias: whether β exists (with ``affine`` only).
 
     Raises:
-        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        RuntimeError: axis 1 of the input does not have ``num_features`` entries.
 
     Zhu, Chen, He, LeCun and Liu (2025), Transformers without Normalization, arXiv:2503.10622.
 
@@ -34,25 +36,27 @@ class DynamicTanh(FeatureAffine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x."""
-        return self.scaled(torch.tanh(self.alpha * x))
+        return self.apply_affine(torch.tanh(self.alpha * x))
 
 
 class Derf(FeatureAffine):
-    """Squashes every number alone, with a learned slope and shift for the whole layer: ``y = γ·erf(αx + s) + β``.
+    r"""Applies the error function elementwise, with one learned slope α and one learned shift s per layer.
 
-    No statistic is taken, of the batch or of a sample: training and evaluation are the same.
+    .. math:: y = \gamma\, \mathrm{erf}(\alpha x + s) + \beta
+
+    It uses no statistics, so training and evaluation are the same.
 
     Shapes: x and y ``(B, C, …)``; weight γ and bias β ``(C,)``; alpha and shift ``()``.
 
     Args:
         num_features: C, the length of axis 1.
-        alpha: what α is at first.
-        shift: what s is at first.
+        alpha: the initial value of α.
+        shift: the initial value of s.
         affine: whether γ and β exist.
         bias: whether β exists (with ``affine`` only).
 
     Raises:
-        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        RuntimeError: axis 1 of the input does not have ``num_features`` entries.
 
     Chen, Lu, Zhu, Sun and Liu (2025), Stronger Normalization-Free Transformers, arXiv:2512.10938.
 
@@ -75,4 +79,4 @@ class Derf(FeatureAffine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x."""
-        return self.scaled(torch.erf(self.alpha * x + self.shift))
+        return self.apply_affine(torch.erf(self.alpha * x + self.shift))

@@ -1,4 +1,4 @@
-"""Batch normalization by other measures of spread than the standard deviation."""
+"""Batch normalization by the mean or the largest absolute deviation (the L1 and L∞ norms)."""
 
 import math
 from functools import lru_cache
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.statistics import centered_by_mean, over_samples
+from normlab.norms.statistics import centered_by_mean, mean_over_samples
 
 CONSTANTS = ("none", "gaussian")
 
 
 @lru_cache(maxsize=1024)
 def expected_maximum(n: int) -> float:
-    """Return the mean of ``max |z_i|`` over n independent standard normal numbers, ``∫ 1 − erf(t/√2)^n dt``.
+    """Return the expectation of ``max |z_i|`` over n independent standard normal numbers.
 
-    For large n it comes near √(2 ln n), which is a tenth too much at n = 100.
+    It is ``∫ 1 − erf(t/√2)^n dt`` over t ≥ 0. Its asymptote √(2 ln n) is a tenth too large at n = 100.
 
     >>> expected_maximum(1) == (2 / math.pi) ** 0.5, round(expected_maximum(100), 3)
     (True, 2.747)
@@ -30,25 +30,26 @@ def expected_maximum(n: int) -> float:
 
 
 class L1BatchNorm(BatchNorm):
-    r"""Batch normalization by the mean absolute deviation.
+    r"""Normalizes each feature by its mean absolute deviation over the batch.
 
     .. math::
         \sigma = c \cdot \frac{1}{n} \sum_i |x_i - \mu|, \quad
         y_i = \gamma \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
 
-    with ``c = √(π/2)``, which makes σ the standard deviation of a Gaussian (``constant="gaussian"``,
-    arXiv:1803.01814), or ``c = 1`` (``"none"``, arXiv:1805.11604). running_var follows σ² as it does in
-    `BatchNorm`; evaluation goes by it.
+    With ``constant="gaussian"`` ``c = √(π/2)`` (arXiv:1803.01814), and σ estimates the standard deviation of
+    Gaussian input. With ``"none"`` ``c = 1`` (arXiv:1805.11604). As in `BatchNorm`, the running variance averages
+    ``n / (n − 1) · σ²``, and evaluation uses it.
 
     Shapes: x and y ``(B, C, ...)``; weight, bias, running_mean and running_var ``(C,)``.
 
     Args:
         num_features: C, the length of axis 1.
-        constant: which c, ``gaussian`` or ``none``.
+        constant: ``gaussian`` or ``none``, the choice of c.
         eps, momentum, affine, track_running_stats, device, dtype, bias: as in `BatchNorm`.
 
     Raises:
-        ValueError: for another constant, and what else `BatchNorm` raises.
+        ValueError: constant is neither ``gaussian`` nor ``none``.
+        ValueError, RuntimeError, NotImplementedError: as in `BatchNorm`.
 
     Hoffer, Banner, Golan and Soudry (2018), Norm matters, arXiv:1803.01814; Santurkar, Tsipras, Ilyas and Madry
     (2018), How does batch normalization help optimization?, arXiv:1805.11604.
@@ -81,41 +82,47 @@ class L1BatchNorm(BatchNorm):
         return mean, centered, self.spread(centered).square()
 
     def pooled(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the running statistics of all of several batches: σ² is the mean of the batches'.
+        """Return the mean of T batches together, and the average of their ``n / (n − 1) · σ²``.
 
-        Unlike a variance, that of all numbers does not follow from those of the batches.
+        Unlike a variance, σ² of all values together cannot be computed from the batches' statistics.
         """
         total = counts.sum(0)
         unbiased = var * counts / (counts - 1)
         return (counts * mean).sum(0) / total, (counts * unbiased).sum(0) / total
 
     def spread(self, centered: Tensor) -> Tensor:
-        """Return σ of what has been centered."""
+        """Return σ ``(C,)`` for centered values ``(..., C)``."""
         c = math.sqrt(math.pi / 2) if self.constant == "gaussian" else 1.0
-        return c * over_samples(centered.abs())
+        return c * mean_over_samples(centered.abs())
 
 
 class LInfBatchNorm(L1BatchNorm):
-    r"""Batch normalization by the largest deviation, ``σ = c · max_i |x_i − μ|``, else as `L1BatchNorm`.
+    r"""Normalizes each feature by its largest absolute deviation over the batch.
 
-    ``constant="gaussian"`` is one over the expected maximum of n standard normal numbers' sizes, which makes σ the
-    standard deviation of a Gaussian whatever the size of the batch, from about 8 samples on; ``"none"`` is 1.
+    .. math::
+        \sigma = c \cdot \max_i |x_i - \mu|, \quad
+        y_i = \gamma \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    With ``constant="gaussian"`` ``c = 1 / E max_i |z_i|`` over n standard normal numbers z, and σ estimates the
+    standard deviation of Gaussian input for n of about 8 or more. With ``"none"`` ``c = 1``.
+
+    Shapes, arguments, running statistics, errors and papers (arXiv:1803.01814, arXiv:1805.11604): `L1BatchNorm`.
     """
 
     def spread(self, centered: Tensor) -> Tensor:
-        """Return σ of what has been centered."""
+        """Return σ ``(C,)`` for centered values ``(..., C)``."""
         rows = centered.flatten(0, -2)
         if len(rows) == 0:
             return rows.sum(0)
-        # index: code compiled for batches of any size has to know this one's.
+        # index() makes a symbolic size a constant: compiled code then specializes on the batch size.
         c = gaussian_constant(index(len(rows))) if self.constant == "gaussian" else 1.0
-        # The gradient of what is picked is written to one place; that of a maximum compares everything with it.
-        place = rows.detach().abs().argmax(0, keepdim=True)
-        return c * rows.gather(0, place).squeeze(0).abs()
+        # The gradient of gather writes one entry; that of a maximum would compare all entries with it.
+        largest = rows.detach().abs().argmax(0, keepdim=True)
+        return c * rows.gather(0, largest).squeeze(0).abs()
 
 
 def gaussian_constant(n: int) -> float:
-    """Return one over :func:`expected_maximum`; compiled code takes it for a constant."""
+    """Return ``1 / E max |z_i|`` for n standard normal numbers; torch.compile treats it as a constant."""
     return 1 / expected_maximum(n)
 
 

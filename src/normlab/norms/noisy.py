@@ -1,4 +1,4 @@
-"""Noisy batch normalization: what batch normalization sets right, set wrong again."""
+"""Noisy batch normalization: random shifts and scales after batch normalization."""
 
 import torch
 from torch import Tensor
@@ -8,29 +8,29 @@ from normlab.norms.counter_rng import StochasticLayer, counter_normal
 
 
 class NoisyBatchNorm(BatchNorm, StochasticLayer):
-    r"""Batch normalization, then noise whose mean and scale are drawn anew for each unit at every step.
+    r"""Applies batch normalization, then a random shift and scale whose distribution changes at every step.
 
-    With y' the output of `BatchNorm`, for unit c and sample i, in training mode
+    In training mode, with y' the output of `BatchNorm`, for feature c and sample i:
 
     .. math::
         \mu_c \sim U(-n_\mu, n_\mu), \quad \sigma_c \sim U(1, n_\sigma), \quad
         m_{ic} \sim U(\mu_c - r_\mu, \mu_c + r_\mu), \quad s_{ic} \sim N(\sigma_c, r_\sigma^2), \quad
         y_{ic} = s_{ic}\, y'_{ic} + m_{ic}
 
-    and in evaluation ``y = y'``. The running statistics are those of x. In an image a unit is a channel, and a
-    sample's noise is the same at all of its positions. The draws belong to the layer and its step:
-    `StochasticLayer`.
+    In evaluation ``y = y'``. The running statistics are those of x. At all positions of a channel of an image the
+    noise of a sample is the same. `StochasticLayer` draws the random numbers, from the layer's key and step.
 
-    Shapes: x and y ``(B, C, ...)``; the state is that of `BatchNorm` and of `StochasticLayer`.
+    Shapes: x and y ``(B, C, ...)``; m and s ``(B, C)``; buffers as in `BatchNorm` and `StochasticLayer`.
 
     Args:
         num_features: C, the length of axis 1.
-        n_mean, n_std: n_μ and n_σ, how far the units' noise may be shifted and scaled.
-        r_mean, r_std: r_μ and r_σ, how far the samples' noise is from that of their unit.
+        n_mean, n_std: n_μ and n_σ, bounds on the shift and the scale of each feature's noise.
+        r_mean, r_std: r_μ and r_σ, spread of the samples' noise around that of their feature.
         eps, momentum, affine, track_running_stats, device, dtype, bias, fused: as in `BatchNorm`.
 
     Raises:
-        ValueError: n_mean, r_mean or r_std is negative, n_std is below 1, and what else `BatchNorm` raises.
+        ValueError: n_mean, r_mean or r_std is negative, or n_std is below 1.
+        ValueError, RuntimeError, NotImplementedError: as in `BatchNorm`.
 
     Santurkar, Tsipras, Ilyas and Madry (2018), How does batch normalization help optimization?, arXiv:1805.11604,
     appendix A.
@@ -62,7 +62,7 @@ class NoisyBatchNorm(BatchNorm, StochasticLayer):
         self.n_mean, self.n_std, self.r_mean, self.r_std = n_mean, n_std, r_mean, r_std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y for x; in training mode also move the running statistics and go on to the next step."""
+        """Return y for x; in training mode also update the running statistics and advance the step."""
         y = super().forward(x)
         if not self.training:
             return y
@@ -72,12 +72,13 @@ class NoisyBatchNorm(BatchNorm, StochasticLayer):
         return torch.addcmul(m.view(shape), y, s.view(shape)).to(x.dtype)
 
     def noise(self, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return this step's m and s, ``(B, C)`` each."""
-        features, each = self.num_features, samples * self.num_features
-        # All in one draw: what it takes to call the generator is more than what small layers draw.
-        drawn = self.uniform((2 * features + each + each + each % 2,), dtype)
-        of_mean, of_std, of_m, of_s = drawn.split([features, features, each, each + each % 2])
-        mean = self.n_mean * (2 * of_mean - 1)
-        std = 1 + (self.n_std - 1) * of_std
-        m = mean + self.r_mean * (2 * of_m.view(samples, features) - 1)
-        return m, std + self.r_std * counter_normal(of_s)[:each].view(samples, features)
+        """Return m and s of the current step, ``(B, C)`` each."""
+        features, entries = self.num_features, samples * self.num_features
+        even = entries + entries % 2
+        # One call draws everything: in small layers a call costs more than the numbers themselves.
+        drawn = self.uniform((2 * features + entries + even,), dtype)
+        u_mean, u_std, u_m, u_s = drawn.split([features, features, entries, even])
+        mean = self.n_mean * (2 * u_mean - 1)
+        std = 1 + (self.n_std - 1) * u_std
+        m = mean + self.r_mean * (2 * u_m.view(samples, features) - 1)
+        return m, std + self.r_std * counter_normal(u_s)[:entries].view(samples, features)

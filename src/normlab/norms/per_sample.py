@@ -1,4 +1,4 @@
-"""torch's normalizations of each sample by itself, as a net calls them: with the number of features."""
+"""Group, layer and RMS normalization of single samples, with ``num_features`` as first argument."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,28 +7,28 @@ from normlab.norms.statistics import FeatureAffine, require_features
 
 
 def require_positive(layer: nn.Module, eps: float) -> None:
-    """Refuse an ε by which a constant sample could not be divided."""
+    """Raise ValueError unless ε is positive; with 0, a constant sample would give 0/0."""
     if eps <= 0:
         raise ValueError(f"eps of {type(layer).__name__} must be a number > 0, got {eps}")
 
 
 class GroupNorm(nn.GroupNorm):
-    r"""torch's group normalization: each sample's features in groups, by the group's mean and variance.
+    r"""Normalizes each group of features of a sample by its mean and variance; it is torch's GroupNorm.
 
     .. math:: y = \gamma \frac{x - \mu_g}{\sqrt{\sigma_g^2 + \epsilon}} + \beta
 
-    with μ and σ² over the features of a group and all positions.
+    with μ_g and σ_g² over the features of group g and all positions of the sample.
 
     Shapes: x and y ``(B, C, ...)``; weight and bias ``(C,)``.
 
     Args:
         num_features: C, the length of axis 1.
-        num_groups: how many groups of ``C / num_groups`` features there are.
+        num_groups: number of groups; each has ``C / num_groups`` adjacent features.
         eps: ε, added to the variance.
         affine: whether γ and β exist.
 
     Raises:
-        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        RuntimeError: axis 1 of the input does not have ``num_features`` entries.
         ValueError: num_groups does not divide C, or ε is not positive.
 
     Wu and He (2018), Group normalization, arXiv:1803.08494.
@@ -50,9 +50,20 @@ class GroupNorm(nn.GroupNorm):
 
 
 class LayerNorm2d(GroupNorm):
-    """Layer normalization of images ``(B, C, H, W)``: each over all channels and positions, γ and β by channel.
+    r"""Normalizes each image by its mean and variance over all channels and positions.
 
-    It is group normalization with one group; ``torch.nn.LayerNorm`` would take the last axis for the features.
+    .. math:: y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    It is group normalization with one group, so γ and β are per channel; ``torch.nn.LayerNorm`` expects the
+    features on the last axis.
+
+    Shapes: x and y ``(B, C, H, W)``; weight and bias ``(C,)``.
+
+    Args:
+        num_features, eps, affine: as in `GroupNorm`.
+
+    Raises:
+        RuntimeError, ValueError: as in `GroupNorm`.
 
     Ba, Kiros and Hinton (2016), Layer normalization, arXiv:1607.06450.
     """
@@ -62,14 +73,19 @@ class LayerNorm2d(GroupNorm):
 
 
 class RMSNorm2d(FeatureAffine):
-    r"""Root mean square normalization of images: each over all channels and positions, γ by channel.
+    r"""Divides each image by its root mean square over all channels and positions.
 
     .. math:: y = \gamma \frac{x}{\sqrt{\mathrm{mean}(x^2) + \epsilon}}
 
-    Shapes: x and y ``(B, C, H, W)``; weight ``(C,)``.
+    Shapes: x and y ``(B, C, H, W)``; weight γ ``(C,)``.
+
+    Args:
+        num_features: C, the length of axis 1.
+        eps: ε, added to the mean square.
+        affine: whether γ exists.
 
     Raises:
-        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        RuntimeError: axis 1 of the input does not have ``num_features`` entries.
         ValueError: ε is not positive.
 
     Zhang and Sennrich (2019), Root mean square layer normalization, arXiv:1910.07467.
@@ -82,5 +98,5 @@ class RMSNorm2d(FeatureAffine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x."""
-        self.check(x)
-        return self.scaled(F.rms_norm(x, x.shape[1:], None, self.eps))
+        self.check_features(x)
+        return self.apply_affine(F.rms_norm(x, x.shape[1:], None, self.eps))

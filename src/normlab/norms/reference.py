@@ -1,8 +1,7 @@
-"""Batch normalization in plain NumPy: what the layers are tested against, and the place to read it first.
+"""Batch normalization in plain NumPy, the reference for the tests of the layers; read it first.
 
-Everywhere x holds B samples (rows) of D features (columns), in float64; γ (gamma) and β (beta) have one
-number per feature. A sequence of shape (B, C, L) is B·L samples of C features. Ioffe and Szegedy (2015),
-arXiv:1502.03167.
+x holds B samples (rows) of D features (columns), in float64; γ (gamma) and β (beta) have one number per feature.
+A sequence of shape (B, C, L) counts as B·L samples of C features. Ioffe and Szegedy (2015), arXiv:1502.03167.
 """
 
 import numpy as np
@@ -12,7 +11,7 @@ Array = NDArray[np.float64]
 
 
 def batch_norm_loops(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
-    """Normalize x in training mode, one number at a time.
+    """Normalize x in training mode, with loops over single numbers: ``y = γ (x − μ) / √(σ² + ε) + β``.
 
     Shapes: x ``(B, D)``; gamma and beta ``(D,)``; returns ``(B, D)``.
 
@@ -39,7 +38,7 @@ def batch_norm_loops(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
 
 
 def batch_norm_arrays(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
-    """Normalize x in training mode, one column at a time: ``y = γ (x − μ) / √(σ² + ε) + β``.
+    """Normalize x in training mode, with array operations: ``y = γ (x − μ) / √(σ² + ε) + β``.
 
     Shapes: x ``(B, D)``; gamma and beta ``(D,)``; returns ``(B, D)``.
 
@@ -55,11 +54,11 @@ def batch_norm_arrays(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
 
 
 def batch_norm_backward(grad_y: Array, x: Array, gamma: Array, eps: float) -> tuple[Array, Array, Array]:
-    """Return the gradients of a loss for x, γ and β, given its gradient ``g = ∂L/∂y``.
+    """Return the gradients of a loss L with respect to x, γ and β, given ``g = ∂L/∂y``.
 
     ``∂L/∂x = γ / √(σ² + ε) · (g − mean(g) − x̂ · mean(g · x̂))``, ``∂L/∂γ = Σ g · x̂``, ``∂L/∂β = Σ g``.
-    Each sample moves the mean and the variance of all, hence the two means in ∂L/∂x: no gradient is left
-    along a common shift of a feature, nor, for ε = 0, along its scale.
+    The two means in ∂L/∂x arise because each sample contributes to μ and σ². As a result the gradient has no
+    component along a common shift of a feature, nor, for ε = 0, along its scale.
 
     Shapes: grad_y and x ``(B, D)``; gamma ``(D,)``; returns ``(B, D)``, ``(D,)`` and ``(D,)``.
 
@@ -83,8 +82,8 @@ def update_running_statistics(
 ) -> tuple[Array, Array]:
     """Return the running statistics after one more batch: ``(1 − momentum) · running + momentum · batch``.
 
-    The variance of the batch is here the unbiased one, divided by B − 1, although the batch itself is
-    normalized by the biased one. The average of all batches so far takes ``momentum = 1 / t`` at batch t.
+    The running variance averages the unbiased variance, divided by B − 1, although the batch itself is normalized
+    by the biased one. With ``momentum = 1 / t`` at batch t, the result is the average of all batches so far.
 
     Shapes: running_mean and running_var ``(D,)``; x ``(B, D)`` with B > 1; returns ``(D,)`` and ``(D,)``.
 

@@ -1,4 +1,4 @@
-"""Batch renormalization: training on what evaluation will see."""
+"""Batch renormalization: batch normalization corrected toward the running statistics in training."""
 
 import math
 
@@ -10,7 +10,7 @@ from normlab.norms.statistics import features_last, normalize_affine
 
 
 class BatchRenorm(BatchNorm):
-    r"""Normalizes by the batch, and corrects what comes out toward the running statistics.
+    r"""Normalizes each feature by batch statistics, then corrects the result toward the running statistics.
 
     .. math::
         r = \mathrm{clip}_{[1/r_\max,\, r_\max]}\!\left(\frac{\sigma_B}{\sigma}\right), \quad
@@ -18,33 +18,36 @@ class BatchRenorm(BatchNorm):
         y_i = \gamma \left(\frac{x_i - \mu_B}{\sigma_B}\, r + d\right) + \beta
 
     with μ_B and ``σ_B² = var + ε`` of the batch, and μ and ``σ² = running_var + ε`` the running statistics before
-    it. r and d are constants in the gradient. Where they are not clipped, ``y = γ(x − μ)/σ + β`` as in evaluation.
+    their update. The gradient treats r and d as constants. Without clipping, ``y = γ(x − μ)/σ + β``, as in
+    evaluation.
 
-    The limits open as the training goes on: ``r_max = 1`` and ``d_max = 0``, plain batch normalization, for the
-    share ``warmup`` of its steps; from there on they grow evenly and are reached at the shares r_end and d_end.
-    The defaults are the paper's 5,000, 40,000 and 25,000 of about 130,000 steps. A layer that is not told the
-    number of steps, ``total_steps``, has the full limits at once.
+    The limits widen during training. For the fraction ``warmup`` of the steps, ``r_max = 1`` and ``d_max = 0``,
+    which is plain batch normalization. Then both grow linearly and reach their full values at the fractions
+    ``r_end`` and ``d_end``. The defaults are the paper's 5,000, 40,000 and 25,000 of about 130,000 steps. If
+    ``total_steps`` is None, the full limits apply from the first step.
 
-    The running statistics are averages with the paper's weight of the newest batch, ``momentum = 0.01``: they have
-    to be steadier than the batch, or r and d follow its noise. They take some hundred steps to arrive. The paper
-    averages σ, this layer σ², unbiased, as `BatchNorm` does, so that a state dict goes either way.
+    The default ``momentum = 0.01`` is the paper's: running statistics as noisy as a batch would make r and d noisy
+    too. They need some hundred steps to approach the statistics of the data. The paper averages σ; this layer
+    averages the unbiased σ², so that its state dict is compatible with `BatchNorm`.
 
     Shapes: x and y ``(B, C, ...)``; weight, bias, running_mean, running_var, r and d ``(C,)``.
 
     Args:
         num_features: C, the length of axis 1.
-        r_max, d_max: the limits in the end.
-        warmup, r_end, d_end: shares of the training's steps.
-        total_steps: the number of the training's steps; normlab's training sets it.
+        r_max, d_max: the full limits.
+        warmup, r_end, d_end: fractions of the training steps.
+        total_steps: number of training steps; normlab sets it before training.
         momentum: the paper's α, the weight of the newest batch in the running statistics.
         eps, affine, device, dtype, bias, fused: as in `BatchNorm`.
 
     Attributes:
-        r, d: of the last training step. While ``held`` is true they stay, and the running statistics with them, so
-            that y is a function of x and the parameters that can be differentiated.
+        r, d: the correction of the last training step.
+        held: if True, r, d and the running statistics are not updated, so that y is a differentiable function of x
+            and the parameters. Probes set it.
 
     Raises:
-        ValueError: a limit or share is out of order, and what else `BatchNorm` raises.
+        ValueError: a limit is out of range, or not ``0 ≤ warmup < r_end, d_end``.
+        ValueError, RuntimeError, NotImplementedError: as in `BatchNorm`.
 
     Ioffe (2017), Batch renormalization: towards reducing minibatch dependence in batch-normalized models,
     arXiv:1702.03275.
@@ -87,10 +90,10 @@ class BatchRenorm(BatchNorm):
         self.register_buffer("d", torch.zeros_like(one), persistent=False)
 
     def limits(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Return r_max and d_max at a step, counted from 1."""
+        """Return the limits r_max and d_max at a training step, counted from 1; both ``()``."""
         if self.total_steps is None:
             return step.new_tensor(self.r_max, dtype=self.r.dtype), step.new_tensor(self.d_max, dtype=self.r.dtype)
-        # 16 bits would count to 65504 only.
+        # The largest float16 is 65504, fewer than the steps of a long training.
         done = (step - 1).to(torch.promote_types(self.r.dtype, torch.float32)) / self.total_steps
         r_share, d_share = (
             ((done - self.warmup) / (end - self.warmup)).clamp(0, 1) for end in (self.r_end, self.d_end)
@@ -98,20 +101,20 @@ class BatchRenorm(BatchNorm):
         return 1 + (self.r_max - 1) * r_share, self.d_max * d_share
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y for x; in training mode also move the running statistics."""
+        """Return y for x; in training mode also update r, d and the running statistics."""
         if not self.training or self.running_mean is None:
             return super().forward(x)
         self._check_input(x, by_batch=True)
         rows = features_last(x)
-        fused = self.takes_kernel(x)
+        fused = self.uses_kernel(x)
         if fused:
             with torch.no_grad():
                 mean, _, var = self.statistics(rows)
         else:
             mean, centered, var = self.statistics(rows)
         if not self.held:
-            self._correct(mean.detach(), var.detach(), rows.shape[:-1].numel())
-        # Copies: the next step must not overwrite what this one's gradient is made of.
+            self._update_correction(mean.detach(), var.detach(), rows.shape[:-1].numel())
+        # Copies: the backward pass of this step needs r and d, which the next step overwrites in place.
         r, d = self.r.clone(), self.d.clone()
         gamma = r if self.weight is None else self.weight * r
         beta = d if self.weight is None else self.weight * d
@@ -121,8 +124,8 @@ class BatchRenorm(BatchNorm):
             return torch.batch_norm(x, gamma, beta, None, None, True, 0.0, self.eps, cudnn)
         return normalize_affine(centered, var, self.eps, gamma, beta).to(x.dtype).movedim(-1, 1)
 
-    def _correct(self, mean: Tensor, var: Tensor, n: int) -> None:
-        """Take r and d from the batch and the running statistics, then move these."""
+    def _update_correction(self, mean: Tensor, var: Tensor, n: int) -> None:
+        """Set r and d from the batch and the running statistics, then update the running statistics."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -1,60 +1,63 @@
-"""Means and variances over a batch, running statistics, and the scale and shift of each feature.
+"""Mean, variance and pooled statistics of batches, and the affine map ``y = γ·x̂ + β``.
 
-Letters: μ mean, σ² variance, C features. Features are on the last axis, as in `normlab.norms.batch_norm`.
+Letters: μ mean, σ² variance, C features. The functions expect the features on the last axis.
 """
 
 import torch
 from torch import Tensor, nn
 
 RUNNING = ("running_mean", "running_var")
-"""The buffers that running statistics are in, in torch's layers as in ours."""
+"""Names of the running-statistics buffers, the same in torch's layers."""
 
 
-def kept_by(layer: nn.Module) -> list[str]:
-    """Return which running statistics a layer has."""
+def running_stat_names(layer: nn.Module) -> list[str]:
+    """Return the names of the running-statistics buffers that a layer has; empty without any."""
     return [name for name in RUNNING if layer._buffers.get(name) is not None]
 
 
 def features_last(x: Tensor) -> Tensor:
-    """Return x, in float32 at least, with axis 1 last, so that whatever has shape ``(C,)`` broadcasts."""
+    """Move axis 1 last, so that ``(C,)`` broadcasts, and promote to at least float32: ``(B, ..., C)``."""
     return x.movedim(1, -1).to(torch.promote_types(x.dtype, torch.float32))
 
 
-def over_samples(x: Tensor) -> Tensor:
-    """Return the mean over all axes but the last, 0 of nothing: ``(..., C)`` to ``(C,)``."""
-    # A mean would divide its gradient by n at the size of x, this at the size of C.
+def mean_over_samples(x: Tensor) -> Tensor:
+    """Return the mean over all axes but the last: ``(..., C)`` to ``(C,)``; 0 if there are no samples."""
+    # The backward pass of mean() would divide by n for each entry of x; here it divides once per feature.
     return x.sum(tuple(range(x.dim() - 1))) / max(x.shape[:-1].numel(), 1)
 
 
 def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return μ over all axes but the last, and x − μ: ``(C,)`` and ``(..., C)``.
+    """Return μ over all axes but the last, and x − μ.
 
-    The mean is taken twice, the second time of the distances from the first: in float32 a sum of many numbers that
-    are large beside their spread is rounded to more than that spread.
+    In float32, summing many values that are large relative to their spread has a rounding error larger than the
+    spread. The mean of x − μ therefore corrects a first estimate of μ.
+
+    Shapes: x ``(..., C)``; returns ``(C,)`` and ``(..., C)``.
     """
-    mean = over_samples(x)
+    mean = mean_over_samples(x)
     with torch.no_grad():
-        rest = over_samples(x - mean)
-    mean = mean + rest
-    # Adding −μ spares the gradient a pass over x that turns its sign.
+        correction = mean_over_samples(x - mean)
+    mean = mean + correction
+    # x + (−μ) saves the backward pass a negation of the size of x.
     return mean, x + -mean
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return μ, x − μ and σ², over all axes but the last.
+    """Return μ, x − μ and the biased variance σ², over all axes but the last.
 
     Shapes: x ``(..., C)``; returns ``(C,)``, ``(..., C)`` and ``(C,)``.
     """
     mean, centered = centered_by_mean(x)
-    return mean, centered, over_samples(centered.square())
+    return mean, centered, mean_over_samples(centered.square())
 
 
 def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and unbiased variance of all numbers, from those of T batches of n numbers each.
+    """Return the mean and the unbiased variance of T batches together, from the statistics of each.
 
-    ``μ = Σ n_t μ_t / N``, ``σ² = Σ n_t (σ_t² + (μ_t − μ)²) / (N − 1)``, σ_t² divided by n_t, ``N = Σ n_t``.
+    ``μ = Σ n_t μ_t / N`` and ``σ² = Σ n_t (σ_t² + (μ_t − μ)²) / (N − 1)``, with batch t of n_t values, biased
+    variances σ_t² and ``N = Σ n_t``.
 
-    Shapes: mean, var and counts ``(T, ...)``; returns twice ``(...)``.
+    Shapes: mean, var and counts ``(T, ...)``; returns ``(...)`` and ``(...)``.
     """
     total = counts.sum(0)
     overall = (counts * mean).sum(0) / total
@@ -64,7 +67,7 @@ def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 def normalize_affine(
     centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None
 ) -> Tensor:
-    """Return ``γ/√(σ² + ε) · (x − μ) + β``, in one pass over the samples.
+    """Return ``γ/√(σ² + ε) · (x − μ) + β``, in one pass over the samples; γ or β may be None.
 
     Shapes: centered ``(..., C)``; var, gamma and beta ``(C,)``; returns ``(..., C)``.
     """
@@ -75,10 +78,10 @@ def normalize_affine(
 
 
 def require_features(layer: nn.Module, num_features: int, x: Tensor) -> None:
-    """Refuse an input that has another number of features than a layer.
+    """Check that axis 1 of x has ``num_features`` entries.
 
     Raises:
-        RuntimeError: axis 1 of x has not ``num_features`` entries, or does not exist.
+        RuntimeError: axis 1 has another length, or does not exist.
     """
     if x.dim() < 2 or x.shape[1] != num_features:
         raise RuntimeError(
@@ -88,9 +91,11 @@ def require_features(layer: nn.Module, num_features: int, x: Tensor) -> None:
 
 
 class FeatureAffine(nn.Module):
-    """Holds γ and β of each feature, ``y = γ·x̂ + β``, for a layer that computes x̂.
+    """Base class of layers with a learned scale and shift per feature: ``y = γ·x̂ + β``.
 
-    Shapes: x̂ and y ``(B, C, …)``; weight and bias ``(C,)``.
+    Subclasses compute x̂ and call :meth:`apply_affine`.
+
+    Shapes: x̂ and y ``(B, C, ...)``; weight γ and bias β ``(C,)``.
 
     Args:
         num_features: C, the length of axis 1.
@@ -98,7 +103,7 @@ class FeatureAffine(nn.Module):
         bias: whether β exists (with ``affine`` only).
 
     Raises:
-        RuntimeError: axis 1 of the input has not ``num_features`` entries.
+        RuntimeError: axis 1 of the input does not have ``num_features`` entries.
     """
 
     weight: nn.Parameter | None
@@ -110,13 +115,13 @@ class FeatureAffine(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine and bias else None
 
-    def check(self, x: Tensor) -> None:
-        """Refuse an input that has another number of features."""
+    def check_features(self, x: Tensor) -> None:
+        """Raise RuntimeError unless axis 1 of x has ``num_features`` entries."""
         require_features(self, self.num_features, x)
 
-    def scaled(self, x_hat: Tensor) -> Tensor:
-        """Return y for x̂, of its dtype."""
-        self.check(x_hat)
+    def apply_affine(self, x_hat: Tensor) -> Tensor:
+        """Return ``γ·x̂ + β`` in the dtype of x̂."""
+        self.check_features(x_hat)
         shape = (-1, *[1] * (x_hat.dim() - 2))
         if self.weight is None:
             return x_hat
@@ -125,5 +130,5 @@ class FeatureAffine(nn.Module):
         return y.to(x_hat.dtype)
 
     def extra_repr(self) -> str:
-        """Return the arguments that a layer shows."""
+        """Return the constructor arguments for ``repr``."""
         return f"{self.num_features}, affine={self.weight is not None}, bias={self.bias is not None}"

@@ -12,13 +12,13 @@ from torch.func import vmap
 
 from normlab.models.layer_lookup import HookedLayers
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.statistics import RUNNING, kept_by, mean_and_variance, pooled
+from normlab.norms.statistics import RUNNING, mean_and_variance, pooled, running_stat_names
 from normlab.population.population import Population
 
 
 def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
     """Return the layers that have running statistics, one or both, by name: ours, torch's, and those like them."""
-    return {name: layer for name, layer in net.named_modules() if kept_by(layer)}
+    return {name: layer for name, layer in net.named_modules() if running_stat_names(layer)}
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def use_batch_statistics(net: nn.Module) -> Iterator[None]:
     A layer without running statistics has nothing else to go by, so they are taken away for a while.
     """
     layers = with_running_statistics(net).values()
-    taken = [(layer, name, layer._buffers[name]) for layer in layers for name in kept_by(layer)]
+    taken = [(layer, name, layer._buffers[name]) for layer in layers for name in running_stat_names(layer)]
     for layer, name, _ in taken:
         layer._buffers[name] = None
     try:
@@ -63,7 +63,7 @@ def with_reestimated(population: Population, minibatches: Iterable[Tensor]) -> I
     names = [
         f"{layer}.{statistic}".removeprefix(".")
         for layer, module in with_running_statistics(population.net).items()
-        for statistic in kept_by(module)
+        for statistic in running_stat_names(module)
     ]
     state = population.state()
     kept = {name: state[name].clone() for name in names}
@@ -102,5 +102,5 @@ def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
         mean, var, counts = torch.stack([seen[name] for seen in found]).unbind(2)
         pool = layer.pooled if isinstance(layer, BatchNorm) else pooled
         values = dict(zip(RUNNING, pool(mean, var, counts), strict=True))
-        for statistic in kept_by(layer):
+        for statistic in running_stat_names(layer):
             state[f"{name}.{statistic}".removeprefix(".")].copy_(values[statistic])

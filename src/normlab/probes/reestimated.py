@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.statistics import RUNNING, features_last, kept_by, mean_and_variance, pooled
+from normlab.norms.statistics import RUNNING, features_last, mean_and_variance, pooled, running_stat_names
 from normlab.probes.landscape import BatchedLoss, Params
 from normlab.probes.snapshot import TrainingSnapshot, side_effect_free_copy, structure
 
@@ -53,8 +53,10 @@ def with_statistics_of(net: nn.Module, *, folds: bool = True) -> Callable[[Param
         of one member, without K: samples ``(N, …)``, x ``(B, …)``; returns ``(B, O)``.
     """
     frozen, estimating = side_effect_free_copy(net, "frozen", folds=folds), batch_statistics_copy(net)
-    layers = {name: layer for name, layer in net.named_modules() if kept_by(layer)}
-    running = {f"{name}.{kept}".lstrip(".") for name, layer in layers.items() for kept in kept_by(layer)}
+    layers = {name: layer for name, layer in net.named_modules() if running_stat_names(layer)}
+    running = {
+        f"{name}.{kept}".lstrip(".") for name, layer in layers.items() for kept in running_stat_names(layer)
+    }
 
     def forward(state: Params, samples: Tensor, x: Tensor) -> Tensor:
         if not layers:
@@ -64,7 +66,9 @@ def with_statistics_of(net: nn.Module, *, folds: bool = True) -> Callable[[Param
         def hook(name: str) -> Callable[[nn.Module, tuple], None]:
             def estimate(layer: nn.Module, inputs: tuple) -> None:
                 values = dict(zip(RUNNING, statistics_of(layer, inputs[0]), strict=True))
-                seen.update({f"{name}.{kept}".lstrip("."): values[kept] for kept in kept_by(layers[name])})
+                seen.update(
+                    {f"{name}.{kept}".lstrip("."): values[kept] for kept in running_stat_names(layers[name])}
+                )
 
             return estimate
 
@@ -84,7 +88,7 @@ def batch_statistics_copy(net: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode that has only the batch's own statistics to go by."""
     copy: Any = structure(net).eval()
     for layer in copy.modules():
-        for name in kept_by(layer):
+        for name in running_stat_names(layer):
             layer._buffers[name] = None
         if isinstance(layer, BatchNorm):
             # The kernel is slow under vmap.
