@@ -19,7 +19,7 @@ def tags(*names, banded=()):
     return [*names, *(band for name in banded for band in bands(name))]
 
 
-def test_bands_come_first_and_the_optimized_metric_before_others():
+def test_band_charts_and_optimized_metric_come_first():
     metrics = ["train/loss", "val/acc", "val/loss"]
     found = layout(tags("train/lr", *metrics, banded=metrics), "val/acc")
     title = "losses and metrics"
@@ -43,12 +43,12 @@ def test_layers_share_a_chart():
     assert [category.closed for category in found.category] == [False, True, True]
 
 
-def test_a_tag_is_matched_as_it_is_written():
+def test_special_characters_in_tag_match_literally():
     odd = "probe/of_a_user/batch/norm (max)"
     [[[pattern]]] = shown(layout([odd], "val/loss")).values()
     assert re.match(pattern, odd)
     assert not re.match(pattern, f"{odd} ")
 
 
-def test_what_is_of_one_moment_has_no_chart():
+def test_best_and_test_values_have_no_chart():
     assert shown(layout(["best/val/loss", "test/loss"], "val/loss")) == {}

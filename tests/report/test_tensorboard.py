@@ -12,7 +12,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from normlab.report.finalize import close_sweep
 from normlab.report.report_data import ReportOptions, build_report_data
-from normlab.report.tensorboard import text, write_events
+from normlab.report.tensorboard import write_events, write_text
 from normlab.results.events import CLOSED, OURS, EventFile
 from normlab.results.folder import require_sweep
 from normlab.results.result import Status
@@ -58,7 +58,7 @@ def written(events, tag):
     return event.tensor_proto.string_val[0]
 
 
-def test_arms_are_runs_of_their_own(folder, close):
+def test_each_configuration_is_tensorboard_run(folder, close):
     assert close() == [folder, folder / "arms"]
     assert {path.name for path in (folder / "arms").iterdir() if path.is_dir()} == {"model=bn", "model=nobn"}
     arm = events(folder / "arms" / "model=bn")
@@ -66,7 +66,7 @@ def test_arms_are_runs_of_their_own(folder, close):
     assert [event.value for event in arm.Scalars("quartiles/val/loss/upper")] == [4.0, 3.5]
 
 
-def test_what_is_said_of_all_arms_is_beside_them(folder, close):
+def test_text_and_layout_are_in_arms_folder(folder, close):
     close("## Verdicts", ["model  runs", "bn        3"])
     beside = events(folder / "arms")
     said = written(beside, "all runs/text_summary").decode()
@@ -76,14 +76,14 @@ def test_what_is_said_of_all_arms_is_beside_them(folder, close):
     assert events(folder).Tags()["tensors"] == ["_hparams_/experiment"]
 
 
-def test_arms_are_no_runs_of_the_sweep(folder, close):
+def test_arms_folder_holds_no_sweep_runs(folder, close):
     before = read_sweep(folder)
     close()
     assert read_sweep(folder) == before
     require_sweep(folder)
 
 
-def test_closing_again_replaces_what_it_wrote_and_nothing_else(folder, close, make_run):
+def test_rewriting_replaces_own_files_only(folder, close, make_run):
     close()
     (folder / "arms" / "model=bn" / "notes.txt").write_text("mine")
     before = traces(folder)
@@ -97,7 +97,7 @@ def test_closing_again_replaces_what_it_wrote_and_nothing_else(folder, close, ma
         assert len(list(run.glob(f"*.{CLOSED}"))) == 1
 
 
-def test_an_arm_that_is_no_more_goes(folder, close):
+def test_files_of_removed_configuration_are_deleted(folder, close):
     close()
     for seed in range(3):
         (folder / f"model=nobn,seed={seed}").rename(folder.parent / f"elsewhere{seed}")
@@ -105,7 +105,7 @@ def test_an_arm_that_is_no_more_goes(folder, close):
     assert [name for name in traces(folder) if name.startswith("arms")] == ["arms", "arms/model=bn"]
 
 
-def test_one_run_per_arm_is_its_arm(folder, close):
+def test_no_arms_folder_with_one_run_each(folder, close):
     close()
     for seed in (1, 2):
         for model in ("bn", "nobn"):
@@ -120,7 +120,7 @@ def test_one_run_per_arm_is_its_arm(folder, close):
     }
 
 
-def test_runs_that_a_person_called_arms_are_left_alone(folder, close):
+def test_user_runs_in_arms_folder_are_kept(folder, close):
     (folder / "arms").mkdir()
     for run in list(folder.glob("model=*")):
         run.rename(folder / "arms" / run.name)
@@ -129,7 +129,7 @@ def test_runs_that_a_person_called_arms_are_left_alone(folder, close):
     assert {path: path.read_bytes() for path in own} == own
 
 
-def test_arms_have_names_that_are_safe_and_their_own(make_run, tmp_path, close):
+def test_configuration_folders_are_safe_and_unique(make_run, tmp_path, close):
     for path in ("a*b", "a_b"):
         for seed in range(2):
             make_run(f"data.path={path} seed={seed}", events=True)
@@ -138,8 +138,8 @@ def test_arms_have_names_that_are_safe_and_their_own(make_run, tmp_path, close):
     assert names == {"data.path=a_b", "data.path=a_b#2"}
 
 
-def test_a_block_of_lines_stays_as_it_is_aligned(tmp_path):
-    text(EventFile(tmp_path), "all runs", ["# Title", ["a  b", "1  2"], ["", "note"]])
+def test_block_of_lines_keeps_alignment(tmp_path):
+    write_text(EventFile(tmp_path), "all runs", ["# Title", ["a  b", "1  2"], ["", "note"]])
     assert written(events(tmp_path), "all runs/text_summary").decode() == (
         "# Title\n\n    a  b\n    1  2\n\n    \n    note"
     )
@@ -179,7 +179,7 @@ def tensorboard(folder, log):
             process.terminate()
 
 
-def test_tensorboard_shows_it_all(folder, make_run, tmp_path):
+def test_tensorboard_serves_all_tabs(folder, make_run, tmp_path):
     make_run("model=nobn seed=3", [4.0, float("nan")], status=Status.DIVERGED, events=True)
     close_sweep(folder)
     runs = set(traces(folder))
