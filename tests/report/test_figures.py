@@ -15,12 +15,12 @@ from normlab.results.sweep import read_sweep
 LOSSES = ["train/loss", "val/loss"]
 
 
-def look(tmp_path):
+def summary_of(tmp_path):
     return summarize_sweep(read_sweep(tmp_path / "sweep"))
 
 
 def svg(tmp_path):
-    files = write_curves(look(tmp_path), tmp_path)
+    files = write_curves(summary_of(tmp_path), tmp_path)
     assert [path.name for path in files] == ["curves.png", "curves.svg"]
     with Image.open(files[0]) as picture:
         assert picture.width > 1000
@@ -48,7 +48,7 @@ def test_figure_labels_configurations_axes_and_band(make_run, tmp_path):
 def test_one_seed_has_no_band(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=nobn")
-    figure = draw(look(tmp_path), LOSSES)
+    figure = draw(summary_of(tmp_path), LOSSES)
     assert [len(axes.collections) for axes in figure.axes] == [0, 0]
     assert "one seed per configuration: no spread" in svg(tmp_path)
 
@@ -56,7 +56,7 @@ def test_one_seed_has_no_band(make_run, tmp_path):
 def test_line_is_mean_and_band_is_range(make_run, tmp_path):
     for seed, losses in enumerate(([1.0, 2.0], [3.0, 2.5], [5.0, 3.0])):
         make_run(f"model=bn seed={seed}", losses)
-    axes = draw(look(tmp_path), LOSSES).axes[1]
+    axes = draw(summary_of(tmp_path), LOSSES).axes[1]
     assert axes.lines[0].get_ydata().tolist() == [3.0, 2.5]
     heights = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (1.0, 5.0)
@@ -65,7 +65,7 @@ def test_line_is_mean_and_band_is_range(make_run, tmp_path):
 def test_mean_ends_with_shortest_run(make_run, tmp_path):
     make_run("model=bn seed=0", [3.0, 2.0, 1.0])
     make_run("model=bn seed=1", [3.0, 2.0])
-    axes = draw(look(tmp_path), LOSSES).axes[1]
+    axes = draw(summary_of(tmp_path), LOSSES).axes[1]
     assert axes.lines[0].get_xdata().tolist() == [1, 2]
     assert "a mean ends with its shortest run" in svg(tmp_path)
 
@@ -73,7 +73,7 @@ def test_mean_ends_with_shortest_run(make_run, tmp_path):
 def test_configuration_has_same_colour_in_all_panels(make_run, tmp_path):
     for arm in ("bn", "nobn", "ln"):
         make_run(f"model={arm}")
-    one, other = draw(look(tmp_path), LOSSES).axes
+    one, other = draw(summary_of(tmp_path), LOSSES).axes
     assert [line.get_color() for line in one.lines] == [line.get_color() for line in other.lines]
     assert len({line.get_color() for line in one.lines}) == 3
 
@@ -82,7 +82,7 @@ def test_diverged_runs_are_marked_and_keep_axis_limits(make_run, tmp_path):
     make_run("model=bn", [3.0, 2.0, 1.0])
     make_run("model=nobn seed=0", [3.0, 1e30, math.nan], status=Status.DIVERGED)
     make_run("model=nobn seed=1", [math.nan], status=Status.DIVERGED)
-    axes = draw(look(tmp_path), LOSSES).axes[1]
+    axes = draw(summary_of(tmp_path), LOSSES).axes[1]
     assert axes.get_ylim()[1] < 10
     crosses = [line for line in axes.lines if line.get_marker() == "x"]
     assert [line.get_xdata().tolist() for line in crosses] == [[2], [1]]
@@ -94,7 +94,7 @@ def test_diverged_runs_are_marked_and_keep_axis_limits(make_run, tmp_path):
 def test_unfinished_runs_alone_are_drawn(make_run, tmp_path):
     make_run("model=bn", [3.0, 9.0, math.nan], status=Status.DIVERGED)
     make_run("model=nobn", [3.0, 90.0], status=Status.STOPPED)
-    axes = draw(look(tmp_path), LOSSES).axes[1]
+    axes = draw(summary_of(tmp_path), LOSSES).axes[1]
     assert axes.get_ylim()[1] > 90
     assert "model=nobn (1 of 1 stopped)" in svg(tmp_path)
 
@@ -116,14 +116,14 @@ def test_other_metric_has_own_panel(make_run, tmp_path):
 )
 def test_axis_is_logarithmic_from_factor_ten(make_run, tmp_path, losses, scale):
     make_run("model=bn", losses)
-    assert draw(look(tmp_path), LOSSES).axes[1].get_yscale() == scale
+    assert draw(summary_of(tmp_path), LOSSES).axes[1].get_yscale() == scale
 
 
 def test_legend_of_twenty_entries_is_complete_below_panels(make_run, tmp_path):
     for model in ("bn", "bn_formula", "bn_torch", "nobn"):
         for lr in ("0.0001", "0.001", "0.01", "0.1", "1"):
             make_run(f"model={model} optimizer.lr={lr}")
-    sweep = look(tmp_path)
+    sweep = summary_of(tmp_path)
     with rc_context(LOOK):
         figure = draw(sweep, LOSSES)
         FigureCanvasAgg(figure).draw()
@@ -141,12 +141,12 @@ def test_svg_is_reproducible(make_run, tmp_path):
 
 def test_no_figure_without_curves(make_run, tmp_path):
     (make_run("model=bn") / "curves.csv").unlink()
-    assert write_curves(look(tmp_path), tmp_path) == []
+    assert write_curves(summary_of(tmp_path), tmp_path) == []
 
 
 def test_single_epoch_is_drawn_as_point(make_run, tmp_path):
     make_run("model=bn", [1.0])
-    assert draw(look(tmp_path), LOSSES).axes[1].lines[0].get_marker() == "o"
+    assert draw(summary_of(tmp_path), LOSSES).axes[1].lines[0].get_marker() == "o"
 
 
 def test_letters_without_font_raise_no_warning(make_run, tmp_path, recwarn):

@@ -10,7 +10,7 @@ from normlab.results.sweep import read_sweep
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Return a function that gives the overview of the runs there are, and their records."""
+    """Return a function that reads the sweep and returns its summary and records."""
 
     def read():
         records = read_sweep(tmp_path / "sweep")
@@ -20,8 +20,8 @@ def sweep(tmp_path):
 
 
 def rows(sweep):
-    seen, records = sweep()
-    numbers = run_numbers(seen, records)
+    summary, records = sweep()
+    numbers = run_numbers(summary, records)
     return {records[number].folder.name: row.dropna().to_dict() for number, row in numbers.iterrows()}
 
 
@@ -54,8 +54,8 @@ def test_killed_run_keeps_columns(make_run, sweep):
 def test_run_has_numbers_of_tables(make_run, sweep):
     make_run("model=bn seed=0", [4.0, 1.0, 3.0], seconds=2.0, probes={"probe/curvature/batch/trace": 7.0})
     make_run("model=nobn seed=0", [4.0, 3.5, 2.0])
-    found = rows(sweep)
-    assert found["model=bn,seed=0"] == {
+    numbers = rows(sweep)
+    assert numbers["model=bn,seed=0"] == {
         "best/val/loss": 1.0,
         "last/val/loss": 3.0,
         "reached": 1.0,
@@ -66,7 +66,7 @@ def test_run_has_numbers_of_tables(make_run, sweep):
         "last/train/loss": 1.5,
         "probe/curvature/batch/trace": 7.0,
     }
-    assert list(found["model=bn,seed=0"])[:2] == ["best/val/loss", "last/val/loss"]
+    assert list(numbers["model=bn,seed=0"])[:2] == ["best/val/loss", "last/val/loss"]
 
 
 def test_diverged_run_has_worst_values_and_failed_run_none(make_run, sweep):
@@ -74,11 +74,11 @@ def test_diverged_run_has_worst_values_and_failed_run_none(make_run, sweep):
     for seed, status in enumerate(Status):
         make_run(f"model=bn seed={seed}", [4.0, 2.0], status=status, probes=probes)
     make_run("model=bn seed=4", [4.0, 2.0])
-    found = rows(sweep)
-    diverged = found["model=bn,seed=1"]
+    numbers = rows(sweep)
+    diverged = numbers["model=bn,seed=1"]
     worst = dict.fromkeys(("best/val/loss", "last/val/loss", "last/train/loss", "test/loss"), math.inf)
     assert diverged == {**worst, "reached": 0.0, "diverged": 1.0, "epochs_to_target": math.inf}
-    assert found["model=bn,seed=2"] == found["model=bn,seed=3"] == {}
+    assert numbers["model=bn,seed=2"] == numbers["model=bn,seed=3"] == {}
 
 
 @pytest.mark.parametrize("direction", ["min", "max"])
@@ -86,5 +86,5 @@ def test_worst_value_depends_on_direction(make_run, sweep, direction):
     for seed, status in enumerate((Status.FINISHED, Status.DIVERGED)):
         make_run(f"seed={seed}", status=status, metric="val/gain", recorded="val/gain", direction=direction)
     worst = math.inf if direction == "min" else -math.inf
-    found = rows(sweep)["seed=1"]
-    assert found["best/val/gain"] == found["last/val/gain"] == worst
+    numbers = rows(sweep)["seed=1"]
+    assert numbers["best/val/gain"] == numbers["last/val/gain"] == worst

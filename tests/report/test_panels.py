@@ -17,8 +17,12 @@ def test_panel_configurations_vary_in_model_and_lr(make_run, tmp_path):
             f"model={model}, optimizer.lr={lr}" for model in ("bn", "nobn") for lr in ("0.01", "0.1")
         ]
         assert part.runs["arm"].tolist() == part.configurations.index.tolist()
-        looks = styles([tuple(arm) for arm in part.configurations[part.keys].to_numpy()])
-        assert [look.colour for look in looks[:2]] == [looks[0].colour] * 2 != [look.colour for look in looks[2:]]
+        all_styles = styles([tuple(settings) for settings in part.configurations[part.keys].to_numpy()])
+        assert (
+            [style.colour for style in all_styles[:2]]
+            == [all_styles[0].colour] * 2
+            != [style.colour for style in all_styles[2:]]
+        )
     runs = [number for part in parts.values() for number in part.runs.index]
     assert sorted(runs) == list(range(8))
 
