@@ -108,9 +108,9 @@ def finite(values: np.ndarray) -> np.ndarray:
 def draw_against(
     table: pd.DataFrame, key: str, style_of: Styles, *, title: str, x: str, y: str, better: str
 ) -> Figure:
-    """Draw each arm's estimate with its interval against a hyperparameter; × marks settings with diverged runs.
+    """Draw each arm's estimate with its interval against a hyperparameter.
 
-    A filled dot is the chosen setting.
+    A filled dot is the chosen setting; × marks settings with diverged runs.
 
     Args:
         table: with the columns ``arm``, ``key``, ``iqm``, ``low``, ``high``, ``diverged`` (a share), ``chosen``.

@@ -1,6 +1,7 @@
-"""Find the factors of a sweep, the configuration keys in which its runs differ; see :func:`find_factors`.
+"""Find the factors of a sweep, the configuration keys in which its runs differ.
 
-Resolved configurations are compared, so that a difference counts whether the command line or a YAML file sets it.
+:func:`find_factors` is the main entry. Resolved configurations are compared, so that a difference counts whether
+the command line or a YAML file sets it.
 """
 
 import json
@@ -113,7 +114,7 @@ def untyped_keys(runs: EndedRuns, typed: pd.DataFrame) -> Iterator[str]:
 
 
 def unresolved_text(file: Mapping[str, Any], key: str) -> Any:
-    """Return the unresolved value of a key, or that of the nearest group above it followed by the rest of the key.
+    """Return the unresolved value of a key, or of the nearest group above it with the rest of the key.
 
     >>> unresolved_text({"model.norm.eps": 0.1, "model.norm2d": "${model.norm}"}, "model.norm2d.eps")
     '${model.norm}.eps'
@@ -171,7 +172,7 @@ def is_constant_within(column: FactorColumn, classes: FactorColumn) -> bool:
 
 
 def is_reference(text: Any) -> bool:
-    """Return True if an unresolved value refers to other keys, such as ``${seed}``, not to the environment.
+    """Return True if an unresolved value refers to other keys, not to the environment.
 
     >>> is_reference("${trainer.max_epochs}"), is_reference("${oc.env:RATE}"), is_reference(0.1)
     (True, False, False)
@@ -198,7 +199,7 @@ class Factors:
 
 
 def find_factors(results: Sequence[Result], unresolved: UnresolvedConfigs, compare: str | None = None) -> Factors:
-    """Find the keys in which runs differ: those set on the command line, then those without an explanation.
+    """Find the keys in which runs differ: those set on the command line, then unexplained ones.
 
     Args:
         results: of the runs.
@@ -228,7 +229,7 @@ def find_factors(results: Sequence[Result], unresolved: UnresolvedConfigs, compa
 
 
 def known_setting(result: Result, key: str) -> str | None:
-    """Return the text of a key in a run: ``ABSENT`` if the run lacks it, None if its configuration is lost.
+    """Return a key's text in a run: ``ABSENT`` if the run lacks it, None if its configuration is lost.
 
     >>> from normlab.results.result import Objective, Status
     >>> run = Result("", Status.FINISHED, {"net": {}}, {"model": "bn"}, [], Objective("", "", 0.0))
@@ -245,7 +246,7 @@ def known_setting(result: Result, key: str) -> str | None:
 
 
 def default_comparison(settings: pd.DataFrame, untyped: Sequence[str]) -> str:
-    """Return the key that is compared by default: ``model``, else the first untuned key, else an empty string."""
+    """Return the default factor to compare: ``model``, else the first untuned key, else empty."""
     others = [str(key) for key in settings if not str(key).startswith(OPTIMIZER) and key not in untyped]
     return MODEL if MODEL in settings else next(iter(others), "")
 

@@ -1,4 +1,7 @@
-"""Lay out figures of rows of panels with a title, legends and a caption; :func:`new_figure` is the main entry."""
+"""Lay out figures of rows of panels with a title, legends and a caption.
+
+:func:`new_figure` is the main entry.
+"""
 
 import math
 import textwrap

@@ -73,9 +73,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Apply the figures' matplotlib settings; letters without an installed font become boxes, without a warning.
+    """Apply the figures' matplotlib settings.
 
-    An SVG keeps such letters as text, which the reader's fonts may have.
+    Letters without an installed font become boxes in a PNG, without a warning; an SVG keeps them as text.
     """
     with rc_context({**LOOK, "font.family": ["sans-serif", *installed_cjk_fonts()]}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
@@ -180,9 +180,9 @@ def draw(sweep: SweepSummary, metrics: list[str]) -> Figure:
 
 
 def legend_labels(sweep: SweepSummary) -> list[str]:
-    """Return each configuration's name with its numbers of unfinished runs, and of untrained runs if most are.
+    """Return each configuration's legend label, such as ``model=nobn (2 of 8 diverged)``.
 
-    An example is ``model=nobn (2 of 8 diverged)``.
+    Untrained runs are counted only if they are the majority.
     """
     labels = []
     for configuration, row in sweep.configurations.to_dict("index").items():

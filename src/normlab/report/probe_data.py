@@ -1,4 +1,4 @@
-"""Probe measurements of a sweep: values over the steps, tables of the last values, and ratios to ``nobn``.
+"""Read a sweep's probe measurements: values over steps, tables of last values, ratios to ``nobn``.
 
 :func:`read_measurements` is the main entry. Medians are over finished runs, one per seed of a configuration.
 Infinite values count as missing, like NaN.
@@ -197,7 +197,7 @@ def read_measurements(sweep: SweepSummary, records: Sequence[Record]) -> Iterato
 
 
 def seed_quartiles(values: np.ndarray) -> np.ndarray:
-    """Return the quartiles over the seeds, ``(n x seeds)`` to ``(3, n)``; NaN if fewer than half are finite.
+    """Return quartiles over the seeds, ``(n x seeds)`` to ``(3, n)``; NaN if under half are finite.
 
     >>> seed_quartiles(np.array([[1.0, 2.0, 4.0], [np.nan, 2.0, 4.0], [np.nan, np.nan, 4.0]])).T.tolist()
     [[1.5, 2.0, 3.0], [2.5, 3.0, 3.5], [nan, nan, nan]]
@@ -286,12 +286,12 @@ def ratio_lines(table: pd.DataFrame) -> list[str]:
 
 
 def probe_columns(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per record and a column ``probe/<probe>/<mode>/<quantity>`` per number, NaN where missing."""
+    """Return a row per record and a column ``probe/<probe>/<mode>/<quantity>`` per headline number."""
     return pd.DataFrame([record.result.probes for record in records], index=range(len(records)), dtype=float)
 
 
 def probe_table(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
-    """Return the median of each probe number over the finished seeds, a row per configuration; NaN is ignored."""
+    """Return the median of each probe number over finished seeds, a row per configuration."""
     finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
     numbers = probe_columns(records).loc[finished.index]
     return numbers.groupby(finished["arm"]).median().reindex(sweep.configurations.index)

@@ -1,6 +1,7 @@
-"""Draw a figure of each probe, ``probe_<name>.png`` and ``.svg``; :func:`write_probe_figures` is the main entry.
+"""Draw a figure of each probe, ``probe_<name>.png`` and ``.svg``.
 
-This module draws the probes of single layers; ``probe_landscape`` draws those of the loss.
+:func:`write_probe_figures` is the main entry. This module draws the probes of single layers; ``probe_landscape``
+draws those of the loss.
 """
 
 import itertools
@@ -108,7 +109,7 @@ def draw_percentiles(probe: ProbeData, mode: str, layer: str, axes: Axes, config
 
 
 def draw_activations(probe: ProbeData) -> Figure | None:
-    """Draw activations and gradients by layer at the last measurement, or over the steps for a single layer."""
+    """Draw activations and gradients by layer at the last measurement; over the steps for one layer."""
     kinds = [
         kind
         for kind in LAYER_QUANTITIES
@@ -211,7 +212,7 @@ def probe_figures(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[tu
 
 
 def last_numbers(probe: ProbeData) -> pd.DataFrame:
-    """Return a row per configuration and quantity of no layer: the median over the seeds of the last values."""
+    """Return the median over seeds of each last value, a row per configuration and overall quantity."""
     rows = [
         {
             "arm": configuration,

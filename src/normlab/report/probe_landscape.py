@@ -251,7 +251,7 @@ def draw_spectrum(axes: Axes, probe: ProbeData, mode: str) -> None:
 
 
 def scale_spectrum_axis(axes: Axes, smallest: float, largest: float) -> None:
-    """Use a symmetric logarithmic axis for spectra whose widths differ by a factor of ten, else a linear one."""
+    """Use a symmetric logarithmic axis if the widths of spectra differ by a factor of ten."""
     if largest < 10 * smallest:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=TICK_STEPS))
         return

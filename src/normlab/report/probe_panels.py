@@ -105,7 +105,7 @@ def draw_numbers(
 
 
 def label_axes(axes: Axes, panel: NumberPanel, *, first: bool = True) -> None:
-    """Set title and axis labels of a panel over the steps; only the first of a shared axis has a value label."""
+    """Set title and axis labels of a panel over the steps; the value label only if ``first``."""
     label_panel(axes, [panel.title, mode_title(panel.mode)], STEP, panel.label if first else "")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=TICK_STEPS))
 

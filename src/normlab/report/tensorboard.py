@@ -1,7 +1,8 @@
-"""Write a sweep's TensorBoard files: HParams, Custom Scalars, text and images; :func:`write_events` is the entry.
+"""Write a sweep's TensorBoard files: HParams, Custom Scalars, text and images.
 
-Each ``arms/<configuration>`` in the sweep's folder is a TensorBoard run with the medians over the seeds. Text and
-images about the sweep are in ``arms/`` too, so that they are shown when only these are selected.
+:func:`write_events` is the main entry. Each ``arms/<configuration>`` in the sweep's folder is a TensorBoard run
+with the medians over the seeds. Text and images about the sweep are in ``arms/`` too, so that they are shown when
+only these are selected.
 """
 
 import re
@@ -116,7 +117,7 @@ def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]
 
 
 def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
-    """Return the table's numbers of each run, a row per run and a column per number; NaN is left out of means.
+    """Return the tables' numbers, a row per run; NaN is left out of means over seeds.
 
     A diverged run has the worst possible values, a stopped or failed run has NaN.
     """
