@@ -48,7 +48,7 @@ def test_another_verdict_on_the_same_runs_trains_nothing(run_train):
     outcome = run_train(*SWEEP, *verdict, "seed=0,1")
     assert outcome.code == 0, outcome.err
     assert pd.read_csv("sweep/table.csv")["runs"].tolist() == [2, 2]
-    assert "nobody typed" not in outcome.out
+    assert "not set on the command line" not in outcome.out
     assert Result.read(Path("sweep/model=bn,seed=1")).config["max_replicates"] == 40
 
 

@@ -1,4 +1,4 @@
-"""Which keys are factors, from the resolved configurations of runs."""
+"""Tests of :func:`find_factors`: the keys that are factors, from the resolved configurations of runs."""
 
 import copy
 
@@ -11,11 +11,11 @@ MODELS = {"bn": BN, "nobn": {"norm": None, "norm2d": None}, "ln": {"norm": {"_ta
 
 
 def run(*overrides, choices=None, status=Status.FINISHED, **changed):
-    """A run of these overrides; ``changed`` are keys, with __ for a dot, that a YAML file changed."""
-    given = dict(word.lstrip("+").split("=") for word in overrides)
-    model = given.get("model", "bn")
+    """Return a run with overrides; ``changed`` are keys that a YAML file sets, with __ for a dot."""
+    settings = dict(word.lstrip("+").split("=") for word in overrides)
+    model = settings.get("model", "bn")
     config = {
-        "seed": int(given.get("seed", 0)),
+        "seed": int(settings.get("seed", 0)),
         "data": {"seed": 42},
         "model": copy.deepcopy(MODELS.get(model, {})),
         "net": {"hidden": [64]},
@@ -23,7 +23,7 @@ def run(*overrides, choices=None, status=Status.FINISHED, **changed):
         "trainer": {"max_epochs": 100, "threads": None},
         "logger": {"tensorboard": True},
     }
-    typed = {key: value for key, value in given.items() if "." in key}
+    typed = {key: value for key, value in settings.items() if "." in key}
     for key, value in (typed | {key.replace("__", "."): value for key, value in changed.items()}).items():
         node = config
         *path, last = key.split(".")
@@ -35,53 +35,53 @@ def run(*overrides, choices=None, status=Status.FINISHED, **changed):
 
 
 def never():
-    raise AssertionError("the files of the runs need not be read")
+    raise AssertionError("the files of the runs are read without need")
 
 
-def keys(*runs, written=never, compare=None):
-    found = find_factors(runs, written, compare)
-    return found.keys, found.untyped
+def keys(*runs, unresolved=never, compare=None):
+    factors = find_factors(runs, unresolved, compare)
+    return factors.keys, factors.untyped
 
 
 class TestUntyped:
-    def test_a_difference_that_nobody_typed_makes_panels(self):
+    def test_difference_not_on_command_line_makes_panels(self):
         short = {"optimizer__lr": 0.1, "trainer__max_epochs": 3}
         runs = run("model=bn", **short), run("model=nobn")
-        assert keys(*runs, written=lambda: [{}, {}]) == (
+        assert keys(*runs, unresolved=lambda: [{}, {}]) == (
             ["model", "optimizer.lr", "trainer.max_epochs"],
             ("optimizer.lr", "trainer.max_epochs"),
         )
 
-    def test_being_confounded_with_the_arm_explains_nothing(self):
-        found = find_factors([run("model=bn", net__dropout=0.5), run("model=nobn")], lambda: [{}, {}])
-        assert found.untyped == ("net.dropout",)
-        assert found.settings["net.dropout"].tolist() == ["0.5", ABSENT]
+    def test_key_confounded_with_arm_is_factor(self):
+        factors = find_factors([run("model=bn", net__dropout=0.5), run("model=nobn")], lambda: [{}, {}])
+        assert factors.untyped == ("net.dropout",)
+        assert factors.settings["net.dropout"].tolist() == ["0.5", ABSENT]
 
-    def test_what_cannot_change_a_result_is_no_factor(self):
+    def test_key_without_effect_is_no_factor(self):
         assert keys(run(), run(logger__tensorboard=False, trainer__threads=2, seed=3)) == ([], ())
 
-    def test_what_the_report_alone_reads_is_no_factor(self):
+    def test_report_option_is_no_factor(self):
         typed = run("baseline=ln", "margin=0.1", "pairs=true", "max_replicates=40", baseline="ln", margin=0.1)
         assert keys(run(baseline=None, margin=None), typed) == ([], ())
 
-    def test_how_replicates_differ_makes_panels(self):
+    def test_replicate_setting_makes_panels(self):
         runs = run("model=bn", replicate="seed"), run("model=nobn", replicate="data")
-        assert keys(*runs, written=lambda: [{}, {}]) == (["model", "replicate"], ("replicate",))
+        assert keys(*runs, unresolved=lambda: [{}, {}]) == (["model", "replicate"], ("replicate",))
 
-    def test_a_choice_explains_what_lies_below_it(self):
+    def test_choice_explains_keys_below_it(self):
         assert keys(run("model=bn"), run("model=nobn"), run("model=ln")) == (["model"], ())
 
-    def test_a_choice_does_not_explain_what_differs_among_its_runs(self):
+    def test_choice_does_not_explain_difference_within_it(self):
         runs = run("optimizer=sgd", optimizer__beta=0.5), run("optimizer=sgd"), run("optimizer=adam")
         for each, name in zip(runs, ("sgd", "sgd", "adam"), strict=True):
             each.choices["optimizer"] = name
-        assert keys(*runs, written=lambda: [{}] * 3) == (["optimizer", "optimizer.beta"], ("optimizer.beta",))
+        assert keys(*runs, unresolved=lambda: [{}] * 3) == (["optimizer", "optimizer.beta"], ("optimizer.beta",))
 
-    def test_a_choice_that_nobody_typed_is_a_factor_and_not_each_key_below_it(self):
+    def test_untyped_choice_is_one_factor(self):
         other = run("model=nobn", choices={"optimizer": "sgd"}, optimizer__lr=0.5, optimizer__momentum=0.9)
         assert keys(run("model=bn"), other) == (["model", "optimizer"], ("optimizer",))
 
-    def test_an_experiment_explains_what_it_sets(self):
+    def test_experiment_explains_keys_it_sets(self):
         changed = {"trainer__max_epochs": 3, "optimizer__lr": 0.5}
         runs = [
             run("experiment=short", f"model={model}", choices={"experiment": "short"}, **changed)
@@ -89,16 +89,16 @@ class TestUntyped:
         ]
         assert keys(*runs, run("model=bn"), run("model=nobn")) == (["experiment", "model"], ())
 
-    def test_an_experiment_that_nobody_typed_is_a_factor(self):
+    def test_untyped_experiment_is_factor(self):
         short = run("model=bn", choices={"experiment": "short"}, trainer__max_epochs=3)
         assert keys(short, run("model=nobn")) == (["model", "experiment"], ("experiment",))
 
-    def test_a_group_that_sets_keys_of_others_explains_them_like_an_experiment(self):
+    def test_group_without_section_explains_like_experiment(self):
         one = run("setup=a", choices={"setup": "a"}, trainer__max_epochs=3)
         other = run("setup=b", choices={"setup": "b"}, optimizer__lr=0.5)
         assert keys(one, other) == (["setup"], ())
 
-    def test_what_an_experiment_sets_below_a_choice_is_explained_by_both(self):
+    def test_experiment_and_choice_together_explain_key(self):
         runs = [
             run(f"experiment={name}", f"model={model}", choices={"experiment": name}, **changed)
             for name, momentum in (("a", 0.1), ("b", 0.2))
@@ -106,27 +106,27 @@ class TestUntyped:
         ]
         assert keys(*runs) == (["experiment", "model"], ())
 
-    def test_a_reference_to_other_keys_follows_them(self):
+    def test_reference_follows_referenced_key(self):
         runs = [run(f"trainer.max_epochs={n}", scheduler__T_max=n) for n in (3, 9)]
-        written = [{"scheduler": {"T_max": "${trainer.max_epochs}"}}] * 2
-        assert keys(*runs, written=lambda: written) == (["trainer.max_epochs"], ())
+        unresolved = [{"scheduler": {"T_max": "${trainer.max_epochs}"}}] * 2
+        assert keys(*runs, unresolved=lambda: unresolved) == (["trainer.max_epochs"], ())
 
-    def test_bug_a_group_that_refers_to_another_made_panels(self):
+    def test_bug_group_reference_made_panels(self):
         typed = [f"model.norm.momentum={momentum}" for momentum in (0.01, 0.1)]
         runs = [run("model=bn", word, model__norm2d__momentum=float(word.partition("=")[2])) for word in typed]
-        assert keys(*runs, written=lambda: 2 * [{"model": {"norm2d": "${model.norm}"}}]) == (
+        assert keys(*runs, unresolved=lambda: 2 * [{"model": {"norm2d": "${model.norm}"}}]) == (
             ["model.norm.momentum"],
             (),
         )
 
-    def test_a_reference_to_the_environment_explains_nothing(self):
-        written = [{"trainer": {"max_epochs": "${oc.env:EPOCHS}"}}] * 2
-        assert keys(run(), run(trainer__max_epochs=3), written=lambda: written)[0] == ["trainer.max_epochs"]
+    def test_environment_reference_explains_nothing(self):
+        unresolved = [{"trainer": {"max_epochs": "${oc.env:EPOCHS}"}}] * 2
+        assert keys(run(), run(trainer__max_epochs=3), unresolved=lambda: unresolved)[0] == ["trainer.max_epochs"]
 
-    def test_what_equals_the_seed_follows_it(self):
+    def test_key_equal_to_seed_is_no_factor(self):
         assert keys(*(run(f"seed={seed}", data__seed=seed) for seed in (0, 1))) == ([], ())
 
-    def test_a_run_that_did_not_end_makes_no_factor(self):
+    def test_failed_run_makes_no_factor(self):
         lost = run("model=nobn", status=Status.FAILED, data__seed="${seed}")
         assert keys(run("model=bn"), lost) == (["model"], ())
 
@@ -135,36 +135,36 @@ class TestUntyped:
 
 
 class TestAbsent:
-    def test_one_setting_of_a_key_that_an_arm_lacks_is_no_factor(self):
+    def test_single_setting_of_absent_key_is_no_factor(self):
         runs = run("model=bn", "model.norm.momentum=0.05"), run("model=nobn")
         assert keys(*runs) == (["model"], ())
 
-    def test_several_settings_are_part_of_the_arms_name(self):
+    def test_several_settings_extend_arm_name(self):
         runs = [run("model=bn", f"model.norm.momentum={m}", model__norm2d__momentum=m) for m in ("0.05", "0.1")]
         references = [{"model": {"norm2d": {"momentum": "${oc.select:model.norm.momentum,0.1}"}}}] * 2
-        found = find_factors([*runs, run("model=nobn")], lambda: [*references, {}])
-        assert (found.keys, found.named) == (["model"], ("model.norm.momentum",))
-        assert found.settings["model"].tolist() == ["bn, momentum=0.05", "bn, momentum=0.1", "nobn"]
-        assert found.settings["model.norm.momentum"].tolist() == ["0.05", "0.1", ABSENT]
+        factors = find_factors([*runs, run("model=nobn")], lambda: [*references, {}])
+        assert (factors.keys, factors.named) == (["model"], ("model.norm.momentum",))
+        assert factors.settings["model"].tolist() == ["bn, momentum=0.05", "bn, momentum=0.1", "nobn"]
+        assert factors.settings["model.norm.momentum"].tolist() == ["0.05", "0.1", ABSENT]
 
-    def test_of_a_group_that_is_not_compared_they_are_panels(self):
+    def test_key_of_uncompared_group_makes_panels(self):
         runs = [
             run("model=bn", "net=mlp", f"net.width={n}", choices={"net": "mlp"}, net__width=n) for n in ("1", "2")
         ]
-        found = find_factors([*runs, run("model=nobn", "net=cnn", choices={"net": "cnn"})], never)
-        assert (found.keys, found.named) == (["model", "net", "net.width"], ())
-        assert found.settings["net.width"].tolist() == ["1.0", "2.0", ABSENT]
+        factors = find_factors([*runs, run("model=nobn", "net=cnn", choices={"net": "cnn"})], never)
+        assert (factors.keys, factors.named) == (["model", "net", "net.width"], ())
+        assert factors.settings["net.width"].tolist() == ["1.0", "2.0", ABSENT]
 
-    def test_the_arms_of_another_comparison_are_named(self):
+    def test_other_compared_factor_extends_arm_name(self):
         runs = [run("net=mlp", f"net.width={n}", choices={"net": "mlp"}) for n in ("1", "2")]
-        found = find_factors([*runs, run("model=nobn", "net=cnn", choices={"net": "cnn"})], never, compare="net")
-        assert found.settings["net"].tolist() == ["mlp, width=1.0", "mlp, width=2.0", "cnn"]
+        factors = find_factors([*runs, run("model=nobn", "net=cnn", choices={"net": "cnn"})], never, compare="net")
+        assert factors.settings["net"].tolist() == ["mlp, width=1.0", "mlp, width=2.0", "cnn"]
 
-    def test_a_key_that_one_run_of_an_arm_lacks_is_a_factor(self):
+    def test_key_absent_in_some_runs_of_arm_is_factor(self):
         runs = run("+net.dropout=0.5", "model=bn"), run("model=bn"), run("model=nobn")
         assert keys(*runs)[0] == ["net.dropout", "model"]
 
-    def test_of_a_run_whose_configuration_is_lost_nothing_is_absent(self):
+    def test_lost_configuration_is_unknown_not_absent(self):
         broken = Result("run", Status.FAILED, {}, {}, [], Objective("", "", 1.0))
-        found = find_factors([run("model=bn", "optimizer.lr=0.1"), run("optimizer.lr=0.2"), broken], never)
-        assert found.settings["optimizer.lr"].tolist() == ["0.1", "0.2", "unknown"]
+        factors = find_factors([run("model=bn", "optimizer.lr=0.1"), run("optimizer.lr=0.2"), broken], never)
+        assert factors.settings["optimizer.lr"].tolist() == ["0.1", "0.2", "unknown"]

@@ -15,19 +15,19 @@ from normlab.results.sweep import read_sweep
 LOSSES = ["train/loss", "val/loss"]
 
 
-def look(tmp_path):
+def summary_of(tmp_path):
     return summarize_sweep(read_sweep(tmp_path / "sweep"))
 
 
 def svg(tmp_path):
-    files = write_curves(look(tmp_path), tmp_path)
+    files = write_curves(summary_of(tmp_path), tmp_path)
     assert [path.name for path in files] == ["curves.png", "curves.svg"]
     with Image.open(files[0]) as picture:
         assert picture.width > 1000
     return files[1].read_text()
 
 
-def test_the_figure_names_arms_axes_and_what_the_band_is(make_run, tmp_path):
+def test_figure_labels_configurations_axes_and_band(make_run, tmp_path):
     for seed in range(2):
         make_run(f"model=bn seed={seed}")
         make_run(f"model=nobn seed={seed}")
@@ -48,64 +48,64 @@ def test_the_figure_names_arms_axes_and_what_the_band_is(make_run, tmp_path):
 def test_one_seed_has_no_band(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=nobn")
-    figure = draw(look(tmp_path), LOSSES)
+    figure = draw(summary_of(tmp_path), LOSSES)
     assert [len(axes.collections) for axes in figure.axes] == [0, 0]
-    assert "one seed per arm: no spread" in svg(tmp_path)
+    assert "one seed per configuration: no spread" in svg(tmp_path)
 
 
-def test_the_line_is_the_mean_and_the_band_the_range(make_run, tmp_path):
+def test_line_is_mean_and_band_is_range(make_run, tmp_path):
     for seed, losses in enumerate(([1.0, 2.0], [3.0, 2.5], [5.0, 3.0])):
         make_run(f"model=bn seed={seed}", losses)
-    axes = draw(look(tmp_path), LOSSES).axes[1]
+    axes = draw(summary_of(tmp_path), LOSSES).axes[1]
     assert axes.lines[0].get_ydata().tolist() == [3.0, 2.5]
     heights = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (1.0, 5.0)
 
 
-def test_a_mean_ends_where_its_first_seed_stopped(make_run, tmp_path):
+def test_mean_ends_with_shortest_run(make_run, tmp_path):
     make_run("model=bn seed=0", [3.0, 2.0, 1.0])
     make_run("model=bn seed=1", [3.0, 2.0])
-    axes = draw(look(tmp_path), LOSSES).axes[1]
+    axes = draw(summary_of(tmp_path), LOSSES).axes[1]
     assert axes.lines[0].get_xdata().tolist() == [1, 2]
-    assert "a mean ends where its first seed stopped" in svg(tmp_path)
+    assert "a mean ends with its shortest run" in svg(tmp_path)
 
 
-def test_an_arm_looks_the_same_in_every_panel(make_run, tmp_path):
+def test_configuration_has_same_colour_in_all_panels(make_run, tmp_path):
     for arm in ("bn", "nobn", "ln"):
         make_run(f"model={arm}")
-    one, other = draw(look(tmp_path), LOSSES).axes
+    one, other = draw(summary_of(tmp_path), LOSSES).axes
     assert [line.get_color() for line in one.lines] == [line.get_color() for line in other.lines]
     assert len({line.get_color() for line in one.lines}) == 3
 
 
-def test_diverged_runs_are_marked_and_do_not_stretch_the_axis(make_run, tmp_path):
+def test_diverged_runs_are_marked_and_keep_axis_limits(make_run, tmp_path):
     make_run("model=bn", [3.0, 2.0, 1.0])
     make_run("model=nobn seed=0", [3.0, 1e30, math.nan], status=Status.DIVERGED)
     make_run("model=nobn seed=1", [math.nan], status=Status.DIVERGED)
-    axes = draw(look(tmp_path), LOSSES).axes[1]
+    axes = draw(summary_of(tmp_path), LOSSES).axes[1]
     assert axes.get_ylim()[1] < 10
     crosses = [line for line in axes.lines if line.get_marker() == "x"]
     assert [line.get_xdata().tolist() for line in crosses] == [[2], [1]]
     text = svg(tmp_path)
     assert "model=nobn (2 of 2 diverged)" in text
-    assert "×: where it diverged" in text
+    assert "×: divergence" in text
 
 
-def test_nothing_finished(make_run, tmp_path):
+def test_unfinished_runs_alone_are_drawn(make_run, tmp_path):
     make_run("model=bn", [3.0, 9.0, math.nan], status=Status.DIVERGED)
     make_run("model=nobn", [3.0, 90.0], status=Status.STOPPED)
-    axes = draw(look(tmp_path), LOSSES).axes[1]
+    axes = draw(summary_of(tmp_path), LOSSES).axes[1]
     assert axes.get_ylim()[1] > 90
     assert "model=nobn (1 of 1 stopped)" in svg(tmp_path)
 
 
-def test_a_label_counts_in_whole_numbers(make_run, tmp_path):
+def test_label_counts_are_integers(make_run, tmp_path):
     make_run("seed=0")
     make_run("seed=1", status=Status.FAILED)
     assert ">model=bn (1 of 2 failed)<" in svg(tmp_path)
 
 
-def test_another_metric_gets_a_panel_of_its_own(make_run, tmp_path):
+def test_other_metric_has_own_panel(make_run, tmp_path):
     make_run("model=bn", [0.1, 0.9], metric="val/acc", direction="max", recorded="val/acc")
     assert ">val/acc<" in svg(tmp_path)
 
@@ -114,16 +114,16 @@ def test_another_metric_gets_a_panel_of_its_own(make_run, tmp_path):
     ("losses", "scale"),
     [([100.0, 1.0], "log"), ([5.0, 1.0], "linear"), ([100.0, -1.0], "linear"), ([1e6, 1.0], "log")],
 )
-def test_the_scale_is_logarithmic_where_the_range_asks_for_it(make_run, tmp_path, losses, scale):
+def test_axis_is_logarithmic_from_factor_ten(make_run, tmp_path, losses, scale):
     make_run("model=bn", losses)
-    assert draw(look(tmp_path), LOSSES).axes[1].get_yscale() == scale
+    assert draw(summary_of(tmp_path), LOSSES).axes[1].get_yscale() == scale
 
 
-def test_the_legend_of_twenty_arms_covers_no_data_and_leaves_nothing_out(make_run, tmp_path):
+def test_legend_of_twenty_entries_is_complete_below_panels(make_run, tmp_path):
     for model in ("bn", "bn_formula", "bn_torch", "nobn"):
         for lr in ("0.0001", "0.001", "0.01", "0.1", "1"):
             make_run(f"model={model} optimizer.lr={lr}")
-    sweep = look(tmp_path)
+    sweep = summary_of(tmp_path)
     with rc_context(LOOK):
         figure = draw(sweep, LOSSES)
         FigureCanvasAgg(figure).draw()
@@ -134,22 +134,22 @@ def test_the_legend_of_twenty_arms_covers_no_data_and_leaves_nothing_out(make_ru
     assert figure.texts[0].get_window_extent().y1 < legend.y0
 
 
-def test_the_same_sweep_gives_the_same_svg(make_run, tmp_path):
+def test_svg_is_reproducible(make_run, tmp_path):
     make_run("model=bn")
     assert svg(tmp_path) == svg(tmp_path)
 
 
-def test_no_curves_no_figure(make_run, tmp_path):
+def test_no_figure_without_curves(make_run, tmp_path):
     (make_run("model=bn") / "curves.csv").unlink()
-    assert write_curves(look(tmp_path), tmp_path) == []
+    assert write_curves(summary_of(tmp_path), tmp_path) == []
 
 
-def test_a_single_epoch_is_a_point(make_run, tmp_path):
+def test_single_epoch_is_drawn_as_point(make_run, tmp_path):
     make_run("model=bn", [1.0])
-    assert draw(look(tmp_path), LOSSES).axes[1].lines[0].get_marker() == "o"
+    assert draw(summary_of(tmp_path), LOSSES).axes[1].lines[0].get_marker() == "o"
 
 
-def test_letters_that_no_font_has_are_drawn_without_a_warning(make_run, tmp_path, recwarn):
+def test_letters_without_font_raise_no_warning(make_run, tmp_path, recwarn):
     for model in ("批归一", "nobn"):
         for seed in range(2):
             make_run(f"model={model} seed={seed}")
@@ -160,7 +160,7 @@ def test_letters_that_no_font_has_are_drawn_without_a_warning(make_run, tmp_path
     assert "批归一" in (tmp_path / "sweep/table.csv").read_text()
 
 
-def test_fonts_are_taken_where_they_are_installed(monkeypatch):
+def test_installed_cjk_fonts_are_used(monkeypatch):
     monkeypatch.setattr(figures, "installed_cjk_fonts", installed_cjk_fonts.__wrapped__)
     monkeypatch.setattr(figures.font_manager, "get_font_names", lambda: ["DejaVu Sans", "SimHei", "Yu Gothic"])
     with drawing():

@@ -10,7 +10,7 @@ from normlab.results.sweep import read_sweep
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Return a function that gives the overview of the runs there are, and their records."""
+    """Return a function that reads the sweep and returns its summary and records."""
 
     def read():
         records = read_sweep(tmp_path / "sweep")
@@ -20,12 +20,12 @@ def sweep(tmp_path):
 
 
 def rows(sweep):
-    seen, records = sweep()
-    numbers = run_numbers(seen, records)
+    summary, records = sweep()
+    numbers = run_numbers(summary, records)
     return {records[number].folder.name: row.dropna().to_dict() for number, row in numbers.iterrows()}
 
 
-def test_what_varies_comes_first_and_a_seed_has_no_column(make_run, sweep):
+def test_varied_keys_come_first_without_seed(make_run, sweep):
     for lr in ("0.1", "0.01"):
         for seed in range(2):
             make_run(f"optimizer.lr={lr} seed={seed}")
@@ -33,7 +33,7 @@ def test_what_varies_comes_first_and_a_seed_has_no_column(make_run, sweep):
     assert hyperparameters(*sweep()) == [*names, "trainer.max_epochs"]
 
 
-def test_what_follows_the_seed_has_no_column(make_run, sweep):
+def test_key_equal_to_seed_has_no_column(make_run, sweep):
     for seed in range(2):
         folder = make_run(f"model=bn seed={seed}")
         result = Result.read(folder)
@@ -43,7 +43,7 @@ def test_what_follows_the_seed_has_no_column(make_run, sweep):
     assert "data.batch_size" in hyperparameters(*sweep())
 
 
-def test_a_run_that_was_killed_takes_no_column_away(make_run, sweep):
+def test_killed_run_keeps_columns(make_run, sweep):
     make_run("model=bn seed=0")
     make_run("model=nobn seed=0")
     before = hyperparameters(*sweep())
@@ -51,11 +51,11 @@ def test_a_run_that_was_killed_takes_no_column_away(make_run, sweep):
     assert hyperparameters(*sweep()) == before
 
 
-def test_a_run_has_the_numbers_of_the_tables(make_run, sweep):
+def test_run_has_numbers_of_tables(make_run, sweep):
     make_run("model=bn seed=0", [4.0, 1.0, 3.0], seconds=2.0, probes={"probe/curvature/batch/trace": 7.0})
     make_run("model=nobn seed=0", [4.0, 3.5, 2.0])
-    found = rows(sweep)
-    assert found["model=bn,seed=0"] == {
+    numbers = rows(sweep)
+    assert numbers["model=bn,seed=0"] == {
         "best/val/loss": 1.0,
         "last/val/loss": 3.0,
         "reached": 1.0,
@@ -66,25 +66,25 @@ def test_a_run_has_the_numbers_of_the_tables(make_run, sweep):
         "last/train/loss": 1.5,
         "probe/curvature/batch/trace": 7.0,
     }
-    assert list(found["model=bn,seed=0"])[:2] == ["best/val/loss", "last/val/loss"]
+    assert list(numbers["model=bn,seed=0"])[:2] == ["best/val/loss", "last/val/loss"]
 
 
-def test_a_diverged_run_has_the_worst_value_and_an_unended_one_none(make_run, sweep):
+def test_diverged_run_has_worst_values_and_failed_run_none(make_run, sweep):
     probes = {"probe/curvature/batch/trace": 7.0}
     for seed, status in enumerate(Status):
         make_run(f"model=bn seed={seed}", [4.0, 2.0], status=status, probes=probes)
     make_run("model=bn seed=4", [4.0, 2.0])
-    found = rows(sweep)
-    diverged = found["model=bn,seed=1"]
+    numbers = rows(sweep)
+    diverged = numbers["model=bn,seed=1"]
     worst = dict.fromkeys(("best/val/loss", "last/val/loss", "last/train/loss", "test/loss"), math.inf)
     assert diverged == {**worst, "reached": 0.0, "diverged": 1.0, "epochs_to_target": math.inf}
-    assert found["model=bn,seed=2"] == found["model=bn,seed=3"] == {}
+    assert numbers["model=bn,seed=2"] == numbers["model=bn,seed=3"] == {}
 
 
 @pytest.mark.parametrize("direction", ["min", "max"])
-def test_the_worst_value_is_by_the_direction(make_run, sweep, direction):
+def test_worst_value_depends_on_direction(make_run, sweep, direction):
     for seed, status in enumerate((Status.FINISHED, Status.DIVERGED)):
         make_run(f"seed={seed}", status=status, metric="val/gain", recorded="val/gain", direction=direction)
     worst = math.inf if direction == "min" else -math.inf
-    found = rows(sweep)["seed=1"]
-    assert found["best/val/gain"] == found["last/val/gain"] == worst
+    numbers = rows(sweep)["seed=1"]
+    assert numbers["best/val/gain"] == numbers["last/val/gain"] == worst

@@ -3,14 +3,14 @@ import pytest
 from normlab.report.figures import COLOURS, LINES, styles
 
 
-def test_what_varies_first_is_the_colour_and_the_rest_the_line():
-    looks = styles([(model, lr) for model in ("bn", "nobn") for lr in ("0.1", "0.01")])
-    assert [look.colour for look in looks] == [COLOURS[0], COLOURS[0], COLOURS[1], COLOURS[1]]
-    assert [look.line for look in looks] == [LINES[0], LINES[1]] * 2
+def test_first_factor_sets_colour_and_others_line():
+    all_styles = styles([(model, lr) for model in ("bn", "nobn") for lr in ("0.1", "0.01")])
+    assert [style.colour for style in all_styles] == [COLOURS[0], COLOURS[0], COLOURS[1], COLOURS[1]]
+    assert [style.line for style in all_styles] == [LINES[0], LINES[1]] * 2
 
 
 @pytest.mark.parametrize(
-    "arms",
+    "configurations",
     [
         [()],
         [(str(k),) for k in range(20)],
@@ -19,10 +19,10 @@ def test_what_varies_first_is_the_colour_and_the_rest_the_line():
         [(str(k % 4), str(k // 4)) for k in range(20)],
     ],
 )
-def test_no_two_arms_look_the_same(arms):
-    looks = styles(arms)
-    assert len(looks) == len(arms) == len(set(looks))
+def test_styles_are_distinct(configurations):
+    all_styles = styles(configurations)
+    assert len(all_styles) == len(configurations) == len(set(all_styles))
 
 
-def test_there_is_a_style_for_any_number_of_arms():
+def test_any_number_of_configurations_has_styles():
     assert len(styles([(str(k),) for k in range(500)])) == 500

@@ -4,7 +4,7 @@ from normlab.results.result import Result
 from normlab.results.sweep import read_sweep
 
 
-def test_arms_of_a_panel_are_told_apart_by_normalizer_and_learning_rate_alone(make_run, tmp_path):
+def test_panel_configurations_vary_in_model_and_lr(make_run, tmp_path):
     for init in ("kaiming", "default"):
         for model in ("bn", "nobn"):
             for lr in ("0.01", "0.1"):
@@ -17,13 +17,17 @@ def test_arms_of_a_panel_are_told_apart_by_normalizer_and_learning_rate_alone(ma
             f"model={model}, optimizer.lr={lr}" for model in ("bn", "nobn") for lr in ("0.01", "0.1")
         ]
         assert part.runs["arm"].tolist() == part.configurations.index.tolist()
-        looks = styles([tuple(arm) for arm in part.configurations[part.keys].to_numpy()])
-        assert [look.colour for look in looks[:2]] == [looks[0].colour] * 2 != [look.colour for look in looks[2:]]
+        all_styles = styles([tuple(settings) for settings in part.configurations[part.keys].to_numpy()])
+        assert (
+            [style.colour for style in all_styles[:2]]
+            == [all_styles[0].colour] * 2
+            != [style.colour for style in all_styles[2:]]
+        )
     runs = [number for part in parts.values() for number in part.runs.index]
     assert sorted(runs) == list(range(8))
 
 
-def test_a_learning_rate_that_nobody_typed_makes_panels(make_run, tmp_path):
+def test_untyped_learning_rate_makes_panels(make_run, tmp_path):
     for model in ("bn", "nobn"):
         for lr in (0.01, 0.1):
             folder = make_run(f"model={model} folder={lr}")
@@ -35,7 +39,7 @@ def test_a_learning_rate_that_nobody_typed_makes_panels(make_run, tmp_path):
     assert {name: part.keys for name, part in parts.items()} == {"lr=0.01": ["model"], "lr=0.1": ["model"]}
 
 
-def test_a_sweep_without_several_normalizers_or_without_anything_else_is_one(make_run, tmp_path):
+def test_sweep_without_other_factors_is_one_panel(make_run, tmp_path):
     for lr in ("0.01", "0.1"):
         make_run(f"model=bn optimizer.lr={lr} seed=0")
     sweep = summarize_sweep(read_sweep(tmp_path / "sweep"))

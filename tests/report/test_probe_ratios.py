@@ -19,7 +19,7 @@ def ratios(tmp_path):
     return table
 
 
-def test_each_arm_is_held_against_the_one_that_differs_in_its_normalizer_alone(make_run, ratios):
+def test_baseline_differs_in_normalizer_alone(make_run, ratios):
     for lr in ("0.1", "0.01"):
         for seed in range(8):
             make_run(f"model=nobn optimizer.lr={lr} seed={seed}", probes={BETA: 2.0 + seed})
@@ -30,11 +30,21 @@ def test_each_arm_is_held_against_the_one_that_differs_in_its_normalizer_alone(m
     assert table["ratio"].tolist() == pytest.approx([0.01, 0.1])
     assert table["seeds"].tolist() == [8, 8]
     lines = ratio_lines(table)
-    assert lines[0].split() == ["against", "nobn", "of", "ratio", "(95", "%", "interval)", "smaller"]
+    assert lines[0].split() == [
+        "configuration",
+        "quantity",
+        "ratio",
+        "to",
+        "nobn",
+        "(95",
+        "%",
+        "interval)",
+        "smaller",
+    ]
     assert lines[1].split()[2:] == ["along_gradient/batch/beta", "0.01", "(0.01", "to", "0.01)", "8/8"]
 
 
-def test_only_seeds_that_both_have_and_finite_numbers_are_compared(make_run, ratios):
+def test_ratio_uses_shared_seeds_with_finite_values(make_run, ratios):
     for seed in (3, 1, 2, 6):
         make_run(f"model=nobn seed={seed}", probes={BETA: float(seed)})
     for seed in (2, 5, 1):
@@ -45,7 +55,7 @@ def test_only_seeds_that_both_have_and_finite_numbers_are_compared(make_run, rat
     assert row["ratio"] == pytest.approx(2.0)
 
 
-def test_a_number_that_is_but_a_flag_is_left_out(make_run, ratios):
+def test_flags_have_no_ratio(make_run, ratios):
     for model in ("bn", "nobn"):
         make_run(
             f"model={model} seed=0", probes={"probe/gradient_lipschitz/batch/unreliable": float(model == "bn")}
@@ -54,7 +64,7 @@ def test_a_number_that_is_but_a_flag_is_left_out(make_run, ratios):
 
 
 @pytest.mark.parametrize("models", [["bn"], ["bn", "ln"], ["nobn"]])
-def test_without_a_net_that_has_none_there_is_nothing_to_compare_with(make_run, ratios, models):
+def test_no_ratios_without_pair_with_nobn(make_run, ratios, models):
     for model in models:
         make_run(f"model={model} seed=0", probes={BETA: 1.5})
     table = ratios()
@@ -63,14 +73,14 @@ def test_without_a_net_that_has_none_there_is_nothing_to_compare_with(make_run, 
     assert ratio_lines(table) == []
 
 
-def test_few_seeds_are_in_the_table_and_not_printed(make_run, ratios):
+def test_ratio_of_few_seeds_is_not_printed(make_run, ratios):
     for model in ("bn", "nobn"):
         make_run(f"model={model} seed=0", probes={BETA: 1.5})
     assert len(ratios()) == 1
     assert ratio_lines(ratios()) == []
 
 
-def test_an_arm_at_chance_is_untrained_and_its_landscape_is_not_compared(make_run, ratios, tmp_path):
+def test_ratio_to_untrained_configuration_is_not_printed(make_run, ratios, tmp_path):
     for seed in range(8):
         make_run(f"model=nobn seed={seed}", losses=(4.0, 3.99), probes={BETA: 2.0 + seed}, chance=2.0)
         make_run(f"model=bn seed={seed}", losses=(4.0, 1.0), probes={BETA: 1.0 + seed}, chance=2.0)

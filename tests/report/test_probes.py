@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from normlab.report.figures import COLOURS, LOOK
-from normlab.report.probe_data import TABLE_LETTERS, measured, printed_probes, probe_columns, probe_table
+from normlab.report.probe_data import TABLE_LETTERS, printed_probes, probe_columns, probe_table, read_measurements
 from normlab.report.probe_figures import FIGURES, draw_plain_numbers, write_images, write_probe_figures
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
@@ -23,33 +23,33 @@ CURVATURE = {"lambda_max": 4.0, "dhd_lambda_max": 8.0, "stability": 2.0, "indica
 
 @pytest.fixture
 def probed(make_run):
-    """Return a function that writes a run with what its probes left."""
+    """Return a function that writes a run with its probe measurements."""
 
-    def make(overrides, founds, **how):
+    def make(overrides, measurements, **how):
         folder = make_run(overrides, **how)
-        records.append_probes(folder, founds)
-        records.write_arrays(folder, founds)
+        records.append_probes(folder, measurements)
+        records.write_arrays(folder, measurements)
         result = Result.read(folder)
-        result.probes = records.headlines(founds)
+        result.probes = records.headlines(measurements)
         result.write(folder)
         return folder
 
     return make
 
 
-def found(probe, step, mode="batch", arrays=None, headline=(), **numbers):
+def measurement(probe, step, mode="batch", arrays=None, headline=(), **numbers):
     values = {name.replace("__", "/"): float(x) for name, x in numbers.items()}
     return Found(step // 10, step, 0.0, probe, mode, values, arrays or {}, headline)
 
 
-def sweep_of(tmp_path):
+def summary_and_records(tmp_path):
     runs = read_sweep(tmp_path / "sweep")
     return summarize_sweep(runs), runs
 
 
-def drawn(tmp_path, name, *, laid_out=False):
-    """Return the figure of a probe and its panels."""
-    [probe] = [probe for probe in measured(*sweep_of(tmp_path)) if probe.name == name]
+def draw_probe(tmp_path, name, *, laid_out=False):
+    """Draw the figure of a probe; return it and its axes, or None twice without values."""
+    [probe] = [probe for probe in read_measurements(*summary_and_records(tmp_path)) if probe.name == name]
     with rc_context(LOOK):
         figure = FIGURES.get(name, draw_plain_numbers)(probe) or draw_plain_numbers(probe)
         if laid_out:
@@ -57,27 +57,27 @@ def drawn(tmp_path, name, *, laid_out=False):
     return figure, figure and figure.axes
 
 
-def said(figure):
+def caption_text(figure):
     return " ".join([text.get_text() for text in figure.texts])
 
 
-def legend(figure):
+def legend_texts(figure):
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
-def titles(figure):
-    return [place.get_title() for place in figure.axes]
+def panel_titles(figure):
+    return [panel.get_title() for panel in figure.axes]
 
 
 def series(axes):
-    """Return the values of the lines of a panel that are not NaN throughout."""
+    """Return the values of the non-empty lines of a panel."""
     return [np.asarray(line.get_ydata()).tolist() for line in axes.lines if len(line.get_ydata())]
 
 
-def everything(step, scale, modes=("batch", "frozen")):
-    """Return what all probes find at one moment."""
+def all_measurements(step, scale, modes=("batch", "frozen")):
+    """Return measurements of all probes at one step."""
     grid, alphas = np.linspace(-1, 5 * scale, 20), np.linspace(-1, 1, 5)
-    founds = []
+    measurements = []
     for mode in modes:
         spectrum = {"density": np.exp(-(grid**2)), "density_grid": grid}
         losses = {"random_alphas": alphas, "random_losses": 0.1 + scale * alphas**2}
@@ -89,17 +89,21 @@ def everything(step, scale, modes=("batch", "frozen")):
         }
         percentiles = {f"hidden{i}__{q}": i + x for i in (1, 2) for q, x in (("q15", -1), ("q50", 0), ("q85", 1))}
         ranges = {"loss": 1, "loss_min": 0.5, "loss_max": scale, "predictiveness_min": 0.1, "cosine_min": 0.9}
-        founds += [
-            found("gradient_lipschitz", step, mode, median=100 * scale, **LIPSCHITZ),
-            found("along_gradient", step, mode, **ranges, predictiveness_max=scale, beta=scale, beta_lr=scale),
-            found("covariate_shift", step, mode, difference=scale, relative=0.5, cosine=0.9, out__cosine=0.9),
-            found("preactivations", step, mode, **percentiles),
-            found("curvature", step, mode, spectrum, lambda_max_lr=scale / 5, **CURVATURE),
-            found("activations", step, mode, **layers),
-            found("line", step, mode, losses, rise=scale),
-            found("of_a_user", step, mode, norm=scale, hidden1__norm=scale),
+        measurements += [
+            measurement("gradient_lipschitz", step, mode, median=100 * scale, **LIPSCHITZ),
+            measurement(
+                "along_gradient", step, mode, **ranges, predictiveness_max=scale, beta=scale, beta_lr=scale
+            ),
+            measurement(
+                "covariate_shift", step, mode, difference=scale, relative=0.5, cosine=0.9, out__cosine=0.9
+            ),
+            measurement("preactivations", step, mode, **percentiles),
+            measurement("curvature", step, mode, spectrum, lambda_max_lr=scale / 5, **CURVATURE),
+            measurement("activations", step, mode, **layers),
+            measurement("line", step, mode, losses, rise=scale),
+            measurement("of_a_user", step, mode, norm=scale, hidden1__norm=scale),
         ]
-    return founds
+    return measurements
 
 
 NAMES = [*FIGURES, "of_a_user"]
@@ -109,14 +113,14 @@ NAMES = [*FIGURES, "of_a_user"]
 def full(probed, tmp_path):
     for k, arm in enumerate(("bn", "ln", "nobn")):
         for seed in range(2):
-            founds = [one for step in (0, 50, 100) for one in everything(step, 1 + k + seed / 2)]
-            probed(f"model={arm} seed={seed}", founds)
+            measurements = [one for step in (0, 50, 100) for one in all_measurements(step, 1 + k + seed / 2)]
+            probed(f"model={arm} seed={seed}", measurements)
     return tmp_path
 
 
-def test_each_probe_has_a_figure_as_png_and_svg(probed, tmp_path):
-    probed("model=bn", everything(0, 2.0, ["frozen"]))
-    files = write_probe_figures(*sweep_of(tmp_path), tmp_path)
+def test_each_probe_has_png_and_svg(probed, tmp_path):
+    probed("model=bn", all_measurements(0, 2.0, ["frozen"]))
+    files = write_probe_figures(*summary_and_records(tmp_path), tmp_path)
     assert {path.name for path in files} == {f"probe_{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
     for path in files:
         if path.suffix == ".png":
@@ -126,42 +130,44 @@ def test_each_probe_has_a_figure_as_png_and_svg(probed, tmp_path):
             assert "frozen statistics" in path.read_text()
 
 
-def test_the_same_sweep_gives_the_same_svg(probed, tmp_path):
-    probed("model=bn", everything(0, 1.0)[:1])
-    _, one = write_probe_figures(*sweep_of(tmp_path), tmp_path)
+def test_svg_is_reproducible(probed, tmp_path):
+    probed("model=bn", all_measurements(0, 1.0)[:1])
+    _, one = write_probe_figures(*summary_and_records(tmp_path), tmp_path)
     text = one.read_text()
-    write_probe_figures(*sweep_of(tmp_path), tmp_path)
+    write_probe_figures(*summary_and_records(tmp_path), tmp_path)
     assert one.read_text() == text
 
 
-def test_nothing_measured_nothing_drawn(make_run, tmp_path):
+def test_no_figures_without_measurements(make_run, tmp_path):
     make_run("model=bn")
-    assert write_probe_figures(*sweep_of(tmp_path), tmp_path) == []
-    sweep, runs = sweep_of(tmp_path)
+    assert write_probe_figures(*summary_and_records(tmp_path), tmp_path) == []
+    sweep, runs = summary_and_records(tmp_path)
     assert printed_probes(sweep, runs) == []
     assert probe_table(sweep, runs).shape == (1, 0)
     assert probe_columns(runs).shape == (1, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_alone_is_a_sweep_of_one_arm(probed, tmp_path, name):
+def test_single_run_is_drawn(probed, tmp_path, name):
     steps = (0,) if name in NAMES[::2] else (0, 50)
-    probed("model=bn", [one for step in steps for one in everything(step, 1.0, ["batch"]) if one.probe == name])
-    figure, axes = drawn(tmp_path, name)
-    assert any(series(place) for place in axes)
-    assert "one seed per arm: no spread" in said(figure)
+    probed(
+        "model=bn", [one for step in steps for one in all_measurements(step, 1.0, ["batch"]) if one.probe == name]
+    )
+    figure, axes = draw_probe(tmp_path, name)
+    assert any(series(panel) for panel in axes)
+    assert "one seed per configuration: no spread" in caption_text(figure)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_overlaps_and_nothing_is_cut_off(probed, tmp_path, name):
+def test_elements_do_not_overlap_or_leave_figure(probed, tmp_path, name):
     for k in range(5):
         for seed in range(2):
             status = Status.DIVERGED if (k, seed) == (1, 1) else Status.FINISHED
-            founds = [one for step in (0, 5000) for one in everything(step, 10.0**k, ["batch"])]
-            founds = [one for one in founds if one.probe == name]
-            probed(f"model=arm{k} optimizer.lr=0.00{k} seed={seed}", founds, status=status)
-    figure, axes = drawn(tmp_path, name, laid_out=True)
-    boxes = [place.get_tightbbox() for place in axes] + [text.get_window_extent() for text in figure.texts[:2]]
+            measurements = [one for step in (0, 5000) for one in all_measurements(step, 10.0**k, ["batch"])]
+            measurements = [one for one in measurements if one.probe == name]
+            probed(f"model=arm{k} optimizer.lr=0.00{k} seed={seed}", measurements, status=status)
+    figure, axes = draw_probe(tmp_path, name, laid_out=True)
+    boxes = [panel.get_tightbbox() for panel in axes] + [text.get_window_extent() for text in figure.texts[:2]]
     boxes += [legend.get_window_extent() for legend in figure.legends]
     for number, box in enumerate(boxes):
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 + 1
@@ -174,90 +180,94 @@ def test_nothing_overlaps_and_nothing_is_cut_off(probed, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_run_that_finished(probed, tmp_path, name):
+def test_unfinished_runs_alone_are_counted_in_labels(probed, tmp_path, name):
     for seed, status in enumerate((Status.DIVERGED, Status.FAILED, Status.STOPPED)):
-        founds = [one for step in (0, 50) for one in everything(step, 2.0, ["batch"]) if one.probe == name]
-        probed(f"model=bn seed={seed}", founds, status=status)
-    figure, _ = drawn(tmp_path, name)
-    assert figure is None or "1 of 3 diverged" in " ".join([*legend(figure), *titles(figure)])
+        measurements = [
+            one for step in (0, 50) for one in all_measurements(step, 2.0, ["batch"]) if one.probe == name
+        ]
+        probed(f"model=bn seed={seed}", measurements, status=status)
+    figure, _ = draw_probe(tmp_path, name)
+    assert figure is None or "1 of 3 diverged" in " ".join([*legend_texts(figure), *panel_titles(figure)])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_number_at_all(probed, tmp_path, name):
+def test_no_figure_without_finite_values(probed, tmp_path, name):
     nothing, value = [], math.inf if name in NAMES[::2] else math.nan
-    for one in everything(0, 2.0):
+    for one in all_measurements(0, 2.0):
         arrays = {key: np.full_like(array, value) for key, array in one.arrays.items()}
         numbers = dict.fromkeys(one.numbers, value)
         nothing += [Found(1, 0, 0.0, one.probe, one.mode, numbers, arrays)] if one.probe == name else []
     probed("model=bn", nothing)
-    assert drawn(tmp_path, name) == (None, None)
+    assert draw_probe(tmp_path, name) == (None, None)
 
 
-def test_the_line_is_the_median_and_the_band_the_middle_half(probed, tmp_path):
+def test_line_is_median_and_band_is_interquartile_range(probed, tmp_path):
     for seed, x in enumerate((1.0, 2.0, 3.0, 4.0, 25.0)):
-        probed(f"model=bn seed={seed}", [found("of_a_user", step, norm=x + step) for step in (0, 10)])
-    figure, [axes] = drawn(tmp_path, "of_a_user")
+        probed(f"model=bn seed={seed}", [measurement("of_a_user", step, norm=x + step) for step in (0, 10)])
+    figure, [axes] = draw_probe(tmp_path, "of_a_user")
     assert series(axes) == [[3.0, 13.0]]
     heights = axes.collections[0].get_paths()[0].vertices
     assert sorted(set(map(tuple, heights.tolist()))) == [(0.0, 2.0), (0.0, 4.0), (10.0, 12.0), (10.0, 14.0)]
-    assert "line: median over 5 seeds; band: the middle half of the seeds" in said(figure)
-    assert axes.get_xlabel() == "steps of the optimizer"
-    assert legend(figure) == ["model=bn"]
+    assert "line: median over 5 seeds; band: interquartile range over the seeds" in caption_text(figure)
+    assert axes.get_xlabel() == "optimizer steps"
+    assert legend_texts(figure) == ["model=bn"]
 
 
-def test_a_value_that_is_not_finite_is_a_gap(probed, tmp_path):
+def test_nonfinite_value_is_gap(probed, tmp_path):
     values = (1.0, math.nan, 3.0, math.inf, 5.0)
-    probed("model=bn", [found("of_a_user", 10 * k, norm=x) for k, x in enumerate(values)])
-    _, [axes] = drawn(tmp_path, "of_a_user")
+    probed("model=bn", [measurement("of_a_user", 10 * k, norm=x) for k, x in enumerate(values)])
+    _, [axes] = draw_probe(tmp_path, "of_a_user")
     [line] = series(axes)
     np.testing.assert_array_equal(line, [1.0, math.nan, 3.0, math.nan, 5.0])
 
 
-def test_steps_that_few_seeds_share_are_left_out_and_break_no_line(probed, tmp_path):
+def test_steps_of_few_seeds_are_skipped_without_gap(probed, tmp_path):
     for seed in range(3):
         steps = (0, 10, 10 + seed + 1, 20)
-        probed(f"model=bn seed={seed}", [found("of_a_user", step, norm=step) for step in steps])
-    _, [axes] = drawn(tmp_path, "of_a_user")
+        probed(f"model=bn seed={seed}", [measurement("of_a_user", step, norm=step) for step in steps])
+    _, [axes] = draw_probe(tmp_path, "of_a_user")
     assert series(axes) == [[0.0, 10.0, 20.0]]
 
 
-def test_a_repeated_seed_counts_once(probed, tmp_path):
+def test_repeated_seed_counts_once(probed, tmp_path):
     for copy, x in enumerate((1.0, 9.0, 9.0)):
-        probed(f"model=bn seed={min(copy, 1)} +copy={copy}", [found("of_a_user", 0, norm=x, other=x)])
-    sweep, runs = sweep_of(tmp_path)
-    [probe] = measured(sweep, runs)
-    assert sum(map(len, probe.ended.values())) == (3 if len(sweep.configurations) > 1 else 2)
+        probed(f"model=bn seed={min(copy, 1)} +copy={copy}", [measurement("of_a_user", 0, norm=x, other=x)])
+    sweep, runs = summary_and_records(tmp_path)
+    [probe] = read_measurements(sweep, runs)
+    assert sum(map(len, probe.finished.values())) == (3 if len(sweep.configurations) > 1 else 2)
 
 
-def test_a_diverged_run_is_thin_and_crossed_and_moves_neither_median_nor_axis(probed, tmp_path):
+def test_diverged_run_is_thin_and_keeps_median_and_axis(probed, tmp_path):
     for seed in range(2):
-        probed(f"model=bn seed={seed}", [found("of_a_user", step, norm=1 + step / 10) for step in (0, 10, 20)])
-    lost = [found("of_a_user", step, norm=x) for step, x in ((0, 1.0), (10, 1e30))]
+        probed(
+            f"model=bn seed={seed}", [measurement("of_a_user", step, norm=1 + step / 10) for step in (0, 10, 20)]
+        )
+    lost = [measurement("of_a_user", step, norm=x) for step, x in ((0, 1.0), (10, 1e30))]
     probed("model=bn seed=2", lost, status=Status.DIVERGED)
-    figure, [axes] = drawn(tmp_path, "of_a_user")
+    figure, [axes] = draw_probe(tmp_path, "of_a_user")
     median, thin, cross = axes.lines
     assert median.get_ydata().tolist() == [1.0, 2.0, 3.0]
     assert (thin.get_linewidth(), thin.get_ydata().tolist()) == (0.7, [1.0, 1e30])
     assert (cross.get_marker(), cross.get_xdata().tolist()) == ("x", [10])
     assert axes.get_ylim()[1] < 10
-    assert legend(figure) == ["model=bn (1 of 3 diverged)"]
-    assert "thin: a run that did not finish; ×: where it diverged" in said(figure)
+    assert legend_texts(figure) == ["model=bn (1 of 3 diverged)"]
+    assert "thin line: unfinished run; ×: divergence" in caption_text(figure)
 
 
-def test_an_arm_looks_as_in_the_curves_also_where_another_was_not_probed(probed, make_run, tmp_path):
+def test_colour_matches_curves_if_others_are_not_probed(probed, make_run, tmp_path):
     make_run("model=bn")
-    probed("model=nobn", [found("of_a_user", step, norm=1.0) for step in (0, 10)])
-    figure, [axes] = drawn(tmp_path, "of_a_user")
+    probed("model=nobn", [measurement("of_a_user", step, norm=1.0) for step in (0, 10)])
+    figure, [axes] = draw_probe(tmp_path, "of_a_user")
     assert axes.lines[0].get_color() == COLOURS[1]
-    assert legend(figure) == ["model=nobn"]
+    assert legend_texts(figure) == ["model=nobn"]
 
 
-def test_one_moment_is_a_dot_for_each_seed_below_each_other_by_arm(probed, tmp_path):
+def test_single_measurement_is_dot_per_seed(probed, tmp_path):
     for k, arm in enumerate(("bn", "nobn")):
         for seed, x in enumerate((10.0, 20.0, 4000.0)):
             doubt = {**LIPSCHITZ, "unreliable": float(arm == "nobn" and seed == 2)}
-            probed(f"model={arm} seed={seed}", [found("gradient_lipschitz", 0, median=x * 10**k, **doubt)])
-    figure, [axes] = drawn(tmp_path, "gradient_lipschitz")
+            probed(f"model={arm} seed={seed}", [measurement("gradient_lipschitz", 0, median=x * 10**k, **doubt)])
+    figure, [axes] = draw_probe(tmp_path, "gradient_lipschitz")
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in dots] == [10, 20, 4000, 100, 200, 40000]
     assert [round(line.get_ydata()[0]) for line in dots] == [0, 0, 0, 1, 1, 1]
@@ -265,28 +275,31 @@ def test_one_moment_is_a_dot_for_each_seed_below_each_other_by_arm(probed, tmp_p
     assert [line.get_xdata()[0] for line in axes.lines if line.get_linewidth() == 2] == [20.0, 200.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["model=bn", "model=nobn"]
     assert axes.get_xscale() == "log"
-    assert "dot: a seed; bar: the median over the seeds; thin bar: the middle half of the directions" in said(
-        figure
+    assert (
+        "dot: one seed; bar: median over the seeds; thin bar: interquartile range over the directions"
+        in caption_text(figure)
     )
-    assert "hollow: unreliable" in said(figure)
+    assert "hollow: unreliable" in caption_text(figure)
 
 
-def test_over_steps_an_unreliable_median_is_hollow(probed, tmp_path):
+def test_unreliable_median_over_steps_is_hollow(probed, tmp_path):
     for seed in range(2):
-        founds = [
-            found("gradient_lipschitz", step, median=100, **{**LIPSCHITZ, "unreliable": step >= 10 * (seed + 1)})
+        measurements = [
+            measurement(
+                "gradient_lipschitz", step, median=100, **{**LIPSCHITZ, "unreliable": step >= 10 * (seed + 1)}
+            )
             for step in (0, 10, 20)
         ]
-        probed(f"model=bn seed={seed}", founds)
-    figure, [axes] = drawn(tmp_path, "gradient_lipschitz")
+        probed(f"model=bn seed={seed}", measurements)
+    figure, [axes] = draw_probe(tmp_path, "gradient_lipschitz")
     [marks] = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert marks.get_xdata().tolist() == [10, 20]
-    assert "hollow: unreliable" in said(figure)
+    assert "hollow: unreliable" in caption_text(figure)
 
 
-def test_no_hollow_mark_is_explained_where_there_is_none(probed, tmp_path):
-    probed("model=bn", [found("gradient_lipschitz", step, median=100, **LIPSCHITZ) for step in (0, 10)])
-    assert "hollow" not in said(drawn(tmp_path, "gradient_lipschitz")[0])
+def test_caption_omits_absent_hollow_marker(probed, tmp_path):
+    probed("model=bn", [measurement("gradient_lipschitz", step, median=100, **LIPSCHITZ) for step in (0, 10)])
+    assert "hollow" not in caption_text(draw_probe(tmp_path, "gradient_lipschitz")[0])
 
 
 @pytest.mark.parametrize(
@@ -299,13 +312,13 @@ def test_no_hollow_mark_is_explained_where_there_is_none(probed, tmp_path):
         ((math.nan, math.nan), 0, []),
     ],
 )
-def test_the_stability_limit_is_drawn_where_there_is_one(probed, tmp_path, limits, doubt, words):
+def test_known_stability_limit_is_drawn(probed, tmp_path, limits, doubt, words):
     steps = (0, 10) if doubt or limits[0] == 3.8 else (0,)
     for arm, limit in zip(("bn", "nobn"), limits, strict=True):
         numbers = {"lambda_max": 5.0, "lambda_max_lr": 0.5, "stability": limit, "indicative": doubt}
-        probed(f"model={arm}", [found("curvature", step, **numbers) for step in steps])
-    figure, axes = drawn(tmp_path, "curvature")
-    assert [text for text in legend(figure) if "model=" not in text] == words
+        probed(f"model={arm}", [measurement("curvature", step, **numbers) for step in steps])
+    figure, axes = draw_probe(tmp_path, "curvature")
+    assert [text for text in legend_texts(figure) if "model=" not in text] == words
     known = sorted({limit for limit in limits if not math.isnan(limit)})
     values = [line.get_xdata() if len(steps) == 1 else line.get_ydata() for line in axes[0].lines]
     assert sorted(x[0] for x in values if len(x) == 2 and x[0] == x[1] and x[0] > 1) == known
@@ -313,115 +326,121 @@ def test_the_stability_limit_is_drawn_where_there_is_one(probed, tmp_path, limit
     assert all(low < limit < high for limit in known)
 
 
-def test_the_limit_of_adam_is_drawn_on_the_preconditioned_sharpness_alone(probed, tmp_path):
+def test_adam_limit_is_on_preconditioned_sharpness_only(probed, tmp_path):
     for arm in ("bn", "nobn"):
         numbers = {"lambda_max": 5.0, "lambda_max_lr": 0.5, "stability": math.nan, "indicative": 0.0}
         numbers |= {"preconditioned_lambda_max_lr": 36.0, "preconditioned_stability": 38.0}
-        probed(f"model={arm}", [found("curvature", step, **numbers) for step in (0, 10)])
-    figure, axes = drawn(tmp_path, "curvature")
-    assert [text for text in legend(figure) if "model=" not in text] == ["stability limit of Adam: 38"]
-    limits = [{line.get_ydata()[0] for line in place.lines if len(line.get_ydata()) == 2} for place in axes]
+        probed(f"model={arm}", [measurement("curvature", step, **numbers) for step in (0, 10)])
+    figure, axes = draw_probe(tmp_path, "curvature")
+    assert [text for text in legend_texts(figure) if "model=" not in text] == ["stability limit of Adam: 38"]
+    limits = [{line.get_ydata()[0] for line in panel.lines if len(line.get_ydata()) == 2} for panel in axes]
     assert [38.0 in limit for limit in limits] == [False, True, False]
     assert axes[1].get_ylim()[1] > 38
 
 
-def test_spectra_are_drawn_on_a_logarithmic_axis(probed, tmp_path):
+def test_spectra_have_logarithmic_axes(probed, tmp_path):
     grid = np.linspace(-1, 9, 11)
     for arm, width in (("bn", 1), ("nobn", 1000)):
         arrays = {"density": np.exp(-grid), "density_grid": width * grid}
-        probed(f"model={arm}", [found("curvature", 0, arrays=arrays, lambda_max=9 * width)])
-    figure, axes = drawn(tmp_path, "curvature")
+        probed(f"model={arm}", [measurement("curvature", 0, arrays=arrays, lambda_max=9 * width)])
+    figure, axes = draw_probe(tmp_path, "curvature")
     assert (axes[-1].get_yscale(), axes[-1].get_xscale()) == ("log", "symlog")
     assert [line.get_xdata().max() for line in axes[-1].lines] == [9, 9000]
-    assert "spectral density: at the last moment, of the first seed" in said(figure)
+    assert "spectral density: last measurement of the first seed" in caption_text(figure)
 
 
 @pytest.mark.parametrize(("arms", "shown"), [(3, 1), (5, 5)])
-def test_ranges_lie_over_each_other_or_have_a_panel_for_each_arm(probed, tmp_path, arms, shown):
+def test_ranges_overlay_or_have_panel_per_configuration(probed, tmp_path, arms, shown):
     for k in range(arms):
         for seed in range(2):
             low, high = k + 1.0 + seed, k + 2.0 + seed
-            founds = [found("along_gradient", step, loss_min=low, loss_max=high, beta=1.0) for step in (0, 10)]
-            probed(f"model=arm{k} seed={seed}", founds)
-    figure, axes = drawn(tmp_path, "along_gradient")
+            measurements = [
+                measurement("along_gradient", step, loss_min=low, loss_max=high, beta=1.0) for step in (0, 10)
+            ]
+            probed(f"model=arm{k} seed={seed}", measurements)
+    figure, axes = draw_probe(tmp_path, "along_gradient")
     assert len(axes) == shown + 1
     bands = [
-        path.vertices[:, 1] for place in axes[:shown] for band in place.collections for path in band.get_paths()
+        path.vertices[:, 1] for panel in axes[:shown] for band in panel.collections for path in band.get_paths()
     ]
     assert [(band.min(), band.max()) for band in bands] == [(k + 1.5, k + 2.5) for k in range(arms)]
-    assert len({place.get_ylim() for place in axes[:shown]}) == 1
-    assert "range: over the lengths of the step, its ends medians over the seeds" in said(figure)
+    assert len({panel.get_ylim() for panel in axes[:shown]}) == 1
+    assert "range: over the step lengths, its ends are medians over the seeds" in caption_text(figure)
 
 
-def test_percentiles_have_a_panel_for_each_arm_and_one_axis(full):
-    figure, axes = drawn(full, "preactivations")
+def test_percentiles_have_panel_per_configuration(full):
+    figure, axes = draw_probe(full, "preactivations")
     last, first = axes[:3], axes[3:6]
-    assert titles(figure)[:3] == ["model=bn", "model=ln", "model=nobn"]
+    assert panel_titles(figure)[:3] == ["model=bn", "model=ln", "model=nobn"]
     assert series(last[0]) == [[1.0] * 3, [2.0] * 3, [3.0] * 3]
     assert series(first[0]) == [[0.0] * 3, [1.0] * 3, [2.0] * 3]
-    assert len({place.get_ylim() for place in last}) == 1
+    assert len({panel.get_ylim() for panel in last}) == 1
 
 
-def test_the_loss_on_a_line_is_the_median_over_the_seeds(full):
-    figure, axes = drawn(full, "line")
-    assert [place.get_xlabel()[0] for place in axes] == ["α"] * 4
+def test_loss_on_line_is_median_over_seeds(full):
+    figure, axes = draw_probe(full, "line")
+    assert [panel.get_xlabel()[0] for panel in axes] == ["α"] * 4
     assert axes[0].lines[0].get_xdata().tolist() == [-1, -0.5, 0, 0.5, 1]
     assert axes[0].lines[0].get_ydata() == pytest.approx(0.1 + 1.25 * np.array([1, 0.25, 0, 0.25, 1]))
-    assert legend(figure) == ["model=bn", "model=ln", "model=nobn"]
+    assert legend_texts(figure) == ["model=bn", "model=ln", "model=nobn"]
 
 
-def test_a_line_without_arrays_shows_its_numbers(probed, tmp_path):
-    probed("model=bn", [found("line", step, rise=1.0) for step in (0, 10)])
-    assert [place.get_ylabel() for place in drawn(tmp_path, "line")[1]] == ["rise"]
+def test_line_without_arrays_shows_numbers(probed, tmp_path):
+    probed("model=bn", [measurement("line", step, rise=1.0) for step in (0, 10)])
+    assert [panel.get_ylabel() for panel in draw_probe(tmp_path, "line")[1]] == ["rise"]
 
 
-def test_layers_are_in_the_order_of_the_net(probed, tmp_path):
+def test_layers_keep_order_of_net(probed, tmp_path):
     shallow = {"zeta__std": 1.0, "alpha__std": 2.0}
-    probed("model=bn", [found("activations", step, **shallow) for step in (0, 10)])
-    probed("model=nobn", [found("activations", 10, **{"zeta__std": 3.0, "mid__std": 4.0, "alpha__std": 5.0})])
-    _, [axes] = drawn(tmp_path, "activations")
+    probed("model=bn", [measurement("activations", step, **shallow) for step in (0, 10)])
+    probed(
+        "model=nobn", [measurement("activations", 10, **{"zeta__std": 3.0, "mid__std": 4.0, "alpha__std": 5.0})]
+    )
+    _, [axes] = draw_probe(tmp_path, "activations")
     assert series(axes) == [[1.0, 2.0], [3.0, 4.0, 5.0]]
-    assert axes.get_xlabel() == "layer, from the input on"
+    assert axes.get_xlabel() == "layer, counted from the input"
 
 
-def test_the_same_layers_everywhere_are_named(full):
-    _, axes = drawn(full, "activations")
+def test_common_layers_are_named(full):
+    _, axes = draw_probe(full, "activations")
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["hidden1", "hidden2", "hidden3"]
     assert axes[3].get_ylim() == (-0.03, 1.03)
 
 
 def test_many_layers_are_counted(probed, tmp_path):
-    probed("model=bn", [found("activations", 0, **{f"hidden{i}__std": 1.0 for i in range(12)})])
-    _, [axes] = drawn(tmp_path, "activations")
-    assert axes.get_xlabel() == "layer, from 1: hidden0 to 12: hidden11"
+    probed("model=bn", [measurement("activations", 0, **{f"hidden{i}__std": 1.0 for i in range(12)})])
+    _, [axes] = draw_probe(tmp_path, "activations")
+    assert axes.get_xlabel() == "layer, from 1 (hidden0) to 12 (hidden11)"
 
 
-def test_a_single_layer_is_shown_over_the_steps(probed, tmp_path):
-    probed("model=bn", [found("activations", step, hidden1__std=step) for step in (5, 10, 15)])
-    figure, [axes] = drawn(tmp_path, "activations")
+def test_single_layer_is_drawn_over_steps(probed, tmp_path):
+    probed("model=bn", [measurement("activations", step, hidden1__std=step) for step in (5, 10, 15)])
+    figure, [axes] = draw_probe(tmp_path, "activations")
     assert series(axes) == [[5.0, 10.0, 15.0]]
-    assert "hidden1" in said(figure)
+    assert "hidden1" in caption_text(figure)
 
 
-def test_a_probe_of_ones_own_shows_headlines_and_what_is_of_no_layer(probed, tmp_path):
-    probed("model=bn", [found("mine", step, a=1, out__b=2, out__c=3, headline=("out/b",)) for step in (0, 10)])
-    assert [place.get_ylabel() for place in drawn(tmp_path, "mine")[1]] == ["a", "out/b"]
+def test_user_probe_shows_headlines_and_overall_numbers(probed, tmp_path):
+    probed(
+        "model=bn", [measurement("mine", step, a=1, out__b=2, out__c=3, headline=("out/b",)) for step in (0, 10)]
+    )
+    assert [panel.get_ylabel() for panel in draw_probe(tmp_path, "mine")[1]] == ["a", "out/b"]
 
 
-def test_a_probe_of_ones_own_that_measures_layers_alone_shows_these(probed, tmp_path):
-    probed("model=bn", [found("mine", step, out__b=2, out__c=3) for step in (0, 10)])
-    assert [place.get_ylabel() for place in drawn(tmp_path, "mine")[1]] == ["out/b", "out/c"]
+def test_user_probe_of_layers_shows_all_numbers(probed, tmp_path):
+    probed("model=bn", [measurement("mine", step, out__b=2, out__c=3) for step in (0, 10)])
+    assert [panel.get_ylabel() for panel in draw_probe(tmp_path, "mine")[1]] == ["out/b", "out/c"]
 
 
-def test_another_probe_under_a_known_name_is_drawn_as_it_is(probed, tmp_path):
-    probed("model=bn", [found("curvature", step, mine=1.0) for step in (0, 10)])
-    assert [place.get_ylabel() for place in drawn(tmp_path, "curvature")[1]] == ["mine"]
+def test_other_probe_of_known_name_shows_plain_numbers(probed, tmp_path):
+    probed("model=bn", [measurement("curvature", step, mine=1.0) for step in (0, 10)])
+    assert [panel.get_ylabel() for panel in draw_probe(tmp_path, "curvature")[1]] == ["mine"]
 
 
 @pytest.mark.parametrize(("top", "expected"), [(5.0, "linear"), (50.0, "log"), (-1.0, "linear"), (1e8, "log")])
-def test_the_scale_is_logarithmic_where_the_range_asks_for_it(probed, tmp_path, top, expected):
-    probed("model=bn", [found("mine", step, norm=x) for step, x in ((0, 1.0), (10, top))])
-    _, [axes] = drawn(tmp_path, "mine", laid_out=True)
+def test_axis_is_logarithmic_from_factor_ten(probed, tmp_path, top, expected):
+    probed("model=bn", [measurement("mine", step, norm=x) for step, x in ((0, 1.0), (10, top))])
+    _, [axes] = draw_probe(tmp_path, "mine", laid_out=True)
     assert axes.get_yscale() == expected
     assert not axes.yaxis.get_minor_ticks() or expected == "linear"
     assert ("10⁸" in [label.get_text() for label in axes.get_yticklabels()]) == (top == 1e8)
@@ -436,59 +455,63 @@ def tabled(probed, tmp_path):
     }
     for arm, pairs in values.items():
         for seed, (beta, beta_lr) in enumerate(pairs):
-            founds = [found("along_gradient", 0, headline=head, beta=99, beta_lr=99)]
-            founds += [found("along_gradient", 10, headline=head, beta=beta, beta_lr=beta_lr, loss=1.0)]
-            founds += [found("mine", 10, "frozen", headline=("x",), x=seed)]
-            probed(f"model={arm} seed={seed}", founds)
-    probed("model=nobn seed=3", [found("mine", 10, "frozen", headline=("x",), x=1e9)], status=Status.DIVERGED)
+            measurements = [measurement("along_gradient", 0, headline=head, beta=99, beta_lr=99)]
+            measurements += [
+                measurement("along_gradient", 10, headline=head, beta=beta, beta_lr=beta_lr, loss=1.0)
+            ]
+            measurements += [measurement("mine", 10, "frozen", headline=("x",), x=seed)]
+            probed(f"model={arm} seed={seed}", measurements)
+    probed(
+        "model=nobn seed=3", [measurement("mine", 10, "frozen", headline=("x",), x=1e9)], status=Status.DIVERGED
+    )
     return tmp_path
 
 
-def test_the_table_has_medians_over_seeds_of_what_was_found_last(tabled):
-    table = probe_table(*sweep_of(tabled))
+def test_table_has_medians_of_last_measurements(tabled):
+    table = probe_table(*summary_and_records(tabled))
     columns = ["probe/along_gradient/batch/beta", "probe/along_gradient/batch/beta_lr", "probe/mine/frozen/x"]
     assert table.columns.tolist() == columns
     assert table.index.tolist() == ["model=bn", "model=nobn"]
     assert table.to_numpy().tolist() == [[3.0, 1.5, 1.0], [20.0, 1.0, 1.0]]
 
 
-def test_the_printed_tables_name_probe_and_mode(tabled):
-    assert printed_probes(*sweep_of(tabled)) == [
-        "along_gradient: when it last looked, median over the finished seeds",
+def test_printed_tables_name_probe_and_mode(tabled):
+    assert printed_probes(*summary_and_records(tabled)) == [
+        "along_gradient: last measurement, median over the finished seeds",
         "model  beta (batch)  beta_lr (batch)",
         "bn                3              1.5",
         "nobn             20                1",
         "",
-        "mine: when it last looked, median over the finished seeds",
+        "mine: last measurement, median over the finished seeds",
         "model  x (frozen)",
         "bn              1",
         "nobn            1",
     ]
 
 
-def test_one_seed_is_no_median_and_a_missing_number_a_dash(probed, make_run, tmp_path):
+def test_missing_number_is_dash_and_one_seed_no_median(probed, make_run, tmp_path):
     make_run("model=nobn")
-    probed("model=bn", [found("mine", 10, headline=("x",), x=2.0)])
-    assert printed_probes(*sweep_of(tmp_path)) == [
-        "mine: when it last looked",
+    probed("model=bn", [measurement("mine", 10, headline=("x",), x=2.0)])
+    assert printed_probes(*summary_and_records(tmp_path)) == [
+        "mine: last measurement",
         "model  x (batch)",
         "bn             2",
         "nobn           -",
     ]
 
 
-def test_a_wide_table_is_broken_and_each_part_names_the_arms(probed, tmp_path):
+def test_wide_table_is_split_with_configuration_column(probed, tmp_path):
     numbers = {f"a_rather_long_name_{k}": float(k) for k in range(9)}
     probed("model=bn", [Found(1, 1, 0.0, "mine", "batch", numbers, headline=tuple(numbers))])
-    lines = printed_probes(*sweep_of(tmp_path))
+    lines = printed_probes(*summary_and_records(tmp_path))
     assert max(map(len, lines)) <= TABLE_LETTERS
-    heads = [line for line in lines if line.startswith("arm")]
+    heads = [line for line in lines if line.startswith("configuration")]
     assert len(heads) > 1
     assert [name for line in heads for name in line.split()[1::2]] == list(numbers)
 
 
-def test_the_columns_of_runs_are_in_the_order_of_the_records(tabled):
-    _, runs = sweep_of(tabled)
+def test_probe_columns_keep_order_of_records(tabled):
+    _, runs = summary_and_records(tabled)
     columns = probe_columns(runs)
     assert columns.index.tolist() == list(range(7))
     beta = columns["probe/along_gradient/batch/beta"]
@@ -496,20 +519,22 @@ def test_the_columns_of_runs_are_in_the_order_of_the_records(tabled):
     assert isinstance(columns, pd.DataFrame)
 
 
-def test_damaged_files_leave_the_other_runs_drawn(probed, tmp_path, caplog):
+def test_damaged_files_do_not_affect_other_runs(probed, tmp_path, caplog):
     for seed in range(2):
-        founds = [one for step in (0, 50) for one in everything(step, 2.0) if one.probe in ("line", "curvature")]
-        folder = probed(f"model=bn seed={seed}", founds)
+        measurements = [
+            one for step in (0, 50) for one in all_measurements(step, 2.0) if one.probe in ("line", "curvature")
+        ]
+        folder = probed(f"model=bn seed={seed}", measurements)
     (folder / "probes.csv").write_text("nonsense\n")
     (folder / "probes.npz").write_bytes(b"nonsense")
-    assert drawn(tmp_path, "line")[1]
-    assert drawn(tmp_path, "curvature")[1]
+    assert draw_probe(tmp_path, "line")[1]
+    assert draw_probe(tmp_path, "curvature")[1]
     assert "probes.csv is damaged" in caplog.text
 
 
-def test_pictures_go_into_the_images_tab(probed, tmp_path):
-    probed("model=bn", everything(0, 1.0)[:1])
-    figures = write_probe_figures(*sweep_of(tmp_path), tmp_path)
+def test_figures_are_in_images_tab(probed, tmp_path):
+    probed("model=bn", all_measurements(0, 1.0)[:1])
+    figures = write_probe_figures(*summary_and_records(tmp_path), tmp_path)
     folder = tmp_path / "events"
     folder.mkdir()
     write_images(EventFile(folder), figures)
@@ -520,12 +545,12 @@ def test_pictures_go_into_the_images_tab(probed, tmp_path):
     assert image.width == 1440
 
 
-def test_too_many_arms_for_one_figure_are_drawn_panel_by_panel(probed, tmp_path):
+def test_many_configurations_have_figure_per_panel(probed, tmp_path):
     for init in ("default", "kaiming"):
         for model in ("bn", "nobn", "ln", "gn"):
-            shift = [found("covariate_shift", step, difference=1 + step) for step in (0, 10)]
+            shift = [measurement("covariate_shift", step, difference=1 + step) for step in (0, 10)]
             probed(f"net.init={init} model={model} seed=0", shift)
-    files = [path.name for path in write_probe_figures(*sweep_of(tmp_path), tmp_path)]
+    files = [path.name for path in write_probe_figures(*summary_and_records(tmp_path), tmp_path)]
     stems = [f"probe_covariate_shift_init={init}" for init in ("default", "kaiming")]
     assert files == [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
     text = (tmp_path / files[1]).read_text()

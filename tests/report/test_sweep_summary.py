@@ -189,7 +189,7 @@ def test_bug_sweeps_of_other_configurations_were_compared(make_run, tmp_path):
     found = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions())
     assert found.analysis.comparisons["metric"].tolist() == ["test/loss", "train_eval/loss"]
     assert set(found.analysis.comparisons["verdict"]) == {"not comparable: nobn differs in trainer.max_epochs"}
-    said = "runs differ in trainer.max_epochs, which nobody typed: it makes panels"
+    said = "runs differ in trainer.max_epochs, not set on the command line: each value is a panel"
     assert said in footnotes(found.summary)
     assert said in page_of([tmp_path], found).warnings
 

@@ -12,7 +12,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from normlab.report.finalize import close_sweep
 from normlab.report.report_data import ReportOptions, build_report_data
-from normlab.report.tensorboard import text, write_events
+from normlab.report.tensorboard import write_events, write_text
 from normlab.results.events import CLOSED, OURS, EventFile
 from normlab.results.folder import require_sweep
 from normlab.results.result import Status
@@ -22,8 +22,8 @@ ALL = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 
 
 @pytest.fixture
-def close(tmp_path):
-    """Return a function that writes the event files of the sweep there is."""
+def write_sweep(tmp_path):
+    """Return a function that writes the event files of the sweep."""
 
     def write(*markdown):
         records = read_sweep(tmp_path / "sweep")
@@ -36,7 +36,7 @@ def close(tmp_path):
 
 @pytest.fixture
 def folder(make_run, tmp_path):
-    """Return the folder of a sweep of two arms and three seeds."""
+    """Return the folder of a sweep of two configurations and three seeds."""
     for model in ("bn", "nobn"):
         for seed in range(3):
             make_run(f"model={model} seed={seed}", [4.0, 2.0 + seed], events=True)
@@ -49,7 +49,7 @@ def events(folder):
 
 
 def traces(folder):
-    """Return the event files below a folder, by the folder that they are in."""
+    """Return the event files below a folder, by their folder."""
     return {path.parent.relative_to(folder).as_posix(): path for path in sorted(folder.rglob(OURS))}
 
 
@@ -58,37 +58,37 @@ def written(events, tag):
     return event.tensor_proto.string_val[0]
 
 
-def test_arms_are_runs_of_their_own(folder, close):
-    assert close() == [folder, folder / "arms"]
+def test_each_configuration_is_tensorboard_run(folder, write_sweep):
+    assert write_sweep() == [folder, folder / "arms"]
     assert {path.name for path in (folder / "arms").iterdir() if path.is_dir()} == {"model=bn", "model=nobn"}
     arm = events(folder / "arms" / "model=bn")
     assert [(event.step, event.value) for event in arm.Scalars("val/loss")] == [(5, 4.0), (10, 3.0)]
     assert [event.value for event in arm.Scalars("quartiles/val/loss/upper")] == [4.0, 3.5]
 
 
-def test_what_is_said_of_all_arms_is_beside_them(folder, close):
-    close("## Verdicts", ["model  runs", "bn        3"])
+def test_text_and_layout_are_in_arms_folder(folder, write_sweep):
+    write_sweep("## Verdicts", ["model  runs", "bn        3"])
     beside = events(folder / "arms")
-    said = written(beside, "all runs/text_summary").decode()
-    assert said.startswith("## Verdicts\n\n    model  runs\n    bn        3\n\n`arms/…` has the median")
+    content = written(beside, "all runs/text_summary").decode()
+    assert content.startswith("## Verdicts\n\n    model  runs\n    bn        3\n\n`arms/…` has the median")
     layout = Layout.FromString(written(beside, "custom_scalars__config__"))
     assert [chart.title for chart in layout.category[0].chart] == ["train/loss", "val/loss"]
     assert events(folder).Tags()["tensors"] == ["_hparams_/experiment"]
 
 
-def test_arms_are_no_runs_of_the_sweep(folder, close):
+def test_arms_folder_holds_no_sweep_runs(folder, write_sweep):
     before = read_sweep(folder)
-    close()
+    write_sweep()
     assert read_sweep(folder) == before
     require_sweep(folder)
 
 
-def test_closing_again_replaces_what_it_wrote_and_nothing_else(folder, close, make_run):
-    close()
+def test_rewriting_replaces_own_files_only(folder, write_sweep, make_run):
+    write_sweep()
     (folder / "arms" / "model=bn" / "notes.txt").write_text("mine")
     before = traces(folder)
     make_run("model=ln seed=0", events=True)
-    close()
+    write_sweep()
     after = traces(folder)
     assert after.keys() - before.keys() == {"arms/model=ln", "model=ln,seed=0"}
     assert not set(after.values()) & {before[name] for name in (".", "arms", "arms/model=bn")}
@@ -97,20 +97,20 @@ def test_closing_again_replaces_what_it_wrote_and_nothing_else(folder, close, ma
         assert len(list(run.glob(f"*.{CLOSED}"))) == 1
 
 
-def test_an_arm_that_is_no_more_goes(folder, close):
-    close()
+def test_files_of_removed_configuration_are_deleted(folder, write_sweep):
+    write_sweep()
     for seed in range(3):
         (folder / f"model=nobn,seed={seed}").rename(folder.parent / f"elsewhere{seed}")
-    close()
+    write_sweep()
     assert [name for name in traces(folder) if name.startswith("arms")] == ["arms", "arms/model=bn"]
 
 
-def test_one_run_per_arm_is_its_arm(folder, close):
-    close()
+def test_no_arms_folder_with_one_run_each(folder, write_sweep):
+    write_sweep()
     for seed in (1, 2):
         for model in ("bn", "nobn"):
             (folder / f"model={model},seed={seed}").rename(folder.parent / f"{model}{seed}")
-    assert close("only") == [folder]
+    assert write_sweep("only") == [folder]
     assert not (folder / "arms").exists()
     own = events(folder)
     assert "quartiles" not in written(own, "all runs/text_summary").decode()
@@ -120,26 +120,26 @@ def test_one_run_per_arm_is_its_arm(folder, close):
     }
 
 
-def test_runs_that_a_person_called_arms_are_left_alone(folder, close):
+def test_user_runs_in_arms_folder_are_kept(folder, write_sweep):
     (folder / "arms").mkdir()
     for run in list(folder.glob("model=*")):
         run.rename(folder / "arms" / run.name)
     own = {path: path.read_bytes() for path in folder.rglob(OURS)}
-    assert close() == [folder]
+    assert write_sweep() == [folder]
     assert {path: path.read_bytes() for path in own} == own
 
 
-def test_arms_have_names_that_are_safe_and_their_own(make_run, tmp_path, close):
+def test_configuration_folders_are_safe_and_unique(make_run, tmp_path, write_sweep):
     for path in ("a*b", "a_b"):
         for seed in range(2):
             make_run(f"data.path={path} seed={seed}", events=True)
-    close()
+    write_sweep()
     names = {path.name for path in (tmp_path / "sweep" / "arms").iterdir() if path.is_dir()}
     assert names == {"data.path=a_b", "data.path=a_b#2"}
 
 
-def test_a_block_of_lines_stays_as_it_is_aligned(tmp_path):
-    text(EventFile(tmp_path), "all runs", ["# Title", ["a  b", "1  2"], ["", "note"]])
+def test_block_of_lines_keeps_alignment(tmp_path):
+    write_text(EventFile(tmp_path), "all runs", ["# Title", ["a  b", "1  2"], ["", "note"]])
     assert written(events(tmp_path), "all runs/text_summary").decode() == (
         "# Title\n\n    a  b\n    1  2\n\n    \n    note"
     )
@@ -147,7 +147,7 @@ def test_a_block_of_lines_stays_as_it_is_aligned(tmp_path):
 
 @contextmanager
 def tensorboard(folder, log):
-    """Start TensorBoard, and give a function that asks it for JSON."""
+    """Start TensorBoard; yield a function that requests JSON from it."""
     command = [
         sys.executable,
         "-m",
@@ -159,7 +159,7 @@ def tensorboard(folder, log):
         "--port",
         "0",
     ]
-    with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             deadline = time.monotonic() + 60
             while not (found := re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())):
@@ -167,34 +167,34 @@ def tensorboard(folder, log):
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.05)
 
-            def ask(path, content=None):
+            def request_json(path, content=None):
                 data = None if content is None else json.dumps(content).encode()
                 request = urllib.request.Request(f"{found[0]}data/{path}", data)
                 request.add_header("Content-Type", "application/json")
                 with urllib.request.urlopen(request, timeout=20) as answer:
                     return json.load(answer)
 
-            yield ask
+            yield request_json
         finally:
             process.terminate()
 
 
-def test_tensorboard_shows_it_all(folder, make_run, tmp_path):
+def test_tensorboard_serves_all_tabs(folder, make_run, tmp_path):
     make_run("model=nobn seed=3", [4.0, float("nan")], status=Status.DIVERGED, events=True)
     close_sweep(folder)
     runs = set(traces(folder))
-    with tensorboard(folder, tmp_path / "log") as ask:
+    with tensorboard(folder, tmp_path / "log") as request_json:
         deadline = time.monotonic() + 30
-        while set(ask("runs")) != runs:
-            assert time.monotonic() < deadline, ask("runs")
+        while set(request_json("runs")) != runs:
+            assert time.monotonic() < deadline, request_json("runs")
             time.sleep(0.05)
-        curve = ask("plugin/scalars/scalars?tag=val/loss&run=arms/model%3Dbn")
-        asked = {"experimentName": "", "allowedStatuses": ALL, "colParams": [], "startIndex": 0, "sliceSize": 9}
-        groups = ask("plugin/hparams/session_groups", asked)["sessionGroups"]
-        columns = ask("plugin/hparams/experiment", {"experimentName": ""})
-        layout = ask("plugin/custom_scalars/layout")
-        texts = ask("plugin/text/text?tag=all%20runs/text_summary&run=arms")
-        images = ask("plugin/images/tags")
+        curve = request_json("plugin/scalars/scalars?tag=val/loss&run=arms/model%3Dbn")
+        query = {"experimentName": "", "allowedStatuses": ALL, "colParams": [], "startIndex": 0, "sliceSize": 9}
+        groups = request_json("plugin/hparams/session_groups", query)["sessionGroups"]
+        columns = request_json("plugin/hparams/experiment", {"experimentName": ""})
+        layout = request_json("plugin/custom_scalars/layout")
+        texts = request_json("plugin/text/text?tag=all%20runs/text_summary&run=arms")
+        images = request_json("plugin/images/tags")
 
     assert [(step, value) for _, step, value in curve] == [(5, 4.0), (10, 3.0)]
     assert sorted(len(group["sessions"]) for group in groups) == [3, 4]

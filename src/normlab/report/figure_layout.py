@@ -1,4 +1,7 @@
-"""Figures of rows of panels, with a title, a legend and a caption."""
+"""Lay out figures of rows of panels with a title, legends and a caption.
+
+:func:`new_figure` is the main entry.
+"""
 
 import math
 import textwrap
@@ -15,31 +18,32 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocator, NullLocator, ScalarFormatter
 
 from normlab.report.figures import CAPTION, HANDLE, LEFT, LEGEND_ROW, LETTER, RIGHT, WIDTH, rescale
-from normlab.report.probe_data import Measured
+from normlab.report.probe_data import ProbeData
 
-# Inches, as in the curves.
 TITLE, ABOVE, BELOW, BETWEEN, SHARED, CAPTION_ROW = 0.46, 0.52, 0.52, 0.85, 0.2, 0.16
-# From an axis to its name.
+"""Inches: the figure's title, above and below a row, between panels, between panels that share an axis, a line."""
 UNDER, BESIDE = 0.26, 0.5
+"""Inches from an axis to its label, horizontal and vertical."""
 CAPTION_LETTERS = 125
+"""Maximum number of letters in a line of the caption."""
 TICK_STEPS = (1, 2, 2.5, 5, 10)
-"""How far apart the numbers of an axis may be, times a power of ten."""
+"""Allowed distances between ticks, times a power of ten."""
 GREY = "#555555"
-Entry = tuple[Artist, str]
+LegendEntry = tuple[Artist, str]
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """Panels side by side.
+    """The layout of panels side by side.
 
     Attributes:
-        panels: how many.
-        height: of each, in inches.
+        panels: the number of panels.
+        height: inches of each panel.
         above: inches for the titles of the panels.
-        shared: whether they have one value axis, which is then labelled at the first alone.
-        of: how many there would be place for, where it is more: the row is left open at its end.
-        title: of the row, above the titles of its panels.
-        below: inches for the axis below it; less where the next row has the same.
+        shared: whether the panels share one value axis, which only the first one labels.
+        of: the number of slots if it is greater than ``panels``; the remaining slots at the end stay empty.
+        title: title of the row, above the titles of its panels.
+        below: inches for the horizontal axis; by default enough for its label.
     """
 
     panels: int
@@ -52,142 +56,142 @@ class PanelRow:
 
     @property
     def whole(self) -> float:
-        """The height with all that is above and below."""
+        """Inches of the row, including titles and axis labels."""
         return self.above + self.height + (BELOW if self.below is None else self.below)
 
 
-def sheet(
+def new_figure(
     title: str,
     rows: Sequence[PanelRow],
-    entries: Sequence[Sequence[Entry]],
-    words: Sequence[str],
+    legends: Sequence[Sequence[LegendEntry]],
+    notes: Sequence[str],
     left: float = LEFT,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure and its panels, row by row.
+    """Create a figure of empty panels; return it and its axes, row by row.
 
     Args:
-        title: what is seen, in words.
-        rows: the panels.
-        entries: the legends, one below the other.
-        words: the parts of the caption.
+        title: of the figure.
+        rows: the rows of panels.
+        legends: entries of the legends, which are placed one below the other.
+        notes: parts of the caption.
         left: inches from the left edge to the first panels.
     """
-    lines = caption_lines(words)
-    legends = [legend for legend in entries if legend]
-    deep = [math.ceil(len(legend) / columns(legend)) * LEGEND_ROW + 0.12 for legend in legends]
-    bottom = CAPTION + CAPTION_ROW * (len(lines) - 1) + sum(deep)
+    lines = caption_lines(notes)
+    legends = [legend for legend in legends if legend]
+    legend_heights = [math.ceil(len(legend) / legend_columns(legend)) * LEGEND_ROW + 0.12 for legend in legends]
+    bottom = CAPTION + CAPTION_ROW * (len(lines) - 1) + sum(legend_heights)
     height = TITLE + sum(row.whole for row in rows) + bottom
     figure = Figure(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
     figure.text(0.5, 1 - 0.27 / height, title, ha="center", fontsize=11, fontweight="bold")
     figure.text(0.5, 0.1 / height, "\n".join(lines), ha="center", fontsize=8, color=GREY, linespacing=1.4)
-    at = bottom - 0.2
-    for legend, depth in zip(legends, deep, strict=True):
-        draw_legend(figure, legend, at / height)
-        at -= depth
+    legend_top = bottom - 0.2
+    for legend, legend_height in zip(legends, legend_heights, strict=True):
+        draw_legend(figure, legend, legend_top / height)
+        legend_top -= legend_height
     panels, top = [], height - TITLE
     for row in rows:
-        panels.append(place_panels(figure, row, left, top - row.above - row.height))
+        panels.append(add_panels(figure, row, left, top - row.above - row.height))
         figure.text(0.5, (top - 0.2) / height, row.title, ha="center", fontsize=10, color=GREY)
         top -= row.whole
     return figure, panels
 
 
-def caption_lines(words: Sequence[str]) -> list[str]:
-    """Return the parts of a caption as lines, none of them broken.
+def caption_lines(notes: Sequence[str]) -> list[str]:
+    """Join notes with semicolons and wrap them into lines, never inside a note.
 
     >>> [len(line) for line in caption_lines(["line: median over 8 seeds"] * 6)]
     [107, 52]
     """
-    kept = "; ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in words)
-    lines = textwrap.wrap(kept, CAPTION_LETTERS, break_long_words=False, break_on_hyphens=False)
+    unbreakable = "; ".join(note.replace(" ", "\N{NO-BREAK SPACE}") for note in notes)
+    lines = textwrap.wrap(unbreakable, CAPTION_LETTERS, break_long_words=False, break_on_hyphens=False)
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines] or [""]
 
 
-def place_panels(figure: Figure, row: PanelRow, left: float, bottom: float) -> list[Axes]:
-    """Add the panels of a row, whose lower edge is so many inches from that of the figure."""
+def add_panels(figure: Figure, row: PanelRow, left: float, bottom: float) -> list[Axes]:
+    """Add the panels of a row; ``left`` and ``bottom`` are inches from the edges of the figure."""
     width, height = figure.get_size_inches()
     between = SHARED if row.shared else BETWEEN
     step = (width - left - RIGHT + between) / max(row.panels, row.of)
     panels: list[Axes] = []
     for number in range(row.panels):
-        spot = ((left + number * step) / width, bottom / height, (step - between) / width, row.height / height)
+        bounds = ((left + number * step) / width, bottom / height, (step - between) / width, row.height / height)
         first = panels[0] if panels and row.shared else None
-        panels.append(figure.add_axes(spot, sharey=first))
+        panels.append(figure.add_axes(bounds, sharey=first))
         panels[-1].tick_params(left=first is None, labelleft=first is None, labelsize=8.5)
-        # Matplotlib measures every tick, twice, to find places for names: half of the time of a drawing.
+        # Automatic label placement measures every tick twice, half of the drawing time.
         panels[-1].xaxis.set_label_coords(0.5, -UNDER / row.height)
-        panels[-1].yaxis.set_label_coords(-BESIDE / width / spot[2], 0.5)
+        panels[-1].yaxis.set_label_coords(-BESIDE / width / bounds[2], 0.5)
     return panels
 
 
-def head(axes: Axes, lines: Sequence[str], x: str, y: str) -> None:
-    """Write what a panel shows above it, and the names of its axes."""
-    axes.set_title("\n".join(line for line in lines if line), fontsize=9.5, y=1.0, pad=8)
+def label_panel(axes: Axes, title_lines: Sequence[str], x: str, y: str) -> None:
+    """Set the title of a panel, without empty lines, and its axis labels."""
+    axes.set_title("\n".join(line for line in title_lines if line), fontsize=9.5, y=1.0, pad=8)
     axes.set(xlabel=x, ylabel=y)
 
 
 def scale(axes: Axes, values: np.ndarray) -> None:
-    """Make the value axis logarithmic if the values ask for it."""
+    """Make the value axis logarithmic if the values span a factor of ten, and shorten its tick labels."""
     rescale(axes, values)
     if axes.get_yscale() == "log":
-        few_ticks(axes.yaxis)
+        shorten_log_ticks(axes.yaxis)
     else:
-        few_letters(axes.yaxis)
+        shorten_linear_ticks(axes.yaxis)
 
 
-def few_letters(axis: Axis) -> None:
-    """Let the numbers of an axis be short: what they have in common stands at its end."""
-    numbers = ScalarFormatter(useOffset=False)
-    numbers.set_powerlimits((-4, 5))
-    axis.set_major_formatter(numbers)
+def shorten_linear_ticks(axis: Axis) -> None:
+    """Use few ticks with short labels; a common power of ten stands at the end of the axis."""
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_powerlimits((-4, 5))
+    axis.set_major_formatter(formatter)
     axis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=1, steps=TICK_STEPS))
     axis.get_offset_text().set_fontsize(8)
 
 
-def few_ticks(axis: Axis) -> None:
-    """Let a logarithmic axis have no marks between its numbers, and write powers of ten as text."""
+def shorten_log_ticks(axis: Axis) -> None:
+    """Remove the minor ticks of a logarithmic axis and shorten the labels of the others."""
     axis.set_minor_locator(NullLocator())
-    wide = isinstance(axis.get_major_formatter(), LogFormatterSciNotation)
-    axis.set_major_formatter(FuncFormatter(power if wide else brief))
+    powers_only = isinstance(axis.get_major_formatter(), LogFormatterSciNotation)
+    axis.set_major_formatter(FuncFormatter(power_label if powers_only else short_label))
 
 
-def power(value: float, _: object = None) -> str:
-    """Return a power of ten.
+def power_label(value: float, _: object = None) -> str:
+    """Return a power of ten as text with superscript digits.
 
-    >>> power(1e-12), power(10.0)
+    >>> power_label(1e-12), power_label(10.0)
     ('10⁻¹²', '10¹')
     """
     return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def brief(value: float, _: object = None) -> str:
-    """Return a number of one digit that counts, in few letters.
+def short_label(value: float, _: object = None) -> str:
+    """Return a number with one significant digit as short text.
 
-    >>> brief(0.005), brief(20000.0), brief(0.0005), brief(1e6)
+    >>> short_label(0.005), short_label(20000.0), short_label(0.0005), short_label(1e6)
     ('0.005', '20000', '5·10⁻⁴', '10⁶')
     """
     if 1e-3 <= value < 1e5:
         return f"{value:g}"
     digit, _, exponent = f"{value:.0e}".partition("e")
-    return ("" if digit == "1" else f"{digit}·") + power(10.0 ** int(exponent))
+    return ("" if digit == "1" else f"{digit}·") + power_label(10.0 ** int(exponent))
 
 
-def columns(legend: Sequence[Entry]) -> int:
-    """Return how many entries of a legend fit side by side."""
+def legend_columns(legend: Sequence[LegendEntry]) -> int:
+    """Return the number of legend entries in a row, such that rows are evenly filled."""
     fitting = max(1, int((WIDTH - 0.2) / (HANDLE + LETTER * max(len(label) for _, label in legend))))
     return math.ceil(len(legend) / math.ceil(len(legend) / fitting))
 
 
-def draw_legend(figure: Figure, legend: Sequence[Entry], top: float) -> None:
-    """Draw a legend below ``top``, a share of the height."""
+def draw_legend(figure: Figure, legend: Sequence[LegendEntry], top: float) -> None:
+    """Draw a legend below ``top``, a share of the figure's height."""
     handles, labels = zip(*legend, strict=True)
     figure.legend(
         handles,
         labels,
         loc="upper center",
         bbox_to_anchor=(0.5, top),
-        ncols=columns(legend),
+        ncols=legend_columns(legend),
         frameon=False,
         handlelength=3.2,
         labelspacing=0.35,
@@ -196,14 +200,16 @@ def draw_legend(figure: Figure, legend: Sequence[Entry], top: float) -> None:
     )
 
 
-def arm_entries(probe: Measured) -> list[Entry]:
-    """Return the legend of the arms."""
+def configuration_entries(probe: ProbeData) -> list[LegendEntry]:
+    """Return a legend entry for each configuration."""
+    styled = [
+        (probe.style_of[configuration], probe.labels[configuration]) for configuration in probe.configurations
+    ]
     return [
-        (Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2), probe.labels[arm])
-        for arm, look in ((arm, probe.looks[arm]) for arm in probe.arms)
+        (Line2D([], [], color=style.colour, linestyle=style.line, linewidth=2), label) for style, label in styled
     ]
 
 
 def mode_title(mode: str) -> str:
-    """Return the name of a mode in titles."""
+    """Return the title of a mode, such as ``batch statistics``."""
     return f"{mode} statistics" if mode in ("batch", "frozen") else mode

@@ -1,7 +1,7 @@
-"""The learning curves of a sweep, ``curves.png`` and ``curves.svg``, and the colour and line of each arm.
+"""Draw the learning curves of a sweep, and assign a colour and a line style to each configuration.
 
-The colours are those of Okabe and Ito, which people with any colour vision can tell apart, without the yellow,
-which is too pale for a line on white.
+:func:`write_curves` writes ``curves.png`` and ``curves.svg``. The colours are those of Okabe and Ito, which people
+with any colour vision can distinguish, without yellow, which is too pale for a line on white.
 """
 
 import itertools
@@ -41,14 +41,15 @@ LOOK: Any = {
     "axes.xmargin": 0.02,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
-    # The text of the svg stays text, to be searched and read, and the same sweep gives the same file.
+    # Text stays text, so that it can be searched; the fixed salt makes the file reproducible.
     "svg.fonttype": "none",
     "svg.hashsalt": "normlab",
 }
 LOG_FROM = 10.0
-# Epochs from which a noisy curve is thinner, so that it stays a line.
+"""The ratio of the largest to the smallest value from which an axis is logarithmic."""
 DENSE = 300
-# Inches; the parts are laid out by hand, because matplotlib's own layout takes half of the time of a drawing.
+"""The number of points above which lines are thinner, so that a noisy curve does not fill its panel."""
+# Inches. The layout is fixed, because matplotlib's own takes half of the drawing time.
 WIDTH, CURVES_ABOVE, CURVES_BELOW, LEFT, RIGHT, CURVES_BETWEEN = 9.0, 0.4, 0.55, 0.9, 0.15, 0.95
 LEGEND_ROW, CAPTION, LETTER, HANDLE = 0.17, 0.4, 0.075, 0.65
 
@@ -58,7 +59,7 @@ CJK_FONTS = (
     *("Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "SimHei"),
     *("IPAexGothic", "NanumGothic", "Arial Unicode MS"),
 )
-"""Fonts with Chinese, Japanese or Korean letters, which matplotlib's own font lacks."""
+"""Fonts with Chinese, Japanese or Korean letters, which the default font of matplotlib lacks."""
 LINES: tuple[Any, ...] = (
     "-",
     (0, (4, 1.5)),
@@ -72,9 +73,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in the look of the figures; a letter that no installed font has is a box, without a warning.
+    """Apply the figures' matplotlib settings.
 
-    The text of an svg stays as it is, so that whoever reads it sees the letters that their fonts have.
+    Letters without an installed font become boxes in a PNG, without a warning; an SVG keeps them as text.
     """
     with rc_context({**LOOK, "font.family": ["sans-serif", *installed_cjk_fonts()]}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
@@ -83,38 +84,47 @@ def drawing() -> Iterator[None]:
 
 @cache
 def installed_cjk_fonts() -> list[str]:
-    """Return those of ``CJK_FONTS`` that this machine has."""
+    """Return the fonts of ``CJK_FONTS`` that are installed."""
     installed = set(font_manager.get_font_names())
     return [name for name in CJK_FONTS if name in installed]
 
 
 @dataclass(frozen=True)
 class Style:
-    """An arm's colour and line, as matplotlib takes them."""
+    """The colour and line style of a configuration, as arguments for matplotlib."""
 
     colour: str
     line: Any
 
 
-def styles(arms: Sequence[tuple[str, ...]]) -> list[Style]:
-    """Return a style for each arm, given what varies from arm to arm.
+def styles(configurations: Sequence[tuple[str, ...]]) -> list[Style]:
+    """Return a style for each configuration, given its settings of the factors.
 
-    The first thing that varies is the colour and the rest the line, where there are enough of both; otherwise
-    one colour after the other, then the same with the next line.
+    The first factor determines the colour and the others the line style, if there are enough of both. Otherwise
+    configurations take one colour after the other, then all colours with the next line style.
 
     >>> [(style.colour[:3], style.line) for style in styles([("bn", "64"), ("nobn", "64")])]
     [('#00', '-'), ('#D5', '-')]
     """
-    colours = list(dict.fromkeys(arm[0] for arm in arms if arm))
-    lines = list(dict.fromkeys(arm[1:] for arm in arms))
+    colours = list(dict.fromkeys(settings[0] for settings in configurations if settings))
+    lines = list(dict.fromkeys(settings[1:] for settings in configurations))
     if len(colours) <= len(COLOURS) and 1 < len(lines) <= len(LINES):
-        return [Style(COLOURS[colours.index(arm[0])], LINES[lines.index(arm[1:])]) for arm in arms]
+        return [
+            Style(COLOURS[colours.index(settings[0])], LINES[lines.index(settings[1:])])
+            for settings in configurations
+        ]
     pairs = itertools.cycle(itertools.product(LINES, COLOURS))
-    return [Style(colour, line) for _, (line, colour) in zip(arms, pairs, strict=False)]
+    return [Style(colour, line) for _, (line, colour) in zip(configurations, pairs, strict=False)]
+
+
+def configuration_styles(sweep: SweepSummary) -> dict[str, Style]:
+    """Return the style of each configuration of a sweep."""
+    settings = [tuple(row) for row in sweep.configurations[sweep.keys].to_numpy()]
+    return dict(zip(sweep.configurations.index, styles(settings), strict=True))
 
 
 def write_curves(sweep: SweepSummary, folder: Path) -> list[Path]:
-    """Draw the curves into ``folder``, each file whole or not at all, and return the files."""
+    """Write ``curves.png`` and ``curves.svg`` atomically and return their paths; none without curves."""
     metrics = [name for name in dict.fromkeys([*TITLES, sweep.metric]) if (sweep.curves["metric"] == name).any()]
     if not metrics:
         return []
@@ -124,16 +134,16 @@ def write_curves(sweep: SweepSummary, folder: Path) -> list[Path]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure by way of a file beside it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a figure atomically: to a temporary file in the same folder, which is then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     kind = path.suffix.removeprefix(".")
-    figure.savefig(beside, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    beside.replace(path)
+    figure.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    temporary.replace(path)
     return path
 
 
 def draw(sweep: SweepSummary, metrics: list[str]) -> Figure:
-    """Return a figure with a panel per metric, all arms in each, and the legend below the panels."""
+    """Draw the curves of all configurations, a panel per metric, with the legend below the panels."""
     labels = legend_labels(sweep)
     fitting = max(1, int(WIDTH / (HANDLE + LETTER * max(map(len, labels)))))
     rows = math.ceil(len(labels) / fitting)
@@ -142,23 +152,19 @@ def draw(sweep: SweepSummary, metrics: list[str]) -> Figure:
     height = CURVES_ABOVE + panel_height + bottom
     figure = Figure(figsize=(WIDTH, height))
     FigureCanvasAgg(figure)
-    looks = dict(
-        zip(
-            sweep.configurations.index,
-            styles([tuple(arm) for arm in sweep.configurations[sweep.keys].to_numpy()]),
-            strict=True,
-        )
-    )
+    style_of = configuration_styles(sweep)
     step = (WIDTH - LEFT - RIGHT + CURVES_BETWEEN) / len(metrics)
     for number, metric in enumerate(metrics):
-        place = (
+        bounds = (
             (LEFT + number * step) / WIDTH,
             bottom / height,
             (step - CURVES_BETWEEN) / WIDTH,
             panel_height / height,
         )
-        panel(figure.add_axes(place), sweep, metric, looks)
-    handles = [Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2) for look in looks.values()]
+        draw_metric(figure.add_axes(bounds), sweep, metric, style_of)
+    handles = [
+        Line2D([], [], color=style.colour, linestyle=style.line, linewidth=2) for style in style_of.values()
+    ]
     figure.legend(
         handles,
         labels,
@@ -174,84 +180,90 @@ def draw(sweep: SweepSummary, metrics: list[str]) -> Figure:
 
 
 def legend_labels(sweep: SweepSummary) -> list[str]:
-    """Return each arm's name, with the number of its runs that did not finish, and whether it learned nothing."""
+    """Return each configuration's legend label, such as ``model=nobn (2 of 8 diverged)``.
+
+    Untrained runs are counted only if they are the majority.
+    """
     labels = []
-    for arm, row in sweep.configurations.to_dict("index").items():
+    for configuration, row in sweep.configurations.to_dict("index").items():
         states = [state for state in ("diverged", "stopped", "failed") if row[state]]
-        lost = ", ".join(
-            [f"{row[state]} of {row['runs']} {state}" for state in states]
-            + ["untrained"] * row["mostly_untrained"]
-        )
-        labels.append(f"{arm} ({lost})" if lost else str(arm))
+        states += ["untrained"] * row["mostly_untrained"]
+        counts = ", ".join(f"{row[state]} of {row['runs']} {state}" for state in states)
+        labels.append(f"{configuration} ({counts})" if counts else str(configuration))
     return labels
 
 
 def curves_caption(sweep: SweepSummary) -> str:
-    """Return the legend of lines, bands and crosses in words."""
+    """Return the explanation of lines, bands and crosses."""
     finished = sweep.runs[sweep.runs["status"] == "finished"]
     seeds = sorted(set(finished.groupby("arm")["seed"].nunique()))
-    parts = ["one seed per arm: no spread"] if seeds == [1] else []
+    notes = ["one seed per configuration: no spread"] if seeds == [1] else []
     if seeds and seeds != [1]:
-        over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-        parts += [f"line: mean over {over}", "band: from the lowest to the highest seed"]
+        count = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+        notes += [f"line: mean over {count}", "band: from the lowest to the highest seed"]
     if (finished.groupby("arm")["epochs"].nunique() > 1).any():
-        parts.append("a mean ends where its first seed stopped")
+        notes.append("a mean ends with its shortest run")
     if len(finished) < len(sweep.runs):
-        parts.append("thin: a run that did not finish")
+        notes.append("thin line: unfinished run")
     if (sweep.runs["status"] == "diverged").any():
-        parts.append("×: where it diverged")
-    return "; ".join(parts)
+        notes.append("×: divergence")
+    return "; ".join(notes)
 
 
-def panel(axes: Axes, sweep: SweepSummary, metric: str, looks: dict[str, Style]) -> None:
-    """Draw one metric of all arms against the epoch."""
+def draw_metric(axes: Axes, sweep: SweepSummary, metric: str, style_of: dict[str, Style]) -> None:
+    """Draw one metric of all configurations against the epoch."""
     rows = sweep.curves[sweep.curves["metric"] == metric].drop_duplicates(["run", "epoch"], keep="last")
     wide = rows.pivot(index="epoch", columns="run", values="value")
     runs = sweep.runs[sweep.runs.index.isin(wide.columns)]
-    ended = runs["status"] == "finished"
-    drawn = []
-    for arm, numbers in runs[ended].groupby("arm", sort=False).groups.items():
-        drawn.append(draw_arm(axes, wide[numbers].dropna(), looks[str(arm)]))
-    rescale(axes, np.concatenate(drawn) if drawn else rows["value"].to_numpy())
+    finished = runs["status"] == "finished"
+    means = []
+    for configuration, numbers in runs[finished].groupby("arm", sort=False).groups.items():
+        means.append(draw_configuration(axes, wide[numbers].dropna(), style_of[str(configuration)]))
+    rescale(axes, np.concatenate(means) if means else rows["value"].to_numpy())
     limits = axes.get_ylim()
-    for number, run in runs[~ended].iterrows():
-        look, values = looks[run["arm"]], wide[number]
+    for number, run in runs[~finished].iterrows():
+        style, values = style_of[run["arm"]], wide[number]
         values = values[np.isfinite(values)]
-        axes.plot(values.index, values, color=look.colour, linestyle=look.line, linewidth=0.7)
-    axes.set_ylim(limits if drawn else axes.get_ylim())
+        axes.plot(values.index, values, color=style.colour, linestyle=style.line, linewidth=0.7)
+    axes.set_ylim(limits if means else axes.get_ylim())
     for number, run in runs[runs["status"] == "diverged"].iterrows():
-        cross(axes, wide[number], run["epochs"], looks[run["arm"]])
+        cross(axes, wide[number], run["epochs"], style_of[run["arm"]])
     axes.set(xlabel="epoch", ylabel=metric)
     axes.set_title(TITLES.get(metric, metric), pad=10)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
-def draw_arm(axes: Axes, values: pd.DataFrame, look: Style) -> np.ndarray:
-    """Draw the mean over ``(epochs x seeds)`` and the range of the seeds; return the mean."""
+def draw_configuration(axes: Axes, values: pd.DataFrame, style: Style) -> np.ndarray:
+    """Draw the mean over the seeds and the band from the lowest to the highest; return the mean.
+
+    Shapes:
+        values: ``(epochs x seeds)``, indexed by epoch; returns ``(epochs,)``.
+    """
     mean = values.mean(axis=1)
     marker, width = "o" if len(values) == 1 else "", 1.4 if len(values) <= DENSE else 0.8
-    axes.plot(values.index, mean, color=look.colour, linestyle=look.line, linewidth=width, marker=marker)
+    axes.plot(values.index, mean, color=style.colour, linestyle=style.line, linewidth=width, marker=marker)
     if values.shape[1] > 1:
         axes.fill_between(
-            values.index, values.min(axis=1), values.max(axis=1), color=look.colour, alpha=0.15, lw=0
+            values.index, values.min(axis=1), values.max(axis=1), color=style.colour, alpha=0.15, lw=0
         )
     return mean.to_numpy()
 
 
-def cross(axes: Axes, values: pd.Series, epochs: int, look: Style) -> None:
-    """Mark where a run diverged.
+def cross(axes: Axes, values: pd.Series, epochs: int, style: Style) -> None:
+    """Mark the last finite value of a diverged run, indexed by epoch or step, with a cross.
 
-    Its values may be beyond everything, or NaN from the start: the mark is then at the edge of the panel.
+    A value outside the panel is marked at its edge, and a run without a finite value at ``epochs`` on the upper
+    edge.
     """
     finite = values[np.isfinite(values)]
     bottom, top = axes.get_ylim()
     epoch, height = (finite.index[-1], finite.iloc[-1]) if len(finite) else (epochs, top)
-    place = np.clip(height, bottom, top)
-    axes.plot(epoch, place, "x", color=look.colour, markersize=7, markeredgewidth=1.6, clip_on=False)
+    clipped = np.clip(height, bottom, top)
+    axes.plot(epoch, clipped, "x", color=style.colour, markersize=7, markeredgewidth=1.6, clip_on=False)
 
 
 def rescale(axes: Axes, values: np.ndarray) -> None:
-    """Make the value axis logarithmic if the values ask for it."""
+    """Make the value axis logarithmic if all values are positive and span a factor of ``LOG_FROM``."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0 or finite.min() <= 0 or finite.max() < LOG_FROM * finite.min():
         return

@@ -1,6 +1,7 @@
-"""Measurements of probes as data frames, tables of the last ones, and ratios of arms.
+"""Read a sweep's probe measurements: values over steps, tables of last values, ratios to ``nobn``.
 
-As in the tables, only finished runs count, one for each seed of an arm. Infinite values are gaps, as NaN is.
+:func:`read_measurements` is the main entry. Medians are over finished runs, one per seed of a configuration.
+Infinite values count as missing, like NaN.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import pandas as pd
 
 from normlab.report.console import aligned, format_number
 from normlab.report.factors import short_names
-from normlab.report.figures import Style, legend_labels, styles
+from normlab.report.figures import Style, configuration_styles, legend_labels
 from normlab.report.selectors import with_interval
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.probes import read_arrays, read_probes
@@ -26,11 +27,11 @@ from normlab.stats.outcomes import log_ratios
 from normlab.stats.signed_rank import pseudomedian
 
 MODES = ("batch", "frozen")
-"""In this order; what others a probe has come after them."""
+"""The usual modes in the order of the figures; other modes of a probe follow."""
 
-NO_NUMBERS = pd.DataFrame({"run": [], "step": [], "value": []})
-MOST_SEEDS, ENOUGH = 24, 8
-"""The lines that are printed, and the seeds that a line needs; the report has all."""
+NO_ROWS = pd.DataFrame({"run": [], "step": [], "value": []})
+PRINTED_RATIOS, MIN_SEEDS = 24, 8
+"""The maximum number of printed ratios, and the minimum number of seeds of each; the report has all of them."""
 RATIO_COLUMNS = [
     "arm",
     "baseline",
@@ -43,19 +44,19 @@ RATIO_COLUMNS = [
     "smaller",
 ]
 TABLE_LETTERS = 100
-"""How many letters a line that is printed has, at most, where one column is not wider."""
+"""The maximum width of a printed table, unless a single column is wider."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one probe found in the runs of a sweep.
+class ProbeData:
+    """The measurements of one probe in the runs of a sweep.
 
     Attributes:
-        name: the probe's.
-        sweep: of which the runs are.
-        rows: the numbers by mode and quantity: frames with a row per ``run``, ``step`` and ``value``.
-        folders: of the runs, by number.
-        headline: the quantities that a table has room for.
+        name: of the probe.
+        sweep: the sweep.
+        rows: by mode and quantity, a data frame with the columns ``run``, ``step`` and ``value``.
+        folders: the folders of the runs, by run number.
+        headline: the main quantities, which are in the tables.
     """
 
     name: str
@@ -64,110 +65,110 @@ class Measured:
     folders: Mapping[int, Path]
     headline: Sequence[str] = ()
 
-    def within(self, sweep: SweepSummary) -> "Measured":
-        """Return the measurements of the runs of a part of the sweep."""
-        rows = {key: part[part["run"].isin(sweep.runs.index)] for key, part in self.rows.items()}
-        return replace(self, sweep=sweep, rows={key: part for key, part in rows.items() if len(part)})
+    def restricted_to(self, sweep: SweepSummary) -> "ProbeData":
+        """Return the measurements of the runs in a part of the sweep."""
+        rows = {key: frame[frame["run"].isin(sweep.runs.index)] for key, frame in self.rows.items()}
+        return replace(self, sweep=sweep, rows={key: frame for key, frame in rows.items() if len(frame)})
 
     @cached_property
     def modes(self) -> list[str]:
-        """What normalizers went by."""
-        found = dict.fromkeys(mode for mode, _ in self.rows)
-        return [*(mode for mode in MODES if mode in found), *(mode for mode in found if mode not in MODES)]
+        """The modes that were measured, ``batch`` and ``frozen`` first."""
+        measured = dict.fromkeys(mode for mode, _ in self.rows)
+        return [*(mode for mode in MODES if mode in measured), *(mode for mode in measured if mode not in MODES)]
 
     @cached_property
-    def arms(self) -> list[str]:
-        """The arms that the probe looked at, as they are sorted in the sweep."""
+    def configurations(self) -> list[str]:
+        """The configurations with measurements, in the order of the sweep."""
         probed = set().union(*(rows["run"].unique() for rows in self.rows.values()))
-        seen = set(self.sweep.runs.loc[[run for run in self.sweep.runs.index if run in probed], "arm"])
-        return [arm for arm in self.sweep.configurations.index if arm in seen]
+        names = set(self.sweep.runs.loc[[run for run in self.sweep.runs.index if run in probed], "arm"])
+        return [configuration for configuration in self.sweep.configurations.index if configuration in names]
 
     @cached_property
-    def looks(self) -> dict[str, Style]:
-        """The colour and line of each arm, as in the curves."""
-        varied = [tuple(arm) for arm in self.sweep.configurations[self.sweep.keys].to_numpy()]
-        return dict(zip(self.sweep.configurations.index, styles(varied), strict=True))
+    def style_of(self) -> dict[str, Style]:
+        """The colour and line style of each configuration, as in the learning curves."""
+        return configuration_styles(self.sweep)
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """What each arm is called, with the number of its runs that did not finish."""
+        """The legend label of each configuration, with its number of unfinished runs."""
         return dict(zip(self.sweep.configurations.index, legend_labels(self.sweep), strict=True))
 
     @cached_property
-    def brief(self) -> dict[str, str]:
-        """What each arm is called where there is little room, the number of its lost runs in a second line."""
-        names = {str(arm): str(arm) for arm in self.sweep.configurations.index}
-        short = short_names(self.sweep.keys)
+    def short_labels(self) -> dict[str, str]:
+        """The label of each configuration with shortened keys and its unfinished runs on a second line."""
+        names = {str(configuration): str(configuration) for configuration in self.sweep.configurations.index}
+        keys = short_names(self.sweep.keys)
         if self.sweep.keys:
             rows = self.sweep.configurations[self.sweep.keys].to_numpy().tolist()
-            names = {arm: configuration_label(short, row) for arm, row in zip(names, rows, strict=True)}
-        lost = {arm: self.labels[arm].removeprefix(arm).strip() for arm in names}
-        return {arm: f"{name}\n{lost[arm]}".strip() for arm, name in names.items()}
+            names = {name: configuration_label(keys, row) for name, row in zip(names, rows, strict=True)}
+        counts = {name: self.labels[name].removeprefix(name).strip() for name in names}
+        return {name: f"{label}\n{counts[name]}".strip() for name, label in names.items()}
 
     @cached_property
-    def ended(self) -> dict[str, list[int]]:
-        """The runs of each arm that count."""
+    def finished(self) -> dict[str, list[int]]:
+        """The numbers of the finished runs of each configuration, one per seed."""
         runs = self.sweep.runs[self.sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
-        return {arm: runs.index[runs["arm"] == arm].tolist() for arm in self.arms}
+        return {name: runs.index[runs["arm"] == name].tolist() for name in self.configurations}
 
     @cached_property
-    def unended(self) -> pd.DataFrame:
-        """The runs that did not finish."""
+    def unfinished(self) -> pd.DataFrame:
+        """The diverged, stopped and failed runs of the sweep."""
         return self.sweep.runs[self.sweep.runs["status"] != "finished"]
 
     def has(self, quantity: str, mode: str | None = None) -> bool:
-        """Return whether any value of a quantity is a number."""
+        """Return True if a quantity has a finite value, in any mode by default."""
         modes = self.modes if mode is None else [mode]
-        return any(np.isfinite(self.of(mode, quantity)["value"]).any() for mode in modes)
+        return any(np.isfinite(self.rows_of(mode, quantity)["value"]).any() for mode in modes)
 
-    def of(self, mode: str, quantity: str) -> pd.DataFrame:
-        """Return the rows of one quantity, none if it was not measured."""
-        return self.rows.get((mode, quantity), NO_NUMBERS)
+    def rows_of(self, mode: str, quantity: str) -> pd.DataFrame:
+        """Return the measurements of one quantity, an empty frame if it was not measured."""
+        return self.rows.get((mode, quantity), NO_ROWS)
 
     def layers(self, name: str) -> list[str]:
-        """Return the layers in which something was measured, in their order in the net."""
-        ends = f"/{name}"
-        found = (quantity.removesuffix(ends) for _, quantity in self.rows if quantity.endswith(ends))
-        return list(dict.fromkeys(found))
+        """Return the layers with measurements of ``<layer>/<name>``, in their order in the net."""
+        suffix = f"/{name}"
+        layers = (quantity.removesuffix(suffix) for _, quantity in self.rows if quantity.endswith(suffix))
+        return list(dict.fromkeys(layers))
 
-    def layers_of(self, arm: str, mode: str, name: str) -> list[str]:
-        """Return the layers in which something was measured in an arm's runs, in their order in its net."""
-        first = next(iter(self.ended[arm]), None)
-        found = {layer: self.of(mode, f"{layer}/{name}") for layer in self.layers(name)}
-        # The rows keep the order in which they were written, which is that of the layers.
-        places = {layer: rows.index[rows["run"] == first] for layer, rows in found.items()}
-        return sorted((layer for layer in places if len(places[layer])), key=lambda layer: places[layer][0])
+    def layers_of(self, configuration: str, mode: str, name: str) -> list[str]:
+        """Return the layers with measurements in a configuration's runs, in their order in its net."""
+        first = next(iter(self.finished[configuration]), None)
+        frames = {layer: self.rows_of(mode, f"{layer}/{name}") for layer in self.layers(name)}
+        # Rows are in the order in which they were written, which is that of the layers.
+        positions = {layer: rows.index[rows["run"] == first] for layer, rows in frames.items()}
+        layers = (layer for layer, position in positions.items() if len(position))
+        return sorted(layers, key=lambda layer: positions[layer][0])
 
-    def moments(self, quantities: Sequence[str]) -> int:
-        """Return at how many steps a run was looked at, most often."""
+    def max_measurements(self, quantities: Sequence[str]) -> int:
+        """Return the maximum number of steps at which one run was measured."""
         series = [rows for (_, quantity), rows in self.rows.items() if quantity in quantities]
         return max((int(rows["run"].value_counts().max()) for rows in series), default=0)
 
     def over_steps(self, mode: str, quantity: str, runs: Sequence[int]) -> pd.DataFrame:
-        """Return values ``(steps x runs)`` of an arm, at the steps at which half of its runs or more were seen."""
-        rows = self.of(mode, quantity)
+        """Return values ``(steps x runs)`` at the steps that at least half of the runs share."""
+        rows = self.rows_of(mode, quantity)
         rows = rows[rows["run"].isin(runs)]
-        probed = rows["step"].value_counts()
+        counts = rows["step"].value_counts()
         wide = rows.pivot(index="step", columns="run", values="value").replace([np.inf, -np.inf], np.nan)
-        return wide[probed.reindex(wide.index) * 2 >= len(runs)]
+        return wide[counts.reindex(wide.index) * 2 >= len(runs)]
 
     def last(self, mode: str, quantity: str) -> pd.Series:
-        """Return each run's value at its last moment."""
+        """Return the value of each run at its last measurement."""
         if (mode, quantity) not in self._lasts:
-            rows = self.of(mode, quantity)
+            rows = self.rows_of(mode, quantity)
             runs, values = rows["run"].to_numpy(), rows["value"].to_numpy(dtype=float)
-            # The rows of a run are together, in the order in which they were written.
+            # The rows of a run are consecutive, in the order in which they were written.
             ends = np.flatnonzero(np.append(runs[1:] != runs[:-1], True)[: len(runs)])
             finite = np.where(np.isfinite(values[ends]), values[ends], np.nan)
             self._lasts[mode, quantity] = pd.Series(finite, index=runs[ends])
         return self._lasts[mode, quantity]
 
     def arrays(self, run: int) -> dict[str, np.ndarray]:
-        """Return the arrays of a run at its last moment, by ``<mode>/<name>``."""
+        """Return the arrays of a run at its last measurement, by ``<mode>/<name>``."""
         if run not in self._arrays:
-            prefix, found = f"{self.name}/", read_arrays(self.folders[run])
+            prefix, arrays = f"{self.name}/", read_arrays(self.folders[run])
             self._arrays[run] = {
-                key.removeprefix(prefix): array[-1] for key, array in found.items() if key.startswith(prefix)
+                key.removeprefix(prefix): array[-1] for key, array in arrays.items() if key.startswith(prefix)
             }
         return self._arrays[run]
 
@@ -180,92 +181,98 @@ class Measured:
         return {}
 
 
-def measured(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[Measured]:
+def read_measurements(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[ProbeData]:
     """Yield the measurements of each probe in the runs of a sweep."""
     rows = read_probes(records)
     rows = rows.drop_duplicates(["run", "probe", "mode", "quantity", "step"], keep="last")
     folders = {number: record.folder for number, record in enumerate(records)}
     headlines = dict.fromkeys(key for record in records for key in record.result.probes)
     for name, of_probe in rows.groupby("probe", sort=False, observed=True):
-        parts = of_probe.groupby(["mode", "quantity"], sort=False, observed=True)
-        kept = {(str(mode), str(quantity)): part[["run", "step", "value"]] for (mode, quantity), part in parts}
-        heads = [key.split("/", 3)[3] for key in headlines if key.startswith(f"probe/{name}/")]
-        yield Measured(str(name), sweep, kept, folders, tuple(dict.fromkeys(heads)))
+        groups = of_probe.groupby(["mode", "quantity"], sort=False, observed=True)
+        frames = {
+            (str(mode), str(quantity)): frame[["run", "step", "value"]] for (mode, quantity), frame in groups
+        }
+        headline = [key.split("/", 3)[3] for key in headlines if key.startswith(f"probe/{name}/")]
+        yield ProbeData(str(name), sweep, frames, folders, tuple(dict.fromkeys(headline)))
 
 
 def seed_quartiles(values: np.ndarray) -> np.ndarray:
-    """Return the quartiles ``(3, n)`` of ``(n x seeds)``, over the seeds of which half or more have a number.
+    """Return quartiles over the seeds, ``(n x seeds)`` to ``(3, n)``; NaN if under half are finite.
 
     >>> seed_quartiles(np.array([[1.0, 2.0, 4.0], [np.nan, 2.0, 4.0], [np.nan, np.nan, 4.0]])).T.tolist()
     [[1.5, 2.0, 3.0], [2.5, 3.0, 3.5], [nan, nan, nan]]
     """
-    found = np.full((3, len(values)), np.nan)
+    quartiles = np.full((3, len(values)), np.nan)
     known = np.isfinite(values).sum(axis=1) * 2 >= max(1, values.shape[1])
     if known.any():
         quantile = np.quantile if np.isfinite(values[known]).all() else np.nanquantile
-        found[:, known] = quantile(values[known], [0.25, 0.5, 0.75], axis=1)
-    return found
+        quartiles[:, known] = quantile(values[known], [0.25, 0.5, 0.75], axis=1)
+    return quartiles
 
 
 def probe_ratios(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per arm and number: its ratio to that of the arm that differs in the model alone.
+    """Return the ratio of each probe number to that of ``nobn``, a row per configuration and number.
 
-    The ratio is the Hodges–Lehmann estimate over paired seeds, with the interval of the signed-rank test;
-    ``smaller`` is the share of the seeds in which the arm's number is smaller. Flags are left out. Empty without
-    an arm of ``nobn``.
+    The baseline of a configuration differs from it in the model alone. The ratio is the Hodges–Lehmann estimate
+    over paired seeds with the interval of the signed-rank test; ``smaller`` is the share of seeds whose number is
+    smaller than the baseline's. Quantities that are 0 or 1 throughout are flags and left out. The table is empty
+    without ``nobn``.
     """
-    found = probe_columns(records).reindex(sweep.runs.index)
+    numbers = probe_columns(records).reindex(sweep.runs.index)
     rows = []
-    for arm, baseline in pairs(sweep):
-        untrained = bool(sweep.configurations.loc[[arm, baseline], "mostly_untrained"].any())
-        for quantity in found:
-            both = paired_values(sweep, found[quantity], arm, baseline)
-            if len(both) and not both.isin([0.0, 1.0]).all(axis=None):
-                ours, theirs = both[arm].to_numpy(), both[baseline].to_numpy()
-                about = {"arm": arm, "baseline": baseline, "quantity": quantity, "untrained": untrained}
-                estimate = estimate_columns("ratio", ratio(ours, theirs))
-                rows.append({**about, "seeds": len(both), **estimate, "smaller": float((ours < theirs).mean())})
+    for configuration, baseline in baseline_pairs(sweep):
+        untrained = bool(sweep.configurations.loc[[configuration, baseline], "mostly_untrained"].any())
+        for quantity in numbers:
+            paired = paired_values(sweep, numbers[quantity], configuration, baseline)
+            if len(paired) and not paired.isin([0.0, 1.0]).all(axis=None):
+                values, of_baseline = paired[configuration].to_numpy(), paired[baseline].to_numpy()
+                row = {"arm": configuration, "baseline": baseline, "quantity": quantity, "untrained": untrained}
+                estimate = estimate_columns("ratio", paired_ratio(values, of_baseline))
+                smaller = float((values < of_baseline).mean())
+                rows.append({**row, "seeds": len(paired), **estimate, "smaller": smaller})
     return pd.DataFrame(rows, columns=RATIO_COLUMNS)
 
 
-def ratio(arm: np.ndarray, baseline: np.ndarray) -> Estimate:
-    """Return the ratio of paired numbers with its 95 % interval; NaN unless all are positive."""
-    if (arm <= 0).any() or (baseline <= 0).any():
+def paired_ratio(values: np.ndarray, baseline: np.ndarray) -> Estimate:
+    """Return the ratio of paired values with its 95 % interval; NaN unless all are positive."""
+    if (values <= 0).any() or (baseline <= 0).any():
         return UNKNOWN_ESTIMATE
-    return shown_estimate(RATIO, pseudomedian(log_ratios(arm, baseline)))
+    return shown_estimate(RATIO, pseudomedian(log_ratios(values, baseline)))
 
 
-def paired_values(sweep: SweepSummary, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
-    """Return the finite values of two arms, ``(seeds x 2)``."""
+def paired_values(sweep: SweepSummary, values: pd.Series, configuration: str, baseline: str) -> pd.DataFrame:
+    """Return the seeds at which both configurations have a finite value, ``(seeds x 2)``."""
     runs = sweep.runs.assign(value=values.where(np.isfinite(values)))
-    known = runs[runs["arm"].isin([arm, baseline])].dropna(subset=["value", "seed"])
+    known = runs[runs["arm"].isin([configuration, baseline])].dropna(subset=["value", "seed"])
     wide = known.drop_duplicates(["arm", "seed"]).pivot(index="seed", columns="arm", values="value")
-    return wide.reindex(columns=[arm, baseline]).dropna()
+    return wide.reindex(columns=[configuration, baseline]).dropna()
 
 
-def pairs(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
-    """Yield each arm with a normalizer, and the one that differs from it in having none."""
+def baseline_pairs(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
+    """Yield each configuration with a normalizer and the ``nobn`` configuration that equals it otherwise."""
     if MODEL not in sweep.keys:
         return
-    settings = {str(arm): dict(row) for arm, row in sweep.configurations[sweep.keys].to_dict("index").items()}
-    names = {tuple(own.items()): arm for arm, own in settings.items()}
-    for arm, own in settings.items():
-        other = names.get(tuple({**own, MODEL: PLAIN}.items()))
-        if other is not None and other != arm:
-            yield arm, other
+    rows = sweep.configurations[sweep.keys].to_dict("index").items()
+    settings = {str(configuration): dict(row) for configuration, row in rows}
+    names = {tuple(row.items()): configuration for configuration, row in settings.items()}
+    for configuration, row in settings.items():
+        baseline = names.get(tuple({**row, MODEL: PLAIN}.items()))
+        if baseline is not None and baseline != configuration:
+            yield configuration, baseline
 
 
 def ratio_lines(table: pd.DataFrame) -> list[str]:
-    """Return the lines of the table that is printed, where there are as many seeds as a claim needs."""
-    rows = table[(table["seeds"] >= ENOUGH) & table["ratio"].notna()].head(MOST_SEEDS).to_dict("records")
+    """Return the printed table of ratios over at least ``MIN_SEEDS`` seeds; empty if there are none."""
+    known = table[(table["seeds"] >= MIN_SEEDS) & table["ratio"].notna()]
+    rows = known.head(PRINTED_RATIOS).to_dict("records")
     if not rows:
         return []
     left = {
-        f"against {PLAIN}": [str(row["arm"]) for row in rows],
-        "of": [str(row["quantity"]).removeprefix("probe/") for row in rows],
+        "configuration": [str(row["arm"]) for row in rows],
+        "quantity": [str(row["quantity"]).removeprefix("probe/") for row in rows],
     }
     right = {
-        "ratio (95 % interval)": [
+        f"ratio to {PLAIN} (95 % interval)": [
             "one is untrained" if row["untrained"] else with_interval(row, "ratio")  # type: ignore[arg-type]
             for row in rows
         ],
@@ -274,46 +281,46 @@ def ratio_lines(table: pd.DataFrame) -> list[str]:
     return [
         *aligned(left, right),
         "",
-        "ratio: median over the seeds, paired (Hodges–Lehmann); smaller: in how many of them",
+        f"ratio: Hodges–Lehmann estimate over paired seeds; smaller: seeds whose value is below that of {PLAIN}",
     ]
 
 
 def probe_columns(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per record and a column ``probe/<probe>/<mode>/<quantity>`` per number, NaN where missing."""
+    """Return a row per record and a column ``probe/<probe>/<mode>/<quantity>`` per headline number."""
     return pd.DataFrame([record.result.probes for record in records], index=range(len(records)), dtype=float)
 
 
 def probe_table(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per arm: the median of each number over the seeds whose runs finished, NaN left out."""
+    """Return the median of each probe number over finished seeds, a row per configuration."""
     finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
-    found = probe_columns(records).loc[finished.index]
-    return found.groupby(finished["arm"]).median().reindex(sweep.configurations.index)
+    numbers = probe_columns(records).loc[finished.index]
+    return numbers.groupby(finished["arm"]).median().reindex(sweep.configurations.index)
 
 
 def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
-    """Return the lines of a table for each probe, below each other; a wide one is broken."""
+    """Return the lines of one printed table per probe; a table wider than ``TABLE_LETTERS`` is split."""
     table = probe_table(sweep, records)
     left = {
         name: sweep.configurations[key].tolist()
         for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)
     }
-    left = left or {"arm": sweep.configurations.index.tolist()}
+    left = left or {"configuration": sweep.configurations.index.tolist()}
     several = (sweep.runs.groupby("arm")["seed"].nunique() > 1).any()
     over = ", median over the finished seeds" if several else ""
-    blocks: dict[str, dict[str, list[str]]] = {}
+    tables: dict[str, dict[str, list[str]]] = {}
     for column in table:
         _, probe, mode, quantity = str(column).split("/", 3)
-        blocks.setdefault(probe, {})[f"{quantity} ({mode})"] = [format_number(value) for value in table[column]]
+        tables.setdefault(probe, {})[f"{quantity} ({mode})"] = [format_number(value) for value in table[column]]
     lines: list[str] = []
-    for probe, cells in blocks.items():
-        lines += [*([""] if lines else []), f"{probe}: when it last looked{over}"]
-        for part in broken(left, cells):
+    for probe, cells in tables.items():
+        lines += [*([""] if lines else []), f"{probe}: last measurement{over}"]
+        for part in split_columns(left, cells):
             lines += aligned(left, part)
     return lines
 
 
-def broken(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[dict[str, list[str]]]:
-    """Return the columns of ``right`` in parts, each of which fits beside ``left``."""
+def split_columns(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[dict[str, list[str]]]:
+    """Split the columns of ``right`` into parts that fit beside ``left`` within ``TABLE_LETTERS``."""
     parts: list[dict[str, list[str]]] = [{}]
     for name, cells in right.items():
         if parts[-1] and max(map(len, aligned(left, {**parts[-1], name: cells}))) > TABLE_LETTERS:

@@ -196,7 +196,7 @@ def probes(found: ReportData) -> Iterator[Section]:
         Picture(
             stem,
             figure,
-            alt=f"{figure.texts[0].get_text()}, of {', '.join(probe.arms)}",
+            alt=f"{figure.texts[0].get_text()}, of {', '.join(probe.configurations)}",
             caption=f"{probe.name}: the numbers are medians over the seeds when it last looked.",
             table=PageTable(stem, "when it last looked", last_numbers(probe)),
             wide=True,

@@ -1,7 +1,8 @@
-"""TensorBoard beside the runs: arms, HParams, Custom Scalars, text and images.
+"""Write a sweep's TensorBoard files: HParams, Custom Scalars, text and images.
 
-TensorBoard shows each ``arms/<configuration>`` below the sweep's folder as a run, with medians over the seeds.
-Text and images about all of them are beside these, so that they are shown when only the arms are selected.
+:func:`write_events` is the main entry. Each ``arms/<configuration>`` in the sweep's folder is a TensorBoard run
+with the medians over the seeds. Text and images about the sweep are in ``arms/`` too, so that they are shown when
+only these are selected.
 """
 
 import re
@@ -33,46 +34,47 @@ from normlab.results.sweep import Record
 LOSSES_CATEGORY = "losses and metrics"
 HPARAM_COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
 ARMS, TABLE = "arms", "table/"
-ABOUT_ARMS = """\
-`arms/…` has the median over the seeds of each arm, and `quartiles/…` what is around it. From where a run diverged
-it counts as the worst value there is: a curve breaks off where half of the seeds have diverged, a band where a
-quarter have. Runs that were stopped or failed are left out, and a median ends where its first seed stopped. What
-is neither good nor bad, as `activation/…` and `probe/…`, is of the finished seeds alone."""
+ABOUT_CONFIGURATIONS = """\
+`arms/…` has the median over the seeds of each configuration, `quartiles/…` the bounds of the bands. Once a run
+has diverged it has the worst possible value: a curve ends where half of the seeds have diverged, a band where a
+quarter have. Stopped and failed runs are left out, and a median ends where the first seed stopped. Quantities that
+are neither good nor bad, such as `activation/…` and `probe/…`, are of the finished seeds alone."""
 ABOUT_TABLE = """\
 `table/…` has the numbers of summary.csv, and the HParams tab their means over the seeds: infinite where a run
-diverged or, for `epochs_to_target`, did not get there. `reached` and `diverged` are shares of the seeds."""
+diverged or, for `epochs_to_target`, did not reach the target. `reached` and `diverged` are shares of the seeds."""
 
 
 def layout(tags: Collection[str], metric: str) -> Layout:
-    """Return charts for all tags, by category: bands where there are quartiles, lines for what is more or else.
+    """Return the Custom Scalars layout: a category per group of tags, with band charts and line charts.
 
-    The optimized ``metric`` and the losses come first, and what is neither is closed.
+    Tags with quartiles have a band chart. A line chart shows tags of one quantity together, such as its layers.
+    The optimized ``metric`` and the losses come first; all other categories are collapsed.
     """
     first = [name for name in (metric, "val/loss", "train/loss") if name in tags]
     categories: dict[str, dict[str, list[str]]] = {LOSSES_CATEGORY: {}}
     for tag in dict.fromkeys([*first, *tags]):
         if not tag.startswith((QUARTILES, *AT_ITS_BEST)):
-            category, quantity = chart_place(tag)
+            category, quantity = chart_group(tag)
             categories.setdefault(category, {}).setdefault(quantity, []).append(tag)
-    found = Layout()
+    result = Layout()
     for category, quantities in categories.items():
-        banded = [tag for of in quantities.values() for tag in of if bands(tag)[0] in tags]
-        rest = {title: of for title, of in quantities.items() if len(of) > 1 or of[0] not in banded}
-        # TensorBoard shows charts with bands from the last to the first, after those of lines.
-        charts = [with_band(tag) for tag in reversed(banded)], [with_lines(*chart) for chart in rest.items()]
+        banded = [tag for group in quantities.values() for tag in group if bands(tag)[0] in tags]
+        rest = {title: group for title, group in quantities.items() if len(group) > 1 or group[0] not in banded}
+        # TensorBoard shows band charts in reverse order, after line charts.
+        charts = [band_chart(tag) for tag in reversed(banded)], [line_chart(*chart) for chart in rest.items()]
         for title, chart in zip((f"{category}: median and quartiles", category), charts, strict=True):
-            found.category.extend(
+            result.category.extend(
                 [Category(title=title, chart=chart, closed=category != LOSSES_CATEGORY)] if chart else []
             )
-    return found
+    return result
 
 
-def chart_place(tag: str) -> tuple[str, str]:
-    """Return a tag's category, and the name of the chart that it shares with other splits and layers.
+def chart_group(tag: str) -> tuple[str, str]:
+    """Return a tag's category and the title of its line chart, which other splits and layers share.
 
-    >>> chart_place("val/loss"), chart_place("activation/hidden1/before_std")
+    >>> chart_group("val/loss"), chart_group("activation/hidden1/before_std")
     (('losses and metrics', 'loss'), ('activation', 'before_std'))
-    >>> chart_place("probe/activations/batch/hidden1/std"), chart_place("probe/curvature/frozen/trace")
+    >>> chart_group("probe/activations/batch/hidden1/std"), chart_group("probe/curvature/frozen/trace")
     (('probe activations', 'std (batch)'), ('probe curvature', 'trace (frozen)'))
     """
     first, *rest = tag.split("/")
@@ -81,44 +83,48 @@ def chart_place(tag: str) -> tuple[str, str]:
     return (LOSSES_CATEGORY, "/".join(rest)) if first in ("train", "val") else (first, rest[-1] if rest else first)
 
 
-def with_band(tag: str) -> Chart:
-    """Return a chart of a tag's median, the band between its other quartiles around it."""
+def band_chart(tag: str) -> Chart:
+    """Return a chart of a tag's median with the band between its quartiles."""
     lower, median, upper = bands(tag)
     series = MarginChartContent.Series(value=median, lower=lower, upper=upper)
     return Chart(title=tag, margin=MarginChartContent(series=[series]))
 
 
-def with_lines(title: str, tags: list[str]) -> Chart:
-    """Return a chart with a line for each tag."""
+def line_chart(title: str, tags: list[str]) -> Chart:
+    """Return a chart with a line for each tag, which is matched exactly."""
     return Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag)}$" for tag in tags]))
 
 
 def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
-    """Return the keys that vary in a sweep, and other keys that are the same for all runs of an arm.
+    """Return the columns of the HParams tab: keys that vary, and keys of ``HPARAM_COLUMNS``.
 
-    The tab shows the hyperparameters of one run of an arm: its seed would be wrong of the others.
+    A key of ``HPARAM_COLUMNS`` is left out if it differs between the runs of a configuration, because the tab
+    shows the values of one run per configuration.
     """
     keys = [*sweep.keys, *sweep.named]
     results = [records[number].result for number in sweep.runs.index]
     flats = [flat(result.config, result.choices) for result in results]
     runs = list(zip(sweep.runs["arm"], flats, strict=True))
-    found = {key: {(arm, of[key]) for arm, of in runs if key in of} for key in [*keys, *HPARAM_COLUMNS]}
+    settings = {
+        key: {(configuration, values[key]) for configuration, values in runs if key in values}
+        for key in [*keys, *HPARAM_COLUMNS]
+    }
     return [
         key
-        for key, pairs in found.items()
-        if pairs and (key in keys or len(pairs) == len({arm for arm, _ in pairs}))
+        for key, pairs in settings.items()
+        if pairs and (key in keys or len(pairs) == len({configuration for configuration, _ in pairs}))
     ]
 
 
 def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per run and a column per number of the tables, NaN where a mean has to leave it out.
+    """Return the tables' numbers, a row per run; NaN is left out of means over seeds.
 
-    A run that diverged has the worst value there is; one that did not come to its end has none.
+    A diverged run has the worst possible values, a stopped or failed run has NaN.
     """
     runs, results = sweep.runs, [records[number].result for number in sweep.runs.index]
     finished, diverged = (runs["status"] == status for status in (Status.FINISHED, Status.DIVERGED))
     times = runs["epochs_to_target"]
-    # TensorBoard shows the first five at once, and draws no line of an arm beyond a value that is infinite.
+    # The HParams tab shows the first five at once, and cuts a configuration's line at an infinite value.
     main = {
         f"best/{sweep.metric}": runs["best"],
         f"last/{sweep.metric}": runs["last"],
@@ -147,10 +153,17 @@ def write_events(
     figures: Sequence[Path],
     markdown: Iterable[str | Sequence[str]],
 ) -> list[Path]:
-    """Write a sweep's event files in the place of an earlier close's, and return the folders to look into.
+    """Replace a sweep's event files and return the folders to open in TensorBoard.
 
-    There are none if the runs have no event files; else there is the sweep's, and that of its arms if it has more
-    runs than arms. A folder that is a run's own is left alone: its event files are the run's.
+    The folders are the sweep's and, if it has more runs than configurations, that of the configurations; none if
+    the runs have no event files. If ``folder`` is itself a run, nothing is written.
+
+    Args:
+        folder: of the sweep.
+        records: the runs.
+        sweep: their summary.
+        figures: images to show.
+        markdown: blocks of the Text tab, either Markdown or lines that keep their spacing.
     """
     traced = [number for number in sweep.runs.index if any(records[number].folder.glob(OURS))]
     if not traced or any(record.folder == folder for record in records):
@@ -158,28 +171,29 @@ def write_events(
     numbers = run_numbers(sweep, records).add_prefix(TABLE)
     for number in traced:
         write_numbers(records[number], numbers.loc[number])
-    # A person may have called runs so: their event files are not to be replaced.
+    # Runs of the user may lie in a folder of that name; their event files must stay.
     free = not any(record.folder.is_relative_to(folder / ARMS) for record in records)
     curves = configuration_curves(sweep, records) if free and len(sweep.runs) > len(sweep.configurations) else {}
     if free:
-        write_arms(folder / ARMS, curves_by_folder(sweep, curves))
+        write_configurations(folder / ARMS, curves_by_folder(sweep, curves))
     metrics = {str(tag): str(tag).removeprefix(TABLE) for tag in numbers if numbers[tag].notna().any()}
     tags = dict.fromkeys(tag for points in curves.values() for point in points for tag in point.metrics)
-    # Of more than 40 runs TensorBoard selects none for these tabs: what is called arms is found all at once.
+    # TensorBoard selects none of more than 40 runs for these tabs; those below arms/ can be selected at once.
     shown = folder / ARMS if curves else folder
-    for place in dict.fromkeys([folder, shown]):
-        with replaced(place) as events:
-            if place == folder:
+    for target in dict.fromkeys([folder, shown]):
+        with replaced(target) as events:
+            if target == folder:
                 events.experiment(hyperparameters(sweep, records), metrics, sweep.keys)
-            if place == shown:
+            if target == shown:
                 events.layout(layout(tags or dict.fromkeys(sweep.curves["metric"]), sweep.metric))
-                text(events, "all runs", [*markdown, *([ABOUT_ARMS] if curves else []), ABOUT_TABLE])
+                blocks = [*markdown, *([ABOUT_CONFIGURATIONS] if curves else []), ABOUT_TABLE]
+                write_text(events, "all runs", blocks)
                 write_images(events, figures)
     return list(dict.fromkeys([folder, shown]))
 
 
 def write_numbers(record: Record, numbers: pd.Series) -> None:
-    """Write a run's numbers, if it has any, into an event file of their own beside the run's."""
+    """Write a run's known numbers into a second event file in its folder."""
     known = {str(tag): float(value) for tag, value in numbers.dropna().items()}
     if known:
         with replaced(record.folder, CLOSED) as events:
@@ -187,14 +201,14 @@ def write_numbers(record: Record, numbers: pd.Series) -> None:
 
 
 def curves_by_folder(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
-    """Return the arms' curves by the names of their folders."""
+    """Return the configurations' curves by folder name."""
     settings = sweep.configurations[sweep.keys].to_dict("index")
-    jobs = [[f"{key}={value}" for key, value in settings[arm].items()] or [arm] for arm in curves]
+    jobs = [[f"{key}={value}" for key, value in settings[name].items()] or [name] for name in curves]
     return dict(zip(run_names(jobs) if jobs else [], curves.values(), strict=True))
 
 
-def write_arms(folder: Path, curves: Mapping[str, Sequence[Point]]) -> None:
-    """Write an event file for each arm, by its name, and remove what an earlier close wrote of others."""
+def write_configurations(folder: Path, curves: Mapping[str, Sequence[Point]]) -> None:
+    """Write an event file per configuration, given curves by folder name, and remove those of other ones."""
     for name, points in curves.items():
         with replaced(folder / name) as events:
             events.scalars(points)
@@ -207,8 +221,8 @@ def write_arms(folder: Path, curves: Mapping[str, Sequence[Point]]) -> None:
         folder.rmdir()
 
 
-def text(events: EventFile, title: str, markdown: Iterable[str | Sequence[str]]) -> None:
-    """Write blocks below each other into the Text tab: Markdown, or lines that are to stay as they are."""
+def write_text(events: EventFile, title: str, markdown: Iterable[str | Sequence[str]]) -> None:
+    """Write blocks to the Text tab: Markdown, or lines that keep their spacing."""
     blocks = (
         block if isinstance(block, str) else "\n".join(f"    {line}" for line in block) for block in markdown
     )
