@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.activations import output_statistics, preactivation_rank, saturated
+from normlab.probes.activations import output_statistics, preactivation_rank, saturated_share
 
 K = 3
 
@@ -70,7 +70,7 @@ def test_of_what_is_not_finite_there_are_no_statistics_and_other_members_keep_th
     for name, value in output_statistics([h]).items():
         assert value[0, 1].isnan()
         assert_close(value[0, [0, 2]], fine[name][0, [0, 2]])
-    assert saturated(h, -1, 1, 0.05).isnan().tolist() == [False, True, False]
+    assert saturated_share(h, -1, 1, 0.05).isnan().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("size", [1e-40, 1e-25, 1e-12, 1.0, 1e12, 1e25, 1e38])
@@ -167,8 +167,8 @@ def test_dead_units_are_those_that_put_out_the_same_for_every_row(rows):
 
 def test_saturated_is_the_share_nearer_to_a_bound_than_the_threshold():
     h = double([[[0.0, 0.049, 0.051], [0.949, 0.951, 1.0]], [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]])
-    assert saturated(h, 0, 1, 0.05).tolist() == [4 / 6, 0]
-    assert saturated(2 * h - 1, -1, 1, 0.05).tolist() == [4 / 6, 0]
-    assert saturated(h, 0, 1, 0.49).tolist() == [1, 0]
+    assert saturated_share(h, 0, 1, 0.05).tolist() == [4 / 6, 0]
+    assert saturated_share(2 * h - 1, -1, 1, 0.05).tolist() == [4 / 6, 0]
+    assert saturated_share(h, 0, 1, 0.49).tolist() == [1, 0]
     h[1, 0, 0] = torch.nan
-    assert saturated(h, 0, 1, 0.05).isnan().tolist() == [False, True]
+    assert saturated_share(h, 0, 1, 0.05).isnan().tolist() == [False, True]

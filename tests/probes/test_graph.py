@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, NoisyBatchNorm, weight_normalization
 from normlab.probes import Graph
-from normlab.probes.graph import EVENTS, dot, tensorboard_graph, write_graph
+from normlab.probes.graph import EVENTS, graph_dot, write_graph, write_tensorboard_graph
 
 CONF = Path(__file__).parents[2] / "conf"
 NODE = re.compile(r'\t(\d+) \[label=(?:"([^"]*)"|(\w+))(?: fillcolor=(\w+))?\]')
@@ -97,7 +97,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def test_the_dot_text_of_a_net_names_its_input_and_every_parameter_that_it_uses(name, mode):
     make, shape = NETS[name]
     net = make()
-    text = dot(net, draws(8, *shape), mode=mode)
+    text = graph_dot(net, draws(8, *shape), mode=mode)
     used = {key: parameter for key, parameter in net.named_parameters() if not key.startswith("never")}
     tensors = {**used, "x": torch.empty(8, *shape)}
     assert leaves(text) == {key: f"({', '.join(map(str, tensor.shape))})" for key, tensor in tensors.items()}
@@ -111,26 +111,26 @@ def test_the_dot_text_of_a_net_names_its_input_and_every_parameter_that_it_uses(
 
 
 def test_the_graph_of_one_layer_has_its_own_input_and_parameters():
-    text = dot(mlp(), draws(8, 3), "hidden2")
+    text = graph_dot(mlp(), draws(8, 3), "hidden2")
     assert leaves(text) == {
         **{"x": "(8, 6)", "linear.weight": "(5, 6)", "linear.bias": "(5)"},
         **{"norm.weight": "(5)", "norm.bias": "(5)"},
     }
     assert operations(text)[0] == "ReluBackward"
-    assert leaves(dot(mlp(), draws(8, 3), "hidden2.norm")) == {"x": "(8, 5)", "weight": "(5)", "bias": "(5)"}
+    assert leaves(graph_dot(mlp(), draws(8, 3), "hidden2.norm")) == {"x": "(8, 5)", "weight": "(5)", "bias": "(5)"}
 
 
 def test_the_mode_decides_by_which_statistics_and_kernels_are_those_of_the_training():
     fused = mlp(partial(BatchNorm1d, fused=True))
-    assert "NativeBatchNormBackward" in operations(dot(fused, draws(8, 3)))
-    assert "NativeBatchNormBackward" not in operations(dot(mlp(), draws(8, 3)))
+    assert "NativeBatchNormBackward" in operations(graph_dot(fused, draws(8, 3)))
+    assert "NativeBatchNormBackward" not in operations(graph_dot(mlp(), draws(8, 3)))
     # By batch statistics the gradient goes through these as well.
-    batch, frozen = (operations(dot(mlp(), draws(8, 3), mode=mode)) for mode in ("batch", "frozen"))
+    batch, frozen = (operations(graph_dot(mlp(), draws(8, 3), mode=mode)) for mode in ("batch", "frozen"))
     assert len(batch) > len(frozen)
 
 
 def test_the_same_net_gives_the_same_text_with_nodes_numbered_as_they_come():
-    first, second = (dot(mlp(), draws(8, 3, seed=seed)) for seed in range(2))
+    first, second = (graph_dot(mlp(), draws(8, 3, seed=seed)) for seed in range(2))
     assert first == second
     numbers = [
         int(number)
@@ -145,7 +145,7 @@ def test_the_same_net_gives_the_same_text_with_nodes_numbered_as_they_come():
 def test_a_layer_that_works_in_place_was_refused_or_seen_in_the_layer_before_and_is_drawn_alone(layer):
     net = nn.Sequential(nn.Linear(3, 3), nn.Identity(), nn.ReLU(inplace=True))
     expected = {None: ["ReluBackward", "AddmmBackward", "TBackward"], "0": ["AddmmBackward", "TBackward"], "1": []}
-    text = dot(net, draws(8, 3), layer)
+    text = graph_dot(net, draws(8, 3), layer)
     assert operations(text) == expected.get(layer, ["ReluBackward", "CloneBackward"])
     assert leaves(text)["x"] == "(8, 3)"
 
@@ -153,49 +153,49 @@ def test_a_layer_that_works_in_place_was_refused_or_seen_in_the_layer_before_and
 def test_a_net_that_works_in_place_on_its_input_was_refused_and_is_drawn():
     x = draws(8, 3)
     before = x.clone()
-    text = dot(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), x)
+    text = graph_dot(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), x)
     assert leaves(text) == {"x": "(8, 3)", "1.weight": "(2, 3)", "1.bias": "(2)"}
     assert torch.equal(x, before)
 
 
 def test_a_layer_that_takes_and_puts_out_several_tensors_was_refused_and_is_drawn():
-    text = dot(Attention(), draws(8, 3), "attention")
+    text = graph_dot(Attention(), draws(8, 3), "attention")
     assert {name: shape for name, shape in leaves(text).items() if name.startswith("x")} == {
         **{"x": "(8, 4)", "x2": "(8, 4)", "x3": "(8, 4)"}
     }
     assert list(parsed(text)[0].values()).count("\n (8, 8)") == 1
-    recurrent = dot(nn.LSTM(3, 2), draws(8, 3))
+    recurrent = graph_dot(nn.LSTM(3, 2), draws(8, 3))
     assert leaves(recurrent).keys() == {"x", *(name for name, _ in nn.LSTM(3, 2).named_parameters())}
 
 
 def test_of_a_layer_that_is_called_twice_the_last_call_is_drawn():
     layer = nn.Linear(3, 3)
-    text = dot(nn.Sequential(layer, nn.Tanh(), layer), draws(8, 3), "0")
+    text = graph_dot(nn.Sequential(layer, nn.Tanh(), layer), draws(8, 3), "0")
     assert leaves(text) == {"x": "(8, 3)", "weight": "(3, 3)", "bias": "(3)"}
     assert "TanhBackward" not in operations(text)
 
 
 def test_whole_numbers_that_are_put_in_are_drawn_as_no_leaf():
     net = nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 2))
-    assert leaves(dot(net, torch.arange(5))).keys() == {"0.weight", "1.weight", "1.bias"}
+    assert leaves(graph_dot(net, torch.arange(5))).keys() == {"0.weight", "1.weight", "1.bias"}
 
 
 def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
-    message = (
-        "there is no layer hidden7; the net has hidden1, hidden1.linear, hidden1.norm, hidden1.activation, hid"
-    )
+    message = "layer must be in the net, got hidden7; available: hidden1, hidden1.linear, hidden1.norm,"
     with pytest.raises(ValueError, match=message):
-        dot(mlp(), draws(8, 3), "hidden7")
+        graph_dot(mlp(), draws(8, 3), "hidden7")
     with pytest.raises(ValueError, match=message):
         Graph(layers=["hidden1", "hidden7"]).check(mlp())
     Graph(layers=["hidden1", "output"]).check(mlp())
 
 
 def test_a_layer_that_the_net_does_not_call_and_another_mode_are_refused():
-    with pytest.raises(ValueError, match="layer never has no graph, as the net does not call it; choose a layer"):
-        dot(Attention(), draws(8, 3), "never")
+    with pytest.raises(
+        ValueError, match="layer must be called by the net, got never, which it does not call; choose another"
+    ):
+        graph_dot(Attention(), draws(8, 3), "never")
     with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
-        dot(mlp(), draws(8, 3), mode="train")
+        graph_dot(mlp(), draws(8, 3), mode="train")
     with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
         Graph(mode="train")
 
@@ -231,7 +231,9 @@ def test_if_graphviz_fails_it_is_said_in_one_line(tmp_path, monkeypatch, caplog,
     with caplog.at_level(logging.WARNING, "normlab"):
         assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
     path = tmp_path / "graph.dot"
-    assert caplog.messages == [f"graph.svg is missing: Graphviz ended with status 3; see dot -Tsvg {path}"]
+    assert caplog.messages == [
+        f"graph.svg is missing: Graphviz exited with status 3; to see why, run dot -Tsvg {path}"
+    ]
     assert capfd.readouterr() == ("", "")
 
 
@@ -239,7 +241,7 @@ def test_if_graphviz_fails_it_is_said_in_one_line(tmp_path, monkeypatch, caplog,
 @pytest.mark.parametrize("name", NETS)
 def test_graphviz_reads_the_text_and_has_the_same_nodes_and_edges(name):
     make, shape = NETS[name]
-    text = dot(make(), draws(8, *shape))
+    text = graph_dot(make(), draws(8, *shape))
     plain = subprocess.run(["dot", "-Tplain"], input=text, text=True, capture_output=True, check=True)
     nodes, edges = parsed(text)
     lines = [line.split() for line in plain.stdout.split("\n") if line]
@@ -250,14 +252,14 @@ def test_graphviz_reads_the_text_and_has_the_same_nodes_and_edges(name):
 
 @graphviz
 def test_graphviz_draws_the_graph(tmp_path):
-    _, picture = write_graph(tmp_path, "graph", dot(mlp(), draws(8, 3)))
+    _, picture = write_graph(tmp_path, "graph", graph_dot(mlp(), draws(8, 3)))
     svg = picture.read_text()
     assert "<svg" in svg
     assert all(name in svg for name, _ in mlp().named_parameters())
 
 
 def test_tensorboard_reads_the_graph_with_a_node_for_every_layer(tmp_path):
-    path = tensorboard_graph(tmp_path, mlp(dropout=0.3), draws(8, 3))
+    path = write_tensorboard_graph(tmp_path, mlp(dropout=0.3), draws(8, 3))
     assert path == tmp_path / EVENTS
     assert [each.name for each in tmp_path.iterdir()] == [EVENTS]
     (graph,) = (event.graph_def for event in EventFileLoader(str(path)).Load() if event.graph_def)
@@ -271,9 +273,9 @@ def test_tensorboard_reads_the_graph_with_a_node_for_every_layer(tmp_path):
 
 
 def test_a_net_that_cannot_be_traced_is_refused_by_tensorboard_with_the_reason(tmp_path, capfd):
-    message = "the net has no graph for TensorBoard, as it cannot be traced: not today"
+    message = "the net cannot be traced for TensorBoard's graph: not today"
     with pytest.raises(ValueError, match=f"^{message}$"):
-        tensorboard_graph(tmp_path, Untraceable(), draws(8, 3))
+        write_tensorboard_graph(tmp_path, Untraceable(), draws(8, 3))
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
 
@@ -283,7 +285,7 @@ def test_a_net_that_cannot_be_traced_leaves_the_other_graphs_and_one_line(tmp_pa
     with caplog.at_level(logging.WARNING, "normlab"):
         files = Graph(layers=["linear"]).files(Untraceable(), draws(8, 3))
     assert list(files) == ["graph.dot", "graph_linear.dot"]
-    assert caplog.messages == ["the net has no graph for TensorBoard, as it cannot be traced: not today"]
+    assert caplog.messages == ["the net cannot be traced for TensorBoard's graph: not today"]
 
 
 def test_the_files_are_what_is_written_into_a_folder(tmp_path, monkeypatch):
@@ -295,7 +297,7 @@ def test_the_files_are_what_is_written_into_a_folder(tmp_path, monkeypatch):
     assert list(files) == [EVENTS, "graph.dot", "graph_hidden1.dot", "graph_hidden2.norm.dot"]
     assert {path.name for path in tmp_path.iterdir()} == files.keys()
     for name, layer in (("graph", None), ("graph_hidden1", "hidden1"), ("graph_hidden2.norm", "hidden2.norm")):
-        text = dot(net, x, layer, "frozen")
+        text = graph_dot(net, x, layer, "frozen")
         assert files[f"{name}.dot"].decode() == (tmp_path / f"{name}.dot").read_text() == text
 
 

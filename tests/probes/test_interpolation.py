@@ -8,7 +8,14 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.norms.weight import weight_normalization
-from normlab.probes.interpolation import Line, barrier, interpolated, losses_on_line, point, random_direction
+from normlab.probes.interpolation import (
+    Line,
+    barrier,
+    flatten_state,
+    losses_between,
+    losses_on_line,
+    random_direction,
+)
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.reestimated import reestimated
 from normlab.probes.snapshot import Measurement, TrainingSnapshot
@@ -42,7 +49,7 @@ def state_of(make, first: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
     return nets[0], {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
 
 
-def scene(make=mlp, shape=(3,)) -> TrainingSnapshot:
+def make_snapshot(make=mlp, shape=(3,)) -> TrainingSnapshot:
     (net, state), (_, start) = state_of(make), state_of(make, first=50)
     train = draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
     minibatch = draws(K, 8, *shape, seed=4), draws(K, 8, 2, seed=5)
@@ -77,7 +84,7 @@ def test_a_line_through_the_minimum_of_a_quadratic_is_a_parabola():
 def test_the_line_between_begins_and_ends_at_the_two_to_the_last_bit():
     landscape, h = quadratic()
     end, alphas = draws(K, 5, seed=3), torch.tensor([0.0, 0.25, 1.0])
-    losses, way = interpolated(landscape, end, alphas), end - landscape.theta
+    losses, way = losses_between(landscape, end, alphas), end - landscape.theta
 
     assert torch.equal(losses[0], landscape.losses(landscape.theta))
     assert torch.equal(losses[2], landscape.losses(end))
@@ -101,15 +108,15 @@ def test_a_barrier_is_the_most_that_the_loss_rises_above_the_straight_line():
 
 
 def test_each_filter_of_a_direction_is_as_long_as_that_of_the_weights():
-    given = scene(partial(CNN, (1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d), (1, 4, 4))
-    landscape = given.landscape("batch")
-    d = dict(zip(landscape.names, landscape.parts(random_direction(landscape, generators())), strict=True))
+    snapshot = make_snapshot(partial(CNN, (1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d), (1, 4, 4))
+    landscape = snapshot.landscape("batch")
+    d = dict(zip(landscape.names, landscape.unflatten(random_direction(landscape, generators())), strict=True))
     zero = {"hidden1.conv.bias", "hidden2.conv.bias", "output.bias"} | {
         f"hidden{number}.norm.{name}" for number in (1, 2) for name in ("weight", "bias")
     }
 
     for name, values in d.items():
-        own = given.before[name]
+        own = snapshot.before[name]
         assert values.shape == own.shape
         if name in zero:
             assert not values.any()
@@ -120,21 +127,21 @@ def test_each_filter_of_a_direction_is_as_long_as_that_of_the_weights():
 
 
 def test_what_has_no_filters_takes_part_on_request():
-    landscape = scene().landscape("batch")
+    landscape = make_snapshot().landscape("batch")
     plain, whole = (random_direction(landscape, generators(), others=others) for others in (False, True))
-    without = landscape.columns([name for name in landscape.names if not name.endswith("linear.weight")])
-    filters = ~without | landscape.columns(["output.weight"])
+    without = landscape.parameter_mask([name for name in landscape.names if not name.endswith("linear.weight")])
+    filters = ~without | landscape.parameter_mask(["output.weight"])
 
     assert torch.equal(plain[:, filters], whole[:, filters])
-    for name, values in zip(landscape.names, landscape.parts(whole), strict=True):
-        own = dict(zip(landscape.names, landscape.parts(landscape.theta), strict=True))[name]
+    for name, values in zip(landscape.names, landscape.unflatten(whole), strict=True):
+        own = dict(zip(landscape.names, landscape.unflatten(landscape.theta), strict=True))[name]
         if values.dim() == 2:
             assert_close(values.norm(dim=1), own.norm(dim=1))
 
 
 def test_the_lengths_of_weight_normalization_stay():
-    landscape = scene(partial(mlp, None, weight=weight_normalization)).landscape("batch")
-    d = dict(zip(landscape.names, landscape.parts(random_direction(landscape, generators())), strict=True))
+    landscape = make_snapshot(partial(mlp, None, weight=weight_normalization)).landscape("batch")
+    d = dict(zip(landscape.names, landscape.unflatten(random_direction(landscape, generators())), strict=True))
 
     assert not d["hidden1.linear.parametrizations.weight.original0"].any()
     assert d["hidden1.linear.parametrizations.weight.original1"].all()
@@ -146,7 +153,7 @@ def test_a_weight_of_zeros_has_no_direction():
 
 
 def test_each_member_draws_its_direction_alone():
-    landscape = scene().landscape("batch")
+    landscape = make_snapshot().landscape("batch")
     together = random_direction(landscape, generators())
     for k in range(K):
         alone = random_direction(landscape.of_member(k), generators()[k : k + 1])
@@ -155,87 +162,95 @@ def test_each_member_draws_its_direction_alone():
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "batch"])
 def test_the_line_is_the_same_when_scale_invariant_weights_are_rescaled(frozen):
-    given = scene(partial(mlp, partial(BatchNorm1d, eps=1e-16)))
+    snapshot = make_snapshot(partial(mlp, partial(BatchNorm1d, eps=1e-16)))
     scaled = {
-        name: 10 * t if name.startswith("hidden") and "linear" in name else t for name, t in given.before.items()
+        name: 10 * t if name.startswith("hidden") and "linear" in name else t
+        for name, t in snapshot.before.items()
     }
     alphas, lines = torch.linspace(-1, 1, 5), []
-    for state in (given.before, scaled):
-        moment = TrainingSnapshot(**{**vars(given), "before": state})
+    for state in (snapshot.before, scaled):
+        moment = TrainingSnapshot(**{**vars(snapshot), "before": state})
         landscape = reestimated(moment) if frozen else moment.landscape("batch", "train")
         lines.append(losses_on_line(landscape, random_direction(landscape, generators()), alphas))
 
     assert_close(lines[0], lines[1])
     # Without normalization it is another line.
-    landscape = scene(partial(mlp, None)).landscape("batch")
+    landscape = make_snapshot(partial(mlp, None)).landscape("batch")
     d = random_direction(landscape, generators())
     assert not torch.allclose(losses_on_line(landscape, 10 * d, alphas), losses_on_line(landscape, d, alphas))
 
 
 def test_a_point_of_other_parameters_has_their_order():
-    given = scene()
-    landscape = given.landscape("batch")
-    assert torch.equal(point(landscape, given.before), landscape.theta)
-    assert torch.equal(point(landscape, given.start), given.landscape("batch", state=given.start).theta)
+    snapshot = make_snapshot()
+    landscape = snapshot.landscape("batch")
+    assert torch.equal(flatten_state(landscape, snapshot.before), landscape.theta)
+    assert torch.equal(
+        flatten_state(landscape, snapshot.start), snapshot.landscape("batch", state=snapshot.start).theta
+    )
 
 
 def test_the_probe_finds_both_lines_by_both_kinds_of_statistics():
-    given, probe = scene(), Line(count=5, reach=0.5)
-    findings = list(probe(given))
+    snapshot, probe = make_snapshot(), Line(count=5, reach=0.5)
+    measurements = list(probe(snapshot))
     shares, aside = [0.0, 0.25, 0.5, 0.75, 1.0], torch.tensor([-0.5, -0.25, 0.0, 0.25, 0.5], dtype=torch.float64)
 
-    assert [(finding.probe, finding.mode) for finding in findings] == [("line", "batch"), ("line", "frozen")]
-    for finding, landscape in zip(findings, [given.landscape("batch", "train"), reestimated(given)], strict=True):
+    assert [(measurement.probe, measurement.mode) for measurement in measurements] == [
+        ("line", "batch"),
+        ("line", "frozen"),
+    ]
+    for measurement, landscape in zip(
+        measurements, [snapshot.landscape("batch", "train"), reestimated(snapshot)], strict=True
+    ):
         d = random_direction(landscape, generators())
-        start, theta = point(landscape, given.start), landscape.theta
+        start, theta = flatten_state(landscape, snapshot.start), landscape.theta
         random = torch.stack([landscape.losses(theta + alpha * d) for alpha in aside], dim=1)
         way = torch.stack([landscape.losses(start + share * (theta - start)) for share in shares], dim=1)
         straight = torch.stack([way[:, 0] + share * (way[:, -1] - way[:, 0]) for share in shares], dim=1)
 
-        assert_close(finding.arrays["random_alphas"], aside.expand(K, 5))
-        assert_close(finding.arrays["between_alphas"], torch.tensor(shares, dtype=torch.float64).expand(K, 5))
-        assert_close(finding.arrays["random_losses"], random)
-        assert_close(finding.arrays["between_losses"], way)
-        assert_close(finding.numbers["loss"], landscape.losses(theta))
-        assert_close(finding.numbers["rise"], (random[:, 0] + random[:, 4]) / 2 - random[:, 2])
-        assert_close(finding.numbers["barrier"], (way - straight).amax(1))
-        assert finding.headline == ("rise", "barrier")
+        assert_close(measurement.arrays["random_alphas"], aside.expand(K, 5))
+        assert_close(measurement.arrays["between_alphas"], torch.tensor(shares, dtype=torch.float64).expand(K, 5))
+        assert_close(measurement.arrays["random_losses"], random)
+        assert_close(measurement.arrays["between_losses"], way)
+        assert_close(measurement.numbers["loss"], landscape.losses(theta))
+        assert_close(measurement.numbers["rise"], (random[:, 0] + random[:, 4]) / 2 - random[:, 2])
+        assert_close(measurement.numbers["barrier"], (way - straight).amax(1))
+        assert measurement.headline == ("rise", "barrier")
 
 
 @pytest.mark.parametrize("count", [3, 41, 99])
 def test_the_rise_of_a_linear_net_is_that_of_its_parabola(count):
-    given = scene(lambda: nn.Linear(3, 2, bias=False))
-    (finding,) = Line(count=count, reach=2.0, modes=("batch",))(given)
-    landscape = given.landscape("batch", "train")
+    snapshot = make_snapshot(lambda: nn.Linear(3, 2, bias=False))
+    (measurement,) = Line(count=count, reach=2.0, modes=("batch",))(snapshot)
+    landscape = snapshot.landscape("batch", "train")
     d = random_direction(landscape, generators()).view(K, 2, 3)
-    outputs = torch.einsum("bi,koi->kbo", given.train[0][0], d)
+    outputs = torch.einsum("bi,koi->kbo", snapshot.train[0][0], d)
 
-    assert_close(finding.numbers["rise"], 2.0**2 * outputs.square().flatten(1).mean(1))
-    assert_close(finding.numbers["barrier"], torch.zeros(K, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert finding.arrays["random_alphas"][0, count // 2] == 0
+    assert_close(measurement.numbers["rise"], 2.0**2 * outputs.square().flatten(1).mean(1))
+    assert_close(measurement.numbers["barrier"], torch.zeros(K, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert measurement.arrays["random_alphas"][0, count // 2] == 0
 
 
 def test_over_the_minibatch_statistics_are_still_of_the_training_split():
-    given = scene()
-    *_, finding = Line(count=3, data="minibatch")(given)
-    landscape = reestimated(given, "minibatch")
-    assert_close(finding.numbers["loss"], landscape.losses(landscape.theta))
+    snapshot = make_snapshot()
+    *_, measurement = Line(count=3, data="minibatch")(snapshot)
+    landscape = reestimated(snapshot, "minibatch")
+    assert_close(measurement.numbers["loss"], landscape.losses(landscape.theta))
 
 
 def test_before_anything_has_moved_there_is_no_barrier():
-    given = scene()
-    start = {name: tensor.clone() for name, tensor in given.before.items()}
+    snapshot = make_snapshot()
+    start = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     start["hidden1.linear.weight"][1] += 1
-    for finding in Line(count=3)(TrainingSnapshot(**{**vars(given), "start": start})):
-        assert finding.numbers["barrier"].isnan().tolist() == [True, False, True]
-        assert finding.numbers["rise"].isfinite().all()
+    for measurement in Line(count=3)(TrainingSnapshot(**{**vars(snapshot), "start": start})):
+        assert measurement.numbers["barrier"].isnan().tolist() == [True, False, True]
+        assert measurement.numbers["rise"].isfinite().all()
 
 
 def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
-    given = scene()
-    fine = list(Line(count=5)(given))
-    given.before["hidden1.linear.weight"][1] = torch.nan
-    broken = list(Line(count=5)(TrainingSnapshot(**{**vars(given), "generators": generators()})))
+    snapshot = make_snapshot()
+    fine = list(Line(count=5)(snapshot))
+    snapshot.before["hidden1.linear.weight"][1] = torch.nan
+    broken = list(Line(count=5)(TrainingSnapshot(**{**vars(snapshot), "generators": generators()})))
     for one, other in zip(fine, broken, strict=True):
         for name, value in other.numbers.items():
             assert value[1].isnan()
@@ -243,33 +258,35 @@ def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
 
 
 def test_in_float64_on_request():
-    given = scene()
+    snapshot = make_snapshot()
     states = {
-        which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(given, which).items()}
+        which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(snapshot, which).items()}
         for which in ("before", "start")
     }
-    single = TrainingSnapshot(**{**vars(given), **states, "train": tuple(part.float() for part in given.train)})
+    single = TrainingSnapshot(
+        **{**vars(snapshot), **states, "train": tuple(part.float() for part in snapshot.train)}
+    )
     for double, dtype in ((False, torch.float32), (True, torch.float64)):
-        for finding in Line(count=3, double=double)(single):
-            assert {value.dtype for value in finding.numbers.values()} == {dtype}
+        for measurement in Line(count=3, double=double)(single):
+            assert {value.dtype for value in measurement.numbers.values()} == {dtype}
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
 def test_no_trace_is_left(norm):
-    given = scene(partial(mlp, norm, dropout=0.3))
-    states = [given.before, given.start, given.net.state_dict()]
+    snapshot = make_snapshot(partial(mlp, norm, dropout=0.3))
+    states = [snapshot.before, snapshot.start, snapshot.net.state_dict()]
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
     generator = torch.get_rng_state()
 
-    findings: list[Measurement] = list(Line(count=5)(given))
+    measurements: list[Measurement] = list(Line(count=5)(snapshot))
 
-    assert len(findings) == 2
-    states[2] = given.net.state_dict()
+    assert len(measurements) == 2
+    states[2] = snapshot.net.state_dict()
     for state, copy in zip(states, copies, strict=True):
         assert all(torch.equal(state[name], tensor) for name, tensor in copy.items())
     assert torch.equal(torch.get_rng_state(), generator)
-    assert all(layer.training for layer in given.net.modules())
-    assert all(parameter.grad is None for parameter in given.net.parameters())
+    assert all(layer.training for layer in snapshot.net.modules())
+    assert all(parameter.grad is None for parameter in snapshot.net.parameters())
 
 
 @pytest.mark.parametrize(

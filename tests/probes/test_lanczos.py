@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, Process, lanczos
+from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, LanczosProcess, lanczos
 
 EVEN = torch.linspace(-3, 5, 30, dtype=torch.float64)
 
@@ -60,7 +60,7 @@ def test_an_eigenvalue_is_within_the_error_which_is_within_the_tolerance(toleran
 
 def test_the_error_is_the_residual_of_a_vector_in_the_span():
     matrices = with_spectra(EVEN, EVEN.exp())
-    process = Process(draws(2, 30, seed=1), 6)
+    process = LanczosProcess(draws(2, 30, seed=1), 6)
     for _ in range(6):
         process.extend(multiply(matrices))
     values, errors, _ = process.ritz([LARGEST])

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.spectrum import DENSITY_POINTS, as_operator, density, trace
+from normlab.probes.spectrum import DENSITY_POINTS, density, hessian_operator, trace
 
-MISSING = "trace and density need curvlinops, which is missing: pip install 'normlab\\[curvature\\]'"
+MISSING = "trace and density need curvlinops, which is not installed; run pip install 'normlab\\[curvature\\]'"
 
 
 CURVLINOPS = pytest.mark.skipif(find_spec("curvlinops") is None, reason="curvlinops is not installed")
@@ -38,7 +38,7 @@ def generators(members: int, seed: int = 0) -> list[torch.Generator]:
 @CURVLINOPS
 def test_the_operator_multiplies_with_the_hessian():
     hessian = with_spectra(torch.linspace(-1, 3, 7, dtype=torch.float64))
-    operator = as_operator(quadratic(hessian))
+    operator = hessian_operator(quadratic(hessian))
     vectors = draws(7, 4)
 
     assert_close(operator @ vectors, hessian[0] @ vectors)
@@ -165,7 +165,7 @@ def test_torch_s_generator_is_neither_read_nor_moved():
 
 
 def test_one_sample_has_no_standard_error():
-    with pytest.raises(ValueError, match="samples of a trace must be at least 2, for its standard error, got 1"):
+    with pytest.raises(ValueError, match="samples must be at least 2 for a standard error of the trace, got 1"):
         trace(quadratic(torch.eye(3).double()[None]), 1, generators=generators(1))
 
 
