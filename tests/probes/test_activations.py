@@ -282,7 +282,7 @@ def assert_equal(numbers: Mapping[str, Tensor], k: int, expected: Mapping[str, f
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_number_is_what_hooks_and_a_backward_pass_say_member_by_member(name, mode):
+def test_numbers_match_hooks_and_backward_pass(name, mode):
     snapshot = snapshot_of(name)
     numbers = found(snapshot, mode).numbers
     for k in range(K):
@@ -291,7 +291,7 @@ def test_every_number_is_what_hooks_and_a_backward_pass_say_member_by_member(nam
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 @pytest.mark.parametrize("name", CASES)
-def test_members_find_together_what_each_finds_alone(name, mode):
+def test_stacked_members_equal_single_members(name, mode):
     snapshot = snapshot_of(name)
     together = found(snapshot, mode, histograms_every=1)
     for k in range(K):
@@ -305,7 +305,7 @@ def test_members_find_together_what_each_finds_alone(name, mode):
 
 @pytest.mark.parametrize("name", ["bn", "brn", "cnn", "sequential"])
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_on_request_the_whole_training_split_goes_through_the_net(name, mode):
+def test_data_train_measures_whole_training_split(name, mode):
     snapshot = snapshot_of(name)
     for each, members in ((snapshot, range(K)), (of_member(snapshot, 1), [0])):
         numbers = found(each, mode, data="train").numbers
@@ -314,7 +314,7 @@ def test_on_request_the_whole_training_split_goes_through_the_net(name, mode):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_step_of_sgd_moves_the_weights_by_the_learning_rate_times_the_gradient(name):
+def test_sgd_update_is_lr_times_gradient(name):
     case = CASES[name]
     snapshot = make_snapshot(case.make, case.shape)
     numbers = found(snapshot).numbers
@@ -326,7 +326,7 @@ def test_a_step_of_sgd_moves_the_weights_by_the_learning_rate_times_the_gradient
         assert_close(numbers[f"{layer}/effective_lr"] * length.square(), LR)
 
 
-def test_where_no_step_is_taken_there_is_no_update():
+def test_relative_update_is_nan_without_step():
     snapshot = make_snapshot()
     numbers = found(replace(snapshot, after=snapshot.before)).numbers
     fine = found(snapshot).numbers
@@ -346,7 +346,7 @@ def test_where_no_step_is_taken_there_is_no_update():
         *(("relu", None), ("relu6", None), ("gelu", None)),
     ],
 )
-def test_units_near_a_bound_are_saturated_and_activations_without_two_have_no_share(activation, share):
+def test_saturated_share_requires_two_bounds(activation, share):
     snapshot = make_snapshot(partial(mlp, None, activation))
     snapshot.before["hidden1.linear.weight"].zero_()
     snapshot.before["hidden1.linear.bias"][:] = double([0, 1, 3, -3, 10, -10])
@@ -360,7 +360,7 @@ def test_units_near_a_bound_are_saturated_and_activations_without_two_have_no_sh
         assert_close(numbers["hidden1/saturated"], double([share] * K))
 
 
-def test_relu_units_that_are_never_positive_are_dead_and_the_worst_layer_is_named():
+def test_dead_relu_units_count_and_worst_layer_is_reported():
     snapshot = make_snapshot(partial(mlp, None, "relu"))
     snapshot.before["hidden1.linear.bias"] = double([9, -99, 9, -99, 9, 9]).repeat(K, 1)
     snapshot.before["hidden1.linear.weight"] /= 10
@@ -377,7 +377,7 @@ def test_relu_units_that_are_never_positive_are_dead_and_the_worst_layer_is_name
     assert numbers["dead"][0] < 1
 
 
-def test_of_weights_are_those_worked_out_by_hand():
+def test_weight_statistics_match_hand_computation():
     w, g = double([[[3, 0], [0, 4]]]), double([[[1, 1], [1, 1]]])
     v, h = double([[[1, 2, 2]]]), double([[[0, 3, 0]]])
     before, after = {"a": w, "b": v, "c": v}, {"a": w + double([[0.3, 0], [0, 0.4]]), "b": v, "c": v - 2 * v}
@@ -392,7 +392,7 @@ def test_of_weights_are_those_worked_out_by_hand():
         assert_close(numbers[name], double(value))
 
 
-def test_a_gradient_whose_square_is_0_in_float32_is_found():
+def test_gradient_is_nonzero_where_its_float32_square_is_0():
     w = torch.ones(1, 2, 2)
     snapshot = replace(make_snapshot(), before={"a": w}, after={"a": w + 0}, lr=double([0.1]))
     numbers = weight_statistics(snapshot, {"one": ["a"]}, {"a": w * 1e-30})
@@ -400,7 +400,7 @@ def test_a_gradient_whose_square_is_0_in_float32_is_found():
     assert numbers["relative_update"].item() == 0
 
 
-def test_overall_are_the_worst_of_the_layers_and_the_ratio_of_the_first_gradient_to_the_last():
+def test_summary_has_worst_layer_and_gradient_ratio():
     through = {"dead": double([[0.1, 0.5], [0.3, torch.nan]]), "effective_rank": double([[4, 2], [3, torch.nan]])}
     back = {"gradient_rms": double([[1, 2], [7, 7], [4, 0.5]])}
     numbers = network_summary(through, back)
@@ -412,7 +412,7 @@ def test_overall_are_the_worst_of_the_layers_and_the_ratio_of_the_first_gradient
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 2)])
-def test_features_are_those_of_the_training_split(shape):
+def test_feature_statistics_match_training_split(shape):
     snapshot = make_snapshot()
     x = 100 + 3 * draws(50, *shape).float()
     every, arrays = feature_statistics(replace(snapshot, train=(x.unsqueeze(0), snapshot.train[1])))
@@ -423,7 +423,7 @@ def test_features_are_those_of_the_training_split(shape):
     assert_close(arrays["features_std"], torch.from_numpy(flat.std(0, ddof=1)).expand(K, -1))
 
 
-def test_features_are_looked_at_before_the_first_epoch_alone():
+def test_features_are_measured_only_in_epoch_0():
     snapshot = make_snapshot()
     first, later = found(replace(snapshot, epoch=0)), found(snapshot)
     assert first.numbers.keys() - later.numbers.keys() == {"features_mean", "features_std"}
@@ -431,7 +431,7 @@ def test_features_are_looked_at_before_the_first_epoch_alone():
     assert not later.arrays
 
 
-def test_histograms_are_shown_in_every_so_manieth_epoch():
+def test_histograms_are_recorded_every_n_epochs():
     snapshot = make_snapshot()
     shown = {epoch: found(replace(snapshot, epoch=epoch), histograms_every=2).histograms for epoch in range(4)}
     assert [bool(histograms) for histograms in shown.values()] == [True, False, True, False]
@@ -444,7 +444,7 @@ def test_histograms_are_shown_in_every_so_manieth_epoch():
 
 
 @pytest.mark.parametrize("eps", [1e-12, 1.0])
-def test_by_batch_statistics_what_a_normalizer_puts_out_has_mean_0_and_spread_1(eps):
+def test_batch_normalizer_outputs_have_mean_0_and_std_1(eps):
     snapshot = make_snapshot(partial(mlp, partial(BatchNorm1d, eps=eps)))
     numbers = found(snapshot).numbers
     for layer, units in (("hidden1", 6), ("hidden2", 5)):
@@ -456,7 +456,7 @@ def test_by_batch_statistics_what_a_normalizer_puts_out_has_mean_0_and_spread_1(
             assert bool((numbers[f"{layer}/norm_std"] < 0.99).all())
 
 
-def test_after_a_warm_up_frozen_statistics_come_to_nearly_the_same():
+def test_frozen_normalizer_outputs_are_nearly_standardized():
     snapshot = make_snapshot(partial(mlp, partial(BatchNorm1d, eps=1e-12, affine=False)))
     x = snapshot.train[0][0]
     for _ in range(200):
@@ -471,11 +471,11 @@ def test_after_a_warm_up_frozen_statistics_come_to_nearly_the_same():
 
 
 @pytest.mark.parametrize("make", [partial(mlp, None), twice])
-def test_a_net_without_normalizers_has_no_numbers_of_them(make):
+def test_net_without_normalizers_has_no_norm_numbers(make):
     assert not [name for name in found(make_snapshot(make)).numbers if "norm_" in name]
 
 
-def test_a_known_shift_and_scale_of_a_normalizer_are_found_before_an_activation_that_works_in_place():
+def test_known_normalizer_moments_precede_inplace_activation():
     snapshot = make_snapshot(sequential)
     snapshot.before["1.weight"].fill_(3.0)
     snapshot.before["1.bias"].fill_(-2.0)
@@ -485,7 +485,7 @@ def test_a_known_shift_and_scale_of_a_normalizer_are_found_before_an_activation_
         assert_close(numbers["1/norm_std"], torch.full_like(numbers["1/norm_std"], 3), rtol=0.01, atol=0)
 
 
-def test_a_member_that_is_not_finite_is_marked_and_leaves_the_others_as_they_are():
+def test_nonfinite_member_leaves_other_members_unchanged():
     for name in ("bn", "nobn", "cnn", "sequential"):
         case = CASES[name]
         snapshot = make_snapshot(case.make, case.shape)
@@ -501,7 +501,7 @@ def test_a_member_that_is_not_finite_is_marked_and_leaves_the_others_as_they_are
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_in_float32_the_numbers_are_those_of_float64(mode):
+def test_float32_numbers_approximate_float64_numbers(mode):
     snapshot = make_snapshot()
     exact = found(snapshot, mode).numbers
 
@@ -520,7 +520,7 @@ def test_in_float32_the_numbers_are_those_of_float64(mode):
             assert_close(value.double(), exact[name][: len(value)], rtol=1e-3, atol=1e-5)
 
 
-def test_a_net_in_which_the_signal_vanishes_had_rank_0_in_float32_and_has_its_rank():
+def test_rank_holds_for_vanishing_float32_signal():
     snapshot = make_snapshot(partial(mlp, None, "relu"))
     for layer in ("hidden1", "hidden2"):
         snapshot.before[f"{layer}.linear.weight"] *= 1e-13
@@ -539,7 +539,7 @@ def test_a_net_in_which_the_signal_vanishes_had_rank_0_in_float32_and_has_its_ra
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_a_minibatch_of_one_sample_has_no_dead_units_and_rank_1(members):
+def test_single_sample_has_rank_1_and_no_dead_share(members):
     snapshot = make_snapshot(partial(mlp, None))
     snapshot = replace(snapshot, minibatch=tuple(part[:, :1] for part in snapshot.minibatch))
     numbers = found(snapshot if members == K else of_member(snapshot, 0)).numbers
@@ -553,7 +553,7 @@ def test_a_minibatch_of_one_sample_has_no_dead_units_and_rank_1(members):
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_a_minibatch_of_one_sample_is_refused_by_batch_statistics_as_in_training_and_not_by_frozen_ones(members):
+def test_single_sample_raises_only_with_batch_statistics(members):
     snapshot = make_snapshot()
     snapshot = replace(snapshot, minibatch=tuple(part[:, :1] for part in snapshot.minibatch))
     snapshot = snapshot if members == K else of_member(snapshot, 0)
@@ -562,7 +562,7 @@ def test_a_minibatch_of_one_sample_is_refused_by_batch_statistics_as_in_training
     assert found(snapshot, "frozen").numbers["hidden1/norm_mean"].isfinite().all()
 
 
-def test_a_finding_has_its_name_and_mode_and_numbers_of_each_member():
+def test_measurement_has_name_mode_and_member_numbers():
     measurements = list(Activations(modes=("batch", "frozen"))(make_snapshot()))
     assert [(each.probe, each.mode, each.headline) for each in measurements] == [
         ("activations", mode, ["dead", "gradient_rms_ratio"]) for mode in ("batch", "frozen")
@@ -571,7 +571,7 @@ def test_a_finding_has_its_name_and_mode_and_numbers_of_each_member():
     assert list(measurements[0].numbers) == list(measurements[1].numbers)
 
 
-def test_a_net_without_activations_has_numbers_of_its_weights_alone():
+def test_net_without_activations_has_only_weight_numbers():
     measurement = found(make_snapshot(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))))
     assert {name.rpartition("/")[2] for name in measurement.numbers} == {
         *("gradient_rms", "relative_update", "effective_lr", "gradient_rms_ratio")
@@ -589,13 +589,13 @@ def test_a_net_without_activations_has_numbers_of_its_weights_alone():
         ({"modes": ["running"]}, "modes must be of batch, frozen, got running"),
     ],
 )
-def test_options_out_of_range_are_refused(options, message):
+def test_out_of_range_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Activations(**options)
 
 
 @pytest.mark.parametrize("probes", ["light", "source", "full"])
-def test_the_real_configurations_report_by_batch_and_frozen_statistics_on_request(probes):
+def test_shipped_configurations_support_both_modes(probes):
     asked = ["probes.activations.modes=[batch,frozen]", "probes.activations.data=train"]
     with initialize_config_dir(str(CONF), version_base=None):
         plain, both = (compose("train", overrides=[f"probes={probes}", *more]) for more in ([], asked))
@@ -613,7 +613,7 @@ def test_the_real_configurations_report_by_batch_and_frozen_statistics_on_reques
     "name",
     ["bn", "bn fused", "bn torch", "brn", "noisy", "actnorm", "dropout", "torch dropout", "wn", "sequential"],
 )
-def test_no_trace_is_left(name, members):
+def test_probe_has_no_side_effects(name, members):
     snapshot = make_snapshot(CASES[name].make)
     snapshot = snapshot if members == K else of_member(snapshot, 0)
     states = [snapshot.before, snapshot.after, dict(zip("xy", snapshot.minibatch, strict=True))]

@@ -63,7 +63,7 @@ def found(probe: AlongGradient, snapshot: TrainingSnapshot) -> Measurement:
     return measurement
 
 
-def test_a_quadratic_has_its_closed_form():
+def test_quadratic_matches_closed_form():
     landscape, h, w = quadratic(), hessians(), draws(K, 5, seed=1)
     lengths = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64)
     steps = along_gradient(landscape, lengths)
@@ -83,7 +83,7 @@ def test_a_quadratic_has_its_closed_form():
         assert_close(steps.distances[number], length * g.norm(dim=1))
 
 
-def test_each_member_may_have_lengths_of_its_own():
+def test_lengths_may_differ_between_members():
     lengths = draws(4, K, seed=6).abs()
     together = along_gradient(quadratic(), lengths)
     for k in range(K):
@@ -93,7 +93,7 @@ def test_each_member_may_have_lengths_of_its_own():
         assert_close(together.beta[k], alone.beta[0])
 
 
-def test_beta_is_the_largest_over_the_lengths():
+def test_beta_is_maximum_over_lengths():
     # f = w⁴/4 at w = 2: g = 8; at w' = 2 − 8η the gradient is w'³.
     landscape = BatchedLoss.of(lambda params: params["w"] ** 4 / 4, {"w": torch.tensor(2.0, dtype=torch.float64)})
     steps = along_gradient(landscape, torch.tensor([0.125, 0.25, 0.5], dtype=torch.float64))
@@ -105,12 +105,12 @@ def test_beta_is_the_largest_over_the_lengths():
 
 
 @pytest.mark.parametrize("shape", [(2, K + 1), (1, 2, K), ()])
-def test_lengths_of_another_shape_are_refused(shape):
+def test_wrong_shape_of_lengths_raises(shape):
     with pytest.raises(ValueError, match=r"lengths must be of shape \(E,\) or \(E, 3\), got"):
         along_gradient(quadratic(), torch.ones(shape))
 
 
-def test_a_cosine_knows_no_length_and_none_of_nothing():
+def test_cosine_ignores_length_and_is_nan_for_zero_vector():
     a, b = (
         torch.tensor([[1e-15, 0.0], [3.0, 0.0], [0.0, 0.0]]),
         torch.tensor([[1e-15, 1e-15], [-1.0, 0.0], [1.0, 0.0]]),
@@ -120,7 +120,7 @@ def test_a_cosine_knows_no_length_and_none_of_nothing():
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, nn.LayerNorm, None])
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_the_probe_finds_what_plain_autograd_finds_on_the_minibatch(norm, mode):
+def test_numbers_match_plain_autograd_on_minibatch(norm, mode):
     snapshot, probe = make_snapshot(norm), AlongGradient(lengths=(0.5, 2.0), modes=(mode,))
     measurement = found(probe, snapshot)
 
@@ -169,7 +169,7 @@ def test_the_probe_finds_what_plain_autograd_finds_on_the_minibatch(norm, mode):
         )
 
 
-def test_a_finding_has_its_name_mode_and_shapes():
+def test_measurement_has_name_mode_and_shapes():
     measurement = found(AlongGradient(), make_snapshot())
 
     assert (measurement.probe, measurement.mode, measurement.headline) == (
@@ -184,7 +184,7 @@ def test_a_finding_has_its_name_mode_and_shapes():
     assert LENGTHS[-1] == 4
 
 
-def test_members_find_together_what_each_finds_alone():
+def test_stacked_members_equal_single_members():
     snapshot = make_snapshot(NoisyBatchNorm)
     together = found(AlongGradient(), snapshot)
     for k in range(K):
@@ -209,7 +209,7 @@ def test_members_find_together_what_each_finds_alone():
             assert_close(together.numbers[name][k : k + 1], value)
 
 
-def test_what_has_no_scale_stays_when_scale_invariant_weights_are_rescaled():
+def test_scale_free_numbers_ignore_scale_of_invariant_weights():
     # With ε → 0 and the learning rate of that layer alone, all that is trained is scale-invariant.
     norm = partial(BatchNorm1d, eps=1e-16)
     snapshot = make_snapshot(norm)
@@ -240,7 +240,7 @@ def test_what_has_no_scale_stays_when_scale_invariant_weights_are_rescaled():
     assert_close(after["beta"], before["beta"] / 100, rtol=1e-6, atol=1e-9)
 
 
-def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
+def test_nonfinite_member_leaves_other_members_unchanged():
     snapshot = make_snapshot()
     fine = found(AlongGradient(), snapshot)
     snapshot.before["hidden1.linear.weight"][1, 0, 0] = torch.nan
@@ -251,7 +251,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
         assert_close(value[[0, 2]], fine.numbers[name][[0, 2]])
 
 
-def test_a_net_that_does_not_move_has_no_smoothness():
+def test_zero_gradient_gives_nan_smoothness():
     snapshot = make_snapshot(None)
     for tensor in snapshot.before.values():
         tensor.zero_()
@@ -265,7 +265,7 @@ def test_a_net_that_does_not_move_has_no_smoothness():
         assert numbers[name].isnan().all()
 
 
-def test_in_float64_on_request():
+def test_double_computes_in_float64():
     snapshot = make_snapshot()
     state = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in snapshot.before.items()
@@ -281,7 +281,7 @@ def test_in_float64_on_request():
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
-def test_no_trace_is_left(norm):
+def test_probe_has_no_side_effects(norm):
     snapshot = make_snapshot(norm, dropout=0.3)
     before = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     own = {name: tensor.clone() for name, tensor in snapshot.net.state_dict().items()}
@@ -298,6 +298,6 @@ def test_no_trace_is_left(norm):
 
 
 @pytest.mark.parametrize("lengths", [(), (1.0, 0.0), (-1.0,), (float("nan"),)])
-def test_lengths_that_are_none_are_refused(lengths):
+def test_invalid_lengths_raise(lengths):
     with pytest.raises(ValueError, match="lengths must be numbers > 0, at least one, got"):
         AlongGradient(lengths=lengths)

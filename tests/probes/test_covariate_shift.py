@@ -61,7 +61,7 @@ def found(snapshot: TrainingSnapshot, mode: str = "batch", double: bool = False)
     return measurement
 
 
-def test_a_linear_net_of_three_layers_has_its_closed_form():
+def test_three_layer_linear_net_matches_closed_form():
     def loss(params, x, y):
         return (params["c"] * params["b"] * params["a"] * x - y) ** 2 / 2
 
@@ -121,7 +121,7 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_the_probe_finds_what_plain_autograd_finds_layer_by_layer(name, mode):
+def test_numbers_match_plain_autograd_layer_by_layer(name, mode):
     snapshot = make_snapshot(*MAKERS[name])
     numbers = found(snapshot, mode).numbers
     for k in range(K):
@@ -134,7 +134,7 @@ def test_the_probe_finds_what_plain_autograd_finds_layer_by_layer(name, mode):
     assert bool((numbers["difference"] > 0).all())
 
 
-def test_a_finding_has_its_name_and_mode():
+def test_measurement_has_name_and_mode():
     measurement = found(make_snapshot(), "frozen")
     assert (measurement.probe, measurement.mode, measurement.headline) == (
         "covariate_shift",
@@ -144,7 +144,7 @@ def test_a_finding_has_its_name_and_mode():
     assert all(value.shape == (K,) for value in measurement.numbers.values())
 
 
-def test_a_layer_below_which_nothing_moves_has_no_shift():
+def test_layer_above_fixed_layers_has_no_shift():
     own = [f"hidden2.{name}" for name in ("linear.weight", "linear.bias", "norm.weight", "norm.bias")]
     numbers = found(make_snapshot(moved=own)).numbers
 
@@ -156,7 +156,7 @@ def test_a_layer_below_which_nothing_moves_has_no_shift():
 
 
 @pytest.mark.parametrize("layer", ["hidden1", "hidden2", "output"])
-def test_a_net_of_which_all_but_one_layer_is_frozen_has_none(layer):
+def test_single_trained_layer_has_no_shift(layer):
     own = parameters_by_layer(mlp())[layer]
     numbers = found(make_snapshot(trained=own)).numbers
 
@@ -170,7 +170,7 @@ def test_a_net_of_which_all_but_one_layer_is_frozen_has_none(layer):
         assert_close(numbers["cosine"], torch.ones(K, dtype=torch.float64))
 
 
-def test_where_no_step_is_taken_there_is_nothing_to_measure():
+def test_numbers_are_nan_without_step():
     snapshot = make_snapshot()
     still = TrainingSnapshot(**{**vars(snapshot), "after": snapshot.before})
     numbers = found(still).numbers
@@ -179,7 +179,7 @@ def test_where_no_step_is_taken_there_is_nothing_to_measure():
     assert all(value.isnan().all() and value.shape == (K,) for value in numbers.values())
 
 
-def test_a_layer_without_gradient_is_left_out_of_the_means():
+def test_layer_without_gradient_is_excluded_from_means():
     snapshot = make_snapshot(partial(mlp, None), moved=["output.bias", "hidden2.linear.bias"])
     # Of member 1 no unit of the second layer is ever active: nothing goes back through it.
     for state in (snapshot.before, snapshot.after):
@@ -194,7 +194,7 @@ def test_a_layer_without_gradient_is_left_out_of_the_means():
         assert_close(numbers[name][0], (numbers[f"hidden2/{name}"] + numbers[f"output/{name}"])[0] / 2)
 
 
-def test_a_mean_lacks_layers_without_a_gradient_but_not_those_that_are_not_finite():
+def test_mean_keeps_nan_of_nonfinite_layers():
     nan = torch.nan
     values, difference = (
         torch.tensor([[1.0, 1.0, nan], [nan, nan, nan]]),
@@ -203,7 +203,7 @@ def test_a_mean_lacks_layers_without_a_gradient_but_not_those_that_are_not_finit
     assert_close(mean_over_layers(values, difference), torch.tensor([1.0, nan, nan]), equal_nan=True)
 
 
-def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
+def test_nonfinite_member_leaves_other_members_unchanged():
     snapshot = make_snapshot()
     fine = found(snapshot)
     snapshot.before["hidden1.linear.weight"][1, 0, 0] = torch.nan
@@ -213,7 +213,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, NoisyBatchNorm])
-def test_members_find_together_what_each_finds_alone(norm):
+def test_stacked_members_equal_single_members(norm):
     snapshot = make_snapshot(partial(mlp, norm, dropout=0.2))
     together = found(snapshot)
     for k in range(K):
@@ -229,7 +229,7 @@ def test_members_find_together_what_each_finds_alone(norm):
             assert_close(together.numbers[name][k : k + 1], value)
 
 
-def test_in_float64_on_request():
+def test_double_computes_in_float64():
     snapshot = make_snapshot()
     states = {
         which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(snapshot, which).items()}
@@ -246,7 +246,7 @@ def test_in_float64_on_request():
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
-def test_no_trace_is_left(norm):
+def test_probe_has_no_side_effects(norm):
     snapshot = make_snapshot(partial(mlp, norm, dropout=0.3))
     states = [snapshot.before, snapshot.after, snapshot.net.state_dict()]
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]

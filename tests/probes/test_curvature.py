@@ -108,7 +108,7 @@ def alone(snapshot: TrainingSnapshot, k: int) -> TrainingSnapshot:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", NORMS.values(), ids=list(NORMS))
-def test_products_are_those_of_the_differences_of_gradients(norm, mode):
+def test_hessian_products_match_gradient_differences(norm, mode):
     landscape = make_snapshot(norm).landscape(mode, double=True)
     step = 1e-5 * torch.eye(landscape.theta.shape[1], dtype=torch.float64).unsqueeze(1)
     columns = landscape.gradients(landscape.theta + step) - landscape.gradients(landscape.theta - step)
@@ -120,7 +120,7 @@ def test_products_are_those_of_the_differences_of_gradients(norm, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", [NORMS["nobn"], NORMS["bn"], NORMS["brn"]], ids=["nobn", "bn", "brn"])
-def test_the_ends_are_those_of_the_dense_hessian(norm, mode):
+def test_extreme_eigenvalues_match_dense_hessian(norm, mode):
     landscape = make_snapshot(norm).landscape(mode, double=True)
     values = torch.linalg.eigvalsh(dense(landscape))
 
@@ -133,7 +133,7 @@ def test_the_ends_are_those_of_the_dense_hessian(norm, mode):
 # torch's forward differentiation, of which curvlinops makes its products, compiles with torch.jit.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("mode", MODES)
-def test_products_and_ends_agree_with_curvlinops_own_hessian(mode):
+def test_hessian_agrees_with_curvlinops(mode):
     operator = pytest.importorskip("curvlinops").HessianLinearOperator
     snapshot = make_snapshot(members=1)
     landscape = snapshot.landscape(mode, "train")
@@ -147,7 +147,7 @@ def test_products_and_ends_agree_with_curvlinops_own_hessian(mode):
     assert_close(ours, torch.from_numpy(values).sort().values)
 
 
-def test_curvlinops_batch_by_batch_is_another_net_s_hessian():
+def test_batchwise_curvlinops_hessian_differs():
     """The reason why a landscape sees its data whole."""
     snapshot = make_snapshot(members=1)
     x, y = snapshot.train
@@ -160,7 +160,7 @@ def test_curvlinops_batch_by_batch_is_another_net_s_hessian():
     assert (summed - whole).norm() > 0.05 * whole.norm()
 
 
-def test_a_diagonal_scales_the_hessian_from_both_sides():
+def test_scale_multiplies_hessian_from_both_sides():
     landscape = make_snapshot().landscape("batch")
     scale = draws(*landscape.theta.shape).exp()
     scaled = scale.unsqueeze(2) * dense(landscape) * scale.unsqueeze(1)
@@ -170,7 +170,7 @@ def test_a_diagonal_scales_the_hessian_from_both_sides():
 
 
 @pytest.mark.parametrize("limit", ["POINTS_AT_ONCE", "MEMORY"])
-def test_members_taken_in_groups_are_the_same(monkeypatch, limit):
+def test_grouped_members_equal_all_members_at_once(monkeypatch, limit):
     landscape = make_snapshot().landscape("batch")
     whole = extreme_eigenvalues(landscape, generators=generators(K))
     monkeypatch.setattr(curvature, limit, 2 if limit == "POINTS_AT_ONCE" else 1)
@@ -178,7 +178,7 @@ def test_members_taken_in_groups_are_the_same(monkeypatch, limit):
     assert_close(extreme_eigenvalues(landscape, generators=generators(K)), whole)
 
 
-def test_the_numbers_are_those_of_the_dense_hessian_and_the_learning_rates():
+def test_numbers_match_dense_hessian_and_learning_rates():
     snapshot = make_snapshot(stability=torch.tensor([2.0, 3.8, 2.0]))
     for measurement in found(Curvature(tolerance=1e-8), snapshot):
         values = torch.linalg.eigvalsh(dense(snapshot.landscape(measurement.mode, "train")))
@@ -203,7 +203,7 @@ def make_preconditioning(members: int = K) -> Preconditioning:
     )
 
 
-def test_the_preconditioned_sharpness_is_that_of_the_dense_matrix():
+def test_preconditioned_lambda_max_matches_dense_matrix():
     preconditioning = make_preconditioning()
     snapshot = make_snapshot(preconditioning=preconditioning)
     for measurement in found(Curvature(tolerance=1e-8), snapshot):
@@ -221,7 +221,7 @@ def test_the_preconditioned_sharpness_is_that_of_the_dense_matrix():
     assert "preconditioned_stability" not in found(Curvature(), make_snapshot())[0].numbers
 
 
-def test_members_taken_in_groups_have_their_own_preconditioner(monkeypatch):
+def test_grouped_members_keep_their_preconditioner(monkeypatch):
     snapshot = make_snapshot(preconditioning=make_preconditioning())
     whole = found(Curvature(tolerance=1e-8), snapshot)
     monkeypatch.setattr(curvature, "POINTS_AT_ONCE", 1)
@@ -229,7 +229,7 @@ def test_members_taken_in_groups_have_their_own_preconditioner(monkeypatch):
         assert_close(together.numbers, apart.numbers, equal_nan=True)
 
 
-def test_each_mode_has_a_finding_and_no_stability_is_a_gap():
+def test_each_mode_has_measurement_and_stability_may_be_nan():
     measurements = found(Curvature(), make_snapshot())
 
     assert [(measurement.probe, measurement.mode) for measurement in measurements] == [
@@ -241,7 +241,7 @@ def test_each_mode_has_a_finding_and_no_stability_is_a_gap():
     assert torch.equal(measurements[1].numbers["dhd_lambda_max"], measurements[1].numbers["lambda_max"])
 
 
-def test_a_minibatch_smaller_than_the_training_split_is_indicative():
+def test_small_minibatch_is_indicative():
     snapshot = make_snapshot()
     whole = replace(snapshot, minibatch=snapshot.data("train"))
 
@@ -255,7 +255,7 @@ def test_a_minibatch_smaller_than_the_training_split_is_indicative():
 
 
 @pytest.mark.parametrize("norm", ["nobn", "bn", "noisy"])
-def test_members_find_what_they_find_alone(norm):
+def test_stacked_members_equal_single_members(norm):
     snapshot = make_snapshot(NORMS[norm])
     together = found(Curvature(tolerance=0.05), snapshot)
     for k in range(K):
@@ -266,7 +266,7 @@ def test_members_find_what_they_find_alone(norm):
 
 
 @CURVLINOPS
-def test_trace_and_density_are_of_the_same_hessian_and_as_alone():
+def test_trace_and_density_match_dense_hessian():
     snapshot, probe = make_snapshot(), Curvature(trace_samples=4, density=True, modes=["batch"])
     (measurement,) = found(probe, snapshot)
     exact = dense(snapshot.landscape("batch", "train")).diagonal(dim1=1, dim2=2).sum(1)
@@ -282,7 +282,7 @@ def test_trace_and_density_are_of_the_same_hessian_and_as_alone():
     assert_close(own.arrays["density"], measurement.arrays["density"][1:2])
 
 
-def test_a_member_that_is_not_finite_is_a_gap_and_the_others_are_right():
+def test_nonfinite_member_leaves_other_members_unchanged():
     snapshot = make_snapshot()
     state = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     state["hidden1.linear.weight"][1] = torch.nan
@@ -297,7 +297,7 @@ def test_a_member_that_is_not_finite_is_a_gap_and_the_others_are_right():
         assert broken.numbers["converged"].tolist() == [1, 0, 1]
 
 
-def test_single_precision_is_as_exact_as_the_tolerance():
+def test_float32_eigenvalues_are_within_tolerance():
     snapshot = make_snapshot()
     double = found(Curvature(), snapshot)[0].numbers
     state = {name: in_float(tensor) for name, tensor in snapshot.before.items()}
@@ -323,20 +323,20 @@ def in_float(tensor: Tensor) -> Tensor:
         ({"data": "test"}, "data must be minibatch or train, got test"),
     ],
 )
-def test_impossible_options_are_refused(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Curvature(**options)
 
 
 @pytest.mark.parametrize("options", [{"trace_samples": 10}, {"density": True}])
-def test_what_needs_curvlinops_is_refused_without_it_before_anything_trains(options, monkeypatch):
+def test_missing_curvlinops_raises_before_training(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "curvlinops", None)
     with pytest.raises(ImportError, match="pip install 'normlab\\[curvature\\]'"):
         Curvature(**options)
     assert found(Curvature(), make_snapshot())
 
 
-def test_the_stability_limit_is_where_gradient_descent_on_a_quadratic_turns():
+def test_stability_limit_is_2_for_gradient_descent():
     """What λmax·η is held against: below 2 the loss falls, above it grows."""
     matrix = draws(5, 5)
     matrix = matrix @ matrix.T

@@ -85,7 +85,7 @@ class Own(nn.Module):
         return self.last(self.activation(h))
 
 
-def test_activations_and_normalizers_are_found_by_what_a_layer_calls_them():
+def test_activations_and_normalizers_are_found_by_name():
     for net in (mlp(BatchNorm1d), CNN((1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d)):
         assert names(activation_slots(net)) == names(normalizer_slots(net)) == ["hidden1", "hidden2"]
         assert dict(activation_slots(net))["hidden2"] is net.hidden2.activation
@@ -95,13 +95,13 @@ def test_activations_and_normalizers_are_found_by_what_a_layer_calls_them():
     assert names(normalizer_slots(net)) == ["block1", "block2", "last"]
 
 
-def test_an_identity_in_the_place_of_a_normalizer_is_none():
+def test_identity_is_no_normalizer():
     assert names(layers_of_kind(mlp(), "norm", ())) == ["hidden1", "hidden2"]
     assert names(normalizer_slots(mlp())) == []
     assert names(normalizer_slots(nn.Sequential(nn.Identity(), nn.Linear(3, 2)))) == []
 
 
-def test_elsewhere_those_of_torch_and_of_normlab_are_layers_themselves():
+def test_unnamed_layers_are_found_by_type():
     net = nn.Sequential(
         *(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()),
         nn.Sequential(nn.Linear(4, 4), GhostBatchNorm(4, 2), nn.PReLU()),
@@ -111,12 +111,12 @@ def test_elsewhere_those_of_torch_and_of_normlab_are_layers_themselves():
     assert names(normalizer_slots(net)) == ["1", "3.1", "4", "5", "6"]
 
 
-def test_what_is_inside_of_a_named_one_is_not_another():
+def test_nested_layers_of_named_ones_are_not_counted():
     assert names(activation_slots(Own())) == ["activation", "norm.1", "body.act", "body.never"]
     assert names(normalizer_slots(Own())) == ["norm", "body.bn"]
 
 
-def test_weights_are_by_the_layer_that_they_are_in_without_biases_and_normalizers():
+def test_weights_are_grouped_by_layer():
     def found(make, **options):
         snapshot = make_snapshot(make, **options)
         return weights_by_layer(snapshot, names(activation_slots(snapshot.net)))
@@ -148,7 +148,7 @@ def named(net: nn.Module) -> dict:
     return {"trained": list(before), "before": before}
 
 
-def test_weights_that_are_not_trained_are_left_out():
+def test_untrained_weights_are_excluded():
     snapshot = make_snapshot(mlp)
     snapshot = replace(snapshot, trained=["hidden2.linear.bias", "output.weight", "hidden1.linear.weight"])
     layers = ["hidden1", "hidden2"]
@@ -159,7 +159,7 @@ def test_weights_that_are_not_trained_are_left_out():
 
 
 @pytest.mark.parametrize("weight", [weight_normalization, parametrizations.weight_norm])
-def test_the_lengths_of_normalized_weights_are_no_weights(weight):
+def test_weight_norm_lengths_are_no_weights(weight):
     snapshot = replace(make_snapshot(mlp), **named(mlp(weight=weight)))
     assert weights_by_layer(snapshot, ["hidden1", "hidden2"]) == {
         "hidden1": ["hidden1.linear.parametrizations.weight.original1"],
@@ -178,7 +178,7 @@ class LowRank(nn.Module):
         return weight[:, :2].clone(), torch.eye(2, weight.shape[1], dtype=weight.dtype)
 
 
-def test_the_first_of_two_factors_was_taken_for_a_length_and_is_a_weight():
+def test_low_rank_factors_are_weights():
     def make():
         linear = parametrize.register_parametrization(nn.Linear(3, 4), "weight", LowRank(), unsafe=True)
         return nn.Sequential(linear, nn.Tanh(), nn.Linear(4, 2))
@@ -193,7 +193,7 @@ def test_the_first_of_two_factors_was_taken_for_a_length_and_is_a_weight():
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_an_activation_that_is_called_again_has_a_number_and_all_are_in_the_order_of_the_calls(members):
+def test_repeated_activation_calls_are_numbered_in_order(members):
     snapshot = make_snapshot(Own, members)
     seen = forward_backward(snapshot, "frozen", [])
     assert list(seen.outputs) == ["activation", "norm.1", "body.act", "activation.2"]
@@ -206,7 +206,7 @@ def test_an_activation_that_is_called_again_has_a_number_and_all_are_in_the_orde
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_what_came_out_of_a_layer_is_seen_before_what_follows_works_in_place(members):
+def test_outputs_are_recorded_before_inplace_changes(members):
     def make():
         return nn.Sequential(
             nn.Linear(3, 4), nn.BatchNorm1d(4), nn.LeakyReLU(), nn.ReLU(inplace=True), nn.Linear(4, 2)
@@ -241,7 +241,7 @@ def recurrent() -> nn.Module:
     ("make", "weights"),
     [(recurrent, ["0.weight", "6.weight"]), (Joined, ["first.weight", "last.weight"])],
 )
-def test_weights_that_layers_share_had_no_gradient_or_were_refused_and_have_that_of_all_their_uses(
+def test_shared_weights_have_gradient_of_all_uses(
     make, weights, members
 ):
     snapshot = make_snapshot(make, members)
@@ -257,7 +257,7 @@ def test_weights_that_layers_share_had_no_gradient_or_were_refused_and_have_that
 
 @pytest.mark.parametrize("members", [1, K])
 @pytest.mark.parametrize("fused", [False, True])
-def test_batch_renormalization_was_that_of_the_minibatch_before_and_is_that_of_the_step(members, fused):
+def test_batch_renorm_corrections_are_of_current_step(members, fused):
     snapshot = make_snapshot(partial(mlp, partial(BatchRenorm, r_max=99, d_max=99, fused=fused)), members)
     weights = ["hidden1.linear.weight", "hidden2.linear.weight"]
     found = forward_backward(snapshot, "batch", weights)
@@ -271,7 +271,7 @@ def test_batch_renormalization_was_that_of_the_minibatch_before_and_is_that_of_t
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_an_activation_with_one_number_a_sample_was_refused_and_is_a_unit(members):
+def test_activation_with_one_axis_is_one_unit(members):
     snapshot = make_snapshot(
         lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0), nn.Sigmoid()), members, outputs=()
     )
@@ -281,7 +281,7 @@ def test_an_activation_with_one_number_a_sample_was_refused_and_is_a_unit(member
         assert_close(seen.gradients["0.weight"][k], gradients(snapshot, k, ["0.weight"])["0.weight"])
 
 
-def test_of_an_image_each_position_is_a_row_and_each_channel_a_unit():
+def test_image_positions_are_rows_and_channels_units():
     h = torch.arange(2 * 3 * 4 * 5 * 6.0).view(2, 3, 4, 5, 6)
     flat = flatten_positions(h)
     assert flat.shape == (2, 3 * 5 * 6, 4)
@@ -291,7 +291,7 @@ def test_of_an_image_each_position_is_a_row_and_each_channel_a_unit():
 
 @pytest.mark.parametrize("members", [1, K])
 @pytest.mark.parametrize("make", [lambda: nn.Dropout(0.5), lambda: Dropout(0.5)], ids=["torch", "normlab"])
-def test_what_is_dropped_is_one_draw_that_stays_in_a_scene(make, members):
+def test_dropout_mask_is_fixed_within_snapshot(make, members):
     snapshot = make_snapshot(
         lambda: nn.Sequential(nn.Linear(3, 50), nn.Identity(), make(), nn.ReLU(), nn.Linear(50, 2)), members
     )
@@ -306,7 +306,7 @@ def test_what_is_dropped_is_one_draw_that_stays_in_a_scene(make, members):
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_weights_that_the_loss_does_not_depend_on_have_the_gradient_0(members):
+def test_unused_weights_have_zero_gradient(members):
     class Idle(nn.Sequential):
         def __init__(self) -> None:
             super().__init__(nn.Linear(3, 2))
@@ -318,7 +318,7 @@ def test_weights_that_the_loss_does_not_depend_on_have_the_gradient_0(members):
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_one_net_takes_the_kernels_of_its_training_and_finds_what_the_formula_does(mode):
+def test_fused_kernels_equal_formula(mode):
     weights = ["hidden1.linear.weight"]
     fused, formula = (
         forward_backward(make_snapshot(partial(mlp, partial(BatchNorm1d, fused=own)), 1), mode, weights)
@@ -330,7 +330,7 @@ def test_one_net_takes_the_kernels_of_its_training_and_finds_what_the_formula_do
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
+def test_uninitialized_layer_stays_uninitialized(members):
     snapshot = make_snapshot(mlp, members)
     waiting = mlp(ActNorm).double()
     before = {name: torch.stack([t.detach()] * members) for name, t in waiting.state_dict().items()}
@@ -342,7 +342,7 @@ def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
     assert not before["hidden1.norm.initial_mean"].any()
 
 
-def test_another_mode_is_refused():
+def test_unknown_mode_raises():
     with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
         forward_backward(make_snapshot(mlp), "train", [])
 
@@ -378,7 +378,7 @@ def double_by_hook(net: nn.Module) -> None:
 
 @pytest.mark.parametrize("members", [1, K])
 @pytest.mark.parametrize("change", [double_number, double_row, double_tensor, double_by_hook])
-def test_what_is_set_otherwise_between_two_scenes_is_seen(change, members):
+def test_changes_between_snapshots_are_detected(change, members):
     snapshot = make_snapshot(Scaled, members)
     once, again = (forward_backward(snapshot, "batch", ["map.weight"]).outputs["activation"] for _ in range(2))
     assert torch.equal(once, again)
@@ -386,7 +386,7 @@ def test_what_is_set_otherwise_between_two_scenes_is_seen(change, members):
     assert_close(forward_backward(snapshot, "batch", ["map.weight"]).outputs["activation"], 2 * once)
 
 
-def test_a_copy_is_kept_for_the_next_scene_and_neither_holds_on_to_the_net_nor_to_what_was_in_it():
+def test_cached_copy_does_not_keep_net_alive():
     snapshot = make_snapshot(lambda: mlp(BatchNorm1d), 1)
     weights = [name for name in snapshot.trained if name.endswith("weight")][:1]
     forward_backward(snapshot, "batch", weights)

@@ -26,7 +26,7 @@ def symmetric(members: int, size: int) -> Tensor:
     return a + a.mT
 
 
-def test_of_a_quadratic_a_sample_is_the_length_of_h_delta_over_that_of_delta(helpers):
+def test_quadratic_sample_is_norm_ratio_of_h_delta(helpers):
     h = symmetric(3, 5)
     landscape = helpers.quadratic(h)
     found = gradient_lipschitz(landscape, 0.1, 7, generators=generators(3))
@@ -35,7 +35,7 @@ def test_of_a_quadratic_a_sample_is_the_length_of_h_delta_over_that_of_delta(hel
     assert_close(found, torch.einsum("kij,skj->ski", h, delta).norm(dim=2) / delta.norm(dim=2))
 
 
-def test_its_mean_square_is_the_mean_of_the_squared_eigenvalues_and_it_is_below_the_largest(helpers):
+def test_mean_square_is_mean_squared_eigenvalue(helpers):
     h = symmetric(1, 20)
     eigenvalues = torch.linalg.eigvalsh(h[0])
     errors = []
@@ -46,7 +46,7 @@ def test_its_mean_square_is_the_mean_of_the_squared_eigenvalues_and_it_is_below_
     assert errors[1] < 0.01 < errors[0], "more samples, a better estimate"
 
 
-def test_the_radius_does_not_matter_to_a_quadratic(helpers):
+def test_quadratic_estimate_ignores_radius(helpers):
     landscape = helpers.quadratic(symmetric(1, 5))
     small, large = (gradient_lipschitz(landscape, radius, 5, generators=generators()) for radius in (1e-4, 10.0))
     assert_close(small, large)
@@ -54,7 +54,7 @@ def test_the_radius_does_not_matter_to_a_quadratic(helpers):
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 @pytest.mark.parametrize("norm", ["nobn", "bn", "noisy", "brn", "dropout"])
-def test_of_a_net_it_is_what_a_loop_over_samples_finds(helpers, norm, mode):
+def test_net_estimate_matches_loop_over_samples(helpers, norm, mode):
     snapshot = helpers.make_snapshot([helpers.make_net(helpers.norms[norm], seed) for seed in range(2)])
     found = gradient_lipschitz(snapshot.landscape(mode), 1e-3, 20, generators=generators(2))
     for k in range(2):
@@ -67,7 +67,7 @@ def test_of_a_net_it_is_what_a_loop_over_samples_finds(helpers, norm, mode):
         assert_close(found[:, k], torch.tensor(slow, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
-def test_the_aliased_estimator_finds_something_once_and_then_nothing(helpers):
+def test_aliased_estimator_is_zero_after_first_sample(helpers):
     h = symmetric(2, 5)
     landscape = helpers.quadratic(h)
     wrong = aliased_lipschitz(landscape, 0.1, 6, generators=generators(2))
@@ -77,7 +77,7 @@ def test_the_aliased_estimator_finds_something_once_and_then_nothing(helpers):
     assert (right > 0).all()
 
 
-def test_the_probe_reports_three_radii_and_two_precisions_and_every_sample(helpers):
+def test_probe_reports_three_radii_and_all_samples(helpers):
     snapshot = helpers.make_snapshot([helpers.make_net(seed=k) for k in range(2)])
     measurements = list(GradientLipschitz(radius=1e-4, samples=30)(snapshot))
 
@@ -96,7 +96,7 @@ def test_the_probe_reports_three_radii_and_two_precisions_and_every_sample(helpe
     assert (numbers["unreliable"] == 0).all(), "tanh is smooth"
 
 
-def test_a_kink_between_the_points_is_flagged_and_so_is_rounding():
+def test_kinks_and_rounding_are_flagged():
     """Of ``|w|`` near its kink the estimate falls with the radius; of 1 + w² in float32 nothing is left of it."""
     kink = BatchedLoss.of(lambda p: p["w"].abs().sum(), {"w": torch.full((50,), 3e-6, dtype=torch.float64)})
     found = [gradient_lipschitz(kink, radius, 50, generators=generators()).median() for radius in (1e-6, 1e-5)]
@@ -113,19 +113,19 @@ def test_a_kink_between_the_points_is_flagged_and_so_is_rounding():
     assert estimates_disagree(torch.stack(found)[:, None]).item() == 1
 
 
-def test_estimates_within_a_tenth_do_not_differ_and_a_missing_one_is_missing():
+def test_estimates_within_a_tenth_agree_and_nan_is_kept():
     table = torch.tensor([[1.0, 1.0, math.nan], [1.09, 1.2, 1.0], [1.05, 1.0, 1.0]], dtype=torch.float64)
     assert estimates_disagree(table).nan_to_num(-1).tolist() == [0, 1, -1]
 
 
-def test_the_standard_error_of_the_median_is_that_of_many_medians():
+def test_median_error_matches_spread_of_medians():
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(100, 4000, generator=generator, dtype=torch.float64)
     spread = draws.median(0).values.std()
     assert abs(median_error(draws).mean() / spread - 1) < 0.1
 
 
-def test_a_member_whose_loss_is_not_finite_has_a_gap_and_the_other_its_numbers(helpers):
+def test_nonfinite_member_leaves_other_members_unchanged(helpers):
     snapshot = helpers.make_snapshot([helpers.make_net(seed=k) for k in range(2)])
     broken = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     broken["output.weight"][0] = math.nan
@@ -146,6 +146,6 @@ def test_a_member_whose_loss_is_not_finite_has_a_gap_and_the_other_its_numbers(h
         ({"data": "test"}, "data must be minibatch or train, got test"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(probe, options, message):
+def test_invalid_options_raise(probe, options, message):
     with pytest.raises(ValueError, match=message):
         probe(**options)

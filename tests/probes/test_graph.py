@@ -94,7 +94,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 @pytest.mark.parametrize("name", NETS)
-def test_the_dot_text_of_a_net_names_its_input_and_every_parameter_that_it_uses(name, mode):
+def test_dot_text_names_input_and_used_parameters(name, mode):
     make, shape = NETS[name]
     net = make()
     text = graph_dot(net, draws(8, *shape), mode=mode)
@@ -110,7 +110,7 @@ def test_the_dot_text_of_a_net_names_its_input_and_every_parameter_that_it_uses(
     assert reached == set(nodes)
 
 
-def test_the_graph_of_one_layer_has_its_own_input_and_parameters():
+def test_layer_graph_has_own_input_and_parameters():
     text = graph_dot(mlp(), draws(8, 3), "hidden2")
     assert leaves(text) == {
         **{"x": "(8, 6)", "linear.weight": "(5, 6)", "linear.bias": "(5)"},
@@ -120,7 +120,7 @@ def test_the_graph_of_one_layer_has_its_own_input_and_parameters():
     assert leaves(graph_dot(mlp(), draws(8, 3), "hidden2.norm")) == {"x": "(8, 5)", "weight": "(5)", "bias": "(5)"}
 
 
-def test_the_mode_decides_by_which_statistics_and_kernels_are_those_of_the_training():
+def test_mode_selects_statistics_and_training_kernels():
     fused = mlp(partial(BatchNorm1d, fused=True))
     assert "NativeBatchNormBackward" in operations(graph_dot(fused, draws(8, 3)))
     assert "NativeBatchNormBackward" not in operations(graph_dot(mlp(), draws(8, 3)))
@@ -129,7 +129,7 @@ def test_the_mode_decides_by_which_statistics_and_kernels_are_those_of_the_train
     assert len(batch) > len(frozen)
 
 
-def test_the_same_net_gives_the_same_text_with_nodes_numbered_as_they_come():
+def test_same_net_gives_same_numbered_dot_text():
     first, second = (graph_dot(mlp(), draws(8, 3, seed=seed)) for seed in range(2))
     assert first == second
     numbers = [
@@ -142,7 +142,7 @@ def test_the_same_net_gives_the_same_text_with_nodes_numbered_as_they_come():
 
 
 @pytest.mark.parametrize("layer", [None, "0", "1", "2"])
-def test_a_layer_that_works_in_place_was_refused_or_seen_in_the_layer_before_and_is_drawn_alone(layer):
+def test_inplace_layer_is_drawn_alone(layer):
     net = nn.Sequential(nn.Linear(3, 3), nn.Identity(), nn.ReLU(inplace=True))
     expected = {None: ["ReluBackward", "AddmmBackward", "TBackward"], "0": ["AddmmBackward", "TBackward"], "1": []}
     text = graph_dot(net, draws(8, 3), layer)
@@ -150,7 +150,7 @@ def test_a_layer_that_works_in_place_was_refused_or_seen_in_the_layer_before_and
     assert leaves(text)["x"] == "(8, 3)"
 
 
-def test_a_net_that_works_in_place_on_its_input_was_refused_and_is_drawn():
+def test_inplace_change_of_net_input_is_drawn():
     x = draws(8, 3)
     before = x.clone()
     text = graph_dot(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), x)
@@ -158,7 +158,7 @@ def test_a_net_that_works_in_place_on_its_input_was_refused_and_is_drawn():
     assert torch.equal(x, before)
 
 
-def test_a_layer_that_takes_and_puts_out_several_tensors_was_refused_and_is_drawn():
+def test_layer_with_several_tensors_is_drawn():
     text = graph_dot(Attention(), draws(8, 3), "attention")
     assert {name: shape for name, shape in leaves(text).items() if name.startswith("x")} == {
         **{"x": "(8, 4)", "x2": "(8, 4)", "x3": "(8, 4)"}
@@ -168,20 +168,21 @@ def test_a_layer_that_takes_and_puts_out_several_tensors_was_refused_and_is_draw
     assert leaves(recurrent).keys() == {"x", *(name for name, _ in nn.LSTM(3, 2).named_parameters())}
 
 
-def test_of_a_layer_that_is_called_twice_the_last_call_is_drawn():
+def test_last_call_of_repeated_layer_is_drawn():
     layer = nn.Linear(3, 3)
     text = graph_dot(nn.Sequential(layer, nn.Tanh(), layer), draws(8, 3), "0")
     assert leaves(text) == {"x": "(8, 3)", "weight": "(3, 3)", "bias": "(3)"}
     assert "TanhBackward" not in operations(text)
 
 
-def test_whole_numbers_that_are_put_in_are_drawn_as_no_leaf():
+def test_integer_inputs_are_no_leaves():
     net = nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 2))
     assert leaves(graph_dot(net, torch.arange(5))).keys() == {"0.weight", "1.weight", "1.bias"}
 
 
-def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
-    message = "layer must be in the net, got hidden7; available: hidden1, hidden1.linear, hidden1.norm,"
+def test_unknown_layer_raises_with_available_layers():
+    layers = "hidden1, hidden1.linear, hidden1.norm, hidden1.activation, hid"
+    message = f"layer must be in the net, got hidden7; available: {layers}"
     with pytest.raises(ValueError, match=message):
         graph_dot(mlp(), draws(8, 3), "hidden7")
     with pytest.raises(ValueError, match=message):
@@ -189,7 +190,7 @@ def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
     Graph(layers=["hidden1", "output"]).check(mlp())
 
 
-def test_a_layer_that_the_net_does_not_call_and_another_mode_are_refused():
+def test_uncalled_layer_and_unknown_mode_raise():
     with pytest.raises(
         ValueError, match="layer must be called by the net, got never, which it does not call; choose another"
     ):
@@ -209,7 +210,7 @@ def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
 
 
-def test_without_graphviz_there_is_the_dot_text_alone(tmp_path, monkeypatch, caplog):
+def test_dot_text_is_written_without_graphviz(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
     assert [path.name for path in tmp_path.iterdir()] == ["graph.dot"]
@@ -217,7 +218,7 @@ def test_without_graphviz_there_is_the_dot_text_alone(tmp_path, monkeypatch, cap
     assert not caplog.records
 
 
-def test_where_graphviz_is_it_is_handed_the_text_and_what_it_draws_is_kept(tmp_path, monkeypatch):
+def test_graphviz_output_is_saved_as_svg(tmp_path, monkeypatch):
     fake(tmp_path, monkeypatch, "echo '<svg/>'")
     written = write_graph(tmp_path, "graph_hidden1", "digraph {\n}\n")
     assert [path.name for path in written] == ["graph_hidden1.dot", "graph_hidden1.svg"]
@@ -226,7 +227,7 @@ def test_where_graphviz_is_it_is_handed_the_text_and_what_it_draws_is_kept(tmp_p
     assert (tmp_path / "arguments").read_text() == "-Kdot -Tsvg\n"
 
 
-def test_if_graphviz_fails_it_is_said_in_one_line(tmp_path, monkeypatch, caplog, capfd):
+def test_graphviz_failure_logs_one_line(tmp_path, monkeypatch, caplog, capfd):
     fake(tmp_path, monkeypatch, "echo much to say >&2\nexit 3")
     with caplog.at_level(logging.WARNING, "normlab"):
         assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
@@ -239,7 +240,7 @@ def test_if_graphviz_fails_it_is_said_in_one_line(tmp_path, monkeypatch, caplog,
 
 @graphviz
 @pytest.mark.parametrize("name", NETS)
-def test_graphviz_reads_the_text_and_has_the_same_nodes_and_edges(name):
+def test_graphviz_parses_same_nodes_and_edges(name):
     make, shape = NETS[name]
     text = graph_dot(make(), draws(8, *shape))
     plain = subprocess.run(["dot", "-Tplain"], input=text, text=True, capture_output=True, check=True)
@@ -251,14 +252,14 @@ def test_graphviz_reads_the_text_and_has_the_same_nodes_and_edges(name):
 
 
 @graphviz
-def test_graphviz_draws_the_graph(tmp_path):
+def test_graphviz_draws_all_parameters(tmp_path):
     _, picture = write_graph(tmp_path, "graph", graph_dot(mlp(), draws(8, 3)))
     svg = picture.read_text()
     assert "<svg" in svg
     assert all(name in svg for name, _ in mlp().named_parameters())
 
 
-def test_tensorboard_reads_the_graph_with_a_node_for_every_layer(tmp_path):
+def test_tensorboard_graph_has_node_for_every_layer(tmp_path):
     path = write_tensorboard_graph(tmp_path, mlp(dropout=0.3), draws(8, 3))
     assert path == tmp_path / EVENTS
     assert [each.name for each in tmp_path.iterdir()] == [EVENTS]
@@ -272,7 +273,7 @@ def test_tensorboard_reads_the_graph_with_a_node_for_every_layer(tmp_path):
     assert not [name for name in names if "Dropout" in name]
 
 
-def test_a_net_that_cannot_be_traced_is_refused_by_tensorboard_with_the_reason(tmp_path, capfd):
+def test_untraceable_net_raises_with_reason(tmp_path, capfd):
     message = "the net cannot be traced for TensorBoard's graph: not today"
     with pytest.raises(ValueError, match=f"^{message}$"):
         write_tensorboard_graph(tmp_path, Untraceable(), draws(8, 3))
@@ -280,7 +281,7 @@ def test_a_net_that_cannot_be_traced_is_refused_by_tensorboard_with_the_reason(t
     assert not list(tmp_path.iterdir())
 
 
-def test_a_net_that_cannot_be_traced_leaves_the_other_graphs_and_one_line(tmp_path, caplog, monkeypatch):
+def test_untraceable_net_keeps_dot_files_and_logs_one_line(tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with caplog.at_level(logging.WARNING, "normlab"):
         files = Graph(layers=["linear"]).files(Untraceable(), draws(8, 3))
@@ -288,7 +289,7 @@ def test_a_net_that_cannot_be_traced_leaves_the_other_graphs_and_one_line(tmp_pa
     assert caplog.messages == ["the net cannot be traced for TensorBoard's graph: not today"]
 
 
-def test_the_files_are_what_is_written_into_a_folder(tmp_path, monkeypatch):
+def test_files_equal_written_files(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     net, x = mlp(), draws(8, 3)
     graph = Graph(layers=["hidden1", "hidden2.norm"], mode="frozen")
@@ -301,7 +302,7 @@ def test_the_files_are_what_is_written_into_a_folder(tmp_path, monkeypatch):
         assert files[f"{name}.dot"].decode() == (tmp_path / f"{name}.dot").read_text() == text
 
 
-def test_the_real_configuration_is_made_and_takes_layers():
+def test_shipped_configuration_accepts_layers():
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose("train", overrides=["probes=graph", "probes.graph.layers=[hidden1]"])
     graph = instantiate(config.probes.graph)
@@ -310,7 +311,7 @@ def test_the_real_configuration_is_made_and_takes_layers():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["bn", "fused", "noisy", "wn", "cnn"])
-def test_no_trace_is_left(name, training, tmp_path):
+def test_drawing_has_no_side_effects(name, training, tmp_path):
     make, shape = NETS[name]
     net, x = make().train(training), draws(8, *shape)
     before, own = {key: tensor.clone() for key, tensor in net.state_dict().items()}, x.clone()

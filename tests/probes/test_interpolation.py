@@ -71,7 +71,7 @@ def quadratic() -> tuple[BatchedLoss, Tensor]:
     return BatchedLoss(loss, {"w": m}, [h, m]), h
 
 
-def test_a_line_through_the_minimum_of_a_quadratic_is_a_parabola():
+def test_line_through_quadratic_minimum_is_parabola():
     landscape, h = quadratic()
     d, alphas = draws(K, 5, seed=2), torch.linspace(-2, 2, 9, dtype=torch.float64)
     losses = losses_on_line(landscape, d, alphas)
@@ -81,7 +81,7 @@ def test_a_line_through_the_minimum_of_a_quadratic_is_a_parabola():
         assert_close(losses_on_line(landscape.of_member(k), d[k : k + 1], alphas), losses[:, k : k + 1])
 
 
-def test_the_line_between_begins_and_ends_at_the_two_to_the_last_bit():
+def test_line_ends_equal_endpoints_exactly():
     landscape, h = quadratic()
     end, alphas = draws(K, 5, seed=3), torch.tensor([0.0, 0.25, 1.0])
     losses, way = losses_between(landscape, end, alphas), end - landscape.theta
@@ -91,7 +91,7 @@ def test_the_line_between_begins_and_ends_at_the_two_to_the_last_bit():
     assert_close(losses[1], 0.25**2 * torch.einsum("ki,kij,kj->k", way, h, way) / 2)
 
 
-def test_a_barrier_is_the_most_that_the_loss_rises_above_the_straight_line():
+def test_barrier_is_largest_rise_above_straight_line():
     # (w² − 1)² from −1 to 1 has its barrier at 0; from −1 to 2 it is that of (w² − 1)² − 3 (w + 1).
     alphas = torch.linspace(0, 1, 301, dtype=torch.float64)
     bump, slope = 2 * alphas - 1, 3 * alphas - 1
@@ -107,7 +107,7 @@ def test_a_barrier_is_the_most_that_the_loss_rises_above_the_straight_line():
     assert_close(barrier(losses[:, :3].flip(0), 5 + 2 * alphas), barrier(losses[:, :3], alphas))
 
 
-def test_each_filter_of_a_direction_is_as_long_as_that_of_the_weights():
+def test_filters_of_direction_have_norm_of_weights():
     snapshot = make_snapshot(partial(CNN, (1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d), (1, 4, 4))
     landscape = snapshot.landscape("batch")
     d = dict(zip(landscape.names, landscape.unflatten(random_direction(landscape, generators())), strict=True))
@@ -126,7 +126,7 @@ def test_each_filter_of_a_direction_is_as_long_as_that_of_the_weights():
             assert bool((angles.abs() < 0.99).all())
 
 
-def test_what_has_no_filters_takes_part_on_request():
+def test_others_includes_parameters_without_filters():
     landscape = make_snapshot().landscape("batch")
     plain, whole = (random_direction(landscape, generators(), others=others) for others in (False, True))
     without = landscape.parameter_mask([name for name in landscape.names if not name.endswith("linear.weight")])
@@ -139,7 +139,7 @@ def test_what_has_no_filters_takes_part_on_request():
             assert_close(values.norm(dim=1), own.norm(dim=1))
 
 
-def test_the_lengths_of_weight_normalization_stay():
+def test_weight_norm_lengths_are_not_moved():
     landscape = make_snapshot(partial(mlp, None, weight=weight_normalization)).landscape("batch")
     d = dict(zip(landscape.names, landscape.unflatten(random_direction(landscape, generators())), strict=True))
 
@@ -147,12 +147,12 @@ def test_the_lengths_of_weight_normalization_stay():
     assert d["hidden1.linear.parametrizations.weight.original1"].all()
 
 
-def test_a_weight_of_zeros_has_no_direction():
+def test_zero_weights_have_zero_direction():
     landscape = BatchedLoss.of(lambda params: params["w"].square().sum(), {"w": torch.zeros(2, 3)})
     assert not random_direction(landscape, generators(1)).any()
 
 
-def test_each_member_draws_its_direction_alone():
+def test_stacked_directions_equal_single_directions():
     landscape = make_snapshot().landscape("batch")
     together = random_direction(landscape, generators())
     for k in range(K):
@@ -161,7 +161,7 @@ def test_each_member_draws_its_direction_alone():
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "batch"])
-def test_the_line_is_the_same_when_scale_invariant_weights_are_rescaled(frozen):
+def test_line_ignores_scale_of_invariant_weights(frozen):
     snapshot = make_snapshot(partial(mlp, partial(BatchNorm1d, eps=1e-16)))
     scaled = {
         name: 10 * t if name.startswith("hidden") and "linear" in name else t
@@ -180,7 +180,7 @@ def test_the_line_is_the_same_when_scale_invariant_weights_are_rescaled(frozen):
     assert not torch.allclose(losses_on_line(landscape, 10 * d, alphas), losses_on_line(landscape, d, alphas))
 
 
-def test_a_point_of_other_parameters_has_their_order():
+def test_flattened_state_has_order_of_landscape():
     snapshot = make_snapshot()
     landscape = snapshot.landscape("batch")
     assert torch.equal(flatten_state(landscape, snapshot.before), landscape.theta)
@@ -189,7 +189,7 @@ def test_a_point_of_other_parameters_has_their_order():
     )
 
 
-def test_the_probe_finds_both_lines_by_both_kinds_of_statistics():
+def test_probe_measures_both_lines_in_both_modes():
     snapshot, probe = make_snapshot(), Line(count=5, reach=0.5)
     measurements = list(probe(snapshot))
     shares, aside = [0.0, 0.25, 0.5, 0.75, 1.0], torch.tensor([-0.5, -0.25, 0.0, 0.25, 0.5], dtype=torch.float64)
@@ -218,7 +218,7 @@ def test_the_probe_finds_both_lines_by_both_kinds_of_statistics():
 
 
 @pytest.mark.parametrize("count", [3, 41, 99])
-def test_the_rise_of_a_linear_net_is_that_of_its_parabola(count):
+def test_rise_of_linear_net_matches_parabola(count):
     snapshot = make_snapshot(lambda: nn.Linear(3, 2, bias=False))
     (measurement,) = Line(count=count, reach=2.0, modes=("batch",))(snapshot)
     landscape = snapshot.landscape("batch", "train")
@@ -230,14 +230,14 @@ def test_the_rise_of_a_linear_net_is_that_of_its_parabola(count):
     assert measurement.arrays["random_alphas"][0, count // 2] == 0
 
 
-def test_over_the_minibatch_statistics_are_still_of_the_training_split():
+def test_minibatch_loss_uses_training_statistics():
     snapshot = make_snapshot()
     *_, measurement = Line(count=3, data="minibatch")(snapshot)
     landscape = reestimated(snapshot, "minibatch")
     assert_close(measurement.numbers["loss"], landscape.losses(landscape.theta))
 
 
-def test_before_anything_has_moved_there_is_no_barrier():
+def test_barrier_is_nan_before_any_change():
     snapshot = make_snapshot()
     start = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     start["hidden1.linear.weight"][1] += 1
@@ -246,7 +246,7 @@ def test_before_anything_has_moved_there_is_no_barrier():
         assert measurement.numbers["rise"].isfinite().all()
 
 
-def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
+def test_nonfinite_member_leaves_other_members_unchanged():
     snapshot = make_snapshot()
     fine = list(Line(count=5)(snapshot))
     snapshot.before["hidden1.linear.weight"][1] = torch.nan
@@ -257,7 +257,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
             assert_close(value[[0, 2]], one.numbers[name][[0, 2]])
 
 
-def test_in_float64_on_request():
+def test_double_computes_in_float64():
     snapshot = make_snapshot()
     states = {
         which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(snapshot, which).items()}
@@ -272,7 +272,7 @@ def test_in_float64_on_request():
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
-def test_no_trace_is_left(norm):
+def test_probe_has_no_side_effects(norm):
     snapshot = make_snapshot(partial(mlp, norm, dropout=0.3))
     states = [snapshot.before, snapshot.start, snapshot.net.state_dict()]
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
@@ -299,6 +299,6 @@ def test_no_trace_is_left(norm):
         ({"data": "test"}, "data must be minibatch or train, got test"),
     ],
 )
-def test_options_that_are_none_are_refused(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Line(**options)

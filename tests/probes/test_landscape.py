@@ -27,7 +27,7 @@ def points(count: int, landscape: BatchedLoss) -> Tensor:
 
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("count", [1, 2, POINTS_AT_ONCE + 3])
-def test_losses_gradients_and_products_of_a_quadratic_are_those_by_hand(helpers, members, count):
+def test_quadratic_matches_hand_computation(helpers, members, count):
     h = symmetric(members, 4)
     landscape = helpers.quadratic(h)
     at = points(count, landscape)
@@ -42,25 +42,25 @@ def test_losses_gradients_and_products_of_a_quadratic_are_those_by_hand(helpers,
     assert_close(product(at[0]), torch.einsum("kij,kj->ki", h, at[0]))
 
 
-def test_a_point_alone_has_the_shapes_of_a_point(helpers):
+def test_single_point_keeps_its_shape(helpers):
     landscape = helpers.quadratic(symmetric(3, 4))
     assert landscape.losses(landscape.theta).shape == (3,)
     assert landscape.gradients(landscape.theta).shape == (3, 4)
 
 
-def test_the_hessian_of_a_linear_loss_is_zero():
+def test_hessian_of_linear_loss_is_zero():
     landscape = BatchedLoss.of(lambda params: params["w"].sum(), {"w": torch.ones(3)})
     assert_close(landscape.hessian()(torch.ones(1, 3)), torch.zeros(1, 3))
 
 
-def test_parameters_that_the_loss_does_not_use_have_a_gradient_of_zero():
+def test_unused_parameters_have_zero_gradient():
     landscape = BatchedLoss.of(lambda params: params["a"].square().sum(), {"a": torch.ones(2), "b": torch.ones(1)})
     assert_close(landscape.gradients(landscape.theta), torch.tensor([[2.0, 2.0, 0.0]]))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_gradients_and_hessians_of_nets_are_those_of_the_net_itself(helpers, norm, mode):
+def test_gradients_and_hessians_match_original_net(helpers, norm, mode):
     """Against autograd through the net as it stands, noise and corrections held by hand."""
     snapshot = helpers.make_snapshot([helpers.make_net(helpers.norms[norm])])
     landscape = snapshot.landscape(mode)
@@ -107,7 +107,7 @@ def hold(net: nn.Module, held: bool) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", [*NORMS, "torch_dropout"])
-def test_a_member_of_several_is_what_it_is_alone(helpers, norm, mode):
+def test_stacked_members_equal_single_members(helpers, norm, mode):
     nets = [helpers.make_net(helpers.norms[norm], seed) for seed in range(3)]
     snapshot = helpers.make_snapshot(nets)
     together = snapshot.landscape(mode)
@@ -121,7 +121,7 @@ def test_a_member_of_several_is_what_it_is_alone(helpers, norm, mode):
 
 
 @pytest.mark.parametrize("norm", ["noisy", "dropout", "torch_dropout"])
-def test_noise_is_one_draw_for_all_points(helpers, norm):
+def test_noise_is_same_at_all_points(helpers, norm):
     landscape = helpers.make_snapshot([helpers.make_net(helpers.norms[norm])]).landscape("batch")
     same = landscape.losses(landscape.theta.expand(POINTS_AT_ONCE + 1, 1, -1))
     assert_close(same, same[:1].expand_as(same))
@@ -130,7 +130,7 @@ def test_noise_is_one_draw_for_all_points(helpers, norm):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", [*NORMS, "torch_dropout"])
-def test_looking_leaves_no_trace(helpers, norm, mode):
+def test_evaluation_has_no_side_effects(helpers, norm, mode):
     net = helpers.make_net(helpers.norms[norm])
     snapshot = helpers.make_snapshot([net])
     before = {name: tensor.clone() for name, tensor in snapshot.before.items()}
@@ -153,7 +153,7 @@ def module_state(net: nn.Module) -> list:
     return [*numbers, *modules, *(len(layer._forward_hooks) for layer in net.modules())]
 
 
-def test_frozen_statistics_are_the_running_ones_and_batch_statistics_the_batch_s(helpers):
+def test_mode_selects_running_or_batch_statistics(helpers):
     snapshot = helpers.make_snapshot([helpers.make_net()])
     net = helpers.make_net()
     net.load_state_dict({name: tensor[0] for name, tensor in snapshot.before.items()})
@@ -165,7 +165,7 @@ def test_frozen_statistics_are_the_running_ones_and_batch_statistics_the_batch_s
         assert_close(landscape.losses(landscape.theta), expected.detach())
 
 
-def test_the_landscape_of_another_state_or_of_all_data(helpers):
+def test_landscape_accepts_other_state_and_data(helpers):
     snapshot = helpers.make_snapshot([helpers.make_net(seed=k) for k in range(2)])
     after = snapshot.landscape("frozen", state=snapshot.after)
     assert not torch.equal(after.theta, snapshot.landscape("frozen").theta)
@@ -176,7 +176,7 @@ def test_the_landscape_of_another_state_or_of_all_data(helpers):
     assert_close(whole.losses(whole.theta)[1:], helpers.squared(net(x)[None], y[None]).detach())
 
 
-def test_in_double_a_landscape_is_the_same_but_for_rounding(helpers):
+def test_double_equals_float32_up_to_rounding(helpers):
     exact = helpers.make_snapshot([helpers.make_net()])
     before = {name: t.float() if t.is_floating_point() else t for name, t in exact.before.items()}
     minibatch = tuple(part.float() for part in exact.minibatch)
@@ -187,7 +187,7 @@ def test_in_double_a_landscape_is_the_same_but_for_rounding(helpers):
     assert_close(double.gradients(double.theta).float(), single.gradients(single.theta), rtol=1e-3, atol=1e-5)
 
 
-def test_a_member_whose_loss_is_not_finite_changes_nothing_in_the_others(helpers):
+def test_nonfinite_member_leaves_other_members_unchanged(helpers):
     nets = [helpers.make_net(seed=k) for k in range(2)]
     snapshot = helpers.make_snapshot(nets)
     broken = {name: tensor.clone() for name, tensor in snapshot.before.items()}
@@ -198,12 +198,12 @@ def test_a_member_whose_loss_is_not_finite_changes_nothing_in_the_others(helpers
     assert_close(landscape.hessian()(whole.theta)[1], whole.hessian()(whole.theta)[1])
 
 
-def test_a_loss_that_is_not_finite_where_it_is_probed_is_refused():
+def test_nonfinite_loss_raises():
     with pytest.raises(ValueError, match="the loss must be finite where it is probed, got nan"):
         BatchedLoss.of(lambda params: params["w"].sum().log(), {"w": torch.tensor([-1.0])})
 
 
-def test_columns_are_the_places_of_parameters():
+def test_parameter_mask_and_unflatten_follow_parameter_order():
     landscape = BatchedLoss.of(
         lambda p: p["a"].sum(), {"a": torch.ones(2), "b": torch.ones(2, 2), "c": torch.ones(())}
     )

@@ -79,7 +79,7 @@ def by_hand(net: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, BatchRenorm, nn.LayerNorm, None])
 @pytest.mark.parametrize("position", ["before", "after"])
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_the_probe_finds_what_numpy_finds_layer_by_layer(norm, position, mode):
+def test_numbers_match_numpy_layer_by_layer(norm, position, mode):
     make = partial(mlp, norm, norm_position=position, activation="sigmoid")
     snapshot = make_snapshot(make)
     numbers = found(snapshot, unit=2, modes=(mode,)).numbers
@@ -101,7 +101,7 @@ def test_the_probe_finds_what_numpy_finds_layer_by_layer(norm, position, mode):
     assert_close(numbers["stretch"], torch.from_numpy(stretches.mean(0)))
 
 
-def test_batch_statistics_before_the_activation_hold_the_distribution_still():
+def test_batch_normalization_fixes_preactivation_moments():
     # With γ = 1 and β = 0, whatever the weights: mean 0, standard deviation √(n/(n − 1)).
     numbers = found(make_snapshot(partial(mlp, partial(BatchNorm1d, eps=1e-12)))).numbers
     for layer in ("hidden1", "hidden2"):
@@ -111,7 +111,7 @@ def test_batch_statistics_before_the_activation_hold_the_distribution_still():
     assert bool((numbers["stretch"] < 1e-9).all())
 
 
-def test_a_known_shift_and_stretch_are_found():
+def test_known_shift_and_stretch_are_measured():
     snapshot = make_snapshot(partial(mlp, None))
     start = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     std = found(TrainingSnapshot(**{**vars(snapshot), "start": start})).numbers["hidden2/std"]
@@ -132,7 +132,7 @@ def test_a_known_shift_and_stretch_are_found():
     assert_close(numbers["hidden2/shift"], 1 / numbers["hidden2/std"] / 5)
 
 
-def test_a_unit_that_is_constant_is_left_out():
+def test_constant_units_are_excluded():
     def inputs(*columns: list[float]) -> ActivationInputs:
         rows = torch.tensor(columns, dtype=torch.float64)
         return ActivationInputs(rows[:1], rows.mean(1).unsqueeze(0), rows.std(1).unsqueeze(0))
@@ -146,7 +146,7 @@ def test_a_unit_that_is_constant_is_left_out():
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_of_an_image_a_unit_is_a_channel_at_all_positions(mode):
+def test_image_unit_is_channel_at_all_positions(mode):
     make = partial(CNN, (1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d)
     snapshot = make_snapshot(make, (1, 4, 4))
     seen = preactivations(
@@ -165,7 +165,7 @@ def test_of_an_image_a_unit_is_a_channel_at_all_positions(mode):
         assert_close(seen["hidden1"].std[k], h.movedim(1, 0).flatten(1).std(1))
 
 
-def test_the_layers_of_a_residual_net_are_its_blocks():
+def test_layers_of_residual_net_are_its_blocks():
     snapshot = make_snapshot(lambda: ResMLP((3,), 2, width=4, blocks=2, norm=BatchNorm1d))
     net, x = side_effect_free_copy(snapshot.net, "batch"), snapshot.data("minibatch")[0]
     seen = preactivations(net, snapshot.before, x)
@@ -178,7 +178,7 @@ def test_the_layers_of_a_residual_net_are_its_blocks():
     assert_close(seen["block1"].values[1], expected[:, 0])
 
 
-def test_an_activation_that_works_in_place_is_seen_before_it():
+def test_input_is_recorded_before_inplace_activation():
     net = nn.Sequential()
     net.add_module("activation", nn.ReLU(inplace=True))
     x = draws(2, 6, 3)
@@ -187,7 +187,7 @@ def test_an_activation_that_works_in_place_is_seen_before_it():
         assert_close(seen.values, x[:members, :, 0])
 
 
-def test_members_find_together_what_each_finds_alone():
+def test_stacked_members_equal_single_members():
     snapshot = make_snapshot(partial(mlp, NoisyBatchNorm, dropout=0.2))
     for options in ({"data": "train"}, {"data": "minibatch"}):
         together = found(snapshot, **options).numbers
@@ -202,7 +202,7 @@ def test_members_find_together_what_each_finds_alone():
                 assert_close(together[name][k : k + 1], value)
 
 
-def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
+def test_nonfinite_member_leaves_other_members_unchanged():
     snapshot = make_snapshot()
     fine = found(snapshot).numbers
     snapshot.before["hidden1.linear.weight"][1] = torch.nan
@@ -211,7 +211,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
         assert_close(value[[0, 2]], fine[name][[0, 2]])
 
 
-def test_a_finding_has_its_name_and_mode_and_only_the_layers_asked_for():
+def test_measurement_has_name_mode_and_requested_layers():
     measurement = found(make_snapshot(), layers=["hidden2"], modes=("frozen",))
     assert (measurement.probe, measurement.mode, measurement.headline) == (
         "preactivations",
@@ -223,7 +223,7 @@ def test_a_finding_has_its_name_and_mode_and_only_the_layers_asked_for():
     assert_close(measurement.numbers["shift"], measurement.numbers["hidden2/shift"])
 
 
-def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
+def test_unknown_layer_raises_with_available_layers():
     message = "layers must have a module named activation, got hidden9; available: hidden1, hidden2"
     with pytest.raises(ValueError, match=message):
         Preactivations(layers=["hidden1", "hidden9"]).check(mlp())
@@ -234,14 +234,14 @@ def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
     Preactivations(layers=["hidden2"]).check(mlp())
 
 
-def test_a_net_without_an_activation_has_nothing_to_be_found():
+def test_net_without_activation_has_no_measurement():
     snapshot = make_snapshot(lambda: MLP((3,), 2, hidden=[]))
     Preactivations().check(snapshot.net)
     assert list(Preactivations()(snapshot)) == []
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_a_unit_that_is_not_there_is_refused(members):
+def test_unknown_unit_raises(members):
     snapshot = make_snapshot()
     net, x = side_effect_free_copy(snapshot.net, "batch"), snapshot.minibatch[0][:members]
     own = {name: tensor[:members] for name, tensor in snapshot.before.items()}
@@ -252,7 +252,7 @@ def test_a_unit_that_is_not_there_is_refused(members):
         Preactivations(unit=-1)
 
 
-def test_in_float64_on_request():
+def test_double_computes_in_float64():
     snapshot = make_snapshot()
     states = {
         which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(snapshot, which).items()}
@@ -266,7 +266,7 @@ def test_in_float64_on_request():
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
+def test_uninitialized_layer_stays_uninitialized(members):
     snapshot = make_snapshot(partial(mlp, ActNorm))
     own = {name: tensor[:members] for name, tensor in snapshot.before.items()}
     seen = preactivations(side_effect_free_copy(snapshot.net, "batch"), own, snapshot.minibatch[0][:members])
@@ -278,7 +278,7 @@ def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
-def test_no_trace_is_left(norm):
+def test_probe_has_no_side_effects(norm):
     snapshot = make_snapshot(partial(mlp, norm, dropout=0.3))
     states = [snapshot.before, snapshot.start, snapshot.net.state_dict()]
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]

@@ -62,7 +62,7 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("data", ["train", "minibatch"])
-def test_the_loss_is_that_of_nets_whose_statistics_were_re_estimated_at_every_point(name, data):
+def test_loss_matches_nets_reestimated_at_every_point(name, data):
     make, shape = MAKERS[name]
     snapshot = make_snapshot(nets_of(make), shape)
     landscape = reestimated(snapshot, data)
@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_nets_whose_statistics_were_re_estimated_at_every_po
         assert_close(landscape.of_member(k).losses(points[:, k : k + 1]), torch.stack(expected)[:, k : k + 1])
 
 
-def test_over_its_own_samples_it_is_batch_statistics_but_for_the_unbiased_variance():
+def test_same_samples_equal_batch_statistics_up_to_bias():
     norm = partial(BatchNorm1d, eps=1e-14)
     snapshot = make_snapshot(nets_of(lambda: MLP((3,), 2, hidden=[6], norm=norm)))
     by_batch, frozen = snapshot.landscape("batch", "train"), reestimated(snapshot)
@@ -95,7 +95,7 @@ def test_over_its_own_samples_it_is_batch_statistics_but_for_the_unbiased_varian
     assert bool((frozen.losses(frozen.theta) != by_batch.losses(by_batch.theta)).all())
 
 
-def test_running_statistics_play_no_part():
+def test_running_statistics_are_not_used():
     snapshot = make_snapshot(nets_of(partial(mlp, BatchNorm1d)))
     loss = reestimated(snapshot)
     before = loss.losses(loss.theta)
@@ -108,14 +108,14 @@ def test_running_statistics_play_no_part():
     assert not torch.allclose(plain.losses(plain.theta), before)
 
 
-def test_it_takes_a_net_of_which_the_whole_is_a_normalizer():
+def test_net_may_be_a_single_normalizer():
     net, samples, x = nn.BatchNorm1d(3).double(), 2 + 3 * draws(20, 3), draws(4, 3, seed=1)
     state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     expected = (x - samples.mean(0)) / (samples.var(0) + net.eps).sqrt()
     assert_close(reestimating_forward(net)(state, samples, x), expected)
 
 
-def test_it_can_be_differentiated_through_the_statistics():
+def test_statistics_are_differentiable():
     snapshot = make_snapshot(nets_of(partial(mlp, BatchNorm1d), 1))
     landscape = reestimated(snapshot)
     gradient, step = landscape.gradients(landscape.theta), 1e-6 * draws(1, landscape.theta.shape[1], seed=9)
@@ -123,7 +123,7 @@ def test_it_can_be_differentiated_through_the_statistics():
     assert_close((gradient * step).sum(1), difference / 2, rtol=1e-5, atol=1e-14)
 
 
-def test_in_float64_on_request():
+def test_double_computes_in_float64():
     nets = [net.float() for net in nets_of(partial(mlp, BatchNorm1d))]
     snapshot = make_snapshot(nets)
     single = TrainingSnapshot(**{**vars(snapshot), "train": tuple(part.float() for part in snapshot.train)})
@@ -134,7 +134,7 @@ def test_in_float64_on_request():
 
 
 @pytest.mark.parametrize("name", ["bn", "bn_torch", "noisy", "brn", "ln"])
-def test_no_trace_is_left(name):
+def test_evaluation_has_no_side_effects(name):
     snapshot = make_snapshot(nets_of(MAKERS[name][0]))
     own, state = (
         {key: value.clone() for key, value in kept.items()}

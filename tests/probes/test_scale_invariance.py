@@ -89,7 +89,7 @@ def lambda_max(landscape: BatchedLoss) -> Tensor:
         (net(nn.LayerNorm, norm_position="after", activation="relu"), "batch", [1, 1]),
     ],
 )
-def test_the_smallest_groups_of_weights_without_scale_are_found(model, mode, groups):
+def test_smallest_scale_invariant_groups_are_found(model, mode, groups):
     landscape = make_landscape(model, mode)
     found = scaled_parameters(landscape)
 
@@ -104,7 +104,7 @@ def test_the_smallest_groups_of_weights_without_scale_are_found(model, mode, gro
 
 
 @pytest.mark.parametrize("normalize", [norms.weight_normalization, parametrizations.weight_norm])
-def test_of_weight_normalization_the_direction_is_found_alone(normalize):
+def test_weight_norm_direction_is_found_without_bias(normalize):
     model = net(None)
     normalize(model.hidden1.linear)
     x, y = draws(40, 3, seed=1), draws(40, 2, seed=2)
@@ -117,7 +117,7 @@ def test_of_weight_normalization_the_direction_is_found_alone(normalize):
     assert_close(found[name], params[name].norm(dim=2, keepdim=True).expand(params[name].shape))
 
 
-def test_convolutions_are_found_as_linear_maps_are():
+def test_convolutions_are_found():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         conv = nn.Sequential(nn.Conv2d(1, 2, 3), norms.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 1)).double()
@@ -132,13 +132,13 @@ def test_convolutions_are_found_as_linear_maps_are():
     assert_close(found["0.bias"], channels)
 
 
-def test_weights_that_do_nothing_to_the_loss_are_not_taken_for_scale_invariant():
+def test_unused_weights_are_not_scale_invariant():
     params = {"weight": draws(1, 3, 3), "idle": draws(1, 3, 3)}
 
     assert scaled_parameters(BatchedLoss(lambda params: params["weight"].square().sum(), params)) == {}
 
 
-def test_weights_that_hardly_matter_are_told_from_scale_invariant_ones():
+def test_nearly_unused_weights_are_not_scale_invariant():
     assert (
         scaled_parameters(
             make_landscape(net(None), factors={"output.weight": 1e-6, "hidden1.linear.weight": 1e-6})
@@ -147,7 +147,7 @@ def test_weights_that_hardly_matter_are_told_from_scale_invariant_ones():
     )
 
 
-def test_each_member_is_judged_by_itself():
+def test_members_are_tested_independently():
     landscape = make_landscape(net())
     landscape.theta[0] = torch.nan
 
@@ -158,7 +158,7 @@ def test_each_member_is_judged_by_itself():
 
 @pytest.mark.parametrize("factor", [0.1, 30.0])
 @pytest.mark.parametrize("layer", HIDDEN)
-def test_rescaled_weights_of_a_bn_net_leave_the_largest_eigenvalue_of_dhd(layer, factor):
+def test_dhd_ignores_scale_of_bn_weights(layer, factor):
     name = f"{layer}.weight"
     before, after = make_landscape(net()), make_landscape(net(), factors={name: factor})
 
@@ -176,7 +176,7 @@ def test_rescaled_weights_of_a_bn_net_leave_the_largest_eigenvalue_of_dhd(layer,
     [(bn, slice(0, 8)), (bn, slice(3, 4)), (partial(nn.GroupNorm, 4, eps=1e-12), slice(4, 8))],
     ids=["half_of_bn", "one_of_bn", "a_group_of_gn"],
 )
-def test_rescaled_units_leave_the_largest_eigenvalue_of_dhd(norm, units):
+def test_dhd_ignores_scale_of_single_units(norm, units):
     model = net(norm, hidden=[16])
     before, after = make_landscape(model), make_landscape(model)
     for name in ("hidden1.linear.weight", "hidden1.linear.bias"):
@@ -194,7 +194,7 @@ def test_rescaled_units_leave_the_largest_eigenvalue_of_dhd(norm, units):
 
 
 @pytest.mark.parametrize("model", [net(nn.LayerNorm), net(norm_position="after", activation="relu")])
-def test_weights_and_bias_that_are_rescaled_together_leave_it_too(model):
+def test_dhd_ignores_joint_scale_of_weights_and_bias(model):
     both = {"hidden1.linear.weight": 20.0, "hidden1.linear.bias": 20.0}
     before, after = make_landscape(model), make_landscape(model, factors=both)
 
@@ -202,7 +202,7 @@ def test_weights_and_bias_that_are_rescaled_together_leave_it_too(model):
     assert_close(dhd(after), dhd(before), rtol=1e-2, atol=0)
 
 
-def test_by_frozen_statistics_it_is_not_left():
+def test_dhd_depends_on_scale_with_frozen_statistics():
     before, after = (make_landscape(net(), "frozen", {"hidden1.linear.weight": factor}) for factor in (1.0, 0.1))
 
     assert ((dhd(after) / dhd(before) - 1).abs() > 0.01).all()
