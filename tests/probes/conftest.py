@@ -1,4 +1,4 @@
-"""Scenes for the tests of probes: small nets in the middle of a training."""
+"""Snapshots of small nets during training, for the tests of probes."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "dropout": lambda _: Dropout(0.3),
     "torch_dropout": lambda _: nn.Dropout(0.3),
 }
-"""What may stand in a net's norm slots."""
+"""Modules for the norm slots of a net."""
 
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def make_net(norm: Callable[[int], nn.Module] | None = BatchNorm1d, seed: int = 
 def make_snapshot(
     nets: Sequence[nn.Module], samples: int = 24, seed: int = 1, step: float = 0.05, **overrides
 ) -> TrainingSnapshot:
-    """Return a snapshot of nets that have seen a minibatch, and are to take a step of gradient descent on it."""
+    """Return a snapshot of nets around a step of gradient descent on a minibatch that they have seen."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(nets), samples, 3, generator=generator, dtype=torch.float64)
     y = torch.randn(len(nets), samples, 2, generator=generator, dtype=torch.float64)
@@ -107,14 +107,14 @@ def alone(snapshot: TrainingSnapshot, k: int) -> TrainingSnapshot:
 
 
 def quadratic(hessian: Tensor, at: Tensor | None = None) -> BatchedLoss:
-    """Return ``½ θᵀHθ`` of each member, H ``(K, P, P)``, from θ ``(K, P)`` or from where all entries are 1."""
+    """Return ``½ θᵀHθ`` of each member, H ``(K, P, P)``, at θ ``(K, P)``, by default all ones."""
     theta = torch.ones(hessian.shape[:2], dtype=hessian.dtype) if at is None else at
     return BatchedLoss(lambda params, h: params["w"] @ h @ params["w"] / 2, {"w": theta}, [hessian])
 
 
 @pytest.fixture
 def helpers() -> SimpleNamespace:
-    """Return the functions that make helpers and landscapes."""
+    """Return the functions that make nets, snapshots and landscapes."""
     return SimpleNamespace(
         make_net=make_net,
         make_snapshot=make_snapshot,

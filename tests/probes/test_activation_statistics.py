@@ -143,9 +143,7 @@ def test_effective_rank_of_outer_product_is_1(left, right):
 @given(
     units=st.integers(1, 6), more=st.integers(0, 4), scale=st.floats(1e-38, 1e38), seed=st.integers(0, 2**32 - 1)
 )
-def test_effective_rank_of_orthonormal_units_is_their_count(
-    units, more, scale, seed
-):
+def test_effective_rank_of_orthonormal_units_is_their_count(units, more, scale, seed):
     columns, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(units + more, units)))
     assert rank_of(scale * columns) == pytest.approx(units, abs=1e-9)
 

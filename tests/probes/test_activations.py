@@ -50,7 +50,7 @@ def mlp(norm=BatchNorm1d, activation="tanh", **options) -> nn.Module:
 
 
 def sequential() -> nn.Module:
-    """Return a net that somebody put together of torch.nn."""
+    """Return a net of plain torch.nn layers."""
     return nn.Sequential(
         *(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True)),
         nn.Sequential(nn.Linear(6, 5, bias=False), nn.LayerNorm(5), nn.Sigmoid()),
@@ -65,7 +65,7 @@ def twice() -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """A net, and where in it the probe is to find what: by layer, the paths of modules and names of parameters."""
+    """A net with the expected module paths and parameter names of each layer."""
 
     make: Callable[[], nn.Module]
     activations: Mapping[str, str] = field(
@@ -155,7 +155,7 @@ def state_of(nets: Sequence[nn.Module]) -> dict[str, Tensor]:
 
 
 def make_snapshot(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) -> TrainingSnapshot:
-    """Return nets that have seen other batches, around a step that torch's SGD takes with each, one by one."""
+    """Return a snapshot of nets that have seen other batches, around a step of torch.optim.SGD for each net."""
     nets = []
     for seed in range(K):
         with torch.random.fork_rng(devices=[]):
@@ -169,7 +169,7 @@ def make_snapshot(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = 
     before = state_of(nets)
     for net, own, target, lr in zip(nets, x, y, LR, strict=True):
         optimizer = torch.optim.SGD(net.parameters(), lr=float(lr))
-        # What torch draws here is drawn again by what looks at the step.
+        # The probe repeats the random draws of this step.
         with torch.random.fork_rng(devices=[]):
             squared(net(own)[None], target[None]).sum().backward()
         optimizer.step()
@@ -181,7 +181,7 @@ def make_snapshot(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = 
 
 @cache
 def snapshot_of(name: str) -> TrainingSnapshot:
-    """Return the snapshot of a case, once for all that leave it as it is."""
+    """Return the cached snapshot of a case, for tests that do not modify it."""
     return make_snapshot(CASES[name].make, CASES[name].shape)
 
 
@@ -197,7 +197,7 @@ def of_member(snapshot: TrainingSnapshot, k: int) -> TrainingSnapshot:
     )
 
 
-def found(snapshot: TrainingSnapshot, mode: str = "batch", **options) -> Measurement:
+def measure(snapshot: TrainingSnapshot, mode: str = "batch", **options) -> Measurement:
     (measurement,) = Activations(modes=(mode,), **options)(snapshot)
     return measurement
 
@@ -205,7 +205,7 @@ def found(snapshot: TrainingSnapshot, mode: str = "batch", **options) -> Measure
 def by_hand(
     snapshot: TrainingSnapshot, k: int, mode: str, case: Case, data: str = "minibatch"
 ) -> dict[str, float]:
-    """Return what the probe is to find in one member: by hooks, a backward pass, singular values and loops."""
+    """Compute the numbers of one member with hooks, a backward pass, singular values and loops."""
     net = deepcopy(snapshot.net).train(mode == "batch")
     with torch.no_grad():
         for name, tensor in chain(net.named_parameters(), net.named_buffers()):
@@ -249,7 +249,7 @@ def by_hand(
 
 
 def by_singular_values(h: np.ndarray) -> dict[str, float]:
-    """Return what there is to know of what a layer puts out, ``(B, D, …)``."""
+    """Return the statistics of the outputs of a layer, ``(B, D, …)``."""
     rows = rows_of(h)
     mean = sum(rows.flatten()) / rows.size
     return {
@@ -262,12 +262,12 @@ def by_singular_values(h: np.ndarray) -> dict[str, float]:
 
 
 def rows_of(h: np.ndarray) -> np.ndarray:
-    """Return the rows of what goes through a layer, ``(B, D, …)`` to ``(R, D)``."""
+    """Merge samples and positions into rows, ``(B, D, …)`` to ``(R, D)``."""
     return np.moveaxis(h, 1, -1).reshape(-1, h.shape[1])
 
 
 def rank(rows: np.ndarray) -> float:
-    """Return the effective rank by singular values, 0 of zeros."""
+    """Compute the effective rank from singular values; 0 for zeros."""
     if not rows.any():
         return 0.0
     eigenvalues = np.linalg.svd(rows, compute_uv=False) ** 2 / len(rows)
@@ -284,7 +284,7 @@ def assert_equal(numbers: Mapping[str, Tensor], k: int, expected: Mapping[str, f
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_match_hooks_and_backward_pass(name, mode):
     snapshot = snapshot_of(name)
-    numbers = found(snapshot, mode).numbers
+    numbers = measure(snapshot, mode).numbers
     for k in range(K):
         assert_equal(numbers, k, by_hand(snapshot, k, mode, CASES[name]))
 
@@ -293,9 +293,9 @@ def test_numbers_match_hooks_and_backward_pass(name, mode):
 @pytest.mark.parametrize("name", CASES)
 def test_stacked_members_equal_single_members(name, mode):
     snapshot = snapshot_of(name)
-    together = found(snapshot, mode, histograms_every=1)
+    together = measure(snapshot, mode, histograms_every=1)
     for k in range(K):
-        alone = found(of_member(snapshot, k), mode, histograms_every=1)
+        alone = measure(of_member(snapshot, k), mode, histograms_every=1)
         assert list(alone.numbers) == list(together.numbers)
         assert list(alone.histograms) == list(together.histograms)
         for what in ("numbers", "histograms"):
@@ -308,7 +308,7 @@ def test_stacked_members_equal_single_members(name, mode):
 def test_data_train_measures_whole_training_split(name, mode):
     snapshot = snapshot_of(name)
     for each, members in ((snapshot, range(K)), (of_member(snapshot, 1), [0])):
-        numbers = found(each, mode, data="train").numbers
+        numbers = measure(each, mode, data="train").numbers
         for k in members:
             assert_equal(numbers, k, by_hand(each, k, mode, CASES[name], "train"))
 
@@ -317,7 +317,7 @@ def test_data_train_measures_whole_training_split(name, mode):
 def test_sgd_update_is_lr_times_gradient(name):
     case = CASES[name]
     snapshot = make_snapshot(case.make, case.shape)
-    numbers = found(snapshot).numbers
+    numbers = measure(snapshot).numbers
     for layer, names in case.weights.items():
         length = torch.stack([snapshot.before[name].flatten(1).square().sum(1) for name in names]).sum(0).sqrt()
         count = sum(snapshot.before[name][0].numel() for name in names)
@@ -328,8 +328,8 @@ def test_sgd_update_is_lr_times_gradient(name):
 
 def test_relative_update_is_nan_without_step():
     snapshot = make_snapshot()
-    numbers = found(replace(snapshot, after=snapshot.before)).numbers
-    fine = found(snapshot).numbers
+    numbers = measure(replace(snapshot, after=snapshot.before)).numbers
+    fine = measure(snapshot).numbers
     assert list(numbers) == list(fine)
     for name, value in numbers.items():
         if name.endswith("relative_update"):
@@ -352,7 +352,7 @@ def test_saturated_share_requires_two_bounds(activation, share):
     snapshot.before["hidden1.linear.bias"][:] = double([0, 1, 3, -3, 10, -10])
     # Softsign: 10/11 = 0.909 is not within 0.1 of 1.
     threshold = 0.05 if activation != "softsign" else 0.06
-    numbers = found(snapshot, threshold=threshold).numbers
+    numbers = measure(snapshot, threshold=threshold).numbers
     assert numbers["hidden1/dead"].tolist() == [1.0] * K
     if share is None:
         assert "hidden1/saturated" not in numbers
@@ -364,14 +364,14 @@ def test_dead_relu_units_count_and_worst_layer_is_reported():
     snapshot = make_snapshot(partial(mlp, None, "relu"))
     snapshot.before["hidden1.linear.bias"] = double([9, -99, 9, -99, 9, 9]).repeat(K, 1)
     snapshot.before["hidden1.linear.weight"] /= 10
-    numbers = found(snapshot).numbers
+    numbers = measure(snapshot).numbers
     assert_close(numbers["hidden1/dead"], double([1 / 3] * K))
     assert_close(numbers["dead"], torch.maximum(numbers["hidden1/dead"], numbers["hidden2/dead"]))
 
     snapshot.before["hidden2.linear.bias"][1] = -1e3
-    numbers = found(snapshot).numbers
+    numbers = measure(snapshot).numbers
     assert (numbers["hidden2/dead"][1], numbers["dead"][1], numbers["effective_rank"][1]) == (1, 1, 0)
-    # Nothing goes back, and nothing comes to the weights behind: there is no ratio.
+    # All gradients are 0, so their ratio is undefined.
     assert numbers["hidden1/gradient_rms"][1] == numbers["output/gradient_rms"][1] == 0
     assert numbers["gradient_rms_ratio"][1].isnan()
     assert numbers["dead"][0] < 1
@@ -425,7 +425,7 @@ def test_feature_statistics_match_training_split(shape):
 
 def test_features_are_measured_only_in_epoch_0():
     snapshot = make_snapshot()
-    first, later = found(replace(snapshot, epoch=0)), found(snapshot)
+    first, later = measure(replace(snapshot, epoch=0)), measure(snapshot)
     assert first.numbers.keys() - later.numbers.keys() == {"features_mean", "features_std"}
     assert {name: value.shape for name, value in first.arrays.items()} == dict.fromkeys(first.arrays, (K, 3))
     assert not later.arrays
@@ -433,9 +433,9 @@ def test_features_are_measured_only_in_epoch_0():
 
 def test_histograms_are_recorded_every_n_epochs():
     snapshot = make_snapshot()
-    shown = {epoch: found(replace(snapshot, epoch=epoch), histograms_every=2).histograms for epoch in range(4)}
+    shown = {epoch: measure(replace(snapshot, epoch=epoch), histograms_every=2).histograms for epoch in range(4)}
     assert [bool(histograms) for histograms in shown.values()] == [True, False, True, False]
-    assert not found(snapshot).histograms
+    assert not measure(snapshot).histograms
     assert {name: tuple(value.shape) for name, value in shown[2].items()} == {
         **{f"hidden{i}/activations": (K, SAMPLES, units) for i, units in ((1, 6), (2, 5))},
         **{"hidden1/weights": (K, 18), "hidden2/weights": (K, 30), "output/weights": (K, 10)},
@@ -446,7 +446,7 @@ def test_histograms_are_recorded_every_n_epochs():
 @pytest.mark.parametrize("eps", [1e-12, 1.0])
 def test_batch_normalizer_outputs_have_mean_0_and_std_1(eps):
     snapshot = make_snapshot(partial(mlp, partial(BatchNorm1d, eps=eps)))
-    numbers = found(snapshot).numbers
+    numbers = measure(snapshot).numbers
     for layer, units in (("hidden1", 6), ("hidden2", 5)):
         assert_close(numbers[f"{layer}/norm_mean"], double([0] * K), rtol=0, atol=1e-12)
         if eps < 1:
@@ -462,9 +462,9 @@ def test_frozen_normalizer_outputs_are_nearly_standardized():
     for _ in range(200):
         snapshot.net(x)
     state = state_of([snapshot.net] * K)
-    numbers = found(replace(snapshot, before=state, after=state), "frozen", data="train").numbers
+    numbers = measure(replace(snapshot, before=state, after=state), "frozen", data="train").numbers
     assert_close(numbers["hidden1/norm_mean"], double([0] * K), rtol=0, atol=1e-7)
-    # Running variances are divided by one sample less, and the spread of all entries by one entry less.
+    # The running variance is divided by samples − 1, the variance of all entries by entries − 1.
     samples, units = len(x), 6
     spread = (units * (samples - 1) / (units * samples - 1)) ** 0.5
     assert_close(numbers["hidden1/norm_std"], double([spread] * K))
@@ -472,7 +472,7 @@ def test_frozen_normalizer_outputs_are_nearly_standardized():
 
 @pytest.mark.parametrize("make", [partial(mlp, None), twice])
 def test_net_without_normalizers_has_no_norm_numbers(make):
-    assert not [name for name in found(make_snapshot(make)).numbers if "norm_" in name]
+    assert not [name for name in measure(make_snapshot(make)).numbers if "norm_" in name]
 
 
 def test_known_normalizer_moments_precede_inplace_activation():
@@ -480,7 +480,7 @@ def test_known_normalizer_moments_precede_inplace_activation():
     snapshot.before["1.weight"].fill_(3.0)
     snapshot.before["1.bias"].fill_(-2.0)
     for members in (snapshot, of_member(snapshot, 0)):
-        numbers = found(members).numbers
+        numbers = measure(members).numbers
         assert_close(numbers["1/norm_mean"], torch.full_like(numbers["1/norm_mean"], -2))
         assert_close(numbers["1/norm_std"], torch.full_like(numbers["1/norm_std"], 3), rtol=0.01, atol=0)
 
@@ -489,21 +489,21 @@ def test_nonfinite_member_leaves_other_members_unchanged():
     for name in ("bn", "nobn", "cnn", "sequential"):
         case = CASES[name]
         snapshot = make_snapshot(case.make, case.shape)
-        fine = found(snapshot).numbers
+        fine = measure(snapshot).numbers
         weight = next(iter(case.weights.values()))[0]
         snapshot.before[weight][1] = torch.nan
-        for quantity, value in found(snapshot).numbers.items():
+        for quantity, value in measure(snapshot).numbers.items():
             assert_close(value[[0, 2]], fine[quantity][[0, 2]])
             of_its_own = quantity.endswith(("relative_update", "effective_lr"))
             assert value[1].isnan() or (of_its_own and not weight.startswith(quantity.partition("/")[0]))
-        alone = found(of_member(snapshot, 1)).numbers
+        alone = measure(of_member(snapshot, 1)).numbers
         assert alone["gradient_rms_ratio"].isnan().all()
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 def test_float32_numbers_approximate_float64_numbers(mode):
     snapshot = make_snapshot()
-    exact = found(snapshot, mode).numbers
+    exact = measure(snapshot, mode).numbers
 
     def single(state):
         return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
@@ -516,7 +516,7 @@ def test_float32_numbers_approximate_float64_numbers(mode):
         minibatch=tuple(part.float() for part in snapshot.minibatch),
     )
     for members in (rough, of_member(rough, 0)):
-        for name, value in found(members, mode).numbers.items():
+        for name, value in measure(members, mode).numbers.items():
             assert_close(value.double(), exact[name][: len(value)], rtol=1e-3, atol=1e-5)
 
 
@@ -525,14 +525,14 @@ def test_rank_holds_for_vanishing_float32_signal():
     for layer in ("hidden1", "hidden2"):
         snapshot.before[f"{layer}.linear.weight"] *= 1e-13
         snapshot.before[f"{layer}.linear.bias"].zero_()
-    exact = found(snapshot).numbers
+    exact = measure(snapshot).numbers
 
     def single(state):
         return {name: tensor.float() for name, tensor in state.items()}
 
     minibatch = tuple(part.float() for part in snapshot.minibatch)
     rough = replace(snapshot, before=single(snapshot.before), after=single(snapshot.after), minibatch=minibatch)
-    numbers = found(rough).numbers
+    numbers = measure(rough).numbers
     assert bool((exact["hidden2/std"] < 1e-24).all())
     for name in ("std", "effective_rank", "gradient_rms"):
         assert_close(numbers[f"hidden2/{name}"].double(), exact[f"hidden2/{name}"], rtol=1e-4, atol=0)
@@ -542,7 +542,7 @@ def test_rank_holds_for_vanishing_float32_signal():
 def test_single_sample_has_rank_1_and_no_dead_share(members):
     snapshot = make_snapshot(partial(mlp, None))
     snapshot = replace(snapshot, minibatch=tuple(part[:, :1] for part in snapshot.minibatch))
-    numbers = found(snapshot if members == K else of_member(snapshot, 0)).numbers
+    numbers = measure(snapshot if members == K else of_member(snapshot, 0)).numbers
     assert numbers["dead"].isnan().all()
     assert_close(numbers["effective_rank"], torch.ones(members, dtype=torch.float64))
     for k in range(members):
@@ -558,8 +558,8 @@ def test_single_sample_raises_only_with_batch_statistics(members):
     snapshot = replace(snapshot, minibatch=tuple(part[:, :1] for part in snapshot.minibatch))
     snapshot = snapshot if members == K else of_member(snapshot, 0)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        found(snapshot)
-    assert found(snapshot, "frozen").numbers["hidden1/norm_mean"].isfinite().all()
+        measure(snapshot)
+    assert measure(snapshot, "frozen").numbers["hidden1/norm_mean"].isfinite().all()
 
 
 def test_measurement_has_name_mode_and_member_numbers():
@@ -572,7 +572,7 @@ def test_measurement_has_name_mode_and_member_numbers():
 
 
 def test_net_without_activations_has_only_weight_numbers():
-    measurement = found(make_snapshot(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))))
+    measurement = measure(make_snapshot(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))))
     assert {name.rpartition("/")[2] for name in measurement.numbers} == {
         *("gradient_rms", "relative_update", "effective_lr", "gradient_rms_ratio")
     }

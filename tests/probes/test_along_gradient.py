@@ -58,7 +58,7 @@ def make_snapshot(norm=BatchNorm1d, members: int = K, **options) -> TrainingSnap
     )
 
 
-def found(probe: AlongGradient, snapshot: TrainingSnapshot) -> Measurement:
+def measure(probe: AlongGradient, snapshot: TrainingSnapshot) -> Measurement:
     (measurement,) = probe(snapshot)
     return measurement
 
@@ -122,7 +122,7 @@ def test_cosine_ignores_length_and_is_nan_for_zero_vector():
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 def test_numbers_match_plain_autograd_on_minibatch(norm, mode):
     snapshot, probe = make_snapshot(norm), AlongGradient(lengths=(0.5, 2.0), modes=(mode,))
-    measurement = found(probe, snapshot)
+    measurement = measure(probe, snapshot)
 
     for k in range(K):
         x, y = snapshot.minibatch[0][k], snapshot.minibatch[1][k]
@@ -170,7 +170,7 @@ def test_numbers_match_plain_autograd_on_minibatch(norm, mode):
 
 
 def test_measurement_has_name_mode_and_shapes():
-    measurement = found(AlongGradient(), make_snapshot())
+    measurement = measure(AlongGradient(), make_snapshot())
 
     assert (measurement.probe, measurement.mode, measurement.headline) == (
         "along_gradient",
@@ -186,7 +186,7 @@ def test_measurement_has_name_mode_and_shapes():
 
 def test_stacked_members_equal_single_members():
     snapshot = make_snapshot(NoisyBatchNorm)
-    together = found(AlongGradient(), snapshot)
+    together = measure(AlongGradient(), snapshot)
     for k in range(K):
         state = {name: tensor[k : k + 1] for name, tensor in snapshot.before.items()}
         x, y = (part[k : k + 1] for part in snapshot.minibatch)
@@ -205,12 +205,12 @@ def test_stacked_members_equal_single_members():
             0,
             0,
         )
-        for name, value in found(AlongGradient(), alone).numbers.items():
+        for name, value in measure(AlongGradient(), alone).numbers.items():
             assert_close(together.numbers[name][k : k + 1], value)
 
 
 def test_scale_free_numbers_ignore_scale_of_invariant_weights():
-    # With ε → 0 and the learning rate of that layer alone, all that is trained is scale-invariant.
+    # With ε → 0, and only this layer trained, all trained weights are scale-invariant.
     norm = partial(BatchNorm1d, eps=1e-16)
     snapshot = make_snapshot(norm)
     trained = ["hidden1.linear.weight"]
@@ -232,7 +232,7 @@ def test_scale_free_numbers_ignore_scale_of_invariant_weights():
             0,
             0,
         )
-        return dict(found(AlongGradient(), moment).numbers)
+        return dict(measure(AlongGradient(), moment).numbers)
 
     before, after = at(snapshot.before, snapshot.lr), at(scaled, 100 * snapshot.lr)
     for name in ("loss_min", "loss_max", "cosine_min", "relative_change", "beta_lr"):
@@ -242,9 +242,9 @@ def test_scale_free_numbers_ignore_scale_of_invariant_weights():
 
 def test_nonfinite_member_leaves_other_members_unchanged():
     snapshot = make_snapshot()
-    fine = found(AlongGradient(), snapshot)
+    fine = measure(AlongGradient(), snapshot)
     snapshot.before["hidden1.linear.weight"][1, 0, 0] = torch.nan
-    broken = found(AlongGradient(), snapshot)
+    broken = measure(AlongGradient(), snapshot)
 
     for name, value in broken.numbers.items():
         assert value[1].isnan()
@@ -258,7 +258,7 @@ def test_zero_gradient_gives_nan_smoothness():
     snapshot = TrainingSnapshot(
         **{**vars(snapshot), "minibatch": (snapshot.minibatch[0], torch.zeros(K, 8, 2, dtype=torch.float64))}
     )
-    numbers = found(AlongGradient(), snapshot).numbers
+    numbers = measure(AlongGradient(), snapshot).numbers
 
     assert numbers["loss_max"].tolist() == [0.0] * K
     for name in ("beta", "beta_lr", "cosine_min", "relative_change"):
@@ -274,10 +274,10 @@ def test_double_computes_in_float64():
         **{**vars(snapshot), "before": state, "minibatch": tuple(part.float() for part in snapshot.minibatch)}
     )
 
-    assert found(AlongGradient(), single).numbers["beta"].dtype == torch.float32
-    double = found(AlongGradient(double=True), single).numbers["beta"]
+    assert measure(AlongGradient(), single).numbers["beta"].dtype == torch.float32
+    double = measure(AlongGradient(double=True), single).numbers["beta"]
     assert double.dtype == torch.float64
-    assert_close(double, found(AlongGradient(), snapshot).numbers["beta"], rtol=1e-3, atol=1e-3)
+    assert_close(double, measure(AlongGradient(), snapshot).numbers["beta"], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
@@ -287,8 +287,8 @@ def test_probe_has_no_side_effects(norm):
     own = {name: tensor.clone() for name, tensor in snapshot.net.state_dict().items()}
     generator = torch.get_rng_state()
 
-    found(AlongGradient(modes=("batch",)), snapshot)
-    found(AlongGradient(modes=("frozen",)), snapshot)
+    measure(AlongGradient(modes=("batch",)), snapshot)
+    measure(AlongGradient(modes=("frozen",)), snapshot)
 
     assert all(torch.equal(snapshot.before[name], tensor) for name, tensor in before.items())
     assert all(torch.equal(snapshot.net.state_dict()[name], tensor) for name, tensor in own.items())

@@ -34,7 +34,7 @@ def state_of(nets: list[nn.Module]) -> dict[str, Tensor]:
 
 
 def stepped(state: dict[str, Tensor], names: list[str], size: float = 0.05) -> dict[str, Tensor]:
-    """Return the state after some step; buffers move too, which is not to be seen."""
+    """Return the state after a step; buffers change too, and the probe must ignore them."""
     after = {name: tensor.clone() for name, tensor in state.items()}
     for number, name in enumerate(names):
         after[name] += size * draws(*after[name].shape, seed=100 + number)
@@ -56,7 +56,7 @@ def make_snapshot(make=mlp, shape=(3,), moved=None, trained=None, members: int =
     return TrainingSnapshot(nets[0], loss_of, trained, state, after, state, minibatch, train, lr, None, [], 0, 0)
 
 
-def found(snapshot: TrainingSnapshot, mode: str = "batch", double: bool = False) -> Measurement:
+def measure(snapshot: TrainingSnapshot, mode: str = "batch", double: bool = False) -> Measurement:
     (measurement,) = CovariateShift(modes=(mode,), double=double)(snapshot)
     return measurement
 
@@ -123,7 +123,7 @@ MAKERS = {
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 def test_numbers_match_plain_autograd_layer_by_layer(name, mode):
     snapshot = make_snapshot(*MAKERS[name])
-    numbers = found(snapshot, mode).numbers
+    numbers = measure(snapshot, mode).numbers
     for k in range(K):
         expected = by_hand(snapshot, k, mode)
         assert numbers.keys() == expected.keys()
@@ -135,7 +135,7 @@ def test_numbers_match_plain_autograd_layer_by_layer(name, mode):
 
 
 def test_measurement_has_name_and_mode():
-    measurement = found(make_snapshot(), "frozen")
+    measurement = measure(make_snapshot(), "frozen")
     assert (measurement.probe, measurement.mode, measurement.headline) == (
         "covariate_shift",
         "frozen",
@@ -146,7 +146,7 @@ def test_measurement_has_name_and_mode():
 
 def test_layer_above_fixed_layers_has_no_shift():
     own = [f"hidden2.{name}" for name in ("linear.weight", "linear.bias", "norm.weight", "norm.bias")]
-    numbers = found(make_snapshot(moved=own)).numbers
+    numbers = measure(make_snapshot(moved=own)).numbers
 
     for layer in ("hidden1", "hidden2"):
         assert_close(numbers[f"{layer}/difference"], torch.zeros(K, dtype=torch.float64), rtol=0, atol=1e-14)
@@ -158,12 +158,12 @@ def test_layer_above_fixed_layers_has_no_shift():
 @pytest.mark.parametrize("layer", ["hidden1", "hidden2", "output"])
 def test_single_trained_layer_has_no_shift(layer):
     own = parameters_by_layer(mlp())[layer]
-    numbers = found(make_snapshot(trained=own)).numbers
+    numbers = measure(make_snapshot(trained=own)).numbers
 
     assert {name.removeprefix(f"{layer}/") for name in numbers} == {"difference", "relative", "cosine"}
     assert numbers[f"{layer}/difference"].tolist() == [0.0] * K
     if layer == "hidden1":
-        # Of the first layer alone there is no mean.
+        # The first layer is not part of the means.
         assert numbers["difference"].isnan().all()
     else:
         assert numbers["difference"].tolist() == numbers["relative"].tolist() == [0.0] * K
@@ -173,18 +173,18 @@ def test_single_trained_layer_has_no_shift(layer):
 def test_numbers_are_nan_without_step():
     snapshot = make_snapshot()
     still = TrainingSnapshot(**{**vars(snapshot), "after": snapshot.before})
-    numbers = found(still).numbers
+    numbers = measure(still).numbers
 
-    assert numbers.keys() == found(snapshot).numbers.keys()
+    assert numbers.keys() == measure(snapshot).numbers.keys()
     assert all(value.isnan().all() and value.shape == (K,) for value in numbers.values())
 
 
 def test_layer_without_gradient_is_excluded_from_means():
     snapshot = make_snapshot(partial(mlp, None), moved=["output.bias", "hidden2.linear.bias"])
-    # Of member 1 no unit of the second layer is ever active: nothing goes back through it.
+    # In member 1, no unit of the second layer is ever active, so its gradient is 0.
     for state in (snapshot.before, snapshot.after):
         state["hidden2.linear.bias"][1] = -1e3
-    numbers = found(snapshot).numbers
+    numbers = measure(snapshot).numbers
 
     assert numbers["hidden2/difference"][1] == 0
     assert numbers["hidden2/cosine"][1].isnan()
@@ -205,9 +205,9 @@ def test_mean_keeps_nan_of_nonfinite_layers():
 
 def test_nonfinite_member_leaves_other_members_unchanged():
     snapshot = make_snapshot()
-    fine = found(snapshot)
+    fine = measure(snapshot)
     snapshot.before["hidden1.linear.weight"][1, 0, 0] = torch.nan
-    for name, value in found(snapshot).numbers.items():
+    for name, value in measure(snapshot).numbers.items():
         assert value[1].isnan()
         assert_close(value[[0, 2]], fine.numbers[name][[0, 2]])
 
@@ -215,7 +215,7 @@ def test_nonfinite_member_leaves_other_members_unchanged():
 @pytest.mark.parametrize("norm", [BatchNorm1d, NoisyBatchNorm])
 def test_stacked_members_equal_single_members(norm):
     snapshot = make_snapshot(partial(mlp, norm, dropout=0.2))
-    together = found(snapshot)
+    together = measure(snapshot)
     for k in range(K):
         before, after = (
             {name: tensor[k : k + 1] for name, tensor in state.items()}
@@ -225,7 +225,7 @@ def test_stacked_members_equal_single_members(norm):
         alone = TrainingSnapshot(
             **{**vars(snapshot), "before": before, "after": after, "minibatch": (x, y), "lr": snapshot.lr[:1]}
         )
-        for name, value in found(alone).numbers.items():
+        for name, value in measure(alone).numbers.items():
             assert_close(together.numbers[name][k : k + 1], value)
 
 
@@ -239,10 +239,10 @@ def test_double_computes_in_float64():
         **{**vars(snapshot), **states, "minibatch": tuple(part.float() for part in snapshot.minibatch)}
     )
 
-    assert found(single).numbers["relative"].dtype == torch.float32
-    double = found(single, double=True).numbers["relative"]
+    assert measure(single).numbers["relative"].dtype == torch.float32
+    double = measure(single, double=True).numbers["relative"]
     assert double.dtype == torch.float64
-    assert_close(double, found(snapshot).numbers["relative"], rtol=1e-4, atol=1e-5)
+    assert_close(double, measure(snapshot).numbers["relative"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
@@ -252,8 +252,8 @@ def test_probe_has_no_side_effects(norm):
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
     generator = torch.get_rng_state()
 
-    found(snapshot, "batch")
-    found(snapshot, "frozen")
+    measure(snapshot, "batch")
+    measure(snapshot, "frozen")
 
     states[2] = snapshot.net.state_dict()
     for state, copy in zip(states, copies, strict=True):

@@ -73,8 +73,8 @@ def generators(members: int) -> list[torch.Generator]:
 
 
 def dense(landscape: BatchedLoss) -> Tensor:
-    """Return each member's Hessian by torch's own nested differentiation, ``(K, P, P)``."""
-    found = []
+    """Compute each member's Hessian with nested jacrev, ``(K, P, P)``."""
+    result = []
     for k in range(landscape.members):
         own = landscape.of_member(k)
         fixed, x, y = own.context
@@ -83,11 +83,11 @@ def dense(landscape: BatchedLoss) -> Tensor:
         def loss(theta: Tensor, own=own, context=context) -> Tensor:
             return own.loss(dict(zip(own.names, own.unflatten(theta), strict=True)), *context)
 
-        found.append(jacrev(jacrev(loss))(own.theta[0]))
-    return torch.stack(found)
+        result.append(jacrev(jacrev(loss))(own.theta[0]))
+    return torch.stack(result)
 
 
-def found(probe: Curvature, snapshot: TrainingSnapshot) -> list[Measurement]:
+def measure(probe: Curvature, snapshot: TrainingSnapshot) -> list[Measurement]:
     return list(probe(replace(snapshot, generators=generators(len(snapshot.lr)))))
 
 
@@ -148,7 +148,7 @@ def test_hessian_agrees_with_curvlinops(mode):
 
 
 def test_batchwise_curvlinops_hessian_differs():
-    """The reason why a landscape sees its data whole."""
+    """This is why a landscape evaluates all data in one batch."""
     snapshot = make_snapshot(members=1)
     x, y = snapshot.train
     parts = (x[:, :12], y[:, :12]), (x[:, 12:], y[:, 12:])
@@ -180,7 +180,7 @@ def test_grouped_members_equal_all_members_at_once(monkeypatch, limit):
 
 def test_numbers_match_dense_hessian_and_learning_rates():
     snapshot = make_snapshot(stability=torch.tensor([2.0, 3.8, 2.0]))
-    for measurement in found(Curvature(tolerance=1e-8), snapshot):
+    for measurement in measure(Curvature(tolerance=1e-8), snapshot):
         values = torch.linalg.eigvalsh(dense(snapshot.landscape(measurement.mode, "train")))
         assert_close(measurement.numbers["lambda_max"], values[:, -1])
         assert_close(measurement.numbers["lambda_min"], values[:, 0])
@@ -206,7 +206,7 @@ def make_preconditioning(members: int = K) -> Preconditioning:
 def test_preconditioned_lambda_max_matches_dense_matrix():
     preconditioning = make_preconditioning()
     snapshot = make_snapshot(preconditioning=preconditioning)
-    for measurement in found(Curvature(tolerance=1e-8), snapshot):
+    for measurement in measure(Curvature(tolerance=1e-8), snapshot):
         hessian = dense(snapshot.landscape(measurement.mode, "train")) + torch.diag_embed(
             preconditioning.decay.unsqueeze(1).expand_as(preconditioning.diagonal)
         )
@@ -218,19 +218,19 @@ def test_preconditioned_lambda_max_matches_dense_matrix():
         assert measurement.numbers["converged"].tolist() == [1, 1, 1]
         assert torch.equal(measurement.numbers["preconditioned_stability"], preconditioning.limit)
         assert measurement.headline[-1] == "preconditioned_lambda_max_lr"
-    assert "preconditioned_stability" not in found(Curvature(), make_snapshot())[0].numbers
+    assert "preconditioned_stability" not in measure(Curvature(), make_snapshot())[0].numbers
 
 
 def test_grouped_members_keep_their_preconditioner(monkeypatch):
     snapshot = make_snapshot(preconditioning=make_preconditioning())
-    whole = found(Curvature(tolerance=1e-8), snapshot)
+    whole = measure(Curvature(tolerance=1e-8), snapshot)
     monkeypatch.setattr(curvature, "POINTS_AT_ONCE", 1)
-    for together, apart in zip(whole, found(Curvature(tolerance=1e-8), snapshot), strict=True):
+    for together, apart in zip(whole, measure(Curvature(tolerance=1e-8), snapshot), strict=True):
         assert_close(together.numbers, apart.numbers, equal_nan=True)
 
 
 def test_each_mode_has_measurement_and_stability_may_be_nan():
-    measurements = found(Curvature(), make_snapshot())
+    measurements = measure(Curvature(), make_snapshot())
 
     assert [(measurement.probe, measurement.mode) for measurement in measurements] == [
         ("curvature", mode) for mode in MODES
@@ -246,18 +246,18 @@ def test_small_minibatch_is_indicative():
     whole = replace(snapshot, minibatch=snapshot.data("train"))
 
     def indicative(data: str, snapshot: TrainingSnapshot) -> list[float]:
-        return found(Curvature(data=data), snapshot)[0].numbers["indicative"].tolist()
+        return measure(Curvature(data=data), snapshot)[0].numbers["indicative"].tolist()
 
     assert indicative("minibatch", snapshot) == [1, 1, 1]
     assert indicative("minibatch", whole) == indicative("train", snapshot) == [0, 0, 0]
-    numbers = [found(Curvature(data=data), whole)[0].numbers["lambda_max"] for data in ("minibatch", "train")]
+    numbers = [measure(Curvature(data=data), whole)[0].numbers["lambda_max"] for data in ("minibatch", "train")]
     assert_close(*numbers)
 
 
 @pytest.mark.parametrize("norm", ["nobn", "bn", "noisy"])
 def test_stacked_members_equal_single_members(norm):
     snapshot = make_snapshot(NORMS[norm])
-    together = found(Curvature(tolerance=0.05), snapshot)
+    together = measure(Curvature(tolerance=0.05), snapshot)
     for k in range(K):
         own = Curvature(tolerance=0.05)(alone(replace(snapshot, generators=generators(K)), k))
         for whole, single in zip(together, own, strict=True):
@@ -268,7 +268,7 @@ def test_stacked_members_equal_single_members(norm):
 @CURVLINOPS
 def test_trace_and_density_match_dense_hessian():
     snapshot, probe = make_snapshot(), Curvature(trace_samples=4, density=True, modes=["batch"])
-    (measurement,) = found(probe, snapshot)
+    (measurement,) = measure(probe, snapshot)
     exact = dense(snapshot.landscape("batch", "train")).diagonal(dim1=1, dim2=2).sum(1)
 
     assert ((measurement.numbers["trace"] - exact).abs() < 6 * measurement.numbers["trace_error"]).all()
@@ -287,7 +287,7 @@ def test_nonfinite_member_leaves_other_members_unchanged():
     state = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     state["hidden1.linear.weight"][1] = torch.nan
     for whole, broken in zip(
-        found(Curvature(), snapshot), found(Curvature(), replace(snapshot, before=state)), strict=True
+        measure(Curvature(), snapshot), measure(Curvature(), replace(snapshot, before=state)), strict=True
     ):
         for name, value in broken.numbers.items():
             if name in ("converged", "indicative"):
@@ -299,11 +299,11 @@ def test_nonfinite_member_leaves_other_members_unchanged():
 
 def test_float32_eigenvalues_are_within_tolerance():
     snapshot = make_snapshot()
-    double = found(Curvature(), snapshot)[0].numbers
+    double = measure(Curvature(), snapshot)[0].numbers
     state = {name: in_float(tensor) for name, tensor in snapshot.before.items()}
     x, y = snapshot.train
     snapshot = replace(snapshot, before=state, train=(x.float(), y.float()))
-    single = found(Curvature(double=False), snapshot)[0].numbers
+    single = measure(Curvature(double=False), snapshot)[0].numbers
 
     assert_close(single["lambda_max"], double["lambda_max"], rtol=2e-3, atol=0)
     assert single["lambda_max"].dtype == torch.float64
@@ -333,11 +333,11 @@ def test_missing_curvlinops_raises_before_training(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "curvlinops", None)
     with pytest.raises(ImportError, match="pip install 'normlab\\[curvature\\]'"):
         Curvature(**options)
-    assert found(Curvature(), make_snapshot())
+    assert measure(Curvature(), make_snapshot())
 
 
 def test_stability_limit_is_2_for_gradient_descent():
-    """What λmax·η is held against: below 2 the loss falls, above it grows."""
+    """Below λmax·η = 2 the loss decreases, above it increases."""
     matrix = draws(5, 5)
     matrix = matrix @ matrix.T
     bowl = BatchedLoss.of(lambda params: params["w"] @ matrix @ params["w"] / 2, {"w": draws(5, seed=1)})

@@ -35,14 +35,14 @@ def mlp(norm=None, **options) -> nn.Module:
 
 
 def make_snapshot(make: Callable[[], nn.Module], members: int = K, shape=(3,), outputs=(2,)) -> TrainingSnapshot:
-    """Return untrained nets, whose normalizers have seen another batch."""
+    """Return a snapshot of untrained nets whose normalizers have seen another batch."""
     nets = []
     for seed in range(members):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             nets.append(make().double())
             nets[-1](3 * draws(9, *shape, seed=seed))
-    # As a population has it: what layers share is there by all of its names.
+    # As in a population, shared tensors appear under all of their names.
     named = [net.state_dict() | dict(net.named_buffers()) for net in nets]
     before = {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
     x, y = draws(members, 8, *shape, seed=4), draws(members, 8, *outputs, seed=5)
@@ -54,7 +54,7 @@ def make_snapshot(make: Callable[[], nn.Module], members: int = K, shape=(3,), o
 
 
 def gradients(snapshot: TrainingSnapshot, k: int, names: Sequence[str], mode: str = "batch") -> dict[str, Tensor]:
-    """Return those of one member by a plain backward pass through a net in training, or in evaluation."""
+    """Compute the gradients of one member by a plain backward pass."""
     net = deepcopy(snapshot.net).train(mode == "batch")
     for name, tensor in chain(net.named_parameters(), net.named_buffers()):
         tensor.detach().copy_(snapshot.before[name][k])
@@ -68,7 +68,7 @@ def names(layers) -> list[str]:
 
 
 class Own(nn.Module):
-    """A net that somebody wrote, whose layers have names of their own."""
+    """A custom net with layer names that normlab does not use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,21 +117,21 @@ def test_nested_layers_of_named_ones_are_not_counted():
 
 
 def test_weights_are_grouped_by_layer():
-    def found(make, **options):
+    def measure(make, **options):
         snapshot = make_snapshot(make, **options)
         return weights_by_layer(snapshot, names(activation_slots(snapshot.net)))
 
-    assert found(partial(mlp, nn.LayerNorm)) == {
+    assert measure(partial(mlp, nn.LayerNorm)) == {
         "hidden1": ["hidden1.linear.weight"],
         "hidden2": ["hidden2.linear.weight"],
         "output": ["output.weight"],
     }
-    assert found(lambda: ResMLP((3,), 2, width=4, blocks=1)) == {
+    assert measure(lambda: ResMLP((3,), 2, width=4, blocks=1)) == {
         "stem": ["stem.weight"],
         "block1": ["block1.linear1.weight", "block1.linear2.weight"],
         "output": ["output.weight"],
     }
-    assert found(Own) == {"net": ["factor"], "first": ["first.weight"], "last": ["last.weight"]}
+    assert measure(Own) == {"net": ["factor"], "first": ["first.weight"], "last": ["last.weight"]}
 
     def images():
         layers = (nn.Conv2d(1, 2, 2), nn.LayerNorm([2, 3, 3]), nn.PReLU(2), nn.Flatten(), nn.Bilinear(18, 18, 2))
@@ -220,7 +220,7 @@ def test_outputs_are_recorded_before_inplace_changes(members):
 
 
 class Joined(nn.Module):
-    """A net two of whose layers have the same weights."""
+    """A net with two layers that share their weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,18 +241,16 @@ def recurrent() -> nn.Module:
     ("make", "weights"),
     [(recurrent, ["0.weight", "6.weight"]), (Joined, ["first.weight", "last.weight"])],
 )
-def test_shared_weights_have_gradient_of_all_uses(
-    make, weights, members
-):
+def test_shared_weights_have_gradient_of_all_uses(make, weights, members):
     snapshot = make_snapshot(make, members)
     # The numbers in the net itself are not used.
     for parameter in snapshot.net.parameters():
         parameter.detach().fill_(9)
-    found = forward_backward(snapshot, "batch", weights)
+    result = forward_backward(snapshot, "batch", weights)
     for k in range(members):
         for name, gradient in gradients(snapshot, k, weights).items():
-            assert_close(found.gradients[name][k], gradient)
-    assert list(found.normalized) == (["1", "1.2"] if make is recurrent else [])
+            assert_close(result.gradients[name][k], gradient)
+    assert list(result.normalized) == (["1", "1.2"] if make is recurrent else [])
 
 
 @pytest.mark.parametrize("members", [1, K])
@@ -260,14 +258,14 @@ def test_shared_weights_have_gradient_of_all_uses(
 def test_batch_renorm_corrections_are_of_current_step(members, fused):
     snapshot = make_snapshot(partial(mlp, partial(BatchRenorm, r_max=99, d_max=99, fused=fused)), members)
     weights = ["hidden1.linear.weight", "hidden2.linear.weight"]
-    found = forward_backward(snapshot, "batch", weights)
+    result = forward_backward(snapshot, "batch", weights)
     for k in range(members):
         for name, gradient in gradients(snapshot, k, weights).items():
-            assert_close(found.gradients[name][k], gradient)
-    # Where it is not clipped, it normalizes by running statistics, as they stood before.
+            assert_close(result.gradients[name][k], gradient)
+    # Without clipping it normalizes by the running statistics before the step.
     frozen = forward_backward(snapshot, "frozen", weights)
-    assert_close(found.normalized["hidden1"], frozen.normalized["hidden1"])
-    assert_close(found.outputs["hidden1"], frozen.outputs["hidden1"])
+    assert_close(result.normalized["hidden1"], frozen.normalized["hidden1"])
+    assert_close(result.outputs["hidden1"], frozen.outputs["hidden1"])
 
 
 @pytest.mark.parametrize("members", [1, K])
@@ -312,9 +310,9 @@ def test_unused_weights_have_zero_gradient(members):
             super().__init__(nn.Linear(3, 2))
             self.register_parameter("idle", nn.Parameter(torch.ones(2, 2)))
 
-    found = forward_backward(make_snapshot(Idle, members), "batch", ["idle", "0.weight"])
-    assert torch.equal(found.gradients["idle"], torch.zeros(members, 2, 2, dtype=torch.float64))
-    assert bool((found.gradients["0.weight"] != 0).all())
+    result = forward_backward(make_snapshot(Idle, members), "batch", ["idle", "0.weight"])
+    assert torch.equal(result.gradients["idle"], torch.zeros(members, 2, 2, dtype=torch.float64))
+    assert bool((result.gradients["0.weight"] != 0).all())
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
@@ -335,8 +333,8 @@ def test_uninitialized_layer_stays_uninitialized(members):
     waiting = mlp(ActNorm).double()
     before = {name: torch.stack([t.detach()] * members) for name, t in waiting.state_dict().items()}
     snapshot = replace(snapshot, net=waiting, before=before, after=before)
-    found = forward_backward(snapshot, "batch", ["hidden1.linear.weight"])
-    assert_close(found.normalized["hidden1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
+    result = forward_backward(snapshot, "batch", ["hidden1.linear.weight"])
+    assert_close(result.normalized["hidden1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
     assert waiting.hidden1.norm.waits
     assert not before["hidden1.norm.initialized"].any()
     assert not before["hidden1.norm.initial_mean"].any()
@@ -348,7 +346,7 @@ def test_unknown_mode_raises():
 
 
 class Scaled(nn.Module):
-    """A linear map, times what it is told, and its uses counted."""
+    """A linear map with factors that tests change, and a count of its calls."""
 
     def __init__(self) -> None:
         super().__init__()

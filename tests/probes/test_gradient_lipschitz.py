@@ -29,10 +29,10 @@ def symmetric(members: int, size: int) -> Tensor:
 def test_quadratic_sample_is_norm_ratio_of_h_delta(helpers):
     h = symmetric(3, 5)
     landscape = helpers.quadratic(h)
-    found = gradient_lipschitz(landscape, 0.1, 7, generators=generators(3))
+    result = gradient_lipschitz(landscape, 0.1, 7, generators=generators(3))
     delta = member_normal(generators(3), (7, 5), landscape.theta)
-    assert found.shape == (7, 3)
-    assert_close(found, torch.einsum("kij,skj->ski", h, delta).norm(dim=2) / delta.norm(dim=2))
+    assert result.shape == (7, 3)
+    assert_close(result, torch.einsum("kij,skj->ski", h, delta).norm(dim=2) / delta.norm(dim=2))
 
 
 def test_mean_square_is_mean_squared_eigenvalue(helpers):
@@ -40,9 +40,9 @@ def test_mean_square_is_mean_squared_eigenvalue(helpers):
     eigenvalues = torch.linalg.eigvalsh(h[0])
     errors = []
     for samples in (100, 10_000):
-        found = gradient_lipschitz(helpers.quadratic(h), 1.0, samples, generators=generators())
-        assert found.max() <= eigenvalues.abs().max()
-        errors.append(abs(found.square().mean() / eigenvalues.square().mean() - 1).item())
+        result = gradient_lipschitz(helpers.quadratic(h), 1.0, samples, generators=generators())
+        assert result.max() <= eigenvalues.abs().max()
+        errors.append(abs(result.square().mean() / eigenvalues.square().mean() - 1).item())
     assert errors[1] < 0.01 < errors[0], "more samples, a better estimate"
 
 
@@ -56,7 +56,7 @@ def test_quadratic_estimate_ignores_radius(helpers):
 @pytest.mark.parametrize("norm", ["nobn", "bn", "noisy", "brn", "dropout"])
 def test_net_estimate_matches_loop_over_samples(helpers, norm, mode):
     snapshot = helpers.make_snapshot([helpers.make_net(helpers.norms[norm], seed) for seed in range(2)])
-    found = gradient_lipschitz(snapshot.landscape(mode), 1e-3, 20, generators=generators(2))
+    result = gradient_lipschitz(snapshot.landscape(mode), 1e-3, 20, generators=generators(2))
     for k in range(2):
         landscape = helpers.alone(snapshot, k).landscape(mode)
         theta, slow = landscape.theta.clone(), []
@@ -64,7 +64,7 @@ def test_net_estimate_matches_loop_over_samples(helpers, norm, mode):
         for delta in 1e-3 * torch.randn(20, 1, theta.shape[1], generator=generator, dtype=torch.float64):
             moved = landscape.gradients(theta + delta) - landscape.gradients(theta)
             slow.append((moved.norm() / delta.norm()).item())
-        assert_close(found[:, k], torch.tensor(slow, dtype=torch.float64), rtol=1e-6, atol=0)
+        assert_close(result[:, k], torch.tensor(slow, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 def test_aliased_estimator_is_zero_after_first_sample(helpers):
@@ -97,20 +97,20 @@ def test_probe_reports_three_radii_and_all_samples(helpers):
 
 
 def test_kinks_and_rounding_are_flagged():
-    """Of ``|w|`` near its kink the estimate falls with the radius; of 1 + w² in float32 nothing is left of it."""
+    """For ``|w|`` near its kink the estimate depends on the radius; in float32, rounding dominates."""
     kink = BatchedLoss.of(lambda p: p["w"].abs().sum(), {"w": torch.full((50,), 3e-6, dtype=torch.float64)})
-    found = [gradient_lipschitz(kink, radius, 50, generators=generators()).median() for radius in (1e-6, 1e-5)]
-    assert estimates_disagree(torch.stack(found)[:, None]).item() == 1
+    result = [gradient_lipschitz(kink, radius, 50, generators=generators()).median() for radius in (1e-6, 1e-5)]
+    assert estimates_disagree(torch.stack(result)[:, None]).item() == 1
 
     def steep(params):
         return (1e4 + params["w"].sum()).square() + 1e-9 * params["w"].square().sum()
 
     exact = BatchedLoss.of(steep, {"w": torch.ones(3, dtype=torch.float64)})
     rounded = BatchedLoss.of(steep, {"w": torch.ones(3)})
-    found = [
+    result = [
         gradient_lipschitz(land, 1e-6, 9, generators=generators()).median().double() for land in (exact, rounded)
     ]
-    assert estimates_disagree(torch.stack(found)[:, None]).item() == 1
+    assert estimates_disagree(torch.stack(result)[:, None]).item() == 1
 
 
 def test_estimates_within_a_tenth_agree_and_nan_is_kept():

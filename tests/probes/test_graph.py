@@ -45,7 +45,7 @@ class Untraceable(nn.Module):
 
 
 class Attention(nn.Module):
-    """A layer that is handed several tensors, some by name, and puts out several."""
+    """A net with a layer that takes several tensors, some by keyword, and returns several."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
 
 def parsed(text: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Return the labels of a graph's nodes by number, and its edges; whatever else there is is no dot text."""
+    """Parse dot text into node labels by number and edges; fail on any other content."""
     head, *_, last = text.rstrip("\n").split("\n")
     assert (head, last) == ("digraph {", "}")
     body = re.sub(
@@ -71,13 +71,13 @@ def parsed(text: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
 
 
 def leaves(text: str) -> dict[str, str]:
-    """Return the shapes of the tensors with a name."""
+    """Return the shapes of named tensors."""
     labels = (label.split("\n ") for label in parsed(text)[0].values())
     return {label[0]: label[1] for label in labels if len(label) == 2 and label[0]}
 
 
 def operations(text: str) -> list[str]:
-    """Return the names of the steps of autograd."""
+    """Return the names of the autograd functions."""
     return [label.removesuffix("0") for label in parsed(text)[0].values() if label.endswith("Backward0")]
 
 
@@ -103,7 +103,7 @@ def test_dot_text_names_input_and_used_parameters(name, mode):
     assert leaves(text) == {key: f"({', '.join(map(str, tensor.shape))})" for key, tensor in tensors.items()}
     nodes, edges = parsed(text)
     assert nodes["1"] == ("\n (8, 2)" if name != "attention" else "\n (8, 4)")
-    # Everything leads to what the net puts out.
+    # Every node leads to the output.
     reached = {"1"}
     for _ in nodes:
         reached |= {start for start, end in edges if end in reached}
@@ -124,7 +124,7 @@ def test_mode_selects_statistics_and_training_kernels():
     fused = mlp(partial(BatchNorm1d, fused=True))
     assert "NativeBatchNormBackward" in operations(graph_dot(fused, draws(8, 3)))
     assert "NativeBatchNormBackward" not in operations(graph_dot(mlp(), draws(8, 3)))
-    # By batch statistics the gradient goes through these as well.
+    # With batch statistics the gradient also passes through the statistics.
     batch, frozen = (operations(graph_dot(mlp(), draws(8, 3), mode=mode)) for mode in ("batch", "frozen"))
     assert len(batch) > len(frozen)
 
@@ -202,7 +202,7 @@ def test_uncalled_layer_and_unknown_mode_raise():
 
 
 def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a program by the name of Graphviz' on the path."""
+    """Put a fake ``dot`` program on the path."""
     (folder / "bin").mkdir()
     program = folder / "bin" / "dot"
     program.write_text(f"#!/bin/sh\ncat > '{folder}/received'\necho \"$@\" > '{folder}/arguments'\n{script}\n")
@@ -269,7 +269,7 @@ def test_tensorboard_graph_has_node_for_every_layer(tmp_path):
         for layer in ("hidden1", "hidden2"):
             assert any(f"HiddenLayer[{layer}]/{part}" in name for name in names)
     assert any("Linear[output]" in name for name in names)
-    # In evaluation nothing is drawn.
+    # Evaluation mode has no dropout.
     assert not [name for name in names if "Dropout" in name]
 
 

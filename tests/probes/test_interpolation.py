@@ -103,7 +103,7 @@ def test_barrier_is_largest_rise_above_straight_line():
     assert_close(barrier(losses[:, :1], alphas), torch.tensor([1.0], dtype=torch.float64), rtol=1e-3, atol=0)
     expected = torch.tensor([1.0, highest, 0.0, torch.nan], dtype=torch.float64)
     assert_close(barrier(losses, alphas), expected, rtol=1e-3, atol=1e-12, equal_nan=True)
-    # Which numbers the points are called by, and which end is first, make no difference.
+    # The barrier does not depend on the coordinates or the direction of the line.
     assert_close(barrier(losses[:, :3].flip(0), 5 + 2 * alphas), barrier(losses[:, :3], alphas))
 
 
@@ -174,7 +174,7 @@ def test_line_ignores_scale_of_invariant_weights(frozen):
         lines.append(losses_on_line(landscape, random_direction(landscape, generators()), alphas))
 
     assert_close(lines[0], lines[1])
-    # Without normalization it is another line.
+    # Without normalization, rescaling changes the losses.
     landscape = make_snapshot(partial(mlp, None)).landscape("batch")
     d = random_direction(landscape, generators())
     assert not torch.allclose(losses_on_line(landscape, 10 * d, alphas), losses_on_line(landscape, d, alphas))

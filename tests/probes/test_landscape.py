@@ -61,7 +61,7 @@ def test_unused_parameters_have_zero_gradient():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", NORMS)
 def test_gradients_and_hessians_match_original_net(helpers, norm, mode):
-    """Against autograd through the net as it stands, noise and corrections held by hand."""
+    """Compare with autograd through the original net, with noise and corrections fixed."""
     snapshot = helpers.make_snapshot([helpers.make_net(helpers.norms[norm])])
     landscape = snapshot.landscape(mode)
 
@@ -82,7 +82,7 @@ def test_gradients_and_hessians_match_original_net(helpers, norm, mode):
 
     params = {name: parameter.detach() for name, parameter in net.named_parameters()}
     assert_close(landscape.gradients(landscape.theta)[0], gradient(loss, params))
-    # Differences, as torch 2.13's own jacrev of jacrev is wrong for layer norm.
+    # Finite differences, because nested jacrev of torch 2.13 is wrong for layer norm.
     vectors = points(3, landscape) - landscape.theta
     for vector, product in zip(vectors, landscape.hessian()(vectors), strict=True):
         moves = dict(zip(params, landscape.unflatten(1e-5 * vector), strict=True))
@@ -146,7 +146,7 @@ def test_evaluation_has_no_side_effects(helpers, norm, mode):
 
 
 def module_state(net: nn.Module) -> list:
-    """Return all that a net's modules hold, gradients and hooks too, in a form that can be compared."""
+    """Return tensors, gradients, attributes and hook counts of a net in comparable form."""
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     numbers = [(name, tensor.tolist(), tensor.grad) for name, tensor in named.items()]
     modules = [{key: value for key, value in vars(layer).items() if key[0] != "_"} for layer in net.modules()]

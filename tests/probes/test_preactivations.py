@@ -59,13 +59,13 @@ def make_snapshot(make=mlp, shape=(3,)) -> TrainingSnapshot:
     return TrainingSnapshot(nets[0], loss_of, trained, state, state, start, minibatch, train, lr, None, [], 0, 0)
 
 
-def found(snapshot: TrainingSnapshot, **options) -> Measurement:
+def measure(snapshot: TrainingSnapshot, **options) -> Measurement:
     (measurement,) = Preactivations(**options)(snapshot)
     return measurement
 
 
 def by_hand(net: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
-    """Run an MLP layer by layer, and return what goes into its activations."""
+    """Run an MLP layer by layer, and return the inputs of its activations."""
     inputs = {}
     for layer in ("hidden1", "hidden2"):
         parts = net.get_submodule(layer)
@@ -82,7 +82,7 @@ def by_hand(net: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
 def test_numbers_match_numpy_layer_by_layer(norm, position, mode):
     make = partial(mlp, norm, norm_position=position, activation="sigmoid")
     snapshot = make_snapshot(make)
-    numbers = found(snapshot, unit=2, modes=(mode,)).numbers
+    numbers = measure(snapshot, unit=2, modes=(mode,)).numbers
     shifts, stretches = np.zeros((2, K)), np.zeros((2, K))
     for k, (net, start) in enumerate(zip(nets_of(make), nets_of(make, 50), strict=True)):
         now, then = (by_hand(each.train(mode == "batch"), snapshot.train[0][0]) for each in (net, start))
@@ -103,7 +103,7 @@ def test_numbers_match_numpy_layer_by_layer(norm, position, mode):
 
 def test_batch_normalization_fixes_preactivation_moments():
     # With γ = 1 and β = 0, whatever the weights: mean 0, standard deviation √(n/(n − 1)).
-    numbers = found(make_snapshot(partial(mlp, partial(BatchNorm1d, eps=1e-12)))).numbers
+    numbers = measure(make_snapshot(partial(mlp, partial(BatchNorm1d, eps=1e-12)))).numbers
     for layer in ("hidden1", "hidden2"):
         assert_close(numbers[f"{layer}/mean"], torch.zeros(K, dtype=torch.float64), rtol=0, atol=1e-12)
         assert_close(numbers[f"{layer}/std"], torch.full((K,), (21 / 20) ** 0.5, dtype=torch.float64))
@@ -114,10 +114,10 @@ def test_batch_normalization_fixes_preactivation_moments():
 def test_known_shift_and_stretch_are_measured():
     snapshot = make_snapshot(partial(mlp, None))
     start = {name: tensor.clone() for name, tensor in snapshot.before.items()}
-    std = found(TrainingSnapshot(**{**vars(snapshot), "start": start})).numbers["hidden2/std"]
+    std = measure(TrainingSnapshot(**{**vars(snapshot), "start": start})).numbers["hidden2/std"]
     for name in ("weight", "bias"):
         snapshot.before[f"hidden2.linear.{name}"] *= torch.tensor(3.0)
-    numbers = found(TrainingSnapshot(**{**vars(snapshot), "start": start})).numbers
+    numbers = measure(TrainingSnapshot(**{**vars(snapshot), "start": start})).numbers
 
     assert numbers["hidden1/shift"].tolist() == numbers["hidden1/stretch"].tolist() == [0.0] * K
     assert_close(numbers["hidden2/std"], 3 * std)
@@ -128,7 +128,7 @@ def test_known_shift_and_stretch_are_measured():
         start["hidden2.linear.weight"],
         start["hidden2.linear.bias"] + torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]),
     )
-    numbers = found(TrainingSnapshot(**{**vars(snapshot), "start": start}), unit=4).numbers
+    numbers = measure(TrainingSnapshot(**{**vars(snapshot), "start": start}), unit=4).numbers
     assert_close(numbers["hidden2/shift"], 1 / numbers["hidden2/std"] / 5)
 
 
@@ -190,7 +190,7 @@ def test_input_is_recorded_before_inplace_activation():
 def test_stacked_members_equal_single_members():
     snapshot = make_snapshot(partial(mlp, NoisyBatchNorm, dropout=0.2))
     for options in ({"data": "train"}, {"data": "minibatch"}):
-        together = found(snapshot, **options).numbers
+        together = measure(snapshot, **options).numbers
         for k in range(K):
             states = {
                 which: {name: tensor[k : k + 1] for name, tensor in getattr(snapshot, which).items()}
@@ -198,21 +198,21 @@ def test_stacked_members_equal_single_members():
             }
             minibatch = tuple(part[k : k + 1] for part in snapshot.minibatch)
             alone = TrainingSnapshot(**{**vars(snapshot), **states, "minibatch": minibatch, "lr": snapshot.lr[:1]})
-            for name, value in found(alone, **options).numbers.items():
+            for name, value in measure(alone, **options).numbers.items():
                 assert_close(together[name][k : k + 1], value)
 
 
 def test_nonfinite_member_leaves_other_members_unchanged():
     snapshot = make_snapshot()
-    fine = found(snapshot).numbers
+    fine = measure(snapshot).numbers
     snapshot.before["hidden1.linear.weight"][1] = torch.nan
-    for name, value in found(snapshot).numbers.items():
+    for name, value in measure(snapshot).numbers.items():
         assert value[1].isnan()
         assert_close(value[[0, 2]], fine[name][[0, 2]])
 
 
 def test_measurement_has_name_mode_and_requested_layers():
-    measurement = found(make_snapshot(), layers=["hidden2"], modes=("frozen",))
+    measurement = measure(make_snapshot(), layers=["hidden2"], modes=("frozen",))
     assert (measurement.probe, measurement.mode, measurement.headline) == (
         "preactivations",
         "frozen",
@@ -228,7 +228,7 @@ def test_unknown_layer_raises_with_available_layers():
     with pytest.raises(ValueError, match=message):
         Preactivations(layers=["hidden1", "hidden9"]).check(mlp())
     with pytest.raises(ValueError, match=message):
-        found(make_snapshot(), layers=["hidden9"])
+        measure(make_snapshot(), layers=["hidden9"])
     with pytest.raises(ValueError, match="layers must have a module named activation, got 0; available: none"):
         activation_modules(nn.Sequential(nn.Linear(3, 2)), ["0"])
     Preactivations(layers=["hidden2"]).check(mlp())
@@ -262,7 +262,7 @@ def test_double_computes_in_float64():
         **{**vars(snapshot), **states, "train": tuple(part.float() for part in snapshot.train)}
     )
     for double, dtype in ((False, torch.float32), (True, torch.float64)):
-        assert {value.dtype for value in found(single, double=double).numbers.values()} == {dtype}
+        assert {value.dtype for value in measure(single, double=double).numbers.values()} == {dtype}
 
 
 @pytest.mark.parametrize("members", [1, K])

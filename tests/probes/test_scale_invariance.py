@@ -51,7 +51,7 @@ def make_landscape(model: nn.Module, mode: str = "batch", factors: dict[str, flo
 
 
 def scaled_parameters(landscape: BatchedLoss) -> dict[str, Tensor]:
-    """Return D by the names of parameters, for those where it is not 1."""
+    """Return the parts of D that are not 1, by parameter name."""
     parts = zip(landscape.names, landscape.unflatten(weight_norm_diagonal(landscape)), strict=True)
     return {name: part for name, part in parts if not bool((part == 1).all())}
 
@@ -91,16 +91,16 @@ def lambda_max(landscape: BatchedLoss) -> Tensor:
 )
 def test_smallest_scale_invariant_groups_are_found(model, mode, groups):
     landscape = make_landscape(model, mode)
-    found = scaled_parameters(landscape)
+    result = scaled_parameters(landscape)
 
     expected = HIDDEN if groups else []
-    assert list(found) == [f"{layer}.{name}" for layer in expected for name in ("weight", "bias")]
+    assert list(result) == [f"{layer}.{name}" for layer in expected for name in ("weight", "bias")]
     weights = dict(zip(landscape.names, landscape.unflatten(landscape.theta), strict=True))
     for layer, count in zip(expected, groups or [], strict=True):
         weight = weights[f"{layer}.weight"]
         rows = weight.reshape(K, count, -1).norm(dim=2).repeat_interleave(weight.shape[1] // count, dim=1)
-        assert_close(found[f"{layer}.weight"], rows.unsqueeze(2).expand(weight.shape))
-        assert_close(found[f"{layer}.bias"], rows)
+        assert_close(result[f"{layer}.weight"], rows.unsqueeze(2).expand(weight.shape))
+        assert_close(result[f"{layer}.bias"], rows)
 
 
 @pytest.mark.parametrize("normalize", [norms.weight_normalization, parametrizations.weight_norm])
@@ -112,9 +112,9 @@ def test_weight_norm_direction_is_found_without_bias(normalize):
     landscape = BatchedLoss(lambda params: F.mse_loss(functional_call(model, params, (x,)), y), params)
 
     name = "hidden1.linear.parametrizations.weight.original1"
-    found = scaled_parameters(landscape)
-    assert list(found) == [name]
-    assert_close(found[name], params[name].norm(dim=2, keepdim=True).expand(params[name].shape))
+    result = scaled_parameters(landscape)
+    assert list(result) == [name]
+    assert_close(result[name], params[name].norm(dim=2, keepdim=True).expand(params[name].shape))
 
 
 def test_convolutions_are_found():
@@ -125,11 +125,11 @@ def test_convolutions_are_found():
     params = {name: parameter.detach()[None] for name, parameter in conv.named_parameters()}
     landscape = BatchedLoss(lambda params: F.mse_loss(functional_call(quiet, params, (x,)), y), params)
 
-    found = scaled_parameters(landscape)
-    assert list(found) == ["0.weight", "0.bias"]
+    result = scaled_parameters(landscape)
+    assert list(result) == ["0.weight", "0.bias"]
     channels = params["0.weight"].flatten(2).norm(dim=2)
-    assert_close(found["0.weight"], channels.view(1, 2, 1, 1, 1).expand(params["0.weight"].shape))
-    assert_close(found["0.bias"], channels)
+    assert_close(result["0.weight"], channels.view(1, 2, 1, 1, 1).expand(params["0.weight"].shape))
+    assert_close(result["0.bias"], channels)
 
 
 def test_unused_weights_are_not_scale_invariant():
@@ -151,9 +151,9 @@ def test_members_are_tested_independently():
     landscape = make_landscape(net())
     landscape.theta[0] = torch.nan
 
-    found = weight_norm_diagonal(landscape)
-    assert (found[0] == 1).all()
-    assert_close(found[1], weight_norm_diagonal(make_landscape(net()))[1])
+    result = weight_norm_diagonal(landscape)
+    assert (result[0] == 1).all()
+    assert_close(result[1], weight_norm_diagonal(make_landscape(net()))[1])
 
 
 @pytest.mark.parametrize("factor", [0.1, 30.0])
@@ -185,7 +185,7 @@ def test_dhd_ignores_scale_of_single_units(norm, units):
 
     assert_close(after.losses(after.theta), before.losses(before.theta))
     assert_close(dhd(after), dhd(before), rtol=1e-6, atol=0)
-    # The norm of the whole layer moves it.
+    # With the norm of the whole layer in D, the eigenvalue does change.
     weight = dict(zip(after.names, after.unflatten(after.theta), strict=True))["hidden1.linear.weight"]
     whole = torch.where(weight_norm_diagonal(after) == 1, 1.0, weight.flatten(1).norm(dim=1, keepdim=True))
     generators = [torch.Generator().manual_seed(k) for k in range(K)]

@@ -151,15 +151,15 @@ def test_small_krylov_space_gives_nan_density():
 def test_global_generator_is_neither_used_nor_changed():
     landscape, ends = quadratic(with_spectra(draws(20, seed=3))), (-torch.ones(1) * 3, torch.ones(1) * 3)
 
-    def found() -> tuple[Tensor, ...]:
+    def measure() -> tuple[Tensor, ...]:
         own = generators(1)
         return *trace(landscape, 5, generators=own), *density(landscape, *ends, generators=own)
 
-    first = found()
+    first = measure()
     with torch.random.fork_rng():
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        second = found()
+        second = measure()
         assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
