@@ -91,10 +91,10 @@ class AliasedLipschitz(Probe):
         super().__post_init__()
         require_perturbations(self.radius, self.samples)
 
-    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
+    def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield the median and the maximum per member, with the estimates of all samples."""
         for mode in self.modes:
-            landscape = scene.landscape(mode, self.data)
-            estimates = aliased_lipschitz(landscape, self.radius, self.samples, generators=scene.generators)
+            landscape = snapshot.landscape(mode, self.data)
+            estimates = aliased_lipschitz(landscape, self.radius, self.samples, generators=snapshot.generators)
             numbers = {"median": estimates.median(0).values, "max": estimates.max(0).values}
             yield Measurement(self.name, mode, numbers, {"samples": estimates.T}, headline=("median", "max"))

@@ -1,4 +1,4 @@
-"""Everything that docs/extending.md shows works as it stands there, in a folder that holds nothing else."""
+"""The files and commands of docs/extending.md work unchanged, in a folder with nothing else."""
 
 import ast
 import importlib
@@ -37,8 +37,8 @@ FILES = dict(FENCE.findall(TEXT))
 COMMANDS = re.findall(r"^    python (train\.py .+)$", TEXT, re.MULTILINE)
 SHORT = ["trainer.max_epochs=2", "logger=csv"]
 QUOTED = "\n    seed=1 and its like are trained one by one: "
-LONGEST = 20
-TRIED = {
+MAX_CLASS_LINES = 20
+EXTRA_FILES = {
     "mylab/items.py": """
 from mylab.norms import MeanOnlyBatchNorm
 
@@ -67,7 +67,7 @@ def lab(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "conf", folder / "conf")
     for name, text in FILES.items():
         path = folder / name
-        assert not path.exists(), "a file of the page would replace one that is there"
+        assert not path.exists(), "a file of the page would replace an existing one"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     return folder
@@ -75,7 +75,7 @@ def lab(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def mylab(lab, monkeypatch) -> Iterator[Path]:
-    """Have this process find the package of the page, as ``train.py`` does that lies beside it."""
+    """Make the package of the page importable in this process."""
     monkeypatch.syspath_prepend(str(lab))
     yield lab
     for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
@@ -88,7 +88,7 @@ def config(folder: Path, *overrides: str) -> DictConfig:
 
 
 def run(lab: Path, number: int) -> tuple[int, str, str]:
-    """Run a command of the page, as the shell would; return its exit code and what it said."""
+    """Run a command of the page, as the shell would; return its exit code, stdout and stderr."""
     command = [sys.executable, *shlex.split(COMMANDS[number]), *SHORT, f"hydra.sweep.dir=outputs/{number}"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     pipes = {"capture_output": True, "text": True, "env": environment}
@@ -97,13 +97,13 @@ def run(lab: Path, number: int) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def said(lab) -> list[tuple[int, str, str]]:
-    """Run every command, two at a time: most of their time is that of Python's start."""
+def outcomes(lab) -> list[tuple[int, str, str]]:
+    """Run every command, two at a time, because most of the time is the start of Python."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda number: run(lab, number), range(len(COMMANDS))))
 
 
-def test_every_block_says_which_file_it_is():
+def test_every_block_has_file_name():
     assert len(FILES) == len(FENCE.findall(TEXT)) == TEXT.count("```") / 2
     assert {Path(name).parts[0] for name in FILES} == {"mylab", "conf"}
     assert all(len(line) <= 115 for text in FILES.values() for line in text.splitlines())
@@ -114,12 +114,12 @@ def test_every_block_says_which_file_it_is():
 def test_normalizers_are_short():
     for name in ("mylab/norms.py", "mylab/quadratic.py", "mylab/noise.py"):
         (layer,) = [node for node in ast.parse(FILES[name]).body if isinstance(node, ast.ClassDef)]
-        assert layer.end_lineno - layer.lineno < LONGEST
+        assert layer.end_lineno - layer.lineno < MAX_CLASS_LINES
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)), ids=lambda number: COMMANDS[number])
-def test_every_command_trains_populations_and_its_table_names_the_arms(lab, said, number):
-    command, folder, (code, out, err) = COMMANDS[number], lab / "outputs" / str(number), said[number]
+def test_commands_train_populations_and_print_arms(lab, outcomes, number):
+    command, folder, (code, out, err) = COMMANDS[number], lab / "outputs" / str(number), outcomes[number]
     assert (code, err) == (0, "")
     arms = re.search(r"model=(\S+)", command)[1].split(",")
     assert f"{2 * len(arms)} runs in {len(arms)} populations" in out.splitlines()[:2]
@@ -135,14 +135,14 @@ def test_every_command_trains_populations_and_its_table_names_the_arms(lab, said
         assert "hidden/before_std" in set(curves["metric"][curves["split"] == "activation"])
 
 
-def test_every_option_of_the_page_is_in_a_command():
+def test_commands_use_every_option():
     for name in FILES:
         if name.startswith("conf/"):
             group, option = Path(name).parts[1], Path(name).stem
             assert any(re.search(rf"\b{group}=\S*\b{option}\b", command) for command in COMMANDS), name
 
 
-def test_the_classes_live_outside_of_normlab(mylab):
+def test_classes_are_outside_of_normlab(mylab):
     for name in FILES:
         if name.startswith("mylab/"):
             module = importlib.import_module(f"mylab.{Path(name).stem}")
@@ -151,15 +151,15 @@ def test_the_classes_live_outside_of_normlab(mylab):
     assert not list((ROOT / "src").rglob("mylab*"))
 
 
-def test_without_the_package_its_yaml_is_refused(lab):
+def test_yaml_without_package_raises(lab):
     with pytest.raises(
         ConfigError, match=r"model\.norm\._target_=mylab\.norms\.MeanOnlyBatchNorm cannot be loaded"
     ):
         check(config(lab, "model=mean_only"))
 
 
-def made(folder: Path, model: str, features: int) -> nn.Module:
-    """Return a layer as a net is given it, its parameters drawn, in float64."""
+def make_layer(folder: Path, model: str, features: int) -> nn.Module:
+    """Create a layer in float64 with random parameters."""
     layer = instantiate(config(folder, f"model={model}").model.norm)(features).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
@@ -170,14 +170,14 @@ SHAPES = pytest.mark.parametrize("shape", [(20, 3), (5, 3, 4, 4)])
 
 
 def by_feature(x: Tensor) -> Tensor:
-    """Return the numbers of each feature as a column."""
+    """Return the values of each feature as a column."""
     return x.movedim(1, -1).flatten(0, -2)
 
 
 @SHAPES
-def test_mean_only_batch_normalization_is_its_formula(mylab, shape):
+def test_mean_only_batch_normalization_matches_formula(mylab, shape):
     torch.manual_seed(0)
-    layer, x = made(mylab, "mean_only", 3), torch.randn(shape, dtype=torch.float64) + 2
+    layer, x = make_layer(mylab, "mean_only", 3), torch.randn(shape, dtype=torch.float64) + 2
     columns = by_feature(x)
     assert_close(by_feature(layer(x)), columns - columns.mean(0) + layer.bias)
     assert_close(layer.running_mean, 0.1 * columns.mean(0))
@@ -186,9 +186,9 @@ def test_mean_only_batch_normalization_is_its_formula(mylab, shape):
 
 
 @SHAPES
-def test_quadratic_batch_normalization_is_its_formula(mylab, shape):
+def test_quadratic_batch_normalization_matches_formula(mylab, shape):
     torch.manual_seed(0)
-    layer, x = made(mylab, "quadratic", 3), torch.randn(shape, dtype=torch.float64) + 2
+    layer, x = make_layer(mylab, "quadratic", 3), torch.randn(shape, dtype=torch.float64) + 2
     columns = by_feature(x)
     square = columns.square().mean(0)
     assert_close(by_feature(layer(x)), layer.weight * columns / (square + layer.eps).sqrt() + layer.bias)
@@ -199,8 +199,8 @@ def test_quadratic_batch_normalization_is_its_formula(mylab, shape):
     assert not layer.running_mean.any()
 
 
-def test_noise_is_its_formula(mylab):
-    layer, x = made(mylab, "noise", 30), torch.full((400, 30), 2.0, dtype=torch.float64)
+def test_noise_matches_formula(mylab):
+    layer, x = make_layer(mylab, "noise", 30), torch.full((400, 30), 2.0, dtype=torch.float64)
     first, second = layer(x), layer(x)
     assert not torch.equal(first, second)
     assert torch.equal(layer.eval()(x), x)
@@ -208,12 +208,12 @@ def test_noise_is_its_formula(mylab):
     assert first.std().item() == pytest.approx(0.2, rel=0.05)
 
 
-def states(folder: Path, common: list[str], together: bool) -> list[dict[str, Tensor]]:
-    """Train two seeds as one population or each alone, and return the state at the end of each."""
-    where = folder / "states" / "-".join([*common, str(together)]).replace("/", "_")
+def states(folder: Path, overrides: list[str], together: bool) -> list[dict[str, Tensor]]:
+    """Train two seeds as one population or separately; return the final state of each."""
+    where = folder / "states" / "-".join([*overrides, str(together)]).replace("/", "_")
     steps = ["trainer.precision=64-true", "trainer.max_epochs=4", "logger=csv", "data=random"]
     runs = [
-        Run(config(folder, *steps, *common, f"seed={seed}"), where / str(seed), str(seed), {"model": "x"}, [])
+        Run(config(folder, *steps, *overrides, f"seed={seed}"), where / str(seed), str(seed), {"model": "x"}, [])
         for seed in (0, 1)
     ]
     for part in [runs] if together else [[run] for run in runs]:
@@ -222,7 +222,7 @@ def states(folder: Path, common: list[str], together: bool) -> list[dict[str, Te
 
 
 @pytest.mark.parametrize(
-    "common",
+    "overrides",
     [
         *(["model=mean_only", f"statistics={statistics}"] for statistics in ("running", "reestimated", "batch")),
         ["model=mean_only", "net=shortcut"],
@@ -231,71 +231,73 @@ def states(folder: Path, common: list[str], together: bool) -> list[dict[str, Te
     ],
     ids=" ".join,
 )
-def test_a_member_of_a_population_equals_the_run_alone(mylab, common):
-    # Adam would turn into steps what is no gradient but rounding, that of a bias before a mean is taken out.
-    words = [*common, "optimizer=sgd"]
-    assert stacking(config(mylab, *words)) == Stacking()
-    for member, alone in zip(states(mylab, words, True), states(mylab, words, False), strict=True):
+def test_population_members_equal_single_runs(mylab, overrides):
+    # Adam would turn rounding errors into steps: the gradient of a bias before a subtracted mean is 0.
+    sgd = [*overrides, "optimizer=sgd"]
+    assert stacking(config(mylab, *sgd)) == Stacking()
+    for member, alone in zip(states(mylab, sgd, True), states(mylab, sgd, False), strict=True):
         assert list(member) == list(alone)
         for name, tensor in alone.items():
             assert_close(member[name], tensor, rtol=1e-9, atol=1e-10, msg=name)
 
 
 def stacking(config: DictConfig) -> Stacking:
-    """Return how runs of a configuration can be trained together."""
+    """Return the way in which runs of a configuration can be stacked."""
     return stacking_of(config, population_key(config))
 
 
 @pytest.fixture
-def tried(mylab, monkeypatch) -> Iterator[Path]:
-    """Add layers to the package that the page speaks of and does not show."""
-    for name, text in TRIED.items():
+def extra_files(mylab, monkeypatch) -> Iterator[Path]:
+    """Add the layers to the package that the page mentions but does not show."""
+    for name, text in EXTRA_FILES.items():
         (mylab / name).write_text(text)
     importlib.invalidate_caches()
     yield mylab
-    for name in TRIED:
+    for name in EXTRA_FILES:
         (mylab / name).unlink()
 
 
-def test_what_cannot_be_stacked_is_said_in_these_words(tried):
-    reason = stacking(config(tried, "model=mean_only", "model.norm._target_=mylab.items.Items")).refused
+def test_page_quotes_reason_against_stacking(extra_files):
+    reason = stacking(config(extra_files, "model=mean_only", "model.norm._target_=mylab.items.Items")).refused
     quoted = TEXT.split(QUOTED)[1].splitlines()[0].removesuffix(" …")
     assert reason.startswith(quoted)
 
 
-def test_a_layer_is_told_how_long_the_training_is(tried):
-    made_by = config(tried, "model=mean_only", "model.norm._target_=mylab.ramps.Ramp", "~model.norm.momentum")
-    net = net_maker(made_by, make_data(made_by))()
-    assert net.hidden1.norm.total_steps == made_by.trainer.max_epochs * 5
+def test_layer_receives_total_steps(extra_files):
+    overridden = config(
+        extra_files, "model=mean_only", "model.norm._target_=mylab.ramps.Ramp", "~model.norm.momentum"
+    )
+    net = net_maker(overridden, make_data(overridden))()
+    assert net.hidden1.norm.total_steps == overridden.trainer.max_epochs * 5
 
 
 def drawing(layer: nn.Module) -> nn.Module:
-    """Return a map behind which another one is drawn."""
+    """Return a layer followed by another one with random weights."""
     return nn.Sequential(layer, nn.Linear(4, 4))
 
 
 @pytest.mark.parametrize("parts", [{"norm": lambda width: nn.Linear(width, width)}, {"weight": drawing}])
-def test_arms_of_the_net_begin_with_the_same_weights(mylab, parts):
+def test_arms_start_with_same_weights(mylab, parts):
     from mylab.nets import Shortcut
 
     nets = []
-    for given in ({}, parts):
+    for arguments in ({}, parts):
         torch.manual_seed(0)
-        nets.append(Shortcut((5,), 2, width=4, **given))
+        nets.append(Shortcut((5,), 2, width=4, **arguments))
     for name in ("direct", "output"):
         assert torch.equal(*(net.get_submodule(name).weight for net in nets))
     (linear,) = [layer for layer in nets[1].hidden.modules() if getattr(layer, "in_features", 0) == 5]
     assert torch.equal(linear.weight, nets[0].hidden.linear.weight)
 
 
-def test_spirals_have_two_classes_and_the_seed_of_the_data(mylab):
+def test_spirals_have_two_classes_and_use_data_seed(mylab):
     tables = [make_data(config(mylab, "data=spirals", f"data.seed={seed}")).table() for seed in (0, 0, 1)]
     assert torch.equal(tables[0].x, tables[1].x)
     assert not torch.equal(tables[0].x, tables[2].x)
     assert tables[0].y.bincount().tolist() == [500, 500]
 
 
-def test_within_counts_what_is_near(mylab):
+def test_within_is_share_of_near_outputs(mylab):
     from mylab.metrics import within
 
     outputs, targets = torch.tensor([[1.0], [4.0], [9.0]]), torch.tensor([[2.0], [2.0], [2.0]])

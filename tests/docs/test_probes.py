@@ -1,4 +1,4 @@
-"""What docs/probes.md shows works as it stands there."""
+"""The commands and code of docs/probes.md run unchanged."""
 
 import re
 import shlex
@@ -12,12 +12,12 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "probes.md").read_text()
-ON_ANY_LOSS, OWN = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+ON_ANY_LOSS, CUSTOM = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 (SETTINGS,) = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = re.findall(r"^    python train\.py (.+)$", TEXT, re.MULTILINE)
 
 
-def test_every_option_of_the_group_is_explained():
+def test_page_explains_every_option():
     options = {path.stem for path in (ROOT / "conf" / "probes").glob("*.yaml")}
     of_experiments = {"source", "aliased_lipschitz", "landscape"}
     assert {
@@ -26,25 +26,25 @@ def test_every_option_of_the_group_is_explained():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_runs(run_train, command):
+def test_commands_run(run_train, command):
     outcome = run_train(*shlex.split(command), "trainer.fast_dev_run=true", "logger=csv")
     assert outcome.code == 0, outcome.err
 
 
-def test_probes_of_any_loss(capsys):
+def test_example_measures_any_loss(capsys):
     exec(ON_ANY_LOSS, {})
     assert capsys.readouterr().out.count("tensor(") == 2
 
 
-def test_a_probe_of_ones_own(run_train, monkeypatch):
+def test_custom_probe_is_recorded(run_train, monkeypatch):
     module = ModuleType("mine.probes")
     monkeypatch.setitem(sys.modules, "mine", ModuleType("mine"))
     monkeypatch.setitem(sys.modules, "mine.probes", module)
-    exec(OWN, module.__dict__)
+    exec(CUSTOM, module.__dict__)
     ((name, settings),) = yaml.safe_load(SETTINGS).items()
-    given = [f"+probes.{name}.{key}={value}" for key, value in settings.items()]
-    outcome = run_train(*given, "trainer.max_epochs=5", "logger=csv", "hydra.run.dir=run")
+    overrides = [f"+probes.{name}.{key}={value}" for key, value in settings.items()]
+    outcome = run_train(*overrides, "trainer.max_epochs=5", "logger=csv", "hydra.run.dir=run")
     assert outcome.code == 0, outcome.err
-    found = pd.read_csv("run/probes.csv")
-    assert found["quantity"].unique().tolist() == ["norm"]
-    assert (found["value"] > 0).all()
+    records = pd.read_csv("run/probes.csv")
+    assert records["quantity"].unique().tolist() == ["norm"]
+    assert (records["value"] > 0).all()

@@ -1,4 +1,4 @@
-"""Scenes for the tests of probes: small nets in the middle of a training."""
+"""Snapshots of small nets during training, for the tests of probes."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "dropout": lambda _: Dropout(0.3),
     "torch_dropout": lambda _: nn.Dropout(0.3),
 }
-"""What may stand in a net's norm slots."""
+"""Modules for the norm slots of a net."""
 
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -40,10 +40,10 @@ def make_net(norm: Callable[[int], nn.Module] | None = BatchNorm1d, seed: int = 
         return MLP((3,), 2, norm=norm, **({"hidden": [6, 5], "activation": "tanh"} | options)).double()
 
 
-def make_scene(
-    nets: Sequence[nn.Module], samples: int = 24, seed: int = 1, step: float = 0.05, **given
+def make_snapshot(
+    nets: Sequence[nn.Module], samples: int = 24, seed: int = 1, step: float = 0.05, **overrides
 ) -> TrainingSnapshot:
-    """Return a scene of nets that have seen a minibatch, and are to take a step of gradient descent on it."""
+    """Return a snapshot of nets around a step of gradient descent on a minibatch that they have seen."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(nets), samples, 3, generator=generator, dtype=torch.float64)
     y = torch.randn(len(nets), samples, 2, generator=generator, dtype=torch.float64)
@@ -77,44 +77,49 @@ def make_scene(
         "epoch": 1,
         "step": 3,
     }
-    return TrainingSnapshot(**(fields | given))
+    return TrainingSnapshot(**(fields | overrides))
 
 
-def alone(scene: TrainingSnapshot, k: int) -> TrainingSnapshot:
-    """Return the scene of member k alone."""
+def alone(snapshot: TrainingSnapshot, k: int) -> TrainingSnapshot:
+    """Return the snapshot of member k alone."""
 
     def own(state):
         return {name: tensor[k : k + 1] for name, tensor in state.items()}
 
-    x, y = scene.minibatch
-    stability = None if scene.stability is None else scene.stability[k : k + 1]
-    before = own(scene.before)
+    x, y = snapshot.minibatch
+    stability = None if snapshot.stability is None else snapshot.stability[k : k + 1]
+    before = own(snapshot.before)
     return TrainingSnapshot(
-        scene.net,
-        scene.loss,
-        scene.trained,
+        snapshot.net,
+        snapshot.loss,
+        snapshot.trained,
         before,
-        before if scene.after is scene.before else own(scene.after),
-        own(scene.start),
+        before if snapshot.after is snapshot.before else own(snapshot.after),
+        own(snapshot.start),
         (x[k : k + 1], y[k : k + 1]),
-        scene.train,
-        scene.lr[k : k + 1],
+        snapshot.train,
+        snapshot.lr[k : k + 1],
         stability,
         [torch.Generator().manual_seed(10 + k)],
-        scene.epoch,
-        scene.step,
+        snapshot.epoch,
+        snapshot.step,
     )
 
 
 def quadratic(hessian: Tensor, at: Tensor | None = None) -> BatchedLoss:
-    """Return ``½ θᵀHθ`` of each member, H ``(K, P, P)``, from θ ``(K, P)`` or from where all entries are 1."""
+    """Return ``½ θᵀHθ`` of each member, H ``(K, P, P)``, at θ ``(K, P)``, by default all ones."""
     theta = torch.ones(hessian.shape[:2], dtype=hessian.dtype) if at is None else at
     return BatchedLoss(lambda params, h: params["w"] @ h @ params["w"] / 2, {"w": theta}, [hessian])
 
 
 @pytest.fixture
-def scenes() -> SimpleNamespace:
-    """Return the functions that make scenes and landscapes."""
+def helpers() -> SimpleNamespace:
+    """Return the functions that make nets, snapshots and landscapes."""
     return SimpleNamespace(
-        make_net=make_net, make_scene=make_scene, alone=alone, quadratic=quadratic, norms=NORMS, squared=squared
+        make_net=make_net,
+        make_snapshot=make_snapshot,
+        alone=alone,
+        quadratic=quadratic,
+        norms=NORMS,
+        squared=squared,
     )

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.activations import output_statistics, preactivation_rank, saturated
+from normlab.probes.activations import output_statistics, preactivation_rank, saturated_share
 
 K = 3
 
@@ -43,7 +43,7 @@ def double(rows: Sequence) -> Tensor:
         ([[0.1, 0.1], [0.1, 0.1], [0.1, 0.1]], 0.1, 0, 1, 1, 0),
     ],
 )
-def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank, centered):
+def test_statistics_match_hand_computation(rows, mean, std, dead, rank, centered):
     members = double([rows, rows]) * double([1, 2]).view(2, 1, 1)
     numbers = output_statistics([torch.zeros(2, 3, 1, dtype=torch.float64), members])
     expected = {"mean": [mean, 2 * mean], "std": [std, 2 * std], "dead": [dead] * 2, "effective_rank": [rank] * 2}
@@ -54,7 +54,7 @@ def test_statistics_are_those_worked_out_by_hand(rows, mean, std, dead, rank, ce
     assert all(value.shape == (2, 2) and value.dtype == torch.float64 for value in numbers.values())
 
 
-def test_of_a_single_row_no_unit_is_known_to_be_dead():
+def test_dead_share_is_nan_for_single_row():
     numbers = {name: value.item() for name, value in output_statistics([double([[[1, 2, 3]]])]).items()}
     expected = {"mean": 2, "std": 1, "dead": np.nan, "effective_rank": 1, "centered_effective_rank": 0}
     assert numbers == pytest.approx(expected, nan_ok=True)
@@ -63,18 +63,18 @@ def test_of_a_single_row_no_unit_is_known_to_be_dead():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_of_what_is_not_finite_there_are_no_statistics_and_other_members_keep_theirs(bad):
+def test_nonfinite_member_leaves_other_members_unchanged(bad):
     h = draws(K, 7, 4)
     fine = output_statistics([h])
     h[1, 3, 2] = bad
     for name, value in output_statistics([h]).items():
         assert value[0, 1].isnan()
         assert_close(value[0, [0, 2]], fine[name][0, [0, 2]])
-    assert saturated(h, -1, 1, 0.05).isnan().tolist() == [False, True, False]
+    assert saturated_share(h, -1, 1, 0.05).isnan().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("size", [1e-40, 1e-25, 1e-12, 1.0, 1e12, 1e25, 1e38])
-def test_outputs_whose_squares_are_no_float32_had_no_spread_and_rank_0_and_have_theirs(size):
+def test_statistics_hold_where_float32_squares_overflow(size):
     h = draws(K, 7, 4) / 4
     expected, numbers = output_statistics([h]), output_statistics([(h * size).float()])
     # Below 1.2e-38 there are fewer digits.
@@ -87,7 +87,7 @@ def test_outputs_whose_squares_are_no_float32_had_no_spread_and_rank_0_and_have_
 
 
 @pytest.mark.parametrize("width", [64, 256])
-def test_after_a_relu_the_uncentered_rank_is_bounded_by_pi_squared_and_the_others_are_not(width):
+def test_pi_squared_bounds_only_uncentered_relu_rank(width):
     inputs = draws(1, 4000, width)
     numbers = output_statistics([inputs.relu()])
     assert numbers["effective_rank"].item() < np.pi**2
@@ -96,14 +96,14 @@ def test_after_a_relu_the_uncentered_rank_is_bounded_by_pi_squared_and_the_other
 
 
 @pytest.mark.parametrize("rows", [5, 40])
-def test_a_large_mean_leaves_the_centered_rank(rows):
+def test_large_mean_does_not_change_centered_rank(rows):
     h = draws(K, rows, 8).float()
     near, far = output_statistics([h]), output_statistics([(h.double() + 1e6)])
     assert_close(far["centered_effective_rank"], near["centered_effective_rank"], rtol=1e-6, atol=0)
     assert_close(far["effective_rank"], torch.ones(1, K).double())
 
 
-def test_the_rank_of_preactivations_is_that_of_the_matrix_itself():
+def test_preactivation_rank_matches_singular_values():
     inputs = [1 + draws(K, 9, 4), draws(K, 3, 7, seed=1)]
     numbers = preactivation_rank(inputs)["preactivation_effective_rank"]
     for layer, h in enumerate(inputs):
@@ -126,7 +126,7 @@ def rank_of(rows: np.ndarray) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(rows=MATRICES)
-def test_the_effective_rank_is_a_lower_bound_on_the_rank_and_1_or_more(rows):
+def test_effective_rank_is_between_1_and_rank(rows):
     rank = rank_of(rows)
     assert rank <= np.linalg.matrix_rank(rows / max(1e-300, np.abs(rows).max())) + 1e-9
     assert rank == 0 if not rows.any() else rank >= 1 - 1e-9
@@ -134,7 +134,7 @@ def test_the_effective_rank_is_a_lower_bound_on_the_rank_and_1_or_more(rows):
 
 @settings(max_examples=30, deadline=None)
 @given(left=VECTORS, right=VECTORS)
-def test_the_effective_rank_is_1_where_all_rows_are_multiples_of_one(left, right):
+def test_effective_rank_of_outer_product_is_1(left, right):
     assume(left.any() and right.any())
     assert rank_of(np.outer(left, right)) == pytest.approx(1, abs=1e-12)
 
@@ -143,16 +143,14 @@ def test_the_effective_rank_is_1_where_all_rows_are_multiples_of_one(left, right
 @given(
     units=st.integers(1, 6), more=st.integers(0, 4), scale=st.floats(1e-38, 1e38), seed=st.integers(0, 2**32 - 1)
 )
-def test_the_effective_rank_of_orthonormal_units_is_their_number_at_every_scale_of_float32(
-    units, more, scale, seed
-):
+def test_effective_rank_of_orthonormal_units_is_their_count(units, more, scale, seed):
     columns, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(units + more, units)))
     assert rank_of(scale * columns) == pytest.approx(units, abs=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
 @given(rows=MATRICES, scale=st.floats(1e-3, 1e3), seed=st.integers(0, 2**32 - 1))
-def test_turning_and_rescaling_what_a_layer_puts_out_leaves_its_effective_rank(rows, scale, seed):
+def test_effective_rank_ignores_rotation_and_scale(rows, scale, seed):
     assume(np.abs(rows).max() > 1e-3)
     turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(rows.shape[1],) * 2))
     assert rank_of(scale * rows @ turn) == pytest.approx(rank_of(rows), abs=1e-9)
@@ -160,15 +158,15 @@ def test_turning_and_rescaling_what_a_layer_puts_out_leaves_its_effective_rank(r
 
 @settings(max_examples=30, deadline=None)
 @given(rows=MATRICES)
-def test_dead_units_are_those_that_put_out_the_same_for_every_row(rows):
+def test_dead_units_have_constant_output(rows):
     (dead,) = output_statistics([torch.from_numpy(rows)[None]])["dead"].tolist()[0]
     assert np.isnan(dead) if len(rows) == 1 else dead == pytest.approx((np.ptp(rows, axis=0) == 0).mean())
 
 
-def test_saturated_is_the_share_nearer_to_a_bound_than_the_threshold():
+def test_saturated_share_counts_outputs_near_bounds():
     h = double([[[0.0, 0.049, 0.051], [0.949, 0.951, 1.0]], [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]])
-    assert saturated(h, 0, 1, 0.05).tolist() == [4 / 6, 0]
-    assert saturated(2 * h - 1, -1, 1, 0.05).tolist() == [4 / 6, 0]
-    assert saturated(h, 0, 1, 0.49).tolist() == [1, 0]
+    assert saturated_share(h, 0, 1, 0.05).tolist() == [4 / 6, 0]
+    assert saturated_share(2 * h - 1, -1, 1, 0.05).tolist() == [4 / 6, 0]
+    assert saturated_share(h, 0, 1, 0.49).tolist() == [1, 0]
     h[1, 0, 0] = torch.nan
-    assert saturated(h, 0, 1, 0.05).isnan().tolist() == [False, True]
+    assert saturated_share(h, 0, 1, 0.05).isnan().tolist() == [False, True]

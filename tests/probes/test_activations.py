@@ -25,7 +25,7 @@ from normlab.norms import (
     weight_normalization,
 )
 from normlab.probes import Activations
-from normlab.probes.activations import of_features, of_weights, overall
+from normlab.probes.activations import feature_statistics, network_summary, weight_statistics
 from normlab.probes.snapshot import Measurement, TrainingSnapshot
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -50,7 +50,7 @@ def mlp(norm=BatchNorm1d, activation="tanh", **options) -> nn.Module:
 
 
 def sequential() -> nn.Module:
-    """Return a net that somebody put together of torch.nn."""
+    """Return a net of plain torch.nn layers."""
     return nn.Sequential(
         *(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True)),
         nn.Sequential(nn.Linear(6, 5, bias=False), nn.LayerNorm(5), nn.Sigmoid()),
@@ -65,7 +65,7 @@ def twice() -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """A net, and where in it the probe is to find what: by layer, the paths of modules and names of parameters."""
+    """A net with the expected module paths and parameter names of each layer."""
 
     make: Callable[[], nn.Module]
     activations: Mapping[str, str] = field(
@@ -154,8 +154,8 @@ def state_of(nets: Sequence[nn.Module]) -> dict[str, Tensor]:
     return {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
 
 
-def scene(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) -> TrainingSnapshot:
-    """Return nets that have seen other batches, around a step that torch's SGD takes with each, one by one."""
+def make_snapshot(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) -> TrainingSnapshot:
+    """Return a snapshot of nets that have seen other batches, around a step of torch.optim.SGD for each net."""
     nets = []
     for seed in range(K):
         with torch.random.fork_rng(devices=[]):
@@ -169,7 +169,7 @@ def scene(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) ->
     before = state_of(nets)
     for net, own, target, lr in zip(nets, x, y, LR, strict=True):
         optimizer = torch.optim.SGD(net.parameters(), lr=float(lr))
-        # What torch draws here is drawn again by what looks at the step.
+        # The probe repeats the random draws of this step.
         with torch.random.fork_rng(devices=[]):
             squared(net(own)[None], target[None]).sum().backward()
         optimizer.step()
@@ -180,30 +180,36 @@ def scene(make: Callable[[], nn.Module] = mlp, shape: tuple[int, ...] = (3,)) ->
 
 
 @cache
-def scene_of(name: str) -> TrainingSnapshot:
-    """Return the scene of a case, once for all that leave it as it is."""
-    return scene(CASES[name].make, CASES[name].shape)
+def snapshot_of(name: str) -> TrainingSnapshot:
+    """Return the cached snapshot of a case, for tests that do not modify it."""
+    return make_snapshot(CASES[name].make, CASES[name].shape)
 
 
-def of_member(given: TrainingSnapshot, k: int) -> TrainingSnapshot:
-    """Return the scene of one member alone."""
-    before, after = ({name: t[k : k + 1] for name, t in state.items()} for state in (given.before, given.after))
-    after = before if given.after is given.before else after
-    minibatch = tuple(part[k : k + 1] for part in given.minibatch)
-    return replace(given, before=before, after=after, start=before, minibatch=minibatch, lr=given.lr[k : k + 1])
+def of_member(snapshot: TrainingSnapshot, k: int) -> TrainingSnapshot:
+    """Return the snapshot of one member alone."""
+    before, after = (
+        {name: t[k : k + 1] for name, t in state.items()} for state in (snapshot.before, snapshot.after)
+    )
+    after = before if snapshot.after is snapshot.before else after
+    minibatch = tuple(part[k : k + 1] for part in snapshot.minibatch)
+    return replace(
+        snapshot, before=before, after=after, start=before, minibatch=minibatch, lr=snapshot.lr[k : k + 1]
+    )
 
 
-def found(given: TrainingSnapshot, mode: str = "batch", **options) -> Measurement:
-    (finding,) = Activations(modes=(mode,), **options)(given)
-    return finding
+def measure(snapshot: TrainingSnapshot, mode: str = "batch", **options) -> Measurement:
+    (measurement,) = Activations(modes=(mode,), **options)(snapshot)
+    return measurement
 
 
-def by_hand(given: TrainingSnapshot, k: int, mode: str, case: Case, data: str = "minibatch") -> dict[str, float]:
-    """Return what the probe is to find in one member: by hooks, a backward pass, singular values and loops."""
-    net = deepcopy(given.net).train(mode == "batch")
+def by_hand(
+    snapshot: TrainingSnapshot, k: int, mode: str, case: Case, data: str = "minibatch"
+) -> dict[str, float]:
+    """Compute the numbers of one member with hooks, a backward pass, singular values and loops."""
+    net = deepcopy(snapshot.net).train(mode == "batch")
     with torch.no_grad():
         for name, tensor in chain(net.named_parameters(), net.named_buffers()):
-            tensor.copy_(given.before[name][k])
+            tensor.copy_(snapshot.before[name][k])
     seen: dict[str, list[np.ndarray]] = {}
     given_to: dict[str, list[np.ndarray]] = {}
     for path in {*case.activations.values(), *case.norms.values()}:
@@ -211,7 +217,7 @@ def by_hand(given: TrainingSnapshot, k: int, mode: str, case: Case, data: str = 
         before = lambda _, x, path=path: given_to.setdefault(path, []).append(x[0].detach().clone().numpy())  # noqa: E731
         net.get_submodule(path).register_forward_hook(hook)
         net.get_submodule(path).register_forward_pre_hook(before)
-    x, y = (part[k] for part in given.data(data))
+    x, y = (part[k] for part in snapshot.data(data))
     with torch.random.fork_rng(devices=[]):
         squared(net(x)[None], y[None]).sum().backward()
 
@@ -228,11 +234,13 @@ def by_hand(given: TrainingSnapshot, k: int, mode: str, case: Case, data: str = 
         (h,) = seen[path]
         numbers |= {f"{layer}/norm_mean": h.mean(), f"{layer}/norm_std": h.std(ddof=1)}
     for layer, names in case.weights.items():
-        w, after = (np.concatenate([s[name][k].flatten() for name in names]) for s in (given.before, given.after))
+        w, after = (
+            np.concatenate([s[name][k].flatten() for name in names]) for s in (snapshot.before, snapshot.after)
+        )
         gradient = np.concatenate([net.get_parameter(name).grad.flatten() for name in names])
         numbers[f"{layer}/gradient_rms"] = np.sqrt((gradient**2).mean())
         numbers[f"{layer}/relative_update"] = np.linalg.norm(after - w) / np.linalg.norm(w)
-        numbers[f"{layer}/effective_lr"] = float(given.lr[k]) / np.sum(w**2)
+        numbers[f"{layer}/effective_lr"] = float(snapshot.lr[k]) / np.sum(w**2)
     numbers["dead"] = max(numbers[f"{layer}/dead"] for layer in case.activations)
     for name in ("effective_rank", "centered_effective_rank", "preactivation_effective_rank"):
         numbers[name] = min(numbers[f"{layer}/{name}"] for layer in case.activations)
@@ -241,7 +249,7 @@ def by_hand(given: TrainingSnapshot, k: int, mode: str, case: Case, data: str = 
 
 
 def by_singular_values(h: np.ndarray) -> dict[str, float]:
-    """Return what there is to know of what a layer puts out, ``(B, D, …)``."""
+    """Return the statistics of the outputs of a layer, ``(B, D, …)``."""
     rows = rows_of(h)
     mean = sum(rows.flatten()) / rows.size
     return {
@@ -254,12 +262,12 @@ def by_singular_values(h: np.ndarray) -> dict[str, float]:
 
 
 def rows_of(h: np.ndarray) -> np.ndarray:
-    """Return the rows of what goes through a layer, ``(B, D, …)`` to ``(R, D)``."""
+    """Merge samples and positions into rows, ``(B, D, …)`` to ``(R, D)``."""
     return np.moveaxis(h, 1, -1).reshape(-1, h.shape[1])
 
 
 def rank(rows: np.ndarray) -> float:
-    """Return the effective rank by singular values, 0 of zeros."""
+    """Compute the effective rank from singular values; 0 for zeros."""
     if not rows.any():
         return 0.0
     eigenvalues = np.linalg.svd(rows, compute_uv=False) ** 2 / len(rows)
@@ -274,20 +282,20 @@ def assert_equal(numbers: Mapping[str, Tensor], k: int, expected: Mapping[str, f
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_number_is_what_hooks_and_a_backward_pass_say_member_by_member(name, mode):
-    given = scene_of(name)
-    numbers = found(given, mode).numbers
+def test_numbers_match_hooks_and_backward_pass(name, mode):
+    snapshot = snapshot_of(name)
+    numbers = measure(snapshot, mode).numbers
     for k in range(K):
-        assert_equal(numbers, k, by_hand(given, k, mode, CASES[name]))
+        assert_equal(numbers, k, by_hand(snapshot, k, mode, CASES[name]))
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 @pytest.mark.parametrize("name", CASES)
-def test_members_find_together_what_each_finds_alone(name, mode):
-    given = scene_of(name)
-    together = found(given, mode, histograms_every=1)
+def test_stacked_members_equal_single_members(name, mode):
+    snapshot = snapshot_of(name)
+    together = measure(snapshot, mode, histograms_every=1)
     for k in range(K):
-        alone = found(of_member(given, k), mode, histograms_every=1)
+        alone = measure(of_member(snapshot, k), mode, histograms_every=1)
         assert list(alone.numbers) == list(together.numbers)
         assert list(alone.histograms) == list(together.histograms)
         for what in ("numbers", "histograms"):
@@ -297,31 +305,31 @@ def test_members_find_together_what_each_finds_alone(name, mode):
 
 @pytest.mark.parametrize("name", ["bn", "brn", "cnn", "sequential"])
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_on_request_the_whole_training_split_goes_through_the_net(name, mode):
-    given = scene_of(name)
-    for each, members in ((given, range(K)), (of_member(given, 1), [0])):
-        numbers = found(each, mode, data="train").numbers
+def test_data_train_measures_whole_training_split(name, mode):
+    snapshot = snapshot_of(name)
+    for each, members in ((snapshot, range(K)), (of_member(snapshot, 1), [0])):
+        numbers = measure(each, mode, data="train").numbers
         for k in members:
             assert_equal(numbers, k, by_hand(each, k, mode, CASES[name], "train"))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_step_of_sgd_moves_the_weights_by_the_learning_rate_times_the_gradient(name):
+def test_sgd_update_is_lr_times_gradient(name):
     case = CASES[name]
-    given = scene(case.make, case.shape)
-    numbers = found(given).numbers
+    snapshot = make_snapshot(case.make, case.shape)
+    numbers = measure(snapshot).numbers
     for layer, names in case.weights.items():
-        length = torch.stack([given.before[name].flatten(1).square().sum(1) for name in names]).sum(0).sqrt()
-        count = sum(given.before[name][0].numel() for name in names)
+        length = torch.stack([snapshot.before[name].flatten(1).square().sum(1) for name in names]).sum(0).sqrt()
+        count = sum(snapshot.before[name][0].numel() for name in names)
         step = LR * numbers[f"{layer}/gradient_rms"] * count**0.5
         assert_close(numbers[f"{layer}/relative_update"] * length, step)
         assert_close(numbers[f"{layer}/effective_lr"] * length.square(), LR)
 
 
-def test_where_no_step_is_taken_there_is_no_update():
-    given = scene()
-    numbers = found(replace(given, after=given.before)).numbers
-    fine = found(given).numbers
+def test_relative_update_is_nan_without_step():
+    snapshot = make_snapshot()
+    numbers = measure(replace(snapshot, after=snapshot.before)).numbers
+    fine = measure(snapshot).numbers
     assert list(numbers) == list(fine)
     for name, value in numbers.items():
         if name.endswith("relative_update"):
@@ -338,13 +346,13 @@ def test_where_no_step_is_taken_there_is_no_update():
         *(("relu", None), ("relu6", None), ("gelu", None)),
     ],
 )
-def test_units_near_a_bound_are_saturated_and_activations_without_two_have_no_share(activation, share):
-    given = scene(partial(mlp, None, activation))
-    given.before["hidden1.linear.weight"].zero_()
-    given.before["hidden1.linear.bias"][:] = double([0, 1, 3, -3, 10, -10])
+def test_saturated_share_requires_two_bounds(activation, share):
+    snapshot = make_snapshot(partial(mlp, None, activation))
+    snapshot.before["hidden1.linear.weight"].zero_()
+    snapshot.before["hidden1.linear.bias"][:] = double([0, 1, 3, -3, 10, -10])
     # Softsign: 10/11 = 0.909 is not within 0.1 of 1.
     threshold = 0.05 if activation != "softsign" else 0.06
-    numbers = found(given, threshold=threshold).numbers
+    numbers = measure(snapshot, threshold=threshold).numbers
     assert numbers["hidden1/dead"].tolist() == [1.0] * K
     if share is None:
         assert "hidden1/saturated" not in numbers
@@ -352,29 +360,29 @@ def test_units_near_a_bound_are_saturated_and_activations_without_two_have_no_sh
         assert_close(numbers["hidden1/saturated"], double([share] * K))
 
 
-def test_relu_units_that_are_never_positive_are_dead_and_the_worst_layer_is_named():
-    given = scene(partial(mlp, None, "relu"))
-    given.before["hidden1.linear.bias"] = double([9, -99, 9, -99, 9, 9]).repeat(K, 1)
-    given.before["hidden1.linear.weight"] /= 10
-    numbers = found(given).numbers
+def test_dead_relu_units_count_and_worst_layer_is_reported():
+    snapshot = make_snapshot(partial(mlp, None, "relu"))
+    snapshot.before["hidden1.linear.bias"] = double([9, -99, 9, -99, 9, 9]).repeat(K, 1)
+    snapshot.before["hidden1.linear.weight"] /= 10
+    numbers = measure(snapshot).numbers
     assert_close(numbers["hidden1/dead"], double([1 / 3] * K))
     assert_close(numbers["dead"], torch.maximum(numbers["hidden1/dead"], numbers["hidden2/dead"]))
 
-    given.before["hidden2.linear.bias"][1] = -1e3
-    numbers = found(given).numbers
+    snapshot.before["hidden2.linear.bias"][1] = -1e3
+    numbers = measure(snapshot).numbers
     assert (numbers["hidden2/dead"][1], numbers["dead"][1], numbers["effective_rank"][1]) == (1, 1, 0)
-    # Nothing goes back, and nothing comes to the weights behind: there is no ratio.
+    # All gradients are 0, so their ratio is undefined.
     assert numbers["hidden1/gradient_rms"][1] == numbers["output/gradient_rms"][1] == 0
     assert numbers["gradient_rms_ratio"][1].isnan()
     assert numbers["dead"][0] < 1
 
 
-def test_of_weights_are_those_worked_out_by_hand():
+def test_weight_statistics_match_hand_computation():
     w, g = double([[[3, 0], [0, 4]]]), double([[[1, 1], [1, 1]]])
     v, h = double([[[1, 2, 2]]]), double([[[0, 3, 0]]])
     before, after = {"a": w, "b": v, "c": v}, {"a": w + double([[0.3, 0], [0, 0.4]]), "b": v, "c": v - 2 * v}
-    given = replace(scene(), before=before, after=after, lr=double([0.1]))
-    numbers = of_weights(given, {"one": ["a", "b"], "other": ["c"]}, {"a": g, "b": h, "c": h})
+    snapshot = replace(make_snapshot(), before=before, after=after, lr=double([0.1]))
+    numbers = weight_statistics(snapshot, {"one": ["a", "b"], "other": ["c"]}, {"a": g, "b": h, "c": h})
     expected = {
         "gradient_rms": [[(13 / 7) ** 0.5], [3**0.5]],
         "relative_update": [[0.5 / 34**0.5], [2]],
@@ -384,30 +392,30 @@ def test_of_weights_are_those_worked_out_by_hand():
         assert_close(numbers[name], double(value))
 
 
-def test_a_gradient_whose_square_is_0_in_float32_is_found():
+def test_gradient_is_nonzero_where_its_float32_square_is_0():
     w = torch.ones(1, 2, 2)
-    given = replace(scene(), before={"a": w}, after={"a": w + 0}, lr=double([0.1]))
-    numbers = of_weights(given, {"one": ["a"]}, {"a": w * 1e-30})
+    snapshot = replace(make_snapshot(), before={"a": w}, after={"a": w + 0}, lr=double([0.1]))
+    numbers = weight_statistics(snapshot, {"one": ["a"]}, {"a": w * 1e-30})
     assert numbers["gradient_rms"].item() == pytest.approx(1e-30)
     assert numbers["relative_update"].item() == 0
 
 
-def test_overall_are_the_worst_of_the_layers_and_the_ratio_of_the_first_gradient_to_the_last():
+def test_summary_has_worst_layer_and_gradient_ratio():
     through = {"dead": double([[0.1, 0.5], [0.3, torch.nan]]), "effective_rank": double([[4, 2], [3, torch.nan]])}
     back = {"gradient_rms": double([[1, 2], [7, 7], [4, 0.5]])}
-    numbers = overall(through, back)
+    numbers = network_summary(through, back)
     expected = {"dead": [0.3, torch.nan], "effective_rank": [3, torch.nan], "gradient_rms_ratio": [0.25, 4]}
     assert numbers.keys() == expected.keys()
     for name, value in expected.items():
         assert_close(numbers[name], double(value), equal_nan=True)
-    assert overall({}, {}) == {}
+    assert network_summary({}, {}) == {}
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 2)])
-def test_features_are_those_of_the_training_split(shape):
-    given = scene()
+def test_feature_statistics_match_training_split(shape):
+    snapshot = make_snapshot()
     x = 100 + 3 * draws(50, *shape).float()
-    every, arrays = of_features(replace(given, train=(x.unsqueeze(0), given.train[1])))
+    every, arrays = feature_statistics(replace(snapshot, train=(x.unsqueeze(0), snapshot.train[1])))
     flat = x.double().flatten(1).numpy()
     assert_close(every["features_mean"], double([flat.mean()] * K))
     assert_close(every["features_std"], double([flat.std(ddof=1)] * K))
@@ -415,30 +423,30 @@ def test_features_are_those_of_the_training_split(shape):
     assert_close(arrays["features_std"], torch.from_numpy(flat.std(0, ddof=1)).expand(K, -1))
 
 
-def test_features_are_looked_at_before_the_first_epoch_alone():
-    given = scene()
-    first, later = found(replace(given, epoch=0)), found(given)
+def test_features_are_measured_only_in_epoch_0():
+    snapshot = make_snapshot()
+    first, later = measure(replace(snapshot, epoch=0)), measure(snapshot)
     assert first.numbers.keys() - later.numbers.keys() == {"features_mean", "features_std"}
     assert {name: value.shape for name, value in first.arrays.items()} == dict.fromkeys(first.arrays, (K, 3))
     assert not later.arrays
 
 
-def test_histograms_are_shown_in_every_so_manieth_epoch():
-    given = scene()
-    shown = {epoch: found(replace(given, epoch=epoch), histograms_every=2).histograms for epoch in range(4)}
+def test_histograms_are_recorded_every_n_epochs():
+    snapshot = make_snapshot()
+    shown = {epoch: measure(replace(snapshot, epoch=epoch), histograms_every=2).histograms for epoch in range(4)}
     assert [bool(histograms) for histograms in shown.values()] == [True, False, True, False]
-    assert not found(given).histograms
+    assert not measure(snapshot).histograms
     assert {name: tuple(value.shape) for name, value in shown[2].items()} == {
         **{f"hidden{i}/activations": (K, SAMPLES, units) for i, units in ((1, 6), (2, 5))},
         **{"hidden1/weights": (K, 18), "hidden2/weights": (K, 30), "output/weights": (K, 10)},
     }
-    assert_close(shown[0]["hidden2/weights"], given.before["hidden2.linear.weight"].flatten(1))
+    assert_close(shown[0]["hidden2/weights"], snapshot.before["hidden2.linear.weight"].flatten(1))
 
 
 @pytest.mark.parametrize("eps", [1e-12, 1.0])
-def test_by_batch_statistics_what_a_normalizer_puts_out_has_mean_0_and_spread_1(eps):
-    given = scene(partial(mlp, partial(BatchNorm1d, eps=eps)))
-    numbers = found(given).numbers
+def test_batch_normalizer_outputs_have_mean_0_and_std_1(eps):
+    snapshot = make_snapshot(partial(mlp, partial(BatchNorm1d, eps=eps)))
+    numbers = measure(snapshot).numbers
     for layer, units in (("hidden1", 6), ("hidden2", 5)):
         assert_close(numbers[f"{layer}/norm_mean"], double([0] * K), rtol=0, atol=1e-12)
         if eps < 1:
@@ -448,127 +456,127 @@ def test_by_batch_statistics_what_a_normalizer_puts_out_has_mean_0_and_spread_1(
             assert bool((numbers[f"{layer}/norm_std"] < 0.99).all())
 
 
-def test_after_a_warm_up_frozen_statistics_come_to_nearly_the_same():
-    given = scene(partial(mlp, partial(BatchNorm1d, eps=1e-12, affine=False)))
-    x = given.train[0][0]
+def test_frozen_normalizer_outputs_are_nearly_standardized():
+    snapshot = make_snapshot(partial(mlp, partial(BatchNorm1d, eps=1e-12, affine=False)))
+    x = snapshot.train[0][0]
     for _ in range(200):
-        given.net(x)
-    state = state_of([given.net] * K)
-    numbers = found(replace(given, before=state, after=state), "frozen", data="train").numbers
+        snapshot.net(x)
+    state = state_of([snapshot.net] * K)
+    numbers = measure(replace(snapshot, before=state, after=state), "frozen", data="train").numbers
     assert_close(numbers["hidden1/norm_mean"], double([0] * K), rtol=0, atol=1e-7)
-    # Running variances are divided by one sample less, and the spread of all entries by one entry less.
+    # The running variance is divided by samples − 1, the variance of all entries by entries − 1.
     samples, units = len(x), 6
     spread = (units * (samples - 1) / (units * samples - 1)) ** 0.5
     assert_close(numbers["hidden1/norm_std"], double([spread] * K))
 
 
 @pytest.mark.parametrize("make", [partial(mlp, None), twice])
-def test_a_net_without_normalizers_has_no_numbers_of_them(make):
-    assert not [name for name in found(scene(make)).numbers if "norm_" in name]
+def test_net_without_normalizers_has_no_norm_numbers(make):
+    assert not [name for name in measure(make_snapshot(make)).numbers if "norm_" in name]
 
 
-def test_a_known_shift_and_scale_of_a_normalizer_are_found_before_an_activation_that_works_in_place():
-    given = scene(sequential)
-    given.before["1.weight"].fill_(3.0)
-    given.before["1.bias"].fill_(-2.0)
-    for members in (given, of_member(given, 0)):
-        numbers = found(members).numbers
+def test_known_normalizer_moments_precede_inplace_activation():
+    snapshot = make_snapshot(sequential)
+    snapshot.before["1.weight"].fill_(3.0)
+    snapshot.before["1.bias"].fill_(-2.0)
+    for members in (snapshot, of_member(snapshot, 0)):
+        numbers = measure(members).numbers
         assert_close(numbers["1/norm_mean"], torch.full_like(numbers["1/norm_mean"], -2))
         assert_close(numbers["1/norm_std"], torch.full_like(numbers["1/norm_std"], 3), rtol=0.01, atol=0)
 
 
-def test_a_member_that_is_not_finite_is_marked_and_leaves_the_others_as_they_are():
+def test_nonfinite_member_leaves_other_members_unchanged():
     for name in ("bn", "nobn", "cnn", "sequential"):
         case = CASES[name]
-        given = scene(case.make, case.shape)
-        fine = found(given).numbers
+        snapshot = make_snapshot(case.make, case.shape)
+        fine = measure(snapshot).numbers
         weight = next(iter(case.weights.values()))[0]
-        given.before[weight][1] = torch.nan
-        for quantity, value in found(given).numbers.items():
+        snapshot.before[weight][1] = torch.nan
+        for quantity, value in measure(snapshot).numbers.items():
             assert_close(value[[0, 2]], fine[quantity][[0, 2]])
             of_its_own = quantity.endswith(("relative_update", "effective_lr"))
             assert value[1].isnan() or (of_its_own and not weight.startswith(quantity.partition("/")[0]))
-        alone = found(of_member(given, 1)).numbers
+        alone = measure(of_member(snapshot, 1)).numbers
         assert alone["gradient_rms_ratio"].isnan().all()
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_in_float32_the_numbers_are_those_of_float64(mode):
-    given = scene()
-    exact = found(given, mode).numbers
+def test_float32_numbers_approximate_float64_numbers(mode):
+    snapshot = make_snapshot()
+    exact = measure(snapshot, mode).numbers
 
     def single(state):
         return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
     rough = replace(
-        given,
-        net=deepcopy(given.net).float(),
-        before=single(given.before),
-        after=single(given.after),
-        minibatch=tuple(part.float() for part in given.minibatch),
+        snapshot,
+        net=deepcopy(snapshot.net).float(),
+        before=single(snapshot.before),
+        after=single(snapshot.after),
+        minibatch=tuple(part.float() for part in snapshot.minibatch),
     )
     for members in (rough, of_member(rough, 0)):
-        for name, value in found(members, mode).numbers.items():
+        for name, value in measure(members, mode).numbers.items():
             assert_close(value.double(), exact[name][: len(value)], rtol=1e-3, atol=1e-5)
 
 
-def test_a_net_in_which_the_signal_vanishes_had_rank_0_in_float32_and_has_its_rank():
-    given = scene(partial(mlp, None, "relu"))
+def test_rank_holds_for_vanishing_float32_signal():
+    snapshot = make_snapshot(partial(mlp, None, "relu"))
     for layer in ("hidden1", "hidden2"):
-        given.before[f"{layer}.linear.weight"] *= 1e-13
-        given.before[f"{layer}.linear.bias"].zero_()
-    exact = found(given).numbers
+        snapshot.before[f"{layer}.linear.weight"] *= 1e-13
+        snapshot.before[f"{layer}.linear.bias"].zero_()
+    exact = measure(snapshot).numbers
 
     def single(state):
         return {name: tensor.float() for name, tensor in state.items()}
 
-    minibatch = tuple(part.float() for part in given.minibatch)
-    rough = replace(given, before=single(given.before), after=single(given.after), minibatch=minibatch)
-    numbers = found(rough).numbers
+    minibatch = tuple(part.float() for part in snapshot.minibatch)
+    rough = replace(snapshot, before=single(snapshot.before), after=single(snapshot.after), minibatch=minibatch)
+    numbers = measure(rough).numbers
     assert bool((exact["hidden2/std"] < 1e-24).all())
     for name in ("std", "effective_rank", "gradient_rms"):
         assert_close(numbers[f"hidden2/{name}"].double(), exact[f"hidden2/{name}"], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_a_minibatch_of_one_sample_has_no_dead_units_and_rank_1(members):
-    given = scene(partial(mlp, None))
-    given = replace(given, minibatch=tuple(part[:, :1] for part in given.minibatch))
-    numbers = found(given if members == K else of_member(given, 0)).numbers
+def test_single_sample_has_rank_1_and_no_dead_share(members):
+    snapshot = make_snapshot(partial(mlp, None))
+    snapshot = replace(snapshot, minibatch=tuple(part[:, :1] for part in snapshot.minibatch))
+    numbers = measure(snapshot if members == K else of_member(snapshot, 0)).numbers
     assert numbers["dead"].isnan().all()
     assert_close(numbers["effective_rank"], torch.ones(members, dtype=torch.float64))
     for k in range(members):
-        expected = by_hand(given, k, "batch", replace(CASES["nobn"], bounds=CASES["bn"].bounds))
+        expected = by_hand(snapshot, k, "batch", replace(CASES["nobn"], bounds=CASES["bn"].bounds))
         dead = dict.fromkeys(("dead", "hidden1/dead", "hidden2/dead"), np.nan)
         actual = {name: value[k].item() for name, value in numbers.items()}
         assert actual == pytest.approx({**expected, **dead}, rel=1e-9, abs=1e-13, nan_ok=True)
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_a_minibatch_of_one_sample_is_refused_by_batch_statistics_as_in_training_and_not_by_frozen_ones(members):
-    given = scene()
-    given = replace(given, minibatch=tuple(part[:, :1] for part in given.minibatch))
-    given = given if members == K else of_member(given, 0)
+def test_single_sample_raises_only_with_batch_statistics(members):
+    snapshot = make_snapshot()
+    snapshot = replace(snapshot, minibatch=tuple(part[:, :1] for part in snapshot.minibatch))
+    snapshot = snapshot if members == K else of_member(snapshot, 0)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        found(given)
-    assert found(given, "frozen").numbers["hidden1/norm_mean"].isfinite().all()
+        measure(snapshot)
+    assert measure(snapshot, "frozen").numbers["hidden1/norm_mean"].isfinite().all()
 
 
-def test_a_finding_has_its_name_and_mode_and_numbers_of_each_member():
-    findings = list(Activations(modes=("batch", "frozen"))(scene()))
-    assert [(each.probe, each.mode, each.headline) for each in findings] == [
+def test_measurement_has_name_mode_and_member_numbers():
+    measurements = list(Activations(modes=("batch", "frozen"))(make_snapshot()))
+    assert [(each.probe, each.mode, each.headline) for each in measurements] == [
         ("activations", mode, ["dead", "gradient_rms_ratio"]) for mode in ("batch", "frozen")
     ]
-    assert all(value.shape == (K,) for each in findings for value in each.numbers.values())
-    assert list(findings[0].numbers) == list(findings[1].numbers)
+    assert all(value.shape == (K,) for each in measurements for value in each.numbers.values())
+    assert list(measurements[0].numbers) == list(measurements[1].numbers)
 
 
-def test_a_net_without_activations_has_numbers_of_its_weights_alone():
-    finding = found(scene(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))))
-    assert {name.rpartition("/")[2] for name in finding.numbers} == {
+def test_net_without_activations_has_only_weight_numbers():
+    measurement = measure(make_snapshot(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))))
+    assert {name.rpartition("/")[2] for name in measurement.numbers} == {
         *("gradient_rms", "relative_update", "effective_lr", "gradient_rms_ratio")
     }
-    assert finding.headline == ["gradient_rms_ratio"]
+    assert measurement.headline == ["gradient_rms_ratio"]
 
 
 @pytest.mark.parametrize(
@@ -581,21 +589,23 @@ def test_a_net_without_activations_has_numbers_of_its_weights_alone():
         ({"modes": ["running"]}, "modes must be of batch, frozen, got running"),
     ],
 )
-def test_options_out_of_range_are_refused(options, message):
+def test_out_of_range_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Activations(**options)
 
 
 @pytest.mark.parametrize("probes", ["light", "source", "full"])
-def test_the_real_configurations_report_by_batch_and_frozen_statistics_on_request(probes):
+def test_shipped_configurations_support_both_modes(probes):
     asked = ["probes.activations.modes=[batch,frozen]", "probes.activations.data=train"]
     with initialize_config_dir(str(CONF), version_base=None):
         plain, both = (compose("train", overrides=[f"probes={probes}", *more]) for more in ([], asked))
     default, probe = (instantiate(config.probes.activations) for config in (plain, both))
     assert (default.data, default.at_start) == ("train" if probes == "source" else "minibatch", True)
-    findings = list(probe(replace(scene(), epoch=0)))
-    assert [finding.mode for finding in findings] == ["batch", "frozen"]
-    assert all({"hidden1/norm_mean", "hidden1/norm_std"} <= finding.numbers.keys() for finding in findings)
+    measurements = list(probe(replace(make_snapshot(), epoch=0)))
+    assert [measurement.mode for measurement in measurements] == ["batch", "frozen"]
+    assert all(
+        {"hidden1/norm_mean", "hidden1/norm_std"} <= measurement.numbers.keys() for measurement in measurements
+    )
 
 
 @pytest.mark.parametrize("members", [1, K])
@@ -603,19 +613,19 @@ def test_the_real_configurations_report_by_batch_and_frozen_statistics_on_reques
     "name",
     ["bn", "bn fused", "bn torch", "brn", "noisy", "actnorm", "dropout", "torch dropout", "wn", "sequential"],
 )
-def test_no_trace_is_left(name, members):
-    given = scene(CASES[name].make)
-    given = given if members == K else of_member(given, 0)
-    states = [given.before, given.after, dict(zip("xy", given.minibatch, strict=True))]
+def test_probe_has_no_side_effects(name, members):
+    snapshot = make_snapshot(CASES[name].make)
+    snapshot = snapshot if members == K else of_member(snapshot, 0)
+    states = [snapshot.before, snapshot.after, dict(zip("xy", snapshot.minibatch, strict=True))]
     copies = [{key: tensor.clone() for key, tensor in state.items()} for state in states]
-    own = {key: tensor.clone() for key, tensor in given.net.state_dict().items()}
+    own = {key: tensor.clone() for key, tensor in snapshot.net.state_dict().items()}
     generator = torch.get_rng_state()
 
-    list(Activations(modes=("batch", "frozen"), histograms_every=1)(given))
+    list(Activations(modes=("batch", "frozen"), histograms_every=1)(snapshot))
 
-    for state, copy in zip([*states, given.net.state_dict()], [*copies, own], strict=True):
+    for state, copy in zip([*states, snapshot.net.state_dict()], [*copies, own], strict=True):
         assert all(torch.equal(state[key], tensor) for key, tensor in copy.items())
         assert all(not tensor.requires_grad and tensor.grad is None for tensor in state.values())
     assert torch.equal(torch.get_rng_state(), generator)
-    assert all(layer.training and not layer._forward_hooks for layer in given.net.modules())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in given.net.parameters())
+    assert all(layer.training and not layer._forward_hooks for layer in snapshot.net.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in snapshot.net.parameters())

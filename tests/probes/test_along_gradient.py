@@ -40,7 +40,7 @@ def loss_of(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().flatten(1).mean(1)
 
 
-def scene(norm=BatchNorm1d, members: int = K, **options) -> TrainingSnapshot:
+def make_snapshot(norm=BatchNorm1d, members: int = K, **options) -> TrainingSnapshot:
     nets = [make_net(norm, seed, **options) for seed in range(members)]
     state = {
         name: torch.stack([net.state_dict(keep_vars=True)[name].detach() for net in nets])
@@ -58,12 +58,12 @@ def scene(norm=BatchNorm1d, members: int = K, **options) -> TrainingSnapshot:
     )
 
 
-def found(probe: AlongGradient, given: TrainingSnapshot) -> Measurement:
-    (finding,) = probe(given)
-    return finding
+def measure(probe: AlongGradient, snapshot: TrainingSnapshot) -> Measurement:
+    (measurement,) = probe(snapshot)
+    return measurement
 
 
-def test_a_quadratic_has_its_closed_form():
+def test_quadratic_matches_closed_form():
     landscape, h, w = quadratic(), hessians(), draws(K, 5, seed=1)
     lengths = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64)
     steps = along_gradient(landscape, lengths)
@@ -83,7 +83,7 @@ def test_a_quadratic_has_its_closed_form():
         assert_close(steps.distances[number], length * g.norm(dim=1))
 
 
-def test_each_member_may_have_lengths_of_its_own():
+def test_lengths_may_differ_between_members():
     lengths = draws(4, K, seed=6).abs()
     together = along_gradient(quadratic(), lengths)
     for k in range(K):
@@ -93,7 +93,7 @@ def test_each_member_may_have_lengths_of_its_own():
         assert_close(together.beta[k], alone.beta[0])
 
 
-def test_beta_is_the_largest_over_the_lengths():
+def test_beta_is_maximum_over_lengths():
     # f = w⁴/4 at w = 2: g = 8; at w' = 2 − 8η the gradient is w'³.
     landscape = BatchedLoss.of(lambda params: params["w"] ** 4 / 4, {"w": torch.tensor(2.0, dtype=torch.float64)})
     steps = along_gradient(landscape, torch.tensor([0.125, 0.25, 0.5], dtype=torch.float64))
@@ -105,12 +105,12 @@ def test_beta_is_the_largest_over_the_lengths():
 
 
 @pytest.mark.parametrize("shape", [(2, K + 1), (1, 2, K), ()])
-def test_lengths_of_another_shape_are_refused(shape):
+def test_wrong_shape_of_lengths_raises(shape):
     with pytest.raises(ValueError, match=r"lengths must be of shape \(E,\) or \(E, 3\), got"):
         along_gradient(quadratic(), torch.ones(shape))
 
 
-def test_a_cosine_knows_no_length_and_none_of_nothing():
+def test_cosine_ignores_length_and_is_nan_for_zero_vector():
     a, b = (
         torch.tensor([[1e-15, 0.0], [3.0, 0.0], [0.0, 0.0]]),
         torch.tensor([[1e-15, 1e-15], [-1.0, 0.0], [1.0, 0.0]]),
@@ -120,12 +120,12 @@ def test_a_cosine_knows_no_length_and_none_of_nothing():
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, nn.LayerNorm, None])
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_the_probe_finds_what_plain_autograd_finds_on_the_minibatch(norm, mode):
-    given, probe = scene(norm), AlongGradient(lengths=(0.5, 2.0), modes=(mode,))
-    finding = found(probe, given)
+def test_numbers_match_plain_autograd_on_minibatch(norm, mode):
+    snapshot, probe = make_snapshot(norm), AlongGradient(lengths=(0.5, 2.0), modes=(mode,))
+    measurement = measure(probe, snapshot)
 
     for k in range(K):
-        x, y = given.minibatch[0][k], given.minibatch[1][k]
+        x, y = snapshot.minibatch[0][k], snapshot.minibatch[1][k]
         net = make_net(norm, k).train(mode == "batch")
 
         def at(theta: Tensor, net=net, x=x, y=y) -> tuple[Tensor, Tensor]:
@@ -139,12 +139,12 @@ def test_the_probe_finds_what_plain_autograd_finds_on_the_minibatch(norm, mode):
         loss, g = at(theta)
         losses, changes, angles = [], [], []
         for multiple in (0.5, 2.0):
-            value, moved = at(theta - multiple * given.lr[k] * g)
+            value, moved = at(theta - multiple * snapshot.lr[k] * g)
             losses.append(value)
             changes.append((g - moved).norm())
             angles.append(g @ moved / g.norm() / moved.norm())
         beta = max(
-            change / (multiple * given.lr[k] * g.norm())
+            change / (multiple * snapshot.lr[k] * g.norm())
             for change, multiple in zip(changes, (0.5, 2.0), strict=True)
         )
         expected = {
@@ -156,130 +156,148 @@ def test_the_probe_finds_what_plain_autograd_finds_on_the_minibatch(norm, mode):
             "cosine_min": min(angles),
             "relative_change": max(changes) / g.norm(),
             "beta": beta,
-            "beta_lr": beta * given.lr[k],
+            "beta_lr": beta * snapshot.lr[k],
         }
-        assert finding.numbers.keys() == expected.keys()
+        assert measurement.numbers.keys() == expected.keys()
         for name, value in expected.items():
-            assert_close(finding.numbers[name][k], value, msg=lambda text, name=name: f"{name}: {text}")
-        assert_close(finding.arrays["losses"][k], torch.stack(losses))
-        assert_close(finding.arrays["predictiveness"][k], torch.stack(changes))
-        assert_close(finding.arrays["cosine"][k], torch.stack(angles))
-        assert_close(finding.arrays["lengths"][k], given.lr[k] * torch.tensor([0.5, 2.0], dtype=torch.float64))
+            assert_close(measurement.numbers[name][k], value, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(measurement.arrays["losses"][k], torch.stack(losses))
+        assert_close(measurement.arrays["predictiveness"][k], torch.stack(changes))
+        assert_close(measurement.arrays["cosine"][k], torch.stack(angles))
+        assert_close(
+            measurement.arrays["lengths"][k], snapshot.lr[k] * torch.tensor([0.5, 2.0], dtype=torch.float64)
+        )
 
 
-def test_a_finding_has_its_name_mode_and_shapes():
-    finding = found(AlongGradient(), scene())
+def test_measurement_has_name_mode_and_shapes():
+    measurement = measure(AlongGradient(), make_snapshot())
 
-    assert (finding.probe, finding.mode, finding.headline) == ("along_gradient", "batch", ("beta", "beta_lr"))
-    assert all(value.shape == (K,) for value in finding.numbers.values())
-    assert all(value.shape == (K, len(LENGTHS)) for value in finding.arrays.values())
+    assert (measurement.probe, measurement.mode, measurement.headline) == (
+        "along_gradient",
+        "batch",
+        ("beta", "beta_lr"),
+    )
+    assert all(value.shape == (K,) for value in measurement.numbers.values())
+    assert all(value.shape == (K, len(LENGTHS)) for value in measurement.arrays.values())
     assert LENGTHS[0] == 0.5
     assert 1 in LENGTHS
     assert LENGTHS[-1] == 4
 
 
-def test_members_find_together_what_each_finds_alone():
-    given = scene(NoisyBatchNorm)
-    together = found(AlongGradient(), given)
+def test_stacked_members_equal_single_members():
+    snapshot = make_snapshot(NoisyBatchNorm)
+    together = measure(AlongGradient(), snapshot)
     for k in range(K):
-        state = {name: tensor[k : k + 1] for name, tensor in given.before.items()}
-        x, y = (part[k : k + 1] for part in given.minibatch)
+        state = {name: tensor[k : k + 1] for name, tensor in snapshot.before.items()}
+        x, y = (part[k : k + 1] for part in snapshot.minibatch)
         alone = TrainingSnapshot(
-            given.net,
+            snapshot.net,
             loss_of,
-            given.trained,
+            snapshot.trained,
             state,
             state,
             state,
             (x, y),
-            given.train,
-            given.lr[k : k + 1],
+            snapshot.train,
+            snapshot.lr[k : k + 1],
             None,
             [],
             0,
             0,
         )
-        for name, value in found(AlongGradient(), alone).numbers.items():
+        for name, value in measure(AlongGradient(), alone).numbers.items():
             assert_close(together.numbers[name][k : k + 1], value)
 
 
-def test_what_has_no_scale_stays_when_scale_invariant_weights_are_rescaled():
-    # With ε → 0 and the learning rate of that layer alone, all that is trained is scale-invariant.
+def test_scale_free_numbers_ignore_scale_of_invariant_weights():
+    # With ε → 0, and only this layer trained, all trained weights are scale-invariant.
     norm = partial(BatchNorm1d, eps=1e-16)
-    given = scene(norm)
+    snapshot = make_snapshot(norm)
     trained = ["hidden1.linear.weight"]
-    scaled = {name: 10 * tensor if name in trained else tensor for name, tensor in given.before.items()}
+    scaled = {name: 10 * tensor if name in trained else tensor for name, tensor in snapshot.before.items()}
 
     def at(state, lr) -> dict[str, Tensor]:
         moment = TrainingSnapshot(
-            given.net, loss_of, trained, state, state, state, given.minibatch, given.train, lr, None, [], 0, 0
+            snapshot.net,
+            loss_of,
+            trained,
+            state,
+            state,
+            state,
+            snapshot.minibatch,
+            snapshot.train,
+            lr,
+            None,
+            [],
+            0,
+            0,
         )
-        return dict(found(AlongGradient(), moment).numbers)
+        return dict(measure(AlongGradient(), moment).numbers)
 
-    before, after = at(given.before, given.lr), at(scaled, 100 * given.lr)
+    before, after = at(snapshot.before, snapshot.lr), at(scaled, 100 * snapshot.lr)
     for name in ("loss_min", "loss_max", "cosine_min", "relative_change", "beta_lr"):
         assert_close(after[name], before[name], rtol=1e-6, atol=1e-9)
     assert_close(after["beta"], before["beta"] / 100, rtol=1e-6, atol=1e-9)
 
 
-def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
-    given = scene()
-    fine = found(AlongGradient(), given)
-    given.before["hidden1.linear.weight"][1, 0, 0] = torch.nan
-    broken = found(AlongGradient(), given)
+def test_nonfinite_member_leaves_other_members_unchanged():
+    snapshot = make_snapshot()
+    fine = measure(AlongGradient(), snapshot)
+    snapshot.before["hidden1.linear.weight"][1, 0, 0] = torch.nan
+    broken = measure(AlongGradient(), snapshot)
 
     for name, value in broken.numbers.items():
         assert value[1].isnan()
         assert_close(value[[0, 2]], fine.numbers[name][[0, 2]])
 
 
-def test_a_net_that_does_not_move_has_no_smoothness():
-    given = scene(None)
-    for tensor in given.before.values():
+def test_zero_gradient_gives_nan_smoothness():
+    snapshot = make_snapshot(None)
+    for tensor in snapshot.before.values():
         tensor.zero_()
-    given = TrainingSnapshot(
-        **{**vars(given), "minibatch": (given.minibatch[0], torch.zeros(K, 8, 2, dtype=torch.float64))}
+    snapshot = TrainingSnapshot(
+        **{**vars(snapshot), "minibatch": (snapshot.minibatch[0], torch.zeros(K, 8, 2, dtype=torch.float64))}
     )
-    numbers = found(AlongGradient(), given).numbers
+    numbers = measure(AlongGradient(), snapshot).numbers
 
     assert numbers["loss_max"].tolist() == [0.0] * K
     for name in ("beta", "beta_lr", "cosine_min", "relative_change"):
         assert numbers[name].isnan().all()
 
 
-def test_in_float64_on_request():
-    given = scene()
+def test_double_computes_in_float64():
+    snapshot = make_snapshot()
     state = {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in given.before.items()
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in snapshot.before.items()
     }
     single = TrainingSnapshot(
-        **{**vars(given), "before": state, "minibatch": tuple(part.float() for part in given.minibatch)}
+        **{**vars(snapshot), "before": state, "minibatch": tuple(part.float() for part in snapshot.minibatch)}
     )
 
-    assert found(AlongGradient(), single).numbers["beta"].dtype == torch.float32
-    double = found(AlongGradient(double=True), single).numbers["beta"]
+    assert measure(AlongGradient(), single).numbers["beta"].dtype == torch.float32
+    double = measure(AlongGradient(double=True), single).numbers["beta"]
     assert double.dtype == torch.float64
-    assert_close(double, found(AlongGradient(), given).numbers["beta"], rtol=1e-3, atol=1e-3)
+    assert_close(double, measure(AlongGradient(), snapshot).numbers["beta"], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
-def test_no_trace_is_left(norm):
-    given = scene(norm, dropout=0.3)
-    before = {name: tensor.clone() for name, tensor in given.before.items()}
-    own = {name: tensor.clone() for name, tensor in given.net.state_dict().items()}
+def test_probe_has_no_side_effects(norm):
+    snapshot = make_snapshot(norm, dropout=0.3)
+    before = {name: tensor.clone() for name, tensor in snapshot.before.items()}
+    own = {name: tensor.clone() for name, tensor in snapshot.net.state_dict().items()}
     generator = torch.get_rng_state()
 
-    found(AlongGradient(modes=("batch",)), given)
-    found(AlongGradient(modes=("frozen",)), given)
+    measure(AlongGradient(modes=("batch",)), snapshot)
+    measure(AlongGradient(modes=("frozen",)), snapshot)
 
-    assert all(torch.equal(given.before[name], tensor) for name, tensor in before.items())
-    assert all(torch.equal(given.net.state_dict()[name], tensor) for name, tensor in own.items())
+    assert all(torch.equal(snapshot.before[name], tensor) for name, tensor in before.items())
+    assert all(torch.equal(snapshot.net.state_dict()[name], tensor) for name, tensor in own.items())
     assert torch.equal(torch.get_rng_state(), generator)
-    assert all(layer.training for layer in given.net.modules())
-    assert all(parameter.grad is None for parameter in given.net.parameters())
+    assert all(layer.training for layer in snapshot.net.modules())
+    assert all(parameter.grad is None for parameter in snapshot.net.parameters())
 
 
 @pytest.mark.parametrize("lengths", [(), (1.0, 0.0), (-1.0,), (float("nan"),)])
-def test_lengths_that_are_none_are_refused(lengths):
+def test_invalid_lengths_raise(lengths):
     with pytest.raises(ValueError, match="lengths must be numbers > 0, at least one, got"):
         AlongGradient(lengths=lengths)

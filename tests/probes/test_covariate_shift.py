@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.probes.covariate_shift import CovariateShift, covariate_shift, mean_over_layers
-from normlab.probes.interpolation import point
+from normlab.probes.interpolation import flatten_state
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.snapshot import Measurement, TrainingSnapshot, parts_of
+from normlab.probes.snapshot import Measurement, TrainingSnapshot, parameters_by_layer
 
 K = 3
 
@@ -34,14 +34,14 @@ def state_of(nets: list[nn.Module]) -> dict[str, Tensor]:
 
 
 def stepped(state: dict[str, Tensor], names: list[str], size: float = 0.05) -> dict[str, Tensor]:
-    """Return the state after some step; buffers move too, which is not to be seen."""
+    """Return the state after a step; buffers change too, and the probe must ignore them."""
     after = {name: tensor.clone() for name, tensor in state.items()}
     for number, name in enumerate(names):
         after[name] += size * draws(*after[name].shape, seed=100 + number)
     return {name: tensor + 1 if name.endswith("running_mean") else tensor for name, tensor in after.items()}
 
 
-def scene(make=mlp, shape=(3,), moved=None, trained=None, members: int = K) -> TrainingSnapshot:
+def make_snapshot(make=mlp, shape=(3,), moved=None, trained=None, members: int = K) -> TrainingSnapshot:
     nets = []
     for seed in range(members):
         with torch.random.fork_rng(devices=[]):
@@ -56,12 +56,12 @@ def scene(make=mlp, shape=(3,), moved=None, trained=None, members: int = K) -> T
     return TrainingSnapshot(nets[0], loss_of, trained, state, after, state, minibatch, train, lr, None, [], 0, 0)
 
 
-def found(given: TrainingSnapshot, mode: str = "batch", double: bool = False) -> Measurement:
-    (finding,) = CovariateShift(modes=(mode,), double=double)(given)
-    return finding
+def measure(snapshot: TrainingSnapshot, mode: str = "batch", double: bool = False) -> Measurement:
+    (measurement,) = CovariateShift(modes=(mode,), double=double)(snapshot)
+    return measurement
 
 
-def test_a_linear_net_of_three_layers_has_its_closed_form():
+def test_three_layer_linear_net_matches_closed_form():
     def loss(params, x, y):
         return (params["c"] * params["b"] * params["a"] * x - y) ** 2 / 2
 
@@ -69,8 +69,8 @@ def test_a_linear_net_of_three_layers_has_its_closed_form():
     after = {"a": a + 0.1, "b": b - 0.2, "c": c + 0.3}
     context = [torch.tensor([x], dtype=torch.float64), torch.tensor([y], dtype=torch.float64)]
     landscape = BatchedLoss(loss, {"a": a, "b": b, "c": c}, context)
-    masks = [landscape.columns([name]) for name in "abc"]
-    shift = covariate_shift(landscape, point(landscape, after), masks)
+    masks = [landscape.parameter_mask([name]) for name in "abc"]
+    shift = covariate_shift(landscape, flatten_state(landscape, after), masks)
 
     a1, b1 = after["a"], after["b"]
     of_b, of_b1 = ((c * b * end * x - y) * c * end * x for end in (a, a1))
@@ -82,18 +82,18 @@ def test_a_linear_net_of_three_layers_has_its_closed_form():
     assert (shift.difference[0], shift.cosine[0]) == (0, 1)
 
 
-def by_hand(given: TrainingSnapshot, k: int, mode: str) -> dict[str, Tensor]:
+def by_hand(snapshot: TrainingSnapshot, k: int, mode: str) -> dict[str, Tensor]:
     """Set the parameters of a net layer by layer, and take gradients by plain autograd."""
-    net = deepcopy(given.net).train(mode == "batch")
-    parts = parts_of(net)
-    x, y = given.minibatch[0][k], given.minibatch[1][k]
+    net = deepcopy(snapshot.net).train(mode == "batch")
+    parts = parameters_by_layer(net)
+    x, y = snapshot.minibatch[0][k], snapshot.minibatch[1][k]
 
     def gradient(layer: str, below: list[str]) -> Tensor:
         for own in net.state_dict(keep_vars=True):
-            net.state_dict(keep_vars=True)[own].data.copy_(given.before[own][k])
+            net.state_dict(keep_vars=True)[own].data.copy_(snapshot.before[own][k])
         for lower in below:
             for own in parts[lower]:
-                net.get_parameter(own).data.copy_(given.after[own][k])
+                net.get_parameter(own).data.copy_(snapshot.after[own][k])
         net.zero_grad()
         (net(x) - y).square().mean().backward()
         return torch.cat([net.get_parameter(own).grad.flatten() for own in parts[layer]])
@@ -121,28 +121,32 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_the_probe_finds_what_plain_autograd_finds_layer_by_layer(name, mode):
-    given = scene(*MAKERS[name])
-    numbers = found(given, mode).numbers
+def test_numbers_match_plain_autograd_layer_by_layer(name, mode):
+    snapshot = make_snapshot(*MAKERS[name])
+    numbers = measure(snapshot, mode).numbers
     for k in range(K):
-        expected = by_hand(given, k, mode)
+        expected = by_hand(snapshot, k, mode)
         assert numbers.keys() == expected.keys()
         for quantity, value in expected.items():
             assert_close(numbers[quantity][k], value, msg=lambda text, quantity=quantity: f"{quantity}: {text}")
-    first = next(iter(parts_of(given.net)))
+    first = next(iter(parameters_by_layer(snapshot.net)))
     assert numbers[f"{first}/difference"].tolist() == [0.0] * K
     assert bool((numbers["difference"] > 0).all())
 
 
-def test_a_finding_has_its_name_and_mode():
-    finding = found(scene(), "frozen")
-    assert (finding.probe, finding.mode, finding.headline) == ("covariate_shift", "frozen", ("relative", "cosine"))
-    assert all(value.shape == (K,) for value in finding.numbers.values())
+def test_measurement_has_name_and_mode():
+    measurement = measure(make_snapshot(), "frozen")
+    assert (measurement.probe, measurement.mode, measurement.headline) == (
+        "covariate_shift",
+        "frozen",
+        ("relative", "cosine"),
+    )
+    assert all(value.shape == (K,) for value in measurement.numbers.values())
 
 
-def test_a_layer_below_which_nothing_moves_has_no_shift():
+def test_layer_above_fixed_layers_has_no_shift():
     own = [f"hidden2.{name}" for name in ("linear.weight", "linear.bias", "norm.weight", "norm.bias")]
-    numbers = found(scene(moved=own)).numbers
+    numbers = measure(make_snapshot(moved=own)).numbers
 
     for layer in ("hidden1", "hidden2"):
         assert_close(numbers[f"{layer}/difference"], torch.zeros(K, dtype=torch.float64), rtol=0, atol=1e-14)
@@ -152,35 +156,35 @@ def test_a_layer_below_which_nothing_moves_has_no_shift():
 
 
 @pytest.mark.parametrize("layer", ["hidden1", "hidden2", "output"])
-def test_a_net_of_which_all_but_one_layer_is_frozen_has_none(layer):
-    own = parts_of(mlp())[layer]
-    numbers = found(scene(trained=own)).numbers
+def test_single_trained_layer_has_no_shift(layer):
+    own = parameters_by_layer(mlp())[layer]
+    numbers = measure(make_snapshot(trained=own)).numbers
 
     assert {name.removeprefix(f"{layer}/") for name in numbers} == {"difference", "relative", "cosine"}
     assert numbers[f"{layer}/difference"].tolist() == [0.0] * K
     if layer == "hidden1":
-        # Of the first layer alone there is no mean.
+        # The first layer is not part of the means.
         assert numbers["difference"].isnan().all()
     else:
         assert numbers["difference"].tolist() == numbers["relative"].tolist() == [0.0] * K
         assert_close(numbers["cosine"], torch.ones(K, dtype=torch.float64))
 
 
-def test_where_no_step_is_taken_there_is_nothing_to_measure():
-    given = scene()
-    still = TrainingSnapshot(**{**vars(given), "after": given.before})
-    numbers = found(still).numbers
+def test_numbers_are_nan_without_step():
+    snapshot = make_snapshot()
+    still = TrainingSnapshot(**{**vars(snapshot), "after": snapshot.before})
+    numbers = measure(still).numbers
 
-    assert numbers.keys() == found(given).numbers.keys()
+    assert numbers.keys() == measure(snapshot).numbers.keys()
     assert all(value.isnan().all() and value.shape == (K,) for value in numbers.values())
 
 
-def test_a_layer_without_gradient_is_left_out_of_the_means():
-    given = scene(partial(mlp, None), moved=["output.bias", "hidden2.linear.bias"])
-    # Of member 1 no unit of the second layer is ever active: nothing goes back through it.
-    for state in (given.before, given.after):
+def test_layer_without_gradient_is_excluded_from_means():
+    snapshot = make_snapshot(partial(mlp, None), moved=["output.bias", "hidden2.linear.bias"])
+    # In member 1, no unit of the second layer is ever active, so its gradient is 0.
+    for state in (snapshot.before, snapshot.after):
         state["hidden2.linear.bias"][1] = -1e3
-    numbers = found(given).numbers
+    numbers = measure(snapshot).numbers
 
     assert numbers["hidden2/difference"][1] == 0
     assert numbers["hidden2/cosine"][1].isnan()
@@ -190,7 +194,7 @@ def test_a_layer_without_gradient_is_left_out_of_the_means():
         assert_close(numbers[name][0], (numbers[f"hidden2/{name}"] + numbers[f"output/{name}"])[0] / 2)
 
 
-def test_a_mean_lacks_layers_without_a_gradient_but_not_those_that_are_not_finite():
+def test_mean_keeps_nan_of_nonfinite_layers():
     nan = torch.nan
     values, difference = (
         torch.tensor([[1.0, 1.0, nan], [nan, nan, nan]]),
@@ -199,60 +203,61 @@ def test_a_mean_lacks_layers_without_a_gradient_but_not_those_that_are_not_finit
     assert_close(mean_over_layers(values, difference), torch.tensor([1.0, nan, nan]), equal_nan=True)
 
 
-def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
-    given = scene()
-    fine = found(given)
-    given.before["hidden1.linear.weight"][1, 0, 0] = torch.nan
-    for name, value in found(given).numbers.items():
+def test_nonfinite_member_leaves_other_members_unchanged():
+    snapshot = make_snapshot()
+    fine = measure(snapshot)
+    snapshot.before["hidden1.linear.weight"][1, 0, 0] = torch.nan
+    for name, value in measure(snapshot).numbers.items():
         assert value[1].isnan()
         assert_close(value[[0, 2]], fine.numbers[name][[0, 2]])
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, NoisyBatchNorm])
-def test_members_find_together_what_each_finds_alone(norm):
-    given = scene(partial(mlp, norm, dropout=0.2))
-    together = found(given)
+def test_stacked_members_equal_single_members(norm):
+    snapshot = make_snapshot(partial(mlp, norm, dropout=0.2))
+    together = measure(snapshot)
     for k in range(K):
         before, after = (
-            {name: tensor[k : k + 1] for name, tensor in state.items()} for state in (given.before, given.after)
+            {name: tensor[k : k + 1] for name, tensor in state.items()}
+            for state in (snapshot.before, snapshot.after)
         )
-        x, y = (part[k : k + 1] for part in given.minibatch)
+        x, y = (part[k : k + 1] for part in snapshot.minibatch)
         alone = TrainingSnapshot(
-            **{**vars(given), "before": before, "after": after, "minibatch": (x, y), "lr": given.lr[:1]}
+            **{**vars(snapshot), "before": before, "after": after, "minibatch": (x, y), "lr": snapshot.lr[:1]}
         )
-        for name, value in found(alone).numbers.items():
+        for name, value in measure(alone).numbers.items():
             assert_close(together.numbers[name][k : k + 1], value)
 
 
-def test_in_float64_on_request():
-    given = scene()
+def test_double_computes_in_float64():
+    snapshot = make_snapshot()
     states = {
-        which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(given, which).items()}
+        which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(snapshot, which).items()}
         for which in ("before", "after")
     }
     single = TrainingSnapshot(
-        **{**vars(given), **states, "minibatch": tuple(part.float() for part in given.minibatch)}
+        **{**vars(snapshot), **states, "minibatch": tuple(part.float() for part in snapshot.minibatch)}
     )
 
-    assert found(single).numbers["relative"].dtype == torch.float32
-    double = found(single, double=True).numbers["relative"]
+    assert measure(single).numbers["relative"].dtype == torch.float32
+    double = measure(single, double=True).numbers["relative"]
     assert double.dtype == torch.float64
-    assert_close(double, found(given).numbers["relative"], rtol=1e-4, atol=1e-5)
+    assert_close(double, measure(snapshot).numbers["relative"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
-def test_no_trace_is_left(norm):
-    given = scene(partial(mlp, norm, dropout=0.3))
-    states = [given.before, given.after, given.net.state_dict()]
+def test_probe_has_no_side_effects(norm):
+    snapshot = make_snapshot(partial(mlp, norm, dropout=0.3))
+    states = [snapshot.before, snapshot.after, snapshot.net.state_dict()]
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
     generator = torch.get_rng_state()
 
-    found(given, "batch")
-    found(given, "frozen")
+    measure(snapshot, "batch")
+    measure(snapshot, "frozen")
 
-    states[2] = given.net.state_dict()
+    states[2] = snapshot.net.state_dict()
     for state, copy in zip(states, copies, strict=True):
         assert all(torch.equal(state[name], tensor) for name, tensor in copy.items())
     assert torch.equal(torch.get_rng_state(), generator)
-    assert all(layer.training for layer in given.net.modules())
-    assert all(parameter.grad is None for parameter in given.net.parameters())
+    assert all(layer.training for layer in snapshot.net.modules())
+    assert all(parameter.grad is None for parameter in snapshot.net.parameters())

@@ -46,7 +46,7 @@ def make_net(norm=BatchNorm1d, seed: int = 0) -> nn.Module:
         return net
 
 
-def make_scene(norm=BatchNorm1d, members: int = K, **given) -> TrainingSnapshot:
+def make_snapshot(norm=BatchNorm1d, members: int = K, **overrides) -> TrainingSnapshot:
     nets = [make_net(norm, seed) for seed in range(members)]
     tensors = [dict([*net.named_parameters(), *net.named_buffers()]) for net in nets]
     state = {name: torch.stack([own[name].detach() for own in tensors]) for name in tensors[0]}
@@ -65,7 +65,7 @@ def make_scene(norm=BatchNorm1d, members: int = K, **given) -> TrainingSnapshot:
         "epoch": 1,
         "step": 3,
     }
-    return TrainingSnapshot(**(fields | given))
+    return TrainingSnapshot(**(fields | overrides))
 
 
 def generators(members: int) -> list[torch.Generator]:
@@ -73,34 +73,34 @@ def generators(members: int) -> list[torch.Generator]:
 
 
 def dense(landscape: BatchedLoss) -> Tensor:
-    """Return each member's Hessian by torch's own nested differentiation, ``(K, P, P)``."""
-    found = []
+    """Compute each member's Hessian with nested jacrev, ``(K, P, P)``."""
+    result = []
     for k in range(landscape.members):
         own = landscape.of_member(k)
         fixed, x, y = own.context
         context = {name: tensor[0] for name, tensor in fixed.items()}, x[0], y[0]
 
         def loss(theta: Tensor, own=own, context=context) -> Tensor:
-            return own.loss(dict(zip(own.names, own.parts(theta), strict=True)), *context)
+            return own.loss(dict(zip(own.names, own.unflatten(theta), strict=True)), *context)
 
-        found.append(jacrev(jacrev(loss))(own.theta[0]))
-    return torch.stack(found)
-
-
-def found(probe: Curvature, scene: TrainingSnapshot) -> list[Measurement]:
-    return list(probe(replace(scene, generators=generators(len(scene.lr)))))
+        result.append(jacrev(jacrev(loss))(own.theta[0]))
+    return torch.stack(result)
 
 
-def alone(scene: TrainingSnapshot, k: int) -> TrainingSnapshot:
+def measure(probe: Curvature, snapshot: TrainingSnapshot) -> list[Measurement]:
+    return list(probe(replace(snapshot, generators=generators(len(snapshot.lr)))))
+
+
+def alone(snapshot: TrainingSnapshot, k: int) -> TrainingSnapshot:
     def own(state):
         return {name: tensor[k : k + 1] for name, tensor in state.items()}
 
-    x, y = scene.minibatch
-    state = own(scene.before)
-    stability = None if scene.stability is None else scene.stability[k : k + 1]
-    minibatch, lr, drawn = (x[k : k + 1], y[k : k + 1]), scene.lr[k : k + 1], scene.generators[k : k + 1]
+    x, y = snapshot.minibatch
+    state = own(snapshot.before)
+    stability = None if snapshot.stability is None else snapshot.stability[k : k + 1]
+    minibatch, lr, drawn = (x[k : k + 1], y[k : k + 1]), snapshot.lr[k : k + 1], snapshot.generators[k : k + 1]
     return replace(
-        scene,
+        snapshot,
         **{"before": state, "after": state, "start": state, "minibatch": minibatch},
         **{"lr": lr, "stability": stability, "generators": drawn},
     )
@@ -108,8 +108,8 @@ def alone(scene: TrainingSnapshot, k: int) -> TrainingSnapshot:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", NORMS.values(), ids=list(NORMS))
-def test_products_are_those_of_the_differences_of_gradients(norm, mode):
-    landscape = make_scene(norm).landscape(mode, double=True)
+def test_hessian_products_match_gradient_differences(norm, mode):
+    landscape = make_snapshot(norm).landscape(mode, double=True)
     step = 1e-5 * torch.eye(landscape.theta.shape[1], dtype=torch.float64).unsqueeze(1)
     columns = landscape.gradients(landscape.theta + step) - landscape.gradients(landscape.theta - step)
     vectors = draws(*landscape.theta.shape)
@@ -120,8 +120,8 @@ def test_products_are_those_of_the_differences_of_gradients(norm, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", [NORMS["nobn"], NORMS["bn"], NORMS["brn"]], ids=["nobn", "bn", "brn"])
-def test_the_ends_are_those_of_the_dense_hessian(norm, mode):
-    landscape = make_scene(norm).landscape(mode, double=True)
+def test_extreme_eigenvalues_match_dense_hessian(norm, mode):
+    landscape = make_snapshot(norm).landscape(mode, double=True)
     values = torch.linalg.eigvalsh(dense(landscape))
 
     exact = extreme_eigenvalues(landscape, tolerance=1e-10, generators=generators(K))
@@ -133,12 +133,12 @@ def test_the_ends_are_those_of_the_dense_hessian(norm, mode):
 # torch's forward differentiation, of which curvlinops makes its products, compiles with torch.jit.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("mode", MODES)
-def test_products_and_ends_agree_with_curvlinops_own_hessian(mode):
+def test_hessian_agrees_with_curvlinops(mode):
     operator = pytest.importorskip("curvlinops").HessianLinearOperator
-    scene = make_scene(members=1)
-    landscape = scene.landscape(mode, "train")
+    snapshot = make_snapshot(members=1)
+    landscape = snapshot.landscape(mode, "train")
     net = side_effect_free_copy(make_net(), mode)
-    theirs = operator(net, nn.MSELoss(), list(net.parameters()), [tuple(part[0] for part in scene.train)])
+    theirs = operator(net, nn.MSELoss(), list(net.parameters()), [tuple(part[0] for part in snapshot.train)])
     vectors = draws(1, landscape.theta.shape[1])
 
     assert_close(landscape.hessian()(vectors)[0], theirs @ vectors[0])
@@ -147,21 +147,21 @@ def test_products_and_ends_agree_with_curvlinops_own_hessian(mode):
     assert_close(ours, torch.from_numpy(values).sort().values)
 
 
-def test_curvlinops_batch_by_batch_is_another_net_s_hessian():
-    """The reason why a landscape sees its data whole."""
-    scene = make_scene(members=1)
-    x, y = scene.train
+def test_batchwise_curvlinops_hessian_differs():
+    """This is why a landscape evaluates all data in one batch."""
+    snapshot = make_snapshot(members=1)
+    x, y = snapshot.train
     parts = (x[:, :12], y[:, :12]), (x[:, 12:], y[:, 12:])
-    halves = [replace(scene, train=part).landscape("batch", "train") for part in parts]
+    halves = [replace(snapshot, train=part).landscape("batch", "train") for part in parts]
     vectors = draws(*halves[0].theta.shape)
     summed = sum(half.hessian()(vectors) for half in halves) / 2
 
-    whole = scene.landscape("batch", "train").hessian()(vectors)
+    whole = snapshot.landscape("batch", "train").hessian()(vectors)
     assert (summed - whole).norm() > 0.05 * whole.norm()
 
 
-def test_a_diagonal_scales_the_hessian_from_both_sides():
-    landscape = make_scene().landscape("batch")
+def test_scale_multiplies_hessian_from_both_sides():
+    landscape = make_snapshot().landscape("batch")
     scale = draws(*landscape.theta.shape).exp()
     scaled = scale.unsqueeze(2) * dense(landscape) * scale.unsqueeze(1)
 
@@ -170,30 +170,30 @@ def test_a_diagonal_scales_the_hessian_from_both_sides():
 
 
 @pytest.mark.parametrize("limit", ["POINTS_AT_ONCE", "MEMORY"])
-def test_members_taken_in_groups_are_the_same(monkeypatch, limit):
-    landscape = make_scene().landscape("batch")
+def test_grouped_members_equal_all_members_at_once(monkeypatch, limit):
+    landscape = make_snapshot().landscape("batch")
     whole = extreme_eigenvalues(landscape, generators=generators(K))
     monkeypatch.setattr(curvature, limit, 2 if limit == "POINTS_AT_ONCE" else 1)
 
     assert_close(extreme_eigenvalues(landscape, generators=generators(K)), whole)
 
 
-def test_the_numbers_are_those_of_the_dense_hessian_and_the_learning_rates():
-    scene = make_scene(stability=torch.tensor([2.0, 3.8, 2.0]))
-    for finding in found(Curvature(tolerance=1e-8), scene):
-        values = torch.linalg.eigvalsh(dense(scene.landscape(finding.mode, "train")))
-        assert_close(finding.numbers["lambda_max"], values[:, -1])
-        assert_close(finding.numbers["lambda_min"], values[:, 0])
-        assert_close(finding.numbers["lambda_max_lr"], values[:, -1] * scene.lr)
-        assert_close(finding.numbers["stability"], scene.stability)
-        assert (finding.numbers["lambda_max_error"] <= 1e-8 * values[:, -1]).all()
-        assert (finding.numbers["converged"] == 1).all()
-        assert all(value.shape == (K,) for value in finding.numbers.values())
-        assert finding.arrays == {}
-        assert set(finding.headline) <= set(finding.numbers)
+def test_numbers_match_dense_hessian_and_learning_rates():
+    snapshot = make_snapshot(stability=torch.tensor([2.0, 3.8, 2.0]))
+    for measurement in measure(Curvature(tolerance=1e-8), snapshot):
+        values = torch.linalg.eigvalsh(dense(snapshot.landscape(measurement.mode, "train")))
+        assert_close(measurement.numbers["lambda_max"], values[:, -1])
+        assert_close(measurement.numbers["lambda_min"], values[:, 0])
+        assert_close(measurement.numbers["lambda_max_lr"], values[:, -1] * snapshot.lr)
+        assert_close(measurement.numbers["stability"], snapshot.stability)
+        assert (measurement.numbers["lambda_max_error"] <= 1e-8 * values[:, -1]).all()
+        assert (measurement.numbers["converged"] == 1).all()
+        assert all(value.shape == (K,) for value in measurement.numbers.values())
+        assert measurement.arrays == {}
+        assert set(measurement.headline) <= set(measurement.numbers)
 
 
-def preconditioned(members: int = K) -> Preconditioning:
+def make_preconditioning(members: int = K) -> Preconditioning:
     """Return preconditioners of members, the second before its first update."""
     size = sum(parameter.numel() for parameter in make_net().parameters())
     diagonal = draws(members, size, seed=7).exp()
@@ -203,89 +203,91 @@ def preconditioned(members: int = K) -> Preconditioning:
     )
 
 
-def test_the_preconditioned_sharpness_is_that_of_the_dense_matrix():
-    given = preconditioned()
-    scene = make_scene(preconditioning=given)
-    for finding in found(Curvature(tolerance=1e-8), scene):
-        hessian = dense(scene.landscape(finding.mode, "train")) + torch.diag_embed(
-            given.decay.unsqueeze(1).expand_as(given.diagonal)
+def test_preconditioned_lambda_max_matches_dense_matrix():
+    preconditioning = make_preconditioning()
+    snapshot = make_snapshot(preconditioning=preconditioning)
+    for measurement in measure(Curvature(tolerance=1e-8), snapshot):
+        hessian = dense(snapshot.landscape(measurement.mode, "train")) + torch.diag_embed(
+            preconditioning.decay.unsqueeze(1).expand_as(preconditioning.diagonal)
         )
         for k in (0, 2):
-            values = torch.linalg.eigvals(hessian[k] / given.diagonal[k].unsqueeze(1)).real
-            assert_close(finding.numbers["preconditioned_lambda_max"][k], values.max())
-            assert_close(finding.numbers["preconditioned_lambda_max_lr"][k], values.max() * scene.lr[k])
-        assert finding.numbers["preconditioned_lambda_max"][1].isnan()
-        assert finding.numbers["converged"].tolist() == [1, 1, 1]
-        assert torch.equal(finding.numbers["preconditioned_stability"], given.limit)
-        assert finding.headline[-1] == "preconditioned_lambda_max_lr"
-    assert "preconditioned_stability" not in found(Curvature(), make_scene())[0].numbers
+            values = torch.linalg.eigvals(hessian[k] / preconditioning.diagonal[k].unsqueeze(1)).real
+            assert_close(measurement.numbers["preconditioned_lambda_max"][k], values.max())
+            assert_close(measurement.numbers["preconditioned_lambda_max_lr"][k], values.max() * snapshot.lr[k])
+        assert measurement.numbers["preconditioned_lambda_max"][1].isnan()
+        assert measurement.numbers["converged"].tolist() == [1, 1, 1]
+        assert torch.equal(measurement.numbers["preconditioned_stability"], preconditioning.limit)
+        assert measurement.headline[-1] == "preconditioned_lambda_max_lr"
+    assert "preconditioned_stability" not in measure(Curvature(), make_snapshot())[0].numbers
 
 
-def test_members_taken_in_groups_have_their_own_preconditioner(monkeypatch):
-    scene = make_scene(preconditioning=preconditioned())
-    whole = found(Curvature(tolerance=1e-8), scene)
+def test_grouped_members_keep_their_preconditioner(monkeypatch):
+    snapshot = make_snapshot(preconditioning=make_preconditioning())
+    whole = measure(Curvature(tolerance=1e-8), snapshot)
     monkeypatch.setattr(curvature, "POINTS_AT_ONCE", 1)
-    for together, apart in zip(whole, found(Curvature(tolerance=1e-8), scene), strict=True):
+    for together, apart in zip(whole, measure(Curvature(tolerance=1e-8), snapshot), strict=True):
         assert_close(together.numbers, apart.numbers, equal_nan=True)
 
 
-def test_each_mode_has_a_finding_and_no_stability_is_a_gap():
-    findings = found(Curvature(), make_scene())
+def test_each_mode_has_measurement_and_stability_may_be_nan():
+    measurements = measure(Curvature(), make_snapshot())
 
-    assert [(finding.probe, finding.mode) for finding in findings] == [("curvature", mode) for mode in MODES]
-    assert findings[0].numbers["stability"].isnan().all()
-    assert (findings[0].numbers["lambda_max"] != findings[1].numbers["lambda_max"]).all()
-    assert (findings[0].numbers["dhd_lambda_max"] != findings[0].numbers["lambda_max"]).all()
-    assert torch.equal(findings[1].numbers["dhd_lambda_max"], findings[1].numbers["lambda_max"])
+    assert [(measurement.probe, measurement.mode) for measurement in measurements] == [
+        ("curvature", mode) for mode in MODES
+    ]
+    assert measurements[0].numbers["stability"].isnan().all()
+    assert (measurements[0].numbers["lambda_max"] != measurements[1].numbers["lambda_max"]).all()
+    assert (measurements[0].numbers["dhd_lambda_max"] != measurements[0].numbers["lambda_max"]).all()
+    assert torch.equal(measurements[1].numbers["dhd_lambda_max"], measurements[1].numbers["lambda_max"])
 
 
-def test_a_minibatch_smaller_than_the_training_split_is_indicative():
-    scene = make_scene()
-    whole = replace(scene, minibatch=scene.data("train"))
+def test_small_minibatch_is_indicative():
+    snapshot = make_snapshot()
+    whole = replace(snapshot, minibatch=snapshot.data("train"))
 
-    def indicative(data: str, given: TrainingSnapshot) -> list[float]:
-        return found(Curvature(data=data), given)[0].numbers["indicative"].tolist()
+    def indicative(data: str, snapshot: TrainingSnapshot) -> list[float]:
+        return measure(Curvature(data=data), snapshot)[0].numbers["indicative"].tolist()
 
-    assert indicative("minibatch", scene) == [1, 1, 1]
-    assert indicative("minibatch", whole) == indicative("train", scene) == [0, 0, 0]
-    numbers = [found(Curvature(data=data), whole)[0].numbers["lambda_max"] for data in ("minibatch", "train")]
+    assert indicative("minibatch", snapshot) == [1, 1, 1]
+    assert indicative("minibatch", whole) == indicative("train", snapshot) == [0, 0, 0]
+    numbers = [measure(Curvature(data=data), whole)[0].numbers["lambda_max"] for data in ("minibatch", "train")]
     assert_close(*numbers)
 
 
 @pytest.mark.parametrize("norm", ["nobn", "bn", "noisy"])
-def test_members_find_what_they_find_alone(norm):
-    scene = make_scene(NORMS[norm])
-    together = found(Curvature(tolerance=0.05), scene)
+def test_stacked_members_equal_single_members(norm):
+    snapshot = make_snapshot(NORMS[norm])
+    together = measure(Curvature(tolerance=0.05), snapshot)
     for k in range(K):
-        own = Curvature(tolerance=0.05)(alone(replace(scene, generators=generators(K)), k))
+        own = Curvature(tolerance=0.05)(alone(replace(snapshot, generators=generators(K)), k))
         for whole, single in zip(together, own, strict=True):
             for name, value in single.numbers.items():
                 assert_close(whole.numbers[name][k : k + 1], value, equal_nan=True, rtol=1e-6, atol=1e-9)
 
 
 @CURVLINOPS
-def test_trace_and_density_are_of_the_same_hessian_and_as_alone():
-    scene, probe = make_scene(), Curvature(trace_samples=4, density=True, modes=["batch"])
-    (finding,) = found(probe, scene)
-    exact = dense(scene.landscape("batch", "train")).diagonal(dim1=1, dim2=2).sum(1)
+def test_trace_and_density_match_dense_hessian():
+    snapshot, probe = make_snapshot(), Curvature(trace_samples=4, density=True, modes=["batch"])
+    (measurement,) = measure(probe, snapshot)
+    exact = dense(snapshot.landscape("batch", "train")).diagonal(dim1=1, dim2=2).sum(1)
 
-    assert ((finding.numbers["trace"] - exact).abs() < 6 * finding.numbers["trace_error"]).all()
-    values, grid = finding.arrays["density"], finding.arrays["density_grid"]
+    assert ((measurement.numbers["trace"] - exact).abs() < 6 * measurement.numbers["trace_error"]).all()
+    values, grid = measurement.arrays["density"], measurement.arrays["density_grid"]
     assert values.shape == grid.shape == (K, 256)
     assert_close(torch.trapezoid(values, grid), torch.ones(K).double(), rtol=0.05, atol=0)
-    assert (grid[:, 0] < finding.numbers["lambda_min"]).all()
-    assert (grid[:, -1] > finding.numbers["lambda_max"]).all()
-    (own,) = probe(alone(replace(scene, generators=generators(K)), 1))
-    assert_close(own.numbers["trace"], finding.numbers["trace"][1:2])
-    assert_close(own.arrays["density"], finding.arrays["density"][1:2])
+    assert (grid[:, 0] < measurement.numbers["lambda_min"]).all()
+    assert (grid[:, -1] > measurement.numbers["lambda_max"]).all()
+    (own,) = probe(alone(replace(snapshot, generators=generators(K)), 1))
+    assert_close(own.numbers["trace"], measurement.numbers["trace"][1:2])
+    assert_close(own.arrays["density"], measurement.arrays["density"][1:2])
 
 
-def test_a_member_that_is_not_finite_is_a_gap_and_the_others_are_right():
-    scene = make_scene()
-    state = {name: tensor.clone() for name, tensor in scene.before.items()}
+def test_nonfinite_member_leaves_other_members_unchanged():
+    snapshot = make_snapshot()
+    state = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     state["hidden1.linear.weight"][1] = torch.nan
     for whole, broken in zip(
-        found(Curvature(), scene), found(Curvature(), replace(scene, before=state)), strict=True
+        measure(Curvature(), snapshot), measure(Curvature(), replace(snapshot, before=state)), strict=True
     ):
         for name, value in broken.numbers.items():
             if name in ("converged", "indicative"):
@@ -295,13 +297,13 @@ def test_a_member_that_is_not_finite_is_a_gap_and_the_others_are_right():
         assert broken.numbers["converged"].tolist() == [1, 0, 1]
 
 
-def test_single_precision_is_as_exact_as_the_tolerance():
-    scene = make_scene()
-    double = found(Curvature(), scene)[0].numbers
-    state = {name: in_float(tensor) for name, tensor in scene.before.items()}
-    x, y = scene.train
-    scene = replace(scene, before=state, train=(x.float(), y.float()))
-    single = found(Curvature(double=False), scene)[0].numbers
+def test_float32_eigenvalues_are_within_tolerance():
+    snapshot = make_snapshot()
+    double = measure(Curvature(), snapshot)[0].numbers
+    state = {name: in_float(tensor) for name, tensor in snapshot.before.items()}
+    x, y = snapshot.train
+    snapshot = replace(snapshot, before=state, train=(x.float(), y.float()))
+    single = measure(Curvature(double=False), snapshot)[0].numbers
 
     assert_close(single["lambda_max"], double["lambda_max"], rtol=2e-3, atol=0)
     assert single["lambda_max"].dtype == torch.float64
@@ -321,21 +323,21 @@ def in_float(tensor: Tensor) -> Tensor:
         ({"data": "test"}, "data must be minibatch or train, got test"),
     ],
 )
-def test_impossible_options_are_refused(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Curvature(**options)
 
 
 @pytest.mark.parametrize("options", [{"trace_samples": 10}, {"density": True}])
-def test_what_needs_curvlinops_is_refused_without_it_before_anything_trains(options, monkeypatch):
+def test_missing_curvlinops_raises_before_training(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "curvlinops", None)
     with pytest.raises(ImportError, match="pip install 'normlab\\[curvature\\]'"):
         Curvature(**options)
-    assert found(Curvature(), make_scene())
+    assert measure(Curvature(), make_snapshot())
 
 
-def test_the_stability_limit_is_where_gradient_descent_on_a_quadratic_turns():
-    """What λmax·η is held against: below 2 the loss falls, above it grows."""
+def test_stability_limit_is_2_for_gradient_descent():
+    """Below λmax·η = 2 the loss decreases, above it increases."""
     matrix = draws(5, 5)
     matrix = matrix @ matrix.T
     bowl = BatchedLoss.of(lambda params: params["w"] @ matrix @ params["w"] / 2, {"w": draws(5, seed=1)})

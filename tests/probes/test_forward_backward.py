@@ -16,7 +16,7 @@ from normlab.models import CNN, MLP, ResMLP
 from normlab.models.layer_lookup import activation_slots, layers_of_kind, normalizer_slots
 from normlab.models.layers import Dropout
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, weight_normalization
-from normlab.probes.hooked_copy import WATCHED, forward_backward, rows, weights_by_layer
+from normlab.probes.hooked_copy import HOOKED_COPIES, flatten_positions, forward_backward, weights_by_layer
 from normlab.probes.snapshot import TrainingSnapshot
 
 K = 3
@@ -34,15 +34,15 @@ def mlp(norm=None, **options) -> nn.Module:
     return MLP((3,), 2, hidden=[6, 5], norm=norm, **options)
 
 
-def scene(make: Callable[[], nn.Module], members: int = K, shape=(3,), outputs=(2,)) -> TrainingSnapshot:
-    """Return untrained nets, whose normalizers have seen another batch."""
+def make_snapshot(make: Callable[[], nn.Module], members: int = K, shape=(3,), outputs=(2,)) -> TrainingSnapshot:
+    """Return a snapshot of untrained nets whose normalizers have seen another batch."""
     nets = []
     for seed in range(members):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             nets.append(make().double())
             nets[-1](3 * draws(9, *shape, seed=seed))
-    # As a population has it: what layers share is there by all of its names.
+    # As in a population, shared tensors appear under all of their names.
     named = [net.state_dict() | dict(net.named_buffers()) for net in nets]
     before = {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
     x, y = draws(members, 8, *shape, seed=4), draws(members, 8, *outputs, seed=5)
@@ -53,13 +53,13 @@ def scene(make: Callable[[], nn.Module], members: int = K, shape=(3,), outputs=(
     )
 
 
-def gradients(given: TrainingSnapshot, k: int, names: Sequence[str], mode: str = "batch") -> dict[str, Tensor]:
-    """Return those of one member by a plain backward pass through a net in training, or in evaluation."""
-    net = deepcopy(given.net).train(mode == "batch")
+def gradients(snapshot: TrainingSnapshot, k: int, names: Sequence[str], mode: str = "batch") -> dict[str, Tensor]:
+    """Compute the gradients of one member by a plain backward pass."""
+    net = deepcopy(snapshot.net).train(mode == "batch")
     for name, tensor in chain(net.named_parameters(), net.named_buffers()):
-        tensor.detach().copy_(given.before[name][k])
+        tensor.detach().copy_(snapshot.before[name][k])
     with torch.random.fork_rng(devices=[]):
-        squared(net(given.minibatch[0][k])[None], given.minibatch[1][k][None]).sum().backward()
+        squared(net(snapshot.minibatch[0][k])[None], snapshot.minibatch[1][k][None]).sum().backward()
     return {name: net.get_parameter(name).grad for name in names}
 
 
@@ -68,7 +68,7 @@ def names(layers) -> list[str]:
 
 
 class Own(nn.Module):
-    """A net that somebody wrote, whose layers have names of their own."""
+    """A custom net with layer names that normlab does not use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Own(nn.Module):
         return self.last(self.activation(h))
 
 
-def test_activations_and_normalizers_are_found_by_what_a_layer_calls_them():
+def test_activations_and_normalizers_are_found_by_name():
     for net in (mlp(BatchNorm1d), CNN((1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d)):
         assert names(activation_slots(net)) == names(normalizer_slots(net)) == ["hidden1", "hidden2"]
         assert dict(activation_slots(net))["hidden2"] is net.hidden2.activation
@@ -95,13 +95,13 @@ def test_activations_and_normalizers_are_found_by_what_a_layer_calls_them():
     assert names(normalizer_slots(net)) == ["block1", "block2", "last"]
 
 
-def test_an_identity_in_the_place_of_a_normalizer_is_none():
+def test_identity_is_no_normalizer():
     assert names(layers_of_kind(mlp(), "norm", ())) == ["hidden1", "hidden2"]
     assert names(normalizer_slots(mlp())) == []
     assert names(normalizer_slots(nn.Sequential(nn.Identity(), nn.Linear(3, 2)))) == []
 
 
-def test_elsewhere_those_of_torch_and_of_normlab_are_layers_themselves():
+def test_unnamed_layers_are_found_by_type():
     net = nn.Sequential(
         *(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()),
         nn.Sequential(nn.Linear(4, 4), GhostBatchNorm(4, 2), nn.PReLU()),
@@ -111,27 +111,27 @@ def test_elsewhere_those_of_torch_and_of_normlab_are_layers_themselves():
     assert names(normalizer_slots(net)) == ["1", "3.1", "4", "5", "6"]
 
 
-def test_what_is_inside_of_a_named_one_is_not_another():
+def test_nested_layers_of_named_ones_are_not_counted():
     assert names(activation_slots(Own())) == ["activation", "norm.1", "body.act", "body.never"]
     assert names(normalizer_slots(Own())) == ["norm", "body.bn"]
 
 
-def test_weights_are_by_the_layer_that_they_are_in_without_biases_and_normalizers():
-    def found(make, **options):
-        given = scene(make, **options)
-        return weights_by_layer(given, names(activation_slots(given.net)))
+def test_weights_are_grouped_by_layer():
+    def measure(make, **options):
+        snapshot = make_snapshot(make, **options)
+        return weights_by_layer(snapshot, names(activation_slots(snapshot.net)))
 
-    assert found(partial(mlp, nn.LayerNorm)) == {
+    assert measure(partial(mlp, nn.LayerNorm)) == {
         "hidden1": ["hidden1.linear.weight"],
         "hidden2": ["hidden2.linear.weight"],
         "output": ["output.weight"],
     }
-    assert found(lambda: ResMLP((3,), 2, width=4, blocks=1)) == {
+    assert measure(lambda: ResMLP((3,), 2, width=4, blocks=1)) == {
         "stem": ["stem.weight"],
         "block1": ["block1.linear1.weight", "block1.linear2.weight"],
         "output": ["output.weight"],
     }
-    assert found(Own) == {"net": ["factor"], "first": ["first.weight"], "last": ["last.weight"]}
+    assert measure(Own) == {"net": ["factor"], "first": ["first.weight"], "last": ["last.weight"]}
 
     def images():
         layers = (nn.Conv2d(1, 2, 2), nn.LayerNorm([2, 3, 3]), nn.PReLU(2), nn.Flatten(), nn.Bilinear(18, 18, 2))
@@ -139,7 +139,7 @@ def test_weights_are_by_the_layer_that_they_are_in_without_biases_and_normalizer
         net[4].forward = lambda h: nn.functional.bilinear(h, h, net[4].weight)
         return net
 
-    weights = weights_by_layer(replace(scene(mlp), net=images(), **named(images())), ["2"])
+    weights = weights_by_layer(replace(make_snapshot(mlp), net=images(), **named(images())), ["2"])
     assert weights == {"0": ["0.weight"], "4": ["4.weight"]}
 
 
@@ -148,17 +148,20 @@ def named(net: nn.Module) -> dict:
     return {"trained": list(before), "before": before}
 
 
-def test_weights_that_are_not_trained_are_left_out():
-    given = scene(mlp)
-    given = replace(given, trained=["hidden2.linear.bias", "output.weight", "hidden1.linear.weight"])
+def test_untrained_weights_are_excluded():
+    snapshot = make_snapshot(mlp)
+    snapshot = replace(snapshot, trained=["hidden2.linear.bias", "output.weight", "hidden1.linear.weight"])
     layers = ["hidden1", "hidden2"]
-    assert weights_by_layer(given, layers) == {"output": ["output.weight"], "hidden1": ["hidden1.linear.weight"]}
+    assert weights_by_layer(snapshot, layers) == {
+        "output": ["output.weight"],
+        "hidden1": ["hidden1.linear.weight"],
+    }
 
 
 @pytest.mark.parametrize("weight", [weight_normalization, parametrizations.weight_norm])
-def test_the_lengths_of_normalized_weights_are_no_weights(weight):
-    given = replace(scene(mlp), **named(mlp(weight=weight)))
-    assert weights_by_layer(given, ["hidden1", "hidden2"]) == {
+def test_weight_norm_lengths_are_no_weights(weight):
+    snapshot = replace(make_snapshot(mlp), **named(mlp(weight=weight)))
+    assert weights_by_layer(snapshot, ["hidden1", "hidden2"]) == {
         "hidden1": ["hidden1.linear.parametrizations.weight.original1"],
         "hidden2": ["hidden2.linear.parametrizations.weight.original1"],
         "output": ["output.weight"],
@@ -175,24 +178,24 @@ class LowRank(nn.Module):
         return weight[:, :2].clone(), torch.eye(2, weight.shape[1], dtype=weight.dtype)
 
 
-def test_the_first_of_two_factors_was_taken_for_a_length_and_is_a_weight():
+def test_low_rank_factors_are_weights():
     def make():
         linear = parametrize.register_parametrization(nn.Linear(3, 4), "weight", LowRank(), unsafe=True)
         return nn.Sequential(linear, nn.Tanh(), nn.Linear(4, 2))
 
-    given = scene(make)
+    snapshot = make_snapshot(make)
     factors = [f"0.parametrizations.weight.original{number}" for number in (0, 1)]
-    assert weights_by_layer(given, ["1"]) == {"0": factors, "2": ["2.weight"]}
+    assert weights_by_layer(snapshot, ["1"]) == {"0": factors, "2": ["2.weight"]}
     assert_close(
-        forward_backward(given, "batch", factors).gradients[factors[0]][1],
-        gradients(given, 1, factors)[factors[0]],
+        forward_backward(snapshot, "batch", factors).gradients[factors[0]][1],
+        gradients(snapshot, 1, factors)[factors[0]],
     )
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_an_activation_that_is_called_again_has_a_number_and_all_are_in_the_order_of_the_calls(members):
-    given = scene(Own, members)
-    seen = forward_backward(given, "frozen", [])
+def test_repeated_activation_calls_are_numbered_in_order(members):
+    snapshot = make_snapshot(Own, members)
+    seen = forward_backward(snapshot, "frozen", [])
     assert list(seen.outputs) == ["activation", "norm.1", "body.act", "activation.2"]
     assert list(seen.normalized) == ["norm", "body.bn"]
     assert {name: type(layer) for name, layer in seen.activations.items()} == {
@@ -203,21 +206,21 @@ def test_an_activation_that_is_called_again_has_a_number_and_all_are_in_the_orde
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_what_came_out_of_a_layer_is_seen_before_what_follows_works_in_place(members):
+def test_outputs_are_recorded_before_inplace_changes(members):
     def make():
         return nn.Sequential(
             nn.Linear(3, 4), nn.BatchNorm1d(4), nn.LeakyReLU(), nn.ReLU(inplace=True), nn.Linear(4, 2)
         )
 
-    given = scene(make, members)
-    seen = forward_backward(given, "batch", ["0.weight"])
+    snapshot = make_snapshot(make, members)
+    seen = forward_backward(snapshot, "batch", ["0.weight"])
     assert bool((seen.outputs["2"] < 0).any())
     assert_close(seen.outputs["3"], seen.outputs["2"].relu())
     assert_close(seen.normalized["1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 class Joined(nn.Module):
-    """A net two of whose layers have the same weights."""
+    """A net with two layers that share their weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,85 +241,85 @@ def recurrent() -> nn.Module:
     ("make", "weights"),
     [(recurrent, ["0.weight", "6.weight"]), (Joined, ["first.weight", "last.weight"])],
 )
-def test_weights_that_layers_share_had_no_gradient_or_were_refused_and_have_that_of_all_their_uses(
-    make, weights, members
-):
-    given = scene(make, members)
+def test_shared_weights_have_gradient_of_all_uses(make, weights, members):
+    snapshot = make_snapshot(make, members)
     # The numbers in the net itself are not used.
-    for parameter in given.net.parameters():
+    for parameter in snapshot.net.parameters():
         parameter.detach().fill_(9)
-    found = forward_backward(given, "batch", weights)
+    result = forward_backward(snapshot, "batch", weights)
     for k in range(members):
-        for name, gradient in gradients(given, k, weights).items():
-            assert_close(found.gradients[name][k], gradient)
-    assert list(found.normalized) == (["1", "1.2"] if make is recurrent else [])
+        for name, gradient in gradients(snapshot, k, weights).items():
+            assert_close(result.gradients[name][k], gradient)
+    assert list(result.normalized) == (["1", "1.2"] if make is recurrent else [])
 
 
 @pytest.mark.parametrize("members", [1, K])
 @pytest.mark.parametrize("fused", [False, True])
-def test_batch_renormalization_was_that_of_the_minibatch_before_and_is_that_of_the_step(members, fused):
-    given = scene(partial(mlp, partial(BatchRenorm, r_max=99, d_max=99, fused=fused)), members)
+def test_batch_renorm_corrections_are_of_current_step(members, fused):
+    snapshot = make_snapshot(partial(mlp, partial(BatchRenorm, r_max=99, d_max=99, fused=fused)), members)
     weights = ["hidden1.linear.weight", "hidden2.linear.weight"]
-    found = forward_backward(given, "batch", weights)
+    result = forward_backward(snapshot, "batch", weights)
     for k in range(members):
-        for name, gradient in gradients(given, k, weights).items():
-            assert_close(found.gradients[name][k], gradient)
-    # Where it is not clipped, it normalizes by running statistics, as they stood before.
-    frozen = forward_backward(given, "frozen", weights)
-    assert_close(found.normalized["hidden1"], frozen.normalized["hidden1"])
-    assert_close(found.outputs["hidden1"], frozen.outputs["hidden1"])
+        for name, gradient in gradients(snapshot, k, weights).items():
+            assert_close(result.gradients[name][k], gradient)
+    # Without clipping it normalizes by the running statistics before the step.
+    frozen = forward_backward(snapshot, "frozen", weights)
+    assert_close(result.normalized["hidden1"], frozen.normalized["hidden1"])
+    assert_close(result.outputs["hidden1"], frozen.outputs["hidden1"])
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_an_activation_with_one_number_a_sample_was_refused_and_is_a_unit(members):
-    given = scene(lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0), nn.Sigmoid()), members, outputs=())
-    seen = forward_backward(given, "batch", ["0.weight"])
+def test_activation_with_one_axis_is_one_unit(members):
+    snapshot = make_snapshot(
+        lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0), nn.Sigmoid()), members, outputs=()
+    )
+    seen = forward_backward(snapshot, "batch", ["0.weight"])
     assert seen.outputs["2"].shape == (members, 8, 1)
     for k in range(members):
-        assert_close(seen.gradients["0.weight"][k], gradients(given, k, ["0.weight"])["0.weight"])
+        assert_close(seen.gradients["0.weight"][k], gradients(snapshot, k, ["0.weight"])["0.weight"])
 
 
-def test_of_an_image_each_position_is_a_row_and_each_channel_a_unit():
+def test_image_positions_are_rows_and_channels_units():
     h = torch.arange(2 * 3 * 4 * 5 * 6.0).view(2, 3, 4, 5, 6)
-    flat = rows(h)
+    flat = flatten_positions(h)
     assert flat.shape == (2, 3 * 5 * 6, 4)
     assert torch.equal(flat[1, 2 * 30 + 3 * 6 + 4], h[1, 2, :, 3, 4])
-    assert torch.equal(rows(h[..., 0, 0]), h[..., 0, 0])
+    assert torch.equal(flatten_positions(h[..., 0, 0]), h[..., 0, 0])
 
 
 @pytest.mark.parametrize("members", [1, K])
 @pytest.mark.parametrize("make", [lambda: nn.Dropout(0.5), lambda: Dropout(0.5)], ids=["torch", "normlab"])
-def test_what_is_dropped_is_one_draw_that_stays_in_a_scene(make, members):
-    given = scene(
+def test_dropout_mask_is_fixed_within_snapshot(make, members):
+    snapshot = make_snapshot(
         lambda: nn.Sequential(nn.Linear(3, 50), nn.Identity(), make(), nn.ReLU(), nn.Linear(50, 2)), members
     )
     generator = torch.get_rng_state()
-    first, second = (forward_backward(given, "batch", ["0.weight"]) for _ in range(2))
+    first, second = (forward_backward(snapshot, "batch", ["0.weight"]) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), generator)
     assert torch.equal(first.outputs["3"], second.outputs["3"])
     assert torch.equal(first.gradients["0.weight"], second.gradients["0.weight"])
     for k in range(members):
-        assert_close(first.gradients["0.weight"][k], gradients(given, k, ["0.weight"])["0.weight"])
-    assert not torch.equal(first.outputs["3"], forward_backward(given, "frozen", []).outputs["3"])
+        assert_close(first.gradients["0.weight"][k], gradients(snapshot, k, ["0.weight"])["0.weight"])
+    assert not torch.equal(first.outputs["3"], forward_backward(snapshot, "frozen", []).outputs["3"])
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_weights_that_the_loss_does_not_depend_on_have_the_gradient_0(members):
+def test_unused_weights_have_zero_gradient(members):
     class Idle(nn.Sequential):
         def __init__(self) -> None:
             super().__init__(nn.Linear(3, 2))
             self.register_parameter("idle", nn.Parameter(torch.ones(2, 2)))
 
-    found = forward_backward(scene(Idle, members), "batch", ["idle", "0.weight"])
-    assert torch.equal(found.gradients["idle"], torch.zeros(members, 2, 2, dtype=torch.float64))
-    assert bool((found.gradients["0.weight"] != 0).all())
+    result = forward_backward(make_snapshot(Idle, members), "batch", ["idle", "0.weight"])
+    assert torch.equal(result.gradients["idle"], torch.zeros(members, 2, 2, dtype=torch.float64))
+    assert bool((result.gradients["0.weight"] != 0).all())
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_one_net_takes_the_kernels_of_its_training_and_finds_what_the_formula_does(mode):
+def test_fused_kernels_equal_formula(mode):
     weights = ["hidden1.linear.weight"]
     fused, formula = (
-        forward_backward(scene(partial(mlp, partial(BatchNorm1d, fused=own)), 1), mode, weights)
+        forward_backward(make_snapshot(partial(mlp, partial(BatchNorm1d, fused=own)), 1), mode, weights)
         for own in (True, False)
     )
     assert_close(fused.outputs, formula.outputs)
@@ -325,25 +328,25 @@ def test_one_net_takes_the_kernels_of_its_training_and_finds_what_the_formula_do
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_a_layer_that_waits_for_its_first_minibatch_goes_on_waiting(members):
-    given = scene(mlp, members)
+def test_uninitialized_layer_stays_uninitialized(members):
+    snapshot = make_snapshot(mlp, members)
     waiting = mlp(ActNorm).double()
     before = {name: torch.stack([t.detach()] * members) for name, t in waiting.state_dict().items()}
-    given = replace(given, net=waiting, before=before, after=before)
-    found = forward_backward(given, "batch", ["hidden1.linear.weight"])
-    assert_close(found.normalized["hidden1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
+    snapshot = replace(snapshot, net=waiting, before=before, after=before)
+    result = forward_backward(snapshot, "batch", ["hidden1.linear.weight"])
+    assert_close(result.normalized["hidden1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
     assert waiting.hidden1.norm.waits
     assert not before["hidden1.norm.initialized"].any()
     assert not before["hidden1.norm.initial_mean"].any()
 
 
-def test_another_mode_is_refused():
+def test_unknown_mode_raises():
     with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
-        forward_backward(scene(mlp), "train", [])
+        forward_backward(make_snapshot(mlp), "train", [])
 
 
 class Scaled(nn.Module):
-    """A linear map, times what it is told, and its uses counted."""
+    """A linear map with factors that tests change, and a count of its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,23 +376,23 @@ def double_by_hook(net: nn.Module) -> None:
 
 @pytest.mark.parametrize("members", [1, K])
 @pytest.mark.parametrize("change", [double_number, double_row, double_tensor, double_by_hook])
-def test_what_is_set_otherwise_between_two_scenes_is_seen(change, members):
-    given = scene(Scaled, members)
-    once, again = (forward_backward(given, "batch", ["map.weight"]).outputs["activation"] for _ in range(2))
+def test_changes_between_snapshots_are_detected(change, members):
+    snapshot = make_snapshot(Scaled, members)
+    once, again = (forward_backward(snapshot, "batch", ["map.weight"]).outputs["activation"] for _ in range(2))
     assert torch.equal(once, again)
-    change(given.net)
-    assert_close(forward_backward(given, "batch", ["map.weight"]).outputs["activation"], 2 * once)
+    change(snapshot.net)
+    assert_close(forward_backward(snapshot, "batch", ["map.weight"]).outputs["activation"], 2 * once)
 
 
-def test_a_copy_is_kept_for_the_next_scene_and_neither_holds_on_to_the_net_nor_to_what_was_in_it():
-    given = scene(lambda: mlp(BatchNorm1d), 1)
-    weights = [name for name in given.trained if name.endswith("weight")][:1]
-    forward_backward(given, "batch", weights)
-    _, _, kept = WATCHED[given.net]["batch", True]
-    forward_backward(given, "batch", weights)
-    assert WATCHED[given.net]["batch", True][2] is kept
-    assert {id(p) for p in kept.net.parameters()} == {id(p) for p in given.net.parameters()}
-    net = weakref.ref(given.net)
-    del given
+def test_cached_copy_does_not_keep_net_alive():
+    snapshot = make_snapshot(lambda: mlp(BatchNorm1d), 1)
+    weights = [name for name in snapshot.trained if name.endswith("weight")][:1]
+    forward_backward(snapshot, "batch", weights)
+    _, _, kept = HOOKED_COPIES[snapshot.net]["batch", True]
+    forward_backward(snapshot, "batch", weights)
+    assert HOOKED_COPIES[snapshot.net]["batch", True][2] is kept
+    assert {id(p) for p in kept.net.parameters()} == {id(p) for p in snapshot.net.parameters()}
+    net = weakref.ref(snapshot.net)
+    del snapshot
     gc.collect()
     assert net() is None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, NoisyBatchNorm, weight_normalization
 from normlab.probes import Graph
-from normlab.probes.graph import EVENTS, dot, tensorboard_graph, write_graph
+from normlab.probes.graph import EVENTS, graph_dot, write_graph, write_tensorboard_graph
 
 CONF = Path(__file__).parents[2] / "conf"
 NODE = re.compile(r'\t(\d+) \[label=(?:"([^"]*)"|(\w+))(?: fillcolor=(\w+))?\]')
@@ -45,7 +45,7 @@ class Untraceable(nn.Module):
 
 
 class Attention(nn.Module):
-    """A layer that is handed several tensors, some by name, and puts out several."""
+    """A net with a layer that takes several tensors, some by keyword, and returns several."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
 
 def parsed(text: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Return the labels of a graph's nodes by number, and its edges; whatever else there is is no dot text."""
+    """Parse dot text into node labels by number and edges; fail on any other content."""
     head, *_, last = text.rstrip("\n").split("\n")
     assert (head, last) == ("digraph {", "}")
     body = re.sub(
@@ -71,13 +71,13 @@ def parsed(text: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
 
 
 def leaves(text: str) -> dict[str, str]:
-    """Return the shapes of the tensors with a name."""
+    """Return the shapes of named tensors."""
     labels = (label.split("\n ") for label in parsed(text)[0].values())
     return {label[0]: label[1] for label in labels if len(label) == 2 and label[0]}
 
 
 def operations(text: str) -> list[str]:
-    """Return the names of the steps of autograd."""
+    """Return the names of the autograd functions."""
     return [label.removesuffix("0") for label in parsed(text)[0].values() if label.endswith("Backward0")]
 
 
@@ -94,43 +94,43 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 @pytest.mark.parametrize("name", NETS)
-def test_the_dot_text_of_a_net_names_its_input_and_every_parameter_that_it_uses(name, mode):
+def test_dot_text_names_input_and_used_parameters(name, mode):
     make, shape = NETS[name]
     net = make()
-    text = dot(net, draws(8, *shape), mode=mode)
+    text = graph_dot(net, draws(8, *shape), mode=mode)
     used = {key: parameter for key, parameter in net.named_parameters() if not key.startswith("never")}
     tensors = {**used, "x": torch.empty(8, *shape)}
     assert leaves(text) == {key: f"({', '.join(map(str, tensor.shape))})" for key, tensor in tensors.items()}
     nodes, edges = parsed(text)
     assert nodes["1"] == ("\n (8, 2)" if name != "attention" else "\n (8, 4)")
-    # Everything leads to what the net puts out.
+    # Every node leads to the output.
     reached = {"1"}
     for _ in nodes:
         reached |= {start for start, end in edges if end in reached}
     assert reached == set(nodes)
 
 
-def test_the_graph_of_one_layer_has_its_own_input_and_parameters():
-    text = dot(mlp(), draws(8, 3), "hidden2")
+def test_layer_graph_has_own_input_and_parameters():
+    text = graph_dot(mlp(), draws(8, 3), "hidden2")
     assert leaves(text) == {
         **{"x": "(8, 6)", "linear.weight": "(5, 6)", "linear.bias": "(5)"},
         **{"norm.weight": "(5)", "norm.bias": "(5)"},
     }
     assert operations(text)[0] == "ReluBackward"
-    assert leaves(dot(mlp(), draws(8, 3), "hidden2.norm")) == {"x": "(8, 5)", "weight": "(5)", "bias": "(5)"}
+    assert leaves(graph_dot(mlp(), draws(8, 3), "hidden2.norm")) == {"x": "(8, 5)", "weight": "(5)", "bias": "(5)"}
 
 
-def test_the_mode_decides_by_which_statistics_and_kernels_are_those_of_the_training():
+def test_mode_selects_statistics_and_training_kernels():
     fused = mlp(partial(BatchNorm1d, fused=True))
-    assert "NativeBatchNormBackward" in operations(dot(fused, draws(8, 3)))
-    assert "NativeBatchNormBackward" not in operations(dot(mlp(), draws(8, 3)))
-    # By batch statistics the gradient goes through these as well.
-    batch, frozen = (operations(dot(mlp(), draws(8, 3), mode=mode)) for mode in ("batch", "frozen"))
+    assert "NativeBatchNormBackward" in operations(graph_dot(fused, draws(8, 3)))
+    assert "NativeBatchNormBackward" not in operations(graph_dot(mlp(), draws(8, 3)))
+    # With batch statistics the gradient also passes through the statistics.
+    batch, frozen = (operations(graph_dot(mlp(), draws(8, 3), mode=mode)) for mode in ("batch", "frozen"))
     assert len(batch) > len(frozen)
 
 
-def test_the_same_net_gives_the_same_text_with_nodes_numbered_as_they_come():
-    first, second = (dot(mlp(), draws(8, 3, seed=seed)) for seed in range(2))
+def test_same_net_gives_same_numbered_dot_text():
+    first, second = (graph_dot(mlp(), draws(8, 3, seed=seed)) for seed in range(2))
     assert first == second
     numbers = [
         int(number)
@@ -142,66 +142,67 @@ def test_the_same_net_gives_the_same_text_with_nodes_numbered_as_they_come():
 
 
 @pytest.mark.parametrize("layer", [None, "0", "1", "2"])
-def test_a_layer_that_works_in_place_was_refused_or_seen_in_the_layer_before_and_is_drawn_alone(layer):
+def test_inplace_layer_is_drawn_alone(layer):
     net = nn.Sequential(nn.Linear(3, 3), nn.Identity(), nn.ReLU(inplace=True))
     expected = {None: ["ReluBackward", "AddmmBackward", "TBackward"], "0": ["AddmmBackward", "TBackward"], "1": []}
-    text = dot(net, draws(8, 3), layer)
+    text = graph_dot(net, draws(8, 3), layer)
     assert operations(text) == expected.get(layer, ["ReluBackward", "CloneBackward"])
     assert leaves(text)["x"] == "(8, 3)"
 
 
-def test_a_net_that_works_in_place_on_its_input_was_refused_and_is_drawn():
+def test_inplace_change_of_net_input_is_drawn():
     x = draws(8, 3)
     before = x.clone()
-    text = dot(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), x)
+    text = graph_dot(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), x)
     assert leaves(text) == {"x": "(8, 3)", "1.weight": "(2, 3)", "1.bias": "(2)"}
     assert torch.equal(x, before)
 
 
-def test_a_layer_that_takes_and_puts_out_several_tensors_was_refused_and_is_drawn():
-    text = dot(Attention(), draws(8, 3), "attention")
+def test_layer_with_several_tensors_is_drawn():
+    text = graph_dot(Attention(), draws(8, 3), "attention")
     assert {name: shape for name, shape in leaves(text).items() if name.startswith("x")} == {
         **{"x": "(8, 4)", "x2": "(8, 4)", "x3": "(8, 4)"}
     }
     assert list(parsed(text)[0].values()).count("\n (8, 8)") == 1
-    recurrent = dot(nn.LSTM(3, 2), draws(8, 3))
+    recurrent = graph_dot(nn.LSTM(3, 2), draws(8, 3))
     assert leaves(recurrent).keys() == {"x", *(name for name, _ in nn.LSTM(3, 2).named_parameters())}
 
 
-def test_of_a_layer_that_is_called_twice_the_last_call_is_drawn():
+def test_last_call_of_repeated_layer_is_drawn():
     layer = nn.Linear(3, 3)
-    text = dot(nn.Sequential(layer, nn.Tanh(), layer), draws(8, 3), "0")
+    text = graph_dot(nn.Sequential(layer, nn.Tanh(), layer), draws(8, 3), "0")
     assert leaves(text) == {"x": "(8, 3)", "weight": "(3, 3)", "bias": "(3)"}
     assert "TanhBackward" not in operations(text)
 
 
-def test_whole_numbers_that_are_put_in_are_drawn_as_no_leaf():
+def test_integer_inputs_are_no_leaves():
     net = nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 2))
-    assert leaves(dot(net, torch.arange(5))).keys() == {"0.weight", "1.weight", "1.bias"}
+    assert leaves(graph_dot(net, torch.arange(5))).keys() == {"0.weight", "1.weight", "1.bias"}
 
 
-def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
-    message = (
-        "there is no layer hidden7; the net has hidden1, hidden1.linear, hidden1.norm, hidden1.activation, hid"
-    )
+def test_unknown_layer_raises_with_available_layers():
+    layers = "hidden1, hidden1.linear, hidden1.norm, hidden1.activation, hid"
+    message = f"layer must be in the net, got hidden7; available: {layers}"
     with pytest.raises(ValueError, match=message):
-        dot(mlp(), draws(8, 3), "hidden7")
+        graph_dot(mlp(), draws(8, 3), "hidden7")
     with pytest.raises(ValueError, match=message):
         Graph(layers=["hidden1", "hidden7"]).check(mlp())
     Graph(layers=["hidden1", "output"]).check(mlp())
 
 
-def test_a_layer_that_the_net_does_not_call_and_another_mode_are_refused():
-    with pytest.raises(ValueError, match="layer never has no graph, as the net does not call it; choose a layer"):
-        dot(Attention(), draws(8, 3), "never")
+def test_uncalled_layer_and_unknown_mode_raise():
+    with pytest.raises(
+        ValueError, match="layer must be called by the net, got never, which it does not call; choose another"
+    ):
+        graph_dot(Attention(), draws(8, 3), "never")
     with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
-        dot(mlp(), draws(8, 3), mode="train")
+        graph_dot(mlp(), draws(8, 3), mode="train")
     with pytest.raises(ValueError, match="mode must be one of batch, frozen, got train"):
         Graph(mode="train")
 
 
 def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a program by the name of Graphviz' on the path."""
+    """Put a fake ``dot`` program on the path."""
     (folder / "bin").mkdir()
     program = folder / "bin" / "dot"
     program.write_text(f"#!/bin/sh\ncat > '{folder}/received'\necho \"$@\" > '{folder}/arguments'\n{script}\n")
@@ -209,7 +210,7 @@ def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
 
 
-def test_without_graphviz_there_is_the_dot_text_alone(tmp_path, monkeypatch, caplog):
+def test_dot_text_is_written_without_graphviz(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
     assert [path.name for path in tmp_path.iterdir()] == ["graph.dot"]
@@ -217,7 +218,7 @@ def test_without_graphviz_there_is_the_dot_text_alone(tmp_path, monkeypatch, cap
     assert not caplog.records
 
 
-def test_where_graphviz_is_it_is_handed_the_text_and_what_it_draws_is_kept(tmp_path, monkeypatch):
+def test_graphviz_output_is_saved_as_svg(tmp_path, monkeypatch):
     fake(tmp_path, monkeypatch, "echo '<svg/>'")
     written = write_graph(tmp_path, "graph_hidden1", "digraph {\n}\n")
     assert [path.name for path in written] == ["graph_hidden1.dot", "graph_hidden1.svg"]
@@ -226,20 +227,22 @@ def test_where_graphviz_is_it_is_handed_the_text_and_what_it_draws_is_kept(tmp_p
     assert (tmp_path / "arguments").read_text() == "-Kdot -Tsvg\n"
 
 
-def test_if_graphviz_fails_it_is_said_in_one_line(tmp_path, monkeypatch, caplog, capfd):
+def test_graphviz_failure_logs_one_line(tmp_path, monkeypatch, caplog, capfd):
     fake(tmp_path, monkeypatch, "echo much to say >&2\nexit 3")
     with caplog.at_level(logging.WARNING, "normlab"):
         assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
     path = tmp_path / "graph.dot"
-    assert caplog.messages == [f"graph.svg is missing: Graphviz ended with status 3; see dot -Tsvg {path}"]
+    assert caplog.messages == [
+        f"graph.svg is missing: Graphviz exited with status 3; to see why, run dot -Tsvg {path}"
+    ]
     assert capfd.readouterr() == ("", "")
 
 
 @graphviz
 @pytest.mark.parametrize("name", NETS)
-def test_graphviz_reads_the_text_and_has_the_same_nodes_and_edges(name):
+def test_graphviz_parses_same_nodes_and_edges(name):
     make, shape = NETS[name]
-    text = dot(make(), draws(8, *shape))
+    text = graph_dot(make(), draws(8, *shape))
     plain = subprocess.run(["dot", "-Tplain"], input=text, text=True, capture_output=True, check=True)
     nodes, edges = parsed(text)
     lines = [line.split() for line in plain.stdout.split("\n") if line]
@@ -249,15 +252,15 @@ def test_graphviz_reads_the_text_and_has_the_same_nodes_and_edges(name):
 
 
 @graphviz
-def test_graphviz_draws_the_graph(tmp_path):
-    _, picture = write_graph(tmp_path, "graph", dot(mlp(), draws(8, 3)))
+def test_graphviz_draws_all_parameters(tmp_path):
+    _, picture = write_graph(tmp_path, "graph", graph_dot(mlp(), draws(8, 3)))
     svg = picture.read_text()
     assert "<svg" in svg
     assert all(name in svg for name, _ in mlp().named_parameters())
 
 
-def test_tensorboard_reads_the_graph_with_a_node_for_every_layer(tmp_path):
-    path = tensorboard_graph(tmp_path, mlp(dropout=0.3), draws(8, 3))
+def test_tensorboard_graph_has_node_for_every_layer(tmp_path):
+    path = write_tensorboard_graph(tmp_path, mlp(dropout=0.3), draws(8, 3))
     assert path == tmp_path / EVENTS
     assert [each.name for each in tmp_path.iterdir()] == [EVENTS]
     (graph,) = (event.graph_def for event in EventFileLoader(str(path)).Load() if event.graph_def)
@@ -266,27 +269,27 @@ def test_tensorboard_reads_the_graph_with_a_node_for_every_layer(tmp_path):
         for layer in ("hidden1", "hidden2"):
             assert any(f"HiddenLayer[{layer}]/{part}" in name for name in names)
     assert any("Linear[output]" in name for name in names)
-    # In evaluation nothing is drawn.
+    # Evaluation mode has no dropout.
     assert not [name for name in names if "Dropout" in name]
 
 
-def test_a_net_that_cannot_be_traced_is_refused_by_tensorboard_with_the_reason(tmp_path, capfd):
-    message = "the net has no graph for TensorBoard, as it cannot be traced: not today"
+def test_untraceable_net_raises_with_reason(tmp_path, capfd):
+    message = "the net cannot be traced for TensorBoard's graph: not today"
     with pytest.raises(ValueError, match=f"^{message}$"):
-        tensorboard_graph(tmp_path, Untraceable(), draws(8, 3))
+        write_tensorboard_graph(tmp_path, Untraceable(), draws(8, 3))
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_net_that_cannot_be_traced_leaves_the_other_graphs_and_one_line(tmp_path, caplog, monkeypatch):
+def test_untraceable_net_keeps_dot_files_and_logs_one_line(tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with caplog.at_level(logging.WARNING, "normlab"):
         files = Graph(layers=["linear"]).files(Untraceable(), draws(8, 3))
     assert list(files) == ["graph.dot", "graph_linear.dot"]
-    assert caplog.messages == ["the net has no graph for TensorBoard, as it cannot be traced: not today"]
+    assert caplog.messages == ["the net cannot be traced for TensorBoard's graph: not today"]
 
 
-def test_the_files_are_what_is_written_into_a_folder(tmp_path, monkeypatch):
+def test_files_equal_written_files(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     net, x = mlp(), draws(8, 3)
     graph = Graph(layers=["hidden1", "hidden2.norm"], mode="frozen")
@@ -295,11 +298,11 @@ def test_the_files_are_what_is_written_into_a_folder(tmp_path, monkeypatch):
     assert list(files) == [EVENTS, "graph.dot", "graph_hidden1.dot", "graph_hidden2.norm.dot"]
     assert {path.name for path in tmp_path.iterdir()} == files.keys()
     for name, layer in (("graph", None), ("graph_hidden1", "hidden1"), ("graph_hidden2.norm", "hidden2.norm")):
-        text = dot(net, x, layer, "frozen")
+        text = graph_dot(net, x, layer, "frozen")
         assert files[f"{name}.dot"].decode() == (tmp_path / f"{name}.dot").read_text() == text
 
 
-def test_the_real_configuration_is_made_and_takes_layers():
+def test_shipped_configuration_accepts_layers():
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose("train", overrides=["probes=graph", "probes.graph.layers=[hidden1]"])
     graph = instantiate(config.probes.graph)
@@ -308,7 +311,7 @@ def test_the_real_configuration_is_made_and_takes_layers():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["bn", "fused", "noisy", "wn", "cnn"])
-def test_no_trace_is_left(name, training, tmp_path):
+def test_drawing_has_no_side_effects(name, training, tmp_path):
     make, shape = NETS[name]
     net, x = make().train(training), draws(8, *shape)
     before, own = {key: tensor.clone() for key, tensor in net.state_dict().items()}, x.clone()

@@ -8,7 +8,14 @@ from torch.testing import assert_close
 from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
 from normlab.norms.weight import weight_normalization
-from normlab.probes.interpolation import Line, barrier, interpolated, losses_on_line, point, random_direction
+from normlab.probes.interpolation import (
+    Line,
+    barrier,
+    flatten_state,
+    losses_between,
+    losses_on_line,
+    random_direction,
+)
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.reestimated import reestimated
 from normlab.probes.snapshot import Measurement, TrainingSnapshot
@@ -42,7 +49,7 @@ def state_of(make, first: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
     return nets[0], {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
 
 
-def scene(make=mlp, shape=(3,)) -> TrainingSnapshot:
+def make_snapshot(make=mlp, shape=(3,)) -> TrainingSnapshot:
     (net, state), (_, start) = state_of(make), state_of(make, first=50)
     train = draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
     minibatch = draws(K, 8, *shape, seed=4), draws(K, 8, 2, seed=5)
@@ -64,7 +71,7 @@ def quadratic() -> tuple[BatchedLoss, Tensor]:
     return BatchedLoss(loss, {"w": m}, [h, m]), h
 
 
-def test_a_line_through_the_minimum_of_a_quadratic_is_a_parabola():
+def test_line_through_quadratic_minimum_is_parabola():
     landscape, h = quadratic()
     d, alphas = draws(K, 5, seed=2), torch.linspace(-2, 2, 9, dtype=torch.float64)
     losses = losses_on_line(landscape, d, alphas)
@@ -74,17 +81,17 @@ def test_a_line_through_the_minimum_of_a_quadratic_is_a_parabola():
         assert_close(losses_on_line(landscape.of_member(k), d[k : k + 1], alphas), losses[:, k : k + 1])
 
 
-def test_the_line_between_begins_and_ends_at_the_two_to_the_last_bit():
+def test_line_ends_equal_endpoints_exactly():
     landscape, h = quadratic()
     end, alphas = draws(K, 5, seed=3), torch.tensor([0.0, 0.25, 1.0])
-    losses, way = interpolated(landscape, end, alphas), end - landscape.theta
+    losses, way = losses_between(landscape, end, alphas), end - landscape.theta
 
     assert torch.equal(losses[0], landscape.losses(landscape.theta))
     assert torch.equal(losses[2], landscape.losses(end))
     assert_close(losses[1], 0.25**2 * torch.einsum("ki,kij,kj->k", way, h, way) / 2)
 
 
-def test_a_barrier_is_the_most_that_the_loss_rises_above_the_straight_line():
+def test_barrier_is_largest_rise_above_straight_line():
     # (w² − 1)² from −1 to 1 has its barrier at 0; from −1 to 2 it is that of (w² − 1)² − 3 (w + 1).
     alphas = torch.linspace(0, 1, 301, dtype=torch.float64)
     bump, slope = 2 * alphas - 1, 3 * alphas - 1
@@ -96,20 +103,20 @@ def test_a_barrier_is_the_most_that_the_loss_rises_above_the_straight_line():
     assert_close(barrier(losses[:, :1], alphas), torch.tensor([1.0], dtype=torch.float64), rtol=1e-3, atol=0)
     expected = torch.tensor([1.0, highest, 0.0, torch.nan], dtype=torch.float64)
     assert_close(barrier(losses, alphas), expected, rtol=1e-3, atol=1e-12, equal_nan=True)
-    # Which numbers the points are called by, and which end is first, make no difference.
+    # The barrier does not depend on the coordinates or the direction of the line.
     assert_close(barrier(losses[:, :3].flip(0), 5 + 2 * alphas), barrier(losses[:, :3], alphas))
 
 
-def test_each_filter_of_a_direction_is_as_long_as_that_of_the_weights():
-    given = scene(partial(CNN, (1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d), (1, 4, 4))
-    landscape = given.landscape("batch")
-    d = dict(zip(landscape.names, landscape.parts(random_direction(landscape, generators())), strict=True))
+def test_filters_of_direction_have_norm_of_weights():
+    snapshot = make_snapshot(partial(CNN, (1, 4, 4), 2, channels=[2, 3], norm2d=BatchNorm2d), (1, 4, 4))
+    landscape = snapshot.landscape("batch")
+    d = dict(zip(landscape.names, landscape.unflatten(random_direction(landscape, generators())), strict=True))
     zero = {"hidden1.conv.bias", "hidden2.conv.bias", "output.bias"} | {
         f"hidden{number}.norm.{name}" for number in (1, 2) for name in ("weight", "bias")
     }
 
     for name, values in d.items():
-        own = given.before[name]
+        own = snapshot.before[name]
         assert values.shape == own.shape
         if name in zero:
             assert not values.any()
@@ -119,34 +126,34 @@ def test_each_filter_of_a_direction_is_as_long_as_that_of_the_weights():
             assert bool((angles.abs() < 0.99).all())
 
 
-def test_what_has_no_filters_takes_part_on_request():
-    landscape = scene().landscape("batch")
+def test_others_includes_parameters_without_filters():
+    landscape = make_snapshot().landscape("batch")
     plain, whole = (random_direction(landscape, generators(), others=others) for others in (False, True))
-    without = landscape.columns([name for name in landscape.names if not name.endswith("linear.weight")])
-    filters = ~without | landscape.columns(["output.weight"])
+    without = landscape.parameter_mask([name for name in landscape.names if not name.endswith("linear.weight")])
+    filters = ~without | landscape.parameter_mask(["output.weight"])
 
     assert torch.equal(plain[:, filters], whole[:, filters])
-    for name, values in zip(landscape.names, landscape.parts(whole), strict=True):
-        own = dict(zip(landscape.names, landscape.parts(landscape.theta), strict=True))[name]
+    for name, values in zip(landscape.names, landscape.unflatten(whole), strict=True):
+        own = dict(zip(landscape.names, landscape.unflatten(landscape.theta), strict=True))[name]
         if values.dim() == 2:
             assert_close(values.norm(dim=1), own.norm(dim=1))
 
 
-def test_the_lengths_of_weight_normalization_stay():
-    landscape = scene(partial(mlp, None, weight=weight_normalization)).landscape("batch")
-    d = dict(zip(landscape.names, landscape.parts(random_direction(landscape, generators())), strict=True))
+def test_weight_norm_lengths_are_not_moved():
+    landscape = make_snapshot(partial(mlp, None, weight=weight_normalization)).landscape("batch")
+    d = dict(zip(landscape.names, landscape.unflatten(random_direction(landscape, generators())), strict=True))
 
     assert not d["hidden1.linear.parametrizations.weight.original0"].any()
     assert d["hidden1.linear.parametrizations.weight.original1"].all()
 
 
-def test_a_weight_of_zeros_has_no_direction():
+def test_zero_weights_have_zero_direction():
     landscape = BatchedLoss.of(lambda params: params["w"].square().sum(), {"w": torch.zeros(2, 3)})
     assert not random_direction(landscape, generators(1)).any()
 
 
-def test_each_member_draws_its_direction_alone():
-    landscape = scene().landscape("batch")
+def test_stacked_directions_equal_single_directions():
+    landscape = make_snapshot().landscape("batch")
     together = random_direction(landscape, generators())
     for k in range(K):
         alone = random_direction(landscape.of_member(k), generators()[k : k + 1])
@@ -154,122 +161,132 @@ def test_each_member_draws_its_direction_alone():
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "batch"])
-def test_the_line_is_the_same_when_scale_invariant_weights_are_rescaled(frozen):
-    given = scene(partial(mlp, partial(BatchNorm1d, eps=1e-16)))
+def test_line_ignores_scale_of_invariant_weights(frozen):
+    snapshot = make_snapshot(partial(mlp, partial(BatchNorm1d, eps=1e-16)))
     scaled = {
-        name: 10 * t if name.startswith("hidden") and "linear" in name else t for name, t in given.before.items()
+        name: 10 * t if name.startswith("hidden") and "linear" in name else t
+        for name, t in snapshot.before.items()
     }
     alphas, lines = torch.linspace(-1, 1, 5), []
-    for state in (given.before, scaled):
-        moment = TrainingSnapshot(**{**vars(given), "before": state})
+    for state in (snapshot.before, scaled):
+        moment = TrainingSnapshot(**{**vars(snapshot), "before": state})
         landscape = reestimated(moment) if frozen else moment.landscape("batch", "train")
         lines.append(losses_on_line(landscape, random_direction(landscape, generators()), alphas))
 
     assert_close(lines[0], lines[1])
-    # Without normalization it is another line.
-    landscape = scene(partial(mlp, None)).landscape("batch")
+    # Without normalization, rescaling changes the losses.
+    landscape = make_snapshot(partial(mlp, None)).landscape("batch")
     d = random_direction(landscape, generators())
     assert not torch.allclose(losses_on_line(landscape, 10 * d, alphas), losses_on_line(landscape, d, alphas))
 
 
-def test_a_point_of_other_parameters_has_their_order():
-    given = scene()
-    landscape = given.landscape("batch")
-    assert torch.equal(point(landscape, given.before), landscape.theta)
-    assert torch.equal(point(landscape, given.start), given.landscape("batch", state=given.start).theta)
+def test_flattened_state_has_order_of_landscape():
+    snapshot = make_snapshot()
+    landscape = snapshot.landscape("batch")
+    assert torch.equal(flatten_state(landscape, snapshot.before), landscape.theta)
+    assert torch.equal(
+        flatten_state(landscape, snapshot.start), snapshot.landscape("batch", state=snapshot.start).theta
+    )
 
 
-def test_the_probe_finds_both_lines_by_both_kinds_of_statistics():
-    given, probe = scene(), Line(count=5, reach=0.5)
-    findings = list(probe(given))
+def test_probe_measures_both_lines_in_both_modes():
+    snapshot, probe = make_snapshot(), Line(count=5, reach=0.5)
+    measurements = list(probe(snapshot))
     shares, aside = [0.0, 0.25, 0.5, 0.75, 1.0], torch.tensor([-0.5, -0.25, 0.0, 0.25, 0.5], dtype=torch.float64)
 
-    assert [(finding.probe, finding.mode) for finding in findings] == [("line", "batch"), ("line", "frozen")]
-    for finding, landscape in zip(findings, [given.landscape("batch", "train"), reestimated(given)], strict=True):
+    assert [(measurement.probe, measurement.mode) for measurement in measurements] == [
+        ("line", "batch"),
+        ("line", "frozen"),
+    ]
+    for measurement, landscape in zip(
+        measurements, [snapshot.landscape("batch", "train"), reestimated(snapshot)], strict=True
+    ):
         d = random_direction(landscape, generators())
-        start, theta = point(landscape, given.start), landscape.theta
+        start, theta = flatten_state(landscape, snapshot.start), landscape.theta
         random = torch.stack([landscape.losses(theta + alpha * d) for alpha in aside], dim=1)
         way = torch.stack([landscape.losses(start + share * (theta - start)) for share in shares], dim=1)
         straight = torch.stack([way[:, 0] + share * (way[:, -1] - way[:, 0]) for share in shares], dim=1)
 
-        assert_close(finding.arrays["random_alphas"], aside.expand(K, 5))
-        assert_close(finding.arrays["between_alphas"], torch.tensor(shares, dtype=torch.float64).expand(K, 5))
-        assert_close(finding.arrays["random_losses"], random)
-        assert_close(finding.arrays["between_losses"], way)
-        assert_close(finding.numbers["loss"], landscape.losses(theta))
-        assert_close(finding.numbers["rise"], (random[:, 0] + random[:, 4]) / 2 - random[:, 2])
-        assert_close(finding.numbers["barrier"], (way - straight).amax(1))
-        assert finding.headline == ("rise", "barrier")
+        assert_close(measurement.arrays["random_alphas"], aside.expand(K, 5))
+        assert_close(measurement.arrays["between_alphas"], torch.tensor(shares, dtype=torch.float64).expand(K, 5))
+        assert_close(measurement.arrays["random_losses"], random)
+        assert_close(measurement.arrays["between_losses"], way)
+        assert_close(measurement.numbers["loss"], landscape.losses(theta))
+        assert_close(measurement.numbers["rise"], (random[:, 0] + random[:, 4]) / 2 - random[:, 2])
+        assert_close(measurement.numbers["barrier"], (way - straight).amax(1))
+        assert measurement.headline == ("rise", "barrier")
 
 
 @pytest.mark.parametrize("count", [3, 41, 99])
-def test_the_rise_of_a_linear_net_is_that_of_its_parabola(count):
-    given = scene(lambda: nn.Linear(3, 2, bias=False))
-    (finding,) = Line(count=count, reach=2.0, modes=("batch",))(given)
-    landscape = given.landscape("batch", "train")
+def test_rise_of_linear_net_matches_parabola(count):
+    snapshot = make_snapshot(lambda: nn.Linear(3, 2, bias=False))
+    (measurement,) = Line(count=count, reach=2.0, modes=("batch",))(snapshot)
+    landscape = snapshot.landscape("batch", "train")
     d = random_direction(landscape, generators()).view(K, 2, 3)
-    outputs = torch.einsum("bi,koi->kbo", given.train[0][0], d)
+    outputs = torch.einsum("bi,koi->kbo", snapshot.train[0][0], d)
 
-    assert_close(finding.numbers["rise"], 2.0**2 * outputs.square().flatten(1).mean(1))
-    assert_close(finding.numbers["barrier"], torch.zeros(K, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert finding.arrays["random_alphas"][0, count // 2] == 0
-
-
-def test_over_the_minibatch_statistics_are_still_of_the_training_split():
-    given = scene()
-    *_, finding = Line(count=3, data="minibatch")(given)
-    landscape = reestimated(given, "minibatch")
-    assert_close(finding.numbers["loss"], landscape.losses(landscape.theta))
+    assert_close(measurement.numbers["rise"], 2.0**2 * outputs.square().flatten(1).mean(1))
+    assert_close(measurement.numbers["barrier"], torch.zeros(K, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert measurement.arrays["random_alphas"][0, count // 2] == 0
 
 
-def test_before_anything_has_moved_there_is_no_barrier():
-    given = scene()
-    start = {name: tensor.clone() for name, tensor in given.before.items()}
+def test_minibatch_loss_uses_training_statistics():
+    snapshot = make_snapshot()
+    *_, measurement = Line(count=3, data="minibatch")(snapshot)
+    landscape = reestimated(snapshot, "minibatch")
+    assert_close(measurement.numbers["loss"], landscape.losses(landscape.theta))
+
+
+def test_barrier_is_nan_before_any_change():
+    snapshot = make_snapshot()
+    start = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     start["hidden1.linear.weight"][1] += 1
-    for finding in Line(count=3)(TrainingSnapshot(**{**vars(given), "start": start})):
-        assert finding.numbers["barrier"].isnan().tolist() == [True, False, True]
-        assert finding.numbers["rise"].isfinite().all()
+    for measurement in Line(count=3)(TrainingSnapshot(**{**vars(snapshot), "start": start})):
+        assert measurement.numbers["barrier"].isnan().tolist() == [True, False, True]
+        assert measurement.numbers["rise"].isfinite().all()
 
 
-def test_a_member_that_is_not_finite_leaves_the_others_as_they_are():
-    given = scene()
-    fine = list(Line(count=5)(given))
-    given.before["hidden1.linear.weight"][1] = torch.nan
-    broken = list(Line(count=5)(TrainingSnapshot(**{**vars(given), "generators": generators()})))
+def test_nonfinite_member_leaves_other_members_unchanged():
+    snapshot = make_snapshot()
+    fine = list(Line(count=5)(snapshot))
+    snapshot.before["hidden1.linear.weight"][1] = torch.nan
+    broken = list(Line(count=5)(TrainingSnapshot(**{**vars(snapshot), "generators": generators()})))
     for one, other in zip(fine, broken, strict=True):
         for name, value in other.numbers.items():
             assert value[1].isnan()
             assert_close(value[[0, 2]], one.numbers[name][[0, 2]])
 
 
-def test_in_float64_on_request():
-    given = scene()
+def test_double_computes_in_float64():
+    snapshot = make_snapshot()
     states = {
-        which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(given, which).items()}
+        which: {name: t.float() if t.is_floating_point() else t for name, t in getattr(snapshot, which).items()}
         for which in ("before", "start")
     }
-    single = TrainingSnapshot(**{**vars(given), **states, "train": tuple(part.float() for part in given.train)})
+    single = TrainingSnapshot(
+        **{**vars(snapshot), **states, "train": tuple(part.float() for part in snapshot.train)}
+    )
     for double, dtype in ((False, torch.float32), (True, torch.float64)):
-        for finding in Line(count=3, double=double)(single):
-            assert {value.dtype for value in finding.numbers.values()} == {dtype}
+        for measurement in Line(count=3, double=double)(single):
+            assert {value.dtype for value in measurement.numbers.values()} == {dtype}
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])
-def test_no_trace_is_left(norm):
-    given = scene(partial(mlp, norm, dropout=0.3))
-    states = [given.before, given.start, given.net.state_dict()]
+def test_probe_has_no_side_effects(norm):
+    snapshot = make_snapshot(partial(mlp, norm, dropout=0.3))
+    states = [snapshot.before, snapshot.start, snapshot.net.state_dict()]
     copies = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
     generator = torch.get_rng_state()
 
-    findings: list[Measurement] = list(Line(count=5)(given))
+    measurements: list[Measurement] = list(Line(count=5)(snapshot))
 
-    assert len(findings) == 2
-    states[2] = given.net.state_dict()
+    assert len(measurements) == 2
+    states[2] = snapshot.net.state_dict()
     for state, copy in zip(states, copies, strict=True):
         assert all(torch.equal(state[name], tensor) for name, tensor in copy.items())
     assert torch.equal(torch.get_rng_state(), generator)
-    assert all(layer.training for layer in given.net.modules())
-    assert all(parameter.grad is None for parameter in given.net.parameters())
+    assert all(layer.training for layer in snapshot.net.modules())
+    assert all(parameter.grad is None for parameter in snapshot.net.parameters())
 
 
 @pytest.mark.parametrize(
@@ -282,6 +299,6 @@ def test_no_trace_is_left(norm):
         ({"data": "test"}, "data must be minibatch or train, got test"),
     ],
 )
-def test_options_that_are_none_are_refused(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Line(**options)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, Process, lanczos
+from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, LanczosProcess, lanczos
 
 EVEN = torch.linspace(-3, 5, 30, dtype=torch.float64)
 
@@ -28,16 +28,16 @@ def ends_of(matrices: Tensor, **options) -> ExtremeEigenvalues:
     return lanczos(multiply(matrices), start, **options)
 
 
-def test_the_ends_of_spectra_are_the_algebraic_ones_whatever_their_signs():
+def test_ends_are_algebraic_for_any_signs():
     spectra = [EVEN, EVEN - 10, EVEN + 10, -EVEN]
-    found = ends_of(with_spectra(*spectra), tolerance=1e-8)
+    result = ends_of(with_spectra(*spectra), tolerance=1e-8)
 
-    assert found.converged.all()
-    assert_close(found.values[SMALLEST], torch.stack([s.min() for s in spectra]))
-    assert_close(found.values[LARGEST], torch.stack([s.max() for s in spectra]))
+    assert result.converged.all()
+    assert_close(result.values[SMALLEST], torch.stack([s.min() for s in spectra]))
+    assert_close(result.values[LARGEST], torch.stack([s.max() for s in spectra]))
 
 
-def test_only_the_ends_asked_for_are_returned_in_their_order():
+def test_requested_ends_are_returned_in_order():
     matrices = with_spectra(EVEN)
     both, largest = ends_of(matrices), ends_of(matrices, ends=(LARGEST,))
 
@@ -47,20 +47,20 @@ def test_only_the_ends_asked_for_are_returned_in_their_order():
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3])
-def test_an_eigenvalue_is_within_the_error_which_is_within_the_tolerance(tolerance):
+def test_eigenvalue_error_is_within_tolerance(tolerance):
     spectra = [EVEN, EVEN.exp(), EVEN**3]
-    found = ends_of(with_spectra(*spectra), tolerance=tolerance)
+    result = ends_of(with_spectra(*spectra), tolerance=tolerance)
 
-    assert found.converged.all()
+    assert result.converged.all()
     for k, spectrum in enumerate(spectra):
-        assert ((spectrum.unsqueeze(1) - found.values[:, k]).abs().amin(0) <= found.errors[:, k] + 1e-12).all()
+        assert ((spectrum.unsqueeze(1) - result.values[:, k]).abs().amin(0) <= result.errors[:, k] + 1e-12).all()
         size = spectrum.abs().max()
-        assert (found.errors[:, k] <= tolerance * found.values[:, k].abs().clamp_min(0.1 * size)).all()
+        assert (result.errors[:, k] <= tolerance * result.values[:, k].abs().clamp_min(0.1 * size)).all()
 
 
-def test_the_error_is_the_residual_of_a_vector_in_the_span():
+def test_error_is_residual_of_ritz_vector():
     matrices = with_spectra(EVEN, EVEN.exp())
-    process = Process(draws(2, 30, seed=1), 6)
+    process = LanczosProcess(draws(2, 30, seed=1), 6)
     for _ in range(6):
         process.extend(multiply(matrices))
     values, errors, _ = process.ritz([LARGEST])
@@ -72,7 +72,7 @@ def test_the_error_is_the_residual_of_a_vector_in_the_span():
     assert_close(process.basis @ process.basis.mT, torch.eye(6, dtype=torch.float64).expand(2, 6, 6))
 
 
-def test_members_find_what_they_find_alone_whatever_the_others_need():
+def test_stacked_members_equal_single_members():
     fast = torch.cat([torch.linspace(-1, 1, 28, dtype=torch.float64), torch.tensor([-100.0, 90.0])])
     matrices = with_spectra(fast, EVEN, EVEN**3)
     together = ends_of(matrices, tolerance=0.05)
@@ -84,7 +84,7 @@ def test_members_find_what_they_find_alone_whatever_the_others_need():
         assert_close(together.errors[:, k : k + 1], own.errors, rtol=1e-6, atol=1e-12)
 
 
-def test_no_more_products_are_taken_than_needed():
+def test_iterations_stop_at_convergence():
     matrices, calls = with_spectra(torch.cat([torch.ones(99), torch.tensor([50.0])]).double()), []
 
     def product(vectors: Tensor) -> Tensor:
@@ -95,12 +95,12 @@ def test_no_more_products_are_taken_than_needed():
     assert len(calls) < 5
 
 
-def test_an_exhausted_limit_leaves_what_was_found_so_far_and_says_so():
-    found = ends_of(with_spectra(EVEN), iterations=3, tolerance=1e-6)
+def test_iteration_limit_returns_unconverged_values():
+    result = ends_of(with_spectra(EVEN), iterations=3, tolerance=1e-6)
 
-    assert not found.converged.any()
-    assert (found.errors > 1e-6 * 5).all()
-    assert EVEN.min() < found.values[SMALLEST].item() < found.values[LARGEST].item() < EVEN.max()
+    assert not result.converged.any()
+    assert (result.errors > 1e-6 * 5).all()
+    assert EVEN.min() < result.values[SMALLEST].item() < result.values[LARGEST].item() < EVEN.max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -117,66 +117,66 @@ def test_an_exhausted_limit_leaves_what_was_found_so_far_and_says_so():
         ([-1.0, 1.0], (-1, 1)),
     ],
 )
-def test_a_start_that_leads_to_few_dimensions_leads_to_the_ends_still(spectrum, expected, dtype):
-    found = ends_of(with_spectra(torch.tensor(spectrum).double(), torch.tensor(spectrum).double() * 3).to(dtype))
+def test_small_krylov_space_contains_both_ends(spectrum, expected, dtype):
+    result = ends_of(with_spectra(torch.tensor(spectrum).double(), torch.tensor(spectrum).double() * 3).to(dtype))
 
-    assert found.converged.all()
+    assert result.converged.all()
     wanted = torch.tensor(expected, dtype=torch.float64).unsqueeze(1) * torch.tensor([1.0, 3.0])
-    assert_close(found.values, wanted, rtol=1e-5, atol=1e-5)
+    assert_close(result.values, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_exhausted_members_wait_for_the_others_unchanged():
+def test_exhausted_members_do_not_change():
     few = torch.tensor([2.0] * 29 + [1.0]).double()
-    found = ends_of(with_spectra(few, EVEN, torch.zeros(30).double() + 4), tolerance=1e-9)
+    result = ends_of(with_spectra(few, EVEN, torch.zeros(30).double() + 4), tolerance=1e-9)
 
-    assert found.converged.all()
-    assert_close(found.values, torch.tensor([[1.0, -3, 4], [2.0, 5, 4]]).double())
+    assert result.converged.all()
+    assert_close(result.values, torch.tensor([[1.0, -3, 4], [2.0, 5, 4]]).double())
 
 
-def test_a_basis_that_is_complete_between_two_looks_adds_no_eigenvalue():
-    """Of nine different eigenvalues the basis is complete after nine products, and is looked at after ten."""
+def test_padding_between_checks_adds_no_eigenvalue():
+    """With nine distinct eigenvalues, the basis is complete after nine products and checked after ten."""
     nine = torch.linspace(1, 2, 9, dtype=torch.float64).repeat(4)
-    found = ends_of(torch.diag_embed(torch.stack([nine, -nine])), tolerance=1e-14)
+    result = ends_of(torch.diag_embed(torch.stack([nine, -nine])), tolerance=1e-14)
 
-    assert_close(found.values, torch.tensor([[1.0, -2], [2.0, -1]]).double())
+    assert_close(result.values, torch.tensor([[1.0, -2], [2.0, -1]]).double())
 
 
-def test_an_eigenvalue_near_zero_is_as_exact_as_one_of_a_tenth_of_the_largest():
+def test_small_eigenvalue_uses_tolerance_floor():
     spectrum = torch.cat([torch.linspace(1e-4, 50, 199), torch.tensor([100.0])]).double()
-    found = ends_of(with_spectra(spectrum), iterations=200)
+    result = ends_of(with_spectra(spectrum), iterations=200)
 
-    assert found.converged.all()
-    assert 1e-3 * found.values[SMALLEST] < found.errors[SMALLEST] <= 1e-3 * 10.0
+    assert result.converged.all()
+    assert 1e-3 * result.values[SMALLEST] < result.errors[SMALLEST] <= 1e-3 * 10.0
 
 
-def test_as_many_iterations_as_dimensions_are_exact():
+def test_full_iterations_are_exact():
     matrices = with_spectra(*draws(3, 8, seed=2))
-    found = ends_of(matrices, tolerance=1e-15)
+    result = ends_of(matrices, tolerance=1e-15)
 
     values = torch.linalg.eigvalsh(matrices)
-    assert found.converged.all()
-    assert_close(found.values, values[:, [0, -1]].T)
+    assert result.converged.all()
+    assert_close(result.values, values[:, [0, -1]].T)
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
-def test_a_member_that_is_not_finite_is_nan_and_the_others_are_right(number):
+def test_nonfinite_member_leaves_other_members_unchanged(number):
     matrices = with_spectra(EVEN, EVEN, 2 * EVEN)
     expected = ends_of(matrices)
     matrices[1, 3, 4] = number
-    found = ends_of(matrices)
+    result = ends_of(matrices)
 
-    assert found.values[:, 1].isnan().all()
-    assert found.errors[:, 1].isnan().all()
-    assert found.converged.tolist() == [[True, False, True]] * 2
-    assert_close(found.values[:, [0, 2]], expected.values[:, [0, 2]])
+    assert result.values[:, 1].isnan().all()
+    assert result.errors[:, 1].isnan().all()
+    assert result.converged.tolist() == [[True, False, True]] * 2
+    assert_close(result.values[:, [0, 2]], expected.values[:, [0, 2]])
 
 
-def test_single_precision_is_as_exact_as_the_tolerance():
-    found = ends_of(with_spectra(EVEN, 100 * EVEN).float())
+def test_float32_eigenvalues_are_within_tolerance():
+    result = ends_of(with_spectra(EVEN, 100 * EVEN).float())
 
-    assert found.converged.all()
-    assert found.values.dtype == found.errors.dtype == torch.float64
-    assert_close(found.values, torch.tensor([[-3.0, -300], [5, 500]]).double(), rtol=1e-3, atol=0)
+    assert result.converged.all()
+    assert result.values.dtype == result.errors.dtype == torch.float64
+    assert_close(result.values, torch.tensor([[-3.0, -300], [5, 500]]).double(), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,6 @@ def test_single_precision_is_as_exact_as_the_tolerance():
         ({"tolerance": torch.nan}, "tolerance must be a number > 0, got nan"),
     ],
 )
-def test_impossible_limits_are_refused(options, message):
+def test_invalid_limits_raise(options, message):
     with pytest.raises(ValueError, match=message):
         ends_of(with_spectra(EVEN), **options)

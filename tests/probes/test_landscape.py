@@ -27,9 +27,9 @@ def points(count: int, landscape: BatchedLoss) -> Tensor:
 
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("count", [1, 2, POINTS_AT_ONCE + 3])
-def test_losses_gradients_and_products_of_a_quadratic_are_those_by_hand(scenes, members, count):
+def test_quadratic_matches_hand_computation(helpers, members, count):
     h = symmetric(members, 4)
-    landscape = scenes.quadratic(h)
+    landscape = helpers.quadratic(h)
     at = points(count, landscape)
 
     losses, gradients = landscape.losses_and_gradients(at)
@@ -42,35 +42,35 @@ def test_losses_gradients_and_products_of_a_quadratic_are_those_by_hand(scenes, 
     assert_close(product(at[0]), torch.einsum("kij,kj->ki", h, at[0]))
 
 
-def test_a_point_alone_has_the_shapes_of_a_point(scenes):
-    landscape = scenes.quadratic(symmetric(3, 4))
+def test_single_point_keeps_its_shape(helpers):
+    landscape = helpers.quadratic(symmetric(3, 4))
     assert landscape.losses(landscape.theta).shape == (3,)
     assert landscape.gradients(landscape.theta).shape == (3, 4)
 
 
-def test_the_hessian_of_a_linear_loss_is_zero():
+def test_hessian_of_linear_loss_is_zero():
     landscape = BatchedLoss.of(lambda params: params["w"].sum(), {"w": torch.ones(3)})
     assert_close(landscape.hessian()(torch.ones(1, 3)), torch.zeros(1, 3))
 
 
-def test_parameters_that_the_loss_does_not_use_have_a_gradient_of_zero():
+def test_unused_parameters_have_zero_gradient():
     landscape = BatchedLoss.of(lambda params: params["a"].square().sum(), {"a": torch.ones(2), "b": torch.ones(1)})
     assert_close(landscape.gradients(landscape.theta), torch.tensor([[2.0, 2.0, 0.0]]))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_gradients_and_hessians_of_nets_are_those_of_the_net_itself(scenes, norm, mode):
-    """Against autograd through the net as it stands, noise and corrections held by hand."""
-    scene = scenes.make_scene([scenes.make_net(scenes.norms[norm])])
-    landscape = scene.landscape(mode)
+def test_gradients_and_hessians_match_original_net(helpers, norm, mode):
+    """Compare with autograd through the original net, with noise and corrections fixed."""
+    snapshot = helpers.make_snapshot([helpers.make_net(helpers.norms[norm])])
+    landscape = snapshot.landscape(mode)
 
-    net = scenes.make_net(scenes.norms[norm])
-    net.load_state_dict({name: tensor[0] for name, tensor in scene.before.items()}, strict=False)
+    net = helpers.make_net(helpers.norms[norm])
+    net.load_state_dict({name: tensor[0] for name, tensor in snapshot.before.items()}, strict=False)
     net.train(mode == "batch")
     hold(net, True)
-    x, y = (part[0] for part in scene.minibatch)
-    buffers = {name: scene.before[name][0] for name in dict(net.named_buffers())}
+    x, y = (part[0] for part in snapshot.minibatch)
+    buffers = {name: snapshot.before[name][0] for name in dict(net.named_buffers())}
     if norm == "brn" and mode == "batch":  # r and d as the step itself takes them
         hold(net, False)
         functional_call(net, {**dict(net.named_parameters()), **buffers}, (x,))
@@ -78,14 +78,14 @@ def test_gradients_and_hessians_of_nets_are_those_of_the_net_itself(scenes, norm
 
     def loss(params: dict) -> Tensor:
         own = {name: buffer.clone() for name, buffer in buffers.items()}
-        return scenes.squared(functional_call(net, {**params, **own}, (x,))[None], y[None]).sum()
+        return helpers.squared(functional_call(net, {**params, **own}, (x,))[None], y[None]).sum()
 
     params = {name: parameter.detach() for name, parameter in net.named_parameters()}
     assert_close(landscape.gradients(landscape.theta)[0], gradient(loss, params))
-    # Differences, as torch 2.13's own jacrev of jacrev is wrong for layer norm.
+    # Finite differences, because nested jacrev of torch 2.13 is wrong for layer norm.
     vectors = points(3, landscape) - landscape.theta
     for vector, product in zip(vectors, landscape.hessian()(vectors), strict=True):
-        moves = dict(zip(params, landscape.parts(1e-5 * vector), strict=True))
+        moves = dict(zip(params, landscape.unflatten(1e-5 * vector), strict=True))
         ahead, behind = (
             gradient(loss, {name: params[name] + sign * moves[name][0] for name in params}) for sign in (1, -1)
         )
@@ -107,13 +107,13 @@ def hold(net: nn.Module, held: bool) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", [*NORMS, "torch_dropout"])
-def test_a_member_of_several_is_what_it_is_alone(scenes, norm, mode):
-    nets = [scenes.make_net(scenes.norms[norm], seed) for seed in range(3)]
-    scene = scenes.make_scene(nets)
-    together = scene.landscape(mode)
+def test_stacked_members_equal_single_members(helpers, norm, mode):
+    nets = [helpers.make_net(helpers.norms[norm], seed) for seed in range(3)]
+    snapshot = helpers.make_snapshot(nets)
+    together = snapshot.landscape(mode)
     at = points(4, together)
     for k in range(3):
-        single = scenes.alone(scene, k).landscape(mode)
+        single = helpers.alone(snapshot, k).landscape(mode)
         assert_close(together.of_member(k).losses(at[:, k : k + 1]), single.losses(at[:, k : k + 1]))
         assert_close(together.losses(at)[:, k], single.losses(at[:, k : k + 1])[:, 0])
         assert_close(together.gradients(at)[:, k], single.gradients(at[:, k : k + 1])[:, 0])
@@ -121,8 +121,8 @@ def test_a_member_of_several_is_what_it_is_alone(scenes, norm, mode):
 
 
 @pytest.mark.parametrize("norm", ["noisy", "dropout", "torch_dropout"])
-def test_noise_is_one_draw_for_all_points(scenes, norm):
-    landscape = scenes.make_scene([scenes.make_net(scenes.norms[norm])]).landscape("batch")
+def test_noise_is_same_at_all_points(helpers, norm):
+    landscape = helpers.make_snapshot([helpers.make_net(helpers.norms[norm])]).landscape("batch")
     same = landscape.losses(landscape.theta.expand(POINTS_AT_ONCE + 1, 1, -1))
     assert_close(same, same[:1].expand_as(same))
     assert torch.equal(landscape.losses(landscape.theta), landscape.losses(landscape.theta))
@@ -130,54 +130,54 @@ def test_noise_is_one_draw_for_all_points(scenes, norm):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("norm", [*NORMS, "torch_dropout"])
-def test_looking_leaves_no_trace(scenes, norm, mode):
-    net = scenes.make_net(scenes.norms[norm])
-    scene = scenes.make_scene([net])
-    before = {name: tensor.clone() for name, tensor in scene.before.items()}
-    generator, own = torch.get_rng_state(), snapshot(net)
+def test_evaluation_has_no_side_effects(helpers, norm, mode):
+    net = helpers.make_net(helpers.norms[norm])
+    snapshot = helpers.make_snapshot([net])
+    before = {name: tensor.clone() for name, tensor in snapshot.before.items()}
+    generator, own = torch.get_rng_state(), module_state(net)
 
-    landscape = scene.landscape(mode)
+    landscape = snapshot.landscape(mode)
     landscape.losses_and_gradients(points(2, landscape))
     landscape.hessian()(landscape.theta)
 
-    assert all(torch.equal(scene.before[name], tensor) for name, tensor in before.items())
-    assert snapshot(net) == own
+    assert all(torch.equal(snapshot.before[name], tensor) for name, tensor in before.items())
+    assert module_state(net) == own
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def snapshot(net: nn.Module) -> list:
-    """Return all that a net's modules hold, gradients and hooks too, in a form that can be compared."""
+def module_state(net: nn.Module) -> list:
+    """Return tensors, gradients, attributes and hook counts of a net in comparable form."""
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     numbers = [(name, tensor.tolist(), tensor.grad) for name, tensor in named.items()]
     modules = [{key: value for key, value in vars(layer).items() if key[0] != "_"} for layer in net.modules()]
     return [*numbers, *modules, *(len(layer._forward_hooks) for layer in net.modules())]
 
 
-def test_frozen_statistics_are_the_running_ones_and_batch_statistics_the_batch_s(scenes):
-    scene = scenes.make_scene([scenes.make_net()])
-    net = scenes.make_net()
-    net.load_state_dict({name: tensor[0] for name, tensor in scene.before.items()})
-    x, y = (part[0] for part in scene.minibatch)
+def test_mode_selects_running_or_batch_statistics(helpers):
+    snapshot = helpers.make_snapshot([helpers.make_net()])
+    net = helpers.make_net()
+    net.load_state_dict({name: tensor[0] for name, tensor in snapshot.before.items()})
+    x, y = (part[0] for part in snapshot.minibatch)
     for mode in ("frozen", "batch"):
-        expected = scenes.squared(net.train(mode == "batch")(x)[None], y[None])
-        landscape = scene.landscape(mode)
+        expected = helpers.squared(net.train(mode == "batch")(x)[None], y[None])
+        landscape = snapshot.landscape(mode)
         assert landscape.mode == mode
         assert_close(landscape.losses(landscape.theta), expected.detach())
 
 
-def test_the_landscape_of_another_state_or_of_all_data(scenes):
-    scene = scenes.make_scene([scenes.make_net(seed=k) for k in range(2)])
-    after = scene.landscape("frozen", state=scene.after)
-    assert not torch.equal(after.theta, scene.landscape("frozen").theta)
-    whole = scene.landscape("frozen", "train")
-    x, y = (part[0] for part in scene.train)
-    net = scenes.make_net().eval()
-    net.load_state_dict({name: tensor[1] for name, tensor in scene.before.items()})
-    assert_close(whole.losses(whole.theta)[1:], scenes.squared(net(x)[None], y[None]).detach())
+def test_landscape_accepts_other_state_and_data(helpers):
+    snapshot = helpers.make_snapshot([helpers.make_net(seed=k) for k in range(2)])
+    after = snapshot.landscape("frozen", state=snapshot.after)
+    assert not torch.equal(after.theta, snapshot.landscape("frozen").theta)
+    whole = snapshot.landscape("frozen", "train")
+    x, y = (part[0] for part in snapshot.train)
+    net = helpers.make_net().eval()
+    net.load_state_dict({name: tensor[1] for name, tensor in snapshot.before.items()})
+    assert_close(whole.losses(whole.theta)[1:], helpers.squared(net(x)[None], y[None]).detach())
 
 
-def test_in_double_a_landscape_is_the_same_but_for_rounding(scenes):
-    exact = scenes.make_scene([scenes.make_net()])
+def test_double_equals_float32_up_to_rounding(helpers):
+    exact = helpers.make_snapshot([helpers.make_net()])
     before = {name: t.float() if t.is_floating_point() else t for name, t in exact.before.items()}
     minibatch = tuple(part.float() for part in exact.minibatch)
     single = replace(exact, before=before, minibatch=minibatch).landscape("batch")
@@ -187,25 +187,25 @@ def test_in_double_a_landscape_is_the_same_but_for_rounding(scenes):
     assert_close(double.gradients(double.theta).float(), single.gradients(single.theta), rtol=1e-3, atol=1e-5)
 
 
-def test_a_member_whose_loss_is_not_finite_changes_nothing_in_the_others(scenes):
-    nets = [scenes.make_net(seed=k) for k in range(2)]
-    scene = scenes.make_scene(nets)
-    broken = {name: tensor.clone() for name, tensor in scene.before.items()}
+def test_nonfinite_member_leaves_other_members_unchanged(helpers):
+    nets = [helpers.make_net(seed=k) for k in range(2)]
+    snapshot = helpers.make_snapshot(nets)
+    broken = {name: tensor.clone() for name, tensor in snapshot.before.items()}
     broken["output.weight"][0] = math.nan
-    landscape, whole = scene.landscape("batch", state=broken), scene.landscape("batch")
+    landscape, whole = snapshot.landscape("batch", state=broken), snapshot.landscape("batch")
     assert landscape.losses(landscape.theta)[0].isnan()
     assert_close(landscape.losses(landscape.theta)[1], whole.losses(whole.theta)[1])
     assert_close(landscape.hessian()(whole.theta)[1], whole.hessian()(whole.theta)[1])
 
 
-def test_a_loss_that_is_not_finite_where_it_is_probed_is_refused():
+def test_nonfinite_loss_raises():
     with pytest.raises(ValueError, match="the loss must be finite where it is probed, got nan"):
         BatchedLoss.of(lambda params: params["w"].sum().log(), {"w": torch.tensor([-1.0])})
 
 
-def test_columns_are_the_places_of_parameters():
+def test_parameter_mask_and_unflatten_follow_parameter_order():
     landscape = BatchedLoss.of(
         lambda p: p["a"].sum(), {"a": torch.ones(2), "b": torch.ones(2, 2), "c": torch.ones(())}
     )
-    assert landscape.columns(["b"]).tolist() == [False, False, True, True, True, True, False]
-    assert [part.shape for part in landscape.parts(landscape.theta)] == [(1, 2), (1, 2, 2), (1,)]
+    assert landscape.parameter_mask(["b"]).tolist() == [False, False, True, True, True, True, False]
+    assert [part.shape for part in landscape.unflatten(landscape.theta)] == [(1, 2), (1, 2, 2), (1,)]

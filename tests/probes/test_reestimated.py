@@ -10,7 +10,7 @@ from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, L1BatchNorm, NoisyBatchNorm
 from normlab.population.evaluation import reestimate
 from normlab.population.population import Population
-from normlab.probes.reestimated import reestimated, with_statistics_of
+from normlab.probes.reestimated import reestimated, reestimating_forward
 from normlab.probes.snapshot import TrainingSnapshot
 
 K = 3
@@ -37,7 +37,7 @@ def nets_of(make, members: int = K) -> list[nn.Module]:
     return nets
 
 
-def scene(nets: list[nn.Module], shape=(3,)) -> TrainingSnapshot:
+def make_snapshot(nets: list[nn.Module], shape=(3,)) -> TrainingSnapshot:
     named = [{**dict(net.named_parameters()), **dict(net.named_buffers())} for net in nets]
     state = {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
     train = 2 + 3 * draws(1, 20, *shape, seed=2), draws(1, 20, 2, seed=3)
@@ -62,10 +62,10 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("data", ["train", "minibatch"])
-def test_the_loss_is_that_of_nets_whose_statistics_were_re_estimated_at_every_point(name, data):
+def test_loss_matches_nets_reestimated_at_every_point(name, data):
     make, shape = MAKERS[name]
-    given = scene(nets_of(make), shape)
-    landscape = reestimated(given, data)
+    snapshot = make_snapshot(nets_of(make), shape)
+    landscape = reestimated(snapshot, data)
     points = landscape.theta + 0.3 * draws(2, *landscape.theta.shape, seed=6)
 
     expected = []
@@ -74,10 +74,10 @@ def test_the_loss_is_that_of_nets_whose_statistics_were_re_estimated_at_every_po
         for net, theta in zip(nets, point, strict=True):
             nn.utils.vector_to_parameters(theta, net.parameters())
         population = Population(nets)
-        x = given.train[0].expand(K, *given.train[0].shape[1:])
+        x = snapshot.train[0].expand(K, *snapshot.train[0].shape[1:])
         reestimate(population, [x])
         population.eval()
-        inputs, targets = given.data(data)
+        inputs, targets = snapshot.data(data)
         expected.append(loss_of(population(inputs), targets).detach())
     assert landscape.mode == "frozen"
     assert_close(landscape.losses(points), torch.stack(expected))
@@ -85,48 +85,48 @@ def test_the_loss_is_that_of_nets_whose_statistics_were_re_estimated_at_every_po
         assert_close(landscape.of_member(k).losses(points[:, k : k + 1]), torch.stack(expected)[:, k : k + 1])
 
 
-def test_over_its_own_samples_it_is_batch_statistics_but_for_the_unbiased_variance():
+def test_same_samples_equal_batch_statistics_up_to_bias():
     norm = partial(BatchNorm1d, eps=1e-14)
-    given = scene(nets_of(lambda: MLP((3,), 2, hidden=[6], norm=norm)))
-    by_batch, frozen = given.landscape("batch", "train"), reestimated(given)
-    rescaled = torch.where(by_batch.columns(["hidden1.norm.weight"]), (19 / 20) ** 0.5, 1.0).double()
+    snapshot = make_snapshot(nets_of(lambda: MLP((3,), 2, hidden=[6], norm=norm)))
+    by_batch, frozen = snapshot.landscape("batch", "train"), reestimated(snapshot)
+    rescaled = torch.where(by_batch.parameter_mask(["hidden1.norm.weight"]), (19 / 20) ** 0.5, 1.0).double()
 
     assert_close(frozen.losses(frozen.theta), by_batch.losses(by_batch.theta * rescaled))
     assert bool((frozen.losses(frozen.theta) != by_batch.losses(by_batch.theta)).all())
 
 
-def test_running_statistics_play_no_part():
-    given = scene(nets_of(partial(mlp, BatchNorm1d)))
-    loss = reestimated(given)
+def test_running_statistics_are_not_used():
+    snapshot = make_snapshot(nets_of(partial(mlp, BatchNorm1d)))
+    loss = reestimated(snapshot)
     before = loss.losses(loss.theta)
     for name in ("running_mean", "running_var"):
-        given.before[f"hidden1.norm.{name}"].add_(7)
-    again = reestimated(given)
+        snapshot.before[f"hidden1.norm.{name}"].add_(7)
+    again = reestimated(snapshot)
 
     assert torch.equal(again.losses(again.theta), before)
-    plain = given.landscape("frozen", "train")
+    plain = snapshot.landscape("frozen", "train")
     assert not torch.allclose(plain.losses(plain.theta), before)
 
 
-def test_it_takes_a_net_of_which_the_whole_is_a_normalizer():
+def test_net_may_be_a_single_normalizer():
     net, samples, x = nn.BatchNorm1d(3).double(), 2 + 3 * draws(20, 3), draws(4, 3, seed=1)
     state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     expected = (x - samples.mean(0)) / (samples.var(0) + net.eps).sqrt()
-    assert_close(with_statistics_of(net)(state, samples, x), expected)
+    assert_close(reestimating_forward(net)(state, samples, x), expected)
 
 
-def test_it_can_be_differentiated_through_the_statistics():
-    given = scene(nets_of(partial(mlp, BatchNorm1d), 1))
-    landscape = reestimated(given)
+def test_statistics_are_differentiable():
+    snapshot = make_snapshot(nets_of(partial(mlp, BatchNorm1d), 1))
+    landscape = reestimated(snapshot)
     gradient, step = landscape.gradients(landscape.theta), 1e-6 * draws(1, landscape.theta.shape[1], seed=9)
     difference = landscape.losses(landscape.theta + step) - landscape.losses(landscape.theta - step)
     assert_close((gradient * step).sum(1), difference / 2, rtol=1e-5, atol=1e-14)
 
 
-def test_in_float64_on_request():
+def test_double_computes_in_float64():
     nets = [net.float() for net in nets_of(partial(mlp, BatchNorm1d))]
-    given = scene(nets)
-    single = TrainingSnapshot(**{**vars(given), "train": tuple(part.float() for part in given.train)})
+    snapshot = make_snapshot(nets)
+    single = TrainingSnapshot(**{**vars(snapshot), "train": tuple(part.float() for part in snapshot.train)})
 
     assert reestimated(single).theta.dtype == torch.float32
     landscape = reestimated(single, double=True)
@@ -134,20 +134,23 @@ def test_in_float64_on_request():
 
 
 @pytest.mark.parametrize("name", ["bn", "bn_torch", "noisy", "brn", "ln"])
-def test_no_trace_is_left(name):
-    given = scene(nets_of(MAKERS[name][0]))
+def test_evaluation_has_no_side_effects(name):
+    snapshot = make_snapshot(nets_of(MAKERS[name][0]))
     own, state = (
-        {key: value.clone() for key, value in kept.items()} for kept in (given.net.state_dict(), given.before)
+        {key: value.clone() for key, value in kept.items()}
+        for kept in (snapshot.net.state_dict(), snapshot.before)
     )
-    x, generator = given.train[0][0], torch.get_rng_state()
-    hooks = [len(layer._forward_pre_hooks) for layer in given.net.modules()]
-    expected = functional_call(given.net.eval(), {key: value[0] for key, value in state.items()}, (x,))
+    x, generator = snapshot.train[0][0], torch.get_rng_state()
+    hooks = [len(layer._forward_pre_hooks) for layer in snapshot.net.modules()]
+    expected = functional_call(snapshot.net.eval(), {key: value[0] for key, value in state.items()}, (x,))
 
-    landscape = reestimated(given)
+    landscape = reestimated(snapshot)
     landscape.gradients(landscape.theta)
 
-    assert all(torch.equal(given.before[key], value) for key, value in state.items())
-    assert all(torch.equal(given.net.state_dict()[key], value) for key, value in own.items())
+    assert all(torch.equal(snapshot.before[key], value) for key, value in state.items())
+    assert all(torch.equal(snapshot.net.state_dict()[key], value) for key, value in own.items())
     assert torch.equal(torch.get_rng_state(), generator)
-    assert [len(layer._forward_pre_hooks) for layer in given.net.modules()] == hooks
-    assert torch.equal(functional_call(given.net, {key: value[0] for key, value in state.items()}, (x,)), expected)
+    assert [len(layer._forward_pre_hooks) for layer in snapshot.net.modules()] == hooks
+    assert torch.equal(
+        functional_call(snapshot.net, {key: value[0] for key, value in state.items()}, (x,)), expected
+    )

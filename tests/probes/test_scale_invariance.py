@@ -35,12 +35,12 @@ def net(norm=bn, **options) -> nn.Module:
         return MLP((3,), 2, **({"hidden": [6, 4], "norm": norm, "activation": "tanh"} | options)).double()
 
 
-def landscape(model: nn.Module, mode: str = "batch", rescaled: dict[str, float] | None = None) -> BatchedLoss:
+def make_landscape(model: nn.Module, mode: str = "batch", factors: dict[str, float] | None = None) -> BatchedLoss:
     """Return the landscape of K nets near a net, with some of their parameters rescaled."""
     quiet = side_effect_free_copy(model, mode)
     x, y = draws(40, 3, seed=1), draws(40, 2, seed=2)
     params = {
-        name: (parameter.detach() + 0.1 * draws(K, *parameter.shape, seed=3)) * (rescaled or {}).get(name, 1.0)
+        name: (parameter.detach() + 0.1 * draws(K, *parameter.shape, seed=3)) * (factors or {}).get(name, 1.0)
         for name, parameter in model.named_parameters()
     }
 
@@ -50,22 +50,22 @@ def landscape(model: nn.Module, mode: str = "batch", rescaled: dict[str, float] 
     return BatchedLoss(loss, params, mode=mode)
 
 
-def scaled(given: BatchedLoss) -> dict[str, Tensor]:
-    """Return D by the names of parameters, for those where it is not 1."""
-    parts = zip(given.names, given.parts(weight_norm_diagonal(given)), strict=True)
+def scaled_parameters(landscape: BatchedLoss) -> dict[str, Tensor]:
+    """Return the parts of D that are not 1, by parameter name."""
+    parts = zip(landscape.names, landscape.unflatten(weight_norm_diagonal(landscape)), strict=True)
     return {name: part for name, part in parts if not bool((part == 1).all())}
 
 
-def dhd(given: BatchedLoss) -> Tensor:
+def dhd(landscape: BatchedLoss) -> Tensor:
     generators = [torch.Generator().manual_seed(k) for k in range(K)]
     return extreme_eigenvalues(
-        given, (LARGEST,), scale=weight_norm_diagonal(given), tolerance=1e-10, generators=generators
+        landscape, (LARGEST,), scale=weight_norm_diagonal(landscape), tolerance=1e-10, generators=generators
     ).values[0]
 
 
-def lambda_max(given: BatchedLoss) -> Tensor:
+def lambda_max(landscape: BatchedLoss) -> Tensor:
     generators = [torch.Generator().manual_seed(k) for k in range(K)]
-    return extreme_eigenvalues(given, (LARGEST,), tolerance=1e-10, generators=generators).values[0]
+    return extreme_eigenvalues(landscape, (LARGEST,), tolerance=1e-10, generators=generators).values[0]
 
 
 @pytest.mark.parametrize(
@@ -89,78 +89,83 @@ def lambda_max(given: BatchedLoss) -> Tensor:
         (net(nn.LayerNorm, norm_position="after", activation="relu"), "batch", [1, 1]),
     ],
 )
-def test_the_smallest_groups_of_weights_without_scale_are_found(model, mode, groups):
-    given = landscape(model, mode)
-    found = scaled(given)
+def test_smallest_scale_invariant_groups_are_found(model, mode, groups):
+    landscape = make_landscape(model, mode)
+    result = scaled_parameters(landscape)
 
     expected = HIDDEN if groups else []
-    assert list(found) == [f"{layer}.{name}" for layer in expected for name in ("weight", "bias")]
-    weights = dict(zip(given.names, given.parts(given.theta), strict=True))
+    assert list(result) == [f"{layer}.{name}" for layer in expected for name in ("weight", "bias")]
+    weights = dict(zip(landscape.names, landscape.unflatten(landscape.theta), strict=True))
     for layer, count in zip(expected, groups or [], strict=True):
         weight = weights[f"{layer}.weight"]
         rows = weight.reshape(K, count, -1).norm(dim=2).repeat_interleave(weight.shape[1] // count, dim=1)
-        assert_close(found[f"{layer}.weight"], rows.unsqueeze(2).expand(weight.shape))
-        assert_close(found[f"{layer}.bias"], rows)
+        assert_close(result[f"{layer}.weight"], rows.unsqueeze(2).expand(weight.shape))
+        assert_close(result[f"{layer}.bias"], rows)
 
 
 @pytest.mark.parametrize("normalize", [norms.weight_normalization, parametrizations.weight_norm])
-def test_of_weight_normalization_the_direction_is_found_alone(normalize):
+def test_weight_norm_direction_is_found_without_bias(normalize):
     model = net(None)
     normalize(model.hidden1.linear)
     x, y = draws(40, 3, seed=1), draws(40, 2, seed=2)
     params = {name: parameter.detach()[None] for name, parameter in model.named_parameters()}
-    given = BatchedLoss(lambda params: F.mse_loss(functional_call(model, params, (x,)), y), params)
+    landscape = BatchedLoss(lambda params: F.mse_loss(functional_call(model, params, (x,)), y), params)
 
     name = "hidden1.linear.parametrizations.weight.original1"
-    found = scaled(given)
-    assert list(found) == [name]
-    assert_close(found[name], params[name].norm(dim=2, keepdim=True).expand(params[name].shape))
+    result = scaled_parameters(landscape)
+    assert list(result) == [name]
+    assert_close(result[name], params[name].norm(dim=2, keepdim=True).expand(params[name].shape))
 
 
-def test_convolutions_are_found_as_linear_maps_are():
+def test_convolutions_are_found():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         conv = nn.Sequential(nn.Conv2d(1, 2, 3), norms.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 1)).double()
     quiet, x, y = side_effect_free_copy(conv, "batch"), draws(20, 1, 4, 4), draws(20, 1)
     params = {name: parameter.detach()[None] for name, parameter in conv.named_parameters()}
-    given = BatchedLoss(lambda params: F.mse_loss(functional_call(quiet, params, (x,)), y), params)
+    landscape = BatchedLoss(lambda params: F.mse_loss(functional_call(quiet, params, (x,)), y), params)
 
-    found = scaled(given)
-    assert list(found) == ["0.weight", "0.bias"]
+    result = scaled_parameters(landscape)
+    assert list(result) == ["0.weight", "0.bias"]
     channels = params["0.weight"].flatten(2).norm(dim=2)
-    assert_close(found["0.weight"], channels.view(1, 2, 1, 1, 1).expand(params["0.weight"].shape))
-    assert_close(found["0.bias"], channels)
+    assert_close(result["0.weight"], channels.view(1, 2, 1, 1, 1).expand(params["0.weight"].shape))
+    assert_close(result["0.bias"], channels)
 
 
-def test_weights_that_do_nothing_to_the_loss_are_not_taken_for_scale_invariant():
+def test_unused_weights_are_not_scale_invariant():
     params = {"weight": draws(1, 3, 3), "idle": draws(1, 3, 3)}
 
-    assert scaled(BatchedLoss(lambda params: params["weight"].square().sum(), params)) == {}
+    assert scaled_parameters(BatchedLoss(lambda params: params["weight"].square().sum(), params)) == {}
 
 
-def test_weights_that_hardly_matter_are_told_from_scale_invariant_ones():
-    assert scaled(landscape(net(None), rescaled={"output.weight": 1e-6, "hidden1.linear.weight": 1e-6})) == {}
+def test_nearly_unused_weights_are_not_scale_invariant():
+    assert (
+        scaled_parameters(
+            make_landscape(net(None), factors={"output.weight": 1e-6, "hidden1.linear.weight": 1e-6})
+        )
+        == {}
+    )
 
 
-def test_each_member_is_judged_by_itself():
-    given = landscape(net())
-    given.theta[0] = torch.nan
+def test_members_are_tested_independently():
+    landscape = make_landscape(net())
+    landscape.theta[0] = torch.nan
 
-    found = weight_norm_diagonal(given)
-    assert (found[0] == 1).all()
-    assert_close(found[1], weight_norm_diagonal(landscape(net()))[1])
+    result = weight_norm_diagonal(landscape)
+    assert (result[0] == 1).all()
+    assert_close(result[1], weight_norm_diagonal(make_landscape(net()))[1])
 
 
 @pytest.mark.parametrize("factor", [0.1, 30.0])
 @pytest.mark.parametrize("layer", HIDDEN)
-def test_rescaled_weights_of_a_bn_net_leave_the_largest_eigenvalue_of_dhd(layer, factor):
+def test_dhd_ignores_scale_of_bn_weights(layer, factor):
     name = f"{layer}.weight"
-    before, after = landscape(net()), landscape(net(), rescaled={name: factor})
+    before, after = make_landscape(net()), make_landscape(net(), factors={name: factor})
 
     assert_close(after.losses(after.theta), before.losses(before.theta))
     assert_close(dhd(after), dhd(before), rtol=1e-6, atol=0)
 
-    columns = before.columns([name])
+    columns = before.parameter_mask([name])
     squares = [part.theta[:, columns].square().sum(1) for part in (before, after)]
     moved = lambda_max(after) * squares[1] / (lambda_max(before) * squares[0])
     assert ((moved - 1).abs() > 0.1).all()
@@ -171,17 +176,17 @@ def test_rescaled_weights_of_a_bn_net_leave_the_largest_eigenvalue_of_dhd(layer,
     [(bn, slice(0, 8)), (bn, slice(3, 4)), (partial(nn.GroupNorm, 4, eps=1e-12), slice(4, 8))],
     ids=["half_of_bn", "one_of_bn", "a_group_of_gn"],
 )
-def test_rescaled_units_leave_the_largest_eigenvalue_of_dhd(norm, units):
+def test_dhd_ignores_scale_of_single_units(norm, units):
     model = net(norm, hidden=[16])
-    before, after = landscape(model), landscape(model)
+    before, after = make_landscape(model), make_landscape(model)
     for name in ("hidden1.linear.weight", "hidden1.linear.bias"):
-        part = dict(zip(after.names, after.parts(after.theta), strict=True))[name]
+        part = dict(zip(after.names, after.unflatten(after.theta), strict=True))[name]
         part[:, units] *= 5
 
     assert_close(after.losses(after.theta), before.losses(before.theta))
     assert_close(dhd(after), dhd(before), rtol=1e-6, atol=0)
-    # The norm of the whole layer moves it.
-    weight = dict(zip(after.names, after.parts(after.theta), strict=True))["hidden1.linear.weight"]
+    # With the norm of the whole layer in D, the eigenvalue does change.
+    weight = dict(zip(after.names, after.unflatten(after.theta), strict=True))["hidden1.linear.weight"]
     whole = torch.where(weight_norm_diagonal(after) == 1, 1.0, weight.flatten(1).norm(dim=1, keepdim=True))
     generators = [torch.Generator().manual_seed(k) for k in range(K)]
     moved = extreme_eigenvalues(after, (LARGEST,), scale=whole, generators=generators).values[0]
@@ -189,15 +194,15 @@ def test_rescaled_units_leave_the_largest_eigenvalue_of_dhd(norm, units):
 
 
 @pytest.mark.parametrize("model", [net(nn.LayerNorm), net(norm_position="after", activation="relu")])
-def test_weights_and_bias_that_are_rescaled_together_leave_it_too(model):
+def test_dhd_ignores_joint_scale_of_weights_and_bias(model):
     both = {"hidden1.linear.weight": 20.0, "hidden1.linear.bias": 20.0}
-    before, after = landscape(model), landscape(model, rescaled=both)
+    before, after = make_landscape(model), make_landscape(model, factors=both)
 
     assert_close(after.losses(after.theta), before.losses(before.theta), rtol=1e-3, atol=0)
     assert_close(dhd(after), dhd(before), rtol=1e-2, atol=0)
 
 
-def test_by_frozen_statistics_it_is_not_left():
-    before, after = (landscape(net(), "frozen", {"hidden1.linear.weight": factor}) for factor in (1.0, 0.1))
+def test_dhd_depends_on_scale_with_frozen_statistics():
+    before, after = (make_landscape(net(), "frozen", {"hidden1.linear.weight": factor}) for factor in (1.0, 0.1))
 
     assert ((dhd(after) / dhd(before) - 1).abs() > 0.01).all()

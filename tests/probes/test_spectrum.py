@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.spectrum import DENSITY_POINTS, as_operator, density, trace
+from normlab.probes.spectrum import DENSITY_POINTS, density, hessian_operator, trace
 
-MISSING = "trace and density need curvlinops, which is missing: pip install 'normlab\\[curvature\\]'"
+MISSING = "trace and density need curvlinops, which is not installed; run pip install 'normlab\\[curvature\\]'"
 
 
 CURVLINOPS = pytest.mark.skipif(find_spec("curvlinops") is None, reason="curvlinops is not installed")
@@ -36,9 +36,9 @@ def generators(members: int, seed: int = 0) -> list[torch.Generator]:
 
 
 @CURVLINOPS
-def test_the_operator_multiplies_with_the_hessian():
+def test_operator_multiplies_by_hessian():
     hessian = with_spectra(torch.linspace(-1, 3, 7, dtype=torch.float64))
-    operator = as_operator(quadratic(hessian))
+    operator = hessian_operator(quadratic(hessian))
     vectors = draws(7, 4)
 
     assert_close(operator @ vectors, hessian[0] @ vectors)
@@ -47,7 +47,7 @@ def test_the_operator_multiplies_with_the_hessian():
 
 
 @CURVLINOPS
-def test_the_trace_is_within_its_standard_error():
+def test_trace_is_within_standard_error():
     hessians = with_spectra(*draws(2, 30, seed=3))
     exact = hessians.diagonal(dim1=1, dim2=2).sum(1)
     scores = []
@@ -60,7 +60,7 @@ def test_the_trace_is_within_its_standard_error():
 
 
 @CURVLINOPS
-def test_the_standard_error_is_that_of_the_samples_and_shrinks_with_their_root():
+def test_trace_error_shrinks_with_root_of_samples():
     hessians = with_spectra(*draws(2, 60, seed=3))
     off_diagonal = hessians - torch.diag_embed(hessians.diagonal(dim1=1, dim2=2))
     deviation = (2 * off_diagonal.square().sum((1, 2))).sqrt()
@@ -73,7 +73,7 @@ def test_the_standard_error_is_that_of_the_samples_and_shrinks_with_their_root()
 
 @CURVLINOPS
 @pytest.mark.parametrize("size", [1, 5])
-def test_with_samples_enough_the_trace_is_exact(size):
+def test_trace_is_exact_with_enough_samples(size):
     hessians = with_spectra(*draws(2, size, seed=3))
     value, error = trace(quadratic(hessians), 5, generators=generators(2))
 
@@ -82,7 +82,7 @@ def test_with_samples_enough_the_trace_is_exact(size):
 
 
 @CURVLINOPS
-def test_a_density_integrates_to_1_and_peaks_at_the_eigenvalues():
+def test_density_integrates_to_1_and_peaks_at_eigenvalues():
     spectrum = torch.cat([torch.full((60,), 0.0), torch.full((30,), 4.0), torch.full((10,), 10.0)]).double()
     ends = spectrum.min().reshape(1), spectrum.max().reshape(1)
     rough = spectrum + 1e-3 * draws(100)
@@ -99,7 +99,7 @@ def test_a_density_integrates_to_1_and_peaks_at_the_eigenvalues():
 
 
 @CURVLINOPS
-def test_the_mean_of_a_density_is_the_trace_by_the_size():
+def test_mean_of_density_is_trace_over_size():
     hessians = with_spectra(*draws(2, 50, seed=3))
     ends = torch.linalg.eigvalsh(hessians)[:, [0, -1]].T
     values, grid = density(quadratic(hessians), *ends, iterations=20, repeats=20, generators=generators(2))
@@ -110,7 +110,7 @@ def test_the_mean_of_a_density_is_the_trace_by_the_size():
 
 
 @CURVLINOPS
-def test_members_find_what_they_find_alone():
+def test_stacked_members_equal_single_members():
     hessians = with_spectra(*draws(3, 20, seed=3))
     whole, ends = quadratic(hessians), torch.linalg.eigvalsh(hessians)[:, [0, -1]].T
     traces, errors = trace(whole, 5, generators=generators(3))
@@ -125,7 +125,7 @@ def test_members_find_what_they_find_alone():
 
 
 @CURVLINOPS
-def test_what_cannot_be_measured_is_nan_and_the_others_are_right():
+def test_undefined_results_are_nan_per_member():
     even = torch.linspace(-1, 3, 12, dtype=torch.float64)
     hessians = with_spectra(even, even, 0 * even, 2 * even)
     ends = torch.linalg.eigvalsh(hessians)[:, [0, -1]].T
@@ -139,7 +139,7 @@ def test_what_cannot_be_measured_is_nan_and_the_others_are_right():
 
 
 @CURVLINOPS
-def test_a_start_that_leads_nowhere_further_is_a_gap_and_no_crash():
+def test_small_krylov_space_gives_nan_density():
     hessian = torch.zeros(1, 4, 4).double()
     values, grids = density(quadratic(hessian), torch.zeros(1), torch.ones(1), generators=generators(1))
 
@@ -148,28 +148,28 @@ def test_a_start_that_leads_nowhere_further_is_a_gap_and_no_crash():
 
 
 @CURVLINOPS
-def test_torch_s_generator_is_neither_read_nor_moved():
+def test_global_generator_is_neither_used_nor_changed():
     landscape, ends = quadratic(with_spectra(draws(20, seed=3))), (-torch.ones(1) * 3, torch.ones(1) * 3)
 
-    def found() -> tuple[Tensor, ...]:
+    def measure() -> tuple[Tensor, ...]:
         own = generators(1)
         return *trace(landscape, 5, generators=own), *density(landscape, *ends, generators=own)
 
-    first = found()
+    first = measure()
     with torch.random.fork_rng():
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        second = found()
+        second = measure()
         assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_one_sample_has_no_standard_error():
-    with pytest.raises(ValueError, match="samples of a trace must be at least 2, for its standard error, got 1"):
+def test_single_trace_sample_raises():
+    with pytest.raises(ValueError, match="samples must be at least 2 for a standard error of the trace, got 1"):
         trace(quadratic(torch.eye(3).double()[None]), 1, generators=generators(1))
 
 
-def test_without_curvlinops_it_is_said_what_to_install(monkeypatch):
+def test_missing_curvlinops_raises_with_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "curvlinops", None)
     landscape, one = quadratic(torch.eye(3).double()[None]), torch.ones(1)
 

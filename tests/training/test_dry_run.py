@@ -106,10 +106,10 @@ class NeedsRunning(nn.Module):
 class Picky(Probe):
     """A probe of normalizers."""
 
-    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
-        if not any(isinstance(layer, BatchNorm1d) for layer in scene.net.modules()):
+    def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
+        if not any(isinstance(layer, BatchNorm1d) for layer in snapshot.net.modules()):
             raise ValueError("there is no normalizer to look at")
-        yield Measurement(self.name, "batch", {"x": torch.zeros(len(scene.lr))})
+        yield Measurement(self.name, "batch", {"x": torch.zeros(len(snapshot.lr))})
 
 
 def is_close(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -30,11 +30,11 @@ class Spy(Probe):
 
     modes: list[str] = field(default_factory=lambda: ["frozen"])
 
-    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
-        SEEN.append(scene)
-        landscape = scene.landscape("frozen")
+    def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
+        SEEN.append(snapshot)
+        landscape = snapshot.landscape("frozen")
         losses = landscape.losses(landscape.theta)
-        draws = torch.stack([torch.rand((), generator=generator) for generator in scene.generators])
+        draws = torch.stack([torch.rand((), generator=generator) for generator in snapshot.generators])
         yield Measurement(
             self.name,
             "frozen",
@@ -83,21 +83,21 @@ def look(monkeypatch, tmp_path):
     ],
 )
 def test_a_probe_looks_when_it_is_to(look, when, moments):
-    assert [(scene.epoch, scene.step) for scene in look(when)] == moments
+    assert [(snapshot.epoch, snapshot.step) for snapshot in look(when)] == moments
 
 
 def test_without_training_a_probe_can_look_at_the_start(look):
-    (scene,) = look({"at_start": "true"}, "trainer.max_epochs=0")
-    assert (scene.epoch, scene.step) == (0, 0)
-    assert scene.after is scene.before
+    (snapshot,) = look({"at_start": "true"}, "trainer.max_epochs=0")
+    assert (snapshot.epoch, snapshot.step) == (0, 0)
+    assert snapshot.after is snapshot.before
 
 
 def test_a_fast_run_looks_once_an_epoch(look):
-    assert [scene.step for scene in look({"every_n_epochs": 1}, "trainer.fast_dev_run=true")] == [0]
+    assert [snapshot.step for snapshot in look({"every_n_epochs": 1}, "trainer.fast_dev_run=true")] == [0]
 
 
 def test_bug_a_fast_run_of_more_steps_than_an_epoch_has_was_not_looked_at(look):
-    assert [scene.step for scene in look({"every_n_epochs": 1}, "trainer.fast_dev_run=50")] == [4]
+    assert [snapshot.step for snapshot in look({"every_n_epochs": 1}, "trainer.fast_dev_run=50")] == [4]
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_what_is_shown_is_the_step_that_is_taken(look, seeds, replicate, dataset
         "optimizer.lr=1e-4",
         "trainer.precision=64-true",
     ]
-    for scene in look({"every_n_steps": 7}, *overrides, seeds=seeds):
-        landscape = scene.landscape("batch")
-        after = torch.cat([scene.after[name].reshape(len(seeds), -1) for name in scene.trained], dim=1)
+    for snapshot in look({"every_n_steps": 7}, *overrides, seeds=seeds):
+        landscape = snapshot.landscape("batch")
+        after = torch.cat([snapshot.after[name].reshape(len(seeds), -1) for name in snapshot.trained], dim=1)
         torch.testing.assert_close(after, landscape.theta - 1e-4 * landscape.gradients(landscape.theta))
-        torch.testing.assert_close(scene.lr, torch.full((len(seeds),), 1e-4, dtype=torch.float64))
-        assert scene.train[0].shape == (datasets, 600, 3)
-        assert scene.minibatch[0].shape == (len(seeds), 88 if scene.step == 14 else 128, 3)
+        torch.testing.assert_close(snapshot.lr, torch.full((len(seeds),), 1e-4, dtype=torch.float64))
+        assert snapshot.train[0].shape == (datasets, 600, 3)
+        assert snapshot.minibatch[0].shape == (len(seeds), 88 if snapshot.step == 14 else 128, 3)
 
 
 def test_the_start_is_what_training_began_with(look):
@@ -148,9 +148,9 @@ def test_the_time_of_probes_is_no_part_of_the_training_s(look, tmp_path, monkeyp
     monkeypatch.setattr(Spy, "check", lambda self, net: None)
     slow = Spy.__call__
 
-    def sleepy(self, scene):
+    def sleepy(self, snapshot):
         time.sleep(0.3)
-        yield from slow(self, scene)
+        yield from slow(self, snapshot)
 
     monkeypatch.setattr(Spy, "__call__", sleepy)
     look({"every_n_epochs": 1})
@@ -177,7 +177,7 @@ def test_what_is_found_is_left_in_every_form(look, tmp_path):
         ]
         losses = rows.loc[rows["quantity"] == "loss", "value"].tolist()
         expected = [
-            scene.landscape("frozen").losses(scene.landscape("frozen").theta)[k].item() for scene in scenes
+            snapshot.landscape("frozen").losses(snapshot.landscape("frozen").theta)[k].item() for snapshot in scenes
         ]
         assert losses == pytest.approx(expected, rel=1e-6)
         with np.load(folder / "probes.npz") as arrays:
@@ -213,13 +213,13 @@ def test_a_probe_sees_the_preconditioner_as_it_was_before_the_step(look, seeds):
     overrides = ["optimizer=adam", "optimizer.lr=0.01", "trainer.precision=64-true", "trainer.max_epochs=1"]
     first, second, third = look({"every_n_steps": 2}, *overrides, seeds=seeds)
     assert first.preconditioning.diagonal.isnan().all()
-    assert [scene.stability for scene in (first, second, third)] == [None, None, None]
+    assert [snapshot.stability for snapshot in (first, second, third)] == [None, None, None]
 
     square = torch.zeros_like(first.preconditioning.diagonal)
     # Steps 0 and 1 were taken before the second look; the spy sees the first of them alone.
     scenes = look({"every_n_steps": 1}, *overrides, seeds=seeds, name="every")
-    for updates, scene in enumerate(scenes[:2], start=1):
-        landscape = scene.landscape("batch")
+    for updates, snapshot in enumerate(scenes[:2], start=1):
+        landscape = snapshot.landscape("batch")
         square = 0.999 * square + 0.001 * landscape.gradients(landscape.theta).square()
         diagonal = ((square / (1 - 0.999**updates)).sqrt() + 1e-8) * (1 - 0.9**updates)
         torch.testing.assert_close(scenes[updates].preconditioning.diagonal, diagonal)

@@ -1,4 +1,4 @@
-"""Measures of nets: a loss and its parameters in, numbers out; no class of net is known and no trace is left."""
+"""Probes: measurements of a loss and its parameters that depend on no network class and change no state."""
 
 from normlab.probes.activations import Activations
 from normlab.probes.along_gradient import AlongGradient

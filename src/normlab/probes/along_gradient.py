@@ -1,4 +1,4 @@
-"""How loss and gradient change along the gradient: is what a step goes by still true where it ends?
+"""Change of the loss and its gradient along a gradient step (Santurkar et al. 2018).
 
 Letters: K members, E step lengths, P parameters of a member; g = ∇f(θ).
 """
@@ -14,20 +14,20 @@ from normlab.probes.landscape import BatchedLoss
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 LENGTHS = tuple(2 ** (third / 3) for third in range(-3, 7))
-"""Multiples of the learning rate, evenly spaced in the logarithm: from a half to four, with one in between."""
+"""Multiples of the learning rate, evenly spaced in the logarithm from 1/2 to 4, including 1."""
 
 
 class Steps(NamedTuple):
-    """What is found at the ends of steps ``θ' = θ − ηg``, for each step length η.
+    """Losses and gradients at the ends of the steps ``θ' = θ − ηg``, for each step length η.
 
     Shapes:
-        loss and gradient_norm ``(K,)``, of θ; all others ``(E, K)``, of each θ'.
+        loss and gradient_norm ``(K,)``, at θ; all others ``(E, K)``, at each θ'.
 
     Attributes:
         loss: f(θ); losses: f(θ').
         gradient_norm: ‖g‖.
         predictiveness: ‖g − ∇f(θ')‖.
-        cosine: of the angle between g and ∇f(θ'), NaN where one of them is 0.
+        cosine: cosine of the angle between g and ∇f(θ'), NaN where one of them is 0.
         distances: ‖θ − θ'‖.
     """
 
@@ -40,28 +40,28 @@ class Steps(NamedTuple):
 
     @property
     def beta(self) -> Tensor:
-        """The effective β-smoothness ``max ‖g − ∇f(θ')‖ / ‖θ − θ'‖``, ``(K,)``; NaN where θ does not move."""
+        """The effective β-smoothness ``max ‖g − ∇f(θ')‖ / ‖θ − θ'‖``, ``(K,)``; NaN where g is 0."""
         return (self.predictiveness / self.distances).amax(0)
 
 
 def along_gradient(landscape: BatchedLoss, lengths: Tensor) -> Steps:
-    r"""Return losses and gradients along the gradient, all points in one batch.
+    r"""Evaluate losses and gradients along the negative gradient, all points in one batch.
 
     .. math::
         \theta' = \theta - \eta g, \quad
         \beta = \max_\eta \frac{\|g - \nabla f(\theta')\|}{\|\theta - \theta'\|}
 
-    For a quadratic with Hessian H every step length finds ``β = ‖Hg‖ / ‖g‖``, which is at most the largest |λ|.
+    For a quadratic with Hessian H, every step length gives ``β = ‖Hg‖ / ‖g‖``, which is at most the largest |λ|.
 
     Shapes:
-        lengths ``(E,)``, or ``(E, K)`` for each member's own.
+        lengths ``(E,)``, or ``(E, K)`` if members differ.
 
     Args:
-        landscape: the loss, and where to look from.
+        landscape: the loss and its parameters θ.
         lengths: the step lengths η.
 
     Raises:
-        ValueError: for lengths of another shape.
+        ValueError: if the shape of lengths is neither.
 
     Santurkar, Tsipras, Ilyas and Madry (2018), How does batch normalization help optimization?, arXiv:1805.11604.
 
@@ -85,7 +85,7 @@ def along_gradient(landscape: BatchedLoss, lengths: Tensor) -> Steps:
         losses,
         (gradient - gradients).norm(dim=-1),
         cosine(gradient, gradients),
-        # Of points as they are rounded: that is the way that the gradient has seen.
+        # Distances of the rounded points, at which the gradients are taken.
         (theta - points).norm(dim=-1),
     )
 
@@ -97,24 +97,24 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class AlongGradient(Probe):
-    """:func:`along_gradient` on the step's own minibatch, over step lengths relative to the learning rate.
+    """:func:`along_gradient` on the minibatch of the step, for step lengths relative to the learning rate.
 
-    The direction is the gradient's also where the optimizer takes another one, with momentum or as Adam does: what
-    is measured is then the landscape at the scale of the learning rate, not the optimizer's step, whose length may
-    be another by orders of magnitude.
+    The direction is the gradient even if the optimizer takes another one, as with momentum or Adam. The probe then
+    measures the landscape at the scale of the learning rate; the length of the optimizer's step may differ by
+    orders of magnitude.
 
-    Found are the ``loss`` at θ and, over the step lengths, ``loss_min`` and ``loss_max``, ``predictiveness_min``
+    Numbers: the ``loss`` at θ and, over the step lengths, ``loss_min`` and ``loss_max``, ``predictiveness_min``
     and ``predictiveness_max``, ``cosine_min``, ``relative_change``, which is the largest ``‖g − ∇f(θ')‖ / ‖g‖``,
-    ``beta``, and ``beta_lr``, β times the learning rate. On scale-invariant weights w, β goes as 1/‖w‖²;
-    ``relative_change``, ``cosine_min`` and ``beta_lr`` are the same at every ‖w‖ if the learning rate goes as
-    ‖w‖².
+    ``beta``, and ``beta_lr``, β times the learning rate. For scale-invariant weights w, β is proportional to
+    1/‖w‖²; ``relative_change``, ``cosine_min`` and ``beta_lr`` do not depend on ‖w‖ if the learning rate is
+    proportional to ‖w‖².
 
     Args:
         lengths: the step lengths, as multiples of the learning rate.
-        double: whether to measure in float64.
+        double: whether to compute in float64.
 
     Raises:
-        ValueError: for no length, or one that is not positive.
+        ValueError: if lengths is empty, or a length is not positive.
     """
 
     lengths: Sequence[float] = LENGTHS
@@ -126,11 +126,11 @@ class AlongGradient(Probe):
         if not self.lengths or not all(length > 0 for length in self.lengths):
             raise ValueError(f"lengths must be numbers > 0, at least one, got {list(self.lengths)}")
 
-    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
-        """Yield the ranges over all step lengths, and what is found at each."""
-        lengths = torch.tensor(list(self.lengths), dtype=torch.float64).unsqueeze(1) * scene.lr
+    def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
+        """Yield ranges over the step lengths, and arrays of the values at each length."""
+        lengths = torch.tensor(list(self.lengths), dtype=torch.float64).unsqueeze(1) * snapshot.lr
         for mode in self.modes:
-            steps = along_gradient(scene.landscape(mode, double=self.double), lengths)
+            steps = along_gradient(snapshot.landscape(mode, double=self.double), lengths)
             beta = steps.beta
             numbers = {
                 "loss": steps.loss,
@@ -141,13 +141,13 @@ class AlongGradient(Probe):
                 "cosine_min": steps.cosine.amin(0),
                 "relative_change": steps.predictiveness.amax(0) / steps.gradient_norm,
                 "beta": beta,
-                "beta_lr": beta * scene.lr.to(beta),
+                "beta_lr": beta * snapshot.lr.to(beta),
             }
-            found = {
+            by_length = {
                 "lengths": lengths,
                 "losses": steps.losses,
                 "predictiveness": steps.predictiveness,
                 "cosine": steps.cosine,
             }
-            arrays = {name: values.movedim(0, 1) for name, values in found.items()}
+            arrays = {name: values.movedim(0, 1) for name, values in by_length.items()}
             yield Measurement(self.name, mode, numbers, arrays, headline=("beta", "beta_lr"))

@@ -1,4 +1,4 @@
-"""The Hessian of the loss: the ends of its spectrum, and how far they are from where gradient descent is unstable.
+"""Extreme eigenvalues of the Hessian of the loss, compared with the stability limit of the optimizer.
 
 Letters: K members, P parameters of a member, G points of a grid.
 """
@@ -16,8 +16,7 @@ from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, member
 from normlab.probes.spectrum import density, require_curvlinops, trace
 
 MEMORY = 2**28
-"""How many bytes the bases of members that are taken together may fill."""
-
+"""Bytes that the Lanczos bases of a group of members may use."""
 
 HEADLINE = ("lambda_max", "lambda_max_lr", "preconditioned_lambda_max_lr")
 
@@ -32,24 +31,24 @@ def extreme_eigenvalues(
     tolerance: float = 1e-3,
     generators: Sequence[torch.Generator],
 ) -> ExtremeEigenvalues:
-    """Return the smallest and the largest eigenvalue of each member's Hessian, by the method of Lanczos.
+    """Compute extreme eigenvalues of each member's Hessian with the Lanczos method.
 
-    The loss is over all of the landscape's data at once, so that batch statistics are those of all of it.
+    The loss is over all data of the landscape in one batch, and so are the batch statistics.
 
     Shapes:
-        returns values, errors and whether they converged, ``(E, K)`` each.
+        returns values, errors and convergence flags, ``(E, K)`` each.
 
     Args:
-        landscape: the loss, and where to look from.
-        ends: which, of ``SMALLEST`` and ``LARGEST``.
-        scale: the diagonal of D, ``(K, P)``, to take DHD in the place of H.
-        decay: λ, ``(K,)``, to take H + λI in the place of H, and of it D(H + λI)D.
-        iterations: how many products with the Hessian are taken at most.
-        tolerance: the relative error to reach.
+        landscape: the loss and its parameters θ.
+        ends: the eigenvalues to return, of ``SMALLEST`` and ``LARGEST``.
+        scale: the diagonal of D, ``(K, P)``, to use DHD instead of H.
+        decay: λ, ``(K,)``, to use H + λI instead of H; with scale, D(H + λI)D.
+        iterations: the largest number of products with the Hessian.
+        tolerance: the relative error at which iterations stop.
         generators: one for each member.
 
     Raises:
-        ValueError: for iterations below 1, or a tolerance that is not positive.
+        ValueError: if iterations is below 1, or the tolerance is not positive.
 
     >>> bowl = BatchedLoss.of(lambda params: 3 * params["w"][0] ** 2 - params["w"][1] ** 2, {"w": torch.zeros(2)})
     >>> extreme_eigenvalues(bowl, generators=[torch.Generator()]).values.flatten()
@@ -57,10 +56,10 @@ def extreme_eigenvalues(
     """
     require_limits(iterations, tolerance)
     (start,) = member_normal(generators, (1, landscape.theta.shape[1]), landscape.theta)
-    return ends_from(landscape, start, ends, scale, iterations, tolerance, decay)
+    return eigenvalues_from_start(landscape, start, ends, scale, iterations, tolerance, decay)
 
 
-def ends_from(
+def eigenvalues_from_start(
     landscape: BatchedLoss,
     start: Tensor,
     ends: Sequence[int],
@@ -69,60 +68,60 @@ def ends_from(
     tolerance: float,
     decay: Tensor | None = None,
 ) -> ExtremeEigenvalues:
-    """Return the same, from start vectors ``(K, P)``."""
+    """Compute :func:`extreme_eigenvalues` from given start vectors ``(K, P)``."""
     members, size = start.shape
-    # Members that are taken together go on until the last of them has converged.
+    # A group of members iterates until the last of them has converged, so groups are small.
     group = max(1, min(POINTS_AT_ONCE, MEMORY // (min(iterations, size) * size * start.element_size())))
-    found = []
+    groups = []
     for first in range(0, members, group):
-        own = slice(first, first + group)
-        diagonal, shift = (None if part is None else part[own] for part in (scale, decay))
-        product = scaled(landscape.of_members(own).hessian(), diagonal, shift)
-        found.append(lanczos(product, start[own], ends, iterations=iterations, tolerance=tolerance))
-    return ExtremeEigenvalues(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
+        members_of_group = slice(first, first + group)
+        diagonal, shift = (None if part is None else part[members_of_group] for part in (scale, decay))
+        product = scaled_product(landscape.of_members(members_of_group).hessian(), diagonal, shift)
+        groups.append(lanczos(product, start[members_of_group], ends, iterations=iterations, tolerance=tolerance))
+    return ExtremeEigenvalues(*(torch.cat(parts, dim=1) for parts in zip(*groups, strict=True)))
 
 
-def scaled(
+def scaled_product(
     product: Callable[[Tensor], Tensor], diagonal: Tensor | None, decay: Tensor | None
 ) -> Callable[[Tensor], Tensor]:
-    """Return the products of D(H + λI)D from those of H."""
+    """Turn the product with H into the product with D(H + λI)D, D diagonal."""
     if decay is not None:
         shift = decay.unsqueeze(1)
-        return scaled(lambda vectors: product(vectors) + shift.to(vectors) * vectors, diagonal, None)
+        return scaled_product(lambda vectors: product(vectors) + shift.to(vectors) * vectors, diagonal, None)
     return product if diagonal is None else lambda vectors: diagonal * product(diagonal * vectors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curvature(Probe):
-    """The ends of the Hessian's spectrum, λmax times the learning rate, λmax of DHD; if asked, trace and density.
+    """Extreme eigenvalues of the Hessian H and the stability limit; optionally trace and spectral density.
 
-    ``lambda_max_lr`` is λmax·η, to be held against ``stability``, above which gradient descent is unstable on a
-    quadratic: 2, with heavy ball momentum 2(1 + μ), with Nesterov's (2 + 2μ)/(1 + 2μ), less ηλ for weight decay
-    λ; NaN for other optimizers. Where the Hessian is of a minibatch smaller than the training split this is a
-    hint and no more, and ``indicative`` is 1.
+    ``lambda_max_lr`` is λmax·η. Gradient descent is unstable on a quadratic if it exceeds ``stability``, which is
+    2, with heavy-ball momentum 2(1 + μ), with Nesterov's (2 + 2μ)/(1 + 2μ), minus ηλ for weight decay λ; NaN for
+    other optimizers. If the minibatch is smaller than the training split, the Hessian of the minibatch is only
+    indicative, and ``indicative`` is 1.
 
-    With Adam and AdamW there are also ``preconditioned_lambda_max``, λmax of P⁻¹(H + λI) with P as before the
-    step, its product with η, ``preconditioned_lambda_max_lr``, and the limit of that product, 38 with β₁ = 0.9,
-    ``preconditioned_stability``. P is not known before the first update. λ is weight decay within the gradient.
+    Adam and AdamW also have ``preconditioned_lambda_max``, λmax of P⁻¹(H + λI) with P before the step and weight
+    decay λ in the gradient; ``preconditioned_lambda_max_lr``, its product with η; and the limit of that product,
+    ``preconditioned_stability``, 38 for β₁ = 0.9. P is undefined before the first update.
 
-    ``dhd_lambda_max`` is that of DHD, see :func:`normlab.probes.scale_invariance.scales`: unlike λmax it is not
-    moved by the mere size of weights, a unit's or a layer's, that a normalizer takes out again.
+    ``dhd_lambda_max`` is λmax of DHD, see :func:`normlab.probes.scale_invariance.weight_norm_diagonal`. Unlike
+    λmax, it does not depend on the scale of weights that a normalizer removes.
 
-    Within ``lambda_min_error`` and ``lambda_max_error`` of these numbers there is an eigenvalue; ``converged`` is
-    1 where both, and that of DHD, are within the tolerance. The data are always taken whole: measured batch by
-    batch, a net with batch statistics would be another.
+    An eigenvalue lies within ``lambda_min_error`` and ``lambda_max_error`` of these numbers; ``converged`` is 1 if
+    all errors are within the tolerance. The data always form one batch, because batch statistics of parts of them
+    would define another net.
 
     Args:
-        data: ``minibatch`` or ``train``, what the loss is over.
-        iterations: how many products with the Hessian the eigenvalues may take.
-        tolerance: their relative error.
-        trace_samples: how many samples to estimate the trace from, ``trace`` and ``trace_error``; 0 for none.
+        data: ``minibatch`` or ``train``, the data of the loss.
+        iterations: the largest number of products with the Hessian for each spectrum.
+        tolerance: the relative error of the eigenvalues.
+        trace_samples: the number of samples of the estimates ``trace`` and ``trace_error``; 0 for none.
         density: whether to estimate the spectral density, arrays ``density`` and ``density_grid``, ``(K, G)``.
-        double: whether to measure in float64.
+        double: whether to compute in float64.
 
     Raises:
-        ValueError: for iterations below 1, a tolerance that is not positive, or one sample of the trace.
-        ImportError: trace or density are asked for, and curvlinops is not installed.
+        ValueError: if iterations is below 1, the tolerance not positive, or trace_samples 1 or negative.
+        ImportError: if trace or density is requested, and curvlinops is not installed.
     """
 
     data: str = "train"
@@ -140,62 +139,66 @@ class Curvature(Probe):
         if self.trace_samples or self.density:
             require_curvlinops()
 
-    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
-        """Yield eigenvalues, and what else is asked for."""
+    def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
+        """Yield a measurement for each mode."""
         for mode in self.modes:
-            landscape = scene.landscape(mode, self.data, double=self.double)
-            numbers = self.eigenvalues(landscape, scene)
+            landscape = snapshot.landscape(mode, self.data, double=self.double)
+            numbers = self.eigenvalues(landscape, snapshot)
             arrays = {}
             if self.trace_samples:
                 numbers["trace"], numbers["trace_error"] = trace(
-                    landscape, self.trace_samples, generators=scene.generators
+                    landscape, self.trace_samples, generators=snapshot.generators
                 )
             if self.density:
                 arrays["density"], arrays["density_grid"] = density(
-                    landscape, numbers["lambda_min"], numbers["lambda_max"], generators=scene.generators
+                    landscape, numbers["lambda_min"], numbers["lambda_max"], generators=snapshot.generators
                 )
             headline = [name for name in HEADLINE if name in numbers]
             yield Measurement(self.name, mode, numbers, arrays, headline)
 
-    def eigenvalues(self, landscape: BatchedLoss, scene: TrainingSnapshot) -> dict[str, Tensor]:
-        """Return the ends of the spectrum, and the limits that they are compared with."""
-        (start,) = member_normal(scene.generators, (1, landscape.theta.shape[1]), landscape.theta)
-        plain = ends_from(landscape, start, (SMALLEST, LARGEST), None, self.iterations, self.tolerance)
-        scale, without_scale = weight_norm_diagonal(landscape), ExtremeEigenvalues(*(part[1:] for part in plain))
+    def eigenvalues(self, landscape: BatchedLoss, snapshot: TrainingSnapshot) -> dict[str, Tensor]:
+        """Return extreme eigenvalues, their errors, and the stability limits, ``(K,)`` each."""
+        (start,) = member_normal(snapshot.generators, (1, landscape.theta.shape[1]), landscape.theta)
+        plain = eigenvalues_from_start(
+            landscape, start, (SMALLEST, LARGEST), None, self.iterations, self.tolerance
+        )
+        scale, dhd = weight_norm_diagonal(landscape), ExtremeEigenvalues(*(part[1:] for part in plain))
         if not bool((scale == 1).all()):
-            # The start is the same, so that a member without such weights finds what it has already.
-            without_scale = ends_from(landscape, start, (LARGEST,), scale, self.iterations, self.tolerance)
-        converged = plain.converged.all(0) & without_scale.converged[0]
-        preconditioned, settled = self.preconditioned(landscape, scene, start)
-        partial = self.data == "minibatch" and scene.minibatch[0].shape[1] < scene.train[0].shape[1]
+            # With the same start, members without scale-invariant weights get the same eigenvalue as before.
+            dhd = eigenvalues_from_start(landscape, start, (LARGEST,), scale, self.iterations, self.tolerance)
+        converged = plain.converged.all(0) & dhd.converged[0]
+        preconditioned, preconditioned_converged = self.preconditioned_eigenvalues(landscape, snapshot, start)
+        partial = self.data == "minibatch" and snapshot.minibatch[0].shape[1] < snapshot.train[0].shape[1]
         return {
             "lambda_max": plain.values[1],
             "lambda_min": plain.values[0],
             "lambda_max_error": plain.errors[1],
             "lambda_min_error": plain.errors[0],
-            "lambda_max_lr": plain.values[1] * scene.lr,
-            "stability": torch.full_like(scene.lr, torch.nan) if scene.stability is None else scene.stability,
+            "lambda_max_lr": plain.values[1] * snapshot.lr,
+            "stability": torch.full_like(snapshot.lr, torch.nan)
+            if snapshot.stability is None
+            else snapshot.stability,
             **preconditioned,
-            "dhd_lambda_max": without_scale.values[0],
-            "converged": (converged & settled).double(),
-            "indicative": torch.full_like(scene.lr, float(partial)),
+            "dhd_lambda_max": dhd.values[0],
+            "converged": (converged & preconditioned_converged).double(),
+            "indicative": torch.full_like(snapshot.lr, float(partial)),
         }
 
-    def preconditioned(
-        self, landscape: BatchedLoss, scene: TrainingSnapshot, start: Tensor
+    def preconditioned_eigenvalues(
+        self, landscape: BatchedLoss, snapshot: TrainingSnapshot, start: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | bool]:
-        """Return the largest eigenvalue of P⁻¹(H + λI) and its limit, and whether it converged where there is a P.
+        """Return the largest eigenvalue of P⁻¹(H + λI) with its limit, and convergence flags ``(K,)``.
 
-        It is that of ``P^(−1/2) (H + λI) P^(−1/2)``, which is symmetric.
+        The symmetric ``P^(−1/2) (H + λI) P^(−1/2)`` has the same eigenvalues. Members without P are converged.
         """
-        given = scene.preconditioning
-        if given is None:
+        preconditioning = snapshot.preconditioning
+        if preconditioning is None:
             return {}, True
-        rate, decay = given.diagonal.rsqrt().to(landscape.theta), given.decay
-        ends = ends_from(landscape, start, (LARGEST,), rate, self.iterations, self.tolerance, decay)
+        scale, decay = preconditioning.diagonal.rsqrt().to(landscape.theta), preconditioning.decay
+        ends = eigenvalues_from_start(landscape, start, (LARGEST,), scale, self.iterations, self.tolerance, decay)
         return {
             "preconditioned_lambda_max": ends.values[0],
             "preconditioned_lambda_max_error": ends.errors[0],
-            "preconditioned_lambda_max_lr": ends.values[0] * scene.lr,
-            "preconditioned_stability": given.limit,
-        }, ends.converged[0] | given.diagonal.isnan().any(1)
+            "preconditioned_lambda_max_lr": ends.values[0] * snapshot.lr,
+            "preconditioned_stability": preconditioning.limit,
+        }, ends.converged[0] | preconditioning.diagonal.isnan().any(1)

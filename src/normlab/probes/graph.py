@@ -1,4 +1,4 @@
-"""The graph of a net's computation: as dot text, as a picture, and for TensorBoard's Graphs tab."""
+"""Computation graphs of nets: as dot text, as SVG, and for TensorBoard's Graphs tab; the entry is `Graph`."""
 
 import contextlib
 import io
@@ -17,84 +17,84 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from normlab.probes.snapshot import MODES, layers_at
+from normlab.probes.snapshot import MODES, named_layers
 
 log = logging.getLogger("normlab")
 
 EVENTS = "events.out.tfevents.0.graph.normlab"
-"""The event file of the graph: TensorBoard reads files by name, and goes on with the last alone as it grows."""
+"""Event file of the graph. Its name sorts first, because TensorBoard follows only the last file of a folder."""
 
 NODE = re.compile(r"^\t(\d+)(?: -> (\d+))?")
 
 
-def dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "batch") -> str:
-    """Return how autograd goes from what a net puts out back to its input x and its parameters, as dot text.
+def graph_dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "batch") -> str:
+    """Return the autograd graph from a net's outputs back to its input x and its parameters, as dot text.
 
-    Nodes are numbered in the order in which they come, so that the same net gives the same text. The net stays as
-    it is: a copy computes, with the kernels of the training.
+    Nodes are numbered in order of appearance, so the same net gives the same text. The forward pass runs on a copy
+    with the kernels of training; the net is unchanged.
 
     Args:
         net: any net of one argument.
-        x: a batch of its input, ``(B, …)``.
-        layer: draw this layer of it alone, from its own input x.
-        mode: ``batch`` or ``frozen``, what normalizers go by.
+        x: a batch of inputs, ``(B, …)``.
+        layer: the name of a layer to draw instead of the whole net, from its own inputs.
+        mode: ``batch`` or ``frozen``, the statistics of the normalizers.
 
     Raises:
-        ValueError: for a mode of another name, and for a layer that is not there, or that the net does not call.
+        ValueError: if the mode is unknown, or the net has no such layer, or does not call it.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode}")
     copy = deepcopy(net).train(mode == "batch")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        part, given = (copy, ((x,), {})) if layer is None else called(copy, layer, x)
-        leaves, outputs = from_leaves(part, *given)
-    with quiet():
+        module, (args, kwargs) = (copy, ((x,), {})) if layer is None else last_call(copy, layer, x)
+        leaves, outputs = call_with_leaves(module, args, kwargs)
+    with ignore_trace_warnings():
         import torchviz
 
-        drawn = torchviz.make_dot(outputs, params={**leaves, **dict(part.named_parameters())})
-    drawn.body[:] = renumbered(drawn.body)
-    return drawn.source
+        graph = torchviz.make_dot(outputs, params={**leaves, **dict(module.named_parameters())})
+    graph.body[:] = renumber_nodes(graph.body)
+    return graph.source
 
 
-def called(net: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, tuple[tuple, dict[str, Any]]]:
-    """Return a layer, and what a net that is given x hands it when it last calls it."""
-    ((_, part),) = layers_at(net, [layer])
+def last_call(net: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, tuple[tuple, dict[str, Any]]]:
+    """Return a layer of a net, and the arguments of its last call in a forward pass of x."""
+    ((_, module),) = named_layers(net, [layer])
     calls: list[tuple[tuple, dict[str, Any]]] = []
 
-    def note(_: nn.Module, positional: tuple, named: dict[str, Any]) -> None:
-        # Copies: what follows may work in place.
-        calls.append(tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (positional, named)))
+    def record(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        # Arguments are cloned, because layers may modify them in place.
+        calls.append(tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs)))
 
-    handle = part.register_forward_pre_hook(note, with_kwargs=True)
+    handle = module.register_forward_pre_hook(record, with_kwargs=True)
     net(x)
     handle.remove()
     if not calls:
-        raise ValueError(f"layer {layer} has no graph, as the net does not call it; choose a layer that it calls")
-    return part, calls[-1]
+        raise ValueError(f"layer must be called by the net, got {layer}, which it does not call; choose another")
+    return module, calls[-1]
 
 
-def from_leaves(part: nn.Module, positional: tuple, named: dict[str, Any]) -> tuple[dict[str, Tensor], tuple]:
-    """Return the inputs of a layer as leaves of its graph, by name, and its outputs."""
+def call_with_leaves(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[dict[str, Tensor], tuple]:
+    """Call a module on inputs that are leaves of the graph; return the leaves by name, and the outputs."""
     leaves: dict[str, Tensor] = {}
 
     def leaf(tensor: Tensor) -> Tensor:
-        own = tensor.detach().clone().requires_grad_(tensor.is_floating_point())
-        return leaves.setdefault(f"x{len(leaves) + 1}" if leaves else "x", own)
+        copy = tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+        return leaves.setdefault(f"x{len(leaves) + 1}" if leaves else "x", copy)
 
-    def copied(tensor: Tensor) -> Tensor:
+    def cloned_leaf(tensor: Tensor) -> Tensor:
         return leaf(tensor).clone()
 
     try:
-        y = part(*tree_map_only(Tensor, leaf, positional), **tree_map_only(Tensor, leaf, named))
+        y = module(*tree_map_only(Tensor, leaf, args), **tree_map_only(Tensor, leaf, kwargs))
     except RuntimeError:
-        # A leaf cannot be worked on in place, a copy of it can.
+        # A leaf cannot be modified in place, but its clone can.
         leaves.clear()
-        y = part(*tree_map_only(Tensor, copied, positional), **tree_map_only(Tensor, copied, named))
-    return leaves, tuple(each for each in tree_leaves(y) if isinstance(each, Tensor))
+        y = module(*tree_map_only(Tensor, cloned_leaf, args), **tree_map_only(Tensor, cloned_leaf, kwargs))
+    return leaves, tuple(output for output in tree_leaves(y) if isinstance(output, Tensor))
 
 
-def renumbered(lines: Sequence[str]) -> Iterator[str]:
-    """Yield a graph's lines with nodes 1, 2, 3 and so on in the place of addresses in memory."""
+def renumber_nodes(lines: Sequence[str]) -> Iterator[str]:
+    """Replace the memory addresses of nodes in dot lines by 1, 2, 3 and so on."""
     numbers: dict[str, int] = {}
 
     def number(match: re.Match) -> str:
@@ -106,7 +106,7 @@ def renumbered(lines: Sequence[str]) -> Iterator[str]:
 
 
 def write_graph(folder: Path, name: str, dot_text: str) -> list[Path]:
-    """Write a graph as ``<name>.dot``, and as ``<name>.svg`` where there is Graphviz; return what was written."""
+    """Write ``<name>.dot``, and ``<name>.svg`` if Graphviz is installed; return the paths of the files."""
     written = [folder / f"{name}.dot"]
     written[0].write_text(dot_text, encoding="utf-8")
     if shutil.which("dot"):
@@ -116,7 +116,7 @@ def write_graph(folder: Path, name: str, dot_text: str) -> list[Path]:
             picture = graphviz.Source(dot_text).pipe(format="svg", quiet=True)
         except graphviz.CalledProcessError as error:
             log.warning(
-                "%s.svg is missing: Graphviz ended with status %s; see dot -Tsvg %s",
+                "%s.svg is missing: Graphviz exited with status %s; to see why, run dot -Tsvg %s",
                 name,
                 error.returncode,
                 written[0],
@@ -127,38 +127,42 @@ def write_graph(folder: Path, name: str, dot_text: str) -> list[Path]:
     return written
 
 
-def tensorboard_graph(folder: Path, net: nn.Module, x: Tensor) -> Path:
+def write_tensorboard_graph(folder: Path, net: nn.Module, x: Tensor) -> Path:
     """Write an event file with a net's graph in evaluation mode, for TensorBoard's Graphs tab; return its path.
 
     Args:
-        folder: of the run's event files.
-        net: any net of one argument; it stays as it is.
-        x: a batch of its input, ``(B, …)``.
+        folder: the folder of the run's event files.
+        net: any net of one argument; it is unchanged.
+        x: a batch of inputs, ``(B, …)``.
 
     Raises:
-        ValueError: the net cannot be traced.
+        ValueError: if the net cannot be traced.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with tempfile.TemporaryDirectory() as beside:
-        writer = SummaryWriter(beside)
+    with tempfile.TemporaryDirectory() as temporary:
+        writer = SummaryWriter(temporary)
         try:
-            # A failure is printed as well as raised.
-            with torch.random.fork_rng(devices=[]), quiet(), contextlib.redirect_stdout(io.StringIO()):
+            # add_graph prints a failure in addition to raising it.
+            with (
+                torch.random.fork_rng(devices=[]),
+                ignore_trace_warnings(),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
                 writer.add_graph(deepcopy(net), x)
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"the net has no graph for TensorBoard, as it cannot be traced: {reason}") from error
+            raise ValueError(f"the net cannot be traced for TensorBoard's graph: {reason}") from error
         finally:
             writer.close()
-        (written,) = Path(beside).iterdir()
+        (written,) = Path(temporary).iterdir()
         (folder / EVENTS).write_bytes(written.read_bytes())
     return folder / EVENTS
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hear nothing of what torchviz and torch's tracer use although it is deprecated, nor that a trace is one."""
+def ignore_trace_warnings() -> Iterator[None]:
+    """Ignore deprecation warnings of torchviz and torch.jit, and warnings about tracing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*distutils", DeprecationWarning)
         warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
@@ -168,11 +172,14 @@ def quiet() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """What draws a run's net before it trains: ``graph.dot``, ``graph.svg``, and TensorBoard's Graphs tab.
+    """Draws the net of a run before training: ``graph.dot``, ``graph.svg``, and TensorBoard's Graphs tab.
 
     Args:
-        layers: further graphs, of these layers alone, ``graph_<layer>.dot``.
-        mode: ``batch`` or ``frozen``, what normalizers go by in the dot text.
+        layers: names of layers that get a graph each, ``graph_<layer>.dot``.
+        mode: ``batch`` or ``frozen``, the statistics of the normalizers in the dot text.
+
+    Raises:
+        ValueError: if the mode is unknown.
     """
 
     layers: Sequence[str] = ()
@@ -183,26 +190,26 @@ class Graph:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode}")
 
     def check(self, net: nn.Module) -> None:
-        """Refuse a layer that the net does not have.
+        """Check that the net has the layers.
 
         Raises:
-            ValueError: with the list of those that it has.
+            ValueError: if it does not; the message lists its layers.
         """
-        for _ in layers_at(net, self.layers):
+        for _ in named_layers(net, self.layers):
             pass
 
     def files(self, net: nn.Module, x: Tensor) -> dict[str, bytes]:
-        """Return the content of the files of :meth:`write`, by name, for many runs of one net."""
-        with tempfile.TemporaryDirectory() as beside:
-            self.write(Path(beside), net, x)
-            return {path.name: path.read_bytes() for path in sorted(Path(beside).iterdir())}
+        """Return the contents of the files of :meth:`write` by name, to share them among the runs of one net."""
+        with tempfile.TemporaryDirectory() as temporary:
+            self.write(Path(temporary), net, x)
+            return {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
 
     def write(self, folder: Path, net: nn.Module, x: Tensor) -> None:
-        """Write the graphs into a run's folder; x is a batch, ``(B, …)``."""
-        write_graph(folder, "graph", dot(net, x, mode=self.mode))
+        """Write the graphs into the folder of a run; x is a batch, ``(B, …)``. Log a warning if tracing fails."""
+        write_graph(folder, "graph", graph_dot(net, x, mode=self.mode))
         for layer in self.layers:
-            write_graph(folder, f"graph_{layer}", dot(net, x, layer, self.mode))
+            write_graph(folder, f"graph_{layer}", graph_dot(net, x, layer, self.mode))
         try:
-            tensorboard_graph(folder, net, x)
+            write_tensorboard_graph(folder, net, x)
         except ValueError as error:
             log.warning("%s", error)

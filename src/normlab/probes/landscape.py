@@ -1,6 +1,6 @@
-"""A loss as a function of the parameters: of one net, or of each of K nets at once.
+"""The loss of one net, or of K nets at once, as a function of the parameters; the entry is `BatchedLoss`.
 
-Letters: K members, S points of each, P parameters of a member; θ ``[K, P]`` the parameters that are looked from.
+Letters: K members, S points of each, P parameters of a member; θ ``[K, P]`` the reference parameters.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,25 +16,25 @@ Params = Mapping[str, Tensor]
 Loss = Callable[..., Tensor]
 
 POINTS_AT_ONCE = 16
-"""How many points are evaluated together: more leave the cache, fewer spend their time in calls from Python."""
+"""Points in a batch: more exceed the cache, fewer are dominated by the overhead of Python calls."""
 
 
 class BatchedLoss:
-    """A loss over all parameters, with its gradients and the products of its Hessian; nothing else is changed.
+    """A loss over all parameters of K nets, with gradients and Hessian products, evaluated without side effects.
 
-    All of it works on detached clones. Where the loss draws from torch's global generator, every evaluation draws
-    the same numbers, and the generator stays as it was: noise is not landscape.
+    All evaluations use detached clones. If the loss draws from torch's global generator, every evaluation draws
+    the same numbers, and the generator is restored, so that noise does not appear as curvature.
 
     Shapes:
         points θ' ``(..., K, P)``; losses ``(..., K)``; gradients ``(..., K, P)``.
 
     Args:
-        loss: called with one member's parameters by name, and with what else is its own; returns a number ``()``.
-            It must not change what it is given, and take part in ``torch.func.vmap``.
+        loss: maps one member's parameters by name, and its slice of each item of ``context``, to a scalar ``()``.
+            It must not modify its arguments, and must support ``torch.func.vmap``.
         params: the parameters by name, ``(K, …)`` each.
-        context: what else each member has of its own, such as data and buffers: tensors ``(K, …)``, in any
-            nesting of dicts and lists, an argument of ``loss`` each.
-        mode: ``batch`` or ``frozen``, what normalizers go by, or another word for a loss without any.
+        context: further arguments of ``loss``, such as data and buffers: tensors ``(K, …)``, possibly nested in
+            dicts and lists.
+        mode: ``batch`` or ``frozen``, the statistics of the normalizers, or ``exact`` for a loss without any.
 
     >>> bowl = BatchedLoss.of(lambda params: (params["w"] ** 2).sum() / 2, {"w": torch.tensor([3.0, 4.0])})
     >>> bowl.losses(bowl.theta), bowl.gradients(bowl.theta)
@@ -52,10 +52,10 @@ class BatchedLoss:
 
     @classmethod
     def of(cls, loss: Callable[[Params], Tensor], params: Params, mode: str = "exact") -> "BatchedLoss":
-        """Return the landscape of one loss of parameters by name, of a single net.
+        """Create a landscape of a single net from a loss of parameters by name.
 
         Raises:
-            ValueError: the loss is not finite at these parameters.
+            ValueError: if the loss is not finite at these parameters.
         """
         landscape = cls(loss, {name: param.unsqueeze(0) for name, param in params.items()}, mode=mode)
         value = landscape.losses(landscape.theta).item()
@@ -64,52 +64,52 @@ class BatchedLoss:
         return landscape
 
     def double(self) -> "BatchedLoss":
-        """Return the same landscape in float64."""
+        """Return a copy of the landscape in float64."""
         return self._copy(self.theta.double(), tree_map_only(Tensor, in_double, self.context))
 
     def of_member(self, k: int) -> "BatchedLoss":
         """Return the landscape of member k alone."""
         return self.of_members(slice(k, k + 1))
 
-    def of_members(self, own: slice) -> "BatchedLoss":
-        """Return the landscape of some of the members."""
-        return self._copy(self.theta[own], tree_map_only(Tensor, lambda tensor: tensor[own], self.context))
+    def of_members(self, members: slice) -> "BatchedLoss":
+        """Return the landscape of a slice of the members."""
+        return self._copy(self.theta[members], tree_map_only(Tensor, lambda tensor: tensor[members], self.context))
 
     def _copy(self, theta: Tensor, context: list) -> "BatchedLoss":
-        params = dict(zip(self.names, self.parts(theta), strict=True))
+        params = dict(zip(self.names, self.unflatten(theta), strict=True))
         copy = BatchedLoss(self.loss, params, context, mode=self.mode)
         copy._generator = self._generator
         return copy
 
-    def parts(self, theta: Tensor) -> list[Tensor]:
-        """Return the parameters that a point is made of, ``(..., *shape)`` each, sharing its memory."""
+    def unflatten(self, theta: Tensor) -> list[Tensor]:
+        """Split a point into views of its parameters, ``(..., P)`` to ``(..., *shape)`` each."""
         views = theta.split([shape.numel() for shape in self.shapes], dim=-1)
         pairs = zip(views, self.shapes, strict=True)
         return [view.unflatten(-1, shape) if shape else view.squeeze(-1) for view, shape in pairs]
 
-    def columns(self, names: Sequence[str]) -> Tensor:
-        """Return which of the P entries of a point belong to these parameters, ``(P,)`` true or false."""
+    def parameter_mask(self, names: Sequence[str]) -> Tensor:
+        """Return a boolean mask of the entries of a point that belong to these parameters, ``(P,)``."""
         pairs = zip(self.names, self.shapes, strict=True)
         return torch.cat([torch.full((shape.numel(),), name in names) for name, shape in pairs])
 
     def losses(self, points: Tensor) -> Tensor:
-        """Return the loss at points, each member's at its own."""
+        """Return the losses of each member at its points, ``(..., K, P)`` to ``(..., K)``."""
         with torch.no_grad():
             return torch.cat([self._losses(part) for part in self._split(points)]).view(points.shape[:-1])
 
     def gradients(self, points: Tensor) -> Tensor:
-        """Return the gradient at points, each member's at its own."""
+        """Return the gradients of each member at its points, ``(..., K, P)`` to the same."""
         return torch.cat([self._gradients(part)[1] for part in self._split(points)]).view(points.shape)
 
     def losses_and_gradients(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both, in one pass."""
+        """Return losses and gradients from the same forward passes."""
         losses, gradients = zip(*(self._gradients(part) for part in self._split(points)), strict=True)
         return torch.cat(losses).view(points.shape[:-1]), torch.cat(gradients).view(points.shape)
 
     def hessian(self) -> Callable[[Tensor], Tensor]:
-        """Return a function that multiplies ``(K, P)`` or ``(S, K, P)`` with each member's Hessian at θ.
+        """Return a function that multiplies ``(K, P)`` or ``(S, K, P)`` by each member's Hessian at θ.
 
-        The gradient is taken down once; a product is then one pass back through it.
+        The graph of the gradient is built once; each product is one backward pass through it.
         """
         theta = self.theta.clone().requires_grad_()
         with torch.enable_grad(), self._same_draws():
@@ -145,19 +145,19 @@ class BatchedLoss:
         return losses.detach(), gradient
 
     def _losses(self, points: Tensor) -> Tensor:
-        """Return ``(S, K)`` for ``(S, K, P)``; one of a kind is not vmapped, which takes twice as long."""
-        members, alone = self.members > 1, len(points) == 1
-        call: Callable[..., Tensor] = vmap(self._loss, randomness="same") if members else self._loss
-        if not alone:
+        """Map points ``(S, K, P)`` to losses ``(S, K)``; axes of length 1 skip vmap, which doubles the time."""
+        many_members, single_point = self.members > 1, len(points) == 1
+        call: Callable[..., Tensor] = vmap(self._loss, randomness="same") if many_members else self._loss
+        if not single_point:
             call = vmap(call, in_dims=(0, *[None] * len(self.context)), randomness="same")
-        context = self.context if members else tree_map_only(Tensor, lambda t: t.squeeze(0), self.context)
-        given = points if members else points.squeeze(1)
+        context = self.context if many_members else tree_map_only(Tensor, lambda t: t.squeeze(0), self.context)
+        arguments = points if many_members else points.squeeze(1)
         with self._same_draws():
-            losses = call(given.squeeze(0) if alone else given, *context)
+            losses = call(arguments.squeeze(0) if single_point else arguments, *context)
         return losses.reshape(points.shape[:2])
 
     def _loss(self, theta: Tensor, *context: Any) -> Tensor:
-        return self.loss(dict(zip(self.names, self.parts(theta), strict=True)), *context)
+        return self.loss(dict(zip(self.names, self.unflatten(theta), strict=True)), *context)
 
     @contextmanager
     def _same_draws(self) -> Iterator[None]:
@@ -167,5 +167,5 @@ class BatchedLoss:
 
 
 def in_double(tensor: Tensor) -> Tensor:
-    """Return a tensor in float64; whole numbers stay."""
+    """Cast a floating-point tensor to float64; other dtypes are unchanged."""
     return tensor.double() if tensor.is_floating_point() else tensor

@@ -1,6 +1,6 @@
-"""How the distribution of what goes into the activations moves through training.
+"""Distribution of the inputs of activations, and its change since the start of training.
 
-Letters: K members, B samples, C units of a layer, n numbers of a unit: the samples, at every position of an
+Letters: K members, B samples, C units of a layer, n values of a unit: B samples, at every position of an
 image.
 """
 
@@ -14,18 +14,24 @@ from torch.func import functional_call, vmap
 
 from normlab.models.layer_lookup import mean_std
 from normlab.probes.landscape import Params, in_double
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, corrected, side_effect_free_copy
+from normlab.probes.snapshot import (
+    Measurement,
+    Probe,
+    TrainingSnapshot,
+    side_effect_free_copy,
+    updated_corrections,
+)
 
 LEVELS = {"q15": 0.15, "q50": 0.50, "q85": 0.85}
-"""The quantiles of Ioffe's figure, by what they are called."""
+"""Quantiles of figure 1 of Ioffe and Szegedy (2015), by name."""
 
 
-class Inputs(NamedTuple):
-    """What goes into one activation.
+class ActivationInputs(NamedTuple):
+    """Values of one unit and moments of all units at the input of an activation.
 
     Attributes:
-        values: of one unit, ``(K, n)``.
-        mean, std: of each unit, ``(K, C)``, the standard deviation divided by n − 1.
+        values: inputs of one unit, ``(K, n)``.
+        mean, std: moments of each unit, ``(K, C)``; the variance is divided by n − 1.
     """
 
     values: Tensor
@@ -34,97 +40,99 @@ class Inputs(NamedTuple):
 
 
 def activation_modules(net: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Return the modules called ``activation`` by the layer that each is in, ``net`` if in none.
+    """Return the modules named ``activation``, keyed by their layer, or ``net`` at the top level.
 
     Raises:
-        ValueError: for a layer without one, with the list of those with one.
+        ValueError: if a layer has no such module; the message lists the layers that do.
     """
-    places = {}
+    modules = {}
     for name, module in net.named_modules():
         layer, _, slot = name.rpartition(".")
         if slot == "activation":
-            places[layer or "net"] = module
+            modules[layer or "net"] = module
     for layer in layers or ():
-        if layer not in places:
-            known = ", ".join(places) or "none"
-            raise ValueError(f"layers: there is no {layer} with a module activation; the net has {known}")
-    return places if layers is None else {layer: places[layer] for layer in layers}
+        if layer not in modules:
+            known = ", ".join(modules) or "none"
+            raise ValueError(f"layers must have a module named activation, got {layer}; available: {known}")
+    return modules if layers is None else {layer: modules[layer] for layer in layers}
 
 
 def preactivations(
     net: nn.Module, state: Params, x: Tensor, layers: Sequence[str] | None = None, unit: int = 0
-) -> dict[str, Inputs]:
-    """Return the inputs of the activations of layers, after the normalizer where it comes before.
+) -> dict[str, ActivationInputs]:
+    """Return the inputs of the activations of layers.
 
     Shapes:
         state ``(K, …)`` by name, parameters and buffers; x ``(K, B, …)``.
 
     Args:
-        net: the architecture, as :func:`normlab.probes.snapshot.still` returns it.
-        state: of each member.
-        x: of each member.
-        layers: which, all if None; see :func:`activations`.
-        unit: the one whose values are returned, counted from 0; of an image a unit is a channel.
+        net: the architecture, as returned by :func:`normlab.probes.snapshot.side_effect_free_copy`.
+        state: parameters and buffers of each member.
+        x: inputs of each member.
+        layers: names of layers, or None for all; see :func:`activation_modules`.
+        unit: index of the unit whose values are returned; for images, of the channel.
 
     Raises:
-        ValueError: for a layer that is not there, or a unit that a layer does not have.
+        ValueError: if the net has no such layer, or the layer no such unit.
     """
-    places = activation_modules(net, layers)
+    modules = activation_modules(net, layers)
 
-    def of_member(state: Params, x: Tensor) -> dict[str, Inputs]:
-        return observed(places, unit, lambda: functional_call(net, dict(state), (x,)))
+    def of_member(state: Params, x: Tensor) -> dict[str, ActivationInputs]:
+        return record_inputs(modules, unit, lambda: functional_call(net, dict(state), (x,)))
 
-    # A layer that moves something in its buffers is not to move it in the state.
-    own = {name: tensor.detach().clone() for name, tensor in state.items()}
+    # Tensors are cloned, because layers may update their buffers in place.
+    copies = {name: tensor.detach().clone() for name, tensor in state.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         if len(x) > 1:
-            return vmap(of_member, randomness="same")(own, x)
-        seen = of_member({name: tensor.squeeze(0) for name, tensor in own.items()}, x.squeeze(0))
-    return {layer: Inputs(*(part.unsqueeze(0) for part in inputs)) for layer, inputs in seen.items()}
+            return vmap(of_member, randomness="same")(copies, x)
+        single = of_member({name: tensor.squeeze(0) for name, tensor in copies.items()}, x.squeeze(0))
+    return {layer: ActivationInputs(*(part.unsqueeze(0) for part in inputs)) for layer, inputs in single.items()}
 
 
-def observed(places: Mapping[str, nn.Module], unit: int, call: Callable[[], Tensor]) -> dict[str, Inputs]:
-    """Return the inputs of activations of one member while ``call`` runs."""
-    seen: dict[str, Inputs] = {}
+def record_inputs(
+    modules: Mapping[str, nn.Module], unit: int, call: Callable[[], Tensor]
+) -> dict[str, ActivationInputs]:
+    """Run ``call`` on one member and return the inputs of its activations."""
+    records: dict[str, ActivationInputs] = {}
 
     def hook(layer: str) -> Callable[[nn.Module, tuple], None]:
         def measure(module: nn.Module, inputs: tuple) -> None:
             rows = inputs[0].movedim(1, 0).flatten(1)
             if unit >= len(rows):
                 raise ValueError(f"unit must be below {len(rows)}, the number of {layer}'s units, got {unit}")
-            # A copy: an activation may work in place.
-            seen[layer] = Inputs(rows[unit].clone(), *mean_std(rows))
+            # Values are cloned, because an activation may modify its input in place.
+            records[layer] = ActivationInputs(rows[unit].clone(), *mean_std(rows))
 
         return measure
 
-    # Before the activation, not after it, as one that works in place leaves nothing of what it took.
-    handles = [module.register_forward_pre_hook(hook(layer)) for layer, module in places.items()]
+    # Pre-hooks, because an in-place activation overwrites its input.
+    handles = [module.register_forward_pre_hook(hook(layer)) for layer, module in modules.items()]
     try:
         call()
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return records
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preactivations(Probe):
-    """Moments and percentiles of :func:`preactivations`, of one typical unit, and how far all units have moved.
+    """Percentiles and moments of the inputs of activations, and their change since the start of training.
 
-    Found are ``layer/q15``, ``layer/q50``, ``layer/q85``, ``layer/mean`` and ``layer/std`` of one unit, over the
-    data. Against the start of the training, on the same data, with μ and σ of each unit of a layer:
-    ``layer/shift``, the mean of ``|μ − μ₀| / σ₀``, and ``layer/stretch``, the mean of ``|ln(σ / σ₀)|``; ``shift``
-    and ``stretch`` are their means over layers. A unit that is constant, now or at the start, is left out. In a
-    net without a module called ``activation`` there is nothing to be found.
+    Numbers: ``layer/q15``, ``layer/q50``, ``layer/q85``, ``layer/mean`` and ``layer/std`` of one unit, over the
+    data. With μ and σ of each unit, and μ₀ and σ₀ at the start of training on the same data: ``layer/shift``, the
+    mean of ``|μ − μ₀| / σ₀`` over units, and ``layer/stretch``, the mean of ``|ln(σ / σ₀)|``; ``shift`` and
+    ``stretch`` are their means over layers. Units that are constant, now or at the start, are excluded. A net
+    without a module named ``activation`` yields no measurement.
 
     Args:
-        layers: which layers to look at; null for all that have a module called ``activation``.
-        unit: the typical unit, counted from 0.
-        data: ``minibatch`` or ``train``, what goes through the net.
-        double: whether in float64.
+        layers: names of the layers to measure; null for all that have a module named ``activation``.
+        unit: index of the unit whose percentiles are measured.
+        data: ``minibatch`` or ``train``, the inputs of the net.
+        double: whether to compute in float64.
 
     Raises:
-        ValueError: for a unit below 0; in a scene, for a layer or unit that is not there.
+        ValueError: if unit is negative; when called, if the net has no such layer or unit.
 
     Ioffe and Szegedy (2015), Batch Normalization, arXiv:1502.03167, figure 1.
     """
@@ -141,53 +149,57 @@ class Preactivations(Probe):
             raise ValueError(f"unit must be 0 or more, got {self.unit}")
 
     def check(self, net: nn.Module) -> None:
-        """Refuse a layer that the net does not have."""
+        """Check that the net has the layers.
+
+        Raises:
+            ValueError: if a layer has no module named ``activation``.
+        """
         activation_modules(net, self.layers)
 
-    def __call__(self, scene: TrainingSnapshot) -> Iterator[Measurement]:
-        """Yield percentiles and moments of each layer."""
-        if not activation_modules(scene.net, self.layers):
+    def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
+        """Yield a measurement for each mode."""
+        if not activation_modules(snapshot.net, self.layers):
             return
         for mode in self.modes:
-            now, start = self.inputs(scene, scene.before, mode), self.inputs(scene, scene.start, mode)
+            now, start = self.inputs(snapshot, snapshot.before, mode), self.inputs(snapshot, snapshot.start, mode)
             numbers: dict[str, Tensor] = {}
             for layer, inputs in now.items():
-                found = {**of_unit(inputs, self.unit), **moved(inputs, start[layer])}
-                numbers |= {f"{layer}/{name}": values for name, values in found.items()}
+                statistics = {**unit_statistics(inputs, self.unit), **unit_drift(inputs, start[layer])}
+                numbers |= {f"{layer}/{name}": values for name, values in statistics.items()}
             for name in ("shift", "stretch"):
                 numbers[name] = torch.stack([numbers[f"{layer}/{name}"] for layer in now]).mean(0)
             yield Measurement(self.name, mode, numbers, headline=("shift", "stretch"))
 
-    def inputs(self, scene: TrainingSnapshot, state: Params, mode: str) -> dict[str, Inputs]:
-        """Return the inputs of the activations at a state."""
-        x = scene.data(self.data)[0]
+    def inputs(self, snapshot: TrainingSnapshot, state: Params, mode: str) -> dict[str, ActivationInputs]:
+        """Return the inputs of the activations for these parameters and buffers."""
+        x = snapshot.data(self.data)[0]
         if self.double:
             state, x = {name: in_double(tensor) for name, tensor in state.items()}, x.double()
         if mode == "batch":
-            state = corrected(scene.net, {}, state, x)
+            state = updated_corrections(snapshot.net, {}, state, x)
         return preactivations(
-            side_effect_free_copy(scene.net, mode, folds=scene.folds), state, x, self.layers, self.unit
+            side_effect_free_copy(snapshot.net, mode, folds=snapshot.folds), state, x, self.layers, self.unit
         )
 
 
-def of_unit(inputs: Inputs, unit: int) -> dict[str, Tensor]:
+def unit_statistics(inputs: ActivationInputs, unit: int) -> dict[str, Tensor]:
     """Return percentiles and moments of one unit, ``(K,)`` each."""
     levels = inputs.values.new_tensor(list(LEVELS.values()))
-    found = dict(zip(LEVELS, inputs.values.quantile(levels, dim=1), strict=True))
-    return {**found, "mean": inputs.mean[:, unit], "std": inputs.std[:, unit]}
+    quantiles = dict(zip(LEVELS, inputs.values.quantile(levels, dim=1), strict=True))
+    return {**quantiles, "mean": inputs.mean[:, unit], "std": inputs.std[:, unit]}
 
 
-def moved(now: Inputs, start: Inputs) -> dict[str, Tensor]:
-    """Return how far the units of a layer have moved from the start of the training, ``(K,)`` each."""
+def unit_drift(now: ActivationInputs, start: ActivationInputs) -> dict[str, Tensor]:
+    """Return the mean change of location and scale of a layer's units since the start, ``(K,)`` each."""
     constant = is_constant_unit(now) | is_constant_unit(start)
     shift, stretch = (now.mean - start.mean).abs() / start.std, (now.std / start.std).log().abs()
-    left = (~constant).sum(1)
+    count = (~constant).sum(1)
     return {
-        "shift": shift.masked_fill(constant, 0).sum(1) / left,
-        "stretch": stretch.masked_fill(constant, 0).sum(1) / left,
+        "shift": shift.masked_fill(constant, 0).sum(1) / count,
+        "stretch": stretch.masked_fill(constant, 0).sum(1) / count,
     }
 
 
-def is_constant_unit(inputs: Inputs) -> Tensor:
-    """Return which units differ between samples by rounding alone, ``(K, C)``."""
+def is_constant_unit(inputs: ActivationInputs) -> Tensor:
+    """Return a mask of the units whose values differ only by rounding, ``(K, C)``."""
     return inputs.std <= 8 * torch.finfo(inputs.std.dtype).eps * inputs.mean.abs()

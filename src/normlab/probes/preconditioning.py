@@ -1,4 +1,4 @@
-"""The preconditioner of an adaptive optimizer, as probes see it."""
+"""The preconditioner of an adaptive optimizer, which probes of curvature use."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Preconditioning:
-    """A preconditioner P, with which an optimizer descends along ``P⁻¹(∇f + λθ)``.
+    """A diagonal preconditioner P of an optimizer whose steps are along ``P⁻¹(∇f + λθ)``.
 
     Shapes:
         K members, P parameters of a member: diagonal ``(K, P)``, decay and limit ``(K,)``, in float64.
 
     Attributes:
-        diagonal: of P, NaN before the optimizer's first update.
-        decay: λ, weight decay that is part of the gradient.
+        diagonal: the diagonal of P, NaN before the first update of the optimizer.
+        decay: λ, the weight decay that is added to the gradient.
         limit: the largest ``η·λmax(P⁻¹(H + λI))`` at which the optimizer is stable on a quadratic.
     """
 

@@ -1,4 +1,4 @@
-"""What a probe is shown of a training, and what it answers.
+"""Interface of probes: `TrainingSnapshot` is their input, `Measurement` their output, `Probe` their base class.
 
 Letters: K members, B samples of a minibatch, N samples, O outputs, P parameters of a member.
 """
@@ -24,36 +24,36 @@ from normlab.probes.landscape import BatchedLoss, Params, in_double
 from normlab.probes.preconditioning import Preconditioning
 
 MODES = ("batch", "frozen")
-"""What normalizers over the batch go by: the statistics of the batch, or running ones, which stay as they are."""
+"""Statistics that normalizers over the batch use: those of the batch, or the running statistics, unchanged."""
 
 DATA = ("minibatch", "train")
-"""What the loss is taken over: the step's minibatch, or the whole training split."""
+"""Data of the loss: the minibatch of the step, or the whole training split."""
 
 PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
-"""What needs no copy."""
+"""Types of immutable values, which copies share."""
 
 
 @dataclass(frozen=True)
 class TrainingSnapshot:
-    """A moment in the training of K nets: before an optimizer step, after it, and what the step was taken on.
+    """State of K nets before and after an optimizer step, with the data and settings of that step.
 
-    Where no step is taken, at the start and at the end of a training, ``after`` is ``before``.
+    At the start and at the end of training no step is taken, and ``after`` is the same object as ``before``.
 
     Attributes:
-        net: the architecture; the numbers in it are not used.
-        loss: of outputs ``(K, B, O)`` and targets ``(K, B, …)``, each member's, ``(K,)``.
+        net: the architecture; the values of its tensors are not used.
+        loss: maps outputs ``(K, B, O)`` and targets ``(K, B, …)`` to the loss of each member, ``(K,)``.
         trained: the names of the parameters that the optimizer updates.
         before, after: parameters and buffers by name, ``(K, …)`` each.
-        start: the same as the training began with.
+        start: the same tensors at the start of training.
         minibatch: x ``(K, B, …)`` and y ``(K, B, …)``.
-        train: the training split, x ``(M, N, …)`` and y ``(M, N, …)``; M is 1 if members have the same, else K.
+        train: the training split, x ``(M, N, …)`` and y ``(M, N, …)``; M is 1 if all members share it, else K.
         lr: each member's learning rate, ``(K,)``, in float64.
-        stability: the largest λmax·η with which the optimizer is stable on a quadratic, ``(K,)``; None where
-            there is no such limit, as with adaptive optimizers, which have one for the preconditioned Hessian.
-        generators: one for each member, to draw from.
-        epoch, step: of the training, the step counted from 0.
-        folds: whether frozen normalizers may be folded into the linear layers before them; see ``folds_exactly``.
-        preconditioning: of an adaptive optimizer, before the step.
+        stability: the largest λmax·η at which the optimizer is stable on a quadratic, ``(K,)``. None if it has no
+            such limit: adaptive optimizers have one for the preconditioned Hessian instead.
+        generators: one random generator for each member.
+        epoch, step: training progress; steps count from 0.
+        folds: whether frozen normalizers may be folded into the linear layers; see :func:`folds_exactly`.
+        preconditioning: the preconditioner of an adaptive optimizer before the step, else None.
     """
 
     net: nn.Module
@@ -73,7 +73,7 @@ class TrainingSnapshot:
     preconditioning: Preconditioning | None = None
 
     def data(self, which: str) -> Split:
-        """Return samples as each member sees them, ``(K, B, …)``."""
+        """Return the inputs and targets of each member, ``(K, B, …)``: of the ``minibatch`` or of ``train``."""
         if which == "minibatch":
             return self.minibatch
         x, y = self.train
@@ -83,10 +83,16 @@ class TrainingSnapshot:
     def landscape(
         self, mode: str, data: str = "minibatch", state: Params | None = None, *, double: bool = False
     ) -> BatchedLoss:
-        """Return the loss as a function of the trained parameters, at those before the step or of ``state``.
+        """Return the loss as a function of the trained parameters, around ``state``.
+
+        Args:
+            mode: ``batch`` or ``frozen``, the statistics of the normalizers.
+            data: ``minibatch`` or ``train``.
+            state: parameters and buffers; those before the step if None.
+            double: whether to compute in float64.
 
         Raises:
-            ValueError: for a mode or data of another name.
+            ValueError: if the mode is unknown.
         """
         net = side_effect_free_copy(self.net, mode, folds=self.folds)
         state = self.before if state is None else state
@@ -94,7 +100,7 @@ class TrainingSnapshot:
         fixed: Params = {name: tensor for name, tensor in state.items() if name not in params}
         x, y = self.data(data)
         if mode == "batch":
-            fixed = corrected(self.net, params, fixed, x)
+            fixed = updated_corrections(self.net, params, fixed, x)
 
         def loss(params: Params, fixed: Params, x: Tensor, y: Tensor) -> Tensor:
             outputs = functional_call(net, {**fixed, **params}, (x,))
@@ -105,50 +111,50 @@ class TrainingSnapshot:
 
 
 def side_effect_free_copy(net: nn.Module, mode: str, *, folds: bool = True) -> nn.Module:
-    """Return a copy of a net whose forward pass changes nothing: what it normalizes by, and draws, is held.
+    """Return a copy of a net whose forward pass changes no statistics and repeats the same random draws.
 
-    It shares the net's tensors, and is to be called with others in their place.
+    The copy shares the tensors of the net; call it with other tensors through ``functional_call``.
 
-    In mode ``batch`` the copy is in training mode, where layers with ``track_running_stats`` track none, and in
-    ``frozen`` in evaluation mode, where each linear layer takes over the normalizer after it if ``folds``. Layers
-    with an attribute ``held`` hold what they draw, or correct by.
+    In mode ``batch`` the copy is in training mode, but tracks no running statistics. In mode ``frozen`` it is in
+    evaluation mode; with ``folds``, each linear layer also applies the normalizer after it. Layers with an
+    attribute ``held`` keep their random draws, or the corrections of batch renormalization.
 
     Raises:
-        ValueError: for another mode.
+        ValueError: if the mode is unknown.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode}")
-    copy: Any = structure(net).train(mode == "batch")
+    copy: Any = copy_sharing_tensors(net).train(mode == "batch")
     for layer in copy.modules():
         if hasattr(layer, "held"):
             layer.held = True
         if mode == "batch" and hasattr(layer, "track_running_stats"):
             layer.track_running_stats = False
         if isinstance(layer, BatchNorm):
-            # The kernel has no second derivative by jvp of jvp, and under vmap takes longer than the formula.
+            # The fused kernel has no forward-mode second derivative, and is slower than the formula under vmap.
             layer.fused = False
     if mode == "frozen" and folds:
-        fold(copy)
+        fold_normalizers(copy)
     return copy
 
 
-def structure(net: nn.Module) -> nn.Module:
+def copy_sharing_tensors(net: nn.Module) -> nn.Module:
     """Return a copy of a net that shares its tensors.
 
-    ``deepcopy`` would take half of the time that a small net is looked at for.
+    ``deepcopy`` would take half of the time of probing a small net.
     """
-    return shell(net, {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())})
+    return copy_module(net, {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())})
 
 
-def shell(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """Return a copy of a module, with what is in ``memo`` instead of copies of that, as ``deepcopy`` has it."""
-    own_way = hasattr(module, "__deepcopy__") or type(module).__setstate__ is not nn.Module.__setstate__
-    if own_way or id(module) in memo:
+def copy_module(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """Return a copy of a module that shares the objects in ``memo``, which is keyed by id as in ``deepcopy``."""
+    custom_copy = hasattr(module, "__deepcopy__") or type(module).__setstate__ is not nn.Module.__setstate__
+    if custom_copy or id(module) in memo:
         return deepcopy(module, memo)
     copy = memo[id(module)] = module.__new__(type(module))
     for name, value in vars(module).items():
         if name == "_modules":
-            vars(copy)[name] = {key: child and shell(child, memo) for key, child in value.items()}
+            vars(copy)[name] = {key: child and copy_module(child, memo) for key, child in value.items()}
         elif name in ("_parameters", "_buffers"):
             vars(copy)[name] = dict(value)
         elif type(value) in (dict, OrderedDict, set, list) and not value:
@@ -158,14 +164,15 @@ def shell(module: nn.Module, memo: dict[int, Any]) -> Any:
     return copy
 
 
-def corrected(net: nn.Module, params: Params, fixed: Params, x: Tensor) -> Params:
-    """Return buffers in which layers that correct by the batch have done so, at these parameters and this data.
+def updated_corrections(net: nn.Module, params: Params, fixed: Params, x: Tensor) -> Params:
+    """Return the buffers after layers such as batch renormalization have updated their corrections.
 
-    Those of batch renormalization are otherwise of the minibatch before.
+    The corrections r and d are computed for these parameters and inputs; the stored ones belong to the previous
+    minibatch.
     """
-    free = side_effect_free_copy(net, "batch")
+    copy = side_effect_free_copy(net, "batch")
     correcting: list[Any] = [
-        m for m in free.modules() if hasattr(m, "held") and not isinstance(m, StochasticLayer)
+        m for m in copy.modules() if hasattr(m, "held") and not isinstance(m, StochasticLayer)
     ]
     if not correcting:
         return fixed
@@ -173,15 +180,15 @@ def corrected(net: nn.Module, params: Params, fixed: Params, x: Tensor) -> Param
         layer.held = False
     state = {name: tensor.detach().clone() for name, tensor in {**fixed, **params}.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        vmap(partial(functional_call, free), randomness="same")(state, x)
+        vmap(partial(functional_call, copy), randomness="same")(state, x)
     return {name: state[name] for name in fixed}
 
 
-def fold(net: nn.Module) -> None:
-    """Let each linear layer of a sequence take over the frozen normalizer that follows it, for half of the time.
+def fold_normalizers(net: nn.Module) -> None:
+    """Fold each frozen normalizer of a sequence into the linear layer before it, which halves the time.
 
     With frozen statistics ``γ (W x + b − μ)/√(σ² + ε) + β = (a W) x + a (b − μ) + β``, ``a = γ/√(σ² + ε)``.
-    A layer that stands in several places, or has hooks, is left as it is.
+    Layers that occur in several places, or have hooks, are not folded.
     """
     places = Counter(id(layer) for _, layer in net.named_modules(remove_duplicate=False))
     for container in net.modules():
@@ -191,17 +198,17 @@ def fold(net: nn.Module) -> None:
             frozen = type(norm) in (BatchNorm1d, nn.BatchNorm1d) and norm._buffers["running_mean"] is not None
             alone = all(places[id(layer)] == 1 and calls_forward_alone(layer) for layer in (linear, norm))
             if type(linear) is nn.Linear and frozen and alone:
-                linear.forward = partial(folded, linear, norm)  # type: ignore[method-assign]
+                linear.forward = partial(folded_forward, linear, norm)  # type: ignore[method-assign]
                 norm.forward = nn.Identity().forward
 
 
 def folds_exactly(net: nn.Module, state: Params, x: Tensor) -> bool:
-    """Return whether a folded copy of a net gives the outputs of the net itself in evaluation mode.
+    """Return True if a folded copy of a net has the outputs of the net itself in evaluation mode.
 
     Shapes:
-        state: of one member; x ``(B, …)``.
+        state: tensors of one member, by name; x ``(B, …)``.
     """
-    copies = structure(net).eval(), side_effect_free_copy(net, "frozen")
+    copies = copy_sharing_tensors(net).eval(), side_effect_free_copy(net, "frozen")
 
     def agree(state: Params, x: Tensor, tolerance: float) -> bool:
         with torch.no_grad():
@@ -211,12 +218,12 @@ def folds_exactly(net: nn.Module, state: Params, x: Tensor) -> bool:
 
     try:
         return agree({name: in_double(tensor) for name, tensor in state.items()}, in_double(x), 1e-6)
-    except (RuntimeError, TypeError):  # a net that casts by itself may take one precision alone
+    except (RuntimeError, TypeError):  # a net with casts of its own may accept a single precision
         return agree(state, x, 1e-3)
 
 
-def folded(linear: nn.Linear, norm: Any, x: Tensor) -> Tensor:
-    """Apply a linear layer and its frozen normalizer to x as one map."""
+def folded_forward(linear: nn.Linear, norm: Any, x: Tensor) -> Tensor:
+    """Apply a linear layer and its frozen normalizer to x as one linear map."""
     rate = torch.rsqrt(norm.running_var + norm.eps)
     a = rate if norm.weight is None else rate * norm.weight
     bias = -norm.running_mean if linear.bias is None else linear.bias - norm.running_mean
@@ -226,14 +233,16 @@ def folded(linear: nn.Linear, norm: Any, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a probe found in one scene, by one kind of statistics.
+    """Result of a probe at one snapshot, in one mode.
 
     Attributes:
-        probe, mode: who found it, and what normalizers went by: ``batch`` or ``frozen``, always named.
-        numbers: by name, ``(K,)`` each; of a layer as ``layer/name``. NaN where there is nothing to measure.
-        arrays: by name, ``(K, …)`` each, of the same shape in every scene.
-        headline: the numbers that a table has room for.
-        histograms: values to show as a distribution, by name, ``(K, …)`` each.
+        probe: the name of the probe.
+        mode: the statistics of the normalizers, ``batch`` or ``frozen``.
+        numbers: scalars of each member by name, ``(K,)``; per-layer names have the form ``layer/name``. NaN where
+            the quantity is undefined.
+        arrays: arrays of each member by name, ``(K, …)``, of the same shape at every snapshot.
+        headline: the names of the numbers to print in tables.
+        histograms: values whose distribution is shown, by name, ``(K, …)``.
     """
 
     probe: str
@@ -246,17 +255,17 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """When a probe is to look, and by which statistics; a subclass says what it finds.
+    """Base class of probes: the schedule and the modes; subclasses implement ``__call__``.
 
     Args:
-        at_start: before anything has trained.
-        every_n_epochs: at the last step of every so manieth epoch.
-        every_n_steps: at every so manieth step, the first among them.
-        at_end: when all has trained.
+        at_start: measure before training.
+        every_n_epochs: measure at the last step of every n-th epoch.
+        every_n_steps: measure at every n-th step, including the first.
+        at_end: measure after training.
         modes: ``batch``, ``frozen`` or both.
 
     Raises:
-        ValueError: for a number below 1, or a mode of another name.
+        ValueError: if an interval is below 1, or a mode is unknown.
     """
 
     at_start: bool = False
@@ -279,58 +288,58 @@ class Probe:
 
     @property
     def name(self) -> str:
-        """What the probe is called in records: its class, in lower case with underscores."""
+        """The name of the probe in records: its class name in snake case."""
         return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(self).__name__)[1:]
 
     def check(self, net: nn.Module) -> None:
-        """Refuse a net in which there is nothing for this probe to look at, before anything trains.
+        """Check before training that the net has the layers that this probe measures.
 
         Raises:
-            ValueError: the reason.
+            ValueError: if it does not.
         """
 
-    def __call__(self, scene: TrainingSnapshot) -> Iterable[Measurement]:
-        """Yield the measurements of a snapshot, for each mode."""
-        raise NotImplementedError(f"{type(self).__name__} must define __call__(scene)")
+    def __call__(self, snapshot: TrainingSnapshot) -> Iterable[Measurement]:
+        """Yield one measurement of a snapshot for each mode."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(snapshot)")
 
 
-def parts_of(net: nn.Module) -> dict[str, list[str]]:
-    """Return a net's layers in order, each with the names of its parameters: the parts that it is put together of.
+def parameters_by_layer(net: nn.Module) -> dict[str, list[str]]:
+    """Return the names of a net's parameters, grouped by its outermost layers.
 
-    The order is that in which they were made, which in every net here is that of the data.
+    Layers are in order of construction, which in all nets of normlab is the order of the forward pass.
     """
-    parts: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     path = ""
     while True:
-        within = net.get_submodule(path)
-        holding = [name for name, child in within.named_children() if any(True for _ in child.parameters())]
-        if len(holding) != 1 or any(True for _ in within.parameters(recurse=False)):
+        module = net.get_submodule(path)
+        children = [name for name, child in module.named_children() if any(True for _ in child.parameters())]
+        if len(children) != 1 or any(True for _ in module.parameters(recurse=False)):
             break
-        path = f"{path}.{holding[0]}".lstrip(".")
+        path = f"{path}.{children[0]}".lstrip(".")
     for name, _ in net.named_parameters():
         rest = name.removeprefix(f"{path}.") if path else name
         layer = rest.partition(".")[0] if "." in rest else "net"
-        parts.setdefault(layer, []).append(name)
-    return parts
+        layers.setdefault(layer, []).append(name)
+    return layers
 
 
 def member_normal(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return draws from N(0, 1), each member's from its own generator: ``(S, K, …)`` for a shape ``(S, …)``.
+    """Draw from N(0, 1) for each member with its own generator: ``(S, K, …)`` for a shape ``(S, …)``.
 
-    They are drawn in float64 whatever the precision, so that a probe repeated in float64 sees the same.
+    Numbers are always drawn in float64, so that a probe repeated in float64 gets the same ones.
     """
     draws = [torch.randn(shape, generator=generator, dtype=torch.float64) for generator in generators]
     return torch.stack(draws, dim=1).to(like)
 
 
-def layers_at(net: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield layers of a net by name.
+def named_layers(net: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers of a net with these names.
 
     Raises:
-        ValueError: for a name that the net does not have, with the list of those that it has.
+        ValueError: if the net has no layer of that name; the message lists its layers.
     """
     known = {name: layer for name, layer in net.named_modules() if name}
     for name in names:
         if name not in known:
-            raise ValueError(f"there is no layer {name}; the net has {', '.join(known)}")
+            raise ValueError(f"layer must be in the net, got {name}; available: {', '.join(known)}")
         yield name, known[name]
