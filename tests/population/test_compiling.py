@@ -114,16 +114,16 @@ def test_code_written_by_inductor_trains_the_same(tmp_path, caplog):
 
 def test_without_a_compiler_it_says_so_and_trains_on(tmp_path, caplog, monkeypatch):
     def compile_nothing(step, **_):
-        def whole(x: Tensor, y: Tensor) -> Tensor:
+        def compiled_step(x: Tensor, y: Tensor) -> Tensor:
             raise RuntimeError("No working C++ compiler found\nsee the manual")
 
-        return whole
+        return compiled_step
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
     with caplog.at_level(logging.WARNING, logger="normlab"):
         compiled = losses(tmp_path / "one", 2, "trainer.compile=true")
     assert [record.getMessage() for record in caplog.records] == [
-        "trainer.compile: No working C++ compiler found; the training goes on uncompiled"
+        "trainer.compile: No working C++ compiler found; training continues uncompiled"
     ]
     assert compiled == losses(tmp_path / "other", 2, "trainer.compile=false")
 
@@ -144,7 +144,7 @@ def test_a_run_whose_net_cannot_be_compiled_trains_as_it_is(tmp_path, caplog, mo
     monkeypatch.setitem(sys.modules, "somebody", module)
     layer = ["model=bn_torch", "model.norm._target_=somebody.Choosy", "~model.norm.eps", "~model.norm.momentum"]
     compiled = losses(tmp_path / "one", 1, "trainer.compile=true", *layer)
-    assert "the training goes on uncompiled" in caplog.text
+    assert "training continues uncompiled" in caplog.text
     assert compiled == losses(tmp_path / "other", 1, "trainer.compile=false", *layer)
 
 
@@ -152,7 +152,7 @@ def test_an_optimizer_that_is_not_ours_is_said_not_to_be_compiled(tmp_path, capl
     foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
     (run,) = runs_of(tmp_path, 1, "trainer.compile=true", *foreign)
     train([run])
-    assert "RMSprop is not compiled, only normlab's own optimizers are" in caplog.text
+    assert "RMSprop is not compiled; only normlab's optimizers can be" in caplog.text
     assert Result.read(run.folder).status == Status.FINISHED
 
 
@@ -174,7 +174,7 @@ def test_steps_are_compiled_unasked_where_that_pays_which_is_said(tmp_path, capl
         assert len(made) == 1
         losses(tmp_path / "refused", 2, "trainer.compile=false")
         assert len(made) == 1
-    assert "compiling the steps of 2 runs of model=x, which takes seconds and saves more" in caplog.text
+    assert "compiling the step of 2 runs of model=x: this should save more time than it takes" in caplog.text
 
 
 class Product:
@@ -226,9 +226,9 @@ class Wrong(nn.Module):
 
 
 WITH_STATE = {
-    Counter: compiling.AGAIN,
+    Counter: compiling.RECOMPILED,
     Flag: None,
-    Wrong: "the compiled step computes something else",
+    Wrong: "the compiled step differs from the uncompiled one",
 }
 
 
@@ -243,7 +243,7 @@ def test_a_layer_with_python_state_trains_as_uncompiled(tmp_path, caplog, monkey
     compiled = losses(tmp_path / "compiled", members, "trainer.compile=true", *given)
     said = [record.message for record in caplog.records if "uncompiled" in record.message]
     reason = WITH_STATE[layer]
-    assert said == ([f"trainer.compile: {reason}; the training goes on uncompiled"] if reason else [])
+    assert said == ([f"trainer.compile: {reason}; training continues uncompiled"] if reason else [])
     plain = losses(tmp_path / "plain", members, "trainer.compile=false", *given)
     for one, other in zip(compiled, plain, strict=True):
         assert one == pytest.approx(other, rel=1e-9)

@@ -245,7 +245,7 @@ def test_layers_that_wait_are_initialized_and_nothing_else_moves(members):
 
     population, x = Population(initial_nets(make, SEEDS[:members])), data(members)[0]
     before, drawn = {name: tensor.clone() for name, tensor in population.state().items()}, torch.get_rng_state()
-    population.train().begin(x)
+    population.train().initialize_layers(x)
     state = population.state()
     moved = {name for name, tensor in state.items() if not torch.equal(tensor, before[name])}
     own = ("initial_mean", "initial_var", "initialized")
@@ -254,5 +254,5 @@ def test_layers_that_wait_are_initialized_and_nothing_else_moves(members):
 
     # The second time no layer waits.
     state = {name: tensor.clone() for name, tensor in state.items()}
-    population.begin(x + 1)
+    population.initialize_layers(x + 1)
     assert all(torch.equal(tensor, state[name]) for name, tensor in population.state().items())

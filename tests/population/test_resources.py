@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from normlab.population import hardware, resources
-from normlab.population.resources import numels
+from normlab.population.resources import tensor_sizes
 from normlab.sweep.grouping import group_runs
 from normlab.training.session import should_compile
 from normlab.training.stackability import footprint_of
@@ -49,8 +49,8 @@ def test_the_size_of_a_member_by_hand():
 
 def test_a_layer_that_puts_out_several_tensors_is_counted_and_stops_nothing():
     outputs, state = nn.GRU(3, 5)(torch.zeros(7, 2, 3))
-    assert list(numels((outputs, state))) == [7 * 2 * 5, 2 * 5]
-    assert list(numels({"a": [torch.zeros(4)], "b": None})) == [4]
+    assert list(tensor_sizes((outputs, state))) == [7 * 2 * 5, 2 * 5]
+    assert list(tensor_sizes({"a": [torch.zeros(4)], "b": None})) == [4]
 
 
 def test_the_activations_of_members_at_once_fill_half_of_the_cache():
@@ -100,7 +100,7 @@ def test_a_population_is_smaller_if_its_members_have_samples_of_their_own(monkey
     size = footprint_of(configs[0])
     each = 4 * (4 * size.activations + 10 * size.parameters + 2 * size.samples)
     monkeypatch.setattr(hardware, "memory", lambda device: 4 * (3 * each + 1))
-    assert max(len(group.places) for group in group_runs(configs, None)) == largest
+    assert max(len(group.indices) for group in group_runs(configs, None)) == largest
 
 
 def test_on_a_gpu_memory_alone_decides():

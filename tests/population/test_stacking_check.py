@@ -215,13 +215,13 @@ def test_a_net_without_a_hook_trains_otherwise(tmp_path):
 
 
 def test_a_backward_hook_that_vmap_cannot_follow_is_a_reason():
-    assert proved("backward_hook").refused
+    assert proved("backward_hook").unstackable_reason
 
 
 @pytest.mark.parametrize("name", ["drawing_by_numpy", "drawing_by_python"])
 def test_generators_that_members_would_share_are_a_reason(name):
-    assert proved(name).refused == (
-        "it draws from Python's or NumPy's generator, which has no number for each member"
+    assert proved(name).unstackable_reason == (
+        "it draws from Python's or NumPy's generator: all members would get the same numbers"
     )
 
 
@@ -259,14 +259,17 @@ def wrong_gradient(layer, state, x):
 
 @pytest.mark.parametrize(
     ("form", "says"),
-    [(wrong_affine, "in step 1 as a population the loss is"), (wrong_gradient, "has another gradient than alone")],
+    [
+        (wrong_affine, "stacking changes step 1: the loss is"),
+        (wrong_gradient, "changes step 1: the gradient of"),
+    ],
 )
 def test_a_net_with_a_wrong_stacked_form_is_vmapped_as_a_whole(monkeypatch, tmp_path, form, says):
     monkeypatch.setattr(stacking, "linear", form)
     found = proved("own")
-    assert says in found.whole
-    assert found.refused is None
-    monkeypatch.setattr(stackability, "_known", {})
+    assert says in found.vmap_reason
+    assert found.unstackable_reason is None
+    monkeypatch.setattr(stackability, "_stackings", {})
     together = losses(train(runs_of("own", tmp_path / "together")))
     alone = [loss for run in runs_of("own", tmp_path / "alone") for loss in losses(train([run]))]
     assert together == pytest.approx(alone, rel=1e-9)
@@ -278,12 +281,12 @@ def test_a_wrong_running_statistic_is_found(monkeypatch):
 
     right = stacking.batch_norm
     monkeypatch.setattr(stacking, "batch_norm", forgetful)
-    assert "is assigned in training" in proved("own", "model=bn").whole
+    assert "is reassigned in training" in proved("own", "model=bn").vmap_reason
 
 
 def test_a_shape_is_tried_once(monkeypatch):
     tried = []
-    monkeypatch.setattr(stackability, "_known", {})
+    monkeypatch.setattr(stackability, "_stackings", {})
     monkeypatch.setattr(stackability, "check_stacking_of", lambda config, data: tried.append(config) or Stacking())
     configs = [config_of("own", f"seed={seed}", f"optimizer.lr={lr}") for seed in (0, 1) for lr in (0.1, 0.2)]
     assert len(group_runs(configs, None)) == 1
@@ -295,8 +298,9 @@ def test_a_shape_is_tried_once(monkeypatch):
 def test_lightnings_own_callbacks_and_loggers_are_for_one_run(group):
     extra = f"+{group}.extra.mine._target_=pytorch_lightning.callbacks.Callback"
     (one, other) = group_runs([config_of("own", extra, f"seed={seed}") for seed in (0, 1)], None)
-    assert one.places, other.places == ([0], [1])
-    assert one.stacking.refused == f"{group}.extra: Lightning's own {group.rstrip('s')} acts on one run"
+    assert one.indices, other.indices == ([0], [1])
+    reason = f"{group}.extra: a Lightning {group.rstrip('s')} handles a single run"
+    assert one.stacking.unstackable_reason == reason
 
 
 @pytest.mark.parametrize("after", ["shared", "own"])
@@ -350,7 +354,7 @@ def test_tied_weights_are_one_parameter_of_the_landscape():
     state = copy_of(tied)
     assert "1.b.weight" not in state
     assert tied.member(1)["1.b.weight"].equal(state["1.a.weight"][1])
-    alone = tied.alone(1)
+    alone = tied.member_net(1)
     assert alone[1].a.weight is alone[1].b.weight
     x = torch.randn(5, 3)
     assert_close(alone(x), tied(x.expand(2, 5, 3))[1])

@@ -84,7 +84,7 @@ def test_a_population_that_the_memory_does_not_hold_is_halved(tmp_path, monkeypa
     assert values == [result.objective.value for result in results]
     assert {result.status for result in results} == {Status.FINISHED}
     assert not (runs[4].folder / "error.txt").exists()
-    said = "out of memory with %d runs at once: going on with half as many"
+    said = "out of memory with %d runs at once; continuing with half as many"
     assert [record.msg for record in caplog.records] == [said] * 2
     assert [record.args for record in caplog.records] == [(5,), (3,)]
 

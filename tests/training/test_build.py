@@ -51,7 +51,7 @@ def test_every_model_in_every_net_makes_populations_or_is_refused_with_the_reaso
         return
     dry_run_once(configs[0])
     (group,) = group_runs(configs, chunk=None)
-    assert group.places == [0, 1]
+    assert group.indices == [0, 1]
     assert group.stacking == Stacking()
 
 
@@ -81,7 +81,7 @@ def test_batch_renorm_is_told_how_many_steps_the_training_has():
 
 def test_a_weight_has_no_place_in_a_net_without_a_slot_for_it():
     config = config_of("model=wn", "net._target_=torch.nn.Linear")
-    with pytest.raises(ConfigError, match=r"there is a model.weight, but torch.nn.Linear has no place for it"):
+    with pytest.raises(ConfigError, match=r"torch.nn.Linear takes no weight parametrization"):
         net_maker(config, make_data(config))
 
 

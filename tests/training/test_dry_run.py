@@ -131,7 +131,7 @@ WORDS = {"_target_": "rehearsed.Tokens", "train": 60, "val": 30, "test": 30, "ba
 @pytest.fixture(autouse=True)
 def somebody(monkeypatch):
     monkeypatch.setitem(sys.modules, "rehearsed", SOMEBODY)
-    monkeypatch.setattr(dry_run, "_notices", {})
+    monkeypatch.setattr(dry_run, "_warnings", {})
 
 
 def config_of(*overrides: str, net: str = "", data: dict | None = None) -> DictConfig:
@@ -173,13 +173,11 @@ def test_whole_numbers_into_linear_layers_are_refused():
 
 def test_targets_of_whole_numbers_are_refused():
     said = refusal(data={**WORDS, "_target_": "rehearsed.Counts"}, net="Embedded")
-    assert said == "data: the targets must be classes, or numbers of floating point, got torch.int64"
+    assert said == "data: the targets must be class indices or floating-point numbers, got torch.int64"
 
 
 def test_outputs_without_their_last_axis_are_named():
-    assert refusal(net="Flat") == (
-        "net: the outputs must be of shape (88, 1), which .unsqueeze(1) makes of it, got (88,)"
-    )
+    assert refusal(net="Flat") == ("net: the outputs must be of shape (88, 1) (add .unsqueeze(1)), got (88,)")
 
 
 def test_a_cast_in_the_net_is_refused_in_64_bits_alone():
@@ -221,7 +219,7 @@ def test_a_metric_that_is_true_or_false_trains_as_a_number(tmp_path):
 
 
 def test_a_metric_that_is_no_number_is_told_before_the_training():
-    line = "val/mine is not a number after the first epoch of a dry run; a run without one has no best epoch"
+    line = "val/mine is NaN after the first epoch of the dry run; a run with only NaN has no best epoch"
     assert line in dry_run_once(config_of(*metric("never"), "optimized_metric=val/mine", "direction=max"))
 
 

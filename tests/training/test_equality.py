@@ -196,13 +196,13 @@ def test_members_whose_splits_lack_a_word_are_grouped_by_their_inputs_and_equal_
     members = [[f"seed={seed}", "optimizer.lr=0.001"] for seed in range(10)]
     together = runs_of(tmp_path / "together", common, members)
     found = group_runs([run.config for run in together], None)
-    sizes = sorted(len(group.places) for group in found)
+    sizes = sorted(len(group.indices) for group in found)
     assert sum(sizes) == 10
     assert len(sizes) > 1, "there are splits with inputs of several shapes"
     assert sizes[-1] > 1, "and several splits with inputs of one shape"
     for group in found:
-        train([together[place] for place in group.places])
-        place = group.places[-1]
+        train([together[place] for place in group.indices])
+        place = group.indices[-1]
         (alone,) = runs_of(tmp_path / f"alone{place}", common, [members[place]])
         train([alone])
         check_equal(together[place], alone)

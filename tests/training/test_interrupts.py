@@ -72,7 +72,7 @@ def test_a_second_ctrl_c_is_raised_at_once():
         press()
         with pytest.raises(KeyboardInterrupt):
             press()
-        interrupts.came = False
+        interrupts.was_pressed = False
 
 
 def test_afterwards_ctrl_c_acts_as_before():
