@@ -142,7 +142,7 @@ class Adam(StackedOptimizer):
         self.state["mean"] = torch.zeros_like(self.theta)
         self.state["square"] = torch.zeros_like(self.theta)
         self._decays = bool((self.number("weight_decay") != 0).any())
-        # 1 − β in float64, since in float32 the rounding of β would dominate it.
+        # 1 − β in float64, since in float32 it would have the rounding error of β.
         group = self.param_groups[0]
         self._gain1, self._gain2 = ((1 - group[beta]).to(self.theta.dtype) for beta in ("beta1", "beta2"))
 
