@@ -111,8 +111,6 @@ def call_of_its_own(norm):
 
 
 class TiedPair(nn.Module):
-    """Two maps with one weight."""
-
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
@@ -135,8 +133,6 @@ def tied_across_layers(norm):
 
 
 class FunctionLayer(nn.Module):
-    """A layer that applies a function."""
-
     def __init__(self, function) -> None:
         super().__init__()
         self.function = function
@@ -174,7 +170,6 @@ def nets_module(monkeypatch):
 
 
 def config_of(name: str, *overrides: str) -> DictConfig:
-    """Return a configuration of one of the nets."""
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("train", overrides=[*COMMON, *overrides])
     config = OmegaConf.merge(config)
@@ -184,19 +179,16 @@ def config_of(name: str, *overrides: str) -> DictConfig:
 
 
 def stacking_of_net(name: str, *overrides: str) -> Stacking:
-    """Return the stacking of a net."""
     config = config_of(name, *overrides)
     return check_stacking_of(config, make_data(config))
 
 
 def runs_of(name: str, folder: Path, *overrides: str) -> list[Run]:
-    """Return runs of two seeds."""
     configs = [OmegaConf.merge(config_of(name, *overrides), {"seed": seed}) for seed in (0, 1)]
     return [Run(config, folder / str(seed), f"seed={seed}", {}, []) for seed, config in enumerate(configs)]
 
 
 def losses(results: list[Result]) -> list[float]:
-    """Return the last losses of runs."""
     return [result.last.metrics[name] for result in results for name in ("train/loss", "val/loss")]
 
 
@@ -238,8 +230,6 @@ def wrong_affine(layer, state, x):
 
 
 class WrongGradient(torch.autograd.Function):
-    """The identity, with a gradient that is off by a thousandth."""
-
     @staticmethod
     def forward(x):
         return x.clone()
@@ -287,9 +277,7 @@ def test_lost_running_statistic_is_found(monkeypatch):
 def test_population_key_is_checked_once(monkeypatch):
     checked = []
     monkeypatch.setattr(stackability, "_stackings", {})
-    monkeypatch.setattr(
-        stackability, "check_stacking_of", lambda config, data: checked.append(config) or Stacking()
-    )
+    monkeypatch.setattr(stackability, "check_stacking_of", lambda config, _: checked.append(config) or Stacking())
     configs = [config_of("own", f"seed={seed}", f"optimizer.lr={lr}") for seed in (0, 1) for lr in (0.1, 0.2)]
     assert len(group_runs(configs, None)) == 1
     group_runs(configs, None)
@@ -300,7 +288,7 @@ def test_population_key_is_checked_once(monkeypatch):
 def test_lightning_callbacks_and_loggers_are_unstackable(group):
     extra = f"+{group}.extra.mine._target_=pytorch_lightning.callbacks.Callback"
     (one, other) = group_runs([config_of("own", extra, f"seed={seed}") for seed in (0, 1)], None)
-    assert one.indices, other.indices == ([0], [1])
+    assert (one.indices, other.indices) == ([0], [1])
     reason = f"{group}.extra: a Lightning {group.rstrip('s')} handles a single run"
     assert one.stacking.unstackable_reason == reason
 

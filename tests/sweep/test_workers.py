@@ -39,7 +39,7 @@ class LimitedMemory(pl.Callback):
 class MemoryTracker(pl.Callback):
     """Counts earlier populations still in memory at each start; the first runs out of memory."""
 
-    populations: list[weakref.ref] = []  # noqa: RUF012 - each test gets a list of its own
+    populations: list[weakref.ref] = []  # noqa: RUF012 - a fixture replaces the list for each test
     alive: list[int] = []  # noqa: RUF012
     error: BaseException | None = None
 

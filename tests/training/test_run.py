@@ -27,20 +27,17 @@ CONF = str(Path(__file__).parents[2] / "conf")
 
 
 def run_of(folder: Path, *overrides: str) -> Run:
-    """Return a short run with this folder."""
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("train", overrides=["trainer.max_epochs=3", *overrides])
     return Run(config, folder, "a run", {"model": "bn"}, list(overrides))
 
 
 def train_one(folder: Path, *overrides: str) -> Result:
-    """Train one run."""
     (result,) = train([run_of(folder, *overrides)])
     return result
 
 
 def curve(folder: Path, metric: str) -> list[float]:
-    """Return a metric's values from curves.csv."""
     with (folder / "curves.csv").open() as file:
         return [float(row["value"]) for row in csv.DictReader(file) if f"{row['split']}/{row['metric']}" == metric]
 
@@ -183,8 +180,6 @@ def test_failed_run_writes_error_and_checkpoint(tmp_path, monkeypatch):
 
 
 def broken(make_module):
-    """Return a make_module whose nets fail in training."""
-
     def make(configs, data):
         module = make_module(configs, data)
         module.population.net.hidden1.norm = Broken(64)
@@ -329,8 +324,6 @@ def test_plateau_counts_validations(tmp_path):
 
 
 class FailsInTest(pl.Callback):
-    """Fails when the test of the best state starts."""
-
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         raise RuntimeError("no luck")
 
