@@ -66,7 +66,7 @@ def stacked(members: int, batch_size: int, model: str, compiled: bool = True) ->
             config.seed, config.optimizer.lr = k, 0.001 * (1 + k % 10)
             runs.append(Run(config, Path(folder) / str(k), str(k), {"model": model}, []))
         groups = grouping.group_runs([run.config for run in runs], chunk=None)
-        seconds = sum(seconds_per_epoch([runs[k] for k in group.places]) for group in groups)
+        seconds = sum(seconds_per_epoch([runs[k] for k in group.indices]) for group in groups)
     return seconds / -(-SAMPLES // batch_size) / members * 1e6
 
 

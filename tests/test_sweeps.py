@@ -1,4 +1,4 @@
-"""Sweeps as Hydra runs them: with a run that fails, under another sweeper, with seeds added later."""
+"""Sweeps with a failing run, another sweeper, added seeds or a diverged run."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from normlab.norms import BatchNorm1d
 from normlab.results.result import Result, Status
 
 
-class Bomb(pl.Callback):
+class FailsInEpoch2(pl.Callback):
     """Raises in the second epoch of a net with BatchNorm."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -23,16 +23,16 @@ class Bomb(pl.Callback):
 
 
 @pytest.fixture
-def bomb(monkeypatch):
-    """Return the override that adds a callback out of a package that is not ours."""
-    module = ModuleType("somebody")
-    module.Bomb = Bomb
-    monkeypatch.setitem(sys.modules, "somebody", module)
-    return "+callbacks.extra.bomb._target_=somebody.Bomb"
+def failing_callback(monkeypatch):
+    """Return the override that adds a failing callback from a user module."""
+    module = ModuleType("user_module")
+    module.FailsInEpoch2 = FailsInEpoch2
+    monkeypatch.setitem(sys.modules, "user_module", module)
+    return "+callbacks.extra.bomb._target_=user_module.FailsInEpoch2"
 
 
-def test_a_sweep_goes_on_after_a_run_that_failed_and_is_closed(run_train, bomb):
-    outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=3", "hydra.sweep.dir=sweep", bomb)
+def test_sweep_continues_after_a_failed_run(run_train, failing_callback):
+    outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=3", "hydra.sweep.dir=sweep", failing_callback)
     assert outcome.code == 1
     assert outcome.err.strip().splitlines()[-1] == "error: out of luck"
     assert "failed runs are in no mean: summary.csv names them" in outcome.out
@@ -46,7 +46,7 @@ def test_a_sweep_goes_on_after_a_run_that_failed_and_is_closed(run_train, bomb):
     assert (result.status, result.epochs) == (Status.FAILED, 1)
 
 
-def test_another_sweeper_is_closed_too(run_train):
+def test_basic_sweeper_writes_a_report(run_train):
     outcome = run_train(
         "-m", "hydra/sweeper=basic", "model=bn,nobn", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"
     )
@@ -71,7 +71,7 @@ def test_seeds_can_be_added_to_a_sweep(run_train):
     assert table["runs"].tolist() == [3, 3]
 
 
-def test_a_diverged_run_does_not_fail_the_sweep(run_train):
+def test_diverged_run_does_not_fail_the_sweep(run_train):
     arguments = ["model=bn,nobn", "optimizer=sgd", "optimizer.lr=100", "trainer.max_epochs=5", "logger=csv"]
     outcome = run_train("-m", *arguments, "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err

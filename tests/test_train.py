@@ -1,4 +1,4 @@
-"""``train.py`` as a person runs it: a command in a shell, a folder, a terminal, Ctrl-C."""
+"""``train.py`` as a command: output, folders, terminal and Ctrl-C."""
 
 import os
 import pty
@@ -19,33 +19,33 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    """Start the command in a folder of its own."""
+    """Start the command in this folder."""
     command = [sys.executable, str(TRAIN), *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A shell that runs the tests in the background has Ctrl-C ignored, which a child would inherit.
-    return subprocess.Popen(command, cwd=folder, preexec_fn=heed_ctrl_c, **pipes)
+    # If the tests run in the background, Ctrl-C is ignored, which child processes inherit.
+    return subprocess.Popen(command, cwd=folder, preexec_fn=reset_sigint_handler, **pipes)
 
 
-def heed_ctrl_c() -> None:
-    """Let Ctrl-C do in a new process what it does in a terminal."""
+def reset_sigint_handler() -> None:
+    """Install Python's default Ctrl-C handler."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run the command to its end; return its exit code and what it said."""
+    """Run the command; return its exit code, stdout and stderr."""
     process = start(folder, *arguments)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
-    """Return a run's curve as TensorBoard reads it."""
+    """Return a run's curve, read by TensorBoard."""
     events = EventAccumulator(str(folder))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-def test_two_sweeps_started_at_once_leave_two_folders_with_both_arms_each(tmp_path):
+def test_simultaneous_sweeps_use_separate_folders(tmp_path):
     sweeps = [start(tmp_path, "-m", "model=bn,nobn", "trainer.max_epochs=4") for _ in range(2)]
     for sweep in sweeps:
         out, err = sweep.communicate(timeout=120)
@@ -64,7 +64,7 @@ def test_two_sweeps_started_at_once_leave_two_folders_with_both_arms_each(tmp_pa
 
 
 def check_run(folder: Path) -> None:
-    """Check what a run of four epochs of five steps left."""
+    """Check the files of a run with four epochs of five steps."""
     result = Result.read(folder)
     assert result is not None
     assert (result.status, result.steps, result.environment["versions"]["python"]) == (
@@ -74,34 +74,34 @@ def check_run(folder: Path) -> None:
     )
     curve = pd.read_csv(folder / "curves.csv")
     losses = curve[(curve["split"] == "val") & (curve["metric"] == "loss")]
-    shown = scalars(folder, "val/loss")
-    assert [step for step, _ in shown] == losses["step"].tolist() == [5, 10, 15, 20]
-    assert [value for _, value in shown] == pytest.approx(losses["value"].tolist(), rel=1e-6)
+    points = scalars(folder, "val/loss")
+    assert [step for step, _ in points] == losses["step"].tolist() == [5, 10, 15, 20]
+    assert [value for _, value in points] == pytest.approx(losses["value"].tolist(), rel=1e-6)
     for tag in ("train/loss", "train/lr", "activation/hidden1/after_std", "test/loss", "best/val/loss"):
         assert scalars(folder, tag), tag
 
 
-def test_a_bar_is_shown_on_a_terminal_and_the_last_line_says_where_the_files_are(tmp_path):
+def test_terminal_shows_progress_bar_and_output_folder(tmp_path):
     control, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
     command = [sys.executable, str(TRAIN), "trainer.max_epochs=300"]
     process = subprocess.Popen(command, cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
-    said = b""
+    output = b""
     while True:
         try:
             part = os.read(control, 65536)
-        except OSError:  # Linux ends a terminal that nobody writes to any more with an error
+        except OSError:  # on Linux, reading a closed terminal raises an error
             break
-        said += part
+        output += part
     os.close(control)
     assert process.wait(timeout=60) == 0
-    assert b"300" in said
-    assert b"epoch/s" in said
-    assert said.decode().strip().splitlines()[-1].startswith("files: outputs/")
+    assert b"300" in output
+    assert b"epoch/s" in output
+    assert output.decode().strip().splitlines()[-1].startswith("files: outputs/")
 
 
-def test_ctrl_c_stops_a_sweep_keeps_what_there_is_and_goes_on_when_asked_again(tmp_path):
+def test_ctrl_c_stops_a_sweep_and_keeps_results(tmp_path):
     arguments = ["-m", "model=bn,nobn", "hydra.sweep.dir=sweep", "trainer.max_epochs=200000"]
     process = start(tmp_path, *arguments, "logger.flush_seconds=0")
     first = tmp_path / "sweep" / "model=bn"
@@ -127,7 +127,7 @@ def test_ctrl_c_stops_a_sweep_keeps_what_there_is_and_goes_on_when_asked_again(t
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
-    """Wait until something is so, while a process runs."""
+    """Wait until a condition holds while a process runs."""
     deadline = time.monotonic() + 60
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -135,7 +135,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def test_the_same_command_over_the_same_folder_trains_nothing_twice(tmp_path):
+def test_repeated_command_trains_only_missing_runs(tmp_path):
     arguments = ["-m", "model=bn,nobn", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
     assert run(tmp_path, *arguments)[0] == 0
     (tmp_path / "sweep" / "model=nobn" / "result.json").unlink()
@@ -148,11 +148,11 @@ def test_the_same_command_over_the_same_folder_trains_nothing_twice(tmp_path):
     assert changed == {"model=nobn"}
 
 
-def test_full_errors_are_shown_when_asked_for(tmp_path):
+def test_hydra_full_error_shows_traceback(tmp_path):
     command = [sys.executable, str(TRAIN), "modle=bn"]
-    asking = {**os.environ, "HYDRA_FULL_ERROR": "1"}
-    asked = subprocess.run(command, cwd=tmp_path, env=asking, capture_output=True, text=True, check=False)
-    assert asked.returncode == 1
-    assert "Traceback" in asked.stderr
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
+    full = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert "Traceback" in full.stderr
     code, out, err = run(tmp_path, "modle=bn")
     assert (code, out, err) == (1, "", "error: modle: no such key; did you mean model?\n")

@@ -36,7 +36,7 @@ FENCE = re.compile(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTA
 FILES = dict(FENCE.findall(TEXT))
 COMMANDS = re.findall(r"^    python (train\.py .+)$", TEXT, re.MULTILINE)
 SHORT = ["trainer.max_epochs=2", "logger=csv"]
-QUOTED = "\n    seed=1 and its like are trained one by one: "
+QUOTED = "\n    runs like seed=1 are trained one by one: "
 MAX_CLASS_LINES = 20
 EXTRA_FILES = {
     "mylab/items.py": """
@@ -258,7 +258,9 @@ def extra_files(mylab, monkeypatch) -> Iterator[Path]:
 
 
 def test_page_quotes_reason_against_stacking(extra_files):
-    reason = stacking(config(extra_files, "model=mean_only", "model.norm._target_=mylab.items.Items")).refused
+    reason = stacking(
+        config(extra_files, "model=mean_only", "model.norm._target_=mylab.items.Items")
+    ).unstackable_reason
     quoted = TEXT.split(QUOTED)[1].splitlines()[0].removesuffix(" …")
     assert reason.startswith(quoted)
 

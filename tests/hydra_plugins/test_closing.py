@@ -85,7 +85,7 @@ def test_any_sweeper_and_launcher_is_timed(run_train, how):
 def test_a_sweep_of_one_arm_says_that_there_is_nothing_to_compare(run_train):
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", "timing=true", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err
-    assert "timing: no two arms that finished differ in what a step costs, nothing to compare" in outcome.out
+    assert "timing: nothing to compare, because no two finished arms differ in the cost of a step" in outcome.out
     assert not Path("sweep", TIMING_FILE).exists()
 
 

@@ -81,7 +81,7 @@ def test_an_optimizer_that_is_not_ours_is_trained_one_by_one(run_train):
     foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *foreign, TOGETHER)
     assert outcome.code == 0, outcome.err
-    assert "one by one: torch.optim.RMSprop knows one run" in outcome.out
+    assert "one by one: torch.optim.RMSprop trains a single run" in outcome.out
 
 
 STOPPING = [
@@ -96,8 +96,8 @@ STOPPING = [
 def test_lightnings_early_stopping_stops_each_run_by_its_own_metric(run_train):
     outcome = run_train(*STOPPING)
     assert outcome.code == 0, outcome.err
-    reason = "callbacks.extra: Lightning's own callback acts on one run"
-    assert f"seed=0 and its like are trained one by one: {reason}" in outcome.out
+    reason = "callbacks.extra: a Lightning callback handles a single run"
+    assert f"runs like seed=0 are trained one by one: {reason}" in outcome.out
     together = pd.read_csv("sweep/summary.csv")["epochs"].tolist()
     assert len(set(together)) > 1
     for seed, epochs in enumerate(together):
@@ -159,7 +159,7 @@ def test_a_layer_that_cannot_be_stacked_is_trained_one_by_one(run_train):
     layer = ["model.norm._target_=somebody.Choosy", "~model.norm.eps", "~model.norm.momentum", "~model.norm.fused"]
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
     assert outcome.code == 0, outcome.err
-    assert "and its like are trained one by one: vmap:" in outcome.out
+    assert "are trained one by one: vmap:" in outcome.out
 
 
 def test_bug_a_layer_that_assigns_its_buffers_trained_silently_without_them_in_a_population(run_train):
@@ -169,8 +169,8 @@ def test_bug_a_layer_that_assigns_its_buffers_trained_silently_without_them_in_a
     ]
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
     assert outcome.code == 0, outcome.err
-    reason = "hidden1.norm.running_mean is assigned in training; it must be changed in place"
-    assert f"and its like are trained one by one: {reason}" in outcome.out
+    reason = "hidden1.norm.running_mean is reassigned in training; update it in place, for example with copy_()"
+    assert f"are trained one by one: {reason}" in outcome.out
 
 
 def test_what_a_person_should_know_is_said_once_for_all_populations(run_train):
@@ -193,9 +193,9 @@ def test_layers_that_draw_from_the_global_generator_are_said_to_be_equal_in_law_
     assert outcome.code == 0, outcome.err
     plan, law, *_ = outcome.out.splitlines()
     assert plan == "2 runs in 1 population"
-    assert "draw from torch's global generator: equal in law only to runs trained alone" in law
+    assert "draw from torch's global generator, and so draw other numbers than runs trained alone" in law
     outcome = run_train(*common[:-1])
-    assert "in law only" not in outcome.out, "our own dropout has a generator for each member"
+    assert "global generator" not in outcome.out, "our own dropout has a generator for each member"
 
 
 def test_a_group_that_fails_does_not_stop_the_others(run_train):
@@ -297,7 +297,7 @@ class Raiser(pl.Callback):
 
 
 @pytest.mark.parametrize(
-    ("ending", "words"), [("Killer", "the process that trained it was killed"), ("Raiser", "out of luck")]
+    ("ending", "words"), [("Killer", "the worker process was killed"), ("Raiser", "out of luck")]
 )
 def test_a_group_that_ends_badly_in_its_process_does_not_take_others_down(tmp_path, ending, words):
     (tmp_path / "endings.py").write_text(ENDINGS)

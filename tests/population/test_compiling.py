@@ -1,4 +1,4 @@
-"""A compiled step does what it does uncompiled, and where it cannot be compiled the training goes on."""
+"""Compiled steps equal uncompiled ones, and training continues if compilation fails."""
 
 import logging
 import shutil
@@ -22,7 +22,7 @@ from normlab.training.run import train
 from normlab.training.run_folders import Run
 
 CONF = Path(__file__).parents[2] / "conf"
-# Each layer is compiled by itself in tests/norms; these are the kinds of step.
+# tests/norms compile each layer by itself; these models cover the kinds of step.
 MODELS = ["actnorm", "bn", "brn", "ghost", "in", "ln", "noisy", "wn", "ws_gn"]
 # Of 300 samples the last minibatch of an epoch is smaller.
 COMMON = ["data=random", "data.train=300", "data.batch_size=128", "trainer.precision=64-true", "logger=csv"]
@@ -31,7 +31,7 @@ IMAGES = [
     *("data.train=60", "data.val=20", "data.test=20", "data.batch_size=40"),
 ]
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
-# Both of torch's own code: of Inductor's on its first import, of Dynamo's where it meets an autograd.Function.
+# Warnings of torch itself: of Inductor at its first import, and of Dynamo at an autograd.Function.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
@@ -53,13 +53,13 @@ def losses(folder: Path, members: int, *overrides: str) -> list[list[float]]:
 
 
 @pytest.fixture
-def no_code(monkeypatch):
-    """Compile up to where code would be written: that the step is one graph, and computes the same."""
+def without_code_generation(monkeypatch):
+    """Compile without generating code, which checks that the step is one graph and computes the same."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
 def check_equal(folder: Path, caplog: pytest.LogCaptureFixture, members: int, *overrides: str) -> None:
-    """Check that nothing failed to compile, and that the losses are those of uncompiled steps."""
+    """Check that compilation succeeds, and that losses equal those of uncompiled steps."""
     compiled = losses(folder / "compiled", members, "trainer.compile=true", *overrides)
     assert not [record for record in caplog.records if "uncompiled" in record.message]
     for one, other in zip(
@@ -68,21 +68,21 @@ def check_equal(folder: Path, caplog: pytest.LogCaptureFixture, members: int, *o
         assert one == pytest.approx(other, rel=1e-9)
 
 
-@pytest.mark.usefixtures("no_code")
+@pytest.mark.usefixtures("without_code_generation")
 @pytest.mark.parametrize("model", MODELS)
-def test_every_kind_of_model_is_compiled_whole_and_trains_the_same(tmp_path, caplog, model):
+def test_models_compile_and_train_equally(tmp_path, caplog, model):
     check_equal(tmp_path, caplog, 3, f"model={model}", *(IMAGES if model == "in" else []))
 
 
-@pytest.mark.usefixtures("no_code")
+@pytest.mark.usefixtures("without_code_generation")
 @pytest.mark.parametrize("model", ["bn", "nobn"])
-def test_a_run_alone_is_compiled_too(tmp_path, caplog, model):
+def test_single_run_compiles(tmp_path, caplog, model):
     check_equal(tmp_path, caplog, 1, f"model={model}")
 
 
-@pytest.mark.usefixtures("no_code")
+@pytest.mark.usefixtures("without_code_generation")
 @pytest.mark.parametrize(("net", "model"), [("cnn", "ghost"), ("resmlp", "ws_gn")])
-def test_other_nets_are_compiled_whole_too(tmp_path, caplog, net, model):
+def test_nets_compile_and_train_equally(tmp_path, caplog, net, model):
     other = IMAGES if net == "cnn" else ["net=resmlp", "net.width=8", "net.blocks=1"]
     check_equal(tmp_path, caplog, 3, f"model={model}", *other)
 
@@ -93,14 +93,14 @@ OTHERS = {
 }
 
 
-@pytest.mark.usefixtures("no_code")
+@pytest.mark.usefixtures("without_code_generation")
 @pytest.mark.parametrize("other", OTHERS)
-def test_every_optimizer_and_what_else_a_step_holds_is_compiled_too(tmp_path, caplog, other):
+def test_optimizers_clipping_and_dropout_compile(tmp_path, caplog, other):
     check_equal(tmp_path, caplog, 3, "model=bn", *OTHERS[other])
 
 
-@pytest.mark.usefixtures("no_code")
-def test_the_seconds_of_training_are_without_those_of_compiling(tmp_path):
+@pytest.mark.usefixtures("without_code_generation")
+def test_training_seconds_exclude_compiling(tmp_path):
     runs = runs_of(tmp_path, 2, "trainer.compile=true")
     started = time.perf_counter()
     seconds = sum(result.seconds for result in train(runs))
@@ -108,28 +108,28 @@ def test_the_seconds_of_training_are_without_those_of_compiling(tmp_path):
 
 
 @NEEDS_COMPILER
-def test_code_written_by_inductor_trains_the_same(tmp_path, caplog):
+def test_inductor_code_trains_equally(tmp_path, caplog):
     check_equal(tmp_path, caplog, 3, "model=bn", "net.dropout=0.3", "data.batch_size=150")
 
 
-def test_without_a_compiler_it_says_so_and_trains_on(tmp_path, caplog, monkeypatch):
+def test_missing_compiler_warns_and_continues(tmp_path, caplog, monkeypatch):
     def compile_nothing(step, **_):
-        def whole(x: Tensor, y: Tensor) -> Tensor:
+        def compiled_step(x: Tensor, y: Tensor) -> Tensor:
             raise RuntimeError("No working C++ compiler found\nsee the manual")
 
-        return whole
+        return compiled_step
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
     with caplog.at_level(logging.WARNING, logger="normlab"):
         compiled = losses(tmp_path / "one", 2, "trainer.compile=true")
     assert [record.getMessage() for record in caplog.records] == [
-        "trainer.compile: No working C++ compiler found; the training goes on uncompiled"
+        "trainer.compile: No working C++ compiler found; training continues uncompiled"
     ]
     assert compiled == losses(tmp_path / "other", 2, "trainer.compile=false")
 
 
-class Choosy(nn.Module):
-    """A layer whose path depends on the data, which neither vmap nor a compiler can follow."""
+class DataDependent(nn.Module):
+    """A layer with data-dependent control flow, which neither vmap nor the compiler supports."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -138,57 +138,62 @@ class Choosy(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-def test_a_run_whose_net_cannot_be_compiled_trains_as_it_is(tmp_path, caplog, monkeypatch):
-    module = ModuleType("somebody")
-    module.Choosy = Choosy
-    monkeypatch.setitem(sys.modules, "somebody", module)
-    layer = ["model=bn_torch", "model.norm._target_=somebody.Choosy", "~model.norm.eps", "~model.norm.momentum"]
+def test_uncompilable_net_trains_uncompiled(tmp_path, caplog, monkeypatch):
+    module = ModuleType("user_module")
+    module.DataDependent = DataDependent
+    monkeypatch.setitem(sys.modules, "user_module", module)
+    layer = [
+        "model=bn_torch",
+        "model.norm._target_=user_module.DataDependent",
+        "~model.norm.eps",
+        "~model.norm.momentum",
+    ]
     compiled = losses(tmp_path / "one", 1, "trainer.compile=true", *layer)
-    assert "the training goes on uncompiled" in caplog.text
+    assert "training continues uncompiled" in caplog.text
     assert compiled == losses(tmp_path / "other", 1, "trainer.compile=false", *layer)
 
 
-def test_an_optimizer_that_is_not_ours_is_said_not_to_be_compiled(tmp_path, caplog):
+def test_foreign_optimizer_warns_that_it_is_not_compiled(tmp_path, caplog):
     foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
     (run,) = runs_of(tmp_path, 1, "trainer.compile=true", *foreign)
     train([run])
-    assert "RMSprop is not compiled, only normlab's own optimizers are" in caplog.text
+    assert "RMSprop is not compiled; only normlab's optimizers can be" in caplog.text
     assert Result.read(run.folder).status == Status.FINISHED
 
 
-@pytest.mark.usefixtures("no_code")
-def test_steps_are_compiled_unasked_where_that_pays_which_is_said(tmp_path, caplog, monkeypatch):
-    made = []
+@pytest.mark.usefixtures("without_code_generation")
+def test_compiling_is_automatic_if_worthwhile(tmp_path, caplog, monkeypatch):
+    instances = []
 
-    class Noted(Compiled):
+    class RecordedCompiled(Compiled):
         def __init__(self, *arguments):
-            made.append(arguments)
+            instances.append(arguments)
             super().__init__(*arguments)
 
-    monkeypatch.setattr("normlab.training.population_module.Compiled", Noted)
+    monkeypatch.setattr("normlab.training.population_module.Compiled", RecordedCompiled)
     with caplog.at_level(logging.INFO, logger="normlab"):
         losses(tmp_path / "short", 2)
-        assert not made
+        assert not instances
         monkeypatch.setattr(session, "should_compile", lambda config, members, populations: True)
         losses(tmp_path / "long", 2)
-        assert len(made) == 1
+        assert len(instances) == 1
         losses(tmp_path / "refused", 2, "trainer.compile=false")
-        assert len(made) == 1
-    assert "compiling the steps of 2 runs of model=x, which takes seconds and saves more" in caplog.text
+        assert len(instances) == 1
+    assert "compiling the step of 2 runs of model=x: this should save more time than it takes" in caplog.text
 
 
-class Product:
-    """A step that keeps nothing."""
+class StatelessStep:
+    """A step without state."""
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return (x * y).sum(dim=(1, 2))
 
-    def agrees_with(self, other: "Product") -> bool:
+    def agrees_with(self, other: "StatelessStep") -> bool:
         return True
 
 
 class Counter(nn.Module):
-    """A layer whose Python number is another one at every step."""
+    """A layer with a Python counter that changes at every step."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -199,8 +204,8 @@ class Counter(nn.Module):
         return x * min(1.0, self.t / 20)
 
 
-class Flag(nn.Module):
-    """A layer with a Python flag that is set by the first minibatch."""
+class InitializedByFirstBatch(nn.Module):
+    """A layer with a Python flag that the first minibatch sets."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -215,8 +220,8 @@ class Flag(nn.Module):
         return x * self.scale
 
 
-class Wrong(nn.Module):
-    """A layer that computes something else in compiled code."""
+class WrongWhenCompiled(nn.Module):
+    """A layer that computes a different result in compiled code."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -226,34 +231,38 @@ class Wrong(nn.Module):
 
 
 WITH_STATE = {
-    Counter: compiling.AGAIN,
-    Flag: None,
-    Wrong: "the compiled step computes something else",
+    Counter: compiling.RECOMPILED,
+    InitializedByFirstBatch: None,
+    WrongWhenCompiled: "the compiled step differs from the uncompiled one",
 }
 
 
-@pytest.mark.usefixtures("no_code")
+@pytest.mark.usefixtures("without_code_generation")
 @pytest.mark.parametrize("layer", WITH_STATE)
 @pytest.mark.parametrize("members", [1, 3])
-def test_a_layer_with_python_state_trains_as_uncompiled(tmp_path, caplog, monkeypatch, layer, members):
-    somebody = ModuleType("somebody")
-    setattr(somebody, layer.__name__, layer)
-    monkeypatch.setitem(sys.modules, "somebody", somebody)
-    given = ["model=nobn", f"++model.norm._target_=somebody.{layer.__name__}", "++model.norm._partial_=true"]
-    compiled = losses(tmp_path / "compiled", members, "trainer.compile=true", *given)
-    said = [record.message for record in caplog.records if "uncompiled" in record.message]
+def test_layer_with_python_state_trains_as_uncompiled(tmp_path, caplog, monkeypatch, layer, members):
+    user_module = ModuleType("user_module")
+    setattr(user_module, layer.__name__, layer)
+    monkeypatch.setitem(sys.modules, "user_module", user_module)
+    custom = [
+        "model=nobn",
+        f"++model.norm._target_=user_module.{layer.__name__}",
+        "++model.norm._partial_=true",
+    ]
+    compiled = losses(tmp_path / "compiled", members, "trainer.compile=true", *custom)
+    warnings = [record.message for record in caplog.records if "uncompiled" in record.message]
     reason = WITH_STATE[layer]
-    assert said == ([f"trainer.compile: {reason}; the training goes on uncompiled"] if reason else [])
-    plain = losses(tmp_path / "plain", members, "trainer.compile=false", *given)
+    assert warnings == ([f"trainer.compile: {reason}; training continues uncompiled"] if reason else [])
+    plain = losses(tmp_path / "plain", members, "trainer.compile=false", *custom)
     for one, other in zip(compiled, plain, strict=True):
         assert one == pytest.approx(other, rel=1e-9)
 
 
-@pytest.mark.usefixtures("no_code")
-def test_a_minibatch_of_another_size_is_left_to_the_uncompiled_step():
+@pytest.mark.usefixtures("without_code_generation")
+def test_other_batch_size_uses_uncompiled_step():
     called = []
 
-    step = Product()
+    step = StatelessStep()
 
     def uncompiled(x: Tensor, y: Tensor) -> Tensor:
         called.append(x.shape[1])

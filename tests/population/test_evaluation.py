@@ -1,4 +1,4 @@
-"""Running, re-estimated and the batch's own statistics in evaluation."""
+"""Running, re-estimated and batch statistics in evaluation."""
 
 import copy
 from pathlib import Path
@@ -48,7 +48,7 @@ def state(net: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("norm", BY_VARIANCE)
 @pytest.mark.parametrize("size", [50, 16, 9])
-def test_the_first_normalizer_s_statistics_are_exactly_those_of_all_samples(norm, size):
+def test_first_normalizer_gets_exact_training_statistics(norm, size):
     model, x = net(norm), samples()
     reestimate(Population([model]), x[None].split(size, dim=1))
     h = model.hidden1.linear(x)
@@ -56,7 +56,7 @@ def test_the_first_normalizer_s_statistics_are_exactly_those_of_all_samples(norm
     assert_close(model.hidden1.norm.running_var, h.var(0), rtol=1e-12, atol=1e-12)
 
 
-def test_the_second_normalizer_s_are_pooled_from_batches_normalized_by_themselves():
+def test_second_normalizer_pools_batch_normalized_inputs():
     model, x = net(BatchNorm1d), samples()
     reestimate(Population([model]), x[None].split(16, dim=1))
     seen = []
@@ -69,8 +69,8 @@ def test_the_second_normalizer_s_are_pooled_from_batches_normalized_by_themselve
     assert_close(model.hidden2.norm.running_var, h.var(0))
 
 
-def test_averaging_variances_as_update_bn_does_is_another_thing():
-    """A batch's variance leaves out how far its mean is from the others', and a short batch counts as much."""
+def test_pooling_differs_from_update_bn():
+    """update_bn ignores the variance between batch means, and weights short batches like full ones."""
     x = samples(34).sort(dim=0).values
     ours, torchs = net(nn.BatchNorm1d), net(nn.BatchNorm1d)
     reestimate(Population([ours]), x[None].split(16, dim=1))
@@ -80,7 +80,7 @@ def test_averaging_variances_as_update_bn_does_is_another_thing():
     assert (torchs.hidden1.norm.running_var / h.var(0)).max() < 0.8
 
 
-def test_pixels_of_images_are_pooled_too():
+def test_pixels_are_pooled():
     torch.manual_seed(0)
     model, x = CNN((1, 6, 6), 3, channels=[4, 5], norm2d=BatchNorm2d).double(), torch.randn(20, 1, 6, 6).double()
     reestimate(Population([model]), x[None].split(8, dim=1))
@@ -90,7 +90,7 @@ def test_pixels_of_images_are_pooled_too():
 
 
 @pytest.mark.parametrize(("norm", "constant"), [(L1BatchNorm, (torch.pi / 2) ** 0.5), (LInfBatchNorm, None)])
-def test_other_measures_of_spread_are_averaged_over_the_samples(norm, constant):
+def test_lp_spreads_are_averaged_over_samples(norm, constant):
     model, x = net(norm), samples()
     reestimate(Population([model]), x[None].split(16, dim=1))
     squares = 0
@@ -103,7 +103,7 @@ def test_other_measures_of_spread_are_averaged_over_the_samples(norm, constant):
 
 
 @pytest.mark.parametrize("norm", BY_SAMPLES)
-def test_members_of_a_population_are_estimated_as_alone_and_nothing_else_moves(norm):
+def test_members_are_reestimated_like_single_nets(norm):
     nets, x = [net(norm, seed) for seed in range(3)], torch.stack([samples(seed=seed) for seed in range(3)])
     alone = copy.deepcopy(nets)
     population = Population(copy.deepcopy(nets)).train()
@@ -120,7 +120,7 @@ def test_members_of_a_population_are_estimated_as_alone_and_nothing_else_moves(n
             assert_close(tensor, model.state_dict()[name])
 
 
-def test_a_net_without_running_statistics_is_left_alone():
+def test_net_without_running_statistics_is_unchanged():
     population = Population([net(nn.LayerNorm)])
     before = state(population.net)
     reestimate(population, iter([]))
@@ -128,7 +128,7 @@ def test_a_net_without_running_statistics_is_left_alone():
 
 
 @pytest.mark.parametrize("norm", BY_SAMPLES)
-def test_by_the_batch_evaluation_goes_by_what_it_is_given_and_moves_nothing(norm):
+def test_batch_statistics_normalize_and_change_no_state(norm):
     model, x = net(norm), samples()
     for batch in x.split(10):
         model(batch)
@@ -147,7 +147,7 @@ def test_by_the_batch_evaluation_goes_by_what_it_is_given_and_moves_nothing(norm
 
 
 class MeanOnly(nn.Module):
-    """A layer that keeps one of the two statistics."""
+    """A layer with a running mean but no running variance."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class MeanOnly(nn.Module):
         return x - (x.mean(0) if self.running_mean is None else self.running_mean)
 
 
-def test_bug_a_layer_with_one_of_the_two_statistics_could_not_be_evaluated():
+def test_bug_layer_with_only_a_running_mean():
     model, x = net(MeanOnly), samples()
     reestimate(Population([model]), x[None].split(16, dim=1))
     assert_close(model.hidden1.norm.running_mean, model.hidden1.linear(x).mean(0))
@@ -168,7 +168,7 @@ def test_bug_a_layer_with_one_of_the_two_statistics_could_not_be_evaluated():
     assert_close(alone.net.running_mean, x.mean(0))
 
 
-def test_running_statistics_are_back_when_evaluation_raises():
+def test_running_statistics_are_restored_after_an_error():
     model = net(BatchNorm1d)
     with pytest.raises(RuntimeError, match="in the middle"), use_batch_statistics(model):
         raise RuntimeError("in the middle")
@@ -183,7 +183,7 @@ def run_of(folder: Path, *overrides: str) -> Run:
 
 
 def loss_of(folder: Path, name: str, part: Table, by_own_batch: bool) -> tuple[float, nn.Module]:
-    """Return the loss of a checkpoint, computed from outside, and the net."""
+    """Return the loss of a checkpoint, computed independently, and the net."""
     model = MLP((10,), 1, norm=BatchNorm1d).double().eval()
     saved = torch.load(folder / f"checkpoints/{name}.pt", weights_only=True)["state_dict"]
     model.load_state_dict(saved)
@@ -193,7 +193,7 @@ def loss_of(folder: Path, name: str, part: Table, by_own_batch: bool) -> tuple[f
 
 
 @pytest.mark.parametrize("statistics", ["running", "reestimated", "batch"])
-def test_what_a_run_is_judged_by_are_the_weights_and_statistics_in_its_checkpoints(tmp_path, statistics):
+def test_checkpoints_reproduce_the_reported_losses(tmp_path, statistics):
     run = run_of(tmp_path, f"statistics={statistics}", "data.batch_size=250")
     (result,) = train([run])
     train_part, val, test = make_data(run.config).parts

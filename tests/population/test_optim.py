@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from normlab.population.optim import SGD, Adam, AdamW, Clipping
 
 SHAPES = ((4, 3), (4,), ())
-# With a learning rate of 0.1 this loss is chaotic: 50 steps make 1e-8 of what two processors differ by, 1e-16.
+# With a learning rate of 0.1 this loss is chaotic: 50 steps amplify rounding differences of 1e-16 to 1e-8.
 STEPS = 20
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
 
@@ -66,26 +66,26 @@ def same_as_torch(
 
 @given(numbers=SGD_NUMBERS, nesterov=st.booleans())
 @settings(deadline=None, max_examples=25)
-def test_sgd_equals_torchs(numbers, nesterov):
+def test_sgd_equals_torch(numbers, nesterov):
     same_as_torch(SGD, torch.optim.SGD, {**numbers, "nesterov": nesterov}, **EXACT)
 
 
 @given(numbers=ADAM_NUMBERS, decoupled=st.booleans())
 @settings(deadline=None, max_examples=25)
-def test_adam_and_adamw_equal_torchs(numbers, decoupled):
+def test_adam_and_adamw_equal_torch(numbers, decoupled):
     ours, torchs = (AdamW, torch.optim.AdamW) if decoupled else (Adam, torch.optim.Adam)
     same_as_torch(ours, torchs, numbers, **EXACT)
 
 
 @EACH
-def test_in_float32_they_equal_torchs_to_its_precision(ours, torchs, numbers):
+def test_float32_equals_torch_to_its_precision(ours, torchs, numbers):
     same_as_torch(ours, torchs, numbers, torch.float32, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("ours", "torchs"), [(SGD, torch.optim.SGD), (Adam, torch.optim.Adam), (AdamW, torch.optim.AdamW)]
 )
-def test_the_defaults_are_torchs(ours, torchs):
+def test_defaults_equal_torch(ours, torchs):
     same_as_torch(ours, torchs, {}, **EXACT)
 
 
@@ -99,7 +99,7 @@ def test_the_defaults_are_torchs(ours, torchs):
         (AdamW, {"lr": torch.tensor([0.1, 0.01, 0.03]), "weight_decay": [0.0, 0.1, 1.0]}),
     ],
 )
-def test_three_members_with_numbers_of_their_own_equal_three_optimizers_alone(ours, numbers):
+def test_members_equal_separate_optimizers(ours, numbers):
     def of(member: int, number):
         if isinstance(number, tuple):
             return tuple(of(member, part) for part in number)
@@ -114,8 +114,8 @@ def test_three_members_with_numbers_of_their_own_equal_three_optimizers_alone(ou
         assert_close([part[k] for part in together], alone, **EXACT)
 
 
-def test_training_several_members_warns_of_nothing():
-    """With gradients that were views of one buffer autograd said, once a process, that their layout is slow."""
+def test_stacked_training_does_not_warn():
+    """Autograd warned about a slow layout when gradients were views of one buffer."""
     params = parameters(lead=(3,))
     torch.set_warn_always(True)
     try:
@@ -124,7 +124,7 @@ def test_training_several_members_warns_of_nothing():
         torch.set_warn_always(False)
 
 
-def test_parameters_are_views_of_theta_with_the_values_that_they_had():
+def test_parameters_are_views_of_theta():
     params = parameters(lead=(3,))
     values = [p.detach().clone() for p in params]
     optimizer = SGD(params, lr=0.1, members=3)
@@ -136,7 +136,7 @@ def test_parameters_are_views_of_theta_with_the_values_that_they_had():
 
 
 @EACH
-def test_a_step_leaves_the_gradients_as_they_are(ours, torchs, numbers):
+def test_step_does_not_change_gradients(ours, torchs, numbers):
     params = parameters()
     optimizer = ours(params, **numbers)
     loss(params).backward()
@@ -149,7 +149,7 @@ def test_a_step_leaves_the_gradients_as_they_are(ours, torchs, numbers):
 
 @EACH
 @pytest.mark.parametrize("clear", ["never", "to zero", "to None", "to None after a backward too many", "by hand"])
-def test_gradients_add_up_and_are_cleared_as_with_torchs(ours, torchs, numbers, clear):
+def test_gradient_accumulation_and_clearing_equal_torch(ours, torchs, numbers, clear):
     params, expected = parameters(), parameters()
     for p, optimizer in ((params, ours(params, **numbers)), (expected, torchs(expected, **numbers))):
         for step in range(4):
@@ -167,7 +167,7 @@ def test_gradients_add_up_and_are_cleared_as_with_torchs(ours, torchs, numbers, 
 
 
 @EACH
-def test_a_parameter_without_a_gradient_counts_as_one_with_a_gradient_of_zero(ours, torchs, numbers):
+def test_missing_gradient_counts_as_zero(ours, torchs, numbers):
     params, expected = parameters(), parameters()
     for p, optimizer in ((params, ours(params, **numbers)), (expected, torchs(expected, **numbers))):
         for step in range(3):
@@ -180,7 +180,7 @@ def test_a_parameter_without_a_gradient_counts_as_one_with_a_gradient_of_zero(ou
 
 
 @EACH
-def test_a_frozen_parameter_stays_as_it_is(ours, torchs, numbers):
+def test_frozen_parameter_is_unchanged(ours, torchs, numbers):
     params, expected = parameters(), parameters()
     for p in (params, expected):
         p[1].requires_grad_(False)
@@ -193,7 +193,7 @@ def test_a_frozen_parameter_stays_as_it_is(ours, torchs, numbers):
     assert_close(params, expected, **EXACT)
 
 
-def test_a_closure_is_called_with_gradients_on_and_its_loss_returned():
+def test_closure_runs_with_gradients_and_returns_loss():
     params, usual = parameters(), parameters()
     optimizer, other = SGD(params, lr=0.1), torch.optim.SGD(usual, lr=0.1)
 
@@ -212,17 +212,17 @@ def test_a_closure_is_called_with_gradients_on_and_its_loss_returned():
 
 
 @pytest.mark.parametrize("momentum", [0.0, [0.9, 0.0]])
-def test_nesterov_without_momentum_is_refused(momentum):
+def test_nesterov_without_momentum_raises(momentum):
     with pytest.raises(ValueError, match=r"optimizer\.nesterov needs optimizer\.momentum > 0"):
         SGD(parameters(lead=(2,)), lr=0.1, momentum=momentum, nesterov=True, members=2)
 
 
 @EACH
-def test_a_member_that_is_not_finite_changes_nothing_in_the_others(ours, torchs, numbers):
-    clean, spoilt = parameters(lead=(2,)), parameters(lead=(2,))
+def test_nonfinite_member_does_not_affect_others(ours, torchs, numbers):
+    clean, corrupted = parameters(lead=(2,)), parameters(lead=(2,))
     with torch.no_grad():
-        spoilt[0][1] = torch.nan
-    one, other = (trained(params, ours(params, members=2, **numbers), steps=5) for params in (clean, spoilt))
+        corrupted[0][1] = torch.nan
+    one, other = (trained(params, ours(params, members=2, **numbers), steps=5) for params in (clean, corrupted))
 
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one, other, strict=True))
     assert other[0][1].isnan().all()
@@ -230,7 +230,7 @@ def test_a_member_that_is_not_finite_changes_nothing_in_the_others(ours, torchs,
 
 @given(max_norm=st.floats(1e-3, 1e3), scale=st.floats(1e-3, 1e3))
 @settings(deadline=None, max_examples=40)
-def test_clipping_one_member_equals_torchs(max_norm, scale):
+def test_clipping_by_norm_equals_torch(max_norm, scale):
     params, expected = parameters(), parameters()
     for p in (params, expected):
         (scale * loss(p)).backward()
@@ -241,7 +241,7 @@ def test_clipping_one_member_equals_torchs(max_norm, scale):
     assert_close(grad[0], torch.cat([p.grad.flatten() for p in expected]), **EXACT)
 
 
-def test_clipping_by_value_equals_torchs():
+def test_clipping_by_value_equals_torch():
     params, expected = parameters(), parameters()
     for p in (params, expected):
         loss(p).backward()
@@ -251,19 +251,19 @@ def test_clipping_by_value_equals_torchs():
     assert grad.abs().max() == 0.01
 
 
-def test_a_large_gradient_is_clipped_without_scaling_another_members():
+def test_clipping_is_per_member():
     grad = torch.randn(3, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     grad *= torch.tensor([[1e6], [1e-3], [torch.nan]])
 
-    found = Clipping(1.0)(grad)
+    clipped = Clipping(1.0)(grad)
 
-    assert_close(found[0], grad[0] / grad[0].norm())
-    assert torch.equal(found[1], grad[1])
-    assert found[2].isnan().all()
+    assert_close(clipped[0], grad[0] / grad[0].norm())
+    assert torch.equal(clipped[1], grad[1])
+    assert clipped[2].isnan().all()
 
 
 @pytest.mark.parametrize("make", [SGD, Adam, AdamW])
-def test_training_goes_on_from_a_saved_state_as_if_it_had_not_stopped(make):
+def test_training_resumes_from_a_saved_state(make):
     def train(layer, optimizer, steps):
         for _ in range(steps):
             optimizer.zero_grad()

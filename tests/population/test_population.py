@@ -56,12 +56,12 @@ def tensors(net: nn.Module) -> dict[str, Tensor]:
     ],
     ids=["bn", "bn2d", "ghost", "brn"],
 )
-def test_far_from_zero_members_equal_the_nets_alone_in_single_precision(norm, shape):
+def test_large_means_equal_single_nets_in_float32(norm, shape):
     def make() -> nn.Module:
         return nn.Sequential(norm(4), nn.Flatten(), nn.LazyLinear(2))
 
     x = torch.randn(2, 2000, 4, *shape, generator=torch.Generator().manual_seed(0))
-    # One member alone needs the formula: the kernel would do for the other.
+    # Only the first member is too far from zero for the kernel and needs the formula.
     x[0] += 1e6
     alone = initial_nets(make, SEEDS[:2])
     for net in alone:
@@ -76,7 +76,7 @@ def test_far_from_zero_members_equal_the_nets_alone_in_single_precision(norm, sh
 
 
 @EACH_NORM
-def test_three_nets_as_one_equal_three_nets_alone(norm):
+def test_stacked_members_equal_single_nets(norm):
     alone, population = nets(norm), Population(nets(norm))
     task = Regression()
     for batch in range(3):
@@ -102,7 +102,7 @@ def test_three_nets_as_one_equal_three_nets_alone(norm):
 
 
 @EACH_NORM
-def test_no_members_loss_has_a_gradient_for_another_members_parameters(norm):
+def test_members_have_independent_gradients(norm):
     population, (x, y) = Population(nets(norm)), data()
     parameters = dict(population.named_parameters())
 
@@ -116,7 +116,7 @@ def test_no_members_loss_has_a_gradient_for_another_members_parameters(norm):
 
 
 @EACH_NORM
-def test_a_population_of_one_is_the_net_itself(norm):
+def test_population_of_one_is_the_net_itself(norm):
     (net,) = nets(norm, [5])
     twin = copy.deepcopy(net)
     population, (x, _) = Population([net]), data(1)
@@ -132,7 +132,7 @@ def test_a_population_of_one_is_the_net_itself(norm):
 @EACH_NORM
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("members", [1, 3])
-def test_observing_sees_in_each_member_what_observing_it_alone_sees(norm, training, members):
+def test_observed_members_equal_single_nets(norm, training, members):
     seeds = SEEDS[:members]
     alone, population, (x, _) = nets(norm, seeds), Population(nets(norm, seeds)).train(training), data(members)
 
@@ -149,7 +149,7 @@ def test_observing_sees_in_each_member_what_observing_it_alone_sees(norm, traini
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_a_state_that_was_copied_can_be_put_back(members):
+def test_copied_state_can_be_restored(members):
     population, (x, _) = Population(nets(BatchNorm1d, SEEDS[:members])), data(members)
     population(x)
     saved = {name: tensor.detach().clone() for name, tensor in population.state().items()}
@@ -169,7 +169,7 @@ def test_a_state_that_was_copied_can_be_put_back(members):
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_the_state_has_a_nets_own_names_and_shares_memory_with_the_population(members):
+def test_state_has_net_names_and_shares_memory(members):
     alone, population = nets(BatchNorm1d), Population(nets(BatchNorm1d, SEEDS[:members]))
     state = population.state()
 
@@ -182,7 +182,7 @@ def test_the_state_has_a_nets_own_names_and_shares_memory_with_the_population(me
     assert torch.all(population.net.output.bias == 3)
 
 
-def test_the_state_follows_the_optimizer():
+def test_state_follows_the_optimizer():
     population, (x, y) = Population(nets()), data()
     optimizer = SGD(population.parameters(), lr=0.1, members=3)
     before = population.state()["output.bias"].detach().clone()
@@ -194,7 +194,7 @@ def test_the_state_follows_the_optimizer():
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_a_parameter_that_is_frozen_stays_frozen(members):
+def test_frozen_parameter_stays_frozen(members):
     frozen = nets(BatchNorm1d, SEEDS[:members])
     for net in frozen:
         net.hidden1.norm.weight.requires_grad_(False)
@@ -204,7 +204,7 @@ def test_a_parameter_that_is_frozen_stays_frozen(members):
     assert [name for name, p in parameters.items() if not p.requires_grad] == ["net.hidden1.norm.weight"]
 
 
-def test_initial_nets_are_what_their_seeds_give_and_leave_the_global_generator_alone():
+def test_initial_nets_follow_seeds_and_restore_generator():
     torch.manual_seed(123)
     before = torch.random.get_rng_state()
     made = nets(BatchNorm1d)
@@ -216,13 +216,13 @@ def test_initial_nets_are_what_their_seeds_give_and_leave_the_global_generator_a
     assert not torch.equal(made[0].output.weight, made[1].output.weight)
 
 
-def test_a_net_does_not_depend_on_the_other_members():
+def test_initial_net_is_independent_of_other_members():
     (alone,) = nets(seeds=[3])
 
     assert all(torch.equal(t, tensors(nets()[2])[name]) for name, t in tensors(alone).items())
 
 
-def test_what_a_layer_adds_to_its_state_dict_stays_in_that_of_a_member():
+def test_member_state_dict_has_extra_state():
     class Layer(nn.Linear):
         def get_extra_state(self) -> Tensor:
             return torch.tensor([1.0, 2.0])
@@ -238,21 +238,21 @@ def test_what_a_layer_adds_to_its_state_dict_stays_in_that_of_a_member():
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_layers_that_wait_are_initialized_and_nothing_else_moves(members):
+def test_initialization_changes_only_waiting_layers(members):
     def make() -> nn.Module:
         first = [nn.Linear(4, 6), BatchNorm1d(6), Dropout(0.5), nn.Dropout(0.5), ActNorm(6)]
         return nn.Sequential(*first, nn.Sequential(nn.Linear(6, 3), ActNorm(3))).double()
 
     population, x = Population(initial_nets(make, SEEDS[:members])), data(members)[0]
     before, drawn = {name: tensor.clone() for name, tensor in population.state().items()}, torch.get_rng_state()
-    population.train().begin(x)
+    population.train().initialize_layers(x)
     state = population.state()
     moved = {name for name, tensor in state.items() if not torch.equal(tensor, before[name])}
     own = ("initial_mean", "initial_var", "initialized")
     assert moved == {f"{layer}.{name}" for layer in ("4", "5.1") for name in own}
     assert torch.equal(torch.get_rng_state(), drawn)
 
-    # The second time no layer waits.
+    # The second call changes nothing.
     state = {name: tensor.clone() for name, tensor in state.items()}
-    population.begin(x + 1)
+    population.initialize_layers(x + 1)
     assert all(torch.equal(tensor, state[name]) for name, tensor in population.state().items())

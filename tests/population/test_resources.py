@@ -1,4 +1,4 @@
-"""What follows from the size of a population."""
+"""Choices that depend on the footprint of a population."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from normlab.population import hardware, resources
-from normlab.population.resources import numels
+from normlab.population.resources import tensor_sizes
 from normlab.sweep.grouping import group_runs
 from normlab.training.session import should_compile
 from normlab.training.stackability import footprint_of
@@ -32,14 +32,14 @@ def threads_for(config: DictConfig, members: int) -> int:
 
 
 @pytest.fixture(autouse=True)
-def a_machine(monkeypatch):
+def fixed_hardware(monkeypatch):
     """A machine with 32 MB of cache and 16 GB of memory."""
     monkeypatch.setattr(hardware, "cache_size", lambda: 32 * MB)
     monkeypatch.setattr(hardware, "memory", lambda device: 16 * 1024 * MB)
 
 
-def test_the_size_of_a_member_by_hand():
-    # What comes in, then linear, norm, activation and output, for each of 100 samples.
+def test_footprint_by_hand():
+    # Inputs, linear, norm, activation and output, for each of 100 samples.
     size = footprint_of(config_of("model=bn"))
     assert size.activations == 100 * (10 + 3 * 50 + 1)
     assert size.parameters == (10 * 50 + 50) + 2 * 50 + (50 + 1)
@@ -47,13 +47,13 @@ def test_the_size_of_a_member_by_hand():
     assert footprint_of(config_of("trainer.precision=64-true")).bytes_each == 8
 
 
-def test_a_layer_that_puts_out_several_tensors_is_counted_and_stops_nothing():
+def test_tensor_sizes_of_nested_outputs():
     outputs, state = nn.GRU(3, 5)(torch.zeros(7, 2, 3))
-    assert list(numels((outputs, state))) == [7 * 2 * 5, 2 * 5]
-    assert list(numels({"a": [torch.zeros(4)], "b": None})) == [4]
+    assert list(tensor_sizes((outputs, state))) == [7 * 2 * 5, 2 * 5]
+    assert list(tensor_sizes({"a": [torch.zeros(4)], "b": None})) == [4]
 
 
-def test_the_activations_of_members_at_once_fill_half_of_the_cache():
+def test_activations_fill_half_the_cache():
     assert members_at_once(config_of()) == 16 * MB // (4 * 16_100) == 260
     assert members_at_once(config_of("trainer.precision=64-true")) == 130
     assert members_at_once(config_of(), n_jobs=2) == 130
@@ -63,7 +63,7 @@ def test_few_members_are_not_split_for_the_cache():
     assert members_at_once(config_of("net.hidden=[2000]")) == 16
 
 
-def test_memory_bounds_the_members(monkeypatch):
+def test_memory_limits_the_members(monkeypatch):
     config = config_of("net.hidden=[2000]")
     size = footprint_of(config)
     each = 4 * (4 * size.activations + 10 * size.parameters)
@@ -73,7 +73,7 @@ def test_memory_bounds_the_members(monkeypatch):
     assert members_at_once(config) == 1
 
 
-def test_samples_of_their_own_count_twice_and_shared_ones_not(monkeypatch):
+def test_different_samples_count_twice(monkeypatch):
     config = config_of("net.hidden=[10]", "data.train=60000", "data.val=20000", "data.test=20000")
     size = footprint_of(config)
     assert size.samples == 100_000 * 11
@@ -92,7 +92,7 @@ def test_samples_of_their_own_count_twice_and_shared_ones_not(monkeypatch):
         (["replicate=data", "seed=1"], 12),
     ],
 )
-def test_a_population_is_smaller_if_its_members_have_samples_of_their_own(monkeypatch, varied, largest):
+def test_different_samples_reduce_population_size(monkeypatch, varied, largest):
     common = ["net.hidden=[10]", "data.train=60000", "data.val=20000", "data.test=20000"]
     configs = [
         config_of(*common, f"seed={seed}", f"optimizer.lr={0.1 / (seed + 1)}", *varied) for seed in range(12)
@@ -100,16 +100,16 @@ def test_a_population_is_smaller_if_its_members_have_samples_of_their_own(monkey
     size = footprint_of(configs[0])
     each = 4 * (4 * size.activations + 10 * size.parameters + 2 * size.samples)
     monkeypatch.setattr(hardware, "memory", lambda device: 4 * (3 * each + 1))
-    assert max(len(group.places) for group in group_runs(configs, None)) == largest
+    assert max(len(group.indices) for group in group_runs(configs, None)) == largest
 
 
-def test_on_a_gpu_memory_alone_decides():
+def test_gpu_is_limited_by_memory_only():
     size = footprint_of(config_of())
     each = 4 * (4 * size.activations + 10 * size.parameters)
     assert members_at_once(config_of(), device="cuda") == 4 * 1024 * MB // each > 10_000
 
 
-def test_compiling_pays_in_long_sweeps_and_large_populations_with_our_optimizers():
+def test_compiling_pays_in_long_or_large_trainings():
     short = config_of("trainer.max_epochs=10")
     assert not should_compile(short, 256)
     assert should_compile(config_of("trainer.max_epochs=10000"), 1)
@@ -120,23 +120,23 @@ def test_compiling_pays_in_long_sweeps_and_large_populations_with_our_optimizers
     assert not should_compile(config_of("trainer.max_epochs=10000", *foreign), 1)
 
 
-def test_a_trial_of_one_step_is_not_compiled():
+def test_fast_dev_run_is_not_compiled():
     assert not should_compile(config_of("trainer.max_epochs=10000", "trainer.fast_dev_run=true"), 256)
 
 
-def test_populations_of_one_shape_share_what_compiling_takes():
+def test_populations_share_the_cost_of_compiling():
     config = config_of("trainer.max_epochs=400")
     assert not should_compile(config, 256, populations=1)
     assert should_compile(config, 256, populations=16)
 
 
-def test_a_smaller_last_minibatch_is_compiled_too_and_counts():
+def test_second_batch_size_adds_to_compiling_cost():
     whole, rest = (config_of("trainer.max_epochs=620", f"data.batch_size={size}") for size in (120, 119))
     assert should_compile(whole, 256)
     assert not should_compile(rest, 256)
 
 
-def test_large_layers_are_computed_on_all_threads_and_small_ones_on_one():
+def test_threads_depend_on_layer_size():
     torch.set_num_threads(2)
     assert threads_for(config_of("net.hidden=[300]"), 1) == 1
     assert threads_for(config_of("net.hidden=[300,10]"), 2) == 2

@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 from normlab.population.optim import SGD
 from normlab.population.schedulers import CosineAnnealingLR, ReduceLROnPlateau, Scheduler, StepLR
 
-NEVER = torch.tensor([math.nan])
+NO_LOSS = torch.tensor([math.nan])
 PLAIN = {"factor": 0.5, "patience": 2}
 
 LOSSES = st.lists(
@@ -37,7 +37,7 @@ def plain(lr: float) -> torch.optim.SGD:
     return torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=lr)
 
 
-def followed(scheduler: Scheduler, losses: list[Tensor]) -> Tensor:
+def rates_over_epochs(scheduler: Scheduler, losses: list[Tensor]) -> Tensor:
     """Return the learning rates of all members after each epoch, ``(epochs, K)``."""
     rates = [scheduler.lr]
     for loss in losses:
@@ -46,7 +46,7 @@ def followed(scheduler: Scheduler, losses: list[Tensor]) -> Tensor:
     return torch.cat(rates, dim=1).T
 
 
-def torchs(scheduler: lr_scheduler.LRScheduler, losses: list[float] | int) -> list[float]:
+def torch_rates(scheduler: lr_scheduler.LRScheduler, losses: list[float] | int) -> list[float]:
     rates = [scheduler.optimizer.param_groups[0]["lr"]]
     for loss in losses if isinstance(losses, list) else [None] * losses:
         scheduler.optimizer.step()
@@ -61,40 +61,40 @@ def column(losses: list[float]) -> list[Tensor]:
 
 @given(lr=st.floats(1e-5, 1), step_size=st.integers(1, 7), gamma=st.floats(0, 1))
 @settings(deadline=None, max_examples=30)
-def test_step_equals_torchs_epoch_by_epoch(lr, step_size, gamma):
-    ours = followed(StepLR(stacked(lr), step_size=step_size, gamma=gamma), [NEVER] * 20)
-    expected = torchs(lr_scheduler.StepLR(plain(lr), step_size=step_size, gamma=gamma), 20)
+def test_step_equals_torch(lr, step_size, gamma):
+    ours = rates_over_epochs(StepLR(stacked(lr), step_size=step_size, gamma=gamma), [NO_LOSS] * 20)
+    expected = torch_rates(lr_scheduler.StepLR(plain(lr), step_size=step_size, gamma=gamma), 20)
 
     assert ours[:, 0].tolist() == pytest.approx(expected, rel=1e-12)
 
 
 @given(lr=st.floats(1e-5, 1), T_max=st.integers(1, 30), eta_min=st.floats(0, 0.1))
 @settings(deadline=None, max_examples=30)
-def test_cosine_equals_torchs_epoch_by_epoch_also_past_its_end(lr, T_max, eta_min):
-    ours = followed(CosineAnnealingLR(stacked(lr), T_max=T_max, eta_min=eta_min), [NEVER] * 40)
-    expected = torchs(lr_scheduler.CosineAnnealingLR(plain(lr), T_max=T_max, eta_min=eta_min), 40)
+def test_cosine_equals_torch_even_past_its_end(lr, T_max, eta_min):
+    ours = rates_over_epochs(CosineAnnealingLR(stacked(lr), T_max=T_max, eta_min=eta_min), [NO_LOSS] * 40)
+    expected = torch_rates(lr_scheduler.CosineAnnealingLR(plain(lr), T_max=T_max, eta_min=eta_min), 40)
 
     assert ours[:, 0].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @given(losses=LOSSES, numbers=PLATEAU)
 @settings(deadline=None, max_examples=200)
-def test_plateau_equals_torchs_epoch_by_epoch(losses, numbers):
-    ours = followed(ReduceLROnPlateau(stacked(0.1), **numbers), column(losses))
-    expected = torchs(lr_scheduler.ReduceLROnPlateau(plain(0.1), **numbers), losses)
+def test_plateau_equals_torch(losses, numbers):
+    ours = rates_over_epochs(ReduceLROnPlateau(stacked(0.1), **numbers), column(losses))
+    expected = torch_rates(lr_scheduler.ReduceLROnPlateau(plain(0.1), **numbers), losses)
 
     assert ours[:, 0].tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_plateau_never_raises_a_learning_rate_that_starts_below_the_minimum():
-    rates = followed(ReduceLROnPlateau(stacked(0.01), **PLAIN, min_lr=0.1), column([1.0] * 8))
+def test_plateau_never_increases_a_rate_below_minimum():
+    rates = rates_over_epochs(ReduceLROnPlateau(stacked(0.01), **PLAIN, min_lr=0.1), column([1.0] * 8))
 
     assert rates.unique().tolist() == pytest.approx([0.01])
 
 
 @pytest.mark.parametrize("loss", [[1.0, 2.0, 2.0, 2.0], [1.0] * 4, [1.0] + [math.nan] * 3, [math.nan] * 3])
-def test_plateau_waits_for_more_than_patience_epochs_without_improvement(loss):
-    rates = followed(ReduceLROnPlateau(stacked(0.1), **PLAIN), column(loss))
+def test_plateau_waits_for_more_than_patience_epochs(loss):
+    rates = rates_over_epochs(ReduceLROnPlateau(stacked(0.1), **PLAIN), column(loss))
 
     assert rates[-2:, 0].tolist() == pytest.approx([0.1, 0.05])
 
@@ -116,23 +116,23 @@ def test_plateau_waits_for_more_than_patience_epochs_without_improvement(loss):
         ),
     ],
 )
-def test_three_members_with_numbers_of_their_own_equal_three_alone(make, torch_make, numbers):
+def test_members_equal_separate_schedulers(make, torch_make, numbers):
     rates = [0.1, 0.05, 1.0]
     noise = torch.rand(25, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     losses = noise / torch.arange(1, 26, dtype=torch.float64).unsqueeze(1).sqrt()
 
-    together = followed(make(stacked(rates, 3), members=3, **numbers), list(losses))
+    together = rates_over_epochs(make(stacked(rates, 3), members=3, **numbers), list(losses))
 
     for k, lr in enumerate(rates):
         alone = torch_make(plain(lr), **{name: values[k] for name, values in numbers.items()})
         follows_loss = make is ReduceLROnPlateau
-        expected = torchs(alone, losses[:, k].tolist() if follows_loss else 25)
+        expected = torch_rates(alone, losses[:, k].tolist() if follows_loss else 25)
         assert together[:, k].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_a_members_plateau_does_not_lower_the_others_learning_rates():
+def test_plateau_is_per_member():
     improving, stuck = torch.arange(10, 0, -1).double(), torch.ones(10, dtype=torch.float64)
-    rates = followed(
+    rates = rates_over_epochs(
         ReduceLROnPlateau(stacked(0.1, 2), **PLAIN, members=2), list(torch.stack([improving, stuck], dim=1))
     )
 
@@ -153,7 +153,7 @@ TEN = column([3, 1, 2, 2, 2, 2, 0.5, 1, 1, 1])
 
 
 @SCHEDULERS
-def test_the_optimizer_steps_with_the_scheduled_learning_rate(make, numbers):
+def test_optimizer_uses_the_scheduled_rate(make, numbers):
     optimizer = stacked(0.1)
     scheduler = make(optimizer, **numbers)
     for loss in TEN:
@@ -167,30 +167,30 @@ def test_the_optimizer_steps_with_the_scheduled_learning_rate(make, numbers):
 
 
 @SCHEDULERS
-def test_an_optimizer_of_torch_gets_the_same_learning_rates_as_a_float(make, numbers):
+def test_torch_optimizer_gets_float_rates(make, numbers):
     optimizer = plain(0.1)
-    rates = followed(make(optimizer, **numbers), TEN)
+    rates = rates_over_epochs(make(optimizer, **numbers), TEN)
 
-    assert torch.equal(rates, followed(make(stacked(0.1), **numbers), TEN))
+    assert torch.equal(rates, rates_over_epochs(make(stacked(0.1), **numbers), TEN))
     assert type(optimizer.param_groups[0]["lr"]) is float
     optimizer.step()
 
 
 @SCHEDULERS
-def test_a_saved_state_goes_on_where_it_was(make, numbers):
-    straight = followed(make(stacked(0.1), **numbers), TEN)
+def test_scheduler_resumes_from_a_saved_state(make, numbers):
+    uninterrupted = rates_over_epochs(make(stacked(0.1), **numbers), TEN)
     first = make(stacked(0.1), **numbers)
-    followed(first, TEN[:5])
+    rates_over_epochs(first, TEN[:5])
     state, lr = first.state_dict(), first.lr
-    followed(first, TEN[5:])
+    rates_over_epochs(first, TEN[5:])
 
     second = make(stacked(0.7), **numbers)
     second.load_state_dict(state)
     second.optimizer.param_groups[0]["lr"] = lr
-    assert torch.equal(followed(second, TEN[5:]), straight[5:])
+    assert torch.equal(rates_over_epochs(second, TEN[5:]), uninterrupted[5:])
     assert all(isinstance(value, Tensor | int) for value in state.values())
 
 
-def test_a_step_size_below_1_is_refused():
+def test_step_size_below_1_raises():
     with pytest.raises(ValueError, match=r"scheduler\.step_size must be at least 1, got 0"):
         StepLR(stacked(0.1), step_size=0)

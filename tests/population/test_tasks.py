@@ -22,7 +22,7 @@ def classes(*shape: int, number: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_the_regression_loss_is_each_members_own_mean_squared_error(width):
+def test_regression_loss_equals_mse_of_each_member(width):
     outputs, targets = numbers(MEMBERS, SAMPLES, width), numbers(MEMBERS, SAMPLES, width, seed=1)
 
     alone = [nn.functional.mse_loss(y, t) for y, t in zip(outputs, targets, strict=True)]
@@ -31,7 +31,7 @@ def test_the_regression_loss_is_each_members_own_mean_squared_error(width):
 
 @given(members=st.integers(1, 4), samples=st.integers(2, 8), width=st.integers(1, 3), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=40)
-def test_regression_metrics_are_what_torchmetrics_says_of_each_member_alone(members, samples, width, seed):
+def test_regression_metrics_equal_torchmetrics(members, samples, width, seed):
     shape = (members, samples, width)
     outputs, targets = numbers(*shape, seed=seed), numbers(*shape, seed=seed + 1)
 
@@ -50,7 +50,7 @@ def test_regression_metrics_are_what_torchmetrics_says_of_each_member_alone(memb
         )
 
 
-def test_regression_metrics_of_numbers_worked_out_by_hand():
+def test_regression_metrics_by_hand():
     outputs = torch.tensor([[[1.0], [2.0], [6.0]], [[3.0], [3.0], [3.0]]])
     targets = torch.tensor([[1.0], [3.0], [5.0]]).expand(2, 3, 1)
     metrics = Regression().metrics(outputs, targets)
@@ -61,7 +61,7 @@ def test_regression_metrics_of_numbers_worked_out_by_hand():
     assert Regression().loss(outputs, targets).tolist() == pytest.approx([2 / 3, 8 / 3])
 
 
-def test_metrics_of_large_numbers_keep_float64s_digits():
+def test_r2_of_large_targets_is_precise():
     targets = 1e4 + numbers(1, 1000, 1)
     outputs = targets + 0.5 * numbers(1, 1000, 1, seed=1)
     y, t = outputs.double(), targets.double()
@@ -71,7 +71,7 @@ def test_metrics_of_large_numbers_keep_float64s_digits():
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_one_sample_has_no_r2_and_warns_of_nothing(members):
+def test_one_sample_has_no_r2(members):
     metrics = Regression().metrics(numbers(members, 1, 2), numbers(members, 1, 2, seed=1))
 
     assert set(metrics) == {"mse", "mae"}
@@ -79,13 +79,13 @@ def test_one_sample_has_no_r2_and_warns_of_nothing(members):
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_targets_that_are_all_the_same_have_metrics(members):
+def test_constant_targets_have_finite_metrics(members):
     metrics = Regression().metrics(numbers(members, 5, 1), torch.full((members, 5, 1), 100.0))
 
     assert all(value.isfinite().all() for value in metrics.values())
 
 
-def test_the_classification_loss_is_each_members_own_cross_entropy():
+def test_classification_loss_equals_cross_entropy():
     outputs, targets = numbers(MEMBERS, SAMPLES, 4), classes(MEMBERS, SAMPLES)
 
     alone = [nn.functional.cross_entropy(y, t) for y, t in zip(outputs, targets, strict=True)]
@@ -94,7 +94,7 @@ def test_the_classification_loss_is_each_members_own_cross_entropy():
 
 @given(members=st.integers(1, 4), samples=st.integers(1, 8), width=st.integers(2, 5), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=40)
-def test_accuracy_is_each_members_own_share_of_right_answers(members, samples, width, seed):
+def test_accuracy_of_each_member(members, samples, width, seed):
     outputs, targets = numbers(members, samples, width, seed=seed), classes(members, samples, number=width)
 
     metrics = Classification().metrics(outputs, targets)
@@ -113,19 +113,19 @@ def test_accuracy_is_each_members_own_share_of_right_answers(members, samples, w
     ids=["regression", "classification"],
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_member_that_is_not_finite_changes_nothing_in_the_others(task, targets, bad):
+def test_nonfinite_member_does_not_affect_others(task, targets, bad):
     clean = numbers(MEMBERS, SAMPLES, 4)
-    spoilt = clean.clone()
-    spoilt[1, 3] = bad
+    corrupted = clean.clone()
+    corrupted[1, 3] = bad
 
-    measured = [{"loss": task.loss(y, targets), **task.metrics(y, targets)} for y in (clean, spoilt)]
+    measured = [{"loss": task.loss(y, targets), **task.metrics(y, targets)} for y in (clean, corrupted)]
     for name, value in measured[1].items():
         assert torch.equal(value[[0, 2]], measured[0][name][[0, 2]]), name
     assert not measured[1]["loss"][1].isfinite()
 
 
 @pytest.mark.parametrize("task", [Regression(), Classification()], ids=["regression", "classification"])
-def test_the_summed_losss_gradient_is_each_members_own(task):
+def test_summed_loss_has_gradients_of_each_member(task):
     outputs = numbers(MEMBERS, SAMPLES, 4).requires_grad_()
     targets = (
         classes(MEMBERS, SAMPLES) if isinstance(task, Classification) else numbers(MEMBERS, SAMPLES, 4, seed=1)
@@ -138,7 +138,7 @@ def test_the_summed_losss_gradient_is_each_members_own(task):
         assert_close(outputs.grad[member], alone.grad[0])
 
 
-def test_the_squared_error_of_classes_is_the_distance_to_one_hot_summed_over_the_classes():
+def test_squared_error_of_classes_by_hand():
     outputs, targets = numbers(MEMBERS, SAMPLES, 4), classes(MEMBERS, SAMPLES)
     by_hand = torch.zeros(MEMBERS)
     for k in range(MEMBERS):
@@ -149,13 +149,13 @@ def test_the_squared_error_of_classes_is_the_distance_to_one_hot_summed_over_the
     assert set(Classification(squared=True).metrics(outputs, targets)) == {"acc"}
 
 
-def test_the_squared_error_of_numbers_is_summed_over_the_outputs():
+def test_squared_error_is_summed_over_outputs():
     outputs, targets = numbers(MEMBERS, SAMPLES, 5), numbers(MEMBERS, SAMPLES, 5, seed=1)
     summed = (outputs - targets).square().sum(2).mean(1)
     assert_close(Regression(summed=True).loss(outputs, targets), summed)
 
 
-def test_chance_is_the_loss_of_the_best_net_that_looks_at_nothing():
+def test_constant_predictor_loss_by_hand():
     classes_of = torch.tensor([0, 0, 0, 1])
     assert constant_predictor_loss(Classification(), classes_of, 3) == pytest.approx(
         -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))

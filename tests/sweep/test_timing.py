@@ -22,7 +22,7 @@ CONF = str(Path(__file__).parents[2] / "conf")
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch):
+def short_blocks(monkeypatch):
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.001)
 
 
@@ -38,7 +38,7 @@ def stepper_of(result: Result) -> Stepper:
     return Stepper(config, make_data(config), Interrupts())
 
 
-def test_each_round_calls_every_timer_once_in_an_order_of_its_own():
+def test_rounds_call_each_timer_once_in_random_order():
     calls: list[tuple[str, int]] = []
 
     def timer(name: str):
@@ -51,8 +51,8 @@ def test_each_round_calls_every_timer_once_in_an_order_of_its_own():
     assert all({name for name, _ in each} == set("abc") for each in rounds)
     assert all({number for _, number in each} == {k} for k, each in enumerate(rounds))
     assert len({tuple(name for name, _ in each) for each in rounds}) == 6, "every order comes"
-    again = interleaved([timer(name) for name in "abc"], 30)
-    assert (again, calls[90:]) == (values, calls[:90]), "the orders are the same each time"
+    repeated = interleaved([timer(name) for name in "abc"], 30)
+    assert (repeated, calls[90:]) == (values, calls[:90]), "the orders are the same each time"
 
 
 WAYS = [
@@ -70,14 +70,14 @@ WAYS = [
 
 
 @pytest.mark.parametrize("overrides", WAYS, ids=str)
-def test_its_steps_are_those_of_the_training(tmp_path, overrides):
+def test_timed_steps_equal_training_steps(tmp_path, overrides):
     stepper = stepper_of(train_one(tmp_path, *overrides))
     stepper.seconds(itertools.islice(stepper.minibatches, stepper.steps_per_epoch))
     trained = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["state_dict"]
     torch.testing.assert_close(stepper.module.population.member(0), trained, rtol=0, atol=0)
 
 
-def test_a_block_holds_whole_epochs_if_it_holds_one(tmp_path, monkeypatch):
+def test_block_holds_whole_epochs(tmp_path, monkeypatch):
     stepper = stepper_of(train_one(tmp_path, "model=bn", "data.train=129", "data.batch_size=32"))
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.02)
     stepper.prepare()
@@ -86,14 +86,14 @@ def test_a_block_holds_whole_epochs_if_it_holds_one(tmp_path, monkeypatch):
     assert stepper.steps % 4 == 0
 
 
-def test_a_block_of_slow_steps_has_5(tmp_path, monkeypatch):
+def test_block_has_at_least_5_steps(tmp_path, monkeypatch):
     stepper = stepper_of(train_one(tmp_path, "model=bn"))
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 1e-9)
     stepper.prepare()
     assert stepper.steps == 5
 
 
-def test_every_run_finds_the_times_of_its_arm(tmp_path, caplog):
+def test_runs_share_the_times_of_their_arm(tmp_path, caplog):
     runs = [("bn", 0, 0.01), ("bn", 1, 0.1), ("nobn", 0, 0.01), ("nobn", 1, 0.1)]
     results = [
         train_one(tmp_path / f"{model}{seed}", f"model={model}", f"seed={seed}", f"optimizer.lr={lr}")
@@ -101,22 +101,22 @@ def test_every_run_finds_the_times_of_its_arm(tmp_path, caplog):
     ]
     caplog.set_level("INFO")
     time_arms(tmp_path, rounds=3)
-    found = read_timing(tmp_path)
-    assert found is not None
-    assert [(arm.run, arm.choices, arm.threads, arm.compiled) for arm in found.arms] == [
+    timing_result = read_timing(tmp_path)
+    assert timing_result is not None
+    assert [(arm.run, arm.choices, arm.threads, arm.compiled) for arm in timing_result.arms] == [
         ("bn0", {"model": "bn"}, 1, False),
         ("nobn0", {"model": "nobn"}, 1, False),
     ]
-    assert all(len(arm.seconds_per_step) == 3 and min(arm.seconds_per_step) > 0 for arm in found.arms)
-    bn, nobn = (arm.seconds_per_step for arm in found.arms)
-    assert [step_seconds(found, result) for result in results] == [bn, bn, nobn, nobn]
-    said = caplog.messages[-1]
-    assert said.startswith("timing: bn ")
-    assert " ms per step, nobn " in said
-    assert said.endswith(f" ms, 3 rounds interleaved: {tmp_path}/timing.json")
+    assert all(len(arm.seconds_per_step) == 3 and min(arm.seconds_per_step) > 0 for arm in timing_result.arms)
+    bn, nobn = (arm.seconds_per_step for arm in timing_result.arms)
+    assert [step_seconds(timing_result, result) for result in results] == [bn, bn, nobn, nobn]
+    line = caplog.messages[-1]
+    assert line.startswith("timing: bn ")
+    assert " ms per step, nobn " in line
+    assert line.endswith(f" ms, 3 rounds interleaved: {tmp_path}/timing.json")
 
 
-def test_an_arm_takes_about_as_long_as_itself(tmp_path, monkeypatch):
+def test_equal_arms_take_similar_time(tmp_path, monkeypatch):
     stepper, same = (stepper_of(train_one(tmp_path / name, "model=bn")) for name in "ab")
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.01)
     for each in (stepper, same):
@@ -125,7 +125,7 @@ def test_an_arm_takes_about_as_long_as_itself(tmp_path, monkeypatch):
     assert 2 / 3 < ours[7] / theirs[7] < 3 / 2, "medians; a machine under load is noisy"
 
 
-def test_a_single_arm_has_nothing_to_be_compared_with(tmp_path, caplog):
+def test_single_arm_is_not_timed(tmp_path, caplog):
     for seed in (0, 1):
         train_one(tmp_path / str(seed), "model=bn", f"seed={seed}")
     caplog.set_level("INFO")
@@ -134,7 +134,7 @@ def test_a_single_arm_has_nothing_to_be_compared_with(tmp_path, caplog):
     assert read_timing(tmp_path) is None
 
 
-def test_a_run_of_data_that_have_changed_since_is_refused(tmp_path):
+def test_changed_data_raise(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("x,y\n" + "".join(f"{k},{k % 7 + 0.5}\n" for k in range(60)))
     data = ["data=csv", f"data.path={table}", "data.target_column=y"]
@@ -150,17 +150,17 @@ def test_a_run_of_data_that_have_changed_since_is_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("sizes", ["data.train=120", "data.train=130"])
-def test_compiled_steps_of_several_arms_stay_compiled(tmp_path, sizes):
+def test_steps_of_several_arms_stay_compiled(tmp_path, sizes):
     for model in ("bn", "nobn"):
         overrides = ["trainer.compile=true", "net.hidden=[4]", "data.batch_size=40", sizes]
         train_one(tmp_path / model, f"model={model}", *overrides)
     time_arms(tmp_path, rounds=3)
-    found = read_timing(tmp_path)
-    assert found is not None
-    assert [arm.compiled for arm in found.arms] == [True, True]
+    timing_result = read_timing(tmp_path)
+    assert timing_result is not None
+    assert [arm.compiled for arm in timing_result.arms] == [True, True]
 
 
-def test_the_choice_to_time_is_no_part_of_a_run():
+def test_timing_option_is_not_recorded_in_runs():
     with initialize_config_dir(CONF, version_base="1.3"):
         off, on = (compose("train", overrides=[f"timing={choice}"]) for choice in ("false", "true"))
     assert plain(off) == plain(on)

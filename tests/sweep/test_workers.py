@@ -1,4 +1,4 @@
-"""Populations that end in another way than all members together."""
+"""Populations that run out of memory, fail or are stopped."""
 
 import logging
 import sys
@@ -26,8 +26,8 @@ def runs_of(folder: Path, members: int, *overrides: str) -> list[Run]:
     return [Run(config, folder / str(k), str(k), {"model": "bn"}, []) for k, config in enumerate(configs)]
 
 
-class Small(pl.Callback):
-    """A device that has no room for more than two members in the second epoch."""
+class LimitedMemory(pl.Callback):
+    """Runs out of memory in the second epoch with more than two members."""
 
     error: BaseException = torch.OutOfMemoryError("CUDA out of memory")
 
@@ -36,10 +36,10 @@ class Small(pl.Callback):
             raise self.error
 
 
-class Gone(pl.Callback):
-    """Notes which populations of before are still in memory when one begins; the first has no room."""
+class MemoryTracker(pl.Callback):
+    """Counts earlier populations still in memory at each start; the first runs out of memory."""
 
-    populations: list[weakref.ref] = []  # noqa: RUF012 - each test gets a list of its own
+    populations: list[weakref.ref] = []  # noqa: RUF012 - a fixture replaces the list for each test
     alive: list[int] = []  # noqa: RUF012
     error: BaseException | None = None
 
@@ -52,8 +52,8 @@ class Gone(pl.Callback):
             raise self.error
 
 
-class Late(pl.Callback):
-    """Ends the training in its tenth epoch."""
+class FailsInEpoch10(pl.Callback):
+    """Raises an error in the tenth epoch."""
 
     error: BaseException = RuntimeError("out of luck")
 
@@ -63,50 +63,54 @@ class Late(pl.Callback):
 
 
 @pytest.fixture(autouse=True)
-def somebody(monkeypatch):
-    module = ModuleType("somebody")
-    module.Small, module.Late, module.Gone = Small, Late, Gone
-    monkeypatch.setattr(Gone, "populations", [])
-    monkeypatch.setattr(Gone, "alive", [])
-    monkeypatch.setitem(sys.modules, "somebody", module)
+def user_module(monkeypatch):
+    module = ModuleType("user_module")
+    module.LimitedMemory, module.FailsInEpoch10, module.MemoryTracker = (
+        LimitedMemory,
+        FailsInEpoch10,
+        MemoryTracker,
+    )
+    monkeypatch.setattr(MemoryTracker, "populations", [])
+    monkeypatch.setattr(MemoryTracker, "alive", [])
+    monkeypatch.setitem(sys.modules, "user_module", module)
 
 
-ON_THE_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+CPU_ERROR = RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError(), ON_THE_CPU])
-def test_a_population_that_the_memory_does_not_hold_is_halved(tmp_path, monkeypatch, caplog, error):
-    monkeypatch.setattr(Small, "error", error)
-    runs = runs_of(tmp_path, 5, "trainer.max_epochs=3", "+callbacks.extra.x._target_=somebody.Small")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError(), CPU_ERROR])
+def test_population_is_halved_if_memory_runs_out(tmp_path, monkeypatch, caplog, error):
+    monkeypatch.setattr(LimitedMemory, "error", error)
+    runs = runs_of(tmp_path, 5, "trainer.max_epochs=3", "+callbacks.extra.x._target_=user_module.LimitedMemory")
     with caplog.at_level(logging.WARNING, logger="normlab"):
         ((_, values),) = train_groups([runs], n_jobs=1)
     results = [Result.read(run.folder) for run in runs]
     assert values == [result.objective.value for result in results]
     assert {result.status for result in results} == {Status.FINISHED}
     assert not (runs[4].folder / "error.txt").exists()
-    said = "out of memory with %d runs at once: going on with half as many"
-    assert [record.msg for record in caplog.records] == [said] * 2
+    message = "out of memory with %d runs at once; continuing with half as many"
+    assert [record.msg for record in caplog.records] == [message] * 2
     assert [record.args for record in caplog.records] == [(5,), (3,)]
 
 
-def test_a_population_is_gone_from_memory_when_the_next_begins(tmp_path):
-    runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=somebody.Gone")
+def test_population_is_freed_before_the_next_begins(tmp_path):
+    runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=user_module.MemoryTracker")
     ((_, values),) = train_groups([runs], n_jobs=1)
     assert len(values) == 4
-    assert Gone.alive == [0, 0, 0]
+    assert MemoryTracker.alive == [0, 0, 0]
 
 
-def test_ctrl_c_after_memory_ran_out_leaves_no_run_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(Gone, "error", KeyboardInterrupt())
-    runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=somebody.Gone")
+def test_ctrl_c_after_out_of_memory_marks_runs_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(MemoryTracker, "error", KeyboardInterrupt())
+    runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=user_module.MemoryTracker")
     with pytest.raises(KeyboardInterrupt):
         list(train_groups([runs], n_jobs=1))
     assert [Result.read(run.folder).status for run in runs] == [Status.STOPPED] * 4
 
 
-def test_a_run_alone_that_the_memory_does_not_hold_has_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(Late, "error", torch.OutOfMemoryError("CUDA out of memory"))
-    runs = runs_of(tmp_path, 1, "trainer.max_epochs=11", "+callbacks.extra.x._target_=somebody.Late")
+def test_single_run_out_of_memory_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(FailsInEpoch10, "error", torch.OutOfMemoryError("CUDA out of memory"))
+    runs = runs_of(tmp_path, 1, "trainer.max_epochs=11", "+callbacks.extra.x._target_=user_module.FailsInEpoch10")
     ((_, (value,)),) = train_groups([runs], n_jobs=1)
     assert isinstance(value, torch.OutOfMemoryError)
     assert Result.read(runs[0].folder).status == Status.FAILED
@@ -115,10 +119,10 @@ def test_a_run_alone_that_the_memory_does_not_hold_has_failed(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("error", "status"), [(RuntimeError("out of luck"), Status.FAILED), (KeyboardInterrupt(), Status.STOPPED)]
 )
-def test_a_member_that_stopped_early_is_finished_whatever_ends_the_rest(tmp_path, monkeypatch, error, status):
-    monkeypatch.setattr(Late, "error", error)
+def test_early_stopped_member_is_finished(tmp_path, monkeypatch, error, status):
+    monkeypatch.setattr(FailsInEpoch10, "error", error)
     stopping = ["callbacks=early_stopping", "callbacks.early_stopping.patience=2", "data.standardize=true"]
-    common = ["trainer.max_epochs=20", "+callbacks.extra.x._target_=somebody.Late", *stopping]
+    common = ["trainer.max_epochs=20", "+callbacks.extra.x._target_=user_module.FailsInEpoch10", *stopping]
     runs = [run for lr in (1e-9, 1e-2) for run in runs_of(tmp_path / str(lr), 1, *common, f"optimizer.lr={lr}")]
     with pytest.raises(type(error)):
         train(runs)

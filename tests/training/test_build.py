@@ -1,4 +1,4 @@
-"""Every model in every net, or the reason why not, before anything trains."""
+"""Combinations of model and net: nets are made and stacked, or the dry run raises a reason."""
 
 from copy import deepcopy
 from functools import cache
@@ -42,7 +42,7 @@ def config_of(*overrides: str) -> DictConfig:
 
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_in_every_net_makes_populations_or_is_refused_with_the_reason(model, net):
+def test_model_and_net_stack_or_raise_the_reason(model, net):
     configs = [config_of(f"model={model}", f"net={net}", "data=digits", *FEW) for _ in range(2)]
     configs[1].seed = 1
     if (model, net) in REFUSED:
@@ -51,13 +51,13 @@ def test_every_model_in_every_net_makes_populations_or_is_refused_with_the_reaso
         return
     dry_run_once(configs[0])
     (group,) = group_runs(configs, chunk=None)
-    assert group.places == [0, 1]
+    assert group.indices == [0, 1]
     assert group.stacking == Stacking()
 
 
-# The net without a normalizer is the second of a program that draws two.
+# The source program draws two nets, of which the one without a normalizer is the second.
 @pytest.mark.parametrize("net", [net for net in NETS if net != "source_mlp"])
-def test_arms_of_a_seed_start_from_the_same_weights_whatever_their_normalizer(net):
+def test_arms_with_one_seed_share_initial_weights(net):
     def maps(model: str) -> dict[str, torch.Tensor]:
         config = config_of(f"model={model}", f"net={net}", "data=digits", *FEW)
         torch.manual_seed(3)
@@ -71,21 +71,21 @@ def test_arms_of_a_seed_start_from_the_same_weights_whatever_their_normalizer(ne
         assert all(torch.equal(tensor, without[name]) for name, tensor in arm.items()), model
 
 
-def test_batch_renorm_is_told_how_many_steps_the_training_has():
+def test_batch_renorm_gets_total_steps():
     config = config_of("model=brn", "data=random", "data.train=90", "data.batch_size=32", "trainer.max_epochs=7")
     net = net_maker(config, make_data(config))()
     assert [layer.total_steps for layer in net.modules() if isinstance(layer, BatchRenorm)] == [3 * 7]
-    given = config_of("model=brn", "data=random", "+model.norm.total_steps=5")
-    assert net_maker(given, make_data(given))().hidden1.norm.total_steps == 5
+    with_steps = config_of("model=brn", "data=random", "+model.norm.total_steps=5")
+    assert net_maker(with_steps, make_data(with_steps))().hidden1.norm.total_steps == 5
 
 
-def test_a_weight_has_no_place_in_a_net_without_a_slot_for_it():
+def test_net_without_weight_argument_raises():
     config = config_of("model=wn", "net._target_=torch.nn.Linear")
-    with pytest.raises(ConfigError, match=r"there is a model.weight, but torch.nn.Linear has no place for it"):
+    with pytest.raises(ConfigError, match=r"torch.nn.Linear takes no weight parametrization"):
         net_maker(config, make_data(config))
 
 
-def test_ghost_batches_that_do_not_divide_the_minibatches_are_told_of():
+def test_indivisible_ghost_batches_warn():
     config = config_of(
         "model=ghost", "data=random", "data.train=90", "data.batch_size=40", "model.norm.ghost_size=16"
     )

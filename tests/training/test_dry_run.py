@@ -1,4 +1,4 @@
-"""What cannot be trained is refused by a dry run, and what can be trained is not."""
+"""The dry run raises for configurations that cannot be trained, and passes all others."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ CONF = str(Path(__file__).parents[2] / "conf")
 
 
 class Tokens(InMemoryData):
-    """Sentences of five words out of ten; the target is how often the first word stands in it."""
+    """Sentences of five out of ten tokens; the target is the count of the first token."""
 
     def table(self) -> Table:
         generator = torch.Generator().manual_seed(self.seed)
@@ -38,16 +38,16 @@ class Tokens(InMemoryData):
         return Table(x, (x == x[:, :1]).sum(1, keepdim=True).float())
 
 
-class Counts(Tokens):
-    """The same with targets of whole numbers, which a regression is not for."""
+class IntegerTargets(Tokens):
+    """The same with integer targets, which a regression does not support."""
 
     def table(self) -> Table:
         table = super().table()
         return Table(table.x, table.y.long())
 
 
-class Embedded(nn.Module):
-    """A net for words."""
+class EmbeddingNet(nn.Module):
+    """A net with an embedding of tokens."""
 
     def __init__(self, input_shape, out_features, *, norm=None) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Embedded(nn.Module):
         return self.output(self.norm(self.words(x).flatten(1)))
 
 
-class Flat(nn.Module):
+class SqueezedOutputs(nn.Module):
     """A net whose outputs lack their last axis."""
 
     def __init__(self, input_shape, out_features, *, norm=None) -> None:
@@ -72,8 +72,8 @@ class Flat(nn.Module):
         return self.layers(x).squeeze(1)
 
 
-class Single(Flat):
-    """A net that casts its inputs to 32 bits."""
+class CastsToFloat32(SqueezedOutputs):
+    """A net that casts its inputs to float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.float())
@@ -90,8 +90,8 @@ class ByNumPy(nn.Module):
         return x @ self.weight.T
 
 
-class NeedsRunning(nn.Module):
-    """A normalizer that cannot do without its running statistics."""
+class NeedsRunningMean(nn.Module):
+    """A normalizer that fails without its running mean."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -103,8 +103,8 @@ class NeedsRunning(nn.Module):
         return x - self.running_mean
 
 
-class Picky(Probe):
-    """A probe of normalizers."""
+class NormalizerProbe(Probe):
+    """A probe that raises for nets without BatchNorm."""
 
     def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
         if not any(isinstance(layer, BatchNorm1d) for layer in snapshot.net.modules()):
@@ -113,25 +113,36 @@ class Picky(Probe):
 
 
 def is_close(outputs: Tensor, targets: Tensor) -> Tensor:
-    """A metric that is true or false."""
+    """A boolean metric."""
     return (outputs - targets).abs().mean() < 50
 
 
-def never(outputs: Tensor, targets: Tensor) -> float:
-    """A metric that is not known."""
+def always_nan(outputs: Tensor, targets: Tensor) -> float:
+    """A metric that is always NaN."""
     return math.nan
 
 
-SOMEBODY = ModuleType("rehearsed")
-for thing in (Tokens, Counts, Embedded, Flat, Single, ByNumPy, NeedsRunning, Picky, is_close, never):
-    setattr(SOMEBODY, thing.__name__, thing)
-WORDS = {"_target_": "rehearsed.Tokens", "train": 60, "val": 30, "test": 30, "batch_size": 16, "seed": 0}
+USER_MODULE = ModuleType("user_module")
+for item in (
+    Tokens,
+    IntegerTargets,
+    EmbeddingNet,
+    SqueezedOutputs,
+    CastsToFloat32,
+    ByNumPy,
+    NeedsRunningMean,
+    NormalizerProbe,
+    is_close,
+    always_nan,
+):
+    setattr(USER_MODULE, item.__name__, item)
+TOKENS = {"_target_": "user_module.Tokens", "train": 60, "val": 30, "test": 30, "batch_size": 16, "seed": 0}
 
 
 @pytest.fixture(autouse=True)
-def somebody(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rehearsed", SOMEBODY)
-    monkeypatch.setattr(dry_run, "_notices", {})
+def user_module(monkeypatch):
+    monkeypatch.setitem(sys.modules, "user_module", USER_MODULE)
+    monkeypatch.setattr(dry_run, "_warnings", {})
 
 
 def config_of(*overrides: str, net: str = "", data: dict | None = None) -> DictConfig:
@@ -140,107 +151,106 @@ def config_of(*overrides: str, net: str = "", data: dict | None = None) -> DictC
         config = OmegaConf.merge(compose("train", overrides=["trainer.max_epochs=2", "logger=csv", *overrides]))
     OmegaConf.set_struct(config, False)
     if net:
-        config.net = {"_target_": f"rehearsed.{net}", "_partial_": True}
+        config.net = {"_target_": f"user_module.{net}", "_partial_": True}
     if data:
         config.data = data
     return config
 
 
-def refusal(*overrides: str, **parts) -> str:
-    """Return why a configuration is refused."""
+def error_of(*overrides: str, **parts) -> str:
+    """Return the message of the ConfigError that a dry run raises."""
     with pytest.raises(ConfigError) as caught:
         dry_run_once(config_of(*overrides, **parts))
     return str(caught.value)
 
 
 def metric(name: str) -> list[str]:
-    """Return the words that add a metric."""
-    return [f"+metrics.mine._target_=rehearsed.{name}", "+metrics.mine._partial_=true"]
+    """Return the overrides that add a metric."""
+    return [f"+metrics.mine._target_=user_module.{name}", "+metrics.mine._partial_=true"]
 
 
 @pytest.mark.parametrize("model", ["bn", "nobn"])
-def test_tokens_of_an_embedding_pass_and_train(tmp_path, model):
-    config = config_of(f"model={model}", net="Embedded", data=WORDS)
+def test_embedding_of_integer_tokens_trains(tmp_path, model):
+    config = config_of(f"model={model}", net="EmbeddingNet", data=TOKENS)
     dry_run_once(config)
     (result,) = train([Run(config, tmp_path, "run", {}, [])])
     assert result.status == Status.FINISHED
 
 
-def test_whole_numbers_into_linear_layers_are_refused():
-    said = refusal(data=WORDS, net="Flat")
-    assert said.startswith("layers.0 (Linear) cannot take a batch of 12: ")
+def test_integer_inputs_to_linear_layer_raise():
+    error = error_of(data=TOKENS, net="SqueezedOutputs")
+    assert error.startswith("layers.0 (Linear) cannot take a batch of 12: ")
 
 
-def test_targets_of_whole_numbers_are_refused():
-    said = refusal(data={**WORDS, "_target_": "rehearsed.Counts"}, net="Embedded")
-    assert said == "data: the targets must be classes, or numbers of floating point, got torch.int64"
+def test_integer_regression_targets_raise():
+    error = error_of(data={**TOKENS, "_target_": "user_module.IntegerTargets"}, net="EmbeddingNet")
+    assert error == "data: the targets must be class indices or floating-point numbers, got torch.int64"
 
 
-def test_outputs_without_their_last_axis_are_named():
-    assert refusal(net="Flat") == (
-        "net: the outputs must be of shape (88, 1), which .unsqueeze(1) makes of it, got (88,)"
-    )
+def test_outputs_without_last_axis_raise():
+    error = error_of(net="SqueezedOutputs")
+    assert error == "net: the outputs must be of shape (88, 1) (add .unsqueeze(1)), got (88,)"
 
 
-def test_a_cast_in_the_net_is_refused_in_64_bits_alone():
-    dry_run_once(config_of(net="Single"))
-    assert "layers.0 (Linear) cannot take a batch" in refusal("trainer.precision=64-true", net="Single")
+def test_float32_cast_in_net_raises_only_in_float64():
+    dry_run_once(config_of(net="CastsToFloat32"))
+    assert "layers.0 (Linear) cannot take a batch" in error_of("trainer.precision=64-true", net="CastsToFloat32")
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "says"),
+    ("optimizer", "message"),
     [
         ("LBFGS", "optimizer._target_ must be an optimizer whose step needs no closure, got torch.optim.LBFGS"),
         ("SparseAdam", "optimizer: SparseAdam does not support dense gradients"),
     ],
 )
-def test_an_optimizer_that_cannot_take_a_step_is_refused(optimizer, says):
+def test_unusable_optimizer_raises(optimizer, message):
     gone = ["~optimizer.betas", "~optimizer.eps", "~optimizer.weight_decay"]
-    assert says in refusal(f"optimizer._target_=torch.optim.{optimizer}", *gone)
+    assert message in error_of(f"optimizer._target_=torch.optim.{optimizer}", *gone)
 
 
-def test_the_numbers_of_each_optimizer_are_tried():
+def test_optimizer_hyperparameters_are_checked():
     dry_run_once(config_of("optimizer=sgd", "optimizer.nesterov=true"))
-    said = refusal("optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0")
-    assert said == "optimizer or scheduler: optimizer.nesterov needs optimizer.momentum > 0"
+    error = error_of("optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0")
+    assert error == "optimizer or scheduler: optimizer.nesterov needs optimizer.momentum > 0"
 
 
-def test_a_normalizer_that_needs_its_running_statistics_is_refused_where_they_are_taken_away():
-    layer = ["model.norm._target_=rehearsed.NeedsRunning", "~model.norm.eps", "~model.norm.momentum"]
+def test_layer_requiring_running_statistics_raises_without_them():
+    layer = ["model.norm._target_=user_module.NeedsRunningMean", "~model.norm.eps", "~model.norm.momentum"]
     layer += ["~model.norm.fused"]
     dry_run_once(config_of(*layer))
-    assert refusal(*layer, "statistics=reestimated").startswith("statistics=reestimated: unsupported operand")
-    assert "hidden1.norm (NeedsRunning) cannot take a batch" in refusal(*layer, "statistics=batch")
+    assert error_of(*layer, "statistics=reestimated").startswith("statistics=reestimated: unsupported operand")
+    assert "hidden1.norm (NeedsRunningMean) cannot take a batch" in error_of(*layer, "statistics=batch")
 
 
-def test_a_metric_that_is_true_or_false_trains_as_a_number(tmp_path):
+def test_boolean_metric_is_a_number(tmp_path):
     config = config_of(*metric("is_close"), "optimized_metric=val/mine", "direction=max")
     dry_run_once(config)
     (result,) = train([Run(config, tmp_path, "run", {}, [])])
     assert result.objective.value in (0.0, 1.0)
 
 
-def test_a_metric_that_is_no_number_is_told_before_the_training():
-    line = "val/mine is not a number after the first epoch of a dry run; a run without one has no best epoch"
-    assert line in dry_run_once(config_of(*metric("never"), "optimized_metric=val/mine", "direction=max"))
+def test_nan_metric_warns():
+    line = "val/mine is NaN after the first epoch of the dry run; a run with only NaN has no best epoch"
+    assert line in dry_run_once(config_of(*metric("always_nan"), "optimized_metric=val/mine", "direction=max"))
 
 
 @pytest.mark.parametrize("when", ["at_end", "at_start", "every_n_epochs=3"])
-def test_a_probe_that_cannot_look_is_refused_whenever_it_would_look(when):
+def test_failing_probe_raises_at_any_schedule(when):
     key, _, value = when.partition("=")
-    probe = ["+probes.mine._target_=rehearsed.Picky", f"+probes.mine.{key}={value or 'true'}"]
-    assert refusal(*probe, "model=nobn") == "probes.mine: there is no normalizer to look at"
+    probe = ["+probes.mine._target_=user_module.NormalizerProbe", f"+probes.mine.{key}={value or 'true'}"]
+    assert error_of(*probe, "model=nobn") == "probes.mine: there is no normalizer to look at"
     dry_run_once(config_of(*probe, "model=bn"))
 
 
-def test_a_batch_of_one_is_refused_by_the_key():
-    assert refusal("data.batch_size=1").startswith(
+def test_batch_size_one_raises_with_its_key():
+    assert error_of("data.batch_size=1").startswith(
         "data.batch_size=1: hidden1.norm (BatchNorm1d) cannot take a batch of 1: "
     )
     dry_run_once(config_of("model=nobn", "data.batch_size=1"))
 
 
-def test_it_leaves_no_line_no_file_and_no_trace_in_the_generators(caplog, tmp_path, monkeypatch):
+def test_dry_run_has_no_side_effects(caplog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.INFO)
     before = torch.get_rng_state()
@@ -250,7 +260,7 @@ def test_it_leaves_no_line_no_file_and_no_trace_in_the_generators(caplog, tmp_pa
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_seeds_and_rates_share_a_dry_run(monkeypatch):
+def test_seeds_and_learning_rates_share_a_dry_run(monkeypatch):
     runs = []
     monkeypatch.setattr(dry_run, "dry_run", lambda config: runs.append(config) or [])
     for seed in (0, 1):
@@ -260,7 +270,7 @@ def test_seeds_and_rates_share_a_dry_run(monkeypatch):
     assert len(runs) == 2
 
 
-def test_weights_drawn_by_numpy_are_those_of_the_seed(tmp_path):
+def test_weights_drawn_by_numpy_follow_the_seed(tmp_path):
     configs = [config_of(f"seed={seed}", net="ByNumPy") for seed in (0, 1, 0)]
     data = make_data(configs[0])
     weights = [make_module([config], data).population.net.weight for config in configs]
@@ -268,13 +278,13 @@ def test_weights_drawn_by_numpy_are_those_of_the_seed(tmp_path):
     assert not torch.equal(weights[0], weights[1])
 
 
-def test_the_generators_of_others_are_as_they_were_after_nets_were_made():
+def test_making_nets_restores_numpy_generator():
     before = np.random.get_state()[1].tolist()  # noqa: NPY002
     initial_nets(lambda: ByNumPy((3,), 1), [0, 1])
     assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
 
 
-def test_the_net_that_trains_is_not_the_one_that_was_tried(tmp_path):
+def test_training_does_not_reuse_the_dry_run_net(tmp_path):
     config = config_of("seed=3")
     dry_run_once(config)
     run, again = (Run(config, tmp_path / name, name, {}, []) for name in ("a", "b"))

@@ -1,4 +1,4 @@
-"""A member of a population equals the run trained alone, in float64, over a hundred steps."""
+"""Members of a population equal runs trained alone, in float64, over a hundred steps."""
 
 import sys
 from functools import cache
@@ -21,8 +21,8 @@ from normlab.training.run_folders import Run
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-# The gradient of a bias before a norm is zero but for rounding. Where that is larger, as gradients are or as more
-# numbers are added up, Adam's ε is raised to match, or it would be enlarged to steps that move the running mean.
+# The gradient of a bias before a norm is pure rounding error. Where gradients or batches are large, the error is,
+# too, and a larger ε keeps Adam from scaling it to steps that change the running mean.
 EPS = "optimizer.eps=1e-6"
 CASES = {
     "random": ["data=random", "data.batch_size=128"],
@@ -33,14 +33,14 @@ CASES = {
         *("data.train=150", "data.val=40", "data.test=40"),
     ],
 }
-FOR_IMAGES_ALONE = {"in"}
+IMAGES_ONLY = {"in"}
 STEPS = ["trainer.precision=64-true", "trainer.max_epochs=20", "logger=csv"]
 MEMBERS = [
     ["seed=0", "optimizer.lr=0.01"],
     ["seed=1", "optimizer.lr=0.003"],
     ["seed=2", "optimizer.lr=0.02", "optimizer.weight_decay=0.1"],
 ]
-# In deeper nets the differences of rounding grow from step to step, the faster the larger the steps are.
+# In deeper nets rounding differences grow from step to step, faster with larger steps.
 GENTLE = [
     ["seed=0", "optimizer.lr=0.001"],
     ["seed=1", "optimizer.lr=0.0003"],
@@ -67,18 +67,18 @@ OPTIMIZERS = {
 
 @cache
 def composed(*common: str) -> DictConfig:
-    """Return what members have in common: composing takes longer than much of what is tested."""
+    """Return the configuration shared by all members; cached, since composing is slow."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=[*STEPS, *common])
 
 
 def runs_of(folder: Path, common: list[str], members: list[list[str]]) -> list[Run]:
     """Return a run for each member."""
-    found = []
+    runs = []
     for number, own in enumerate(members):
         config = OmegaConf.merge(composed(*common), OmegaConf.from_dotlist(own))
-        found.append(Run(config, folder / str(number), str(number), {"model": "x"}, own))
-    return found
+        runs.append(Run(config, folder / str(number), str(number), {"model": "x"}, own))
+    return runs
 
 
 def curves(folder: Path) -> pd.DataFrame:
@@ -89,18 +89,18 @@ def curves(folder: Path) -> pd.DataFrame:
 
 
 def close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
-    """Return whether two tensors differ by no more than a share of the largest entry."""
+    """Return True if two tensors differ by at most ``tolerance``, relative to the largest entry."""
     return bool((one - other).abs().max() <= tolerance * other.abs().max())
 
 
 def check_equal(run: Run, alone: Run) -> None:
-    """Check that what a member left equals what the run alone left."""
+    """Check that curves, states and outputs of a member equal those of the run trained alone."""
     stacked, single = curves(run.folder), curves(alone.folder)
     assert sorted(stacked) == sorted(single)
     assert list(stacked.index) == list(single.index)
     states = [torch.load(r.folder / "checkpoints/last.pt", weights_only=True)["state_dict"] for r in (run, alone)]
-    # A bias is of no effect before a norm that takes out each feature's mean; it moves by rounding, which Adam
-    # turns into steps, and with it what the norm is given.
+    # A bias before a norm that subtracts each feature's mean has no effect; rounding errors, which Adam turns into
+    # steps, change it, and with it the inputs of the norm.
     idle = any("running_mean" in name for name in states[1]) or "InstanceNorm" in str(run.config.model)
     for name in single:
         ours, theirs = (torch.tensor(frame[name].dropna().to_numpy()) for frame in (stacked, single))
@@ -121,7 +121,7 @@ def check_equal(run: Run, alone: Run) -> None:
 
 
 def compare(folder: Path, common: list[str], members: list[list[str]]) -> None:
-    """Train members together and each alone, and check that they leave the same."""
+    """Train members together and each alone, and check that their files are equal."""
     together = runs_of(folder / "together", common, members)
     alone = runs_of(folder / "alone", common, members)
     train(together)
@@ -132,10 +132,10 @@ def compare(folder: Path, common: list[str], members: list[list[str]]) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_in_every_net_on_several_datasets(tmp_path, model, case):
-    if model in FOR_IMAGES_ALONE and case != "cnn":
-        pytest.skip("refused, which tests/training/test_build.py shows")
-    # d of batch renormalization is how far the running mean lags behind one that such a bias moves.
+def test_models_nets_and_datasets(tmp_path, model, case):
+    if model in IMAGES_ONLY and case != "cnn":
+        pytest.skip("raises, see tests/training/test_build.py")
+    # The d of batch renormalization amplifies the changes of such a bias.
     eps = ["optimizer.eps=1e-5"] if model == "brn" and EPS in CASES[case] else []
     compare(tmp_path, [f"model={model}", *CASES[case], *eps], GENTLE[1:] if case in ("resmlp", "cnn") else MEMBERS)
 
@@ -172,12 +172,12 @@ def test_every_optimizer_and_scheduler(tmp_path, optimizer):
     ],
     ids=["random", "wine", "fitness", "digits"],
 )
-def test_members_with_samples_of_their_own(tmp_path, model, data):
+def test_members_with_different_samples(tmp_path, model, data):
     members = [[*own, f"data.seed={number // 2}"] for number, own in enumerate(GENTLE)]
     compare(tmp_path, [f"model={model}", "replicate=data", *data], members)
 
 
-def test_members_whose_splits_lack_a_word_are_grouped_by_their_inputs_and_equal_runs_alone(tmp_path):
+def test_splits_with_different_categories_group_by_input_shape(tmp_path):
     words = ["red"] * 60 + ["blue"] * 2 + ["green"]
     rows = (f"{word},{k % 7},{k / 3 + len(word)}\n" for k, word in enumerate(words))
     (tmp_path / "words.csv").write_text("word,a,y\n" + "".join(rows))
@@ -195,36 +195,36 @@ def test_members_whose_splits_lack_a_word_are_grouped_by_their_inputs_and_equal_
     ]
     members = [[f"seed={seed}", "optimizer.lr=0.001"] for seed in range(10)]
     together = runs_of(tmp_path / "together", common, members)
-    found = group_runs([run.config for run in together], None)
-    sizes = sorted(len(group.places) for group in found)
+    groups = group_runs([run.config for run in together], None)
+    sizes = sorted(len(group.indices) for group in groups)
     assert sum(sizes) == 10
     assert len(sizes) > 1, "there are splits with inputs of several shapes"
     assert sizes[-1] > 1, "and several splits with inputs of one shape"
-    for group in found:
-        train([together[place] for place in group.places])
-        place = group.places[-1]
+    for group in groups:
+        train([together[place] for place in group.indices])
+        place = group.indices[-1]
         (alone,) = runs_of(tmp_path / f"alone{place}", common, [members[place]])
         train([alone])
         check_equal(together[place], alone)
 
 
-def test_members_of_data_that_are_drawn_from_the_global_generator(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "somebody", ModuleType("somebody"))
-    sys.modules["somebody"].Careless = Careless
-    common = [*CASES["random"], "data._target_=somebody.Careless", "replicate=data", "model=bn"]
+def test_data_drawn_from_the_global_generator(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "user_module", ModuleType("user_module"))
+    sys.modules["user_module"].GloballyDrawn = GloballyDrawn
+    common = [*CASES["random"], "data._target_=user_module.GloballyDrawn", "replicate=data", "model=bn"]
     compare(tmp_path, common, MEMBERS)
     results = [Result.read(tmp_path / "together" / str(k)) for k in range(3)]
     assert [result.data["generated"] for result in results] == [True] * 3
 
 
-class Careless(Random):
-    """Samples that are not drawn from ``self.seed`` but from torch's global generator."""
+class GloballyDrawn(Random):
+    """Samples drawn from torch's global generator instead of ``self.seed``."""
 
     def table(self) -> Table:
         return Table(torch.randn(1000, self.in_features), torch.randn(1000, 1))
 
 
-def test_replicates_have_samples_of_their_own_if_they_are_to():
+def test_replicate_option_decides_whether_samples_differ():
     def sums(replicate: str) -> set[float]:
         common = ["data=wine", "data.standardize=false", f"replicate={replicate}"]
         return {
@@ -236,7 +236,7 @@ def test_replicates_have_samples_of_their_own_if_they_are_to():
     assert len(sums("data")) == 3
 
 
-def test_numbers_of_optimizer_and_scheduler_per_member(tmp_path):
+def test_optimizer_and_scheduler_hyperparameters_per_member(tmp_path):
     members = [
         ["seed=0", "optimizer.betas=[0.9,0.999]", "scheduler.gamma=0.5", "scheduler.step_size=3"],
         ["seed=0", "optimizer.betas=[0.8,0.99]", "scheduler.gamma=0.1", "scheduler.step_size=3"],
@@ -245,6 +245,6 @@ def test_numbers_of_optimizer_and_scheduler_per_member(tmp_path):
     compare(tmp_path, ["model=bn", *CASES["random"], "scheduler=step"], members)
 
 
-def test_a_foreign_normalizer_and_net_are_stacked_as_they_are(tmp_path):
+def test_foreign_normalizer_is_stacked(tmp_path):
     foreign = ["model=bn_torch", "model.norm._target_=torch.nn.LayerNorm", "~model.norm.momentum"]
     compare(tmp_path, [*foreign, *CASES["random"]], MEMBERS)

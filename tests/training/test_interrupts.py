@@ -1,4 +1,4 @@
-"""Ctrl-C is never lost, wherever it comes."""
+"""Ctrl-C is never lost, whenever it is pressed."""
 
 import os
 import signal
@@ -10,41 +10,41 @@ from normlab.training.interrupts import Interrupts
 
 
 @pytest.fixture(autouse=True)
-def heeded():
-    """Let Ctrl-C do what it does in a terminal, also where the tests run in the background."""
+def default_sigint_handler():
+    """Install Python's default handler, since Ctrl-C is ignored if the tests run in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def press() -> None:
-    """Press Ctrl-C, and let Python see it."""
+def press_ctrl_c() -> None:
+    """Press Ctrl-C, and give Python time to handle it."""
     os.kill(os.getpid(), signal.SIGINT)
     for _ in range(1000):
         pass
 
 
-class Thing:
-    """Something whose end can be watched."""
+class Target:
+    """An object with a weak reference, whose callback runs when it is deleted."""
 
 
-def press_where_exceptions_are_discarded() -> None:
-    thing = Thing()
-    watched = weakref.ref(thing, lambda _: press())
-    del thing
-    assert watched() is None
+def press_ctrl_c_in_weakref_callback() -> None:
+    target = Target()
+    reference = weakref.ref(target, lambda _: press_ctrl_c())
+    del target
+    assert reference() is None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_ctrl_c_in_a_callback_is_lost_without_and_raised_at_the_next_check_with_it():
-    press_where_exceptions_are_discarded()
+def test_ctrl_c_in_a_callback_is_raised_at_next_check():
+    press_ctrl_c_in_weakref_callback()
     steps: list[int] = []
 
     def train() -> None:
         interrupts = Interrupts()
         with interrupts.recorded():
             for step in range(10):
-                press_where_exceptions_are_discarded()
+                press_ctrl_c_in_weakref_callback()
                 steps.append(step)
                 interrupts.check()
 
@@ -53,12 +53,12 @@ def test_a_ctrl_c_in_a_callback_is_lost_without_and_raised_at_the_next_check_wit
     assert steps == [0]
 
 
-def test_a_ctrl_c_after_the_last_check_is_raised_at_the_end():
+def test_ctrl_c_after_last_check_is_raised_on_exit():
     after: list[bool] = []
 
     def train() -> None:
         with Interrupts().recorded():
-            press()
+            press_ctrl_c()
             after.append(True)
 
     with pytest.raises(KeyboardInterrupt):
@@ -66,24 +66,24 @@ def test_a_ctrl_c_after_the_last_check_is_raised_at_the_end():
     assert after == [True]
 
 
-def test_a_second_ctrl_c_is_raised_at_once():
+def test_second_ctrl_c_is_raised_at_once():
     interrupts = Interrupts()
     with interrupts.recorded():
-        press()
+        press_ctrl_c()
         with pytest.raises(KeyboardInterrupt):
-            press()
-        interrupts.came = False
+            press_ctrl_c()
+        interrupts.was_pressed = False
 
 
-def test_afterwards_ctrl_c_acts_as_before():
+def test_previous_handler_is_restored():
     with Interrupts().recorded():
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_ignored_ctrl_c_stays_ignored():
+def test_ignored_ctrl_c_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Interrupts().recorded():
-        press()
+        press_ctrl_c()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

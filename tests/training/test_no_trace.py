@@ -1,4 +1,4 @@
-"""Whatever probes look, the training goes on as if they had not."""
+"""Probes do not change the training."""
 
 import random
 from pathlib import Path
@@ -29,16 +29,16 @@ MODELS = ["bn", "brn", "noisy", "ln", "actnorm", "nobn"]
 
 def config(model: str, seed: int = 0):
     with initialize_config_dir(str(CONF), version_base=None):
-        given = [f"model={model}", f"seed={seed}", "probes=full", "data.standardize=true", *SMALL]
-        return compose("train", overrides=given)
+        overrides = [f"model={model}", f"seed={seed}", "probes=full", "data.standardize=true", *SMALL]
+        return compose("train", overrides=overrides)
 
 
-def generators() -> tuple:
+def generator_states() -> tuple:
     return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
 
 
-def everything(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Return all that a step depends on, in a form that can be compared."""
+def all_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Return all state that a step depends on, in a comparable form."""
     named = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     return {
         "numbers": {name: tensor.tolist() for name, tensor in named.items()},
@@ -55,7 +55,7 @@ def everything(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
 
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("model", MODELS)
-def test_all_probes_leave_everything_bit_identical(model, members):
+def test_probes_leave_all_state_bit_identical(model, members):
     configs = [config(model, seed) for seed in range(members)]
     data = make_data(configs[0])
     module = make_module(configs, data)
@@ -73,23 +73,23 @@ def test_all_probes_leave_everything_bit_identical(model, members):
     probes = ProbeCallback(make_probes(configs[0]), runs, [], 0.0)
     probes.start = before
 
-    seen, drawn = everything(module.population, optimizer), generators()
+    state, drawn = all_state(module.population, optimizer), generator_states()
     probes.run(
         module,
         list(probes.probes),
         ProbedStep(before, copy_of(module.population), x, y, 1, 0, preconditioning(optimizer)),
     )
-    assert everything(module.population, optimizer) == seen
-    assert generators() == drawn
+    assert all_state(module.population, optimizer) == state
+    assert generator_states() == drawn
     found = {(one.probe, one.mode) for one in probes.unwritten[0]}
     both = {(probe, mode) for probe in ("gradient_lipschitz", "curvature", "line") for mode in ("batch", "frozen")}
     assert found == both | {(name, "batch") for name in probes.probes if (name, "batch") not in both}
 
 
 @pytest.mark.parametrize("model", ["bn", "noisy"])
-def test_a_run_with_every_probe_trains_as_one_with_none(tmp_path, model):
-    for name, own in (("full", config(model)), ("none", plain(model))):
-        train([Run(own, tmp_path / name, name, {"model": model}, [])])
+def test_probed_run_equals_unprobed_run(tmp_path, model):
+    for name, run_config in (("full", config(model)), ("none", config_without_probes(model))):
+        train([Run(run_config, tmp_path / name, name, {"model": model}, [])])
     full, none = ((tmp_path / name / "curves.csv").read_text() for name in ("full", "none"))
     assert full == none
     states = [torch.load(tmp_path / name / "checkpoints" / "last.pt")["state_dict"] for name in ("full", "none")]
@@ -97,7 +97,7 @@ def test_a_run_with_every_probe_trains_as_one_with_none(tmp_path, model):
     assert {path.name for path in (tmp_path / "full").iterdir()} >= {"probes.csv", "probes.npz", "graph.dot"}
 
 
-def plain(model: str):
+def config_without_probes(model: str):
     with initialize_config_dir(str(CONF), version_base=None):
-        given = [word for word in SMALL if not word.startswith("probes")]
-        return compose("train", overrides=[f"model={model}", "seed=0", "data.standardize=true", *given])
+        overrides = [word for word in SMALL if not word.startswith("probes")]
+        return compose("train", overrides=[f"model={model}", "seed=0", "data.standardize=true", *overrides])

@@ -1,4 +1,4 @@
-"""The LightningModule trains as a plain loop would, and measures without a trace."""
+"""The LightningModule trains like a plain loop, and evaluation changes no state."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -24,7 +24,7 @@ Fitted = tuple[PopulationModule, InMemoryData, pl.Trainer]
 
 
 def config_of(*overrides: str) -> DictConfig:
-    """Return a configuration in float64, on noise."""
+    """Return a configuration in float64, on random data."""
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("train", overrides=["data=random", "trainer.precision=64-true", *overrides])
 
@@ -32,7 +32,7 @@ def config_of(*overrides: str) -> DictConfig:
 def fitted(
     *overrides: str, callbacks: tuple[pl.Callback, ...] = ()
 ) -> tuple[PopulationModule, InMemoryData, pl.Trainer]:
-    """Return a module that has been fitted, its data and its trainer."""
+    """Fit a module; return it with its data and trainer."""
     config = config_of(*overrides)
     data = make_data(config)
     module, trainer = make_module([config], data), make_trainer(config, list(callbacks))
@@ -40,19 +40,19 @@ def fitted(
     return module, data, trainer
 
 
-class Watch(pl.Callback):
-    """Keeps what a function of the module returned at the end of every epoch."""
+class EpochRecorder(pl.Callback):
+    """Records the value of a function of the module at the end of every epoch."""
 
-    def __init__(self, look: Callable[[PopulationModule], object]) -> None:
-        self.look = look
-        self.seen: list = []
+    def __init__(self, measure: Callable[[PopulationModule], object]) -> None:
+        self.measure = measure
+        self.values: list = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        self.seen.append(self.look(pl_module))
+        self.values.append(self.measure(pl_module))
 
 
 def plain_loop(net: nn.Module, data: InMemoryData, seed: int, epochs: int, lr: float) -> list[float]:
-    """Train as anyone would without Lightning; return each epoch's training loss."""
+    """Train without Lightning; return each epoch's training loss."""
     x, y = data.parts[0].x.double(), data.parts[0].y.double()
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
     losses = []
@@ -70,14 +70,14 @@ def plain_loop(net: nn.Module, data: InMemoryData, seed: int, epochs: int, lr: f
 
 
 @pytest.mark.parametrize("batch_size", [128, 599, 600])
-def test_it_trains_as_a_plain_pytorch_loop(batch_size):
-    watch = Watch(lambda module: module.metrics["train/loss"].item())
+def test_training_equals_plain_pytorch_loop(batch_size):
+    recorder = EpochRecorder(lambda module: module.metrics["train/loss"].item())
     changes = ["model=bn_torch", "net.hidden=[50]", "seed=3", f"data.batch_size={batch_size}"]
-    module, data, _ = fitted(*changes, "trainer.max_epochs=5", callbacks=(watch,))
+    module, data, _ = fitted(*changes, "trainer.max_epochs=5", callbacks=(recorder,))
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(10, 50), nn.BatchNorm1d(50), nn.ReLU(), nn.Linear(50, 1)).double()
-    assert watch.seen == pytest.approx(plain_loop(net, data, seed=3, epochs=5, lr=0.01), rel=1e-9)
-    # The bias before the norm has a gradient of zero, whose rounding Adam turns into steps: compare outputs.
+    assert recorder.values == pytest.approx(plain_loop(net, data, seed=3, epochs=5, lr=0.01), rel=1e-9)
+    # The gradient of a bias before the norm is rounding error, which Adam turns into steps: compare outputs.
     x = data.parts[1].x.double()
     torch.testing.assert_close(module.population.net.eval()(x), net.eval()(x), rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(
@@ -86,16 +86,16 @@ def test_it_trains_as_a_plain_pytorch_loop(batch_size):
 
 
 @pytest.mark.parametrize("model", ["bn", "bn_formula"])
-def test_our_batch_norm_trains_as_torch_s(model):
+def test_batch_norm_trains_like_torch(model):
     losses = {}
     for name in (model, "bn_torch"):
-        watch = Watch(lambda module: module.metrics["val/loss"].item())
-        fitted(f"model={name}", "trainer.max_epochs=5", callbacks=(watch,))
-        losses[name] = watch.seen
+        recorder = EpochRecorder(lambda module: module.metrics["val/loss"].item())
+        fitted(f"model={name}", "trainer.max_epochs=5", callbacks=(recorder,))
+        losses[name] = recorder.values
     assert losses[model] == pytest.approx(losses["bn_torch"], rel=1e-7)
 
 
-def test_batch_norm_is_in_train_mode_at_the_first_step_even_after_eval():
+def test_training_starts_in_training_mode():
     config = config_of("trainer.max_epochs=1")
     data = make_data(config)
     module, trainer = make_module([config], data), make_trainer(config, [])
@@ -110,7 +110,7 @@ def test_batch_norm_is_in_train_mode_at_the_first_step_even_after_eval():
     assert norm.num_batches_tracked == steps
 
 
-def test_validation_and_test_leave_no_trace():
+def test_validation_and_test_change_no_state():
     config = config_of("trainer.max_epochs=1")
     data = make_data(config)
     module, trainer = make_module([config], data), make_trainer(config, [])
@@ -121,7 +121,7 @@ def test_validation_and_test_leave_no_trace():
         assert torch.equal(tensor, before[name]), name
 
 
-def test_activations_are_measured_before_and_after_each_normalizer():
+def test_activation_metrics_before_and_after_normalizers():
     module, data, _ = fitted("net.hidden=[20,30]", "trainer.max_epochs=2")
     net = module.population.net.eval()
     x = data.parts[1].x.double()
@@ -150,32 +150,32 @@ def test_gradient_clipping_bounds_the_step():
     assert (weights[1] - weights[0]).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_the_scheduler_sets_the_learning_rate_of_the_next_epoch():
-    watch = Watch(lambda module: module.metrics["train/lr"].item())
-    fitted("scheduler=step", "scheduler.step_size=2", "trainer.max_epochs=5", callbacks=(watch,))
-    assert watch.seen == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+def test_scheduler_sets_next_epochs_learning_rate():
+    recorder = EpochRecorder(lambda module: module.metrics["train/lr"].item())
+    fitted("scheduler=step", "scheduler.step_size=2", "trainer.max_epochs=5", callbacks=(recorder,))
+    assert recorder.values == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
 
 
-def test_the_plateau_scheduler_sees_the_validation_loss():
-    watch = Watch(lambda module: (module.metrics["train/lr"].item(), module.metrics["val/loss"].item()))
+def test_plateau_scheduler_uses_validation_loss():
+    recorder = EpochRecorder(lambda module: (module.metrics["train/lr"].item(), module.metrics["val/loss"].item()))
     changes = ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0", "trainer.max_epochs=30"]
-    fitted(*changes, callbacks=(watch,))
+    fitted(*changes, callbacks=(recorder,))
     lr, best = 0.01, float("inf")
-    for rate, loss in watch.seen:
+    for rate, loss in recorder.values:
         assert rate == pytest.approx(lr)
-        # Below 1e-8 a rate is left as it is.
+        # Rates are not reduced by less than 1e-8.
         lr, best = (lr, loss) if loss < best else (lr * 0.1 if lr > 1.1e-8 else lr, best)
     assert lr < 0.01
 
 
-def test_a_diverged_run_stops():
+def test_diverged_run_stops():
     module, _, trainer = fitted("optimizer=sgd", "optimizer.lr=1e6", "trainer.max_epochs=50")
     assert module.diverged.all()
     assert not module.active.any()
     assert trainer.current_epoch < 50
 
 
-def test_lightning_knows_the_steps_and_the_metrics():
+def test_lightning_gets_steps_and_metrics():
     stopping = pl.callbacks.EarlyStopping("val/loss", patience=1, min_delta=100.0)
     module, data, trainer = fitted("trainer.max_epochs=9", callbacks=(stopping,))
     assert trainer.current_epoch == 2, "Lightning's own early stopping saw no improvement"
@@ -187,12 +187,12 @@ def test_fast_dev_run_takes_one_step():
     assert module.steps.item() == 1
 
 
-def test_any_optimizer_of_torch_trains_a_run_alone():
+def test_torch_optimizer_trains_a_single_run():
     changes = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas", "scheduler=cosine"]
-    watch = Watch(lambda module: module.metrics["train/lr"].item())
-    module, _, _ = fitted(*changes, "trainer.max_epochs=3", "optimizer.lr=0.001", callbacks=(watch,))
+    recorder = EpochRecorder(lambda module: module.metrics["train/lr"].item())
+    module, _, _ = fitted(*changes, "trainer.max_epochs=3", "optimizer.lr=0.001", callbacks=(recorder,))
     assert isinstance(module.optimizers(use_pl_optimizer=False), torch.optim.RMSprop)
-    assert watch.seen == pytest.approx([0.001, 0.00075, 0.00025])
+    assert recorder.values == pytest.approx([0.001, 0.00075, 0.00025])
     assert module.metrics["val/loss"].isfinite()
 
 
@@ -204,7 +204,7 @@ class Signs(InMemoryData):
         return Table(x, (x[:, 0] > 0).long(), classes=2)
 
 
-def test_a_target_of_classes_is_learned_as_one_and_reports_the_accuracy():
+def test_classification_reports_accuracy():
     data = Signs(train=300, val=100, test=100, batch_size=50, seed=0)
     config = config_of("trainer.max_epochs=20", "optimized_metric=val/acc")
     module, trainer = make_module([config], data), make_trainer(config, [])
@@ -214,19 +214,19 @@ def test_a_target_of_classes_is_learned_as_one_and_reports_the_accuracy():
 
 
 def final(*overrides: str) -> tuple[PopulationModule, FinalMetrics, InMemoryData]:
-    """Return a module that has been fitted, with what is kept for the means over its last epochs."""
-    kept = FinalMetrics()
-    module, data, _ = fitted(*overrides, callbacks=(kept,))
-    return module, kept, data
+    """Fit a module; return it with its recorded final metrics and its data."""
+    final_metrics = FinalMetrics()
+    module, data, _ = fitted(*overrides, callbacks=(final_metrics,))
+    return module, final_metrics, data
 
 
 @pytest.mark.parametrize("statistics", ["running", "reestimated", "batch"])
-def test_the_training_loss_in_evaluation_is_that_of_a_net_with_the_statistics_of_the_training_split(statistics):
-    given = ["trainer.max_epochs=20", f"statistics={statistics}", "data.train=100", "data.batch_size=40"]
-    module, kept, data = final(*given)
-    measured = [epoch for epoch, metrics in enumerate(kept.epochs, 1) if "train_eval/loss" in metrics]
+def test_train_eval_loss_uses_training_split_statistics(statistics):
+    overrides = ["trainer.max_epochs=20", f"statistics={statistics}", "data.train=100", "data.batch_size=40"]
+    module, final_metrics, data = final(*overrides)
+    measured = [epoch for epoch, metrics in enumerate(final_metrics.epochs, 1) if "train_eval/loss" in metrics]
     assert measured == [2, 4, 6, 8, 10, 12, 14, 16, 18, 19, 20], "every tenth, and in the last tenth each"
-    assert [epoch for epoch, metrics in enumerate(kept.epochs, 1) if "test/loss" in metrics] == [19, 20]
+    assert [epoch for epoch, metrics in enumerate(final_metrics.epochs, 1) if "test/loss" in metrics] == [19, 20]
     net, (train, _, test) = deepcopy(module.population.net), data.parts
     by_running = net.eval()(test.x)
     norm = net.hidden1.norm
@@ -234,25 +234,25 @@ def test_the_training_loss_in_evaluation_is_that_of_a_net_with_the_statistics_of
     norm.running_mean.copy_(inputs.mean(0))
     norm.running_var.copy_(inputs.var(0))
     expected = nn.functional.mse_loss(net.eval()(train.x), train.y)
-    assert kept.epochs[-1]["train_eval/loss"].item() == pytest.approx(expected.item(), rel=1e-9)
+    assert final_metrics.epochs[-1]["train_eval/loss"].item() == pytest.approx(expected.item(), rel=1e-9)
     if statistics != "batch":
         outputs = by_running if statistics == "running" else net(test.x)
         loss = nn.functional.mse_loss(outputs, test.y).item()
-        assert kept.epochs[-1]["test/loss"].item() == pytest.approx(loss, rel=1e-9)
+        assert final_metrics.epochs[-1]["test/loss"].item() == pytest.approx(loss, rel=1e-9)
 
 
-def test_the_final_mean_is_over_the_last_tenth_of_each_members_own_epochs():
-    module, kept, _ = final("trainer.max_epochs=20", "+callbacks.early_stopping.monitor=val/loss",
+def test_final_mean_covers_last_tenth_of_own_epochs():
+    module, final_metrics, _ = final("trainer.max_epochs=20", "+callbacks.early_stopping.monitor=val/loss",
                             "+callbacks.early_stopping.patience=50")  # fmt: skip
-    own = [metrics["val/loss"].item() for metrics in kept.epochs]
-    assert "test/loss" in kept.epochs[0], "a run may stop at any epoch"
-    found = {epochs: kept.means(torch.tensor([epochs]))["val/loss"].item() for epochs in (5, 20)}
+    own = [metrics["val/loss"].item() for metrics in final_metrics.epochs]
+    assert "test/loss" in final_metrics.epochs[0], "a run may stop at any epoch"
+    found = {epochs: final_metrics.means(torch.tensor([epochs]))["val/loss"].item() for epochs in (5, 20)}
     assert found == pytest.approx({5: own[4], 20: (own[18] + own[19]) / 2})
     assert module.metrics["val/loss"].item() == own[-1]
 
 
 def masks_of(monkeypatch: pytest.MonkeyPatch, model: str) -> list[list[torch.Tensor]]:
-    """Return what the layers of a net drop at each step of a training."""
+    """Return the dropout masks of each step of a training."""
     now: list[torch.Tensor] = []
     steps: list[list[torch.Tensor]] = []
     forward, take_step = Dropout.forward, PopulationModule.take_step
@@ -275,7 +275,7 @@ def masks_of(monkeypatch: pytest.MonkeyPatch, model: str) -> list[list[torch.Ten
     return steps
 
 
-def test_arms_of_one_seed_drop_the_same_at_every_step(monkeypatch):
+def test_arms_with_one_seed_share_dropout_masks(monkeypatch):
     bn, *others = [masks_of(monkeypatch, model) for model in ("bn", "nobn", "actnorm")]
     assert [len(masks) for masks in bn] == [2] * len(bn)
     assert not torch.equal(bn[0][0], bn[1][0])
@@ -286,7 +286,7 @@ def test_arms_of_one_seed_drop_the_same_at_every_step(monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["bn", "nobn", "actnorm"])
-def test_members_that_draw_have_as_many_steps_behind_them_as_they_took(model):
+def test_stochastic_layers_count_the_steps(model):
     configs = [
         config_of(f"model={model}", "net.dropout=0.5", "trainer.max_epochs=2", f"seed={seed}") for seed in (0, 1)
     ]

@@ -1,4 +1,4 @@
-"""What a training leaves in its folder, however it ends."""
+"""The files of a run, however its training ends."""
 
 import csv
 import math
@@ -27,25 +27,22 @@ CONF = str(Path(__file__).parents[2] / "conf")
 
 
 def run_of(folder: Path, *overrides: str) -> Run:
-    """Return a short run into a folder."""
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("train", overrides=["trainer.max_epochs=3", *overrides])
     return Run(config, folder, "a run", {"model": "bn"}, list(overrides))
 
 
 def train_one(folder: Path, *overrides: str) -> Result:
-    """Train one run."""
     (result,) = train([run_of(folder, *overrides)])
     return result
 
 
 def curve(folder: Path, metric: str) -> list[float]:
-    """Return a metric's values out of curves.csv."""
     with (folder / "curves.csv").open() as file:
         return [float(row["value"]) for row in csv.DictReader(file) if f"{row['split']}/{row['metric']}" == metric]
 
 
-def test_a_finished_run_leaves_everything_and_result_json_last(tmp_path):
+def test_finished_run_writes_all_files(tmp_path):
     result = train_one(tmp_path)
     assert result.status == Status.FINISHED
     assert Result.read(tmp_path) == result
@@ -64,10 +61,10 @@ def test_a_finished_run_leaves_everything_and_result_json_last(tmp_path):
 
 
 @pytest.mark.parametrize("replicate", ["data", "seed"])
-def test_each_member_describes_its_samples_and_its_split_can_be_made_again(tmp_path, replicate):
+def test_recorded_data_seed_reproduces_the_split(tmp_path, replicate):
     sizes = {"generated": False, "train": 106, "val": 36, "test": 36}
-    given = ["data=wine", "data.standardize=false", f"replicate={replicate}"]
-    runs = [run_of(tmp_path / str(seed), *given, f"seed={seed}") for seed in (3, 4)]
+    overrides = ["data=wine", "data.standardize=false", f"replicate={replicate}"]
+    runs = [run_of(tmp_path / str(seed), *overrides, f"seed={seed}") for seed in (3, 4)]
     train(runs)
     described = [Result.read(run.folder).data for run in runs]
     seeds = [data.pop("seed") for data in described]
@@ -78,7 +75,7 @@ def test_each_member_describes_its_samples_and_its_split_can_be_made_again(tmp_p
         assert torch.equal(make_data(run.config).parts[0].x, make_data(again.config).parts[0].x)
 
 
-def test_the_objective_is_the_best_value_of_the_metric(tmp_path):
+def test_objective_is_the_best_metric_value(tmp_path):
     result = train_one(tmp_path, "trainer.max_epochs=20")
     losses = curve(tmp_path, "val/loss")
     assert len(losses) == 20
@@ -90,13 +87,13 @@ def test_the_objective_is_the_best_value_of_the_metric(tmp_path):
     assert curve(tmp_path, "best/val/loss") == [min(losses)]
 
 
-def test_a_metric_to_maximize_is_maximized(tmp_path):
+def test_metric_is_maximized(tmp_path):
     result = train_one(tmp_path, "trainer.max_epochs=20", "optimized_metric=val/r2")
     assert result.objective.direction == "max"
     assert result.objective.value == max(curve(tmp_path, "val/r2"))
 
 
-def test_the_test_metrics_are_those_of_the_best_checkpoint(tmp_path):
+def test_test_metrics_use_the_best_checkpoint(tmp_path):
     run = run_of(tmp_path, "trainer.max_epochs=30", "data.standardize=true", "optimizer.lr=0.1")
     (result,) = train([run])
     assert result.best is not None
@@ -111,7 +108,7 @@ def test_the_test_metrics_are_those_of_the_best_checkpoint(tmp_path):
     assert result.test["test/loss"] == pytest.approx(loss, rel=1e-6)
 
 
-def test_checkpoints_load_with_weights_only_into_the_plain_net(tmp_path):
+def test_checkpoints_load_into_a_plain_net(tmp_path):
     run = run_of(tmp_path, "model=bn_torch")
     train([run])
     for name in ("best", "last"):
@@ -121,7 +118,7 @@ def test_checkpoints_load_with_weights_only_into_the_plain_net(tmp_path):
         assert checkpoint["metrics"].keys() >= {"train/loss", "val/loss"}
 
 
-def test_the_same_seed_gives_the_same_numbers_in_the_files(tmp_path):
+def test_seed_reproduces_the_curves(tmp_path):
     train_one(tmp_path / "one")
     train_one(tmp_path / "two")
     train_one(tmp_path / "other", "seed=1")
@@ -130,7 +127,7 @@ def test_the_same_seed_gives_the_same_numbers_in_the_files(tmp_path):
     assert one != other
 
 
-def test_two_arms_of_one_seed_begin_with_the_same_weights_and_see_the_same_batches(tmp_path):
+def test_arms_with_one_seed_share_weights_and_batches(tmp_path):
     frozen = ["optimizer=sgd", "optimizer.lr=1e-30", "optimizer.momentum=0"]
     states = {}
     for model in ("bn", "nobn"):
@@ -141,7 +138,7 @@ def test_two_arms_of_one_seed_begin_with_the_same_weights_and_see_the_same_batch
         assert torch.equal(states["bn"][name], weight), name
 
 
-def test_a_diverged_run_says_so_returns_the_worst_value_and_raises_nothing(tmp_path):
+def test_diverged_run_returns_the_worst_value(tmp_path):
     result = train_one(tmp_path, "model=nobn", "optimizer=sgd", "optimizer.lr=100", "trainer.max_epochs=50")
     assert result.status == Status.DIVERGED
     assert result.objective.value == math.inf
@@ -151,7 +148,7 @@ def test_a_diverged_run_says_so_returns_the_worst_value_and_raises_nothing(tmp_p
     assert Result.read(tmp_path).objective.value == math.inf
 
 
-def test_a_diverged_run_that_maximizes_returns_minus_infinity(tmp_path):
+def test_diverged_maximization_returns_minus_infinity(tmp_path):
     changes = ["model=nobn", "optimizer=sgd", "optimizer.lr=100", "optimized_metric=val/r2"]
     assert train_one(tmp_path, *changes, "trainer.max_epochs=50").objective.value == -math.inf
 
@@ -170,7 +167,7 @@ class Broken(nn.Module):
         return x
 
 
-def test_a_failed_run_leaves_its_reason_and_what_it_had(tmp_path, monkeypatch):
+def test_failed_run_writes_error_and_checkpoint(tmp_path, monkeypatch):
     run = run_of(tmp_path)
     monkeypatch.setattr(session, "make_module", broken(session.make_module))
     with pytest.raises(RuntimeError, match="the fifth batch"):
@@ -183,8 +180,6 @@ def test_a_failed_run_leaves_its_reason_and_what_it_had(tmp_path, monkeypatch):
 
 
 def broken(make_module):
-    """Return a make_module whose nets fail in training."""
-
     def make(configs, data):
         module = make_module(configs, data)
         module.population.net.hidden1.norm = Broken(64)
@@ -193,7 +188,7 @@ def broken(make_module):
     return make
 
 
-def test_a_failed_run_is_trained_again_and_a_done_one_is_not(tmp_path, monkeypatch):
+def test_failed_run_is_retrained_and_finished_is_not(tmp_path, monkeypatch):
     run = run_of(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(session, "make_module", broken(session.make_module))
@@ -209,7 +204,7 @@ def test_a_failed_run_is_trained_again_and_a_done_one_is_not(tmp_path, monkeypat
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
 
 
-def test_a_folder_of_another_configuration_is_refused_untouched(tmp_path):
+def test_folder_of_other_configuration_raises(tmp_path):
     train_one(tmp_path)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(ConfigError, match=r"a run of another configuration \(it differs in optimizer\.lr"):
@@ -217,7 +212,7 @@ def test_a_folder_of_another_configuration_is_refused_untouched(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
 
 
-def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path):
+def test_early_stopping_after_patience_epochs(tmp_path):
     changes = ["data=random", "callbacks=early_stopping", "callbacks.early_stopping.patience=3"]
     result = train_one(tmp_path, *changes, "trainer.max_epochs=200", "optimizer.lr=0.05")
     assert result.status == Status.FINISHED
@@ -226,7 +221,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path):
     assert result.epochs == result.best.epoch + 3
 
 
-def test_a_run_without_validation_optimizes_the_training_loss(tmp_path):
+def test_training_loss_is_optimized_without_validation(tmp_path):
     changes = ["data.val=0", "data.test=0", "optimized_metric=train/loss"]
     result = train_one(tmp_path, *changes)
     assert result.status == Status.FINISHED
@@ -234,26 +229,26 @@ def test_a_run_without_validation_optimizes_the_training_loss(tmp_path):
     assert result.test == {}
 
 
-def test_no_epochs_train_nothing_and_reach_nothing(tmp_path):
+def test_zero_epochs_finish_without_best(tmp_path):
     result = train_one(tmp_path, "trainer.max_epochs=0")
     assert (result.status, result.steps, result.best) == (Status.FINISHED, 0, None)
     assert result.objective.value == math.inf
 
 
-def test_float64_is_trained_in_float64(tmp_path):
+def test_float64_precision(tmp_path):
     train_one(tmp_path, "trainer.precision=64-true")
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["state_dict"]
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float64}
 
 
-def test_a_left_over_sample_joins_the_last_batch_and_is_said(tmp_path, caplog):
+def test_leftover_sample_joins_last_batch_with_warning(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="normlab"):
         result = train_one(tmp_path, "data.batch_size=599")
     assert "leave a single sample; it joins the last batch, which then has 600" in caplog.text
     assert result.steps == 3
 
 
-def test_the_global_generator_does_not_change_a_run(tmp_path):
+def test_global_generator_does_not_affect_a_run(tmp_path):
     torch.manual_seed(1)
     train_one(tmp_path / "one")
     torch.manual_seed(2)
@@ -262,7 +257,7 @@ def test_the_global_generator_does_not_change_a_run(tmp_path):
     assert (tmp_path / "one" / "curves.csv").read_text() == (tmp_path / "two" / "curves.csv").read_text()
 
 
-def test_a_normalizer_from_anyone_s_package_trains_without_a_change_to_ours(tmp_path):
+def test_foreign_normalizer_trains(tmp_path):
     foreign = ["model=bn_torch", "model.norm._target_=torch.nn.LayerNorm", "~model.norm.momentum"]
     assert train_one(tmp_path, *foreign).status == Status.FINISHED
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["state_dict"]
@@ -270,7 +265,7 @@ def test_a_normalizer_from_anyone_s_package_trains_without_a_change_to_ours(tmp_
     assert "hidden1.norm.running_mean" not in state
 
 
-def test_lightning_s_own_logger_and_checkpoints_can_be_added(tmp_path):
+def test_lightning_logger_and_checkpoint_can_be_added(tmp_path):
     changes = [
         "+logger.extra.csv._target_=pytorch_lightning.loggers.CSVLogger",
         f"+logger.extra.csv.save_dir={tmp_path}/lightning",
@@ -283,7 +278,7 @@ def test_lightning_s_own_logger_and_checkpoints_can_be_added(tmp_path):
     assert list((tmp_path / "checkpoints").glob("*.ckpt"))
 
 
-def test_a_folder_with_somebody_else_s_files_is_refused_untouched(tmp_path):
+def test_folder_with_foreign_files_raises(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "resnet.pt").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
@@ -291,7 +286,7 @@ def test_a_folder_with_somebody_else_s_files_is_refused_untouched(tmp_path):
     assert (tmp_path / "checkpoints" / "resnet.pt").read_text() == "precious"
 
 
-def test_training_again_removes_nothing_but_what_a_run_leaves(tmp_path):
+def test_retraining_removes_only_own_files(tmp_path):
     train_one(tmp_path)
     result = Result.read(tmp_path)
     result.status = Status.STOPPED
@@ -303,13 +298,13 @@ def test_training_again_removes_nothing_but_what_a_run_leaves(tmp_path):
     assert all(path.read_text() == "precious" for path in strangers)
 
 
-def test_early_stopping_does_not_hide_a_divergence(tmp_path):
+def test_early_stopping_does_not_hide_divergence(tmp_path):
     changes = ["model=nobn", "optimizer=sgd", "optimizer.lr=100", "callbacks=early_stopping"]
     result = train_one(tmp_path, *changes, "callbacks.early_stopping.patience=1", "trainer.max_epochs=20")
     assert result.status == Status.DIVERGED
 
 
-def test_early_stopping_follows_the_direction_that_was_given(tmp_path):
+def test_early_stopping_follows_the_direction(tmp_path):
     changes = ["data=random", "direction=max", "callbacks=early_stopping", "callbacks.early_stopping.patience=2"]
     result = train_one(tmp_path, *changes, "trainer.max_epochs=30", "optimizer.lr=0.001")
     losses = curve(tmp_path, "val/loss")
@@ -317,7 +312,7 @@ def test_early_stopping_follows_the_direction_that_was_given(tmp_path):
     assert result.epochs == losses.index(max(losses)) + 3
 
 
-def test_plateau_counts_validations_when_there_is_not_one_every_epoch(tmp_path):
+def test_plateau_counts_validations(tmp_path):
     changes = ["data=random", "optimizer.lr=0.01", "scheduler=plateau", "scheduler.patience=0"]
     changes += ["scheduler.threshold=0", "trainer.check_val_every_n_epoch=3", "trainer.max_epochs=13"]
     train_one(tmp_path, *changes)
@@ -328,20 +323,18 @@ def test_plateau_counts_validations_when_there_is_not_one_every_epoch(tmp_path):
     assert drops == sum(worse)
 
 
-class Unlucky(pl.Callback):
-    """Fails when the best state is to be tested."""
-
+class FailsInTest(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         raise RuntimeError("no luck")
 
 
-def test_a_test_that_fails_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch):
-    module = ModuleType("unlucky")
-    module.Unlucky = Unlucky
-    monkeypatch.setitem(sys.modules, "unlucky", module)
+def test_failing_test_keeps_last_checkpoint(tmp_path, monkeypatch):
+    module = ModuleType("user_module")
+    module.FailsInTest = FailsInTest
+    monkeypatch.setitem(sys.modules, "user_module", module)
     changes = ["trainer.max_epochs=30", "data.standardize=true", "optimizer.lr=0.1"]
     with pytest.raises(RuntimeError, match="no luck"):
-        train_one(tmp_path / "broken", *changes, "+callbacks.extra.x._target_=unlucky.Unlucky")
+        train_one(tmp_path / "broken", *changes, "+callbacks.extra.x._target_=user_module.FailsInTest")
     train_one(tmp_path / "whole", *changes)
     broken, whole = (
         torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True)["state_dict"]
@@ -350,7 +343,7 @@ def test_a_test_that_fails_leaves_the_last_checkpoint_as_it_was(tmp_path, monkey
     assert all(torch.equal(broken[name], whole[name]) for name in whole)
 
 
-def test_runs_that_differ_in_their_seed_alone_share_a_group_also_where_the_data_follow_the_seed(tmp_path):
+def test_seeds_share_a_tensorboard_group(tmp_path):
     runs = [run_of(tmp_path, "data.seed=${seed}", f"seed={seed}") for seed in (0, 1)]
     one, two = (group(OmegaConf.to_container(run.config), {}) for run in runs)
     assert one == two

@@ -1,4 +1,4 @@
-"""Stability limits against what the optimizers do on a quadratic."""
+"""Stability limits compared with the optimizers' behaviour on a quadratic."""
 
 import pytest
 import torch
@@ -36,14 +36,14 @@ def matrix() -> Tensor:
 
 
 def largest(hessian: Tensor, **options: Tensor) -> float:
-    """Return the largest eigenvalue that the probe finds."""
+    """Return the largest eigenvalue, measured by the probe."""
     bowl = BatchedLoss.of(lambda params: params["w"] @ hessian @ params["w"] / 2, {"w": torch.ones(P).double()})
     generators = [torch.Generator().manual_seed(0)]
     return extreme_eigenvalues(bowl, (LARGEST,), tolerance=1e-12, generators=generators, **options).values.item()
 
 
 def converges(optimizer: StackedOptimizer, hessian: Tensor) -> bool:
-    """Return whether the parameters shrink to a thousandth before they grow to a thousandfold."""
+    """Return True if the parameters shrink to 1/1000 before they grow by a factor of 1000."""
     (parameter,) = optimizer.params
     before = parameter.detach().norm().item()
     for _ in range(10_000):
@@ -56,13 +56,13 @@ def converges(optimizer: StackedOptimizer, hessian: Tensor) -> bool:
 
 
 def parameters() -> list[nn.Parameter]:
-    # So small that Adam's running square stays what it is.
+    # So small that Adam's running square does not change.
     return [nn.Parameter(torch.full((P,), 1e-30, dtype=torch.float64))]
 
 
 @pytest.mark.parametrize("share", [0.98, 1.02])
 @pytest.mark.parametrize("options", SGDS.values(), ids=list(SGDS))
-def test_gradient_descent_turns_at_its_limit(options, share):
+def test_gradient_descent_diverges_above_its_limit(options, share):
     optimizer = SGD(parameters(), lr=LR, **options)
     limit = stability_limit(optimizer).item()
     hessian = matrix() * (share * limit / (LR * largest(matrix())))
@@ -71,7 +71,7 @@ def test_gradient_descent_turns_at_its_limit(options, share):
 
 
 def with_square(optimizer: Adam) -> Adam:
-    """Give an optimizer a running square that is long known, and hardly moves."""
+    """Give an optimizer a converged running square that hardly changes."""
     optimizer.state["square"].copy_(torch.linspace(0.5, 4, P, dtype=torch.float64))
     optimizer.state["updates"].fill_(1e15)
     optimizer.param_groups[0]["beta2"].fill_(1 - 1e-13)
@@ -81,18 +81,18 @@ def with_square(optimizer: Adam) -> Adam:
 
 @pytest.mark.parametrize("share", [0.98, 1.02])
 @pytest.mark.parametrize(("kind", "options"), ADAMS.values(), ids=list(ADAMS))
-def test_adam_turns_at_its_limit(kind, options, share):
+def test_adam_diverges_above_its_limit(kind, options, share):
     optimizer = with_square(kind(parameters(), lr=LR, **options))
-    given = preconditioning(optimizer)
-    limit, how = given.limit.item(), {"scale": given.diagonal.rsqrt(), "decay": given.decay}
-    # The part that is not weight decay is scaled until the sharpness is that share of the limit.
+    adaptive = preconditioning(optimizer)
+    limit, scaling = adaptive.limit.item(), {"scale": adaptive.diagonal.rsqrt(), "decay": adaptive.decay}
+    # Bisect for the scale of the Hessian at which the sharpness is that share of the limit.
     low, high = 0.0, 1e6
     for _ in range(100):
         factor = (low + high) / 2
-        sharpness = LR * torch.linalg.eigvalsh(dense(factor * matrix(), **how))[-1].item()
+        sharpness = LR * torch.linalg.eigvalsh(dense(factor * matrix(), **scaling))[-1].item()
         low, high = (factor, high) if sharpness < share * limit else (low, factor)
     hessian = factor * matrix()
-    assert LR * largest(hessian, **how) == pytest.approx(share * limit)
+    assert LR * largest(hessian, **scaling) == pytest.approx(share * limit)
     assert converges(optimizer, hessian) == (share < 1)
 
 
@@ -105,19 +105,19 @@ def dense(hessian: Tensor, scale: Tensor, decay: Tensor) -> Tensor:
     ("options", "limit"),
     [({"momentum": 0.9}, 1.357), ({"momentum": 0.5}, 1.5), ({"momentum": 0.9, "weight_decay": 2.0}, 1.257)],
 )
-def test_nesterovs_limit_by_hand(options, limit):
+def test_nesterov_limit_by_hand(options, limit):
     optimizer = SGD(parameters(), lr=LR, nesterov=True, **options)
     assert stability_limit(optimizer).item() == pytest.approx(limit, abs=1e-3)
 
 
-def test_adams_limit_is_38_and_less_with_decoupled_decay():
+def test_adam_limit_by_hand():
     assert preconditioning(Adam(parameters(), lr=LR)).limit.tolist() == pytest.approx([38])
     assert preconditioning(AdamW(parameters(), lr=LR, weight_decay=2.0)).limit.tolist() == pytest.approx([36.1])
     coupled = preconditioning(Adam(parameters(), lr=LR, weight_decay=2.0))
     assert (coupled.limit.item(), coupled.decay.item()) == pytest.approx((38, 2))
 
 
-def test_each_member_has_its_own_limit_and_preconditioner():
+def test_limit_and_preconditioner_of_each_member():
     weights = [nn.Parameter(torch.ones(2, 3, dtype=torch.float64))]
     assert stability_limit(SGD(weights, momentum=[0.0, 0.9], members=2)).tolist() == pytest.approx([2.0, 3.8])
     sgd = SGD(weights, lr=[0.1, 0.2], momentum=[0.5, 0.9], weight_decay=[0.0, 1.0], nesterov=True, members=2)
@@ -130,13 +130,13 @@ def test_each_member_has_its_own_limit_and_preconditioner():
     for number in (1.0, 2.0):
         weights[0].grad = number * torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 4.0]]).double()
         adam.step()
-    given = preconditioning(adam)
-    assert given.limit.tolist() == pytest.approx([38, 6])
+    adaptive = preconditioning(adam)
+    assert adaptive.limit.tolist() == pytest.approx([38, 6])
     # v̂ after gradients g and 2g is g² (0.999·0.001 + 0.001·4)/(1 − 0.999²).
     root = ((0.999 + 4) / (1 + 0.999)) ** 0.5
     expected = [[root, 2 * root, 0], [3 * root, 0, 4 * root]]
     scale = torch.tensor([[1 - 0.9**2], [1 - 0.5**2]]).double()
-    assert_close(given.diagonal, scale * (torch.tensor(expected).double() + torch.tensor([[1e-8], [0.1]])))
+    assert_close(adaptive.diagonal, scale * (torch.tensor(expected).double() + torch.tensor([[1e-8], [0.1]])))
 
 
 def test_other_optimizers_have_no_limit():

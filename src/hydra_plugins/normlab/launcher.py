@@ -160,8 +160,8 @@ class PopulationLauncher(Launcher):
         from normlab.sweep.workers import train_groups
 
         done: dict[int, Any] = {}
-        for group, outcome in train_groups([[runs[k] for k in group.places] for group in found], self.n_jobs):
-            for place, value in zip(found[group].places, outcome, strict=True):
+        for group, outcome in train_groups([[runs[k] for k in group.indices] for group in found], self.n_jobs):
+            for place, value in zip(found[group].indices, outcome, strict=True):
                 done[place] = value
         return done
 

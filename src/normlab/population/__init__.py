@@ -1,1 +1,1 @@
-"""K nets trained as one in plain torch: stacked parameters, optimizers, schedules, the fused and compiled step."""
+"""Trains K nets as one in plain torch: stacked parameters, optimizers, schedulers and compiled steps."""

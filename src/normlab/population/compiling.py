@@ -1,4 +1,4 @@
-"""The optimizer step of a population as one function of tensors, and its compiled form.
+"""The optimizer step of a population as one function, :class:`PopulationStep`, and its compiled form.
 
 Letters: K members, P parameters of a member, B samples of a minibatch; θ ``[K, P]`` all parameters.
 """
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 from normlab.errors import first_line
-from normlab.population.gradients import parts
+from normlab.population.gradients import split_parameters
 from normlab.population.hardware import is_out_of_memory
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 log = logging.getLogger("normlab")
-PROVEN = 2
-"""Steps of each size that are compared with uncompiled ones."""
-AGAIN = "a later step had to be compiled again, as where a layer changes its Python state at every step"
+VERIFIED_STEPS = 2
+"""Number of compiled steps of each batch size that are compared with uncompiled ones."""
+RECOMPILED = "a later step was recompiled, for example because a layer changes its Python state at every step"
 
 
 class PopulationStep:
     """Takes an optimizer step of every member: forward, backward, clipping and update.
 
-    θ is differentiated and updated as a whole; the net's own parameters are views of it.
+    The loss is differentiated with respect to θ, of which the net's parameters are views.
 
     Shapes:
         x ``(K, B, …)``, y ``(K, B, …)``; returns the losses before the step, ``(K,)``.
@@ -43,9 +43,9 @@ class PopulationStep:
         self.fixed = {name: tensor for name, tensor in population.state().items() if name not in self.trained}
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Take the step."""
+        """Take the step on a minibatch."""
         theta = self.optimizer.theta.detach().requires_grad_()
-        params = parts(theta, self.optimizer.shapes)
+        params = split_parameters(theta, self.optimizer.shapes)
         state = self.fixed | {name: params[number] for name, number in self.trained.items()}
         outputs, _ = self.population.run(state, x)
         losses = self.loss(outputs, y)
@@ -55,18 +55,18 @@ class PopulationStep:
         return losses.detach()
 
     def agrees_with(self, other: "PopulationStep") -> bool:
-        """Return whether buffers and the optimizer's moments equal those of another step, but for rounding.
+        """Return True if buffers and optimizer state equal those of another step up to rounding.
 
-        The parameters are not compared: Adam turns a gradient that is nothing but rounding into a whole step.
+        Parameters are not compared, since Adam scales a gradient of pure rounding error to a full step.
         """
         return all(agree(got, expected) for got, expected in zip(self.tensors(), other.tensors(), strict=True))
 
     @torch.no_grad()
-    def take_over(self, other: "PopulationStep") -> None:
-        """Put another step's parameters, buffers and moments in the place of these."""
+    def copy_state_from(self, other: "PopulationStep") -> None:
+        """Copy parameters, buffers and optimizer state from another step."""
         self.optimizer.theta.copy_(other.optimizer.theta)
-        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
-            mine.copy_(theirs)
+        for target, source in zip(self.tensors(), other.tensors(), strict=True):
+            target.copy_(source)
 
     def tensors(self) -> list[Tensor]:
         """Return the buffers and the optimizer's state."""
@@ -74,89 +74,89 @@ class PopulationStep:
 
 
 class Compiled:
-    """A step in one compiled piece for minibatches of certain sizes, and another step for those of other sizes.
+    """Takes compiled steps for the given batch sizes, and uncompiled steps for all others.
 
-    Compiled code is for one size of its tensors; it is made when the first minibatch of a size comes, and kept on
-    disk by Inductor. The first two steps of each size are also taken uncompiled, on a copy, and compared: code is
-    compiled for the Python state that a layer has at the time. Where compiling fails, the steps differ, or a later
-    step has to be compiled again, this is logged and the training goes on with the uncompiled step.
+    Each batch size is compiled at its first minibatch; Inductor caches the code on disk. The first two steps of
+    each size are also taken uncompiled, on a copy, and compared, because code is compiled for the Python state
+    that a layer has at that time. If compilation fails, the steps differ, or a later step is recompiled, a warning
+    is logged and training continues uncompiled.
 
     Attributes:
-        seconds: the time that compiling took, with the first two steps of each size.
+        seconds: wall-clock time of compiling, including the first two steps of each size.
     """
 
     def __init__(self, step: "PopulationStep", uncompiled: StepFunction, sizes: Iterable[int]) -> None:
-        # What earlier populations left would count against the limit of variants that one function may have.
+        # Variants compiled for earlier populations would count against the recompile limit.
         torch.compiler.reset()
         self.step = step
-        self.whole: StepFunction = torch.compile(step, dynamic=False, fullgraph=True)
+        self.compiled_step: StepFunction = torch.compile(step, dynamic=False, fullgraph=True)
         self.uncompiled = uncompiled
         self.sizes = set(sizes)
-        self.proven = dict.fromkeys(self.sizes, 0)
+        self.verified = dict.fromkeys(self.sizes, 0)
         self.seconds = 0.0
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Take the step."""
+        """Take the step on a minibatch."""
         size = x.shape[1]
         if size not in self.sizes:
             return self.uncompiled(x, y)
         try:
-            if self.proven[size] < PROVEN:
-                return self.prove(x, y)
-            return self.ordinary(x, y)
-        except Exception as error:  # whatever Dynamo, Inductor and the C++ compiler may raise
+            if self.verified[size] < VERIFIED_STEPS:
+                return self.verify(x, y)
+            return self.take_compiled(x, y)
+        except Exception as error:  # Dynamo, Inductor and the C++ compiler raise many types
             if is_out_of_memory(error):
                 raise
-            # Autograd is traced in the first steps alone, so that compiling a later one fails before it acts.
-            self.give_up(first_line(error) if self.proven[size] < PROVEN else AGAIN)
+            # Autograd is traced in the first steps only: a later compilation fails before any state changes.
+            self.fall_back(first_line(error) if self.verified[size] < VERIFIED_STEPS else RECOMPILED)
             return self.uncompiled(x, y)
 
-    def ordinary(self, x: Tensor, y: Tensor) -> Tensor:
-        """Take a step that has been compiled, and give up where it was compiled again."""
-        compiled, started = graphs_compiled(), time.perf_counter()
-        losses = self.whole(x, y)
-        if graphs_compiled() > compiled:
+    def take_compiled(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take a step with code that was verified; fall back to uncompiled steps if it was recompiled."""
+        graphs, started = compiled_graph_count(), time.perf_counter()
+        losses = self.compiled_step(x, y)
+        if compiled_graph_count() > graphs:
             self.seconds += time.perf_counter() - started
-            self.give_up(AGAIN)
+            self.fall_back(RECOMPILED)
         return losses
 
-    def prove(self, x: Tensor, y: Tensor) -> Tensor:
-        """Take the step compiled, and on a copy uncompiled; where they differ, keep what is uncompiled."""
+    def verify(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take the step compiled, and uncompiled on a copy; if they differ, keep the uncompiled result."""
         started = time.perf_counter()
         try:
             copy = deepcopy(self.step)
             expected = copy(x, y)
             with torch._dynamo.config.patch(trace_autograd_ops=True):
-                losses = self.whole(x, y)
+                losses = self.compiled_step(x, y)
         finally:
             self.seconds += time.perf_counter() - started
         if not self.step.agrees_with(copy) or not agree(losses, expected):
-            self.step.take_over(copy)
-            self.give_up("the compiled step computes something else")
+            self.step.copy_state_from(copy)
+            self.fall_back("the compiled step differs from the uncompiled one")
             return expected
-        self.proven[x.shape[1]] += 1
+        self.verified[x.shape[1]] += 1
         return losses
 
-    def give_up(self, reason: str) -> None:
-        """Go on uncompiled, and log why."""
-        log.warning("trainer.compile: %s; the training goes on uncompiled", reason)
+    def fall_back(self, reason: str) -> None:
+        """Log a warning, and take only uncompiled steps from now on."""
+        log.warning("trainer.compile: %s; training continues uncompiled", reason)
         self.sizes.clear()
 
 
-def graphs_compiled() -> int:
-    """Return how many graphs Dynamo has compiled in this process."""
+def compiled_graph_count() -> int:
+    """Return the number of graphs that Dynamo has compiled in this process."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def agree(got: Tensor, expected: Tensor) -> bool:
-    """Return whether the tensors of a compiled step are those of an uncompiled one but for rounding."""
-    return close(got, expected, 1e-6 if expected.dtype is torch.float64 else 1e-2)
+    """Return True if tensors of a compiled and an uncompiled step are equal up to rounding."""
+    return all_close(got, expected, 1e-6 if expected.dtype is torch.float64 else 1e-2)
 
 
-def close(got: Tensor, expected: Tensor, tolerance: float, least: float = 0.0) -> bool:
-    """Return whether tensors are equal but for rounding, relative to their largest entry or ``least``.
+def all_close(got: Tensor, expected: Tensor, tolerance: float, least: float = 0.0) -> bool:
+    """Return True if tensors are equal up to ``tolerance``, relative to their largest entry or ``least``.
 
-    Whole numbers must be the same.
+    Integers must be equal.
     """
     if got.shape != expected.shape:
         return False

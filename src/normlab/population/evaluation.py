@@ -1,88 +1,97 @@
-"""What normalizers over the batch go by in evaluation: running, re-estimated, or the batch's own statistics.
+"""Statistics of batch-dependent layers in evaluation: running, re-estimated or of the batch itself.
+
+The entry is :class:`EvaluationStatistics`.
 
 Letters: K members, C features, T minibatches.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from normlab.data.sampling import batch_sizes
+from normlab.errors import ConfigError, first_line
 from normlab.models.layer_lookup import HookedLayers
 from normlab.norms.batch_norm import BatchNorm
 from normlab.norms.statistics import RUNNING, mean_and_variance, pooled, running_stat_names
 from normlab.population.population import Population
 
+log = logging.getLogger("normlab")
+SAMPLES_AT_ONCE = 1024
+"""Samples in a minibatch of re-estimation, unless the training uses larger minibatches."""
+
 
 def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that have running statistics, one or both, by name: ours, torch's, and those like them."""
+    """Return the layers with a running mean, a running variance or both, by name."""
     return {name: layer for name, layer in net.named_modules() if running_stat_names(layer)}
 
 
 @contextmanager
 def use_batch_statistics(net: nn.Module) -> Iterator[None]:
-    """Have a net in evaluation mode go by each batch's own statistics, and move none.
+    """Context manager in which a net in evaluation mode normalizes by the statistics of each batch.
 
-    A layer without running statistics has nothing else to go by, so they are taken away for a while.
+    Running statistics are None within the context and restored afterwards, unchanged.
     """
     layers = with_running_statistics(net).values()
-    taken = [(layer, name, layer._buffers[name]) for layer in layers for name in running_stat_names(layer)]
-    for layer, name, _ in taken:
+    hidden = [(layer, name, layer._buffers[name]) for layer in layers for name in running_stat_names(layer)]
+    for layer, name, _ in hidden:
         layer._buffers[name] = None
     try:
         yield
     finally:
-        for layer, name, buffer in taken:
+        for layer, name, buffer in hidden:
             layer._buffers[name] = buffer
 
 
 def batch_statistics(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
-    """Return mean and variance of what a layer takes, in float64, and of how many numbers they are.
+    """Return mean, variance and sample count of a layer's input for each feature, in float64.
 
-    The variance is what the layer takes for one: an ℓ1 batch norm's is that of its mean absolute deviation.
+    The variance is the layer's own estimate: for ℓ1 batch norm it is computed from the mean absolute deviation.
 
     Shapes:
         x ``(K, ..., C, ...)``, C on the axis ``features``; returns ``(K, 3, C)``.
     """
-    of_member = layer.statistics if isinstance(layer, BatchNorm) else mean_and_variance
+    statistics_of = layer.statistics if isinstance(layer, BatchNorm) else mean_and_variance
 
     def statistics(x: Tensor) -> Tensor:
         rows = x.double().movedim(features - 1, -1)
-        mean, _, var = of_member(rows)
+        mean, _, var = statistics_of(rows)
         return torch.stack([mean, var, torch.full_like(mean, rows.shape[:-1].numel())])
 
-    # For one member vmap takes most of a small layer's time.
+    # vmap over one member would take most of a small layer's time.
     return statistics(x[0]).unsqueeze(0) if len(x) == 1 else vmap(statistics)(x)
 
 
 @contextmanager
 def with_reestimated(population: Population, minibatches: Iterable[Tensor]) -> Iterator[None]:
-    """Context manager in which the running statistics are re-estimated; afterwards they are as they were."""
+    """Context manager that re-estimates the running statistics, and restores them on exit."""
     names = [
         f"{layer}.{statistic}".removeprefix(".")
         for layer, module in with_running_statistics(population.net).items()
         for statistic in running_stat_names(module)
     ]
     state = population.state()
-    kept = {name: state[name].clone() for name in names}
+    saved = {name: state[name].clone() for name in names}
     try:
         reestimate(population, minibatches)
         yield
     finally:
         with torch.no_grad():
-            for name, tensor in kept.items():
+            for name, tensor in saved.items():
                 state[name].copy_(tensor)
 
 
 @torch.no_grad()
 def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
-    """Put the statistics of all minibatches together in the place of the running ones, for every member.
+    """Replace every member's running statistics by those pooled over all minibatches.
 
-    Each minibatch goes once through the net in evaluation mode, normalized by its own statistics. What a layer
-    takes is pooled over all samples, so that the first normalizer's mean and variance are those of the whole
-    training set, whatever the size of the minibatches (PreciseBN; Wu and Johnson 2021, arXiv:2105.07576).
+    Each minibatch passes once through the net in evaluation mode, normalized by its own statistics. The inputs of
+    a layer are pooled over all samples, so that the first normalizer's mean and variance are those of the whole
+    training set, whatever the batch size (PreciseBN; Wu and Johnson 2021, arXiv:2105.07576).
 
     Shapes:
         minibatches ``(K, B, ...)`` each.
@@ -95,12 +104,52 @@ def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
     training, watch = population.training, HookedLayers(layers, batch_statistics)
     population.eval()
     with use_batch_statistics(net):
-        found = [population.observe(x, watch)[1] for x in minibatches]
+        observed = [population.observe(x, watch)[1] for x in minibatches]
     population.train(training)
     state = population.state()
     for name, layer in layers.items():
-        mean, var, counts = torch.stack([seen[name] for seen in found]).unbind(2)
+        mean, var, counts = torch.stack([seen[name] for seen in observed]).unbind(2)
         pool = layer.pooled if isinstance(layer, BatchNorm) else pooled
         values = dict(zip(RUNNING, pool(mean, var, counts), strict=True))
         for statistic in running_stat_names(layer):
             state[f"{name}.{statistic}".removeprefix(".")].copy_(values[statistic])
+
+
+class EvaluationStatistics:
+    """Selects the statistics of a population's batch-dependent layers in evaluation.
+
+    Args:
+        population: in evaluation mode when the contexts are entered.
+        kind: ``running``, ``batch`` or ``reestimated``.
+    """
+
+    def __init__(self, population: Population, kind: str) -> None:
+        self.population, self.kind = population, kind
+        self.can_reestimate = True
+
+    def context(self) -> AbstractContextManager[None]:
+        """Context manager for evaluation; hides the running statistics if ``kind`` is ``batch``."""
+        return use_batch_statistics(self.population.net) if self.kind == "batch" else nullcontext()
+
+    @contextmanager
+    def reestimated(self, x: Tensor, batch_size: int) -> Iterator[None]:
+        """Context manager with statistics re-estimated on a split, or running ones if that fails.
+
+        Args:
+            x: inputs of the split, ``(K, N, …)``.
+            batch_size: of the training; minibatches have at least :data:`SAMPLES_AT_ONCE` samples.
+
+        Raises:
+            ConfigError: if re-estimation fails although ``kind`` is ``reestimated``.
+        """
+        at_once = min(x.shape[1], max(batch_size, SAMPLES_AT_ONCE))
+        minibatches = x.split(batch_sizes(x.shape[1], at_once), dim=1)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(with_reestimated(self.population, minibatches if self.can_reestimate else []))
+            except Exception as error:  # of a layer that needs its running statistics
+                if self.kind == "reestimated":
+                    raise ConfigError(f"statistics=reestimated: {first_line(error)}") from error
+                self.can_reestimate = False
+                log.warning("train_eval/loss uses running statistics: %s", first_line(error))
+            yield

@@ -1,4 +1,4 @@
-"""Operations on a whole population whose gradients are written by hand; they can be differentiated once.
+"""Operations of all members with gradients written by hand; they can be differentiated once.
 
 Letters: K members, P parameters of a member, B samples, D features in, E features out. The batch is the last axis.
 """
@@ -23,21 +23,21 @@ class _Affine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        # Of an axis with one entry the stride is arbitrary; for some, bmm takes seven times as long.
+        # The stride of an axis of length 1 is arbitrary; with some strides bmm takes seven times as long.
         grad = grad.contiguous().view(grad.shape)
-        of_x = None
+        grad_x = None
         if ctx.needs_input_grad[0]:
-            # A single output has an outer product, for which a multiplication takes half of bmm's time.
+            # With one output this is an outer product; elementwise multiplication takes half of bmm's time.
             product = torch.mul if weight.shape[1] == 1 else torch.bmm
-            of_x = product(weight.transpose(1, 2), grad)
-        of_weight = torch.bmm(x, grad.transpose(1, 2)).transpose(1, 2)
-        return of_x, of_weight, grad.sum(2) if ctx.needs_input_grad[2] else None
+            grad_x = product(weight.transpose(1, 2), grad)
+        grad_weight = torch.bmm(x, grad.transpose(1, 2)).transpose(1, 2)
+        return grad_x, grad_weight, grad.sum(2) if ctx.needs_input_grad[2] else None
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return ``W x + b`` for each member.
+    """Compute ``W x + b`` for each member.
 
-    Autograd's own gradient of W, ``g xᵀ``, takes narrow nets three times as long as ``(x gᵀ)ᵀ``.
+    For narrow nets autograd's gradient of W, ``g xᵀ``, takes three times as long as ``(x gᵀ)ᵀ``.
 
     Shapes:
         x ``(K, D, B)``, weight ``(K, E, D)``, bias ``(K, E)``; returns ``(K, E, B)``.
@@ -64,19 +64,19 @@ class _Normalized(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, mean, rate = ctx.saved_tensors
         centered = x - mean
-        of_beta = grad.sum(2, keepdim=True)
-        of_gamma = (grad * centered).sum(2, keepdim=True) * rate
+        grad_beta = grad.sum(2, keepdim=True)
+        grad_gamma = (grad * centered).sum(2, keepdim=True) * rate
         scale = rate * gamma / x.shape[2]
-        shift, slope = materialized(of_beta * scale), materialized(of_gamma * rate * scale)
-        of_x = (grad * materialized(rate * gamma)).addcmul_(centered, slope, value=-1).sub_(shift)
-        return of_x, of_gamma, of_beta, None
+        shift, slope = materialized(grad_beta * scale), materialized(grad_gamma * rate * scale)
+        grad_x = (grad * materialized(rate * gamma)).addcmul_(centered, slope, value=-1).sub_(shift)
+        return grad_x, grad_gamma, grad_beta, None
 
 
 def batch_normalized(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``γ (x − μ)/√(σ² + ε) + β`` with μ and σ² over the batch, and these two.
+    """Compute ``γ (x − μ)/√(σ² + ε) + β`` with mean μ and variance σ² over the batch; return y, μ and σ².
 
-    With ``g = ∂L/∂y``: ``∂L/∂x = γ/√(σ² + ε) · (g − mean(g) − x̂·mean(g·x̂))`` (arXiv:1502.03167); μ and σ² have no
-    gradient of their own.
+    With ``g = ∂L/∂y``: ``∂L/∂x = γ/√(σ² + ε) · (g − mean(g) − x̂·mean(g·x̂))`` (arXiv:1502.03167); the
+    returned μ and σ² have no gradient.
 
     Shapes:
         x ``(K, D, B)``, gamma and beta ``(K, D, 1)``; returns ``(K, D, B)`` and twice ``(K, D, 1)``.
@@ -85,7 +85,7 @@ def batch_normalized(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tupl
     return y, mean, var
 
 
-class _Parts(torch.autograd.Function):
+class _SplitParameters(torch.autograd.Function):
     @staticmethod
     def forward(theta: Tensor, shapes: list[Size]) -> tuple[Tensor, ...]:
         views = theta.split([shape.numel() for shape in shapes], dim=1)
@@ -104,20 +104,20 @@ class _Parts(torch.autograd.Function):
         return torch.cat([grad.reshape(len(grad), -1) for grad in grads], dim=1), None
 
 
-def parts(theta: Tensor, shapes: list[Size]) -> tuple[Tensor, ...]:
-    """Return copies of the parts of θ that have these shapes in each member.
+def split_parameters(theta: Tensor, shapes: list[Size]) -> tuple[Tensor, ...]:
+    """Split θ into copies of the parameters, given their shapes in one member.
 
-    They are copies because the loops of compiled code can be joined only if what they read is laid out alike.
+    Copies are contiguous, without which Inductor cannot fuse the loops that read them.
 
     Shapes:
         theta ``(K, P)``; returns ``(K, *shape)`` each.
     """
-    return _Parts.apply(theta, shapes)
+    return _SplitParameters.apply(theta, shapes)
 
 
 def materialized(x: Tensor) -> Tensor:
-    """Return x as it is; in compiled code it is written out once, and not computed anew wherever it is read.
+    """Return x; in compiled code it is computed once and stored.
 
-    Inductor puts what it takes for cheap, such as a root of a number for each feature, into the loop over samples.
+    Inductor would otherwise recompute cheap per-feature values, such as a root, for every sample.
     """
     return x.as_strided(x.shape, x.stride())

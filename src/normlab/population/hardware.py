@@ -1,4 +1,4 @@
-"""The machine that trains: its threads, its memory and its cache."""
+"""Threads, memory and cache of the machine, and its memory allocator."""
 
 import ctypes
 import os
@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""The numbers of two settings in glibc's malloc.h."""
+"""Constants of glibc's malloc.h."""
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-"""Where Linux tells of the caches of a processor."""
+"""Directory in which Linux describes the caches of the first core."""
 
 USUAL_CACHE, USUAL_MEMORY = 32 * 2**20, 8 * 2**30
-"""Bytes, where the machine does not tell."""
+"""Bytes assumed if the machine does not report them."""
 
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Compute on this many threads."""
+    """Context manager that sets the number of torch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -32,13 +32,13 @@ def threads(number: int) -> Iterator[None]:
 
 
 def device(accelerator: str) -> torch.device:
-    """Return where a Trainer with this accelerator computes, as far as it makes a difference here."""
+    """Return the type of device, CUDA or CPU, on which a Trainer with this accelerator computes."""
     gpu = accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
     return torch.device("cuda" if gpu else "cpu")
 
 
 def memory(device: torch.device) -> int:
-    """Return how many bytes a device has; of a GPU, how many are free."""
+    """Return the memory of the machine, or the free memory of a GPU, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
@@ -48,7 +48,7 @@ def memory(device: torch.device) -> int:
 
 @cache
 def cache_size() -> int:
-    """Return the bytes of the processor's largest cache, as Linux tells them, or what is usual."""
+    """Return the size of the processor's largest cache in bytes, 32 MiB where Linux does not report it."""
     sizes = []
     for path in CACHES.glob("index*/size"):
         size = path.read_text().strip()
@@ -58,17 +58,17 @@ def cache_size() -> int:
 
 @cache
 def tune_malloc() -> None:
-    """Have the C library keep up to 256 MB that was freed, as the next step needs it again.
+    """Make glibc keep up to 256 MB of freed memory, which the next step needs again.
 
-    By default glibc gives large blocks back at once, and the operating system hands each page out anew, filled
-    with zeros: a step of 96 nets took 1.5 times as long. Other C libraries are left as they are.
+    By default glibc returns large blocks to the operating system at once, and gets their pages back filled with
+    zeros: a step of 96 nets took 1.5 times as long. Other C libraries are not changed.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it accepts
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest value accepted
         libc.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a device or the machine had no memory left; on the CPU torch has no exception of its own."""
+    """Return True for errors of exhausted memory; on the CPU torch raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,7 +1,7 @@
-"""Optimizers of a population: each of K members has numbers of its own, and one step updates all of them.
+"""Optimizers of a population: hyperparameters can differ by member, and one step updates all members.
 
-Letters: K members, P parameters of a member, θ ``[K, P]`` all parameters, g ``[K, P]`` their gradients. A number
-such as the learning rate is ``[K, 1]``. torch's optimizers refuse a learning rate with more than one element.
+Letters: K members, P parameters of a member, θ ``[K, P]`` all parameters, g ``[K, P]`` their gradients. A
+hyperparameter such as the learning rate is ``[K, 1]``; torch's optimizers accept only a scalar.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,22 +17,21 @@ Number = float | Sequence[float] | Tensor
 
 
 def column(number: Number, members: int) -> Tensor:
-    """Return a per-member number as ``[K, 1]`` in float64: one value for all, or one for each."""
+    """Expand one hyperparameter value, or one per member, to ``[K, 1]`` in float64."""
     return torch.as_tensor(number, dtype=torch.float64).reshape(-1, 1).expand(members, 1).clone()
 
 
 class StackedOptimizer(torch.optim.Optimizer):
-    """What the stacked optimizers share: every parameter that trains is a view of one buffer θ.
+    """Base class of optimizers whose trained parameters are views of one buffer θ.
 
-    A few operations on θ then update all parameters of all members. At K = 1 the parameters are a net's own; for
-    K > 1 each has a leading axis of members. A parameter that has no gradient when a step is taken counts as one
-    with a gradient of zero. Of the numbers only the learning rate may change once training has begun.
+    A few operations on θ update all parameters of all members. A parameter without a gradient counts as one with
+    a gradient of zero. Of the hyperparameters only the learning rate may change after construction.
 
     Shapes:
-        params: ``(K, …)`` each, or ``(…)`` at K = 1.
+        params: ``(K, …)`` each; at K = 1 the net's own, ``(…)``.
     """
 
-    # torch keeps state by parameter; ours is of all of them together, by name.
+    # torch keys its state by parameter; here all parameters share one, keyed by name.
     state: dict[Any, Any]  # type: ignore[assignment]
 
     def __init__(self, params: Iterable[nn.Parameter], members: int, numbers: dict[str, Number]) -> None:
@@ -50,11 +49,11 @@ class StackedOptimizer(torch.optim.Optimizer):
             parameter.data = view.view(parameter.shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all attributes for a copy; torch's own leaves out those of a subclass."""
+        """Return all attributes for copying; torch's method omits those of subclasses."""
         return vars(self).copy()
 
     def number(self, name: str) -> Tensor:
-        """Return a per-member number ``[K, 1]`` as it stands now, in the parameters' precision."""
+        """Return the current value of a hyperparameter, ``[K, 1]``, in the parameters' precision."""
         return self.param_groups[0][name].to(self.theta.dtype)
 
     @torch.no_grad()
@@ -69,12 +68,12 @@ class StackedOptimizer(torch.optim.Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, without torch's record of it for a profiler, a twentieth of a small net's step."""
+        """Set the gradients to None, without torch's profiler record, which costs 5 % of a small net's step."""
         for parameter in self.params:
             parameter.grad = None
 
     def update(self, grad: Tensor) -> None:
-        """Update θ in place; ``grad``, ``[K, P]``, may be used up."""
+        """Update θ in place; ``grad``, ``[K, P]``, may be overwritten."""
         raise NotImplementedError
 
 
@@ -143,7 +142,7 @@ class Adam(StackedOptimizer):
         self.state["mean"] = torch.zeros_like(self.theta)
         self.state["square"] = torch.zeros_like(self.theta)
         self._decays = bool((self.number("weight_decay") != 0).any())
-        # 1 − β taken in float64: in float32 it would be off by the rounding of β.
+        # 1 − β in float64, since in float32 it would have the rounding error of β.
         group = self.param_groups[0]
         self._gain1, self._gain2 = ((1 - group[beta]).to(self.theta.dtype) for beta in ("beta1", "beta2"))
 
@@ -184,19 +183,24 @@ class AdamW(Adam):
 
 @dataclass(frozen=True)
 class Clipping:
-    """How large a gradient may be: at most ``limit`` in Euclidean ``norm``, or in each entry's ``value``."""
+    """Gradient clipping of each member, by Euclidean norm or by value.
+
+    Args:
+        limit: the largest norm, or the largest absolute entry.
+        algorithm: ``norm`` or ``value``.
+    """
 
     limit: float
     algorithm: str = "norm"
 
     def __call__(self, grad: Tensor) -> Tensor:
-        """Return each member's gradient clipped, ``[K, P]``."""
+        """Return the clipped gradients, ``[K, P]``."""
         if self.algorithm == "value":
             return grad.clamp(-self.limit, self.limit)
         return grad * (self.limit / (grad.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)
 
     def in_place(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Clip the gradients that parameters of one net have."""
+        """Clip the ``grad`` of one net's parameters in place."""
         if self.algorithm == "value":
             nn.utils.clip_grad_value_(parameters, self.limit)
         else:

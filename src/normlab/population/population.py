@@ -1,4 +1,4 @@
-"""K nets that differ only in their numbers, trained as one.
+"""Population, a module of K nets of one architecture, and their initialization.
 
 Letters: K members, B samples of a batch, O outputs.
 """
@@ -20,10 +20,10 @@ from normlab.population.stacking import State
 
 
 def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
-    """Return a net for each seed, its weights drawn as after ``torch.manual_seed(seed)``.
+    """Make a net for each seed, with weights drawn as after ``torch.manual_seed(seed)``.
 
-    The global generators of NumPy and Python are seeded likewise.
-    Layers that draw in training have a key for each seed and name, whatever else the net holds.
+    The global generators of NumPy and Python are seeded as well, and all are restored afterwards. The key of a
+    stochastic layer is derived from seed and layer name, so that the other layers do not affect it.
     """
     nets = []
     for seed in seeds:
@@ -37,13 +37,13 @@ def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> lis
 
 
 class Population(nn.Module):
-    """K nets of one architecture; member k sees ``x[k]`` with its own parameters.
+    """K nets of one architecture; member k maps ``x[k]`` with its own parameters.
 
-    At K = 1 the net is called as it is. For K > 1 its parameters and buffers are stacked along a leading axis.
+    For K > 1 parameters and buffers are stacked along a leading axis. At K = 1 the net itself is called.
 
     Attributes:
-        by_layers: whether layers that have a stacked form take it; otherwise the whole net is vmapped.
-        aliases: further names of parameters and buffers that have several, as tied weights do, and the first.
+        by_layers: whether layers with a stacked form use it; otherwise the whole net is vmapped.
+        aliases: further names of tied parameters and buffers, each mapped to the first name.
 
     Shapes:
         ``(K, B, …)`` to ``(K, B, O)``.
@@ -59,7 +59,7 @@ class Population(nn.Module):
             self._stack(list(nets))
 
     def _stack(self, nets: list[nn.Module]) -> None:
-        """Replace the first net's tensors by those of all nets, stacked."""
+        """Replace the first net's tensors by the stacked tensors of all nets."""
         params, buffers = stack_module_state(nets)
         stacked = {
             **{
@@ -78,22 +78,22 @@ class Population(nn.Module):
         return self.run(self.state(), x)[0]
 
     def run(self, state: State, x: Tensor, watch: HookedLayers | None = None) -> tuple[Tensor, State]:
-        """Return every member's outputs with the parameters and buffers given, and the measurements watched."""
-        # Evaluation by the batch's statistics takes buffers away.
+        """Return every member's outputs with the given state, and the measurements of ``watch``."""
+        # Running statistics are missing from the state in evaluation by batch statistics.
         others = {name: state[first] for name, first in self.aliases.items() if first in state}
         named = state | others if others else state
         return stacking.forward(self.net, named, x, watch, by_layers=self.by_layers)
 
     def observe(self, x: Tensor, watch: HookedLayers) -> tuple[Tensor, State]:
-        """Return every member's outputs and what is measured meanwhile, ``(K, …)`` for each layer watched."""
+        """Return every member's outputs and the measurements of watched layers, ``(K, …)`` each."""
         if self.members > 1:
             return self.run(self.state(), x, watch)
         outputs, seen = watch.observe(lambda: self.net(x.squeeze(0)))
         return outputs.unsqueeze(0), {layer: numbers.unsqueeze(0) for layer, numbers in seen.items()}
 
     def state(self) -> State:
-        """Return parameters and buffers by their first name, ``(K, …)`` each, sharing their memory."""
-        # ``state_dict`` takes longer, and leaves some buffers out.
+        """Return parameters and buffers by their first name, ``(K, …)`` each, without copying."""
+        # ``state_dict`` is slower, and omits non-persistent buffers.
         return {
             name: tensor if self.members > 1 else tensor.unsqueeze(0)
             for name, tensor in tensors_of(self.net)
@@ -101,10 +101,10 @@ class Population(nn.Module):
         }
 
     @torch.no_grad()
-    def begin(self, x: Tensor) -> None:
-        """Initialize the layers that wait for their first minibatch; all else stays, layers that draw among it.
+    def initialize_layers(self, x: Tensor) -> None:
+        """Initialize layers that depend on the first minibatch, before a step is compiled.
 
-        They have to be initialized before a step is compiled.
+        Other parameters, buffers and random generators do not change.
         """
         waiting = {name for name, layer in self.net.named_modules() if getattr(layer, "waits", False)}
         if not waiting:
@@ -115,8 +115,8 @@ class Population(nn.Module):
         initialized = {name: tensor for name, tensor in self.state().items() if name.rpartition(".")[0] in waiting}
         self.load_state(before | initialized)
 
-    def alone(self, k: int) -> nn.Module:
-        """Return member k's net as one that does not know of others, a copy."""
+    def member_net(self, k: int) -> nn.Module:
+        """Return a copy of member k as a plain net."""
         net = deepcopy(self.net)
         if self.members == 1:
             return net
@@ -132,23 +132,23 @@ class Population(nn.Module):
 
     @torch.no_grad()
     def load_state(self, state: State) -> None:
-        """Copy parameters and buffers, ``(K, …)`` each, into the population."""
+        """Copy parameters and buffers, ``(K, …)`` each, into the population in place."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
     def member(self, k: int, state: State | None = None) -> State:
-        """Return the ``state_dict`` of member k's net alone, out of ``state`` or as it is now."""
+        """Return the ``state_dict`` of member k's net, from ``state`` or from the current state."""
         stacked = self.state() if state is None else state
         first = {name: self.aliases.get(name, name) for name in self.net.state_dict()}
         return {
-            # What a layer adds to its ``state_dict`` by itself has no members.
+            # The extra state of a layer (``get_extra_state``) is not stacked.
             name: stacked[first[name]][k].detach().clone() if first[name] in stacked else value
             for name, value in self.net.state_dict().items()
         }
 
 
 def tensors_of(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield a net's parameters and buffers with their names, all names of those that have several."""
+    """Yield a net's parameters and buffers with their names; tied ones once for each name."""
     for path, layer in net.named_modules(remove_duplicate=False):
         for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
             if tensor is not None:
@@ -156,18 +156,18 @@ def tensors_of(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def aliases_of(net: nn.Module) -> dict[str, str]:
-    """Return the further names of parameters and buffers that have several, each with the first."""
+    """Return the further names of tied parameters and buffers, each mapped to the first name."""
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in tensors_of(net)}
     return {name: original for name, original in names.items() if name != original}
 
 
 def replace(net: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put another tensor in the place of a parameter or a buffer."""
+    """Replace the parameter or buffer with this name by a tensor."""
     path, _, leaf = name.rpartition(".")
     owner = net.get_submodule(path)
-    places: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
-    places[leaf] = tensor
+    tensors: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+    tensors[leaf] = tensor
 
 
 def copy_of(population: Population) -> State:

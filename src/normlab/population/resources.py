@@ -1,6 +1,6 @@
-"""The memory of a population's members, and the choices that depend on it: threads, members at once, compiling.
+"""Memory of a population, and the choice of its size, threads and compilation.
 
-The constants are measured on two cores, with benchmarks/population.py.
+Constants were measured on two cores with benchmarks/population.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,28 +15,28 @@ from normlab.population import hardware
 from normlab.population.population import Population
 
 FEW_MEMBERS = 16
-"""A step of fewer members takes as long as one of this many: what is called from Python does not get less."""
+"""Steps of fewer members take as long as steps of this many, since Python calls dominate."""
 
-OF_CACHE, OF_MEMORY = 1 / 2, 1 / 4
-"""The share of the cache that a step's activations may fill, and of the memory that a population may."""
+CACHE_SHARE, MEMORY_SHARE = 1 / 2, 1 / 4
+"""Share of the cache for the activations of a step, and share of the memory for a population."""
 
-KEPT_ACTIVATIONS, KEPT_PARAMETERS, KEPT_SAMPLES = 4, 10, 2
-"""How many times memory is needed for activations, with their gradients, for parameters, with the optimizer's
-moments and the best state so far, and for samples, of each member and of all members stacked."""
+ACTIVATION_COPIES, PARAMETER_COPIES, SAMPLE_COPIES = 4, 10, 2
+"""Copies in memory: of activations, with gradients; of parameters, with optimizer state and best state; and of
+samples, of each member and stacked."""
 
-SAVED_PER_STEP, SAVED_PER_NUMBER = 3e-4, 1e-9
-"""Seconds that a compiled step saves: of calls from Python, and for each activation."""
+SAVED_PER_STEP, SAVED_PER_ACTIVATION = 3e-4, 1e-9
+"""Seconds saved by a compiled step: for each step, and for each activation."""
 
-COMPILING, COMPILING_AGAIN = 15.0, 1.5
-"""Seconds that compiling for one batch size takes, and that it takes once the compiled code is on disk."""
+COMPILE_SECONDS, RECOMPILE_SECONDS = 15.0, 1.5
+"""Seconds to compile for one batch size: the first time, and with the code cached on disk."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """The numbers that one member holds while a minibatch passes through its net.
+    """Number of tensor entries that one member needs for a minibatch.
 
     Attributes:
-        activations: of all layers.
+        activations: of all layers, and the inputs.
         largest_layer: activations of the largest layer.
         parameters: of the net.
         samples: inputs and targets of all splits.
@@ -51,39 +51,39 @@ class Footprint:
 
     @classmethod
     def measure(cls, population: Population, x: Tensor, samples: int, bytes_each: int) -> "Footprint":
-        """Measure a population of one by passing a minibatch ``(1, B, …)`` through its net."""
+        """Measure a population with one member, by passing a minibatch ``(1, B, …)`` through its net."""
         sizes = [x.numel()]
         for layer in population.modules():
             if not list(layer.children()):
-                layer.register_forward_hook(lambda _, inputs, y: sizes.extend(numels(y)))
+                layer.register_forward_hook(lambda _, inputs, y: sizes.extend(tensor_sizes(y)))
         with torch.no_grad():
             population(x)
         parameters = sum(parameter.numel() for parameter in population.parameters())
         return cls(sum(sizes), max(sizes), parameters, samples, bytes_each)
 
 
-def numels(outputs: Any) -> Iterator[int]:
-    """Yield the sizes of all tensors among what a layer puts out; some, such as a GRU, put out several."""
+def tensor_sizes(outputs: Any) -> Iterator[int]:
+    """Yield the number of entries of each tensor in a layer's output, which may be nested."""
     yield from (leaf.numel() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
 
 
 def members_at_once(
     footprint: Footprint, device: torch.device, n_jobs: int = 1, *, own_samples: bool = False
 ) -> int:
-    """Return how many members are trained at once: as many as fit into memory and, on the CPU, into the cache.
+    """Return the number of members that fit into memory and, on the CPU, into the cache.
 
     Args:
         footprint: of one member.
-        device: that the population is trained on.
-        n_jobs: how many populations share memory and cache.
-        own_samples: whether members have samples of their own, rather than all the same.
+        device: of the training.
+        n_jobs: number of populations that share memory and cache.
+        own_samples: whether members have different samples.
     """
-    numbers = KEPT_ACTIVATIONS * footprint.activations + KEPT_PARAMETERS * footprint.parameters
-    numbers += KEPT_SAMPLES * footprint.samples * own_samples
+    numbers = ACTIVATION_COPIES * footprint.activations + PARAMETER_COPIES * footprint.parameters
+    numbers += SAMPLE_COPIES * footprint.samples * own_samples
     each = footprint.bytes_each * numbers
-    fitting = int(hardware.memory(device) * OF_MEMORY / n_jobs / each)
+    fitting = int(hardware.memory(device) * MEMORY_SHARE / n_jobs / each)
     if device.type == "cpu":
-        cached = int(hardware.cache_size() * OF_CACHE / n_jobs / (footprint.bytes_each * footprint.activations))
+        cached = int(hardware.cache_size() * CACHE_SHARE / n_jobs / (footprint.bytes_each * footprint.activations))
         fitting = min(fitting, max(FEW_MEMBERS, cached))
     return max(1, fitting)
 
@@ -91,23 +91,23 @@ def members_at_once(
 def compiling_pays(
     footprint: Footprint, batch_sizes: Sequence[int], epochs: int, members: int, populations: int = 1
 ) -> bool:
-    """Return whether compiling the steps of these populations takes less time than it saves.
+    """Return True if compiling the step of these populations is estimated to save time.
 
     Args:
         footprint: of one member.
         batch_sizes: of the minibatches of an epoch.
         epochs: of the training.
         members: of each population.
-        populations: how many of them there are, all of one shape.
+        populations: number of populations with this shape.
     """
-    saved = epochs * len(batch_sizes) * (SAVED_PER_STEP + SAVED_PER_NUMBER * members * footprint.activations)
-    needed = len(set(batch_sizes)) * (COMPILING + COMPILING_AGAIN * (populations - 1))
+    saved = epochs * len(batch_sizes) * (SAVED_PER_STEP + SAVED_PER_ACTIVATION * members * footprint.activations)
+    needed = len(set(batch_sizes)) * (COMPILE_SECONDS + RECOMPILE_SECONDS * (populations - 1))
     return populations * saved > needed
 
 
 def threads_for(footprint: Footprint, members: int) -> int:
-    """Return the fastest number of threads: all from 32,000 activations in a layer of all members on, else one.
+    """Return all threads if a layer of all members has at least 32,000 activations, otherwise 1.
 
-    A second thread made steps of MLPs take 1.02 times as long at 8,000, and 0.75 times at 32,000.
+    With a second thread, steps of MLPs took 1.02 times as long at 8,000 activations, and 0.75 times at 32,000.
     """
     return torch.get_num_threads() if members * footprint.largest_layer >= 32_000 else 1

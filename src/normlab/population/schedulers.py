@@ -1,6 +1,6 @@
-"""Learning-rate schedules of a population, one step an epoch; they equal torch's for a member alone.
+"""Learning-rate schedulers of a population, stepped once per epoch; each member's equals torch's.
 
-Letters: K members; a number is ``[K, 1]``, as in :mod:`normlab.population.optim`.
+Letters: K members; a hyperparameter is ``[K, 1]``, as in :mod:`normlab.population.optim`.
 """
 
 import torch
@@ -10,9 +10,11 @@ from normlab.population.optim import Number, column
 
 
 class Scheduler:
-    """What the schedules share: the optimizer's learning rate at the start, and the epochs since.
+    """Base class of schedulers, with the initial learning rate and the number of epochs since.
 
-    ``members`` is K. An optimizer that is not stacked has a learning rate that is one float.
+    Args:
+        optimizer: stacked, or any other optimizer of a single run, whose learning rate is a float.
+        members: K.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, members: int) -> None:
@@ -23,11 +25,15 @@ class Scheduler:
 
     @property
     def lr(self) -> Tensor:
-        """The learning rate of each member now, ``(K, 1)``."""
+        """Current learning rate of each member, ``(K, 1)``."""
         return column(self.optimizer.param_groups[0]["lr"], self.members)
 
     def step(self, loss: Tensor | None) -> None:
-        """Go to the next epoch; ``loss`` is each member's in the one that ended, ``(K,)``, if it was measured."""
+        """Set the learning rates of the next epoch.
+
+        Args:
+            loss: of each member in the finished epoch, ``(K,)``; None if it was not measured.
+        """
         self.epoch += 1
         lr = self.next_lr(loss)
         for group in self.optimizer.param_groups:
@@ -42,7 +48,7 @@ class Scheduler:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor | int)}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Go on from a state that :meth:`state_dict` returned."""
+        """Restore a state that :meth:`state_dict` returned."""
         vars(self).update(state)
 
 
@@ -59,7 +65,7 @@ class StepLR(Scheduler):
             raise ValueError(f"scheduler.step_size must be at least 1, got {step_size}")
 
     def next_lr(self, loss: Tensor | None) -> Tensor:
-        """Multiply by gamma once in every ``step_size`` epochs."""
+        """Multiply by gamma every ``step_size`` epochs."""
         return self.base_lr * self.gamma ** (self.epoch // self.step_size)
 
 
@@ -74,16 +80,15 @@ class CosineAnnealingLR(Scheduler):
         self.eta_min = column(eta_min, members)
 
     def next_lr(self, loss: Tensor | None) -> Tensor:
-        """Follow half a cosine down."""
+        """Return the rate of cosine annealing."""
         phase = torch.pi * self.epoch / self.T_max.clamp(min=1)
         return self.eta_min + (self.base_lr - self.eta_min) * (1 + phase.cos()) / 2
 
 
 class ReduceLROnPlateau(Scheduler):
-    """Multiply a member's η by ``factor`` when its loss has not improved for more than ``patience`` epochs.
+    """Multiplies a member's η by ``factor`` after more than ``patience`` epochs without improvement.
 
-    An improvement is a loss below ``best·(1 − threshold)``. After a reduction ``cooldown`` epochs are not
-    counted.
+    An improvement is a loss below ``best·(1 − threshold)``. ``cooldown`` epochs after a reduction do not count.
     """
 
     def __init__(
@@ -106,19 +111,19 @@ class ReduceLROnPlateau(Scheduler):
         self.cooling = torch.zeros(members, 1, dtype=torch.float64)
 
     def next_lr(self, loss: Tensor | None) -> Tensor:
-        """Reduce where the loss has not improved for too long; an epoch without one does not count."""
+        """Reduce the rate after too many epochs without improvement; epochs without a loss do not count."""
         if loss is None:
             return self.lr
         loss = column(loss, self.members)
         better = loss < self.best * (1 - self.threshold)
         self.best = torch.where(better, loss, self.best)
         self.bad_epochs = torch.where(better, 0.0, self.bad_epochs + 1)
-        # As in torch, a cooling epoch is counted off first and its bad epochs are forgotten.
+        # As in torch, bad epochs are reset before the cooldown is decremented.
         self.bad_epochs = torch.where(self.cooling > 0, 0.0, self.bad_epochs)
         self.cooling = (self.cooling - 1).clamp(min=0)
         reduce = self.bad_epochs > self.patience
         self.cooling = torch.where(reduce, self.cooldown, self.cooling)
         self.bad_epochs = torch.where(reduce, 0.0, self.bad_epochs)
         lower = torch.maximum(self.lr * self.factor, self.min_lr)
-        # torch, too, leaves a rate as it is that would not fall, or fall by next to nothing.
+        # As in torch, reductions of at most 1e-8 are skipped.
         return torch.where(reduce & (self.lr - lower > 1e-8), lower, self.lr)

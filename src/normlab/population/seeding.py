@@ -1,4 +1,4 @@
-"""The global generators of torch, NumPy and Python, which nets, layers and datasets of anyone may draw from."""
+"""Seeds the global generators of torch, NumPy and Python, from which user code may draw."""
 
 import random
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ import torch
 def seed_globally(seed: int) -> None:
     """Seed the global generators of torch, NumPy and Python.
 
-    torch's gets the seed as it is, NumPy's its lower 32 bits, which is as many as it takes.
+    NumPy's generator gets the lower 32 bits of the seed, the most it accepts.
     """
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator is the one to be seeded
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - user code draws from the global generator
     random.seed(seed)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Context manager in which the global generators begin from a seed; afterwards they are as they were."""
+    """Context manager that seeds the global generators, and restores them on exit."""
     numpy, python = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         seed_globally(seed)

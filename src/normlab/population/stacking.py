@@ -1,7 +1,7 @@
-"""The forward pass of K nets at once.
+"""The forward pass of K nets at once, :func:`forward`.
 
-Any net is run by ``torch.func.vmap`` over its own code. Where a net is a sequence of layers, those that have a
-stacked form here take it instead: a few large operations for all members in place of vmap's many.
+Any net runs under ``torch.func.vmap``. In sequences of layers, those with a stacked form here use it instead: a
+few large operations for all members are faster.
 
 Letters: K members, B samples, D features in, E features out. Between stacked layers the batch is the last axis,
 ``[K, D, B]``, so that a batch statistic is a sum over adjacent numbers.
@@ -24,16 +24,16 @@ ELEMENTWISE = (
     *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
     *(nn.LeakyReLU, nn.ReLU6, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid),
 )
-"""Activations that treat every number alone, whatever the axes."""
+"""Elementwise activations, which accept any shape."""
 
 
 def linear(layer: nn.Linear, state: State, x: Tensor) -> Tensor:
-    """Return ``W x + b`` for each member: ``[K, D, B]`` to ``[K, E, B]``."""
+    """Compute ``W x + b`` for each member: ``[K, D, B]`` to ``[K, E, B]``."""
     return affine(x, state["weight"], state.get("bias"))
 
 
 def batch_norm(layer: BatchNorm1d | nn.BatchNorm1d, state: State, x: Tensor) -> Tensor:
-    """Normalize each member's features, and let its running statistics follow, as the layer alone does."""
+    """Normalize each member's features, ``[K, D, B]``, and update its running statistics like the layer."""
     own = {name: tensor.unsqueeze(-1) for name, tensor in state.items()}
     one = x.new_ones(1, 1, 1)
     gamma, beta = own.get("weight", one), own.get("bias", one - 1)
@@ -53,7 +53,7 @@ def batch_norm(layer: BatchNorm1d | nn.BatchNorm1d, state: State, x: Tensor) -> 
 
 
 def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tensor] | None:
-    """Return the stacked form of a layer of exactly this type, if it has one; a subclass may compute anything."""
+    """Return the stacked form of a layer, or None; subclasses have none, since they may override forward."""
     if not calls_forward_alone(layer):
         return None
     if type(layer) is nn.Linear:
@@ -63,30 +63,30 @@ def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tenso
     return (lambda layer, state, x: layer(x)) if type(layer) in ELEMENTWISE else None
 
 
-def by_vmap(layer: nn.Module, state: State, x: Tensor, watch: HookedLayers | None) -> tuple[Tensor, State]:
-    """Run a layer's own code for each member, ``(K, B, …)`` to ``(K, B, …)``, and measure what is watched."""
-    # ``functional_call`` takes one name of tied tensors and gives the others the same.
+def run_vmapped(layer: nn.Module, state: State, x: Tensor, watch: HookedLayers | None) -> tuple[Tensor, State]:
+    """Run a layer under vmap, ``(K, B, …)`` to ``(K, B, …)``, and return outputs and measurements."""
+    # ``functional_call`` accepts one name of tied tensors, and replaces them under all names.
     unique = {id(tensor): name for name, tensor in reversed(state.items())}
     own = {name: state[name] for name in unique.values()} if len(unique) < len(state) else state
-    return vmap(partial(alone, layer, watch), randomness="different")(own, x)
+    return vmap(partial(run_member, layer, watch), randomness="different")(own, x)
 
 
-def alone(layer: nn.Module, watch: HookedLayers | None, state: State, x: Tensor) -> tuple[Tensor, State]:
-    """Run a layer's own code for one member, and measure what is watched."""
+def run_member(layer: nn.Module, watch: HookedLayers | None, state: State, x: Tensor) -> tuple[Tensor, State]:
+    """Run a layer for one member, and return outputs and measurements."""
     if watch is None:
         return functional_call(layer, state, (x,)), {}
     return watch.within(layer).observe(lambda: functional_call(layer, state, (x,)))
 
 
 def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers of nested sequences in the order of their calls, with their names; any other net is one.
+    """Yield names and layers of nested sequences in call order; any other net is a single layer.
 
-    A layer that stands in a sequence twice is yielded twice.
+    A layer that occurs in a sequence twice is yielded twice.
     """
     if type(net).forward is not nn.Sequential.forward or not calls_forward_alone(net):
         yield path, net
         return
-    # ``named_children`` leaves out a layer that it has named before.
+    # ``named_children`` omits repeated layers.
     for name, child in net._modules.items():
         if child is not None:
             yield from layers_of(child, f"{path}.{name}" if path else name)
@@ -95,21 +95,20 @@ def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]
 def forward(
     net: nn.Module, state: State, x: Tensor, watch: HookedLayers | None = None, *, by_layers: bool = True
 ) -> tuple[Tensor, State]:
-    """Return every member's outputs, and what there was to be measured on the way.
+    """Return every member's outputs, and the measurements of watched layers.
 
     Args:
         net: the architecture.
-        state: parameters and buffers under all of their names.
-        x: the inputs.
-        watch: what is measured.
-        by_layers: whether layers that have a stacked form take it; otherwise the whole net is vmapped.
+        state: parameters and buffers under all of their names, ``(K, …)`` each.
+        x: inputs, ``(K, B, …)``.
+        watch: the layers to measure, and the measurement.
+        by_layers: whether layers with a stacked form use it; otherwise the whole net is vmapped.
 
-    Shapes:
-        state: parameters and buffers by name, ``(K, …)`` each; x ``(K, B, …)``; returns ``(K, B, O)``, and
-        ``(K, …)`` for each layer watched.
+    Returns:
+        outputs, ``(K, B, O)``, and measurements, ``(K, …)`` for each watched layer.
     """
     if not by_layers:
-        return by_vmap(net, state, x, watch)
+        return run_vmapped(net, state, x, watch)
     features_first = False
     seen: State = {}
     names = {id(layer): name for name, layer in watch.layers.items()} if watch else {}
@@ -118,10 +117,10 @@ def forward(
         own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
         form = stacked_form(layer) if x.dim() == 3 else None
         if features_first != (form is not None):
-            # Contiguous, as a product with what is not may take twice as long.
+            # A product with a non-contiguous matrix may take twice as long.
             x, features_first = x.transpose(1, 2).contiguous(), form is not None
         if form is None:
-            x, within = by_vmap(layer, own, x, watch)
+            x, within = run_vmapped(layer, own, x, watch)
             seen |= within
             continue
         y = form(layer, own, x)

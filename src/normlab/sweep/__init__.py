@@ -1,1 +1,1 @@
-"""The runs of a sweep: grouped into populations, trained in this process or in worker processes, and timed."""
+"""Groups the runs of a sweep into populations, trains them in one or more processes, and times steps."""

@@ -1,7 +1,7 @@
-"""Times optimizer steps of the arms of a sweep, in turn and repeatedly in this process.
+"""Times optimizer steps of the arms of a sweep, interleaved in rounds in this process.
 
-The seconds of a training compare no arms: all members of a population share its time, and populations train one
-after the other. The entry is :func:`time_arms`.
+Training seconds cannot compare arms: members share the time of their population, and populations train one after
+the other. The entry is :func:`time_arms`.
 """
 
 import itertools
@@ -37,32 +37,32 @@ from normlab.training.stackability import footprint_of
 log = logging.getLogger("normlab")
 TIMING_ROUNDS = 20
 BLOCK_SECONDS = 0.05
-"""How long the steps of an arm take in one round, about."""
+"""Approximate time of an arm's block of steps in one round."""
 
-FEWEST, UNTIMED = 5, 2
-"""The fewest steps that are timed at once, and the steps before them, which refill the caches."""
+MIN_STEPS, WARMUP_STEPS = 5, 2
+"""Smallest number of steps in a block, and untimed steps before it, which fill the caches."""
 
-NAMED = 8
-"""How many arms are named in the log."""
+MAX_NAMED_ARMS = 8
+"""Largest number of arms in the log line."""
 
 
 def time_arms(folder: Path, rounds: int = TIMING_ROUNDS) -> None:
     """Time the steps of all arms below the folder of a sweep, and write ``timing.json`` into it.
 
     Raises:
-        ConfigError: for a run whose code or data have changed since it was trained.
-        KeyboardInterrupt: on Ctrl-C; nothing is written then.
+        ConfigError: if code or data of a run have changed since it was trained.
+        KeyboardInterrupt: on Ctrl-C; then nothing is written.
     """
     records = representatives(read_sweep(folder))
     if len(records) < 2:
-        log.info("timing: no two arms that finished differ in what a step costs, nothing to compare")
+        log.info("timing: nothing to compare, because no two finished arms differ in the cost of a step")
         return
     started, names = datetime.now(UTC).isoformat(timespec="seconds"), timed_arm_names(records)
     log.info("timing: %d arms in %d rounds, a second or more each", len(records), rounds)
     interrupts = Interrupts()
     with interrupts.recorded():
-        steppers = build(records, names, interrupts)
-        with room_for_compiled(steppers):
+        steppers = make_steppers(records, names, interrupts)
+        with raised_recompile_limit(steppers):
             for stepper in steppers:
                 stepper.prepare()
             timed = interleaved([stepper.seconds_per_step for stepper in steppers], rounds)
@@ -84,20 +84,23 @@ def time_arms(folder: Path, rounds: int = TIMING_ROUNDS) -> None:
 
 
 def interleaved(timers: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
-    """Call each timer once a round, in an order drawn for each round; return the values of each, by round."""
+    """Call each timer once per round, in random order; return the values of each timer by round.
+
+    The orders are the same in every call.
+    """
     generator = np.random.default_rng(0)
-    found: list[list[float]] = [[] for _ in timers]
+    values: list[list[float]] = [[] for _ in timers]
     for _ in range(rounds):
-        for place in generator.permutation(len(timers)):
-            found[place].append(timers[place]())
-    return found
+        for index in generator.permutation(len(timers)):
+            values[index].append(timers[index]())
+    return values
 
 
-def build(records: Sequence[Record], names: Sequence[str], interrupts: Interrupts) -> list["Stepper"]:
-    """Return a stepper for each run; runs with the same data share them in memory."""
+def make_steppers(records: Sequence[Record], names: Sequence[str], interrupts: Interrupts) -> list["Stepper"]:
+    """Make a stepper for each run; runs with equal data share one datamodule."""
     tune_malloc()
     datasets: dict[str, InMemoryData] = {}
-    found = []
+    steppers = []
     for record, name in zip(records, names, strict=True):
         result = record.result
         require_same_sources(record.folder, result, result.config)
@@ -106,16 +109,16 @@ def build(records: Sequence[Record], names: Sequence[str], interrupts: Interrupt
             key = json.dumps([result.config["data"], data_seed(config), str(precision_of(config))])
             if key not in datasets:
                 datasets[key] = make_data(config)
-            found.append(Stepper(config, datasets[key], interrupts))
-    return found
+            steppers.append(Stepper(config, datasets[key], interrupts))
+    return steppers
 
 
 @contextmanager
-def room_for_compiled(steppers: "Sequence[Stepper]") -> Iterator[None]:
-    """Context manager in which Dynamo keeps the compiled steps of all arms, and not 8 of them."""
+def raised_recompile_limit(steppers: "Sequence[Stepper]") -> Iterator[None]:
+    """Context manager that raises Dynamo's recompile limit, so that the steps of all arms stay compiled."""
     steps = [stepper.module.step for stepper in steppers if isinstance(stepper.module.step, Compiled)]
     if not steps:
-        yield  # Dynamo takes a second to import
+        yield  # importing Dynamo takes a second
         return
     limit = torch._dynamo.config.recompile_limit + sum(len(step.sizes) for step in steps)
     with torch._dynamo.config.patch(recompile_limit=limit):
@@ -123,7 +126,7 @@ def room_for_compiled(steppers: "Sequence[Stepper]") -> Iterator[None]:
 
 
 def timed_arm_names(records: Sequence[Record]) -> list[str]:
-    """Return a name for each arm: what was typed for it and not for all, but for seeds."""
+    """Return a name for each arm, made of the overrides in which arms differ, without seeds."""
     unnamed = ("seed", *HANDLING)
     typed = [
         {key: value for key, value in overrides(record.result).items() if key not in unnamed} for record in records
@@ -138,17 +141,17 @@ def timing_summary(names: Sequence[str], timed: Sequence[Sequence[float]]) -> st
     >>> timing_summary(["bn", "nobn"], [[4e-4, 5e-4, 3e-4], [2e-4] * 3])
     'bn 0.4 ms per step, nobn 0.2 ms'
     """
-    said = [f"{name} {1000 * median(seconds):.3g} ms" for name, seconds in zip(names, timed, strict=True)]
-    more = [f"and {len(said) - NAMED} more"] * (len(said) > NAMED)
-    return ", ".join([f"{said[0]} per step", *said[1:NAMED], *more])
+    parts = [f"{name} {1000 * median(seconds):.3g} ms" for name, seconds in zip(names, timed, strict=True)]
+    more = [f"and {len(parts) - MAX_NAMED_ARMS} more"] * (len(parts) > MAX_NAMED_ARMS)
+    return ", ".join([f"{parts[0]} per step", *parts[1:MAX_NAMED_ARMS], *more])
 
 
 class Stepper:
-    """Takes optimizer steps of one run as a training of this run alone does, without validation and probes.
+    """Takes the optimizer steps of a single run, without validation and probes.
 
     Attributes:
-        threads: how many a step is computed on.
-        steps: how many are timed at once, found by :meth:`prepare`.
+        threads: number of torch threads.
+        steps: number of steps in a timed block, set by :meth:`prepare`.
     """
 
     def __init__(self, config: DictConfig, data: InMemoryData, interrupts: Interrupts) -> None:
@@ -163,38 +166,38 @@ class Stepper:
         self.module.on_fit_start()
         self.interrupts = interrupts
         self.threads: int = config.trainer.threads or threads_for(footprint_of(config), 1)
-        self.steps = FEWEST
+        self.steps = MIN_STEPS
         self.steps_per_epoch = len(batch_sizes(data.train, data.batch_size))
-        self.minibatches = self.endless()
+        self.minibatches = self.endless_minibatches()
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the steps are taken by compiled code."""
+        """True if the steps are compiled."""
         return isinstance(self.module.step, Compiled) and bool(self.module.step.sizes)
 
-    def endless(self) -> Iterator[Split]:
-        """Yield the minibatches of the training split, epoch after epoch in the order of the run's seed."""
+    def endless_minibatches(self) -> Iterator[Split]:
+        """Yield minibatches of the training split forever, in the epoch orders of the run's seed."""
         split = self.module.training_split()
         for epoch in itertools.count():
             yield from self.module.data.minibatches(split, self.module.seeds, epoch)
 
     def prepare(self) -> None:
-        """Take steps with each size of minibatch, and find how many make a block: whole epochs if it holds one."""
+        """Take steps with each batch size, and set the block length: whole epochs if it holds at least one."""
         epoch = list(itertools.islice(self.minibatches, self.steps_per_epoch))
         of_each_size = {x.shape[1]: (x, y) for x, y in epoch}
-        self.seconds([minibatch for minibatch in of_each_size.values() for _ in range(FEWEST)])
+        self.seconds([minibatch for minibatch in of_each_size.values() for _ in range(MIN_STEPS)])
         while (seconds := self.steps * self.seconds_per_step()) < BLOCK_SECONDS / 2:
             self.steps *= 2
-        fitting = max(FEWEST, round(self.steps * BLOCK_SECONDS / seconds))
+        fitting = max(MIN_STEPS, round(self.steps * BLOCK_SECONDS / seconds))
         self.steps = fitting // self.steps_per_epoch * self.steps_per_epoch or fitting
 
     def seconds_per_step(self) -> float:
-        """Return the seconds of a step, the mean over a block."""
-        self.seconds(itertools.islice(self.minibatches, UNTIMED))
+        """Return the seconds per step, averaged over a block."""
+        self.seconds(itertools.islice(self.minibatches, WARMUP_STEPS))
         return self.seconds(itertools.islice(self.minibatches, self.steps)) / self.steps
 
     def seconds(self, minibatches: Iterable[Split]) -> float:
-        """Return the seconds that a step with each minibatch takes, slicing the minibatches included."""
+        """Return the total seconds of a step on each minibatch, including the slicing of minibatches."""
         with threads(self.threads), self.trainer.precision_plugin.train_step_context():
             self.synchronize()
             started = time.perf_counter()
@@ -205,6 +208,6 @@ class Stepper:
             return time.perf_counter() - started
 
     def synchronize(self) -> None:
-        """Wait until the device has computed what it was given."""
+        """Wait for the device to finish all queued work."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)

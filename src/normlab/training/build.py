@@ -1,4 +1,4 @@
-"""From a configuration to the objects that train."""
+"""Builds datamodule, LightningModule, Trainer and probes from the configurations of runs."""
 
 import inspect
 import json
@@ -28,15 +28,15 @@ from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Probe
 from normlab.training.population_module import PopulationModule
 
-# That there is no GPU, and what else could be installed, is not what a person asked.
+# Hide Lightning's hints about unused GPUs and optional packages.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
 def make(node: DictConfig, **arguments: Any) -> Any:
-    """Instantiate a ``_target_``; what it refuses is refused in its own words.
+    """Instantiate a ``_target_``.
 
     Raises:
-        ConfigError: for a ValueError or TypeError of the target.
+        ConfigError: with the first line of the message, if the target raises ValueError or TypeError.
     """
     try:
         return instantiate(node, **arguments)
@@ -48,9 +48,12 @@ def make(node: DictConfig, **arguments: Any) -> Any:
 
 
 def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
-    """Return the datamodule of a run or a population, its splits made in the precision of the training.
+    """Return the datamodule of a run or a population, with splits in the training precision.
 
-    Meanwhile the global generators begin from the seed of each member's data.
+    The global generators are seeded with each member's data seed while its data are drawn and split.
+
+    Raises:
+        ConfigError: if the dataset cannot be made.
     """
     seeds = [data_seed(member) for member in (config, *others)]
     dataset = make(config.data)
@@ -67,17 +70,19 @@ def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
 
 
 class DataTraits(NamedTuple):
-    """Whether a dataset's samples are drawn from its seed, and whether its targets are classes."""
+    """Traits of a dataset.
+
+    Attributes:
+        generated: whether its samples are drawn from its seed.
+        classes: whether its targets are class indices.
+    """
 
     generated: bool = False
     classes: bool = False
 
 
 def data_traits(data: DictConfig) -> DataTraits:
-    """Return the traits of a dataset, both False for one that cannot be built.
-
-    The dry run of the training tells why a dataset cannot be built.
-    """
+    """Return the traits of a dataset, both False if it cannot be built; the dry run reports the reason."""
     plain = OmegaConf.to_container(data, resolve=True)
     assert isinstance(plain, dict)
     return _data_traits(json.dumps({key: value for key, value in plain.items() if key != "seed"}, sort_keys=True))
@@ -85,7 +90,6 @@ def data_traits(data: DictConfig) -> DataTraits:
 
 @lru_cache(maxsize=32)
 def _data_traits(data: str) -> DataTraits:
-    """Build a dataset, and return its traits."""
     try:
         dataset: InMemoryData = make(OmegaConf.create(json.loads(data)))
         return DataTraits(dataset.generated, dataset.whole_table().is_classification)
@@ -94,27 +98,27 @@ def _data_traits(data: str) -> DataTraits:
 
 
 def data_seed(config: DictConfig) -> int:
-    """Return the seed that a run's data are drawn and split with.
+    """Return the seed for drawing and splitting the data of a run.
 
-    With ``replicate=data`` it follows from ``data.seed`` and ``seed``, so that each replicate has samples of its
-    own; with ``replicate=seed`` it is ``data.seed``.
+    With ``replicate=data`` it is derived from ``data.seed`` and ``seed``, so that replicates have different
+    samples or splits; with ``replicate=seed`` it is ``data.seed``.
     """
     seed: int = config.data.get("seed", DEFAULT_DATA_SEED)
     return derive_seed(seed, "replicate", config.seed) if config.get("replicate") == "data" else seed
 
 
 def net_maker(config: DictConfig, data: InMemoryData) -> Callable[[], nn.Module]:
-    """Return a function that makes a net for this data, with the model's parts in the slots of the net.
+    """Return a function that makes a net for this data, with the normalizers and weight maps of the model.
 
-    A layer with an attribute ``total_steps`` that is None is told how many steps the training will have.
+    The number of optimizer steps of the training is assigned to every layer whose ``total_steps`` is None.
 
     Raises:
-        ConfigError: if the model has a part that this net has no slot for, and none that stands for it.
+        ConfigError: if the net takes neither of the model's normalizers, or no weight parametrization.
     """
-    slots = inspect.signature(get_object(config.net._target_)).parameters
+    accepted = inspect.signature(get_object(config.net._target_)).parameters
     parts = {name: node for name, node in config.model.items() if node is not None}
-    require_slots(config.net._target_, slots, parts)
-    makers = {name: make(node) for name, node in parts.items() if name in slots}
+    require_model_arguments(config.net._target_, accepted, parts)
+    makers = {name: make(node) for name, node in parts.items() if name in accepted}
     make_net = make(config.net)
     table = data.parts[0]
     total_steps = config.trainer.max_epochs * len(batch_sizes(len(table), data.batch_size))
@@ -129,28 +133,34 @@ def net_maker(config: DictConfig, data: InMemoryData) -> Callable[[], nn.Module]
     return net
 
 
-def require_slots(net: str, slots: Container[str], parts: Container[str]) -> None:
-    """Refuse a model whose normalizer, or whose change of the weights, has no place in a net."""
+def require_model_arguments(net: str, accepted: Container[str], parts: Container[str]) -> None:
+    """Raise ConfigError if the net takes no argument for the model's normalizer or weight parametrization.
+
+    Args:
+        net: its ``_target_``, for the message.
+        accepted: names of the net's arguments.
+        parts: names of the model's entries that are not None.
+    """
     kinds = {"norm": "rows of features", "norm2d": "images"}
-    given, taken = ([kind for kind in kinds if kind in names] for names in (parts, slots))
-    if given and not any(kind in taken for kind in given):
-        has = f"a normalizer for {kinds[given[0]]} alone, model.{given[0]}"
-        takes = f"one for {kinds[taken[0]]}, model.{taken[0]}" if taken else "none"
+    configured, usable = ([kind for kind in kinds if kind in names] for names in (parts, accepted))
+    if configured and not any(kind in usable for kind in configured):
+        has = f"a normalizer for {kinds[configured[0]]} alone, model.{configured[0]}"
+        takes = f"one for {kinds[usable[0]]}, model.{usable[0]}" if usable else "none"
         raise ConfigError(f"model: there is {has}, but {net} takes {takes}; choose another net or model")
-    if "weight" in parts and "weight" not in slots:
-        raise ConfigError(f"model: there is a model.weight, but {net} has no place for it; choose another net")
+    if "weight" in parts and "weight" not in accepted:
+        raise ConfigError(f"model.weight: {net} takes no weight parametrization; choose another net or model")
 
 
 def make_task(data: InMemoryData, loss: str | None) -> Task:
-    """Return the task of the targets, with their own loss or the squared error summed over the outputs."""
+    """Return classification or regression, as the targets are; ``loss`` is None or ``"squared_error"``."""
     squared = loss == "squared_error"
     return Classification(squared) if data.parts[0].is_classification else Regression(squared)
 
 
-def differing_arguments(nodes: Sequence[DictConfig]) -> dict[str, list]:
-    """Return the arguments in which the members' nodes differ, each as the members' values in order.
+def per_member_arguments(nodes: Sequence[DictConfig]) -> dict[str, list]:
+    """Return the arguments that differ between members, each as a list of the members' values.
 
-    Of an argument that is a list of numbers, each entry becomes the members' values.
+    An argument that is a list, such as ``betas``, becomes a list with the members' values of each entry.
     """
     differing = {}
     for key in map(str, nodes[0]):
@@ -162,30 +172,30 @@ def differing_arguments(nodes: Sequence[DictConfig]) -> dict[str, list]:
 
 
 def is_stacked(node: Mapping[Any, Any], base: type) -> bool:
-    """Return whether a ``_target_`` is one of our classes that hold a number for each member."""
+    """Return True if the node's ``_target_`` is a subclass of ``base``, with one number for each member."""
     target = get_object(node["_target_"]) if node.get("_target_") else None
     return inspect.isclass(target) and issubclass(target, base)
 
 
 def optimizer_maker(nodes: Sequence[DictConfig]) -> Callable[..., torch.optim.Optimizer]:
-    """Return a function that makes the optimizer: ours for K members, or any other for a run alone."""
+    """Return a function that makes the optimizer from parameters and K; a foreign optimizer ignores K."""
     partial = make(nodes[0])
     if is_stacked(nodes[0], StackedOptimizer):
-        numbers = differing_arguments(nodes)
+        numbers = per_member_arguments(nodes)
         return lambda parameters, members: partial(parameters, members=members, **numbers)
     return lambda parameters, members: partial(parameters)
 
 
 def scheduler_maker(nodes: Sequence[DictConfig]) -> Callable[..., Scheduler] | None:
-    """Return a function that makes the scheduler, None without one."""
+    """Return a function that makes the scheduler from an optimizer and K; None if none is configured."""
     if not nodes[0].get("_target_"):
         return None
-    partial, numbers = make(nodes[0]), differing_arguments(nodes)
+    partial, numbers = make(nodes[0]), per_member_arguments(nodes)
     return lambda optimizer, members: partial(optimizer, members=members, **numbers)
 
 
 def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> PopulationModule:
-    """Return the LightningModule for a population, a member for each configuration.
+    """Return the LightningModule of a population, with one member per configuration.
 
     The configurations may differ in their seeds and in the numbers of a stacked optimizer and its schedule.
     """
@@ -207,13 +217,13 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> Population
 
 
 def make_clipping(trainer: DictConfig) -> Clipping | None:
-    """Return how gradients are clipped, None if they are not."""
+    """Return the gradient clipping of a Trainer configuration, None if gradients are not clipped."""
     limit = trainer.get("gradient_clip_val")
     return None if limit is None else Clipping(limit, trainer.get("gradient_clip_algorithm", "norm"))
 
 
 def make_probes(config: DictConfig) -> dict[str, Probe | Graph]:
-    """Return the probes by name; what one of them refuses is said with its place in the configuration."""
+    """Return the probes by name; errors are prefixed with the key of the probe."""
     probes = {}
     for name, node in config.probes.items():
         try:
@@ -224,26 +234,26 @@ def make_probes(config: DictConfig) -> dict[str, Probe | Graph]:
 
 
 def precision_of(config: DictConfig) -> torch.dtype:
-    """Return the precision that parameters and data are trained in."""
+    """Return the dtype of parameters and data: float64 for ``trainer.precision=64-true``, else float32."""
     return torch.float64 if config.trainer.precision.startswith("64") else torch.float32
 
 
 def make_extra(config: DictConfig) -> tuple[list[pl.Callback], list[Logger]]:
-    """Return the further callbacks and loggers of Lightning's that the configuration names."""
+    """Return the Lightning callbacks and loggers of ``callbacks.extra`` and ``logger.extra``."""
     callbacks = [make(callback) for callback in config.callbacks.extra.values()]
     return callbacks, [make(logger) for logger in config.logger.extra.values()]
 
 
 def make_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: str | None = None) -> pl.Trainer:
-    """Return the Trainer, with Lightning's own checkpoints, bars and summaries switched off.
+    """Return the Trainer, without Lightning's default checkpoints, progress bar and model summary.
 
     Args:
         config: of the run.
-        callbacks: ours; those of ``callbacks.extra`` come after them.
+        callbacks: called before those of ``callbacks.extra``.
         folder: the default folder of Lightning's callbacks and loggers.
     """
-    ours = ("gradient_clip_val", "gradient_clip_algorithm", "threads", "compile")
-    node = {key: value for key, value in config.trainer.items() if key not in ours}
+    handled_here = ("gradient_clip_val", "gradient_clip_algorithm", "threads", "compile")
+    node = {key: value for key, value in config.trainer.items() if key not in handled_here}
     node.setdefault("default_root_dir", folder)
     extra, loggers = make_extra(config)
     return make(

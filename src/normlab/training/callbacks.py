@@ -1,6 +1,6 @@
-"""What watches a population while it trains: stopping, keeping the best, taking down curves, the progress.
+"""Callbacks of a population: early stopping, best state, curves, final metrics, progress bar.
 
-Lightning's own know one run. Each of these decides for every member apart; K is the number of members.
+Lightning's callbacks handle a single run; these decide for each member separately. K is the number of members.
 """
 
 import time
@@ -22,7 +22,8 @@ from normlab.stats.outcomes import final_mean
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 
-IN_EVALUATION = ("val/", "test/", "train_eval/")
+EVALUATION = ("val/", "test/", "train_eval/")
+"""Prefixes of metrics measured in evaluation mode."""
 
 
 class Timer:
@@ -37,7 +38,7 @@ class Timer:
         self.started = time.monotonic()
 
     def __call__(self) -> bool:
-        """Return whether the interval has passed, and start the next one if it has."""
+        """Return True if the interval has passed, and then start the next one."""
         now = time.monotonic()
         passed = now - self.started > self.seconds
         self.started = now if passed else self.started
@@ -45,7 +46,7 @@ class Timer:
 
 
 def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.0) -> Tensor:
-    """Return which members' metric is better than their best by more than ``min_delta``; never one that is NaN."""
+    """Return a mask ``(K,)`` of metrics that beat the best by more than ``min_delta``; NaN never does."""
     return metric < best - min_delta if direction == "min" else metric > best + min_delta
 
 
@@ -59,7 +60,7 @@ class EarlyStopping(pl.Callback):
         self.waited = torch.zeros(members, dtype=torch.long)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        """Stop the members that have waited long enough."""
+        """Deactivate members without an improvement in the last ``patience`` validations."""
         if self.monitor not in pl_module.metrics:
             return
         metric = pl_module.metrics[self.monitor].cpu()
@@ -73,8 +74,8 @@ class BestState(pl.Callback):
     """Keeps each member's parameters and buffers at the epoch where its metric was best.
 
     Attributes:
-        value, epoch, step: where that was, ``(K,)`` each; epoch is 0 for a member that never had a finite metric,
-            whose state is its initial one.
+        value, epoch, step: best metric, its epoch and its optimizer step, ``(K,)`` each; epoch is 0 for a member
+            that never had a finite metric, whose state is its initial one.
         metrics: all metrics of that epoch, ``(K,)`` each.
         state: the parameters and buffers, ``(K, …)`` each.
     """
@@ -87,24 +88,24 @@ class BestState(pl.Callback):
         self.state = copy_of(population)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        """Begin with the initial state, which is on the device and in the precision of the training by now."""
+        """Copy the initial state once it is on the training device and in the training precision."""
         self.state = copy_of(pl_module.population)
 
-    def moment(self, k: int) -> EpochMetrics | None:
-        """Return where member k's metric was best."""
+    def epoch_metrics(self, k: int) -> EpochMetrics | None:
+        """Return epoch, step and metrics of member k's best epoch; None without a finite metric."""
         if self.epoch[k] == 0:
             return None
         metrics = {name: values[k].item() for name, values in self.metrics.items()}
         return EpochMetrics(int(self.epoch[k]), int(self.step[k]), metrics)
 
     def revise(self, population: Population, metrics: dict[str, Tensor]) -> None:
-        """Put a state and metrics of the same epochs in the place of those kept."""
+        """Replace state and metrics after re-estimating statistics; epochs and steps stay."""
         self.state = copy_of(population)
         self.metrics |= {name: values.detach().clone() for name, values in metrics.items()}
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        """Keep the members that are better than ever."""
+        """Copy state and metrics of members that improved."""
         if self.monitor not in pl_module.metrics:
             return
         metric = pl_module.metrics[self.monitor].cpu()
@@ -122,7 +123,7 @@ class BestState(pl.Callback):
 
 
 class CurveRecorder(pl.Callback):
-    """Takes down every epoch's metrics of every member, and writes them to the run folders now and then."""
+    """Records each member's metrics of every epoch, and writes them every ``flush_seconds``."""
 
     def __init__(self, folders: Sequence[Path], events: Sequence[EventFile], flush_seconds: float) -> None:
         self.folders, self.events = folders, events
@@ -131,7 +132,7 @@ class CurveRecorder(pl.Callback):
         self.last: list[Point | None] = [None] * len(folders)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        """Take down the epoch's metrics of the members that trained in it."""
+        """Record the epoch's metrics of the members that still train."""
         now, names = time.time(), list(pl_module.metrics)
         rows = torch.stack([m.double().cpu() for m in pl_module.metrics.values()], dim=1).tolist()
         epochs, steps = pl_module.epochs.tolist(), pl_module.steps.tolist()
@@ -141,20 +142,20 @@ class CurveRecorder(pl.Callback):
         if self.flush_due():
             self.flush()
 
-    def moment(self, k: int) -> EpochMetrics | None:
-        """Return the last epoch that was taken down of member k."""
+    def epoch_metrics(self, k: int) -> EpochMetrics | None:
+        """Return epoch, step and metrics of the last epoch recorded for member k, or None."""
         point = self.last[k]
         return EpochMetrics(point.epoch, point.step, point.metrics) if point else None
 
     def revise(self, metrics: dict[str, Tensor]) -> None:
-        """Put other metrics into each member's last epoch, which stays in the curves as it was."""
+        """Replace metrics of each member's last epoch; the recorded curves keep the old values."""
         for k, point in enumerate(self.last):
             if point is not None:
                 revised = {name: values[k].item() for name, values in metrics.items()}
                 self.last[k] = replace(point, metrics=point.metrics | revised)
 
     def flush(self) -> None:
-        """Write what has been taken down."""
+        """Append the recorded points to the curve and event files."""
         for folder, points in zip(self.folders, self.points, strict=True):
             curves.append_curves(folder, points)
         for file, points in zip(self.events, self.points, strict=bool(self.events)):
@@ -164,35 +165,40 @@ class CurveRecorder(pl.Callback):
 
 
 class FinalMetrics(pl.Callback):
-    """Keeps each epoch's metrics in evaluation mode, for their means over the last tenth of a run's epochs."""
+    """Records metrics in evaluation mode, and averages them over the last tenth of a run's epochs."""
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, Tensor]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        """Keep the epoch's metrics in evaluation mode, on whichever splits they were measured."""
-        found = pl_module.metrics | pl_module.held_out_metrics
-        self.epochs.append({name: found[name].double().cpu() for name in found if name.startswith(IN_EVALUATION)})
+        """Record the epoch's metrics in evaluation mode, on the splits measured in this epoch."""
+        metrics = pl_module.metrics | pl_module.held_out_metrics
+        measured = {name: value.double().cpu() for name, value in metrics.items() if name.startswith(EVALUATION)}
+        self.epochs.append(measured)
 
     def means(self, epochs: Tensor) -> dict[str, np.ndarray]:
-        """Return each metric's mean over the last tenth of the epochs that each member trained, ``(K,)``."""
+        """Return each metric's mean over the last tenth of a member's own epochs, ``(K,)`` by name.
+
+        Args:
+            epochs: number of epochs that each member trained, ``(K,)``.
+        """
         names = dict.fromkeys(name for metrics in self.epochs for name in metrics)
         own = epochs.clamp(1, max(1, len(self.epochs))).numpy()
         unknown = torch.full((len(epochs),), torch.nan, dtype=torch.float64)
         return {
-            name: final_mean(torch.stack([of.get(name, unknown) for of in self.epochs], dim=1).numpy(), own)
+            name: final_mean(torch.stack([e.get(name, unknown) for e in self.epochs], dim=1).numpy(), own)
             for name in names
         }
 
 
 class ProgressCallback(pl.Callback):
-    """Moves the progress bar on by an epoch of every member."""
+    """Advances the progress bar by one epoch of every member."""
 
     def __init__(self, progress: Progress, monitor: str) -> None:
         self.progress, self.monitor = progress, monitor
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        """Move on, and show the median over members of the metric."""
+        """Advance the bar, and show the metric's median over members."""
         metric = pl_module.metrics.get(self.monitor)
-        words = "" if metric is None else f"{self.monitor}={metric.median():.4g}"
-        self.progress.advance(pl_module.population.members, words)
+        status = "" if metric is None else f"{self.monitor}={metric.median():.4g}"
+        self.progress.advance(pl_module.population.members, status)

@@ -1,4 +1,4 @@
-"""A dry run: a configuration that cannot be trained is refused before anything trains."""
+"""Checks by a dry run that a configuration can be trained; the entry is :func:`dry_run_once`."""
 
 import inspect
 import json
@@ -39,51 +39,54 @@ from normlab.training.session import TrainingSession
 from normlab.training.stackability import population_key_of_values
 
 NEVER = 10**12
-"""So many steps that a probe which looks every so often looks at the first step alone."""
+"""An interval in steps that makes a probe measure at the first step only."""
 
 
 def dry_run_once(config: DictConfig) -> list[str]:
-    """Refuse a configuration that cannot be trained.
+    """Check that a configuration can be trained, once per population key.
 
-    The numbers of the optimizer and its schedule are tried for each configuration. All else is tried once for the
-    runs that could share a population: minibatches of each size pass through the net, and a training of a few
-    samples takes a step with each size, validates, tests and probes.
+    Optimizer and scheduler are constructed for each configuration. Everything else is checked once for all runs
+    that could share a population: minibatches of each size pass through the net, and a training on a few samples
+    takes a step with each size, validates, tests and probes.
 
     Returns:
-        What a person should know about the data and the layers.
+        Warnings about the data, the layers and the metric.
 
     Raises:
-        ConfigError: the reason, in one line.
+        ConfigError: if the configuration cannot be trained, with the reason in one line.
     """
     check(config)
     values = plain(config)
-    try_optimizer(json.dumps({name: values[name] for name in ("optimizer", "scheduler")}))
-    shape = population_key_of_values(values)
-    if shape not in _notices:
-        with silenced():
-            _notices[shape] = dry_run(OmegaConf.create(values))
-    return _notices[shape]
+    check_optimizer(json.dumps({name: values[name] for name in ("optimizer", "scheduler")}))
+    key = population_key_of_values(values)
+    if key not in _warnings:
+        with hide_warnings():
+            _warnings[key] = dry_run(OmegaConf.create(values))
+    return _warnings[key]
 
 
-_notices: dict[str, list[str]] = {}
+_warnings: dict[str, list[str]] = {}
 
 
 @lru_cache(maxsize=4096)
-def try_optimizer(text: str) -> None:
-    """Make the optimizer and its schedule for a parameter of its own.
+def check_optimizer(text: str) -> None:
+    """Construct the optimizer and the scheduler for a dummy parameter.
+
+    Args:
+        text: the optimizer and scheduler nodes as JSON, so that equal ones are checked once.
 
     Raises:
-        ConfigError: what they refuse, or that the optimizer needs a closure.
+        ConfigError: if construction fails, or if the optimizer's step needs a closure.
     """
     config = OmegaConf.create(json.loads(text))
     try:
-        made = optimizer_maker([config.optimizer])([nn.Parameter(torch.zeros(2, 2))], 1)
+        optimizer = optimizer_maker([config.optimizer])([nn.Parameter(torch.zeros(2, 2))], 1)
         make_scheduler = scheduler_maker([config.scheduler])
         if make_scheduler is not None:
-            make_scheduler(made, 1)
+            make_scheduler(optimizer, 1)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"optimizer or scheduler: {first_line(error)}") from error
-    closure = inspect.signature(type(made).step).parameters.get("closure")
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     optional = closure is None or closure.default is not inspect.Parameter.empty
     require(optional, "optimizer._target_", "an optimizer whose step needs no closure", config.optimizer._target_)
 
@@ -92,87 +95,88 @@ def dry_run(config: DictConfig) -> list[str]:
     """Pass minibatches through the net, then train on a few samples in a temporary folder.
 
     Returns:
-        What a person should know about the data and the layers.
+        Warnings about the data, the layers and the metric.
     """
     data = make_data(config)
     make_extra(config)
     sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(shortened(config), Path(folder) / "run", "dry run", {}, [])
-        training = TrainingSession([run], NoProgress(), data=few_of(data, sum(sizes)))
-        module = training.module.to(precision_of(config))
-        try_layers(module, data, sizes)
+        run = Run(dry_run_config(config), Path(folder) / "run", "dry run", {}, [])
+        session = TrainingSession([run], NoProgress(), data=first_samples(data, sum(sizes)))
+        module = session.module.to(precision_of(config))
+        check_layers(module, data, sizes)
         for name, probe in make_probes(config).items():
             with naming(f"probes.{name}"):
                 probe.check(module.population.net)
-        name_parts(module)
+        prefix_errors(module)
         with naming("dry run"):
-            (result,) = training.results()
+            (result,) = session.run()
     require_metrics(config, result)
-    return [*data.notices, *notices_of_layers(module.population.net, sizes), *notices_of_metrics(config, result)]
+    return [*data.notices, *layer_warnings(module.population.net, sizes), *metric_warnings(config, result)]
 
 
-def try_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int]) -> None:
+def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int]) -> None:
     """Pass a minibatch of each size through the net, in training and in evaluation mode.
 
     Raises:
-        ConfigError: which layer cannot take it, or that the outputs have another shape than the targets need.
+        ConfigError: if a layer fails, named by path and class; if the outputs do not fit the targets; or if the
+            targets are neither classes nor floating-point numbers.
     """
     table = data.parts[0]
-    numbers = table.is_classification or table.y.is_floating_point()
-    require(numbers, "data: the targets", "classes, or numbers of floating point", table.y.dtype)
-    with innermost(module.population.net) as where:
+    supported = table.is_classification or table.y.is_floating_point()
+    require(supported, "data: the targets", "class indices or floating-point numbers", table.y.dtype)
+    with track_innermost_layer(module.population.net) as where:
         for size in sizes:
             x, _ = module.cast((table.x[None, :size], table.y[None, :size]))
             try:
                 outputs = module(x)
-                with module.eval().evaluating(), torch.no_grad():
+                with module.eval().evaluation.context(), torch.no_grad():
                     module(x)
                 module.train()
             except Exception as error:
                 key = f"data.batch_size={size}: " if size == 1 else ""
                 raise ConfigError(f"{key}{where()} cannot take a batch of {size}: {first_line(error)}") from error
-            require_outputs(outputs, (size, table.out_features))
+            require_output_shape(outputs, (size, table.out_features))
 
 
-def require_outputs(outputs: Any, expected: tuple[int, int]) -> None:
-    """Refuse outputs of another shape: a loss would broadcast them against the targets."""
+def require_output_shape(outputs: Any, expected: tuple[int, int]) -> None:
+    """Raise ConfigError unless outputs have the expected shape; the loss would broadcast others silently."""
     is_tensor = isinstance(outputs, Tensor)
     shape = tuple(outputs.shape[1:]) if is_tensor else type(outputs).__name__
-    hint = ", which .unsqueeze(1) makes of it" if shape == expected[:1] else ""
+    hint = " (add .unsqueeze(1))" if shape == expected[:1] else ""
     require(shape == expected, "net: the outputs", f"of shape {expected}{hint}", shape)
 
 
-def few_of(data: InMemoryData, samples: int) -> InMemoryData:
-    """Return the data with as many training samples as make one minibatch of each size."""
+def first_samples(data: InMemoryData, samples: int) -> InMemoryData:
+    """Return the data with only the first ``samples`` rows of the training split."""
     few = data.with_seed(data.seed)
     train, *rest = data.parts
     few.train, few._parts = samples, (train.at(torch.arange(samples)), *rest)
     return few
 
 
-def shortened(config: DictConfig) -> DictConfig:
-    """Return a configuration of one epoch, in which each probe looks once, without ``extra``."""
+def dry_run_config(config: DictConfig) -> DictConfig:
+    """Return a copy of the configuration with one epoch, one measurement per probe, and no ``extra``."""
     short = deepcopy(config)
     OmegaConf.set_struct(short, False)
     short.trainer.update({"max_epochs": 1, "check_val_every_n_epoch": 1, "fast_dev_run": False, "compile": False})
     short.callbacks.extra, short.logger.extra = {}, {}
-    made = make_probes(config)
+    probes = make_probes(config)
     for name, node in short.probes.items():
-        if isinstance(made[str(name)], Probe):
+        if isinstance(probes[str(name)], Probe):
             node.update({"at_start": False, "at_end": False, "every_n_epochs": None, "every_n_steps": NEVER})
     return short
 
 
-def name_parts(module: PopulationModule) -> None:
-    """Prefix errors of the loss and of an optimizer step with their keys."""
+def prefix_errors(module: PopulationModule) -> None:
+    """Prefix errors raised by the loss and by the optimizer's step with ``loss`` or ``optimizer``."""
 
     def named(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def calling(*arguments: Any, **keywords: Any) -> Any:
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
             with naming(key):
                 return call(*arguments, **keywords)
 
-        return calling
+        return wrapped
 
     make = module.make_optimizer
 
@@ -186,21 +190,21 @@ def name_parts(module: PopulationModule) -> None:
 
 
 class NoProgress(Progress):
-    """The progress of a dry run, which nobody sees."""
+    """Shows no progress and logs no warnings, for dry runs."""
 
     def __init__(self) -> None:
-        self.said = set()
+        self.warned = set()
 
-    def advance(self, epochs: int, words: str = "") -> None:
+    def advance(self, epochs: int, status: str = "") -> None:
         """Show nothing."""
 
-    def tell(self, notice: str) -> None:
-        """Say nothing: the training will."""
+    def warn_once(self, notice: str) -> None:
+        """Log nothing, since the training logs the same warning."""
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
-    """Hide log lines and warnings of a dry run: the training gives them again."""
+def hide_warnings() -> Iterator[None]:
+    """Context manager that hides log lines and warnings, which the training repeats."""
     log, level = logging.getLogger("normlab"), logging.getLogger("normlab").level
     log.setLevel(logging.CRITICAL + 1)
     try:
@@ -212,8 +216,8 @@ def silenced() -> Iterator[None]:
 
 
 @contextmanager
-def innermost(net: nn.Module) -> Iterator[Callable[[], str]]:
-    """Know the layer that was entered last, by name and class: where an error came from."""
+def track_innermost_layer(net: nn.Module) -> Iterator[Callable[[], str]]:
+    """Context manager that yields a function returning name and class of the layer entered last."""
     entered = [("net", net)]
     handles = [
         layer.register_forward_pre_hook(lambda layer, _, name=name: entered.append((name, layer)))
@@ -226,30 +230,30 @@ def innermost(net: nn.Module) -> Iterator[Callable[[], str]]:
             handle.remove()
 
 
-def notices_of_layers(net: nn.Module, sizes: Iterable[int]) -> list[str]:
-    """Return the warnings of layers with a method ``notices`` about minibatches of these sizes, each once."""
+def layer_warnings(net: nn.Module, sizes: Iterable[int]) -> list[str]:
+    """Return distinct warnings of the layers' ``notices`` methods about minibatches of these sizes."""
     layers: list[Any] = [layer for layer in net.modules() if hasattr(layer, "notices")]
     return list(dict.fromkeys(notice for size in sizes for layer in layers for notice in layer.notices(size)))
 
 
-def notices_of_metrics(config: DictConfig, result: Result) -> list[str]:
-    """Return a line where the metric that runs are judged by is no number after the first steps."""
+def metric_warnings(config: DictConfig, result: Result) -> list[str]:
+    """Return a warning if the optimized metric is NaN although the training loss is not."""
     metric = config.optimized_metric
     metrics = result.last.metrics if result.last else {}
     if not math.isnan(metrics.get(metric, 0.0)) or math.isnan(metrics.get("train/loss", math.nan)):
         return []
-    return [f"{metric} is not a number after the first epoch of a dry run; a run without one has no best epoch"]
+    return [f"{metric} is NaN after the first epoch of the dry run; a run with only NaN has no best epoch"]
 
 
 def require_metrics(config: DictConfig, result: Result) -> None:
-    """Refuse to judge a run by a metric that it never has."""
-    there = result.last.metrics if result.last else {}
-    known = [name for name in there if name.startswith(("train/", "val/")) and name != "train/lr"]
+    """Raise ConfigError if a run never has the optimized metric or the metric of early stopping."""
+    measured = result.last.metrics if result.last else {}
+    known = [name for name in measured if name.startswith(("train/", "val/")) and name != "train/lr"]
     stopping = config.callbacks.early_stopping
-    judges = {"optimized_metric": config.optimized_metric}
-    judges |= {"callbacks.early_stopping.monitor": stopping.monitor} if stopping else {}
-    for key, metric in judges.items():
+    monitored = {"optimized_metric": config.optimized_metric}
+    monitored |= {"callbacks.early_stopping.monitor": stopping.monitor} if stopping else {}
+    for key, metric in monitored.items():
         require(metric in known, key, f"one of {', '.join(known)} with this data", metric)
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
-    seen = epochs == 0 or every <= epochs or config.optimized_metric.startswith("train/")
-    require(seen, "trainer.check_val_every_n_epoch", f"at most the {epochs} epochs", every)
+    validated = epochs == 0 or every <= epochs or config.optimized_metric.startswith("train/")
+    require(validated, "trainer.check_val_every_n_epoch", f"at most trainer.max_epochs={epochs}", every)

@@ -1,4 +1,4 @@
-"""ProbeCallback runs the probes during training, and writes their measurements.
+"""Runs probes during a training and writes their measurements; the entry is :class:`ProbeCallback`.
 
 K is the number of members.
 """
@@ -35,10 +35,12 @@ log = logging.getLogger("normlab")
 
 @dataclass(frozen=True)
 class ProbedStep:
-    """An optimizer step: parameters and buffers before and after it, ``(K, …)`` each, and its minibatch.
+    """An optimizer step, with the state before and after it.
 
     Attributes:
-        preconditioning: the optimizer's before the step, if it is adaptive.
+        before, after: parameters and buffers, ``(K, …)`` each.
+        x, y: the minibatch, ``(K, B, …)``.
+        preconditioning: of an adaptive optimizer before the step, otherwise None.
     """
 
     before: State
@@ -51,10 +53,10 @@ class ProbedStep:
 
 
 class ProbeCallback(pl.Callback):
-    """Runs probes at the steps that they ask for, and keeps and writes their measurements of each member.
+    """Runs probes at their steps, and records and writes their measurements of each member.
 
     Attributes:
-        latest: for each member, the newest of the numbers that go into tables.
+        latest: each member's newest headline numbers, for tables.
     """
 
     def __init__(
@@ -76,21 +78,21 @@ class ProbeCallback(pl.Callback):
         self.unwritten: list[list[Found]] = [[] for _ in runs]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        """Draw the graphs, run the probes with ``at_start``, and ask to be called around each step."""
+        """Draw the graphs, run the probes with ``at_start``, and install the hook around each step."""
         self.start = copy_of(pl_module.population)
         net, x = pl_module.population.net, pl_module.first_minibatch()[0][0]
         self.folds = folds_exactly(net, {name: tensor[0] for name, tensor in self.start.items()}, x)
         if not self.folds:
-            log.warning("probes: frozen normalizers are not folded into linear layers: the net would change")
+            log.warning("probes: frozen normalizers are not folded into linear layers, which would change the net")
         for graph in self.graphs:
-            files = graph.files(pl_module.population.alone(0), x)
+            files = graph.files(pl_module.population.member_net(0), x)
             for run, name in itertools.product(self.runs, files):
                 (run.folder / name).write_bytes(files[name])
         self.run_between_steps(pl_module, [name for name, probe in self.probes.items() if probe.at_start])
         pl_module.around_step = partial(self.around_step, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
-        """Write the measurements to the run folders now and then."""
+        """Write the measurements every ``flush_seconds``."""
         if self.flush_due():
             self.flush()
 
@@ -101,45 +103,44 @@ class ProbeCallback(pl.Callback):
         self.run_between_steps(pl_module, [name for name, probe in self.probes.items() if probe.at_end])
 
     def run_between_steps(self, module: PopulationModule, names: Sequence[str]) -> None:
-        """Run probes on the state as it is, the same before and after the step."""
+        """Run probes on the current state, which is both before and after the step."""
         if names:
             state, minibatch = copy_of(module.population), module.first_minibatch()
             epoch, step = int(module.epochs.max()), int(module.steps.max())
-            self.run(
-                module, names, ProbedStep(state, state, *minibatch, epoch, step, preconditioning(module.optimizer))
-            )
+            current = preconditioning(module.optimizer)
+            self.run(module, names, ProbedStep(state, state, *minibatch, epoch, step, current))
 
     def around_step(
         self, module: PopulationModule, step: int, is_last: bool, x: Tensor, y: Tensor
     ) -> AbstractContextManager[None]:
-        """Context manager for a step that runs the probes which are due."""
-        ended = module.current_epoch if is_last else None
-        due = [name for name, probe in self.probes.items() if is_due(probe, step, ended)]
-        return self.before_and_after(module, due, step, x, y) if due else nullcontext()
+        """Context manager around a step, after which the probes that are due run."""
+        epoch_done = module.current_epoch if is_last else None
+        due = [name for name, probe in self.probes.items() if is_due(probe, step, epoch_done)]
+        return self.probe_step(module, due, step, x, y) if due else nullcontext()
 
     @contextmanager
-    def before_and_after(
+    def probe_step(
         self, module: PopulationModule, names: Sequence[str], step: int, x: Tensor, y: Tensor
     ) -> Iterator[None]:
-        """Context manager for a step that copies the state before and after it, and runs probes on both."""
+        """Context manager that copies the state before and after a step, and then runs probes on both."""
         started = time.perf_counter()
-        before, of_before = copy_of(module.population), preconditioning(module.optimizer)
+        before, preconditioning_before = copy_of(module.population), preconditioning(module.optimizer)
         module.probe_seconds += time.perf_counter() - started
         yield
         after, epoch = copy_of(module.population), module.current_epoch + 1
-        self.run(module, names, ProbedStep(before, after, x, y, epoch, step, of_before))
+        self.run(module, names, ProbedStep(before, after, x, y, epoch, step, preconditioning_before))
 
     def run(self, module: PopulationModule, names: Sequence[str], step: ProbedStep) -> None:
-        """Run probes on a step, and keep their measurements of the members that still train."""
+        """Run probes on a step, and record their measurements of members that are not frozen."""
         started = time.perf_counter()
         for name in names:
             with naming(f"probes.{name}"):
                 for measurement in self.probes[name](self.snapshot(module, name, step)):
-                    self.keep(name, measurement, step, (~module.frozen).nonzero().flatten().tolist())
+                    self.record(name, measurement, step, (~module.frozen).nonzero().flatten().tolist())
         module.probe_seconds += time.perf_counter() - started
 
     def snapshot(self, module: PopulationModule, name: str, step: ProbedStep) -> TrainingSnapshot:
-        """Return the snapshot of a step for a probe, with generators of its own."""
+        """Return the snapshot of a step for a probe, with generators seeded by run, probe and step."""
         net = module.population.net
         return TrainingSnapshot(
             net=net,
@@ -161,8 +162,8 @@ class ProbeCallback(pl.Callback):
             preconditioning=step.preconditioning,
         )
 
-    def keep(self, name: str, measurement: Measurement, step: ProbedStep, members: Sequence[int]) -> None:
-        """Keep a measurement of these members."""
+    def record(self, name: str, measurement: Measurement, step: ProbedStep, members: Sequence[int]) -> None:
+        """Record a measurement of these members."""
         now, names = time.time(), list(measurement.numbers)
         rows = torch.stack(
             [value.detach().double().cpu() for value in measurement.numbers.values()], dim=1
@@ -172,7 +173,7 @@ class ProbeCallback(pl.Callback):
             for values in (measurement.arrays, measurement.histograms)
         )
         for k in members:
-            found = Found(
+            row = Found(
                 epoch=step.epoch,
                 step=step.step,
                 time=now,
@@ -183,30 +184,34 @@ class ProbeCallback(pl.Callback):
                 headline=tuple(measurement.headline),
                 histograms={key: value[k] for key, value in histograms.items()},
             )
-            self.unwritten[k].append(found)
+            self.unwritten[k].append(row)
             if arrays:
-                self.with_arrays[k].append(found)
-            self.latest[k] |= headlines([found])
+                self.with_arrays[k].append(row)
+            self.latest[k] |= headlines([row])
 
     def flush(self) -> None:
-        """Write the numbers and histograms measured since the last call."""
-        for k, found in enumerate(self.unwritten):
-            if found:
-                records.append_probes(self.runs[k].folder, found)
+        """Write the numbers and histograms recorded since the last call."""
+        for k, rows in enumerate(self.unwritten):
+            if rows:
+                records.append_probes(self.runs[k].folder, rows)
                 for file in self.events[k : k + 1]:
-                    file.scalars(one.point() for one in found)
-                    file.histograms(found)
-                found.clear()
+                    file.scalars(row.point() for row in rows)
+                    file.histograms(rows)
+                rows.clear()
 
     def write_arrays(self) -> None:
         """Write the arrays of the whole training."""
-        for run, found in zip(self.runs, self.with_arrays, strict=True):
-            if found:
-                records.write_arrays(run.folder, found)
+        for run, rows in zip(self.runs, self.with_arrays, strict=True):
+            if rows:
+                records.write_arrays(run.folder, rows)
 
 
-def is_due(probe: Probe, step: int, ended: int | None) -> bool:
-    """Return whether a probe looks at a step of the training, the last of epoch ``ended`` if that is given."""
+def is_due(probe: Probe, step: int, epoch_done: int | None) -> bool:
+    """Return True if a probe measures at a step; ``epoch_done`` is the epoch that the step completes."""
     by_step = probe.every_n_steps is not None and step % probe.every_n_steps == 0
-    by_epoch = probe.every_n_epochs is not None and ended is not None and (ended + 1) % probe.every_n_epochs == 0
+    by_epoch = (
+        probe.every_n_epochs is not None
+        and epoch_done is not None
+        and (epoch_done + 1) % probe.every_n_epochs == 0
+    )
     return by_step or by_epoch

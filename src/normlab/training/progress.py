@@ -1,4 +1,4 @@
-"""One progress bar, of a run or of all the runs of a sweep."""
+"""The progress bar of a run or of all runs of a sweep, :class:`Progress`, and log lines above it."""
 
 import logging
 import sys
@@ -9,28 +9,31 @@ from tqdm import tqdm
 
 log = logging.getLogger("normlab")
 BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-OF_MANY = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
+SWEEP_BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress:
-    """A bar over epochs on a terminal, and nothing where the output is piped.
+    """Shows a bar over epochs on a terminal, and nothing where stderr is piped.
 
     Args:
-        label: whose progress it is.
-        epochs: of all runs together.
-        runs: how many runs it is of.
+        label: text before the bar.
+        epochs: total over all runs.
+        runs: number of runs.
+
+    Attributes:
+        population_label: text after the bar, such as ``population 1 of 3``.
     """
 
     def __init__(self, label: str, epochs: int, runs: int = 1) -> None:
-        self.part = ""
-        self.said: set[str] = set()
+        self.population_label = ""
+        self.warned: set[str] = set()
         self.bar: Any = tqdm(
             desc=label,
             total=epochs,
             unit="epoch",
             leave=False,
             disable=not sys.stderr.isatty(),
-            bar_format=BAR_FORMAT if runs == 1 else OF_MANY,
+            bar_format=BAR_FORMAT if runs == 1 else SWEEP_BAR_FORMAT,
         )
 
     def __enter__(self) -> Self:
@@ -40,49 +43,49 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.close()
 
-    def advance(self, epochs: int, words: str = "") -> None:
-        """Move on, and show words on how it goes."""
+    def advance(self, epochs: int, status: str = "") -> None:
+        """Advance by epochs summed over runs, and show a status text after the bar."""
         if self.bar.update(epochs):
-            self.bar.set_postfix_str(", ".join(filter(None, (self.part, words))), refresh=False)
+            self.bar.set_postfix_str(", ".join(filter(None, (self.population_label, status))), refresh=False)
 
-    def tell(self, notice: str) -> None:
-        """Say what a person should know, once and not again for each population."""
-        if notice not in self.said:
-            self.said.add(notice)
+    def warn_once(self, notice: str) -> None:
+        """Log a warning, unless it was logged for an earlier population."""
+        if notice not in self.warned:
+            self.warned.add(notice)
             log.warning(notice)
 
-    def reach(self, epochs: int) -> None:
-        """Move to where everything before has ended, also what was done already or has stopped early."""
+    def advance_to(self, epochs: int) -> None:
+        """Advance to a total, which also counts epochs of runs that were skipped or stopped early."""
         self.bar.update(epochs - self.bar.n)
 
 
-class Remote(Progress):
-    """The progress of a population in a process of its own: the bar, and Ctrl-C, are another's.
+class WorkerProgress(Progress):
+    """Reports the progress of a population in a worker process to the main process, which shows the bar.
 
     Args:
-        done: the epochs done of each population, an array that both processes have.
-        place: of this population in it.
-        stop: an event that the other sets on Ctrl-C.
+        done: shared array with the epochs done of each population.
+        index: of this population in ``done``.
+        stop: shared event that the main process sets on Ctrl-C.
     """
 
-    def __init__(self, done: Any, place: int, stop: Any) -> None:
-        self.done, self.place, self.stop = done, place, stop
-        self.said = set()
+    def __init__(self, done: Any, index: int, stop: Any) -> None:
+        self.done, self.index, self.stop = done, index, stop
+        self.warned = set()
 
-    def advance(self, epochs: int, words: str = "") -> None:
-        """Count the epochs, and stop if the other process says so."""
+    def advance(self, epochs: int, status: str = "") -> None:
+        """Count epochs; raise KeyboardInterrupt if the main process has set ``stop``."""
         if self.stop.is_set():
             raise KeyboardInterrupt
-        self.done[self.place] += epochs
+        self.done[self.index] += epochs
 
 
 class Console(logging.StreamHandler):
-    """Writes log lines above the bar."""
+    """Logging handler that writes lines above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line while the bar is away."""
+        """Clear the bar, write the line, and redraw the bar."""
         with tqdm.external_write_mode():
             super().emit(record)

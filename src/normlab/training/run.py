@@ -1,4 +1,4 @@
-"""Training a population: from the configurations of its runs to their results."""
+"""Trains the runs of a population; the entry is :func:`train`."""
 
 import logging
 from collections.abc import Sequence
@@ -14,25 +14,29 @@ log = logging.getLogger("normlab")
 
 
 def train(runs: Sequence[Run], progress: Progress | None = None, populations: int = 1) -> list[Result]:
-    """Train runs that differ in numbers alone as one population, and return their results in order.
+    """Train runs with equal population keys as one population, and return their results in order.
 
-    A run that its folder holds the end of already is not trained again. ``progress`` is a sweep's; a run alone
-    has a bar of its own. ``populations`` is how many of this shape a sweep has, which may make compiling pay.
+    Runs whose folder holds a finished result are not trained again.
+
+    Args:
+        runs: of the population.
+        progress: the bar of a sweep; by default the population shows one.
+        populations: number of populations with this key in the sweep; many of them make compiling worthwhile.
 
     Raises:
-        ConfigError: for a configuration that cannot be trained, or a folder that belongs to another one.
+        ConfigError: if a configuration cannot be trained, or a folder belongs to another configuration.
     """
     if progress is None:
-        with Progress(runs[0].name, runs[0].config.trainer.max_epochs, len(runs)) as own:
-            return train(runs, own, populations)
+        with Progress(runs[0].name, runs[0].config.trainer.max_epochs, len(runs)) as bar:
+            return train(runs, bar, populations)
     results = [earlier_result(run.folder, run.config) for run in runs]
     to_train = [k for k, result in enumerate(results) if result is None or not result.status.done]
     for run in runs if not to_train else ():
-        log.info("%s is done already: its result is returned, from %s", run.name, run.folder)
+        log.info("%s is done already; its result is read from %s", run.name, run.folder)
     if to_train:
         for notice in dry_run_once(runs[0].config):
-            progress.tell(notice)
-        training = TrainingSession([runs[k] for k in to_train], progress, populations)
-        for k, result in zip(to_train, training.results(), strict=True):
+            progress.warn_once(notice)
+        session = TrainingSession([runs[k] for k in to_train], progress, populations)
+        for k, result in zip(to_train, session.run(), strict=True):
             results[k] = result
     return [result for result in results if result is not None]

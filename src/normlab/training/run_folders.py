@@ -1,4 +1,4 @@
-"""The folders of a population's runs: what is in them at the start, and what is left in them at the end."""
+"""Prepares and completes the folders of a population's runs; the entry is :class:`RunFolders`."""
 
 import logging
 import re
@@ -21,13 +21,13 @@ from normlab.results.folder import group_choices, plain, require_writable, run_n
 from normlab.results.result import EpochMetrics, Result, Status
 
 ERROR = "error.txt"
-# A sweep writes an interpolation of the command line with escaped braces.
-NUMBER = re.compile(r"\$\\?\{\s*hydra\\?:job\.(?:num|id)\\?\}")
+# Sweeps escape the braces of interpolations.
+JOB_NUMBER = re.compile(r"\$\\?\{\s*hydra\\?:job\.(?:num|id)\\?\}")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A configuration, and the folder that its run is to leave."""
+    """A configuration with its output folder, name, group choices and overrides."""
 
     config: DictConfig
     folder: Path
@@ -37,23 +37,24 @@ class Run:
 
     @classmethod
     def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
-        """Return the run that Hydra composed ``config`` for."""
+        """Return the run of a configuration that Hydra has composed."""
         folder = Path(hydra.runtime.output_dir)
-        # As written: an interpolation in an override is resolved in the config, not here.
-        written: Any = OmegaConf.to_container(hydra.overrides.task)
-        overrides = [str(word) for word in written]
-        if hydra.mode == RunMode.MULTIRUN:  # the command that repeats the run alone has no number of its own
-            overrides = [NUMBER.sub(str(hydra.job.num), word) for word in overrides]
+        # Overrides keep their interpolations unresolved.
+        task: Any = OmegaConf.to_container(hydra.overrides.task)
+        overrides = [str(word) for word in task]
+        if hydra.mode == RunMode.MULTIRUN:  # a command that repeats this run alone has no job number
+            overrides = [JOB_NUMBER.sub(str(hydra.job.num), word) for word in overrides]
         choices = group_choices(hydra.runtime.choices)
         model = [f"model={choices['model']}"] if "model" in choices else []
-        own = [*model, *(word for word in overrides if not word.startswith("model="))] or ["run"]
-        name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(own)
+        words = [*model, *(word for word in overrides if not word.startswith("model="))] or ["run"]
+        name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(words)
         return cls(config, folder, name, choices, overrides)
 
     def write_hydra(self, composed: DictConfig) -> None:
-        """Write the three files that Hydra's own launchers leave, from the config with Hydra's part.
+        """Write the files config, hydra and overrides (.yaml), as Hydra's launchers do.
 
-        With ``hydra.output_subdir=null`` none is written, as by Hydra.
+        Args:
+            composed: the configuration with its node ``hydra``; nothing is written if ``output_subdir`` is null.
         """
         if composed.hydra.output_subdir is None:
             return
@@ -66,33 +67,35 @@ class Run:
 
 
 class RunFolders:
-    """A folder for each run, with its event file; whatever stops a training, they are left in order."""
+    """Clears the run folders at the start, and completes them however the training ends."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self.started = datetime.now(UTC)
         for run in runs:
-            clear(run.folder)
-        self.events = [begin_events(run) for run in runs if run.config.logger.tensorboard]
+            remove_unfinished_run(run.folder)
+        self.events = [create_event_file(run) for run in runs if run.config.logger.tensorboard]
 
-    def save(self, k: int, name: str, state_dict: State, moment: EpochMetrics | None) -> None:
-        """Write a checkpoint of run k: plain tensors and numbers, which ``weights_only=True`` loads."""
+    def save(self, k: int, name: str, state_dict: State, metrics: EpochMetrics | None) -> None:
+        """Write a checkpoint of run k, of tensors and numbers that ``weights_only=True`` loads."""
         path = self.runs[k].folder / "checkpoints" / f"{name}.pt"
         path.parent.mkdir(exist_ok=True)
-        reached = moment or EpochMetrics(0, 0, {})
-        beside = path.with_suffix(".tmp")
-        torch.save({"state_dict": state_dict, **asdict(reached)}, beside)
-        beside.replace(path)
+        reached = metrics or EpochMetrics(0, 0, {})
+        temporary = path.with_suffix(".tmp")
+        torch.save({"state_dict": state_dict, **asdict(reached)}, temporary)
+        temporary.replace(path)
 
-    def end(self, results: Sequence[Result], words: Sequence[str], error: BaseException | None) -> None:
-        """Close each run: its event file, the traceback of what went wrong, and ``result.json`` last.
+    def finish(self, results: Sequence[Result], lines: Sequence[str], error: BaseException | None) -> None:
+        """Close event files, and write log lines, tracebacks and, last, ``result.json``.
 
-        Where Hydra does not log into a run's folder, as it does for one that it started alone, the run's own words
-        are written there.
+        Args:
+            results: of each run.
+            lines: log line of each run, written to its ``train.log`` unless Hydra logs into that folder.
+            error: written with its traceback to the folders of failed runs.
         """
         for file, outcome in zip(self.events, results, strict=bool(self.events)):
             file.end(succeeded=outcome.status == Status.FINISHED)
-        for run, outcome, line in zip(self.runs, results, words, strict=True):
+        for run, outcome, line in zip(self.runs, results, lines, strict=True):
             if not is_logged(run.folder):
                 with (run.folder / "train.log").open("a") as log:
                     log.write(f"{outcome.ended} INFO normlab: {line}\n")
@@ -102,22 +105,22 @@ class RunFolders:
 
 
 def is_logged(folder: Path) -> bool:
-    """Return whether what is logged goes into a file in this folder."""
+    """Return True if the root logger writes to a file in this folder."""
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
     return any(Path(handler.baseFilename).parent == folder.absolute() for handler in files)
 
 
-def begin_events(run: Run) -> EventFile:
-    """Return the run's event file, with its hyperparameters and its configuration as text."""
+def create_event_file(run: Run) -> EventFile:
+    """Create the run's event file, with its hyperparameters and its configuration as text."""
     config, file = plain(run.config), EventFile(run.folder)
-    written = without_handling(OmegaConf.to_container(run.config))
-    file.start(events.flat(config, run.choices), events.group(written, run.choices))
+    unresolved = without_handling(OmegaConf.to_container(run.config))
+    file.start(events.flat(config, run.choices), events.group(unresolved, run.choices))
     file.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines()))
     return file
 
 
-def clear(folder: Path) -> None:
-    """Remove what a run of the same configuration left that did not come to its end: it is trained again."""
+def remove_unfinished_run(folder: Path) -> None:
+    """Remove the files of an unfinished run before it is trained again."""
     require_writable(folder)
     for pattern in (OURS, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"):
         for path in folder.glob(pattern):

@@ -1,4 +1,4 @@
-"""One population's training, and what it leaves in the folders of its runs."""
+"""Trains one population and writes the results of its runs; the entry is :class:`TrainingSession`."""
 
 import logging
 import time
@@ -44,7 +44,7 @@ log = logging.getLogger("normlab")
 
 
 def run_line(result: Result) -> str:
-    """Return the log line of a run that ended: its status, epochs, seconds and metrics."""
+    """Return the log line of a run's end: status, epochs, seconds and metrics."""
     words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
     metric, best, last = result.objective.metric, result.best, result.last
     if result.status == Status.FINISHED and best and last:
@@ -55,11 +55,11 @@ def run_line(result: Result) -> str:
 
 
 def population_line(results: Sequence[Result]) -> str:
-    """Return the log line of a population that ended: how many runs of each status, and the seconds."""
-    statuses = Counter(result.status.value for result in results)
-    ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    """Return the log line of a population's end: number of runs by status, and seconds."""
+    counts = Counter(result.status.value for result in results)
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
     seconds = sum(result.seconds for result in results)
-    return f"{population_name(results)}: {ends}, {seconds:.2g} s of training"
+    return f"{population_name(results)}: {statuses}, {seconds:.2g} s of training"
 
 
 def population_name(runs: Sequence[Run] | Sequence[Result]) -> str:
@@ -68,8 +68,8 @@ def population_name(runs: Sequence[Run] | Sequence[Result]) -> str:
     return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
 
 
-def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
-    """Return the result of a run of whose training nothing is known."""
+def result_without_metrics(run: Run, status: Status, error: str | None = None) -> Result:
+    """Return a result with a status and the run's configuration, without measurements."""
     metric = run.config.optimized_metric
     direction = direction_of(metric, run.config.direction)
     return Result(
@@ -85,27 +85,37 @@ def unfinished(run: Run, status: Status, error: str | None = None) -> Result:
 
 
 def should_compile(config: DictConfig, members: int, populations: int = 1) -> bool:
-    """Return whether compiling the steps of these populations of one shape pays off."""
+    """Return True if compiling the step is estimated to save time for populations of one shape."""
     if config.trainer.get("fast_dev_run") or not is_stacked(config.optimizer, StackedOptimizer):
         return False
     sizes = batch_sizes(config.data.train, config.data.batch_size)
     return compiling_pays(footprint_of(config), sizes, config.trainer.max_epochs, members, populations)
 
 
-def choose_step(module: PopulationModule, config: DictConfig, tell: Callable[[str], None]) -> None:
-    """Stack the net as its check allows; a compiled step of a run alone takes the net apart as well."""
+def choose_step(module: PopulationModule, config: DictConfig, warn: Callable[[str], None]) -> None:
+    """Select stacking by layers or vmap, as the stacking check allows.
+
+    A compiled step of a single run also goes through the stacked forms; if the check fails, it stays uncompiled.
+    """
     alone = module.population.members == 1
     if alone and not (module.compiles and is_stacked(config.optimizer, StackedOptimizer)):
         return
     stacking = stacking_of(config, population_key(config))
-    module.population.by_layers = stacking.whole is None
-    if stacking.refused and alone:
-        tell(f"trainer.compile: {stacking.refused}; the training goes on uncompiled")
+    module.population.by_layers = stacking.vmap_reason is None
+    if stacking.unstackable_reason and alone:
+        warn(f"trainer.compile: {stacking.unstackable_reason}; training continues uncompiled")
         module.compiles = False
 
 
 class TrainingSession:
-    """One population on its way: what is built for it, and what it leaves at its end, whichever that is."""
+    """Builds the module, callbacks and Trainer of a population, trains it and writes its results.
+
+    Args:
+        runs: of the population; their configurations have one population key.
+        progress: the bar, also of other populations.
+        populations: number of populations with this key in the sweep, for the decision to compile.
+        data: instead of the configured datamodule.
+    """
 
     def __init__(
         self,
@@ -122,9 +132,12 @@ class TrainingSession:
         self.sources = sources_of(plain(config))
         self.module = make_module([run.config for run in runs], self.data)
         if config.trainer.compile is None and should_compile(config, len(runs), populations):
-            log.info("compiling the steps of %s, which takes seconds and saves more", population_name(runs))
+            log.info(
+                "compiling the step of %s: this should save more time than it takes",
+                population_name(runs),
+            )
             self.module.compiles = True
-        choose_step(self.module, config, progress.tell)
+        choose_step(self.module, config, progress.warn_once)
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
@@ -135,30 +148,30 @@ class TrainingSession:
         self.trainer = make_trainer(config, self.callbacks(), str(runs[0].folder))
 
     def callbacks(self) -> list[pl.Callback]:
-        """Return our callbacks; those that take down an epoch come before the one that stops members."""
-        watching: list[pl.Callback] = [
+        """Return the callbacks; early stopping is last, so that the others record the epoch first."""
+        callbacks: list[pl.Callback] = [
             self.recorder,
             self.best,
             self.final,
             ProgressCallback(self.progress, self.metric),
         ]
-        watching += [self.probes] if self.probes else []
+        callbacks += [self.probes] if self.probes else []
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
             monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
             direction = self.direction if monitor == self.metric else direction_of(monitor, None)
-            watching.append(EarlyStopping(len(self.runs), monitor, direction, patience, min_delta))
-        return watching
+            callbacks.append(EarlyStopping(len(self.runs), monitor, direction, patience, min_delta))
+        return callbacks
 
-    def results(self) -> list[Result]:
-        """Train, test, write everything, and return each run's result.
+    def run(self) -> list[Result]:
+        """Train, test, write all files, and return the result of each run.
 
         Raises:
-            KeyboardInterrupt: on Ctrl-C, when what there is so far has been written.
+            KeyboardInterrupt: on Ctrl-C, after the results so far have been written.
         """
-        number = self.config.trainer.threads or threads_for(footprint_of(self.config), len(self.runs))
+        thread_count = self.config.trainer.threads or threads_for(footprint_of(self.config), len(self.runs))
         tune_malloc()
-        with threads(number), self.module.interrupts.recorded(), hide_lightning_warnings():
+        with threads(thread_count), self.module.interrupts.recorded(), hide_lightning_warnings():
             seed_globally(self.config.seed)
             try:
                 try:
@@ -169,26 +182,26 @@ class TrainingSession:
                     self.save_last()
                 tests = self.test()
             except BaseException as error:
-                # Lightning turns Ctrl-C into an exit, and forgets it when it tests.
+                # Lightning turns Ctrl-C into SystemExit, and resets ``interrupted`` when it tests.
                 interrupted = self.trainer.interrupted and isinstance(error, SystemExit)
-                self.end_early(error)
+                self.finish_early(error)
                 if interrupted:
                     raise KeyboardInterrupt from error
                 raise
-            return self.end(Status.FINISHED, tests)
+            return self.finish(Status.FINISHED, tests)
 
-    def end_early(self, error: BaseException) -> None:
-        """Write what there is when something ended the training; members that had stopped by then are finished."""
+    def finish_early(self, error: BaseException) -> None:
+        """Write the results after an exception; members that had stopped before count as finished."""
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         tests: dict[str, Tensor] = {}
         try:
             if not self.module.active.all():
                 tests = self.test()
         finally:
-            self.end(Status.STOPPED if stopped else Status.FAILED, tests, error)
+            self.finish(Status.STOPPED if stopped else Status.FAILED, tests, error)
 
     def reestimated(self) -> dict[str, Tensor]:
-        """Re-estimate the statistics of the state as it is, and return its metrics on the validation split."""
+        """Re-estimate the statistics of the current state, and return its metrics on the validation split."""
         self.module.reestimate(self.data)
         self.module.metrics = {}
         if self.data.val:
@@ -196,7 +209,7 @@ class TrainingSession:
         return self.module.metrics
 
     def test(self) -> dict[str, Tensor]:
-        """Measure each member's best state on the test split: metrics ``(K,)`` by name."""
+        """Evaluate each member's best state on the test split; return metrics ``(K,)`` by name."""
         if not self.best.epoch.any():
             return {}
         self.module.population.load_state(self.best.state)
@@ -209,17 +222,17 @@ class TrainingSession:
         return self.module.metrics
 
     def save_last(self) -> None:
-        """Write the checkpoint of where each member ended."""
+        """Write the checkpoint of each member's last state."""
         for k in range(len(self.runs)):
-            self.folders.save(k, "last", self.module.population.member(k), self.recorder.moment(k))
+            self.folders.save(k, "last", self.module.population.member(k), self.recorder.epoch_metrics(k))
 
-    def end(self, status: Status, tests: dict[str, Tensor], error: BaseException | None = None) -> list[Result]:
-        """Write what each run leaves, ``result.json`` last, and return the results."""
-        moments = [self.best.moment(k) for k in range(len(self.runs))]
-        for k, best in enumerate(moments):
+    def finish(self, status: Status, tests: dict[str, Tensor], error: BaseException | None = None) -> list[Result]:
+        """Write checkpoints, curves, probes and, last, ``result.json`` of each run; return the results."""
+        best_epochs = [self.best.epoch_metrics(k) for k in range(len(self.runs))]
+        for k, best in enumerate(best_epochs):
             self.folders.save(k, "best", self.module.population.member(k, self.best.state), best)
         results = [self.result(k, status, tests, error) for k in range(len(self.runs))]
-        for k, (best, result) in enumerate(zip(moments, results, strict=True)):
+        for k, (best, result) in enumerate(zip(best_epochs, results, strict=True)):
             if best is not None:
                 final = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
                 self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), final))
@@ -227,13 +240,13 @@ class TrainingSession:
         if self.probes is not None:
             self.probes.flush()
             self.probes.write_arrays()
-        self.folders.end(results, [run_line(result) for result in results], error)
+        self.folders.finish(results, [run_line(result) for result in results], error)
         log.info(run_line(results[0]) if len(results) == 1 else population_line(results))
         return results
 
     def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
-        """Return the result of member k as of now."""
-        run, module, best = self.runs[k], self.module, self.best.moment(k)
+        """Return the result of member k in its current state."""
+        run, module, best = self.runs[k], self.module, self.best.epoch_metrics(k)
         data = self.data.members[k % len(self.data.members)]
         table = data.parts[0]
         if module.diverged[k]:
@@ -243,10 +256,10 @@ class TrainingSession:
         reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst_value(self.direction)
         tested = best is not None and status == Status.FINISHED
         return replace(
-            unfinished(run, status, first_line(error) if error and status == Status.FAILED else None),
+            result_without_metrics(run, status, first_line(error) if error and status == Status.FAILED else None),
             objective=Objective(self.metric, self.direction, reached),
             best=best,
-            last=self.recorder.moment(k),
+            last=self.recorder.epoch_metrics(k),
             test={name: values[k].item() for name, values in tests.items()} if tested else {},
             final={name: float(values[k]) for name, values in self.final.means(module.epochs).items()},
             chance=constant_predictor_loss(module.task, table.y, table.out_features),
@@ -264,7 +277,7 @@ class TrainingSession:
 
 @contextmanager
 def hide_lightning_warnings() -> Iterator[None]:
-    """Hide two warnings of Lightning's: about its own code, and about a split that is empty on purpose."""
+    """Context manager that hides two irrelevant Lightning warnings: about LeafSpec and about empty splits."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Total length of `WholeSplit`")

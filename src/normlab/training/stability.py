@@ -1,7 +1,7 @@
-"""Stability limits of optimizers on a quadratic loss, which the sharpness of a loss is compared with.
+"""Stability limits of optimizers on a quadratic loss, to compare the sharpness of a loss with.
 
-Along an eigenvector of the Hessian with eigenvalue h every optimizer here is ``θ_{t+1} = B·θ_t − C·θ_{t−1}``, and
-is stable as long as both roots of ``z² − Bz + C`` are within the unit circle. As h grows a root leaves it at −1,
+Along an eigenvector of the Hessian with eigenvalue h every optimizer here follows ``θ_{t+1} = B·θ_t − C·θ_{t−1}``,
+and is stable if both roots of ``z² − Bz + C`` are within the unit circle. As h grows, one root leaves it at −1,
 where ``1 + B + C = 0``.
 
 Letters: K members, P parameters of a member, η learning rate, μ momentum, λ weight decay.
@@ -15,14 +15,14 @@ from normlab.probes.preconditioning import Preconditioning
 
 
 def stability_limit(optimizer: torch.optim.Optimizer) -> Tensor | None:
-    r"""Return the largest λmax·η at which stochastic gradient descent is stable on a quadratic, ``(K,)``.
+    r"""Return the largest stable λmax·η of stochastic gradient descent on a quadratic, ``(K,)``.
 
     .. math::
         \lambda_{\max}\eta \le 2(1 + \mu) - \eta\lambda \quad\text{(heavy ball)}, \qquad
         \lambda_{\max}\eta \le \frac{2 + 2\mu}{1 + 2\mu} - \eta\lambda \quad\text{(Nesterov)}
 
-    from ``B = 1 + μ − ηh, C = μ`` and ``B = (1 + μ)(1 − ηh), C = μ(1 − ηh)``. Weight decay is added to the
-    gradient, so that h is an eigenvalue of H + λI. None for other optimizers.
+    They follow from ``B = 1 + μ − ηh, C = μ`` and ``B = (1 + μ)(1 − ηh), C = μ(1 − ηh)``. Weight decay is added to
+    the gradient, so that h is an eigenvalue of H + λI. Other optimizers return None.
 
     Cohen et al. (2021), Gradient descent on neural networks typically occurs at the edge of stability,
     arXiv:2103.00065.
@@ -38,14 +38,15 @@ def stability_limit(optimizer: torch.optim.Optimizer) -> Tensor | None:
 
 
 def preconditioning(optimizer: torch.optim.Optimizer) -> Preconditioning | None:
-    r"""Return Adam's preconditioner after its last update, and its stability limit; None for other optimizers.
+    r"""Return Adam's current preconditioner and its stability limit; None for other optimizers.
 
     .. math::
         P = (1 - \beta_1^t)\,\mathrm{diag}(\sqrt{\hat v} + \epsilon), \qquad
         \eta\,\lambda_{\max}(P^{-1}(H + \lambda I)) \le \frac{2 + 2\beta_1}{1 - \beta_1}
 
-    from ``B = 1 + β₁ − (1 − β₁)ηh/p, C = β₁`` with P held: 38 at β₁ = 0.9. Decoupled weight decay (AdamW) shrinks
-    θ by 1 − ηλ and leaves the gradient: ``B = 1 − ηλ + β₁ − (1 − β₁)ηh/p, C = β₁(1 − ηλ)``, and
+    The limit follows from ``B = 1 + β₁ − (1 − β₁)ηh/p, C = β₁`` with constant P, and is 38 at β₁ = 0.9. Decoupled
+    weight decay (AdamW) multiplies θ by 1 − ηλ and leaves the gradient unchanged:
+    ``B = 1 − ηλ + β₁ − (1 − β₁)ηh/p, C = β₁(1 − ηλ)``, and
 
     .. math:: \eta\,\lambda_{\max}(P^{-1}H) \le (2 - \eta\lambda)\,\frac{1 + \beta_1}{1 - \beta_1}
 

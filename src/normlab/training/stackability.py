@@ -1,4 +1,4 @@
-"""Decides which runs can share a population: their configurations differ only in numbers, and their net stacks."""
+"""Decides which runs can share a population, by their configurations and by a check of their net."""
 
 import json
 from collections.abc import Mapping
@@ -35,52 +35,52 @@ def mask_numbers(node: Any) -> Any:
 
 
 def population_key(config: DictConfig) -> str:
-    """Return the text that is equal for runs whose configurations allow them to share a population."""
+    """Return a text that is equal for runs whose configurations allow them to share a population."""
     return population_key_of_values(plain(config))
 
 
 def population_key_of_values(values: Mapping[str, Any]) -> str:
-    """Return the text of a plain configuration without its seeds and the numbers that may be stacked."""
+    """Return the population key of a plain configuration: its JSON without seeds and stackable numbers."""
     data = {key: value for key, value in values["data"].items() if key != "seed"}
-    shape = {**values, "seed": "#", "data": data}
+    masked = {**values, "seed": "#", "data": data}
     for name, base in (("optimizer", StackedOptimizer), ("scheduler", Scheduler)):
-        if is_stacked(shape[name], base):
-            shape[name] = mask_numbers(shape[name])
-    return json.dumps(shape, sort_keys=True)
+        if is_stacked(masked[name], base):
+            masked[name] = mask_numbers(masked[name])
+    return json.dumps(masked, sort_keys=True)
 
 
-def why_alone(config: DictConfig) -> str:
-    """Return the reason why runs of a configuration cannot be stacked, empty if there is none."""
+def single_run_reason(config: DictConfig) -> str:
+    """Return the reason a configuration cannot train in a population; empty if it can."""
     for group in ("callbacks", "logger"):
         if config[group].extra:
-            return f"{group}.extra: Lightning's own {group.rstrip('s')} acts on one run"
-    known = is_stacked(config.optimizer, StackedOptimizer)
-    return "" if known else f"{config.optimizer._target_} knows one run"
+            return f"{group}.extra: a Lightning {group.rstrip('s')} handles a single run"
+    stacked = is_stacked(config.optimizer, StackedOptimizer)
+    return "" if stacked else f"{config.optimizer._target_} trains a single run; use optimizer=adam, adamw or sgd"
 
 
-_known: dict[str, Stacking] = {}
+_stackings: dict[str, Stacking] = {}
 
 
-def stacking_of(config: DictConfig, shape: str) -> Stacking:
-    """Return how runs of one population key can be stacked; each key is checked once.
+def stacking_of(config: DictConfig, key: str) -> Stacking:
+    """Return the stacking of runs with one population key; each key is checked once.
 
     Args:
         config: of one of the runs.
-        shape: their population key, and the shape of their inputs where that depends on the split.
+        key: their population key, followed by the input shape if that depends on the split.
     """
-    if shape not in _known:
-        _known[shape] = check_stacking_of(config, make_data(config))
-    return _known[shape]
+    if key not in _stackings:
+        _stackings[key] = check_stacking_of(config, make_data(config))
+    return _stackings[key]
 
 
 def check_stacking_of(config: DictConfig, data: InMemoryData) -> Stacking:
-    """Check with the net, the loss and the data of a configuration how its runs can be stacked."""
+    """Run :func:`check_stacking` on the net, the loss and the first minibatches of a configuration."""
     split = data.split(0)
     minibatches = list(islice(data.minibatches((split.x, split.y), CHECK_SEEDS, 0), CHECK_STEPS))
     make_net = net_maker(config, data)
 
     def make_nets(dtype: torch.dtype) -> list[nn.Module]:
-        # A copy would not do: what a hook or a function of an object refers to is not copied with it.
+        # A deepcopy would not copy objects that hooks and functions refer to.
         return [net.to(dtype) for net in initial_nets(make_net, CHECK_SEEDS)]
 
     with hardware.threads(threads_for(footprint_of(config), len(CHECK_SEEDS))):
@@ -88,7 +88,7 @@ def check_stacking_of(config: DictConfig, data: InMemoryData) -> Stacking:
 
 
 def footprint_of(config: DictConfig) -> Footprint:
-    """Measure the footprint of a run, by passing a minibatch through its net; once for all seeds."""
+    """Measure the footprint of a run by passing a minibatch through its net; cached for all seeds."""
     return _footprint_of(json.dumps(plain(config) | {"seed": 0}))
 
 
