@@ -5,16 +5,16 @@ import pandas as pd
 import pytest
 
 from normlab.report.console import (
-    END,
+    MEAN_NOTE,
     configuration_table,
-    csv,
+    csv_text,
     footnotes,
     format_mean,
     run_table,
     table_lines,
     table_title,
 )
-from normlab.report.finalize import LINE_LETTERS
+from normlab.report.finalize import LINE_WIDTH
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
@@ -33,7 +33,7 @@ def mixed(make_run, tmp_path):
 
 
 def read_back(table):
-    return pd.read_csv(io.StringIO(csv(table)))
+    return pd.read_csv(io.StringIO(csv_text(table)))
 
 
 def test_the_printed_table(mixed):
@@ -47,7 +47,7 @@ def test_the_printed_table(mixed):
         "nobn      2         0        0       0  3.25 ± 0.25  6.50 ± 0.50  13.0 ± 1.0  inf (0/2)",
     ]
     assert footnotes(sweep) == [
-        f"{END} ± standard error over the seeds of each arm",
+        f"{MEAN_NOTE} ± standard error over the seeds of each arm",
         "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it",
         "an arm with one seed shows no spread, and one seed supports no claim",
         "epochs: until val/loss is at most 3, the target; median over the seeds, and how many got there",
@@ -177,7 +177,7 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
                     run = f"model={model} optimizer.lr={lr} data.batch_size={batch} seed={seed}"
                     make_run(run, [2 * loss, loss * (1 + seed / 20)])
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
-    assert max(map(len, [*table_lines(sweep), *footnotes(sweep)])) <= LINE_LETTERS
+    assert max(map(len, [*table_lines(sweep), *footnotes(sweep)])) <= LINE_WIDTH
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from normlab.report.finalize import close_sweep
+from normlab.report.finalize import finalize_sweep
 from normlab.results.result import Status
 
 FILES = {"table.csv", "summary.csv", "curves.png", "curves.svg"}
@@ -34,7 +34,7 @@ def test_everything_is_written_and_said(make_run, tmp_path, said, monkeypatch):
     make_run("model=bn seed=0", events=True)
     make_run("model=nobn seed=0", events=True)
     monkeypatch.chdir(tmp_path)
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     folder = tmp_path / "sweep"
     written = files(folder)
     assert written > FILES
@@ -53,7 +53,7 @@ def test_everything_is_written_and_said(make_run, tmp_path, said, monkeypatch):
 def test_the_columns_of_the_hparams_tab(make_run, tmp_path):
     for lr in ("0.1", "0.01"):
         make_run(f"model=bn optimizer.lr={lr} seed=0", events=True)
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     hparams, metrics = experiment(tmp_path / "sweep")
     groups = ["data", "net", "model", "optimizer"]
     assert hparams == ["optimizer.lr", *groups, "data.seed", "data.batch_size", "trainer.max_epochs"]
@@ -65,7 +65,7 @@ def test_more_runs_than_arms_are_seen_as_arms_too(make_run, tmp_path, said, monk
     for seed in range(3):
         make_run(f"model=bn seed={seed}", events=True)
     monkeypatch.chdir(tmp_path)
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     assert said.messages[-2:] == [
         "every curve: tensorboard --logdir sweep",
         "the arms alone: tensorboard --logdir sweep/arms",
@@ -77,10 +77,10 @@ def test_a_second_close_replaces_its_own_files_and_no_others(make_run, tmp_path)
     trained = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     folder = tmp_path / "sweep"
     (folder / "notes.txt").write_text("mine")
-    close_sweep(folder)
+    finalize_sweep(folder)
     before = files(folder)
     make_run("model=nobn seed=0", events=True)
-    close_sweep(folder)
+    finalize_sweep(folder)
     after = files(folder)
     assert after - before != before - after
     assert {name for name in after if not name.startswith("events")} == {*FILES, "notes.txt"}
@@ -92,7 +92,7 @@ def test_a_second_close_replaces_its_own_files_and_no_others(make_run, tmp_path)
 
 def test_runs_without_event_files_get_none(make_run, tmp_path, said):
     make_run("model=bn seed=0")
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     assert files(tmp_path / "sweep") == FILES
     assert "tensorboard" not in said.text
 
@@ -101,7 +101,7 @@ def test_a_runs_own_event_files_are_left_alone(make_run):
     run = make_run("model=bn seed=0", events=True)
     [trace] = run.glob("events.*")
     content = trace.read_bytes()
-    close_sweep(run)
+    finalize_sweep(run)
     assert list(run.glob("events.*")) == [trace]
     assert trace.read_bytes() == content
     assert files(run) >= FILES
@@ -113,7 +113,7 @@ def test_failed_stopped_killed_and_damaged_runs(make_run, tmp_path, said):
     make_run("model=bn seed=2", status=Status.STOPPED)
     (make_run("model=bn seed=3") / "result.json").unlink()
     (make_run("model=bn seed=4") / "result.json").write_text("{")
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     [row] = pd.read_csv(tmp_path / "sweep" / "table.csv").to_dict("records")
     assert (row["runs"], row["finished"], row["stopped"], row["failed"]) == (5, 1, 1, 3)
     errors = pd.read_csv(tmp_path / "sweep" / "summary.csv").set_index("folder")["error"]
@@ -127,7 +127,7 @@ def test_a_sweep_in_which_nothing_began(tmp_path, said, there):
     if there:
         folder.mkdir()
         (folder / "multirun.yaml").touch()
-    close_sweep(folder)
+    finalize_sweep(folder)
     [message] = said.messages
     assert "no run began" in message
     assert not there or files(folder) == {"multirun.yaml"}
@@ -136,7 +136,7 @@ def test_a_sweep_in_which_nothing_began(tmp_path, said, there):
 def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(make_run, tmp_path, said):
     make_run("model=bn")
     (tmp_path / "sweep" / "table.csv").mkdir()
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     [message] = said.messages
     assert "could not be summed up" in message
     assert "table.csv" in message
@@ -147,7 +147,7 @@ def test_a_winner_needs_the_test_and_an_interval(make_run, tmp_path, said, seeds
     for seed in range(seeds):
         make_run(f"model=bn seed={seed}", [2.0, 1.5, 1.0])
         make_run(f"model=nobn seed={seed}", [9.0, 8.5, 4.0])
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     words = "\n".join(said.messages).replace("lower is better", "")
     assert not any(claim in words for claim in ("wins", "best arm", "significant"))
     if seeds < 7:  # p is at least 2/64, and twice that at a first look
@@ -169,6 +169,6 @@ def test_bug_a_sweep_in_which_the_target_differed_was_not_summed_up(make_run, tm
     for target in (3.5, 2.5):
         for model in ("bn", "nobn"):
             make_run(f"model={model} target={target}", [4.0, 3.0, 2.0])
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     assert (tmp_path / "sweep/table.csv").read_text().count("\n") == 3
     assert (tmp_path / "sweep/report/index.html").exists()

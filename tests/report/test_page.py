@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normlab.report.page import Page, PageTable, Picture, Section, inline, write_page
+from normlab.report.page import Page, PageTable, Picture, Section, inline_svg, write_page
 
 NASTY = '<script>alert("x")</script>&'
 
@@ -89,7 +89,7 @@ def test_an_svg_file_becomes_an_element_with_its_alt_text():
         '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="324pt" height="216pt" '
         'viewBox="0 0 324 216"><metadata>when</metadata><g id="axes_1"/></svg>'
     )
-    assert inline(svg, "a-b", "a figure") == (
+    assert inline_svg(svg, "a-b", "a figure") == (
         '<svg class="figure" role="img" aria-label="a figure" style="--width: 324px" '
         'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 324 216"><g id="a_b-axes_1"/></svg>'
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normlab.report.report import again, command, started
+from normlab.report.report import entry_command, rerun_command, sweep_command
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import read_sweep
 
@@ -63,7 +63,7 @@ def test_the_printed_command_reaches_the_same_loss(lab, entry, more):
     start(lab, *entry, *OWN, "-m", "model=bn,nobn", "logger=csv", "hydra.sweep.dir=sweep", *more)
     records = read_sweep(lab / "sweep")
     assert len(records) == 2
-    printed = shlex.split(again(records[0].result))
+    printed = shlex.split(rerun_command(records[0].result))
     assert printed[: len(entry) + 1] == ["python", *entry]
     start(lab, *printed[1:], "hydra.run.dir=again")
     repeated = Result.read(lab / "again")
@@ -73,7 +73,7 @@ def test_the_printed_command_reaches_the_same_loss(lab, entry, more):
 
 def test_the_command_of_the_sweep_starts_it_again(lab):
     start(lab, "mytrain.py", *OWN, "-m", "model=bn,nobn", "logger=csv", "hydra.sweep.dir=sweep")
-    printed = shlex.split(command(lab / "sweep", started(lab / "sweep", read_sweep(lab / "sweep"))))
+    printed = shlex.split(sweep_command(lab / "sweep", entry_command(lab / "sweep", read_sweep(lab / "sweep"))))
     assert printed[:2] == ["python", "mytrain.py"]
     words = [word.replace("hydra.sweep.dir=sweep", "hydra.sweep.dir=again") for word in printed[1:]]
     start(lab, *words)
@@ -85,7 +85,7 @@ def test_the_command_of_the_sweep_starts_it_again(lab):
 
 def test_records_that_do_not_say_are_of_train_py():
     result = Result("", Status.FINISHED, {}, {}, ["model=bn", "experiment=x"], Objective("", "", 0.0))
-    assert again(result) == "python train.py model=bn experiment=x hydra.mode=RUN"
+    assert rerun_command(result) == "python train.py model=bn experiment=x hydra.mode=RUN"
 
 
 def test_a_script_without_a_conf_of_its_own_answers_a_mistake_in_one_line(lab):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from normlab.report.finalize import close_sweep
+from normlab.report.finalize import finalize_sweep
 from normlab.results.result import RESULT_FILE
 
 WINE = {"seed": 42, "generated": False, "train": 106, "val": 36, "test": 36}
@@ -22,7 +22,7 @@ def said(tmp_path, caplog):
 
     def close():
         caplog.clear()
-        close_sweep(tmp_path / "sweep")
+        finalize_sweep(tmp_path / "sweep")
         page = (tmp_path / "sweep/report/index.html").read_text()
         page = html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(svg|style|script).*?</\1>", "", page, flags=re.S)))
         return " ".join(" ".join(caplog.messages).split()), " ".join(page.split())

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 
 from normlab.report.console import footnotes, run_table
-from normlab.report.report import page_of
+from normlab.report.report import build_page
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Result, Status
@@ -191,7 +191,7 @@ def test_bug_sweeps_of_other_configurations_were_compared(make_run, tmp_path):
     assert set(found.analysis.comparisons["verdict"]) == {"not comparable: nobn differs in trainer.max_epochs"}
     said = "runs differ in trainer.max_epochs, which nobody typed: it makes panels"
     assert said in footnotes(found.summary)
-    assert said in page_of([tmp_path], found).warnings
+    assert said in build_page([tmp_path], found).warnings
 
 
 def test_what_nobody_typed_is_never_tuned(make_run, tmp_path):

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from normlab.report.__main__ import main
-from normlab.report.finalize import close_sweep
+from normlab.report.finalize import finalize_sweep
 from normlab.report.report_data import VERDICTS_FILE
 from normlab.results.folder import SWEEP_CONFIG
 
@@ -32,7 +32,7 @@ def close(tmp_path, caplog):
 
     def said():
         caplog.clear()
-        close_sweep(tmp_path / "sweep")
+        finalize_sweep(tmp_path / "sweep")
         return " ".join(" ".join(caplog.messages).split())
 
     return said
