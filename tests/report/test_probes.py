@@ -482,7 +482,7 @@ def test_a_wide_table_is_broken_and_each_part_names_the_arms(probed, tmp_path):
     probed("model=bn", [Found(1, 1, 0.0, "mine", "batch", numbers, headline=tuple(numbers))])
     lines = printed_probes(*sweep_of(tmp_path))
     assert max(map(len, lines)) <= TABLE_LETTERS
-    heads = [line for line in lines if line.startswith("arm")]
+    heads = [line for line in lines if line.startswith("configuration")]
     assert len(heads) > 1
     assert [name for line in heads for name in line.split()[1::2]] == list(numbers)
 

@@ -214,6 +214,6 @@ def test_tensorboard_shows_it_all(folder, make_run, tmp_path):
         "losses and metrics: median and quartiles",
         "losses and metrics",
     ]
-    assert "loss at the end of the training (lower is better)" in texts[0]["text"]
+    assert "loss at the end of training (lower is better)" in texts[0]["text"]
     assert set(images) == {"arms"}
     assert all(tag.startswith("figures/") for tag in images["arms"])

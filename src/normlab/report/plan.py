@@ -112,14 +112,15 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
             if plan.comparisons
             else []
         )
-    reported = format_seeds(plan.report)
+    verb = "is" if len(plan.report) == 1 else "are"
+    reported = f"seed{'s' * (len(plan.report) != 1)} {format_seeds(plan.report)} {verb} reported"
     if plan.within:
         uses = f"each of the {len(plan.report)} splits tunes {tuned} on its own validation rows and is reported"
     elif plan.tuning:
         uses = f"seeds {format_seeds(plan.tuning)} tune {tuned}"
-        uses += f", seeds {reported} are reported" if plan.disjoint else " and are reported"
+        uses += f", {reported}" if plan.disjoint else " and are reported"
     else:
-        uses = f"seeds {reported} are reported"
+        uses = reported
     if not plan.comparisons:
         return [uses]
     several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""

@@ -84,8 +84,8 @@ def comparison_section(data: ReportData) -> Section:
     words = [
         "Metrics are means over the last tenth of the epochs. Arms are compared by the exact two-sided "
         "signed-rank test over paired replicates. The effect is the ratio arm / baseline for losses "
-        "(Hodges–Lehmann estimate of the paired ratios) and the difference arm − baseline in percentage points for "
-        "accuracies. Its 95 % interval comes from the same test and is not corrected for multiple comparisons.",
+        "(Hodges–Lehmann estimate of the paired ratios) and the difference arm − baseline in percentage points "
+        "for accuracies. Its 95 % interval comes from the same test and is uncorrected for multiple comparisons.",
         "The corrected p-value allows for repeated looks and multiple comparisons. At look k it is multiplied by "
         "k(k + 1), or according to the O’Brien–Fleming boundary if max_replicates is declared, so that replicates "
         "may be added and tested again. Holm’s correction is applied within each question: test metrics form one "
