@@ -130,7 +130,7 @@ def test_untrained_runs_are_counted(make_run, tmp_path):
     assert header[:6] == ["model", "runs", "diverged", "failed", "untrained", "train_eval"]
     assert (bn[:5], nobn[:5]) == (["bn", "3", "1", "0", "1"], ["nobn", "1", "0", "0", "0"])
     assert (
-        "untrained: finished with a training loss not at least 10 % below that of the best constant predictor"
+        "untrained: finished with a training loss above 90 % of that of the best constant predictor"
         in footnotes(sweep)
     )
 

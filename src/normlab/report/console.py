@@ -83,9 +83,7 @@ def lost_runs(sweep: SweepSummary) -> list[str]:
     if excluded:
         lines.append(f"{' and '.join(excluded)} runs are excluded from all means; summary.csv lists them")
     if configurations["untrained"].any():
-        lines.append(
-            "untrained: finished with a training loss not at least 10 % below that of the best constant predictor"
-        )
+        lines.append("untrained: finished with a training loss above 90 % of that of the best constant predictor")
     missing = int((runs["val"].isna() & (runs["status"] == "finished") & (runs["epochs"] > 0)).sum())
     if missing:
         lines.append(f"finished runs without {sweep.metric}, excluded from all means: {missing}")

@@ -78,14 +78,15 @@ def comparison_section(data: ReportData) -> Section:
         columns["failed to train"] = failed_text
     columns |= {
         "better in": lambda row: f"{row['better'] * row['replicates']:g} of {row['replicates']}",
-        "detectable effect (80 % power)": detectable_text,
+        "detectable effect": detectable_text,
     }
     scopes = set(frame["scope"])
     words = [
         "Metrics are means over the last tenth of the epochs. Arms are compared by the exact two-sided "
         "signed-rank test over paired replicates. The effect is the ratio arm / baseline for losses "
         "(Hodges–Lehmann estimate of the paired ratios) and the difference arm − baseline in percentage points "
-        "for accuracies. Its 95 % interval comes from the same test and is uncorrected for multiple comparisons.",
+        "for accuracies. Its 95 % interval comes from the same test and is uncorrected for multiple comparisons. "
+        "The detectable effect is the smallest effect that the test finds with 80 % power.",
         "The corrected p-value allows for repeated looks and multiple comparisons. At look k it is multiplied by "
         "k(k + 1), or according to the O’Brien–Fleming boundary if max_replicates is declared, so that replicates "
         "may be added and tested again. Holm’s correction is applied within each question: test metrics form one "
@@ -160,7 +161,7 @@ def configuration_section(data: ReportData) -> Section:
     frame, design = data.analysis.arms, data.analysis.design
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     columns |= {design.compare: "arm"} if design.compare else {}
-    columns |= {"configuration": lambda row: selected_settings(data, row)} if design.tuned else {}
+    columns |= {"hyperparameters": lambda row: selected_settings(data, row)} if design.tuned else {}
     others = [metric.name for metric in design.metrics[1:]]
     table = display_table(
         frame,
@@ -182,8 +183,8 @@ def configuration_section(data: ReportData) -> Section:
         "Interquartile means over the reported replicates; the first metric has a 95 % bootstrap interval. There "
         "is no value if more than a quarter of these runs diverged. Metrics are means over the last tenth of the "
         "epochs; the value of the best epoch is selected among all epochs and therefore optimistic. A run is "
-        "untrained if its final training loss is not at least 10 % below that of the best constant predictor. The "
-        "columns runs, failed and stopped count all runs of the arm."
+        "untrained if its final training loss is above 90 % of that of the best constant predictor. The columns "
+        "runs, failed and stopped count all runs of the arm."
     ]
     tables = [PageTable("arms", "Each arm at its selected configuration", frame, table)]
     return Section("arms", "Best configuration per arm", words, (), tables)

@@ -223,7 +223,7 @@ def seed_column(results: Sequence[Result]) -> pd.Series:
 
 
 def is_untrained(result: Result) -> bool:
-    """Return True if a finished run's training loss is not at least 10 % below the best constant predictor's."""
+    """Return True if a finished run's training loss exceeds 90 % of the best constant predictor's loss."""
     loss = result.final.get("train_eval/loss")
     if loss is None and result.last:
         loss = result.last.metrics.get("train/loss")
