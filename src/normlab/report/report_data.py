@@ -168,8 +168,8 @@ def compared_metrics(sweep: SweepSummary, records: Sequence[Record], requested: 
         available = sorted(name for name in known if name.startswith(("train/", "train_eval/", "val/", "test/")))
         available = [name for name in available if name != "train/lr"]
         if requested not in available:
-            names = ", ".join(available) or "none"
-            raise ConfigError(f"--metric must be a metric of the runs, got {requested}; the runs have {names}")
+            listing = ", ".join(available) or "none"
+            raise ConfigError(f"--metric must be a metric of the runs, got {requested}; the runs have {listing}")
         return [Metric(requested, direction_of_name(requested, sweep))]
     name = sweep.metric.partition("/")[2]
     names = [
