@@ -169,7 +169,7 @@ def test_margin_pairs_and_baseline_are_typed_also_when_nothing_is_left_to_train(
         assert re.search(
             rf"{pair}[^;]*: test/loss ratio[^;]*; (not shown to be )?equivalent within 5 %, p = ", said
         ), pair
-    warning = "max_replicates=8 has no effect: the first verdict was given without one"
+    warning = "max_replicates=8 has no effect: the first verdict was given without a maximum"
     assert (warning in said) == trained
     assert (warning in Path("sweep/report/index.html").read_text()) == trained
     if trained:
