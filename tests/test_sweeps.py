@@ -35,7 +35,7 @@ def test_sweep_continues_after_a_failed_run(run_train, failing_callback):
     outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=3", "hydra.sweep.dir=sweep", failing_callback)
     assert outcome.code == 1
     assert outcome.err.strip().splitlines()[-1] == "error: out of luck"
-    assert "failed runs are in no mean: summary.csv names them" in outcome.out
+    assert "failed runs are excluded from all means; summary.csv lists them" in outcome.out
     runs = pd.read_csv("sweep/summary.csv").set_index("model")
     assert runs["status"].to_dict() == {"bn": "failed", "nobn": "finished"}
     assert runs.loc["bn", "error"] == "out of luck"

@@ -1,4 +1,4 @@
-"""A real browser: Debian's chromium, driven by Playwright. Without one the tests are skipped, and say so."""
+"""Fixtures for tests in chromium, driven by Playwright; without either the tests are skipped."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
-    """Return the browser, without a window."""
+    """Return a headless browser."""
     if CHROMIUM is None:
         pytest.skip("needs chromium: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make setup")
@@ -27,7 +27,7 @@ def browser() -> Iterator:
 
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory) -> Path:
-    """Return the folder of a real sweep of 96 runs, as the command line leaves it."""
+    """Train a sweep of 96 runs from the command line and return its folder."""
     folder = tmp_path_factory.mktemp("real")
     words = ["model=bn,nobn", "optimizer.lr=0.01,0.1", "data.batch_size=64,256", "seed=range(12)", "probes=light"]
     few = ["trainer.max_epochs=3", f"hydra.sweep.dir={folder / 'sweep'}"]

@@ -1,4 +1,4 @@
-"""The report in a real browser: on a phone and on a desk, in the light and in the dark."""
+"""The report page in a browser, on phone and desktop screens, with the light and the dark theme."""
 
 import pytest
 
@@ -7,30 +7,30 @@ SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "hei
 
 @pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in ("light", "dark")], ids="-".join)
 def opened(request, browser, sweep):
-    """Return the page, and what it asked for and complained of."""
+    """Return the page, its requests, and its console messages and errors."""
     size, scheme = request.param
     context = browser.new_context(viewport=SIZES[size], color_scheme=scheme)
-    page, asked, said = context.new_page(), [], []
-    page.on("request", lambda sent: asked.append(sent.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page, requests, messages = context.new_page(), [], []
+    page.on("request", lambda sent: requests.append(sent.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto((sweep / "report" / "index.html").as_uri())
-    yield page, asked, said
+    yield page, requests, messages
     context.close()
 
 
-def test_nothing_is_asked_for_and_nothing_complained_of(opened, sweep):
-    _, asked, said = opened
-    assert [url for url in asked if not url.startswith("data:")] == [(sweep / "report" / "index.html").as_uri()]
-    assert said == []
+def test_page_loads_without_requests_or_errors(opened, sweep):
+    _, requests, messages = opened
+    assert [url for url in requests if not url.startswith("data:")] == [(sweep / "report" / "index.html").as_uri()]
+    assert messages == []
 
 
-def test_it_is_no_wider_than_the_screen(opened):
+def test_page_fits_the_screen(opened):
     page, *_ = opened
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_every_figure_is_seen_and_labelled(opened):
+def test_every_figure_is_visible_and_labelled(opened):
     page, *_ = opened
     figures = page.locator("figure svg.figure")
     assert figures.count() >= 10
@@ -48,7 +48,7 @@ def test_every_figure_is_seen_and_labelled(opened):
     )
 
 
-def test_letters_on_a_small_figure_can_be_read_on_a_phone(opened):
+def test_figure_text_is_legible_on_a_phone(opened):
     page, *_ = opened
     heights = page.evaluate(
         """[...document.querySelectorAll('figure:not(.wide) svg.figure text')]
@@ -57,8 +57,8 @@ def test_letters_on_a_small_figure_can_be_read_on_a_phone(opened):
     assert min(height for height in heights if height) > 7
 
 
-def test_words_and_lines_stand_out_from_the_paper(opened):
-    """The contrast of text is at least 4.5, as WCAG 2.2 asks for."""
+def test_text_contrast(opened):
+    """The contrast of text is at least 4.5 (WCAG 2.2, level AA)."""
     page, *_ = opened
     colours = page.evaluate(
         """() => [...document.querySelectorAll(
@@ -81,7 +81,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_a_click_on_a_column_sorts_the_table(opened):
+def test_click_on_heading_sorts_the_table(opened):
     page, *_ = opened
     page.locator("#runs summary").click()
     table = page.locator("#runs table")
@@ -95,7 +95,7 @@ def test_a_click_on_a_column_sorts_the_table(opened):
         assert head.get_attribute("aria-sort") == direction
 
 
-def test_what_is_printed_shows_every_table(opened):
+def test_printed_page_expands_all_tables(opened):
     page, *_ = opened
     page.emulate_media(media="print", color_scheme="light")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -103,7 +103,7 @@ def test_what_is_printed_shows_every_table(opened):
     assert len(page.pdf()) > 10_000
 
 
-def test_a_figure_as_a_file_is_on_white_paper(sweep):
+def test_svg_file_is_on_white_background(sweep):
     text = next((sweep / "report").glob("curves_by_epoch*.svg")).read_text()
     assert "#ffffff" in text
     assert "var(" not in text

@@ -1,4 +1,4 @@
-"""TensorBoard, served on this machine, in a real browser: the arms' curves, their bands, and the HParams table."""
+"""TensorBoard in a browser: the curves of configurations, their bands, and the HParams tab."""
 
 import re
 import subprocess
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 WAIT = 60_000
-"""Milliseconds."""
+"""Timeout in milliseconds."""
 
 
 @pytest.fixture(scope="module")
 def served(sweep) -> Iterator:
-    """Return a function that serves a folder, and returns its address."""
+    """Return a function that starts TensorBoard on a folder and returns its address."""
     processes = []
 
     def serve(folder) -> str:
@@ -43,32 +43,32 @@ def served(sweep) -> Iterator:
 
 
 @pytest.fixture(scope="module")
-def arms(browser, served, sweep):
-    """Return a page that shows the arms alone."""
+def configurations(browser, served, sweep):
+    """Return a browser page and the address of the configurations' curves."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     yield page, served(sweep / "arms")
     page.close()
 
 
-def test_the_arms_have_a_curve_each(arms):
-    page, address = arms
+def test_each_configuration_has_a_curve(configurations):
+    page, address = configurations
     page.goto(f"{address}/#timeseries")
     page.get_by_role("combobox", name="Filter tags (regex)").fill("^val/loss$", timeout=WAIT)
-    # The cards of other tags stay, unseen.
+    # The cards of other tags stay in the document, hidden.
     card = page.locator("scalar-card").filter(has_text="/loss").filter(visible=True).first
     card.locator("line-chart").wait_for(timeout=WAIT)
     curves = card.locator("scalar-card-data-table").inner_text(timeout=WAIT)
     assert len(set(re.findall(r"model=\S+", curves))) == 8
 
 
-def test_custom_scalars_show_a_band_for_each_arm(arms):
-    page, address = arms
+def test_custom_scalars_show_bands(configurations):
+    page, address = configurations
     page.goto(f"{address}/#custom_scalars")
     page.get_by_text("val/loss").first.wait_for(timeout=WAIT)
     assert page.locator("tf-custom-scalar-margin-chart-card").count() >= 1
 
 
-def test_the_hparams_tab_has_a_row_for_each_configuration(browser, served, sweep):
+def test_hparams_tab_lists_the_varied_keys(browser, served, sweep):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(f"{served(sweep)}/#hparams")
     table = page.locator("vaadin-grid, tf-hparams-table-view").first

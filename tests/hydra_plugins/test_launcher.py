@@ -58,7 +58,7 @@ def test_the_plan_is_said_before_it_starts_also_where_no_launcher_was_named(run_
     assert "8 runs in 2 populations" in outcome.out.splitlines()[:2]
     outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=1", TOGETHER)
     assert outcome.out.splitlines()[:2] == [
-        "1 seed: no verdict; 'seed=range(12)' gives one",
+        "1 seed: no verdict possible; 'seed=range(12)' allows one",
         "2 runs, one by one",
     ]
 

@@ -76,36 +76,39 @@ def planned(outcome) -> str:
 def test_before_training_it_says_what_the_seeds_are_for(run_train):
     outcome = run_train(*GRID, "optimizer.lr=0.1,0.01", "seed=range(5)")
     assert planned(outcome) == (
-        "seeds 0 to 3 choose the learning rate, 4 report; no verdict (look 1); 'seed=range(12)' gives one"
+        "seeds 0 to 3 tune the learning rate, seed 4 is reported; no verdict possible (look 1); 'seed=range(12)' "
+        "allows one"
     )
     assert "too few replicates: 1 replicate, 7 are needed" in " ".join(outcome.out.split())
 
 
 def test_one_seed_gives_no_verdict(run_train):
-    assert planned(run_train(*GRID)) == "1 seed: no verdict; 'seed=range(12)' gives one"
+    assert planned(run_train(*GRID)) == "1 seed: no verdict possible; 'seed=range(12)' allows one"
 
 
 def test_splits_of_a_table_choose_within_and_classes_are_compared_by_two_metrics(run_train):
     outcome = run_train(*GRID, "data=wine", "optimizer.lr=0.1,0.01", "seed=range(4)")
-    uses = "each of the 4 splits chooses the learning rate on its own validation rows and reports"
-    assert planned(outcome) == f"{uses}; no verdict (2 comparisons, look 1); 'seed=range(12)' gives one"
+    uses = "each of the 4 splits tunes the learning rate on its own validation rows and is reported"
+    assert planned(outcome) == f"{uses}; no verdict possible (2 comparisons, look 1); 'seed=range(12)' allows one"
 
 
 def test_runs_that_are_there_already_count_with_the_jobs(run_train):
     assert planned(run_train(*GRID, "seed=range(4)")) == (
-        "seeds 0 to 3 report; no verdict (look 1); 'seed=range(12)' gives one"
+        "seeds 0 to 3 are reported; no verdict possible (look 1); 'seed=range(12)' allows one"
     )
     assert planned(run_train(*GRID, "seed=range(4,8)")) == (
-        "seeds 0 to 7 report; 80 % power for an effect of 1.4 standard deviations of the paired differences "
-        "(look 1); 'seed=range(12)' finds smaller ones"
+        "seeds 0 to 7 are reported; 80 % power for an effect of 1.4 standard deviations of the paired "
+        "differences (look 1); 'seed=range(12)' detects smaller ones"
     )
 
 
 def test_added_seeds_are_a_second_look(run_train):
     run_train(*GRID, "seed=range(8)")
     outcome = run_train(*GRID, "seed=range(9)")
-    assert planned(outcome).startswith("seeds 0 to 8 report; 80 % power for an effect of 1.6 standard deviations")
-    assert "(look 2); 'seed=range(12)' finds smaller ones" in planned(outcome)
+    assert planned(outcome).startswith(
+        "seeds 0 to 8 are reported; 80 % power for an effect of 1.6 standard deviations"
+    )
+    assert "(look 2); 'seed=range(12)' detects smaller ones" in planned(outcome)
     assert "(look 2), over 9 draws of the data" in " ".join(outcome.out.split())
 
 
@@ -133,7 +136,7 @@ def test_another_sweeper_that_meets_damaged_verdicts_keeps_its_runs(run_train):
     (Path("sweep") / "verdicts.json").write_text("{")
     outcome = run_train(*GRID, "seed=1,2", "hydra/sweeper=basic")
     assert (
-        "could not be summed up: sweep/verdicts.json must hold the earlier verdicts" in outcome.out + outcome.err
+        "could not be summarized: sweep/verdicts.json must hold the earlier verdicts" in outcome.out + outcome.err
     )
     assert len(list(Path("sweep").rglob("result.json"))) == 6
 
@@ -166,7 +169,7 @@ def test_margin_pairs_and_baseline_are_typed_also_when_nothing_is_left_to_train(
         assert re.search(
             rf"{pair}[^;]*: test/loss ratio[^;]*; (not shown to be )?equivalent within 5 %, p = ", said
         ), pair
-    warning = "max_replicates=8 has no effect: the first verdict was given without one"
+    warning = "max_replicates=8 has no effect: the first verdict was given without a maximum"
     assert (warning in said) == trained
     assert (warning in Path("sweep/report/index.html").read_text()) == trained
     if trained:

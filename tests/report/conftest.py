@@ -8,12 +8,12 @@ from normlab.results.events import EventFile, flat, group
 from normlab.results.result import EpochMetrics, Objective, Result, Status
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
-"""The samples of a run whose data are generated."""
+"""Data summary of a run whose samples are generated."""
 
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Return a function that writes a run below ``tmp_path / "sweep"`` as training leaves it."""
+    """Return a function that writes the folder of a trained run into ``tmp_path / "sweep"``."""
 
     def make(
         overrides,
@@ -34,19 +34,19 @@ def make_run(tmp_path):
         started="",
         **config,
     ):
-        """Write a run.
+        """Write a run and return its folder.
 
         Args:
-            overrides: what was typed.
-            losses: of each epoch on the validation split.
-            final: means over the last tenth of the epochs. By default the last loss, twice it on the test split
-                and half of it on the training split; empty in records of earlier versions.
-            data: as ``Result.data``; empty in records of earlier versions.
-            replicate: of the configuration; None in records of earlier versions.
+            overrides: the overrides, separated by spaces.
+            losses: the validation loss of each epoch.
+            final: means over the last tenth of the epochs. By default the last loss, twice this loss on the test
+                split and half of it on the training split; empty in records of earlier versions.
+            data: the value of ``Result.data``; empty in records of earlier versions.
+            replicate: the key ``replicate``; None in records of earlier versions.
             max_epochs: the budget.
-            config: further keys of the configuration, as ``margin``.
+            config: further keys of the configuration, such as ``margin``.
         """
-        given = dict(override.split("=", 1) for override in overrides.split())
+        settings = dict(override.split("=", 1) for override in overrides.split())
         name = overrides.replace(" ", ",")
         folder = tmp_path / "sweep" / name
         (folder / ".hydra").mkdir(parents=True)
@@ -55,13 +55,13 @@ def make_run(tmp_path):
             final = {recorded: end, f"test/{kind}": 2 * end, f"train_eval/{kind}": end / 2}
         config |= {} if replicate is None else {"replicate": replicate}
         config |= {
-            "seed": int(given.get("seed", 0)),
-            "data": {"seed": 42, "batch_size": int(given.get("data.batch_size", 128))},
-            "optimizer": {"lr": float(given.get("optimizer.lr", 0.01))},
+            "seed": int(settings.get("seed", 0)),
+            "data": {"seed": 42, "batch_size": int(settings.get("data.batch_size", 128))},
+            "optimizer": {"lr": float(settings.get("optimizer.lr", 0.01))},
             "trainer": {"max_epochs": max_epochs},
-            "target": float(given["target"]) if "target" in given else None,
+            "target": float(settings["target"]) if "target" in settings else None,
         }
-        choices = {"data": "fitness", "net": "mlp", "model": given.get("model", "bn"), "optimizer": "adam"}
+        choices = {"data": "fitness", "net": "mlp", "model": settings.get("model", "bn"), "optimizer": "adam"}
         points = [
             Point(epoch, 5 * epoch, 0.0, {"train/loss": loss / 2, "train/lr": 0.01, recorded: loss})
             for epoch, loss in enumerate(losses, 1)

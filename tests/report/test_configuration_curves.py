@@ -12,22 +12,22 @@ from normlab.results.sweep import read_sweep
 
 @pytest.fixture
 def curves(tmp_path):
-    """Return a function that gives the curves of each arm, by metric and step."""
+    """Return a function that reads the curves of each configuration, by metric and step."""
 
     def read():
         runs = read_sweep(tmp_path / "sweep")
-        found = {}
-        for arm, points in configuration_curves(summarize_sweep(runs), runs).items():
-            metrics = found.setdefault(arm, {})
+        curves = {}
+        for configuration, points in configuration_curves(summarize_sweep(runs), runs).items():
+            metrics = curves.setdefault(configuration, {})
             for point in points:
                 for name, value in point.metrics.items():
                     metrics.setdefault(name, {})[point.step] = value
-        return found
+        return curves
 
     return read
 
 
-def test_a_curve_is_the_median_over_the_seeds_at_each_step(make_run, curves):
+def test_curve_is_median_over_seeds(make_run, curves):
     for seed, losses in enumerate(([4.0, 1.0], [8.0, 2.0], [6.0, 9.0])):
         make_run(f"model=bn seed={seed}", losses)
     make_run("model=nobn seed=0", [5.0, 5.0])
@@ -41,14 +41,14 @@ def test_a_curve_is_the_median_over_the_seeds_at_each_step(make_run, curves):
     assert found["model=nobn"]["val/loss"] == {5: 5.0, 10: 5.0}
 
 
-def test_the_learning_rate_is_neither_good_nor_bad(make_run, curves):
+def test_learning_rate_has_no_quartiles(make_run, curves):
     make_run("model=bn seed=0")
     found = curves()["model=bn"]
     assert set(found["train/lr"].values()) == {0.01}
     assert not set(bands("train/lr")) & set(found)
 
 
-def test_a_diverged_run_is_the_worst_from_then_on(make_run, curves):
+def test_diverged_run_counts_as_worst_value(make_run, curves):
     for seed, losses in enumerate(([3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [2.0, 2.0, 2.0])):
         make_run(f"model=bn seed={seed}", losses)
     for seed, losses in enumerate(([5.0, math.nan], [1.0, 7.0, math.inf]), 3):
@@ -56,20 +56,20 @@ def test_a_diverged_run_is_the_worst_from_then_on(make_run, curves):
     found = curves()["model=bn"]
     assert found["val/loss"] == {5: 3.0, 10: 2.0, 15: 2.0}
     assert found["quartiles/val/loss/upper"] == {5: 3.0, 10: 7.0, 15: math.inf}
-    # What has no worst value is of the finished alone.
+    # Quantities without a direction are taken from finished runs only.
     assert list(found["train/lr"]) == [5, 10, 15]
 
 
 @pytest.mark.parametrize(("metric", "direction"), [("val/loss", "min"), ("val/acc", "max"), ("val/gain", "max")])
-def test_a_median_of_which_half_has_diverged_is_infinite(make_run, curves, metric, direction):
-    about = {"metric": metric, "direction": direction, "recorded": metric}
-    make_run("model=bn seed=0", [0.5, 0.5], **about)
-    make_run("model=bn seed=1", [0.5, math.nan], status=Status.DIVERGED, **about)
+def test_median_is_infinite_if_half_diverged(make_run, curves, metric, direction):
+    objective = {"metric": metric, "direction": direction, "recorded": metric}
+    make_run("model=bn seed=0", [0.5, 0.5], **objective)
+    make_run("model=bn seed=1", [0.5, math.nan], status=Status.DIVERGED, **objective)
     worst = math.inf if direction == "min" else -math.inf
     assert curves()["model=bn"][metric] == {5: 0.5, 10: worst}
 
 
-def test_an_arm_that_diverged_ends_where_its_last_run_does(make_run, curves):
+def test_diverged_curve_ends_with_its_last_run(make_run, curves):
     make_run("model=nobn seed=0", [1.0] * 9)
     for seed in range(2):
         make_run(f"model=bn seed={seed}", [9.0, math.nan], status=Status.DIVERGED)
@@ -78,13 +78,13 @@ def test_an_arm_that_diverged_ends_where_its_last_run_does(make_run, curves):
     assert "train/lr" not in found
 
 
-def test_a_median_ends_where_its_first_seed_stopped(make_run, curves):
+def test_median_ends_with_shortest_run(make_run, curves):
     make_run("model=bn seed=0", [3.0, 2.0, 1.0])
     make_run("model=bn seed=1", [5.0, 4.0])
     assert curves()["model=bn"]["val/loss"] == {5: 4.0, 10: 3.0}
 
 
-def test_runs_that_did_not_end_and_repetitions_are_left_out(make_run, curves):
+def test_unfinished_and_repeated_runs_are_excluded(make_run, curves):
     make_run("model=bn seed=0", [3.0, 2.0])
     make_run("model=bn seed=1", [9.0], status=Status.STOPPED)
     make_run("model=bn seed=2", [9.0], status=Status.FAILED)
@@ -95,7 +95,7 @@ def test_runs_that_did_not_end_and_repetitions_are_left_out(make_run, curves):
     assert found["model=bn"]["val/loss"] == {5: 3.0, 10: 2.0}
 
 
-def test_what_probes_found_has_a_median_over_the_finished_seeds(make_run, curves, tmp_path):
+def test_probe_median_is_over_finished_seeds(make_run, curves, tmp_path):
     for seed, value in enumerate((1.0, 2.0, math.inf, 100.0)):
         status = Status.DIVERGED if seed == 3 else Status.FINISHED
         folder = make_run(f"model=bn seed={seed}", status=status)
@@ -114,7 +114,7 @@ def test_what_probes_found_has_a_median_over_the_finished_seeds(make_run, curves
     assert not set(bands("probe/curvature/batch/hidden1/trace")) & set(found)
 
 
-def test_what_is_of_one_moment_is_no_curve(make_run, curves):
+def test_test_and_best_values_are_no_curves(make_run, curves):
     folder = make_run("model=bn seed=0")
     with (folder / "curves.csv").open("a") as file:
         file.write("2,10,test,loss,1.0\n2,10,best,val/loss,2.0\n")

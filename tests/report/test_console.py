@@ -5,16 +5,16 @@ import pandas as pd
 import pytest
 
 from normlab.report.console import (
-    END,
+    MEAN_NOTE,
     configuration_table,
-    csv,
+    csv_text,
     footnotes,
     format_mean,
     run_table,
     table_lines,
     table_title,
 )
-from normlab.report.finalize import LINE_LETTERS
+from normlab.report.finalize import LINE_WIDTH
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
@@ -22,7 +22,7 @@ from normlab.results.sweep import read_sweep
 
 @pytest.fixture
 def mixed(make_run, tmp_path):
-    """Two arms with two seeds, one with a diverged and a stopped run."""
+    """Two configurations with two finished seeds, and one with a diverged and a stopped run."""
     make_run("model=bn seed=0", [4.0, 2.0, 3.0])
     make_run("model=bn seed=1", [6.0, 4.0, 5.0])
     make_run("model=ln seed=0", [9.0, math.nan], status=Status.DIVERGED)
@@ -33,12 +33,12 @@ def mixed(make_run, tmp_path):
 
 
 def read_back(table):
-    return pd.read_csv(io.StringIO(csv(table)))
+    return pd.read_csv(io.StringIO(csv_text(table)))
 
 
-def test_the_printed_table(mixed):
+def test_printed_table(mixed):
     sweep = build_report_data(read_sweep(mixed), ReportOptions()).summary
-    assert table_title(sweep) == "loss at the end of the training (lower is better)"
+    assert table_title(sweep) == "loss at the end of training (lower is better)"
     # Standard errors: of 3 and 5, √2/√2 = 1; of 6 and 7, 0.5; the fixture doubles and halves them.
     assert table_lines(sweep) == [
         "model  runs  diverged  stopped  failed   train_eval          val        test     epochs",
@@ -47,16 +47,16 @@ def test_the_printed_table(mixed):
         "nobn      2         0        0       0  3.25 ± 0.25  6.50 ± 0.50  13.0 ± 1.0  inf (0/2)",
     ]
     assert footnotes(sweep) == [
-        f"{END} ± standard error over the seeds of each arm",
-        "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it",
-        "an arm with one seed shows no spread, and one seed supports no claim",
-        "epochs: until val/loss is at most 3, the target; median over the seeds, and how many got there",
-        "a diverged run counts as inf, the worst value there is: so does the mean of its arm",
-        "stopped runs are in no mean: summary.csv names them",
+        f"{MEAN_NOTE} ± standard error over the seeds of each configuration",
+        "train_eval: measured on the whole training split in evaluation mode, with statistics re-estimated on it",
+        "a configuration with one seed has no standard error, and one seed supports no claim",
+        "epochs: until val/loss is at most the target, 3; median over seeds (seeds that reach it / all seeds)",
+        "a diverged run counts as inf, the worst value, and so does the mean of its configuration",
+        "stopped runs are excluded from all means; summary.csv lists them",
     ]
 
 
-def test_the_table_of_arms_reads_back_as_it_was_computed(mixed):
+def test_configuration_table_round_trips_as_csv(mixed):
     table = read_back(
         configuration_table(build_report_data(read_sweep(mixed), ReportOptions()).summary)
     ).set_index("arm")
@@ -77,7 +77,7 @@ def test_the_table_of_arms_reads_back_as_it_was_computed(mixed):
     assert set(table["target"]) == {3.0}
 
 
-def test_the_table_of_runs_reads_back_with_a_row_for_each(mixed):
+def test_run_table_has_a_row_per_run(mixed):
     records = read_sweep(mixed)
     table = read_back(run_table(build_report_data(records, ReportOptions()).summary, records, mixed)).set_index(
         "name"
@@ -100,13 +100,13 @@ def test_the_table_of_runs_reads_back_with_a_row_for_each(mixed):
     assert table.loc["model=bn,seed=0", finals].tolist() == [1.5, 3.0, 6.0]
     assert table.loc["model=ln,seed=0", ["best/val/loss", "last/val/loss"]].tolist() == [math.inf, math.inf]
     assert math.isnan(table.loc["model=ln,seed=0", "test/loss"])
-    # What a stopped run had so far is in its row, though in no mean.
+    # The row of a stopped run has its values so far, although means exclude them.
     assert table.loc["model=ln,seed=1", ["best/val/loss", "last/val/loss"]].tolist() == [8.0, 8.0]
     assert all((mixed / folder / "result.json").exists() for folder in table["folder"])
     assert "last/train/lr" not in table
 
 
-def test_one_seed_shows_no_spread_and_supports_no_claim(make_run, tmp_path):
+def test_one_seed_has_no_standard_error(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=nobn", [5.0, 4.0])
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
@@ -114,12 +114,12 @@ def test_one_seed_shows_no_spread_and_supports_no_claim(make_run, tmp_path):
         "bn        1         0       0         1.5    3     6    2 (1/1)",
         "nobn      1         0       0           2    4     8  inf (0/1)",
     ]
-    assert footnotes(sweep)[0] == "one seed per arm: no spread can be given, and one seed supports no claim"
+    assert footnotes(sweep)[0] == "one seed per configuration: no standard error, and one seed supports no claim"
     assert not any("±" in line for line in [*table_lines(sweep), *footnotes(sweep)])
 
 
-def test_runs_that_stayed_untrained_are_counted(make_run, tmp_path):
-    """Of the loss of the best constant predictor, 1: 0.91 is untrained, 0.9 and a diverged run are not."""
+def test_untrained_runs_are_counted(make_run, tmp_path):
+    """The best constant predictor has loss 1: a loss of 0.91 is untrained, 0.9 and a diverged run are not."""
     for seed, loss in enumerate((0.91, 0.9)):
         final = {"train_eval/loss": loss, "val/loss": 1.0, "test/loss": 1.0}
         make_run(f"model=bn seed={seed}", (1.0, 1.0, 1.0), final=final, chance=1.0)
@@ -130,18 +130,18 @@ def test_runs_that_stayed_untrained_are_counted(make_run, tmp_path):
     assert header[:6] == ["model", "runs", "diverged", "failed", "untrained", "train_eval"]
     assert (bn[:5], nobn[:5]) == (["bn", "3", "1", "0", "1"], ["nobn", "1", "0", "0", "0"])
     assert (
-        "untrained: finished with a training loss that is not 10 % below that of the best constant predictor"
+        "untrained: finished with a training loss above 90 % of that of the best constant predictor"
         in footnotes(sweep)
     )
 
 
-def test_without_untrained_runs_there_is_no_such_column(make_run, tmp_path):
+def test_untrained_column_is_absent_without_untrained_runs(make_run, tmp_path):
     make_run("model=bn", chance=10.0)
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
     assert "untrained" not in " ".join([*table_lines(sweep), *footnotes(sweep)])
 
 
-def test_no_run_came_to_its_end(make_run, tmp_path):
+def test_table_without_finished_runs(make_run, tmp_path):
     make_run("model=bn", status=Status.FAILED)
     make_run("model=nobn", status=Status.STOPPED)
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
@@ -150,26 +150,26 @@ def test_no_run_came_to_its_end(make_run, tmp_path):
         "nobn      1         0        1       0           -    -     -       -",
     ]
     assert footnotes(sweep) == [
-        "no run came to its end: there is nothing to compare",
-        "stopped and failed runs are in no mean: summary.csv names them",
+        "no run finished: there is nothing to compare",
+        "stopped and failed runs are excluded from all means; summary.csv lists them",
     ]
 
 
-def test_a_missing_metric_is_said(make_run, tmp_path):
+def test_runs_without_metric_are_noted(make_run, tmp_path):
     make_run("model=bn seed=0")
     make_run("model=bn seed=1", recorded="val/mse")
     lines = footnotes(build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary)
-    assert lines[-1] == "finished runs without val/loss, which are in no mean: 1"
+    assert lines[-1] == "finished runs without val/loss, excluded from all means: 1"
 
 
-def test_nothing_varies(make_run, tmp_path):
+def test_sweep_without_varied_keys(make_run, tmp_path):
     make_run("optimizer=adam")
     header, row = table_lines(build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary)
-    assert header.startswith("arm       runs")
-    assert row.startswith("model=bn     1")
+    assert header.startswith("configuration  runs")
+    assert row.startswith("model=bn          1")
 
 
-def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
+def test_table_fits_a_terminal(make_run, tmp_path):
     for lr in ("0.0001", "0.01"):
         for batch in (32, 128):
             for seed in range(2):
@@ -177,7 +177,7 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
                     run = f"model={model} optimizer.lr={lr} data.batch_size={batch} seed={seed}"
                     make_run(run, [2 * loss, loss * (1 + seed / 20)])
     sweep = build_report_data(read_sweep(tmp_path / "sweep"), ReportOptions()).summary
-    assert max(map(len, [*table_lines(sweep), *footnotes(sweep)])) <= LINE_LETTERS
+    assert max(map(len, [*table_lines(sweep), *footnotes(sweep)])) <= LINE_WIDTH
 
 
 @pytest.mark.parametrize(
@@ -191,5 +191,5 @@ def test_a_typical_sweep_fits_a_terminal(make_run, tmp_path):
         (-math.inf, math.nan, "-inf"),
     ],
 )
-def test_a_spread_shows_two_digits_of_the_error(mean, error, text):
+def test_error_has_two_digits(mean, error, text):
     assert format_mean(mean, error) == text

@@ -7,7 +7,7 @@ from PIL import Image
 
 from normlab.report import figures
 from normlab.report.figures import LOOK, draw, drawing, installed_cjk_fonts, write_curves
-from normlab.report.finalize import close_sweep
+from normlab.report.finalize import finalize_sweep
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
@@ -153,7 +153,7 @@ def test_letters_without_font_raise_no_warning(make_run, tmp_path, recwarn):
     for model in ("批归一", "nobn"):
         for seed in range(2):
             make_run(f"model={model} seed={seed}")
-    close_sweep(tmp_path / "sweep")
+    finalize_sweep(tmp_path / "sweep")
     assert not recwarn.list
     assert "批归一" in (tmp_path / "sweep/curves.svg").read_text()
     assert "批归一" in (tmp_path / "sweep/report/index.html").read_text()

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normlab.report.page import Page, PageTable, Picture, Section, inline, write_page
+from normlab.report.page import Page, PageTable, Picture, Section, inline_svg, write_page
 
 NASTY = '<script>alert("x")</script>&'
 
@@ -20,11 +20,11 @@ def picture(name="curve", alt="a line", table=None):
 
 def page(*pictures, tables=(), title="a page"):
     section = Section("part", "A part", ["words"], pictures, tables)
-    return Page(title, ["it is so"], ["or not"], [section], [("seeds", "0–3")])
+    return Page(title, ["a result"], ["a caveat"], [section], [("seeds", "0–3")])
 
 
-def test_all_is_in_one_file_and_every_figure_and_table_a_file_beside_it(tmp_path):
-    numbers = PageTable("numbers", "what is drawn", pd.DataFrame({"x": [0, 1], "y": [0.5, float("inf")]}))
+def test_page_is_self_contained_with_files_beside_it(tmp_path):
+    numbers = PageTable("numbers", "data of the figure", pd.DataFrame({"x": [0, 1], "y": [0.5, float("inf")]}))
     index = write_page(page(picture(table=numbers)), tmp_path / "report")
     assert index == tmp_path / "report" / "index.html"
     assert sorted(path.name for path in index.parent.iterdir()) == [
@@ -34,25 +34,25 @@ def test_all_is_in_one_file_and_every_figure_and_table_a_file_beside_it(tmp_path
         "numbers.csv",
     ]
     text = index.read_text()
-    for said in (
+    for text_part in (
         "a page",
-        "it is so",
-        "or not",
+        "a result",
+        "a caveat",
         "A part",
         "words",
         "caption of curve",
-        "what is drawn",
+        "data of the figure",
         "0–3",
         "∞",
     ):
-        assert said in text
+        assert text_part in text
     assert text.count("<svg") == 1
     links = set(re.findall(r'(?:src|href)="([^"#][^"]*)"', text)) - {"data:,"}
     assert links == {"curve.svg", "curve.png", "numbers.csv"}
     assert (index.parent / "numbers.csv").read_text() == "x,y\n0,0.5\n1,inf\n"
 
 
-def test_names_from_outside_are_escaped_everywhere(tmp_path):
+def test_text_is_escaped(tmp_path):
     table = PageTable("numbers", NASTY, pd.DataFrame({NASTY: [NASTY]}))
     drawn = Picture("curve", picture().figure, NASTY, NASTY, table)
     section = Section("part", NASTY, [NASTY], [drawn], [PageTable("more", NASTY, pd.DataFrame({NASTY: [NASTY]}))])
@@ -63,14 +63,14 @@ def test_names_from_outside_are_escaped_everywhere(tmp_path):
     assert 'aria-label="&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&amp;"' in text
 
 
-def test_what_an_earlier_report_left_is_removed_and_nothing_else(tmp_path):
+def test_only_files_of_an_earlier_report_are_removed(tmp_path):
     write_page(page(picture("old"), tables=[PageTable("old_numbers", "", pd.DataFrame({"a": [1]}))]), tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     write_page(page(picture("new")), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "new.png", "new.svg", "notes.txt"]
 
 
-def test_two_figures_keep_their_own_parts_and_follow_the_colours_of_the_page(tmp_path):
+def test_svg_ids_are_unique_and_colours_themed(tmp_path):
     index = write_page(page(picture("one"), picture("two")), tmp_path)
     svgs = re.findall(r"<svg.*?</svg>", index.read_text(), re.DOTALL)
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
@@ -84,19 +84,19 @@ def test_two_figures_keep_their_own_parts_and_follow_the_colours_of_the_page(tmp
         assert not re.search("#(000000|ffffff|e4e4e4)", svg)
 
 
-def test_an_svg_file_becomes_an_element_with_its_alt_text():
+def test_inline_svg_has_alt_text():
     svg = (
         '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="324pt" height="216pt" '
         'viewBox="0 0 324 216"><metadata>when</metadata><g id="axes_1"/></svg>'
     )
-    assert inline(svg, "a-b", "a figure") == (
+    assert inline_svg(svg, "a-b", "a figure") == (
         '<svg class="figure" role="img" aria-label="a figure" style="--width: 324px" '
         'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 324 216"><g id="a_b-axes_1"/></svg>'
     )
 
 
 @pytest.mark.parametrize(("rows", "opened"), [(12, True), (13, False)])
-def test_a_long_table_is_closed_at_first(tmp_path, rows, opened):
+def test_long_table_is_collapsed(tmp_path, rows, opened):
     table = PageTable("numbers", "all of them", pd.DataFrame({"x": range(rows)}))
     text = write_page(page(tables=[table]), tmp_path).read_text()
     assert ("<summary>all of them" in text) != opened

@@ -16,7 +16,7 @@ def test_panel_configurations_vary_in_model_and_lr(make_run, tmp_path):
         assert part.configurations.index.tolist() == [
             f"model={model}, optimizer.lr={lr}" for model in ("bn", "nobn") for lr in ("0.01", "0.1")
         ]
-        assert part.runs["arm"].tolist() == part.configurations.index.tolist()
+        assert part.runs["configuration"].tolist() == part.configurations.index.tolist()
         all_styles = styles([tuple(settings) for settings in part.configurations[part.keys].to_numpy()])
         assert (
             [style.colour for style in all_styles[:2]]

@@ -1,4 +1,4 @@
-"""The command that a report prints for a run trains that run again."""
+"""Commands of a report reproduce the losses of its runs and sweeps."""
 
 import shlex
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normlab.report.report import again, command, started
+from normlab.report.report import entry_command, rerun_command, sweep_command
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import read_sweep
 
@@ -35,7 +35,7 @@ OWN = ["--config-dir", "drift", "--config-name", "short"]
 
 @pytest.fixture
 def lab(tmp_path):
-    """Make a folder with an entry script, a package and a configuration."""
+    """Create a folder with entry scripts and a configuration file."""
     (tmp_path / "drift").mkdir()
     (tmp_path / "drift" / "short.yaml").write_text(SHORT)
     (tmp_path / "lab").mkdir()
@@ -45,7 +45,7 @@ def lab(tmp_path):
 
 
 def start(folder: Path, *words: str) -> None:
-    """Run a command that begins with python."""
+    """Run a Python command and require success."""
     done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -59,11 +59,11 @@ def start(folder: Path, *words: str) -> None:
     ],
     ids=str,
 )
-def test_the_printed_command_reaches_the_same_loss(lab, entry, more):
+def test_rerun_command_reproduces_the_loss(lab, entry, more):
     start(lab, *entry, *OWN, "-m", "model=bn,nobn", "logger=csv", "hydra.sweep.dir=sweep", *more)
     records = read_sweep(lab / "sweep")
     assert len(records) == 2
-    printed = shlex.split(again(records[0].result))
+    printed = shlex.split(rerun_command(records[0].result))
     assert printed[: len(entry) + 1] == ["python", *entry]
     start(lab, *printed[1:], "hydra.run.dir=again")
     repeated = Result.read(lab / "again")
@@ -71,9 +71,9 @@ def test_the_printed_command_reaches_the_same_loss(lab, entry, more):
     assert repeated.objective.value == pytest.approx(records[0].result.objective.value, rel=1e-4)
 
 
-def test_the_command_of_the_sweep_starts_it_again(lab):
+def test_sweep_command_reproduces_the_losses(lab):
     start(lab, "mytrain.py", *OWN, "-m", "model=bn,nobn", "logger=csv", "hydra.sweep.dir=sweep")
-    printed = shlex.split(command(lab / "sweep", started(lab / "sweep", read_sweep(lab / "sweep"))))
+    printed = shlex.split(sweep_command(lab / "sweep", entry_command(lab / "sweep", read_sweep(lab / "sweep"))))
     assert printed[:2] == ["python", "mytrain.py"]
     words = [word.replace("hydra.sweep.dir=sweep", "hydra.sweep.dir=again") for word in printed[1:]]
     start(lab, *words)
@@ -83,12 +83,12 @@ def test_the_command_of_the_sweep_starts_it_again(lab):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_records_that_do_not_say_are_of_train_py():
+def test_default_entry_is_train_py():
     result = Result("", Status.FINISHED, {}, {}, ["model=bn", "experiment=x"], Objective("", "", 0.0))
-    assert again(result) == "python train.py model=bn experiment=x hydra.mode=RUN"
+    assert rerun_command(result) == "python train.py model=bn experiment=x hydra.mode=RUN"
 
 
-def test_a_script_without_a_conf_of_its_own_answers_a_mistake_in_one_line(lab):
+def test_unknown_key_in_own_script_is_one_line(lab):
     done = subprocess.run(
         [sys.executable, "mytrain.py", "modle=bn"], cwd=lab, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""``python -m normlab.report``: from the records of a sweep to its page."""
+"""``python -m normlab.report``: the page, its tables and its errors."""
 
 import csv
 import html
@@ -19,7 +19,7 @@ from normlab.stats.sentences import p_value, ratio_text, two_digits
 
 @pytest.fixture
 def report(tmp_path, capsys):
-    """Return what writes the report of the sweep, and returns what the page says, without its figures."""
+    """Return a function that writes the report of the sweep and returns the text of the page without figures."""
 
     def write(*arguments, path=None):
         main([str(path or tmp_path / "sweep"), *arguments])
@@ -33,21 +33,21 @@ def report(tmp_path, capsys):
 
 
 @pytest.fixture
-def refused(tmp_path, capsys):
-    """Return what asks for a report that cannot be, and returns the line that says so."""
+def error_of(tmp_path, capsys):
+    """Return a function that runs the command with invalid arguments and returns its error line."""
 
-    def ask(*arguments):
+    def run(*arguments):
         with pytest.raises(SystemExit) as end:
             main(list(arguments))
         assert capsys.readouterr().out == ""
         assert "\n" not in str(end.value.code)
         return str(end.value.code)
 
-    return ask
+    return run
 
 
 def sweep(make_run, models=("bn", "nobn"), seeds=12, rates=("0.01", "0.1"), **how):
-    """Write a sweep in which bn is better at its best learning rate: it ends with about 2.5 against 3.5."""
+    """Write a sweep in which bn is better at the best learning rate, with final losses of about 2.5 and 3.5."""
     for model in models:
         for seed in range(seeds):
             for lr in rates:
@@ -60,14 +60,14 @@ def rows_of(tmp_path, name, page="report"):
         return list(csv.DictReader(file))
 
 
-def test_a_sweep_comes_to_a_sentence_with_a_test_and_an_interval(make_run, report, tmp_path):
+def test_verdict_with_p_value_and_interval(make_run, report, tmp_path):
     sweep(make_run)
     page = report()
     # p = 2 · 2/256: eight replicates all on one side, at a first look.
-    said = (
+    verdict = (
         "bn is better than nobn: test/loss ratio 0.72, 95 % CI 0.71–0.72, p = 0.016 (look 1), over 8 draws of the "
     )
-    assert f"{said}data; at lr 0.01, chosen on 4 other seeds" in page
+    assert f"{verdict}data; at lr 0.01, chosen on 4 other seeds" in page
     assert "bn is better than nobn: train_eval/loss ratio 0.72, 95 % CI" in page
     for row, metric in zip(rows_of(tmp_path, "comparisons"), ("test/loss", "train_eval/loss"), strict=True):
         assert (row["arm"], row["baseline"], row["verdict"]) == ("bn", "nobn", "better")
@@ -79,8 +79,8 @@ def test_a_sweep_comes_to_a_sentence_with_a_test_and_an_interval(make_run, repor
     assert "replicates that choose settings: 4; that are reported: 8" in page
 
 
-def test_sentence_table_and_csv_show_the_same_numbers(make_run, report, tmp_path):
-    """With noise, ties and a margin: each number of a sentence is in the table, and rounded from the file."""
+def test_sentence_table_and_csv_agree(make_run, report, tmp_path):
+    """With noise, ties and a margin, all numbers of a sentence equal the rounded numbers of the file."""
     for seed in range(9):
         for model, level in (("bn", 1.0), ("ln", 1.2), ("nobn", 1.5)):
             noise = ((7 * seed + 3 * len(model)) % 10) / 20
@@ -117,8 +117,8 @@ def test_sentence_table_and_csv_show_the_same_numbers(make_run, report, tmp_path
         assert f"p = {num(float(row['equivalence_p_adjusted']), 2)}" in page
 
 
-def test_bug_a_second_report_of_the_same_runs_came_to_another_verdict(make_run, report, tmp_path):
-    """nobn is tuned to the worse of two rates that its tuning seeds cannot tell apart."""
+def test_second_report_of_the_same_runs_is_identical(make_run, report, tmp_path):
+    """nobn is tuned to the worse of two learning rates that its tuning seeds cannot distinguish."""
     for seed in range(12):
         wave = 0.1 if seed % 2 else -0.1
         for lr, losses in (("0.01", (2.0, 2.0)), ("0.1", (2.0 + wave + 0.001 * (seed < 4), 1.0))):
@@ -139,7 +139,7 @@ def test_bug_a_second_report_of_the_same_runs_came_to_another_verdict(make_run, 
     assert (tmp_path / "sweep/verdicts.json").read_text() == verdicts
 
 
-def test_every_run_has_the_command_that_trains_it_again(make_run, report, tmp_path):
+def test_every_run_has_its_command(make_run, report, tmp_path):
     sweep(make_run, seeds=2)
     report()
     commands = [row["command"] for row in rows_of(tmp_path, "runs")]
@@ -147,24 +147,24 @@ def test_every_run_has_the_command_that_trains_it_again(make_run, report, tmp_pa
     assert "python train.py model=bn optimizer.lr=0.01 seed=1" in commands
 
 
-def test_the_order_in_which_runs_are_found_does_not_matter(make_run, report, tmp_path):
+def test_order_of_folders_does_not_matter(make_run, report, tmp_path):
     sweep(make_run, models=("bn", "nobn", "ln"))
     first = report()
     folder = tmp_path / "sweep"
     for place, path in enumerate(sorted(folder.glob("model=*"), reverse=True)):
         path.rename(folder / f"{place:03}")
     again = report()
-    assert first.split("Every run")[0] == again.split("Every run")[0]
+    assert first.split("All runs, each")[0] == again.split("All runs, each")[0]
 
 
-def test_several_folders_are_one_report(make_run, report, tmp_path):
+def test_several_sweeps_in_one_report(make_run, report, tmp_path):
     sweep(make_run, models=("bn",))
     (tmp_path / "sweep").rename(tmp_path / "first")
     sweep(make_run, models=("nobn",))
     assert "bn is better than nobn" in report(str(tmp_path / "first"))
 
 
-def test_another_metric_baseline_comparison_and_target(make_run, report, tmp_path):
+def test_options_baseline_compare_and_target(make_run, report, tmp_path):
     sweep(make_run)
     report("--baseline", "bn")
     rows = rows_of(tmp_path, "comparisons", "report-baseline=bn")
@@ -175,12 +175,12 @@ def test_another_metric_baseline_comparison_and_target(make_run, report, tmp_pat
     assert {row["panel"] for row in rows} == {"model=bn", "model=nobn"}
     report("--target", "2.5")
     assert "val/loss at most 2.5" in (tmp_path / "sweep/report-target=2.5/target.svg").read_text()
-    assert "what the baseline has reached" in report("--target", "baseline")
+    assert "the value that the baseline reaches" in report("--target", "baseline")
 
 
 @pytest.mark.parametrize("metric", ["test/loss", "val/loss", "train/loss"])
-def test_settings_are_chosen_on_validation_whatever_is_reported(make_run, report, tmp_path, metric):
-    """By test and training loss the other learning rate is better; times are those of the validation curve."""
+def test_selection_uses_validation_for_any_metric(make_run, report, tmp_path, metric):
+    """The other learning rate is better by test and training loss; times to target use the validation curve."""
     sweep(make_run)
     for folder in (tmp_path / "sweep").glob("*lr=0.1,*"):
         result = Result.read(folder)
@@ -194,13 +194,13 @@ def test_settings_are_chosen_on_validation_whatever_is_reported(make_run, report
     chosen = [row["optimizer.lr"] for row in rows_of(tmp_path, "settings", folder) if row["chosen"] == "1.0"]
     assert chosen == ["0.01", "0.01"]
     # The validation losses of bn at 0.01 are at most 2.5 in the second epoch, step 10; those of nobn never are.
-    assert "The target: val/loss at most 2.5." in page
+    assert "Target: val/loss at most 2.5." in page
     reached = {row["arm"]: row["steps"] for row in rows_of(tmp_path, "times", folder)}
     assert reached == {"bn": "10.0", "nobn": "inf"}
     assert "val/loss by epoch" in page
 
 
-def test_the_main_page_is_not_overwritten_by_another(make_run, report, refused, tmp_path):
+def test_main_report_is_not_overwritten(make_run, report, error_of, tmp_path):
     sweep(make_run)
     (tmp_path / "second").mkdir()
     report()
@@ -208,27 +208,27 @@ def test_the_main_page_is_not_overwritten_by_another(make_run, report, refused, 
     main = {path: path.read_bytes() for path in (folder / "report").iterdir()}
     report("--metric", "train/loss", "--baseline", "bn")
     report(str(tmp_path / "second"))
-    asked = (str(folder), "--baseline", "bn", "--out", str(folder / "report"))
-    assert "--out must be another folder than the main report" in refused(*asked)
+    arguments = (str(folder), "--baseline", "bn", "--out", str(folder / "report"))
+    assert "--out must not be the main report" in error_of(*arguments)
     assert {path: path.read_bytes() for path in (folder / "report").iterdir()} == main
     pages = sorted(path.name for path in folder.glob("report*"))
     assert pages == ["report", "report-metric=train_loss,baseline=bn", "report-with=second"]
 
 
-def test_a_page_does_not_replace_the_files_of_something_else(make_run, report, refused, tmp_path):
+def test_other_folders_are_not_overwritten(make_run, report, error_of, tmp_path):
     run = make_run("model=bn seed=0")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.csv").touch()
     for out in (run, tmp_path / "notes", tmp_path / "sweep"):
-        assert "--out must be a new folder or one of a report" in refused(str(run), "--out", str(out))
+        assert "--out must be a new folder or an earlier report" in error_of(str(run), "--out", str(out))
     assert (tmp_path / "notes" / "mine.csv").exists()
     report("--out", str(tmp_path / "page"))
     report("--out", str(tmp_path / "page"), "--metric", "train/loss")
 
 
 DEGENERATE = {
-    "one run": (["model=bn seed=0"], {}, "nothing to compare it with"),
-    "one arm": ([f"model=bn seed={k}" for k in range(9)], {}, "nothing to compare it with"),
+    "one run": (["model=bn seed=0"], {}, "nothing to compare"),
+    "one arm": ([f"model=bn seed={k}" for k in range(9)], {}, "nothing to compare"),
     "one seed": (["model=bn seed=0", "model=nobn seed=0"], {}, "one replicate: no spread can be given"),
     "all diverged": (
         [f"model={model} seed={k}" for model in ("bn", "nobn") for k in range(8)],
@@ -244,14 +244,14 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("case", DEGENERATE)
-def test_of_little_the_page_says_so(make_run, report, case):
-    overrides, how, said = DEGENERATE[case]
+def test_degenerate_sweeps(make_run, report, case):
+    overrides, how, text = DEGENERATE[case]
     for each in overrides:
         make_run(each, **how)
-    assert said in report()
+    assert text in report()
 
 
-def test_diverged_and_failed_runs_are_on_the_page(make_run, report, tmp_path):
+def test_diverged_and_failed_runs_are_counted(make_run, report, tmp_path):
     sweep(make_run, rates=("0.01",), seeds=10)
     for seed in (10, 11):
         make_run(f"model=nobn optimizer.lr=0.01 seed={seed}", (9.0,), status=Status.DIVERGED)
@@ -262,14 +262,14 @@ def test_diverged_and_failed_runs_are_on_the_page(make_run, report, tmp_path):
     assert (nobn["diverged"], nobn["runs"]) == ("2", "12")
 
 
-def test_a_metric_that_some_runs_lack_is_said(make_run, report):
+def test_runs_without_metric_are_counted(make_run, report):
     for seed in range(4):
         make_run(f"model=bn seed={seed}")
         make_run(f"model=nobn seed={seed}", recorded="val/mse" if seed == 3 else "val/loss")
     assert "finished runs without val/loss, which count nowhere: 1" in report()
 
 
-def test_damaged_and_half_written_records_are_named_and_counted(make_run, report, tmp_path, caplog):
+def test_damaged_records_are_named_and_counted(make_run, report, tmp_path, caplog):
     sweep(make_run, rates=("0.01",), seeds=3)
     folders = sorted((tmp_path / "sweep").glob("model=bn*"))
     (folders[0] / RESULT_FILE).write_text('{"name": ')
@@ -296,31 +296,32 @@ def test_names_from_configs_are_escaped(make_run, report, tmp_path):
     assert "<img" not in text
 
 
-def test_what_is_not_there_is_answered_in_one_line_with_what_is(make_run, refused, tmp_path):
+def test_unknown_options_list_the_alternatives(make_run, error_of, tmp_path):
     sweep(make_run, seeds=2)
     folder = str(tmp_path / "sweep")
-    assert refused(folder, "--metric", "val/acc") == (
-        "error: --metric val/acc: no run has it; there are test/loss, train/loss, train_eval/loss, val/loss"
+    assert error_of(folder, "--metric", "val/acc") == (
+        "error: --metric must be a metric of the runs, got val/acc; the runs have test/loss, "
+        "train/loss, train_eval/loss, val/loss"
     )
-    assert refused(folder, "--margin", "-1") == "error: margin must be a number > 0, got -1.0; 0.05 is 5 %"
-    assert "the settings of model are bn, nobn" in refused(folder, "--baseline", "ln")
-    assert "what varies in this sweep is model, optimizer.lr" in refused(folder, "--compare", "net")
-    assert "'fast' cannot be the target" in refused(folder, "--target", "fast")
+    assert error_of(folder, "--margin", "-1") == "error: margin must be a number > 0, got -1.0; 0.05 is 5 %"
+    assert "the settings of model are bn, nobn" in error_of(folder, "--baseline", "ln")
+    assert "what varies in this sweep is model, optimizer.lr" in error_of(folder, "--compare", "net")
+    assert "'fast' cannot be the target" in error_of(folder, "--target", "fast")
     assert not (tmp_path / "sweep/report/index.html").exists()
 
 
-def test_a_metric_of_unknown_direction_is_refused_unless_it_was_optimized(make_run, report, refused, tmp_path):
+def test_metric_of_unknown_direction_raises(make_run, report, error_of, tmp_path):
     for seed in range(2):
         final = {"val/loss": 1.0, "test/loss": 1.0, "test/within": 0.5}
         make_run(f"model=bn seed={seed}", final=final)
-    said = refused(str(tmp_path / "sweep"), "--metric", "test/within")
-    assert said == (
+    message = error_of(str(tmp_path / "sweep"), "--metric", "test/within")
+    assert message == (
         "error: --metric must be one of loss, mse, mae, r2, acc on a split, or the optimized val/loss, "
-        "got test/within: whether it should be small is not known"
+        "got test/within, whose direction is unknown"
     )
 
 
-def test_a_metric_of_one_s_own_that_was_optimized_keeps_its_direction(make_run, report, tmp_path):
+def test_custom_optimized_metric_keeps_its_direction(make_run, report, tmp_path):
     for seed in range(8):
         for model, share in (("bn", 0.9), ("nobn", 0.5)):
             how = {"metric": "val/within", "recorded": "val/within", "direction": "max"}
@@ -329,19 +330,22 @@ def test_a_metric_of_one_s_own_that_was_optimized_keeps_its_direction(make_run, 
     assert "bn is better than nobn: test/within difference +0.8, 95 % CI" in page
 
 
-def test_a_folder_without_runs_is_answered_in_one_line(refused, tmp_path):
-    assert refused(str(tmp_path)) == f"error: no run is in {tmp_path}; give the folder of a sweep, as outputs/…"
-    assert "is no folder" in refused(str(tmp_path / "nowhere"))
+def test_folder_without_runs_raises(error_of, tmp_path):
+    assert (
+        error_of(str(tmp_path))
+        == f"error: PATH must hold runs, got {tmp_path}; give the folder of a sweep, such as outputs/…"
+    )
+    assert "PATH must be a folder, got" in error_of(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc, where even root cannot write")
-def test_a_folder_that_cannot_be_written_to_is_answered_in_one_line(make_run, refused, tmp_path):
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, where even root cannot write")
+def test_unwritable_folder_raises(make_run, error_of, tmp_path):
     make_run("model=bn seed=0")
-    said = refused(str(tmp_path / "sweep"), "--out", "/proc/self/report")
-    assert said.startswith("error: cannot write to the output folder /proc/self/report")
+    message = error_of(str(tmp_path / "sweep"), "--out", "/proc/self/report")
+    assert message.startswith("error: cannot write to the output folder /proc/self/report")
 
 
-def test_it_is_rebuilt_without_torch(make_run, tmp_path):
+def test_report_needs_no_torch(make_run, tmp_path):
     sweep(make_run, seeds=2)
     code = (
         "import sys; from normlab.report.__main__ import main; main(sys.argv[1:]); "

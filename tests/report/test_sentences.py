@@ -1,4 +1,4 @@
-"""Sentences on the terminal and the page: settings, scope, early stops, disagreements, older records."""
+"""Sentences on the terminal and the page: settings, scope, early stops, disagreements, earlier records."""
 
 import html
 import json
@@ -7,31 +7,31 @@ import re
 
 import pytest
 
-from normlab.report.finalize import close_sweep
+from normlab.report.finalize import finalize_sweep
 from normlab.results.result import RESULT_FILE
 
 WINE = {"seed": 42, "generated": False, "train": 106, "val": 36, "test": 36}
-"""The samples of a run on a split of a table."""
+"""Data summary of a run on a split of a table."""
 NOT_TUNED = "at lr 0.01, not tuned: other rates may reverse it"
 
 
 @pytest.fixture
-def said(tmp_path, caplog):
-    """Return a function that closes the sweep: what is printed, and what the page says, each in one line."""
+def texts(tmp_path, caplog):
+    """Return a function that finalizes the sweep and returns the text of the terminal and of the page."""
     caplog.set_level(logging.INFO, "normlab")
 
-    def close():
+    def finalize():
         caplog.clear()
-        close_sweep(tmp_path / "sweep")
+        finalize_sweep(tmp_path / "sweep")
         page = (tmp_path / "sweep/report/index.html").read_text()
         page = html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(svg|style|script).*?</\1>", "", page, flags=re.S)))
         return " ".join(" ".join(caplog.messages).split()), " ".join(page.split())
 
-    return close
+    return finalize
 
 
 def sweep(make_run, levels, seeds=8, rates=("0.01",), **how):
-    """Write runs whose losses end with the level of their model, and a little for each seed."""
+    """Write runs whose final loss is the level of their model plus 0.01 per seed."""
     for model, level in levels.items():
         for seed in range(seeds):
             for lr in rates:
@@ -39,17 +39,17 @@ def sweep(make_run, levels, seeds=8, rates=("0.01",), **how):
                 make_run(f"model={model} optimizer.lr={lr} seed={seed}", (9.0, 8.0, end), **how)
 
 
-def test_an_untuned_comparison_names_the_rate_and_that_others_may_reverse_it(make_run, said):
+def test_untuned_comparison_names_the_learning_rate(make_run, texts):
     sweep(make_run, {"bn": 1.0, "nobn": 2.0})
-    for text in said():
+    for text in texts():
         assert f"over 8 draws of the data; {NOT_TUNED}" in text
 
 
-def test_an_edge_of_the_grid_is_named_once_for_all_arms(make_run, said):
+def test_edge_of_the_grid_is_named_once(make_run, texts):
     for rate, more in (("0.01", 1.0), ("0.1", 0.5), ("1.0", 0.0)):
         sweep(make_run, {"bn": 1.0 + more, "ln": 1.5 + more, "nobn": 2.0 + more}, 12, rates=(rate,))
     edge = "for bn, ln, nobn the best is the largest optimizer.lr that was tried, 1.0: a better one may lie beyond"
-    for text in said():
+    for text in texts():
         assert text.count(edge) == 1
         assert text.count("lie beyond") == 1
         assert "not tuned" not in text
@@ -63,20 +63,20 @@ def test_an_edge_of_the_grid_is_named_once_for_all_arms(make_run, said):
         ({"data": WINE, "replicate": "seed"}, "over 8 seeds on this split"),
     ],
 )
-def test_a_verdict_names_its_scope(make_run, said, how, scope):
+def test_verdict_names_its_scope(make_run, texts, how, scope):
     sweep(make_run, {"bn": 1.0, "nobn": 2.0}, **how)
-    for text in said():
+    for text in texts():
         assert f"p = 0.016 (look 1), {scope}; " in text
         assert ("over new tables like this one it holds, p =" in text) == (scope == "over 8 splits of this table")
 
 
-def test_runs_that_stopped_early_are_named(make_run, said):
+def test_early_stopped_runs_are_counted(make_run, texts):
     sweep(make_run, {"bn": 1.0, "nobn": 2.0}, seeds=6)
     for seed in (6, 7):
         make_run(f"model=bn optimizer.lr=0.01 seed={seed}", (9.0, 1.0), max_epochs=3)
         make_run(f"model=nobn optimizer.lr=0.01 seed={seed}", (9.0, 8.0, 2.0), max_epochs=3)
     early = "runs that stopped early count with the last tenth of their own epochs: 2"
-    for text in said():
+    for text in texts():
         assert f"over 8 draws of the data; {NOT_TUNED}; {early}" in text
 
 
@@ -95,35 +95,35 @@ def test_runs_that_stopped_early_are_named(make_run, said):
         ),
     ],
 )
-def test_validation_and_the_best_epoch_are_named_where_they_disagree(make_run, said, val, best, line):
-    """By the test metric bn is better; val and best are the values of bn and nobn."""
+def test_disagreeing_validation_is_named(make_run, texts, val, best, line):
+    """bn is better by the test metric; ``val`` and ``best`` are the values of bn and nobn."""
     for model, end, least, test in zip(("bn", "nobn"), val, best, (1.0, 2.0), strict=True):
         for seed in range(8):
             noise = 1 + 0.001 * seed
             final = {"val/loss": end * noise, "test/loss": test * noise}
             make_run(f"model={model} seed={seed}", (9.0, least * noise, end * noise), final=final)
-    for text in said():
+    for text in texts():
         assert "bn is better than nobn: test/loss ratio 0.5" in text
         assert f"unlike test/loss, {line}" in text
 
 
-def test_where_all_agree_nothing_is_said_of_it(make_run, said):
+def test_agreeing_validation_is_not_named(make_run, texts):
     sweep(make_run, {"bn": 1.0, "nobn": 2.0})
-    assert not any("unlike" in text for text in said())
+    assert not any("unlike" in text for text in texts())
 
 
-def test_failed_trainings_are_counted_with_a_test_of_their_shares(make_run, said):
-    """All 8 runs of nobn end above 0.9 of the constant predictor's loss, none of bn: McNemar's p, 2 · 2/256."""
+def test_failed_trainings_are_counted_with_p_value(make_run, texts):
+    """All 8 runs of nobn and none of bn are untrained: McNemar's p is 2/256, doubled at the first look."""
     for seed in range(8):
         make_run(f"model=bn seed={seed}", (1.0, 0.5, 0.2), chance=1.0)
         make_run(f"model=nobn seed={seed}", (2.0, 2.0, 1.9), chance=1.0)
-    for text in said():
+    for text in texts():
         assert "bn failed to train in 0 of 8 runs, nobn in 8, p = 0.016" in text
 
 
-def test_a_margin_and_all_pairs_of_the_last_command_count(make_run, said):
+def test_margin_and_pairs_of_the_last_command_count(make_run, texts):
     sweep(make_run, {"bn": 1.0, "ln": 1.001, "nobn": 2.0}, margin=0.05, pairs=True, baseline="ln")
-    for text in said():
+    for text in texts():
         assert "bn against ln: no difference shown" not in text  # each seed has the same tiny difference
         assert "bn is better than ln: test/loss ratio 0.999" in text
         # 1/256, times 2 for the first look and 3 for the pairs.
@@ -131,11 +131,11 @@ def test_a_margin_and_all_pairs_of_the_last_command_count(make_run, said):
         assert "nobn is worse than bn" in text
 
 
-def test_seconds_are_compared_nowhere(make_run, said, tmp_path):
+def test_seconds_are_not_compared_without_timing(make_run, texts, tmp_path):
     for seed in range(8):
         make_run(f"model=bn seed={seed}", (9.0, 1.0, 1.0), seconds=10.0)
         make_run(f"model=nobn seed={seed}", (9.0, 3.0, 0.9 + 0.01 * seed), seconds=1.0)
-    terminal, page = said()
+    terminal, page = texts()
     assert "bn reaches the target in" in page
     assert "times the steps of nobn" in page
     for text in (terminal, page):
@@ -147,30 +147,30 @@ def test_seconds_are_compared_nowhere(make_run, said, tmp_path):
 
 
 class TestEarlierRecords:
-    """Records without ``final``, ``data`` and ``replicate``, as versions before these wrote them."""
+    """Records of earlier versions, without ``final``, ``data`` and ``replicate``."""
 
     EARLIER = {"final": {}, "data": {}, "replicate": None}  # noqa: RUF012
 
-    def test_outcomes_come_from_the_curves_and_the_scope_is_seeds_on_one_split(self, make_run, said):
+    def test_outcomes_come_from_the_curves(self, make_run, texts):
         sweep(make_run, {"bn": 1.0, "nobn": 2.0}, **self.EARLIER)
-        for text in said():
+        for text in texts():
             assert "bn is better than nobn: val/loss ratio 0.51, 95 % CI" in text
             assert "p = 0.016 (look 1), over 8 seeds on this split" in text
-        # Of the epochs 9, 8 and 1.0 + 0.01 seed, the last tenth is the last one: mean 1.035.
-        assert "bn 8 0 0 - 1.0350 ± 0.0087 -" in said()[0]
+        # The last tenth of 3 epochs is the last epoch, with loss 1.0 + 0.01 seed: mean 1.035.
+        assert "bn 8 0 0 - 1.0350 ± 0.0087 -" in texts()[0]
 
-    def test_the_training_loss_can_be_compared(self, make_run, tmp_path, capsys):
+    def test_training_loss_can_be_compared(self, make_run, tmp_path, capsys):
         from normlab.report.__main__ import main
 
         sweep(make_run, {"bn": 1.0, "nobn": 2.0}, **self.EARLIER)
         main([str(tmp_path / "sweep"), "--metric", "train/loss"])
         assert "train/loss ratio 0.51" in (tmp_path / "sweep/report-metric=train_loss/index.html").read_text()
 
-    def test_records_without_the_keys_at_all(self, make_run, said, tmp_path):
+    def test_records_without_the_keys(self, make_run, texts, tmp_path):
         sweep(make_run, {"bn": 1.0, "nobn": 2.0}, **self.EARLIER)
         for path in (tmp_path / "sweep").rglob(RESULT_FILE):
             content = json.loads(path.read_text())
             for key in ("final", "data", "started", "command", "sources"):
                 del content[key]
             path.write_text(json.dumps(content))
-        assert "bn is better than nobn: val/loss ratio 0.51" in said()[0]
+        assert "bn is better than nobn: val/loss ratio 0.51" in texts()[0]

@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from normlab.report.finalize import close_sweep
+from normlab.report.finalize import finalize_sweep
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.tensorboard import write_events, write_text
 from normlab.results.events import CLOSED, OURS, EventFile
@@ -181,7 +181,7 @@ def tensorboard(folder, log):
 
 def test_tensorboard_serves_all_tabs(folder, make_run, tmp_path):
     make_run("model=nobn seed=3", [4.0, float("nan")], status=Status.DIVERGED, events=True)
-    close_sweep(folder)
+    finalize_sweep(folder)
     runs = set(traces(folder))
     with tensorboard(folder, tmp_path / "log") as request_json:
         deadline = time.monotonic() + 30
@@ -214,6 +214,6 @@ def test_tensorboard_serves_all_tabs(folder, make_run, tmp_path):
         "losses and metrics: median and quartiles",
         "losses and metrics",
     ]
-    assert "loss at the end of the training (lower is better)" in texts[0]["text"]
+    assert "loss at the end of training (lower is better)" in texts[0]["text"]
     assert set(images) == {"arms"}
     assert all(tag.startswith("figures/") for tag in images["arms"])

@@ -21,7 +21,7 @@ from hydra_plugins.normlab.typed import require_effective, was_typed
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config.schema import direction_of
 from normlab.errors import first_line
-from normlab.report.finalize import close_sweep
+from normlab.report.finalize import finalize_sweep
 from normlab.results.folder import free_folder, require_own, require_writable, run_name
 from normlab.results.provenance import remember_command
 
@@ -51,7 +51,7 @@ def closing(folder: Path, config: DictConfig) -> Iterator[None]:
                 with environment_of(config):
                     time_arms(folder)
     finally:
-        close_sweep(folder)
+        finalize_sweep(folder)
 
 
 # For sweepers that do not name their jobs' folders themselves.
@@ -101,11 +101,11 @@ class NormlabCallback(Callback):
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Draw what the probes found, and say where the run's files are."""
-        from normlab.report.finalize import close_run
+        from normlab.report.finalize import finalize_run
 
         if job_return.status == JobStatus.COMPLETED:
             if config.probes:
-                close_run(Path(config.hydra.run.dir))
+                finalize_run(Path(config.hydra.run.dir))
             folder = config.hydra.run.dir
             curves = f"   curves: tensorboard --logdir {shlex.quote(folder)}" if config.logger.tensorboard else ""
             log.info("files: %s%s", folder, curves)

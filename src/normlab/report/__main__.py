@@ -1,4 +1,4 @@
-"""``python -m normlab.report PATH``: the page of one sweep, or of several together."""
+"""Command line ``python -m normlab.report PATH``: write the report of one sweep or of several sweeps together."""
 
 import argparse
 import logging
@@ -14,47 +14,54 @@ from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable,
 from normlab.results.result import RESULT_FILE
 from normlab.results.sweep import read_sweeps
 
+DESCRIPTION = "Write the report of one sweep, or of several sweeps together."
 REPORT_OPTIONS = ("metric", "compare", "baseline", "target", "margin", "pairs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the report that the command line asks for, or say in one line why not."""
-    parser = argparse.ArgumentParser(prog="python -m normlab.report", description=__doc__)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="the folder of a sweep")
-    parser.add_argument("--compare", metavar="KEY", help="what is compared; model, if it varies")
+    """Parse the command line and write the report; errors exit with a message of one line."""
+    parser = argparse.ArgumentParser(prog="python -m normlab.report", description=DESCRIPTION)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folder of a sweep")
+    parser.add_argument("--compare", metavar="KEY", help="factor to compare; default: model, if it varies")
     parser.add_argument(
-        "--baseline", metavar="ARM", help="what the others are compared with; nobn, if it is there"
+        "--baseline", metavar="ARM", help="arm that the others are compared with; default: nobn, if present"
     )
-    parser.add_argument("--metric", help="the metric to compare: val/loss, test/acc, …; test and training loss")
-    parser.add_argument("--target", help="the validation value that times are counted to, or: baseline")
-    parser.add_argument("--margin", type=float, help="test equivalence within this margin: 0.05 is 5 %%")
-    parser.add_argument("--pairs", action="store_true", default=None, help="compare all pairs of arms")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="of the page; in the first PATH report/, or report-<options>/"
+        "--metric", help="metric to compare, such as test/acc; default: test metrics and training loss"
     )
-    asked = parser.parse_args(arguments)
+    parser.add_argument("--target", help="validation value for the time to target, or: baseline")
+    parser.add_argument("--margin", type=float, help="test equivalence within this margin; 0.05 is 5 %%")
+    parser.add_argument(
+        "--pairs", action="store_true", default=None, help="compare all pairs of arms, not only with the baseline"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="output folder; default: report/ in the first PATH, or report-<options>/ with options",
+    )
+    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
-        report(asked)
+        report(args)
     except (ConfigError, OSError) as error:
         sys.exit(f"error: {first_line(error)}")
 
 
-def report(asked: argparse.Namespace) -> None:
-    """Read the records, and write the report.
+def report(args: argparse.Namespace) -> None:
+    """Read the records of the sweeps, write the report and print the path of the page.
 
     Raises:
-        ConfigError: if there is nothing to report, or not what was asked for.
+        ConfigError: if a path holds no runs, or an option does not fit the runs.
     """
-    for path in asked.paths:
+    for path in args.paths:
         if not path.is_dir():
-            raise ConfigError(f"{path} is no folder; give the folder of a sweep, as outputs/…")
-    records = read_sweeps(asked.paths)
+            raise ConfigError(f"PATH must be a folder, got {path}; give the folder of a sweep, such as outputs/…")
+    records = read_sweeps(args.paths)
     if not records:
-        raise ConfigError(
-            f"no run is in {', '.join(map(str, asked.paths))}; give the folder of a sweep, as outputs/…"
-        )
+        paths = ", ".join(map(str, args.paths))
+        raise ConfigError(f"PATH must hold runs, got {paths}; give the folder of a sweep, such as outputs/…")
     from normlab.report.report import write_report
     from normlab.report.report_data import (
         ReportOptions,
@@ -65,65 +72,61 @@ def report(asked: argparse.Namespace) -> None:
     )
     from normlab.stats.looks import History
 
-    out, options = page_folder(asked), {name: getattr(asked, name) for name in REPORT_OPTIONS}
-    one = asked.paths[0] if len(asked.paths) == 1 else None
-    typed = ReportOptions.of_runs(records, one)
+    out, options = page_folder(args), {name: getattr(args, name) for name in REPORT_OPTIONS}
+    folder = args.paths[0] if len(args.paths) == 1 else None
+    defaults = ReportOptions.of_runs(records, folder)
     given = {name: value for name, value in options.items() if value is not None}
-    if "compare" in given:  # the arms are others then
-        typed = replace(typed, baseline=None)
-    history = read_history(one, records) if one else History(declared_maximum(records))
-    found = build_report_data(
+    if "compare" in given:  # the baseline of the runs is an arm of another factor
+        defaults = replace(defaults, baseline=None)
+    history = read_history(folder, records) if folder else History(declared_maximum(records))
+    data = build_report_data(
         records,
-        replace(typed, **(given | {"target": typed_target(asked.target) or typed.target})),
+        replace(defaults, **(given | {"target": parse_target(args.target) or defaults.target})),
         history=history,
-        folders=asked.paths,
+        folders=args.paths,
     )
     require_writable(out)
-    if one and not given:  # other options are another analysis of the same runs
-        write_history(one, history)
-    print(shorter_path(write_report(asked.paths, found, out)))
+    if folder and not given:  # with options it is another analysis, which does not count as a look
+        write_history(folder, history)
+    print(shorter_path(write_report(args.paths, data, out)))
 
 
-def page_folder(asked: argparse.Namespace) -> Path:
-    """Return the folder of the page: ``report/`` of a sweep alone and without options, else one named after them.
+def page_folder(args: argparse.Namespace) -> Path:
+    """Return the output folder: ``report/`` for one sweep without options, else a folder named after the options.
 
     Raises:
-        ConfigError: if the page would replace the main report of a sweep, or the files of something else.
+        ConfigError: if ``--out`` would replace the main report of a sweep or a folder that is not a report.
     """
     from normlab.report.report import FOLDER
 
-    first, *others = asked.paths
-    given = [f"{name}={getattr(asked, name)}" for name in REPORT_OPTIONS if getattr(asked, name) is not None]
+    first, *others = args.paths
+    given = [f"{name}={getattr(args, name)}" for name in REPORT_OPTIONS if getattr(args, name) is not None]
     given += [f"with={os.path.relpath(path, first.parent)}" for path in others]
-    own = first / (f"{FOLDER}-{run_name(given)}" if given else FOLDER)
-    if asked.out is None:
-        return own
-    out: Path = asked.out
-    main = {(path / FOLDER).resolve() for path in asked.paths}
-    if given and (out.resolve() in main or (out.name == FOLDER and (out.parent / SWEEP_CONFIG).exists())):
+    default = first / (f"{FOLDER}-{run_name(given)}" if given else FOLDER)
+    if args.out is None:
+        return default
+    out: Path = args.out
+    main_reports = {(path / FOLDER).resolve() for path in args.paths}
+    if given and (out.resolve() in main_reports or (out.name == FOLDER and (out.parent / SWEEP_CONFIG).exists())):
         raise ConfigError(
-            f"--out must be another folder than the main report, which is of one sweep without options, got {out} "
-            f"with {', '.join(given)}; leave --out away and the page goes to {shorter_path(own)}"
+            f"--out must not be the main report, which has one sweep and no options, got {out} with "
+            f"{', '.join(given)}; omit --out to write to {shorter_path(default)}"
         )
     require_report(out)
     return out
 
 
 def require_report(folder: Path) -> None:
-    """Refuse a folder that holds anything but a report: a page replaces what is there.
-
-    Raises:
-        ConfigError: if it is so.
-    """
+    """Raise ConfigError if a folder holds files but no report, since writing a page deletes figures and tables."""
     from normlab.report.page import PAGE
 
-    held = any((folder / name).exists() for name in (HYDRA_CONFIG.parent, SWEEP_CONFIG, RESULT_FILE))
-    if held or (folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).exists()):
-        raise ConfigError(f"--out must be a new folder or one of a report, got {folder}; choose another folder")
+    is_output = any((folder / name).exists() for name in (HYDRA_CONFIG.parent, SWEEP_CONFIG, RESULT_FILE))
+    if is_output or (folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).exists()):
+        raise ConfigError(f"--out must be a new folder or an earlier report, got {folder}; choose another folder")
 
 
-def typed_target(text: str | None) -> float | str | None:
-    """Return the target that was typed: a number where it is one."""
+def parse_target(text: str | None) -> float | str | None:
+    """Convert ``--target`` to a number, if it is one."""
     try:
         return text if text is None else float(text)
     except ValueError:

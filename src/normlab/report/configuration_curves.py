@@ -1,6 +1,6 @@
-"""The curves of a sweep's arms: the quartiles over an arm's seeds at each step.
+"""Learning curves of configurations: quartiles over the seeds at each step; see :func:`configuration_curves`.
 
-n is the number of values of all metrics and steps.
+In the shapes below, n is the number of pairs of a metric and a step.
 """
 
 import math
@@ -23,48 +23,50 @@ QUARTILES, AT_ITS_BEST = "quartiles/", ("best/", "test/")
 
 
 def configuration_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict[str, list[Point]]:
-    """Return the points of each arm that has any: a median by its metric's name, and quartiles beside it.
+    """Return the median and quartile points of each configuration that has any.
 
-    Of a metric that can be good or bad the median is over all seeds whose runs finished or diverged, as long as
-    none has stopped; a run that diverged has the worst value from then on. Of other numbers it is over the seeds
-    whose runs finished, where half of them or more have one.
+    The median has the name of its metric, the quartiles the names of :func:`bands`. For losses and other metrics
+    with a direction, quartiles are over the seeds whose runs finished or diverged; a diverged run has the worst
+    value from its divergence on, and the curve ends with the shortest run. For other quantities they are over the
+    finished seeds, at steps where at least half of them have a value.
     """
     headline = {name for record in records for name in record.result.probes}
     ended = sweep.runs[sweep.runs["status"].isin([Status.FINISHED, Status.DIVERGED])]
-    ended = ended.drop_duplicates(["arm", SEED])
-    rows = values(sweep, records)
-    found: dict[str, list[Point]] = {}
-    for arm, part in rows.groupby(rows["run"].map(ended["arm"]), sort=False):
+    ended = ended.drop_duplicates(["configuration", SEED])
+    rows = curve_rows(sweep, records)
+    points: dict[str, list[Point]] = {}
+    for configuration, part in rows.groupby(rows["run"].map(ended["configuration"]), sort=False):
         wide = part.pivot(index=["metric", "epoch", "step"], columns="run", values="value")
-        runs = ended[ended["arm"] == arm]
+        runs = ended[ended["configuration"] == configuration]
         metrics = wide.index.get_level_values("metric")
         worst = metrics.map({name: worst_of(name, sweep) for name in metrics.unique()}).to_numpy(dtype=float)
-        taken = wide.reindex(columns=runs.index).to_numpy(dtype=float)
-        over = configuration_quartiles(taken, worst, (runs["status"] == Status.DIVERGED).to_numpy())
-        found[str(arm)] = list(over_time(wide.index, over, ~np.isnan(worst) | metrics.isin(headline)))
-    return {arm: found[arm] for arm in sweep.configurations.index if found.get(arm)}
+        by_run = wide.reindex(columns=runs.index).to_numpy(dtype=float)
+        over_seeds = configuration_quartiles(by_run, worst, (runs["status"] == Status.DIVERGED).to_numpy())
+        is_banded = ~np.isnan(worst) | metrics.isin(headline)
+        points[str(configuration)] = list(quartile_points(wide.index, over_seeds, is_banded))
+    return {name: points[name] for name in sweep.configurations.index if points.get(name)}
 
 
-def values(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
-    """Return the curves, and what probes found as if it were of them: a row per run, metric and step."""
+def curve_rows(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
+    """Return the training curves and the headline numbers of probes, a row per run, metric and step."""
     names = [name for name in sweep.curves["metric"].unique() if not name.startswith(AT_ITS_BEST)]
     curves = sweep.curves[sweep.curves["metric"].isin(names)]
-    rows = pd.concat([curves, *probed(records)], ignore_index=True).astype({"metric": "category"})
+    rows = pd.concat([curves, *probe_rows(records)], ignore_index=True).astype({"metric": "category"})
     return rows.drop_duplicates(["run", "metric", "step"], keep="last")
 
 
-def probed(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
-    """Yield the headline numbers of probes as rows of curves."""
+def probe_rows(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
+    """Yield the numbers of probes with the columns of curves, if there are any."""
     rows = read_probes(records)
     if len(rows):
         source = ["probe", "mode", "quantity"]
-        of, found = rows.groupby(source, observed=True).ngroup(), rows[source].drop_duplicates()
-        tags = "probe/" + found.astype(str).agg("/".join, axis=1)
-        yield rows.assign(metric=of.map(tags.set_axis(of[tags.index])))[list(CURVE_COLUMNS)]
+        groups, distinct = rows.groupby(source, observed=True).ngroup(), rows[source].drop_duplicates()
+        tags = "probe/" + distinct.astype(str).agg("/".join, axis=1)
+        yield rows.assign(metric=groups.map(tags.set_axis(groups[tags.index])))[list(CURVE_COLUMNS)]
 
 
 def worst_of(name: str, sweep: SweepSummary) -> float:
-    """Return the value of a metric that every other is better than; NaN if none is good or bad."""
+    """Return the worst possible value of a metric, ±∞; NaN for a quantity without a direction."""
     split, _, metric = name.partition("/")
     if name == sweep.metric:
         return math.inf if sweep.direction == "min" else -math.inf
@@ -73,23 +75,26 @@ def worst_of(name: str, sweep: SweepSummary) -> float:
     return math.inf if metric in MINIMIZED else -math.inf
 
 
-def configuration_quartiles(taken: np.ndarray, worst: np.ndarray, diverged: np.ndarray) -> np.ndarray:
-    """Return the quartiles ``(3, n)`` of an arm.
+def configuration_quartiles(values: np.ndarray, worst: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+    """Return the quartiles over the seeds of a configuration, ``(3, n)``.
 
     Args:
-        taken: what its runs came to, ``(n x seeds)``.
-        worst: the worst value of each metric, ``(n,)``; NaN where there is none.
-        diverged: which of the runs did, ``(seeds,)``.
+        values: the values of its runs, ``(n x seeds)``.
+        worst: the worst value of each metric, ``(n,)``; NaN for quantities without a direction.
+        diverged: True for diverged runs, ``(seeds,)``.
     """
-    judged, lost = ~np.isnan(worst)[:, None], ~np.isfinite(taken)
-    known = np.where(judged & diverged & lost, worst[:, None], taken)
-    known[~judged & (lost | diverged)] = np.nan
-    least = np.where(judged[:, 0], len(diverged), np.maximum(1, np.ceil((~diverged).sum() / 2)))
-    return quartiles(known, least)
+    has_worst, nonfinite = ~np.isnan(worst)[:, None], ~np.isfinite(values)
+    counted = np.where(has_worst & diverged & nonfinite, worst[:, None], values)
+    counted[~has_worst & (nonfinite | diverged)] = np.nan
+    required = np.where(has_worst[:, 0], len(diverged), np.maximum(1, np.ceil((~diverged).sum() / 2)))
+    return quartiles(counted, required)
 
 
-def quartiles(values: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """Return the quartiles ``(3, n)`` of ``(n x seeds)``, NaN where fewer than ``least``, ``(n,)``, are known.
+def quartiles(values: np.ndarray, required: np.ndarray) -> np.ndarray:
+    """Return the quartiles over seeds, ``(3, n)``, of ``values``, ``(n x seeds)``.
+
+    They are NaN where fewer than ``required``, ``(n,)``, values are known. Infinite values are allowed, unlike in
+    ``np.nanquantile``.
 
     >>> x = np.array([[1.0, 3.0, 2.0], [1.0, np.inf, 2.0], [5.0, np.nan, 3.0], [5.0, np.nan, np.nan]])
     >>> quartiles(x, np.array([3, 3, 2, 2])).T.tolist()
@@ -97,35 +102,43 @@ def quartiles(values: np.ndarray, least: np.ndarray) -> np.ndarray:
     """
     known = (~np.isnan(values)).sum(axis=1)
     ordered = np.sort(values, axis=1)
-    place = np.maximum(known - 1, 0) * np.array([list(QUARTILE_SHARES.values())]).T
-    below, above = (np.take_along_axis(ordered, at(place).astype(int).T, axis=1).T for at in (np.floor, np.ceil))
+    position = np.maximum(known - 1, 0) * np.array([list(QUARTILE_SHARES.values())]).T
+    below, above = (
+        np.take_along_axis(ordered, rounded(position).astype(int).T, axis=1).T for rounded in (np.floor, np.ceil)
+    )
     with np.errstate(invalid="ignore"):
-        share = place % 1
-        found = np.where(below == above, below, (1 - share) * below + share * above)
-    found[:, known < least] = np.nan
-    return found
+        weight = position % 1
+        result = np.where(below == above, below, (1 - weight) * below + weight * above)
+    result[:, known < required] = np.nan
+    return result
 
 
-def over_time(moments: pd.Index, over: np.ndarray, banded: np.ndarray) -> Iterator[Point]:
-    """Yield the points of an arm's quartiles, ``(3, n)``: the outer ones where it is ``banded``, ``(n,)``."""
+def quartile_points(index: pd.Index, over_seeds: np.ndarray, banded: np.ndarray) -> Iterator[Point]:
+    """Yield the curve points of a configuration.
+
+    Args:
+        index: metric, epoch and step of each value, ``(n,)``.
+        over_seeds: quartiles over the seeds, ``(3, n)``.
+        banded: True where a point has the outer quartiles beside the median, ``(n,)``.
+    """
     points: dict[tuple[int, int], dict[str, float]] = {}
-    known = ~np.isnan(over[1])
-    for (metric, epoch, step), three, band in zip(
-        moments[known], over.T[known].tolist(), banded[known], strict=True
+    known = ~np.isnan(over_seeds[1])
+    for (metric, epoch, step), three, has_band in zip(
+        index[known], over_seeds.T[known].tolist(), banded[known], strict=True
     ):
         metrics = points.setdefault((epoch, step), {})
         metrics[metric] = three[1]
-        if band:
+        if has_band:
             metrics |= dict(zip(bands(metric), three, strict=True))
     now = time.time()
     return (Point(epoch, step, now, points[epoch, step]) for epoch, step in sorted(points))
 
 
 def bands(metric: str) -> list[str]:
-    """Return the names of the quartiles of a metric.
+    """Return the TensorBoard tags of the quartiles of a metric.
 
     >>> bands("val/loss")
     ['quartiles/val/loss/lower', 'quartiles/val/loss/median', 'quartiles/val/loss/upper']
     """
-    # A chart with a band takes all three from tags that runs do not have, or complains about every run.
+    # Runs must lack these tags: TensorBoard warns about each run that has only some tags of a chart with a band.
     return [f"{QUARTILES}{metric}/{name}" for name in QUARTILE_SHARES]

@@ -1,4 +1,4 @@
-"""Tables of a sweep: ``summary.csv``, ``table.csv``, and the printed one with its footnotes."""
+"""Tables of a sweep: ``summary.csv``, ``table.csv``, and the printed table with its footnotes."""
 
 import math
 import unicodedata
@@ -14,81 +14,86 @@ from normlab.results.result import Result
 from normlab.results.sweep import Record
 from normlab.stats.configurations import ABSENT, ENDS
 
-END = "train_eval, val, test: means over the last tenth of the epochs"
-TRAIN_EVAL = "train_eval: of the whole training split in evaluation mode, with statistics re-estimated on it"
+MEAN_NOTE = "train_eval, val, test: means over the last tenth of the epochs"
+TRAIN_EVAL_NOTE = (
+    "train_eval: measured on the whole training split in evaluation mode, with statistics re-estimated on it"
+)
 
 
 def table_title(sweep: SweepSummary) -> str:
-    """Return the title of the table: the metric, and whether low or high is good."""
+    """Return the title of the printed table, with the metric and its direction."""
     better = "lower" if sweep.direction == "min" else "higher"
-    return f"{sweep.metric.partition('/')[2]} at the end of the training ({better} is better)"
+    return f"{sweep.metric.partition('/')[2]} at the end of training ({better} is better)"
 
 
 def footnotes(sweep: SweepSummary) -> list[str]:
-    """Return the lines below the table."""
+    """Return the lines printed below the table."""
     return [*seed_notes(sweep), *column_notes(sweep), *lost_runs(sweep), *difference_warnings(sweep)]
 
 
 def difference_warnings(sweep: SweepSummary) -> list[str]:
-    """Return the warnings about differences that nobody typed and about runs that repeat another."""
+    """Return warnings about keys that differ without an override, and about repeated runs."""
     lines, count = untyped_note(sweep.untyped), sweep.repeated
     if count == 1:
-        lines.append("1 run repeats another configuration and seed; it counts once")
+        lines.append("1 run repeats the configuration and seed of another; each pair counts once")
     elif count:
-        lines.append(f"{count} runs repeat another configuration and seed; each counts once")
+        lines.append(f"{count} runs repeat the configuration and seed of another; each pair counts once")
     return lines
 
 
 def seed_notes(sweep: SweepSummary) -> list[str]:
-    """Return the note on the number of seeds that means are over."""
+    """Return notes on the number of seeds that the means are taken over."""
     counts = sorted(set(sweep.configurations["seeds"]) - {0})
     if not counts:
         trained = (sweep.runs["epochs"] > 0).any() or not sweep.configurations["finished"].any()
-        return ["no run came to its end: there is nothing to compare"] if trained else ["nothing was trained"]
+        return ["no run finished: there is nothing to compare"] if trained else ["nothing was trained"]
     if counts == [1]:
-        return ["one seed per arm: no spread can be given, and one seed supports no claim", END, TRAIN_EVAL]
-    over = f"{counts[0]} seeds" if len(counts) == 1 else "the seeds of each arm"
-    alone = ["an arm with one seed shows no spread, and one seed supports no claim"] if counts[0] == 1 else []
-    return [f"{END} ± standard error over {over}", TRAIN_EVAL, *alone]
+        note = "one seed per configuration: no standard error, and one seed supports no claim"
+        return [note, MEAN_NOTE, TRAIN_EVAL_NOTE]
+    over = f"{counts[0]} seeds" if len(counts) == 1 else "the seeds of each configuration"
+    single = "a configuration with one seed has no standard error, and one seed supports no claim"
+    return [f"{MEAN_NOTE} ± standard error over {over}", TRAIN_EVAL_NOTE, *[single] * (counts[0] == 1)]
 
 
 def column_notes(sweep: SweepSummary) -> list[str]:
-    """Return the meaning of the column of epochs, if there is anything in it."""
+    """Return the note on the column ``epochs``, if it has values."""
     lines = []
     if sweep.configurations["timed"].any():
         side, targets = "at most" if sweep.direction == "min" else "at least", sweep.configurations["target"]
         one = targets.nunique(dropna=False) == 1
-        value = f"is {side} {format_number(targets.iloc[0])}, the target" if one else "reaches its target"
+        value = f"is {side} the target, {format_number(targets.iloc[0])}" if one else "reaches its target"
         several = (
-            "; median over the seeds, and how many got there" if sweep.configurations["seeds"].max() > 1 else ""
+            "; median over seeds (seeds that reach it / all seeds)"
+            if sweep.configurations["seeds"].max() > 1
+            else ""
         )
         lines.append(f"epochs: until {sweep.metric} {value}{several}")
     return lines
 
 
 def lost_runs(sweep: SweepSummary) -> list[str]:
-    """Return notes on runs that did not finish, did not train, or finished without the metric."""
-    arms, runs, lines = sweep.configurations, sweep.runs, []
-    if arms["diverged"].any():
+    """Return notes on runs that did not finish, stayed untrained, or lack the metric."""
+    configurations, runs, lines = sweep.configurations, sweep.runs, []
+    if configurations["diverged"].any():
         infinity = "inf" if sweep.direction == "min" else "-inf"
-        lines.append(f"a diverged run counts as {infinity}, the worst value there is: so does the mean of its arm")
-    unended = [name for name in ("stopped", "failed") if arms[name].any()]
-    if unended:
-        lines.append(f"{' and '.join(unended)} runs are in no mean: summary.csv names them")
-    if arms["untrained"].any():
         lines.append(
-            "untrained: finished with a training loss that is not 10 % below that of the best constant predictor"
+            f"a diverged run counts as {infinity}, the worst value, and so does the mean of its configuration"
         )
+    excluded = [name for name in ("stopped", "failed") if configurations[name].any()]
+    if excluded:
+        lines.append(f"{' and '.join(excluded)} runs are excluded from all means; summary.csv lists them")
+    if configurations["untrained"].any():
+        lines.append("untrained: finished with a training loss above 90 % of that of the best constant predictor")
     missing = int((runs["val"].isna() & (runs["status"] == "finished") & (runs["epochs"] > 0)).sum())
     if missing:
-        lines.append(f"finished runs without {sweep.metric}, which are in no mean: {missing}")
+        lines.append(f"finished runs without {sweep.metric}, excluded from all means: {missing}")
     return lines
 
 
 def run_table(sweep: SweepSummary, records: Sequence[Record], folder: Path | None) -> pd.DataFrame:
-    """Return ``summary.csv``: a row per run, its folder as it is called from ``folder``, if there is one.
+    """Return the table of ``summary.csv``, a row per run, including repeated runs.
 
-    A run that repeats another has a row too.
+    Paths of run folders are relative to ``folder``, if it is given.
     """
     runs = sweep.listed
     ordered = [records[number] for number in runs.index]
@@ -99,7 +104,7 @@ def run_table(sweep: SweepSummary, records: Sequence[Record], folder: Path | Non
     )
     tests = pd.DataFrame([result.test for result in results])
     finals = pd.DataFrame([{f"final/{name}": value for name, value in result.final.items()} for result in results])
-    best, last = (with_unended(sweep, results, name) for name in ("best", "last"))
+    best, last = (with_partial_values(sweep, results, name) for name in ("best", "last"))
     columns: dict[str, Any] = {
         "name": [result.name for result in results],
         **{key: runs[key].replace(ABSENT, None).tolist() for key in [*sweep.keys, *sweep.named]},
@@ -122,37 +127,38 @@ def run_table(sweep: SweepSummary, records: Sequence[Record], folder: Path | Non
     return pd.DataFrame(columns)
 
 
-def with_unended(sweep: SweepSummary, results: Sequence[Result], moment: str) -> pd.Series:
-    """Return the best or last values, of a run that did not come to its end those that it had so far."""
+def with_partial_values(sweep: SweepSummary, results: Sequence[Result], moment: str) -> pd.Series:
+    """Return the best or last value of each run; for stopped and failed runs, the value up to then."""
     moments = [None if result.status.done else getattr(result, moment) for result in results]
     so_far = [at.metrics.get(sweep.metric) if at else None for at in moments]
     return sweep.listed[moment].fillna(pd.Series(so_far, index=sweep.listed.index, dtype=float))
 
 
 def is_metric(name: str) -> bool:
-    """Return whether a number of an epoch belongs into a table: losses and metrics do."""
+    """Return True for losses and metrics, which tables list, and False for other numbers of an epoch."""
     return name.startswith(("train/", "val/")) and name != "train/lr"
 
 
 def configuration_table(sweep: SweepSummary) -> pd.DataFrame:
-    """Return ``table.csv``: a row per arm, with what varies and the numbers that are printed."""
-    return sweep.configurations.assign(metric=sweep.metric, direction=sweep.direction).reset_index()
+    """Return the table of ``table.csv``, a row per configuration; the column of its name is called ``arm``."""
+    table = sweep.configurations.assign(metric=sweep.metric, direction=sweep.direction)
+    return table.rename_axis("arm").reset_index()
 
 
-def csv(table: pd.DataFrame) -> str:
-    """Return a table as the text of a csv file; what is not known is empty.
+def csv_text(table: pd.DataFrame) -> str:
+    """Convert a table to csv; missing values are empty.
 
-    >>> csv(pd.DataFrame({"a": [1.5, float("inf"), float("nan")], "b": ["x,y", "z", None]}))
+    >>> csv_text(pd.DataFrame({"a": [1.5, float("inf"), float("nan")], "b": ["x,y", "z", None]}))
     'a,b\\n1.5,"x,y"\\ninf,z\\n,\\n'
     """
     return table.to_csv(index=False, lineterminator="\n")
 
 
 def table_lines(sweep: SweepSummary) -> list[str]:
-    """Return the lines of the table that is printed, without its notes."""
+    """Return the lines of the printed table, a row per configuration."""
     short = zip(short_names(sweep.keys), sweep.keys, strict=True)
     left = {name: sweep.configurations[key].tolist() for name, key in short} or {
-        "arm": sweep.configurations.index.tolist()
+        "configuration": sweep.configurations.index.tolist()
     }
     rows = sweep.configurations.to_dict("records")
     stopped = {"stopped": [str(row["stopped"]) for row in rows]} if sweep.configurations["stopped"].any() else {}
@@ -165,16 +171,16 @@ def table_lines(sweep: SweepSummary) -> list[str]:
         "failed": [str(row["failed"]) for row in rows],
         **untrained,
         **{end: [format_mean(row[f"{end}_mean"], row[f"{end}_se"]) for row in rows] for end in ENDS},
-        "epochs": [time(row["epochs_to_target"], row["reached"], row["timed"]) for row in rows],
+        "epochs": [format_epochs(row["epochs_to_target"], row["reached"], row["timed"]) for row in rows],
     }
     return aligned(left, right)
 
 
 def aligned(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[str]:
-    """Return lines of columns, those of ``left`` flush left and those of ``right`` flush right.
+    """Format columns of text as lines, those of ``left`` flush left and those of ``right`` flush right.
 
-    >>> aligned({"arm": ["bn", "nobn"]}, {"runs": ["10", "8"]})
-    ['arm   runs', 'bn      10', 'nobn     8']
+    >>> aligned({"model": ["bn", "nobn"]}, {"runs": ["10", "8"]})
+    ['model  runs', 'bn       10', 'nobn      8']
     """
     columns = []
     for cells, flush in ((left, str.ljust), (right, str.rjust)):
@@ -185,7 +191,7 @@ def aligned(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[str
 
 
 def display_width(text: str) -> int:
-    """Return the number of columns that a text takes in a terminal: Chinese letters take two, accents none.
+    """Return the number of terminal columns of a text: CJK characters take two, combining accents none.
 
     >>> display_width("bn"), display_width("批归一"), display_width("e\u0301")
     (2, 6, 1)
@@ -195,7 +201,7 @@ def display_width(text: str) -> int:
 
 
 def format_number(value: float, digits: int = 4) -> str:
-    """Return a number with so many digits that count, or a dash for one that is not known.
+    """Format a number with ``digits`` significant digits, or a dash for NaN.
 
     >>> [format_number(x) for x in (0.123456, 591.1077, 9999.7, 3.2e-07, float("inf"), float("nan"))]
     ['0.1235', '591.1', '10000', '3.2e-07', 'inf', '-']
@@ -206,7 +212,7 @@ def format_number(value: float, digits: int = 4) -> str:
 
 
 def format_mean(mean: float, error: float) -> str:
-    """Return a mean with its standard error to two digits, or the mean alone if there is none.
+    """Format a mean with its standard error to two digits, or the mean alone if the error is NaN.
 
     >>> [format_mean(173.7543, 4.2371), format_mean(1.5, float("nan")), format_mean(float("inf"), float("nan"))]
     ['173.8 ± 4.2', '1.5', 'inf']
@@ -222,10 +228,10 @@ def format_mean(mean: float, error: float) -> str:
     return f"{mean:.{max(places, 0)}f} ± {error:.{max(places, 0)}f}"
 
 
-def time(epochs: float, reached: int, of: int) -> str:
-    """Return the median epoch with the share of seeds that got there.
+def format_epochs(epochs: float, reached: int, timed: int) -> str:
+    """Format the median epochs to the target with the number of seeds that reach it.
 
-    >>> time(57.0, 8, 8), time(float("inf"), 3, 8), time(float("nan"), 0, 0)
+    >>> format_epochs(57.0, 8, 8), format_epochs(float("inf"), 3, 8), format_epochs(float("nan"), 0, 0)
     ('57 (8/8)', 'inf (3/8)', '-')
     """
-    return f"{epochs:g} ({reached}/{of})" if of else "-"
+    return f"{epochs:g} ({reached}/{timed})" if timed else "-"

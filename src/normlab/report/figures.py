@@ -196,12 +196,12 @@ def legend_labels(sweep: SweepSummary) -> list[str]:
 def curves_caption(sweep: SweepSummary) -> str:
     """Return the explanation of lines, bands and crosses."""
     finished = sweep.runs[sweep.runs["status"] == "finished"]
-    seeds = sorted(set(finished.groupby("arm")["seed"].nunique()))
+    seeds = sorted(set(finished.groupby("configuration")["seed"].nunique()))
     notes = ["one seed per configuration: no spread"] if seeds == [1] else []
     if seeds and seeds != [1]:
         count = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
         notes += [f"line: mean over {count}", "band: from the lowest to the highest seed"]
-    if (finished.groupby("arm")["epochs"].nunique() > 1).any():
+    if (finished.groupby("configuration")["epochs"].nunique() > 1).any():
         notes.append("a mean ends with its shortest run")
     if len(finished) < len(sweep.runs):
         notes.append("thin line: unfinished run")
@@ -217,17 +217,17 @@ def draw_metric(axes: Axes, sweep: SweepSummary, metric: str, style_of: dict[str
     runs = sweep.runs[sweep.runs.index.isin(wide.columns)]
     finished = runs["status"] == "finished"
     means = []
-    for configuration, numbers in runs[finished].groupby("arm", sort=False).groups.items():
+    for configuration, numbers in runs[finished].groupby("configuration", sort=False).groups.items():
         means.append(draw_configuration(axes, wide[numbers].dropna(), style_of[str(configuration)]))
     rescale(axes, np.concatenate(means) if means else rows["value"].to_numpy())
     limits = axes.get_ylim()
     for number, run in runs[~finished].iterrows():
-        style, values = style_of[run["arm"]], wide[number]
+        style, values = style_of[run["configuration"]], wide[number]
         values = values[np.isfinite(values)]
         axes.plot(values.index, values, color=style.colour, linestyle=style.line, linewidth=0.7)
     axes.set_ylim(limits if means else axes.get_ylim())
     for number, run in runs[runs["status"] == "diverged"].iterrows():
-        cross(axes, wide[number], run["epochs"], style_of[run["arm"]])
+        cross(axes, wide[number], run["epochs"], style_of[run["configuration"]])
     axes.set(xlabel="epoch", ylabel=metric)
     axes.set_title(TITLES.get(metric, metric), pad=10)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))

@@ -1,6 +1,7 @@
-"""The end of a sweep: writes its tables, figures, report and TensorBoard events, and prints the result.
+"""Finalize a sweep: write its tables, figures, report and TensorBoard events, and print the results.
 
-Hydra imports this module at every start, so functions import slow libraries when they need them.
+The entry is :func:`finalize_sweep`. Hydra imports this module at every start; therefore functions import slow
+libraries locally.
 """
 
 import itertools
@@ -21,29 +22,29 @@ if TYPE_CHECKING:
     from normlab.report.report_data import ReportData
 
 
-SENTENCES, LINE_LETTERS = 12, 110
-"""How many sentences are printed, and how many letters a line has."""
+MAX_LINES, LINE_WIDTH = 12, 110
+"""The largest number of printed sentences, and of characters in a line."""
 log = logging.getLogger("normlab")
 
 
-def close_sweep(folder: Path) -> None:
-    """Write ``summary.csv``, ``table.csv`` and the curves into a sweep's folder, and print its table.
+def finalize_sweep(folder: Path) -> None:
+    """Write the tables, figures, report and TensorBoard events of a sweep into its folder, and print its table.
 
-    Closing it again replaces these files and nothing else. If it fails, the reason is logged and not raised: a
-    sweep is also closed when it ends by an error, which would be hidden.
+    A second call replaces these files and no others. Errors are logged and not raised: a sweep is also finalized
+    after an exception, which another exception would hide.
     """
     try:
         records = read_sweep(folder)
         if not records:
-            log.warning("no run began in %s: there is nothing to sum up", shorter_path(folder))
+            log.warning("no run started in %s: there is nothing to summarize", shorter_path(folder))
             return
-        write(folder, records)
+        write_outputs(folder, records)
     except (ConfigError, OSError) as error:
-        log.error("the sweep in %s could not be summed up: %s", shorter_path(folder), error)
+        log.error("the sweep in %s could not be summarized: %s", shorter_path(folder), error)
 
 
-def close_run(folder: Path) -> None:
-    """Draw what the probes of a run alone found into its folder, and into TensorBoard's Images tab."""
+def finalize_run(folder: Path) -> None:
+    """Write the probe figures of a single run into its folder and TensorBoard's Images tab."""
     from normlab.report.probe_figures import write_images, write_probe_figures
     from normlab.report.sweep_summary import summarize_sweep
     from normlab.results import probes
@@ -58,12 +59,18 @@ def close_run(folder: Path) -> None:
     log.info("%s: %s", shorter_path(folder), ", ".join([probes.PROBES_FILE, *(path.name for path in figures)]))
 
 
-def write(folder: Path, records: Sequence[Record]) -> None:
-    """Write everything into ``folder``, and print the table and where the rest is."""
-    from normlab.report.console import configuration_table, csv, footnotes, run_table, table_lines, table_title
+def write_outputs(folder: Path, records: Sequence[Record]) -> None:
+    """Write all outputs of a sweep into ``folder``, and print the table, the verdicts and the paths."""
+    from normlab.report.console import (
+        configuration_table,
+        csv_text,
+        footnotes,
+        run_table,
+        table_lines,
+        table_title,
+    )
     from normlab.report.figures import write_curves
-    from normlab.report.probe_data import printed_probes, probe_columns, probe_ratios, probe_table
-    from normlab.report.probe_data import ratio_lines as compared
+    from normlab.report.probe_data import printed_probes, probe_columns, probe_ratios, probe_table, ratio_lines
     from normlab.report.report import FOLDER, write_report
     from normlab.report.report_data import ReportOptions, build_report_data, read_history, write_history
     from normlab.report.sweep_summary import summarize_sweep
@@ -71,52 +78,55 @@ def write(folder: Path, records: Sequence[Record]) -> None:
 
     sweep = summarize_sweep(records)
     probed = probe_columns(records).loc[sweep.listed.index].reset_index(drop=True)
-    write_atomically(folder / "summary.csv", csv(run_table(sweep, records, folder).join(probed)))
+    write_atomically(folder / "summary.csv", csv_text(run_table(sweep, records, folder).join(probed)))
     history = read_history(folder, records)
-    found = build_report_data(records, ReportOptions.of_runs(records, folder), sweep, history, [folder])
+    data = build_report_data(records, ReportOptions.of_runs(records, folder), sweep, history, [folder])
     write_history(folder, history)
-    sweep = found.summary
-    write_atomically(
-        folder / "table.csv", csv(configuration_table(sweep).join(probe_table(sweep, records), on="arm"))
-    )
-    ratios = compared(probe_ratios(sweep, records))
+    sweep = data.summary
+    table = configuration_table(sweep).join(probe_table(sweep, records), on="arm")
+    write_atomically(folder / "table.csv", csv_text(table))
     blocks = (
         [table_title(sweep)],
         table_lines(sweep),
         footnotes(sweep),
         printed_probes(sweep, records),
-        ratios,
-        closing_lines(found),
+        ratio_lines(probe_ratios(sweep, records)),
+        verdict_lines(data),
     )
     for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
         log.info(line)
     files = ["table.csv", "summary.csv", *(path.name for path in write_curves(sweep, folder))]
     log.info("%s: %s", shorter_path(folder), ", ".join(files))
-    page = write_report([folder], found, folder / FOLDER)
-    log.info("what it says, with all figures: %s", shorter_path(page))
+    page = write_report([folder], data, folder / FOLDER)
+    log.info("report: %s", shorter_path(page))
     figures = sorted(page.parent.glob("*.png"))
-    seen = write_events(folder, records, sweep, figures, filter(None, blocks))
-    for what, where in zip(("every curve", "the arms alone"), seen, strict=False):
-        log.info("%s: tensorboard --logdir %s", what, shlex.quote(shorter_path(where)))
+    logdirs = write_events(folder, records, sweep, figures, filter(None, blocks))
+    for curves, logdir in zip(
+        ("curves of all runs", "median curves of the configurations"), logdirs, strict=False
+    ):
+        log.info("%s: tensorboard --logdir %s", curves, shlex.quote(shorter_path(logdir)))
 
 
-def closing_lines(found: "ReportData") -> list[str]:
-    """Return the first sentences of the report, its main warnings, and the targets where the notes have none."""
-    from normlab.report.report import more_sentences, sentences, target_sentences
+def verdict_lines(data: "ReportData") -> list[str]:
+    """Return the first sentences and main warnings of the report, wrapped, and the targets if they differ.
 
-    lines = [*sentences(found), *more_sentences(found)]
-    first = lines[:SENTENCES]
-    more = [f"and {len(lines) - SENTENCES} more in the report"] if len(lines) > SENTENCES else []
-    told = target_sentences(found) if found.summary.configurations["target"].nunique(dropna=False) > 1 else []
-    notes = [*found.changed, *found.analysis.edges, *found.analysis.ends][:SENTENCES]
-    # No line ends between a number and its sign.
-    whole = [
-        re.sub(r" (?=%)|(?<=p) (?==)|(?<==) (?=\d)", "\u00a0", line) for line in [*first, *more, *notes, *told]
-    ]
-    wrapped = [textwrap.wrap(line, LINE_LETTERS, subsequent_indent="    ") for line in whole]
+    A single target is already in the footnotes of the table.
+    """
+    from normlab.report.report import comparison_sentences, target_sentences, time_and_interaction_sentences
+
+    sentences = [*comparison_sentences(data), *time_and_interaction_sentences(data)]
+    lines = sentences[:MAX_LINES]
+    if len(sentences) > MAX_LINES:
+        lines.append(f"and {len(sentences) - MAX_LINES} more in the report")
+    lines += [*data.changed, *data.analysis.edges, *data.analysis.ends][:MAX_LINES]
+    if data.summary.configurations["target"].nunique(dropna=False) > 1:
+        lines += target_sentences(data)
+    # Non-breaking spaces keep "95 %" and "p = 0.05" on one line.
+    unbroken = [re.sub(r" (?=%)|(?<=p) (?==)|(?<==) (?=\d)", "\u00a0", line) for line in lines]
+    wrapped = [textwrap.wrap(line, LINE_WIDTH, subsequent_indent="    ") for line in unbroken]
     return [line.replace("\u00a0", " ") for line in itertools.chain.from_iterable(wrapped)]
 
 
 def shorter_path(folder: Path) -> str:
-    """Return the shorter way to write a folder: from here, or from the root."""
+    """Return the shorter of the relative and the absolute path of a folder."""
     return min(os.path.relpath(folder), str(folder.absolute()), key=len)

@@ -1,4 +1,4 @@
-"""One self-contained page of words, tables and pictures: ``index.html``, and all of them as files beside it."""
+"""Self-contained report page ``index.html``, with its figures and tables also as files; see :func:`write_page`."""
 
 import math
 import re
@@ -12,62 +12,62 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from normlab.report.console import csv, format_number
+from normlab.report.console import csv_text, format_number
 from normlab.report.figures import save
 from normlab.results.result import write_atomically
 
 TEMPLATE = Path(__file__).parent / "template"
-# What is drawn for white paper follows the page's colours, light or dark.
+# Figures are drawn for white paper; on the page their colours follow the light or dark theme.
 THEME = {"#000000": "currentColor", "#ffffff": "var(--paper)", "#e4e4e4": "var(--grid)", "#555555": "var(--soft)"}
 PAGE = "index.html"
-FEW_PICTURES = 12
-"""Up to how many rows a table is shown open; longer ones can be opened."""
+OPEN_ROWS = 12
+"""Tables with more rows than this are collapsed at first."""
 
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of the page, also a csv file.
+    """A table of the page, also written as a csv file.
 
     Attributes:
-        name: of the file, without ``.csv``.
-        caption: what the rows are.
-        frame: the numbers; what is missing is shown as a dash.
-        shown: the frame as it is read on the page, if not as it is.
+        name: file name without ``.csv``.
+        caption: caption of the table.
+        frame: the numbers for the csv file; missing values appear as a dash on the page.
+        formatted: the table as formatted for the page; by default ``frame``.
     """
 
     name: str
     caption: str
     frame: pd.DataFrame
-    shown: pd.DataFrame | None = None
+    formatted: pd.DataFrame | None = None
 
     @property
     def head(self) -> list[str]:
-        """The names of the columns."""
-        return [str(name) for name in (self.frame if self.shown is None else self.shown)]
+        """The column names."""
+        return [str(name) for name in (self.frame if self.formatted is None else self.formatted)]
 
     @property
     def open(self) -> bool:
-        """Whether it is shown without a click."""
-        return len(self.frame) <= FEW_PICTURES
+        """True if the table is expanded at first."""
+        return len(self.frame) <= OPEN_ROWS
 
     def rows(self) -> Iterator[list[tuple[str, Any]]]:
-        """Yield each row: the text of its cells, and what they are sorted by."""
-        shown = self.frame if self.shown is None else self.shown
-        for row in shown.itertuples(index=False, name=None):
-            yield [cell(value) for value in row]
+        """Yield each row as pairs of a cell's text and its sort value."""
+        frame = self.frame if self.formatted is None else self.formatted
+        for row in frame.itertuples(index=False, name=None):
+            yield [table_cell(value) for value in row]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page, also a png and an svg file.
+    """A figure of the page, also written as a png and an svg file.
 
     Attributes:
-        name: of the files.
-        figure: what is drawn.
-        alt: what is seen, for who cannot see it.
-        caption: how to read it.
-        table: the numbers behind it.
-        wide: whether it takes the width of the page, and is scrolled sideways on a phone.
+        name: file name without extension.
+        figure: the figure.
+        alt: text alternative for screen readers.
+        caption: caption of the figure.
+        table: the data of the figure.
+        wide: True if the figure takes the full width of the page; on a phone it scrolls sideways.
     """
 
     name: str
@@ -80,38 +80,38 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: words first, then pictures, then tables."""
+    """A section of the page: paragraphs, then figures, then tables. ``name`` is its anchor."""
 
     name: str
     title: str
-    words: Sequence[str] = ()
+    paragraphs: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[PageTable] = ()
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page says.
+    """The content of the page.
 
     Attributes:
-        title: of the page.
-        lead: the sentences that a reader who stops here should have read.
-        warnings: what to know before one believes them.
-        sections: the rest.
-        facts: pairs of what and which, such as the commit.
+        title: title of the page.
+        results: the main findings, one sentence each.
+        caveats: the limits of these findings, one sentence each.
+        sections: the sections in their order.
+        provenance: pairs of a label and a value, such as the commit.
     """
 
     title: str
-    lead: Sequence[str]
-    warnings: Sequence[str] = ()
+    results: Sequence[str]
+    caveats: Sequence[str] = ()
     sections: Sequence[Section] = ()
-    facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    provenance: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
 def write_page(page: Page, folder: Path) -> Path:
-    """Write the page, its figures and its tables into a folder, each file whole or not at all; return the page.
+    """Write the page, its figures and its tables into a folder, each file atomically; return the path of the page.
 
-    What an earlier report left there and this one has not is removed: the folder is the report's own.
+    Figures and tables of an earlier report that this one lacks are removed: the folder belongs to the report.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -119,29 +119,29 @@ def write_page(page: Page, folder: Path) -> Path:
         files += [save(picture.figure, folder / f"{picture.name}.{kind}") for kind in ("png", "svg")]
     for table in tables(page):
         files.append(folder / f"{table.name}.csv")
-        write_atomically(files[-1], csv(table.frame))
+        write_atomically(files[-1], csv_text(table.frame))
     index = folder / PAGE
-    write_atomically(index, html(page, folder))
+    write_atomically(index, render_html(page, folder))
     for path in {*folder.glob("*.csv"), *folder.glob("*.png"), *folder.glob("*.svg")} - set(files):
         path.unlink()
     return index
 
 
 def pictures(page: Page) -> Iterator[Picture]:
-    """Yield every picture of a page."""
+    """Yield all figures of a page."""
     for section in page.sections:
         yield from section.pictures
 
 
 def tables(page: Page) -> Iterator[PageTable]:
-    """Yield every table of a page, also those behind a picture."""
+    """Yield all tables of a page, including the data of its figures."""
     for section in page.sections:
         yield from (picture.table for picture in section.pictures if picture.table is not None)
         yield from section.tables
 
 
-def html(page: Page, folder: Path) -> str:
-    """Return the page, with the pictures that are in a folder inside it. Everything from outside is escaped."""
+def render_html(page: Page, folder: Path) -> str:
+    """Render the page with the svg files of ``folder`` inlined; all text is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE),
         autoescape=True,
@@ -149,16 +149,16 @@ def html(page: Page, folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = {
-        picture.name: Markup(inline((folder / f"{picture.name}.svg").read_text(), picture.name, picture.alt))
+    svgs = {
+        picture.name: Markup(inline_svg((folder / f"{picture.name}.svg").read_text(), picture.name, picture.alt))
         for picture in pictures(page)
     }
     css, script = (Markup((TEMPLATE / name).read_text()) for name in ("page.css", "page.js"))
-    return environment.get_template("page.html").render(page=page, drawn=drawn, css=css, script=script)
+    return environment.get_template("page.html").render(page=page, svgs=svgs, css=css, script=script)
 
 
-def inline(svg: str, name: str, alt: str) -> str:
-    """Return an svg file as an element of the page: in the page's colours, its names its own, with an alt text."""
+def inline_svg(svg: str, name: str, alt: str) -> str:
+    """Convert an svg file to an element of the page, with theme colours, prefixed ids and an alt text."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     for colour, variable in THEME.items():
@@ -172,10 +172,10 @@ def inline(svg: str, name: str, alt: str) -> str:
     return opening + element.removeprefix("<svg ")
 
 
-def cell(value: Any) -> tuple[str, Any]:
-    """Return how a value is shown, and what it is sorted by, numbers after what is missing and before infinity.
+def table_cell(value: Any) -> tuple[str, Any]:
+    """Return the text and the sort value of a cell; "" is the sort value of missing values.
 
-    >>> cell(0.123456), cell("bn"), cell(None), cell(float("inf"))
+    >>> table_cell(0.123456), table_cell("bn"), table_cell(None), table_cell(float("inf"))
     (('0.1235', 0.123456), ('bn', 'bn'), ('–', ''), ('∞', 1e+308))
     """
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):

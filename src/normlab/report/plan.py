@@ -1,4 +1,4 @@
-"""The plan of a sweep's seeds, printed before it trains. The entry is :func:`seed_plan`."""
+"""Plan of the seeds of a sweep, printed before training; the entry is :func:`seed_plan`."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from normlab.errors import ConfigError
 from normlab.report.factors import find_factors, short_names
-from normlab.report.report_data import CLASSES, read_history
-from normlab.report.sweep_summary import scopes_of, seed_column
+from normlab.report.report_data import CLASSIFICATION_METRICS, read_history
+from normlab.report.sweep_summary import replicate_scopes, seed_column
 from normlab.results.folder import group_choices, plain
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import Record, read_sweep, read_written
@@ -24,13 +24,13 @@ KEY_NAMES = {"optimizer.lr": "the learning rate"}
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a sweep that has not been trained.
+    """A run of a sweep before training.
 
     Attributes:
-        written: its configuration as written.
+        written: its configuration with unresolved interpolations.
         result: a record with its resolved configuration.
-        folder: where it will be.
-        classes: whether its targets are classes, whose accuracy is compared beside the loss.
+        folder: its output folder.
+        classes: True for classification, where accuracy is compared beside the loss.
     """
 
     written: DictConfig
@@ -42,34 +42,40 @@ class PlannedRun:
     def of(
         cls, composed: DictConfig, task: DictConfig, generated: bool = False, classes: bool = False
     ) -> "PlannedRun":
-        """Return a job.
+        """Build the planned run of a composed configuration.
 
         Args:
-            composed, task: its configuration with Hydra's part and without it.
-            generated: whether its samples are drawn from a seed.
-            classes: whether its targets are classes.
+            composed: the configuration, including Hydra's own part.
+            task: the configuration without Hydra's part.
+            generated: True if the samples are generated from a seed.
+            classes: True for classification.
         """
         hydra = composed.hydra
-        choices, words = group_choices(hydra.runtime.choices), list(hydra.overrides.task)
-        result = Result("", Status.FINISHED, plain(task), choices, words, Objective("", "", 0.0))
+        choices, overrides = group_choices(hydra.runtime.choices), list(hydra.overrides.task)
+        result = Result("", Status.FINISHED, plain(task), choices, overrides, Objective("", "", 0.0))
         result.data["generated"] = generated
         return cls(task, result, Path(hydra.runtime.output_dir), classes)
 
 
 def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
-    """Return the use of a sweep's replicates in words, and the difference that they can show.
+    """Describe which seeds tune and which are reported, and the effect that they detect with 80 % power.
 
-    The runs that the sweep's folder holds already count with those that are planned, as when the sweep is closed.
+    Finished and diverged runs that the folder already holds count with the planned runs. The plan is empty if no
+    run trains (``trainer.max_epochs=0``).
 
-    Nothing is said of a sweep that trains nothing.
+    Args:
+        runs: the planned runs.
+        folder: the folder of the sweep.
 
     Raises:
-        ConfigError: the baseline that was typed is none of the arms, or the folder's verdicts are damaged.
+        ConfigError: if ``baseline`` is not an arm, or ``verdicts.json`` is damaged.
     """
     if all(run.result.config["trainer"]["max_epochs"] == 0 for run in runs):
         return []
-    there, own = read_sweep(folder), {run.folder.resolve() for run in runs}
-    earlier = [record for record in there if record.folder.resolve() not in own and record.result.status.done]
+    existing, planned = read_sweep(folder), {run.folder.resolve() for run in runs}
+    earlier = [
+        record for record in existing if record.folder.resolve() not in planned and record.result.status.done
+    ]
     results = [*(run.result for run in runs), *(record.result for record in earlier)]
 
     def written() -> list[Any]:
@@ -78,8 +84,8 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
 
     factors = find_factors(results, written)
     frame = factors.settings.assign(**{SEED: seed_column(results)}, validation=0.0, status=Status.FINISHED.value)
-    frame["scope"] = scopes_of(results)
-    names = CLASSES if any(run.classes for run in runs) else CLASSES[:1]
+    frame["scope"] = replicate_scopes(results)
+    names = CLASSIFICATION_METRICS if any(run.classes for run in runs) else CLASSIFICATION_METRICS[:1]
     metrics = [Metric(name, "min", GENERALIZATION) for name in names]
     config = runs[0].result.config
     baseline, pairs = config.get("baseline"), bool(config.get("pairs"))
@@ -87,55 +93,67 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
         design = design_of(frame, factors.keys, metrics, metrics[0], None, baseline, factors.untyped, pairs)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    records = [*there, *(Record(run.folder, run.result) for run in runs)]
+    records = [*existing, *(Record(run.folder, run.result) for run in runs)]
     plan = plan_replicates(frame, design, read_history(folder, records))
     return plan_lines(plan, design) if plan else []
 
 
 def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
-    """Return the plan in words; nothing where there is neither a comparison nor a choice to make."""
+    """Format the plan in one line; empty if the sweep neither compares nor tunes."""
     if not plan.comparisons and not plan.tuning:
         return []
     seeds = sorted({*plan.tuning, *plan.report})
-    chosen = " and ".join(
+    tuned = " and ".join(
         KEY_NAMES.get(key, name) for key, name in zip(design.tuned, short_names(design.tuned), strict=True)
     )
     if len(seeds) == 1:
-        return [f"1 seed: no verdict{wanted(plan, seeds, 'gives one')}"] if plan.comparisons else []
-    report = f"{listed_seeds(plan.report)} report"
-    if plan.within:
-        uses = f"each of the {len(plan.report)} splits chooses {chosen} on its own validation rows and reports"
-    elif plan.tuning:
-        uses = f"seeds {listed_seeds(plan.tuning)} choose {chosen}" + (
-            f", {report}" if plan.disjoint else " and report"
+        return (
+            [f"1 seed: no verdict possible{seed_suggestion(plan, seeds, 'allows one')}"]
+            if plan.comparisons
+            else []
         )
+    verb = "is" if len(plan.report) == 1 else "are"
+    reported = f"seed{'s' * (len(plan.report) != 1)} {format_seeds(plan.report)} {verb} reported"
+    if plan.within:
+        uses = f"each of the {len(plan.report)} splits tunes {tuned} on its own validation rows and is reported"
+    elif plan.tuning:
+        uses = f"seeds {format_seeds(plan.tuning)} tune {tuned}"
+        uses += f", {reported}" if plan.disjoint else " and are reported"
     else:
-        uses = f"seeds {report}"
+        uses = reported
     if not plan.comparisons:
         return [uses]
     several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""
     if math.isinf(plan.detectable):
-        return [f"{uses}; no verdict ({several}look {plan.look}){wanted(plan, seeds, 'gives one')}"]
+        return [
+            f"{uses}; no verdict possible ({several}look {plan.look}){seed_suggestion(plan, seeds, 'allows one')}"
+        ]
     effect = f"an effect of {plan.detectable:.2g} standard deviations of the paired differences"
     few = f"; {plan.too_few} of them have too few replicates for a verdict" * (plan.too_few > 0)
-    more = wanted(plan, seeds, "finds smaller ones") if len(seeds) < SUGGESTED else ""
+    more = seed_suggestion(plan, seeds, "detects smaller ones") if len(seeds) < SUGGESTED else ""
     return [f"{uses}; 80 % power for {effect} ({several}look {plan.look}){few}{more}"]
 
 
-def wanted(plan: ReplicatePlan, seeds: Sequence[int], purpose: str) -> str:
-    """Return the clause that suggests an override with more seeds, or that none helps."""
+def seed_suggestion(plan: ReplicatePlan, seeds: Sequence[int], purpose: str) -> str:
+    """Return a clause that suggests an override with more seeds, or explains that ``max_replicates`` prevents one.
+
+    Args:
+        plan: the plan.
+        seeds: the seeds of the sweep, sorted.
+        purpose: the verb phrase after the override.
+    """
     total = suggested_seeds(plan)
     if total is None:
-        return "; no number of seeds gives one within max_replicates" if math.isinf(plan.detectable) else ""
+        return "; no number of seeds within max_replicates allows one" if math.isinf(plan.detectable) else ""
     first = seeds[0] if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))) else 0
     seeds_in = f"{first},{first + total}" if first else str(total)
     return f"; 'seed=range({seeds_in})' {purpose}"
 
 
-def listed_seeds(seeds: Sequence[int]) -> str:
-    """Return seeds in short.
+def format_seeds(seeds: Sequence[int]) -> str:
+    """Format sorted seeds, three or more consecutive ones as a range.
 
-    >>> listed_seeds([0, 1, 2, 3]), listed_seeds([1, 5]), listed_seeds([7])
+    >>> format_seeds([0, 1, 2, 3]), format_seeds([1, 5]), format_seeds([7])
     ('0 to 3', '1, 5', '7')
     """
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):

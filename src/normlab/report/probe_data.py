@@ -80,7 +80,7 @@ class ProbeData:
     def configurations(self) -> list[str]:
         """The configurations with measurements, in the order of the sweep."""
         probed = set().union(*(rows["run"].unique() for rows in self.rows.values()))
-        names = set(self.sweep.runs.loc[[run for run in self.sweep.runs.index if run in probed], "arm"])
+        names = set(self.sweep.runs.loc[[run for run in self.sweep.runs.index if run in probed], "configuration"])
         return [configuration for configuration in self.sweep.configurations.index if configuration in names]
 
     @cached_property
@@ -107,8 +107,8 @@ class ProbeData:
     @cached_property
     def finished(self) -> dict[str, list[int]]:
         """The numbers of the finished runs of each configuration, one per seed."""
-        runs = self.sweep.runs[self.sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
-        return {name: runs.index[runs["arm"] == name].tolist() for name in self.configurations}
+        runs = self.sweep.runs[self.sweep.runs["status"] == "finished"].drop_duplicates(["configuration", "seed"])
+        return {name: runs.index[runs["configuration"] == name].tolist() for name in self.configurations}
 
     @cached_property
     def unfinished(self) -> pd.DataFrame:
@@ -243,8 +243,10 @@ def paired_ratio(values: np.ndarray, baseline: np.ndarray) -> Estimate:
 def paired_values(sweep: SweepSummary, values: pd.Series, configuration: str, baseline: str) -> pd.DataFrame:
     """Return the seeds at which both configurations have a finite value, ``(seeds x 2)``."""
     runs = sweep.runs.assign(value=values.where(np.isfinite(values)))
-    known = runs[runs["arm"].isin([configuration, baseline])].dropna(subset=["value", "seed"])
-    wide = known.drop_duplicates(["arm", "seed"]).pivot(index="seed", columns="arm", values="value")
+    known = runs[runs["configuration"].isin([configuration, baseline])].dropna(subset=["value", "seed"])
+    wide = known.drop_duplicates(["configuration", "seed"]).pivot(
+        index="seed", columns="configuration", values="value"
+    )
     return wide.reindex(columns=[configuration, baseline]).dropna()
 
 
@@ -292,9 +294,9 @@ def probe_columns(records: Sequence[Record]) -> pd.DataFrame:
 
 def probe_table(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     """Return the median of each probe number over finished seeds, a row per configuration."""
-    finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
+    finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["configuration", "seed"])
     numbers = probe_columns(records).loc[finished.index]
-    return numbers.groupby(finished["arm"]).median().reindex(sweep.configurations.index)
+    return numbers.groupby(finished["configuration"]).median().reindex(sweep.configurations.index)
 
 
 def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
@@ -305,7 +307,7 @@ def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
         for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)
     }
     left = left or {"configuration": sweep.configurations.index.tolist()}
-    several = (sweep.runs.groupby("arm")["seed"].nunique() > 1).any()
+    several = (sweep.runs.groupby("configuration")["seed"].nunique() > 1).any()
     over = ", median over the finished seeds" if several else ""
     tables: dict[str, dict[str, list[str]]] = {}
     for column in table:

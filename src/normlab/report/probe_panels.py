@@ -142,7 +142,9 @@ def draw_unfinished(axes: Axes, probe: ProbeData, panel: NumberPanel) -> None:
     rows = rows[rows["run"].isin(probe.unfinished.index)]
     limits = axes.get_ylim() if axes.lines else None
     series = {run: frame.set_index("step")["value"] for run, frame in rows.groupby("run")}
-    style_of = {run: probe.style_of[configuration] for run, configuration in probe.unfinished["arm"].items()}
+    style_of = {
+        run: probe.style_of[configuration] for run, configuration in probe.unfinished["configuration"].items()
+    }
     for run, values in series.items():
         style, finite = style_of[run], values.where(np.isfinite(values))
         axes.plot(finite.index, finite, color=style.colour, linestyle=style.line, linewidth=0.7)
@@ -196,7 +198,7 @@ def draw_dots(axes: Axes, probe: ProbeData, panel: NumberPanel) -> np.ndarray:
     all_runs = probe.sweep.runs
     for line, configuration in enumerate(probe.configurations):
         colour = probe.style_of[configuration].colour
-        runs = [run for run in all_runs.index[all_runs["arm"] == configuration] if run in values.index]
+        runs = [run for run in all_runs.index[all_runs["configuration"] == configuration] if run in values.index]
         heights = line + np.linspace(-0.22, 0.22, len(runs)) if len(runs) > 1 else np.array([float(line)])
         for run, height in zip(runs, heights, strict=False):
             if panel.quantity == "median":
@@ -234,7 +236,7 @@ def panel_caption(probe: ProbeData, *, finished_only: bool = False) -> list[str]
     if seeds and seeds != [1]:
         count = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
         notes = [f"line: median over {count}", "band: interquartile range over the seeds"]
-    unfinished = probe.unfinished[probe.unfinished["arm"].isin(probe.configurations)]
+    unfinished = probe.unfinished[probe.unfinished["configuration"].isin(probe.configurations)]
     notes += ["thin line: unfinished run"] if len(unfinished) and not finished_only else []
     notes += ["×: divergence"] if (unfinished["status"] == "diverged").any() and not finished_only else []
     return [*notes, *mode_notes(probe)]

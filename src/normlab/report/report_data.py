@@ -10,7 +10,7 @@ import pandas as pd
 
 from normlab.config.schema import MAXIMIZED, MINIMIZED, direction_of
 from normlab.errors import ConfigError
-from normlab.report.sweep_summary import SweepSummary, final, summarize_sweep, with_times
+from normlab.report.sweep_summary import SweepSummary, final_values, summarize_sweep, with_times
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import write_atomically
 from normlab.results.sweep import Record, load
@@ -20,10 +20,10 @@ from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, d
 from normlab.stats.looks import History
 from normlab.stats.tables import StepTimes
 
-CLASSES = ("loss", "acc")
-"""Metrics that are both reported where targets are classes."""
+CLASSIFICATION_METRICS = ("loss", "acc")
+"""Metrics that are both reported for classification."""
 
-VERDICTS_FILE, MAXIMUM = "verdicts.json", "max_replicates"
+VERDICTS_FILE, MAX_REPLICATES = "verdicts.json", "max_replicates"
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class ReportOptions:
     """The options of a report; None is the default.
 
     Attributes:
-        compare: the key whose settings are compared.
-        baseline: the setting that the others are compared with.
-        metric: the metric that is compared, instead of those of both questions.
-        target: the value that times are counted to, or ``baseline``.
-        margin: of the equivalence test.
-        pairs: whether all arms are compared with each other.
+        compare: the compared factor; its settings are the arms.
+        baseline: the arm that the others are compared with.
+        metric: the compared metric, instead of those of generalization and optimization.
+        target: the validation value for the time to target, or ``baseline``.
+        margin: the margin of the equivalence test.
+        pairs: True to compare all arms with each other.
     """
 
     compare: str | None = None
@@ -48,20 +48,20 @@ class ReportOptions:
 
     @classmethod
     def of_runs(cls, records: Sequence[Record], folder: Path | None = None) -> "ReportOptions":
-        """Return the options that runs were started with.
+        """Return the options of the run that started last, or of the last command of a sweep.
 
         Args:
-            records: of the runs; those of the run that started last count.
-            folder: of a sweep, whose last command counts instead: it need not have trained any run again.
+            records: the records of the runs.
+            folder: the folder of a sweep; its last command counts even if it trained no run.
         """
         latest = max(records, key=lambda record: record.result.started).result.config
-        typed = (load(folder / SWEEP_CONFIG, dict) if folder else {}) or latest
-        baseline = typed.get("baseline")
+        config = (load(folder / SWEEP_CONFIG, dict) if folder else {}) or latest
+        baseline = config.get("baseline")
         return cls(
             baseline=None if baseline is None else str(baseline),
-            target=typed.get("target"),
-            margin=typed.get("margin"),
-            pairs=bool(typed.get("pairs")),
+            target=config.get("target"),
+            margin=config.get("margin"),
+            pairs=bool(config.get("pairs")),
         )
 
 
@@ -70,11 +70,12 @@ class ReportData:
     """The content of a report.
 
     Attributes:
-        records: of the runs, by number.
-        sweep: at a glance, with the times to the target.
-        runs, curves: as ``stats.design`` and ``stats.times`` describe them.
-        found: the analysis.
-        changed: a warning if ``max_replicates`` was changed.
+        records: the records of the runs; the index of ``runs`` refers to them.
+        summary: the sweep as data frames, with the times to target.
+        runs: a row per run with its outcomes; see :mod:`normlab.stats.design`.
+        curves: validation curves with seconds; see :mod:`normlab.stats.time_to_target`.
+        analysis: the statistical analysis.
+        changed: a warning if ``max_replicates`` was changed after the first verdict.
     """
 
     records: Sequence[Record]
@@ -87,146 +88,163 @@ class ReportData:
 
 def build_report_data(
     records: Sequence[Record],
-    asked: ReportOptions,
+    options: ReportOptions,
     sweep: SweepSummary | None = None,
     history: History | None = None,
     folders: Sequence[Path] = (),
 ) -> ReportData:
-    """Analyse the runs of a sweep.
+    """Analyse a sweep: tune each arm, then compare the arms.
 
     Args:
-        records: of the runs.
-        asked: the options.
-        sweep: the runs at a glance, if that is known already.
-        history: the earlier verdicts of the folder; changed by this one.
-        folders: of the sweeps, which may hold a timing.
+        records: the records of the runs.
+        options: the options of the report.
+        sweep: the summary of the records, if it is already computed.
+        history: the earlier verdicts of the folder; updated with this analysis.
+        folders: the folders of the sweeps, which may hold interleaved timings.
 
     Raises:
-        ConfigError: for a metric, a comparison or a baseline that does not exist, with those that do.
+        ConfigError: if the metric, the compared key or the baseline does not exist; the message lists those that
+            do.
     """
-    sweep = summarize_sweep(records, asked.compare) if sweep is None else sweep
-    metrics = metrics_of(sweep, records, asked.metric)
+    sweep = summarize_sweep(records, options.compare) if sweep is None else sweep
+    metrics = compared_metrics(sweep, records, options.metric)
     choice = Metric(sweep.metric, sweep.direction)
     outcomes = {**{metric.name: metric for metric in metrics}, "validation": choice}
     results = [record.result for record in records]
     columns = {
-        column: pd.Series(final(results, metric.name, metric.direction, sweep.curves)).reindex(sweep.runs.index)
+        column: pd.Series(final_values(results, metric.name, metric.direction, sweep.curves)).reindex(
+            sweep.runs.index
+        )
         for column, metric in outcomes.items()
     }
     runs = sweep.runs.assign(**columns)
-    one = folders[0] if len(folders) == 1 else None
-    changed = [] if history is None else changed_maximum(history, records, one)
+    folder = folders[0] if len(folders) == 1 else None
+    changed = [] if history is None else changed_maximum(history, records, folder)
     try:
         design = design_of(
             runs,
             sweep.keys,
             metrics,
             choice,
-            asked.compare,
-            asked.baseline,
+            options.compare,
+            options.baseline,
             sweep.untyped,
-            asked.pairs,
-            asked.margin,
+            options.pairs,
+            options.margin,
         )
         rounds = step_rounds(sweep, records, folders)
         curves = timed_curves(sweep, rounds)
         timed = arm_rounds(runs, design, rounds)
         train_curves = sweep.curves[sweep.curves["metric"] == "train_eval/loss"]
         generator = np.random.default_rng(0)
-        found = analyze(
-            runs, curves, design, generator, asked.target, history=history, timed=timed, train_curves=train_curves
+        analysis = analyze(
+            runs,
+            curves,
+            design,
+            generator,
+            options.target,
+            history=history,
+            timed=timed,
+            train_curves=train_curves,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return ReportData(records, with_times(sweep, found.times, curves), runs, curves, found, changed)
+    return ReportData(records, with_times(sweep, analysis.times, curves), runs, curves, analysis, changed)
 
 
-def metrics_of(sweep: SweepSummary, records: Sequence[Record], asked: str | None) -> list[Metric]:
-    """Return the metrics that arms are compared by.
+def compared_metrics(sweep: SweepSummary, records: Sequence[Record], requested: str | None) -> list[Metric]:
+    """Return the metrics by which arms are compared: the requested metric, or those of both questions.
 
-    *Generalization* is the optimized metric on the test split, loss and accuracy where targets are classes;
-    *optimization* the training loss in evaluation mode. Where no run has a test split, validation takes its
-    place.
+    The question *generalization* uses the optimized metric on the test split, for classification both loss and
+    accuracy; without a test split, it uses the validation split. The question *optimization* uses the training
+    loss in evaluation mode.
 
     Raises:
-        ConfigError: no run has the metric that was asked for.
+        ConfigError: if no run has the requested metric.
     """
     finals = {name for record in records for name in record.result.final}
     known = finals | {str(name) for name in sweep.curves["metric"]}
-    if asked is not None:
-        there = sorted(name for name in known if name.startswith(("train/", "train_eval/", "val/", "test/")))
-        there = [name for name in there if name != "train/lr"]
-        if asked not in there:
-            raise ConfigError(f"--metric {asked}: no run has it; there are {', '.join(there) or 'none'}")
-        return [Metric(asked, direction_of_name(asked, sweep))]
+    if requested is not None:
+        available = sorted(name for name in known if name.startswith(("train/", "train_eval/", "val/", "test/")))
+        available = [name for name in available if name != "train/lr"]
+        if requested not in available:
+            listing = ", ".join(available) or "none"
+            raise ConfigError(f"--metric must be a metric of the runs, got {requested}; the runs have {listing}")
+        return [Metric(requested, direction_of_name(requested, sweep))]
     name = sweep.metric.partition("/")[2]
-    names = [name, *(other for other in CLASSES if name in CLASSES and other != name)]
+    names = [
+        name,
+        *(other for other in CLASSIFICATION_METRICS if name in CLASSIFICATION_METRICS and other != name),
+    ]
     splits = [split for split in ("test", "val") if f"{split}/{name}" in known][:1]
     tested = [f"{split}/{of}" for split in splits for of in names if f"{split}/{of}" in known]
-    found = [Metric(metric, direction_of_name(metric, sweep), GENERALIZATION) for metric in tested]
+    metrics = [Metric(metric, direction_of_name(metric, sweep), GENERALIZATION) for metric in tested]
     if "train_eval/loss" in finals:
-        found.append(Metric("train_eval/loss", "min", OPTIMIZATION))
-    return found or [Metric(sweep.metric, sweep.direction)]
+        metrics.append(Metric("train_eval/loss", "min", OPTIMIZATION))
+    return metrics or [Metric(sweep.metric, sweep.direction)]
 
 
 def direction_of_name(metric: str, sweep: SweepSummary) -> str:
-    """Return whether ``min`` or ``max`` of a metric is good, which is the same on every split."""
+    """Return the direction of a metric, ``min`` or ``max``; it is the same on every split."""
     name = metric.partition("/")[2]
     if name == sweep.metric.partition("/")[2]:
         return sweep.direction
     if name not in MINIMIZED + MAXIMIZED:
         known = ", ".join(MINIMIZED + MAXIMIZED)
         raise ConfigError(
-            f"--metric must be one of {known} on a split, or the optimized {sweep.metric}, got {metric}: whether "
-            "it should be small is not known"
+            f"--metric must be one of {known} on a split, or the optimized {sweep.metric}, got {metric}, whose "
+            "direction is unknown"
         )
     return direction_of(f"val/{name}", None, "--metric")
 
 
 def timed_curves(sweep: SweepSummary, rounds: Mapping[int, Sequence[float]]) -> pd.DataFrame:
-    """Return the curves of the metric that settings are chosen by, with the seconds of training at each point.
+    """Return the validation curves with the seconds of training at each point.
 
-    Seconds are those of the steps of a run that was timed in turn with the other arms, else NaN: members of a
-    population share one time, which says nothing of an arm.
+    Seconds are the steps times the median step time of the interleaved timing, NaN without such a timing: members
+    of a population share one wall-clock time, so the time of a sweep does not tell arms apart.
 
     Args:
-        sweep: the runs.
-        rounds: of the runs that were timed, the seconds per step of each round.
+        sweep: the sweep.
+        rounds: the seconds per step in each timing round, by run.
     """
     curves = sweep.curves[sweep.curves["metric"] == sweep.metric][["run", "epoch", "step", "value"]]
-    seconds = {run: float(np.median(own)) for run, own in rounds.items()}
+    seconds = {run: float(np.median(times)) for run, times in rounds.items()}
     return curves.assign(seconds=curves["step"] * curves["run"].map(seconds).astype(float))
 
 
 def step_rounds(sweep: SweepSummary, records: Sequence[Record], folders: Iterable[Path]) -> dict[int, list[float]]:
-    """Return the seconds per step in each round of interleaved timing, of the runs of one sweep that was timed."""
+    """Return the seconds per step in each timing round, by run; empty unless exactly one sweep has a timing."""
     timings = [timing for folder in folders if (timing := read_timing(folder))]
-    if len(timings) != 1:  # rounds of two timings are no pairs
+    if len(timings) != 1:  # rounds of different timings cannot be paired
         return {}
-    found = {run: step_seconds(timings[0], records[run].result) for run in sweep.runs.index}
-    return {run: own for run, own in found.items() if own}
+    rounds = {run: step_seconds(timings[0], records[run].result) for run in sweep.runs.index}
+    return {run: seconds for run, seconds in rounds.items() if seconds}
 
 
 def arm_rounds(runs: pd.DataFrame, design: Design, rounds: Mapping[int, Sequence[float]]) -> StepTimes:
-    """Return the rounds of each arm of a panel; none where its runs were timed apart, as with a tuned net."""
-    found: dict[tuple[tuple[str, ...], str], set[tuple[float, ...]]] = {}
+    """Return the timing rounds of each panel and arm.
+
+    Arms with several timings are omitted, such as those whose network size is tuned.
+    """
+    timings: dict[tuple[tuple[str, ...], str], set[tuple[float, ...]]] = {}
     for run, row in runs.iterrows():
-        own = rounds.get(int(str(run)))
-        place = tuple(row[key] for key in design.panels), row[design.compare] if design.compare else ""
-        found.setdefault(place, set()).update([tuple(own)] if own else [])
-    return {place: list(own.pop()) for place, own in found.items() if len(own) == 1}
+        seconds = rounds.get(int(str(run)))
+        key = tuple(row[name] for name in design.panels), row[design.compare] if design.compare else ""
+        timings.setdefault(key, set()).update([tuple(seconds)] if seconds else [])
+    return {key: list(seconds.pop()) for key, seconds in timings.items() if len(seconds) == 1}
 
 
-def names_of(folders: Sequence[Path]) -> str:
-    """Return the name of a report over folders."""
+def sweep_names(folders: Sequence[Path]) -> str:
+    """Return the names of the folders of the sweeps, for the title of the report."""
     return ", ".join(folder.resolve().name for folder in folders)
 
 
 def read_history(folder: Path, records: Sequence[Record]) -> History:
-    """Return the earlier verdicts of a folder; without any, the maximum of replicates that its runs declare.
+    """Read the earlier verdicts of a sweep; without any, a new history with the declared ``max_replicates``.
 
     Raises:
-        ConfigError: the file is damaged.
+        ConfigError: if the file is damaged.
     """
     path = folder / VERDICTS_FILE
     if not path.exists():
@@ -241,39 +259,43 @@ def read_history(folder: Path, records: Sequence[Record]) -> History:
 
 
 def write_history(folder: Path, history: History) -> None:
-    """Write the verdicts of a folder, if there are any."""
+    """Write the verdicts of a sweep, if there are any."""
     if history.looks:
         write_atomically(folder / VERDICTS_FILE, json.dumps(history.to_json(), indent=1) + "\n")
 
 
 def declared_maximum(records: Sequence[Record], folder: Path | None = None) -> int | None:
-    """Return the first ``max_replicates`` that was declared, None without any.
+    """Return the first declared ``max_replicates``, or None.
 
     Args:
-        records: of the runs; those that did not start yet come last.
-        folder: of a sweep, whose last command counts too: it need not have trained any run.
+        records: the records of the runs, in any order; they count by their start, planned runs last.
+        folder: the folder of a sweep; its last command counts even if it trained no run.
     """
     started = sorted(records, key=lambda record: (not record.result.started, record.result.started))
-    declared = [*(record.result.config.get(MAXIMUM) for record in started), typed_maximum(folder)]
+    declared = [*(record.result.config.get(MAX_REPLICATES) for record in started), command_maximum(folder)]
     return next((number for number in declared if isinstance(number, int)), None)
 
 
-def typed_maximum(folder: Path | None) -> object:
+def command_maximum(folder: Path | None) -> object:
     """Return ``max_replicates`` of the last command of a sweep."""
-    return load(folder / SWEEP_CONFIG, dict).get(MAXIMUM) if folder else None
+    return load(folder / SWEEP_CONFIG, dict).get(MAX_REPLICATES) if folder else None
 
 
 def changed_maximum(history: History, records: Sequence[Record], folder: Path | None = None) -> list[str]:
-    """Return a warning if another maximum of replicates is declared than the one that counts.
+    """Return a warning if runs declare another ``max_replicates`` than the history.
 
     Args:
-        history: before the verdict that is given now.
+        history: the history before this analysis.
         records, folder: as in :func:`declared_maximum`.
     """
-    declared = {typed_maximum(folder), *(record.result.config.get(MAXIMUM) for record in records)}
+    declared = {command_maximum(folder), *(record.result.config.get(MAX_REPLICATES) for record in records)}
     others = sorted(number for number in declared if isinstance(number, int) and number != history.max_replicates)
     if not others:
         return []
     first = history.max_replicates
-    why = "the first verdict was given without one" if first is None else f"{MAXIMUM}={first} was declared first"
-    return [f"{MAXIMUM}={others[-1]} has no effect: {why}"]
+    reason = (
+        "the first verdict was given without a maximum"
+        if first is None
+        else f"{MAX_REPLICATES}={first} was declared first"
+    )
+    return [f"{MAX_REPLICATES}={others[-1]} has no effect: {reason}"]

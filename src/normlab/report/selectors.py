@@ -1,4 +1,4 @@
-"""The arms, panels and runs that report sections show, and the format of their numbers."""
+"""Selection of arms, panels and runs for report sections, and formatting of their numbers."""
 
 import math
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from normlab.report.figures import Style, styles
 from normlab.report.report_data import ReportData
 
 MINUS = "\N{MINUS SIGN}"
-MOST_PANELS = 12
-"""Panels that are drawn of each kind; the tables have all."""
+MAX_PANELS = 12
+"""The largest number of panels with a figure; tables list all panels."""
 TableRow = dict[str, Any]
 
 
 def num(value: float, digits: int = 3) -> str:
-    """Return a number as a reader expects it.
+    """Format a number with a minus sign, ∞ for infinity and a dash for NaN.
 
     >>> num(-0.01234), num(float("inf")), num(float("nan"))
     ('−0.0123', '∞', '–')
@@ -32,7 +32,7 @@ def num(value: float, digits: int = 3) -> str:
 
 
 def with_interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
-    """Return an estimate and its interval.
+    """Format an estimate with its interval, from the columns ``name``, ``name_low`` and ``name_high``.
 
     >>> with_interval({"ratio": 0.5, "ratio_low": 0.4, "ratio_high": float("inf")}, "ratio")
     '0.5 (0.4 to ∞)'
@@ -46,7 +46,7 @@ def with_interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
 
 
 def effect_text(row: Mapping[str, Any]) -> str:
-    """Return an effect with its interval: a ratio as × 0.95, a difference with its unit."""
+    """Format an effect with its interval: a ratio as ``× 0.95``, a difference with its unit."""
     if math.isnan(row["estimate"]):
         return "–"
     text = with_interval(row, "estimate")
@@ -54,72 +54,79 @@ def effect_text(row: Mapping[str, Any]) -> str:
 
 
 def display_table(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a table of texts and numbers: by heading, the column, or a function of the row."""
+    """Build a table for display.
+
+    Args:
+        frame: the numbers.
+        columns: by heading, a column of ``frame`` or a function of a row.
+    """
     rows = frame.to_dict("records")
     return pd.DataFrame(
-        {head: [of(row) if callable(of) else row[of] for row in rows] for head, of in columns.items()},
+        {
+            head: [source(row) if callable(source) else row[source] for row in rows]
+            for head, source in columns.items()
+        },
         dtype=object,
     )
 
 
-def styles_of(study: ReportData) -> dict[str, Style]:
-    """Return the colour and line of each arm, the same everywhere."""
-    arms = study.analysis.design.arms
+def styles_of(data: ReportData) -> dict[str, Style]:
+    """Return the colour and line of each arm, the same in all figures."""
+    arms = data.analysis.design.arms
     return dict(zip(arms, styles([(arm,) for arm in arms]), strict=True))
 
 
 def table_rows(frame: pd.DataFrame) -> list[TableRow]:
-    """Return the rows of a table."""
+    """Convert a table to a list of rows, each a dictionary by column."""
     return frame.to_dict("records")  # type: ignore[return-value]
 
 
 def first_panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the first panels of a table, by name."""
-    return [(str(name), own) for name, own in frame.groupby("panel", sort=False)][:MOST_PANELS]
+    """Return the names and rows of the first ``MAX_PANELS`` panels of a table."""
+    return [(str(name), rows) for name, rows in frame.groupby("panel", sort=False)][:MAX_PANELS]
 
 
-def left_out(frame: pd.DataFrame) -> list[str]:
-    """Return the note on panels that are not drawn."""
-    count = frame["panel"].nunique() if len(frame) else 0
-    return [f"{count - MOST_PANELS} more panels are in the tables alone."] if count > MOST_PANELS else []
+def undrawn_panels_note(frame: pd.DataFrame) -> list[str]:
+    """Return a note with the number of panels that have no figure; empty if all have one."""
+    count = frame["panel"].nunique() - MAX_PANELS if len(frame) else 0
+    return [f"{count} more panels are shown in the tables only."] if count > 0 else []
 
 
-def file(kind: str, number: int) -> str:
-    """Return the name of a picture's files.
+def figure_name(kind: str, number: int) -> str:
+    """Return the file name of the figure of a panel, without extension.
 
-    >>> file("curves", 0), file("curves", 1)
+    >>> figure_name("curves", 0), figure_name("curves", 1)
     ('curves', 'curves_2')
     """
     return f"{kind}_{number + 1}" if number else kind
 
 
-def titled(what: str, panel: str) -> str:
-    """Return the title of a picture of one panel."""
-    return f"{what}, {panel}" if panel else what
+def with_panel(title: str, panel: str) -> str:
+    """Append the name of the panel to a title, if there are several panels."""
+    return f"{title}, {panel}" if panel else title
 
 
-def tuned_at(study: ReportData, row: TableRow) -> str:
-    """Return an arm's setting of what was tuned."""
-    tuned = study.analysis.design.tuned
+def selected_settings(data: ReportData, row: TableRow) -> str:
+    """Format the tuned hyperparameters of an arm at its selected configuration."""
+    tuned = data.analysis.design.tuned
     names = zip(short_names(tuned), tuned, strict=True)
     settings = ", ".join(f"{name} {row[key]}" for name, key in names if pd.notna(row[key]))
-    return settings or ("chosen in each replicate" if row["seeds"] else "–")
+    return settings or ("selected in each replicate" if row["seeds"] else "–")
 
 
-def runs_at_best(study: ReportData, panel: str) -> pd.DataFrame:
-    """Return the reported runs of a panel's arms at their chosen settings, with their arm."""
-    found = study.analysis
-    cells, parts = found.grid, []
-    for (of_panel, arm), tuned in found.tuning.items():
-        if cells.panel(of_panel) != panel:
+def selected_runs(data: ReportData, panel: str) -> pd.DataFrame:
+    """Return the reported runs of a panel at the selected configuration of their ``arm``."""
+    grid, parts = data.analysis.grid, []
+    for (key, arm), tuned in data.analysis.tuning.items():
+        if grid.panel(key) != panel:
             continue
-        chosen = dict(zip(cells.uses[of_panel].report.tolist(), tuned.chosen.tolist(), strict=True))
-        own = [chosen.get(column, -1) == row for row, column in zip(cells.row, cells.column, strict=True)]
-        parts.append(study.runs[np.array(own, dtype=bool)].assign(arm=arm))
-    return pd.concat(parts) if parts else study.runs.iloc[:0].assign(arm="")
+        selected = dict(zip(grid.uses[key].report.tolist(), tuned.chosen.tolist(), strict=True))
+        mask = [selected.get(column, -1) == row for row, column in zip(grid.row, grid.column, strict=True)]
+        parts.append(data.runs[np.array(mask, dtype=bool)].assign(arm=arm))
+    return pd.concat(parts) if parts else data.runs.iloc[:0].assign(arm="")
 
 
-def report_values(study: ReportData, panel: str) -> pd.DataFrame:
-    """Return the primary metric of a panel's arms at their chosen settings, ``(seeds x arms)``."""
-    name = study.analysis.design.primary.name
-    return runs_at_best(study, panel).dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")
+def reported_values(data: ReportData, panel: str) -> pd.DataFrame:
+    """Return the primary metric of a panel at the selected configurations, ``(seeds x arms)``."""
+    name = data.analysis.design.primary.name
+    return selected_runs(data, panel).dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")

@@ -104,7 +104,7 @@ def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]
     keys = [*sweep.keys, *sweep.named]
     results = [records[number].result for number in sweep.runs.index]
     flats = [flat(result.config, result.choices) for result in results]
-    runs = list(zip(sweep.runs["arm"], flats, strict=True))
+    runs = list(zip(sweep.runs["configuration"], flats, strict=True))
     settings = {
         key: {(configuration, values[key]) for configuration, values in runs if key in values}
         for key in [*keys, *HPARAM_COLUMNS]

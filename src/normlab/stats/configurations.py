@@ -66,7 +66,7 @@ def configuration_label(keys: Iterable[str], settings: Iterable[str]) -> str:
 
 def replicates(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs whose best value is known, one per seed of an arm: a repetition is no evidence."""
-    return runs[runs["best"].notna()].drop_duplicates(["arm", SEED])
+    return runs[runs["best"].notna()].drop_duplicates(["configuration", SEED])
 
 
 def mean_and_error(values: ArrayLike) -> tuple[float, float]:
@@ -90,8 +90,8 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     mean of those that happened to survive would favour the arm that loses its worst runs. ``seconds`` is the mean
     over finished runs.
     """
-    rows = {arm: configuration_summary(group) for arm, group in runs.groupby("arm", sort=False)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    rows = {arm: configuration_summary(group) for arm, group in runs.groupby("configuration", sort=False)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
 
 
 def target_summary(runs: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +100,7 @@ def target_summary(runs: pd.DataFrame) -> pd.DataFrame:
     ``epochs_to_target`` is the median over the ``timed`` seeds, those of which it is known. Of them ``reached``
     got there; where half or more did not, it is infinite.
     """
-    times = replicates(runs).groupby("arm")["epochs_to_target"]
+    times = replicates(runs).groupby("configuration")["epochs_to_target"]
     known = pd.DataFrame(
         {
             "epochs_to_target": times.median(),
@@ -109,7 +109,11 @@ def target_summary(runs: pd.DataFrame) -> pd.DataFrame:
         }
     )
     counts = ["timed", "reached"]
-    return known.reindex(runs["arm"].unique()).fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int))
+    return (
+        known.reindex(runs["configuration"].unique())
+        .fillna(dict.fromkeys(counts, 0))
+        .astype(dict.fromkeys(counts, int))
+    )
 
 
 def configuration_summary(arm: pd.DataFrame) -> dict[str, float]:
