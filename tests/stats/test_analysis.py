@@ -15,7 +15,7 @@ from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric, design_of
 from normlab.stats.grid import grid_of
 from normlab.stats.looks import History
 from normlab.stats.sentences import interaction_sentence, sentence
-from normlab.stats.tuning import tuned
+from normlab.stats.tuning import choose_settings
 
 INF = math.inf
 KEYS = ("model", "optimizer.lr", "data.batch_size")
@@ -172,7 +172,7 @@ class TestLittleToGoOn:
         runs = frame([])
         design = design_of(runs, [], METRICS[:1], Metric("val/loss", "min"))
         found = analyze(runs, NO_CURVES, design, np.random.default_rng(0))
-        assert found.warnings == ["there are no runs"]
+        assert found.warnings == ["no runs"]
         assert all(len(getattr(found, name)) == 0 for name in TABLES)
 
     def test_the_metric_is_missing_in_some_runs(self, sweep, arm):
@@ -180,7 +180,7 @@ class TestLittleToGoOn:
         found = sweep(arm("bn", values, status="finished"), arm("nobn", np.linspace(2, 3, 12)))
         assert found.comparisons["replicates"].tolist() == [11]
         assert found.comparisons["verdict"].tolist() == ["better"]
-        assert "finished runs without val/loss, which count nowhere: 1" in found.warnings
+        assert "finished runs without val/loss, excluded: 1" in found.warnings
 
     def test_everything_has_its_sentence(self, sweep, mixed):
         runs, curves = mixed
@@ -203,7 +203,7 @@ def declared(rates, scope, kind, shift, sweeps, seed):
             runs[name] = kind(np.sqrt(0.5) * (shared + generator.normal(size=len(runs)))) + away
         design = design_of(runs, ["model", "optimizer.lr"], METRICS[:1], Metric("val/loss", "min"))
         grid = grid_of(runs, design)
-        found = comparisons_of(grid, tuned(grid), None)
+        found = comparisons_of(grid, choose_settings(grid), None)
         sides.append(sum(row["side"] * row["declared"] for row in found[:1]))
     return np.mean(np.array(sides) < 0), np.mean(np.array(sides) > 0)
 

@@ -12,7 +12,7 @@ INF, NAN = math.inf, math.nan
 
 def runs(*rows):
     """Arm, seed, status, best, the mean on each split at the end, epochs to the target, seconds."""
-    columns = ["arm", "seed", "status", "best", "test", "epochs_to_target", "seconds"]
+    columns = ["configuration", "seed", "status", "best", "test", "epochs_to_target", "seconds"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.assign(val=frame["test"] + 1, train_eval=frame["test"] - 1, untrained=frame["best"] == 5.0)
 

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from normlab.stats.estimates import COVERAGE, Draws, coverage_of, iqm_estimate
+from normlab.stats.estimates import COVERAGE, Resampler, coverage_of, iqm_estimate
 
 
 @pytest.mark.parametrize("seeds", [2, 4, 6])
 def test_it_is_what_a_small_simulation_measures(seeds):
     generator, inside = np.random.default_rng(0), 0
     for _ in range(300):
-        found = iqm_estimate(generator.normal(size=seeds), Draws(generator, 1000))
+        found = iqm_estimate(generator.normal(size=seeds), Resampler(generator, 1000))
         inside += found.low <= 0 <= found.high
     assert inside / 300 == pytest.approx(COVERAGE[seeds], abs=0.07)
 
@@ -27,7 +27,9 @@ def test_a_small_simulation_of_intervals_at_8_and_32_seeds(kind, seeds, least, m
     """Within three standard errors of the bounds that the full one, benchmarks/simulations.py, keeps."""
     of, simulations, generator = KINDS[kind], 400, np.random.default_rng(1)
     truth = 2 * integrate.quad(lambda u: of(special.ndtri(u)), 0.25, 0.75)[0]
-    found = [iqm_estimate(of(generator.normal(size=seeds)), Draws(generator, 1000)) for _ in range(simulations)]
+    found = [
+        iqm_estimate(of(generator.normal(size=seeds)), Resampler(generator, 1000)) for _ in range(simulations)
+    ]
     inside = sum(each.low <= truth <= each.high for each in found) / simulations
     assert least - 3 * (least * (1 - least) / simulations) ** 0.5 <= inside
     assert inside <= most + 3 * (most * (1 - most) / simulations) ** 0.5

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from normlab.stats.estimates import Draws, differences, iqm, iqm_estimate, share_estimate
+from normlab.stats.estimates import Resampler, differences, iqm, iqm_estimate, share_estimate
 
 INF = math.inf
 
 
 def draws(seed=0, resamples=1000):
-    return Draws(np.random.default_rng(seed), resamples)
+    return Resampler(np.random.default_rng(seed), resamples)
 
 
 def array(*values):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from normlab.stats.design import Metric, Scope, design_of
-from normlab.stats.grid import grid_of, mean_by_place
+from normlab.stats.grid import grid_of, mean_by_cell
 
 INF = math.inf
 KEYS = ["data.batch_size", "model", "optimizer.lr"]
@@ -27,7 +27,7 @@ def test_a_row_per_setting_in_natural_order_and_a_column_per_seed():
         ("20", "bn", "1e-2", 0, 3.0),
         ("20", "bn", "0.1", 1, 2.0),
     )
-    assert [(*setting.panel, setting.arm, *setting.tuned) for setting in grid.settings] == [
+    assert [(*setting.panel, setting.arm, *setting.tuned) for setting in grid.configurations] == [
         ("20", "bn", "1e-2"),
         ("20", "bn", "0.1"),
         ("20", "ln", "0.1"),
@@ -37,7 +37,7 @@ def test_a_row_per_setting_in_natural_order_and_a_column_per_seed():
     np.testing.assert_array_equal(grid.losses(SCORE), -grid.values)
     np.testing.assert_array_equal(grid.choice, -grid.values)
     assert list(grid.groups()) == [(("20",), "bn", [0, 1]), (("20",), "ln", [2]), (("100",), "bn", [3])]
-    assert grid.panel(("20",)) == "data.batch_size=20"
+    assert grid.panel_name(("20",)) == "data.batch_size=20"
 
 
 def test_runs_that_repeat_a_seed_count_once_with_their_mean():
@@ -56,7 +56,7 @@ def test_a_run_without_a_seed_is_nowhere():
 
 
 def test_an_unknown_number_does_not_spoil_the_mean_of_known_ones():
-    found = mean_by_place(np.array([1.0, np.nan, 3.0]), np.array([0, 0, 0]), np.array([0, 0, 0]), (1, 2))
+    found = mean_by_cell(np.array([1.0, np.nan, 3.0]), np.array([0, 0, 0]), np.array([0, 0, 0]), (1, 2))
     np.testing.assert_array_equal(found, [[2.0, np.nan]])
 
 

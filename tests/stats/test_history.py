@@ -118,9 +118,9 @@ class TestMaximum:
             1.0,
         )
         assert sentence(row, found.grid, found.tuning).startswith(
-            "bn against nobn: no verdict beyond max_replicates; "
+            "no verdict beyond max_replicates for bn against nobn; "
         )
-        said = "max_replicates=12 was declared at the first verdict: with more replicates nothing is declared"
+        said = "max_replicates=12 was declared at the first verdict: no verdict with more replicates"
         assert said in found.warnings
 
     def test_other_replicates_of_the_same_number_are_another_look_at_its_level(self, sweep, arm):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from normlab.stats.looks import boundaries, look_level, obrien_fleming, spent
+from normlab.stats.looks import boundaries, look_level, obrien_fleming, spent_alpha
 from normlab.stats.signed_rank import signed_rank
 
 SCHEDULE = range(8, 41, 4)
@@ -29,8 +29,8 @@ class TestPublished:
 class TestLevels:
     def test_one_look_has_the_whole_level(self):
         assert obrien_fleming([40], 40).tolist() == pytest.approx([0.05])
-        assert spent(1.0) == pytest.approx(0.05)
-        assert spent(0.5) == pytest.approx(4 * stats.norm.sf(2.2414 / np.sqrt(0.5)), rel=1e-3)
+        assert spent_alpha(1.0) == pytest.approx(0.05)
+        assert spent_alpha(0.5) == pytest.approx(4 * stats.norm.sf(2.2414 / np.sqrt(0.5)), rel=1e-3)
 
     def test_levels_of_past_looks_stay_when_looks_are_added(self):
         levels = obrien_fleming(SCHEDULE, 40)
@@ -68,9 +68,9 @@ def test_looks_with_the_signed_rank_test():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: obrien_fleming([8, 8], 40), "looks must grow from at least 1, got"),
-        (lambda: obrien_fleming([0, 8], 40), "looks must grow from at least 1, got"),
-        (lambda: obrien_fleming([8, 44], 40), "looks must not pass max_replicates=40, got 44"),
+        (lambda: obrien_fleming([8, 8], 40), "looks must increase from at least 1, got"),
+        (lambda: obrien_fleming([0, 8], 40), "looks must increase from at least 1, got"),
+        (lambda: obrien_fleming([8, 44], 40), "looks must not exceed max_replicates=40, got 44"),
         (lambda: look_level(0), "look must be at least 1, got 0"),
     ],
 )

@@ -129,7 +129,7 @@ class TestSuggested:
         for seeds, enough in ((total, True), *(((total - 1, False),) if total > SUGGESTED else ())):
             arms = grid(models, rates, sizes, seeds, scope=scope)
             found = sweep(*arms, history=History())
-            none = "nothing can be declared" in " ".join(found.warnings)
+            none = "no difference can be declared" in " ".join(found.warnings)
             assert ((found.comparisons["verdict"] == TOO_FEW).any() or none) != enough
             assert math.isinf(plan(*arms).detectable) != enough
 

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from normlab.stats.estimates import Draws, percentile_interval
+from normlab.stats.estimates import Resampler, percentile_interval
 
 
 def draws(seed=0, resamples=400):
-    return Draws(np.random.default_rng(seed), resamples)
+    return Resampler(np.random.default_rng(seed), resamples)
 
 
 def test_what_is_drawn_depends_on_the_generator_and_the_number_of_seeds_alone():

@@ -48,7 +48,7 @@ class TestVerdict:
 
     def test_no_difference_shown(self, said, arm):
         assert said(arm("bn", SPREAD), arm("nobn", SPREAD[::-1])) == (
-            "bn against nobn: no difference shown: test/loss ratio 1, 95 % CI 0.83–1.2, p = 1, "
+            "no difference shown between bn and nobn: test/loss ratio 1, 95 % CI 0.83–1.2, p = 1, "
             f"over 12 seeds on this split; {UNTUNED}"
         )
 
@@ -74,24 +74,23 @@ class TestScope:
         noisy = np.exp(np.random.default_rng(0).normal(loc=0.8, scale=1.0, size=12))
         assert said(arm("bn", ONES, **split), arm("nobn", TWOS, **split)) == (
             f"bn is better than nobn: {HALF}, over 12 splits of this table; "
-            f"over new tables like this one it holds, p = 0; {UNTUNED}"
+            f"shown for new tables like this one, p = 0; {UNTUNED}"
         )
         assert said(arm("bn", ONES, **split), arm("nobn", noisy, **split)) == (
             "bn is better than nobn: test/loss ratio 0.44, 95 % CI 0.27–0.77, p = 0.0034, over 12 splits of this "
-            f"table; over new tables like this one it is not shown, p = 0.08; {UNTUNED}"
+            f"table; not shown for new tables like this one, p = 0.08; {UNTUNED}"
         )
 
     def test_new_tables_where_a_run_diverged(self, said, arm):
         split = {"scope": "split", "train_rows": 142.0, "test_rows": 36.0}
         assert said(arm("bn", ONES, **split), arm("nobn", [INF, *TWOS[1:]], **split)) == (
-            f"bn is better than nobn: {HALF}, over 12 splits of this table; over new tables like this one it "
-            "cannot "
-            f"be tested, as runs diverged; {UNTUNED}; bn failed to train in 0 of 12 runs, nobn in 1, p = 1"
+            f"bn is better than nobn: {HALF}, over 12 splits of this table; not testable for new tables like "
+            f"this one, as runs diverged; {UNTUNED}; bn failed to train in 0 of 12 runs, nobn in 1, p = 1"
         )
 
     def test_new_tables_of_which_the_rows_are_not_known(self, said, arm):
         text = said(arm("bn", ONES, scope="split"), arm("nobn", TWOS, scope="split"))
-        assert "; over new tables like this one it cannot be tested, as the number of rows is not known; " in text
+        assert "; not testable for new tables like this one, as the number of rows is unknown; " in text
 
     @pytest.mark.parametrize("name", ["train_eval/loss", "val/loss"])
     def test_new_tables_are_of_test_metrics_alone(self, said, arm, name):
@@ -107,7 +106,7 @@ class TestScope:
             f"bn is better than nobn at all 3 data.seed: {HALF}, over 12 seeds on these 3 splits; {UNTUNED}"
         )
         assert said(*arms, place=1) == (
-            "bn against nobn at data.seed=1: part of the pooled comparison: test/loss ratio 0.5, 95 % CI 0.5–0.5"
+            "bn against nobn at data.seed=1, part of the pooled comparison: test/loss ratio 0.5, 95 % CI 0.5–0.5"
         )
 
     @pytest.mark.parametrize(
@@ -125,38 +124,38 @@ class TestScope:
 class TestTooFew:
     def test_eight_pairs_with_three_ties(self, said, arm):
         assert said(arm("bn", ONES[:8]), arm("nobn", ONES[:3] + TWOS[:5])) == (
-            "bn against nobn: too few replicates: 5 of 8 replicates differ, 6 are needed; test/loss ratio 0.71, "
+            "too few replicates to compare bn with nobn: 5 of 8 replicates differ, 6 are needed; test/loss ratio 0.71, "
             f"95 % CI 0.5–1; {UNTUNED}"
         )
 
     def test_a_look_needs_more(self, said, arm):
         assert said(arm("bn", ONES[:6]), arm("nobn", TWOS[:6]), history=History()) == (
-            "bn against nobn: too few replicates: 6 replicates, 7 are needed; test/loss ratio 0.5, "
+            "too few replicates to compare bn with nobn: 6 replicates, 7 are needed; test/loss ratio 0.5, "
             f"95 % CI 0.5–0.5; {UNTUNED}"
         )
 
     def test_one_replicate(self, said, arm):
         assert said(arm("bn", [1.0]), arm("nobn", [2.0])) == (
-            f"bn against nobn: too few replicates: 1 replicate, 6 are needed; test/loss ratio 0.5; {UNTUNED}"
+            f"too few replicates to compare bn with nobn: 1 replicate, 6 are needed; test/loss ratio 0.5; {UNTUNED}"
         )
 
     def test_replicates_that_choose_and_report(self, said, arm):
         arms = [arm(name, [own] * 4, lr=lr) for name, own in (("bn", 1.0), ("nobn", 2.0)) for lr in ("0.1", "0.2")]
         assert said(*arms) == (
-            "bn against nobn: too few replicates: the same 4 replicates chose the settings; test/loss ratio 0.5; "
+            "too few replicates to compare bn with nobn: the same 4 replicates chose the settings; test/loss ratio 0.5; "
             "at lr 0.1, chosen on 4 of these seeds"
         )
 
     def test_more_than_were_declared(self, said, arm):
         assert said(arm("bn", ONES), arm("nobn", TWOS), history=History(max_replicates=8)) == (
-            f"bn against nobn: no verdict beyond max_replicates; test/loss ratio 0.5, 95 % CI 0.5–0.5; {UNTUNED}"
+            f"no verdict beyond max_replicates for bn against nobn; test/loss ratio 0.5, 95 % CI 0.5–0.5; {UNTUNED}"
         )
 
 
 class TestDiverged:
     def test_above_29_percent_the_share_of_pairs(self, said, arm):
         assert said(arm("bn", [INF] * 4 + ONES[4:]), arm("nobn", TWOS)) == (
-            "bn against nobn: no difference shown: runs that diverged leave no estimate of test/loss; bn is "
+            "no difference shown between bn and nobn: too many runs diverged to estimate test/loss; bn is "
             "better in "
             "67 % of the pairs (95 % CI 39–86 %), p = 0.84, over 12 seeds on this split; "
             f"{UNTUNED}; bn failed to train in 4 of 12 runs, nobn in 0, p = 0.12"
@@ -171,7 +170,7 @@ class TestDiverged:
     def test_runs_that_stopped_early(self, said, arm):
         assert said(arm("bn", ONES, shortened=[1] * 3 + [0] * 9), arm("nobn", TWOS, shortened=0)) == (
             f"bn is better than nobn: {HALF}, over 12 seeds on this split; {UNTUNED}; "
-            "runs that stopped early count with the last tenth of their own epochs: 3"
+            "runs that stopped early, counted with the last tenth of their own epochs: 3"
         )
 
 
@@ -179,9 +178,9 @@ class TestUndeclared:
     def test_the_interval_is_of_one_comparison(self, said, arm):
         arms = arm("bn", ONES[:6]), arm("ln", SPREAD[:6]), arm("nobn", TWOS[:6])
         assert said(*arms) == (
-            "bn against nobn: no difference shown: test/loss ratio 0.5, 95 % CI 0.5–0.5, p = 0.062 (2 "
+            "no difference shown between bn and nobn: test/loss ratio 0.5, 95 % CI 0.5–0.5, p = 0.062 (2 "
             "comparisons), "
-            f"over 6 seeds on this split; the interval is of this comparison alone and declares nothing; {UNTUNED}"
+            f"over 6 seeds on this split; the interval is not corrected for multiple comparisons; {UNTUNED}"
         )
 
     def test_near_best_settings(self, said, arm):
@@ -192,9 +191,9 @@ class TestUndeclared:
             arm("nobn", [*near, *[0.4] * 8], lr="0.2"),
         )
         assert said(*arms) == (
-            "bn against nobn: no difference shown: test/loss ratio 0.5, 95 % CI 0.5–0.5, p = 1, over 8 seeds on "
+            "no difference shown between bn and nobn: test/loss ratio 0.5, 95 % CI 0.5–0.5, p = 1, over 8 seeds on "
             "this "
-            "split; nobn has near-best settings with which it is not shown to be worse; at lr 0.1, chosen on 4 "
+            "split; near-best settings of nobn are not shown to be worse; at lr 0.1, chosen on 4 "
             "other "
             "seeds; bn had one setting, not tuned: other rates may reverse it"
         )

@@ -19,14 +19,14 @@ class TestEquivalence:
     def test_within_a_margin_of_a_ratio(self, said, arm):
         close = [value * (1.01 if k % 2 else 0.99) for k, value in enumerate(SPREAD)]
         assert said(arm("bn", close), arm("nobn", SPREAD), margin=0.05) == (
-            "bn against nobn: no difference shown: test/loss ratio 1, 95 % CI 0.99–1.01, p = 0.16, over 12 seeds "
+            "no difference shown between bn and nobn: test/loss ratio 1, 95 % CI 0.99–1.01, p = 0.16, over 12 seeds "
             "on "
             f"this split; equivalent within 5 %, p = 0.00024, 90 % CI 0.99–1.01; {UNTUNED}"
         )
 
     def test_not_shown(self, said, arm):
         assert said(arm("bn", SPREAD), arm("nobn", SPREAD[::-1]), margin=0.05) == (
-            "bn against nobn: no difference shown: test/loss ratio 1, 95 % CI 0.83–1.2, p = 1, over 12 seeds on "
+            "no difference shown between bn and nobn: test/loss ratio 1, 95 % CI 0.83–1.2, p = 1, over 12 seeds on "
             "this "
             f"split; not shown to be equivalent within 5 %, p = 0.26, 90 % CI 0.86–1.16; {UNTUNED}"
         )
@@ -90,7 +90,7 @@ class TestSettings:
 
 def test_what_cannot_be_compared(said, arm):
     assert said(arm("bn", ONES), arm("nobn", [None] * 12)) == (
-        "bn against nobn: not comparable: no run of nobn is reported"
+        "bn and nobn are not comparable: no run of nobn is reported"
     )
 
 
@@ -128,7 +128,7 @@ class TestTimes:
 
     def test_the_seconds_of_a_step(self):
         step = {"step_time_ratio": 1.004, "step_time_ratio_low": 0.998, "step_time_ratio_high": 1.2}
-        said = "a step of bn takes 1.004 times the seconds of one of nobn, timed in turn, 95 % CI 0.998–1.2"
+        said = "a step of bn takes 1.004 times as long as a step of nobn, 95 % CI 0.998–1.2"
         assert time_sentence({**self.ROW, **step}).endswith(f"CI 0.38–0.51; {said}")
         assert time_sentence({**self.ROW, **step, "steps_ratio_low": NAN}) == said
 
@@ -144,8 +144,7 @@ class TestInteraction:
 
     def test_a_change(self):
         assert interaction_sentence(self.ROW) == (
-            f"{self.START} changes {self.PANELS}: ratio of the ratios 1.42, 95 % CI 1.1–1.8, p = 0.031, 6 "
-            "replicates"
+            f"{self.START} changes {self.PANELS}: ratio of ratios 1.42, 95 % CI 1.1–1.8, p = 0.031, 6 replicates"
         )
 
     def test_no_change_in_points(self):
@@ -157,7 +156,7 @@ class TestInteraction:
             "estimate_high": 0.5,
         }
         assert interaction_sentence({**self.ROW, **changed}) == (
-            f"{self.START} is not shown to change {self.PANELS}: difference of the differences -1 points, 95 % "
+            f"{self.START} is not shown to change {self.PANELS}: difference of differences -1 points, 95 % "
             "CI -3 to "
             "0.5, p = 0.5, 6 replicates"
         )
@@ -165,7 +164,7 @@ class TestInteraction:
     def test_without_an_estimate(self):
         nothing = dict.fromkeys(("estimate", "estimate_low", "estimate_high"), NAN)
         assert interaction_sentence({**self.ROW, **nothing}) == (
-            f"{self.START} changes {self.PANELS}: runs that diverged leave no estimate, p = 0.031, 6 replicates"
+            f"{self.START} changes {self.PANELS}: too many runs diverged for an estimate, p = 0.031, 6 replicates"
         )
 
 

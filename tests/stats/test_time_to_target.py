@@ -28,7 +28,7 @@ class TestTarget:
         )
         assert table(found.targets, "target", "rule", "budget", "resolution") == [[3.0, "best arm", 40.0, 10.0]]
         assert (
-            "the target was set by the runs whose times to it are told, which favours the arm that set it"
+            "the target was set by the same runs whose times are reported, which favours the arm that set it"
             in found.warnings
         )
         # 2, 3, 4 at step 30: reached at 30, 30 and 40; the other arm never gets there.
@@ -51,7 +51,7 @@ class TestTarget:
         assert not [line for line in found.warnings if "target" in line]
 
     def test_another_text_is_refused(self, sweep, arm):
-        with pytest.raises(ValueError, match="'bset' cannot be the target: it is a number, or 'baseline'"):
+        with pytest.raises(ValueError, match="target must be a number or 'baseline' .*, got 'bset'"):
             sweep(arm("bn", [1]), target="bset")
 
     def test_it_is_set_on_the_tuning_seeds_at_the_best_setting(self, sweep, arm):
@@ -109,7 +109,7 @@ class TestTimes:
     def test_no_target_where_everything_diverged(self, sweep, arm):
         found = sweep(arm("bn", [INF]), arm("nobn", [INF]), curves=falling({0: 1, 1: 1}))
         assert math.isnan(found.targets["target"][0])
-        assert "panels without a target, as most runs diverged: 1" in found.warnings
+        assert "panels without a target, because most runs diverged: 1" in found.warnings
         assert found.arms["steps"].isna().all()
 
     def test_where_large_is_good(self, sweep, arm):

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.stats.estimates import Draws
-from normlab.stats.time_to_target import best_arm_median, best_by, median, steps_of, time_ratio, times_to
+from normlab.stats.estimates import Resampler
+from normlab.stats.time_to_target import (
+    best_arm_median,
+    best_within_budget,
+    evaluation_steps,
+    median,
+    time_ratio,
+    times_to,
+)
 
 INF, NAN = math.inf, math.nan
 
@@ -58,9 +65,9 @@ class TestTimesTo:
 
 class TestTarget:
     def test_the_best_by_three_quarters_of_the_budget(self):
-        found = best_by(CURVES, pd.Series({"quick": 40, "slow": 40, "never": 40}), "min")
+        found = best_within_budget(CURVES, pd.Series({"quick": 40, "slow": 40, "never": 40}), "min")
         assert found.to_dict() == {"quick": 3.0, "slow": 7.0, "never": 9.0}
-        assert best_by(CURVES, pd.Series({"quick": 40, "slow": 40, "never": 12}), "max").to_dict() == {
+        assert best_within_budget(CURVES, pd.Series({"quick": 40, "slow": 40, "never": 12}), "max").to_dict() == {
             "quick": 5.0,
             "slow": 9.0,
         }
@@ -77,14 +84,14 @@ class TestTarget:
 
     def test_the_budget_and_the_steps_between_evaluations(self):
         frame = pd.DataFrame({"run": [0, 0, 1, 1], "step": [50, 20, 10, 15]})
-        assert steps_of(frame).to_dict("index") == {0: {"last": 50, "gap": 30}, 1: {"last": 15, "gap": 10}}
+        assert evaluation_steps(frame).to_dict("index") == {0: {"last": 50, "gap": 30}, 1: {"last": 15, "gap": 10}}
 
 
 def ratio(arm, baseline, resamples=1000):
     return time_ratio(
         np.array(arm, dtype=float),
         np.array(baseline, dtype=float),
-        Draws(np.random.default_rng(0), resamples),
+        Resampler(np.random.default_rng(0), resamples),
     )
 
 

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from normlab.stats.tuning import best_of, chosen_within, edges, finite_differences, near_best_of, scores, tuned
+from normlab.stats.tuning import (
+    best_of,
+    choose_settings,
+    chosen_within,
+    finite_differences,
+    grid_edges,
+    near_best_of,
+    scores,
+)
 
 INF, NAN = math.inf, math.nan
 
@@ -106,11 +114,11 @@ class TestEdges:
     @pytest.mark.parametrize(("best", "end"), [("0.1", "largest"), ("1e-3", "smallest")])
     def test_at_an_end_of_the_numbers_that_were_tried(self, best, end):
         tried = [("0.1",), ("0.01",), ("1e-3",)]
-        assert edges(tried, (best,)) == [(0, end, best)]
+        assert grid_edges(tried, (best,)) == [(0, end, best)]
 
     def test_not_in_between_nor_of_one(self):
-        assert edges([("0.1",), ("0.01",), ("1e-3",)], ("0.01",)) == []
-        assert edges([("0.1", "0"), ("0.01", "0"), ("1", "0")], ("0.1", "0")) == []
+        assert grid_edges([("0.1",), ("0.01",), ("1e-3",)], ("0.01",)) == []
+        assert grid_edges([("0.1", "0"), ("0.01", "0"), ("1", "0")], ("0.1", "0")) == []
 
 
 class TestOfASweep:
@@ -142,8 +150,8 @@ class TestOfASweep:
 
     def test_settings_that_were_fixed_are_taken_and_the_others_may_be_near_best(self, sweep, arm):
         found = sweep(arm("bn", [1.0] * 12, lr="0.1"), arm("bn", [2.0] * 12, lr="0.2"), arm("nobn", [1.0] * 12))
-        again = tuned(found.grid, {((), "bn"): [("0.2",)]})
-        assert [found.grid.settings[row].tuned for row in again[(), "bn"].rows] == [("0.1",), ("0.2",)]
+        again = choose_settings(found.grid, {((), "bn"): [("0.2",)]})
+        assert [found.grid.configurations[row].tuned for row in again[(), "bn"].rows] == [("0.1",), ("0.2",)]
         assert (again[(), "bn"].common, again[(), "bn"].near_best) == (1, [0])
 
     def test_settings_that_were_fixed_are_taken_within_each_split(self, sweep, arm):
@@ -151,4 +159,4 @@ class TestOfASweep:
         runs = arm("bn", [1.0] * 12, lr="0.1", **how), arm("bn", [2.0] * 12, lr="0.2", **how)
         found = sweep(*runs, arm("nobn", [1.0] * 12, **how))
         assert found.tuning[(), "bn"].common == 0
-        assert tuned(found.grid, {((), "bn"): [("0.2",)]})[(), "bn"].common == 1
+        assert choose_settings(found.grid, {((), "bn"): [("0.2",)]})[(), "bn"].common == 1

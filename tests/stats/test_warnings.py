@@ -8,7 +8,7 @@ from normlab.stats.looks import History
 
 INF, NAN = math.inf, math.nan
 FINE, WORSE = list(np.linspace(1, 2, 12)), list(np.linspace(2, 1, 12) * 3)
-ONE_DATASET = "all seeds have the same data: other splits may differ; replicate=data gives each its own"
+ONE_DATASET = "all seeds share one split: other splits may differ; replicate=data gives each seed its own"
 
 
 @pytest.fixture
@@ -33,19 +33,19 @@ class TestRuns:
             ]
         )
         assert sweep(runs).warnings[:5] == [
-            "stopped runs, which count nowhere: 1",
-            "failed runs, which count nowhere: 1",
-            "finished runs without val/loss, which count nowhere: 1",
-            "runs without a seed, which count nowhere: 1",
-            "runs that repeat a seed of their setting, and count once with their mean: 1",
+            "stopped runs, excluded: 1",
+            "failed runs, excluded: 1",
+            "finished runs without val/loss, excluded: 1",
+            "runs without a seed, excluded: 1",
+            "runs that repeat a configuration and seed, averaged into one replicate: 1",
         ]
 
     @pytest.mark.parametrize(
         ("values", "said"),
         [
-            ([None, None], "no run came to its end: there is nothing to compare"),
+            ([None, None], "no run finished or diverged: nothing can be compared"),
             ([INF, INF], "every run diverged"),
-            ([1.0], "one replicate: no spread can be given, and it supports no claim"),
+            ([1.0], "one replicate: the spread is unknown, and one replicate supports no claim"),
         ],
     )
     def test_too_little_to_say_anything(self, warned, arm, values, said):
@@ -55,13 +55,15 @@ class TestRuns:
 class TestReplicates:
     def test_below_eight_the_coverage_that_was_measured(self, warned, arm):
         (line,) = warned(arm("bn", FINE[:4]), arm("nobn", WORSE[:4]))
-        assert line.startswith("with 4 replicates, the 95 % intervals of interquartile means hold the truth in 8")
+        assert line.startswith(
+            "with 4 replicates, 95 % intervals of interquartile means cover the true value in 8"
+        )
 
     def test_those_that_choose_and_those_that_report(self, warned, arm):
         rates = [arm("bn", FINE, lr="0.1"), arm("bn", WORSE, lr="0.2")]
-        assert "replicates that choose settings: 4; that are reported: 8" in warned(*rates)
+        assert "replicates that choose settings: 4; reported replicates: 8" in warned(*rates)
         few = [arm("bn", [1.0, 2.0], lr="0.1"), arm("bn", [3.0, 4.0], lr="0.2")]
-        assert "the same 2 replicates choose settings and report, which flatters tuned arms" in warned(*few)
+        assert "the same 2 replicates choose settings and report, which favours tuned arms" in warned(*few)
 
     def test_splits_that_choose_for_themselves_need_no_warning(self, sweep, arm):
         rates = [
@@ -83,26 +85,25 @@ class TestTuning:
             for size in ("8", "16")
             for place, lr in enumerate(("0.1", "0.2"))
         ]
-        (line,) = [line for line in warned(*arms) if "that was tried" in line]
+        (line,) = [line for line in warned(*arms) if "of the grid" in line]
         assert line == (
-            "for bn at data.batch_size=8, nobn at data.batch_size=8, bn at data.batch_size=16, nobn at "
-            "data.batch_size=16 the best is the smallest optimizer.lr that was tried, 0.1: a better one may lie "
-            "beyond"
+            "the best setting of bn at data.batch_size=8, nobn at data.batch_size=8, bn at data.batch_size=16, nobn at "
+            "data.batch_size=16 is the smallest optimizer.lr of the grid, 0.1: extend the grid"
         )
 
     def test_not_in_between(self, warned, arm):
         arms = (arm("bn", own, lr=lr) for lr, own in (("0.1", WORSE), ("0.2", FINE), ("0.3", WORSE)))
-        assert not [line for line in warned(*arms) if "that was tried" in line]
+        assert not [line for line in warned(*arms) if "of the grid" in line]
 
     @pytest.mark.parametrize(("at_the_edge", "said"), [(6, False), (7, True)])
     def test_of_splits_more_than_half_are_at_the_edge(self, warned, arm, at_the_edge, said):
         values = {"0.1": [1.0] * at_the_edge + [3.0] * (12 - at_the_edge), "0.2": [2.0] * 12, "0.3": [4.0] * 12}
         found = warned(*(arm("bn", own, lr=lr, scope="split") for lr, own in values.items()))
-        assert any("the smallest optimizer.lr that was tried, 0.1" in line for line in found) == said
+        assert any("the smallest optimizer.lr of the grid, 0.1" in line for line in found) == said
 
     def test_settings_that_were_chosen_on_fewer_replicates(self, warned, arm):
         found = warned(arm("bn", FINE, lr="0.1"), arm("bn", [None, *FINE[1:]], lr="0.2"))
-        assert "all runs: settings were chosen on 3 to 4 replicates" in found
+        assert "all runs: settings were tuned on unequal numbers of replicates, 3 to 4" in found
 
 
 class TestTests:
@@ -114,9 +115,8 @@ class TestTests:
     def test_so_many_comparisons_that_no_p_is_small_enough(self, warned, arm):
         arms = [arm(f"m{k}", [(1 + k) ** value for value in FINE[:8]]) for k in range(8)]
         assert warned(*arms) == [
-            "generalization: nothing can be declared: p is at least 0.0078, and the clearest of 7 comparisons "
-            "needs "
-            "0.0071; it takes 9 replicates"
+            "generalization: no difference can be declared: the smallest possible p is 0.0078, but 7 comparisons "
+            "require 0.0071; 9 replicates are needed"
         ]
         assert not warned(*arms[:7])
 
@@ -124,9 +124,8 @@ class TestTests:
         arms = [arm(f"m{k}", [(1 + k) ** value for value in FINE[:8]]) for k in range(5)]
         assert not warned(*arms)
         assert warned(*arms, history=History()) == [
-            "generalization: nothing can be declared: p is at least 0.016, and the clearest of 4 comparisons "
-            "needs "
-            "0.013; it takes 9 replicates"
+            "generalization: no difference can be declared: the smallest possible p is 0.016, but 4 comparisons "
+            "require 0.013; 9 replicates are needed"
         ]
 
     def test_questions_are_counted_apart(self, warned, arm):
@@ -143,21 +142,21 @@ class TestTests:
             arm("nobn", [*same, *[value + 5 for value in FINE]]),
             arm("nobn", same, lr="0.2"),
         )
-        assert "bn: near-best settings with too few replicates for a test: 1" in found
+        assert "bn: near-best settings without a test, too few replicates: 1" in found
 
 
 class TestLooks:
     def test_from_the_second_on(self, warned, arm):
         history, said = (
             History(),
-            "looks at these comparisons: {}; settings were fixed at the first, and p is multi",
+            "looks at these comparisons: {}; settings were fixed at the first look, and p is corr",
         )
         for count, look in ((8, 1), (10, 2), (12, 3)):
             found = warned(arm("bn", FINE[:count]), arm("nobn", WORSE[:count]), history=history)
             assert any(line.startswith(said.format(look)) for line in found) == (look > 1)
 
     def test_more_replicates_than_declared(self, warned, arm):
-        said = "max_replicates=8 was declared at the first verdict: with more replicates nothing is declared"
+        said = "max_replicates=8 was declared at the first verdict: no verdict with more replicates"
         assert said in warned(arm("bn", FINE), arm("nobn", WORSE), history=History(8))
         assert said not in warned(arm("bn", FINE[:8]), arm("nobn", WORSE[:8]), history=History(8))
 
@@ -192,16 +191,16 @@ class TestDisagreements:
         assert found.comparisons["verdict"].tolist() == ["no difference shown"]
         (line,) = found.ends
         assert line == (
-            "unlike test/loss, the best epoch of validation says that bn is better than nobn: val/loss ratio 0.4, "
-            "p = 0.0078 uncorrected"
+            "unlike test/loss, the best validation epoch shows that bn is better than nobn: val/loss ratio 0.4, "
+            "p = 0.0078 (uncorrected)"
         )
         assert line in found.warnings
 
     def test_validation_on_the_other_side_is_told(self, ends):
         found = ends((3.0, 2.5), (1.6, 2.6))
         assert found.ends == [
-            "unlike test/loss, validation at the end says that bn is worse than nobn: val/loss ratio 1.2, "
-            "p = 0.0078 uncorrected"
+            "unlike test/loss, the final validation shows that bn is worse than nobn: val/loss ratio 1.2, "
+            "p = 0.0078 (uncorrected)"
         ]
 
     def test_a_verdict_that_points_elsewhere_without_a_difference_shown(self, ends):
@@ -209,8 +208,8 @@ class TestDisagreements:
         assert ends((validation, 2.4), (1.0, 2.0)).ends == []
         found = ends(([2.0] * 5 + [3.0] * 3, 2.4), (1.0, 2.0))
         assert found.ends == [
-            "unlike test/loss, validation at the end says that bn goes the other way against nobn: "
-            "val/loss ratio 1.02, p = 0.65 uncorrected"
+            "unlike test/loss, the final validation suggests without significance that bn is worse than nobn: "
+            "val/loss ratio 1.02, p = 0.65 (uncorrected)"
         ]
 
     def test_where_large_is_good_the_signs_turn(self, ends):
@@ -222,8 +221,8 @@ class TestDisagreements:
         test = [INF] * 3 + [3.0, 2.9, 2.8, 0.2, 0.1]
         found = ends((lost, 0.5), (1.0, 1.0), ours=test, theirs=[1.0] * 8)
         assert found.ends == [
-            "unlike test/loss, validation at the end says that bn is worse than nobn: val/loss, p = 0.0078 "
-            "uncorrected",
+            "unlike test/loss, the final validation shows that bn is worse than nobn: val/loss, p = 0.0078 "
+            "(uncorrected)",
         ]
 
     def test_what_is_not_known_or_not_the_same_metric_is_not_told(self, ends, sweep, arm):

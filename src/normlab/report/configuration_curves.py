@@ -31,12 +31,12 @@ def configuration_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict
     """
     headline = {name for record in records for name in record.result.probes}
     ended = sweep.runs[sweep.runs["status"].isin([Status.FINISHED, Status.DIVERGED])]
-    ended = ended.drop_duplicates(["arm", SEED])
+    ended = ended.drop_duplicates(["configuration", SEED])
     rows = values(sweep, records)
     found: dict[str, list[Point]] = {}
-    for arm, part in rows.groupby(rows["run"].map(ended["arm"]), sort=False):
+    for arm, part in rows.groupby(rows["run"].map(ended["configuration"]), sort=False):
         wide = part.pivot(index=["metric", "epoch", "step"], columns="run", values="value")
-        runs = ended[ended["arm"] == arm]
+        runs = ended[ended["configuration"] == arm]
         metrics = wide.index.get_level_values("metric")
         worst = metrics.map({name: worst_of(name, sweep) for name in metrics.unique()}).to_numpy(dtype=float)
         taken = wide.reindex(columns=runs.index).to_numpy(dtype=float)

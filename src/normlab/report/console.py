@@ -136,7 +136,11 @@ def is_metric(name: str) -> bool:
 
 def configuration_table(sweep: SweepSummary) -> pd.DataFrame:
     """Return ``table.csv``: a row per arm, with what varies and the numbers that are printed."""
-    return sweep.configurations.assign(metric=sweep.metric, direction=sweep.direction).reset_index()
+    return (
+        sweep.configurations.assign(metric=sweep.metric, direction=sweep.direction)
+        .rename_axis("arm")
+        .reset_index()
+    )
 
 
 def csv(table: pd.DataFrame) -> str:

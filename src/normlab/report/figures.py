@@ -189,12 +189,12 @@ def legend_labels(sweep: SweepSummary) -> list[str]:
 def curves_caption(sweep: SweepSummary) -> str:
     """Return the legend of lines, bands and crosses in words."""
     finished = sweep.runs[sweep.runs["status"] == "finished"]
-    seeds = sorted(set(finished.groupby("arm")["seed"].nunique()))
+    seeds = sorted(set(finished.groupby("configuration")["seed"].nunique()))
     parts = ["one seed per arm: no spread"] if seeds == [1] else []
     if seeds and seeds != [1]:
         over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
         parts += [f"line: mean over {over}", "band: from the lowest to the highest seed"]
-    if (finished.groupby("arm")["epochs"].nunique() > 1).any():
+    if (finished.groupby("configuration")["epochs"].nunique() > 1).any():
         parts.append("a mean ends where its first seed stopped")
     if len(finished) < len(sweep.runs):
         parts.append("thin: a run that did not finish")
@@ -210,17 +210,17 @@ def panel(axes: Axes, sweep: SweepSummary, metric: str, looks: dict[str, Style])
     runs = sweep.runs[sweep.runs.index.isin(wide.columns)]
     ended = runs["status"] == "finished"
     drawn = []
-    for arm, numbers in runs[ended].groupby("arm", sort=False).groups.items():
+    for arm, numbers in runs[ended].groupby("configuration", sort=False).groups.items():
         drawn.append(draw_arm(axes, wide[numbers].dropna(), looks[str(arm)]))
     rescale(axes, np.concatenate(drawn) if drawn else rows["value"].to_numpy())
     limits = axes.get_ylim()
     for number, run in runs[~ended].iterrows():
-        look, values = looks[run["arm"]], wide[number]
+        look, values = looks[run["configuration"]], wide[number]
         values = values[np.isfinite(values)]
         axes.plot(values.index, values, color=look.colour, linestyle=look.line, linewidth=0.7)
     axes.set_ylim(limits if drawn else axes.get_ylim())
     for number, run in runs[runs["status"] == "diverged"].iterrows():
-        cross(axes, wide[number], run["epochs"], looks[run["arm"]])
+        cross(axes, wide[number], run["epochs"], looks[run["configuration"]])
     axes.set(xlabel="epoch", ylabel=metric)
     axes.set_title(TITLES.get(metric, metric), pad=10)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))

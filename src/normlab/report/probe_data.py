@@ -79,7 +79,7 @@ class Measured:
     def arms(self) -> list[str]:
         """The arms that the probe looked at, as they are sorted in the sweep."""
         probed = set().union(*(rows["run"].unique() for rows in self.rows.values()))
-        seen = set(self.sweep.runs.loc[[run for run in self.sweep.runs.index if run in probed], "arm"])
+        seen = set(self.sweep.runs.loc[[run for run in self.sweep.runs.index if run in probed], "configuration"])
         return [arm for arm in self.sweep.configurations.index if arm in seen]
 
     @cached_property
@@ -107,8 +107,8 @@ class Measured:
     @cached_property
     def ended(self) -> dict[str, list[int]]:
         """The runs of each arm that count."""
-        runs = self.sweep.runs[self.sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
-        return {arm: runs.index[runs["arm"] == arm].tolist() for arm in self.arms}
+        runs = self.sweep.runs[self.sweep.runs["status"] == "finished"].drop_duplicates(["configuration", "seed"])
+        return {arm: runs.index[runs["configuration"] == arm].tolist() for arm in self.arms}
 
     @cached_property
     def unended(self) -> pd.DataFrame:
@@ -238,8 +238,10 @@ def ratio(arm: np.ndarray, baseline: np.ndarray) -> Estimate:
 def paired_values(sweep: SweepSummary, values: pd.Series, arm: str, baseline: str) -> pd.DataFrame:
     """Return the finite values of two arms, ``(seeds x 2)``."""
     runs = sweep.runs.assign(value=values.where(np.isfinite(values)))
-    known = runs[runs["arm"].isin([arm, baseline])].dropna(subset=["value", "seed"])
-    wide = known.drop_duplicates(["arm", "seed"]).pivot(index="seed", columns="arm", values="value")
+    known = runs[runs["configuration"].isin([arm, baseline])].dropna(subset=["value", "seed"])
+    wide = known.drop_duplicates(["configuration", "seed"]).pivot(
+        index="seed", columns="configuration", values="value"
+    )
     return wide.reindex(columns=[arm, baseline]).dropna()
 
 
@@ -285,9 +287,9 @@ def probe_columns(records: Sequence[Record]) -> pd.DataFrame:
 
 def probe_table(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per arm: the median of each number over the seeds whose runs finished, NaN left out."""
-    finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["arm", "seed"])
+    finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["configuration", "seed"])
     found = probe_columns(records).loc[finished.index]
-    return found.groupby(finished["arm"]).median().reindex(sweep.configurations.index)
+    return found.groupby(finished["configuration"]).median().reindex(sweep.configurations.index)
 
 
 def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
@@ -298,7 +300,7 @@ def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
         for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)
     }
     left = left or {"arm": sweep.configurations.index.tolist()}
-    several = (sweep.runs.groupby("arm")["seed"].nunique() > 1).any()
+    several = (sweep.runs.groupby("configuration")["seed"].nunique() > 1).any()
     over = ", median over the finished seeds" if several else ""
     blocks: dict[str, dict[str, list[str]]] = {}
     for column in table:

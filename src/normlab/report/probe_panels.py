@@ -129,7 +129,7 @@ def unended(axes: Axes, probe: Measured, panel: NumberPanel) -> None:
     rows = rows[rows["run"].isin(probe.unended.index)]
     limits = axes.get_ylim() if axes.lines else None
     series = {run: part.set_index("step")["value"] for run, part in rows.groupby("run")}
-    looks = {run: probe.looks[arm] for run, arm in probe.unended["arm"].items()}
+    looks = {run: probe.looks[arm] for run, arm in probe.unended["configuration"].items()}
     for run, values in series.items():
         look, finite = looks[run], values.where(np.isfinite(values))
         axes.plot(finite.index, finite, color=look.colour, linestyle=look.line, linewidth=0.7)
@@ -179,7 +179,9 @@ def dots(axes: Axes, probe: Measured, panel: NumberPanel) -> np.ndarray:
     low, high = (probe.last(panel.mode, name).reindex(values.index) for name in ("q25", "q75"))
     for place, arm in enumerate(probe.arms):
         colour = probe.looks[arm].colour
-        runs = [run for run in probe.sweep.runs.index[probe.sweep.runs["arm"] == arm] if run in values.index]
+        runs = [
+            run for run in probe.sweep.runs.index[probe.sweep.runs["configuration"] == arm] if run in values.index
+        ]
         heights = place + np.linspace(-0.22, 0.22, len(runs)) if len(runs) > 1 else np.array([float(place)])
         for run, height in zip(runs, heights, strict=False):
             if panel.quantity == "median":
@@ -217,7 +219,7 @@ def panel_caption(probe: Measured, *, ended: bool = False) -> list[str]:
     if seeds and seeds != [1]:
         over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
         words = [f"line: median over {over}", "band: the middle half of the seeds"]
-    lost = probe.unended[probe.unended["arm"].isin(probe.arms)]
+    lost = probe.unended[probe.unended["configuration"].isin(probe.arms)]
     words += ["thin: a run that did not finish"] if len(lost) and not ended else []
     words += ["×: where it diverged"] if (lost["status"] == "diverged").any() and not ended else []
     return words

@@ -111,7 +111,7 @@ def runs_at_best(study: ReportData, panel: str) -> pd.DataFrame:
     found = study.analysis
     cells, parts = found.grid, []
     for (of_panel, arm), tuned in found.tuning.items():
-        if cells.panel(of_panel) != panel:
+        if cells.panel_name(of_panel) != panel:
             continue
         chosen = dict(zip(cells.uses[of_panel].report.tolist(), tuned.chosen.tolist(), strict=True))
         own = [chosen.get(column, -1) == row for row, column in zip(cells.row, cells.column, strict=True)]

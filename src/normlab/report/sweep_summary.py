@@ -76,14 +76,14 @@ def summarize_sweep(records: Sequence[Record], compare: str | None = None) -> Sw
     factors = find_factors(results, lambda: [read_written(record.folder) for record in records], compare)
     keys = factors.keys
     listed = factors.settings.assign(
-        arm=arm_labels(results, factors), **run_columns(results, metric, direction, curves)
+        configuration=arm_labels(results, factors), **run_columns(results, metric, direction, curves)
     )
     listed = listed.loc[
         sorted(listed.index, key=lambda number: setting_sort_key(listed.loc[number, [*keys, SEED]]))
     ]
     runs = listed[~listed.index.isin(repeats(results, listed))]
-    arms = runs.drop_duplicates("arm").set_index("arm")[keys].join(summarize(runs))
-    arms["mostly_untrained"] = runs.groupby("arm")["untrained"].mean() > 0.5
+    arms = runs.drop_duplicates("configuration").set_index("configuration")[keys].join(summarize(runs))
+    arms["mostly_untrained"] = runs.groupby("configuration")["untrained"].mean() > 0.5
     return SweepSummary(keys, metric, direction, runs, arms, curves, factors.untyped, factors.named, listed)
 
 
@@ -98,7 +98,9 @@ def repeats(results: Sequence[Result], listed: pd.DataFrame) -> list[int]:
     for number in ordered:
         result = results[number]
         config = {key: value for key, value in config_leaves(result.config) if not is_without_effect(key)}
-        own = json.dumps([listed.loc[number, "arm"], result.config.get(SEED), config], sort_keys=True, default=str)
+        own = json.dumps(
+            [listed.loc[number, "configuration"], result.config.get(SEED), config], sort_keys=True, default=str
+        )
         kinds = [result.status] if result.status.done else list(Status)
         if result.config and any((own, kind) in seen for kind in kinds):
             found.append(number)
@@ -119,7 +121,7 @@ def with_times(sweep: SweepSummary, times: pd.DataFrame, curves: pd.DataFrame) -
     # A time that is infinite or not known is so in epochs too.
     epochs = at.merge(known.astype({"step": float}), how="left")["epoch"].fillna(at["step"]).set_axis(times.index)
     runs = sweep.runs.assign(target=times["target"], epochs_to_target=epochs.astype(float))
-    target = runs.groupby("arm")["target"].first()
+    target = runs.groupby("configuration")["target"].first()
     return replace(sweep, runs=runs, configurations=sweep.configurations.join(target_summary(runs)).join(target))
 
 
@@ -265,7 +267,10 @@ def part(sweep: SweepSummary, own: list[str], common: dict[str, str]) -> SweepSu
         arm: configuration_label(own, row)
         for arm, row in zip(arms.index, arms[own].to_numpy().tolist(), strict=True)
     }
-    runs = sweep.runs[sweep.runs["arm"].isin(names)]
+    runs = sweep.runs[sweep.runs["configuration"].isin(names)]
     return replace(
-        sweep, keys=own, configurations=arms.rename(index=names), runs=runs.assign(arm=runs["arm"].map(names))
+        sweep,
+        keys=own,
+        configurations=arms.rename(index=names),
+        runs=runs.assign(configuration=runs["configuration"].map(names)),
     )

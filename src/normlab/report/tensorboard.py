@@ -101,7 +101,7 @@ def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]
     keys = [*sweep.keys, *sweep.named]
     results = [records[number].result for number in sweep.runs.index]
     flats = [flat(result.config, result.choices) for result in results]
-    runs = list(zip(sweep.runs["arm"], flats, strict=True))
+    runs = list(zip(sweep.runs["configuration"], flats, strict=True))
     found = {key: {(arm, of[key]) for arm, of in runs if key in of} for key in [*keys, *HPARAM_COLUMNS]}
     return [
         key
