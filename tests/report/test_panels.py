@@ -16,7 +16,7 @@ def test_arms_of_a_panel_are_told_apart_by_normalizer_and_learning_rate_alone(ma
         assert part.configurations.index.tolist() == [
             f"model={model}, optimizer.lr={lr}" for model in ("bn", "nobn") for lr in ("0.01", "0.1")
         ]
-        assert part.runs["arm"].tolist() == part.configurations.index.tolist()
+        assert part.runs["configuration"].tolist() == part.configurations.index.tolist()
         looks = styles([tuple(arm) for arm in part.configurations[part.keys].to_numpy()])
         assert [look.colour for look in looks[:2]] == [looks[0].colour] * 2 != [look.colour for look in looks[2:]]
     runs = [number for part in parts.values() for number in part.runs.index]

@@ -104,7 +104,7 @@ def test_seeds_that_tune_and_settings_stay_those_of_the_first_verdict(add, close
     assert "(look 2), over 20 draws of the data; " in said
     assert "; at lr 0.01, chosen on 4 other seeds" in said
     # The rate that was added is better, so the verdict is not kept as if it had not been tried.
-    assert "nobn has near-best settings with which it is not shown to be worse" in said
+    assert "near-best settings of nobn are not shown to be worse" in said
 
 
 def test_a_damaged_file_is_refused_in_one_line_and_the_folder_stays_as_it_is(add, close, tmp_path):
