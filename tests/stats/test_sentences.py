@@ -143,8 +143,8 @@ class TestTooFew:
     def test_replicates_that_choose_and_report(self, verdict_text, arm):
         arms = [arm(name, [own] * 4, lr=lr) for name, own in (("bn", 1.0), ("nobn", 2.0)) for lr in ("0.1", "0.2")]
         assert verdict_text(*arms) == (
-            "too few replicates to compare bn with nobn: the same 4 replicates chose the settings; test/loss ratio "
-            "0.5; at lr 0.1, chosen on 4 of these seeds"
+            "too few replicates to compare bn with nobn: the same 4 replicates chose the settings; test/loss "
+            "ratio 0.5; at lr 0.1, chosen on 4 of these seeds"
         )
 
     def test_more_than_declared_maximum(self, verdict_text, arm):

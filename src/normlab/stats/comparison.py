@@ -72,7 +72,7 @@ def effect_of(metric: Metric, *values: Numbers) -> str:
     """Return the kind of effect of a metric: a ratio of losses, percentage points, or a difference."""
     if metric.is_share:
         return POINTS
-    finite = np.concatenate([own[np.isfinite(own)].ravel() for own in values])
+    finite = np.concatenate([array[np.isfinite(array)].ravel() for array in values])
     return RATIO if metric.direction == "min" and (finite > 0).all() else DIFFERENCE
 
 
@@ -226,7 +226,7 @@ def failure_columns(pooled: PooledPanels, arm: TunedArm, baseline: TunedArm) -> 
 
     A replicate fails if it fails in any of the pooled panels.
     """
-    picked = [pooled.pick(pooled.grid.failed, own) for own in (arm, baseline)]
+    picked = [pooled.pick(pooled.grid.failed, member) for member in (arm, baseline)]
     both = ~np.isnan(picked).any(axis=(0, 2))
     a, b = (values[both].max(axis=1) > 0.5 if both.any() else np.zeros(0, dtype=bool) for values in picked)
     test = compare_paired_shares(a, b)

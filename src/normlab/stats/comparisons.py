@@ -237,7 +237,7 @@ def interaction_row(
     shared = [seed for seed in by_seed[0] if seed in by_seed[1]]
     if not shared:
         return None
-    first, second = (np.array([own[seed] for seed in shared]) for own in by_seed)
+    first, second = (np.array([effects[seed] for seed in shared]) for effects in by_seed)
     test = interaction(first, second)
     return {
         "arm": arms[0],

@@ -20,7 +20,7 @@ SEED, TARGET = "seed", "target"
 NO_SETTINGS = (SEED, TARGET, "retrain", "timing", *OF_THE_VERDICT)
 """Keys that do not define a configuration: the seed, the options of the analysis, and the use of the folder."""
 ABSENT = "–"
-"""The setting that is shown for a key that a run lacks."""
+"""The setting of a key that a run lacks."""
 ENDS = ("train_eval", "val", "test")
 """Columns of means over the last tenth of the epochs; ``train_eval`` is the training split in evaluation mode."""
 STATUSES = ("finished", "diverged", "stopped", "failed")

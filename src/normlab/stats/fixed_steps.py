@@ -43,10 +43,10 @@ def at_fixed_steps(runs: pd.Index, grid: Grid, tuning: Tuning, curves: pd.DataFr
     for panel in grid.panels:
         pooled = PooledPanels(grid, (panel,))
         of_panel = [grid.configurations[row].panel == panel for row in grid.row]
-        own = curves[curves["run"].isin(runs[of_panel])]
-        budget = float(own["step"].max()) if len(own) else np.nan
+        panel_curves = curves[curves["run"].isin(runs[of_panel])]
+        budget = float(panel_curves["step"].max()) if len(panel_curves) else np.nan
         for share in STEP_SHARES if np.isfinite(budget) else ():
-            table = grid.arrange(losses_at(runs, grid, own, share * budget))
+            table = grid.arrange(losses_at(runs, grid, panel_curves, share * budget))
             for arm, baseline in grid.design.comparisons:
                 pair = [tuned_arm(tuning, (panel,), name) for name in (arm, baseline)]
                 if pair[0] is None or pair[1] is None:

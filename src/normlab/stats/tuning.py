@@ -77,15 +77,15 @@ def chosen_within(losses: Numbers, rows: Sequence[int]) -> NDArray[np.intp]:
         losses: the losses of all rows, ``(S, R)``.
         rows: the rows to choose from.
     """
-    own = losses[list(rows)]
-    if not len(own):
+    candidates = losses[list(rows)]
+    if not len(candidates):
         return np.full(losses.shape[1], -1)
-    best = np.argmin(np.where(np.isnan(own), np.inf, own), axis=0)
+    best = np.argmin(np.where(np.isnan(candidates), np.inf, candidates), axis=0)
     # If all known runs of a replicate diverged, it takes the first of them.
-    first = np.argmax(~np.isnan(own), axis=0)
-    at_best = np.take_along_axis(own, best[None], axis=0)[0]
+    first = np.argmax(~np.isnan(candidates), axis=0)
+    at_best = np.take_along_axis(candidates, best[None], axis=0)[0]
     chosen = np.where(np.isfinite(at_best), best, first)
-    return np.where(np.isnan(own).all(axis=0), -1, np.array(rows, dtype=np.intp)[chosen])
+    return np.where(np.isnan(candidates).all(axis=0), -1, np.array(rows, dtype=np.intp)[chosen])
 
 
 def best_of(losses: Numbers) -> tuple[int | None, list[int]]:
@@ -124,11 +124,11 @@ def near_best_of(losses: Numbers, best: int) -> list[int]:
     reported seeds. So a difference is declared only if it holds against each near-best setting of the worse arm.
     """
     near_best = []
-    for row, own in enumerate(losses):
-        both = ~np.isnan(own) & ~np.isnan(losses[best])
+    for row, setting_losses in enumerate(losses):
+        both = ~np.isnan(setting_losses) & ~np.isnan(losses[best])
         if row == best or not both.any():
             continue
-        d = finite_differences(differences(own[both], losses[best, both]))
+        d = finite_differences(differences(setting_losses[both], losses[best, both]))
         if len(d) == 1 or d.mean() <= d.std(ddof=1) / np.sqrt(len(d)):
             near_best.append(row)
     return near_best
