@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import integrate, special, stats
 from simulation_tables import Tables
 
-from normlab.stats.estimates import Draws, iqm_estimate, share_estimate
+from normlab.stats.estimates import Resampler, iqm_estimate, share_estimate
 from normlab.stats.time_to_target import time_ratio
 
 Numbers = NDArray[np.float64]
@@ -66,7 +66,7 @@ def descriptions(size: int, generator: np.random.Generator) -> Tables:
 def of_mean(runs: Runs, n: int, size: int, generator: np.random.Generator) -> float:
     """Return the coverage of the interval of the IQM of n runs; undefined intervals are not counted."""
     truth = runs.iqm()
-    estimates = [iqm_estimate(runs.draw(generator, (n,)), Draws(generator)) for _ in range(size)]
+    estimates = [iqm_estimate(runs.draw(generator, (n,)), Resampler(generator)) for _ in range(size)]
     return float(np.mean([each.low <= truth <= each.high for each in estimates if not np.isnan(each.low)]))
 
 
@@ -82,7 +82,7 @@ def of_times(runs: Runs, n: int, size: int, generator: np.random.Generator) -> f
     inside = []
     for _ in range(size):
         first, second = time_of(runs.draw(generator, (2, n)) - shift)
-        ratio = time_ratio(first, second, Draws(generator))
+        ratio = time_ratio(first, second, Resampler(generator))
         if not np.isnan(ratio.low):
             inside.append(ratio.low - 1e-9 <= truth <= ratio.high + 1e-9)
     return float(np.mean(inside))

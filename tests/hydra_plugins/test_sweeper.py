@@ -79,7 +79,7 @@ def test_before_training_it_says_what_the_seeds_are_for(run_train):
         "seeds 0 to 3 tune the learning rate, seed 4 is reported; no verdict possible (look 1); 'seed=range(12)' "
         "allows one"
     )
-    assert "too few replicates: 1 replicate, 7 are needed" in " ".join(outcome.out.split())
+    assert "too few replicates to compare bn with nobn: 1 replicate, 7 are needed" in " ".join(outcome.out.split())
 
 
 def test_one_seed_gives_no_verdict(run_train):
@@ -115,9 +115,9 @@ def test_added_seeds_are_a_second_look(run_train):
 def test_an_unknown_baseline_is_refused_before_training(run_train):
     outcome = run_train(*GRID, "baseline=ln")
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err.strip() == "error: 'ln' cannot be the baseline: the settings of model are bn, nobn"
+    assert outcome.err.strip() == "error: baseline must be a setting of model (bn, nobn), got 'ln'"
     outcome = run_train("-m", "seed=0,1", "baseline=bn", "hydra.sweep.dir=sweep")
-    assert "'bn' cannot be the baseline: nothing is compared in this sweep; leave it away" in outcome.err
+    assert "baseline must be empty if nothing is compared, got 'bn'; leave it out" in outcome.err
     assert not list(Path().rglob("result.json"))
 
 

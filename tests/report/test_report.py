@@ -76,7 +76,7 @@ def test_verdict_with_p_value_and_interval(make_run, report, tmp_path):
         assert float(row["p_adjusted"]) == pytest.approx(2 * 2 / 2**8)
     chosen = [(row["arm"], row["optimizer.lr"]) for row in rows_of(tmp_path, "settings") if row["chosen"] == "1.0"]
     assert chosen == [("bn", "0.01"), ("nobn", "0.01")]
-    assert "replicates that choose settings: 4; that are reported: 8" in page
+    assert "replicates that choose settings: 4; reported replicates: 8" in page
 
 
 def test_sentence_table_and_csv_agree(make_run, report, tmp_path):
@@ -102,8 +102,10 @@ def test_sentence_table_and_csv_agree(make_run, report, tmp_path):
         value, low, high, p = (
             float(row[key]) for key in ("estimate", "estimate_low", "estimate_high", "p_adjusted")
         )
-        better = row["verdict"] in ("better", "worse")
-        start = f"{row['arm']} is {row['verdict']} than nobn: " if better else f"{row['arm']} against nobn: "
+        start = {
+            "no difference shown": f"no difference shown between {row['arm']} and nobn: ",
+            "too few replicates": f"too few replicates to compare {row['arm']} with nobn: ",
+        }.get(row["verdict"], f"{row['arm']} is {row['verdict']} than nobn: ")
         sentence = next(line for line in page.splitlines() if start in line and f"{row['metric']} " in line)
         if row["effect"] == "ratio":
             assert f"ratio {ratio_text(value)}, 95 % CI {ratio_text(low)}–{ratio_text(high)}" in sentence
@@ -131,8 +133,8 @@ def test_second_report_of_the_same_runs_is_identical(make_run, report, tmp_path)
     verdicts = (
         (tmp_path / "sweep/verdicts.json").read_text() if (tmp_path / "sweep/verdicts.json").exists() else ""
     )
-    assert "bn against nobn: no difference shown" in first
-    assert "nobn has near-best settings with which it is not shown to be worse" in first
+    assert "no difference shown between bn and nobn" in first
+    assert "near-best settings of nobn are not shown to be worse" in first
     assert "chosen on 4 other seeds" in first
     assert verdicts
     assert report() == first
@@ -229,7 +231,7 @@ def test_other_folders_are_not_overwritten(make_run, report, error_of, tmp_path)
 DEGENERATE = {
     "one run": (["model=bn seed=0"], {}, "nothing to compare"),
     "one arm": ([f"model=bn seed={k}" for k in range(9)], {}, "nothing to compare"),
-    "one seed": (["model=bn seed=0", "model=nobn seed=0"], {}, "one replicate: no spread can be given"),
+    "one seed": (["model=bn seed=0", "model=nobn seed=0"], {}, "one replicate: the spread is unknown"),
     "all diverged": (
         [f"model={model} seed={k}" for model in ("bn", "nobn") for k in range(8)],
         {"status": Status.DIVERGED},
@@ -238,7 +240,7 @@ DEGENERATE = {
     "all failed": (
         [f"model={model} seed={k}" for model in ("bn", "nobn") for k in range(2)],
         {"status": Status.FAILED},
-        "no run came to its end",
+        "no run finished or diverged",
     ),
 }
 
@@ -257,7 +259,7 @@ def test_diverged_and_failed_runs_are_counted(make_run, report, tmp_path):
         make_run(f"model=nobn optimizer.lr=0.01 seed={seed}", (9.0,), status=Status.DIVERGED)
         make_run(f"model=bn optimizer.lr=0.01 seed={seed}", (9.0,), status=Status.FAILED)
     page = report()
-    assert "failed runs, which count nowhere: 2" in page
+    assert "failed runs, excluded: 2" in page
     (nobn,) = [row for row in rows_of(tmp_path, "arms") if row["arm"] == "nobn"]
     assert (nobn["diverged"], nobn["runs"]) == ("2", "12")
 
@@ -266,7 +268,7 @@ def test_runs_without_metric_are_counted(make_run, report):
     for seed in range(4):
         make_run(f"model=bn seed={seed}")
         make_run(f"model=nobn seed={seed}", recorded="val/mse" if seed == 3 else "val/loss")
-    assert "finished runs without val/loss, which count nowhere: 1" in report()
+    assert "finished runs without val/loss, excluded: 1" in report()
 
 
 def test_damaged_records_are_named_and_counted(make_run, report, tmp_path, caplog):
@@ -275,7 +277,7 @@ def test_damaged_records_are_named_and_counted(make_run, report, tmp_path, caplo
     (folders[0] / RESULT_FILE).write_text('{"name": ')
     (folders[1] / RESULT_FILE).unlink()
     page = report()
-    assert "failed runs, which count nowhere: 2" in page
+    assert "failed runs, excluded: 2" in page
     assert f"{folders[0] / RESULT_FILE} is damaged" in caplog.text
     assert f"{RESULT_FILE} is damaged" in page
     assert f"left no {RESULT_FILE}" in page
@@ -304,9 +306,10 @@ def test_unknown_options_list_the_alternatives(make_run, error_of, tmp_path):
         "train/loss, train_eval/loss, val/loss"
     )
     assert error_of(folder, "--margin", "-1") == "error: margin must be a number > 0, got -1.0; 0.05 is 5 %"
-    assert "the settings of model are bn, nobn" in error_of(folder, "--baseline", "ln")
+    assert "baseline must be a setting of model (bn, nobn), got 'ln'" in error_of(folder, "--baseline", "ln")
     assert "what varies in this sweep is model, optimizer.lr" in error_of(folder, "--compare", "net")
-    assert "'fast' cannot be the target" in error_of(folder, "--target", "fast")
+    target = "target must be a number or 'baseline' (the value that it reaches), got 'fast'"
+    assert target in error_of(folder, "--target", "fast")
     assert not (tmp_path / "sweep/report/index.html").exists()
 
 

@@ -1,4 +1,4 @@
-"""Sweeps to find things in, made from a few values."""
+"""Fixtures that build small sweeps from a few values and analyse them."""
 
 import math
 from itertools import chain
@@ -53,7 +53,7 @@ def frame():
 
 @pytest.fixture
 def sweep(frame):
-    """Return a function that analyzes the runs of some arms, by default by the test loss."""
+    """Return a function that analyses the runs of some arms, by default on the test loss."""
 
     def findings(
         *arms, metrics=None, direction="min", curves=NO_CURVES, target=None, resamples=0, seed=0, **asked
@@ -69,8 +69,8 @@ def sweep(frame):
 
 
 @pytest.fixture
-def said(sweep):
-    """Return a function that gives the sentence of the first comparison of some arms."""
+def verdict_text(sweep):
+    """Return a function that analyses some arms and returns the sentence of the first comparison."""
 
     def text(*arms, place=0, **asked):
         found = sweep(*arms, **asked)

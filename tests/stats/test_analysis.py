@@ -1,4 +1,4 @@
-"""Laws of the whole analysis: what does not matter, what little is enough, and small simulations."""
+"""Properties of the whole analysis: invariance, degenerate sweeps, and small simulations."""
 
 import math
 from itertools import product
@@ -15,7 +15,7 @@ from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric, design_of
 from normlab.stats.grid import grid_of
 from normlab.stats.looks import History
 from normlab.stats.sentences import interaction_sentence, sentence
-from normlab.stats.tuning import tuned
+from normlab.stats.tuning import choose_settings
 
 INF = math.inf
 KEYS = ("model", "optimizer.lr", "data.batch_size")
@@ -32,7 +32,7 @@ FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck
 
 @pytest.fixture(params=["seed", "draw", "split"])
 def mixed(request, frame):
-    """Three arms at two learning rates and two batch sizes, some runs of which diverged or failed, and curves."""
+    """Three arms at two learning rates and batch sizes with curves; some runs diverged or failed."""
     draws = np.random.default_rng(3)
     grid = product(("bn", "ln", "nobn"), ("0.1", "0.2"), ("8", "16"), range(16))
     runs = frame([dict(zip([*KEYS, "data.seed", "seed"], (*row[:3], "0", row[3]), strict=True)) for row in grid])
@@ -66,10 +66,10 @@ def same(one, other, skip=()):
     assert one.warnings == other.warnings
 
 
-class TestWhatDoesNotMatter:
+class TestInvariance:
     @given(random=st.randoms(use_true_random=False))
     @FEW
-    def test_the_order_of_the_runs(self, sweep, mixed, random):
+    def test_run_order(self, sweep, mixed, random):
         runs, curves = mixed
         order = list(runs.index)
         random.shuffle(order)
@@ -79,7 +79,7 @@ class TestWhatDoesNotMatter:
 
     @given(names=st.permutations(["bn", "ln", "nobn"]))
     @FEW
-    def test_the_names_of_the_arms(self, sweep, mixed, names):
+    def test_arm_names(self, sweep, mixed, names):
         runs, _ = mixed
         called = dict(zip(["bn", "ln", "nobn"], names, strict=True))
         there = sweep(runs, metrics=METRICS, baseline="nobn").comparisons
@@ -92,19 +92,19 @@ class TestWhatDoesNotMatter:
             there.drop(columns="key").sort_values(order, ignore_index=True),
         )
 
-    def test_a_number_that_is_added_to_all_seeds(self, sweep, mixed):
+    def test_constant_added_to_seeds(self, sweep, mixed):
         runs, _ = mixed
         there, back = (sweep(own).comparisons for own in (runs, runs.assign(seed=runs["seed"] + 100)))
         pd.testing.assert_frame_equal(there.drop(columns="seeds"), back.drop(columns="seeds"))
 
-    def test_runs_that_are_repeated(self, sweep, mixed):
+    def test_repeated_runs(self, sweep, mixed):
         runs, _ = mixed
         twice = pd.concat([runs, runs], ignore_index=True)
         pd.testing.assert_frame_equal(
             sweep(runs, metrics=METRICS).comparisons, sweep(twice, metrics=METRICS).comparisons
         )
 
-    def test_what_is_drawn_does_not_matter_to_what_is_declared(self, sweep, mixed):
+    def test_resampling_does_not_change_verdicts(self, sweep, mixed):
         runs, curves = mixed
         full, other, bare = (
             sweep(runs, curves=curves, seed=s, resamples=r) for s, r in ((0, 300), (1, 300), (0, 0))
@@ -115,7 +115,7 @@ class TestWhatDoesNotMatter:
         assert bare.arms["iqm_low"].isna().all()
         assert not full.arms["iqm_low"].isna().all()
 
-    def test_which_way_is_good_turns_everything_around(self, sweep, mixed):
+    def test_negated_metric_mirrors_results(self, sweep, mixed):
         runs, curves = mixed
         runs = runs.assign(**{"test/loss": runs["test/loss"] - 1})
         there = sweep(runs, curves=curves)
@@ -130,7 +130,7 @@ class TestWhatDoesNotMatter:
         np.testing.assert_array_equal(back.settings["chosen"], there.settings["chosen"])
         np.testing.assert_array_equal(back.time_ratios["steps_ratio"], there.time_ratios["steps_ratio"])
 
-    def test_with_the_baseline_exchanged_ratios_are_inverted(self, sweep, mixed):
+    def test_swapped_baseline_inverts_ratios(self, sweep, mixed):
         runs, curves = mixed
         there, back = (sweep(runs, curves=curves, baseline=name, resamples=300) for name in ("nobn", "bn"))
         for table, name in (("comparisons", "estimate"), ("time_ratios", "steps_ratio")):
@@ -144,7 +144,7 @@ class TestWhatDoesNotMatter:
                     assert ours["p_near_best"] == theirs["p_near_best"]
                     assert ours["failure_p"] == theirs["failure_p"]
 
-    def test_all_pairs_have_the_comparisons_with_the_baseline(self, sweep, mixed):
+    def test_all_pairs_include_baseline_comparisons(self, sweep, mixed):
         runs, _ = mixed
         alone, pairs = (sweep(runs, pairs=own).comparisons for own in (False, True))
         both = pairs[pairs["baseline"] == "nobn"].reset_index(drop=True)
@@ -153,12 +153,12 @@ class TestWhatDoesNotMatter:
         assert len(pairs) == 6
 
 
-class TestLittleToGoOn:
+class TestDegenerateSweeps:
     @pytest.mark.parametrize("values", [[1.0], [INF], [None], [1.0, None], [INF] * 9, [None] * 9, [0.0] * 9])
     @pytest.mark.parametrize("models", [["bn"], ["bn", "nobn"], ["bn", "nobn", "ln"]])
     @pytest.mark.parametrize("rates", [["0.1"], ["0.1", "0.2"]])
     @pytest.mark.parametrize("scope", ["draw", "split"])
-    def test_it_is_handled_and_said(self, sweep, arm, values, models, rates, scope):
+    def test_degenerate_sweep_is_analyzed(self, sweep, arm, values, models, rates, scope):
         arms = (arm(model, values, lr=lr, scope=scope) for model in models for lr in rates)
         found = sweep(*arms, history=History(), margin=0.05)
         assert len(found.arms) == len(models)
@@ -172,17 +172,17 @@ class TestLittleToGoOn:
         runs = frame([])
         design = design_of(runs, [], METRICS[:1], Metric("val/loss", "min"))
         found = analyze(runs, NO_CURVES, design, np.random.default_rng(0))
-        assert found.warnings == ["there are no runs"]
+        assert found.warnings == ["no runs"]
         assert all(len(getattr(found, name)) == 0 for name in TABLES)
 
-    def test_the_metric_is_missing_in_some_runs(self, sweep, arm):
+    def test_metric_missing_in_some_runs(self, sweep, arm):
         values = [math.nan, *np.linspace(1, 2, 11)]
         found = sweep(arm("bn", values, status="finished"), arm("nobn", np.linspace(2, 3, 12)))
         assert found.comparisons["replicates"].tolist() == [11]
         assert found.comparisons["verdict"].tolist() == ["better"]
-        assert "finished runs without val/loss, which count nowhere: 1" in found.warnings
+        assert "finished runs without val/loss, excluded: 1" in found.warnings
 
-    def test_everything_has_its_sentence(self, sweep, mixed):
+    def test_every_comparison_has_a_sentence(self, sweep, mixed):
         runs, curves = mixed
         found = sweep(runs, curves=curves, metrics=METRICS, pairs=True, margin=0.05, history=History())
         texts = [sentence(row, found.grid, found.tuning) for row in found.comparisons.to_dict("records")]
@@ -192,7 +192,7 @@ class TestLittleToGoOn:
 
 
 def declared(rates, scope, kind, shift, sweeps, seed):
-    """Return in which shares of sweeps of arms with so many rates the second is called better, and worse."""
+    """Return the shares of simulated sweeps in which the second arm is declared better, and worse."""
     generator = np.random.default_rng(seed)
     rows = [(f"arm{k}", f"{2**j}", s) for k, count in enumerate(rates) for j in range(count) for s in range(12)]
     runs = pd.DataFrame(rows, columns=["model", "optimizer.lr", "seed"]).assign(status="finished", scope=scope)
@@ -203,18 +203,18 @@ def declared(rates, scope, kind, shift, sweeps, seed):
             runs[name] = kind(np.sqrt(0.5) * (shared + generator.normal(size=len(runs)))) + away
         design = design_of(runs, ["model", "optimizer.lr"], METRICS[:1], Metric("val/loss", "min"))
         grid = grid_of(runs, design)
-        found = comparisons_of(grid, tuned(grid), None)
+        found = comparisons_of(grid, choose_settings(grid), None)
         sides.append(sum(row["side"] * row["declared"] for row in found[:1]))
     return np.mean(np.array(sides) < 0), np.mean(np.array(sides) > 0)
 
 
 @pytest.mark.parametrize("scope", ["draw", "split"])
 @pytest.mark.parametrize("rates", [(3, 3), (1, 8)])
-def test_arms_that_are_the_same_are_seldom_called_different(rates, scope):
+def test_equal_arms_are_seldom_declared_different(rates, scope):
     # A chance of 5 % exceeds 16 of 150 in 1 of 500 tests.
     assert sum(declared(rates, scope, np.exp, 0.0, 150, seed=0)) <= 16 / 150
 
 
-def test_a_difference_of_one_and_a_half_standard_deviations_is_mostly_declared():
+def test_difference_of_1_5_sd_is_mostly_declared():
     # Differences have the variance 2·(1 − 0.5) = 1; a chance of 80 % is below 64 of 100 in 1 of 10,000 tests.
     assert declared((1, 1), "draw", lambda z: z, 1.5, 100, seed=1)[1] >= 0.64

@@ -1,4 +1,4 @@
-"""One comparison: test, estimate and interval, near-best settings, new tables, equivalence, and failures."""
+"""A single comparison: test, estimate, interval, near-best settings, new tables, equivalence, failures."""
 
 import math
 from itertools import product
@@ -25,7 +25,7 @@ PAIRS = st.lists(
 
 @pytest.fixture
 def compared(sweep, arm):
-    """Return what compares bn with nobn, and yields the only row."""
+    """Return a function that compares bn with nobn and returns the only row."""
 
     def row(ours, theirs, metrics=None, columns=None, **asked):
         arms = arm("bn", ours, **(columns or {})), arm("nobn", theirs, **(columns or {}))
@@ -36,7 +36,7 @@ def compared(sweep, arm):
 
 
 def by_flips(differences):
-    """Return p of the signed-rank test from a list of all flips of the signs."""
+    """Return p of the signed-rank test by enumeration of all sign flips."""
     ranks = stats.rankdata(np.abs(differences))[differences != 0]
     sums = np.array(list(product((1, -1), repeat=len(ranks)))) @ ranks
     return (np.abs(sums) >= abs((np.sign(differences[differences != 0]) * ranks).sum()) - 1e-9).mean()
@@ -49,14 +49,14 @@ def hodges_lehmann(differences):
 
 
 class TestEffect:
-    def test_losses_have_a_ratio(self, compared):
+    def test_loss_effect_is_a_ratio(self, compared):
         # Log ratios log 2, log 4 and log 8: their averages are log 2, 2.83, 4, 4, 5.66, 8.
         row = compared([2.0, 8.0, 24.0], [1.0, 2.0, 3.0])
         assert (row["effect"], row["estimate"]) == ("ratio", pytest.approx(4.0))
         assert (row["estimate_low"], row["estimate_high"]) == (0.0, INF), "three pairs exclude nothing"
         assert (row["p"], row["replicates"], row["seeds"]) == (0.25, 3, (0, 1, 2))
 
-    def test_test_and_estimate_are_those_of_slow_references(self, compared):
+    def test_matches_slow_references(self, compared):
         draws = np.random.default_rng(0)
         ours, theirs = np.exp(draws.normal(size=(2, 10)))
         row, d = compared(ours, theirs), np.log(ours) - np.log(theirs)
@@ -66,30 +66,30 @@ class TestEffect:
         assert row["spread"] == pytest.approx(d.std(ddof=1))
         assert row["better"] == (d < 0).mean()
 
-    def test_an_accuracy_is_compared_in_points(self, compared):
+    def test_accuracy_effect_is_in_points(self, compared):
         acc = {"test/acc": [0.9, 0.85, 0.8, 0.95]}
         rows = [compared([1.0] * 4, [1.0] * 4, [ACCURACY], acc)]
         assert (rows[0]["effect"], rows[0]["estimate"], rows[0]["p"]) == ("points", 0.0, 1.0)
 
-    def test_more_points_are_better(self, sweep, arm):
+    def test_higher_accuracy_is_better(self, sweep, arm):
         low, high = np.linspace(0.80, 0.87, 8), np.linspace(0.82, 0.89, 8)
         arms = (arm(name, [1.0] * 8, **{"test/acc": own}) for name, own in (("bn", high), ("nobn", low)))
         row = sweep(*arms, metrics=[ACCURACY]).comparisons.iloc[0]
         assert (row["verdict"], row["effect"], row["better"]) == ("better", "points", 1.0)
         assert row[["estimate", "estimate_low", "estimate_high"]].tolist() == pytest.approx([2.0] * 3)
 
-    def test_a_loss_that_is_not_positive_has_a_difference(self, compared):
+    def test_nonpositive_loss_effect_is_a_difference(self, compared):
         row = compared([-2.0, -1.0, 0.0, 2.0], [0.0, 2.0, 4.0, 7.0])
         # Differences −2, −3, −4, −5.
         assert (row["effect"], row["estimate"], row["verdict"]) == ("difference", -3.5, "too few replicates")
 
-    def test_a_metric_of_which_large_is_good_has_a_difference(self, compared):
+    def test_maximized_metric_effect_is_a_difference(self, compared):
         row = compared([3.0] * 8, [1.0] * 8, direction="max")
         assert (row["effect"], row["estimate"], row["verdict"]) == ("difference", 2.0, "better")
 
     @given(PAIRS)
     @QUICK
-    def test_the_interval_excludes_1_exactly_where_p_is_at_most_5_percent(self, compared, pairs):
+    def test_interval_excludes_1_iff_p_is_at_most_5_percent(self, compared, pairs):
         row = compared(*map(list, zip(*pairs, strict=True)))
         if math.isnan(row["estimate"]):
             assert sum(math.isinf(max(pair)) for pair in pairs) > (1 - math.sqrt(0.5)) * len(pairs)
@@ -99,7 +99,7 @@ class TestEffect:
 
     @given(PAIRS)
     @QUICK
-    def test_with_the_arms_exchanged_ratio_and_interval_are_inverted(self, compared, pairs):
+    def test_swapped_arms_invert_ratio_and_interval(self, compared, pairs):
         ours, theirs = map(list, zip(*pairs, strict=True))
         there, back = compared(ours, theirs), compared(theirs, ours)
         assert (there["p"], there["side"], there["better"]) == (
@@ -113,7 +113,7 @@ class TestEffect:
 
     @given(st.lists(st.floats(0.5, 2) | st.just(INF), min_size=6, max_size=10), st.floats(0.01, 100))
     @QUICK
-    def test_the_unit_of_a_loss_does_not_matter(self, compared, values, unit):
+    def test_ratio_does_not_depend_on_loss_unit(self, compared, values, unit):
         theirs = list(np.linspace(0.6, 1.9, len(values)))
         there = compared(values, theirs)
         moved = compared([unit * value for value in values], [unit * value for value in theirs])
@@ -122,13 +122,13 @@ class TestEffect:
 
 
 class TestDiverged:
-    def test_a_diverged_run_is_the_worst_and_two_are_equal(self, compared):
+    def test_diverged_run_is_worst_and_two_tie(self, compared):
         row = compared([INF, INF, 1.0, 1.0], [1.0, INF, 2.0, 4.0])
         assert row["p"] == by_flips(np.array([9.0, -1.0, -2.0, 0.0])) == 1.0
         assert (row["replicates"], row["better"]) == (4, (2 + 0.5) / 4)
 
     @pytest.mark.parametrize(("diverged", "known"), [(3, True), (4, False)])
-    def test_above_29_percent_of_infinite_pairs_there_is_no_estimate(self, compared, diverged, known):
+    def test_no_estimate_above_29_percent_infinite_pairs(self, compared, diverged, known):
         # 3 of 12 are 25 %, 4 are 33 %.
         row = compared([INF] * diverged + [1.0] * (12 - diverged), [2.0] * 12)
         assert math.isfinite(row["estimate"]) == known
@@ -137,7 +137,7 @@ class TestDiverged:
             True,
         )
 
-    def test_an_arm_that_always_diverges_is_worse(self, compared):
+    def test_always_diverging_arm_is_worse(self, compared):
         row = compared([INF] * 8, [1.0] * 8)
         assert (row["p"], row["verdict"], row["better"]) == (2 / 2**8, "worse", 0.0)
         assert compared([INF] * 8, [INF] * 8)["verdict"] == "too few replicates", "nothing differs"
@@ -145,16 +145,16 @@ class TestDiverged:
 
 class TestAttainable:
     def test_eight_pairs_with_three_ties_are_too_few(self, compared):
-        """Five that differ have p = 2/2⁵ at least."""
+        """The smallest p of five differing pairs is 2/2⁵."""
         row = compared([1.0] * 8, [1.0] * 3 + [2.0] * 5)
         assert (row["replicates"], row["attainable"], row["p"]) == (8, 0.0625, 0.0625)
         assert (row["verdict"], row["declared"]) == ("too few replicates", False)
 
-    @pytest.mark.parametrize(("count", "said"), [(5, "too few replicates"), (6, "better")])
-    def test_six_pairs_that_differ_are_enough(self, compared, count, said):
-        assert compared([1.0] * count, [2.0] * count)["verdict"] == said
+    @pytest.mark.parametrize(("count", "expected"), [(5, "too few replicates"), (6, "better")])
+    def test_six_differing_pairs_are_enough(self, compared, count, expected):
+        assert compared([1.0] * count, [2.0] * count)["verdict"] == expected
 
-    def test_the_verdict_is_that_of_p(self):
+    def test_verdict_follows_p(self):
         row = {"attainable": 0.0078, "p_adjusted": 0.05, "side": -1.0}
         assert verdict(row, True, 1.0) == BETTER
         assert verdict({**row, "side": 1.0}, True, 1.0) == "worse"
@@ -166,7 +166,7 @@ class TestNearBest:
     TUNING, REPORT = [1.0, 1.2, 1.0, 1.2], list(np.linspace(1.0, 1.2, 8))
 
     def arms(self, arm, second):
-        """Return bn with one setting, and nobn with two of which the first four seeds cannot tell the better."""
+        """Return bn with one setting, and nobn with two that are near-best on the first four seeds."""
         near = [1.2, 1.02, 1.2, 1.02]
         return (
             arm("bn", [value / 2 for value in self.TUNING + self.REPORT]),
@@ -174,7 +174,7 @@ class TestNearBest:
             arm("nobn", near + second, lr="0.2"),
         )
 
-    def test_the_better_arm_beats_each_near_best_setting_of_the_worse(self, sweep, arm):
+    def test_better_arm_must_beat_each_near_best_setting(self, sweep, arm):
         row = sweep(*self.arms(arm, self.REPORT)).comparisons.iloc[0]
         assert (row["near_best"], row["p"], row["p_near_best"], row["verdict"]) == (
             1,
@@ -183,7 +183,7 @@ class TestNearBest:
             "better",
         )
 
-    def test_one_that_is_as_good_leaves_no_difference(self, sweep, arm):
+    def test_equal_near_best_setting_prevents_verdict(self, sweep, arm):
         row = sweep(*self.arms(arm, [value / 3 for value in self.REPORT])).comparisons.iloc[0]
         assert (row["p"], row["p_near_best"], row["verdict"]) == (2 / 2**8, 1.0, "no difference shown")
 
@@ -194,17 +194,17 @@ class TestNearBest:
         row = sweep(*self.arms(arm, second)).comparisons.iloc[0]
         assert row["p"] == 2 / 2**8 < row["p_near_best"] == pytest.approx(by_flips(np.log(ratios)))
 
-    def test_settings_of_the_better_arm_do_not_matter(self, sweep, arm):
+    def test_near_best_settings_of_better_arm_are_ignored(self, sweep, arm):
         near = [1.2, 1.02, 1.2, 1.02, *[9.0] * 8]
         arms = arm("bn", self.TUNING + self.REPORT), arm("bn", near, lr="0.2"), arm("nobn", [20.0] * 12)
         row = sweep(*arms).comparisons.iloc[0]
         assert (row["verdict"], row["near_best"], row["p_near_best"]) == ("better", 0, row["p"])
 
-    def test_one_that_was_not_run_on_the_reported_seeds_is_counted(self, sweep, arm):
+    def test_near_best_setting_without_reported_seeds_is_counted(self, sweep, arm):
         row = sweep(*self.arms(arm, [None] * 8)).comparisons.iloc[0]
         assert (row["untested"], row["near_best"], row["verdict"]) == (1, 0, "better")
 
-    def test_each_split_chooses_for_itself_and_there_are_none(self, sweep, arm):
+    def test_choice_within_splits_has_no_near_best(self, sweep, arm):
         arms = [[{**run, "scope": "split"} for run in own] for own in self.arms(arm, self.REPORT)]
         assert sweep(*arms).comparisons["near_best"].tolist() == [0]
 
@@ -219,20 +219,20 @@ class TestNewTables:
         assert row["new_table_p"] == pytest.approx(1 - math.sqrt(0.75))
 
     @pytest.mark.parametrize("scope", ["seed", "draw"])
-    def test_independent_replicates_need_no_correction(self, compared, scope):
+    def test_independent_replicates_are_not_corrected(self, compared, scope):
         assert math.isnan(compared(self.OURS, self.THEIRS, None, {**self.SPLIT, "scope": scope})["new_table_p"])
 
-    def test_training_and_validation_losses_have_none(self, compared):
+    def test_only_test_metrics_are_corrected(self, compared):
         columns = {**self.SPLIT, "train_eval/loss": [1.0, 2.0, 3.0], "val/loss": [1.0, 2.0, 3.0]}
         for name in ("train_eval/loss", "val/loss"):
             assert math.isnan(compared(self.OURS, self.THEIRS, [Metric(name, "min")], columns)["new_table_p"])
 
-    def test_without_sizes_or_with_a_diverged_run_it_is_not_known(self, compared):
+    def test_nan_without_sizes_or_with_diverged_run(self, compared):
         assert math.isnan(compared(self.OURS, self.THEIRS, None, {"scope": "split"})["new_table_p"])
         assert math.isnan(compared([1.0, INF, 2.0], self.THEIRS, None, self.SPLIT)["new_table_p"])
 
-    def test_splits_of_several_data_seeds_share_rows_too(self, sweep, arm):
-        """The mean over P splits varies less, and what splits have in common stays: P times the correction."""
+    def test_pooled_splits_increase_the_correction(self, sweep, arm):
+        """Averaging over P splits does not reduce the correlation of splits: P times the correction."""
         draws = np.random.default_rng(0)
         logs = draws.normal(loc=0.5, size=(2, 10))
         found = sweep(
@@ -257,14 +257,14 @@ class TestEquivalence:
         )
         assert row["verdict"] == "no difference shown"
 
-    def test_a_margin_of_accuracies_is_in_points(self, sweep, arm):
+    def test_accuracy_margin_is_in_points(self, sweep, arm):
         steps = np.array([1, -1, 2, -2, 3, -3]) / 100
         arms = arm("bn", [1.0] * 6, **{"test/acc": 0.5 + steps}), arm("nobn", [1.0] * 6, **{"test/acc": 0.5})
         assert sweep(*arms, metrics=[ACCURACY], margin=0.05).comparisons["equivalence_p"][0] == 1 / 64
         # −1 − 2 … 3 − 2: a zero is dropped, and of five ranks 3, 2 for 3 − 2 … one is positive.
         assert sweep(*arms, metrics=[ACCURACY], margin=0.02).comparisons["equivalence_p"][0] > 0.05
 
-    def test_without_a_margin_nothing_is_equivalent(self, compared):
+    def test_no_margin_gives_nan(self, compared):
         row = compared([1.0] * 12, [1.0] * 12)
         assert math.isnan(row["equivalence_p"])
         assert compared([1.0] * 12, [1.0] * 12, margin=0.05)["equivalence_p"] == 1 / 2**12
@@ -283,15 +283,15 @@ class TestFailures:
         assert row["failure_difference"] == 0.5
         assert found.arms[["diverged_share", "untrained_share"]].to_numpy().tolist() == [[0.1, 0.4], [0, 0]]
 
-    def test_an_arm_that_is_better_where_it_trains_is_told_by_its_failures(self, compared):
-        """The signed-rank test alone does not see it: nine small ranks against three large ones."""
+    def test_failures_reveal_arm_that_often_fails(self, compared):
+        """The signed-rank test misses the failures: nine small ranks against three large ones."""
         row = compared([INF] * 3 + [1.0] * 9, [1.5] * 12)
         assert (row["verdict"], row["failed"], row["failure_p"]) == ("no difference shown", 3, 2 / 2**3)
 
-    def test_both_fail_in_the_same_replicates(self, compared):
+    def test_same_failing_replicates_do_not_differ(self, compared):
         row = compared([INF, 1.0, INF, 1.0], [INF, 2.0, INF, 2.0])
         assert (row["failed"], row["baseline_failed"], row["failure_p"]) == (2, 2, 1.0)
 
-    def test_no_failures_are_not_tested(self, compared):
+    def test_no_failures_give_no_test(self, compared):
         row = compared([1.0] * 8, [2.0] * 8)
         assert (row["failed"], math.isnan(row["failure_p_adjusted"])) == (0, True)

@@ -1,4 +1,4 @@
-"""All comparisons of a sweep: corrections, pooled splits, interactions, and what cannot be compared."""
+"""All comparisons of a sweep: corrections, pooled splits, interactions, impossible comparisons."""
 
 import math
 
@@ -22,7 +22,7 @@ def rows(frame, *columns):
 
 
 def mixed(count):
-    """Return 12 losses of which so many are larger than 1, by different factors."""
+    """Return 12 losses, of which the given number exceed 1, by different factors."""
     return [(1 + k / 100) ** (1 if k <= count else -1) for k in range(1, 13)]
 
 
@@ -31,17 +31,17 @@ class TestHolm:
         # Sorted 0.01, 0.02, 0.03, 0.04, times 4, 3, 2, 1, and never below an earlier one.
         assert holm(np.array([0.04, 0.01, 0.03, 0.02])).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06])
 
-    def test_one_is_not_corrected_and_none_is_nothing(self):
+    def test_single_p_and_empty_array_are_unchanged(self):
         assert holm(np.array([0.03])).tolist() == [0.03]
         assert holm(np.array([])).size == 0
 
-    def test_what_is_not_tested_does_not_count(self):
+    def test_nan_does_not_count(self):
         found = holm(np.array([NAN, 0.02, NAN, 0.5]))
         assert found[[1, 3]].tolist() == [0.04, 0.5]
         assert np.isnan(found[[0, 2]]).all()
 
     @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-    def test_between_the_uncorrected_and_bonferroni(self, values):
+    def test_between_uncorrected_and_bonferroni(self, values):
         p = np.array(values)
         found = holm(p)
         assert (found >= p).all()
@@ -51,20 +51,20 @@ class TestHolm:
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 12.0])
 @pytest.mark.parametrize("comparisons", [1, 3, 6, 7, 40])
-def test_so_many_replicates_are_enough_and_fewer_are_not(comparisons, factor):
+def test_replicates_needed_is_minimal(comparisons, factor):
     n = replicates_needed(comparisons, factor)
     assert 2.0 ** (1 - n) * comparisons * factor <= 0.05 < 2.0 ** (2 - n) * comparisons * factor
 
 
 class TestCorrected:
-    def test_each_arm_against_the_baseline_of_its_panel(self, sweep, arm):
+    def test_each_arm_is_compared_with_baseline_of_its_panel(self, sweep, arm):
         arms = (arm(name, ONES, batch_size=size) for name in ("bn", "nobn", "ln") for size in ("8", "16"))
         found = sweep(*arms).comparisons
         assert rows(found, "data.batch_size", "panel", "arm", "baseline", "comparisons") == [
             [size, f"data.batch_size={size}", name, "nobn", 4] for size in ("8", "16") for name in ("bn", "ln")
         ]
 
-    def test_p_is_corrected_for_all_comparisons_of_a_question(self, sweep, arm):
+    def test_p_is_corrected_within_a_question(self, sweep, arm):
         arms = (
             arm(name, [loss] * 12, **{"train_eval/loss": train})
             for name, loss, train in (("bn", 1.0, 3.0), ("ln", 3.0, mixed(10)), ("nobn", 2.0, 1.0))
@@ -83,12 +83,12 @@ class TestCorrected:
         assert found["p_adjusted"].tolist() == [2 * SMALLEST] * 2
         assert found["verdict"].tolist() == ["better", "worse"]
 
-    def test_two_metrics_without_a_question_are_corrected_apart(self, sweep, arm):
+    def test_metrics_without_question_are_separate_families(self, sweep, arm):
         arms = (arm(name, [loss] * 12, **{"val/loss": loss}) for name, loss in (("bn", 1.0), ("nobn", 2.0)))
         metrics = [Metric("test/loss", "min"), Metric("val/loss", "min")]
         assert sweep(*arms, metrics=metrics).comparisons["p_adjusted"].tolist() == [SMALLEST] * 2
 
-    def test_failures_and_new_tables_are_corrected_likewise(self, sweep, arm):
+    def test_failure_and_new_table_p_are_corrected(self, sweep, arm):
         split = {"scope": "split", "train_rows": 75.0, "test_rows": 25.0}
         draws = np.random.default_rng(0)
         values = {
@@ -104,7 +104,7 @@ class TestCorrected:
         assert found["failure_p_adjusted"][0] == 2 / 2**6
         assert math.isnan(found["failure_p_adjusted"][1])
 
-    def test_the_difference_that_would_be_declared(self, sweep, arm):
+    def test_detectable_effect(self, sweep, arm):
         draws = np.random.default_rng(0)
         arms = [arm(name, np.exp(draws.normal(size=12))) for name in ("bn", "ln", "nobn")]
         found = sweep(*arms).comparisons
@@ -116,7 +116,7 @@ class TestCorrected:
 class TestPairs:
     ARMS = (("bn", 1.0), ("ln", 2.0), ("nobn", 4.0))
 
-    def test_all_arms_with_each_other(self, sweep, arm):
+    def test_all_pairs_of_arms(self, sweep, arm):
         found = sweep(*(arm(name, [loss] * 12) for name, loss in self.ARMS), pairs=True).comparisons
         assert rows(found, "arm", "baseline", "verdict", "estimate") == [
             ["bn", "nobn", "better", pytest.approx(0.25)],
@@ -125,7 +125,7 @@ class TestPairs:
         ]
         assert found["p_adjusted"].tolist() == [3 * SMALLEST] * 3
 
-    def test_another_baseline(self, sweep, arm):
+    def test_other_baseline(self, sweep, arm):
         found = sweep(*(arm(name, [loss] * 12) for name, loss in self.ARMS), baseline="ln").comparisons
         assert rows(found, "arm", "baseline", "estimate") == [
             ["bn", "ln", pytest.approx(0.5)],
@@ -134,7 +134,7 @@ class TestPairs:
 
 
 class TestNotComparable:
-    def test_an_arm_without_a_run(self, sweep, arm):
+    def test_arm_without_runs(self, sweep, arm):
         found = sweep(arm("bn", ONES), arm("nobn", [None] * 12), arm("ln", ONES)).comparisons
         assert set(found["verdict"]) == {"not comparable: no run of nobn is reported"}
         assert found["p_adjusted"].isna().all()
@@ -148,35 +148,35 @@ class TestNotComparable:
             ["ln", "no difference shown"],
         ]
 
-    def test_arms_without_a_shared_seed(self, sweep, arm):
+    def test_arms_without_shared_seed(self, sweep, arm):
         found = sweep(arm("bn", ONES), arm("nobn", ONES, seeds=range(100, 112))).comparisons
         assert found["verdict"].tolist() == ["not comparable: bn and nobn share no seed that is reported"]
 
-    def test_a_metric_that_an_arm_lacks(self, sweep, arm):
+    def test_metric_missing_in_one_arm(self, sweep, arm):
         found = sweep(arm("bn", ONES, **{"test/loss": NAN}), arm("nobn", ONES)).comparisons
         assert found["verdict"].tolist() == ["not comparable: no reported run of bn has test/loss"]
 
-    def test_it_does_not_count_among_the_comparisons(self, sweep, arm):
+    def test_impossible_comparison_is_not_counted(self, sweep, arm):
         found = sweep(arm("bn", ONES), arm("ln", [None] * 12), arm("nobn", [2.0] * 12)).comparisons
         assert rows(found, "arm", "comparisons", "p_adjusted")[0] == ["bn", 1, SMALLEST]
 
     def test_12_and_36_seeds_are_compared_on_8(self, sweep, arm):
-        """The tuning seeds of all 36 were all of the twelve that both arms have."""
+        """The first third of all 36 seeds would be all twelve shared ones."""
         many = [arm("bn", [1.0] * 36, lr=lr) for lr in ("0.1", "0.2")]
         found = sweep(*many, *(arm("nobn", [2.0] * 12, lr=lr) for lr in ("0.1", "0.2"))).comparisons
         assert rows(found, "replicates", "verdict") == [[8, "better"]]
         assert found["seeds"][0] == tuple(range(4, 12))
 
-    def test_one_arm_has_nothing_to_be_compared_with(self, sweep, arm):
+    def test_single_arm_has_no_comparison(self, sweep, arm):
         assert sweep(arm("bn", ONES)).comparisons.empty
 
 
 class TestPooled:
-    """Panels that differ in the data seed alone."""
+    """Panels that differ only in the data seed."""
 
     @pytest.fixture
     def splits(self, sweep, arm):
-        """Return what pools the log ratios of bn to nobn, ``(splits, seeds)``."""
+        """Return a function that pools log ratios of bn to nobn, ``(splits, seeds)``."""
 
         def found(logs, **columns):
             arms = [
@@ -188,7 +188,7 @@ class TestPooled:
 
         return found
 
-    def test_a_replicate_counts_once_with_its_mean(self, splits):
+    def test_replicate_counts_once_with_its_mean(self, splits):
         draws = np.random.default_rng(0)
         logs = draws.normal(loc=-1, size=(3, 8))
         found = splits(logs)
@@ -200,7 +200,7 @@ class TestPooled:
         for name in ("estimate", "estimate_low", "p", "spread", "better"):
             assert found[name][0] == pytest.approx(pooled[name])
 
-    def test_single_splits_are_described_and_not_tested(self, splits):
+    def test_single_splits_are_not_tested(self, splits):
         found = splits([[-1.0] * 8, [1.0] * 8])
         assert found["verdict"].tolist() == ["too few replicates", *["part of the pooled comparison"] * 2]
         assert found["p_adjusted"].isna().tolist() == [False, True, True]
@@ -208,12 +208,12 @@ class TestPooled:
         assert found["comparisons"].tolist() == [1] * 3
         assert not found["declared"].any()
 
-    def test_a_replicate_that_fails_in_one_split_failed(self, splits):
+    def test_replicate_failing_in_one_split_fails(self, splits):
         logs = np.full((2, 8), -1.0)
         logs[1, :3] = INF
         assert rows(splits(logs), "failed", "failures_of", "better") == [[3, 8, 5 / 8], [0, 8, 1.0], [3, 8, 5 / 8]]
 
-    def test_only_replicates_of_all_splits_count(self, sweep, arm):
+    def test_replicates_missing_in_a_split_are_excluded(self, sweep, arm):
         arms = (
             arm(name, [loss] * (8 + int(seed)), data_seed=seed)
             for name, loss in (("bn", 1.0), ("nobn", 2.0))
@@ -221,7 +221,7 @@ class TestPooled:
         )
         assert sweep(*arms).comparisons["replicates"].tolist() == [8, 8, 9]
 
-    def test_other_panels_are_pooled_apart(self, sweep, arm):
+    def test_other_panels_are_pooled_separately(self, sweep, arm):
         grid = [(size, seed) for size in ("8", "16") for seed in "12"]
         arms = (arm(name, ONES, batch_size=size, data_seed=seed) for name in ("bn", "nobn") for size, seed in grid)
         found = sweep(*arms).comparisons
@@ -230,7 +230,7 @@ class TestPooled:
             "data.batch_size=16, all 2 data.seed",
         ]
 
-    def test_an_arm_that_one_split_lacks_differs_in_the_data_seed(self, sweep, arm):
+    def test_arm_missing_in_one_split_differs_in_data_seed(self, sweep, arm):
         found = sweep(arm("bn", ONES), *(arm("nobn", ONES, data_seed=seed) for seed in "01")).comparisons
         assert rows(found, "panel", "verdict") == [
             ["all 2 data.seed", "not comparable: bn differs in data.seed"],
@@ -261,37 +261,37 @@ class TestInteractions:
         )
         assert (row["p"], row["p_adjusted"]) == (2 / 2**6, 2 / 2**6)
 
-    def test_equal_effects_are_no_interaction_although_both_are_declared(self, sweep, arm):
+    def test_equal_effects_are_no_interaction(self, sweep, arm):
         effects = np.linspace(1, 2, 8)
         assert self.found(sweep, arm, b8=effects, b64=effects)["p"].tolist() == [1.0]
 
-    def test_each_panel_is_compared_with_the_first_and_holm_corrects(self, sweep, arm):
+    def test_first_panel_is_reference_and_p_is_holm_corrected(self, sweep, arm):
         found = self.found(sweep, arm, b8=np.zeros(8), b16=np.linspace(1, 2, 8), b64=np.log(mixed(6)[:8]))
         assert found["panel"].tolist() == ["data.batch_size=16", "data.batch_size=64"]
         assert found["other"].tolist() == ["data.batch_size=8"] * 2
         assert found["p_adjusted"].tolist() == [2 * 2 / 2**8, found["p"][1]]
 
-    def test_over_the_replicates_that_both_panels_have(self, sweep, arm):
+    def test_only_shared_replicates_count(self, sweep, arm):
         found = self.found(sweep, arm, b8=np.zeros(12), b64=np.linspace(1, 2, 8))
         assert rows(found, "replicates", "p") == [[8, 2 / 2**8]]
 
-    def test_data_seeds_are_no_factor(self, sweep, arm):
+    def test_data_seed_is_no_factor(self, sweep, arm):
         arms = (arm(name, ONES, data_seed=seed) for name in ("bn", "nobn") for seed in "01")
         assert sweep(*arms).interactions.empty
 
-    def test_without_a_verdict_there_is_none(self, sweep, arm):
+    def test_no_verdict_gives_no_interaction(self, sweep, arm):
         grid = [(name, size, lr) for name in ("bn", "nobn") for size in ("8", "16") for lr in ("1", "2")]
         arms = (arm(name, [1.0] * 4, batch_size=size, lr=lr) for name, size, lr in grid)
         assert sweep(*arms).interactions.empty
 
-    def test_accuracies_have_a_difference_of_points(self, sweep, arm):
+    def test_accuracy_interaction_is_in_points(self, sweep, arm):
         acc = {("bn", "8"): 0.9, ("nobn", "8"): 0.88, ("bn", "64"): 0.8, ("nobn", "64"): 0.81}
         arms = (arm(name, [1.0] * 8, batch_size=size, **{"test/acc": own}) for (name, size), own in acc.items())
         row = sweep(*arms, metrics=[ACC]).interactions.iloc[0]
         assert (row["effect"], row["estimate"], row["p"]) == ("points", pytest.approx(-3.0), 2 / 2**8)
 
 
-def test_failures_count_once_for_all_metrics_and_equivalence_is_corrected(sweep, arm):
+def test_failures_are_one_test_for_all_metrics(sweep, arm):
     values = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]
     lost = [math.inf, math.inf, math.inf, math.inf, *values[4:]]
     arms = arm("nobn", values, **{"test/acc": 0.5}), arm("bn", lost, **{"test/acc": 0.5})

@@ -11,14 +11,14 @@ INF, NAN = math.inf, math.nan
 
 
 def runs(*rows):
-    """Arm, seed, status, best, the mean on each split at the end, epochs to the target, seconds."""
+    """Return a frame of runs; a row is configuration, seed, status, best, test, epochs to target, seconds."""
     columns = ["configuration", "seed", "status", "best", "test", "epochs_to_target", "seconds"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.assign(val=frame["test"] + 1, train_eval=frame["test"] - 1, untrained=frame["best"] == 5.0)
 
 
 def summarize(runs):
-    """What is known of configurations, with the times to the target."""
+    """Return the summary of the configurations with their times to the target."""
     return configurations.summarize(runs).join(configurations.target_summary(runs))
 
 
@@ -27,27 +27,27 @@ def keys(given, settings=None):
 
 
 class TestVariedKeys:
-    def test_what_differs_varies_and_the_seed_does_not_count(self):
+    def test_seed_does_not_count_as_varied(self):
         assert keys({"model": ["bn", "nobn"], "optimizer.lr": ["0.1", "0.1"], "seed": ["0", "1"]}) == ["model"]
 
-    def test_the_same_text_does_not_vary_although_it_came_to_something_else(self):
+    def test_same_override_with_other_value_does_not_vary(self):
         given = {"model": ["bn", "nobn"], "data.seed": ["${seed}", "${seed}"]}
         assert keys(given, {"model": ["bn", "nobn"], "data.seed": ["0", "1"]}) == ["model"]
 
-    def test_a_key_given_to_some_runs_varies_if_it_is_not_the_default(self):
+    def test_key_overridden_in_some_runs_varies(self):
         given = {"optimizer.lr": ["0.1", None], "net.bias": ["true", None]}
         assert keys(given, {"optimizer.lr": ["0.1", "0.01"], "net.bias": ["true", "true"]}) == ["optimizer.lr"]
 
-    def test_a_run_of_which_nothing_is_known_makes_nothing_vary(self):
+    def test_unknown_run_makes_nothing_vary(self):
         given = {"model": ["bn", "nobn", None], "optimizer": ["sgd", "sgd", None]}
         assert keys(given) == ["model"]
 
-    def test_a_sweep_without_overrides(self):
+    def test_no_overrides(self):
         nothing = pd.DataFrame(index=range(2))
         assert varied_keys(nothing, nothing) == []
 
 
-def test_numbers_are_sorted_by_size_and_words_by_their_parts():
+def test_natural_sort_orders_numbers_by_value():
     assert sorted(["bn", "1e-3", "[100]", "0.1", "x²", "[20, 3]"], key=natural) == [
         "1e-3",
         "0.1",
@@ -68,15 +68,15 @@ class TestMeanAndError:
         assert mean == 3.5
         assert math.isnan(error)
 
-    def test_nothing_has_no_mean(self):
+    def test_no_values_have_no_mean(self):
         assert all(map(math.isnan, mean_and_error([])))
         assert all(map(math.isnan, mean_and_error([NAN, NAN])))
 
-    def test_what_is_not_known_is_left_out(self):
+    def test_nan_is_ignored(self):
         assert mean_and_error([1.0, NAN, 3.0]) == (2.0, pytest.approx(1.0))
 
     @pytest.mark.parametrize("worst", [INF, -INF])
-    def test_an_infinite_value_makes_the_mean_infinite(self, worst):
+    def test_infinite_value_makes_mean_infinite(self, worst):
         mean, error = mean_and_error([1.0, 2.0, worst])
         assert mean == worst
         assert math.isnan(error)
@@ -101,7 +101,7 @@ class TestSummarize:
         assert (nobn.best_mean, nobn.epochs_to_target, nobn.reached, nobn.timed) == (5.0, INF, 0, 1)
         assert math.isnan(nobn.best_se)
 
-    def test_a_diverged_run_is_counted_and_never_dropped(self):
+    def test_diverged_run_counts_as_infinite(self):
         rows = [("bn", seed, "finished", 1.0, 1.0, 10 + seed, 4.0) for seed in range(6)]
         rows += [("bn", seed, "diverged", INF, INF, INF, 0.1) for seed in (6, 7)]
         arm = summarize(runs(*rows)).loc["bn"]
@@ -112,11 +112,11 @@ class TestSummarize:
         assert (arm.epochs_to_target, arm.reached, arm.timed) == (13.5, 6, 8)
         assert arm.seconds == 4.0
 
-    def test_half_of_the_seeds_are_not_enough_for_a_median_time(self):
+    def test_median_time_is_infinite_if_half_miss_target(self):
         arm = summarize(runs(("a", 0, "finished", 1, 1, 3, 1), ("a", 1, "finished", 2, 2, INF, 1))).loc["a"]
         assert (arm.epochs_to_target, arm.reached, arm.timed) == (INF, 1, 2)
 
-    def test_runs_that_did_not_end_are_counted_and_in_no_mean(self):
+    def test_stopped_and_failed_runs_are_not_averaged(self):
         arm = summarize(
             runs(
                 ("a", 0, "finished", 1.0, 2.0, 3, 5.0),
@@ -129,24 +129,24 @@ class TestSummarize:
         assert (arm.best_mean, arm.test_mean, arm.epochs_to_target, arm.seconds) == (1.0, 2.0, 3, 5.0)
         assert math.isnan(arm.best_se)
 
-    def test_an_arm_of_which_nothing_is_known(self):
+    def test_configuration_without_known_run(self):
         arm = summarize(runs(("a", 0, "failed", NAN, NAN, NAN, 0.0))).loc["a"]
         assert arm.seeds == arm.timed == 0
         assert arm[["best_mean", "test_mean", "epochs_to_target", "seconds"]].isna().all()
 
-    def test_a_finished_run_without_the_metric_is_in_no_mean(self):
+    def test_finished_run_without_metric_is_not_averaged(self):
         arm = summarize(runs(("a", 0, "finished", 4.0, 4.0, 1, 2), ("a", 1, "finished", NAN, NAN, NAN, 4))).loc[
             "a"
         ]
         assert (arm.finished, arm.seeds, arm.best_mean, arm.seconds) == (2, 1, 4.0, 3.0)
 
-    def test_a_repeated_seed_is_no_further_evidence(self):
+    def test_repeated_seed_counts_once(self):
         once = runs(("a", 0, "finished", 1.0, 1.0, 1, 1), ("a", 1, "finished", 2.0, 2.0, 1, 1))
         twice = pd.concat([once, once])
         assert len(replicates(twice)) == 2
         assert summarize(twice).loc["a", "best_se"] == summarize(once).loc["a", "best_se"]
 
-    def test_the_order_of_the_runs_does_not_matter(self):
+    def test_run_order_does_not_matter(self):
         rng = np.random.default_rng(0)
         rows = [
             (arm, seed, "finished", *rng.normal(size=2), rng.integers(1, 9), 1.0)

@@ -18,7 +18,7 @@ def test_by_hand():
     assert found.mean.high - 2.0 == pytest.approx(4.3027 * math.sqrt(2 / 3), abs=1e-4)
 
 
-def test_scipy_has_the_same_where_a_test_row_is_nothing():
+def test_equals_scipy_with_negligible_test_rows():
     d = np.random.default_rng(0).normal(loc=0.5, size=20)
     theirs = stats.ttest_1samp(d, 0)
     found = corrected_t(d, train=10**12, test=1)
@@ -27,7 +27,7 @@ def test_scipy_has_the_same_where_a_test_row_is_nothing():
 
 
 @given(st.lists(st.integers(-20, 20), min_size=2, max_size=12), st.integers(1, 50))
-def test_the_interval_holds_0_exactly_where_p_is_above_5_percent(values, test):
+def test_interval_contains_0_iff_p_exceeds_5_percent(values, test):
     p, mean = corrected_t(values, train=50, test=test)
     if abs(p - 0.05) > 1e-9:
         assert (p > 0.05) == (mean.low <= 0 <= mean.high)
@@ -39,7 +39,7 @@ def test_equal_differences():
     assert corrected_t([2.0, 2.0, 2.0], 3, 1) == (0.0, (2.0, 2.0, 2.0))
 
 
-def test_a_mean_with_infinity_has_no_value():
+def test_infinite_difference_gives_nan():
     assert math.isnan(corrected_t([1.0, math.inf, 2.0], 3, 1).p)
     assert math.isnan(corrected_t([1.0], 3, 1).mean.low)
     with pytest.raises(ValueError, match="train and test must be at least 1 row each, got 3 and 0"):
@@ -48,8 +48,8 @@ def test_a_mean_with_infinity_has_no_value():
 
 class TestDetectable:
     @pytest.mark.parametrize("splits", [12, 24, 100])
-    def test_it_is_found_in_four_of_five_tables(self, splits):
-        """Differences of a table share a part, of correlation test/(test + train) = 1/5."""
+    def test_detectable_difference_has_80_percent_power(self, splits):
+        """Differences over splits of one table have correlation test/(test + train) = 1/5."""
         generator, shared = np.random.default_rng(splits), 0.2
         own = generator.normal(size=(2000, splits))
         d = corrected_t_detectable(splits, 80, 20) + own

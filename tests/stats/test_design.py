@@ -10,7 +10,7 @@ CHOICE = Metric("val/loss", "min")
 
 
 def runs(*rows, keys=("model", "optimizer.lr")):
-    """Settings, seed, validation; a run without it failed."""
+    """Return a frame of runs; a row is the settings, seed and validation; None is a failed run."""
     return pd.DataFrame(rows, columns=[*keys, "seed", "validation"]).astype({"seed": "Int64", "validation": float})
 
 
@@ -22,14 +22,14 @@ def design(frame, keys=("model", "optimizer.lr"), **given):
     return design_of(frame, keys, [LOSS], CHOICE, **given)
 
 
-class TestWhatIsCompared:
-    def test_the_model_and_what_the_optimizer_takes_is_tuned(self):
+class TestDesign:
+    def test_model_is_compared_and_optimizer_keys_are_tuned(self):
         found = design(grid(["nobn", "bn"], ["0.1", "0.01"], range(12)))
         assert (found.compare, found.arms, found.baseline) == ("model", ("bn", "nobn"), "nobn")
         assert (found.tuned, found.panels) == (("optimizer.lr",), ())
         assert (found.primary, found.choice, found.metrics) == (LOSS, CHOICE, (LOSS,))
 
-    def test_the_rest_are_panels(self):
+    def test_other_keys_are_panels(self):
         keys = ("data.batch_size", "model", "optimizer", "scheduler.gamma")
         frame = runs(("10", "bn", "sgd", "0.1", 0, 1.0), ("20", "ln", "adam", "0.2", 0, 1.0), keys=keys)
         found = design(frame, keys)
@@ -37,57 +37,57 @@ class TestWhatIsCompared:
         assert found.panels == ("data.batch_size", "optimizer")
         assert found.baseline == "bn", "without nobn the first in natural order"
 
-    def test_a_setting_that_is_no_number_is_not_tuned(self):
+    def test_nonnumeric_key_is_not_tuned(self):
         keys = ("model", "optimizer.nesterov")
         frame = runs(("bn", "true", 0, 1.0), ("nobn", "false", 0, 1.0), keys=keys)
         assert design(frame, keys).panels == ("optimizer.nesterov",)
 
-    def test_a_failed_run_of_which_nothing_is_known_does_not_stop_tuning(self):
+    def test_failed_run_does_not_prevent_tuning(self):
         frame = runs(("bn", "0.1", 0, 1.0), ("bn", "0.2", 0, 1.0), ("unknown", "unknown", None, None))
         assert design(frame).tuned == ("optimizer.lr",)
 
-    def test_without_a_model_the_first_key_that_is_not_tuned(self):
+    def test_first_untuned_key_is_compared_without_model(self):
         keys = ("optimizer.lr", "net.depth", "data.batch_size")
         frame = runs(("0.1", "20", "32", 0, 1.0), ("0.2", "3", "64", 0, 1.0), keys=keys)
         found = design(frame, keys)
         assert (found.compare, found.arms, found.baseline) == ("net.depth", ("3", "20"), "3")
 
-    def test_one_arm_where_all_that_varies_is_tuned(self):
+    def test_single_arm_if_all_keys_are_tuned(self):
         frame = runs(("0.1", 0, 1.0), ("0.2", 0, 1.0), keys=("optimizer.lr",))
         found = design(frame, ("optimizer.lr",))
         assert (found.compare, found.arms, found.baseline, found.tuned) == ("", ("",), "", ("optimizer.lr",))
         assert found.comparisons == []
 
-    def test_a_key_that_nobody_typed_is_neither_tuned_nor_compared(self):
+    def test_untyped_key_is_neither_tuned_nor_compared(self):
         keys = ("optimizer.lr", "net.depth", "data.batch_size")
         frame = runs(("0.1", "20", "32", 0, 1.0), ("0.2", "3", "64", 0, 1.0), keys=keys)
         found = design(frame, keys, untyped=["optimizer.lr", "net.depth"])
         assert (found.compare, found.tuned) == ("data.batch_size", ())
         assert found.panels == ("optimizer.lr", "net.depth")
 
-    def test_what_is_asked_for(self):
+    def test_explicit_compare_and_baseline(self):
         found = design(grid(["bn", "ln"], ["0.1", "1e-2"], [0]), compare="optimizer.lr", baseline="0.1")
         assert (found.compare, found.arms, found.baseline) == ("optimizer.lr", ("1e-2", "0.1"), "0.1")
         assert (found.tuned, found.panels) == ((), ("model",))
 
-    def test_a_sweep_in_which_nothing_came_to_its_end(self):
+    def test_sweep_without_finished_runs(self):
         assert design(runs(("bn", "0.1", 0, None), ("nobn", "0.1", 0, None)), ("model",)).arms == ("bn", "nobn")
 
-    def test_what_cannot_be_compared_is_said_in_one_line(self):
+    def test_invalid_compare_or_baseline_raises(self):
         frame = grid(["bn", "ln"], ["0.1"], [0])
-        with pytest.raises(ValueError, match=r"'net' cannot be compared: .* varies in this sweep is model$"):
+        with pytest.raises(ValueError, match=r"compare must be a key that varies \(model\), got 'net'$"):
             design(frame, ("model",), compare="net")
-        with pytest.raises(ValueError, match=r"'nobn' cannot be the baseline: the settings of model are bn, ln$"):
+        with pytest.raises(ValueError, match=r"baseline must be a setting of model \(bn, ln\), got 'nobn'$"):
             design(frame, ("model",), baseline="nobn")
-        with pytest.raises(ValueError, match=r"none$"):
+        with pytest.raises(ValueError, match=r"a key that varies \(none does\), got 'model'$"):
             design(frame, (), compare="model")
 
     @pytest.mark.parametrize("margin", [0, -0.05, math.inf, math.nan])
-    def test_a_margin_is_positive(self, margin):
+    def test_nonpositive_margin_raises(self, margin):
         with pytest.raises(ValueError, match=r"margin must be a number > 0, got .*; 0\.05 is 5 %"):
             design(grid(["bn", "ln"], ["0.1"], [0]), margin=margin)
 
-    def test_the_order_of_the_runs_does_not_matter(self):
+    def test_run_order_does_not_matter(self):
         frame = grid(["nobn", "bn", "ln"], ["0.1", "0.01", "1"], range(13))
         assert design(frame.sample(frac=1.0, random_state=1)) == design(frame)
 
@@ -95,11 +95,11 @@ class TestWhatIsCompared:
 class TestComparisons:
     ARMS = ("bn", "gn", "ln", "nobn")
 
-    def test_each_arm_against_the_baseline(self):
+    def test_each_arm_against_baseline(self):
         found = design(grid(self.ARMS, ["0.1"], [0]), ("model",))
         assert found.comparisons == [("bn", "nobn"), ("gn", "nobn"), ("ln", "nobn")]
 
-    def test_all_pairs_once_the_baselines_first(self):
+    def test_all_pairs_once_baseline_first(self):
         found = design(grid(self.ARMS, ["0.1"], [0]), ("model",), pairs=True, baseline="gn")
         assert found.comparisons == [
             *(("bn", "gn"), ("ln", "gn"), ("nobn", "gn")),
@@ -108,10 +108,10 @@ class TestComparisons:
 
 
 class TestMetric:
-    def test_the_sign_makes_small_good(self):
+    def test_sign_makes_small_values_good(self):
         assert (Metric("val/loss", "min").sign, Metric("val/acc", "max").sign) == (1.0, -1.0)
 
-    def test_an_accuracy_is_a_share(self):
+    def test_accuracy_is_a_share(self):
         assert [Metric(name, "max").is_share for name in ("test/acc", "acc", "val/loss", "test/acc5")] == [
             *(True, True, False, False)
         ]

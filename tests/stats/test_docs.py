@@ -1,4 +1,4 @@
-"""docs/statistics.md: its example runs, and the code knows the numbers that stand there."""
+"""docs/statistics.md: the example runs, and its numbers agree with the code."""
 
 import importlib
 import re
@@ -16,19 +16,19 @@ SIMULATIONS = importlib.import_module("simulations").SIMULATIONS
 TEXT = (ROOT / "docs" / "statistics.md").read_text()
 
 
-def test_the_example(capsys):
+def test_example_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     exec(code, {})
     assert capsys.readouterr().out.startswith("bn is better than nobn: test/loss ratio ")
 
 
-def test_each_simulation_has_its_tables():
+def test_each_simulation_has_tables():
     between = dict(re.findall(r"<!-- (\w+) -->\n(.*?)<!-- end -->", TEXT, flags=re.DOTALL))
     assert set(between) == set(SIMULATIONS)
     assert all(" %" in tables for tables in between.values())
 
 
-def test_the_coverage_with_few_seeds_is_the_lowest_of_the_table():
+def test_coverage_constant_is_lowest_of_table():
     table = TEXT.split("interquartile mean\n")[1].split("\n\n")[0].splitlines()
     seeds = [int(number) for number in re.findall(r"n = (\d+)", table[0])]
     rows = [re.findall(r"([\d.]+) %", line) for line in table[1:4]]
@@ -37,12 +37,12 @@ def test_the_coverage_with_few_seeds_is_the_lowest_of_the_table():
 
 
 def numbers(title):
-    """Return the numbers of a table in the text, row by row."""
+    """Return the numbers of a table in the page, by row."""
     lines = TEXT.split(f"    {title}\n")[1].split("\n\n")[0].splitlines()[1:]
     return {line[4:].split("  ")[0]: [float(number) for number in line.split()[-3:]] for line in lines}
 
 
-def test_the_differences_that_can_be_found():
+def test_detectable_shifts_match_table():
     table = numbers("difference in sd found with 80 % power, m comparisons")
     assert len(table) == 6
     for row, found in table.items():
@@ -50,7 +50,7 @@ def test_the_differences_that_can_be_found():
         assert found == pytest.approx([detectable_shift(n, 0.05 / m) for m in (1, 3, 7)], abs=0.01)
 
 
-def test_the_pairs_that_differences_need():
+def test_required_pairs_match_table():
     table = numbers("pairs that a difference needs, m comparisons")
     assert len(table) == 4
     for row, found in table.items():
@@ -58,7 +58,7 @@ def test_the_pairs_that_differences_need():
         assert found == pytest.approx([replicates_for(difference, 0.05 / m) for m in (1, 3, 7)], rel=0.02, abs=1)
 
 
-def test_the_differences_that_splits_of_a_table_can_show():
+def test_corrected_t_detectable_matches_table():
     table = numbers("difference in sd that the corrected t finds with 80 % power")
     assert len(table) == 4
     for row, found in table.items():

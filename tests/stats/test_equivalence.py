@@ -20,26 +20,26 @@ def test_by_hand():
     assert equivalence([-5.0] * 6, 1).p == 1.0
 
 
-def test_few_pairs_show_nothing():
+def test_few_pairs_are_not_equivalent():
     assert equivalence([0.1, -0.1, 0.0, 0.1], 1).p == 1 / 16
 
 
 @given(st.lists(GRID, min_size=1, max_size=14), MARGINS)
 @settings(deadline=None)
-def test_it_holds_exactly_where_the_90_percent_interval_is_within_the_margins(values, margin):
+def test_equivalent_iff_90_percent_interval_is_within_margin(values, margin):
     p, interval = equivalence(values, margin)
     assert (p <= 0.05) == (interval.is_above(-margin) and interval.is_below(margin))
 
 
 @given(st.lists(GRID, min_size=1, max_size=10), MARGINS)
 @settings(deadline=None)
-def test_arms_may_be_exchanged(values, margin):
+def test_swapped_arms_give_same_p(values, margin):
     p = equivalence(values, margin).p
     assert equivalence(-np.array(values), margin).p == p
 
 
 @pytest.mark.parametrize("lost", [math.inf, -math.inf])
-def test_a_diverged_run_is_outside_of_any_margin(lost):
+def test_diverged_run_is_outside_any_margin(lost):
     # Moved by the margin, seven have the midrank 4 and one sign, and the infinite one the rank 8 and the other: of
     # 2⁸ sums 1 + 7 + 21 + 1 are at most 8.
     assert equivalence([0.0] * 7, 1).p == 1 / 2**7
@@ -47,6 +47,6 @@ def test_a_diverged_run_is_outside_of_any_margin(lost):
 
 
 @pytest.mark.parametrize("margin", [0, -1, math.inf, math.nan])
-def test_the_margin_is_positive(margin):
+def test_nonpositive_margin_raises(margin):
     with pytest.raises(ValueError, match="margin must be positive and finite, got"):
         equivalence([1.0], margin)

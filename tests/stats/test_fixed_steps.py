@@ -9,7 +9,7 @@ INF = math.inf
 
 @pytest.fixture
 def found(sweep, arm, frame):
-    """Return what compares the training losses of bn and nobn, by run at steps 10, 20, … 100."""
+    """Return the comparison of the training losses of bn and nobn at steps 10, 20, … 100."""
 
     def table(losses, lost=(), **columns):
         runs = frame([*arm("bn", [1.0] * 6), *arm("nobn", [1.0] * 6)])
@@ -23,7 +23,7 @@ def found(sweep, arm, frame):
     return table
 
 
-def test_a_ratio_at_shares_of_the_steps(found):
+def test_ratio_at_shares_of_steps(found):
     falling = np.linspace(1.0, 0.1, 10)
     rows = found([falling] * 6 + [2 * falling] * 6)
     assert rows["step"].tolist() == [10, 20, 50, 100]
@@ -34,17 +34,17 @@ def test_a_ratio_at_shares_of_the_steps(found):
     assert rows["replicates"].tolist() == [6] * 4
 
 
-def test_the_last_measurement_by_then_counts(found):
+def test_last_measurement_up_to_step_counts(found):
     rows = found([[1.0, 0.5]] * 6 + [[1.0] * 10] * 6)
     assert rows["arm_loss"].tolist() == [1.0, 0.5, 0.5, 0.5]
 
 
-def test_a_diverged_run_is_infinite_from_its_last_measurement_on(found):
+def test_diverged_run_is_infinite_after_last_measurement(found):
     rows = found([[1.0, 0.5]] + [[1.0] * 10] * 11, lost=[0])
     # At step 10 it was measured again later; at step 20 it is lost: one of six, 17 %, leaves an estimate.
     assert rows["estimate_high"].tolist() == [1.0, INF, INF, INF]
     assert rows["replicates"].tolist() == [6] * 4
 
 
-def test_without_curves_there_is_none(sweep, arm):
+def test_no_curves_give_empty_table(sweep, arm):
     assert sweep(arm("bn", [1.0] * 6), arm("nobn", [1.0] * 6)).fixed_steps.empty

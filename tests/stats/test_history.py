@@ -1,4 +1,4 @@
-"""Looks at a sweep to which replicates, arms and settings are added."""
+"""Repeated looks at a sweep to which replicates, arms and settings are added."""
 
 import json
 
@@ -16,7 +16,7 @@ KEY = ("model", "bn", "nobn", "")
 
 @pytest.fixture
 def look(sweep, arm):
-    """Return what looks at the first replicates of bn and nobn; the row of bn."""
+    """Return a function that analyses the first replicates of bn and nobn and returns the row of bn."""
 
     def at(history, count, *others, **asked):
         found = sweep(arm("bn", BN[:count]), arm("nobn", NOBN[:count]), *others, history=history, **asked)
@@ -26,18 +26,18 @@ def look(sweep, arm):
 
 
 class TestLooks:
-    def test_p_is_multiplied_by_k_and_k_plus_1(self, look):
+    def test_p_is_multiplied_by_k_times_k_plus_1(self, look):
         history = History()
         for k, count in enumerate((12, 16, 20), 1):
             row = look(history, count)
             assert (row["look"], row["factor"]) == (k, pytest.approx(k * (k + 1)))
             assert row["p_adjusted"] == pytest.approx(min(1.0, k * (k + 1) * row["p"]))
 
-    def test_without_a_history_looks_do_not_count(self, look):
+    def test_no_history_means_no_correction(self, look):
         row = look(None, 12)
         assert (row["look"], row["factor"], row["p_adjusted"]) == (0, 1.0, row["p"])
 
-    def test_the_same_replicates_are_no_new_look(self, look):
+    def test_same_replicates_are_no_new_look(self, look):
         history = History()
         first = look(history, 12)
         assert look(history, 12)["p_adjusted"] == first["p_adjusted"]
@@ -45,7 +45,7 @@ class TestLooks:
         assert (look(history, 16)["look"], look(history, 12)["look"], second["look"]) == (2, 1, 2)
         assert history.looks == {KEY: [tuple(range(12)), tuple(range(16))]}
 
-    def test_the_baseline_may_be_exchanged(self, look):
+    def test_swapped_baseline_is_the_same_comparison(self, look):
         history = History()
         there, back = look(history, 12), look(history, 12, baseline="bn")
         assert (there["arm"], back["arm"]) == ("bn", "nobn")
@@ -53,13 +53,13 @@ class TestLooks:
         assert look(history, 16, baseline="bn")["look"] == 2
         assert comparison_key("model", "a", "b", "x") == comparison_key("model", "b", "a", "x")
 
-    def test_comparisons_are_counted_apart(self, look, arm):
+    def test_comparisons_are_counted_separately(self, look, arm):
         history = History()
         look(history, 12)
         found = look(history, 16, arm("ln", LN[:16])), history.looks[("model", "ln", "nobn", "")]
         assert (found[0]["look"], found[1]) == (2, [tuple(range(16))])
 
-    def test_holm_comes_after_the_looks(self, sweep, arm):
+    def test_holm_follows_look_correction(self, sweep, arm):
         history = History()
         arms = [arm("bn", BN[:16]), arm("nobn", NOBN[:16])]
         sweep(*arms, history=history)
@@ -76,13 +76,13 @@ class TestLooks:
         assert history == History()
         assert look(history, 12)["look"] == 1
 
-    def test_what_cannot_be_compared_is_no_look(self, sweep, arm):
+    def test_impossible_comparison_is_no_look(self, sweep, arm):
         history = History()
         sweep(arm("bn", BN[:12]), arm("nobn", NOBN[:12], seeds=range(12, 24)), history=history)
         assert history == History()
 
-    def test_the_metrics_of_one_look_are_one_look(self, sweep, arm):
-        """Also where one of them is not known in all replicates."""
+    def test_all_metrics_are_one_look(self, sweep, arm):
+        """Also if one metric is unknown in some replicates."""
         history = History()
         metrics = [Metric("test/loss", "min", GENERALIZATION), Metric("train_eval/loss", "min", OPTIMIZATION)]
         train = np.where(np.arange(12) < 3, np.nan, 1.0)
@@ -95,7 +95,7 @@ class TestLooks:
 
 
 class TestMaximum:
-    def test_levels_are_those_of_obrien_and_fleming(self, look):
+    def test_levels_are_obrien_fleming(self, look):
         history, looks = History(max_replicates=40), (16, 24, 40)
         levels = obrien_fleming(looks, 40)
         for place, (count, level) in enumerate(zip(looks, levels, strict=True)):
@@ -104,11 +104,11 @@ class TestMaximum:
             assert row["factor"] == pytest.approx(0.05 / level)
             assert row["p_adjusted"] == pytest.approx(min(1.0, row["p"] * 0.05 / level))
 
-    def test_all_at_once_costs_nothing(self, look):
+    def test_single_look_at_maximum_is_uncorrected(self, look):
         row = look(History(max_replicates=12), 12)
         assert (row["factor"], row["p_adjusted"]) == (pytest.approx(1.0), pytest.approx(row["p"]))
 
-    def test_beyond_it_nothing_is_declared(self, sweep, arm):
+    def test_no_verdict_beyond_maximum(self, sweep, arm):
         history = History(max_replicates=12)
         found = sweep(arm("bn", [1.0] * 16), arm("nobn", [2.0] * 16), history=history)
         row = found.comparisons.to_dict("records")[0]
@@ -118,12 +118,12 @@ class TestMaximum:
             1.0,
         )
         assert sentence(row, found.grid, found.tuning).startswith(
-            "bn against nobn: no verdict beyond max_replicates; "
+            "no verdict beyond max_replicates for bn against nobn; "
         )
-        said = "max_replicates=12 was declared at the first verdict: with more replicates nothing is declared"
-        assert said in found.warnings
+        expected = "max_replicates=12 was declared at the first verdict: no verdict with more replicates"
+        assert expected in found.warnings
 
-    def test_other_replicates_of_the_same_number_are_another_look_at_its_level(self, sweep, arm):
+    def test_equally_many_other_replicates_are_a_look_at_same_level(self, sweep, arm):
         history = History(max_replicates=24)
         for first in (0, 1):
             seeds = range(first, first + 12)
@@ -137,7 +137,7 @@ class TestFrozen:
     RATES = ("0.1", "0.2")
 
     def grid(self, arm, best, count, rates=RATES, names=("bn", "nobn"), scope="seed"):
-        """Return arms with learning rates, of which one is the best on validation."""
+        """Return arms with several learning rates, of which one is best on validation."""
         values = {"bn": BN, "ln": LN, "nobn": NOBN}
         return [
             arm(name, values[name][:count] * (1.0 if lr == best else 3.0), lr=lr, scope=scope)
@@ -145,7 +145,7 @@ class TestFrozen:
             for lr in rates
         ]
 
-    def test_tuning_seeds_and_settings_stay_when_replicates_are_added(self, sweep, arm):
+    def test_added_replicates_keep_tuning_seeds_and_settings(self, sweep, arm):
         history = History()
         first = sweep(*self.grid(arm, "0.1", 12), history=history)
         assert first.comparisons["seeds"].tolist() == [tuple(range(4, 12))]
@@ -157,14 +157,14 @@ class TestFrozen:
         assert second.arms["optimizer.lr"].tolist() == ["0.1", "0.1"]
         assert second.comparisons["look"].tolist() == [2]
 
-    def test_new_settings_of_a_frozen_arm_are_not_considered(self, sweep, arm):
+    def test_new_settings_of_frozen_arm_are_not_chosen(self, sweep, arm):
         history = History()
         sweep(*self.grid(arm, "0.1", 12), history=history)
         found = sweep(*self.grid(arm, "0.4", 12, rates=("0.1", "0.2", "0.4")), history=history)
         assert found.arms["optimizer.lr"].tolist() == ["0.1", "0.1"]
         assert found.comparisons["look"].tolist() == [1], "the same replicates"
 
-    def test_new_arms_are_free(self, sweep, arm):
+    def test_new_arms_are_tuned_freely(self, sweep, arm):
         history = History()
         sweep(*self.grid(arm, "0.1", 12), history=history)
         new = self.grid(arm, "0.2", 12, names=("ln",))
@@ -172,7 +172,7 @@ class TestFrozen:
         assert found.arms.set_index("arm")["optimizer.lr"].to_dict() == {"bn": "0.1", "ln": "0.2", "nobn": "0.1"}
         assert found.comparisons["look"].tolist() == [1, 1]
 
-    def test_splits_choose_for_themselves_among_the_first_settings(self, sweep, arm):
+    def test_splits_choose_among_first_settings(self, sweep, arm):
         history = History()
         sweep(*self.grid(arm, "0.1", 12, scope="split"), history=history)
         assert (history.tuning_seeds, history.settings[(), "bn"]) == (None, [("0.1",), ("0.2",)])
@@ -180,7 +180,7 @@ class TestFrozen:
         assert found.settings["chosen"].tolist()[2::3] == [0.0, 0.0]
         assert found.comparisons["replicates"].tolist() == [16]
 
-    def test_a_key_that_is_tuned_only_later_is_another_look(self, sweep, arm):
+    def test_key_tuned_later_is_another_look(self, sweep, arm):
         history = History()
         sweep(*self.grid(arm, "0.1", 12, rates=["0.1"]), history=history)
         found = sweep(*self.grid(arm, "0.2", 16), history=history)
@@ -188,13 +188,13 @@ class TestFrozen:
         assert found.comparisons["seeds"].tolist() == [tuple(range(6, 16))]
         assert found.comparisons["look"].tolist() == [2]
 
-    def test_nothing_freezes_before_a_verdict(self, sweep, arm):
+    def test_nothing_is_frozen_without_verdict(self, sweep, arm):
         history = History()
         sweep(*self.grid(arm, "0.1", 8), history=history)
         assert history == History(), "4 choose, 4 report"
 
 
-def test_a_history_survives_a_file(sweep, arm):
+def test_history_json_roundtrip(sweep, arm):
     history = History(max_replicates=40)
     grid = [(name, size, lr) for name in ("bn", "nobn") for size in ("8", "16") for lr in ("0.1", "0.2")]
     values = {"bn": [1.0] * 30, "nobn": [2.0] * 30}
@@ -207,6 +207,6 @@ def test_a_history_survives_a_file(sweep, arm):
 @pytest.mark.parametrize(
     "content", [{}, {"max_replicates": None, "tuning_seeds": 3, "settings": [], "looks": []}, []]
 )
-def test_a_damaged_file_is_refused(content):
+def test_damaged_file_raises(content):
     with pytest.raises((KeyError, TypeError, ValueError)):
         History.from_json(content)

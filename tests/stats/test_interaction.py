@@ -19,30 +19,30 @@ class TestInteraction:
         assert found.p == 2 / 64
         assert found.shift[:3] == (3.5, 1.0, 6.0)
 
-    def test_equal_effects_in_both_panels_are_no_interaction(self):
+    def test_equal_effects_are_no_interaction(self):
         effects = [5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0]
         assert paired_test(effects).p == 2 / 2**8
         assert interaction(effects, effects[::-1]).p == 1.0
 
-    def test_infinite_differences_of_one_sign_do_not_differ(self):
+    def test_infinite_differences_of_one_sign_tie(self):
         assert interaction([INF, 1, 2], [INF, 0, 1]).p == paired_test([0, 1, 1]).p
         assert interaction([INF, 1, 2], [-INF, 0, 1]).p == paired_test([INF, 1, 1]).p
 
     @given(NUMBERS)
-    def test_panels_may_be_exchanged(self, values):
+    def test_swapped_panels_negate_the_shift(self, values):
         other = np.arange(len(values)) % 3
         found, turned = interaction(values, other), interaction(other, values)
         assert found.p == turned.p
         assert found.shift[:3] == (-turned.shift.value, -turned.shift.high, -turned.shift.low)
 
-    def test_replicates_are_the_same(self):
+    def test_unequal_replicates_raise(self):
         with pytest.raises(ValueError, match="must have the same replicates, got 2 and 1"):
             interaction([1.0, 2.0], [1.0])
 
 
 class TestMeanOverSplits:
-    def test_seeds_on_the_same_splits_do_not_count_once_per_split(self):
-        """Replicates that have something in common on all splits are no n·P independent values."""
+    def test_replicate_counts_once_for_all_splits(self):
+        """Values of one replicate on several splits are correlated: they are not n·P independent values."""
         generator = np.random.default_rng(0)
         values = generator.normal(size=(300, 8, 1)) + 0.3 * generator.normal(size=(300, 8, 6))
         false = np.mean([paired_test(mean_over_splits(sweep)).p <= 0.05 for sweep in values])

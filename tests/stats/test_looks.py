@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from normlab.stats.looks import boundaries, look_level, obrien_fleming, spent
+from normlab.stats.looks import boundaries, look_level, obrien_fleming, spent_alpha
 from normlab.stats.signed_rank import signed_rank
 
 SCHEDULE = range(8, 41, 4)
@@ -20,19 +20,19 @@ class TestPublished:
     def test_lan_demets_boundaries(self, fractions, z):
         assert boundaries(fractions) == pytest.approx(z, abs=2e-4)
 
-    def test_near_the_boundaries_of_obrien_and_fleming(self):
-        """Theirs are 2.04·√(5/k): the spending function comes close to them."""
+    def test_close_to_obrien_fleming_boundaries(self):
+        """O'Brien and Fleming's boundaries are 2.04·√(5/k); the spending function approximates them."""
         theirs = 2.04 * np.sqrt(5 / np.arange(1, 6))
         assert boundaries((0.2, 0.4, 0.6, 0.8, 1.0)) == pytest.approx(theirs, rel=0.08)
 
 
 class TestLevels:
-    def test_one_look_has_the_whole_level(self):
+    def test_one_look_has_the_full_level(self):
         assert obrien_fleming([40], 40).tolist() == pytest.approx([0.05])
-        assert spent(1.0) == pytest.approx(0.05)
-        assert spent(0.5) == pytest.approx(4 * stats.norm.sf(2.2414 / np.sqrt(0.5)), rel=1e-3)
+        assert spent_alpha(1.0) == pytest.approx(0.05)
+        assert spent_alpha(0.5) == pytest.approx(4 * stats.norm.sf(2.2414 / np.sqrt(0.5)), rel=1e-3)
 
-    def test_levels_of_past_looks_stay_when_looks_are_added(self):
+    def test_later_looks_do_not_change_earlier_levels(self):
         levels = obrien_fleming(SCHEDULE, 40)
         assert (np.diff(levels) > 0).all()
         np.testing.assert_array_equal(obrien_fleming([8, 12, 16], 40), levels[:3])
@@ -44,19 +44,19 @@ class TestLevels:
         assert 0.02 < levels[-1] < 0.05
 
     @pytest.mark.parametrize("alpha", [0.05, 0.01])
-    def test_looks_at_a_normal_sum_keep_the_level(self, alpha):
+    def test_looks_at_normal_sum_keep_alpha(self, alpha):
         generator = np.random.default_rng(0)
         sums = generator.normal(size=(40_000, 40)).cumsum(axis=1)[:, [n - 1 for n in SCHEDULE]]
         p = 2 * stats.norm.sf(np.abs(sums) / np.sqrt(SCHEDULE))
         false = (p <= obrien_fleming(SCHEDULE, 40, alpha)).any(axis=1).mean()
         assert false == pytest.approx(alpha, abs=4 * np.sqrt(alpha / 40_000))
 
-    def test_levels_without_a_limit_sum_to_alpha(self):
+    def test_unlimited_look_levels_sum_to_alpha(self):
         assert [look_level(look) for look in (1, 2, 3)] == pytest.approx([0.05 / 2, 0.05 / 6, 0.05 / 12])
         assert sum(look_level(look) for look in range(1, 1000)) == pytest.approx(0.05, rel=2e-3)
 
 
-def test_looks_with_the_signed_rank_test():
+def test_signed_rank_looks_keep_alpha():
     d = np.random.default_rng(1).normal(size=(1500, 40))
     p = np.stack([signed_rank(d[:, :n]) for n in SCHEDULE], axis=1)
     assert (p <= 0.05).any(axis=1).mean() > 0.13, "without a rule"
@@ -68,12 +68,12 @@ def test_looks_with_the_signed_rank_test():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: obrien_fleming([8, 8], 40), "looks must grow from at least 1, got"),
-        (lambda: obrien_fleming([0, 8], 40), "looks must grow from at least 1, got"),
-        (lambda: obrien_fleming([8, 44], 40), "looks must not pass max_replicates=40, got 44"),
+        (lambda: obrien_fleming([8, 8], 40), "looks must increase from at least 1, got"),
+        (lambda: obrien_fleming([0, 8], 40), "looks must increase from at least 1, got"),
+        (lambda: obrien_fleming([8, 44], 40), "looks must not exceed max_replicates=40, got 44"),
         (lambda: look_level(0), "look must be at least 1, got 0"),
     ],
 )
-def test_wrong_schedules_are_refused(call, message):
+def test_invalid_schedule_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -19,23 +19,23 @@ class TestFinalMean:
     @pytest.mark.parametrize(
         ("epochs", "count"), [(1, 1), (10, 1), (11, 2), (20, 2), (30, 3), (70, 7), (1000, 100)]
     )
-    def test_ten_percent_of_the_epochs(self, epochs, count):
+    def test_window_is_last_ten_percent_of_epochs(self, epochs, count):
         values = np.zeros(epochs)
         values[-count:] = 1.0
         assert final_mean(values, epochs) == 1.0
         values[-count] = 0.0
         assert final_mean(values, epochs) < 1.0
 
-    def test_each_run_has_its_own_budget(self):
+    def test_each_run_has_its_own_number_of_epochs(self):
         values = np.array([[9.0, 8.0, 7.0, 6.0], [9.0, 8.0, NAN, NAN]])
         assert final_mean(values, [4, 2]).tolist() == [6.0, 8.0]
         assert final_mean(values, [3, 1]).tolist() == [7.0, 9.0]
 
-    def test_a_run_that_diverged_is_infinite(self):
+    def test_diverged_run_is_infinite(self):
         values = np.array([[1.0, INF, INF], [INF, 2.0, 2.0], [1.0, -INF, NAN], [1.0, 2.0, INF]])
         assert final_mean(values, [3, 3, 3, 2]).tolist() == [INF, INF, -INF, 2.0]
 
-    def test_epochs_without_an_evaluation_do_not_count(self):
+    def test_epochs_without_evaluation_are_ignored(self):
         values = np.full(100, NAN)
         values[[19, 39, 59, 79, 94, 99]] = [6, 5, 4, 3, 2, 1]
         assert final_mean(values, 100) == 1.5
@@ -44,11 +44,11 @@ class TestFinalMean:
         assert math.isnan(final_mean(np.full(5, NAN), 5))
 
     @given(st.lists(st.lists(st.floats(-9, 9), min_size=12, max_size=12), min_size=1, max_size=4))
-    def test_many_runs_are_one_after_the_other(self, rows):
+    def test_batch_equals_single_runs(self, rows):
         assert final_mean(rows, [12] * len(rows)).tolist() == [float(final_mean(row, 12)) for row in rows]
 
     @pytest.mark.parametrize("epochs", [0, 4])
-    def test_the_budget_is_within_the_values(self, epochs):
+    def test_epochs_outside_range_raise(self, epochs):
         with pytest.raises(ValueError, match="epochs must be from 1 to 3"):
             final_mean([1.0, 2.0, 3.0], epochs)
 
@@ -58,10 +58,10 @@ class TestPairs:
         found = log_ratios([math.e, 1.0, INF, INF, 3.0], [1.0, 1.0, INF, 1.0, INF])
         assert found.tolist() == pytest.approx([1.0, 0.0, 0.0, INF, -INF])
 
-    def test_losses_are_positive(self):
+    def test_nonpositive_losses_raise(self):
         with pytest.raises(ValueError, match=r"losses must be positive for a log ratio, got -2\.0"):
             log_ratios([1.0, -2.0], [1.0, 1.0])
 
-    def test_points_are_rounded_so_that_equal_differences_tie(self):
+    def test_points_are_rounded_to_tie(self):
         found = point_differences([0.95, 0.03, 0.3, -INF], [0.94, 0.02, 0.1 + 0.2, 0.5])
         assert found.tolist() == [1.0, 1.0, 0.0, -INF]

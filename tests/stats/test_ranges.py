@@ -13,31 +13,31 @@ class TestGoodRange:
         assert good_range(RATES, [1.5, 1.05, 1.0, 1.09]) == (0.01, 1.0, pytest.approx(2.0), True)
         assert good_range(RATES, [1.5, 1.05, 1.0, 1.2]) == (0.01, 0.1, pytest.approx(1.0), False)
 
-    def test_without_a_gap(self):
+    def test_range_is_contiguous(self):
         assert good_range(RATES, [1.0, 5.0, 1.0, 1.0]) == (0.001, 0.001, 0.0, True)
 
-    def test_the_order_of_the_settings_does_not_matter(self):
+    def test_setting_order_does_not_matter(self):
         assert good_range(RATES[::-1], [1.2, 1.0, 1.05, 1.5]) == (0.01, 0.1, pytest.approx(1.0), False)
 
-    def test_within_is_relative_to_the_size_of_a_loss_that_may_be_negative(self):
+    def test_tolerance_is_relative_to_absolute_loss(self):
         # A score of 0.9 where large is good: 0.82 is within 10 %, 0.80 is not.
         assert good_range(RATES, [-0.80, -0.82, -0.9, -0.5], within=10)[:2] == (0.01, 0.1)
 
-    def test_what_diverged_or_is_not_known_is_not_good(self):
+    def test_diverged_and_unknown_are_outside(self):
         assert good_range(RATES, [1.0, math.inf, 1.0, math.nan])[:2] == (0.001, 0.001)
 
-    def test_of_several_runs_of_a_setting_the_best_counts(self):
+    def test_equal_settings_count_with_lowest_loss(self):
         assert good_range([0.1, 0.1, 0.2], [9.0, 1.0, 1.0])[:2] == (0.1, 0.2)
 
-    def test_none_of_one_setting_or_where_all_diverged(self):
+    def test_none_for_one_setting_or_all_diverged(self):
         assert good_range([0.1], [1.0]) is None
         assert good_range([0.1, 0.2], [math.inf, math.nan]) is None
 
-    def test_settings_that_are_zero_lie_no_factors_of_ten_apart(self):
+    def test_zero_setting_has_nan_decades(self):
         assert math.isnan(good_range([0.0, 0.1], [1.0, 1.0]).decades)
 
 
-def test_the_largest_over_the_smallest():
+def test_largest_ratio():
     assert largest_ratio(np.array([2.0, 3.0, 1.0])) == 3.0
     for values in ([1.0], [1.0, math.nan], [1.0, -1.0], [0.0, 1.0]):
         assert math.isnan(largest_ratio(np.array(values)))

@@ -1,4 +1,4 @@
-"""The plan of the replicates agrees with what the analysis of the finished sweep does."""
+"""The plan of the replicates agrees with the analysis of the finished sweep."""
 
 import math
 from itertools import chain, product
@@ -17,7 +17,7 @@ RATES = ("0.1", "0.2")
 
 @pytest.fixture
 def plan(frame):
-    """Return what plans the replicates of some arms."""
+    """Return a function that plans the replicates of some arms."""
 
     def planned(*arms, history=None, **asked):
         runs = frame(list(chain(*arms)))
@@ -30,7 +30,7 @@ def plan(frame):
 
 @pytest.fixture
 def grid(arm):
-    """Return what makes a grid of models, each better than the next, learning rates and batch sizes."""
+    """Return a function that builds a grid of models (each better than the next), rates and batch sizes."""
 
     def made(models, rates=("0.1",), sizes=("32",), seeds=8, **columns):
         values = {model: [1 + place + 0.01 * seed for seed in range(seeds)] for place, model in enumerate(models)}
@@ -42,22 +42,22 @@ def grid(arm):
 
 class TestUse:
     @pytest.mark.parametrize("scope", ["seed", "draw"])
-    def test_a_third_chooses_settings(self, plan, grid, scope):
+    def test_third_tunes(self, plan, grid, scope):
         found = plan(*grid(["bn", "nobn"], RATES, seeds=12, scope=scope))
         assert (found.tuning, found.report) == ((0, 1, 2, 3), tuple(range(4, 12)))
         assert (found.scope, found.within, found.disjoint) == (scope, False, True)
         assert (found.comparisons, found.too_few, found.look) == (1, 0, 1)
 
-    def test_splits_choose_for_themselves(self, plan, grid):
+    def test_splits_tune_within(self, plan, grid):
         found = plan(*grid(["bn", "nobn"], RATES, seeds=12, scope="split"))
         assert found.tuning == found.report == tuple(range(12))
         assert (found.within, found.disjoint, found.detectable) == (True, True, detectable_shift(12, 0.05 / 2))
 
-    def test_without_a_choice_all_report(self, plan, grid):
+    def test_all_report_without_choice(self, plan, grid):
         found = plan(*grid(["bn", "nobn"]))
         assert (found.tuning, found.report) == ((), tuple(range(8)))
 
-    def test_seeds_that_choose_and_report_find_nothing(self, plan, grid):
+    def test_seeds_that_tune_and_report_detect_nothing(self, plan, grid):
         found = plan(*grid(["bn", "nobn"], RATES, seeds=4))
         assert (found.disjoint, found.detectable) == (False, math.inf)
 
@@ -66,7 +66,7 @@ class TestUse:
         assert (len(found.report), found.comparisons, found.too_few) == (12, 2, 1)
         assert found.detectable == detectable_shift(12, 0.05 / 2 / 2), "in the comparison with the most replicates"
 
-    def test_arms_that_share_no_seed_are_no_comparison(self, plan, arm):
+    def test_arms_without_shared_seed_are_not_counted(self, plan, arm):
         found = plan(arm("bn", [1.0] * 8), arm("nobn", [1.0] * 8, seeds=range(8, 16)))
         assert found.comparisons == 0
 
@@ -77,32 +77,32 @@ class TestUse:
     def test_all_pairs(self, plan, grid):
         assert plan(*grid(["bn", "gn", "ln", "nobn"]), pairs=True).comparisons == 6
 
-    def test_one_arm_is_compared_with_nothing(self, plan, grid):
+    def test_single_arm_has_no_comparison(self, plan, grid):
         found = plan(*grid(["bn"], RATES, seeds=12))
         assert (len(found.tuning), len(found.report), found.comparisons, found.detectable) == (4, 8, 0, math.inf)
 
-    def test_without_seeds_there_is_none(self, plan, arm):
+    def test_none_without_seeds(self, plan, arm):
         assert plan(arm("bn", [1.0], seeds=[None])) is None
 
 
 class TestDetectable:
-    def test_at_the_first_look_with_all_comparisons(self, plan, grid):
+    def test_first_look_with_all_comparisons(self, plan, grid):
         assert plan(*grid(["bn", "nobn"], seeds=12)).detectable == detectable_shift(12, 0.05 / 2)
         assert plan(*grid(["bn", "ln", "nobn"], seeds=12)).detectable == detectable_shift(12, 0.05 / 2 / 2)
 
-    def test_at_a_later_look(self, plan, grid, sweep):
+    def test_later_look(self, plan, grid, sweep):
         history = History()
         sweep(*grid(["bn", "nobn"], seeds=12), history=history)
         again, more = (plan(*grid(["bn", "nobn"], seeds=seeds), history=history) for seeds in (12, 16))
         assert (again.look, again.detectable) == (1, detectable_shift(12, 0.05 / 2))
         assert (more.look, more.detectable) == (2, detectable_shift(16, 0.05 / 6))
 
-    def test_with_a_maximum(self, plan, grid):
+    def test_declared_maximum(self, plan, grid):
         found = plan(*grid(["bn", "nobn"], seeds=12), history=History(max_replicates=12))
         assert found.detectable == pytest.approx(detectable_shift(12, 0.05))
         assert plan(*grid(["bn", "nobn"], seeds=13), history=History(max_replicates=12)).detectable == math.inf
 
-    def test_the_seeds_of_an_earlier_verdict_choose(self, plan, grid, sweep):
+    def test_seeds_of_earlier_verdict_tune(self, plan, grid, sweep):
         history = History()
         sweep(*grid(["bn", "nobn"], RATES, seeds=12), history=history)
         assert plan(*grid(["bn", "nobn"], RATES, seeds=24), history=history).tuning == (0, 1, 2, 3)
@@ -124,23 +124,23 @@ class TestSuggested:
             (["bn", "nobn", "ln"], RATES, [str(size) for size in range(6)], "split"),
         ],
     )
-    def test_each_comparison_can_be_declared_with_so_many(self, plan, grid, sweep, models, rates, sizes, scope):
+    def test_suggested_seeds_allow_each_verdict(self, plan, grid, sweep, models, rates, sizes, scope):
         total = suggested_seeds(plan(*grid(models, rates, sizes, 2, scope=scope)))
         for seeds, enough in ((total, True), *(((total - 1, False),) if total > SUGGESTED else ())):
             arms = grid(models, rates, sizes, seeds, scope=scope)
             found = sweep(*arms, history=History())
-            none = "nothing can be declared" in " ".join(found.warnings)
+            none = "no difference can be declared" in " ".join(found.warnings)
             assert ((found.comparisons["verdict"] == TOO_FEW).any() or none) != enough
             assert math.isinf(plan(*arms).detectable) != enough
 
     @pytest.mark.parametrize("history", [History(max_replicates=most) for most in (40, 20, 8)])
-    def test_with_a_maximum_so_many_that_its_first_look_can_declare(self, plan, grid, history):
+    def test_suggestion_with_maximum_allows_first_look(self, plan, grid, history):
         total = suggested_seeds(plan(*grid(["bn", "nobn"], seeds=8), history=history))
         found = plan(*grid(["bn", "nobn"], seeds=total), history=history)
         assert math.isfinite(found.detectable)
         assert total <= history.max_replicates
 
-    def test_at_a_later_look(self, plan, grid, sweep):
+    def test_later_look(self, plan, grid, sweep):
         history = History()
         for seeds in range(8, 12):
             sweep(*grid(["bn", "nobn"], seeds=seeds), history=history)

@@ -1,4 +1,4 @@
-"""What sentences add to a verdict (equivalence, settings), and those of times and interactions, as full texts."""
+"""Sentences of equivalence, settings, times and interactions, as full text."""
 
 import math
 
@@ -16,33 +16,31 @@ UNTUNED = "at lr 0.1, not tuned: other rates may reverse it"
 
 
 class TestEquivalence:
-    def test_within_a_margin_of_a_ratio(self, said, arm):
+    def test_within_margin_of_ratio(self, verdict_text, arm):
         close = [value * (1.01 if k % 2 else 0.99) for k, value in enumerate(SPREAD)]
-        assert said(arm("bn", close), arm("nobn", SPREAD), margin=0.05) == (
-            "bn against nobn: no difference shown: test/loss ratio 1, 95 % CI 0.99–1.01, p = 0.16, over 12 seeds "
-            "on "
-            f"this split; equivalent within 5 %, p = 0.00024, 90 % CI 0.99–1.01; {UNTUNED}"
+        assert verdict_text(arm("bn", close), arm("nobn", SPREAD), margin=0.05) == (
+            "no difference shown between bn and nobn: test/loss ratio 1, 95 % CI 0.99–1.01, p = 0.16, over 12 "
+            f"seeds on this split; equivalent within 5 %, p = 0.00024, 90 % CI 0.99–1.01; {UNTUNED}"
         )
 
-    def test_not_shown(self, said, arm):
-        assert said(arm("bn", SPREAD), arm("nobn", SPREAD[::-1]), margin=0.05) == (
-            "bn against nobn: no difference shown: test/loss ratio 1, 95 % CI 0.83–1.2, p = 1, over 12 seeds on "
-            "this "
-            f"split; not shown to be equivalent within 5 %, p = 0.26, 90 % CI 0.86–1.16; {UNTUNED}"
+    def test_not_shown(self, verdict_text, arm):
+        assert verdict_text(arm("bn", SPREAD), arm("nobn", SPREAD[::-1]), margin=0.05) == (
+            "no difference shown between bn and nobn: test/loss ratio 1, 95 % CI 0.83–1.2, p = 1, over 12 seeds "
+            f"on this split; not shown to be equivalent within 5 %, p = 0.26, 90 % CI 0.86–1.16; {UNTUNED}"
         )
 
-    def test_in_points_and_in_the_metrics_unit(self, said, arm):
+    def test_in_points_and_metric_unit(self, verdict_text, arm):
         acc = {"test/acc": 0.5}
-        assert "; equivalent within 2.5 points, p = 0.00024, 90 % CI 0 to 0; " in said(
+        assert "; equivalent within 2.5 points, p = 0.00024, 90 % CI 0 to 0; " in verdict_text(
             arm("bn", ONES, **acc), arm("nobn", ONES, **acc), metrics=ACC, margin=0.025
         )
-        assert "; equivalent within 0.1, p = 0.00024, 90 % CI 0 to 0; " in said(
+        assert "; equivalent within 0.1, p = 0.00024, 90 % CI 0 to 0; " in verdict_text(
             arm("bn", [-1.0] * 12), arm("nobn", [-1.0] * 12), margin=0.1
         )
 
     @pytest.mark.parametrize("values", [SPREAD, [1.0] * 12, [INF] * 12])
-    def test_no_difference_shown_is_never_equivalent_by_itself(self, said, arm, values):
-        assert "equivalent" not in said(arm("bn", values), arm("nobn", values[::-1]))
+    def test_no_equivalence_without_margin(self, verdict_text, arm, values):
+        assert "equivalent" not in verdict_text(arm("bn", values), arm("nobn", values[::-1]))
 
 
 class TestSettings:
@@ -54,30 +52,30 @@ class TestSettings:
             for lr in ("0.1", "0.2", "0.3")
         ]
 
-    def test_chosen_on_other_seeds(self, said, arm):
-        assert said(*self.arms(arm)).endswith("; nobn at lr 0.2, bn at lr 0.1, chosen on 4 other seeds")
-        assert said(*self.arms(arm, best=("0.2", "0.2"))).endswith("; at lr 0.2, chosen on 4 other seeds")
+    def test_chosen_on_other_seeds(self, verdict_text, arm):
+        assert verdict_text(*self.arms(arm)).endswith("; nobn at lr 0.2, bn at lr 0.1, chosen on 4 other seeds")
+        assert verdict_text(*self.arms(arm, best=("0.2", "0.2"))).endswith("; at lr 0.2, chosen on 4 other seeds")
 
-    def test_chosen_in_each_split(self, said, arm):
-        assert said(*self.arms(arm, "split")).endswith("; lr chosen on the validation part of each split")
+    def test_chosen_within_each_split(self, verdict_text, arm):
+        assert verdict_text(*self.arms(arm, "split")).endswith("; lr chosen on the validation part of each split")
 
-    def test_an_arm_with_one_setting(self, said, arm):
-        assert said(arm("bn", ONES), *self.arms(arm)[3:]).endswith(
+    def test_arm_with_one_setting(self, verdict_text, arm):
+        assert verdict_text(arm("bn", ONES), *self.arms(arm)[3:]).endswith(
             "; nobn at lr 0.2, bn at lr 0.1, chosen on 4 other seeds; bn had one setting, not tuned: other rates "
             "may "
             "reverse it"
         )
 
-    def test_learning_rates_that_differ_without_a_choice(self, said, arm):
-        assert said(arm("bn", ONES, lr="0.3"), arm("nobn", TWOS)).endswith(
+    def test_different_untuned_learning_rates(self, verdict_text, arm):
+        assert verdict_text(arm("bn", ONES, lr="0.3"), arm("nobn", TWOS)).endswith(
             "; nobn at lr 0.1, bn at lr 0.3, not tuned: other rates may reverse it"
         )
 
-    def test_a_learning_rate_that_is_not_known(self, said, arm):
+    def test_unknown_learning_rate(self, verdict_text, arm):
         runs = [[{**run, "lr": ""} for run in arm(name, own)] for name, own in (("bn", ONES), ("nobn", TWOS))]
-        assert said(*runs).endswith("over 12 seeds on this split")
+        assert verdict_text(*runs).endswith("over 12 seeds on this split")
 
-    def test_splits_that_take_different_settings(self, said, arm):
+    def test_pooled_splits_with_different_settings(self, verdict_text, arm):
         rates = {"1": "0.1", "2": "0.2"}
         arms = [
             arm(name, [own if lr == rates[seed] else 9.0] * 12, lr=lr, data_seed=seed)
@@ -85,12 +83,12 @@ class TestSettings:
             for seed in rates
             for lr in ("0.1", "0.2")
         ]
-        assert said(*arms).endswith("; at lr 0.1 or lr 0.2, chosen on 4 other seeds")
+        assert verdict_text(*arms).endswith("; at lr 0.1 or lr 0.2, chosen on 4 other seeds")
 
 
-def test_what_cannot_be_compared(said, arm):
-    assert said(arm("bn", ONES), arm("nobn", [None] * 12)) == (
-        "bn against nobn: not comparable: no run of nobn is reported"
+def test_not_comparable(verdict_text, arm):
+    assert verdict_text(arm("bn", ONES), arm("nobn", [None] * 12)) == (
+        "bn and nobn are not comparable: no run of nobn is reported"
     )
 
 
@@ -108,7 +106,7 @@ class TestTimes:
             time_sentence(self.ROW) == "bn reaches the target in 0.43 times the steps of nobn, 95 % CI 0.38–0.51"
         )
 
-    def test_an_end_that_is_infinite(self):
+    def test_infinite_end(self):
         assert time_sentence({**self.ROW, "steps_ratio_high": INF}) == (
             "bn reaches the target in 0.43 times the steps of nobn, 95 % CI more than 0.38"
         )
@@ -120,17 +118,17 @@ class TestTimes:
         )
 
     @pytest.mark.parametrize("ends", [(NAN, NAN), (0.0, INF)])
-    def test_no_ratio_is_said_without_an_interval(self, ends):
+    def test_no_sentence_without_interval(self, ends):
         assert (
             time_sentence({**self.ROW, **dict(zip(("steps_ratio_low", "steps_ratio_high"), ends, strict=True))})
             == ""
         )
 
-    def test_the_seconds_of_a_step(self):
+    def test_step_time(self):
         step = {"step_time_ratio": 1.004, "step_time_ratio_low": 0.998, "step_time_ratio_high": 1.2}
-        said = "a step of bn takes 1.004 times the seconds of one of nobn, timed in turn, 95 % CI 0.998–1.2"
-        assert time_sentence({**self.ROW, **step}).endswith(f"CI 0.38–0.51; {said}")
-        assert time_sentence({**self.ROW, **step, "steps_ratio_low": NAN}) == said
+        verdict_text = "a step of bn takes 1.004 times as long as a step of nobn, 95 % CI 0.998–1.2"
+        assert time_sentence({**self.ROW, **step}).endswith(f"CI 0.38–0.51; {verdict_text}")
+        assert time_sentence({**self.ROW, **step, "steps_ratio_low": NAN}) == verdict_text
 
 
 class TestInteraction:
@@ -142,10 +140,9 @@ class TestInteraction:
     START = "the effect of bn against nobn"
     PANELS = "from data.batch_size=8 to data.batch_size=64"
 
-    def test_a_change(self):
+    def test_change(self):
         assert interaction_sentence(self.ROW) == (
-            f"{self.START} changes {self.PANELS}: ratio of the ratios 1.42, 95 % CI 1.1–1.8, p = 0.031, 6 "
-            "replicates"
+            f"{self.START} changes {self.PANELS}: ratio of ratios 1.42, 95 % CI 1.1–1.8, p = 0.031, 6 replicates"
         )
 
     def test_no_change_in_points(self):
@@ -157,7 +154,7 @@ class TestInteraction:
             "estimate_high": 0.5,
         }
         assert interaction_sentence({**self.ROW, **changed}) == (
-            f"{self.START} is not shown to change {self.PANELS}: difference of the differences -1 points, 95 % "
+            f"{self.START} is not shown to change {self.PANELS}: difference of differences -1 points, 95 % "
             "CI -3 to "
             "0.5, p = 0.5, 6 replicates"
         )
@@ -165,13 +162,13 @@ class TestInteraction:
     def test_without_an_estimate(self):
         nothing = dict.fromkeys(("estimate", "estimate_low", "estimate_high"), NAN)
         assert interaction_sentence({**self.ROW, **nothing}) == (
-            f"{self.START} changes {self.PANELS}: runs that diverged leave no estimate, p = 0.031, 6 replicates"
+            f"{self.START} changes {self.PANELS}: too many runs diverged for an estimate, p = 0.031, 6 replicates"
         )
 
 
 @pytest.mark.parametrize("scope", ["seed", "draw", "split"])
 @pytest.mark.parametrize("margin", [None, 0.05])
-def test_every_comparison_of_a_sweep_has_its_sentence(sweep, arm, scope, margin):
+def test_every_comparison_has_a_sentence(sweep, arm, scope, margin):
     draws = np.random.default_rng(0)
     arms = [arm(name, np.exp(draws.normal(size=9)), scope=scope) for name in ("bn", "nobn", "ln")]
     others = {"few": [1.0], "none": [None], "lost": [INF] * 9, "half": [1.0, INF] * 4, "same": [1.0] * 9}

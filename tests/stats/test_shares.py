@@ -10,7 +10,7 @@ from normlab.stats.paired_tests import compare_paired_shares, failure_correlatio
 
 
 def failures(both, only_arm, only_baseline, neither):
-    """Return which replicates fail in the arm and in the baseline."""
+    """Return the failures of the arm and of the baseline by replicate."""
     arm = [True] * (both + only_arm) + [False] * (only_baseline + neither)
     baseline = [True] * both + [False] * only_arm + [True] * only_baseline + [False] * neither
     return np.array(arm), np.array(baseline)
@@ -38,7 +38,7 @@ class TestPaired:
         found = compare_paired_shares(*failures(*counts)).difference
         assert found == pytest.approx((difference, low, high), abs=6e-4)
 
-    def test_the_correlation_by_hand(self):
+    def test_correlation_by_hand(self):
         # 14·22 − 5·0 = 308, less half of 41, over √(19·22·14·27).
         assert failure_correlation(14, 5, 0, 22) == pytest.approx(287.5 / math.sqrt(19 * 22 * 14 * 27))
         # 1·1 − 3·4 = −11 is not corrected, and 3·3 − 2·3 = 3 is less than half of 11.
@@ -47,7 +47,7 @@ class TestPaired:
         assert failure_correlation(0, 0, 2, 3) == 0.0
 
     @given(COUNTS)
-    def test_arms_may_be_exchanged_and_failure_be_success(self, counts):
+    def test_swapped_arms_or_outcomes_mirror_the_result(self, counts):
         arm, baseline = failures(*counts)
         p, found = compare_paired_shares(arm, baseline)
         for again in (compare_paired_shares(baseline, arm), compare_paired_shares(~arm, ~baseline)):
@@ -56,7 +56,7 @@ class TestPaired:
             assert (-value, -high, -low) == pytest.approx(found)
         assert -1 <= found.low <= found.value <= found.high <= 1
 
-    def test_replicates_are_the_same(self):
+    def test_unequal_replicates_raise(self):
         with pytest.raises(ValueError, match="equally many replicates, got 2 and 1"):
             compare_paired_shares([True, False], [True])
         assert math.isnan(compare_paired_shares([], []).p)
@@ -72,6 +72,6 @@ class TestPaired:
         ((10, 10, 0, 20), 0.6791, 1.0),
     ],
 )
-def test_without_correlation_the_interval_is_that_of_newcombes_table_of_independent_shares(counts, low, high):
+def test_uncorrelated_interval_matches_newcombe_table(counts, low, high):
     found = newcombe(share_estimate(*counts[:2]), share_estimate(*counts[2:]))
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)

@@ -24,7 +24,7 @@ DIFFERENCES = st.lists(GRID, min_size=1, max_size=9)
 
 
 def by_listing(values, alternative="two-sided"):
-    """Return p from a list of all signs of the nonzero midranks."""
+    """Return p by enumeration of all signs of the nonzero midranks."""
     d = np.array(values, dtype=float)
     ranks = stats.rankdata(np.abs(d))[d != 0]
     signs = np.array(list(product((1, -1), repeat=len(ranks))))
@@ -60,40 +60,40 @@ class TestByHand:
         assert signed_rank([INF] * 8) == 2 / 2**8
         assert signed_rank([INF, -INF, 1, 2]) == signed_rank([9, -9, 1, 2])
 
-    def test_nothing_differs(self):
+    def test_all_zero_differences(self):
         assert signed_rank([0, 0, 0]) == 1.0
         assert signed_rank([]) == 1.0
 
-    def test_the_smallest_p_of_pairs_with_zeros(self):
+    def test_attainable_p_with_zeros(self):
         assert attainable_p([0, 0, 0, 1, 2, 3, 4, 5]) == 0.0625
         assert attainable_p([1.0] * 8) == 2 / 2**8
         assert attainable_p([0, 0]) == 1.0
         assert attainable_p([0, 1]) == 1.0
 
-    def test_the_null_distribution(self):
+    def test_null_distribution(self):
         # The sums of ranks 1, 2, 2, doubled: 0, 2, 4, 4, 6, 6, 8, 10.
         assert null_tail((2, 4, 4))[[0, 2, 4, 6, 8, 10]].tolist() == [1, 7 / 8, 6 / 8, 4 / 8, 2 / 8, 1 / 8]
 
 
 class TestAgainstReferences:
     @given(DIFFERENCES, st.sampled_from(["two-sided", GREATER, LESS]))
-    def test_a_list_of_all_signs_has_the_same(self, values, alternative):
+    def test_equals_enumeration_of_signs(self, values, alternative):
         assert signed_rank(values, alternative=alternative) == by_listing(values, alternative)
 
     @pytest.mark.parametrize("n", [3, 12, 40])
     @pytest.mark.parametrize("alternative", ["two-sided", GREATER, LESS])
-    def test_scipy_has_the_same_without_ties(self, n, alternative):
+    def test_equals_scipy_without_ties(self, n, alternative):
         d = np.random.default_rng(n).normal(loc=0.2, size=n)
         theirs = stats.wilcoxon(d, alternative=alternative, method="exact").pvalue
         assert signed_rank(d, alternative=alternative) == pytest.approx(theirs)
 
-    def test_scipy_has_the_same_with_ties_and_zeros_by_listing(self):
+    def test_equals_scipy_enumeration_with_ties_and_zeros(self):
         d = np.array([0, 1, 1, -2, 3, 3, 0, -1, 4, 2])
         method = stats.PermutationMethod(n_resamples=math.inf)
         theirs = stats.wilcoxon(d, zero_method="pratt", method=method).pvalue
         assert signed_rank(d) == pytest.approx(theirs)
 
-    def test_hundreds_of_pairs_agree_with_the_normal_limit_and_take_milliseconds(self):
+    def test_hundreds_of_pairs_match_normal_limit_quickly(self):
         d = np.random.default_rng(0).normal(loc=0.1, size=400).round(2)
         started = time.perf_counter()
         p = signed_rank(d)
@@ -103,8 +103,8 @@ class TestAgainstReferences:
 
 class TestProperties:
     @given(DIFFERENCES)
-    def test_among_all_signs_at_most_a_share_of_p_is_as_small(self, values):
-        """The level is kept whatever the ties, zeros and infinite differences are."""
+    def test_p_is_valid_over_all_signs(self, values):
+        """p is valid for any ties, zeros and infinite differences."""
         sizes = np.abs(values)
         flips = np.array(list(product((1, -1), repeat=len(sizes)))) * np.where(sizes > 0, sizes, 1)
         p = signed_rank(np.where(sizes > 0, flips, 0))
@@ -122,28 +122,28 @@ class TestProperties:
         assert signed_rank(values) == p
 
     @given(DIFFERENCES, st.lists(st.integers(-10, 10).map(lambda x: x / 8), min_size=2, max_size=2))
-    def test_a_one_sided_p_never_falls_as_the_shift_grows(self, values, shifts):
+    def test_one_sided_p_is_monotone_in_shift(self, values, shifts):
         low, high = sorted(shifts)
         assert signed_rank(values, low, GREATER) <= signed_rank(values, high, GREATER)
         assert signed_rank(values, low, LESS) >= signed_rank(values, high, LESS)
 
     @given(st.lists(st.lists(GRID, min_size=5, max_size=5), min_size=1, max_size=8))
     @settings(max_examples=30)
-    def test_many_samples_at_once_are_one_after_the_other(self, rows):
+    def test_batch_equals_single_samples(self, rows):
         together = signed_rank(np.array(rows))
         assert together.tolist() == [float(signed_rank(row)) for row in rows]
 
-    def test_values_that_are_equal_but_for_rounding_tie(self):
+    def test_rounding_errors_tie(self):
         differences = np.array([0.95 - 0.94, 0.13 - 0.12, -(0.03 - 0.02), 0.2])
         assert len(np.unique(np.abs(differences))) == 3, "one is not quite the other"
         assert signed_rank(differences) == signed_rank([1, 1, -1, 20])
         assert signed_rank(differences, 0.02) == signed_rank([1, 1, -1, 20], 2)
 
-    def test_tenths_tie_at_a_shift_of_half(self):
+    def test_tenths_tie_at_shift_of_half(self):
         assert signed_rank([0.1, 0.9, 0.6, -0.3, 1.3], 0.5) == signed_rank([1, 9, 6, -3, 13], 5)
 
     @given(st.floats(allow_nan=False))
-    def test_rounding_is_of_relative_precision(self, value):
+    def test_rounding_is_relative(self, value):
         value = 0.0 if abs(value) < 1e-280 else value
         for digits in (9, 12):
             found = float(rounded(np.array(value), digits))
@@ -159,6 +159,6 @@ class TestProperties:
         (lambda: signed_rank([1.0], alternative="larger"), "alternative must be two-sided, greater or less"),
     ],
 )
-def test_wrong_input_is_refused(call, message):
+def test_invalid_input_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Small versions of benchmarks/simulations.py, with seeds fixed and bounds that chance exceeds in 1 % of cases."""
+"""Small versions of benchmarks/simulations.py, with fixed seeds and bounds that hold with probability 99 %."""
 
 import importlib
 import math
@@ -48,7 +48,7 @@ def test_f1_noisier_epochs_are_no_better():
     assert min(table["best of 100 epochs"].values()) > 0.8
 
 
-def test_f2_replicates_with_their_own_data_speak_of_other_data():
+def test_f2_replicates_with_own_data_generalize():
     (table,) = run(sweeps.replicates, 40).values()
     for ratio, least in ((0.5, 0.1), (1.0, 0.3)):
         assert max(table[f"replicate=data, split sd {ratio}"].values()) <= at_most(0.05, 40)
@@ -61,16 +61,16 @@ class TestSplits:
     def found(cls):
         return run(of_splits.splits, 60)
 
-    def test_learners_of_equal_expected_loss_seldom_differ_over_new_tables(self, found):
+    def test_equal_learners_seldom_differ_over_new_tables(self, found):
         table = found["learners of equal expected loss: declared"]
         assert max(table["over new tables"].values()) <= at_most(0.05, 60)
         assert min(table["over these splits"].values()) > 0.15
 
-    def test_a_difference_of_two_standard_deviations_holds_over_new_tables(self, found):
+    def test_difference_of_2_sd_holds_over_new_tables(self, found):
         rates = found["learners 2.0 sd apart: declared"]["over new tables"]
         assert min(rates.values()) >= at_least(0.7, 60)
 
-    def test_the_learners_have_equal_expected_losses(self):
+    def test_learners_have_equal_expected_losses(self):
         logs = of_splits.learners(400, np.random.default_rng(0), 4)
         differences = logs[:, 1] - logs[:, 0]
         means = differences.mean(axis=1)
@@ -92,7 +92,7 @@ def test_eight_equal_settings_against_one():
 
 
 class TestShapes:
-    def test_the_test_alone(self):
+    def test_signed_rank_level_by_shape(self):
         (table,) = run(arrays.shapes, 400).values()
         for kind in (*arrays.KINDS, arrays.PSEUDOMEDIAN):
             most = (
@@ -101,7 +101,7 @@ class TestShapes:
             assert max(table[kind].values()) <= at_most(most, 400)
         assert table["log-normal – normal, equal means"]["n = 32"] > 0.1
 
-    def test_f8_the_whole_path(self):
+    def test_f8_level_by_shape(self):
         declared, covered = run(sweeps.shapes, 20).values()
         for kind in (*arrays.KINDS, arrays.PSEUDOMEDIAN):
             assert max(declared[kind].values()) <= at_most(0.06, 20)
@@ -109,16 +109,16 @@ class TestShapes:
             assert min(covered[kind].values()) >= at_least(0.93, 20)
 
     @pytest.mark.parametrize("sigma", [0.5, 1.0])
-    def test_the_pseudomedian_of_a_lognormal_is_the_median_of_averages(self, sigma):
+    def test_lognormal_pseudomedian(self, sigma):
         pairs = np.exp(sigma * np.random.default_rng(0).normal(size=(400_000, 2))).mean(axis=1)
         assert arrays.lognormal_pseudomedian(sigma) == pytest.approx(np.median(pairs), rel=0.01)
 
-    def test_the_pseudomedian_of_a_lognormal_minus_a_normal_is_the_median_of_averages(self):
+    def test_lognormal_minus_normal_pseudomedian(self):
         generator = np.random.default_rng(0)
         d = arrays.lognormal_minus_normal(0.0)(generator, (400_000, 2)).mean(axis=1)
         assert arrays.mixed_pseudomedian() == pytest.approx(np.median(d), rel=0.01)
 
-    def test_the_interval_holds_the_pseudomedian(self):
+    def test_interval_covers_pseudomedian(self):
         (table,) = run(arrays.coverage, 100).values()
         for kind in arrays.KINDS:
             for n in ("n = 12", "n = 32"):
@@ -126,14 +126,14 @@ class TestShapes:
 
 
 class TestLooks:
-    def test_rules_keep_the_level_and_looking_without_one_does_not(self):
+    def test_look_rules_keep_alpha_and_no_rule_does_not(self):
         table = run(arrays.looks, 400)["looks after 8, 12, … 40 pairs: declared"]
         assert min(table["p ≤ 5 % at any"].values()) > 0.1
         for rule in ("α/(k(k + 1))", "O'Brien–Fleming", "once, at 40"):
             assert max(table[rule].values()) <= at_most(0.05, 400)
 
     @pytest.mark.parametrize("title", ["one learning rate", "best of 5 that matter"])
-    def test_f10_a_folder_that_is_run_again_with_more_seeds(self, title, monkeypatch):
+    def test_f10_growing_folder(self, title, monkeypatch):
         monkeypatch.setattr(sweeps, "FOLDERS", {title: sweeps.FOLDERS[title]})
         (table,) = run(sweeps.looks, 30).values()
         for rule in ("α/(k(k + 1))", "max_replicates=40"):
@@ -143,18 +143,18 @@ class TestLooks:
 
 class TestIdenticalArms:
     @pytest.mark.parametrize("title", sweeps.IDENTICAL)
-    def test_they_are_seldom_declared_different(self, title, monkeypatch):
+    def test_identical_arms_are_seldom_declared_different(self, title, monkeypatch):
         monkeypatch.setattr(sweeps, "IDENTICAL", {title: sweeps.IDENTICAL[title]})
         monkeypatch.setattr(sweeps, "OTHER_RUNS", ())
         (row,) = run(sweeps.identical, 30)["identical arms: declared"].values()
         assert max(row.values()) <= at_most(0.05, 30)
         assert np.mean(list(row.values())) <= at_most(0.05, 30 * len(row))
 
-    def test_equal_shares_of_failed_runs(self):
+    def test_equal_failure_shares(self):
         (table,) = run(sweeps.failures, 40).values()
         assert max(max(row.values()) for row in table.values()) <= at_most(0.05, 40)
 
-    def test_an_effect_that_is_the_same_in_all_panels(self, monkeypatch):
+    def test_same_effect_in_all_panels(self, monkeypatch):
         monkeypatch.setattr(sweeps, "KINDS", {"of skewed runs": arrays.KINDS["of skewed runs"]})
         (table,) = run(sweeps.interactions, 40).values()
         assert max(max(row.values()) for row in table.values()) <= at_most(0.05, 40)
@@ -163,23 +163,23 @@ class TestIdenticalArms:
 class TestPower:
     @pytest.mark.parametrize("history", [lambda: None, lambda: History(12)])
     @pytest.mark.parametrize(("shift", "power"), [(1.0, 0.8), (1.5, 0.95)])
-    def test_of_twelve_replicates_through_the_whole_path(self, history, shift, power):
+    def test_twelve_replicates_full_analysis(self, history, shift, power):
         rate = simulated.declared_rate(simulated.Sweep(), 100, np.random.default_rng(0), shift, history)
         assert rate >= at_least(power, 100)
 
-    def test_of_twelve_pairs(self):
+    def test_twelve_pairs(self):
         table = run(arrays.power, 400)["power of the signed-rank test"]["normal"]
         assert table["n = 12, 1.0 sd"] >= at_least(0.8, 400)
         assert table["n = 12, 1.5 sd"] >= at_least(0.95, 400)
 
-    def test_a_difference_at_a_margin_is_rarely_called_equivalent(self):
+    def test_difference_at_margin_is_rarely_equivalent(self):
         found = run(arrays.equivalent, 400)
         for title in [title for title in found if "at the" in title]:
             for kind in arrays.SYMMETRIC:
                 assert max(found[title][kind].values()) <= at_most(0.05, 400)
         assert found["no difference, margin 1 sd: equivalent"]["normal"]["n = 32"] > 0.9
 
-    def test_a_difference_at_a_margin_through_the_whole_path(self, monkeypatch):
+    def test_difference_at_margin_full_analysis(self, monkeypatch):
         monkeypatch.setattr(powers, "KINDS", {"normal": arrays.KINDS["normal"]})
         (table,) = run(powers.margins, 40).values()
         for row in table.values():
@@ -187,12 +187,12 @@ class TestPower:
 
 
 @pytest.mark.parametrize("kind", intervals.PLAIN)
-def test_the_interval_of_an_interquartile_mean(kind):
+def test_iqm_interval_coverage(kind):
     held = intervals.of_mean(intervals.RUNS[kind], 32, 200, np.random.default_rng(0))
     assert at_least(0.93, 200) <= held <= at_most(0.97, 200)
 
 
-def test_a_frame_has_the_columns_of_runs():
+def test_simulated_frame_has_run_columns():
     frame = simulated.Sweep((1, 2), (3, 4), Scope.SPLIT, panels=2, diverging=1.0).frame()
     assert len(frame) == 2 * (3 + 2 * 4)
     filled = simulated.Sweep((1, 2), diverging=1.0).fill(frame, np.random.default_rng(0))
@@ -204,7 +204,7 @@ TABLE = {"title": {"row": {"a": 0.05, "difference": 1.0}, "other": {"a": math.na
 
 
 class TestTables:
-    def test_they_are_written_between_their_markers(self):
+    def test_tables_are_written_between_markers(self):
         page = "before\n\n<!-- one -->\n\n    old\n\n<!-- end -->\n\nafter <!-- two -->\n<!-- end -->\n"
         page = tables.written(page, "one", TABLE)
         assert "old" not in page
@@ -212,11 +212,11 @@ class TestTables:
         assert page == tables.written(page, "one", TABLE)
         assert page.endswith("after <!-- two -->\n<!-- end -->\n")
 
-    def test_a_page_without_the_markers(self):
+    def test_page_without_markers_raises(self):
         with pytest.raises(ValueError, match="the page must have <!-- three -->"):
             tables.written("", "three", TABLE)
 
 
-def test_every_simulation_has_a_generator_of_its_own():
+def test_simulations_have_independent_generators():
     (first,), (again,) = (simulations.simulate("shapes", 0.01, 1).values() for _ in range(2))
     assert first == again

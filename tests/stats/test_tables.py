@@ -16,7 +16,7 @@ def rows(frame, *columns):
 
 
 class TestSettings:
-    def test_what_every_learning_rate_gave(self, sweep, arm):
+    def test_row_per_learning_rate(self, sweep, arm):
         found = sweep(
             arm("bn", BAD, lr="0.1"), arm("bn", GOOD, lr="0.01"), arm("nobn", GOOD, lr="0.1"), resamples=200
         ).settings
@@ -29,12 +29,12 @@ class TestSettings:
         np.testing.assert_allclose(rows(found, "tuning_iqm", "iqm"), [[1.15, 1.75], [5.5, 5.5], [1.15, 1.75]])
         assert (found["iqm_low"] <= found["iqm"]).all()
 
-    def test_validation_on_the_seeds_that_choose_and_the_metric_on_the_others(self, sweep, arm):
+    def test_tuning_seeds_validate_and_others_report(self, sweep, arm):
         test = {"test/loss": 7.0}
         found = sweep(arm("bn", BAD, lr="0.1", **test), arm("bn", GOOD, lr="0.01", **test)).settings
         assert rows(found, "tuning_iqm", "iqm") == [[pytest.approx(1.15), 7.0], [5.5, 7.0]]
 
-    def test_diverged_runs_are_a_share_and_above_a_quarter_leave_no_mean(self, sweep, arm):
+    def test_no_iqm_above_a_quarter_diverged(self, sweep, arm):
         values = [INF, INF, 1, 1, INF, INF, INF, 1, 1, 1, 1, 1]
         untrained = [0] * 9 + [1] * 3
         found = sweep(arm("bn", values, lr="0.1", untrained=untrained), arm("bn", [2.0] * 12, lr="0.2")).settings
@@ -42,13 +42,13 @@ class TestSettings:
         assert found["chosen"].tolist() == [0, 1]
         assert found["iqm"].isna().tolist() == found["tuning_iqm"].isna().tolist() == [True, False]
 
-    def test_where_large_is_good(self, sweep, arm):
+    def test_maximized_metric(self, sweep, arm):
         found = sweep(arm("bn", [0.9] * 12), arm("bn", [0.5] * 12, lr="0.2"), direction="max").settings
         assert rows(found, "tuning_iqm", "iqm", "chosen") == [[0.9, 0.9, 1.0], [0.5, 0.5, 0.0]]
 
 
 class TestArms:
-    def test_at_the_best_setting_over_the_report_seeds(self, sweep, arm):
+    def test_best_setting_over_reported_seeds(self, sweep, arm):
         found = sweep(arm("bn", BAD, lr="0.1"), arm("bn", GOOD, lr="0.01"), arm("nobn", BAD, lr="0.1")).arms
         assert rows(found, "arm", "optimizer.lr", "tuning_seeds", "seeds", "runs", "finished") == [
             ["bn", "0.01", 4, 8, 24, 24],
@@ -56,7 +56,7 @@ class TestArms:
         ]
         assert found["iqm"].tolist() == pytest.approx([1.75, 5.5])
 
-    def test_how_runs_ended(self, sweep, arm):
+    def test_counts_by_status(self, sweep, arm):
         found = sweep(
             arm("bn", [1, INF, None, 2], untrained=[0, 0, NAN, 1]), arm("nobn", [1], status="stopped")
         ).arms
@@ -66,7 +66,7 @@ class TestArms:
         ]
         assert rows(found, *counts)[1] == [1, 0, 0, 0, 1, 1]
 
-    def test_all_metrics_and_the_best_epoch(self, sweep, arm):
+    def test_all_metrics_and_best_epoch(self, sweep, arm):
         metrics = [Metric("test/loss", "min", GENERALIZATION), Metric("test/acc", "max", GENERALIZATION)]
         found = sweep(
             arm("bn", [2.0] * 4, **{"test/loss": 3.0, "test/acc": 0.5, "best": [1.0, 1.0, 2.0, 2.0]}),
@@ -74,7 +74,7 @@ class TestArms:
         ).arms
         assert rows(found, "test/loss", "test/acc", "validation", "best") == [[3.0, 0.5, 2.0, 1.5]]
 
-    def test_without_a_common_setting_none_is_named(self, sweep, arm):
+    def test_different_chosen_settings_show_none(self, sweep, arm):
         other = [3.0, 0.5] * 6
         arms = arm("bn", [1.0] * 12, scope="split"), arm("bn", other, lr="0.2", scope="split")
         found = sweep(*arms, arm("nobn", [1.0] * 12, scope="split")).arms
@@ -85,7 +85,7 @@ class TestArms:
 
 
 class TestRanges:
-    def test_of_learning_rates(self, sweep, arm):
+    def test_learning_rate_range(self, sweep, arm):
         values = {"0.001": 2.0, "0.01": 1.05, "0.1": 1.0, "1": 3.0}
         found = sweep(*(arm("bn", [value] * 6, lr=lr) for lr, value in values.items())).ranges
         assert rows(found, "key", "within", "smallest", "largest", "open") == [
@@ -93,19 +93,19 @@ class TestRanges:
         ]
         assert found["decades"].tolist() == pytest.approx([1.0])
 
-    def test_by_validation(self, sweep, arm):
+    def test_range_uses_validation(self, sweep, arm):
         values = {"0.01": 1.0, "0.1": 2.0}
         found = sweep(*(arm("bn", [own] * 6, lr=lr, **{"test/loss": 1.0}) for lr, own in values.items())).ranges
         assert rows(found, "smallest", "largest") == [[0.01, 0.01]]
 
     @pytest.mark.parametrize(("lost", "largest"), [(1, 1.0), (2, 0.1)])
-    def test_an_untrained_run_is_as_bad_as_a_diverged_one(self, sweep, arm, lost, largest):
-        """More than a quarter of six runs are two."""
+    def test_untrained_counts_as_diverged(self, sweep, arm, lost, largest):
+        """Two of six runs are more than a quarter."""
         untrained = [1] * lost + [0] * (6 - lost)
         arms = arm("bn", [1.0] * 6, lr="0.1", untrained=0), arm("bn", [1.0] * 6, lr="1", untrained=untrained)
         assert sweep(*arms).ranges["largest"].tolist() == [largest]
 
-    def test_of_batch_sizes(self, sweep, arm):
+    def test_batch_size_ratio(self, sweep, arm):
         values = {("bn", "8"): 1.0, ("bn", "16"): 1.5, ("nobn", "8"): 4.0, ("nobn", "16"): 1.0}
         found = sweep(*(arm(name, [value] * 3, batch_size=size) for (name, size), value in values.items()))
         assert rows(found.batch_sizes, "arm", "batch_sizes", "ratio") == [["bn", 2, 1.5], ["nobn", 2, 4.0]]
@@ -118,7 +118,7 @@ class TestRanges:
 
 
 class TestTimeRatios:
-    """Both arms get to their last value at step 40; bn gets to the target twice as early."""
+    """Both arms reach their last value at step 40; bn reaches the target in half the steps."""
 
     @pytest.fixture
     def timed(self, sweep, arm):
@@ -140,12 +140,12 @@ class TestTimeRatios:
 
         return found
 
-    def test_steps_alone_where_arms_were_not_timed(self, timed):
+    def test_untimed_arms_have_only_steps(self, timed):
         row = timed()
         assert (row["steps_ratio"], row["steps_ratio_low"], row["steps_ratio_high"]) == (0.5, 0.5, 0.5)
         assert row[["step_time_ratio", "seconds_ratio", "seconds_ratio_low"]].isna().all()
 
-    def test_seconds_are_the_product_with_both_noises(self, timed):
+    def test_seconds_ratio_combines_both_intervals(self, timed):
         rounds = {"bn": [2.0, 2.2, 2.4, 2.6, 2.8, 3.0], "nobn": [1.0] * 6}
         row = timed(rounds)
         step = time_per_step_ratio(np.array(rounds["bn"]), np.ones(6))
@@ -154,7 +154,7 @@ class TestTimeRatios:
         assert row["seconds_ratio"] == pytest.approx(0.5 * step.value)
         assert (row["seconds_ratio_low"], row["seconds_ratio_high"]) == pytest.approx((0.5 * 2.0, 0.5 * 3.0))
 
-    def test_widths_add_up_as_squares_of_logarithms(self, sweep, arm):
+    def test_half_widths_add_in_squares(self, sweep, arm):
         draws = np.random.default_rng(0)
         times = np.exp(draws.normal(size=(2, 8))).round(2) * 100
         curves = pd.DataFrame(
@@ -170,7 +170,7 @@ class TestTimeRatios:
                 math.copysign(math.hypot(*logs), logs[0])
             )
 
-    def test_few_rounds_have_an_interval_without_ends(self, timed):
+    def test_few_rounds_give_unbounded_interval(self, timed):
         row = timed({"bn": [2.0] * 3, "nobn": [1.0] * 3})
         assert (row["seconds_ratio"], row["seconds_ratio_low"], row["seconds_ratio_high"]) == (
             pytest.approx(1.0),
@@ -178,5 +178,5 @@ class TestTimeRatios:
             INF,
         )
 
-    def test_an_arm_without_runs_has_none(self, sweep, arm):
+    def test_arm_without_runs_has_no_ratio(self, sweep, arm):
         assert sweep(arm("bn", [None] * 8), arm("nobn", [1.0] * 8)).time_ratios.empty

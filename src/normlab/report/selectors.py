@@ -118,7 +118,7 @@ def selected_runs(data: ReportData, panel: str) -> pd.DataFrame:
     """Return the reported runs of a panel at the selected configuration of their ``arm``."""
     grid, parts = data.analysis.grid, []
     for (key, arm), tuned in data.analysis.tuning.items():
-        if grid.panel(key) != panel:
+        if grid.panel_name(key) != panel:
             continue
         selected = dict(zip(grid.uses[key].report.tolist(), tuned.chosen.tolist(), strict=True))
         mask = [selected.get(column, -1) == row for row, column in zip(grid.row, grid.column, strict=True)]

@@ -1,4 +1,4 @@
-"""The comparison of an arm with its baseline, in one panel or pooled over splits. The entry is :func:`compare`."""
+"""The comparison of an arm with its baseline, in one panel or pooled over panels; see :func:`compare`."""
 
 import math
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ BEYOND = "no verdict beyond max_replicates"
 
 
 @dataclass(frozen=True)
-class Side:
-    """One arm of a comparison: its choice of settings in each of one or several panels that are pooled."""
+class TunedArm:
+    """An arm with its tuned settings, one entry for each of the pooled panels."""
 
     arm: str
     tuned: tuple[Tuned, ...]
@@ -34,7 +34,7 @@ class Side:
 
 @dataclass(frozen=True)
 class PooledPanels:
-    """The panels of a comparison: one, or several that differ in the data seed alone and are pooled.
+    """The panels of a comparison: one, or several that differ only in the data seed.
 
     Attributes:
         grid: the sweep.
@@ -44,51 +44,51 @@ class PooledPanels:
     grid: Grid
     panels: tuple[Panel, ...]
 
-    def pick(self, table: Numbers, side: Side) -> Numbers:
-        """Return the numbers of an arm at its chosen settings, ``(N, P)`` by seed and panel."""
+    def pick(self, table: Numbers, arm: TunedArm) -> Numbers:
+        """Return the values of an arm at its chosen settings, ``(N, P)`` by seed and panel."""
         picked = np.full((len(self.grid.seeds), len(self.panels)), np.nan)
-        for column, (panel, own) in enumerate(zip(self.panels, side.tuned, strict=True)):
+        for column, (panel, tuned) in enumerate(zip(self.panels, arm.tuned, strict=True)):
             use = self.grid.uses[panel]
-            picked[use.report, column] = own.pick(table, use)
+            picked[use.report, column] = tuned.pick(table, use)
         return picked
 
-    def shared_seeds(self, *sides: Side) -> tuple[int, ...]:
-        """Return the seeds of the reported replicates that all of some arms have, whichever metric is compared."""
-        picked = [self.pick(self.grid.tables["validation"], side) for side in sides]
+    def shared_seeds(self, *arms: TunedArm) -> tuple[int, ...]:
+        """Return the seeds of the reported replicates for which all given arms have a known validation loss."""
+        picked = [self.pick(self.grid.tables["validation"], arm) for arm in arms]
         return tuple(self.grid.seeds[k] for k in np.flatnonzero(~np.isnan(picked).any(axis=(0, 2))))
 
     @property
     def scope(self) -> Scope:
-        """The difference between replicates."""
+        """The difference between the replicates."""
         return self.grid.uses[self.panels[0]].scope
 
     @property
     def is_disjoint(self) -> bool:
-        """Whether no replicate that is reported chose settings for others."""
+        """Whether no reported replicate chose settings for others."""
         return all(self.grid.uses[panel].is_disjoint for panel in self.panels)
 
 
 def effect_of(metric: Metric, *values: Numbers) -> str:
-    """Return how a metric is compared: as a ratio of losses, in percentage points, or as a difference."""
+    """Return the kind of effect of a metric: a ratio of losses, percentage points, or a difference."""
     if metric.is_share:
         return POINTS
-    finite = np.concatenate([own[np.isfinite(own)].ravel() for own in values])
+    finite = np.concatenate([array[np.isfinite(array)].ravel() for array in values])
     return RATIO if metric.direction == "min" and (finite > 0).all() else DIFFERENCE
 
 
 def paired_effects(effect: str, arm: Numbers, baseline: Numbers) -> Numbers:
-    """Return the differences of paired values, ``(n,)``: of logarithms for ratios, in points for shares."""
+    """Return the paired differences, ``(n,)``: log ratios, percentage points or plain differences."""
     if effect == RATIO:
         return log_ratios(arm, baseline)
     return point_differences(arm, baseline) if effect == POINTS else differences(arm, baseline)
 
 
 def replicate_effects(effect: str, arm: Numbers, baseline: Numbers) -> tuple[Numbers, NDArray[np.intp]]:
-    """Return the effect in each replicate that both arms have, its mean over the panels, and their columns.
+    """Return the effect in each shared replicate, averaged over the panels, and the seeds' columns.
 
     Args:
-        effect: from ``effect_of``.
-        arm, baseline: values, ``(N, P)``; NaN where they are not known.
+        effect: the kind of effect, from ``effect_of``.
+        arm, baseline: values, ``(N, P)``; NaN if unknown. A replicate needs known values in all panels.
     """
     both = np.flatnonzero(~(np.isnan(arm) | np.isnan(baseline)).any(axis=1))
     values = paired_effects(effect, arm[both].ravel(), baseline[both].ravel()).reshape(len(both), arm.shape[1])
@@ -96,35 +96,39 @@ def replicate_effects(effect: str, arm: Numbers, baseline: Numbers) -> tuple[Num
 
 
 def rank_side(effects: Numbers, metric: Metric) -> float:
-    """Return the side that the signed ranks point to: −1 where the arm is better, 1 where it is worse, else 0."""
+    """Return −1 if the signed ranks favour the arm, 1 if they favour the baseline, else 0."""
     return float(np.sign(doubled_signed_ranks(known(effects)).sum())) * metric.sign
 
 
-def compare(place: PooledPanels, metric: Metric, ours: Side, theirs: Side) -> ComparisonRow:
-    """Compare an arm with its baseline: the test, the estimate with its interval, and the shares of failed runs.
+def compare(pooled: PooledPanels, metric: Metric, arm: TunedArm, baseline: TunedArm) -> ComparisonRow:
+    """Compare two arms with the signed-rank test, at their best and near-best settings.
 
-    Columns: ``replicates`` in which both arms have the metric, ``differing`` of which have different values;
-    ``seeds``, the replicates that both arms have, by which looks are counted; ``effect`` (ratio, points or
-    difference), ``estimate`` with its interval; ``p`` of the signed-rank test at the chosen settings and
-    ``p_near_best``, the largest of it and of the tests against the near-best settings of the worse arm;
-    ``attainable``, the smallest p that these data could give; ``side``, negative where the arm is better;
-    ``spread``, the standard deviation of the effects; ``better``, the share of replicates in which the arm is
-    better, ties one half; ``new_table_p`` of the corrected t test where replicates are splits of one table;
-    and those of ``equivalence_columns`` and ``failure_columns``.
+    Returns only ``replicates``, ``seeds`` and ``effect`` if the arms share no replicate. All columns:
+
+    - ``replicates``: the number of replicates in which both arms have the metric; ``differing``: those with
+      different values; ``seeds``: the shared seeds, which identify a look.
+    - ``effect`` (ratio, points or difference); ``estimate`` with its interval; ``side``: negative if the arm is
+      better; ``spread``: the standard deviation of the effects; ``better``: the share of replicates in which the
+      arm is better, with ties counted half.
+    - ``p`` at the chosen settings; ``p_near_best``: the largest p, including the near-best settings of the worse
+      arm; ``attainable``: the smallest p possible with these data.
+    - ``new_table_p``: p of the corrected t test, where the replicates are splits of one table.
+    - the columns of ``equivalence_columns`` and ``failure_columns``.
     """
-    grid = place.grid
+    grid = pooled.grid
     values = grid.tables[metric.name]
-    arm, baseline = place.pick(values, ours), place.pick(values, theirs)
-    effect = effect_of(metric, arm, baseline)
-    effects, _ = replicate_effects(effect, arm, baseline)
-    row: ComparisonRow = {"replicates": len(effects), "seeds": place.shared_seeds(ours, theirs), "effect": effect}
+    a, b = pooled.pick(values, arm), pooled.pick(values, baseline)
+    effect = effect_of(metric, a, b)
+    effects, _ = replicate_effects(effect, a, b)
+    seeds = pooled.shared_seeds(arm, baseline)
+    row: ComparisonRow = {"replicates": len(effects), "seeds": seeds, "effect": effect}
     if not len(effects):
         return row
     test, side = paired_test(effects), rank_side(effects, metric)
-    wins = metric.sign * effects
-    won = (wins < 0).sum() + 0.5 * (wins == 0).sum()
-    p_near_best, near_best, untested = against_near_best(place, metric, ours, theirs, side, test.p)
-    disjoint = place.is_disjoint
+    losses = metric.sign * effects
+    wins = (losses < 0).sum() + 0.5 * (losses == 0).sum()
+    p_near_best, near_best, untested = against_near_best(pooled, metric, arm, baseline, side, test.p)
+    disjoint = pooled.is_disjoint
     return {
         **row,
         **estimate_columns("estimate", shown_estimate(effect, test.shift)),
@@ -136,48 +140,46 @@ def compare(place: PooledPanels, metric: Metric, ours: Side, theirs: Side) -> Co
         "near_best": near_best,
         "untested": untested,
         "spread": float(finite_differences(effects).std(ddof=1)) if len(effects) > 1 else np.nan,
-        **estimate_columns("better", share_of(float(won), len(effects))),
-        "new_table_p": new_table_p(place, metric, effects),
+        **estimate_columns("better", win_share(float(wins), len(effects))),
+        "new_table_p": new_table_p(pooled, metric, effects),
         **equivalence_columns(effect, effects, grid.design.margin if disjoint else None),
-        **failure_columns(place, ours, theirs),
+        **failure_columns(pooled, arm, baseline),
     }
 
 
 def against_near_best(
-    place: PooledPanels, metric: Metric, ours: Side, theirs: Side, side: float, p: float
+    pooled: PooledPanels, metric: Metric, arm: TunedArm, baseline: TunedArm, side: float, p: float
 ) -> tuple[float, int, int]:
-    """Return the largest p of the better arm against the near-best settings of the worse one, and their number.
+    """Return the largest p of the better arm against the near-best settings of the worse arm.
 
-    p is 1 where such a setting is the better one. A setting that was run on too few of the replicates for any
-    difference to be shown is left out, and counted.
+    Also returns the numbers of tested and of untested settings. p is 1 against a setting that does better. A
+    setting that was run on too few of the replicates for p ≤ 0.05 is not tested.
     """
-    better, worse = (ours, theirs) if side < 0 else (theirs, ours)
-    values = place.grid.tables[metric.name]
-    found, untested = [p], 0
-    for other in near_best_sides(worse) if side else []:
-        arms = place.pick(values, better), place.pick(values, other)
+    better, worse = (arm, baseline) if side < 0 else (baseline, arm)
+    values = pooled.grid.tables[metric.name]
+    p_values, untested = [p], 0
+    for near_best in near_best_arms(worse) if side else []:
+        arms = pooled.pick(values, better), pooled.pick(values, near_best)
         effects, _ = replicate_effects(effect_of(metric, *arms), *arms)
         if attainable_p(effects) > ALPHA:
             untested += 1
             continue
-        found.append(float(signed_rank(effects)) if rank_side(effects, metric) < 0 else 1.0)
-    return max(found), len(found) - 1, untested
+        p_values.append(float(signed_rank(effects)) if rank_side(effects, metric) < 0 else 1.0)
+    return max(p_values), len(p_values) - 1, untested
 
 
-def near_best_sides(side: Side) -> list[Side]:
-    """Return an arm at each of its near-best settings; pooled panels change one after the other."""
-    return [
-        Side(
-            side.arm,
-            (*side.tuned[:place], Tuned(own.rows, np.full_like(own.chosen, row), []), *side.tuned[place + 1 :]),
-        )
-        for place, own in enumerate(side.tuned)
-        for row in own.near_best
+def near_best_arms(arm: TunedArm) -> list[TunedArm]:
+    """Return the arm at each of its near-best settings, changed in one pooled panel at a time."""
+    changed = [
+        (k, Tuned(tuned.rows, np.full_like(tuned.chosen, row), []))
+        for k, tuned in enumerate(arm.tuned)
+        for row in tuned.near_best
     ]
+    return [TunedArm(arm.arm, (*arm.tuned[:k], tuned, *arm.tuned[k + 1 :])) for k, tuned in changed]
 
 
 def shown_estimate(effect: str, estimate: Interval) -> Estimate:
-    """Return an estimate as it is shown: ratios from logarithms.
+    """Return an estimate in the unit that is reported: a log ratio becomes a ratio.
 
     >>> shown_estimate("ratio", Interval(0.0, -math.inf, 0.0))
     Estimate(value=1.0, low=0.0, high=1.0)
@@ -187,46 +189,46 @@ def shown_estimate(effect: str, estimate: Interval) -> Estimate:
         return Estimate(*(float(np.exp(end)) for end in ends)) if effect == RATIO else Estimate(*ends)
 
 
-def share_of(won: float, of: int) -> Estimate:
-    """Return a share of replicates with Wilson's interval; half a tie counts for either side."""
-    low, high = share_estimate(math.floor(won), of), share_estimate(math.ceil(won), of)
-    return Estimate(won / of, low.low, high.high)
+def win_share(wins: float, replicates: int) -> Estimate:
+    """Return the share of wins, with ties counted half, and an interval from Wilson's for both roundings."""
+    low, high = share_estimate(math.floor(wins), replicates), share_estimate(math.ceil(wins), replicates)
+    return Estimate(wins / replicates, low.low, high.high)
 
 
-def new_table_p(place: PooledPanels, metric: Metric, effects: Numbers) -> float:
-    """Return p of the corrected t test of a test metric over splits of one table; NaN for all else.
+def new_table_p(pooled: PooledPanels, metric: Metric, effects: Numbers) -> float:
+    """Return p of the corrected t test over splits of one table; NaN for metrics of other splits.
 
-    The correction is for the overlap of test rows with other splits' training rows, which a training loss lacks.
-    The mean over P panels varies less from replicate to replicate, while what splits have in common stays: the
-    correction is P times as large. NaN also if a run diverged.
+    The test corrects for test rows that other splits train on; a training or validation metric has no such rows.
+    Averaging over P panels reduces the variance between replicates, but not the correlation between splits, so
+    the correction is P times as large. NaN also if a run diverged or the numbers of rows are unknown.
     """
-    use = place.grid.uses[place.panels[0]]
-    if place.scope != Scope.SPLIT or not metric.name.startswith("test/") or not use.train or not use.test:
+    use = pooled.grid.uses[pooled.panels[0]]
+    if pooled.scope != Scope.SPLIT or not metric.name.startswith("test/") or not use.train or not use.test:
         return np.nan
-    return corrected_t(effects, use.train, use.test * len(place.panels)).p
+    return corrected_t(effects, use.train, use.test * len(pooled.panels)).p
 
 
 def margin_of(effect: str, margin: float) -> float:
-    """Return a margin in the unit of the effects: 0.05 is log 1.05, 5 points, or a difference of 0.05."""
+    """Return a margin in the unit of the effects: 0.05 becomes log 1.05, 5 points, or 0.05."""
     return {RATIO: math.log1p(margin), POINTS: 100 * margin}.get(effect, margin)
 
 
 def equivalence_columns(effect: str, effects: Numbers, margin: float | None) -> ComparisonRow:
-    """Return ``equivalence_p`` and the 90 % interval, empty without a margin."""
+    """Return ``equivalence_p`` and the 90 % interval; empty without a margin."""
     if margin is None:
         return {}
-    found = equivalence(effects, margin_of(effect, margin))
-    return {"equivalence_p": found.p, **estimate_columns("equivalence", shown_estimate(effect, found.interval))}
+    test = equivalence(effects, margin_of(effect, margin))
+    return {"equivalence_p": test.p, **estimate_columns("equivalence", shown_estimate(effect, test.interval))}
 
 
-def failure_columns(place: PooledPanels, ours: Side, theirs: Side) -> ComparisonRow:
-    """Return the number of failed runs of either arm, and McNemar's test of their shares."""
-    failed = place.grid.failed
-    arm, baseline = place.pick(failed, ours), place.pick(failed, theirs)
-    both = ~(np.isnan(arm) | np.isnan(baseline)).any(axis=1)
-    a, b = (
-        values[both].max(axis=1) > 0.5 if both.any() else np.zeros(0, dtype=bool) for values in (arm, baseline)
-    )
+def failure_columns(pooled: PooledPanels, arm: TunedArm, baseline: TunedArm) -> ComparisonRow:
+    """Return the number of failed replicates of each arm, and McNemar's test of their shares.
+
+    A replicate fails if it fails in any of the pooled panels.
+    """
+    picked = [pooled.pick(pooled.grid.failed, member) for member in (arm, baseline)]
+    both = ~np.isnan(picked).any(axis=(0, 2))
+    a, b = (values[both].max(axis=1) > 0.5 if both.any() else np.zeros(0, dtype=bool) for values in picked)
     test = compare_paired_shares(a, b)
     return {
         "failed": int(a.sum()),
@@ -238,7 +240,7 @@ def failure_columns(place: PooledPanels, ours: Side, theirs: Side) -> Comparison
 
 
 def estimate_columns(name: str, estimate: Estimate) -> ComparisonRow:
-    """Return an estimate as the columns of a table.
+    """Return an estimate as three columns of a table.
 
     >>> estimate_columns("ratio", Estimate(1.0, 0.5, 2.0))
     {'ratio': 1.0, 'ratio_low': 0.5, 'ratio_high': 2.0}
@@ -247,13 +249,12 @@ def estimate_columns(name: str, estimate: Estimate) -> ComparisonRow:
 
 
 def verdict(row: ComparisonRow, disjoint: bool, factor: float) -> str:
-    """Return the verdict of a comparison, by the test alone.
+    """Return the verdict of a comparison, which depends only on the test.
 
     Args:
-        row: of the comparison, with ``p_adjusted``.
-        disjoint: whether no replicate that is reported chose settings for others.
-        factor: by which p is multiplied for the number of looks; infinite beyond the declared maximum of
-            replicates.
+        row: columns of the comparison, with ``p_adjusted``.
+        disjoint: whether no reported replicate chose settings for others.
+        factor: the factor by which p was multiplied for looks; infinite beyond the declared maximum of replicates.
     """
     if disjoint and math.isinf(factor):
         return BEYOND
@@ -264,11 +265,11 @@ def verdict(row: ComparisonRow, disjoint: bool, factor: float) -> str:
     return BETTER if row["side"] < 0 else WORSE
 
 
-def sides_of(tuning: Tuning, panels: Sequence[Panel], arm: str) -> Side | None:
-    """Return an arm in some panels, None if it lacks one of them or has no chosen setting there."""
-    own = [tuning.get((panel, arm)) for panel in panels]
-    found = [each for each in own if each is not None and (each.chosen >= 0).any()]
-    return Side(arm, tuple(found)) if len(found) == len(panels) else None
+def tuned_arm(tuning: Tuning, panels: Sequence[Panel], arm: str) -> TunedArm | None:
+    """Return an arm with its settings in some panels; None if one of them has no chosen setting."""
+    choices = [tuning.get((panel, arm)) for panel in panels]
+    tuned = [choice for choice in choices if choice is not None and (choice.chosen >= 0).any()]
+    return TunedArm(arm, tuple(tuned)) if len(tuned) == len(panels) else None
 
 
 EMPTY_ROW: ComparisonRow = {
@@ -295,4 +296,4 @@ EMPTY_ROW: ComparisonRow = {
     **estimate_columns("equivalence", UNKNOWN_ESTIMATE),
     **estimate_columns("failure_difference", UNKNOWN_ESTIMATE),
 }
-"""The columns of a comparison that cannot be made."""
+"""Columns of a comparison without a shared replicate."""

@@ -1,7 +1,8 @@
-"""All comparisons of a sweep, corrected for their number and for earlier looks; see :func:`comparisons_of`."""
+"""All comparisons of a sweep, corrected for their number and for looks; see :func:`comparisons_of`."""
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,13 @@ from normlab.stats.comparison import (
     NOT_COMPARABLE,
     ComparisonRow,
     PooledPanels,
-    Side,
+    TunedArm,
     compare,
     effect_of,
     estimate_columns,
     replicate_effects,
     shown_estimate,
-    sides_of,
+    tuned_arm,
     verdict,
 )
 from normlab.stats.design import DATA_SEED, Metric
@@ -35,137 +36,139 @@ CORRECTED = {
     "equivalence_p": "equivalence_p_adjusted",
     "failure_p": "failure_p_adjusted",
 }
-"""Columns of p, and of p corrected for the number of comparisons and looks."""
+"""Columns of p, and the columns of p corrected for the number of comparisons and looks."""
 
 
 def comparisons_of(grid: Grid, tuning: Tuning, history: History | None) -> list[ComparisonRow]:
-    """Compare each arm with its baseline in each panel, by each metric.
+    """Compare each arm with its baseline in each panel and by each metric.
 
-    Where panels differ in ``data.seed`` alone, a comparison pooled over them is tested instead of each alone: the
-    replicates of all these splits have the same seeds, and count once.
+    Panels that differ only in ``data.seed`` are pooled into one test: their replicates have the same seeds, so
+    each seed counts once. The single panels are then described without a verdict.
 
-    Without a history the number of looks does not count.
+    Without a history, p is not corrected for looks.
 
     Columns: those of ``compare``; the panel's settings, ``panel``, ``arm``, ``baseline``, ``metric``,
-        ``question``, ``scope``; ``look``; ``p_adjusted``, which is ``p_near_best`` times the factor of the look,
-        corrected by Holm for all comparisons of the question; ``declared``, whether it is at most 0.05;
-        ``detectable``, the effect that is then declared with 80 % power; ``verdict``; ``new_table_p_adjusted``
-        and ``failure_p_adjusted``, corrected likewise.
+        ``question``, ``scope``; ``look``, the number of the look; ``p_adjusted``, which is ``p_near_best`` times
+        the factor of the look, Holm-corrected for all comparisons of the question; ``declared``, whether it is at
+        most 0.05; ``detectable``, the effect that is declared with 80 % power; ``verdict``; and
+        ``new_table_p_adjusted``, ``equivalence_p_adjusted`` and ``failure_p_adjusted``, corrected in the same way.
     """
-    rows = [row for metric in grid.design.metrics for row in of_metric(grid, tuning, metric, history)]
+    rows = [row for metric in grid.design.metrics for row in metric_comparisons(grid, tuning, metric, history)]
     for family in dict.fromkeys(family_of(row) for row in rows):
-        adjust([row for row in rows if family_of(row) == family])
+        correct_family([row for row in rows if family_of(row) == family])
     return rows
 
 
 def family_of(row: ComparisonRow) -> str:
-    """Return the comparisons that a row's p is corrected with: all of one question, or of a metric without one."""
+    """Return the name of the family that p is corrected in: the question, or the metric if it has none."""
     return str(row["question"] or row["metric"])
 
 
-def of_metric(grid: Grid, tuning: Tuning, metric: Metric, history: History | None) -> Iterator[ComparisonRow]:
-    """Yield the comparisons by one metric."""
-    for place, name, tested in pooled_panels(grid):
-        about: ComparisonRow = dict(zip(grid.design.panels, place.panels[0], strict=True))
-        if len(place.panels) > 1:
-            about[DATA_SEED] = name_of_splits(place)
-        present = {arm for panel, arm in tuning if panel in place.panels}
+def metric_comparisons(
+    grid: Grid, tuning: Tuning, metric: Metric, history: History | None
+) -> Iterator[ComparisonRow]:
+    """Yield the comparisons by one metric, without corrected p-values."""
+    for pooled, name, tested in pooled_panels(grid):
+        settings: ComparisonRow = dict(zip(grid.design.panels, pooled.panels[0], strict=True))
+        if len(pooled.panels) > 1:
+            settings[DATA_SEED] = pooled_name(pooled)
+        present = {arm for panel, arm in tuning if panel in pooled.panels}
         for arm, baseline in grid.design.comparisons:
             if arm not in present:
                 continue
             key = comparison_key(grid.design.compare, arm, baseline, name)
-            row = {**EMPTY_ROW, **about, "panel": name, "arm": arm, "baseline": baseline, "metric": metric.name}
-            row |= {"question": metric.question, "direction": metric.direction, "scope": place.scope, "key": key}
+            row = {**EMPTY_ROW, **settings, "panel": name, "arm": arm, "baseline": baseline, "metric": metric.name}
+            row |= {"question": metric.question, "direction": metric.direction, "scope": pooled.scope, "key": key}
             row |= {
-                "of_panels": place.panels,
-                "splits": len(place.panels),
+                "of_panels": pooled.panels,
+                "splits": len(pooled.panels),
                 "tested": tested,
                 "look": 0,
                 "factor": 1.0,
             }
-            yield row | one_comparison(grid, tuning, metric, history, place, row)
+            yield row | comparison_columns(grid, tuning, metric, history, pooled, row)
 
 
-def one_comparison(
-    grid: Grid, tuning: Tuning, metric: Metric, history: History | None, place: PooledPanels, row: ComparisonRow
+def comparison_columns(
+    grid: Grid, tuning: Tuning, metric: Metric, history: History | None, pooled: PooledPanels, row: ComparisonRow
 ) -> ComparisonRow:
-    """Return the columns of a comparison, or the verdict that says why it cannot be made."""
-    sides = [sides_of(tuning, place.panels, row[name]) for name in ("arm", "baseline")]
-    for name, side in zip(("arm", "baseline"), sides, strict=True):
-        if side is None:
-            return {"verdict": f"{NOT_COMPARABLE}: {reason(grid, tuning, place.panels, row[name])}"}
-    ours, theirs = (side for side in sides if side is not None)
-    found = compare(place, metric, ours, theirs)
-    if not found["replicates"]:
-        known = [not np.isnan(place.pick(grid.tables[metric.name], side)).all() for side in (ours, theirs)]
-        why = f"{row['arm']} and {row['baseline']} share no seed that is reported"
-        for name, is_known in zip((row["arm"], row["baseline"]), known, strict=True):
-            why = why if is_known else f"no reported run of {name} has {metric.name}"
-        return {"verdict": f"{NOT_COMPARABLE}: {why}"}
-    found |= {"disjoint": place.is_disjoint, "margin": grid.design.margin}
+    """Return the columns of a comparison; if it is impossible, only a verdict with the reason."""
+    pair: list[TunedArm] = []
+    for name in (row["arm"], row["baseline"]):
+        arm = tuned_arm(tuning, pooled.panels, name)
+        if arm is None:
+            return {"verdict": f"{NOT_COMPARABLE}: {missing_reason(grid, tuning, pooled.panels, name)}"}
+        pair.append(arm)
+    columns = compare(pooled, metric, *pair)
+    if not columns["replicates"]:
+        reason = f"{row['arm']} and {row['baseline']} share no seed that is reported"
+        for arm in pair:
+            if np.isnan(pooled.pick(grid.tables[metric.name], arm)).all():
+                reason = f"no reported run of {arm.arm} has {metric.name}"
+        return {"verdict": f"{NOT_COMPARABLE}: {reason}"}
+    columns |= {"disjoint": pooled.is_disjoint, "margin": grid.design.margin}
     if history is not None:
-        key, seeds = row["key"], found["seeds"]
-        found |= {"look": history.look(key, seeds), "factor": history.factor(key, seeds)}
-    return found
+        key, seeds = row["key"], columns["seeds"]
+        columns |= {"look": history.look(key, seeds), "factor": history.factor(key, seeds)}
+    return columns
 
 
 def pooled_panels(grid: Grid) -> Iterator[tuple[PooledPanels, str, bool]]:
-    """Yield where arms are compared, with a name, and whether a verdict is given there.
+    """Yield the panels of each comparison, with their name and whether the comparison is tested.
 
-    Several panels that differ in ``data.seed`` alone are pooled, and described one by one.
+    Panels that differ only in ``data.seed`` are pooled and tested together, then yielded one by one, untested.
     """
-    panels = list(dict.fromkeys(setting.panel for setting in grid.settings))
-    keys = grid.design.panels
+    panels, keys = grid.panels, grid.design.panels
     if DATA_SEED not in keys:
-        yield from ((PooledPanels(grid, (panel,)), grid.panel(panel), True) for panel in panels)
+        yield from ((PooledPanels(grid, (panel,)), grid.panel_name(panel), True) for panel in panels)
         return
-    at = keys.index(DATA_SEED)
+    position = keys.index(DATA_SEED)
     groups: dict[Panel, list[Panel]] = {}
     for panel in panels:
-        groups.setdefault((*panel[:at], *panel[at + 1 :]), []).append(panel)
+        groups.setdefault((*panel[:position], *panel[position + 1 :]), []).append(panel)
     for members in groups.values():
-        alike = len(members) > 1 and len({grid.uses[panel].scope for panel in members}) == 1
-        if alike:
+        is_pooled = len(members) > 1 and len({grid.uses[panel].scope for panel in members}) == 1
+        if is_pooled:
             pooled = PooledPanels(grid, tuple(members))
             rest = [(key, text) for key, text in zip(keys, members[0], strict=True) if key != DATA_SEED]
-            yield pooled, ", ".join([*(f"{key}={text}" for key, text in rest), name_of_splits(pooled)]), True
-        yield from ((PooledPanels(grid, (panel,)), grid.panel(panel), not alike) for panel in members)
+            yield pooled, ", ".join([*(f"{key}={text}" for key, text in rest), pooled_name(pooled)]), True
+        yield from ((PooledPanels(grid, (panel,)), grid.panel_name(panel), not is_pooled) for panel in members)
 
 
-def name_of_splits(place: PooledPanels) -> str:
-    """Return the name of panels that are pooled."""
-    return f"all {len(place.panels)} {DATA_SEED}"
+def pooled_name(pooled: PooledPanels) -> str:
+    """Return the name of pooled panels, such as ``all 3 data.seed``."""
+    return f"all {len(pooled.panels)} {DATA_SEED}"
 
 
-def reason(grid: Grid, tuning: Tuning, panels: Sequence[Panel], arm: str) -> str:
-    """Return why an arm cannot be compared in some panels: it has no run, or none with these keys."""
-    others = [own for own, name in tuning if name == arm]
+def missing_reason(grid: Grid, tuning: Tuning, panels: Sequence[Panel], arm: str) -> str:
+    """Return the reason that an arm is missing from some panels: no run, or other keys that differ."""
+    others = [panel for panel, name in tuning if name == arm]
     missing = [panel for panel in panels if panel not in others]
     if not missing or not others:
         return f"no run of {arm} is reported"
     different: list[list[str]] = [
-        [key for key, ours, theirs in zip(grid.design.panels, missing[0], other, strict=True) if ours != theirs]
+        [key for key, a, b in zip(grid.design.panels, missing[0], other, strict=True) if a != b]
         for other in others
     ]
     return f"{arm} differs in {', '.join(sorted(different, key=len)[0])}"
 
 
 def correct_p(rows: Sequence[ComparisonRow], name: str) -> None:
-    """Multiply p of some rows by the factor of their look, and correct it by Holm for their number."""
-    with np.errstate(invalid="ignore"):  # NaN, or 0 of an infinite factor
+    """Multiply a column of p by the factor of each row's look, then correct it by Holm's method."""
+    with np.errstate(invalid="ignore"):  # 0 times an infinite factor is NaN
         adjusted = holm(np.minimum(1.0, [row[name] * row["factor"] for row in rows]))
     for row, value in zip(rows, adjusted.tolist(), strict=True):
         row[CORRECTED[name]] = value
 
 
-def adjust(rows: Sequence[ComparisonRow]) -> None:
-    """Correct the p-values of comparisons of one question, and give each comparison its verdict."""
+def correct_family(rows: Sequence[ComparisonRow]) -> None:
+    """Correct the p-values of one family of comparisons, and set the verdict of each comparison."""
     tested = [row for row in rows if "verdict" not in row and row["tested"]]
     for row in rows:
         row.update(dict.fromkeys(CORRECTED.values(), np.nan))
     for name in ("p_near_best", "new_table_p", "equivalence_p"):
         correct_p(tested, name)
-    # Runs fail or not, whatever metric is compared: that is one test of two arms.
+    # Failures do not depend on the metric, so two arms have one test of failures for all metrics.
     failing = {row["key"]: row for row in tested if row["failed"] + row["baseline_failed"]}
     correct_p(list(failing.values()), "failure_p")
     for row in tested:
@@ -183,65 +186,64 @@ def adjust(rows: Sequence[ComparisonRow]) -> None:
 
 
 def interactions_of(grid: Grid, tuning: Tuning) -> pd.DataFrame:
-    """Return how the effect of each arm changes from panel to panel, of the primary metric.
+    """Test whether the effect of each arm on the primary metric changes from panel to panel.
 
-    A panel is compared with the first panel that differs from it in one key alone. The effect of each replicate
-    that both panels have is subtracted, and the differences are tested; p is corrected by Holm over all rows.
+    A panel is compared with the first earlier panel that differs from it in one key only. The test is of the
+    differences between the effects of the replicates that both panels have; p is Holm-corrected over all rows.
 
-    Columns: ``arm``, ``baseline``, ``key``, ``panel``, ``other`` (the panel it is compared with), ``replicates``,
-    ``effect`` (ratio, points or difference), ``estimate`` with its interval (a ratio of ratios, or a difference
-    of differences), ``p``, ``p_adjusted``.
+    Columns: ``arm``, ``baseline``, ``key``, ``panel``, ``other`` (the earlier panel), ``replicates``, ``effect``
+    (ratio, points or difference), ``estimate`` with its interval (a ratio of ratios, or a difference of
+    differences), ``p``, ``p_adjusted``.
     """
-    metric, panels = grid.design.primary, list(dict.fromkeys(setting.panel for setting in grid.settings))
-    rows = [
-        found
-        for arm, baseline in grid.design.comparisons
-        for panel, other, key in panel_pairs(panels, grid.design.panels)
-        if (found := one_interaction(grid, tuning, metric, (panel, other), (arm, baseline)))
-        for _ in [found.update({"key": key})]
-    ]
+    rows: list[ComparisonRow] = []
+    for pair in grid.design.comparisons:
+        for panel, other, key in panel_pairs(grid.panels, grid.design.panels):
+            row = interaction_row(grid, tuning, grid.design.primary, (panel, other), pair)
+            if row is not None:
+                rows.append(row | {"key": key})
     adjusted = holm(np.array([row["p"] for row in rows], dtype=float))
     columns = ["arm", "baseline", "key", "panel", "other", "replicates", "effect"]
     columns += ["estimate", "estimate_low", "estimate_high", "p", "p_adjusted"]
-    found_rows = [row | {"p_adjusted": float(p)} for row, p in zip(rows, adjusted, strict=True)]
-    return pd.DataFrame(found_rows, columns=columns)
+    corrected = [row | {"p_adjusted": float(p)} for row, p in zip(rows, adjusted, strict=True)]
+    return pd.DataFrame(corrected, columns=columns)
 
 
 def panel_pairs(panels: Sequence[Panel], keys: Sequence[str]) -> Iterator[tuple[Panel, Panel, str]]:
-    """Yield each panel with the first one before it that differs in one key alone, and that key."""
-    for place, panel in enumerate(panels):
-        for other in panels[:place]:
+    """Yield each panel, the first earlier panel that differs from it in one key only, and that key."""
+    for k, panel in enumerate(panels):
+        for other in panels[:k]:
             different = [key for key, a, b in zip(keys, panel, other, strict=True) if a != b]
             if len(different) == 1 and different[0] != DATA_SEED:
                 yield panel, other, different[0]
                 break
 
 
-def one_interaction(
+def interaction_row(
     grid: Grid, tuning: Tuning, metric: Metric, panels: tuple[Panel, Panel], arms: tuple[str, str]
 ) -> ComparisonRow | None:
-    """Return the change of an effect between two panels; None where an arm is missing or there is no verdict."""
-    places = [PooledPanels(grid, (panel,)) for panel in panels]
-    found: list[tuple[Side, Side]] = []
+    """Return the test of an interaction of two panels; None without shared, disjointly tuned replicates."""
+    values: list[tuple[Numbers, Numbers]] = []
     for panel in panels:
-        sides = [sides_of(tuning, (panel,), arm) for arm in arms]
-        if sides[0] is None or sides[1] is None or not grid.uses[panel].is_disjoint:
+        arm, baseline = (tuned_arm(tuning, (panel,), name) for name in arms)
+        if arm is None or baseline is None or not grid.uses[panel].is_disjoint:
             return None
-        found.append((sides[0], sides[1]))
-    table = grid.tables[metric.name]
-    values = [[place.pick(table, side) for side in sides] for place, sides in zip(places, found, strict=True)]
-    effect = effect_of(metric, *(own for pair in values for own in pair))
-    effects = [dict(zip(*reversed(replicate_effects(effect, *pair)), strict=True)) for pair in values]
-    shared = [seed for seed in effects[0] if seed in effects[1]]
+        pooled, table = PooledPanels(grid, (panel,)), grid.tables[metric.name]
+        values.append((pooled.pick(table, arm), pooled.pick(table, baseline)))
+    effect = effect_of(metric, *chain.from_iterable(values))
+    by_seed = []
+    for pair in values:
+        effects, seeds = replicate_effects(effect, *pair)
+        by_seed.append(dict(zip(seeds.tolist(), effects.tolist(), strict=True)))
+    shared = [seed for seed in by_seed[0] if seed in by_seed[1]]
     if not shared:
         return None
-    first, second = (np.array([own[seed] for seed in shared]) for own in effects)
+    first, second = (np.array([effects[seed] for seed in shared]) for effects in by_seed)
     test = interaction(first, second)
     return {
         "arm": arms[0],
         "baseline": arms[1],
-        "panel": grid.panel(panels[0]),
-        "other": grid.panel(panels[1]),
+        "panel": grid.panel_name(panels[0]),
+        "other": grid.panel_name(panels[1]),
         "replicates": len(shared),
         "effect": effect,
         **estimate_columns("estimate", shown_estimate(effect, test.shift)),
@@ -250,9 +252,9 @@ def one_interaction(
 
 
 def replicates_needed(comparisons: int, factor: float = 1.0) -> int:
-    """Return the fewest replicates with which a difference can be declared in each of some comparisons.
+    """Return the smallest number of replicates with which all comparisons can be declared different.
 
-    The smallest p of n replicates is ``2 / 2^n``; Holm's correction and the look multiply it.
+    The smallest p of n replicates is ``2 / 2^n``. The number of comparisons and the factor multiply it.
 
     >>> replicates_needed(1), replicates_needed(1, 2.0), replicates_needed(6, 2.0)
     (6, 7, 9)
@@ -261,10 +263,10 @@ def replicates_needed(comparisons: int, factor: float = 1.0) -> int:
 
 
 def holm(p: Numbers) -> Numbers:
-    """Return p-values ``(k,)`` corrected for there being k of them; NaN are none and stay.
+    """Return p-values ``(k,)`` corrected by Holm's method (Holm 1979); NaN stays NaN and does not count.
 
-    Of the i-th smallest, ``max over j ≤ i of min(1, (k − j + 1)·p_j)``: with these at most α, the probability
-    of any false declaration is at most α (Holm 1979).
+    The i-th smallest becomes ``max over j ≤ i of min(1, (k − j + 1)·p_j)``. Declaring those that are at most α
+    keeps the probability of any false declaration at most α.
     """
     p = np.asarray(p, dtype=float)
     known = np.flatnonzero(~np.isnan(p))

@@ -1,9 +1,10 @@
-"""The arms of a sweep: runs that differ in their seed alone are replicates of one arm.
+"""The configurations of a sweep and the summary of their runs; see :func:`summarize`.
 
-A frame of runs has a row per run and the columns ``arm``, ``seed``, ``status`` (finished, diverged, stopped
-or failed), ``untrained`` (a flag), ``best`` (of the optimized metric), its means at the end of the training on
-each split, see ``ENDS``, and ``seconds``. A diverged run has the worst infinity as its values. One that was
-stopped or failed has NaN: its values are not known.
+Runs that differ only in their seed are replicates of one configuration. A frame of runs has a row per run and the
+columns ``configuration``, ``seed``, ``status`` (finished, diverged, stopped or failed), ``untrained`` (a flag),
+``best`` (the best value of the optimized metric), the means of that metric over the last epochs on each split (see
+``ENDS``), and ``seconds``. The values of a diverged run are infinite, with the bad sign. Those of a stopped or
+failed run are NaN.
 """
 
 import re
@@ -17,23 +18,23 @@ from normlab.config.schema import OF_THE_VERDICT
 
 SEED, TARGET = "seed", "target"
 NO_SETTINGS = (SEED, TARGET, "retrain", "timing", *OF_THE_VERDICT)
-"""Keys that say which replicate a run is, what it is judged by, or how its folder is treated."""
+"""Keys that do not define a configuration: the seed, the options of the analysis, and the use of the folder."""
 ABSENT = "–"
 """The setting of a key that a run lacks."""
 ENDS = ("train_eval", "val", "test")
-"""Columns of runs: means over the last tenth of the epochs, the first of the training split in evaluation mode."""
+"""Columns of means over the last tenth of the epochs; ``train_eval`` is the training split in evaluation mode."""
 STATUSES = ("finished", "diverged", "stopped", "failed")
 
 
 def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
-    """Return the keys in which the runs of a sweep differ, apart from their seed and what they are judged by.
+    """Return the keys in which the runs of a sweep differ, without ``NO_SETTINGS``.
 
-    A key that was given the same text everywhere does not vary, although it may come to something else in
-    every run, as ``data.seed=${seed}`` does.
+    A key with the same override in all runs does not vary, even if it resolves to different values, as
+    ``data.seed=${seed}`` does.
 
     Args:
-        given: what was typed, (runs x keys); missing where a run was not given the key.
-        settings: what the key came to, (runs x keys); missing where that is not known.
+        given: the overrides, ``(runs x keys)``; missing if a run does not override the key.
+        settings: the resolved values, ``(runs x keys)``; missing if unknown.
     """
     return [
         str(key)
@@ -43,7 +44,7 @@ def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:
 
 
 def natural(text: str) -> tuple[float, list[str | float]]:
-    """Return a sort key of settings: numbers by size, and before words.
+    """Return a natural sort key: numbers by value, then words, with the numbers inside them by value.
 
     >>> sorted(["nobn", "1e-1", "[100]", "bn, eps=0.1", "bn", "0.01", "[20]", "bn, eps=0.05"], key=natural)
     ['0.01', '1e-1', '[20]', '[100]', 'bn', 'bn, eps=0.05', 'bn, eps=0.1', 'nobn']
@@ -52,11 +53,11 @@ def natural(text: str) -> tuple[float, list[str | float]]:
         return float(text), []
     except ValueError:
         parts = enumerate(re.split(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)", text))
-        return np.inf, [float(part) if place % 2 else part for place, part in parts]
+        return np.inf, [float(part) if k % 2 else part for k, part in parts]
 
 
 def configuration_label(keys: Iterable[str], settings: Iterable[str]) -> str:
-    """Return an arm's name.
+    """Return the name of a configuration (or panel) from its keys and settings.
 
     >>> configuration_label(["model", "optimizer.lr"], ["bn", "0.01"])
     'model=bn, optimizer.lr=0.01'
@@ -65,14 +66,15 @@ def configuration_label(keys: Iterable[str], settings: Iterable[str]) -> str:
 
 
 def replicates(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs whose best value is known, one per seed of an arm: a repetition is no evidence."""
+    """Return the runs with a known best value, without runs that repeat a configuration and seed."""
     return runs[runs["best"].notna()].drop_duplicates(["configuration", SEED])
 
 
 def mean_and_error(values: ArrayLike) -> tuple[float, float]:
-    """Return the mean of ``(n,)`` values and its standard error, ``s / √n``, where s² is divided by n − 1.
+    """Return the mean of ``(n,)`` values and its standard error ``s / √n``.
 
-    NaN is left out. An infinite value makes the mean infinite; then, and below two values, the error is NaN.
+    s² has the denominator n − 1. NaN is ignored. The error is NaN if a value is infinite or fewer than two are
+    known.
     """
     x = np.asarray(values, dtype=float)
     x = x[~np.isnan(x)]
@@ -84,21 +86,21 @@ def mean_and_error(values: ArrayLike) -> tuple[float, float]:
 
 
 def summarize(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per arm, in the order in which the arms appear among the ``runs``.
+    """Return a row per configuration, in the order of their first run.
 
-    Means are over the seeds whose runs came to their end. A diverged run is among them, with its infinity: a
-    mean of those that happened to survive would favour the arm that loses its worst runs. ``seconds`` is the mean
-    over finished runs.
+    Means are over the seeds with a finished or diverged run. Diverged runs count as infinite: a mean over the
+    surviving runs would favour a configuration that loses its worst runs. ``seconds`` is the mean over finished
+    runs.
     """
-    rows = {arm: configuration_summary(group) for arm, group in runs.groupby("configuration", sort=False)}
+    rows = {name: configuration_summary(group) for name, group in runs.groupby("configuration", sort=False)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
 
 
 def target_summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return when each arm reaches the target, by the column ``epochs_to_target``, a row per arm.
+    """Return the median epochs to the target of each configuration, from the column ``epochs_to_target``.
 
-    ``epochs_to_target`` is the median over the ``timed`` seeds, those of which it is known. Of them ``reached``
-    got there; where half or more did not, it is infinite.
+    Columns: ``timed``, the number of seeds with a known time; ``reached``, those that reach the target;
+    ``epochs_to_target``, the median over the timed seeds, infinite if half of them or more do not reach it.
     """
     times = replicates(runs).groupby("configuration")["epochs_to_target"]
     known = pd.DataFrame(
@@ -116,16 +118,16 @@ def target_summary(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def configuration_summary(arm: pd.DataFrame) -> dict[str, float]:
-    """Return the row of one arm from its runs."""
-    counted = replicates(arm)
+def configuration_summary(runs: pd.DataFrame) -> dict[str, float]:
+    """Return the counts, means and standard errors of one configuration from its runs."""
+    counted = replicates(runs)
     means = {name: mean_and_error(counted[name]) for name in ("best", *ENDS)}
     return {
-        "runs": len(arm),
-        **{status: int((arm["status"] == status).sum()) for status in STATUSES},
+        "runs": len(runs),
+        **{status: int((runs["status"] == status).sum()) for status in STATUSES},
         "seeds": len(counted),
-        "untrained": int(arm["untrained"].sum()),
+        "untrained": int(runs["untrained"].sum()),
         **{f"{name}_mean": mean for name, (mean, _) in means.items()},
         **{f"{name}_se": error for name, (_, error) in means.items()},
-        "seconds": mean_and_error(arm.loc[arm["status"] == "finished", "seconds"])[0],
+        "seconds": mean_and_error(runs.loc[runs["status"] == "finished", "seconds"])[0],
     }

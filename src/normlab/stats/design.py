@@ -1,13 +1,13 @@
-"""The design of a sweep: its arms, tuned keys and panels, and the metrics that arms are compared by.
+"""The design of a sweep: its arms, tuned keys, panels and metrics; see :func:`design_of`.
 
 A frame of runs has a row per run, a text column per key that varies (``model``, ``optimizer.lr``), a column per
 metric, and the columns
 
-- ``seed``, ``status`` (finished, diverged, stopped or failed);
-- ``validation``: the outcome that settings are chosen by. Like every metric it is the mean over the last tenth of
-  a run's epochs, the worst infinity of a diverged run, NaN where it is not known;
-- optional: ``best`` (the best validation over the epochs), ``untrained`` and ``shortened`` (stopped early),
-  flags; ``scope`` (see ``Scope``), ``train_rows`` and ``test_rows``; ``lr``, the text of the learning rate.
+- ``seed`` and ``status`` (finished, diverged, stopped or failed);
+- ``validation``: the metric that settings are chosen by. Like every metric it is the mean over the last tenth of
+  a run's epochs, infinite with the bad sign for a diverged run, and NaN if unknown;
+- optional: ``best`` (the best validation over the epochs), the flags ``untrained`` and ``shortened`` (stopped
+  early), ``scope`` (see ``Scope``), ``train_rows``, ``test_rows``, and ``lr`` (the learning rate as text).
 """
 
 import math
@@ -26,14 +26,14 @@ GENERALIZATION, OPTIMIZATION = "generalization", "optimization"
 
 
 class Scope(StrEnum):
-    """The difference between the replicates of a panel besides initial weights and batch order."""
+    """The source of variation between replicates, besides initial weights and batch order."""
 
     SEED = "seed"
-    """Nothing: all have the same samples."""
+    """None: all replicates have the same samples and split."""
     DRAW = "draw"
-    """The samples, which each replicate draws for itself."""
+    """The samples: each replicate draws new ones."""
     SPLIT = "split"
-    """The split of one table. Splits share rows."""
+    """The split: each replicate splits the same table, so that splits share rows."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Metric:
     """A metric that arms are compared by.
 
     Attributes:
-        name: with its split, as ``test/loss``.
-        direction: whether ``min`` or ``max`` is good.
-        question: ``generalization``, ``optimization``, or empty for a metric that was asked for. p-values are
+        name: the split and the metric, as in ``test/loss``.
+        direction: ``min`` if small values are good, ``max`` if large ones are.
+        question: ``generalization`` or ``optimization``; empty for a metric chosen by the user. p-values are
             corrected for all comparisons of one question.
     """
 
@@ -53,29 +53,30 @@ class Metric:
 
     @property
     def sign(self) -> float:
-        """The factor that turns a value into a loss: 1 where small is good, else −1."""
+        """The factor that turns a value into a loss: 1 if small values are good, else −1."""
         return 1.0 if self.direction == "min" else -1.0
 
     @property
     def is_share(self) -> bool:
-        """Whether values are shares, compared in percentage points."""
+        """Whether values are shares (accuracies), compared in percentage points."""
         return self.name.rpartition("/")[2] == "acc"
 
 
 @dataclass(frozen=True)
 class Design:
-    """A sweep's design.
+    """The roles of the keys and metrics of a sweep.
 
     Attributes:
-        compare: the key whose settings are the arms; empty if there is one arm alone, whose name is empty too.
-        arms: the settings of that key, in their natural order.
+        compare: the compared key, whose settings are the arms; empty if nothing is compared. There is then one
+            arm with an empty name.
+        arms: the settings of the compared key, in natural order.
         baseline: the arm that the others are compared with.
-        tuned: keys of which each arm takes the best setting.
-        panels: the other keys; arms are compared where these are the same.
-        metrics: those that arms are compared by, the primary first.
+        tuned: the tuned keys, of which each arm takes its best setting.
+        panels: the other keys; arms are compared among runs with the same settings of these.
+        metrics: the compared metrics, the primary one first.
         choice: the validation metric that settings are chosen by.
-        pairs: whether all arms are compared with each other.
-        margin: of the equivalence test, as a share (0.05 is 5 %); None without one.
+        pairs: whether all pairs of arms are compared, instead of each arm with the baseline.
+        margin: relative margin of the equivalence test (0.05 is 5 %); None: no equivalence test.
     """
 
     compare: str
@@ -90,16 +91,16 @@ class Design:
 
     @property
     def primary(self) -> Metric:
-        """The metric that figures show."""
+        """The metric of the figures and of interactions."""
         return self.metrics[0]
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
-        """The arms that are compared, each with its baseline."""
+        """The compared pairs ``(arm, baseline)``."""
         if not self.pairs:
             return [(arm, self.baseline) for arm in self.arms if arm != self.baseline]
         ordered = [self.baseline, *(arm for arm in self.arms if arm != self.baseline)]
-        return [(arm, other) for place, other in enumerate(ordered) for arm in ordered[place + 1 :]]
+        return [(arm, other) for k, other in enumerate(ordered) for arm in ordered[k + 1 :]]
 
 
 def design_of(
@@ -113,22 +114,22 @@ def design_of(
     pairs: bool = False,
     margin: float | None = None,
 ) -> Design:
-    """Find the design of a sweep in its runs.
+    """Infer the design of a sweep from its runs.
 
-    Compared is ``model`` where it varies, else the first key that is not tuned. Tuned are the keys of the
-    optimizer and its scheduler whose settings are all numbers, or absent where a run lacks the key.
+    The compared key is ``model`` if it varies, else the first key that is not tuned. Tuned keys are those of the
+    optimizer and the scheduler whose settings are all numbers; runs may lack such a key.
 
     Args:
-        runs: as this module describes them.
-        keys: those that vary.
+        runs: a row per run, with the columns that this module lists.
+        keys: the keys that vary.
         metrics, choice, pairs, margin: as in :class:`Design`.
-        compare, baseline: a key and an arm to take instead; by default ``nobn`` is the baseline where there is
-            such an arm, else the first.
-        untyped: keys in which the runs differ although nobody typed them. They are never tuned, and unless one
-            is asked for, compared only if it is ``model``.
+        compare: the key to compare instead.
+        baseline: the arm to use as baseline; by default ``nobn`` if it is an arm, else the first arm.
+        untyped: keys that vary without an override on the command line. They are never tuned, and are compared
+            only if ``compare`` names them or if the key is ``model``.
 
     Raises:
-        ValueError: ``compare`` does not vary, ``baseline`` is none of the arms, or the margin is not positive.
+        ValueError: ``compare`` does not vary, ``baseline`` is not an arm, or the margin is not positive.
     """
     known = runs[runs["validation"].notna()] if runs["validation"].notna().any() else runs
     typed = [key for key in keys if key not in untyped]
@@ -137,14 +138,14 @@ def design_of(
         others = [key for key in typed if key not in numbers]
         compare = MODEL if MODEL in keys else next(iter(others), "")
     elif compare not in keys:
-        raise ValueError(f"{compare!r} cannot be compared: {listed('what varies in this sweep is', keys)}")
+        raise ValueError(f"compare must be a key that varies ({', '.join(keys) or 'none does'}), got {compare!r}")
     arms = tuple(sorted(set(runs[compare].tolist()), key=natural)) if compare else ("",)
     if baseline is None:
         baseline = PLAIN if PLAIN in arms else arms[0]
     elif not compare:
-        raise ValueError(f"{baseline!r} cannot be the baseline: nothing is compared in this sweep; leave it away")
+        raise ValueError(f"baseline must be empty if nothing is compared, got {baseline!r}; leave it out")
     elif baseline not in arms:
-        raise ValueError(f"{baseline!r} cannot be the baseline: {listed(f'the settings of {compare} are', arms)}")
+        raise ValueError(f"baseline must be a setting of {compare} ({', '.join(arms)}), got {baseline!r}")
     if margin is not None and not 0 < margin < math.inf:
         raise ValueError(f"margin must be a number > 0, got {margin}; 0.05 is 5 %")
     tuned = tuple(key for key in numbers if key != compare)
@@ -153,7 +154,7 @@ def design_of(
 
 
 def are_numbers(settings: set[str]) -> bool:
-    """Return whether settings are numbers wherever a run has the key.
+    """Return True if all settings are numbers or absent, and not all are absent.
 
     >>> are_numbers({"0.1", "–"}), are_numbers({"–"}), are_numbers({"0.1", "null"})
     (True, False, False)
@@ -163,7 +164,7 @@ def are_numbers(settings: set[str]) -> bool:
 
 
 def is_number(setting: str) -> bool:
-    """Return whether a setting is a finite number.
+    """Return True if a setting is a finite number.
 
     >>> [is_number(text) for text in ("1e-3", "10", "null", "inf", "true")]
     [True, True, False, False, False]
@@ -172,12 +173,3 @@ def is_number(setting: str) -> bool:
         return math.isfinite(float(setting))
     except ValueError:
         return False
-
-
-def listed(start: str, names: Sequence[str]) -> str:
-    """Return the end of a sentence that lists names.
-
-    >>> listed("the arms are", ["bn", "nobn"]), listed("the arms are", [])
-    ('the arms are bn, nobn', 'the arms are none')
-    """
-    return f"{start} {', '.join(names) or 'none'}"

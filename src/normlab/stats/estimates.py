@@ -1,7 +1,7 @@
-"""Interquartile means and shares with bootstrap intervals, and the coverage of those with few seeds.
+"""Interquartile means with bootstrap intervals, and shares with Wilson's intervals.
 
-Values are ``(n,)``, one of each seed; NaN is not allowed, and a diverged run is infinite. IQM is the
-interquartile mean (Agarwal et al. 2021, arXiv:2108.13264). Intervals are pointwise: each holds for itself.
+Values are ``(n,)``, one per seed; NaN is not allowed, and a diverged run is infinite. IQM is the interquartile
+mean (Agarwal et al. 2021, arXiv:2108.13264). The intervals are pointwise: not corrected for their number.
 """
 
 from functools import lru_cache
@@ -15,22 +15,22 @@ RESAMPLES = 5000
 LEVEL = 0.95
 Numbers = NDArray[np.float64]
 MOST_DIVERGED = 0.25
-"""The share of diverged runs up to which the interquartile mean leaves them out, and is given."""
+"""The largest share of diverged runs for which an interquartile mean is computed; it trims them."""
 COVERAGE = {2: 0.48, 3: 0.74, 4: 0.87, 5: 0.90, 6: 0.90, 7: 0.91}
-"""Seeds, and the share of 95 % intervals of the interquartile mean that hold the true one: the lowest over normal,
-skewed and heavy-tailed runs. Measured by ``benchmarks/simulations.py --only descriptions``."""
+"""Actual coverage of the nominal 95 % interval of the IQM, by number of seeds: the lowest over normal, skewed and
+heavy-tailed runs. Measured by ``benchmarks/simulations.py --only descriptions``."""
 
 
-class Draws:
-    """Seeds drawn with replacement, the same for all statistics of as many seeds.
+class Resampler:
+    """Bootstrap resamples of seeds, shared by all statistics of the same number of seeds.
 
-    What is drawn depends on the generator's state and on the number of seeds alone: neither the order of the
-    runs nor the names of the arms move an interval, and seeds are drawn jointly for all arms.
-    ``scipy.stats.bootstrap`` draws anew for each statistic, which takes more than ten times as long.
+    The resamples depend only on the generator's state and on the number of seeds: neither the order of the runs
+    nor the names of the arms change an interval, and all arms are resampled jointly. ``scipy.stats.bootstrap``
+    resamples for each statistic, which takes more than ten times as long.
 
     Args:
-        generator: what all is drawn from; it is moved on by one number.
-        resamples: R, how often seeds are drawn; 0 makes all intervals NaN.
+        generator: source of the root seed; one number is drawn from it.
+        resamples: R, the number of resamples; 0 makes all intervals NaN.
     """
 
     def __init__(self, generator: np.random.Generator, resamples: int = RESAMPLES) -> None:
@@ -39,10 +39,10 @@ class Draws:
         self._kept: dict[tuple[str, int], NDArray] = {}
 
     def seeds(self, n: int) -> NDArray[np.intp]:
-        """Return which of n seeds each resample takes, ``(n, R)``.
+        """Return the indices of the seeds in each resample of n seeds, ``(n, R)``.
 
-        One half of the resamples is the mirror image of the other: the last seed for the first, and so on. So an
-        interval is turned around, and is the same otherwise, when the values are, as when two arms are exchanged.
+        One half of the resamples mirrors the other: index i becomes n − 1 − i. So negating the values, or
+        exchanging two arms, mirrors the interval exactly.
         """
         key = ("seeds", n)
         if key not in self._kept:
@@ -52,9 +52,9 @@ class Draws:
         return self._kept[key]
 
     def middle(self, n: int) -> NDArray[np.intp]:
-        """Return the middle half of each resample of n sorted values, ``(n − 2⌊n/4⌋, R)``.
+        """Return the indices of the middle half of each resample of n sorted values, ``(n − 2⌊n/4⌋, R)``.
 
-        What is drawn from sorted values is sorted when its indices are: they are sorted once, and no resample is.
+        Sorted indices into sorted values give sorted resamples, so only the indices are sorted, once.
         """
         key = ("middle", n)
         if key not in self._kept:
@@ -64,25 +64,25 @@ class Draws:
 
 
 def percentile_interval(resampled: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval of a statistic from what it is in R resamples, ``(R,)``.
+    """Return the percentile interval of a statistic from its R resampled values, ``(R,)``.
 
-    The ends are resampled values, the next ones outwards, so that an end can be infinite. A resample that has
-    no value (∞ − ∞, ∞/∞) counts as −∞ at the lower end and as ∞ at the upper.
+    Quantiles are rounded outwards to resampled values instead of interpolated, so that an end can be infinite.
+    NaN (from ∞ − ∞ or ∞/∞) counts as −∞ at the lower end and as ∞ at the upper end.
     """
     if not len(resampled):
         return np.nan, np.nan
     unknown = np.isnan(resampled)
     ends = []
     for share, outside in (((1 - level) / 2, -np.inf), ((1 + level) / 2, np.inf)):
-        place = share * (len(resampled) - 1)
-        at = int(np.floor(place) if share < 0.5 else np.ceil(place))
+        position = share * (len(resampled) - 1)
+        at = int(np.floor(position) if share < 0.5 else np.ceil(position))
         values = np.where(unknown, outside, resampled) if unknown.any() else resampled
         ends.append(float(np.partition(values, at)[at]))
     return ends[0], ends[1]
 
 
 class Estimate(NamedTuple):
-    """A number with the ends of its interval; NaN where they cannot be given."""
+    """An estimate with the ends of its interval; NaN if unknown."""
 
     value: float
     low: float
@@ -93,54 +93,54 @@ UNKNOWN_ESTIMATE = Estimate(np.nan, np.nan, np.nan)
 
 
 def iqm(values: Numbers) -> Numbers:
-    """Return the interquartile mean along the last axis: of what is left without ⌊n/4⌋ values at either end.
+    """Return the mean along the last axis without the ⌊n/4⌋ smallest and ⌊n/4⌋ largest values.
 
-    ``scipy.stats.trim_mean(values, 0.25)``, whose half millisecond a call is most of what a sweep's numbers took.
+    Equals ``scipy.stats.trim_mean(values, 0.25)``, which takes half a millisecond a call: too slow for a sweep.
     """
     cut = values.shape[-1] // 4
-    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, as it should be
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, as intended
         return np.asarray(np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1))
 
 
-def diverged(values: Numbers) -> float:
-    """Return the share of values that are infinite."""
+def diverged_share(values: Numbers) -> float:
+    """Return the share of infinite values; NaN without values."""
     return float(np.isinf(values).mean()) if len(values) else np.nan
 
 
-def iqm_estimate(values: Numbers, draws: Draws) -> Estimate:
+def iqm_estimate(values: Numbers, resampler: Resampler) -> Estimate:
     """Return the IQM of ``(n,)`` values with its percentile-bootstrap interval.
 
-    NaN if more than a quarter of them diverged; without an interval below two values.
+    NaN if more than a quarter of the runs diverged. The interval is NaN below two values.
     """
     n = len(values)
-    if n == 0 or diverged(values) > MOST_DIVERGED:
+    if n == 0 or diverged_share(values) > MOST_DIVERGED:
         return UNKNOWN_ESTIMATE
-    return Estimate(float(iqm(values)), *bootstrap_interval(values, draws))
+    return Estimate(float(iqm(values)), *bootstrap_interval(values, resampler))
 
 
-def bootstrap_interval(values: Numbers, draws: Draws) -> tuple[float, float]:
+def bootstrap_interval(values: Numbers, resampler: Resampler) -> tuple[float, float]:
     """Return the percentile-bootstrap interval of the IQM of ``(n,)`` values."""
-    if len(values) < 2 or not draws.resamples:
+    if len(values) < 2 or not resampler.resamples:
         return np.nan, np.nan
     with np.errstate(invalid="ignore"):
-        return percentile_interval(np.sort(values)[draws.middle(len(values))].mean(axis=0))
+        return percentile_interval(np.sort(values)[resampler.middle(len(values))].mean(axis=0))
 
 
 def differences(arm: Numbers, baseline: Numbers) -> Numbers:
-    """Return ``a − b`` of each seed; two that diverged do not differ."""
+    """Return ``a − b`` for each seed; 0 if both diverged."""
     both = np.isinf(arm) & (arm == baseline)
     return np.where(both, 0.0, arm) - np.where(both, 0.0, baseline)
 
 
 @lru_cache(maxsize=4096)
 def share_estimate(count: int, of: int) -> Estimate:
-    """Return a share of runs with Wilson's interval."""
+    """Return the share ``count / of`` with Wilson's interval."""
     if of == 0:
         return UNKNOWN_ESTIMATE
-    found = stats.binomtest(count, of).proportion_ci(LEVEL, method="wilson")
-    return Estimate(count / of, float(found.low), float(found.high))
+    interval = stats.binomtest(count, of).proportion_ci(LEVEL, method="wilson")
+    return Estimate(count / of, float(interval.low), float(interval.high))
 
 
 def coverage_of(seeds: int) -> float | None:
-    """Return the measured coverage of a 95 % interval where it falls short of that, below 8 seeds."""
+    """Return the actual coverage of a nominal 95 % interval below 8 seeds; None from 8 seeds on."""
     return COVERAGE.get(seeds)

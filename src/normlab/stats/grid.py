@@ -1,4 +1,4 @@
-"""The grid of a sweep: its runs by setting and seed, and the use of each panel's seeds; see :func:`grid_of`."""
+"""The grid of a sweep, its runs by configuration and seed, and the use of seeds; see :func:`grid_of`."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ from normlab.stats.estimates import Numbers
 Columns = NDArray[np.intp]
 Panel = tuple[str, ...]
 TUNING_SHARE, LEAST_TUNING = 3, 4
-"""One seed in three chooses settings, and at least four of them do."""
+"""One seed in three chooses settings, but at least four."""
 TABLES = ("validation", "best", "untrained", "shortened", "train_rows", "test_rows")
 
 
-class Setting(NamedTuple):
-    """The settings of runs that differ in their seed alone: of the panel's keys, the arm, and the tuned keys."""
+class Configuration(NamedTuple):
+    """A configuration: the settings of the panel's keys, the arm, and the settings of the tuned keys."""
 
     panel: Panel
     arm: str
@@ -30,15 +30,15 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Use:
-    """The replicates of a panel.
+    """The use of the replicates of a panel: for tuning, for the report, or for both.
 
     Attributes:
-        scope: what differs between them.
-        tuning, report: the columns of those that choose settings and of those that are reported. Without settings
-            to choose from, none tune.
-        within: whether each replicate chooses its own setting: one replicate's validation rows are another's test
-            rows where both split the same table, so that no replicate may choose for another.
-        train, test: the number of training and test samples; 0 if unknown.
+        scope: the source of variation between the replicates.
+        tuning: the grid columns of the replicates that choose settings; empty if no arm has a choice.
+        report: the grid columns of the reported replicates.
+        within: whether each replicate chooses its own setting. That is so for splits of one table: the validation
+            rows of one replicate are test rows of another, so no replicate may choose for another.
+        train, test: the numbers of training and test samples; 0 if unknown.
     """
 
     scope: Scope
@@ -50,27 +50,27 @@ class Use:
 
     @property
     def is_disjoint(self) -> bool:
-        """Whether no replicate that is reported chose settings for others; otherwise there is no verdict."""
+        """Whether no reported replicate chose settings for others; if False, there is no verdict."""
         return self.within or not np.isin(self.report, self.tuning).any()
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid with S rows, one per setting, and N columns, one per seed.
+    """A grid with S rows, one per configuration, and N columns, one per seed.
 
     Attributes:
-        design: the sweep's.
-        settings: of each row, in natural order.
-        seeds: of each column.
-        row, column: the place of each run, ``(runs,)``; column −1 where its seed is not known.
-        status: of each run.
-        tables: of each metric and of each column in ``TABLES``, ``(S, N)``; NaN where it is not known.
-        uses: of each panel.
+        design: the design of the sweep.
+        configurations: the configuration of each row, in natural order.
+        seeds: the seed of each column.
+        row, column: the cell of each run, ``(runs,)``; column −1 if its seed is unknown.
+        status: the status of each run.
+        tables: a table ``(S, N)`` for each metric and each column in ``TABLES``; NaN if unknown.
+        uses: the use of the replicates of each panel.
         rates: the learning rate of each row, as text.
     """
 
     design: Design
-    settings: list[Setting]
+    configurations: list[Configuration]
     seeds: list[int]
     row: Columns
     column: Columns
@@ -80,39 +80,44 @@ class Grid:
     rates: list[str]
 
     @property
+    def panels(self) -> list[Panel]:
+        """The panels in natural order."""
+        return list(dict.fromkeys(configuration.panel for configuration in self.configurations))
+
+    @property
     def values(self) -> Numbers:
         """The primary metric, ``(S, N)``."""
         return self.tables[self.design.primary.name]
 
     @property
     def choice(self) -> Numbers:
-        """The loss that settings are chosen by, ``(S, N)``: small is good."""
+        """The validation loss that settings are chosen by, ``(S, N)``; small values are good."""
         return self.design.choice.sign * self.tables["validation"]
 
     @property
     def failed(self) -> Numbers:
-        """Whether each run diverged or is untrained, ``(S, N)``: 1 or 0; NaN where it is not known."""
+        """1 for each run that diverged or is untrained, else 0, ``(S, N)``; NaN if unknown."""
         known, lost = ~np.isnan(self.tables["validation"]), np.isinf(self.tables["validation"])
         return np.where(known, lost | (self.tables["untrained"] > 0.5), np.nan)
 
     def losses(self, metric: Metric) -> Numbers:
-        """Return a metric with the sign that makes small values good, ``(S, N)``."""
+        """Return a metric, negated if large values are good, ``(S, N)``."""
         return metric.sign * self.tables[metric.name]
 
     def groups(self) -> Iterator[tuple[Panel, str, list[int]]]:
-        """Yield each panel and arm with its rows, in natural order."""
-        rows: dict[tuple[Panel, str], list[int]] = {}
-        for row, setting in enumerate(self.settings):
-            rows.setdefault((setting.panel, setting.arm), []).append(row)
-        for (panel, arm), found in rows.items():
-            yield panel, arm, found
+        """Yield each panel and arm with the rows of its configurations, in natural order."""
+        groups: dict[tuple[Panel, str], list[int]] = {}
+        for row, configuration in enumerate(self.configurations):
+            groups.setdefault((configuration.panel, configuration.arm), []).append(row)
+        for (panel, arm), rows in groups.items():
+            yield panel, arm, rows
 
     def arrange(self, numbers: Numbers) -> Numbers:
-        """Return a number of each run as a table ``(S, N)``; the mean over runs that repeat a seed."""
-        return mean_by_place(numbers, self.row, self.column, (len(self.settings), len(self.seeds)))
+        """Return per-run values ``(runs,)`` as a table ``(S, N)``; runs in the same cell are averaged."""
+        return mean_by_cell(numbers, self.row, self.column, (len(self.configurations), len(self.seeds)))
 
-    def panel(self, panel: Panel) -> str:
-        """Return a panel's name, empty where there is but one."""
+    def panel_name(self, panel: Panel) -> str:
+        """Return the name of a panel; empty if the design has a single panel."""
         return configuration_label(self.design.panels, panel)
 
 
@@ -120,33 +125,32 @@ def grid_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | No
     """Arrange the runs of a sweep in a grid, and decide how each panel uses its seeds.
 
     Args:
-        runs: as ``design`` describes them.
-        design: the sweep's.
-        tuning_seeds: those that choose settings, where an earlier verdict has fixed them.
+        runs: a row per run, with the columns that the module ``design`` lists.
+        design: the design of the sweep.
+        tuning_seeds: the seeds that choose settings, if an earlier verdict fixed them.
     """
-    arm = runs[design.compare].tolist() if design.compare else [""] * len(runs)
+    arms = runs[design.compare].tolist() if design.compare else [""] * len(runs)
     panels, tuned = (settings_of_runs(runs, keys) for keys in (design.panels, design.tuned))
-    of_runs = [Setting(*parts) for parts in zip(panels, arm, tuned, strict=True)]
-    settings = sorted(set(of_runs), key=sort_key)
-    number = {setting: row for row, setting in enumerate(settings)}
-    row = np.array([number[setting] for setting in of_runs], dtype=np.intp)
-    of_seeds = runs[SEED].to_numpy(dtype=float, na_value=np.nan)
-    seeds = sorted({int(seed) for seed in of_seeds[~np.isnan(of_seeds)].tolist()})
-    at = {seed: column for column, seed in enumerate(seeds)}
-    column = np.array([at.get(seed, -1) for seed in of_seeds.tolist()], dtype=np.intp)
-    shape = (len(settings), len(seeds))
+    run_configurations = [Configuration(*parts) for parts in zip(panels, arms, tuned, strict=True)]
+    configurations = sorted(set(run_configurations), key=sort_key)
+    row_of = {configuration: row for row, configuration in enumerate(configurations)}
+    row = np.array([row_of[configuration] for configuration in run_configurations], dtype=np.intp)
+    run_seeds = runs[SEED].to_numpy(dtype=float, na_value=np.nan)
+    seeds = sorted({int(seed) for seed in run_seeds[~np.isnan(run_seeds)].tolist()})
+    column_of = {seed: column for column, seed in enumerate(seeds)}
+    column = np.array([column_of.get(seed, -1) for seed in run_seeds.tolist()], dtype=np.intp)
+    shape = (len(configurations), len(seeds))
     names = dict.fromkeys([*(metric.name for metric in design.metrics), *TABLES])
     tables = {
-        name: mean_by_place(runs[name].to_numpy(dtype=float), row, column, shape)
+        name: mean_by_cell(runs[name].to_numpy(dtype=float), row, column, shape)
         if name in runs
         else np.full(shape, np.nan)
         for name in names
     }
-    rates = pd.Series(runs["lr"].tolist() if "lr" in runs else "", index=row).groupby(level=0).first()
+    first_rates = pd.Series(runs["lr"].tolist() if "lr" in runs else "", index=row).groupby(level=0).first()
+    rates = [str(first_rates[k]) for k in range(len(configurations))]
     status = np.array(runs["status"].tolist(), dtype=object)
-    grid = Grid(
-        design, settings, seeds, row, column, status, tables, {}, [str(rates[k]) for k in range(len(settings))]
-    )
+    grid = Grid(design, configurations, seeds, row, column, status, tables, {}, rates)
     scopes = runs["scope"].tolist() if "scope" in runs else [Scope.SEED] * len(runs)
     grid.uses.update(uses_of(grid, dict(zip(panels, scopes, strict=True)), tuning_seeds))
     return grid
@@ -155,51 +159,52 @@ def grid_of(runs: pd.DataFrame, design: Design, tuning_seeds: Sequence[int] | No
 def uses_of(
     grid: Grid, scopes: Mapping[Panel, str], tuning_seeds: Sequence[int] | None
 ) -> Iterator[tuple[Panel, Use]]:
-    """Yield the use of the seeds of each panel.
+    """Yield each panel with the use of its replicates.
 
-    Where settings are to be chosen and the replicates are no splits of one table, the first third of the seeds
-    that all arms of the panel share choose them, and at least four. All others report. With too few the same
-    seeds do both; an arm that has too few has no say in the seeds of the others.
+    - No arm has more than one configuration: all replicates report, none tune.
+    - Splits of one table: each replicate chooses its own setting, and all report.
+    - Else the first third of the seeds shared by all arms, but at least four, tune, and the others report. With
+      too few seeds all do both. Arms with too few seeds do not limit the shared seeds.
     """
     known = ~np.isnan(grid.tables["validation"])
-    arms: dict[Panel, list[list[int]]] = {}
+    arm_rows: dict[Panel, list[list[int]]] = {}
     for panel, _, rows in grid.groups():
-        arms.setdefault(panel, []).append([row for row in rows if known[row].any()])
-    for panel, members in arms.items():
+        arm_rows.setdefault(panel, []).append([row for row in rows if known[row].any()])
+    for panel, arms in arm_rows.items():
         scope = Scope(scopes[panel])
-        of_arms = [np.asarray(known[rows].any(axis=0)) for rows in members if rows]
-        everyone = np.flatnonzero(np.logical_or.reduce(of_arms)) if of_arms else np.array([], dtype=np.intp)
-        train, test = (sample_count(grid.tables[name], members) for name in ("train_rows", "test_rows"))
-        if not any(len(rows) > 1 for rows in members):
-            tuning, report = everyone[:0], everyone
+        known_seeds = [np.asarray(known[rows].any(axis=0)) for rows in arms if rows]
+        columns = np.flatnonzero(np.logical_or.reduce(known_seeds)) if known_seeds else np.array([], dtype=np.intp)
+        train, test = (sample_count(grid.tables[name], arms) for name in ("train_rows", "test_rows"))
+        if not any(len(rows) > 1 for rows in arms):
+            tuning, report = columns[:0], columns
         elif scope == Scope.SPLIT:
-            tuning = report = everyone
+            tuning = report = columns
         else:
-            tuning = tuning_columns(of_arms, np.isin(grid.seeds, list(tuning_seeds or ())))
-            report = np.setdiff1d(everyone, tuning)
+            tuning = tuning_columns(known_seeds, np.isin(grid.seeds, list(tuning_seeds or ())))
+            report = np.setdiff1d(columns, tuning)
             report = report if len(report) else tuning
         yield panel, Use(scope, tuning, report, scope == Scope.SPLIT and len(tuning) > 0, train, test)
 
 
-def tuning_columns(of_arms: Sequence[NDArray[Any]], fixed: NDArray[np.bool_]) -> Columns:
-    """Return the columns that choose settings in a panel.
+def tuning_columns(known_seeds: Sequence[NDArray[Any]], fixed: NDArray[np.bool_]) -> Columns:
+    """Return the columns of a panel that choose settings.
 
     Args:
-        of_arms: for each arm, whether it has a run of each seed, ``(N,)``.
-        fixed: whether each seed was one that chooses at an earlier verdict, ``(N,)``.
+        known_seeds: for each arm, whether it has a known run of each seed, ``(N,)``.
+        fixed: whether each seed chose settings at an earlier verdict, ``(N,)``.
     """
-    earlier = np.flatnonzero(fixed & np.logical_or.reduce(of_arms))
+    earlier = np.flatnonzero(fixed & np.logical_or.reduce(known_seeds))
     if len(earlier):
         return earlier
-    large = [own for own in of_arms if own.sum() > LEAST_TUNING] or of_arms
+    large = [known for known in known_seeds if known.sum() > LEAST_TUNING] or known_seeds
     shared = np.flatnonzero(np.logical_and.reduce(large))
     if len(shared):
         return first_third(shared)
-    return np.unique(np.concatenate([first_third(np.flatnonzero(own)) for own in large]))
+    return np.unique(np.concatenate([first_third(np.flatnonzero(known)) for known in large]))
 
 
 def first_third(seeds: Columns) -> Columns:
-    """Return those of some seeds that choose settings; all of them where none would be left to report.
+    """Return the first third of the seeds, but at least four; all seeds if none would be left to report.
 
     >>> first_third(np.arange(12)).tolist(), first_third(np.arange(3)).tolist()
     ([0, 1, 2, 3], [0, 1, 2])
@@ -208,24 +213,25 @@ def first_third(seeds: Columns) -> Columns:
     return seeds[:tuning] if len(seeds) > tuning else seeds
 
 
-def sample_count(table: Numbers, members: Sequence[Sequence[int]]) -> int:
-    """Return the median number of samples of a panel's runs, 0 if none is known."""
-    rows = table[[row for rows in members for row in rows]]
-    return int(np.nanmedian(rows)) if (~np.isnan(rows)).any() else 0
+def sample_count(table: Numbers, arms: Sequence[Sequence[int]]) -> int:
+    """Return the median number of samples over the runs of a panel; 0 if unknown."""
+    counts = table[[row for rows in arms for row in rows]]
+    return int(np.nanmedian(counts)) if (~np.isnan(counts)).any() else 0
 
 
 def settings_of_runs(runs: pd.DataFrame, keys: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return the settings of some keys in each run."""
+    """Return a tuple of the settings of the given keys for each run."""
     return list(zip(*(runs[key].tolist() for key in keys), strict=True)) if keys else [()] * len(runs)
 
 
-def sort_key(setting: Setting) -> list[list[tuple]]:
-    """Return a sort key of settings."""
-    return [[natural(text) for text in part] for part in (setting.panel, (setting.arm,), setting.tuned)]
+def sort_key(configuration: Configuration) -> list[list[tuple]]:
+    """Return a natural sort key: by panel, then arm, then tuned settings."""
+    panel, arm, tuned = configuration
+    return [[natural(text) for text in part] for part in (panel, (arm,), tuned)]
 
 
-def mean_by_place(numbers: Numbers, row: Columns, column: Columns, shape: tuple[int, int]) -> Numbers:
-    """Return the mean of the known numbers at each place of a table, NaN where there is none."""
+def mean_by_cell(numbers: Numbers, row: Columns, column: Columns, shape: tuple[int, int]) -> Numbers:
+    """Return a table with the mean of the known numbers in each cell; NaN in an empty cell."""
     known = (column >= 0) & ~np.isnan(numbers)
     total, count = np.zeros(shape), np.zeros(shape)
     np.add.at(total, (row[known], column[known]), numbers[known])

@@ -1,4 +1,4 @@
-"""The outcome of a run that arms are compared by, and the paired differences of outcomes."""
+"""The outcome of a run, a mean over its last epochs, and paired differences between outcomes."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,19 +14,19 @@ def final_mean(values: ArrayLike, epochs: ArrayLike) -> Numbers:
 
     .. math:: \frac{1}{|L|} \sum_{e \in L} v_e, \qquad L = \{e : 0.9\,E < e \le E\}, \; e = 1, 2, \dots
 
-    The minimum over epochs rewards noise: of two arms with equal expectations, the noisier one has the lower
-    minimum. A mean over a fixed part of the training does not.
+    The minimum over epochs would favour noise: of two arms with equal expectations, the noisier one has the lower
+    minimum. A mean over a fixed part of the training is unbiased.
 
     Args:
-        values: v, ``(..., T)``, after each epoch; NaN where the metric was not evaluated, or the run had ended.
-        epochs: E, ``(...)``, the epochs of each run's budget, from 1 to T.
+        values: v, ``(..., T)``, the metric after each epoch; NaN where it was not evaluated.
+        epochs: E, ``(...)``, the number of epochs of each run, from 1 to T.
 
     Returns:
-        The means, ``(...)``. ±∞ if a value up to E is infinite: the run diverged. The last known value where none
-        of the last 10 % was evaluated; NaN where none is known.
+        The means, ``(...)``: ±∞ if a value up to E is infinite (the run diverged), the last known value if none of
+        the last 10 % was evaluated, NaN if no value is known.
 
     Raises:
-        ValueError: a budget is outside 1 to T.
+        ValueError: a number of epochs is outside 1 to T.
     """
     v, budget = np.asarray(values, dtype=float), np.asarray(epochs)[..., None]
     if not v.size:
@@ -39,7 +39,7 @@ def final_mean(values: ArrayLike, epochs: ArrayLike) -> Numbers:
     epoch = np.arange(1, v.shape[-1] + 1)
     known = ~np.isnan(v) & (epoch <= budget)
     newest = np.where(known, epoch, 0).max(axis=-1, keepdims=True)
-    # 10 e > 9 E in whole numbers: 0.9 E is not exact in binary.
+    # 10 e > 9 E in integers, because 0.9 E is not exact in binary.
     in_window = known & ((10 * epoch > 9 * budget) | (epoch == newest))
     infinite = np.where(known & np.isinf(v), v, 0.0)
     worst = np.take_along_axis(infinite, np.abs(infinite).argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
@@ -67,7 +67,7 @@ def log_ratios(arm: ArrayLike, baseline: ArrayLike) -> Numbers:
 def point_differences(arm: ArrayLike, baseline: ArrayLike) -> Numbers:
     """Return ``100 (a − b)`` of paired shares such as accuracies, in percentage points, ``(n,)``.
 
-    Rounded to 1e-9 points, so that differences that are equal but for rounding errors tie, and tiny ones are 0.
+    Rounded to 1e-9 points, so that rounding errors neither break ties nor turn a 0 into a difference.
 
     >>> point_differences([0.95, 0.3], [0.94, 0.1 + 0.2]).tolist()
     [1.0, 0.0]

@@ -1,4 +1,4 @@
-"""Corrected t, equivalence, interaction, shares of failed runs, and the power of the signed-rank test."""
+"""Corrected t test, equivalence, interaction and McNemar tests; power of the signed-rank test."""
 
 import math
 from functools import lru_cache
@@ -22,9 +22,9 @@ from normlab.stats.signed_rank import (
 
 POWER = 0.8
 SIMULATED, DRAWN = 24, 20_000
-"""Pairs up to which the power is simulated, and the samples that are drawn for it."""
+"""The largest number of pairs for which the power is simulated, and the number of simulated samples."""
 EFFICIENCY = 3 / math.pi
-"""Of the signed-rank test relative to the t test with normal differences: 0.955."""
+"""Asymptotic efficiency of the signed-rank test relative to the t test for normal differences: 0.955."""
 
 
 class TTest(NamedTuple):
@@ -35,26 +35,24 @@ class TTest(NamedTuple):
 
 
 def corrected_t(differences: ArrayLike, train: int, test: int, level: float = 0.95) -> TTest:
-    r"""Test the mean paired difference over J random splits of one table: the corrected resampled t test.
+    r"""Test the mean paired difference over J random splits of one table by the corrected resampled t test.
 
     .. math::
         t = \frac{\bar d}{\sqrt{\left(\frac1J + \frac{n_\text{test}}{n_\text{train}}\right) s^2}}, \qquad
         J - 1 \text{ degrees of freedom}
 
-    Splits of one table share rows. Their differences are correlated, and more splits do not add more rows:
-    without the second term the test would declare a difference between equal learners if only J is large. The
-    term takes the correlation for :math:`n_\text{test}/(n_\text{test} + n_\text{train})`. Ranks have no such
-    correction.
-
-    SciPy's ``ttest_1samp`` takes the differences for independent.
+    Splits of one table share rows, so their differences are correlated. Without the second term, which assumes the
+    correlation :math:`n_\text{test}/(n_\text{test} + n_\text{train})`, the test would declare equal learners
+    different for large J. There is no such correction for rank tests. SciPy's ``ttest_1samp`` assumes independent
+    differences.
 
     Args:
-        differences: d, ``(J,)``, one of each split.
-        train, test: the number of training and of test rows of a split.
-        level: the confidence of the interval.
+        differences: d, ``(J,)``, one per split.
+        train, test: the numbers of training and test rows of a split.
+        level: the confidence level of the interval.
 
     Returns:
-        The test; NaN with fewer than two splits or an infinite difference, for a mean has no value then.
+        The test; NaN with fewer than two splits or an infinite difference.
 
     Raises:
         ValueError: there are no training or no test rows.
@@ -74,7 +72,7 @@ def corrected_t(differences: ArrayLike, train: int, test: int, level: float = 0.
 
 
 def split_ratio(train: int, test: int) -> float:
-    """Return test rows over training rows; raise ``ValueError`` if there are none of either."""
+    """Return the ratio of test rows to training rows; raise ``ValueError`` if either is below 1."""
     if train < 1 or test < 1:
         raise ValueError(f"train and test must be at least 1 row each, got {train} and {test}")
     return test / train
@@ -82,17 +80,18 @@ def split_ratio(train: int, test: int) -> float:
 
 @lru_cache(maxsize=1024)
 def corrected_t_detectable(splits: int, train: int, test: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    r"""Return the mean difference that the corrected t test finds with 80 % power.
+    r"""Return the mean difference that the corrected t test detects with the given power.
 
-    In standard deviations s of the differences between splits. Where the correction is right, t is noncentral
-    with J − 1 degrees of freedom and noncentrality :math:`\delta / \sqrt{1/J + n_\text{test}/n_\text{train}}`.
-    With many splits it approaches a limit that only more rows lower.
+    The unit is s, the standard deviation of the differences between splits. If the assumed correlation is right,
+    t is noncentral with J − 1 degrees of freedom and noncentrality
+    :math:`\delta / \sqrt{1/J + n_\text{test}/n_\text{train}}`. With many splits the difference approaches a limit
+    that only more rows can lower.
 
     Args:
-        splits: J; below 2 no difference is found: infinite.
-        train, test: the number of training and of test rows of a split.
-        alpha: what p must be at most.
-        power: the probability of that.
+        splits: J; infinite below 2.
+        train, test: the numbers of training and test rows of a split.
+        alpha: the significance level.
+        power: the probability of p ≤ alpha.
 
     >>> [round(corrected_t_detectable(splits, 142, 36), 2) for splits in (12, 24, 100)]
     [1.79, 1.59, 1.45]
@@ -100,17 +99,17 @@ def corrected_t_detectable(splits: int, train: int, test: int, alpha: float = 0.
     ratio = split_ratio(train, test)
     if splits < 2:
         return math.inf
-    df, beyond = splits - 1, float(stats.t.isf(alpha / 2, splits - 1))
-    found = optimize.brentq(lambda nc: stats.nct.sf(beyond, df, nc) - power, 0.0, beyond + 50.0)
-    return float(found) * math.sqrt(1 / splits + ratio)
+    df, critical = splits - 1, float(stats.t.isf(alpha / 2, splits - 1))
+    noncentrality = optimize.brentq(lambda nc: stats.nct.sf(critical, df, nc) - power, 0.0, critical + 50.0)
+    return float(noncentrality) * math.sqrt(1 / splits + ratio)
 
 
 class MarginTest(NamedTuple):
     """The result of a test against a margin.
 
     Attributes:
-        p: of the test; a claim holds at 5 % where it is at most 0.05.
-        interval: of the shift, with both tails at the test's level: 90 % where that is 5 %.
+        p: the p-value; equivalence is declared at 5 % if it is at most 0.05.
+        interval: interval of the shift of level 1 − 2α: 90 % if α is 5 %.
     """
 
     p: float
@@ -118,15 +117,18 @@ class MarginTest(NamedTuple):
 
 
 def equivalence(differences: ArrayLike, margin: float, alpha: float = 0.05) -> MarginTest:
-    r"""Test whether paired differences lie within ±margin: two one-sided signed-rank tests.
+    r"""Test whether the shift lies within ±margin, by two one-sided signed-rank tests.
 
-    :math:`p = \max(p_>(-\Delta), p_<(\Delta))` of the hypotheses ``θ ≤ −Δ`` and ``θ ≥ Δ``. ``p ≤ α`` exactly if
-    the interval of level 1 − 2α lies strictly between −Δ and Δ.
+    :math:`p = \max(p_>(-\Delta), p_<(\Delta))`, the larger p of the null hypotheses ``θ ≤ −Δ`` and ``θ ≥ Δ``.
+    ``p ≤ α`` if and only if the interval of level 1 − 2α lies strictly between −Δ and Δ.
 
     Args:
         differences: d, ``(n,)``, as in ``signed_rank``.
-        margin: Δ > 0, in the unit of the differences: of log ratios, ``log(1.05)`` for 5 %.
-        alpha: the level of each test.
+        margin: Δ > 0, in the unit of the differences; for log ratios, ``log(1.05)`` is 5 %.
+        alpha: the level of each one-sided test.
+
+    Raises:
+        ValueError: the margin is not positive and finite.
 
     Schuirmann (1987), A comparison of the two one-sided tests procedure and the power approach, J. Pharmacokinet.
     Biopharm. 15.
@@ -135,7 +137,7 @@ def equivalence(differences: ArrayLike, margin: float, alpha: float = 0.05) -> M
 
 
 def equivalence_p(differences: ArrayLike, margin: float) -> NDArray[np.float64]:
-    """Return p of the test of :func:`equivalence` of each sample, ``(...)``, from differences ``(..., n)``."""
+    """Return p of :func:`equivalence` for each sample, ``(...)``, from differences ``(..., n)``."""
     if not 0 < margin < math.inf:
         raise ValueError(
             f"margin must be positive and finite, got {margin}; state the smallest effect that matters"
@@ -144,22 +146,22 @@ def equivalence_p(differences: ArrayLike, margin: float) -> NDArray[np.float64]:
 
 
 def interaction(panel: ArrayLike, other: ArrayLike, level: float = 0.95) -> PairedTest:
-    """Test whether the difference between two arms is another one in another panel.
+    """Test whether the effect of an arm differs between two panels, by the signed-rank test.
 
-    Replicate i contributes ``panel[i] − other[i]``, a difference of paired differences: of log ratios it is the
-    log of a ratio of ratios. Two infinite differences of one sign do not differ.
+    Replicate i contributes ``panel[i] − other[i]``, a difference of paired differences; for log ratios, the log of
+    a ratio of ratios. Two infinite differences of the same sign give 0.
 
     Args:
-        panel, other: the paired difference between the arms in either panel, ``(n,)``, of the same replicates.
-        level: the confidence of the interval.
+        panel, other: the paired differences between the arms in each panel, ``(n,)``, for the same replicates.
+        level: the confidence level of the interval.
 
     Raises:
-        ValueError: the panels differ in their number of replicates.
+        ValueError: the panels have different numbers of replicates.
     """
     a, b = np.asarray(panel, dtype=float), np.asarray(other, dtype=float)
     if a.shape != b.shape:
         raise ValueError(
-            f"panels must have the same replicates, got {len(a)} and {len(b)}; keep those that both panels have"
+            f"panels must have the same replicates, got {len(a)} and {len(b)}; keep those that are in both"
         )
     return paired_test(differences(a, b), level)
 
@@ -167,11 +169,11 @@ def interaction(panel: ArrayLike, other: ArrayLike, level: float = 0.95) -> Pair
 def mean_over_splits(values: Numbers) -> Numbers:
     """Return the mean of each replicate over P splits, ``(n,)``, from values ``(n, P)``.
 
-    The unit of a test is the replicate: n replicates on P splits are n values, not nP. Runs of one replicate on
-    several splits are not independent of each other, and counting each would find differences that are not there.
+    The unit of a test is the replicate, as runs of one replicate on several splits are not independent: counting
+    n·P values would declare differences that do not exist.
 
-    A mean is infinite where most of its infinite values have one sign. As many of ∞ as of −∞ cancel, and the
-    mean is that of the finite values, 0 without any.
+    A mean is infinite, with the sign of the majority, unless ∞ and −∞ are equally frequent. Then they cancel, and
+    the mean is that of the finite values, or 0 without any.
 
     >>> mean_over_splits(np.array([[1.0, 3.0], [np.inf, 2.0], [np.inf, -np.inf]])).tolist()
     [2.0, inf, 0.0]
@@ -186,8 +188,8 @@ class ShareTest(NamedTuple):
     """The comparison of two shares.
 
     Attributes:
-        p: of the exact two-sided test.
-        difference: the share of the arm minus that of the baseline, with its 95 % interval.
+        p: p of the exact two-sided test.
+        difference: the share of the arm minus the share of the baseline, with its 95 % interval.
     """
 
     p: float
@@ -195,33 +197,35 @@ class ShareTest(NamedTuple):
 
 
 def compare_paired_shares(arm: ArrayLike, baseline: ArrayLike) -> ShareTest:
-    r"""Compare two shares of failed runs, replicate by replicate: McNemar's exact test.
+    r"""Compare two paired shares of failed runs by McNemar's exact test.
 
-    Of b replicates in which the arm alone fails and c in which the baseline alone does, b is binomial with
-    probability one half if the shares are equal: ``p = P(|B − (b+c)/2| ≥ |b − c|/2)``, 1 without any.
+    Let only the arm fail in b replicates and only the baseline in c. If the shares are equal, b is binomial with
+    ``b + c`` trials and probability one half: ``p = P(|B − (b+c)/2| ≥ |b − c|/2)``, or 1 if b + c = 0.
 
-    The interval is Newcombe's method 10, Wilson's intervals :math:`(l_k, u_k)` of the shares :math:`p_k`
-    combined:
+    The interval is Newcombe's method 10, which combines Wilson's intervals :math:`(l_k, u_k)` of the shares
+    :math:`p_k`:
 
     .. math::
         \theta - \sqrt{(p_1 - l_1)^2 - 2\phi (p_1 - l_1)(u_2 - p_2) + (u_2 - p_2)^2}, \qquad
         \theta + \sqrt{(u_1 - p_1)^2 - 2\phi (u_1 - p_1)(p_2 - l_2) + (p_2 - l_2)^2}
 
-    with ``θ = p₁ − p₂`` and φ the correlation of the failures, corrected for continuity. SciPy has no interval of
-    a difference of shares.
+    with ``θ = p₁ − p₂`` and φ the correlation of the failures, corrected for continuity. SciPy has no interval for
+    a difference of paired shares.
 
     Args:
         arm, baseline: whether each replicate failed, ``(n,)``.
 
     Raises:
-        ValueError: the arms differ in their number of replicates.
+        ValueError: the arms have different numbers of replicates.
 
     McNemar (1947), Psychometrika 12. Newcombe (1998), Improved confidence intervals for the difference between
     binomial proportions based on paired data, Statist. Med. 17, 2635.
     """
     a, b = np.asarray(arm, dtype=bool), np.asarray(baseline, dtype=bool)
     if a.shape != b.shape:
-        raise ValueError(f"paired shares must have equally many replicates, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"paired shares must have equally many replicates, got {len(a)} and {len(b)}; keep the shared ones"
+        )
     if not len(a):
         return ShareTest(math.nan, UNKNOWN_ESTIMATE)
     both, only_arm, only_baseline, neither = (int((x & y).sum()) for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))
@@ -233,7 +237,7 @@ def compare_paired_shares(arm: ArrayLike, baseline: ArrayLike) -> ShareTest:
 
 
 def newcombe(first: Estimate, second: Estimate, phi: float = 0.0) -> Estimate:
-    """Return the difference of two shares with Newcombe's interval, from Wilson's of each and φ."""
+    """Return the difference of two shares with Newcombe's interval, from Wilson's intervals and φ."""
     down, up = first.value - first.low, first.high - first.value
     other_down, other_up = second.value - second.low, second.high - second.value
     value = first.value - second.value
@@ -243,10 +247,10 @@ def newcombe(first: Estimate, second: Estimate, phi: float = 0.0) -> Estimate:
 
 
 def failure_correlation(both: int, only_arm: int, only_baseline: int, neither: int) -> float:
-    """Return φ, the correlation of the failures of two arms; a positive one is corrected for continuity.
+    """Return φ, the correlation of the failures of two arms, corrected for continuity if it is positive.
 
-    ``φ = C / √(product of the margins)``, where C is ``Δ = both·neither − only_arm·only_baseline`` if that is
-    negative, and ``max(Δ − n/2, 0)`` else; 0 if a margin is 0.
+    ``φ = C / √(product of the margins)``, 0 if a margin is 0. With ``Δ = both·neither − only_arm·only_baseline``,
+    C is Δ if Δ ≤ 0, else ``max(Δ − n/2, 0)``.
     """
     n = both + only_arm + only_baseline + neither
     margins = (both + only_arm) * (only_baseline + neither) * (both + only_baseline) * (only_arm + neither)
@@ -258,36 +262,39 @@ def failure_correlation(both: int, only_arm: int, only_baseline: int, neither: i
 
 @lru_cache(maxsize=4096)
 def detectable_shift(n: int, level: float = 0.05) -> float:
-    r"""Return the difference that the two-sided signed-rank test of n pairs finds with 80 % power.
+    r"""Return the shift that the two-sided signed-rank test of n pairs detects with 80 % power.
 
-    In standard deviations of the paired differences, taken as normal. The test declares ``d = z + δ`` larger than
-    0 if at least c of the averages :math:`(z_i + z_j)/2`, ``i ≤ j``, lie above −δ, that is, if δ exceeds the c-th
-    largest with the other sign. The difference is the 80 % quantile of these over samples z, drawn with a fixed
-    seed. From 25 pairs on it is that of the z test, :math:`(z_{\alpha/2} + z_{0.2}) / \sqrt{0.955\,n}`, plus a
-    correction of the order 1/n that makes it meet the simulated ones at 24 pairs.
+    The unit is the standard deviation of the paired differences, which are assumed normal. Infinite if no p of n
+    pairs is as small as the level.
+
+    Up to 24 pairs the shift is simulated. The test declares ``d = z + δ`` positive if at least c of the averages
+    :math:`(z_i + z_j)/2`, ``i ≤ j``, exceed −δ, that is, if δ exceeds the negative of their c-th largest. The
+    shift is the 80 % quantile of this value over samples z, drawn with a fixed seed. From 25 pairs on it is that
+    of the z test, :math:`(z_{\alpha/2} + z_{0.2}) / \sqrt{0.955\,n}`, with a correction of order 1/n that makes
+    both agree at 24 pairs.
 
     Args:
         n: the number of pairs.
-        level: what p must be at most: 0.05/m with m comparisons. Infinite if no p of n pairs is that small.
+        level: the significance level: 0.05/m for m comparisons.
     """
     if n < 1 or 2.0 ** (1 - n) > level:
         return math.inf
     if n <= SIMULATED:
         return simulated_shift(n, level)
-    joint = 0.0
+    correction = 0.0
     if level >= 2.0 ** (1 - SIMULATED):
-        joint = simulated_shift(SIMULATED, level) / asymptotic_shift(SIMULATED, level) - 1
-    return asymptotic_shift(n, level) * (1 + joint * SIMULATED / n)
+        correction = simulated_shift(SIMULATED, level) / asymptotic_shift(SIMULATED, level) - 1
+    return asymptotic_shift(n, level) * (1 + correction * SIMULATED / n)
 
 
 def asymptotic_shift(n: int, level: float) -> float:
-    """Return the difference that a z test with 0.955 n pairs finds with 80 % power."""
+    """Return the shift that a z test with 0.955 n pairs detects with 80 % power."""
     return float(stats.norm.isf(level / 2) + stats.norm.isf(1 - POWER)) / math.sqrt(EFFICIENCY * n)
 
 
 @lru_cache(maxsize=4096)
 def simulated_shift(n: int, level: float) -> float:
-    """Return the difference that is found with 80 % power in simulated samples of n pairs."""
+    """Return the shift that is detected with 80 % power in simulated samples of n pairs."""
     tail = null_tail(tuple(range(2, 2 * n + 2, 2)))[::2]
     critical = int(np.argmax(2 * tail <= level))
     averages = sampled_averages(n)
@@ -296,17 +303,17 @@ def simulated_shift(n: int, level: float) -> float:
 
 @lru_cache(maxsize=2)
 def sampled_averages(n: int) -> Numbers:
-    """Return the sorted averages of two, ``(20,000, n(n + 1)/2)``, of normal samples drawn with a fixed seed."""
+    """Return sorted Walsh averages of normal samples with a fixed seed, ``(20000, n(n + 1)/2)``."""
     z = np.random.default_rng(n).normal(size=(DRAWN, n)).astype(np.float32)
     first, second = np.triu_indices(n)
     return np.sort((z[:, first] + z[:, second]) / 2, axis=1)
 
 
 def replicates_for(difference: float, level: float = 0.05) -> int:
-    """Return the fewest pairs with which a difference is found with 80 % power.
+    """Return the smallest number of pairs that detects a difference with 80 % power.
 
     Args:
-        difference: in standard deviations of the paired differences.
+        difference: the difference in standard deviations of the paired differences.
         level: as in :func:`detectable_shift`.
 
     Raises:

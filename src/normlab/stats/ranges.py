@@ -1,4 +1,4 @@
-"""How much it matters what was set: the range of learning rates that are nearly as good, and the batch size."""
+"""The sensitivity to settings: the range of near-optimal settings, and the ratio between batch sizes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WITHIN = 10.0
-"""Percent of the best."""
+"""Percent above the best loss."""
 BATCH_SIZE = "data.batch_size"
 
 
@@ -16,8 +16,8 @@ class Range(NamedTuple):
 
     Attributes:
         smallest, largest: its ends.
-        decades: how many factors of ten lie between them; NaN if they are not positive.
-        open: whether an end is the last setting that was tried, so that the range may go on.
+        decades: ``log10(largest / smallest)``; NaN unless both are positive.
+        open: True if an end is also an end of the grid, so that the range may extend further.
     """
 
     smallest: float
@@ -27,24 +27,24 @@ class Range(NamedTuple):
 
 
 def good_range(settings: Sequence[float], losses: Sequence[float], within: float = WITHIN) -> Range | None:
-    """Return the settings about the best whose loss is within some percent of its: ``L ≤ L* + within/100·|L*|``.
+    """Return the contiguous range of settings around the best with ``L ≤ L* + within/100·|L*|``.
 
-    They are neighbours of the best without a gap. None with fewer than two settings, or if no loss is finite.
+    None with fewer than two settings, or if no loss is finite.
 
     Args:
-        settings: numbers, ``(S,)``, in any order; of equal ones, the best loss counts.
-        losses: of each, small is good; NaN and ∞ are not within anything.
-        within: percent.
+        settings: numbers, ``(S,)``, in any order; equal settings count with their lowest loss.
+        losses: L, the loss of each setting; L* is the lowest. NaN and ∞ are outside the range.
+        within: tolerance in percent.
     """
     best: dict[float, float] = {}
     for setting, loss in zip(settings, losses, strict=True):
         best[setting] = min(best.get(setting, np.inf), np.inf if np.isnan(loss) else loss)
     tried = sorted(best)
-    found = np.array([best[setting] for setting in tried])
-    if len(tried) < 2 or not np.isfinite(found).any():
+    lowest = np.array([best[setting] for setting in tried])
+    if len(tried) < 2 or not np.isfinite(lowest).any():
         return None
-    good = found <= found.min() + within / 100 * abs(found.min())
-    low = high = int(found.argmin())
+    good = lowest <= lowest.min() + within / 100 * abs(lowest.min())
+    low = high = int(lowest.argmin())
     while low > 0 and good[low - 1]:
         low -= 1
     while high < len(tried) - 1 and good[high + 1]:
@@ -55,7 +55,7 @@ def good_range(settings: Sequence[float], losses: Sequence[float], within: float
 
 
 def largest_ratio(values: NDArray[np.float64]) -> float:
-    """Return the largest over the smallest of ``(B,)`` values, NaN unless all are known and positive."""
+    """Return the largest over the smallest of ``(B,)`` values; NaN unless all are finite and positive."""
     if len(values) < 2 or not (np.isfinite(values) & (values > 0)).all():
         return np.nan
     return float(values.max() / values.min())

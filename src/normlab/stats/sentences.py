@@ -1,4 +1,4 @@
-"""Sentences for comparisons, each from its numbers alone. The entry is :func:`sentence`."""
+"""Verdict sentences: comparisons, time ratios and interactions as text; see :func:`sentence`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,38 +25,41 @@ UNTUNED = "not tuned: other rates may reverse it"
 
 
 def sentence(row: AnyRow, grid: Grid, tuning: Tuning) -> str:
-    """Return a comparison in words: the finding, the effect with its interval, p, the scope, and the settings.
+    """Return a comparison as a sentence: finding, effect with interval, p, scope and settings.
 
     Args:
-        row: of the comparisons.
-        grid, tuning: the sweep, and the settings that were chosen.
+        row: a row of the comparisons.
+        grid, tuning: the sweep and the chosen settings.
     """
     return "; ".join(clauses(row, grid, tuning))
 
 
 def clauses(row: AnyRow, grid: Grid, tuning: Tuning) -> list[str]:
-    """Return the parts of the sentence."""
+    """Return the clauses of the sentence, the finding first."""
     arm, baseline, verdict = row["arm"], row["baseline"], row["verdict"]
     where = f" at {row['panel']}" if row["panel"] else ""
-    against = f"{arm} against {baseline}{where}: {verdict}"
     if verdict.startswith(NOT_COMPARABLE):
-        return [against]
+        return [f"{arm} and {baseline}{where} are {verdict}"]
+    effect = effect_clause(row)
+    if verdict == ONE_SPLIT:
+        return [f"{arm} against {baseline}{where}, {verdict}: {effect}"]
     settings = settings_clause(row, grid, tuning)
     notes = [*settings, *shortened_clause(row, grid, tuning), *failure_clause(row)]
-    numbers = f"{effect(row)}, {p_clause(row)}{over(row)}"
     if verdict == TOO_FEW:
-        return [f"{against}: {why_too_few(row)}", effect(row), *equivalence_clause(row), *notes]
+        finding = f"{verdict} to compare {arm} with {baseline}{where}: {too_few_reason(row)}"
+        return [finding, effect, *equivalence_clause(row), *notes]
     if verdict == BEYOND:
-        return [against, effect(row), *equivalence_clause(row), *notes]
-    if verdict == ONE_SPLIT:
-        return [f"{against}: {effect(row)}"]
-    found = f"{arm} is {verdict} than {baseline}{where}" if verdict in (BETTER, WORSE) else against
+        return [f"{verdict} for {arm} against {baseline}{where}", effect, *equivalence_clause(row), *notes]
+    if verdict in (BETTER, WORSE):
+        finding = f"{arm} is {verdict} than {baseline}{where}"
+    else:
+        finding = f"{verdict} between {arm} and {baseline}{where}"
     tail = [*new_table_clause(row, grid), *equivalence_clause(row), *notes]
-    return [f"{found}: {numbers}", *undeclared_clause(row), *tail]
+    return [f"{finding}: {effect}, {p_clause(row)}{scope_clause(row)}", *undeclared_clause(row), *tail]
 
 
 def undeclared_clause(row: AnyRow) -> list[str]:
-    """Return why nothing is declared although the interval leaves out that the arms are the same."""
+    """Return the reason for no declared difference although the interval excludes equality."""
     same = 1.0 if row["effect"] == RATIO else 0.0
     if (
         row["verdict"] != ALIKE
@@ -66,80 +69,79 @@ def undeclared_clause(row: AnyRow) -> list[str]:
         return []
     if row["p_near_best"] > ALPHA >= row["p"]:
         worse = row["arm"] if row["side"] > 0 else row["baseline"]
-        return [f"{worse} has near-best settings with which it is not shown to be worse"]
-    return ["the interval is of this comparison alone and declares nothing"]
+        return [f"near-best settings of {worse} are not shown to be worse"]
+    return ["the interval is not corrected for multiple comparisons"]
 
 
-def effect(row: AnyRow) -> str:
-    """Return the effect with its 95 % interval; how often one is better where many runs diverged."""
+def effect_clause(row: AnyRow) -> str:
+    """Return the effect with its 95 % interval; the share of better pairs if too many runs diverged."""
     name, value = row["metric"], row["estimate"]
     if math.isnan(value):
         low, high = percent_text(row["better_low"]), percent_text(row["better_high"])
         return (
-            f"runs that diverged leave no estimate of {name}; {row['arm']} is better in "
+            f"too many runs diverged to estimate {name}; {row['arm']} is better in "
             f"{percent_text(row['better'])} of the pairs (95 % CI {low.removesuffix(' %')}–{high})"
         )
-    enough = row["replicates"] >= replicates_needed(1)  # below, no interval has an end
-    ends = interval_text(row["estimate_low"], row["estimate_high"], between(row)) if enough else ""
+    enough = row["replicates"] >= replicates_needed(1)  # with fewer, the interval is unbounded
+    ends = interval_text(row["estimate_low"], row["estimate_high"], interval_separator(row)) if enough else ""
     if row["effect"] == RATIO:
         return f"{name} ratio {ratio_text(value)}{ends}"
     unit = " points" if row["effect"] == POINTS else ""
     return f"{name} difference {two_digits(value, plus=True)}{unit}{ends}"
 
 
-def between(row: AnyRow) -> str:
-    """Return the text between the ends of an interval: ends of ratios are positive, others may have a sign."""
+def interval_separator(row: AnyRow) -> str:
+    """Return the text between two ends: a dash for ratios, " to " for ends that may be negative."""
     return "–" if row["effect"] == RATIO else " to "
 
 
 def p_clause(row: AnyRow) -> str:
-    """Return p, corrected for the comparisons and the look, and which look it is."""
+    """Return the corrected p with the number of comparisons and of the look."""
     notes = [f"{row['comparisons']} comparisons"] * (row["comparisons"] > 1) + [f"look {row['look']}"] * (
         row["look"] > 0
     )
     return f"p = {p_value(row['p_adjusted'])}" + f" ({', '.join(notes)})" * bool(notes)
 
 
-def over(row: AnyRow) -> str:
-    """Return the scope of a verdict: the replicates, and what differs between them.
+def scope_clause(row: AnyRow) -> str:
+    """Return the scope of a verdict: the number of replicates and their source of variation.
 
-    >>> over({"replicates": 12, "scope": "split", "splits": 1})
+    >>> scope_clause({"replicates": 12, "scope": "split", "splits": 1})
     ', over 12 splits of this table'
-    >>> over({"replicates": 8, "scope": "draw", "splits": 3})
+    >>> scope_clause({"replicates": 8, "scope": "draw", "splits": 3})
     ', over 8 × 3 draws of the data'
-    >>> over({"replicates": 8, "scope": "seed", "splits": 3})
+    >>> scope_clause({"replicates": 8, "scope": "seed", "splits": 3})
     ', over 8 seeds on these 3 splits'
     """
     n, splits = row["replicates"], row["splits"]
     if row["scope"] == Scope.SEED:
         return f", over {with_noun(n, 'seed')} {'on this split' if splits == 1 else f'on these {splits} splits'}"
-    what = "splits of this table" if row["scope"] == Scope.SPLIT else "draws of the data"
-    return f", over {n} × {splits} {what}" if splits > 1 else f", over {n} {what}"
+    unit = "splits of this table" if row["scope"] == Scope.SPLIT else "draws of the data"
+    return f", over {n} × {splits} {unit}" if splits > 1 else f", over {n} {unit}"
 
 
-def why_too_few(row: AnyRow) -> str:
-    """Return why a comparison has no verdict."""
+def too_few_reason(row: AnyRow) -> str:
+    """Return the reason for a verdict of too few replicates."""
     if not row["disjoint"]:
         return f"the same {with_noun(row['replicates'], 'replicate')} chose the settings"
     n, differ = row["replicates"], row["differing"]
     if math.isinf(row["factor"]):
-        return f"{with_noun(n, 'replicate')} are more than were declared as the maximum"
-    found = with_noun(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
-    return f"{found}, {replicates_needed(1, row['factor'])} are needed"
+        return f"{with_noun(n, 'replicate')} exceed the declared maximum"
+    available = with_noun(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
+    return f"{available}, {replicates_needed(1, row['factor'])} are needed"
 
 
 def new_table_clause(row: AnyRow, grid: Grid) -> list[str]:
-    """Return whether a verdict on splits of one table also holds for new tables."""
+    """Return the result of the corrected t test for new tables, for a verdict over splits of one table."""
     is_test = row["metric"].startswith("test/")
     if row["scope"] != Scope.SPLIT or not is_test or row["verdict"] not in (BETTER, WORSE):
         return []
     p = row["new_table_p_adjusted"]
     if math.isnan(p):
         use = grid.uses[row["of_panels"][0]]
-        why = "runs diverged" if use.train and use.test else "the number of rows is not known"
-        return [f"over new tables like this one it cannot be tested, as {why}"]
-    shown = "it holds" if p <= ALPHA else "it is not shown"
-    return [f"over new tables like this one {shown}, p = {p_value(p)}"]
+        reason = "runs diverged" if use.train and use.test else "the number of rows is unknown"
+        return [f"not testable for new tables like this one, as {reason}"]
+    return [f"{'' if p <= ALPHA else 'not '}shown for new tables like this one, p = {p_value(p)}"]
 
 
 def equivalence_clause(row: AnyRow) -> list[str]:
@@ -148,9 +150,9 @@ def equivalence_clause(row: AnyRow) -> list[str]:
     if math.isnan(p):
         return []
     within = f"equivalent within {margin_text(row)}"
-    ends = interval_text(row["equivalence_low"], row["equivalence_high"], between(row), level=90)
-    said = within if p <= ALPHA else f"not shown to be {within}"
-    return [f"{said}, p = {p_value(p)}{ends}"]
+    ends = interval_text(row["equivalence_low"], row["equivalence_high"], interval_separator(row), level=90)
+    result = within if p <= ALPHA else f"not shown to be {within}"
+    return [f"{result}, p = {p_value(p)}{ends}"]
 
 
 def margin_text(row: AnyRow) -> str:
@@ -162,7 +164,7 @@ def margin_text(row: AnyRow) -> str:
 
 
 def failure_clause(row: AnyRow) -> list[str]:
-    """Return how many runs of either arm diverged or stayed untrained, if any did."""
+    """Return the numbers of runs of each arm that diverged or stayed untrained, if any did."""
     if not row["failed"] + row["baseline_failed"]:
         return []
     p = row["failure_p_adjusted"]
@@ -174,52 +176,56 @@ def failure_clause(row: AnyRow) -> list[str]:
 
 
 def settings_clause(row: AnyRow, grid: Grid, tuning: Tuning) -> list[str]:
-    """Return the settings of both arms, of all panels that are pooled, and whether they were chosen."""
+    """Return the settings of both arms in all pooled panels, and the replicates that chose them."""
     keys, panels = grid.design.tuned, row["of_panels"]
     use = grid.uses[panels[0]]
-    own = {arm: [tuning[panel, arm] for panel in panels] for arm in (row["baseline"], row["arm"])}
-    texts = {arm: dict.fromkeys(settings_text(keys, grid, each) for each in arms) for arm, arms in own.items()}
-    rates = {arm: " or ".join(found) for arm, found in texts.items()}
-    is_tuned = {arm: any(len(each.rows) > 1 for each in arms) for arm, arms in own.items()}
-    one = len(set(rates.values())) == 1
-    said = next(iter(rates.values())) if one else ", ".join(f"{arm} at {text}" for arm, text in rates.items())
+    choices = {arm: [tuning[panel, arm] for panel in panels] for arm in (row["baseline"], row["arm"])}
+    texts = {
+        arm: " or ".join(dict.fromkeys(settings_text(keys, grid, tuned) for tuned in of_arm))
+        for arm, of_arm in choices.items()
+    }
+    is_tuned = {arm: any(len(tuned.rows) > 1 for tuned in of_arm) for arm, of_arm in choices.items()}
+    is_common = len(set(texts.values())) == 1
+    listed = ", ".join(f"{arm} at {text}" for arm, text in texts.items())
+    text = next(iter(texts.values())) if is_common else listed
     if not any(is_tuned.values()):
-        return [f"{'at ' * one}{said}, {UNTUNED}"] if said else []
+        return [f"{'at ' * is_common}{text}, {UNTUNED}"] if text else []
     if use.within:
-        said = f"{' and '.join(last_part(key) for key in keys)} chosen on the validation part of each split"
+        text = f"{' and '.join(last_part(key) for key in keys)} chosen on the validation part of each split"
     else:
         seeds = with_noun(len(use.tuning), "other seed" if use.is_disjoint else "of these seed")
-        said = f"{'at ' * one}{said}, chosen on {seeds}"
-    alone = [arm for arm, was in is_tuned.items() if not was]
-    return [said, *(f"{arm} had one setting, {UNTUNED}" for arm in alone)]
+        text = f"{'at ' * is_common}{text}, chosen on {seeds}"
+    return [text, *(f"{arm} had one setting, {UNTUNED}" for arm, was_tuned in is_tuned.items() if not was_tuned)]
 
 
 def settings_text(keys: Sequence[str], grid: Grid, tuned: Tuned) -> str:
-    """Return the settings of an arm in short, the learning rate where nothing is tuned."""
+    """Return the tuned settings of an arm with short key names; the learning rate if no key is tuned."""
     row = tuned.common
     if row is None:
         return ""
     if not keys:
         return f"{last_part(LR)} {grid.rates[row]}" if grid.rates[row] else ""
-    return ", ".join(f"{last_part(key)} {text}" for key, text in zip(keys, grid.settings[row].tuned, strict=True))
+    return ", ".join(
+        f"{last_part(key)} {text}" for key, text in zip(keys, grid.configurations[row].tuned, strict=True)
+    )
 
 
 def last_part(key: str) -> str:
-    """Return the last part of a key."""
+    """Return the part of a key after its last dot."""
     return key.rpartition(".")[2]
 
 
 def shortened_clause(row: AnyRow, grid: Grid, tuning: Tuning) -> list[str]:
-    """Return that runs stopped early, if any did."""
+    """Return the number of runs that stopped early, if any did."""
     table, count = grid.tables["shortened"], 0
     for panel in row["of_panels"]:
         for arm in (row["arm"], row["baseline"]):
             count += int((tuning[panel, arm].pick(table, grid.uses[panel]) > 0.5).sum())
-    return [f"runs that stopped early count with the last tenth of their own epochs: {count}"] if count else []
+    return [f"runs that stopped early, counted with the last tenth of their own epochs: {count}"] if count else []
 
 
 def time_sentence(row: AnyRow) -> str:
-    """Return how long an arm takes to the target, and how long its steps take; empty where neither is known."""
+    """Return the ratios of the time to the target and of the time per step; empty if both are unknown."""
     arm, baseline, clauses = row["arm"], row["baseline"], []
     where = f" at {row['panel']}" if row["panel"] else ""
     low, high = row["steps_ratio_low"], row["steps_ratio_high"]
@@ -234,25 +240,22 @@ def time_sentence(row: AnyRow) -> str:
     if not math.isnan(row["step_time_ratio"]):
         ends = interval_text(row["step_time_ratio_low"], row["step_time_ratio_high"], "–")
         value = ratio_text(row["step_time_ratio"])
-        clauses.append(
-            f"a step of {arm}{where} takes {value} times the seconds of one of {baseline}, timed in turn{ends}"
-        )
+        clauses.append(f"a step of {arm}{where} takes {value} times as long as a step of {baseline}{ends}")
     return "; ".join(clauses)
 
 
 def interaction_sentence(row: AnyRow) -> str:
-    """Return how the effect of an arm changes from one panel to another."""
-    what = "ratio of the ratios" if row["effect"] == RATIO else "difference of the differences"
+    """Return the change of an arm's effect between two panels as a sentence."""
+    quantity = "ratio of ratios" if row["effect"] == RATIO else "difference of differences"
     unit = " points" if row["effect"] == POINTS else ""
-    ends = interval_text(row["estimate_low"], row["estimate_high"], between(row))
+    ends = interval_text(row["estimate_low"], row["estimate_high"], interval_separator(row))
     value = ratio_text(row["estimate"]) if row["effect"] == RATIO else two_digits(row["estimate"])
-    found = (
-        "runs that diverged leave no estimate" if math.isnan(row["estimate"]) else f"{what} {value}{unit}{ends}"
-    )
+    unknown = math.isnan(row["estimate"])
+    estimate = "too many runs diverged for an estimate" if unknown else f"{quantity} {value}{unit}{ends}"
     changes = "changes" if row["p_adjusted"] <= ALPHA else "is not shown to change"
     return (
         f"the effect of {row['arm']} against {row['baseline']} {changes} from {row['other']} to {row['panel']}: "
-        f"{found}, p = {p_value(row['p_adjusted'])}, {with_noun(row['replicates'], 'replicate')}"
+        f"{estimate}, p = {p_value(row['p_adjusted'])}, {with_noun(row['replicates'], 'replicate')}"
     )
 
 
@@ -266,7 +269,7 @@ def with_noun(count: int, noun: str) -> str:
 
 
 def interval_text(low: float, high: float, between: str, level: int = 95) -> str:
-    """Return an interval behind its estimate; an infinite end is no end.
+    """Return an interval as text to follow its estimate; an infinite end is left out.
 
     >>> interval_text(0.38, 0.51, "–"), interval_text(0.38, math.inf, "–"), interval_text(-math.inf, 2.0, " to ")
     (', 95 % CI 0.38–0.51', ', 95 % CI more than 0.38', ', 95 % CI less than 2')
@@ -287,7 +290,7 @@ def interval_text(low: float, high: float, between: str, level: int = 95) -> str
 
 
 def percent_text(share: float) -> str:
-    """Format a share in percent, or a dash for one that is not known.
+    """Format a share in percent; a dash if it is unknown.
 
     >>> percent_text(0.875), percent_text(0.0312), percent_text(math.nan)
     ('88 %', '3 %', '–')
@@ -296,7 +299,7 @@ def percent_text(share: float) -> str:
 
 
 def ratio_text(value: float) -> str:
-    """Return a ratio with two digits that count, three from 1 on, and with three decimals near 1.
+    """Format a ratio with two significant digits, three from 1 on, and with three decimals near 1.
 
     >>> ratio_text(0.4312), ratio_text(12.345), ratio_text(1.0021), ratio_text(0.95)
     ('0.43', '12.3', '1.002', '0.95')
@@ -306,7 +309,7 @@ def ratio_text(value: float) -> str:
 
 
 def two_digits(value: float, plus: bool = False) -> str:
-    """Return a number with two significant digits, three from 1 on.
+    """Format a number with two significant digits, three from 1 on.
 
     >>> two_digits(0.4312), two_digits(12.345), two_digits(3.2e-07), two_digits(0.05, plus=True)
     ('0.43', '12.3', '3.2e-07', '+0.05')
@@ -316,7 +319,7 @@ def two_digits(value: float, plus: bool = False) -> str:
 
 
 def p_value(p: float) -> str:
-    """Return p with two digits, rounded so that what is not declared is never shown as 0.05.
+    """Format p with two significant digits; rounded up where p > 0.05 would be shown as 0.05.
 
     >>> p_value(0.0078125), p_value(0.0501), p_value(1e-7)
     ('0.0078', '0.051', '1e-07')

@@ -1,6 +1,6 @@
-"""The exact Wilcoxon signed-rank test of paired differences, and the Hodges–Lehmann estimate with its interval.
+"""The exact Wilcoxon signed-rank test, and the Hodges–Lehmann estimate with its interval.
 
-The entry is :func:`paired_test`, the test and the estimate together.
+The entry is :func:`paired_test`, which combines both.
 """
 
 import math
@@ -16,19 +16,19 @@ from normlab.stats.estimates import Numbers
 Counts = NDArray[np.int64]
 TWO_SIDED, GREATER, LESS = "two-sided", "greater", "less"
 DIGITS, FINE_DIGITS = 9, 12
-"""Significant digits of differences, and of numbers computed from them: rounding errors break no tie."""
+"""Significant digits of differences, and of numbers computed from them, so that rounding errors break no tie."""
 MOST_INFINITE = 1 - 1 / math.sqrt(2)
-"""The share of infinite differences, 29 %, up to which an estimate is given.
+"""The largest share of infinite differences, 29 %, for which an estimate is computed.
 
-Of the averages of two differences, a share ``(1 − q)²`` is finite when a share q of the differences is infinite.
-Their median is finite for certain only where that is at least one half, that is, up to ``q = 1 − 1/√2``.
+If a share q of the differences is infinite, a share ``(1 − q)²`` of the averages of two differences is finite.
+Their median is certainly finite only if that is at least one half, that is, if ``q ≤ 1 − 1/√2``.
 """
 SEARCHED = 6
-"""Shifts that are tested at once in the search for an end."""
+"""Number of shifts that are tested at once in the search for an end of the interval."""
 
 
 def signed_rank(differences: ArrayLike, shift: ArrayLike = 0.0, alternative: str = TWO_SIDED) -> Numbers:
-    r"""Return p of the exact Wilcoxon signed-rank test that differences are symmetric about a shift θ.
+    r"""Return p of the exact Wilcoxon signed-rank test of symmetry about a shift θ.
 
     With :math:`e_i = d_i - \theta` and the midrank :math:`r_i` of :math:`|e_i|` among all n, zeros included:
 
@@ -37,11 +37,12 @@ def signed_rank(differences: ArrayLike, shift: ArrayLike = 0.0, alternative: str
         p_> = P\Big(\sum_{i: e_i \ne 0} b_i r_i \ge W\Big), \quad b_i \in \{0, 1\} \text{ fair coins},
 
     ``p = min(1, 2 min(p_>, p_<))`` two-sided. Zeros are ranked and then dropped (Pratt 1959), so that :math:`p_>`
-    never falls as θ grows and the test can be inverted. The null distribution is that of the actual midranks,
-    given the ties and zeros: exact for every n. Infinite differences share the highest ranks. Differences are
-    rounded to 9 significant digits, so that rounding errors break no tie.
+    increases with θ and the test can be inverted. The null distribution is conditional on the midranks, ties and
+    zeros, so that p is exact for every n. Infinite differences share the highest ranks. Differences are rounded
+    to 9 significant digits, so that rounding errors break no tie.
 
-    ``scipy.stats.wilcoxon`` is exact without ties and zeros only; with them it lists or draws flips of signs.
+    ``scipy.stats.wilcoxon`` computes exact p-values only without ties and zeros; with them it enumerates or
+    samples sign flips.
 
     Args:
         differences: d, ``(..., n)``; ±∞ where one run of a pair diverged, 0 where both did.
@@ -49,7 +50,7 @@ def signed_rank(differences: ArrayLike, shift: ArrayLike = 0.0, alternative: str
         alternative: ``two-sided``, ``greater`` (differences lie above θ) or ``less``.
 
     Returns:
-        p, ``(...)``; 1 without a nonzero difference.
+        p, ``(...)``; 1 if all differences are 0.
 
     Raises:
         ValueError: a difference is NaN, or the alternative is unknown.
@@ -74,12 +75,12 @@ def known(differences: ArrayLike) -> Numbers:
     """Return differences rounded to 9 significant digits; raise ``ValueError`` if one is NaN."""
     d = np.asarray(differences, dtype=float)
     if np.isnan(d).any():
-        raise ValueError("differences must be numbers, got NaN; leave out pairs of which a value is missing")
+        raise ValueError("differences must be numbers, got NaN; leave out pairs with a missing value")
     return rounded(d, DIGITS)
 
 
 def rounded(values: Numbers, digits: int) -> Numbers:
-    """Return values rounded to significant decimal digits, so that those equal but for rounding errors are equal.
+    """Round to significant decimal digits, so that values within a rounding error become equal.
 
     >>> rounded(np.array([0.95 - 0.94, -2 / 3, 0.0, np.inf]), 3).tolist()
     [0.01, -0.667, 0.0, inf]
@@ -87,15 +88,14 @@ def rounded(values: Numbers, digits: int) -> Numbers:
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         magnitude = np.floor(np.log10(np.abs(values)))
         places = np.clip(np.where(np.isfinite(magnitude), digits - 1 - magnitude, 0), -300, 300)
-        scale = 10.0 ** np.abs(
-            places
-        )  # a division by it is exact to the last bit, a product with its inverse is not
+        # Dividing by the scale is exact to the last bit; multiplying by its inverse is not.
+        scale = 10.0 ** np.abs(places)
         finer, coarser = np.round(values * scale) / scale, np.round(values / scale) * scale
     return np.where(np.isfinite(magnitude), np.where(places >= 0, finer, coarser), values)
 
 
 def doubled_signed_ranks(differences: Numbers) -> Counts:
-    """Return twice the midrank of each ``|d|`` with the sign of d, whole numbers, ``(..., n)``; 0 where d is 0.
+    """Return twice the midrank of each ``|d|``, with the sign of d, as integers; 0 where d is 0.
 
     >>> doubled_signed_ranks(np.array([0.0, -1.0, 2.0, 2.0, np.inf])).tolist()
     [0, -4, 7, 7, 10]
@@ -106,7 +106,7 @@ def doubled_signed_ranks(differences: Numbers) -> Counts:
 
 
 def upper_tails(ranks: Counts, statistics: Counts) -> Numbers:
-    """Return the null probability of at least each statistic, ``(N,)``.
+    """Return the null probability ``P(W ≥ statistic)`` for each row, ``(N,)``.
 
     Args:
         ranks: sorted doubled ranks, ``(N, n)``; rows with the same ties and zeros share one distribution.
@@ -122,9 +122,10 @@ def upper_tails(ranks: Counts, statistics: Counts) -> Numbers:
 
 @lru_cache(maxsize=128)
 def null_tail(ranks: tuple[int, ...]) -> Numbers:
-    """Return P(W ≥ w) for w = 0 … S, where W is the sum of ranks that fair coins choose and S the sum of all.
+    """Return the null probabilities P(W ≥ w) for w = 0 … S, with S the sum of the ranks.
 
-    By convolution: each rank r turns the distribution f(w) into ``(f(w) + f(w − r)) / 2``.
+    W includes each rank with probability one half. Computed by convolution: each rank r turns the distribution
+    f(w) into ``(f(w) + f(w − r)) / 2``.
 
     >>> null_tail((2, 4)).tolist()  # the sums 0, 2, 4 and 6
     [1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25]
@@ -143,9 +144,9 @@ def null_tail(ranks: tuple[int, ...]) -> Numbers:
 
 
 def attainable_p(differences: ArrayLike) -> float:
-    """Return the smallest two-sided p that differences with these zeros can have: ``2 / 2^m`` with m nonzero.
+    """Return the smallest two-sided p possible with these zeros: ``2 / 2^m`` for m nonzero differences.
 
-    Ties do not matter: only equal signs of all m give the largest sum.
+    Ties do not matter, as the largest sum requires equal signs of all m.
 
     >>> attainable_p([0, 0, 0, 1, 2, 2, -4, 5])  # 8 pairs with 3 zeros
     0.0625
@@ -154,12 +155,12 @@ def attainable_p(differences: ArrayLike) -> float:
 
 
 class Interval(NamedTuple):
-    """An estimate of a shift with the set of shifts that a test does not reject.
+    """An estimate of a shift with its confidence interval, the set of shifts that a test does not reject.
 
     Attributes:
         value: the estimate.
         low, high: the ends of the interval; may be infinite.
-        has_low, has_high: whether each end is in the interval itself.
+        has_low, has_high: whether the interval includes each end.
     """
 
     value: float
@@ -169,15 +170,15 @@ class Interval(NamedTuple):
     has_high: bool = True
 
     def excludes(self, shift: float) -> bool:
-        """Return whether a shift is outside the interval: the test rejects it. False without an interval."""
+        """Return True if a shift is outside the interval, that is, rejected; False if the ends are NaN."""
         return self.is_above(shift) or self.is_below(shift)
 
     def is_above(self, limit: float) -> bool:
-        """Return whether all of the interval is above a limit, which is not in it."""
+        """Return True if the whole interval is strictly above a limit."""
         return limit < self.low or (limit == self.low and not self.has_low)
 
     def is_below(self, limit: float) -> bool:
-        """Return whether all of the interval is below a limit, which is not in it."""
+        """Return True if the whole interval is strictly below a limit."""
         return limit > self.high or (limit == self.high and not self.has_high)
 
 
@@ -185,10 +186,10 @@ NO_INTERVAL = Interval(math.nan, math.nan, math.nan)
 
 
 class PairedTest(NamedTuple):
-    """The signed-rank test of paired differences.
+    """The result of the signed-rank test of paired differences.
 
     Attributes:
-        p: two-sided.
+        p: the two-sided p-value.
         shift: the Hodges–Lehmann estimate with the interval of the test.
     """
 
@@ -197,7 +198,7 @@ class PairedTest(NamedTuple):
 
 
 def paired_test(values: ArrayLike, level: float = 0.95) -> PairedTest:
-    """Test paired differences ``(n,)`` against 0 and estimate them, both by the signed-rank test."""
+    """Test paired differences ``(n,)`` against 0 and estimate their shift, both by the signed-rank test."""
     return PairedTest(float(signed_rank(values)), pseudomedian(values, level))
 
 
@@ -208,19 +209,19 @@ def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
         \hat\theta = \mathrm{median}_{i \le j}\, \frac{d_i + d_j}{2}, \qquad
         \{\theta : p(\theta) > 1 - \mathrm{level}\}
 
-    with p(θ) of :func:`~normlab.stats.signed_rank.signed_rank`, two-sided. p changes only at the averages, and
-    each of its two sides is monotone in θ, also with ties, zeros and infinite differences. So the set is an
-    interval, its ends are averages of two finite differences or ±∞, and it excludes θ exactly if the test rejects
-    θ. An average of ∞ and −∞ counts one half on either side. None is given if more than 29 % of the differences
-    are infinite, see ``MOST_INFINITE``.
+    with the two-sided p(θ) of :func:`~normlab.stats.signed_rank.signed_rank`. p changes only at the averages, and
+    each of its one-sided values is monotone in θ, also with ties, zeros and infinite differences. So the set is an
+    interval whose ends are averages of two finite differences or ±∞, and it excludes θ if and only if the test
+    rejects θ. An average of ∞ and −∞ counts one half as ∞ and one half as −∞. Everything is NaN if more than 29 %
+    of the differences are infinite, see ``MOST_INFINITE``.
 
-    Where most differences are 0 the estimate is 0 and may be an end that the test rejects, for zeros are dropped.
+    If most differences are 0, the estimate is 0 and may be an end that the test rejects, as zeros are dropped.
 
-    SciPy's ``wilcoxon`` gives neither the estimate nor an interval.
+    SciPy's ``wilcoxon`` returns neither the estimate nor an interval.
 
     Args:
         differences: d, ``(n,)``, as in ``signed_rank``.
-        level: the confidence, between 0 and 1.
+        level: the confidence level, between 0 and 1.
 
     Hodges and Lehmann (1963), Estimates of location based on rank tests, Ann. Math. Statist. 34.
     """
@@ -235,35 +236,35 @@ def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def shift_estimate(differences: ArrayLike) -> float:
-    """Return the Hodges–Lehmann estimate of differences ``(n,)``; NaN if more than 29 % of them are infinite."""
+    """Return the Hodges–Lehmann estimate of differences ``(n,)``; NaN if over 29 % are infinite."""
     d = known(differences)
     return hodges_lehmann(d) + 0.0 if len(d) and np.isinf(d).mean() <= MOST_INFINITE else math.nan  # no −0
 
 
 def walsh_averages(differences: Numbers) -> Numbers:
-    """Return ``(d_i + d_j) / 2`` of all i ≤ j of the finite differences, ``(m(m + 1)/2,)``."""
+    """Return ``(d_i + d_j) / 2`` for all i ≤ j of the m finite differences, ``(m(m + 1)/2,)``."""
     finite = differences[np.isfinite(differences)]
     first, second = np.triu_indices(len(finite))
     return rounded(finite[first] / 2 + finite[second] / 2, FINE_DIGITS)
 
 
 def hodges_lehmann(differences: Numbers) -> float:
-    """Return the median of the averages of two differences; at most 29 % of them are infinite, so it is finite."""
+    """Return the median of the Walsh averages, finite as at most 29 % of the differences are not."""
     n, up, down = len(differences), (differences == np.inf).sum(), (differences == -np.inf).sum()
     finite = np.sort(walsh_averages(differences))
     # Doubled, so that each average of ∞ and −∞ counts once on either side.
     below = int(2 * down * (n - up - down) + down * (down + 1) + up * down)
     middle = n * (n + 1) // 2
-    low, high = ((place - below) // 2 for place in (middle - 1, middle))
+    low, high = ((rank - below) // 2 for rank in (middle - 1, middle))
     return float(rounded(finite[low] / 2 + finite[high] / 2, FINE_DIGITS))
 
 
 def lower_end(differences: Numbers, averages: Numbers, tail: float) -> tuple[float, bool]:
-    """Return the smallest shift that the one-sided test does not reject, and whether that shift itself is not.
+    """Return the infimum of the shifts that the one-sided test accepts, and whether it is accepted.
 
     Args:
         differences: d, ``(n,)``.
-        averages: of two finite differences, sorted and unique, ``(m,)``: between two of them p is constant.
+        averages: the sorted, unique averages of two finite differences, ``(m,)``; p is constant between them.
         tail: the largest p that rejects.
     """
     outside = np.abs(averages[[0, -1]]) + 1
@@ -274,12 +275,12 @@ def lower_end(differences: Numbers, averages: Numbers, tail: float) -> tuple[flo
     def rejected(shifts: Numbers) -> NDArray[np.bool_]:
         return signed_rank(differences, shifts[:, None], GREATER) <= tail
 
-    first, last = 0, len(averages)  # above the largest average p is over one half and rejects nothing
+    first, last = 0, len(averages)  # above the largest average, p > 1/2 and nothing is rejected
     while first < last:  # bisection, with several shifts at once
-        places = np.unique(np.linspace(first, last - 1, SEARCHED).astype(int))
-        count = int(rejected(between[places]).sum())
-        last = int(places[count]) if count < len(places) else last
-        first = int(places[count - 1]) + 1 if count else first
+        candidates = np.unique(np.linspace(first, last - 1, SEARCHED).astype(int))
+        count = int(rejected(between[candidates]).sum())
+        last = int(candidates[count]) if count < len(candidates) else last
+        first = int(candidates[count - 1]) + 1 if count else first
     if first == 0:
         return -math.inf, True
     end = averages[first - 1]

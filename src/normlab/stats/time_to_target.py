@@ -1,7 +1,7 @@
-"""The target of each panel, the steps and seconds until each run reaches it, and the time of a step.
+"""Targets, and the steps and seconds until each run reaches its target; see :func:`times_to_target`.
 
-Curves are of one metric, with the columns ``run``, ``step``, ``seconds`` and ``value``: a row each time a run was
-evaluated. ``direction`` is ``min`` or ``max``, whichever is good.
+Curves are of one metric, with a row per evaluation of a run and the columns ``run``, ``step``, ``seconds`` and
+``value``. ``direction`` is ``min`` if small values are good, else ``max``.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from normlab.stats.estimates import UNKNOWN_ESTIMATE, Draws, Estimate, Numbers, percentile_interval
+from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, Numbers, Resampler, percentile_interval
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.signed_rank import paired_test
 from normlab.stats.tuning import Tuning
@@ -18,20 +18,20 @@ from normlab.stats.tuning import Tuning
 BASELINE = "baseline"
 GIVEN, BEST_ARM = "given", "best arm"
 BUDGET = 0.75
-"""The share of the steps after which the target is to have been reached."""
+"""The share of the steps by which the arm that defines the target has reached it."""
 
 
 @dataclass(frozen=True)
-class Reached:
-    """When runs reached their target.
+class TargetTimes:
+    """Targets and the times to reach them.
 
     Attributes:
-        targets: a row per panel: the ``target``; the ``rule`` it comes from (given, baseline, best arm); the
-            ``budget``, which is the most steps of a run, and the ``resolution``, which is the most steps between
-            two evaluations: a time is known no better than that.
-        runs: a row per run: its ``target`` and the ``steps`` and ``seconds`` to it; infinite if it did not reach
-            it or diverged, NaN if that is not known.
-        steps, seconds: the same, ``(S, N)``.
+        targets: a row per panel: the ``target``; its ``rule`` (given, baseline, best arm); the ``budget``, the
+            largest number of steps of a run; the ``resolution``, the largest number of steps between two
+            evaluations, which limits the precision of a time.
+        runs: a row per run: its ``target`` and the ``steps`` and ``seconds`` to it; infinite if the run diverged
+            or did not reach the target, NaN if unknown.
+        steps, seconds: the same times as tables ``(S, N)``.
     """
 
     targets: pd.DataFrame
@@ -42,90 +42,87 @@ class Reached:
 
 def times_to_target(
     runs: pd.DataFrame, curves: pd.DataFrame, grid: Grid, tuning: Tuning, target: float | str | None
-) -> Reached:
-    """Return the targets and when they were reached.
+) -> TargetTimes:
+    """Return the target of each panel, and the steps and seconds until each run reaches it.
 
-    By default a panel's target is the median over the tuning seeds of the best value by 75 % of the budget, in
-    the arm where that is best; with ``baseline``, in the baseline. Without tuning seeds it is set on the report
-    seeds.
+    By default the target is the median over the tuning seeds of the best value within 75 % of the budget, for the
+    arm where this median is best; with ``baseline``, for the baseline. Without tuning seeds the reported seeds are
+    used.
 
     Raises:
-        ValueError: if the target is another text than ``baseline``.
+        ValueError: the target is a text other than ``baseline``.
     """
     if isinstance(target, str) and target != BASELINE:
-        raise ValueError(f"{target!r} cannot be the target: it is a number, or {BASELINE!r} for what that reaches")
+        raise ValueError(f"target must be a number or {BASELINE!r} (the value that it reaches), got {target!r}")
     known = runs["validation"].notna()
     curves = curves[curves["run"].isin(runs.index[known])]
     given = target if isinstance(target, float | int) else np.nan
     rule = BEST_ARM if target is None else BASELINE if target == BASELINE else GIVEN
     if curves.empty:
         return without_curves(runs, grid, given, rule)
-    panel = pd.Series([grid.settings[row].panel for row in grid.row], index=runs.index, dtype=object)
-    budget, gap = most_steps(curves, panel)
+    panel = pd.Series([grid.configurations[row].panel for row in grid.row], index=runs.index, dtype=object)
+    budget, gap = step_budgets(curves, panel)
     if rule == GIVEN:
-        targets = dict.fromkeys(panels_of(grid), given)
+        targets = dict.fromkeys(grid.panels, given)
     else:
         best = best_values(runs, curves, panel.map(budget), grid)
-        targets = {name: target_from(best, name, rule, grid, tuning) for name in panels_of(grid)}
-    aims = panel.map(targets).astype(float)
-    times = times_to(curves, aims, grid.design.choice.direction).reindex(runs.index)
-    diverged = (runs["status"] == "diverged") & aims.notna()
+        targets = {name: target_from(best, name, rule, grid, tuning) for name in grid.panels}
+    run_targets = panel.map(targets).astype(float)
+    times = times_to(curves, run_targets, grid.design.choice.direction).reindex(runs.index)
+    diverged = (runs["status"] == "diverged") & run_targets.notna()
     times = times.mask(diverged, np.inf).where(known, np.nan)
     steps, seconds = (grid.arrange(times[name].to_numpy(dtype=float)) for name in ("steps", "seconds"))
-    return Reached(table(grid, targets, rule, budget, gap), times.assign(target=aims), steps, seconds)
+    run_times = times.assign(target=run_targets)
+    return TargetTimes(target_table(grid, targets, rule, budget, gap), run_times, steps, seconds)
 
 
-def without_curves(runs: pd.DataFrame, grid: Grid, target: float, rule: str) -> Reached:
-    """Return the targets of runs of which no curve is known; no time is."""
+def without_curves(runs: pd.DataFrame, grid: Grid, target: float, rule: str) -> TargetTimes:
+    """Return the targets with unknown times, for runs without curves."""
     times = pd.DataFrame({"steps": np.nan, "seconds": np.nan, "target": target}, index=runs.index)
-    unknown = np.full((len(grid.settings), len(grid.seeds)), np.nan)
-    return Reached(table(grid, dict.fromkeys(panels_of(grid), target), rule, {}, {}), times, unknown, unknown)
+    unknown = np.full((len(grid.configurations), len(grid.seeds)), np.nan)
+    targets = target_table(grid, dict.fromkeys(grid.panels, target), rule, {}, {})
+    return TargetTimes(targets, times, unknown, unknown)
 
 
-def panels_of(grid: Grid) -> list[Panel]:
-    """Return the panels in natural order."""
-    return list(dict.fromkeys(setting.panel for setting in grid.settings))
-
-
-def most_steps(curves: pd.DataFrame, panel: pd.Series) -> tuple[dict[Panel, float], dict[Panel, float]]:
-    """Return the most steps of a run in each panel, and the most steps between two evaluations."""
-    budget: dict[Panel, float] = {}
-    gap: dict[Panel, float] = {}
-    steps = steps_of(curves)
-    for name, last, between in zip(panel.loc[steps.index], steps["last"], steps["gap"], strict=True):
-        budget[name] = max(budget.get(name, 0.0), float(last))
-        gap[name] = max(gap.get(name, 0.0), float(between))
-    return budget, gap
+def step_budgets(curves: pd.DataFrame, panel: pd.Series) -> tuple[dict[Panel, float], dict[Panel, float]]:
+    """Return the largest number of steps of a run and the largest gap between evaluations, by panel."""
+    budgets: dict[Panel, float] = {}
+    gaps: dict[Panel, float] = {}
+    steps = evaluation_steps(curves)
+    for name, last, gap in zip(panel.loc[steps.index], steps["last"], steps["gap"], strict=True):
+        budgets[name] = max(budgets.get(name, 0.0), float(last))
+        gaps[name] = max(gaps.get(name, 0.0), float(gap))
+    return budgets, gaps
 
 
 def best_values(runs: pd.DataFrame, curves: pd.DataFrame, budgets: pd.Series, grid: Grid) -> Numbers:
-    """Return the best value of each run by 75 % of its budget, ``(S, N)``; infinite if it diverged."""
-    best = best_by(curves, budgets, grid.design.choice.direction).reindex(runs.index)
+    """Return the best value of each run within 75 % of its budget, ``(S, N)``; infinite if it diverged."""
+    best = best_within_budget(curves, budgets, grid.design.choice.direction).reindex(runs.index)
     worst = grid.design.choice.sign * np.inf
     return grid.arrange(best.mask(runs["status"] == "diverged", worst).to_numpy(dtype=float))
 
 
 def target_from(best: Numbers, panel: Panel, rule: str, grid: Grid, tuning: Tuning) -> float:
-    """Return the target of a panel from the best values of its arms at their chosen settings."""
+    """Return the target of a panel from the best values ``(S, N)`` of its arms at their chosen settings."""
     design, use = grid.design, grid.uses[panel]
     arms = {}
-    for (other, arm), own in tuning.items():
+    for (other, arm), tuned in tuning.items():
         if other == panel and (rule == BEST_ARM or arm == design.baseline):
-            row = own.common
+            row = tuned.common
             tunes = len(use.tuning) and not use.within and row is not None
-            values = best[row, use.tuning] if tunes else own.pick(best, use)
+            values = best[row, use.tuning] if tunes else tuned.pick(best, use)
             arms[arm] = values[~np.isnan(values)]
     return best_arm_median(arms, design.choice.direction)
 
 
-def table(
+def target_table(
     grid: Grid, targets: dict[Panel, float], rule: str, budget: dict[Panel, float], gap: dict[Panel, float]
 ) -> pd.DataFrame:
-    """Return a row per panel with its target."""
+    """Return a row per panel with its target, rule, budget and resolution."""
     rows = [
         {
             **dict(zip(grid.design.panels, panel, strict=True)),
-            "panel": grid.panel(panel),
+            "panel": grid.panel_name(panel),
             "target": target,
             "rule": rule,
             "budget": budget.get(panel, np.nan),
@@ -137,32 +134,32 @@ def table(
 
 
 def times_to(curves: pd.DataFrame, targets: pd.Series, direction: str) -> pd.DataFrame:
-    """Return ``steps`` and ``seconds`` of each run that has curves to its first value as good as its target.
+    """Return ``steps`` and ``seconds`` of each run with curves at its first value as good as its target.
 
-    Infinite if there is none, NaN if the run has no target. NaN among the values is never good enough.
+    Infinite if no value is, NaN if the run has no target. A NaN value never reaches the target.
 
     Args:
-        curves: as this module describes them.
-        targets: of each run.
-        direction: which values are good.
+        curves: evaluations, with the columns that this module lists.
+        targets: the target of each run.
+        direction: ``min`` or ``max``.
     """
     target = curves["run"].map(targets)
     good = curves["value"] <= target if direction == "min" else curves["value"] >= target
     first = curves[good].sort_values("step").drop_duplicates("run").set_index("run")
-    found = first[["step", "seconds"]].astype(float).rename(columns={"step": "steps"})
+    times = first[["step", "seconds"]].astype(float).rename(columns={"step": "steps"})
     runs = pd.Index(curves["run"].unique())
-    found = found.reindex(runs, fill_value=np.inf)
-    return found.where(targets.reindex(runs).notna(), np.nan, axis=0)
+    times = times.reindex(runs, fill_value=np.inf)
+    return times.where(targets.reindex(runs).notna(), np.nan, axis=0)
 
 
-def best_by(curves: pd.DataFrame, budgets: pd.Series, direction: str) -> pd.Series:
-    """Return the best value of each run by 75 % of its budget, in steps; a run without one by then is left out."""
+def best_within_budget(curves: pd.DataFrame, budgets: pd.Series, direction: str) -> pd.Series:
+    """Return the best value of each run within 75 % of its budget of steps, for runs evaluated by then."""
     early = curves[curves["step"] <= BUDGET * curves["run"].map(budgets)]
     return early.groupby("run")["value"].agg(direction)
 
 
-def steps_of(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return the ``last`` step at which each run was evaluated and the largest ``gap`` between two such steps."""
+def evaluation_steps(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the ``last`` evaluated step of each run and the largest ``gap`` between two evaluated steps."""
     ordered = curves[["run", "step"]].drop_duplicates().sort_values(["run", "step"])
     before = ordered.groupby("run")["step"].shift(fill_value=0)
     gaps = ordered.assign(gap=ordered["step"] - before)
@@ -170,13 +167,14 @@ def steps_of(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_arm_median(best: dict[str, Numbers], direction: str) -> float:
-    """Return the median over seeds of the best values of that arm where it is best; NaN if none is finite.
+    """Return the best of the arms' medians over seeds; NaN if none is finite.
 
-    The best of an arm's own whole training would be reached by half of its runs only, and late.
+    The values are from within 75 % of the budget: the best value of the whole training would be reached late, and
+    only by half of the runs.
 
     Args:
-        best: of each arm, the best value of each seed by 75 % of the budget, ``(n,)``; infinite if it diverged.
-        direction: which values are good.
+        best: the best value of each seed within 75 % of the budget, ``(n,)``, by arm; infinite if diverged.
+        direction: ``min`` or ``max``.
     """
     medians = [float(np.median(values)) for values in best.values() if len(values)]
     finite = [median for median in medians if np.isfinite(median)]
@@ -184,55 +182,58 @@ def best_arm_median(best: dict[str, Numbers], direction: str) -> float:
 
 
 def median(times: Numbers) -> float:
-    """Return the median of ``(n,)`` times, infinite where half of them or more are; NaN of none."""
+    """Return the median of ``(n,)`` times, which may be infinite; NaN without times."""
     return float(np.median(times)) if len(times) else np.nan
 
 
-def time_ratio(arm: Numbers, baseline: Numbers, draws: Draws) -> Estimate:
-    """Return the ratio of two arms' median times, with its percentile-bootstrap interval.
+def time_ratio(arm: Numbers, baseline: Numbers, resampler: Resampler) -> Estimate:
+    """Return the ratio of the median times of two arms, with its percentile-bootstrap interval.
 
-    NaN where half of an arm never reaches the target: then the shares that do tell more.
+    NaN if half of an arm's runs do not reach the target; the shares of runs that reach it are then reported.
 
     Args:
-        arm, baseline: times, ``(n,)``, seed by seed; infinite where the target was not reached.
-        draws: the resamples, in which the seeds of both arms are drawn jointly.
+        arm, baseline: times of the same seeds, ``(n,)``; infinite if the target was not reached.
+        resampler: the bootstrap resamples; both arms use the same resampled seeds.
     """
-    ours, theirs = median(arm), median(baseline)
-    if not (np.isfinite(ours) and np.isfinite(theirs) and theirs > 0):
+    arm_median, baseline_median = median(arm), median(baseline)
+    if not (np.isfinite(arm_median) and np.isfinite(baseline_median) and baseline_median > 0):
         return UNKNOWN_ESTIMATE
-    if len(arm) < 2 or not draws.resamples:
-        return Estimate(ours / theirs, np.nan, np.nan)
-    a, b = (np.median(values[draws.seeds(len(arm))], axis=0) for values in (arm, baseline))
+    ratio = arm_median / baseline_median
+    if len(arm) < 2 or not resampler.resamples:
+        return Estimate(ratio, np.nan, np.nan)
+    a, b = (np.median(values[resampler.seeds(len(arm))], axis=0) for values in (arm, baseline))
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = percentile_interval(a / b)
-    return Estimate(ours / theirs, max(low, 0.0), high)
+    return Estimate(ratio, max(low, 0.0), high)
 
 
 def time_per_step_ratio(arm: ArrayLike, baseline: ArrayLike, level: float = 0.95) -> Estimate:
-    r"""Return the ratio of two arms' seconds per step, estimated from rounds in which both were timed.
+    r"""Return the ratio of two arms' seconds per step, estimated from rounds of interleaved timing.
 
     .. math::
         \exp(\hat\theta), \qquad \hat\theta = \mathrm{median}_{q \le r}\, \frac{d_q + d_r}{2}, \qquad
         d_r = \log \frac{t_r^{\text{arm}}}{t_r^{\text{baseline}}}
 
-    with the interval of the signed-rank test of d, :func:`~normlab.stats.signed_rank.paired_test`. The
-    rounds are interleaved, so that a machine that slows down slows both arms of a pair.
+    with the interval of the signed-rank test of d, :func:`~normlab.stats.signed_rank.paired_test`. The rounds are
+    interleaved, so that a machine that slows down affects both arms of a pair.
 
-    The interval is about the noise of repeated timing in one process on one machine. It covers no other process,
-    version or machine. Rounds that other work disturbs together are not independent, and make it too narrow.
+    The interval covers the noise of repeated timing in one process on one machine, not other processes, versions
+    or machines. It is too narrow if other load disturbs several rounds together, as they are then not independent.
 
     Args:
         arm: t of the arm, seconds per step of each round, ``(R,)``.
         baseline: t of the baseline in the same rounds, ``(R,)``.
-        level: the confidence, between 0 and 1.
+        level: the confidence level, between 0 and 1.
 
     Raises:
-        ValueError: if the rounds are not the same, or a time is not positive.
+        ValueError: the shapes differ, or a time is not positive.
     """
-    ours, theirs = np.asarray(arm, dtype=float), np.asarray(baseline, dtype=float)
-    if ours.shape != theirs.shape or ours.ndim != 1:
-        raise ValueError(f"both arms must have the same rounds (R,), got {ours.shape} and {theirs.shape}")
-    if not (ours > 0).all() or not (theirs > 0).all():
-        raise ValueError("times must be positive")
-    shift = paired_test(np.log(ours / theirs), level).shift
+    a, b = np.asarray(arm, dtype=float), np.asarray(baseline, dtype=float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(
+            f"both arms must have the same rounds (R,), got {a.shape} and {b.shape}; keep shared ones"
+        )
+    if not (a > 0).all() or not (b > 0).all():
+        raise ValueError(f"times must be positive, got {min(a.min(), b.min())}; leave out rounds without a time")
+    shift = paired_test(np.log(a / b), level).shift
     return Estimate(*(float(np.exp(end)) for end in (shift.value, shift.low, shift.high)))

@@ -1,4 +1,4 @@
-"""Warnings about an analysis, one line each. The entry is :func:`warnings_of`."""
+"""Warnings about an analysis, one line each; see :func:`warnings_of`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ from normlab.stats.comparison import (
     rank_side,
     replicate_effects,
     shown_estimate,
-    sides_of,
+    tuned_arm,
 )
 from normlab.stats.comparisons import replicates_needed
 from normlab.stats.design import GENERALIZATION, Metric, Scope
@@ -25,126 +25,127 @@ from normlab.stats.grid import Grid, Panel
 from normlab.stats.looks import History
 from normlab.stats.sentences import p_value, two_digits, with_noun
 from normlab.stats.signed_rank import Interval, shift_estimate, signed_rank
-from normlab.stats.time_to_target import GIVEN, Reached
-from normlab.stats.tuning import Tuning, edges
+from normlab.stats.time_to_target import GIVEN, TargetTimes
+from normlab.stats.tuning import Tuning, grid_edges
 
 
 def warnings_of(
     runs: pd.DataFrame,
     grid: Grid,
     tuning: Tuning,
-    times: Reached,
+    times: TargetTimes,
     comparisons: Sequence[ComparisonRow],
     history: History,
 ) -> list[str]:
-    """Return the warnings: about runs that do not count, replicates, the choice of settings, tests and targets."""
+    """Return the warnings about runs, replicates, hyperparameter selection, tests, looks and targets."""
     return [
-        *of_runs(runs, grid),
-        *of_replicates(grid),
-        *of_tuning(grid, tuning),
-        *of_tests(comparisons),
-        *of_looks(comparisons, history),
-        *of_targets(grid, times),
+        *run_warnings(runs, grid),
+        *replicate_warnings(grid),
+        *tuning_warnings(grid, tuning),
+        *test_warnings(comparisons),
+        *look_warnings(comparisons, history),
+        *target_warnings(grid, times),
     ]
 
 
-def of_runs(runs: pd.DataFrame, grid: Grid) -> Iterator[str]:
-    """Yield warnings about runs that do not count, or not in full."""
+def run_warnings(runs: pd.DataFrame, grid: Grid) -> Iterator[str]:
+    """Yield warnings about excluded, diverged and repeated runs."""
     if runs.empty:
-        yield "there are no runs"
+        yield "no runs"
         return
     for status in ("stopped", "failed"):
         if count := int((grid.status == status).sum()):
-            yield f"{status} runs, which count nowhere: {count}"
+            yield f"{status} runs, excluded: {count}"
     known = runs["validation"].notna().to_numpy()
     if count := int(((grid.status == "finished") & ~known).sum()):
-        yield f"finished runs without {grid.design.choice.name}, which count nowhere: {count}"
+        yield f"finished runs without {grid.design.choice.name}, excluded: {count}"
     if not known.any():
-        yield "no run came to its end: there is nothing to compare"
+        yield "no run finished or diverged: nothing can be compared"
     elif (grid.status[known] == "diverged").all():
         yield "every run diverged"
     if count := int((known & (grid.column < 0)).sum()):
-        yield f"runs without a seed, which count nowhere: {count}"
+        yield f"runs without a seed, excluded: {count}"
     placed = known & (grid.column >= 0)
     repeated = int(placed.sum()) - len(set(zip(grid.row[placed], grid.column[placed], strict=True)))
     if repeated:
-        yield f"runs that repeat a seed of their setting, and count once with their mean: {repeated}"
+        yield f"runs that repeat a configuration and seed, averaged into one replicate: {repeated}"
 
 
-def of_replicates(grid: Grid) -> Iterator[str]:
-    """Yield warnings about the number of replicates and their scope, each once for all panels."""
-    said = set()
+def replicate_warnings(grid: Grid) -> Iterator[str]:
+    """Yield warnings about the number and scope of the replicates, each only once for all panels."""
+    seen = set()
     for use in grid.uses.values():
         lines, seeds = [], len(use.report)
         if not use.is_disjoint:
             lines.append(
-                f"the same {with_noun(seeds, 'replicate')} choose settings and report, which flatters tuned arms"
+                f"the same {with_noun(seeds, 'replicate')} choose settings and report, which favours tuned arms"
             )
         elif len(use.tuning) and not use.within:
-            lines.append(f"replicates that choose settings: {len(use.tuning)}; that are reported: {seeds}")
+            lines.append(f"replicates that choose settings: {len(use.tuning)}; reported replicates: {seeds}")
         if seeds == 1:
-            lines.append("one replicate: no spread can be given, and it supports no claim")
+            lines.append("one replicate: the spread is unknown, and one replicate supports no claim")
         elif (coverage := coverage_of(seeds)) is not None:
             share = f"{100 * coverage:.0f} % of simulations"
             lines.append(
-                f"with {seeds} replicates, the 95 % intervals of interquartile means hold the truth in {share}"
+                f"with {seeds} replicates, 95 % intervals of interquartile means cover the true value in {share}"
             )
         if use.scope == Scope.SEED and len(grid.design.arms) > 1 and seeds > 1:
             lines.append(
-                "all seeds have the same data: other splits may differ; replicate=data gives each its own"
+                "all seeds share one split: other splits may differ; replicate=data gives each seed its own"
             )
-        yield from (line for line in lines if line not in said)
-        said.update(lines)
+        yield from (line for line in lines if line not in seen)
+        seen.update(lines)
 
 
-def of_tuning(grid: Grid, tuning: Tuning) -> Iterator[str]:
-    """Yield warnings about the choice of settings."""
+def tuning_warnings(grid: Grid, tuning: Tuning) -> Iterator[str]:
+    """Yield warnings about hyperparameter selection: unequal numbers of replicates or settings."""
     for (panel, arm), tuned in tuning.items():
         known, columns = ~np.isnan(grid.tables["validation"]), grid.uses[panel].tuning
         counts = {int(known[row, columns].sum()) for row in tuned.rows}
         if len(counts) > 1:
             name = full_name(grid, panel, arm)
-            yield f"{name}: settings were chosen on {min(counts)} to {max(counts)} replicates"
-    grids = {(panel, len(own.rows)) for (panel, _), own in tuning.items() if grid.uses[panel].within}
-    if len(grids) > len({panel for panel, _ in grids}):
+            yield f"{name}: settings were tuned on unequal numbers of replicates, {min(counts)} to {max(counts)}"
+    sizes = {(panel, len(tuned.rows)) for (panel, _), tuned in tuning.items() if grid.uses[panel].within}
+    if len(sizes) > len({panel for panel, _ in sizes}):
         yield (
-            "arms have different numbers of settings: where each split chooses for itself, the arm with more of "
-            "them is favoured if luck on validation rows comes with luck on test rows; give all arms the same grid"
+            "arms have different numbers of settings: where each split chooses its own setting, more settings are "
+            "an advantage if validation and test losses of a run are correlated; give all arms the same grid"
         )
 
 
-def at_edges(grid: Grid, tuning: Tuning) -> list[str]:
-    """Return a line for each edge of what was tried that is the best setting, with the arms of which it is.
+def edge_warnings(grid: Grid, tuning: Tuning) -> list[str]:
+    """Return a warning for each edge of the grid that is the best setting of some arms.
 
-    Where replicates choose for themselves, an edge counts if most of them choose it.
+    If each replicate chooses its own setting, most of them must choose the same one.
     """
-    found: dict[str, dict[str, None]] = {}
+    arms_at_edge: dict[str, dict[str, None]] = {}
     for (panel, arm), tuned in tuning.items():
-        tried = [grid.settings[row].tuned for row in tuned.rows]
-        rows, taken = np.unique(tuned.chosen[tuned.chosen >= 0], return_counts=True)
-        for row in rows[2 * taken > len(tuned.chosen)].tolist():
-            for key, end, setting in edges(tried, grid.settings[row].tuned):
-                what = f"the {end} {grid.design.tuned[key]} that was tried, {setting}"
-                found.setdefault(what, {})[full_name(grid, panel, arm)] = None
+        tried = [grid.configurations[row].tuned for row in tuned.rows]
+        rows, counts = np.unique(tuned.chosen[tuned.chosen >= 0], return_counts=True)
+        for row in rows[2 * counts > len(tuned.chosen)].tolist():
+            for key, end, setting in grid_edges(tried, grid.configurations[row].tuned):
+                edge = f"the {end} {grid.design.tuned[key]} of the grid, {setting}"
+                arms_at_edge.setdefault(edge, {})[full_name(grid, panel, arm)] = None
     return [
-        f"for {', '.join(names)} the best is {what}: a better one may lie beyond" for what, names in found.items()
+        f"the best setting of {', '.join(names)} is {edge}: extend the grid"
+        for edge, names in arms_at_edge.items()
     ]
 
 
-def of_tests(comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
-    """Yield warnings about the comparisons."""
-    said = set()
+def test_warnings(comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
+    """Yield warnings about comparisons that are impossible, incomplete or without attainable significance."""
+    seen = set()
     for row in comparisons:
         name = ", ".join(filter(None, [row["arm"], row["panel"]]))
         if str(row["verdict"]).startswith(NOT_COMPARABLE):
             line = f"{name}: {row['verdict']}"
         elif row["untested"]:
-            line = f"{name}: near-best settings with too few replicates for a test: {row['untested']}"
+            line = f"{name}: near-best settings without a test, too few replicates: {row['untested']}"
         else:
             continue
-        if line not in said:
+        if line not in seen:
             yield line
-        said.add(line)
+        seen.add(line)
     for question in dict.fromkeys(row["question"] for row in comparisons):
         tested = [row for row in comparisons if row["question"] == question and row["p_adjusted"] >= 0]
         count = len(tested)
@@ -154,42 +155,43 @@ def of_tests(comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
         if least * count > ALPHA >= least:
             needed = replicates_needed(count, factor)
             yield (
-                f"{question or 'comparisons'}: nothing can be declared: p is at least {p_value(least)}, and the "
-                f"clearest of {count} comparisons needs {p_value(ALPHA / count)}; it takes {needed} replicates"
+                f"{question or 'comparisons'}: no difference can be declared: the smallest possible p is "
+                f"{p_value(least)}, but {count} comparisons require {p_value(ALPHA / count)}; "
+                f"{needed} replicates are needed"
             )
 
 
-def of_looks(comparisons: Sequence[ComparisonRow], history: History) -> Iterator[str]:
-    """Yield warnings about comparisons that were looked at before."""
+def look_warnings(comparisons: Sequence[ComparisonRow], history: History) -> Iterator[str]:
+    """Yield warnings about repeated looks at the same comparisons."""
     looks = [row["look"] for row in comparisons]
     if looks and max(looks) > 1:
         yield (
-            f"looks at these comparisons: {max(looks)}; settings were fixed at the first, and p is multiplied for "
-            "the number of looks"
+            f"looks at these comparisons: {max(looks)}; settings were fixed at the first look, and p is corrected "
+            "for the number of looks"
         )
     most = history.max_replicates
     if most is not None and any(row["replicates"] > most for row in comparisons):
-        yield f"max_replicates={most} was declared at the first verdict: with more replicates nothing is declared"
+        yield f"max_replicates={most} was declared at the first verdict: no verdict with more replicates"
 
 
-def of_targets(grid: Grid, times: Reached) -> Iterator[str]:
-    """Yield warnings about the targets, where there are curves."""
+def target_warnings(grid: Grid, times: TargetTimes) -> Iterator[str]:
+    """Yield warnings about missing targets, and targets set by the reported runs."""
     targets = times.targets
     if targets.empty or targets["budget"].isna().all():
         return
     if targets["target"].isna().any():
-        yield f"panels without a target, as most runs diverged: {int(targets['target'].isna().sum())}"
+        yield f"panels without a target, because most runs diverged: {int(targets['target'].isna().sum())}"
     tuned = any(len(use.tuning) and not use.within for use in grid.uses.values())
     if not tuned and (targets["rule"] != GIVEN).any():
-        yield "the target was set by the runs whose times to it are told, which favours the arm that set it"
+        yield "the target was set by the same runs whose times are reported, which favours the arm that set it"
 
 
-def disagreements(grid: Grid, tuning: Tuning, comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
-    """Yield a line for each test comparison that the validation split or the best epoch answers otherwise.
+def disagreement_warnings(grid: Grid, tuning: Tuning, comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
+    """Yield a warning for each test comparison that the validation split or the best epoch contradicts.
 
-    The best epoch is chosen and judged on the same validation samples, which favours the arm whose curve jumps
-    more. A line is due where a verdict was declared and the other estimate points to the other side, or where the
-    other test finds a difference that the test of the comparison does not find, both at 0.05 and uncorrected.
+    The best epoch is chosen and evaluated on the same validation samples, which favours the arm with the noisier
+    curve. It contradicts the comparison if a declared difference has the opposite sign, or if it shows a
+    difference that the comparison does not show or shows with the opposite sign, at an uncorrected level of 0.05.
     """
     for row in comparisons:
         if row["question"] != GENERALIZATION or np.isnan(row["p_adjusted"]):
@@ -197,33 +199,34 @@ def disagreements(grid: Grid, tuning: Tuning, comparisons: Sequence[ComparisonRo
         choice = grid.design.choice
         if row["metric"].replace("test/", "val/") != choice.name:
             continue
-        for table, what in (("validation", "validation at the end"), ("best", "the best epoch of validation")):
-            found = other_answer(grid, tuning, row, Metric(table, choice.direction))
-            if found is None:
+        for table, source in (("validation", "the final validation"), ("best", "the best validation epoch")):
+            other = compare_by_table(grid, tuning, row, Metric(table, choice.direction))
+            if other is None:
                 continue
-            effect, p, side = found
+            effect, p, side = other
             declared, opposite = row["verdict"] in (BETTER, WORSE), side == -row["side"] != 0
             if (declared and opposite) or (p <= ALPHA and (opposite or row["p"] > ALPHA)):
-                answer = f"is {BETTER if side < 0 else WORSE} than" if p <= ALPHA else "goes the other way against"
+                shows = "shows" if p <= ALPHA else "suggests without significance"
                 where = f" at {row['panel']}" if row["panel"] else ""
                 yield (
-                    f"unlike {row['metric']}, {what} says that {row['arm']} {answer} {row['baseline']}{where}: "
-                    f"{choice.name}{effect}, p = {p_value(p)} uncorrected"
+                    f"unlike {row['metric']}, {source} {shows} that {row['arm']} is "
+                    f"{BETTER if side < 0 else WORSE} than {row['baseline']}{where}: "
+                    f"{choice.name}{effect}, p = {p_value(p)} (uncorrected)"
                 )
 
 
-def other_answer(
+def compare_by_table(
     grid: Grid, tuning: Tuning, row: ComparisonRow, metric: Metric
 ) -> tuple[str, float, float] | None:
-    """Return a comparison by another table of the grid: the effect as text, p and side; None without replicates.
+    """Compare two arms by another table of the grid: effect as text, p and side.
 
-    The text is empty where runs that diverged leave no estimate.
+    None without shared replicates. The text is empty if too many runs diverged for an estimate.
     """
-    place = PooledPanels(grid, row["of_panels"])
-    sides = [sides_of(tuning, row["of_panels"], row[name]) for name in ("arm", "baseline")]
-    if sides[0] is None or sides[1] is None:
+    pooled = PooledPanels(grid, row["of_panels"])
+    pair = [tuned_arm(tuning, row["of_panels"], row[name]) for name in ("arm", "baseline")]
+    if pair[0] is None or pair[1] is None:
         return None
-    arm, baseline = (place.pick(grid.tables[metric.name], side) for side in sides if side is not None)
+    arm, baseline = (pooled.pick(grid.tables[metric.name], member) for member in pair if member is not None)
     effect = effect_of(metric, arm, baseline)
     effects, _ = replicate_effects(effect, arm, baseline)
     if not len(effects):
@@ -235,5 +238,5 @@ def other_answer(
 
 
 def full_name(grid: Grid, panel: Panel, arm: str) -> str:
-    """Return an arm's name with its panel's."""
-    return " at ".join(filter(None, [arm or "all runs", grid.panel(panel)]))
+    """Return the name of an arm in a panel, such as ``bn at data.batch_size=8``."""
+    return " at ".join(filter(None, [arm or "all runs", grid.panel_name(panel)]))
