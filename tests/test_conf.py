@@ -27,14 +27,14 @@ IMAGES = {"net=cnn": ["data=digits"], "model=in": ["net=cnn", "data=digits"]}
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option not in ELSEWHERE])
-def test_every_option_trains(run_train, option):
+def test_option_trains(run_train, option):
     outcome = run_train(option, "trainer.max_epochs=1", *IMAGES.get(option, []))
     assert outcome.code == 0, outcome.err
     assert "finished after 1 epochs" in outcome.out
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_runs(run_train, experiment):
+def test_experiment_runs(run_train, experiment):
     outcome = run_train(f"experiment={experiment}", "trainer.fast_dev_run=true", *LESS.get(experiment, []))
     assert outcome.code == 0, outcome.err
     assert "failed after" not in outcome.out
@@ -47,7 +47,7 @@ def test_every_experiment_runs(run_train, experiment):
         *[(name, 3) for name in ("source_random", "lr_range", "overfit")],
     ],
 )
-def test_experiments_of_one_dataset_keep_it_for_all_seeds(experiment, splits):
+def test_experiments_draw_expected_number_of_splits(experiment, splits):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         configs = [compose("train", overrides=[f"experiment={experiment}", f"seed={k}"]) for k in (0, 1, 42)]
     found = [make_data(config) for config in configs]
@@ -56,7 +56,7 @@ def test_experiments_of_one_dataset_keep_it_for_all_seeds(experiment, splits):
         assert [data.seed for data in found] == [42] * 3 if splits == 1 else [0, 1, 42]
 
 
-def test_the_first_source_experiment_is_what_it_says(run_train):
+def test_source_random_trains_both_arms_full_batch(run_train):
     """Both arms, on the same samples, with the same batches: all of them, each epoch."""
     outcome = run_train("experiment=source_random", "seed=3", "trainer.max_epochs=2")
     assert outcome.code == 0, outcome.err
@@ -66,7 +66,7 @@ def test_the_first_source_experiment_is_what_it_says(run_train):
     assert runs["steps"].tolist() == [2, 2]
 
 
-def test_overfitting_16_samples_reaches_a_loss_of_nearly_nothing(run_train):
+def test_overfit_experiment_reaches_near_zero_loss(run_train):
     for model in ("bn", "nobn"):
         assert run_train("experiment=overfit", f"model={model}", f"hydra.run.dir={model}").code == 0
         curve = pd.read_csv(Path(model) / "curves.csv")

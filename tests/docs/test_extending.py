@@ -37,7 +37,7 @@ FILES = dict(FENCE.findall(TEXT))
 COMMANDS = re.findall(r"^    python (train\.py .+)$", TEXT, re.MULTILINE)
 SHORT = ["trainer.max_epochs=2", "logger=csv"]
 QUOTED = "\n    seed=1 and its like are trained one by one: "
-LONGEST = 20
+MAX_NAME_LENGTH = 20
 TRIED = {
     "mylab/items.py": """
 from mylab.norms import MeanOnlyBatchNorm
@@ -114,7 +114,7 @@ def test_every_block_says_which_file_it_is():
 def test_normalizers_are_short():
     for name in ("mylab/norms.py", "mylab/quadratic.py", "mylab/noise.py"):
         (layer,) = [node for node in ast.parse(FILES[name]).body if isinstance(node, ast.ClassDef)]
-        assert layer.end_lineno - layer.lineno < LONGEST
+        assert layer.end_lineno - layer.lineno < MAX_NAME_LENGTH
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)), ids=lambda number: COMMANDS[number])

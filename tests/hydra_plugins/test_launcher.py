@@ -40,7 +40,7 @@ def yaml_of(path: Path) -> object:
 
 
 @pytest.mark.parametrize("chunk", ["null", "1"])
-def test_the_files_are_those_of_runs_trained_one_by_one(run_train, chunk):
+def test_population_writes_same_files_as_single_runs(run_train, chunk):
     chunked = [TOGETHER, f"hydra.launcher.chunk={chunk}", "hydra.sweep.dir=together"]
     assert run_train(*SWEEP, *chunked).code == 0
     assert run_train(*SWEEP, "hydra/launcher=basic", "hydra.sweep.dir=alone").code == 0
@@ -53,7 +53,7 @@ def test_the_files_are_those_of_runs_trained_one_by_one(run_train, chunk):
     pd.testing.assert_frame_equal(*numbers, rtol=0.05)
 
 
-def test_the_plan_is_said_before_it_starts_also_where_no_launcher_was_named(run_train):
+def test_plan_is_logged_before_training(run_train):
     outcome = run_train(*SWEEP)
     assert "8 runs in 2 populations" in outcome.out.splitlines()[:2]
     outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=1", TOGETHER)
@@ -63,21 +63,21 @@ def test_the_plan_is_said_before_it_starts_also_where_no_launcher_was_named(run_
     ]
 
 
-def test_a_chunk_bounds_the_members_trained_at_once(run_train):
+def test_chunk_limits_population_size(run_train):
     outcome = run_train(*SWEEP, TOGETHER, "hydra.launcher.chunk=3")
     assert "8 runs in 4 populations" in outcome.out.splitlines()[:2]
     assert outcome.code == 0
 
 
 @pytest.mark.parametrize("mistake", ["hydra.launcher.chunk=0", "hydra.launcher.n_jobs=0"])
-def test_impossible_settings_are_refused(run_train, mistake):
+def test_invalid_launcher_setting_raises(run_train, mistake):
     outcome = run_train(*SWEEP, TOGETHER, mistake)
     assert outcome.code == 1
     assert f"{mistake.removesuffix('=0')} must be" in outcome.err
     assert not list(Path().iterdir())
 
 
-def test_an_optimizer_that_is_not_ours_is_trained_one_by_one(run_train):
+def test_foreign_optimizer_trains_one_by_one(run_train):
     foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *foreign, TOGETHER)
     assert outcome.code == 0, outcome.err
@@ -93,7 +93,7 @@ STOPPING = [
 ]
 
 
-def test_lightnings_early_stopping_stops_each_run_by_its_own_metric(run_train):
+def test_lightning_early_stopping_acts_on_each_run(run_train):
     outcome = run_train(*STOPPING)
     assert outcome.code == 0, outcome.err
     reason = "callbacks.extra: Lightning's own callback acts on one run"
@@ -155,14 +155,14 @@ def somebody(monkeypatch):
     monkeypatch.setitem(sys.modules, "somebody", module)
 
 
-def test_a_layer_that_cannot_be_stacked_is_trained_one_by_one(run_train):
+def test_unstackable_layer_trains_one_by_one(run_train):
     layer = ["model.norm._target_=somebody.Choosy", "~model.norm.eps", "~model.norm.momentum", "~model.norm.fused"]
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
     assert outcome.code == 0, outcome.err
     assert "and its like are trained one by one: vmap:" in outcome.out
 
 
-def test_bug_a_layer_that_assigns_its_buffers_trained_silently_without_them_in_a_population(run_train):
+def test_layer_assigning_buffers_trains_one_by_one(run_train):
     layer = [
         "model.norm._target_=somebody.Assigning",
         *("~model.norm.eps", "~model.norm.momentum", "~model.norm.fused"),
@@ -173,13 +173,13 @@ def test_bug_a_layer_that_assigns_its_buffers_trained_silently_without_them_in_a
     assert f"and its like are trained one by one: {reason}" in outcome.out
 
 
-def test_what_a_person_should_know_is_said_once_for_all_populations(run_train):
+def test_data_warning_is_logged_once_per_sweep(run_train):
     outcome = run_train("-m", "model=bn,nobn", "data.target=clipped", "trainer.max_epochs=1", TOGETHER)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("there is nothing to learn but a constant") == 1
 
 
-def test_layers_that_draw_from_the_global_generator_are_said_to_be_equal_in_law_only(run_train):
+def test_global_generator_layers_log_equality_in_law(run_train):
     common = [
         "-m",
         "model=bn_torch",
@@ -198,7 +198,7 @@ def test_layers_that_draw_from_the_global_generator_are_said_to_be_equal_in_law_
     assert "in law only" not in outcome.out, "our own dropout has a generator for each member"
 
 
-def test_a_group_that_fails_does_not_stop_the_others(run_train):
+def test_failed_group_does_not_stop_others(run_train):
     outcome = run_train(*SWEEP, TOGETHER, "+callbacks.extra.x._target_=somebody.Bomb", "hydra.sweep.dir=sweep")
     assert outcome.code == 1
     runs = pd.read_csv("sweep/summary.csv")
@@ -206,7 +206,7 @@ def test_a_group_that_fails_does_not_stop_the_others(run_train):
     assert all("out of luck" in path.read_text() for path in Path("sweep").glob("model=bn*/error.txt"))
 
 
-def test_a_diverged_member_changes_nothing_in_the_others(run_train):
+def test_diverged_member_does_not_change_others(run_train):
     common = ["-m", "model=nobn", "optimizer=sgd", "data=random", "trainer.max_epochs=20", "logger=csv", TOGETHER]
     assert run_train(*common, "optimizer.lr=0.001,0.002,10000000", "hydra.sweep.dir=with").code == 0
     assert run_train(*common, "optimizer.lr=0.001,0.002,0.003", "hydra.sweep.dir=without").code == 0
@@ -220,7 +220,7 @@ def test_a_diverged_member_changes_nothing_in_the_others(run_train):
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_only_what_is_not_done_is_trained_again(run_train):
+def test_only_unfinished_runs_are_retrained(run_train):
     assert run_train(*SWEEP, TOGETHER, "hydra.sweep.dir=sweep").code == 0
     again = Path("sweep/model=bn,seed=1,optimizer.lr=0.01")
     (again / "result.json").unlink()
@@ -243,7 +243,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=heed, start_new_session=True, **pipes)
 
 
-def test_populations_train_side_by_side_in_processes(tmp_path):
+def test_populations_train_in_parallel_processes(tmp_path):
     process = start(tmp_path, *SWEEP, *SIDE_BY_SIDE)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
@@ -253,7 +253,7 @@ def test_populations_train_side_by_side_in_processes(tmp_path):
 
 
 @pytest.mark.parametrize("launcher", [[TOGETHER], [*SIDE_BY_SIDE, "hydra.launcher.chunk=2"]], ids=["one", "two"])
-def test_ctrl_c_leaves_every_run_stopped_also_those_that_had_not_begun(tmp_path, launcher):
+def test_ctrl_c_marks_all_runs_stopped(tmp_path, launcher):
     endless = [*SWEEP[:-1], "trainer.max_epochs=100000", "logger.flush_seconds=0", *launcher]
     process = start(tmp_path, *endless)
     deadline = time.monotonic() + 60
@@ -299,7 +299,7 @@ class Raiser(pl.Callback):
 @pytest.mark.parametrize(
     ("ending", "words"), [("Killer", "the process that trained it was killed"), ("Raiser", "out of luck")]
 )
-def test_a_group_that_ends_badly_in_its_process_does_not_take_others_down(tmp_path, ending, words):
+def test_worker_crash_does_not_stop_other_groups(tmp_path, ending, words):
     (tmp_path / "endings.py").write_text(ENDINGS)
     process = start(tmp_path, *SWEEP, *SIDE_BY_SIDE, f"+callbacks.extra.x._target_=endings.{ending}")
     _, err = process.communicate(timeout=120)
@@ -310,7 +310,7 @@ def test_a_group_that_ends_badly_in_its_process_does_not_take_others_down(tmp_pa
     assert runs.query("model == 'bn'")["error"].str.startswith(words).all()
 
 
-def test_joblib_trains_the_jobs_in_processes_and_leaves_the_same_files(tmp_path, run_train):
+def test_joblib_writes_the_same_files(tmp_path, run_train):
     process = start(tmp_path, *SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -319,7 +319,7 @@ def test_joblib_trains_the_jobs_in_processes_and_leaves_the_same_files(tmp_path,
     assert files(tmp_path / "sweep") == files(Path("together"))
 
 
-def test_optuna_searches_with_populations(tmp_path):
+def test_optuna_trains_populations(tmp_path):
     searched = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
     number = "optimizer.lr=tag(log,interval(0.0001,0.1))"
     process = start(tmp_path, "-m", *searched, number, "trainer.max_epochs=2")
@@ -341,7 +341,7 @@ class Doubles(Random):
         return Table(found.x.double(), found.y.double())
 
 
-def test_data_in_float64_can_be_stacked(run_train, monkeypatch):
+def test_float64_data_are_stacked(run_train, monkeypatch):
     monkeypatch.setattr(sys.modules["somebody"], "Doubles", Doubles, raising=False)
     doubles = ["data=random", "data._target_=somebody.Doubles", "trainer.max_epochs=1"]
     outcome = run_train("-m", "seed=0,1", *doubles, TOGETHER)
@@ -349,7 +349,7 @@ def test_data_in_float64_can_be_stacked(run_train, monkeypatch):
     assert "2 runs in 1 population" in outcome.out.splitlines()[:2]
 
 
-def test_members_whose_splits_lack_a_word_train_apart_from_the_others(run_train, tmp_path):
+def test_splits_lacking_a_category_train_separately(run_train, tmp_path):
     words = ["red"] * 58 + ["blue"] + ["green"]
     Path("words.csv").write_text("word,a,y\n" + "".join(f"{w},{k % 7},{k / 3}\n" for k, w in enumerate(words)))
     given = [

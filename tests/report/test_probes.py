@@ -13,7 +13,7 @@ from normlab.report.probe_figures import FIGURES, draw_plain_numbers, write_imag
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
 from normlab.results.events import EventFile
-from normlab.results.probes import Found
+from normlab.results.probes import ProbeRecord
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
 
@@ -39,7 +39,7 @@ def probed(make_run):
 
 def found(probe, step, mode="batch", arrays=None, headline=(), **numbers):
     values = {name.replace("__", "/"): float(x) for name, x in numbers.items()}
-    return Found(step // 10, step, 0.0, probe, mode, values, arrays or {}, headline)
+    return ProbeRecord(step // 10, step, 0.0, probe, mode, values, arrays or {}, headline)
 
 
 def sweep_of(tmp_path):
@@ -188,7 +188,7 @@ def test_no_number_at_all(probed, tmp_path, name):
     for one in everything(0, 2.0):
         arrays = {key: np.full_like(array, value) for key, array in one.arrays.items()}
         numbers = dict.fromkeys(one.numbers, value)
-        nothing += [Found(1, 0, 0.0, one.probe, one.mode, numbers, arrays)] if one.probe == name else []
+        nothing += [ProbeRecord(1, 0, 0.0, one.probe, one.mode, numbers, arrays)] if one.probe == name else []
     probed("model=bn", nothing)
     assert drawn(tmp_path, name) == (None, None)
 
@@ -479,7 +479,7 @@ def test_one_seed_is_no_median_and_a_missing_number_a_dash(probed, make_run, tmp
 
 def test_a_wide_table_is_broken_and_each_part_names_the_arms(probed, tmp_path):
     numbers = {f"a_rather_long_name_{k}": float(k) for k in range(9)}
-    probed("model=bn", [Found(1, 1, 0.0, "mine", "batch", numbers, headline=tuple(numbers))])
+    probed("model=bn", [ProbeRecord(1, 1, 0.0, "mine", "batch", numbers, headline=tuple(numbers))])
     lines = printed_probes(*sweep_of(tmp_path))
     assert max(map(len, lines)) <= TABLE_LETTERS
     heads = [line for line in lines if line.startswith("arm")]

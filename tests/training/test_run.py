@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from normlab.errors import ConfigError
-from normlab.results.events import group
-from normlab.results.folder import require_own
+from normlab.results.events import hparam_group
+from normlab.results.folder import require_run_folder
 from normlab.results.result import Result, Status
 from normlab.training import session
 from normlab.training.build import make_data
@@ -287,7 +287,7 @@ def test_a_folder_with_somebody_else_s_files_is_refused_untouched(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "resnet.pt").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
-        require_own(tmp_path, run_of(tmp_path).config)
+        require_run_folder(tmp_path, run_of(tmp_path).config)
     assert (tmp_path / "checkpoints" / "resnet.pt").read_text() == "precious"
 
 
@@ -352,5 +352,5 @@ def test_a_test_that_fails_leaves_the_last_checkpoint_as_it_was(tmp_path, monkey
 
 def test_runs_that_differ_in_their_seed_alone_share_a_group_also_where_the_data_follow_the_seed(tmp_path):
     runs = [run_of(tmp_path, "data.seed=${seed}", f"seed={seed}") for seed in (0, 1)]
-    one, two = (group(OmegaConf.to_container(run.config), {}) for run in runs)
+    one, two = (hparam_group(OmegaConf.to_container(run.config), {}) for run in runs)
     assert one == two

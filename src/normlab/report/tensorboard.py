@@ -25,7 +25,14 @@ from normlab.report.probe_data import probe_columns
 from normlab.report.probe_figures import write_images
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
-from normlab.results.events import CLOSED, GROUPS, OURS, EventFile, flat, replaced
+from normlab.results.events import (
+    EVENT_FILES,
+    GROUPS,
+    SWEEP_SUFFIX,
+    EventFile,
+    flatten_hparams,
+    replace_event_file,
+)
 from normlab.results.folder import run_names
 from normlab.results.result import Status
 from normlab.results.sweep import Record
@@ -100,7 +107,7 @@ def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]
     """
     keys = [*sweep.keys, *sweep.named]
     results = [records[number].result for number in sweep.runs.index]
-    flats = [flat(result.config, result.choices) for result in results]
+    flats = [flatten_hparams(result.config, result.choices) for result in results]
     runs = list(zip(sweep.runs["arm"], flats, strict=True))
     found = {key: {(arm, of[key]) for arm, of in runs if key in of} for key in [*keys, *HPARAM_COLUMNS]}
     return [
@@ -152,7 +159,7 @@ def write_events(
     There are none if the runs have no event files; else there is the sweep's, and that of its arms if it has more
     runs than arms. A folder that is a run's own is left alone: its event files are the run's.
     """
-    traced = [number for number in sweep.runs.index if any(records[number].folder.glob(OURS))]
+    traced = [number for number in sweep.runs.index if any(records[number].folder.glob(EVENT_FILES))]
     if not traced or any(record.folder == folder for record in records):
         return [folder] if traced else []
     numbers = run_numbers(sweep, records).add_prefix(TABLE)
@@ -168,7 +175,7 @@ def write_events(
     # Of more than 40 runs TensorBoard selects none for these tabs: what is called arms is found all at once.
     shown = folder / ARMS if curves else folder
     for place in dict.fromkeys([folder, shown]):
-        with replaced(place) as events:
+        with replace_event_file(place) as events:
             if place == folder:
                 events.experiment(hyperparameters(sweep, records), metrics, sweep.keys)
             if place == shown:
@@ -182,7 +189,7 @@ def write_numbers(record: Record, numbers: pd.Series) -> None:
     """Write a run's numbers, if it has any, into an event file of their own beside the run's."""
     known = {str(tag): float(value) for tag, value in numbers.dropna().items()}
     if known:
-        with replaced(record.folder, CLOSED) as events:
+        with replace_event_file(record.folder, SWEEP_SUFFIX) as events:
             events.scalars([Point(record.result.epochs, record.result.steps, time.time(), known)])
 
 
@@ -196,10 +203,10 @@ def curves_by_folder(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]])
 def write_arms(folder: Path, curves: Mapping[str, Sequence[Point]]) -> None:
     """Write an event file for each arm, by its name, and remove what an earlier close wrote of others."""
     for name, points in curves.items():
-        with replaced(folder / name) as events:
+        with replace_event_file(folder / name) as events:
             events.scalars(points)
-    stale = [path for path in folder.glob(f"*/{OURS}") if path.parent.name not in curves]
-    for path in [*stale, *([] if curves else folder.glob(OURS))]:
+    stale = [path for path in folder.glob(f"*/{EVENT_FILES}") if path.parent.name not in curves]
+    for path in [*stale, *([] if curves else folder.glob(EVENT_FILES))]:
         path.unlink()
         if not any(path.parent.iterdir()):
             path.parent.rmdir()

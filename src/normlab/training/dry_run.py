@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from normlab.config.validation import check
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
-from normlab.errors import ConfigError, first_line, naming, require
+from normlab.errors import ConfigError, first_line, prefix_errors, require
 from normlab.probes.snapshot import Probe
 from normlab.results.folder import plain
 from normlab.results.result import Result
@@ -103,10 +103,10 @@ def dry_run(config: DictConfig) -> list[str]:
         module = training.module.to(precision_of(config))
         try_layers(module, data, sizes)
         for name, probe in make_probes(config).items():
-            with naming(f"probes.{name}"):
+            with prefix_errors(f"probes.{name}"):
                 probe.check(module.population.net)
         name_parts(module)
-        with naming("dry run"):
+        with prefix_errors("dry run"):
             (result,) = training.results()
     require_metrics(config, result)
     return [*data.notices, *notices_of_layers(module.population.net, sizes), *notices_of_metrics(config, result)]
@@ -169,7 +169,7 @@ def name_parts(module: PopulationModule) -> None:
 
     def named(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def calling(*arguments: Any, **keywords: Any) -> Any:
-            with naming(key):
+            with prefix_errors(key):
                 return call(*arguments, **keywords)
 
         return calling

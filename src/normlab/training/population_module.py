@@ -16,7 +16,7 @@ from torch import Tensor
 
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
-from normlab.errors import ConfigError, first_line, naming, require
+from normlab.errors import ConfigError, first_line, prefix_errors, require
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.norms.counter_rng import StochasticLayer
 from normlab.population.compiling import Compiled, PopulationStep, StepFunction
@@ -298,7 +298,7 @@ class PopulationModule(pl.LightningModule):
         """Put the statistics of the whole training split in the place of the running ones."""
         split = data.split(0)
         x, _ = self.for_all((split.x, split.y))
-        with naming("statistics=reestimated"):
+        with prefix_errors("statistics=reestimated"):
             reestimate(self.population, x.split(batch_sizes(x.shape[1], data.batch_size), dim=1))
 
     @property
@@ -367,7 +367,7 @@ class PopulationModule(pl.LightningModule):
         """Return the metrics, the task's and those of the configuration, ``(K,)`` each."""
         values = self.task.metrics(outputs, targets)
         for name, metric in self.extra_metrics.items():
-            with naming(f"metrics.{name}"):
+            with prefix_errors(f"metrics.{name}"):
                 of_members = [torch.as_tensor(metric(*member)) for member in zip(outputs, targets, strict=True)]
                 shape = tuple(of_members[0].shape)
                 require(shape == (), f"metrics.{name}", "one number for each net", f"shape {shape}")
