@@ -1,4 +1,4 @@
-"""A mistake is answered with one line that names it, and leaves no trace."""
+"""Mistakes on the command line give a one-line error and write no files."""
 
 import inspect
 from pathlib import Path
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from normlab.config.validation import UNSUPPORTED_TRAINER_ARGUMENTS
 from normlab.training import build, session
 
-FEW = ["trainer.max_epochs=1", "logger=csv"]
+SHORT = ["trainer.max_epochs=1", "logger=csv"]
 CONF = Path(__file__).parents[1] / "conf"
 
 MISTAKES = {
@@ -46,7 +46,7 @@ MISTAKES = {
     "net.init=he": "net.init must be one of default, kaiming, xavier, gaussian, got he",
     "net=resmlp net.width=0": "net.width must be at least 1",
     "net=cnn data=digits net.channels=[0]": "net.channels must be a list of sizes of at least 1, got [0]",
-    "statistics=batch data.test=1": "must be 0 or at least 2, as statistics=batch normalizes with this split, got 1",
+    "statistics=batch data.test=1": "data.test must be 0 or at least 2, as statistics=batch normalizes with",
     "+metrics.loss._target_=torch.nn.functional.l1_loss": (
         "metrics.loss must not have the name of a task metric (loss, mse, mae, r2, acc, lr); use metrics.my_loss"
     ),
@@ -154,16 +154,16 @@ MISTAKES = {
 
 
 def one_line(text: str) -> str:
-    """Return the only line of a text."""
+    """Return the only line of a text; fail if there are several."""
     (line,) = text.strip().splitlines()
     return line
 
 
 @pytest.mark.parametrize(("mistake", "answer"), MISTAKES.items(), ids=MISTAKES)
 def test_mistake_gives_one_line_and_writes_nothing(run_train, mistake, answer):
-    typed = mistake.split(" ")
-    keys = {word.partition("=")[0] for word in typed}
-    outcome = run_train(*(word for word in FEW if word.partition("=")[0] not in keys), *typed)
+    overrides = mistake.split(" ")
+    keys = {word.partition("=")[0] for word in overrides}
+    outcome = run_train(*(word for word in SHORT if word.partition("=")[0] not in keys), *overrides)
     assert outcome.code == 1
     assert answer in one_line(outcome.err)
     assert one_line(outcome.err).startswith("error: ")
@@ -172,8 +172,8 @@ def test_mistake_gives_one_line_and_writes_nothing(run_train, mistake, answer):
 
 
 @pytest.fixture
-def own_data() -> None:
-    """Write a dataset of one's own that names what it must alone, into a folder beside conf/."""
+def user_datasets() -> None:
+    """Write user configs of a dataset into mine/: one with all required keys, and one without each."""
     folder = Path("mine/data")
     folder.mkdir(parents=True)
     lines = ["_target_: normlab.data.Random", "train: 6", "val: 2", "test: 2", "batch_size: 3"]
@@ -182,7 +182,7 @@ def own_data() -> None:
         (folder / f"no_{key}.yaml").write_text("\n".join(line for line in lines if not line.startswith(key)))
 
 
-def test_user_dataset_has_optional_seed(run_train, own_data):
+def test_user_dataset_has_optional_seed(run_train, user_datasets):
     losses = []
     for number, words in enumerate(([], ["+data.seed=42"], ["+data.seed=1"], ["+data.standardize=true"])):
         own = ["--config-dir=mine", "data=noise", "trainer.max_epochs=1", f"hydra.run.dir={number}"]
@@ -205,7 +205,7 @@ def test_user_dataset_has_optional_seed(run_train, own_data):
         "batch_size: 60",
     }.items(),
 )
-def test_key_missing_from_user_dataset_raises(run_train, own_data, words, answer):
+def test_key_missing_from_user_dataset_raises(run_train, user_datasets, words, answer):
     outcome = run_train("--config-dir=mine", *words.split())
     assert outcome.code == 1
     assert one_line(outcome.err) == f"error: {answer}"
@@ -223,7 +223,7 @@ def test_key_missing_from_user_dataset_raises(run_train, own_data, words, answer
     }.items(),
 )
 def test_sweep_is_validated_before_training(run_train, sweep, answer):
-    outcome = run_train("-m", "model=bn,nobn", sweep, *FEW)
+    outcome = run_train("-m", "model=bn,nobn", sweep, *SHORT)
     assert outcome.code == 1
     assert answer in one_line(outcome.err)
     assert not list(Path().iterdir())
@@ -233,13 +233,13 @@ def test_seed_zero_is_valid(run_train):
     assert run_train("seed=0", "trainer.max_epochs=0", "logger=csv").code == 0
 
 
-@pytest.mark.parametrize("arguments", [["hydra.run.dir=taken/run"], ["-m", "hydra.sweep.dir=taken/sweep"]])
+@pytest.mark.parametrize("arguments", [["hydra.run.dir=blocked/run"], ["-m", "hydra.sweep.dir=blocked/sweep"]])
 def test_unwritable_output_folder_raises(run_train, arguments):
-    Path("taken").write_text("a file")
-    outcome = run_train(*arguments, *FEW)
+    Path("blocked").write_text("a file")
+    outcome = run_train(*arguments, *SHORT)
     assert outcome.code == 1
-    assert "cannot write to the output folder taken/" in one_line(outcome.err)
-    assert Path("taken").read_text() == "a file"
+    assert "cannot write to the output folder blocked/" in one_line(outcome.err)
+    assert Path("blocked").read_text() == "a file"
 
 
 def test_help_is_short_and_lists_groups(run_train):
@@ -258,7 +258,7 @@ def test_cfg_prints_the_composed_config(run_train):
     assert not list(Path().iterdir())
 
 
-HAVE_AN_EFFECT = {
+SUPPORTED_TRAINER_ARGUMENTS = {
     "accelerator": "cpu",
     "devices": "1",
     "precision": "64-true",
@@ -273,17 +273,20 @@ HAVE_AN_EFFECT = {
     "detect_anomaly": "true",
     "default_root_dir": "elsewhere",
 }
-"""Arguments of the Trainer that Lightning is handed, or that the training goes by, each with a value."""
+"""Arguments of the Trainer that affect a run, each with a value."""
 
 
 def test_trainer_arguments_are_supported_or_rejected():
-    assert set(inspect.signature(pl.Trainer).parameters) == {*HAVE_AN_EFFECT, *UNSUPPORTED_TRAINER_ARGUMENTS}
-    assert not {*HAVE_AN_EFFECT} & {*UNSUPPORTED_TRAINER_ARGUMENTS}
+    assert set(inspect.signature(pl.Trainer).parameters) == {
+        *SUPPORTED_TRAINER_ARGUMENTS,
+        *UNSUPPORTED_TRAINER_ARGUMENTS,
+    }
+    assert not {*SUPPORTED_TRAINER_ARGUMENTS} & {*UNSUPPORTED_TRAINER_ARGUMENTS}
 
 
 @pytest.mark.parametrize("argument", sorted(UNSUPPORTED_TRAINER_ARGUMENTS))
 def test_unsupported_trainer_argument_raises(run_train, argument):
-    outcome = run_train(*FEW, f"+trainer.{argument}=1")
+    outcome = run_train(*SHORT, f"+trainer.{argument}=1")
     assert outcome.code == 1
     assert (
         one_line(outcome.err)
@@ -292,17 +295,17 @@ def test_unsupported_trainer_argument_raises(run_train, argument):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("argument", sorted(HAVE_AN_EFFECT))
+@pytest.mark.parametrize("argument", sorted(SUPPORTED_TRAINER_ARGUMENTS))
 def test_supported_trainer_argument_is_passed_on(run_train, monkeypatch, argument):
-    handed = []
-    made = build.make_trainer
+    values = []
+    original = build.make_trainer
 
     def make_trainer(config, *rest, **named):
-        handed.append(config.trainer[argument])
-        return made(config, *rest, **named)
+        values.append(config.trainer[argument])
+        return original(config, *rest, **named)
 
     monkeypatch.setattr(session, "make_trainer", make_trainer)
     is_new = argument not in OmegaConf.load(CONF / "trainer/default.yaml")
-    outcome = run_train("+" * is_new + f"trainer.{argument}={HAVE_AN_EFFECT[argument]}", "logger=csv")
+    outcome = run_train("+" * is_new + f"trainer.{argument}={SUPPORTED_TRAINER_ARGUMENTS[argument]}", "logger=csv")
     assert (outcome.code, outcome.err) == (0, "")
-    assert yaml.safe_load(HAVE_AN_EFFECT[argument]) in handed
+    assert yaml.safe_load(SUPPORTED_TRAINER_ARGUMENTS[argument]) in values

@@ -1,10 +1,10 @@
-"""Errors name what is wrong, where it is written, and what to type instead."""
+"""Configuration errors name the fault, its location and the remedy."""
 
 from pathlib import Path
 
 import pytest
 
-FEW = ["trainer.max_epochs=1", "logger=csv"]
+SHORT = ["trainer.max_epochs=1", "logger=csv"]
 NORM = "norm:\n  _target_: torch.nn.BatchNorm1d\n  _partial_: true\n  momentum: {}\nnorm2d: null\nweight: null\n"
 LBFGS = "optimizer._target_=torch.optim.LBFGS"
 
@@ -26,7 +26,7 @@ LBFGS = "optimizer._target_=torch.optim.LBFGS"
 def test_error_in_user_file_names_file_and_line(run_train, tmp_path, how, text, answer):
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(text)
-    outcome = run_train("--config-dir", "conf", *how, *FEW)
+    outcome = run_train("--config-dir", "conf", *how, *SHORT)
     assert outcome.code == 1
     assert answer in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
@@ -52,7 +52,7 @@ def test_error_in_user_file_names_file_and_line(run_train, tmp_path, how, text, 
     }.items(),
 )
 def test_faulty_override_gives_the_remedy(run_train, word, answer):
-    outcome = run_train(word, *FEW)
+    outcome = run_train(word, *SHORT)
     assert outcome.code == 1
     assert answer in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
@@ -62,7 +62,7 @@ def test_suggested_quoting_works(run_train):
     rows = "\n".join(f"{i},{i % 7}.5" for i in range(30))
     Path("t.csv").write_text(f'x,"median value ($)"\n{rows}\n')
     table = ["data=csv", "data.path=t.csv", "data.train=20", "data.val=5", "data.test=5", "data.batch_size=10"]
-    outcome = run_train(*table, 'data.target_column="median value ($)"', *FEW)
+    outcome = run_train(*table, 'data.target_column="median value ($)"', *SHORT)
     assert outcome.code == 0, outcome.err
 
 
@@ -82,8 +82,8 @@ def test_lr_is_required_if_optimizer_has_no_default(run_train, tmp_path, monkeyp
     Path("needy.py").write_text(LINEAR)
     Path("conf/optimizer").mkdir(parents=True)
     Path("conf/optimizer/mine.yaml").write_text(f"_target_: {target}\n_partial_: true\n")
-    outcome = run_train("--config-dir", "conf", "optimizer=mine", *FEW)
+    outcome = run_train("--config-dir", "conf", "optimizer=mine", *SHORT)
     assert outcome.code == code, outcome.err
     if code:
         assert "optimizer.lr is missing, but needy.Needy needs it; write +optimizer.lr=0.01" in outcome.err
-        assert run_train("--config-dir", "conf", "optimizer=mine", "+optimizer.lr=0.01", *FEW).code == 0
+        assert run_train("--config-dir", "conf", "optimizer=mine", "+optimizer.lr=0.01", *SHORT).code == 0

@@ -1,4 +1,4 @@
-"""Records with keys and targets of before are read, and their runs are not trained again."""
+"""Records with old keys and targets are read, and their runs are not retrained."""
 
 import json
 import subprocess

@@ -7,20 +7,20 @@ import pytest
 
 from normlab.results.result import Result
 
-FEW = ["trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]
+SHORT = ["trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]
 
 
-def names() -> list[str]:
-    """Return the names of the runs that a sweep trained."""
+def run_names() -> list[str]:
+    """Return the folder names of the sweep's runs."""
     return sorted(path.parent.name for path in Path("sweep").glob("*/result.json"))
 
 
 def test_override_is_dropped_from_arms_without_its_key(run_train):
-    outcome = run_train("-m", "model=bn,nobn,dyt", "model.norm.momentum=0.05,0.1", *FEW)
+    outcome = run_train("-m", "model=bn,nobn,dyt", "model.norm.momentum=0.05,0.1", *SHORT)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("model.norm.momentum does not apply to model=nobn, model=dyt\n")
     swept = ["model=bn,model.norm.momentum=0.05", "model=bn,model.norm.momentum=0.1"]
-    assert names() == [*swept, "model=dyt", "model=nobn"]
+    assert run_names() == [*swept, "model=dyt", "model=nobn"]
     plain = Result.read(Path("sweep/model=nobn"))
     assert plain.overrides == ["model=nobn", "trainer.max_epochs=1", "logger=csv"]
     momenta = [Result.read(Path(f"sweep/{name}")).config["model"]["norm"]["momentum"] for name in swept]
@@ -29,10 +29,10 @@ def test_override_is_dropped_from_arms_without_its_key(run_train):
 
 
 def test_key_missing_only_from_the_default_is_set(run_train):
-    outcome = run_train("-m", "model=gn,ws_gn", "model.norm.num_groups=8", *FEW)
+    outcome = run_train("-m", "model=gn,ws_gn", "model.norm.num_groups=8", *SHORT)
     assert outcome.code == 0, outcome.err
     assert "does not apply" not in outcome.out
-    groups = [Result.read(Path(f"sweep/{name}")).config["model"]["norm"]["num_groups"] for name in names()]
+    groups = [Result.read(Path(f"sweep/{name}")).config["model"]["norm"]["num_groups"] for name in run_names()]
     assert groups == [8, 8]
 
 
@@ -55,10 +55,10 @@ def test_key_missing_only_from_the_default_is_set(run_train):
     ],
 )
 def test_inapplicable_override_is_logged(run_train, words, line, trained):
-    outcome = run_train("-m", *words, *FEW)
+    outcome = run_train("-m", *words, *SHORT)
     assert outcome.code == 0, outcome.err
     assert line in outcome.out.splitlines()
-    assert len(names()) == trained
+    assert len(run_names()) == trained
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_inapplicable_override_is_logged(run_train, words, line, trained):
     ],
 )
 def test_key_missing_from_all_arms_raises_with_hint(run_train, words, answer):
-    outcome = run_train("-m", *words, *FEW)
+    outcome = run_train("-m", *words, *SHORT)
     assert outcome.code == 1
     assert answer in outcome.err
     assert not Path("sweep").exists()
 
 
 def test_single_run_sets_key_of_its_model(run_train):
-    outcome = run_train("experiment=overfit", "model=gn", "model.norm.num_groups=8", *FEW[:-1])
+    outcome = run_train("experiment=overfit", "model=gn", "model.norm.num_groups=8", *SHORT[:-1])
     assert outcome.code == 0, outcome.err

@@ -1,4 +1,4 @@
-"""``timing=true`` times the arms of a sweep after it has trained, and changes nothing else."""
+"""``timing=true`` times the arms of a sweep after training, and changes nothing else."""
 
 import os
 import signal
@@ -22,19 +22,19 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch):
+def short_blocks(monkeypatch):
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.001)
 
 
 def times_in(folder: str) -> list[list[float] | None]:
-    """Return the seconds per step of each round, of each run of a sweep."""
+    """Return each run's seconds per step in each round, None for runs that were not timed."""
     found = read_timing(Path(folder))
     assert found is not None
     return [step_seconds(found, record.result) for record in read_sweep(Path(folder))]
 
 
-def files(folder: str) -> dict[Path, bytes]:
-    """Return the files of a sweep's runs without their times."""
+def run_files(folder: str) -> dict[Path, bytes]:
+    """Return the content of the runs' files that must not depend on timing."""
     names = ("curves.csv", "best.pt", "last.pt", "config.yaml")
     return {path.relative_to(folder): path.read_bytes() for name in names for path in Path(folder).rglob(name)}
 
@@ -51,7 +51,7 @@ def test_timing_does_not_change_the_runs(run_train):
     assert bn == same != nobn
     assert len(bn or []) == 20
     assert not Path("plain", TIMING_FILE).exists()
-    one, two = files("plain"), files("timed")
+    one, two = run_files("plain"), run_files("timed")
     assert len(one) == 16
     for path, content in one.items():
         with_timing = content.replace(b"timing: false", b"timing: true")
@@ -95,7 +95,7 @@ def test_timing_of_single_run_logs_no_effect(run_train):
     assert "timing=true has no effect in a single run" in outcome.out.splitlines()[-1]
 
 
-REFUSED = {
+REJECTED = {
     "timing=maybe": "timing must be true or false, got 'maybe'",
     "-m timing=true,false": (
         "timing must be the same in all runs of a sweep, got timing=true,false; give it one value"
@@ -107,7 +107,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("words", "answer"), REFUSED.items(), ids=REFUSED)
+@pytest.mark.parametrize(("words", "answer"), REJECTED.items(), ids=REJECTED)
 def test_invalid_timing_raises_before_training(run_train, words, answer):
     Path("mine/experiment").mkdir(parents=True)
     for name, content in (("timed", "timing: true"), ("other", "stats_warmup_epochs: 1")):
@@ -127,10 +127,10 @@ class Bomb(pl.Callback):
 
 
 def test_failed_arm_is_not_timed(run_train, monkeypatch):
-    module = ModuleType("somebody")
+    module = ModuleType("usercode")
     module.Bomb = Bomb
-    monkeypatch.setitem(sys.modules, "somebody", module)
-    bomb = ["model=bn,nobn,ln", "+callbacks.extra.bomb._target_=somebody.Bomb"]
+    monkeypatch.setitem(sys.modules, "usercode", module)
+    bomb = ["model=bn,nobn,ln", "+callbacks.extra.bomb._target_=usercode.Bomb"]
     outcome = run_train("-m", "trainer.max_epochs=2", *bomb, "timing=true", "hydra.sweep.dir=sweep")
     assert (outcome.code, outcome.err.strip().splitlines()[-1]) == (1, "error: out of luck")
     bn, ln, nobn = times_in("sweep")
@@ -140,12 +140,12 @@ def test_failed_arm_is_not_timed(run_train, monkeypatch):
 
 
 def test_ctrl_c_during_timing_still_writes_summary(tmp_path):
-    # A shell that runs the tests in the background has Ctrl-C ignored, which a child would inherit.
-    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    # Background shells ignore SIGINT and child processes inherit that, so restore the default handler.
+    unblock = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, str(TRAIN), *SWEEP, "model=bn,nobn,ln", "timing=true", "hydra.sweep.dir=sweep"]
     command.remove("model=bn,nobn")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), preexec_fn=heed, **pipes) as process:
+    with subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), preexec_fn=unblock, **pipes) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         for line in process.stdout:

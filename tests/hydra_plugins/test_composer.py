@@ -1,4 +1,4 @@
-"""Composing a sweep's jobs gives what Hydra's own composition gives."""
+"""The composer's job configs equal those of Hydra."""
 
 from pathlib import Path
 
@@ -31,8 +31,8 @@ def hydra():
 
 @pytest.mark.parametrize("job", JOBS)
 def test_job_config_equals_hydras(hydra, job):
-    given = ["seed=1", "hydra.sweep.dir=somewhere", "hydra.job.name=train"]
-    master = hydra.compose_config("train", given, run_mode=RunMode.MULTIRUN)
+    overrides = ["seed=1", "hydra.sweep.dir=somewhere", "hydra.job.name=train"]
+    master = hydra.compose_config("train", overrides, run_mode=RunMode.MULTIRUN)
     composer = Composer(hydra.config_loader, master)
     composer.compose(["model=bn", "seed=9", "hydra.sweep.subdir=x"], 0)
     ours = composer.compose([*job, "hydra.sweep.subdir='name'"], 7)

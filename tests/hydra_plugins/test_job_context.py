@@ -1,4 +1,4 @@
-"""Hydra's own values in a configuration: ``${hydra:job.num}``, ``${hydra:runtime.output_dir}``."""
+"""Interpolations of Hydra's values: ``${hydra:job.num}``, ``${hydra:runtime.output_dir}``."""
 
 import subprocess
 import sys
@@ -25,15 +25,15 @@ callbacks:
 
 @pytest.fixture
 def mine(tmp_path):
-    """Return the words that choose an experiment with values of Hydra's."""
+    """Return arguments that choose an experiment with Hydra's values."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text(EXPERIMENT)
     return ["--config-dir", str(folder.parent), "experiment=mine", "logger=csv"]
 
 
-def check(sweep: Path) -> None:
-    """Check that each run has its own number and its own folder."""
+def check_resolved(sweep: Path) -> None:
+    """Check that each run resolved its own job number and output folder."""
     results = {path.parent: Result.read(path.parent) for path in sweep.rglob("result.json")}
     assert sorted(result.config["data"]["seed"] for result in results.values()) == [0, 1]
     for folder, result in results.items():
@@ -45,7 +45,7 @@ def check(sweep: Path) -> None:
 def test_sweep_resolves_hydra_values_for_each_job(run_train, mine, how):
     outcome = run_train(*mine, "-m", "seed=0,1", "hydra.sweep.dir=sweep", *how)
     assert outcome.code == 0, outcome.err
-    check(Path("sweep"))
+    check_resolved(Path("sweep"))
 
 
 def test_worker_processes_get_resolved_hydra_values(tmp_path, mine):
@@ -60,7 +60,7 @@ def test_worker_processes_get_resolved_hydra_values(tmp_path, mine):
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    check(tmp_path / "sweep")
+    check_resolved(tmp_path / "sweep")
 
 
 def test_single_run_resolves_only_hydra_values(run_train, mine):

@@ -1,4 +1,4 @@
-"""A sweep that is given its folder again finds the runs in it by their configuration."""
+"""A resumed sweep finds the runs in its folder by their configuration."""
 
 from pathlib import Path
 

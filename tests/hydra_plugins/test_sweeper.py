@@ -1,4 +1,4 @@
-"""A sweep of several grids."""
+"""The sweeper: grids, the seed plan, and options of the verdict."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ hydra:
 
 @pytest.fixture
 def sweep(run_train, tmp_path):
-    """Return what sweeps an experiment of somebody's, and returns what was trained."""
+    """Return a function that runs a user's experiment and returns the trained configurations, sorted."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text(EXPERIMENT)
@@ -65,8 +65,8 @@ def test_invalid_grid_value_raises(run_train, sweep, tmp_path):
 GRID = ("-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep")
 
 
-def planned(outcome) -> str:
-    """Return the plan of the seeds, which is printed before the number of runs."""
+def seed_plan(outcome) -> str:
+    """Return the seed plan, the log line before the number of runs."""
     lines = (outcome.out + outcome.err).splitlines()
     place = next(k for k, line in enumerate(lines) if line.startswith(("seeds ", "1 seed", "each of the")))
     assert "population" in lines[place + 1] or "one by one" in lines[place + 1]
@@ -75,27 +75,27 @@ def planned(outcome) -> str:
 
 def test_seed_plan_is_logged_before_training(run_train):
     outcome = run_train(*GRID, "optimizer.lr=0.1,0.01", "seed=range(5)")
-    assert planned(outcome) == (
+    assert seed_plan(outcome) == (
         "seeds 0 to 3 choose the learning rate, 4 report; no verdict (look 1); 'seed=range(12)' gives one"
     )
     assert "too few replicates: 1 replicate, 7 are needed" in " ".join(outcome.out.split())
 
 
 def test_seed_plan_of_one_seed(run_train):
-    assert planned(run_train(*GRID)) == "1 seed: no verdict; 'seed=range(12)' gives one"
+    assert seed_plan(run_train(*GRID)) == "1 seed: no verdict; 'seed=range(12)' gives one"
 
 
 def test_seed_plan_of_table_splits(run_train):
     outcome = run_train(*GRID, "data=wine", "optimizer.lr=0.1,0.01", "seed=range(4)")
     uses = "each of the 4 splits chooses the learning rate on its own validation rows and reports"
-    assert planned(outcome) == f"{uses}; no verdict (2 comparisons, look 1); 'seed=range(12)' gives one"
+    assert seed_plan(outcome) == f"{uses}; no verdict (2 comparisons, look 1); 'seed=range(12)' gives one"
 
 
 def test_seed_plan_counts_earlier_runs(run_train):
-    assert planned(run_train(*GRID, "seed=range(4)")) == (
+    assert seed_plan(run_train(*GRID, "seed=range(4)")) == (
         "seeds 0 to 3 report; no verdict (look 1); 'seed=range(12)' gives one"
     )
-    assert planned(run_train(*GRID, "seed=range(4,8)")) == (
+    assert seed_plan(run_train(*GRID, "seed=range(4,8)")) == (
         "seeds 0 to 7 report; 80 % power for an effect of 1.4 standard deviations of the paired differences "
         "(look 1); 'seed=range(12)' finds smaller ones"
     )
@@ -104,8 +104,10 @@ def test_seed_plan_counts_earlier_runs(run_train):
 def test_added_seeds_count_as_second_look(run_train):
     run_train(*GRID, "seed=range(8)")
     outcome = run_train(*GRID, "seed=range(9)")
-    assert planned(outcome).startswith("seeds 0 to 8 report; 80 % power for an effect of 1.6 standard deviations")
-    assert "(look 2); 'seed=range(12)' finds smaller ones" in planned(outcome)
+    assert seed_plan(outcome).startswith(
+        "seeds 0 to 8 report; 80 % power for an effect of 1.6 standard deviations"
+    )
+    assert "(look 2); 'seed=range(12)' finds smaller ones" in seed_plan(outcome)
     assert "(look 2), over 9 draws of the data" in " ".join(outcome.out.split())
 
 
@@ -156,18 +158,18 @@ def test_verdict_options_apply_to_finished_sweeps(run_train, trained):
         before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")}
     outcome = run_train(*grid, *VERDICT_OPTIONS)
     assert outcome.code == 0, outcome.err
-    said = " ".join(outcome.out.split())
-    assert "(3 comparisons, look 1)" in said
+    output = " ".join(outcome.out.split())
+    assert "(3 comparisons, look 1)" in output
     for pair in (
         r"ln (is \w+ than|against) bn",
         r"nobn (is \w+ than|against) bn",
         r"nobn (is \w+ than|against) ln",
     ):
         assert re.search(
-            rf"{pair}[^;]*: test/loss ratio[^;]*; (not shown to be )?equivalent within 5 %, p = ", said
+            rf"{pair}[^;]*: test/loss ratio[^;]*; (not shown to be )?equivalent within 5 %, p = ", output
         ), pair
     warning = "max_replicates=8 has no effect: the first verdict was given without one"
-    assert (warning in said) == trained
+    assert (warning in output) == trained
     assert (warning in Path("sweep/report/index.html").read_text()) == trained
     if trained:
         assert {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")} == before

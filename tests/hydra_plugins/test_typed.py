@@ -1,13 +1,13 @@
-"""An override has its effect, or is refused with the remedy."""
+"""Overrides without effect are rejected with a remedy."""
 
 from pathlib import Path
 
 import pytest
 
-FEW = ["trainer.max_epochs=1", "logger=csv"]
+SHORT = ["trainer.max_epochs=1", "logger=csv"]
 MULTIRUN = "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n"
 
-REFUSED = {
+REJECTED = {
     "seed=0 seed=1": "seed is set twice, by seed=0 and seed=1; keep one of them",
     "-m seed=0,1 ++seed=5": "seed is set twice, by seed=0,1 and ++seed=5; keep one of them",
     "model=bn model=nobn": "model is set twice, by model=bn and model=nobn; keep one of them",
@@ -44,9 +44,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("words", "answer"), REFUSED.items(), ids=REFUSED)
+@pytest.mark.parametrize(("words", "answer"), REJECTED.items(), ids=REJECTED)
 def test_override_without_effect_raises(run_train, words, answer):
-    outcome = run_train(*words.split(" "), *FEW)
+    outcome = run_train(*words.split(" "), *SHORT)
     assert outcome.code == 1
     assert answer in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
@@ -58,13 +58,13 @@ def test_override_without_effect_raises(run_train, words, answer):
     ["seed=1 seed=1", "~statistics +statistics=batch", "probes=[line,activations]", "-m hydra.verbose=true"],
 )
 def test_override_with_effect_is_accepted(run_train, words):
-    outcome = run_train(*words.split(" "), *FEW)
+    outcome = run_train(*words.split(" "), *SHORT)
     assert outcome.code == 0, outcome.err
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes experiment files and returns the words that find them."""
+    """Return a function that writes experiment files and returns the arguments that select their folder."""
 
     def written(**files: str) -> list[str]:
         folder = tmp_path / "conf" / "experiment"
@@ -78,10 +78,10 @@ def write(tmp_path):
 
 def test_experiment_chooses_launcher_in_defaults(run_train, write):
     mine = write(mine="defaults:\n  - override /hydra/launcher: basic\n")
-    outcome = run_train(*mine, "-m", "experiment=mine", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=mine", *SHORT)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("Launching 1 jobs locally")
-    outcome = run_train(*mine, "-m", "experiment=mine", "hydra/launcher=population", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=mine", "hydra/launcher=population", *SHORT)
     assert outcome.out.startswith("1 run, one by one")
 
 
@@ -94,7 +94,7 @@ def test_experiment_chooses_launcher_in_defaults(run_train, write):
 )
 def test_replaced_launcher_target_raises(run_train, write, target):
     mine = write(mine=f"hydra: {{launcher: {{_target_: {target}}}}}\n")
-    outcome = run_train(*mine, "-m", "experiment=mine", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=mine", *SHORT)
     assert outcome.code == 1
     assert "hydra.launcher._target_ must be that of hydra/launcher=population" in outcome.err
     assert "- override /hydra/launcher: …" in outcome.err
@@ -102,19 +102,19 @@ def test_replaced_launcher_target_raises(run_train, write, target):
 
 def test_sweeping_over_a_sweep_experiment_raises(run_train, write):
     mine = write(one=MULTIRUN, two="seed: 3\n", three="seed: 4\n")
-    outcome = run_train(*mine, "-m", "experiment=one,two", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=one,two", *SHORT)
     assert outcome.code == 1
     assert "experiment=one sets hydra.sweeper, which has no effect for single jobs of a sweep" in outcome.err
-    outcome = run_train(*mine, "-m", "experiment=two,three", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=two,three", *SHORT)
     assert outcome.code == 0, outcome.err
 
 
 def test_population_calls_hydras_job_end_callbacks(run_train):
     target = "+hydra.callbacks.mine._target_=hydra.experimental.callbacks"
-    outcome = run_train("-m", "seed=0,1", f"{target}.LogJobReturnCallback", *FEW)
+    outcome = run_train("-m", "seed=0,1", f"{target}.LogJobReturnCallback", *SHORT)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("Succeeded with return value: ") == 2
-    outcome = run_train("-m", "seed=0,1", f"{target}.PickleJobInfoCallback", *FEW)
+    outcome = run_train("-m", "seed=0,1", f"{target}.PickleJobInfoCallback", *SHORT)
     assert outcome.code == 1
     assert "PickleJobInfoCallback.on_job_start needs jobs that start one by one" in outcome.err
     assert "add hydra/launcher=basic" in outcome.err

@@ -1,4 +1,4 @@
-"""The words that started a run are noted, and start it again."""
+"""The command that starts a run is stored and can reproduce it."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_entry_point_is_script_module_or_command(monkeypatch, file, spec, words)
 
 
 @pytest.mark.parametrize(
-    ("typed", "kept"),
+    ("arguments", "config_options"),
     [
         (["model=bn"], []),
         (
@@ -38,12 +38,12 @@ def test_entry_point_is_script_module_or_command(monkeypatch, file, spec, words)
         (["seed=1", "hydra.searchpath=[file://lab]", "hydra.run.dir=x"], ["hydra.searchpath=[file://lab]"]),
     ],
 )
-def test_command_keeps_config_options(monkeypatch, typed, kept):
+def test_command_keeps_config_options(monkeypatch, arguments, config_options):
     monkeypatch.setenv(VARIABLE, "[]")
-    monkeypatch.setattr(sys, "argv", ["mytrain.py", *typed])
+    monkeypatch.setattr(sys, "argv", ["mytrain.py", *arguments])
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=None))
     remember_command()
-    assert remembered_command() == ["python", "mytrain.py", *kept]
+    assert remembered_command() == ["python", "mytrain.py", *config_options]
 
 
 def test_command_is_empty_if_not_stored(monkeypatch):

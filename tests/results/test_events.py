@@ -218,14 +218,14 @@ file.end(succeeded=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def found(step, **histograms):
+def record_of(step, **histograms):
     arrays = {name: np.array(values) for name, values in histograms.items()}
     return ProbeRecord(step, step, 100.5, "activations", "batch", {}, histograms=arrays)
 
 
 def test_histogram_round_trips(tmp_path):
     values = np.random.default_rng(0).normal(size=(4, 50))
-    EventFile(tmp_path).histograms([found(5, before=values), found(10, before=values + 1, after=[1.0])])
+    EventFile(tmp_path).histograms([record_of(5, before=values), record_of(10, before=values + 1, after=[1.0])])
 
     events = read(tmp_path)
     assert events.Tags()["histograms"] == ["probe/activations/batch/before", "probe/activations/batch/after"]
@@ -242,7 +242,7 @@ def test_histogram_round_trips(tmp_path):
 
 @pytest.mark.parametrize("values", [[2.0], [2.0, 2.0], [1.0, np.nextafter(1.0, 2.0)], [-1.7e308, 1.7e308], [0.0]])
 def test_degenerate_values_fill_one_bin(tmp_path, values):
-    EventFile(tmp_path).histograms([found(1, x=values)])
+    EventFile(tmp_path).histograms([record_of(1, x=values)])
 
     (event,) = read(tmp_path).Histograms("probe/activations/batch/x")
     assert event.histogram_value.bucket == [len(values)]
@@ -250,7 +250,7 @@ def test_degenerate_values_fill_one_bin(tmp_path, values):
 
 
 def test_histogram_drops_non_finite_values(tmp_path):
-    EventFile(tmp_path).histograms([found(1, x=[math.nan, 1.0, math.inf, 3.0], y=[math.nan])])
+    EventFile(tmp_path).histograms([record_of(1, x=[math.nan, 1.0, math.inf, 3.0], y=[math.nan])])
 
     events = read(tmp_path)
     assert events.Tags()["histograms"] == ["probe/activations/batch/x"]

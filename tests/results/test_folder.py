@@ -21,8 +21,8 @@ from normlab.results.result import Objective, Result, Status
 
 
 def config(lr: float = 0.1, **more) -> DictConfig:
-    given = {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
-    return OmegaConf.create(given | more)
+    defaults = {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
+    return OmegaConf.create(defaults | more)
 
 
 def result_of(composed: DictConfig, status: Status = Status.FINISHED) -> Result:
@@ -30,7 +30,7 @@ def result_of(composed: DictConfig, status: Status = Status.FINISHED) -> Result:
 
 
 def leave_killed_run(folder: Path, composed: DictConfig) -> None:
-    """Leave what Hydra leaves of a run that was killed: its configuration as it was typed."""
+    """Write the unresolved config that Hydra leaves of a killed run."""
     (folder / ".hydra").mkdir()
     OmegaConf.save(composed, folder / ".hydra" / "config.yaml")
 
@@ -136,8 +136,8 @@ def test_damaged_result_raises(tmp_path):
 
 
 def test_plain_resolves_interpolations():
-    told = {"seed": 0, "replicate": "data", "optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
-    assert plain(config()) == told
+    resolved = {"seed": 0, "replicate": "data", "optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
+    assert plain(config()) == resolved
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from normlab.results.probes import (
 COLUMNS = ["run", "epoch", "step", "probe", "mode", "quantity", "value"]
 
 
-def found(step=0, probe="curvature", mode="batch", **numbers) -> ProbeRecord:
+def record_of(step=0, probe="curvature", mode="batch", **numbers) -> ProbeRecord:
     return ProbeRecord(
         step // 5, step, 0.5, probe, mode, {name.replace("__", "/"): x for name, x in numbers.items()}
     )
@@ -46,8 +46,8 @@ def rows_of(frame) -> list[tuple]:
 
 def test_header_is_written_once(tmp_path):
     append_probes(tmp_path, [])
-    append_probes(tmp_path, [found(5, trace=2.0, hidden1__q50=0.25)])
-    append_probes(tmp_path, [found(10, mode="frozen", trace=-1.0)])
+    append_probes(tmp_path, [record_of(5, trace=2.0, hidden1__q50=0.25)])
+    append_probes(tmp_path, [record_of(10, mode="frozen", trace=-1.0)])
 
     assert (tmp_path / PROBES_FILE).read_text().splitlines() == [
         "epoch,step,probe,mode,quantity,value",
@@ -68,7 +68,7 @@ def test_names_with_comma_or_quote_round_trip(tmp_path):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 def test_numbers_round_trip_bit_for_bit(tmp_path, values):
     (tmp_path / PROBES_FILE).unlink(missing_ok=True)
-    append_probes(tmp_path, [found(step, trace=value) for step, value in enumerate(values)])
+    append_probes(tmp_path, [record_of(step, trace=value) for step, value in enumerate(values)])
 
     with (tmp_path / PROBES_FILE).open(newline="") as file:
         written = [float(row["value"]) for row in csv.DictReader(file)]
@@ -87,9 +87,9 @@ def test_tags_points_and_headlines():
 
 def test_read_probes_keeps_order_of_records(tmp_path):
     records = runs(tmp_path, 4)
-    append_probes(records[0].folder, [found(5, trace=2.0), found(10, trace=math.inf)])
+    append_probes(records[0].folder, [record_of(5, trace=2.0), record_of(10, trace=math.inf)])
     append_probes(records[1].folder, [])
-    append_probes(records[3].folder, [found(5, mode="frozen", hidden1__q50=math.nan)])
+    append_probes(records[3].folder, [record_of(5, mode="frozen", hidden1__q50=math.nan)])
 
     frame = read_probes(records)
     assert frame.columns.tolist() == COLUMNS
@@ -112,14 +112,14 @@ def test_runs_without_probes_have_no_rows(tmp_path, count, caplog):
 def test_file_without_complete_row_is_empty(tmp_path, content, caplog):
     records = runs(tmp_path, 2)
     (records[0].folder / PROBES_FILE).write_text(content)
-    append_probes(records[1].folder, [found(5, trace=2.0)])
+    append_probes(records[1].folder, [record_of(5, trace=2.0)])
     assert read_probes(records)["run"].tolist() == [1]
     assert caplog.text == ""
 
 
 def test_incomplete_last_row_is_dropped(tmp_path, caplog):
     records = runs(tmp_path, 1)
-    append_probes(records[0].folder, [found(5, trace=2.0)])
+    append_probes(records[0].folder, [record_of(5, trace=2.0)])
     with (records[0].folder / PROBES_FILE).open("a") as file:
         file.write("2,10,curvature,batch,trace,1")
     assert read_probes(records)["value"].tolist() == [2.0]
@@ -127,7 +127,7 @@ def test_incomplete_last_row_is_dropped(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "warning"),
     [
         ("1,2,curvature,batch,trace,1.0,9.0\n", "probes.csv is damaged"),
         ("1,2,curvature\n", "probes.csv is damaged: it must have 2 rows of 6 fields, got 1"),
@@ -138,18 +138,18 @@ def test_incomplete_last_row_is_dropped(tmp_path, caplog):
     ],
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_damaged_file_is_logged_and_others_are_read(tmp_path, damage, said, place, caplog):
+def test_damaged_file_is_logged_and_others_are_read(tmp_path, damage, warning, place, caplog):
     records = runs(tmp_path, 3)
     for k, record in enumerate(records):
-        append_probes(record.folder, [found(5, trace=float(k))])
+        append_probes(record.folder, [record_of(5, trace=float(k))])
     with (records[place].folder / PROBES_FILE).open("a") as file:
         file.write(damage)
-    whole = [k for k in range(3) if k != place or said is None]
+    whole = [k for k in range(3) if k != place or warning is None]
     values = read_probes(records).query("quantity == 'trace' and step == 5").groupby("run")["value"].first()
     assert values.to_dict() == {k: float(k) for k in whole}
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(messages) == (said is not None)
-    assert said is None or said in messages[0]
+    assert len(messages) == (warning is not None)
+    assert warning is None or warning in messages[0]
     assert all("the run has no probes" in message for message in messages)
 
 
@@ -157,14 +157,14 @@ def test_wrong_header_or_binary_file_is_damaged(tmp_path, caplog):
     records = runs(tmp_path, 3)
     (records[0].folder / PROBES_FILE).write_text("a,b\n1,2\n")
     (records[1].folder / PROBES_FILE).write_bytes(b"\xff\xfe\n")
-    append_probes(records[2].folder, [found(5, trace=2.0)])
+    append_probes(records[2].folder, [record_of(5, trace=2.0)])
     assert read_probes(records)["run"].tolist() == [2]
     assert sum("is damaged" in record.getMessage() for record in caplog.records) == 2
 
 
 def test_arrays_round_trip_with_leading_time_axis(tmp_path):
     write_arrays(tmp_path, [with_arrays(5, x=[1.0, 2.0], n=[1, 2]), with_arrays(5, mode="frozen", y=3.5)])
-    write_arrays(tmp_path, [with_arrays(10, x=[3.0, 4.0], n=[3, 4]), found(10, trace=1.0)])
+    write_arrays(tmp_path, [with_arrays(10, x=[3.0, 4.0], n=[3, 4]), record_of(10, trace=1.0)])
 
     arrays = read_arrays(tmp_path)
     assert {key: array.tolist() for key, array in arrays.items()} == {
@@ -197,7 +197,7 @@ def test_missing_array_is_nan(tmp_path):
 
 
 def test_numbers_alone_write_no_array_file(tmp_path):
-    write_arrays(tmp_path, [found(5, trace=1.0)])
+    write_arrays(tmp_path, [record_of(5, trace=1.0)])
     assert list(tmp_path.iterdir()) == []
     assert read_arrays(tmp_path) == {}
 

@@ -1,4 +1,4 @@
-"""A finished run is taken for done while the code and the data that it came from are as they were."""
+"""A finished run is reused only while its code and data are unchanged."""
 
 import sys
 from dataclasses import replace
@@ -34,7 +34,7 @@ SWEEP = [
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Return a file with a layer, which can be imported."""
+    """Write an importable file with a user's layer, and a table; yield the file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine_changing", raising=False)

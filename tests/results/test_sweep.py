@@ -111,9 +111,9 @@ class TestReadSweep:
         [record] = read_sweep(tmp_path)
         assert record.result.status == Status.FAILED
         assert record.result.error == "result.json is damaged"
-        [said] = caplog.messages
-        assert str(tmp_path / "run" / "result.json") in said
-        assert "\n" not in said
+        [message] = caplog.messages
+        assert str(tmp_path / "run" / "result.json") in message
+        assert "\n" not in message
 
     @pytest.mark.parametrize("text", ["[", "a: [", "- 1\n- 2", ""])
     def test_damaged_hydra_config_is_empty(self, tmp_path, text):
@@ -188,8 +188,8 @@ class TestReadCurves:
         make_run(tmp_path / "b")
         (tmp_path / "a" / "curves.csv").write_text(text)
         assert set(self.read(tmp_path)["run"]) == {1}
-        [said] = caplog.messages
-        assert str(tmp_path / "a" / "curves.csv") in said
+        [message] = caplog.messages
+        assert str(tmp_path / "a" / "curves.csv") in message
 
     @pytest.mark.parametrize("text", [None, "", "epoch,st"])
     def test_missing_curves_are_empty(self, tmp_path, caplog, text):
