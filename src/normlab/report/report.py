@@ -18,7 +18,7 @@ from normlab.report.sections import sections
 from normlab.report.selectors import display_table, num, table_rows, with_interval
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import Result
-from normlab.results.sweep import Record, load
+from normlab.results.sweep import Record, load_yaml
 from normlab.stats.comparison import ALPHA, BETTER, WORSE
 from normlab.stats.comparisons import ONE_SPLIT
 from normlab.stats.sentences import interaction_sentence, percent_text, sentence, time_sentence
@@ -80,7 +80,7 @@ def started(folder: Path, records: Sequence[Record]) -> list[str]:
 
 def command(folder: Path, entry: Sequence[str] = TRAIN) -> str:
     """Return the command of a sweep, as Hydra noted its overrides, empty if it did not."""
-    hydra = load(folder / SWEEP_CONFIG, dict).get("hydra", {})
+    hydra = load_yaml(folder / SWEEP_CONFIG, dict).get("hydra", {})
     given = hydra.get("overrides", {}) if isinstance(hydra, dict) else {}
     words = [str(word) for word in [*given.get("task", []), *given.get("hydra", [])]]
     words = [word for word in words if word != "hydra.mode=MULTIRUN"]
