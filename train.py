@@ -1,4 +1,4 @@
-"""Train nets with and without normalization: ``python train.py --help``."""
+"""Entry script: train networks with different normalizers; see ``python train.py --help``."""
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -9,7 +9,7 @@ from normlab.cli import run_cli
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
-    """Train one configuration and return its objective."""
+    """Train one run and return its objective, which Hydra sweepers such as Optuna optimize."""
     from normlab.training.run import train
     from normlab.training.run_folders import Run
 

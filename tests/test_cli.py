@@ -1,4 +1,4 @@
-"""A mistake is answered with one line that names it, and leaves no trace."""
+"""Mistakes on the command line give a one-line error and write no files."""
 
 import inspect
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytorch_lightning as pl
 import yaml
 from omegaconf import OmegaConf
 
-from normlab.config.validation import NOT_HERE
+from normlab.config.validation import UNSUPPORTED_TRAINER_ARGUMENTS
 from normlab.training import build, session
 
-FEW = ["trainer.max_epochs=1", "logger=csv"]
+SHORT = ["trainer.max_epochs=1", "logger=csv"]
 CONF = Path(__file__).parents[1] / "conf"
 
 MISTAKES = {
@@ -25,7 +25,7 @@ MISTAKES = {
     "+scheduler.gamma=1": "scheduler.gamma: no such key",
     "+callbacks.early_stoping=1": "did you mean callbacks.early_stopping?",
     "+trainer.nonsense=1": "trainer.nonsense: pytorch_lightning.Trainer takes no such argument",
-    "trainer.profiler=simple": "to hand profiler to pytorch_lightning.Trainer, write +trainer.profiler=",
+    "trainer.profiler=simple": "to pass profiler to pytorch_lightning.Trainer, write +trainer.profiler=",
     "model.norm.affin=false": "model.norm.affin: no such key; did you mean +model.norm.affine?",
     "model=bnn": "model=bnn: no such option; did you mean bn? There are actnorm, bn, ",
     "data.path=people.csv": "data.path: no such key; data=csv has it",
@@ -46,9 +46,9 @@ MISTAKES = {
     "net.init=he": "net.init must be one of default, kaiming, xavier, gaussian, got he",
     "net=resmlp net.width=0": "net.width must be at least 1",
     "net=cnn data=digits net.channels=[0]": "net.channels must be a list of sizes of at least 1, got [0]",
-    "statistics=batch data.test=1": "data.test must be 0 or at least 2 as statistics=batch normalizes by it",
+    "statistics=batch data.test=1": "data.test must be 0 or at least 2, as statistics=batch normalizes with",
     "+metrics.loss._target_=torch.nn.functional.l1_loss": (
-        "metrics.loss must have another name than the task's own loss, mse, mae, r2, acc, lr; as metrics.my_loss"
+        "metrics.loss must not have the name of a task metric (loss, mse, mae, r2, acc, lr); use metrics.my_loss"
     ),
     "+metrics={a/b:{_target_:torch.nn.functional.l1_loss}}": (
         "metrics must have names of letters, digits, _ and -, got 'a/b'; rename it"
@@ -64,11 +64,11 @@ MISTAKES = {
     ),
     "statistics=moving": "statistics must be running, reestimated or batch, got moving",
     "data=fitnes": "did you mean fitness? There are breast_cancer, csv, ",
-    "model=bn,nobn": "several values are a sweep, which needs -m",
+    "model=bn,nobn": "several values make a sweep, which needs -m",
     "model=[bn": "error:",
     "optimizer.lr=0": "optimizer.lr must be a finite number > 0, got 0.0",
     "optimizer.lr=-1": "optimizer.lr must be a finite number > 0, got -1.0",
-    "optimizer.lr=abc": "optimizer.lr must be a number, got the word abc",
+    "optimizer.lr=abc": "optimizer.lr must be a number, got 'abc'",
     "optimizer.lr=nan": "optimizer.lr must be a finite number > 0, got nan",
     "optimizer.betas=[0.9,1]": "optimizer.betas must be two numbers in [0, 1)",
     "optimizer.weight_decay=-1": "optimizer.weight_decay must be",
@@ -76,45 +76,45 @@ MISTAKES = {
     "data.batch_size=0": "data.batch_size must be at least 1, got 0",
     "data.batch_size=601": "data.batch_size must be at most the 600 training samples, got 601",
     "data.batch_size=1": "Expected more than 1 value per channel when training",
-    "data.batch_size=two": "data.batch_size must be a whole number, got the word two",
+    "data.batch_size=two": "data.batch_size must be an integer, got 'two'",
     "data.train=900": "must be at most 1000 samples, got 900 + 200 + 200",
     "data.train=0": "data.train must be at least 1",
-    "data.val=0": "optimized_metric must be train/… as data.val is 0, got val/loss",
+    "data.val=0": "optimized_metric must be train/…, as data.val is 0, got val/loss",
     "data.target=clippd": "data.target must be calibrated or clipped, got clippd",
     "net.hidden=[64,0]": "net.hidden must be a list of sizes of at least 1, got [64, 0]",
     "net.hidden=[-1]": "net.hidden must be a list of sizes of at least 1, got [-1]",
-    "net.hidden=64": "net.hidden must be a list of whole numbers, got 64",
+    "net.hidden=64": "net.hidden must be a list of integers, got 64",
     "net.activation=rel": "net.activation must be one of",
     "net.norm_position=under": "net.norm_position must be before or after, got under",
     "trainer.max_epochs=-1": "trainer.max_epochs must be 0 or more, got -1",
-    "trainer.max_epochs=1.5": "trainer.max_epochs must be a whole number, got 1.5",
+    "trainer.max_epochs=1.5": "trainer.max_epochs must be an integer, got 1.5",
     "trainer.threads=0": "trainer.threads must be null or at least 1, got 0",
     "trainer.precision=16": "trainer.precision must be",
     "trainer.gradient_clip_val=0": "trainer.gradient_clip_val must be null or a number > 0",
     "model.norm.momentum=2": "model.norm.momentum must be null or a number in [0, 1], got 2",
     "model.norm=batch": "model.norm must be null or a node with a _target_, got batch",
     "replicate=split": "replicate must be data or seed, got split",
-    "baseline=''": "baseline must be null or a setting that is compared, as ln, got ''",
-    "baseline=[ln]": "baseline must be null or a word, got ['ln']",
-    "margin=0": "margin must be null or a finite number > 0, as 0.05 for 5 %, got 0",
-    "margin=inf": "margin must be null or a finite number > 0, as 0.05 for 5 %, got inf",
-    "margin=small": "margin must be null or a number, got the word small",
-    "pairs=no": "pairs must be true or false, got the word no",
+    "baseline=''": "baseline must be null or one of the compared settings, such as ln, got ''",
+    "baseline=[ln]": "baseline must be null or a string, got ['ln']",
+    "margin=0": "margin must be null or a finite number > 0, such as 0.05 for 5 %, got 0",
+    "margin=inf": "margin must be null or a finite number > 0, such as 0.05 for 5 %, got inf",
+    "margin=small": "margin must be null or a number, got 'small'",
+    "pairs=no": "pairs must be true or false, got 'no'",
     "max_replicates=1": "max_replicates must be null or at least 2 replicates, got 1",
-    "max_replicates=many": "max_replicates must be null or a whole number, got the word many",
-    "seed=-1": "seed must be a whole number from 0 to 2^63 - 1, got -1",
-    "data.seed=-1": "data.seed must be a whole number from 0 to 2^63 - 1, got -1",
-    "optimized_metric=val/f1": "optimized_metric must be one of loss, mse, mae, r2, acc, or come with direction",
-    "optimized_metric=loss": "optimized_metric must be train/… or val/…, as val/loss, got loss",
+    "max_replicates=many": "max_replicates must be null or an integer, got 'many'",
+    "seed=-1": "seed must be an integer from 0 to 2^63 - 1, got -1",
+    "data.seed=-1": "data.seed must be an integer from 0 to 2^63 - 1, got -1",
+    "optimized_metric=val/f1": "optimized_metric must be one of loss, mse, mae, r2, acc unless direction is set",
+    "optimized_metric=loss": "optimized_metric must be train/… or val/…, such as val/loss, got loss",
     "optimized_metric=val/acc": "optimized_metric must be one of train/loss, val/loss, val/mse, val/mae, val/r2",
     "optimized_metric=train/r2": "optimized_metric must be one of train/loss, val/loss",
-    "trainer.check_val_every_n_epoch=5": "check_val_every_n_epoch must be at most trainer.max_epochs=1, got 5",
-    "data.standardize=no": "data.standardize must be true or false, got the word no",
-    "logger.tensorboard=no": "logger.tensorboard must be true or false, got the word no",
-    "model.norm.fused=maybe": "model.norm.fused must be true or false, got the word maybe",
-    "optimizer=sgd optimizer.nesterov=no": "optimizer.nesterov must be true or false, got the word no",
+    "trainer.check_val_every_n_epoch=5": "trainer.check_val_every_n_epoch must be at most trainer.max_epochs=1, got 5",
+    "data.standardize=no": "data.standardize must be true or false, got 'no'",
+    "logger.tensorboard=no": "logger.tensorboard must be true or false, got 'no'",
+    "model.norm.fused=maybe": "model.norm.fused must be true or false, got 'maybe'",
+    "optimizer=sgd optimizer.nesterov=no": "optimizer.nesterov must be true or false, got 'no'",
     "optimizer=sgd optimizer.momentum=2": "optimizer.momentum must be a number in [0, 1], got 2.0",
-    "trainer.max_epochs='2'": "trainer.max_epochs must be a whole number, got the word 2",
+    "trainer.max_epochs='2'": "trainer.max_epochs must be an integer, got '2'",
     "optimizer.eps=-1": "optimizer.eps must be a number > 0",
     "scheduler=plateau scheduler.factor=2": "scheduler.factor must be a number between 0 and 1",
     "scheduler=step scheduler.gamma=-1": "scheduler.gamma must be a number > 0",
@@ -123,7 +123,7 @@ MISTAKES = {
     "+trainer.max_steps=3": "trainer.max_steps has no effect here",
     "trainer.accelerator=cpuu": "cpuu",
     "+callbacks.extra.x._target_=pytorch_lightning.callbacks.EarlyStopping": "monitor",
-    "data.seed=99999999999999999999": "data.seed must be a whole number from 0 to 2^63 - 1",
+    "data.seed=99999999999999999999": "data.seed must be an integer from 0 to 2^63 - 1",
     "data=random data.target=clipped": "data.target: no such key; data=fitness has it",
     "model=nobn model.norm.momentum=0.2": "model.norm.momentum: no such key; model=bn, model=bn_formula",
     "scheduler.step_size=10": "scheduler.step_size: no such key; scheduler=step has it",
@@ -148,22 +148,22 @@ MISTAKES = {
     "warmup=3": "the key is now stats_warmup_epochs",
     "+warmup=3": "warmup is now stats_warmup_epochs",
     "optimizer._target_=normlab.training.optim.SGD": "is now normlab.population.optim.SGD",
-    "~seed": "seed is missing, which every run needs; write seed=…, without ~seed",
+    "~seed": "seed is missing, but every run needs it; write seed=…, without ~seed",
     "loss=absolute": "loss must be null or squared_error, got absolute",
 }
 
 
 def one_line(text: str) -> str:
-    """Return the only line of a text."""
+    """Return the only line of a text; fail if there are several."""
     (line,) = text.strip().splitlines()
     return line
 
 
 @pytest.mark.parametrize(("mistake", "answer"), MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(run_train, mistake, answer):
-    typed = mistake.split(" ")
-    keys = {word.partition("=")[0] for word in typed}
-    outcome = run_train(*(word for word in FEW if word.partition("=")[0] not in keys), *typed)
+def test_mistake_gives_one_line_and_writes_nothing(run_train, mistake, answer):
+    overrides = mistake.split(" ")
+    keys = {word.partition("=")[0] for word in overrides}
+    outcome = run_train(*(word for word in SHORT if word.partition("=")[0] not in keys), *overrides)
     assert outcome.code == 1
     assert answer in one_line(outcome.err)
     assert one_line(outcome.err).startswith("error: ")
@@ -172,8 +172,8 @@ def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(run_train, mis
 
 
 @pytest.fixture
-def own_data() -> None:
-    """Write a dataset of one's own that names what it must alone, into a folder beside conf/."""
+def user_datasets() -> None:
+    """Write user configs of a dataset into mine/: one with all required keys, and one without each."""
     folder = Path("mine/data")
     folder.mkdir(parents=True)
     lines = ["_target_: normlab.data.Random", "train: 6", "val: 2", "test: 2", "batch_size: 3"]
@@ -182,7 +182,7 @@ def own_data() -> None:
         (folder / f"no_{key}.yaml").write_text("\n".join(line for line in lines if not line.startswith(key)))
 
 
-def test_a_dataset_of_ones_own_needs_no_seed_and_takes_one(run_train, own_data):
+def test_user_dataset_has_optional_seed(run_train, user_datasets):
     losses = []
     for number, words in enumerate(([], ["+data.seed=42"], ["+data.seed=1"], ["+data.standardize=true"])):
         own = ["--config-dir=mine", "data=noise", "trainer.max_epochs=1", f"hydra.run.dir={number}"]
@@ -196,7 +196,7 @@ def test_a_dataset_of_ones_own_needs_no_seed_and_takes_one(run_train, own_data):
 @pytest.mark.parametrize(
     ("words", "answer"),
     {
-        "data=noise data.seed=1": "data.seed: no such key; to hand seed to normlab.data.Random, write +data.seed=",
+        "data=noise data.seed=1": "data.seed: no such key; to pass seed to normlab.data.Random, write +data.seed=",
         "data=noise data.sed=1": "data.sed: no such key; did you mean +data.seed?",
         "data=no_train": "data.train is missing: write it into the YAML of data, for example train: 600",
         "data=no_val": "data.val is missing: write it into the YAML of data, for example val: 200",
@@ -205,7 +205,7 @@ def test_a_dataset_of_ones_own_needs_no_seed_and_takes_one(run_train, own_data):
         "batch_size: 60",
     }.items(),
 )
-def test_a_key_that_a_dataset_of_ones_own_lacks_is_told(run_train, own_data, words, answer):
+def test_key_missing_from_user_dataset_raises(run_train, user_datasets, words, answer):
     outcome = run_train("--config-dir=mine", *words.split())
     assert outcome.code == 1
     assert one_line(outcome.err) == f"error: {answer}"
@@ -218,31 +218,31 @@ def test_a_key_that_a_dataset_of_ones_own_lacks_is_told(run_train, own_data, wor
         "data.batch_size=32,1": "model=bn,data.batch_size=1: ",
         "net=mlp,cnnn": "net=cnnn: no such option; did you mean",
         "modle=a,b": "modle: no such key; did you mean model?",
-        "seed=0,-1": "seed=-1: seed must be a whole number from 0",
+        "seed=0,-1": "seed=-1: seed must be an integer from 0",
         "+optimizer.learning_rate=1,2": "takes no such argument; did you mean optimizer.lr?",
     }.items(),
 )
-def test_every_job_of_a_sweep_is_checked_before_the_first_one_trains(run_train, sweep, answer):
-    outcome = run_train("-m", "model=bn,nobn", sweep, *FEW)
+def test_sweep_is_validated_before_training(run_train, sweep, answer):
+    outcome = run_train("-m", "model=bn,nobn", sweep, *SHORT)
     assert outcome.code == 1
     assert answer in one_line(outcome.err)
     assert not list(Path().iterdir())
 
 
-def test_zero_is_a_seed(run_train):
+def test_seed_zero_is_valid(run_train):
     assert run_train("seed=0", "trainer.max_epochs=0", "logger=csv").code == 0
 
 
-@pytest.mark.parametrize("arguments", [["hydra.run.dir=taken/run"], ["-m", "hydra.sweep.dir=taken/sweep"]])
-def test_an_output_folder_that_cannot_be_written_is_refused(run_train, arguments):
-    Path("taken").write_text("a file")
-    outcome = run_train(*arguments, *FEW)
+@pytest.mark.parametrize("arguments", [["hydra.run.dir=blocked/run"], ["-m", "hydra.sweep.dir=blocked/sweep"]])
+def test_unwritable_output_folder_raises(run_train, arguments):
+    Path("blocked").write_text("a file")
+    outcome = run_train(*arguments, *SHORT)
     assert outcome.code == 1
-    assert "cannot write to the output folder taken/" in one_line(outcome.err)
-    assert Path("taken").read_text() == "a file"
+    assert "cannot write to the output folder blocked/" in one_line(outcome.err)
+    assert Path("blocked").read_text() == "a file"
 
 
-def test_the_help_is_short_and_names_every_group(run_train):
+def test_help_is_short_and_lists_groups(run_train):
     outcome = run_train("--help")
     assert outcome.code == 0
     assert len(outcome.out.splitlines()) < 40
@@ -251,14 +251,14 @@ def test_the_help_is_short_and_names_every_group(run_train):
         assert f"{group}: {', '.join(options)}" in outcome.out
 
 
-def test_cfg_shows_what_a_run_would_use(run_train):
+def test_cfg_prints_the_composed_config(run_train):
     outcome = run_train("--cfg", "job", "optimizer.lr=0.5")
     assert outcome.code == 0
     assert "lr: 0.5" in outcome.out
     assert not list(Path().iterdir())
 
 
-HAVE_AN_EFFECT = {
+SUPPORTED_TRAINER_ARGUMENTS = {
     "accelerator": "cpu",
     "devices": "1",
     "precision": "64-true",
@@ -273,33 +273,39 @@ HAVE_AN_EFFECT = {
     "detect_anomaly": "true",
     "default_root_dir": "elsewhere",
 }
-"""Arguments of the Trainer that Lightning is handed, or that the training goes by, each with a value."""
+"""Arguments of the Trainer that affect a run, each with a value."""
 
 
-def test_every_argument_of_the_trainer_has_an_effect_or_is_refused():
-    assert set(inspect.signature(pl.Trainer).parameters) == {*HAVE_AN_EFFECT, *NOT_HERE}
-    assert not {*HAVE_AN_EFFECT} & {*NOT_HERE}
+def test_trainer_arguments_are_supported_or_rejected():
+    assert set(inspect.signature(pl.Trainer).parameters) == {
+        *SUPPORTED_TRAINER_ARGUMENTS,
+        *UNSUPPORTED_TRAINER_ARGUMENTS,
+    }
+    assert not {*SUPPORTED_TRAINER_ARGUMENTS} & {*UNSUPPORTED_TRAINER_ARGUMENTS}
 
 
-@pytest.mark.parametrize("argument", sorted(NOT_HERE))
-def test_an_argument_of_the_trainer_without_an_effect_is_refused_with_the_remedy(run_train, argument):
-    outcome = run_train(*FEW, f"+trainer.{argument}=1")
+@pytest.mark.parametrize("argument", sorted(UNSUPPORTED_TRAINER_ARGUMENTS))
+def test_unsupported_trainer_argument_raises(run_train, argument):
+    outcome = run_train(*SHORT, f"+trainer.{argument}=1")
     assert outcome.code == 1
-    assert one_line(outcome.err) == f"error: trainer.{argument} has no effect here: {NOT_HERE[argument]}"
+    assert (
+        one_line(outcome.err)
+        == f"error: trainer.{argument} has no effect here: {UNSUPPORTED_TRAINER_ARGUMENTS[argument]}"
+    )
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("argument", sorted(HAVE_AN_EFFECT))
-def test_an_argument_of_the_trainer_with_an_effect_is_handed_over(run_train, monkeypatch, argument):
-    handed = []
-    made = build.make_trainer
+@pytest.mark.parametrize("argument", sorted(SUPPORTED_TRAINER_ARGUMENTS))
+def test_supported_trainer_argument_is_passed_on(run_train, monkeypatch, argument):
+    values = []
+    original = build.make_trainer
 
     def make_trainer(config, *rest, **named):
-        handed.append(config.trainer[argument])
-        return made(config, *rest, **named)
+        values.append(config.trainer[argument])
+        return original(config, *rest, **named)
 
     monkeypatch.setattr(session, "make_trainer", make_trainer)
     is_new = argument not in OmegaConf.load(CONF / "trainer/default.yaml")
-    outcome = run_train("+" * is_new + f"trainer.{argument}={HAVE_AN_EFFECT[argument]}", "logger=csv")
+    outcome = run_train("+" * is_new + f"trainer.{argument}={SUPPORTED_TRAINER_ARGUMENTS[argument]}", "logger=csv")
     assert (outcome.code, outcome.err) == (0, "")
-    assert yaml.safe_load(HAVE_AN_EFFECT[argument]) in handed
+    assert yaml.safe_load(SUPPORTED_TRAINER_ARGUMENTS[argument]) in values

@@ -1,4 +1,4 @@
-"""Every option that ``conf/`` offers can be used, and every experiment runs."""
+"""Every option in ``conf/`` trains, and every experiment runs."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("data", "net", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger", "metrics", "probes")
 OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
-# What is left out so that an experiment takes a second and not a minute.
-LESS = {
+# Overrides that shorten an experiment from a minute to a second.
+SHORTER = {
     "source_random": ["seed=0,1"],
     "source_fitness": ["seed=0", "probes.gradient_lipschitz.samples=3", "probes.aliased_lipschitz.samples=3"],
     "edge_of_stability": ["seed=0", "net.hidden=[5]", "probes.curvature.iterations=3"],
@@ -21,21 +21,21 @@ LESS = {
     "landscape": ["seed=0", "net.hidden=[5,5]"],
     "lr_range": ["seed=0", "net.hidden=[5]", "optimizer.lr=0.01,0.1,1.0"],
 }
-# Which table is a person's choice, and OpenML's are not downloaded by a test: tests/data trains on both.
-ELSEWHERE = {"data=csv", "data=openml"}
+# These need a user's table or a download; tests/data trains on both.
+TESTED_ELSEWHERE = {"data=csv", "data=openml"}
 IMAGES = {"net=cnn": ["data=digits"], "model=in": ["net=cnn", "data=digits"]}
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if option not in ELSEWHERE])
-def test_every_option_trains(run_train, option):
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option not in TESTED_ELSEWHERE])
+def test_option_trains(run_train, option):
     outcome = run_train(option, "trainer.max_epochs=1", *IMAGES.get(option, []))
     assert outcome.code == 0, outcome.err
     assert "finished after 1 epochs" in outcome.out
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_runs(run_train, experiment):
-    outcome = run_train(f"experiment={experiment}", "trainer.fast_dev_run=true", *LESS.get(experiment, []))
+def test_experiment_runs(run_train, experiment):
+    outcome = run_train(f"experiment={experiment}", "trainer.fast_dev_run=true", *SHORTER.get(experiment, []))
     assert outcome.code == 0, outcome.err
     assert "failed after" not in outcome.out
 
@@ -47,17 +47,17 @@ def test_every_experiment_runs(run_train, experiment):
         *[(name, 3) for name in ("source_random", "lr_range", "overfit")],
     ],
 )
-def test_experiments_of_one_dataset_keep_it_for_all_seeds(experiment, splits):
+def test_experiments_draw_expected_number_of_splits(experiment, splits):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         configs = [compose("train", overrides=[f"experiment={experiment}", f"seed={k}"]) for k in (0, 1, 42)]
-    found = [make_data(config) for config in configs]
-    assert len({tuple(data.parts[0].x.flatten().tolist()) for data in found}) == splits
-    if experiment.startswith("source"):  # as they were when the numbers of docs/source-experiments.md were printed
-        assert [data.seed for data in found] == [42] * 3 if splits == 1 else [0, 1, 42]
+    datasets = [make_data(config) for config in configs]
+    assert len({tuple(data.parts[0].x.flatten().tolist()) for data in datasets}) == splits
+    if experiment.startswith("source"):  # docs/source-experiments.md has results with these seeds
+        assert [data.seed for data in datasets] == [42] * 3 if splits == 1 else [0, 1, 42]
 
 
-def test_the_first_source_experiment_is_what_it_says(run_train):
-    """Both arms, on the same samples, with the same batches: all of them, each epoch."""
+def test_source_random_trains_both_arms_full_batch(run_train):
+    """One step per epoch means that a batch holds all samples."""
     outcome = run_train("experiment=source_random", "seed=3", "trainer.max_epochs=2")
     assert outcome.code == 0, outcome.err
     (summary,) = Path().rglob("summary.csv")
@@ -66,7 +66,7 @@ def test_the_first_source_experiment_is_what_it_says(run_train):
     assert runs["steps"].tolist() == [2, 2]
 
 
-def test_overfitting_16_samples_reaches_a_loss_of_nearly_nothing(run_train):
+def test_overfit_experiment_reaches_near_zero_loss(run_train):
     for model in ("bn", "nobn"):
         assert run_train("experiment=overfit", f"model={model}", f"hydra.run.dir={model}").code == 0
         curve = pd.read_csv(Path(model) / "curves.csv")

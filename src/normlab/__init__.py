@@ -1,3 +1,3 @@
-"""normlab puts the claims about normalization to the test."""
+"""normlab compares normalization layers in controlled training experiments."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""ConfigError, and functions that raise and format errors about the configuration."""
+"""Errors about the configuration: :class:`ConfigError`, and helpers that raise and format it."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -6,17 +6,17 @@ from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
-    """An error of the user's configuration, with a message of one line.
+    """A mistake in the user's configuration, with a one-line message.
 
     Attributes:
-        written: the interpolation at fault, as written in a configuration file.
+        interpolation: the faulty interpolation as it stands in a configuration file, if there is one.
     """
 
-    written: str | None = None
+    interpolation: str | None = None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return the choice a person most likely meant by ``name``.
+    """Return the choice most similar to ``name``, for "did you mean" hints.
 
     >>> nearest("modle", ["data", "model", "seed"])
     'model'
@@ -24,26 +24,26 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     'lr'
     """
 
-    return max(choices, key=lambda choice: likeness(name, choice))
+    return max(choices, key=lambda choice: similarity(name, choice))
 
 
 def is_near(name: str, choice: str) -> bool:
-    """Return whether a name is a mistyped form of a choice, or its initials are.
+    """Return True if ``name`` looks like a misspelling of ``choice``, or its initials equal it.
 
     >>> is_near("learnin_rate", "lr"), is_near("momentun", "momentum"), is_near("betas", "params")
     (True, True, False)
     """
-    return likeness(name, choice) > 0.6
+    return similarity(name, choice) > 0.6
 
 
-def likeness(name: str, choice: str) -> float:
-    """Return the similarity of a name and a choice, from 0 to 1; initials count as equal."""
+def similarity(name: str, choice: str) -> float:
+    """Return the similarity of two names in [0, 1]; 1 if the initials of ``name`` equal ``choice``."""
     initials = "".join(word[0] for word in name.split("_") if word)
     return 1.0 if initials == choice else difflib.SequenceMatcher(None, name, choice).ratio()
 
 
 def require(condition: bool, key: str, expected: str, got: object) -> None:
-    """Raise :class:`ConfigError` in the one form that every limit is reported in.
+    """Raise :class:`ConfigError` "key must be expected, got value" unless ``condition`` holds.
 
     >>> require(False, "optimizer.lr", "a number > 0", -1)
     Traceback (most recent call last):
@@ -54,8 +54,11 @@ def require(condition: bool, key: str, expected: str, got: object) -> None:
 
 
 @contextmanager
-def naming(key: str) -> Iterator[None]:
-    """Raise what is raised within as a :class:`ConfigError` that begins with a key, unless it is one already."""
+def prefix_errors(key: str) -> Iterator[None]:
+    """Re-raise exceptions of the block as :class:`ConfigError` that begins with ``key``.
+
+    A ConfigError passes unchanged, as it names its key already.
+    """
     try:
         yield
     except ConfigError:
@@ -65,5 +68,5 @@ def naming(key: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
+    """Return the first line of an error's message, or its class name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,10 +1,10 @@
-"""Errors name what is wrong, where it is written, and what to type instead."""
+"""Configuration errors name the fault, its location and the remedy."""
 
 from pathlib import Path
 
 import pytest
 
-FEW = ["trainer.max_epochs=1", "logger=csv"]
+SHORT = ["trainer.max_epochs=1", "logger=csv"]
 NORM = "norm:\n  _target_: torch.nn.BatchNorm1d\n  _partial_: true\n  momentum: {}\nnorm2d: null\nweight: null\n"
 LBFGS = "optimizer._target_=torch.optim.LBFGS"
 
@@ -16,17 +16,17 @@ LBFGS = "optimizer._target_=torch.optim.LBFGS"
         "norm:\n  a: 1\n b: 2\n": "conf/model/mine.yaml, line 3: cannot be read as YAML: ",
         "norm: null\nnorm: null\n": "mine.yaml, line 2: cannot be read as YAML: found duplicate key norm",
         NORM.format("${optimizer.lrr}"): (
-            "conf/model/mine.yaml, line 4: model.norm.momentum: ${optimizer.lrr} refers to a key that is not "
-            "there, optimizer.lrr; did you mean ${optimizer.lr}?"
+            "conf/model/mine.yaml, line 4: model.norm.momentum: ${optimizer.lrr} refers to a missing "
+            "key, optimizer.lrr; did you mean ${optimizer.lr}?"
         ),
         NORM.format("${optimizer.lr"): "conf/model/mine.yaml, line 4: an interpolation is ${key}: ",
         NORM.format("${nope:1}"): "mine.yaml, line 4: model.norm.momentum: ${nope:1} cannot be resolved: ",
     }.items(),
 )
-def test_a_fault_in_a_file_of_one_s_own_is_named_by_file_and_line(run_train, tmp_path, how, text, answer):
+def test_error_in_user_file_names_file_and_line(run_train, tmp_path, how, text, answer):
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(text)
-    outcome = run_train("--config-dir", "conf", *how, *FEW)
+    outcome = run_train("--config-dir", "conf", *how, *SHORT)
     assert outcome.code == 1
     assert answer in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
@@ -36,33 +36,33 @@ def test_a_fault_in_a_file_of_one_s_own_is_named_by_file_and_line(run_train, tmp
 @pytest.mark.parametrize(
     ("word", "answer"),
     {
-        "data.seed=${sed}": "data.seed: ${sed} refers to a key that is not there, sed; did you mean ${seed}",
-        "data.seed=${hydra.job.num}": "error: data.seed: ${hydra.job.num} refers to a key that is not there, "
-        "hydra.job.num; in a run's keys, values of Hydra's are written ${hydra:job.num}",
+        "data.seed=${sed}": "data.seed: ${sed} refers to a missing key, sed; did you mean ${seed}",
+        "data.seed=${hydra.job.num}": "error: data.seed: ${hydra.job.num} refers to a missing key, "
+        "hydra.job.num; outside hydra.…, write Hydra's values as ${hydra:job.num}",
         "data.target_column=median value ($)": ("""is quoted twice: 'data.target_column="median value ($)"'"""),
         "callbacks.extra={x:1}": "callbacks.extra: its keys are fixed; to add one write +callbacks.extra=…",
         LBFGS: (
             "optimizer.betas, optimizer.eps, optimizer.weight_decay: torch.optim.LBFGS takes no such arguments; "
             "it takes history_size, line_search_fn, lr, max_eval, max_iter, tolerance_change, tolerance_grad; "
-            "leave out what you added, remove the rest: "
+            "leave out those you added, remove the others: "
             "'~optimizer.betas' '~optimizer.eps' '~optimizer.weight_decay'"
         ),
-        "+optimizer.momentun=0.9": "remove the rest: '~optimizer.momentun'",
+        "+optimizer.momentun=0.9": "remove the others: '~optimizer.momentun'",
         "optimizer.lr=null": "optimizer.lr must be a number, got None",
     }.items(),
 )
-def test_a_word_is_answered_with_what_to_type(run_train, word, answer):
-    outcome = run_train(word, *FEW)
+def test_faulty_override_gives_the_remedy(run_train, word, answer):
+    outcome = run_train(word, *SHORT)
     assert outcome.code == 1
     assert answer in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
 
 
-def test_the_advice_on_quoting_can_be_typed(run_train):
+def test_suggested_quoting_works(run_train):
     rows = "\n".join(f"{i},{i % 7}.5" for i in range(30))
     Path("t.csv").write_text(f'x,"median value ($)"\n{rows}\n')
     table = ["data=csv", "data.path=t.csv", "data.train=20", "data.val=5", "data.test=5", "data.batch_size=10"]
-    outcome = run_train(*table, 'data.target_column="median value ($)"', *FEW)
+    outcome = run_train(*table, 'data.target_column="median value ($)"', *SHORT)
     assert outcome.code == 0, outcome.err
 
 
@@ -77,13 +77,13 @@ class Needy(torch.optim.SGD):
 
 
 @pytest.mark.parametrize(("target", "code"), [("torch.optim.Adam", 0), ("needy.Needy", 1)])
-def test_lr_is_asked_for_where_the_optimizer_has_no_default(run_train, tmp_path, monkeypatch, target, code):
+def test_lr_is_required_if_optimizer_has_no_default(run_train, tmp_path, monkeypatch, target, code):
     monkeypatch.syspath_prepend(tmp_path)
     Path("needy.py").write_text(LINEAR)
     Path("conf/optimizer").mkdir(parents=True)
     Path("conf/optimizer/mine.yaml").write_text(f"_target_: {target}\n_partial_: true\n")
-    outcome = run_train("--config-dir", "conf", "optimizer=mine", *FEW)
+    outcome = run_train("--config-dir", "conf", "optimizer=mine", *SHORT)
     assert outcome.code == code, outcome.err
     if code:
-        assert "optimizer.lr is missing, which needy.Needy needs; write +optimizer.lr=0.01" in outcome.err
-        assert run_train("--config-dir", "conf", "optimizer=mine", "+optimizer.lr=0.01", *FEW).code == 0
+        assert "optimizer.lr is missing, but needy.Needy needs it; write +optimizer.lr=0.01" in outcome.err
+        assert run_train("--config-dir", "conf", "optimizer=mine", "+optimizer.lr=0.01", *SHORT).code == 0

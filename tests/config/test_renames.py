@@ -1,4 +1,4 @@
-"""Records with keys and targets of before are read, and their runs are not trained again."""
+"""Records with old keys and targets are read, and their runs are not retrained."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ WORDS = ["optimizer=sgd", "scheduler=cosine", "stats_warmup_epochs=1", "trainer.
 
 
 @pytest.mark.parametrize("target", MOVED_TARGETS.values())
-def test_every_moved_target_exists(target):
+def test_moved_target_exists(target):
     assert get_object(target)
 
 
@@ -27,7 +27,7 @@ def test_nested_targets_are_moved():
     assert updated(old) == {"replicate": "seed", "probes": new, "extra": [{"_target_": "mine"}]}
 
 
-def test_a_run_recorded_with_the_names_of_before_is_done(tmp_path):
+def test_run_recorded_with_old_names_is_not_retrained(tmp_path):
     def train():
         words = [sys.executable, "train.py", *WORDS, f"hydra.run.dir={tmp_path / 'run'}"]
         return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)

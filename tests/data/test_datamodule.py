@@ -286,7 +286,7 @@ def test_splits_are_cached():
         ({"train": 0}, "data.train must be at least 1"),
         ({"val": -1}, "data.val must be 0 or more"),
         ({"test": -1}, "data.test must be 0 or more"),
-        ({"seed": -1}, "data.seed must be a whole number from 0"),
+        ({"seed": -1}, "data.seed must be an integer from 0"),
         ({"batch_size": 0}, "data.batch_size must be at least 1"),
         ({"batch_size": 11}, "data.batch_size must be at most the 10 training samples, got 11"),
     ],

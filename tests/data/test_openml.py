@@ -414,9 +414,9 @@ def test_run_trains_from_cache_without_network(run_train, cache, images):
     {
         "": "data.name=mnist_784: OpenML cannot be reached (no network in a test); datasets fetched",
         "data.name=images": "data.image_shape must be null or of 12 pixels for images, got [1, 28, 28]",
-        "data.name=7": "data.name must be a word, got 7",
+        "data.name=7": "data.name must be a string, got 7",
         "data.name=null": "data.name must be a name as on openml.org, such as mnist_784, got nothing",
-        "data.divide_by=all": "data.divide_by must be a number, got the word all",
+        "data.divide_by=all": "data.divide_by must be a number, got 'all'",
         "data.name=images data.image_shape=null": "must be at most 40 samples, got 10000 + 2000 + 2000",
         "data.name=images data.train=20 data.val=10 data.test=10 data.batch_size=9 data.image_shape=null "
         "data.standardize_target=true": "data.standardize_target must be false for classes, got true",

@@ -7,20 +7,20 @@ import pytest
 
 from normlab.results.result import Result
 
-FEW = ["trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]
+SHORT = ["trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]
 
 
-def names() -> list[str]:
-    """Return the names of the runs that a sweep trained."""
+def run_names() -> list[str]:
+    """Return the folder names of the sweep's runs."""
     return sorted(path.parent.name for path in Path("sweep").glob("*/result.json"))
 
 
-def test_an_override_is_left_out_of_arms_without_its_key_and_they_are_trained_once(run_train):
-    outcome = run_train("-m", "model=bn,nobn,dyt", "model.norm.momentum=0.05,0.1", *FEW)
+def test_override_is_dropped_from_arms_without_its_key(run_train):
+    outcome = run_train("-m", "model=bn,nobn,dyt", "model.norm.momentum=0.05,0.1", *SHORT)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("model.norm.momentum does not apply to model=nobn, model=dyt\n")
     swept = ["model=bn,model.norm.momentum=0.05", "model=bn,model.norm.momentum=0.1"]
-    assert names() == [*swept, "model=dyt", "model=nobn"]
+    assert run_names() == [*swept, "model=dyt", "model=nobn"]
     plain = Result.read(Path("sweep/model=nobn"))
     assert plain.overrides == ["model=nobn", "trainer.max_epochs=1", "logger=csv"]
     momenta = [Result.read(Path(f"sweep/{name}")).config["model"]["norm"]["momentum"] for name in swept]
@@ -28,11 +28,11 @@ def test_an_override_is_left_out_of_arms_without_its_key_and_they_are_trained_on
     assert len(pd.read_csv("sweep/summary.csv")) == 4
 
 
-def test_a_key_that_every_arm_has_but_the_default_does_not_is_set(run_train):
-    outcome = run_train("-m", "model=gn,ws_gn", "model.norm.num_groups=8", *FEW)
+def test_key_missing_only_from_the_default_is_set(run_train):
+    outcome = run_train("-m", "model=gn,ws_gn", "model.norm.num_groups=8", *SHORT)
     assert outcome.code == 0, outcome.err
     assert "does not apply" not in outcome.out
-    groups = [Result.read(Path(f"sweep/{name}")).config["model"]["norm"]["num_groups"] for name in names()]
+    groups = [Result.read(Path(f"sweep/{name}")).config["model"]["norm"]["num_groups"] for name in run_names()]
     assert groups == [8, 8]
 
 
@@ -54,11 +54,11 @@ def test_a_key_that_every_arm_has_but_the_default_does_not_is_set(run_train):
         ),
     ],
 )
-def test_what_does_not_apply_where_is_said(run_train, words, line, trained):
-    outcome = run_train("-m", *words, *FEW)
+def test_inapplicable_override_is_logged(run_train, words, line, trained):
+    outcome = run_train("-m", *words, *SHORT)
     assert outcome.code == 0, outcome.err
     assert line in outcome.out.splitlines()
-    assert len(names()) == trained
+    assert len(run_names()) == trained
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_what_does_not_apply_where_is_said(run_train, words, line, trained):
         (["experiment=overfit", "modle=bn"], "modle: no such key; did you mean model?"),
     ],
 )
-def test_a_key_that_no_arm_has_is_refused_with_the_nearest(run_train, words, answer):
-    outcome = run_train("-m", *words, *FEW)
+def test_key_missing_from_all_arms_raises_with_hint(run_train, words, answer):
+    outcome = run_train("-m", *words, *SHORT)
     assert outcome.code == 1
     assert answer in outcome.err
     assert not Path("sweep").exists()
 
 
-def test_a_key_of_one_arm_may_come_from_a_single_run_s_experiment(run_train):
-    outcome = run_train("experiment=overfit", "model=gn", "model.norm.num_groups=8", *FEW[:-1])
+def test_single_run_sets_key_of_its_model(run_train):
+    outcome = run_train("experiment=overfit", "model=gn", "model.norm.num_groups=8", *SHORT[:-1])
     assert outcome.code == 0, outcome.err

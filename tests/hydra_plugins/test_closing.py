@@ -1,4 +1,4 @@
-"""``timing=true`` times the arms of a sweep after it has trained, and changes nothing else."""
+"""``timing=true`` times the arms of a sweep after training, and changes nothing else."""
 
 import os
 import signal
@@ -22,24 +22,24 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch):
+def short_blocks(monkeypatch):
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.001)
 
 
 def times_in(folder: str) -> list[list[float] | None]:
-    """Return the seconds per step of each round, of each run of a sweep."""
+    """Return each run's seconds per step in each round, None for runs that were not timed."""
     found = read_timing(Path(folder))
     assert found is not None
     return [step_seconds(found, record.result) for record in read_sweep(Path(folder))]
 
 
-def files(folder: str) -> dict[Path, bytes]:
-    """Return the files of a sweep's runs without their times."""
+def run_files(folder: str) -> dict[Path, bytes]:
+    """Return the content of the runs' files that must not depend on timing."""
     names = ("curves.csv", "best.pt", "last.pt", "config.yaml")
     return {path.relative_to(folder): path.read_bytes() for name in names for path in Path(folder).rglob(name)}
 
 
-def test_a_sweep_is_timed_and_its_runs_are_as_without(run_train):
+def test_timing_does_not_change_the_runs(run_train):
     plain = run_train(*SWEEP, "hydra.sweep.dir=plain")
     timed = run_train(*SWEEP, "timing=true", "hydra.sweep.dir=timed")
     assert (plain.code, timed.code) == (0, 0), timed.err
@@ -51,7 +51,7 @@ def test_a_sweep_is_timed_and_its_runs_are_as_without(run_train):
     assert bn == same != nobn
     assert len(bn or []) == 20
     assert not Path("plain", TIMING_FILE).exists()
-    one, two = files("plain"), files("timed")
+    one, two = run_files("plain"), run_files("timed")
     assert len(one) == 16
     for path, content in one.items():
         with_timing = content.replace(b"timing: false", b"timing: true")
@@ -61,7 +61,7 @@ def test_a_sweep_is_timed_and_its_runs_are_as_without(run_train):
             assert getattr(ours.result, name) == getattr(theirs.result, name), name
 
 
-def test_a_sweep_that_was_done_is_only_timed_and_has_no_panels(run_train):
+def test_finished_sweep_is_timed_without_retraining(run_train):
     assert run_train(*SWEEP, "hydra.sweep.dir=sweep").code == 0
     written = {path: path.stat().st_mtime_ns for path in Path("sweep").rglob("result.json")}
     outcome = run_train(*SWEEP[:2], "seed=0,1,2", SWEEP[3], "timing=true", "hydra.sweep.dir=sweep")
@@ -76,35 +76,39 @@ def test_a_sweep_that_was_done_is_only_timed_and_has_no_panels(run_train):
 @pytest.mark.parametrize(
     "how", [["hydra/sweeper=basic"], ["hydra/launcher=basic"], ["hydra.launcher.n_jobs=2"]], ids=str
 )
-def test_any_sweeper_and_launcher_is_timed(run_train, how):
+def test_sweepers_and_launchers_time_arms(run_train, how):
     outcome = run_train(*SWEEP, *how, "timing=true", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err
     assert None not in times_in("sweep")
 
 
-def test_a_sweep_of_one_arm_says_that_there_is_nothing_to_compare(run_train):
+def test_timing_of_one_arm_logs_nothing_to_compare(run_train):
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", "timing=true", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err
     assert "timing: nothing to compare, because no two finished arms differ in the cost of a step" in outcome.out
     assert not Path("sweep", TIMING_FILE).exists()
 
 
-def test_a_run_alone_says_that_there_is_nothing_to_compare(run_train):
+def test_timing_of_single_run_logs_no_effect(run_train):
     outcome = run_train("trainer.max_epochs=1", "timing=true")
     assert outcome.code == 0, outcome.err
-    assert "timing=true has no effect on a run alone" in outcome.out.splitlines()[-1]
+    assert "timing=true has no effect in a single run" in outcome.out.splitlines()[-1]
 
 
-REFUSED = {
-    "timing=maybe": "timing must be true or false, got the word maybe",
-    "-m timing=true,false": "timing must be the same for a whole sweep, got timing=true,false; give it one value",
-    "-m hydra/sweeper=basic timing=true,false": "timing must be the same for a whole sweep, got timing=true,false",
-    "-m --config-dir mine experiment=timed,other": "timing must be the same for a whole sweep, got True",
+REJECTED = {
+    "timing=maybe": "timing must be true or false, got 'maybe'",
+    "-m timing=true,false": (
+        "timing must be the same in all runs of a sweep, got timing=true,false; give it one value"
+    ),
+    "-m hydra/sweeper=basic timing=true,false": (
+        "timing must be the same in all runs of a sweep, got timing=true,false"
+    ),
+    "-m --config-dir mine experiment=timed,other": "timing must be the same in all runs of a sweep, got True",
 }
 
 
-@pytest.mark.parametrize(("words", "answer"), REFUSED.items(), ids=REFUSED)
-def test_what_cannot_be_is_refused_before_anything_trains(run_train, words, answer):
+@pytest.mark.parametrize(("words", "answer"), REJECTED.items(), ids=REJECTED)
+def test_invalid_timing_raises_before_training(run_train, words, answer):
     Path("mine/experiment").mkdir(parents=True)
     for name, content in (("timed", "timing: true"), ("other", "stats_warmup_epochs: 1")):
         Path(f"mine/experiment/{name}.yaml").write_text(f"# @package _global_\n{content}\n")
@@ -122,11 +126,11 @@ class Bomb(pl.Callback):
             raise RuntimeError("out of luck")
 
 
-def test_a_sweep_with_a_run_that_failed_is_timed_without_it(run_train, monkeypatch):
-    module = ModuleType("somebody")
+def test_failed_arm_is_not_timed(run_train, monkeypatch):
+    module = ModuleType("usercode")
     module.Bomb = Bomb
-    monkeypatch.setitem(sys.modules, "somebody", module)
-    bomb = ["model=bn,nobn,ln", "+callbacks.extra.bomb._target_=somebody.Bomb"]
+    monkeypatch.setitem(sys.modules, "usercode", module)
+    bomb = ["model=bn,nobn,ln", "+callbacks.extra.bomb._target_=usercode.Bomb"]
     outcome = run_train("-m", "trainer.max_epochs=2", *bomb, "timing=true", "hydra.sweep.dir=sweep")
     assert (outcome.code, outcome.err.strip().splitlines()[-1]) == (1, "error: out of luck")
     bn, ln, nobn = times_in("sweep")
@@ -135,13 +139,13 @@ def test_a_sweep_with_a_run_that_failed_is_timed_without_it(run_train, monkeypat
     assert nobn is not None
 
 
-def test_ctrl_c_while_arms_are_timed_ends_the_sweep_with_its_table(tmp_path):
-    # A shell that runs the tests in the background has Ctrl-C ignored, which a child would inherit.
-    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+def test_ctrl_c_during_timing_still_writes_summary(tmp_path):
+    # Background shells ignore SIGINT and child processes inherit that, so restore the default handler.
+    unblock = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, str(TRAIN), *SWEEP, "model=bn,nobn,ln", "timing=true", "hydra.sweep.dir=sweep"]
     command.remove("model=bn,nobn")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), preexec_fn=heed, **pipes) as process:
+    with subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), preexec_fn=unblock, **pipes) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         for line in process.stdout:

@@ -1,4 +1,4 @@
-"""Composing a sweep's jobs gives what Hydra's own composition gives."""
+"""The composer's job configs equal those of Hydra."""
 
 from pathlib import Path
 
@@ -30,9 +30,9 @@ def hydra():
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_job_is_composed_as_by_hydra(hydra, job):
-    given = ["seed=1", "hydra.sweep.dir=somewhere", "hydra.job.name=train"]
-    master = hydra.compose_config("train", given, run_mode=RunMode.MULTIRUN)
+def test_job_config_equals_hydras(hydra, job):
+    overrides = ["seed=1", "hydra.sweep.dir=somewhere", "hydra.job.name=train"]
+    master = hydra.compose_config("train", overrides, run_mode=RunMode.MULTIRUN)
     composer = Composer(hydra.config_loader, master)
     composer.compose(["model=bn", "seed=9", "hydra.sweep.subdir=x"], 0)
     ours = composer.compose([*job, "hydra.sweep.subdir='name'"], 7)
@@ -45,7 +45,7 @@ def test_a_job_is_composed_as_by_hydra(hydra, job):
         assert one[key] == other[key], key
 
 
-def test_a_choice_is_composed_once_for_all_numbers(hydra, monkeypatch):
+def test_group_choices_are_composed_once(hydra, monkeypatch):
     master = hydra.compose_config("train", ["hydra.sweep.dir=somewhere"], run_mode=RunMode.MULTIRUN)
     composer = Composer(hydra.config_loader, master)
     for model in ("bn", "nobn"):

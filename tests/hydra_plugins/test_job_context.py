@@ -1,4 +1,4 @@
-"""Hydra's own values in a configuration: ``${hydra:job.num}``, ``${hydra:runtime.output_dir}``."""
+"""Interpolations of Hydra's values: ``${hydra:job.num}``, ``${hydra:runtime.output_dir}``."""
 
 import subprocess
 import sys
@@ -25,15 +25,15 @@ callbacks:
 
 @pytest.fixture
 def mine(tmp_path):
-    """Return the words that choose an experiment with values of Hydra's."""
+    """Return arguments that choose an experiment with Hydra's values."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text(EXPERIMENT)
     return ["--config-dir", str(folder.parent), "experiment=mine", "logger=csv"]
 
 
-def check(sweep: Path) -> None:
-    """Check that each run has its own number and its own folder."""
+def check_resolved(sweep: Path) -> None:
+    """Check that each run resolved its own job number and output folder."""
     results = {path.parent: Result.read(path.parent) for path in sweep.rglob("result.json")}
     assert sorted(result.config["data"]["seed"] for result in results.values()) == [0, 1]
     for folder, result in results.items():
@@ -42,13 +42,13 @@ def check(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [[], ["hydra/launcher=basic"], ["hydra/sweeper=basic"]], ids=str)
-def test_a_sweep_resolves_them_for_each_job(run_train, mine, how):
+def test_sweep_resolves_hydra_values_for_each_job(run_train, mine, how):
     outcome = run_train(*mine, "-m", "seed=0,1", "hydra.sweep.dir=sweep", *how)
     assert outcome.code == 0, outcome.err
-    check(Path("sweep"))
+    check_resolved(Path("sweep"))
 
 
-def test_worker_processes_get_them_resolved(tmp_path, mine):
+def test_worker_processes_get_resolved_hydra_values(tmp_path, mine):
     command = [
         sys.executable,
         str(TRAIN),
@@ -60,10 +60,10 @@ def test_worker_processes_get_them_resolved(tmp_path, mine):
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    check(tmp_path / "sweep")
+    check_resolved(tmp_path / "sweep")
 
 
-def test_a_single_run_resolves_them_and_leaves_other_interpolations_written(run_train, mine):
+def test_single_run_resolves_only_hydra_values(run_train, mine):
     numbered = run_train(*mine, "hydra.job.num=7", "hydra.run.dir=out/${hydra:job.name}")
     assert numbered.code == 0, numbered.err
     folder = Path("out/train")
@@ -76,7 +76,7 @@ def test_a_single_run_resolves_them_and_leaves_other_interpolations_written(run_
 
 
 @pytest.mark.parametrize("how", [[], ["hydra/launcher=basic"]], ids=str)
-def test_the_number_of_a_job_is_recorded_as_what_it_was(run_train, how):
+def test_job_number_is_recorded_resolved(run_train, how):
     few = ["trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]
     outcome = run_train("-m", "seed=0,1", "data.seed=${hydra:job.num}", *few, *how)
     assert outcome.code == 0, outcome.err
@@ -98,7 +98,7 @@ def test_jobs_are_named_by_their_number(run_train, subdir):
 
 
 @pytest.mark.parametrize("how", [[], ["-m", "seed=0,1"], ["-m", "seed=0,1", "hydra/launcher=basic"]], ids=str)
-def test_without_an_output_subdir_no_yaml_is_written(run_train, how):
+def test_null_output_subdir_writes_no_yaml(run_train, how):
     outcome = run_train(*how, "trainer.max_epochs=1", "logger=csv", "hydra.output_subdir=null")
     assert outcome.code == 0, outcome.err
     assert not list(Path().rglob(".hydra"))
@@ -106,7 +106,7 @@ def test_without_an_output_subdir_no_yaml_is_written(run_train, how):
 
 
 @pytest.mark.parametrize("how", [[], ["-m"], ["-m", "hydra/launcher=basic"]], ids=str)
-def test_the_environment_of_a_job_is_set_while_it_is_checked_and_trained(run_train, mine, tmp_path, how):
+def test_job_environment_is_set_in_dry_run_and_training(run_train, mine, tmp_path, how):
     seed = "${oc.decode:${oc.env:NORMLAB_TEST_SEED}}"
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(f"# @package _global_\ndata: {{seed: '{seed}'}}\n")
     variable = "+hydra.job.env_set.NORMLAB_TEST_SEED='5'"
@@ -116,7 +116,7 @@ def test_the_environment_of_a_job_is_set_while_it_is_checked_and_trained(run_tra
     assert Result.read(path.parent).config["data"]["seed"] == 5
 
 
-def test_only_interpolations_of_hydras_values_are_found():
+def test_hydra_values_skips_other_interpolations():
     config = OmegaConf.create(
         {"a": "${b}", "b": 1, "c": ["x${ hydra:job.num}", {"d": "${hydra:job.name}"}], "e": None, "f": "???"}
     )

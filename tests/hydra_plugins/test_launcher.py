@@ -1,4 +1,4 @@
-"""``hydra/launcher=population``, the default, leaves what training one by one leaves."""
+"""``hydra/launcher=population``, the default, writes the same files as training one by one."""
 
 import os
 import signal
@@ -21,17 +21,17 @@ from normlab.norms import BatchNorm1d
 from normlab.results.result import Result, Status
 
 SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "optimizer.lr=0.01,0.02", "trainer.max_epochs=3"]
-TOGETHER = "hydra/launcher=population"
+STACKED = "hydra/launcher=population"
 
 
-def files(folder: Path) -> set[str]:
-    """Return the names of what a sweep left, without what tells when."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {str(path.parent / "events" if path.name.startswith("events") else path) for path in found}
+def files_of(folder: Path) -> set[str]:
+    """Return the relative paths of a sweep's files, with event files by a common name."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path.parent / "events" if path.name.startswith("events") else path) for path in paths}
 
 
 def yaml_of(path: Path) -> object:
-    """Return what a YAML file holds, without what must differ between two sweeps."""
+    """Load a YAML file without the keys that differ between sweeps."""
     content = OmegaConf.to_container(OmegaConf.load(path))
     if path.name == "hydra.yaml":
         for key in ("launcher", "overrides", "run", "sweep", "runtime"):
@@ -40,11 +40,11 @@ def yaml_of(path: Path) -> object:
 
 
 @pytest.mark.parametrize("chunk", ["null", "1"])
-def test_the_files_are_those_of_runs_trained_one_by_one(run_train, chunk):
-    chunked = [TOGETHER, f"hydra.launcher.chunk={chunk}", "hydra.sweep.dir=together"]
+def test_population_writes_same_files_as_single_runs(run_train, chunk):
+    chunked = [STACKED, f"hydra.launcher.chunk={chunk}", "hydra.sweep.dir=together"]
     assert run_train(*SWEEP, *chunked).code == 0
     assert run_train(*SWEEP, "hydra/launcher=basic", "hydra.sweep.dir=alone").code == 0
-    assert files(Path("together")) == files(Path("alone"))
+    assert files_of(Path("together")) == files_of(Path("alone"))
     for path in Path("alone").rglob("*.yaml"):
         if path.name != "multirun.yaml":
             assert yaml_of(Path("together") / path.relative_to("alone")) == yaml_of(path), path
@@ -53,33 +53,33 @@ def test_the_files_are_those_of_runs_trained_one_by_one(run_train, chunk):
     pd.testing.assert_frame_equal(*numbers, rtol=0.05)
 
 
-def test_the_plan_is_said_before_it_starts_also_where_no_launcher_was_named(run_train):
+def test_plan_is_logged_before_training(run_train):
     outcome = run_train(*SWEEP)
     assert "8 runs in 2 populations" in outcome.out.splitlines()[:2]
-    outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=1", TOGETHER)
+    outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=1", STACKED)
     assert outcome.out.splitlines()[:2] == [
         "1 seed: no verdict possible; 'seed=range(12)' allows one",
         "2 runs, one by one",
     ]
 
 
-def test_a_chunk_bounds_the_members_trained_at_once(run_train):
-    outcome = run_train(*SWEEP, TOGETHER, "hydra.launcher.chunk=3")
+def test_chunk_limits_population_size(run_train):
+    outcome = run_train(*SWEEP, STACKED, "hydra.launcher.chunk=3")
     assert "8 runs in 4 populations" in outcome.out.splitlines()[:2]
     assert outcome.code == 0
 
 
 @pytest.mark.parametrize("mistake", ["hydra.launcher.chunk=0", "hydra.launcher.n_jobs=0"])
-def test_impossible_settings_are_refused(run_train, mistake):
-    outcome = run_train(*SWEEP, TOGETHER, mistake)
+def test_invalid_launcher_setting_raises(run_train, mistake):
+    outcome = run_train(*SWEEP, STACKED, mistake)
     assert outcome.code == 1
     assert f"{mistake.removesuffix('=0')} must be" in outcome.err
     assert not list(Path().iterdir())
 
 
-def test_an_optimizer_that_is_not_ours_is_trained_one_by_one(run_train):
+def test_foreign_optimizer_trains_one_by_one(run_train):
     foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
-    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *foreign, TOGETHER)
+    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *foreign, STACKED)
     assert outcome.code == 0, outcome.err
     assert "one by one: torch.optim.RMSprop trains a single run" in outcome.out
 
@@ -93,7 +93,7 @@ STOPPING = [
 ]
 
 
-def test_lightnings_early_stopping_stops_each_run_by_its_own_metric(run_train):
+def test_lightning_early_stopping_acts_on_each_run(run_train):
     outcome = run_train(*STOPPING)
     assert outcome.code == 0, outcome.err
     reason = "callbacks.extra: a Lightning callback handles a single run"
@@ -104,11 +104,11 @@ def test_lightnings_early_stopping_stops_each_run_by_its_own_metric(run_train):
         curve = pd.read_csv(f"sweep/seed={seed}/curves.csv").query("split == 'val' and metric == 'loss'")["value"]
         assert len(curve) == epochs
         assert epochs == 60 or curve.tolist().index(curve.min()) == epochs - 1 - 3
-        assert len(list(Path(f"sweep/seed={seed}/checkpoints").glob("*.ckpt"))) == 1, "in the run's own folder"
+        assert len(list(Path(f"sweep/seed={seed}/checkpoints").glob("*.ckpt"))) == 1
 
 
-class Choosy(nn.Module):
-    """A normalizer whose path depends on the data, which no vmap can follow."""
+class Branching(nn.Module):
+    """A normalizer with data-dependent control flow, which vmap does not support."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Choosy(nn.Module):
 
 
 class Assigning(nn.Module):
-    """A normalizer whose buffer is another tensor after each minibatch."""
+    """A normalizer that assigns a new tensor to its buffer at each step."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Assigning(nn.Module):
 
 
 class Noise(nn.Module):
-    """A normalizer that draws from torch's global generator."""
+    """A normalizer that uses torch's global generator."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -149,37 +149,42 @@ class Bomb(pl.Callback):
 
 
 @pytest.fixture(autouse=True)
-def somebody(monkeypatch):
-    module = ModuleType("somebody")
-    module.Choosy, module.Bomb, module.Noise, module.Assigning = Choosy, Bomb, Noise, Assigning
-    monkeypatch.setitem(sys.modules, "somebody", module)
+def usercode(monkeypatch):
+    module = ModuleType("usercode")
+    module.Branching, module.Bomb, module.Noise, module.Assigning = Branching, Bomb, Noise, Assigning
+    monkeypatch.setitem(sys.modules, "usercode", module)
 
 
-def test_a_layer_that_cannot_be_stacked_is_trained_one_by_one(run_train):
-    layer = ["model.norm._target_=somebody.Choosy", "~model.norm.eps", "~model.norm.momentum", "~model.norm.fused"]
-    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
+def test_unstackable_layer_trains_one_by_one(run_train):
+    layer = [
+        "model.norm._target_=usercode.Branching",
+        "~model.norm.eps",
+        "~model.norm.momentum",
+        "~model.norm.fused",
+    ]
+    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, STACKED)
     assert outcome.code == 0, outcome.err
     assert "are trained one by one: vmap:" in outcome.out
 
 
-def test_bug_a_layer_that_assigns_its_buffers_trained_silently_without_them_in_a_population(run_train):
+def test_layer_assigning_buffers_trains_one_by_one(run_train):
     layer = [
-        "model.norm._target_=somebody.Assigning",
+        "model.norm._target_=usercode.Assigning",
         *("~model.norm.eps", "~model.norm.momentum", "~model.norm.fused"),
     ]
-    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, TOGETHER)
+    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *layer, STACKED)
     assert outcome.code == 0, outcome.err
     reason = "hidden1.norm.running_mean is reassigned in training; update it in place, for example with copy_()"
     assert f"are trained one by one: {reason}" in outcome.out
 
 
-def test_what_a_person_should_know_is_said_once_for_all_populations(run_train):
-    outcome = run_train("-m", "model=bn,nobn", "data.target=clipped", "trainer.max_epochs=1", TOGETHER)
+def test_data_warning_is_logged_once_per_sweep(run_train):
+    outcome = run_train("-m", "model=bn,nobn", "data.target=clipped", "trainer.max_epochs=1", STACKED)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("only a constant can be learned") == 1
 
 
-def test_layers_that_draw_from_the_global_generator_are_said_to_be_equal_in_law_only(run_train):
+def test_global_generator_layers_log_equality_in_law(run_train):
     common = [
         "-m",
         "model=bn_torch",
@@ -188,7 +193,7 @@ def test_layers_that_draw_from_the_global_generator_are_said_to_be_equal_in_law_
         "net.dropout=0.1",
         "hydra.sweep.dir=sweep",
     ]
-    layer = ["model.norm._target_=somebody.Noise", "~model.norm.eps", "~model.norm.momentum"]
+    layer = ["model.norm._target_=usercode.Noise", "~model.norm.eps", "~model.norm.momentum"]
     outcome = run_train(*common, *layer)
     assert outcome.code == 0, outcome.err
     plan, law, *_ = outcome.out.splitlines()
@@ -198,16 +203,16 @@ def test_layers_that_draw_from_the_global_generator_are_said_to_be_equal_in_law_
     assert "global generator" not in outcome.out, "our own dropout has a generator for each member"
 
 
-def test_a_group_that_fails_does_not_stop_the_others(run_train):
-    outcome = run_train(*SWEEP, TOGETHER, "+callbacks.extra.x._target_=somebody.Bomb", "hydra.sweep.dir=sweep")
+def test_failed_group_does_not_stop_others(run_train):
+    outcome = run_train(*SWEEP, STACKED, "+callbacks.extra.x._target_=usercode.Bomb", "hydra.sweep.dir=sweep")
     assert outcome.code == 1
     runs = pd.read_csv("sweep/summary.csv")
     assert runs.groupby("model")["status"].agg(set).to_dict() == {"bn": {"failed"}, "nobn": {"finished"}}
     assert all("out of luck" in path.read_text() for path in Path("sweep").glob("model=bn*/error.txt"))
 
 
-def test_a_diverged_member_changes_nothing_in_the_others(run_train):
-    common = ["-m", "model=nobn", "optimizer=sgd", "data=random", "trainer.max_epochs=20", "logger=csv", TOGETHER]
+def test_diverged_member_does_not_change_others(run_train):
+    common = ["-m", "model=nobn", "optimizer=sgd", "data=random", "trainer.max_epochs=20", "logger=csv", STACKED]
     assert run_train(*common, "optimizer.lr=0.001,0.002,10000000", "hydra.sweep.dir=with").code == 0
     assert run_train(*common, "optimizer.lr=0.001,0.002,0.003", "hydra.sweep.dir=without").code == 0
     diverged = Result.read(Path("with/optimizer.lr=10000000"))
@@ -220,40 +225,42 @@ def test_a_diverged_member_changes_nothing_in_the_others(run_train):
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_only_what_is_not_done_is_trained_again(run_train):
-    assert run_train(*SWEEP, TOGETHER, "hydra.sweep.dir=sweep").code == 0
+def test_only_unfinished_runs_are_retrained(run_train):
+    assert run_train(*SWEEP, STACKED, "hydra.sweep.dir=sweep").code == 0
     again = Path("sweep/model=bn,seed=1,optimizer.lr=0.01")
     (again / "result.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/curves.csv")}
-    assert run_train(*SWEEP, TOGETHER, "hydra.sweep.dir=sweep").code == 0
+    assert run_train(*SWEEP, STACKED, "hydra.sweep.dir=sweep").code == 0
     assert {path.parent for path, at in before.items() if path.stat().st_mtime_ns != at} == {again}
 
 
 TRAIN = Path(__file__).parents[2] / "train.py"
-SIDE_BY_SIDE = [TOGETHER, "hydra.launcher.n_jobs=2"]
+PARALLEL = [STACKED, "hydra.launcher.n_jobs=2"]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    """Start a sweep as a shell does, so that Ctrl-C reaches it and the processes that it starts."""
+    """Start a sweep in a new process group, so that Ctrl-C reaches its worker processes."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A shell that runs the tests in the background has Ctrl-C ignored, which a child would inherit.
-    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    # Background shells ignore SIGINT and child processes inherit that, so restore the default handler.
+    unblock = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, str(TRAIN), *arguments, "hydra.sweep.dir=sweep"]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    return subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=heed, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, preexec_fn=unblock, start_new_session=True, **pipes
+    )
 
 
-def test_populations_train_side_by_side_in_processes(tmp_path):
-    process = start(tmp_path, *SWEEP, *SIDE_BY_SIDE)
+def test_populations_train_in_parallel_processes(tmp_path):
+    process = start(tmp_path, *SWEEP, *PARALLEL)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist() == ["finished"] * 8
     for model in ("bn", "nobn"):
-        assert f"4 runs of model={model}: 4 finished" in out, "what was said in another process"
+        assert f"4 runs of model={model}: 4 finished" in out, "log lines of worker processes are missing"
 
 
-@pytest.mark.parametrize("launcher", [[TOGETHER], [*SIDE_BY_SIDE, "hydra.launcher.chunk=2"]], ids=["one", "two"])
-def test_ctrl_c_leaves_every_run_stopped_also_those_that_had_not_begun(tmp_path, launcher):
+@pytest.mark.parametrize("launcher", [[STACKED], [*PARALLEL, "hydra.launcher.chunk=2"]], ids=["one", "two"])
+def test_ctrl_c_marks_all_runs_stopped(tmp_path, launcher):
     endless = [*SWEEP[:-1], "trainer.max_epochs=100000", "logger.flush_seconds=0", *launcher]
     process = start(tmp_path, *endless)
     deadline = time.monotonic() + 60
@@ -274,7 +281,7 @@ from normlab.norms import BatchNorm1d
 
 
 class Odd(Exception):
-    # What is pickled of it cannot be unpickled: it is made of two words and keeps one.
+    # Unpickling fails, because __init__ takes two arguments and args has one.
     def __init__(self, one, two):
         super().__init__(f"{one} {two}")
 
@@ -299,9 +306,9 @@ class Raiser(pl.Callback):
 @pytest.mark.parametrize(
     ("ending", "words"), [("Killer", "the worker process was killed"), ("Raiser", "out of luck")]
 )
-def test_a_group_that_ends_badly_in_its_process_does_not_take_others_down(tmp_path, ending, words):
+def test_worker_crash_does_not_stop_other_groups(tmp_path, ending, words):
     (tmp_path / "endings.py").write_text(ENDINGS)
-    process = start(tmp_path, *SWEEP, *SIDE_BY_SIDE, f"+callbacks.extra.x._target_=endings.{ending}")
+    process = start(tmp_path, *SWEEP, *PARALLEL, f"+callbacks.extra.x._target_=endings.{ending}")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith(f"error: {words}")
@@ -310,16 +317,16 @@ def test_a_group_that_ends_badly_in_its_process_does_not_take_others_down(tmp_pa
     assert runs.query("model == 'bn'")["error"].str.startswith(words).all()
 
 
-def test_joblib_trains_the_jobs_in_processes_and_leaves_the_same_files(tmp_path, run_train):
+def test_joblib_writes_the_same_files(tmp_path, run_train):
     process = start(tmp_path, *SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "train_eval, val, test: means over the last tenth of the epochs" in out
     assert run_train(*SWEEP, "hydra.sweep.dir=together").code == 0
-    assert files(tmp_path / "sweep") == files(Path("together"))
+    assert files_of(tmp_path / "sweep") == files_of(Path("together"))
 
 
-def test_optuna_searches_with_populations(tmp_path):
+def test_optuna_trains_populations(tmp_path):
     searched = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
     number = "optimizer.lr=tag(log,interval(0.0001,0.1))"
     process = start(tmp_path, "-m", *searched, number, "trainer.max_epochs=2")
@@ -329,27 +336,27 @@ def test_optuna_searches_with_populations(tmp_path):
     sweep = tmp_path / "sweep"
     assert pd.read_csv(sweep / "summary.csv")["status"].tolist() == ["finished"] * 6
     results = [Result.read(path.parent) for path in sweep.glob("*/result.json")]
-    found = OmegaConf.load(sweep / "optimization_results.yaml")
-    assert found.best_value == min(result.objective.value for result in results)
+    best = OmegaConf.load(sweep / "optimization_results.yaml")
+    assert best.best_value == min(result.objective.value for result in results)
 
 
 class Doubles(Random):
-    """A dataset in float64, as numpy and pandas give it."""
+    """A dataset in float64, the default of numpy and pandas."""
 
     def table(self) -> Table:
-        found = super().table()
-        return Table(found.x.double(), found.y.double())
+        table = super().table()
+        return Table(table.x.double(), table.y.double())
 
 
-def test_data_in_float64_can_be_stacked(run_train, monkeypatch):
-    monkeypatch.setattr(sys.modules["somebody"], "Doubles", Doubles, raising=False)
-    doubles = ["data=random", "data._target_=somebody.Doubles", "trainer.max_epochs=1"]
-    outcome = run_train("-m", "seed=0,1", *doubles, TOGETHER)
+def test_float64_data_are_stacked(run_train, monkeypatch):
+    monkeypatch.setattr(sys.modules["usercode"], "Doubles", Doubles, raising=False)
+    doubles = ["data=random", "data._target_=usercode.Doubles", "trainer.max_epochs=1"]
+    outcome = run_train("-m", "seed=0,1", *doubles, STACKED)
     assert outcome.code == 0, outcome.err
     assert "2 runs in 1 population" in outcome.out.splitlines()[:2]
 
 
-def test_members_whose_splits_lack_a_word_train_apart_from_the_others(run_train, tmp_path):
+def test_splits_lacking_a_category_train_separately(run_train, tmp_path):
     words = ["red"] * 58 + ["blue"] + ["green"]
     Path("words.csv").write_text("word,a,y\n" + "".join(f"{w},{k % 7},{k / 3}\n" for k, w in enumerate(words)))
     given = [

@@ -1,4 +1,4 @@
-"""A sweep that is given its folder again finds the runs in it by their configuration."""
+"""A resumed sweep finds the runs in its folder by their configuration."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ SWEEP = ["-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.swe
         (["a", "b"], ["1", "1"], {"1": ["old"]}, ["old", "b"]),
     ],
 )
-def test_a_folder_is_given_to_one_job_its_own_first(names, prints, earlier, folders):
+def test_folder_is_assigned_to_one_job(names, prints, earlier, folders):
     assert choose_folders(names, prints, earlier) == folders
 
 
-def test_the_default_seed_is_not_trained_again_under_another_name(run_train):
+def test_default_seed_is_not_retrained_if_renamed(run_train):
     assert run_train(*SWEEP).code == 0
     before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")}
     outcome = run_train(*SWEEP, "seed=0,1")
@@ -37,7 +37,7 @@ def test_the_default_seed_is_not_trained_again_under_another_name(run_train):
     assert "over 2 seeds" in outcome.out
 
 
-def test_another_verdict_on_the_same_runs_trains_nothing(run_train):
+def test_verdict_options_retrain_nothing(run_train):
     verdict = ["baseline=nobn", "margin=0.05", "pairs=true", "max_replicates=40"]
     assert run_train(*SWEEP).code == 0
     before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")}
@@ -52,7 +52,7 @@ def test_another_verdict_on_the_same_runs_trains_nothing(run_train):
     assert Result.read(Path("sweep/model=bn,seed=1")).config["max_replicates"] == 40
 
 
-def test_a_run_that_was_killed_is_trained_in_its_folder(run_train):
+def test_killed_run_is_retrained_in_its_folder(run_train):
     assert run_train(*SWEEP, "data.seed=${seed}").code == 0
     Path("sweep/model=bn/result.json").unlink()
     outcome = run_train(*SWEEP, "seed=0,1", "data.seed=${seed}")
@@ -61,7 +61,7 @@ def test_a_run_that_was_killed_is_trained_in_its_folder(run_train):
     assert not Path("sweep/model=bn,seed=0").exists()
 
 
-def test_a_folder_that_was_named_is_the_one_used(run_train):
+def test_explicit_subdir_overrides_earlier_folders(run_train):
     assert run_train(*SWEEP).code == 0
     outcome = run_train(*SWEEP, "seed=0,1", "hydra.sweep.subdir=${hydra.job.num}")
     assert outcome.code == 0, outcome.err

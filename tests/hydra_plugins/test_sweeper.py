@@ -1,4 +1,4 @@
-"""A sweep of several grids."""
+"""The sweeper: grids, the seed plan, and options of the verdict."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ hydra:
 
 @pytest.fixture
 def sweep(run_train, tmp_path):
-    """Return what sweeps an experiment of somebody's, and returns what was trained."""
+    """Return a function that runs a user's experiment and returns the trained configurations, sorted."""
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text(EXPERIMENT)
@@ -37,13 +37,13 @@ def sweep(run_train, tmp_path):
     return swept
 
 
-def test_grids_are_joined_and_each_is_combined_with_the_params(sweep):
+def test_grids_are_joined_and_combined_with_params(sweep):
     hidden = [("[4, 4]", "0.5"), ("[8]", "0.01"), ("[8]", "0.1")]
     assert sweep() == sorted((model, *values, "0") for model in ("bn", "nobn") for values in hidden)
     assert (Path("sweep") / "model=bn,net.hidden=[8],optimizer.lr=0.1").is_dir()
 
 
-def test_what_is_typed_stands_in_every_grid_and_equal_jobs_are_trained_once(sweep):
+def test_override_applies_to_every_grid(sweep):
     assert sweep("optimizer.lr=0.2", "seed=0,1", "model=bn") == [
         ("[4, 4]", "0"),
         ("[4, 4]", "1"),
@@ -53,7 +53,7 @@ def test_what_is_typed_stands_in_every_grid_and_equal_jobs_are_trained_once(swee
     assert len(list(Path("sweep").glob("*/result.json"))) == 4
 
 
-def test_a_grid_is_checked_like_the_rest(run_train, sweep, tmp_path):
+def test_invalid_grid_value_raises(run_train, sweep, tmp_path):
     path = tmp_path / "conf" / "experiment" / "mine.yaml"
     path.write_text(EXPERIMENT.replace("optimizer.lr: 0.5", "optimizer.lr: -1"))
     outcome = run_train("experiment=mine", f"hydra.searchpath=[file://{path.parents[1]}]")
@@ -65,17 +65,17 @@ def test_a_grid_is_checked_like_the_rest(run_train, sweep, tmp_path):
 GRID = ("-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep")
 
 
-def planned(outcome) -> str:
-    """Return the plan of the seeds, which is printed before the number of runs."""
+def seed_plan(outcome) -> str:
+    """Return the seed plan, the log line before the number of runs."""
     lines = (outcome.out + outcome.err).splitlines()
     place = next(k for k, line in enumerate(lines) if line.startswith(("seeds ", "1 seed", "each of the")))
     assert "population" in lines[place + 1] or "one by one" in lines[place + 1]
     return lines[place]
 
 
-def test_before_training_it_says_what_the_seeds_are_for(run_train):
+def test_seed_plan_is_logged_before_training(run_train):
     outcome = run_train(*GRID, "optimizer.lr=0.1,0.01", "seed=range(5)")
-    assert planned(outcome) == (
+    assert seed_plan(outcome) == (
         "seeds 0 to 3 tune the learning rate, seed 4 is reported; no verdict possible (look 1); 'seed=range(12)' "
         "allows one"
     )
@@ -83,36 +83,38 @@ def test_before_training_it_says_what_the_seeds_are_for(run_train):
 
 
 def test_one_seed_gives_no_verdict(run_train):
-    assert planned(run_train(*GRID)) == "1 seed: no verdict possible; 'seed=range(12)' allows one"
+    assert seed_plan(run_train(*GRID)) == "1 seed: no verdict possible; 'seed=range(12)' allows one"
 
 
-def test_splits_of_a_table_choose_within_and_classes_are_compared_by_two_metrics(run_train):
+def test_seed_plan_of_table_splits(run_train):
     outcome = run_train(*GRID, "data=wine", "optimizer.lr=0.1,0.01", "seed=range(4)")
     uses = "each of the 4 splits tunes the learning rate on its own validation rows and is reported"
-    assert planned(outcome) == f"{uses}; no verdict possible (2 comparisons, look 1); 'seed=range(12)' allows one"
+    assert (
+        seed_plan(outcome) == f"{uses}; no verdict possible (2 comparisons, look 1); 'seed=range(12)' allows one"
+    )
 
 
 def test_runs_that_are_there_already_count_with_the_jobs(run_train):
-    assert planned(run_train(*GRID, "seed=range(4)")) == (
+    assert seed_plan(run_train(*GRID, "seed=range(4)")) == (
         "seeds 0 to 3 are reported; no verdict possible (look 1); 'seed=range(12)' allows one"
     )
-    assert planned(run_train(*GRID, "seed=range(4,8)")) == (
+    assert seed_plan(run_train(*GRID, "seed=range(4,8)")) == (
         "seeds 0 to 7 are reported; 80 % power for an effect of 1.4 standard deviations of the paired "
         "differences (look 1); 'seed=range(12)' detects smaller ones"
     )
 
 
-def test_added_seeds_are_a_second_look(run_train):
+def test_added_seeds_count_as_second_look(run_train):
     run_train(*GRID, "seed=range(8)")
     outcome = run_train(*GRID, "seed=range(9)")
-    assert planned(outcome).startswith(
+    assert seed_plan(outcome).startswith(
         "seeds 0 to 8 are reported; 80 % power for an effect of 1.6 standard deviations"
     )
-    assert "(look 2); 'seed=range(12)' detects smaller ones" in planned(outcome)
+    assert "(look 2); 'seed=range(12)' detects smaller ones" in seed_plan(outcome)
     assert "(look 2), over 9 draws of the data" in " ".join(outcome.out.split())
 
 
-def test_an_unknown_baseline_is_refused_before_training(run_train):
+def test_unknown_baseline_raises_before_training(run_train):
     outcome = run_train(*GRID, "baseline=ln")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.strip() == "error: baseline must be a setting of model (bn, nobn), got 'ln'"
@@ -121,7 +123,7 @@ def test_an_unknown_baseline_is_refused_before_training(run_train):
     assert not list(Path().rglob("result.json"))
 
 
-def test_damaged_verdicts_are_refused_before_training(run_train):
+def test_damaged_verdicts_raise_before_training(run_train):
     run_train(*GRID, "seed=0")
     (Path("sweep") / "verdicts.json").write_text("{")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
@@ -131,7 +133,7 @@ def test_damaged_verdicts_are_refused_before_training(run_train):
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
-def test_another_sweeper_that_meets_damaged_verdicts_keeps_its_runs(run_train):
+def test_damaged_verdicts_keep_runs_of_other_sweeper(run_train):
     run_train(*GRID, "seed=0")
     (Path("sweep") / "verdicts.json").write_text("{")
     outcome = run_train(*GRID, "seed=1,2", "hydra/sweeper=basic")
@@ -145,7 +147,7 @@ VERDICT_OPTIONS = ("margin=0.05", "pairs=true", "baseline=bn", "max_replicates=8
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["new", "resumed"])
-def test_margin_pairs_and_baseline_are_typed_also_when_nothing_is_left_to_train(run_train, trained):
+def test_verdict_options_apply_to_finished_sweeps(run_train, trained):
     grid = (
         "-m",
         "model=bn,nobn,ln",
@@ -159,18 +161,18 @@ def test_margin_pairs_and_baseline_are_typed_also_when_nothing_is_left_to_train(
         before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")}
     outcome = run_train(*grid, *VERDICT_OPTIONS)
     assert outcome.code == 0, outcome.err
-    said = " ".join(outcome.out.split())
-    assert "(3 comparisons, look 1)" in said
+    output = " ".join(outcome.out.split())
+    assert "(3 comparisons, look 1)" in output
     for pair in (
         r"ln (is \w+ than|against) bn",
         r"nobn (is \w+ than|against) bn",
         r"nobn (is \w+ than|against) ln",
     ):
         assert re.search(
-            rf"{pair}[^;]*: test/loss ratio[^;]*; (not shown to be )?equivalent within 5 %, p = ", said
+            rf"{pair}[^;]*: test/loss ratio[^;]*; (not shown to be )?equivalent within 5 %, p = ", output
         ), pair
     warning = "max_replicates=8 has no effect: the first verdict was given without a maximum"
-    assert (warning in said) == trained
+    assert (warning in output) == trained
     assert (warning in Path("sweep/report/index.html").read_text()) == trained
     if trained:
         assert {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")} == before

@@ -1,17 +1,17 @@
-"""An override has its effect, or is refused with the remedy."""
+"""Overrides without effect are rejected with a remedy."""
 
 from pathlib import Path
 
 import pytest
 
-FEW = ["trainer.max_epochs=1", "logger=csv"]
+SHORT = ["trainer.max_epochs=1", "logger=csv"]
 MULTIRUN = "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n"
 
-REFUSED = {
-    "seed=0 seed=1": "seed is given twice, as seed=0 and seed=1; keep one of them",
-    "-m seed=0,1 ++seed=5": "seed is given twice, as seed=0,1 and ++seed=5; keep one of them",
-    "model=bn model=nobn": "model is given twice, as model=bn and model=nobn; keep one of them",
-    "-m model=bn,nobn model=ln": "model is given twice, as model=bn,nobn and model=ln; keep one of them",
+REJECTED = {
+    "seed=0 seed=1": "seed is set twice, by seed=0 and seed=1; keep one of them",
+    "-m seed=0,1 ++seed=5": "seed is set twice, by seed=0,1 and ++seed=5; keep one of them",
+    "model=bn model=nobn": "model is set twice, by model=bn and model=nobn; keep one of them",
+    "-m model=bn,nobn model=ln": "model is set twice, by model=bn,nobn and model=ln; keep one of them",
     "model=[bn,nobn]": "a run has one model; choose one, or train each in a sweep: -m model=bn,nobn",
     "-m model=[bn,nobn]": "a run has one model; choose one, or train each in a sweep: -m model=bn,nobn",
     "-m optimizer=[adam,sgd],sgd": "a run has one optimizer; choose one",
@@ -22,9 +22,9 @@ REFUSED = {
     "hydra/sweeper=basic": "hydra/sweeper=basic has no effect in a single run; a sweep needs -m",
     "-m hydra.run.dir=x": "hydra.run.dir=x has no effect in a sweep, whose folder is hydra.sweep.dir",
     "-m hydra.run={dir:x}": "hydra.run={dir:x} has no effect in a sweep, whose folder is hydra.sweep.dir",
-    "-m hydra.job.num=7": "hydra.job.num=7 has no effect in a sweep, whose jobs Hydra numbers",
+    "-m hydra.job.num=7": "hydra.job.num=7 has no effect in a sweep, where Hydra numbers the jobs",
     "-m hydra.mode=RUN": "hydra.mode=RUN has no effect with -m; leave out one of the two",
-    "hydra.runtime.output_dir=x": "hydra.runtime.output_dir=x has no effect as Hydra sets it itself",
+    "hydra.runtime.output_dir=x": "hydra.runtime.output_dir=x has no effect because Hydra sets it",
     "+hydra.foo=1": "hydra.foo: Hydra has no such key; did you mean hydra.job?",
     "+hydra.job.nun=1": "hydra.job.nun: Hydra has no such key; did you mean hydra.job.num?",
     "-m hydra.job.chdir=true": "share a process, got True; add hydra/launcher=basic",
@@ -39,14 +39,14 @@ REFUSED = {
     "+seed=3": "+seed: the key is there already; write seed=… without +",
     "+model=nobn": "model is chosen already; to choose another option write model=… without +",
     "++model=nobn": "++model=nobn: a group is chosen without ++; write model=nobn",
-    "~model": "model is missing, which every run needs",
-    "~statistics": "statistics is missing, which every run needs",
+    "~model": "model is missing, but every run needs it",
+    "~statistics": "statistics is missing, but every run needs it",
 }
 
 
-@pytest.mark.parametrize(("words", "answer"), REFUSED.items(), ids=REFUSED)
-def test_an_override_without_effect_is_refused_with_the_remedy(run_train, words, answer):
-    outcome = run_train(*words.split(" "), *FEW)
+@pytest.mark.parametrize(("words", "answer"), REJECTED.items(), ids=REJECTED)
+def test_override_without_effect_raises(run_train, words, answer):
+    outcome = run_train(*words.split(" "), *SHORT)
     assert outcome.code == 1
     assert answer in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
@@ -57,14 +57,14 @@ def test_an_override_without_effect_is_refused_with_the_remedy(run_train, words,
     "words",
     ["seed=1 seed=1", "~statistics +statistics=batch", "probes=[line,activations]", "-m hydra.verbose=true"],
 )
-def test_words_that_have_an_effect_are_taken(run_train, words):
-    outcome = run_train(*words.split(" "), *FEW)
+def test_override_with_effect_is_accepted(run_train, words):
+    outcome = run_train(*words.split(" "), *SHORT)
     assert outcome.code == 0, outcome.err
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes experiment files and returns the words that find them."""
+    """Return a function that writes experiment files and returns the arguments that select their folder."""
 
     def written(**files: str) -> list[str]:
         folder = tmp_path / "conf" / "experiment"
@@ -76,12 +76,12 @@ def write(tmp_path):
     return written
 
 
-def test_an_experiment_chooses_a_launcher_by_its_defaults(run_train, write):
+def test_experiment_chooses_launcher_in_defaults(run_train, write):
     mine = write(mine="defaults:\n  - override /hydra/launcher: basic\n")
-    outcome = run_train(*mine, "-m", "experiment=mine", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=mine", *SHORT)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("Launching 1 jobs locally")
-    outcome = run_train(*mine, "-m", "experiment=mine", "hydra/launcher=population", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=mine", "hydra/launcher=population", *SHORT)
     assert outcome.out.startswith("1 run, one by one")
 
 
@@ -92,29 +92,29 @@ def test_an_experiment_chooses_a_launcher_by_its_defaults(run_train, write):
         "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
     ],
 )
-def test_a_launcher_that_is_not_the_chosen_one_is_refused(run_train, write, target):
+def test_replaced_launcher_target_raises(run_train, write, target):
     mine = write(mine=f"hydra: {{launcher: {{_target_: {target}}}}}\n")
-    outcome = run_train(*mine, "-m", "experiment=mine", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=mine", *SHORT)
     assert outcome.code == 1
     assert "hydra.launcher._target_ must be that of hydra/launcher=population" in outcome.err
     assert "- override /hydra/launcher: …" in outcome.err
 
 
-def test_experiments_that_are_sweeps_are_not_swept_over(run_train, write):
+def test_sweeping_over_a_sweep_experiment_raises(run_train, write):
     mine = write(one=MULTIRUN, two="seed: 3\n", three="seed: 4\n")
-    outcome = run_train(*mine, "-m", "experiment=one,two", *FEW)
+    outcome = run_train(*mine, "-m", "experiment=one,two", *SHORT)
     assert outcome.code == 1
-    assert "experiment=one sets hydra.sweeper, which has no effect where it is one of several" in outcome.err
-    outcome = run_train(*mine, "-m", "experiment=two,three", *FEW)
+    assert "experiment=one sets hydra.sweeper, which has no effect for single jobs of a sweep" in outcome.err
+    outcome = run_train(*mine, "-m", "experiment=two,three", *SHORT)
     assert outcome.code == 0, outcome.err
 
 
-def test_callbacks_of_hydra_s_are_called_after_each_job_of_a_population(run_train):
+def test_population_calls_hydras_job_end_callbacks(run_train):
     target = "+hydra.callbacks.mine._target_=hydra.experimental.callbacks"
-    outcome = run_train("-m", "seed=0,1", f"{target}.LogJobReturnCallback", *FEW)
+    outcome = run_train("-m", "seed=0,1", f"{target}.LogJobReturnCallback", *SHORT)
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("Succeeded with return value: ") == 2
-    outcome = run_train("-m", "seed=0,1", f"{target}.PickleJobInfoCallback", *FEW)
+    outcome = run_train("-m", "seed=0,1", f"{target}.PickleJobInfoCallback", *SHORT)
     assert outcome.code == 1
-    assert "PickleJobInfoCallback.on_job_start is called before each job" in outcome.err
+    assert "PickleJobInfoCallback.on_job_start needs jobs that start one by one" in outcome.err
     assert "add hydra/launcher=basic" in outcome.err

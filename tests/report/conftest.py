@@ -4,7 +4,7 @@ import pytest
 
 from normlab.results import curves
 from normlab.results.curves import Point
-from normlab.results.events import EventFile, flat, group
+from normlab.results.events import EventFile, flatten_hparams, hparam_group
 from normlab.results.result import EpochMetrics, Objective, Result, Status
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
@@ -96,7 +96,7 @@ def make_run(tmp_path):
         result.write(folder)
         if events:
             file = EventFile(folder)
-            file.start(flat(config, choices), group(config, choices))
+            file.start(flatten_hparams(config, choices), hparam_group(config, choices))
             file.scalars(points)
             file.end(succeeded=status == Status.FINISHED)
         return folder

@@ -5,7 +5,7 @@ import pytest
 from normlab.report.configuration_curves import bands, configuration_curves
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
-from normlab.results.probes import Found
+from normlab.results.probes import ProbeRecord
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
 
@@ -101,7 +101,8 @@ def test_probe_median_is_over_finished_seeds(make_run, curves, tmp_path):
         folder = make_run(f"model=bn seed={seed}", status=status)
         numbers = {"lambda_max": value, "hidden1/trace": value}
         founds = [
-            Found(step, 5 * step, 0.0, "curvature", "batch", numbers, headline=("lambda_max",)) for step in (0, 2)
+            ProbeRecord(step, 5 * step, 0.0, "curvature", "batch", numbers, headline=("lambda_max",))
+            for step in (0, 2)
         ]
         records.append_probes(folder, founds)
         result = Result.read(folder)

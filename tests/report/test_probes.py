@@ -13,7 +13,7 @@ from normlab.report.probe_figures import FIGURES, draw_plain_numbers, write_imag
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
 from normlab.results.events import EventFile
-from normlab.results.probes import Found
+from normlab.results.probes import ProbeRecord
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
 
@@ -39,7 +39,7 @@ def probed(make_run):
 
 def measurement(probe, step, mode="batch", arrays=None, headline=(), **numbers):
     values = {name.replace("__", "/"): float(x) for name, x in numbers.items()}
-    return Found(step // 10, step, 0.0, probe, mode, values, arrays or {}, headline)
+    return ProbeRecord(step // 10, step, 0.0, probe, mode, values, arrays or {}, headline)
 
 
 def summary_and_records(tmp_path):
@@ -196,7 +196,7 @@ def test_no_figure_without_finite_values(probed, tmp_path, name):
     for one in all_measurements(0, 2.0):
         arrays = {key: np.full_like(array, value) for key, array in one.arrays.items()}
         numbers = dict.fromkeys(one.numbers, value)
-        nothing += [Found(1, 0, 0.0, one.probe, one.mode, numbers, arrays)] if one.probe == name else []
+        nothing += [ProbeRecord(1, 0, 0.0, one.probe, one.mode, numbers, arrays)] if one.probe == name else []
     probed("model=bn", nothing)
     assert draw_probe(tmp_path, name) == (None, None)
 
@@ -502,7 +502,7 @@ def test_missing_number_is_dash_and_one_seed_no_median(probed, make_run, tmp_pat
 
 def test_wide_table_is_split_with_configuration_column(probed, tmp_path):
     numbers = {f"a_rather_long_name_{k}": float(k) for k in range(9)}
-    probed("model=bn", [Found(1, 1, 0.0, "mine", "batch", numbers, headline=tuple(numbers))])
+    probed("model=bn", [ProbeRecord(1, 1, 0.0, "mine", "batch", numbers, headline=tuple(numbers))])
     lines = printed_probes(*summary_and_records(tmp_path))
     assert max(map(len, lines)) <= TABLE_LETTERS
     heads = [line for line in lines if line.startswith("configuration")]

@@ -13,8 +13,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from normlab.report.finalize import finalize_sweep
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.tensorboard import write_events, write_text
-from normlab.results.events import CLOSED, OURS, EventFile
-from normlab.results.folder import require_sweep
+from normlab.results.events import EVENT_FILES, SWEEP_SUFFIX, EventFile
+from normlab.results.folder import require_sweep_folder
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
 
@@ -50,7 +50,7 @@ def events(folder):
 
 def traces(folder):
     """Return the event files below a folder, by their folder."""
-    return {path.parent.relative_to(folder).as_posix(): path for path in sorted(folder.rglob(OURS))}
+    return {path.parent.relative_to(folder).as_posix(): path for path in sorted(folder.rglob(EVENT_FILES))}
 
 
 def written(events, tag):
@@ -80,7 +80,7 @@ def test_arms_folder_holds_no_sweep_runs(folder, write_sweep):
     before = read_sweep(folder)
     write_sweep()
     assert read_sweep(folder) == before
-    require_sweep(folder)
+    require_sweep_folder(folder)
 
 
 def test_rewriting_replaces_own_files_only(folder, write_sweep, make_run):
@@ -94,7 +94,7 @@ def test_rewriting_replaces_own_files_only(folder, write_sweep, make_run):
     assert not set(after.values()) & {before[name] for name in (".", "arms", "arms/model=bn")}
     assert (folder / "arms" / "model=bn" / "notes.txt").read_text() == "mine"
     for run in folder.glob("*seed*"):
-        assert len(list(run.glob(f"*.{CLOSED}"))) == 1
+        assert len(list(run.glob(f"*.{SWEEP_SUFFIX}"))) == 1
 
 
 def test_files_of_removed_configuration_are_deleted(folder, write_sweep):
@@ -124,7 +124,7 @@ def test_user_runs_in_arms_folder_are_kept(folder, write_sweep):
     (folder / "arms").mkdir()
     for run in list(folder.glob("model=*")):
         run.rename(folder / "arms" / run.name)
-    own = {path: path.read_bytes() for path in folder.rglob(OURS)}
+    own = {path: path.read_bytes() for path in folder.rglob(EVENT_FILES)}
     assert write_sweep() == [folder]
     assert {path: path.read_bytes() for path in own} == own
 

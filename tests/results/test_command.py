@@ -1,4 +1,4 @@
-"""The words that started a run are noted, and start it again."""
+"""The command that starts a run is stored and can reproduce it."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from normlab.results.provenance import VARIABLE, entry_point, remember_command, 
         ("/opt/bin/normlab-train", None, ["normlab-train"]),
     ],
 )
-def test_the_entry_point_is_the_file_module_or_command_that_was_started(monkeypatch, file, spec, words):
+def test_entry_point_is_script_module_or_command(monkeypatch, file, spec, words):
     monkeypatch.setattr(sys, "argv", [file])
     found = SimpleNamespace(name=spec, origin=str(Path(file).absolute())) if spec else None
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=found))
@@ -27,7 +27,7 @@ def test_the_entry_point_is_the_file_module_or_command_that_was_started(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("typed", "kept"),
+    ("arguments", "config_options"),
     [
         (["model=bn"], []),
         (
@@ -38,14 +38,14 @@ def test_the_entry_point_is_the_file_module_or_command_that_was_started(monkeypa
         (["seed=1", "hydra.searchpath=[file://lab]", "hydra.run.dir=x"], ["hydra.searchpath=[file://lab]"]),
     ],
 )
-def test_options_that_choose_the_configuration_are_kept(monkeypatch, typed, kept):
+def test_command_keeps_config_options(monkeypatch, arguments, config_options):
     monkeypatch.setenv(VARIABLE, "[]")
-    monkeypatch.setattr(sys, "argv", ["mytrain.py", *typed])
+    monkeypatch.setattr(sys, "argv", ["mytrain.py", *arguments])
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=None))
     remember_command()
-    assert remembered_command() == ["python", "mytrain.py", *kept]
+    assert remembered_command() == ["python", "mytrain.py", *config_options]
 
 
-def test_nothing_is_said_of_a_run_that_no_command_started(monkeypatch):
+def test_command_is_empty_if_not_stored(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     assert remembered_command() == []

@@ -18,8 +18,8 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from normlab.results.curves import Point
-from normlab.results.events import CLOSED, OURS, EventFile, record, replaced
-from normlab.results.probes import Found
+from normlab.results.events import EVENT_FILES, SWEEP_SUFFIX, EventFile, replace_event_file, tfrecord
+from normlab.results.probes import ProbeRecord
 
 
 def read(folder) -> EventAccumulator:
@@ -32,7 +32,7 @@ def hparams_content(folder, tag: str) -> bytes:
     return read(folder).PluginTagToContent(metadata.PLUGIN_NAME)[tag]
 
 
-def test_scalars_are_read_back_at_their_steps_and_times(tmp_path):
+def test_scalars_round_trip(tmp_path):
     file = EventFile(tmp_path)
     file.scalars(
         [Point(1, 5, 100.5, {"val/loss": 0.5, "train/lr": 0.25}), Point(2, 10, 101.5, {"val/loss": 0.125})]
@@ -49,24 +49,24 @@ def test_scalars_are_read_back_at_their_steps_and_times(tmp_path):
     assert [event.value for event in events.Scalars("train/lr")] == [0.25]
 
 
-def test_records_are_the_bytes_that_tensorboard_s_own_writer_writes():
+def test_records_equal_tensorboards_bytes():
     written = io.BytesIO()
     writer = RecordWriter(written)
     contents = [b"", b"a", bytes(range(256)) * 5, "β".encode()]
     for content in contents:
         writer.write(content)
-    assert b"".join(map(record, contents)) == written.getvalue()
+    assert b"".join(map(tfrecord, contents)) == written.getvalue()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
-def test_a_diverging_loss_is_written_too(tmp_path, value):
+def test_non_finite_scalars_round_trip(tmp_path, value):
     EventFile(tmp_path).scalars([Point(1, 1, 0.0, {"val/loss": value})])
 
     (event,) = read(tmp_path).Scalars("val/loss")
     assert event.value == pytest.approx(math.inf if value == 1e300 else value, nan_ok=True)
 
 
-def test_a_text_is_read_back_in_the_text_tab(tmp_path):
+def test_text_round_trips(tmp_path):
     EventFile(tmp_path).text("config", "    lr: 0.1\n    name: β")
 
     events = read(tmp_path)
@@ -75,7 +75,7 @@ def test_a_text_is_read_back_in_the_text_tab(tmp_path):
     assert events.SummaryMetadata("config/text_summary").plugin_data.plugin_name == "text"
 
 
-def test_hyperparameters_start_a_session_in_the_group_of_the_run(tmp_path):
+def test_start_writes_hyperparameters_and_group(tmp_path):
     EventFile(tmp_path).start(
         {"model": "bn", "optimizer.lr": 0.1, "standardize": True, "net.hidden": "[64]"}, "bn-1"
     )
@@ -92,7 +92,7 @@ def test_hyperparameters_start_a_session_in_the_group_of_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("succeeded", "status"), [(True, api_pb2.STATUS_SUCCESS), (False, api_pb2.STATUS_FAILURE)]
 )
-def test_the_end_of_a_session_has_its_status_and_time(tmp_path, succeeded, status):
+def test_end_writes_status_and_time(tmp_path, succeeded, status):
     EventFile(tmp_path).end(succeeded=succeeded)
 
     content = hparams_content(tmp_path, metadata.SESSION_END_INFO_TAG)
@@ -101,7 +101,7 @@ def test_the_end_of_a_session_has_its_status_and_time(tmp_path, succeeded, statu
     assert abs(session.end_time_secs - time.time()) < 60
 
 
-def test_an_experiment_has_the_columns_it_was_given_in_order(tmp_path):
+def test_experiment_columns_keep_their_order(tmp_path):
     metrics = {"table/best": "best", "test/loss": "test/loss"}
     EventFile(tmp_path).experiment(["model", "optimizer.lr"], metrics, varied=["optimizer.lr"])
 
@@ -113,7 +113,7 @@ def test_an_experiment_has_the_columns_it_was_given_in_order(tmp_path):
     assert {info.name.tag: info.display_name for info in experiment.metric_infos} == metrics
 
 
-def test_a_layout_is_read_back(tmp_path):
+def test_layout_round_trips(tmp_path):
     layout = Layout(category=[Category(title="losses", closed=True)])
     EventFile(tmp_path).layout(layout)
 
@@ -123,46 +123,46 @@ def test_a_layout_is_read_back(tmp_path):
     assert events.SummaryMetadata("custom_scalars__config__").plugin_data.plugin_name == "custom_scalars"
 
 
-def test_a_file_that_is_replaced_is_there_whole_or_not_at_all(tmp_path):
+def test_replacing_a_file_is_atomic(tmp_path):
     EventFile(tmp_path).text("config", "the run's own")
     [own] = tmp_path.iterdir()
     for value in (0.5, 0.25):
-        with replaced(tmp_path, CLOSED) as file:
+        with replace_event_file(tmp_path, SWEEP_SUFFIX) as file:
             file.scalars([Point(1, 5, 0.0, {"val/loss": value})])
             before = set(tmp_path.iterdir())
             file.scalars([Point(2, 10, 0.0, {"val/loss": value})])
             assert set(tmp_path.iterdir()) == before
-        [closed] = set(tmp_path.glob(OURS)) - {own}
-        assert closed.name.endswith(CLOSED)
+        [closed] = set(tmp_path.glob(EVENT_FILES)) - {own}
+        assert closed.name.endswith(SWEEP_SUFFIX)
         assert [event.value for event in read(tmp_path).Scalars("val/loss")] == [value, value]
         assert closed not in before
     assert read(tmp_path).Tensors("config/text_summary")
 
 
-def test_a_failure_leaves_what_was_there(tmp_path):
-    with replaced(tmp_path / "arm") as file:
+def test_failed_replacement_keeps_the_old_file(tmp_path):
+    with replace_event_file(tmp_path / "arm") as file:
         file.scalars([Point(1, 5, 0.0, {"val/loss": 0.5})])
     before = list((tmp_path / "arm").iterdir())
-    with suppress(OSError), replaced(tmp_path / "arm") as file:
+    with suppress(OSError), replace_event_file(tmp_path / "arm") as file:
         file.scalars([Point(1, 5, 0.0, {"val/loss": 0.25})])
         raise OSError
     assert list((tmp_path / "arm").iterdir()) == before
 
 
-def test_all_parts_of_a_run_live_in_one_file(tmp_path):
+def test_a_run_writes_one_file(tmp_path):
     file = EventFile(tmp_path)
     file.start({"lr": 0.1}, "group")
     file.scalars([Point(1, 5, 0.0, {"val/loss": 0.5})])
     file.text("config", "x")
     file.end(succeeded=True)
 
-    assert list(tmp_path.glob(OURS)) == list(tmp_path.iterdir())
+    assert list(tmp_path.glob(EVENT_FILES)) == list(tmp_path.iterdir())
     tags = read(tmp_path).Tags()
     assert tags["scalars"] == ["val/loss"]
     assert len(tags["tensors"]) == 3
 
 
-def test_what_was_written_can_be_read_before_the_run_ends(tmp_path):
+def test_events_are_readable_during_the_run(tmp_path):
     file = EventFile(tmp_path)
     file.scalars([Point(1, 5, 0.0, {"val/loss": 0.5})])
     events = read(tmp_path)
@@ -172,7 +172,7 @@ def test_what_was_written_can_be_read_before_the_run_ends(tmp_path):
     assert [event.step for event in events.Reload().Scalars("val/loss")] == [5, 10]
 
 
-def test_files_made_in_the_same_second_have_names_of_their_own(tmp_path):
+def test_files_of_the_same_second_have_unique_names(tmp_path):
     files = {EventFile(tmp_path).path for _ in range(20)}
 
     assert len(files) == 20
@@ -180,7 +180,7 @@ def test_files_made_in_the_same_second_have_names_of_their_own(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are counted in /proc")
-def test_no_file_stays_open(tmp_path):
+def test_files_are_closed_after_each_write(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     files = [EventFile(tmp_path) for _ in range(30)]
     for file in files:
@@ -189,7 +189,7 @@ def test_no_file_stays_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_writing_asks_neither_for_tensorflow_nor_for_torch(tmp_path):
+def test_writing_imports_no_tensorflow_or_torch(tmp_path):
     program = """
 import sys
 from pathlib import Path
@@ -218,14 +218,14 @@ file.end(succeeded=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def found(step, **histograms):
+def record_of(step, **histograms):
     arrays = {name: np.array(values) for name, values in histograms.items()}
-    return Found(step, step, 100.5, "activations", "batch", {}, histograms=arrays)
+    return ProbeRecord(step, step, 100.5, "activations", "batch", {}, histograms=arrays)
 
 
-def test_a_distribution_is_read_back_with_all_its_values(tmp_path):
+def test_histogram_round_trips(tmp_path):
     values = np.random.default_rng(0).normal(size=(4, 50))
-    EventFile(tmp_path).histograms([found(5, before=values), found(10, before=values + 1, after=[1.0])])
+    EventFile(tmp_path).histograms([record_of(5, before=values), record_of(10, before=values + 1, after=[1.0])])
 
     events = read(tmp_path)
     assert events.Tags()["histograms"] == ["probe/activations/batch/before", "probe/activations/batch/after"]
@@ -241,16 +241,16 @@ def test_a_distribution_is_read_back_with_all_its_values(tmp_path):
 
 
 @pytest.mark.parametrize("values", [[2.0], [2.0, 2.0], [1.0, np.nextafter(1.0, 2.0)], [-1.7e308, 1.7e308], [0.0]])
-def test_values_without_room_for_bins_are_one_bin(tmp_path, values):
-    EventFile(tmp_path).histograms([found(1, x=values)])
+def test_degenerate_values_fill_one_bin(tmp_path, values):
+    EventFile(tmp_path).histograms([record_of(1, x=values)])
 
     (event,) = read(tmp_path).Histograms("probe/activations/batch/x")
     assert event.histogram_value.bucket == [len(values)]
     assert event.histogram_value.bucket_limit == [max(values)]
 
 
-def test_what_is_not_finite_is_left_out_of_a_distribution(tmp_path):
-    EventFile(tmp_path).histograms([found(1, x=[math.nan, 1.0, math.inf, 3.0], y=[math.nan])])
+def test_histogram_drops_non_finite_values(tmp_path):
+    EventFile(tmp_path).histograms([record_of(1, x=[math.nan, 1.0, math.inf, 3.0], y=[math.nan])])
 
     events = read(tmp_path)
     assert events.Tags()["histograms"] == ["probe/activations/batch/x"]
@@ -259,7 +259,7 @@ def test_what_is_not_finite_is_left_out_of_a_distribution(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "channels"), [("RGB", 3), ("RGBA", 4), ("L", 1)])
-def test_a_picture_is_read_back_with_its_size(tmp_path, kind, channels):
+def test_image_round_trips(tmp_path, kind, channels):
     content = io.BytesIO()
     Image.new(kind, (7, 4)).save(content, "png")
     EventFile(tmp_path).image("figures/curves", content.getvalue(), step=3)
@@ -268,11 +268,11 @@ def test_a_picture_is_read_back_with_its_size(tmp_path, kind, channels):
     (event,) = events.Images("figures/curves")
     assert (event.step, event.width, event.height) == (3, 7, 4)
     assert event.encoded_image_string == content.getvalue()
-    *_, raw = RawEventFileLoader(str(next(tmp_path.glob(OURS)))).Load()
+    *_, raw = RawEventFileLoader(str(next(tmp_path.glob(EVENT_FILES)))).Load()
     assert Event.FromString(raw).summary.value[0].image.colorspace == channels
 
 
-def test_another_kind_of_picture_is_refused(tmp_path):
+def test_image_that_is_not_png_raises(tmp_path):
     with pytest.raises(
         ValueError, match="the image figures/curves must be a PNG, got bytes that begin with b'GIF89a'"
     ):

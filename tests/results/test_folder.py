@@ -13,7 +13,7 @@ from normlab.results.folder import (
     earlier_result,
     free_folder,
     plain,
-    require_own,
+    require_run_folder,
     require_writable,
     without_hydra,
 )
@@ -21,8 +21,8 @@ from normlab.results.result import Objective, Result, Status
 
 
 def config(lr: float = 0.1, **more) -> DictConfig:
-    given = {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
-    return OmegaConf.create(given | more)
+    defaults = {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
+    return OmegaConf.create(defaults | more)
 
 
 def result_of(composed: DictConfig, status: Status = Status.FINISHED) -> Result:
@@ -30,7 +30,7 @@ def result_of(composed: DictConfig, status: Status = Status.FINISHED) -> Result:
 
 
 def leave_killed_run(folder: Path, composed: DictConfig) -> None:
-    """Leave what Hydra leaves of a run that was killed: its configuration as it was typed."""
+    """Write the unresolved config that Hydra leaves of a killed run."""
     (folder / ".hydra").mkdir()
     OmegaConf.save(composed, folder / ".hydra" / "config.yaml")
 
@@ -41,51 +41,51 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_the_result_of_the_same_configuration_is_returned_whatever_its_status(tmp_path, status):
+def test_earlier_result_is_returned_for_any_status(tmp_path, status):
     result = result_of(config(), status)
     result.write(tmp_path)
 
     assert earlier_result(tmp_path, config()) == result
 
 
-def test_a_run_of_an_earlier_version_is_one_on_the_split_of_data_seed(tmp_path):
+def test_record_without_replicate_is_not_replicate_data(tmp_path):
     earlier = config()
     del earlier["replicate"]
     result_of(earlier).write(tmp_path)
 
     assert earlier_result(tmp_path, config(replicate="seed")) is not None
     with pytest.raises(ConfigError, match=r"another configuration \(it differs in replicate\)"):
-        require_own(tmp_path, config())
+        require_run_folder(tmp_path, config())
 
 
-def test_hydras_own_part_is_taken_out_of_a_copy():
+def test_without_hydra_copies_the_config():
     composed = config(hydra={"run": {"dir": "elsewhere"}})
 
     assert without_hydra(composed) == config()
     assert "hydra" in composed
 
 
-def test_a_configuration_with_infinite_numbers_is_known_again(tmp_path):
+def test_earlier_result_with_infinite_number_is_found(tmp_path):
     result_of(config(float("inf"))).write(tmp_path)
 
     assert earlier_result(tmp_path, config(float("inf"))) is not None
 
 
-def test_a_configuration_with_numbers_as_keys_is_known_again(tmp_path):
+def test_earlier_result_with_numeric_keys_is_found(tmp_path):
     result_of(config(milestones={10: 0.1, 20: 0.01})).write(tmp_path)
 
     assert earlier_result(tmp_path, config(milestones={10: 0.1, 20: 0.01})) is not None
 
 
 @pytest.mark.parametrize("folder", ["empty", "missing"])
-def test_a_folder_without_a_run_is_free(tmp_path, folder):
+def test_folder_without_run_has_no_earlier_result(tmp_path, folder):
     (tmp_path / "empty").mkdir()
 
     assert earlier_result(tmp_path / folder, config()) is None
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["with a result", "killed"])
-def test_a_run_of_another_configuration_is_refused_with_the_key_and_nothing_is_touched(tmp_path, finished):
+def test_folder_of_another_configuration_raises(tmp_path, finished):
     if finished:
         result_of(config()).write(tmp_path)
     else:
@@ -93,26 +93,26 @@ def test_a_run_of_another_configuration_is_refused_with_the_key_and_nothing_is_t
     before = contents(tmp_path)
 
     with pytest.raises(ConfigError, match=r"another configuration \(it differs in optimizer\.lr\)") as error:
-        require_own(tmp_path, config(0.2))
+        require_run_folder(tmp_path, config(0.2))
     assert str(tmp_path) in str(error.value)
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["with a result", "killed"])
 @pytest.mark.parametrize("more", [{"baseline": "ln"}, {"margin": 0.05}, {"pairs": True}, {"max_replicates": 40}])
-def test_what_the_report_alone_reads_makes_no_other_configuration(tmp_path, more, finished):
+def test_report_keys_do_not_distinguish_configurations(tmp_path, more, finished):
     null = {"baseline": None, "margin": None, "pairs": False, "max_replicates": None}
     if finished:
         result_of(config(**null)).write(tmp_path)
         assert earlier_result(tmp_path, config(**(null | more))) is not None
     else:
         leave_killed_run(tmp_path, config(**null))
-    require_own(tmp_path, config(**(null | more)))
+    require_run_folder(tmp_path, config(**(null | more)))
     with pytest.raises(ConfigError, match=r"it differs in replicate\)"):
-        require_own(tmp_path, config(**(null | more | {"replicate": "seed"})))
+        require_run_folder(tmp_path, config(**(null | more | {"replicate": "seed"})))
 
 
-def test_a_record_from_before_replicate_is_that_of_one_dataset(tmp_path):
+def test_record_without_replicate_is_replicate_seed(tmp_path):
     old = config()
     del old["replicate"]
     result_of(old).write(tmp_path)
@@ -122,22 +122,22 @@ def test_a_record_from_before_replicate_is_that_of_one_dataset(tmp_path):
         earlier_result(tmp_path, config(replicate="data"))
 
 
-def test_a_killed_run_of_the_same_configuration_is_trained_again(tmp_path):
+def test_folder_of_same_killed_run_is_accepted(tmp_path):
     leave_killed_run(tmp_path, config())
 
-    require_own(tmp_path, config())
+    require_run_folder(tmp_path, config())
 
 
-def test_a_damaged_result_is_refused(tmp_path):
+def test_damaged_result_raises(tmp_path):
     (tmp_path / "result.json").write_text("{")
 
     with pytest.raises(ValueError, match=r"result\.json is damaged"):
         earlier_result(tmp_path, config())
 
 
-def test_a_configuration_is_told_with_its_interpolations_resolved():
-    told = {"seed": 0, "replicate": "data", "optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
-    assert plain(config()) == told
+def test_plain_resolves_interpolations():
+    resolved = {"seed": 0, "replicate": "data", "optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
+    assert plain(config()) == resolved
 
 
 @pytest.mark.parametrize(
@@ -151,25 +151,25 @@ def test_a_configuration_is_told_with_its_interpolations_resolved():
         ({"a": None}, {}, ["a"]),
     ],
 )
-def test_the_keys_that_differ_are_named(one, other, keys):
+def test_differing_keys(one, other, keys):
     assert differing_keys(one, other) == keys
     assert differing_keys(other, one) == keys
 
 
-def test_a_folder_that_is_there_is_left_alone_and_the_next_number_made(tmp_path):
+def test_free_folder_numbers_existing_names(tmp_path):
     made = [free_folder(tmp_path / "day" / "12-00-00").name for _ in range(3)]
 
     assert made == ["12-00-00", "12-00-00-2", "12-00-00-3"]
 
 
-def test_a_file_of_the_same_name_is_left_alone(tmp_path):
+def test_free_folder_avoids_existing_file(tmp_path):
     (tmp_path / "sweep").write_text("mine")
 
     assert free_folder(tmp_path / "sweep").name == "sweep-2"
     assert (tmp_path / "sweep").read_text() == "mine"
 
 
-def test_threads_that_ask_at_once_get_a_folder_each(tmp_path):
+def test_threads_get_distinct_folders(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: free_folder(tmp_path / "a" / "sweep"), range(40)))
 
@@ -188,7 +188,7 @@ for _ in range(20):
 """
 
 
-def test_processes_that_ask_at_once_get_a_folder_each(tmp_path):
+def test_processes_get_distinct_folders(tmp_path):
     command = [sys.executable, "-c", ASK, str(tmp_path / "sweep")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
@@ -202,7 +202,7 @@ def test_processes_that_ask_at_once_get_a_folder_each(tmp_path):
     assert len(set(made)) == len(made) == 40
 
 
-def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path):
+def test_require_writable_creates_empty_folder(tmp_path):
     require_writable(tmp_path / "a" / "b")
     require_writable(tmp_path / "a" / "b")
 
@@ -210,7 +210,7 @@ def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["", "run", "day/run"])
-def test_a_path_at_or_below_a_file_is_refused_in_one_line(tmp_path, below):
+def test_path_at_or_below_a_file_raises(tmp_path, below):
     (tmp_path / "file").write_text("mine")
     folder = tmp_path / "file" / below
 
@@ -222,14 +222,14 @@ def test_a_path_at_or_below_a_file_is_refused_in_one_line(tmp_path, below):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
-def test_a_folder_without_permission_is_refused(tmp_path):
+def test_folder_without_permission_raises(tmp_path):
     tmp_path.chmod(0o500)
 
     with pytest.raises(ConfigError, match="Permission denied"):
         require_writable(tmp_path / "run")
 
 
-def test_the_same_folder_may_be_tested_by_many_at_once(tmp_path):
+def test_require_writable_is_thread_safe(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(require_writable, [tmp_path] * 400))
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from normlab.results.events import flat, group
+from normlab.results.events import flatten_hparams, hparam_group
 
 CONFIG = {
     "seed": 0,
@@ -30,8 +30,8 @@ def changed(**changes) -> dict:
     return config
 
 
-def test_hyperparameters_are_the_choices_and_every_value_by_its_dotted_key():
-    assert flat(CONFIG, CHOICES) == {
+def test_hparams_are_choices_and_dotted_leaves():
+    assert flatten_hparams(CONFIG, CHOICES) == {
         "data": "fitness",
         "model": "bn",
         "optimizer": "adam",
@@ -46,22 +46,22 @@ def test_hyperparameters_are_the_choices_and_every_value_by_its_dotted_key():
     }
 
 
-def test_the_choices_come_first():
-    assert list(flat(CONFIG, CHOICES))[:3] == ["data", "model", "optimizer"]
+def test_choices_come_first():
+    assert list(flatten_hparams(CONFIG, CHOICES))[:3] == ["data", "model", "optimizer"]
 
 
-def test_every_hyperparameter_is_of_a_kind_that_tensorboard_takes():
-    assert {type(value) for value in flat(CONFIG, CHOICES).values()} <= {bool, int, float, str}
+def test_hparams_have_types_of_tensorboard():
+    assert {type(value) for value in flatten_hparams(CONFIG, CHOICES).values()} <= {bool, int, float, str}
 
 
-def test_seeds_of_one_configuration_share_a_group():
-    assert len({group(changed(seed=seed), CHOICES) for seed in range(5)}) == 1
+def test_seeds_share_a_group():
+    assert len({hparam_group(changed(seed=seed), CHOICES) for seed in range(5)}) == 1
 
 
-def test_what_the_report_alone_reads_makes_no_other_group():
-    assert group(changed(baseline="ln", margin=0.05, pairs=True, max_replicates=40), CHOICES) == group(
-        CONFIG, CHOICES
-    )
+def test_report_keys_do_not_change_the_group():
+    assert hparam_group(
+        changed(baseline="ln", margin=0.05, pairs=True, max_replicates=40), CHOICES
+    ) == hparam_group(CONFIG, CHOICES)
 
 
 @pytest.mark.parametrize(
@@ -74,15 +74,17 @@ def test_what_the_report_alone_reads_makes_no_other_group():
         changed(net__hidden=[64, 33]),
     ],
 )
-def test_any_other_difference_makes_another_group(other):
-    assert group(other, CHOICES) != group(CONFIG, CHOICES)
+def test_other_values_change_the_group(other):
+    assert hparam_group(other, CHOICES) != hparam_group(CONFIG, CHOICES)
 
 
-def test_another_option_makes_another_group_named_after_its_model():
-    assert group(CONFIG, CHOICES | {"model": "bn_torch"}).startswith("bn_torch-")
-    assert group(CONFIG, CHOICES).startswith("bn-")
-    assert group(CONFIG, CHOICES | {"data": "random"}) != group(CONFIG, CHOICES)
+def test_choices_change_the_group():
+    assert hparam_group(CONFIG, CHOICES | {"model": "bn_torch"}).startswith("bn_torch-")
+    assert hparam_group(CONFIG, CHOICES).startswith("bn-")
+    assert hparam_group(CONFIG, CHOICES | {"data": "random"}) != hparam_group(CONFIG, CHOICES)
 
 
-def test_the_order_of_keys_does_not_matter():
-    assert group(dict(reversed(CONFIG.items())), dict(reversed(CHOICES.items()))) == group(CONFIG, CHOICES)
+def test_group_ignores_key_order():
+    assert hparam_group(dict(reversed(CONFIG.items())), dict(reversed(CHOICES.items()))) == hparam_group(
+        CONFIG, CHOICES
+    )

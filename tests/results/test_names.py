@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from normlab.results.folder import LONGEST, run_name, run_names
+from normlab.results.folder import MAX_NAME_LENGTH, run_name, run_names
 
 VALUES = st.text(alphabet="ab1 ./\\:*?\"<>|'-[],β", max_size=6)
 JOB = st.tuples(VALUES, VALUES).map(lambda values: [f"model={values[0]}", f"tag={values[1]}"])
@@ -20,21 +20,21 @@ LONG = [f"net.hidden=[{','.join(['64'] * 40)}]", "seed=0"]
         ([], ""),
     ],
 )
-def test_a_name_is_the_overrides_without_what_a_path_cannot_hold(overrides, name):
+def test_run_name_has_no_invalid_characters(overrides, name):
     assert run_name(overrides) == name
 
 
-def test_a_long_name_is_shortened_with_a_hash_that_tells_it_from_its_like():
+def test_long_name_is_cut_and_hashed():
     one, other = run_name(LONG), run_name([*LONG[:-1], "seed=1"])
 
-    assert len(one) == len(other) == LONGEST
+    assert len(one) == len(other) == MAX_NAME_LENGTH
     assert one != other
     assert one.startswith("net.hidden=[64,64")
     assert run_name(LONG) == one
 
 
-def test_a_name_of_exactly_the_longest_length_is_kept():
-    name = "x" * LONGEST
+def test_name_of_maximum_length_is_unchanged():
+    name = "x" * MAX_NAME_LENGTH
 
     assert run_name([name]) == name
     assert run_name([name + "x"]) != name
@@ -55,29 +55,29 @@ def test_a_name_of_exactly_the_longest_length_is_kept():
         ([], []),
     ],
 )
-def test_the_runs_of_a_sweep_are_named_by_what_makes_them_differ(jobs, names):
+def test_run_names_use_differing_overrides(jobs, names):
     assert run_names(jobs) == names
 
 
 @given(jobs=st.lists(JOB, min_size=1, max_size=8))
-def test_every_run_of_a_sweep_has_a_name_of_its_own_that_is_one_folder(jobs):
+def test_run_names_are_unique_valid_folder_names(jobs):
     names = run_names(jobs)
 
     assert len(set(names)) == len(jobs)
     for name in names:
         assert name.strip(".")
         assert not set(name) & set("/\\:*?\"<>| '")
-        assert len(name.partition("#")[0]) <= LONGEST
+        assert len(name.partition("#")[0]) <= MAX_NAME_LENGTH
 
 
 @pytest.mark.parametrize(
     "jobs", [[["x=a"], ["x=a "], ["x=a#2"]], [["x=a#1"], ["x=a #1"], ["x=b"]], [["x=a#2"], ["x=a"], ["x=a "]]]
 )
-def test_a_number_sign_in_a_value_takes_no_other_runs_name(jobs):
+def test_number_sign_in_value_keeps_names_unique(jobs):
     assert len(set(run_names(jobs))) == 3
 
 
-def test_long_names_of_a_sweep_differ():
+def test_long_run_names_are_unique():
     jobs = [[*LONG[:-1], f"seed={seed}", *["x=1"] * (seed % 2)] for seed in range(10)]
     shared_none = [[f"net.hidden=[{seed},{'64,' * 40}1]"] for seed in range(10)]
 

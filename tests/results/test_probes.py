@@ -12,7 +12,7 @@ from normlab.results import probes
 from normlab.results.probes import (
     ARRAYS,
     PROBES_FILE,
-    Found,
+    ProbeRecord,
     append_probes,
     headlines,
     read_arrays,
@@ -23,12 +23,14 @@ from normlab.results.probes import (
 COLUMNS = ["run", "epoch", "step", "probe", "mode", "quantity", "value"]
 
 
-def found(step=0, probe="curvature", mode="batch", **numbers) -> Found:
-    return Found(step // 5, step, 0.5, probe, mode, {name.replace("__", "/"): x for name, x in numbers.items()})
+def record_of(step=0, probe="curvature", mode="batch", **numbers) -> ProbeRecord:
+    return ProbeRecord(
+        step // 5, step, 0.5, probe, mode, {name.replace("__", "/"): x for name, x in numbers.items()}
+    )
 
 
-def with_arrays(step=0, probe="line", mode="batch", **arrays) -> Found:
-    return Found(1, step, 0.0, probe, mode, {}, {name: np.array(values) for name, values in arrays.items()})
+def with_arrays(step=0, probe="line", mode="batch", **arrays) -> ProbeRecord:
+    return ProbeRecord(1, step, 0.0, probe, mode, {}, {name: np.array(values) for name, values in arrays.items()})
 
 
 def runs(tmp_path, count):
@@ -42,10 +44,10 @@ def rows_of(frame) -> list[tuple]:
     return list(frame.astype(object).itertuples(index=False, name=None))
 
 
-def test_the_file_begins_with_its_header_however_often_it_is_added_to(tmp_path):
+def test_header_is_written_once(tmp_path):
     append_probes(tmp_path, [])
-    append_probes(tmp_path, [found(5, trace=2.0, hidden1__q50=0.25)])
-    append_probes(tmp_path, [found(10, mode="frozen", trace=-1.0)])
+    append_probes(tmp_path, [record_of(5, trace=2.0, hidden1__q50=0.25)])
+    append_probes(tmp_path, [record_of(10, mode="frozen", trace=-1.0)])
 
     assert (tmp_path / PROBES_FILE).read_text().splitlines() == [
         "epoch,step,probe,mode,quantity,value",
@@ -55,18 +57,18 @@ def test_the_file_begins_with_its_header_however_often_it_is_added_to(tmp_path):
     ]
 
 
-def test_a_name_with_a_comma_or_a_quote_is_read_back(tmp_path):
+def test_names_with_comma_or_quote_round_trip(tmp_path):
     [run] = runs(tmp_path, 1)
-    append_probes(run.folder, [Found(1, 5, 0.0, "mine", "batch", {'a,"b"': 2.0, "c": 1.0})])
+    append_probes(run.folder, [ProbeRecord(1, 5, 0.0, "mine", "batch", {'a,"b"': 2.0, "c": 1.0})])
 
     assert read_probes([run])["quantity"].tolist() == ['a,"b"', "c"]
 
 
 @given(values=st.lists(st.floats(), min_size=1, max_size=8))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
-def test_every_number_is_written_bit_by_bit(tmp_path, values):
+def test_numbers_round_trip_bit_for_bit(tmp_path, values):
     (tmp_path / PROBES_FILE).unlink(missing_ok=True)
-    append_probes(tmp_path, [found(step, trace=value) for step, value in enumerate(values)])
+    append_probes(tmp_path, [record_of(step, trace=value) for step, value in enumerate(values)])
 
     with (tmp_path / PROBES_FILE).open(newline="") as file:
         written = [float(row["value"]) for row in csv.DictReader(file)]
@@ -74,8 +76,8 @@ def test_every_number_is_written_bit_by_bit(tmp_path, values):
 
 
 def test_tags_points_and_headlines():
-    one = Found(2, 7, 1.5, "curvature", "frozen", {"trace": 3.0, "out/x": 4.0}, headline=("trace",))
-    later = Found(3, 9, 1.5, "curvature", "frozen", {"trace": 5.0}, headline=("trace",))
+    one = ProbeRecord(2, 7, 1.5, "curvature", "frozen", {"trace": 3.0, "out/x": 4.0}, headline=("trace",))
+    later = ProbeRecord(3, 9, 1.5, "curvature", "frozen", {"trace": 5.0}, headline=("trace",))
 
     point = one.point()
     assert (point.epoch, point.step, point.time) == (2, 7, 1.5)
@@ -83,11 +85,11 @@ def test_tags_points_and_headlines():
     assert headlines([one, later]) == {"probe/curvature/frozen/trace": 5.0}
 
 
-def test_the_numbers_of_all_runs_are_read_in_the_order_of_the_records(tmp_path):
+def test_read_probes_keeps_order_of_records(tmp_path):
     records = runs(tmp_path, 4)
-    append_probes(records[0].folder, [found(5, trace=2.0), found(10, trace=math.inf)])
+    append_probes(records[0].folder, [record_of(5, trace=2.0), record_of(10, trace=math.inf)])
     append_probes(records[1].folder, [])
-    append_probes(records[3].folder, [found(5, mode="frozen", hidden1__q50=math.nan)])
+    append_probes(records[3].folder, [record_of(5, mode="frozen", hidden1__q50=math.nan)])
 
     frame = read_probes(records)
     assert frame.columns.tolist() == COLUMNS
@@ -107,17 +109,17 @@ def test_runs_without_probes_have_no_rows(tmp_path, count, caplog):
 
 
 @pytest.mark.parametrize("content", [probes.PROBES_HEADER, "epoch,st", ""])
-def test_a_file_without_a_whole_row_has_none(tmp_path, content, caplog):
+def test_file_without_complete_row_is_empty(tmp_path, content, caplog):
     records = runs(tmp_path, 2)
     (records[0].folder / PROBES_FILE).write_text(content)
-    append_probes(records[1].folder, [found(5, trace=2.0)])
+    append_probes(records[1].folder, [record_of(5, trace=2.0)])
     assert read_probes(records)["run"].tolist() == [1]
     assert caplog.text == ""
 
 
-def test_a_half_written_line_is_left_out(tmp_path, caplog):
+def test_incomplete_last_row_is_dropped(tmp_path, caplog):
     records = runs(tmp_path, 1)
-    append_probes(records[0].folder, [found(5, trace=2.0)])
+    append_probes(records[0].folder, [record_of(5, trace=2.0)])
     with (records[0].folder / PROBES_FILE).open("a") as file:
         file.write("2,10,curvature,batch,trace,1")
     assert read_probes(records)["value"].tolist() == [2.0]
@@ -125,44 +127,44 @@ def test_a_half_written_line_is_left_out(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "warning"),
     [
         ("1,2,curvature,batch,trace,1.0,9.0\n", "probes.csv is damaged"),
-        ("1,2,curvature\n", "probes.csv is damaged: there must be 2 rows of 6"),
+        ("1,2,curvature\n", "probes.csv is damaged: it must have 2 rows of 6 fields, got 1"),
         ("x,2,curvature,batch,trace,1.0\n", "probes.csv is damaged"),
         ("1,2,curvature,batch,trace,good\n", "probes.csv is damaged"),
-        ("\n", "probes.csv is damaged: there must be 2 rows of 6, got 1"),
+        ("\n", "probes.csv is damaged: it must have 2 rows of 6 fields, got 1"),
         ('1,2,"curvature,batch,trace,1.0\n', None),
     ],
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_damaged_file_is_said_and_the_others_are_read(tmp_path, damage, said, place, caplog):
+def test_damaged_file_is_logged_and_others_are_read(tmp_path, damage, warning, place, caplog):
     records = runs(tmp_path, 3)
     for k, record in enumerate(records):
-        append_probes(record.folder, [found(5, trace=float(k))])
+        append_probes(record.folder, [record_of(5, trace=float(k))])
     with (records[place].folder / PROBES_FILE).open("a") as file:
         file.write(damage)
-    whole = [k for k in range(3) if k != place or said is None]
+    whole = [k for k in range(3) if k != place or warning is None]
     values = read_probes(records).query("quantity == 'trace' and step == 5").groupby("run")["value"].first()
     assert values.to_dict() == {k: float(k) for k in whole}
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(messages) == (said is not None)
-    assert said is None or said in messages[0]
+    assert len(messages) == (warning is not None)
+    assert warning is None or warning in messages[0]
     assert all("the run has no probes" in message for message in messages)
 
 
-def test_a_file_with_another_header_or_that_is_no_text_is_damaged(tmp_path, caplog):
+def test_wrong_header_or_binary_file_is_damaged(tmp_path, caplog):
     records = runs(tmp_path, 3)
     (records[0].folder / PROBES_FILE).write_text("a,b\n1,2\n")
     (records[1].folder / PROBES_FILE).write_bytes(b"\xff\xfe\n")
-    append_probes(records[2].folder, [found(5, trace=2.0)])
+    append_probes(records[2].folder, [record_of(5, trace=2.0)])
     assert read_probes(records)["run"].tolist() == [2]
     assert sum("is damaged" in record.getMessage() for record in caplog.records) == 2
 
 
-def test_arrays_are_read_back_with_time_in_front(tmp_path):
+def test_arrays_round_trip_with_leading_time_axis(tmp_path):
     write_arrays(tmp_path, [with_arrays(5, x=[1.0, 2.0], n=[1, 2]), with_arrays(5, mode="frozen", y=3.5)])
-    write_arrays(tmp_path, [with_arrays(10, x=[3.0, 4.0], n=[3, 4]), found(10, trace=1.0)])
+    write_arrays(tmp_path, [with_arrays(10, x=[3.0, 4.0], n=[3, 4]), record_of(10, trace=1.0)])
 
     arrays = read_arrays(tmp_path)
     assert {key: array.tolist() for key, array in arrays.items()} == {
@@ -177,7 +179,7 @@ def test_arrays_are_read_back_with_time_in_front(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [ARRAYS]
 
 
-def test_writing_the_same_moments_again_replaces_them(tmp_path):
+def test_arrays_of_the_same_step_are_replaced(tmp_path):
     first = [with_arrays(5, x=[1.0]), with_arrays(10, x=[2.0])]
     write_arrays(tmp_path, first)
     write_arrays(tmp_path, [*first, with_arrays(15, x=[3.0])])
@@ -185,7 +187,7 @@ def test_writing_the_same_moments_again_replaces_them(tmp_path):
     assert read_arrays(tmp_path)["line/batch/x"].tolist() == [[1.0], [9.0], [3.0]]
 
 
-def test_an_array_is_nan_at_a_moment_without_it(tmp_path):
+def test_missing_array_is_nan(tmp_path):
     write_arrays(
         tmp_path, [with_arrays(5, x=[1, 2]), with_arrays(10, y=[3.0]), with_arrays(15, x=[4, 5], y=[6.0])]
     )
@@ -194,13 +196,13 @@ def test_an_array_is_nan_at_a_moment_without_it(tmp_path):
     np.testing.assert_array_equal(arrays["line/batch/y"], [[np.nan], [3.0], [6.0]])
 
 
-def test_numbers_alone_leave_no_file_of_arrays(tmp_path):
-    write_arrays(tmp_path, [found(5, trace=1.0)])
+def test_numbers_alone_write_no_array_file(tmp_path):
+    write_arrays(tmp_path, [record_of(5, trace=1.0)])
     assert list(tmp_path.iterdir()) == []
     assert read_arrays(tmp_path) == {}
 
 
-def test_an_array_of_another_shape_is_refused_and_the_file_stays(tmp_path):
+def test_changed_array_shape_raises(tmp_path):
     write_arrays(tmp_path, [with_arrays(5, x=[1.0, 2.0])])
     with pytest.raises(ValueError, match=r"the array x of line/batch must keep its shape, got \(2,\), \(3,\)"):
         write_arrays(tmp_path, [with_arrays(10, x=[1.0, 2.0, 3.0])])
@@ -208,7 +210,7 @@ def test_an_array_of_another_shape_is_refused_and_the_file_stays(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 40, -30])
-def test_damaged_arrays_are_said_and_written_anew(tmp_path, keep, caplog):
+def test_damaged_arrays_are_logged_and_replaced(tmp_path, keep, caplog):
     write_arrays(tmp_path, [with_arrays(5, x=[1.0])])
     path = tmp_path / ARRAYS
     path.write_bytes(path.read_bytes()[:keep])
@@ -219,7 +221,7 @@ def test_damaged_arrays_are_said_and_written_anew(tmp_path, keep, caplog):
     assert read_arrays(tmp_path)["line/batch/x"].tolist() == [[2.0]]
 
 
-def test_arrays_of_objects_are_not_loaded(tmp_path, caplog):
+def test_object_arrays_are_not_loaded(tmp_path, caplog):
     np.savez(tmp_path / ARRAYS, **{"line/batch/x": np.array([{"a": 1}], dtype=object)})
     assert read_arrays(tmp_path) == {}
     assert "is damaged" in caplog.text

@@ -55,7 +55,7 @@ def a_result(**changes) -> Result:
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_a_result_is_read_as_it_was_written(tmp_path, status):
+def test_result_round_trips(tmp_path, status):
     result = a_result(status=status, error="it broke" if status == Status.FAILED else None)
     result.write(tmp_path)
 
@@ -63,7 +63,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path, status):
     assert type(Result.read(tmp_path).status) is Status
 
 
-def test_a_run_that_has_not_begun_is_read_as_it_was_written(tmp_path):
+def test_result_of_unstarted_run_round_trips(tmp_path):
     result = Result("run", Status.STOPPED, {}, {}, [], Objective("val/loss", "min", math.inf))
     result.write(tmp_path)
 
@@ -71,7 +71,7 @@ def test_a_run_that_has_not_begun_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0])
-def test_every_number_comes_back_bit_by_bit(tmp_path, value):
+def test_numbers_round_trip_bit_for_bit(tmp_path, value):
     moment = EpochMetrics(1, 2, {"val/loss": value})
     a_result(
         objective=Objective("val/loss", "min", value), best=moment, last=moment, test={"test/loss": value}
@@ -88,13 +88,13 @@ def test_every_number_comes_back_bit_by_bit(tmp_path, value):
 
 
 @given(tree=TREES)
-def test_what_is_spelled_out_is_strict_json_and_reads_back(tree):
+def test_to_jsonable_round_trips_through_strict_json(tree):
     text = json.dumps(to_jsonable(tree), allow_nan=False)
 
     assert repr(read_numbers(json.loads(text))) == repr(tree)
 
 
-def test_the_file_is_strict_json_that_other_programs_read(tmp_path):
+def test_result_file_is_strict_json(tmp_path):
     a_result(objective=Objective("val/loss", "min", math.nan), config={"x": [math.inf]}).write(tmp_path)
 
     def refuse(word: str) -> None:
@@ -106,7 +106,7 @@ def test_the_file_is_strict_json_that_other_programs_read(tmp_path):
     assert content["config"] == {"x": ["inf"]}
 
 
-def test_only_a_finished_and_a_diverged_run_are_done():
+def test_finished_and_diverged_are_done():
     assert {status: status.done for status in Status} == {
         "finished": True,
         "diverged": True,
@@ -115,7 +115,7 @@ def test_only_a_finished_and_a_diverged_run_are_done():
     }
 
 
-def test_a_folder_without_a_result_has_none(tmp_path):
+def test_missing_result_is_none(tmp_path):
     assert Result.read(tmp_path) is None
     assert Result.read(tmp_path / "missing") is None
 
@@ -140,7 +140,7 @@ WITHOUT = {
         '{"status": "finished"}',
     ],
 )
-def test_a_damaged_result_is_named(tmp_path, text):
+def test_damaged_result_raises_with_path(tmp_path, text):
     (tmp_path / RESULT_FILE).write_text(text)
 
     with pytest.raises(ValueError, match="is damaged") as error:
@@ -148,14 +148,14 @@ def test_a_damaged_result_is_named(tmp_path, text):
     assert str(tmp_path / RESULT_FILE) in str(error.value)
 
 
-def test_bytes_that_are_no_text_are_named_as_damage(tmp_path):
+def test_binary_result_raises(tmp_path):
     (tmp_path / RESULT_FILE).write_bytes(b"\xff\xfe\x00")
 
     with pytest.raises(ValueError, match=r"result\.json is damaged"):
         Result.read(tmp_path)
 
 
-def test_a_record_of_an_earlier_version_had_one_dataset_and_does_not_describe_it(tmp_path):
+def test_old_record_has_replicate_seed_and_no_data(tmp_path):
     content = json.loads(WHOLE)
     del content["data"], content["config"]["replicate"]
     (tmp_path / RESULT_FILE).write_text(json.dumps(content))
@@ -165,13 +165,13 @@ def test_a_record_of_an_earlier_version_had_one_dataset_and_does_not_describe_it
     assert result.data == {}
 
 
-def test_a_key_of_a_later_version_is_passed_over(tmp_path):
+def test_unknown_field_is_ignored(tmp_path):
     (tmp_path / RESULT_FILE).write_text(json.dumps(json.loads(WHOLE) | {"new": 1}))
 
     assert Result.read(tmp_path) == a_result()
 
 
-def test_a_result_of_an_earlier_version_has_no_final_values_and_one_split_for_all_seeds(tmp_path):
+def test_old_record_has_no_final_values(tmp_path):
     content = json.loads(WHOLE)
     del content["final"], content["data"], content["config"]["replicate"]
     (tmp_path / RESULT_FILE).write_text(json.dumps(content))
@@ -181,7 +181,7 @@ def test_a_result_of_an_earlier_version_has_no_final_values_and_one_split_for_al
 
 
 @pytest.mark.parametrize("stage", ["write_text", "replace"])
-def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch, stage):
+def test_crash_while_writing_keeps_the_old_file(tmp_path, monkeypatch, stage):
     a_result().write(tmp_path)
     write = Path.write_text
 
@@ -198,7 +198,7 @@ def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch, 
     assert Result.read(tmp_path) == a_result()
 
 
-def test_writing_replaces_the_old_file_and_leaves_no_other(tmp_path):
+def test_write_atomically_leaves_one_file(tmp_path):
     write_atomically(tmp_path / "x.json", "a long first text")
     write_atomically(tmp_path / "x.json", "short")
 

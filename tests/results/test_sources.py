@@ -1,4 +1,4 @@
-"""A finished run is taken for done while the code and the data that it came from are as they were."""
+"""A finished run is reused only while its code and data are unchanged."""
 
 import sys
 from dataclasses import replace
@@ -34,7 +34,7 @@ SWEEP = [
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Return a file with a layer, which can be imported."""
+    """Write an importable file with a user's layer, and a table; yield the file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine_changing", raising=False)
@@ -46,7 +46,7 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("mine_changing", None)
 
 
-def test_files_of_targets_and_of_paths_are_hashed_and_known_packages_are_not(mine):
+def test_sources_are_user_code_and_data_files(mine):
     config = {
         "model": {"norm": {"_target_": "mine_changing.make"}, "weight": {"_target_": "normlab.norms.BatchNorm1d"}},
         "net": {"_target_": "torch.nn.Linear", "activation": {"_target_": "math.tanh"}, "word": "table"},
@@ -63,7 +63,7 @@ def test_files_of_targets_and_of_paths_are_hashed_and_known_packages_are_not(min
     ("changed", "named"),
     [("mine_changing.py", "model.norm._target_=mine_changing.Mine"), ("table.csv", "data.path=table.csv")],
 )
-def test_what_changed_is_refused_by_name_and_retrain_trains_it_again(mine, run_train, changed, named):
+def test_changed_source_raises_unless_retrain(mine, run_train, changed, named):
     assert run_train(*SWEEP).code == 0
     results = Path("sweep/seed=0/result.json"), Path("sweep/seed=1/result.json")
     before = [path.read_text() for path in results]
@@ -75,8 +75,8 @@ def test_what_changed_is_refused_by_name_and_retrain_trains_it_again(mine, run_t
     outcome = run_train(*SWEEP)
     assert outcome.code == 1
     assert outcome.err.strip().endswith(
-        f"sweep/seed=0 holds a result of other code or data, changed since: {named}; "
-        "retrain=true trains it again, or choose another folder"
+        f"sweep/seed=0 holds a result of code or data that have changed since: {named}; "
+        "add retrain=true to train it again, or choose another folder"
     )
     assert [path.read_text() for path in results] == before
 
@@ -87,9 +87,9 @@ def test_what_changed_is_refused_by_name_and_retrain_trains_it_again(mine, run_t
     assert [path.read_text() for path in results] == after
 
 
-def test_a_result_of_another_version_is_refused_and_one_without_hashes_is_taken(tmp_path):
+def test_result_of_another_version_raises(tmp_path):
     result = Result("", Status.FINISHED, {}, {}, [], Objective("val/loss", "min", 1.0))
     require_same_sources(tmp_path, result, {})
     old = replace(result, environment={"versions": {"normlab": "0.0.1"}})
-    with pytest.raises(ConfigError, match=r"normlab 0\.0\.1, which is .* now; retrain=true"):
+    with pytest.raises(ConfigError, match=r"normlab 0\.0\.1 \(now .*\); add retrain=true"):
         require_same_sources(tmp_path, old, {})

@@ -42,18 +42,18 @@ def relative(folders, root):
 
 
 class TestRunFolders:
-    def test_a_run_is_known_by_its_result_or_by_hydras_folder(self, tmp_path):
+    def test_run_has_result_or_hydra_folder(self, tmp_path):
         make_run(tmp_path / "ended")
         hydra(tmp_path / "killed")
         (tmp_path / "notes").mkdir()
         assert sorted(relative(run_folders(tmp_path), tmp_path)) == ["ended", "killed"]
 
-    def test_runs_are_found_at_any_depth_but_not_in_runs(self, tmp_path):
+    def test_nested_runs_are_not_searched(self, tmp_path):
         make_run(tmp_path / "one" / "deep")
         make_run(tmp_path / "one" / "deep" / "checkpoints" / "inner")
         assert relative(run_folders(tmp_path), tmp_path) == ["one/deep"]
 
-    def test_a_run_alone(self, tmp_path):
+    def test_folder_may_be_a_run(self, tmp_path):
         make_run(tmp_path / "run")
         assert list(run_folders(tmp_path / "run")) == [tmp_path / "run"]
 
@@ -65,7 +65,7 @@ class TestRunFolders:
         (tmp_path / "sweep" / "two").symlink_to(tmp_path / "other")
         assert relative(run_folders(tmp_path / "sweep"), tmp_path / "sweep") == ["one", "two/run"]
 
-    def test_each_real_folder_is_read_once_by_its_own_name(self, tmp_path):
+    def test_linked_folder_is_read_once(self, tmp_path):
         make_run(tmp_path / "sweep" / "run")
         (tmp_path / "sweep" / "a-link").symlink_to("run")
         (tmp_path / "same").symlink_to("sweep")
@@ -73,23 +73,23 @@ class TestRunFolders:
         records = read_sweeps([tmp_path / "sweep", tmp_path / "same", tmp_path])
         assert [record.folder for record in records] == [tmp_path / "sweep" / "run"]
 
-    def test_a_link_to_a_folder_above_is_not_followed(self, tmp_path):
+    def test_link_to_parent_is_not_followed(self, tmp_path):
         make_run(tmp_path / "sweep" / "below" / "run")
         make_run(tmp_path / "beside" / "run")
         for name, target in (("up", tmp_path), ("round", tmp_path / "sweep"), ("below/up", tmp_path / "sweep")):
             (tmp_path / "sweep" / name).symlink_to(target)
         assert relative(run_folders(tmp_path / "sweep"), tmp_path / "sweep") == ["below/run"]
 
-    def test_no_folder(self, tmp_path):
+    def test_missing_folder_has_no_runs(self, tmp_path):
         assert read_sweep(tmp_path / "nowhere") == []
 
 
 class TestReadSweep:
-    def test_results_come_back_in_the_order_of_their_paths(self, tmp_path):
+    def test_results_are_sorted_by_path(self, tmp_path):
         second, first = make_run(tmp_path / "b"), make_run(tmp_path / "a", status=Status.DIVERGED)
         assert [record.result for record in read_sweep(tmp_path)] == [first, second]
 
-    def test_a_run_without_a_result_counts_as_failed(self, tmp_path):
+    def test_run_without_result_is_failed(self, tmp_path):
         config = "seed: 3\noptimizer:\n  lr: 0.1\n"
         hydra(tmp_path / "run", config=config, overrides="- model=nobn\n- seed=3\n")
         [record] = read_sweep(tmp_path)
@@ -99,24 +99,24 @@ class TestReadSweep:
         assert record.result.error.startswith("left no result.json")
         assert math.isnan(record.result.objective.value)
 
-    def test_the_references_of_a_run_without_a_result_are_resolved(self, tmp_path):
+    def test_config_without_result_is_resolved(self, tmp_path):
         hydra(tmp_path / "run", config="seed: 3\ndata:\n  seed: ${seed}\n")
         [record] = read_sweep(tmp_path)
         assert record.result.config == {"replicate": "seed", "seed": 3, "data": {"seed": 3}}
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": "run"}', "\x00\xff"])
-    def test_a_damaged_result_is_named_in_one_line_and_counts_as_failed(self, tmp_path, caplog, text):
+    def test_damaged_result_is_logged_and_failed(self, tmp_path, caplog, text):
         make_run(tmp_path / "run")
         (tmp_path / "run" / "result.json").write_text(text)
         [record] = read_sweep(tmp_path)
         assert record.result.status == Status.FAILED
         assert record.result.error == "result.json is damaged"
-        [said] = caplog.messages
-        assert str(tmp_path / "run" / "result.json") in said
-        assert "\n" not in said
+        [message] = caplog.messages
+        assert str(tmp_path / "run" / "result.json") in message
+        assert "\n" not in message
 
     @pytest.mark.parametrize("text", ["[", "a: [", "- 1\n- 2", ""])
-    def test_what_hydra_wrote_may_be_damaged_too(self, tmp_path, text):
+    def test_damaged_hydra_config_is_empty(self, tmp_path, text):
         hydra(tmp_path / "run", config=text)
         [record] = read_sweep(tmp_path)
         assert (record.result.config, record.result.overrides) == ({}, [])
@@ -149,10 +149,10 @@ class TestSetting:
             ("seed.deeper", None),
         ],
     )
-    def test_the_choice_then_the_value_then_what_was_typed(self, key, value):
+    def test_setting_is_choice_value_or_override(self, key, value):
         assert setting(self.RUN, key) == value
 
-    def test_a_run_of_which_nothing_is_known(self):
+    def test_setting_of_unknown_run_is_none(self):
         assert setting(Result("", Status.FAILED, {}, {}, [], Objective("", "", math.nan)), "model") is None
 
 
@@ -160,7 +160,7 @@ class TestReadCurves:
     def read(self, folder: Path):
         return read_curves(read_sweep(folder))
 
-    def test_a_row_for_each_run_epoch_and_metric(self, tmp_path):
+    def test_rows_are_runs_epochs_and_metrics(self, tmp_path):
         make_run(tmp_path / "a", losses=(2.0, 1.0))
         make_run(tmp_path / "b", losses=(math.nan, math.inf))
         frame = self.read(tmp_path)
@@ -171,28 +171,28 @@ class TestReadCurves:
         assert set(frame["metric"]) == {"val/loss"}
         assert frame["value"].tolist() == [2.0, 1.0, pytest.approx(math.nan, nan_ok=True), math.inf]
 
-    def test_a_metrics_name_may_hold_a_slash(self, tmp_path):
+    def test_metric_name_may_contain_slashes(self, tmp_path):
         make_run(tmp_path / "a", losses=(1.0,))
         curves.append_curves(tmp_path / "a", [Point(1, 5, 0.0, {"activation/hidden1/before_mean": 3.0})])
         assert self.read(tmp_path)["metric"].tolist() == ["val/loss", "activation/hidden1/before_mean"]
 
-    def test_a_line_that_was_cut_off_is_left_out(self, tmp_path):
+    def test_incomplete_last_row_is_dropped(self, tmp_path):
         make_run(tmp_path / "a", losses=(2.0, 1.0))
         with (tmp_path / "a" / "curves.csv").open("a") as file:
             file.write("3,15,val,loss,123")
         assert self.read(tmp_path)["value"].tolist() == [2.0, 1.0]
 
     @pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,step,split,metric,value\nx,5,val,loss,1.0\n"])
-    def test_damaged_curves_are_named_and_left_out(self, tmp_path, caplog, text):
+    def test_damaged_curves_are_logged_and_skipped(self, tmp_path, caplog, text):
         make_run(tmp_path / "a")
         make_run(tmp_path / "b")
         (tmp_path / "a" / "curves.csv").write_text(text)
         assert set(self.read(tmp_path)["run"]) == {1}
-        [said] = caplog.messages
-        assert str(tmp_path / "a" / "curves.csv") in said
+        [message] = caplog.messages
+        assert str(tmp_path / "a" / "curves.csv") in message
 
     @pytest.mark.parametrize("text", [None, "", "epoch,st"])
-    def test_no_curves_yet(self, tmp_path, caplog, text):
+    def test_missing_curves_are_empty(self, tmp_path, caplog, text):
         make_run(tmp_path / "a")
         (tmp_path / "a" / "curves.csv").unlink()
         if text is not None:

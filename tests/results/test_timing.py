@@ -40,25 +40,25 @@ def timing_of(*results: Result) -> Timing:
     return Timing("2026-01-01T00:00:00+00:00", arms, {"machine": {"cores": 2}})
 
 
-def test_a_timing_is_read_as_it_was_written(tmp_path):
+def test_timing_round_trips(tmp_path):
     timing = timing_of(result_of(), result_of(data__batch_size=30))
     timing.write(tmp_path)
     assert read_timing(tmp_path) == timing
     assert [path.name for path in tmp_path.iterdir()] == [TIMING_FILE]
 
 
-def test_a_folder_without_a_timing_has_none(tmp_path):
+def test_missing_timing_is_none(tmp_path):
     assert read_timing(tmp_path) is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"arms": []}', '{"started": "", "arms": [{"run": "a"}]}'])
-def test_a_damaged_timing_is_named_and_left_out(tmp_path, caplog, text):
+def test_damaged_timing_is_logged(tmp_path, caplog, text):
     (tmp_path / TIMING_FILE).write_text(text)
     assert read_timing(tmp_path) is None
     assert f"{tmp_path / TIMING_FILE} is damaged: " in caplog.text
 
 
-def test_what_a_later_version_adds_is_no_damage(tmp_path):
+def test_unknown_timing_fields_are_ignored(tmp_path):
     timing = timing_of(result_of())
     timing.write(tmp_path)
     values = json.loads((tmp_path / TIMING_FILE).read_text())
@@ -80,7 +80,7 @@ def test_what_a_later_version_adds_is_no_damage(tmp_path):
     ],
     ids=str,
 )
-def test_runs_whose_steps_cost_the_same_have_the_same_times(other):
+def test_runs_of_equal_cost_share_times(other):
     timing = timing_of(result_of(data__batch_size=30), result_of())
     assert step_seconds(timing, result_of(**other)) == [1.1, 1.2]
 
@@ -100,11 +100,11 @@ def test_runs_whose_steps_cost_the_same_have_the_same_times(other):
     ],
     ids=str,
 )
-def test_a_run_that_nothing_like_it_was_timed_for_has_no_times(other):
+def test_run_of_other_cost_has_no_times(other):
     assert step_seconds(timing_of(result_of()), result_of(**other)) is None
 
 
-def test_one_run_is_timed_for_all_that_cost_the_same_a_finished_one_if_there_is_any():
+def test_representatives_prefer_finished_runs():
     runs = {
         "a": result_of(Status.FAILED),
         "b": result_of(Status.DIVERGED, seed=1),

@@ -142,7 +142,9 @@ def test_changed_data_raise(tmp_path):
     for model in ("bn", "nobn"):
         train_one(tmp_path / "sweep" / model, f"model={model}", *data)
     table.write_text(table.read_text() + "1,2\n")
-    with pytest.raises(ConfigError, match=r"bn holds a result of other code or data, changed since: data\.path="):
+    with pytest.raises(
+        ConfigError, match=r"bn holds a result of code or data that have changed since: data\.path="
+    ):
         time_arms(tmp_path / "sweep")
 
 

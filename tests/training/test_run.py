@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from normlab.errors import ConfigError
-from normlab.results.events import group
-from normlab.results.folder import require_own
+from normlab.results.events import hparam_group
+from normlab.results.folder import require_run_folder
 from normlab.results.result import Result, Status
 from normlab.training import session
 from normlab.training.build import make_data
@@ -282,7 +282,7 @@ def test_folder_with_foreign_files_raises(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "resnet.pt").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
-        require_own(tmp_path, run_of(tmp_path).config)
+        require_run_folder(tmp_path, run_of(tmp_path).config)
     assert (tmp_path / "checkpoints" / "resnet.pt").read_text() == "precious"
 
 
@@ -345,5 +345,5 @@ def test_failing_test_keeps_last_checkpoint(tmp_path, monkeypatch):
 
 def test_seeds_share_a_tensorboard_group(tmp_path):
     runs = [run_of(tmp_path, "data.seed=${seed}", f"seed={seed}") for seed in (0, 1)]
-    one, two = (group(OmegaConf.to_container(run.config), {}) for run in runs)
+    one, two = (hparam_group(OmegaConf.to_container(run.config), {}) for run in runs)
     assert one == two

@@ -1,1 +1,1 @@
-"""normlab's plugins for Hydra, which imports them at every start: no torch at import."""
+"""normlab's Hydra plugins; Hydra imports them at every start, so they import torch only when used."""

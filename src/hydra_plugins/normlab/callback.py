@@ -1,4 +1,7 @@
-"""Hydra callback: prepares a run's folder before Hydra writes to it, and closes a sweep of another sweeper."""
+"""Hydra callback: validates runs, prepares their folders, and finalizes other sweepers' sweeps.
+
+The entry is :class:`NormlabCallback`.
+"""
 
 import logging
 import shlex
@@ -16,26 +19,31 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydra_plugins.normlab.composer import current_job, environment_of, place_of, resolve_in_place, task_config
-from hydra_plugins.normlab.typed import require_effective, was_typed
+from hydra_plugins.normlab.composer import (
+    current_job,
+    job_environment,
+    resolve_in_place,
+    source_location,
+    task_config,
+)
+from hydra_plugins.normlab.typed import is_overridden, require_effective
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config.schema import direction_of
 from normlab.errors import first_line
 from normlab.report.finalize import finalize_sweep
-from normlab.results.folder import free_folder, require_own, require_writable, run_name
+from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
 from normlab.results.provenance import remember_command
 
 log = logging.getLogger("normlab")
-# With Optuna's sweeper they say seven lines about the plugins of a database tool, and the name of the study, which
-# the sweeper has said, in colors and into stderr.
-CHATTER = ("alembic.runtime.plugins", "optuna.storages")
+# With Optuna's sweeper these loggers print seven lines to stderr, about database plugins and the study's name.
+NOISY_LOGGERS = ("alembic.runtime.plugins", "optuna.storages")
 
 
 @contextmanager
 def closing(folder: Path, config: DictConfig) -> Iterator[None]:
-    """Context manager of a sweep: afterwards times its arms if ``timing=true``, and closes it however it ended.
+    """Context manager around a sweep: on exit, write its tables and report, even after an error or Ctrl-C.
 
-    The arms are timed also if a run failed, but not after Ctrl-C.
+    With ``timing=true`` it first times the arms, even if a run failed, but not after Ctrl-C.
     """
     is_timed = config.get("timing") is True
     try:
@@ -48,35 +56,35 @@ def closing(folder: Path, config: DictConfig) -> Iterator[None]:
             if is_timed:
                 from normlab.sweep.timing import time_arms
 
-                with environment_of(config):
+                with job_environment(config):
                     time_arms(folder)
     finally:
         finalize_sweep(folder)
 
 
-# For sweepers that do not name their jobs' folders themselves.
+# Used by conf for sweepers that do not set the names of their jobs' folders.
 OmegaConf.register_new_resolver(
     "run_name", lambda number, overrides: f"{number}_{run_name(overrides)}", replace=True
 )
 
 
 def set_run_folder(config: DictConfig, folder: Path) -> None:
-    """Set the folder of a single run, also as the value ``${hydra:runtime.output_dir}``."""
+    """Set the output folder of a single run, including ``hydra.runtime.output_dir``."""
     with read_write(config), open_dict(config):
         config.hydra.run.dir = str(folder)
         config.hydra.runtime.output_dir = str(folder.absolute())
 
 
 def is_our_sweep(config: DictConfig) -> bool:
-    """Return whether the sweep is our own sweeper's, which checks every job and closes the sweep itself."""
+    """Return True for normlab's sweeper, which validates its jobs and finalizes the sweep itself."""
     return config.hydra.sweeper._target_.startswith("hydra_plugins.normlab.")
 
 
 class NormlabCallback(Callback):
-    """Refuses a single run that cannot be trained, and has the sweeps of other sweepers closed."""
+    """Validates single runs before training, and wraps other sweepers in :class:`ClosingSweeper`."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration, then find the run a folder of its own."""
+        """Validate the configuration with a dry run, then reserve the run's folder; exit on an error."""
         from normlab.training.dry_run import dry_run_once
 
         remember_command()
@@ -88,16 +96,16 @@ class NormlabCallback(Callback):
             task = task_config(config)
             with current_job(config):
                 dry_run_once(task)
-                if was_typed(config, "hydra.run.dir"):
-                    require_own(folder, task)
-            if was_typed(config, "hydra.run.dir"):
+                if is_overridden(config, "hydra.run.dir"):
+                    require_run_folder(folder, task)
+            if is_overridden(config, "hydra.run.dir"):
                 require_writable(folder)
             else:
                 require_writable(folder.parent)
                 set_run_folder(config, free_folder(folder))
             resolve_in_place(config)
-        except Exception as error:  # Hydra would turn it into a warning and go on
-            refuse(error, place_of(error, config))
+        except Exception as error:  # Hydra would only warn and continue
+            exit_with_error(error, source_location(error, config))
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Draw what the probes found, and say where the run's files are."""
@@ -110,39 +118,39 @@ class NormlabCallback(Callback):
             curves = f"   curves: tensorboard --logdir {shlex.quote(folder)}" if config.logger.tensorboard else ""
             log.info("files: %s%s", folder, curves)
             if config.timing:
-                log.info("timing=true has no effect on a run alone: there is nothing to compare; a sweep needs -m")
+                log.info("timing=true has no effect in a single run: no arms to compare; a sweep needs -m")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check what was typed, tell a sweeper that is not ours which way is better, and have its sweep closed."""
+        """Validate the overrides; for another package's sweeper, set its direction and wrap it."""
         remember_command()
         try:
             require_effective(config, is_sweep=True)
             if is_our_sweep(config):
                 return
-            for name in CHATTER:
+            for name in NOISY_LOGGERS:
                 logging.getLogger(name).setLevel(logging.WARNING)
-            better = f"{direction_of(config.optimized_metric, config.direction)}imize"
-        except Exception as error:  # Hydra would turn it into a warning and go on
-            refuse(error)
+            direction = f"{direction_of(config.optimized_metric, config.direction)}imize"
+        except Exception as error:  # Hydra would only warn and continue
+            exit_with_error(error)
         sweeper = config.hydra.sweeper
         with read_write(config), open_dict(config):
-            if "direction" in sweeper and not was_typed(config, "hydra.sweeper.direction"):
-                sweeper.direction = better
+            if "direction" in sweeper and not is_overridden(config, "hydra.sweeper.direction"):
+                sweeper.direction = direction
             target = f"{ClosingSweeper.__module__}.{ClosingSweeper.__name__}"
             config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": sweeper}
 
 
 class ClosingSweeper(Sweeper):
-    """A sweeper of another package, whose sweep is closed however it ends.
+    """Wraps another package's sweeper and finalizes its sweep, even after an error.
 
-    Hydra itself tells no callback of a sweep that ended with an error.
+    Hydra calls no callback at the end of a sweep that raised an error.
     """
 
     def __init__(self, sweeper: DictConfig) -> None:
         self.settings = sweeper
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the other sweeper, which finds the configuration as if it had been called by Hydra."""
+        """Instantiate the wrapped sweeper with the configuration that Hydra would pass to it."""
         with read_write(config), open_dict(config):
             config.hydra.sweeper = self.settings
         self.folder, self.composed = Path(config.hydra.sweep.dir), config
@@ -151,13 +159,13 @@ class ClosingSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Let it sweep, and close what it leaves."""
+        """Run the wrapped sweeper, then finalize the sweep."""
         with closing(self.folder, self.composed):
             return self.sweeper.sweep(arguments)
 
 
-def refuse(error: Exception, place: str = "") -> NoReturn:
-    """End the program with one line."""
+def exit_with_error(error: Exception, location: str = "") -> NoReturn:
+    """Exit with a one-line error message, after the traceback if ``HYDRA_FULL_ERROR=1``."""
     if WANTS_TRACEBACK:
         traceback.print_exception(error)
-    sys.exit(f"error: {place}{first_line(error)}")
+    sys.exit(f"error: {location}{first_line(error)}")

@@ -1,4 +1,4 @@
-"""Trains the jobs of a sweep as populations: runs that differ only in numbers are trained together."""
+"""Hydra launcher that trains runs differing only in numbers together, as populations."""
 
 import gc
 import json
@@ -19,10 +19,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.normlab.callback import is_our_sweep
-from hydra_plugins.normlab.composer import Composer, environment_of
-from hydra_plugins.normlab.typed import IN_A_POPULATION, refuse_below, typed_overrides
+from hydra_plugins.normlab.composer import Composer, job_environment
+from hydra_plugins.normlab.typed import INEFFECTIVE_IN_POPULATION, command_line_overrides, refuse_below
 from normlab.errors import ConfigError, require
-from normlab.results.folder import computed, configuration_in
+from normlab.results.folder import read_configuration, without_report_keys
 from normlab.results.sweep import run_folders
 
 if TYPE_CHECKING:
@@ -33,36 +33,40 @@ log = logging.getLogger("normlab")
 
 
 def fingerprint(configuration: Mapping[str, Any]) -> str:
-    """Return a text that is equal for resolved configurations of equal results."""
-    return json.dumps(computed(configuration), sort_keys=True, default=str)
+    """Serialize a resolved configuration without the keys that do not affect training.
+
+    Two runs with equal fingerprints have equal results.
+    """
+    return json.dumps(without_report_keys(configuration), sort_keys=True, default=str)
 
 
 def earlier_runs(folder: Path) -> dict[str, list[str]]:
-    """Return the folders of the runs below a sweep's folder, relative to it, by their configuration."""
-    found: dict[str, list[str]] = {}
+    """Map the fingerprint of each run in a sweep's folder to the run's paths relative to that folder."""
+    by_fingerprint: dict[str, list[str]] = {}
     for path in sorted(run_folders(folder)):
-        configuration = configuration_in(path)
+        configuration = read_configuration(path)
         if configuration is not None:
-            found.setdefault(fingerprint(configuration), []).append(path.relative_to(folder).as_posix())
-    return found
+            paths = by_fingerprint.setdefault(fingerprint(configuration), [])
+            paths.append(path.relative_to(folder).as_posix())
+    return by_fingerprint
 
 
 def choose_folders(
     names: Sequence[str], fingerprints: Sequence[str], earlier: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return each job's folder: that of its run where there is one, its own name otherwise.
+    """Return each job's folder: that of an earlier run with its fingerprint, otherwise the job's name.
 
     >>> choose_folders(["bn,seed=0", "bn,seed=1"], ["0", "1"], {"0": ["bn"]})
     ['bn', 'bn,seed=1']
     """
-    taken = {name for name, own in zip(names, fingerprints, strict=True) if name in earlier.get(own, ())}
-    chosen = []
-    for name, own in zip(names, fingerprints, strict=True):
-        runs = earlier.get(own, ())
-        path = name if name in runs else next((run for run in runs if run not in taken), name)
-        taken.add(path)
-        chosen.append(path)
-    return chosen
+    used = {name for name, mark in zip(names, fingerprints, strict=True) if name in earlier.get(mark, ())}
+    folders = []
+    for name, mark in zip(names, fingerprints, strict=True):
+        runs = earlier.get(mark, ())
+        path = name if name in runs else next((run for run in runs if run not in used), name)
+        used.add(path)
+        folders.append(path)
+    return folders
 
 
 @dataclass
@@ -80,11 +84,11 @@ ConfigStore.instance().store(
 
 
 class PopulationLauncher(Launcher):
-    """Trains the jobs that differ in numbers alone as one population, and leaves what each alone would leave.
+    """Trains jobs that differ only in numbers as one population; each run gets a single run's files.
 
     Args:
-        chunk: the most members that are trained at once; by default what is fastest for the net and the batch.
-        n_jobs: how many populations are trained side by side, each in a process of its own.
+        chunk: maximum number of members per population; by default the fastest size for the net and the batch.
+        n_jobs: number of populations trained in parallel, each in a separate process.
     """
 
     def __init__(self, chunk: int | None, n_jobs: int) -> None:
@@ -93,12 +97,12 @@ class PopulationLauncher(Launcher):
         self.chunk, self.n_jobs = chunk, n_jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep Hydra's objects; a population is not trained job by job, so the task is not called.
+        """Store Hydra's objects; the task function is not called, as the jobs of a population run together.
 
         Raises:
-            ConfigError: for settings of Hydra's that need a process, or a log file, of each job's own.
+            ConfigError: for Hydra settings that need a separate process or log file for each job.
         """
-        # Configs and modules are many objects, and stay: to look for garbage so often takes a tenth of a sweep.
+        # A sweep creates many long-lived objects; the default threshold would spend a tenth of its time in the GC.
         gc.set_threshold(50_000)
         chdir = config.hydra.job.chdir
         if chdir:
@@ -106,19 +110,19 @@ class PopulationLauncher(Launcher):
                 f"hydra.job.chdir must be false with hydra/launcher=population, whose runs share a process, "
                 f"got {chdir}; add hydra/launcher=basic"
             )
-        refuse_below(typed_overrides(config), IN_A_POPULATION)
+        refuse_below(command_line_overrides(config), INEFFECTIVE_IN_POPULATION)
         require_no_job_start(hydra_context.callbacks)
         self.config, self.callbacks = config, hydra_context.callbacks
         self.composer = Composer(hydra_context.config_loader, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train the jobs and return what each reached, in order."""
+        """Train the jobs and return their objectives or exceptions as JobReturns, in order."""
         from normlab.training.run_folders import Run
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         configs = self.compose(job_overrides, initial_job_idx)
-        with environment_of(self.config):
+        with job_environment(self.config):
             tasks = [
                 self.composer.task(words, config) for words, config in zip(job_overrides, configs, strict=True)
             ]
@@ -132,66 +136,66 @@ class PopulationLauncher(Launcher):
         return returns
 
     def train_all(self, configs: Sequence[DictConfig], runs: "Sequence[Run]") -> dict[int, Any]:
-        """Say what is trained, train it, and return each run's objective or exception by its place."""
+        """Log the plan, train the valid runs, and return each run's objective or exception by index."""
         from normlab.sweep.grouping import group_runs, plan
 
-        # What one run of a population may be trained with, another may not; our sweeper has checked every one.
-        outcomes = {} if is_our_sweep(self.config) else mistakes(runs)
-        sound = [k for k in range(len(runs)) if k not in outcomes]
-        to_train = [runs[k] for k in sound]
-        found = group_runs([run.config for run in to_train], self.chunk, self.n_jobs)
-        for line in plan(found, to_train) if to_train else ():
+        # Our sweeper has validated every run; with another sweeper, an invalid run must not stop the valid ones.
+        outcomes = {} if is_our_sweep(self.config) else validation_errors(runs)
+        valid = [k for k in range(len(runs)) if k not in outcomes]
+        to_train = [runs[k] for k in valid]
+        groups = group_runs([run.config for run in to_train], self.chunk, self.n_jobs)
+        for line in plan(groups, to_train) if to_train else ():
             log.info(line)
         for config, run in zip(configs, runs, strict=True):
             run.write_hydra(config)
-        return outcomes | {sound[place]: outcome for place, outcome in self.train(found, to_train).items()}
+        return outcomes | {valid[index]: outcome for index, outcome in self.train(groups, to_train).items()}
 
     def compose(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[DictConfig]:
-        """Return the config of each job; jobs with the same words, as a search may draw them, get one each."""
+        """Return the config of each job; jobs with equal overrides, as in a random search, get copies."""
         count = Counter(map(tuple, job_overrides))
-        found = []
+        configs = []
         for k, words in enumerate(job_overrides):
             config = self.composer.compose(words, initial_job_idx + k)
-            found.append(deepcopy(config) if count[tuple(words)] > 1 else config)
-        return found
+            configs.append(deepcopy(config) if count[tuple(words)] > 1 else config)
+        return configs
 
-    def train(self, found: "Sequence[Group]", runs: "Sequence[Run]") -> dict[int, Any]:
-        """Return each run's objective, or the exception that its population ended with, by its place."""
+    def train(self, groups: "Sequence[Group]", runs: "Sequence[Run]") -> dict[int, Any]:
+        """Train the groups; return each run's objective, or the exception of its population, by index."""
         from normlab.sweep.workers import train_groups
 
         done: dict[int, Any] = {}
-        for group, outcome in train_groups([[runs[k] for k in group.indices] for group in found], self.n_jobs):
-            for place, value in zip(found[group].indices, outcome, strict=True):
+        for group, outcome in train_groups([[runs[k] for k in group.indices] for group in groups], self.n_jobs):
+            for place, value in zip(groups[group].indices, outcome, strict=True):
                 done[place] = value
         return done
 
 
 def require_no_job_start(callbacks: Callbacks) -> None:
-    """Refuse a callback of Hydra's that prepares for one job at a time: those of a population run together."""
+    """Raise :class:`ConfigError` for Hydra callbacks with ``on_job_start``, which needs separate jobs."""
     for callback in callbacks.callbacks:
         if type(callback).on_job_start is not Callback.on_job_start:
             name = type(callback).__name__
             raise ConfigError(
-                f"hydra.callbacks: {name}.on_job_start is called before each job, which hydra/launcher=population "
-                "does not start one by one; add hydra/launcher=basic"
+                f"hydra.callbacks: {name}.on_job_start needs jobs that start one by one, but "
+                "hydra/launcher=population trains them together; add hydra/launcher=basic"
             )
 
 
-def mistakes(runs: "Sequence[Run]") -> dict[int, Any]:
-    """Return the error of each run that cannot be trained, by its place."""
+def validation_errors(runs: "Sequence[Run]") -> dict[int, Any]:
+    """Dry-run all runs and return the exceptions of the invalid ones, by index."""
     from normlab.training.dry_run import dry_run_once
 
-    found: dict[int, Any] = {}
-    for place, run in enumerate(runs):
+    errors: dict[int, Any] = {}
+    for index, run in enumerate(runs):
         try:
             dry_run_once(run.config)
         except Exception as error:
-            found[place] = error
-    return found
+            errors[index] = error
+    return errors
 
 
 def job_return(config: DictConfig, run: "Run", outcome: Any) -> JobReturn:
-    """Return the result of a job in the form that Hydra's sweepers expect."""
+    """Wrap an objective or exception in the JobReturn that Hydra's sweepers expect."""
     failed = isinstance(outcome, Exception)
     return JobReturn(
         overrides=run.overrides,

@@ -1,4 +1,4 @@
-"""Grid sweeper: checks all jobs before the first one trains, and always closes the sweep."""
+"""Grid sweeper that validates all jobs before training; see :class:`NormlabSweeper`."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +15,18 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.normlab.callback import closing
-from hydra_plugins.normlab.composer import Composer, environment_of, place_of
+from hydra_plugins.normlab.composer import Composer, job_environment, source_location
 from hydra_plugins.normlab.launcher import PopulationLauncher, choose_folders, earlier_runs, fingerprint
-from hydra_plugins.normlab.typed import is_at_or_below, key_of, parse, require_one_of_each, was_typed
+from hydra_plugins.normlab.typed import is_at_or_below, is_overridden, key_of, parse, require_single_option
 from normlab.errors import ConfigError, require
-from normlab.results.folder import free_folder, plain, require_own, require_sweep, require_writable, run_names
+from normlab.results.folder import (
+    free_folder,
+    plain,
+    require_run_folder,
+    require_sweep_folder,
+    require_writable,
+    run_names,
+)
 
 log = logging.getLogger("normlab")
 
@@ -31,7 +38,7 @@ Jobs = Sequence[Sequence[str]]
 
 @dataclass
 class NormlabSweeperConfig:
-    """The arguments of :class:`NormlabSweeper`: those of Hydra's basic sweeper, and grids to join."""
+    """The arguments of :class:`NormlabSweeper`: those of Hydra's basic sweeper, and ``grids``."""
 
     _target_: str = "hydra_plugins.normlab.sweeper.NormlabSweeper"
     max_batch_size: int | None = None
@@ -43,16 +50,17 @@ ConfigStore.instance().store(group="hydra/sweeper", name="normlab", node=Normlab
 
 
 class NormlabSweeper(BasicSweeper):
-    """Hydra's grid, with four things that it lacks.
+    """Extends Hydra's basic sweeper.
 
-    Every job is composed and rehearsed before the first one trains; each gets a folder named by what makes it
-    different; the sweep's table and figures are written also when a job failed or Ctrl-C came; and a sweep may be
-    several grids, for arms that are not a product.
+    - Every job is composed and dry-run before the first one trains.
+    - Each job's folder is named by the overrides in which the jobs differ.
+    - The sweep's table and figures are written even if a job fails or the user presses Ctrl-C.
+    - A sweep may be a union of several grids, for arms that do not form a product.
 
     Args:
         max_batch_size, params: as in Hydra's basic sweeper.
-        grids: further values by key, a mapping for each grid, which are combined with ``params``. What is given on
-            the command line stands in every grid.
+        grids: one mapping from key to values per grid; each grid is combined with ``params``. Overrides of the
+            command line apply to every grid.
     """
 
     def __init__(
@@ -68,18 +76,18 @@ class NormlabSweeper(BasicSweeper):
         self.jobs: list[list[str]] = []
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Train every combination of the arguments."""
+        """Validate and train every combination of the overrides, then finalize the sweep."""
         from normlab.report.plan import seed_plan
 
         composer = self.make_composer()
-        jobs, sentences = applicable(self.combinations(arguments), composer)
+        jobs, lines = drop_inapplicable(self.combinations(arguments), composer)
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
         for job in {composer.choices(job): job for job in jobs}.values():
-            require_no_settings_of_its_own(job, composer)
+            require_no_sweep_settings(job, composer)
         self.jobs = self.with_folders(jobs, composer)
         self.check(self.jobs, composer)
-        for sentence in sentences:
-            log.info(sentence)
+        for line in lines:
+            log.info(line)
         folder = self.make_folder()
         for line in seed_plan(list(self.planned(composer)), folder):
             log.info(line)
@@ -88,7 +96,7 @@ class NormlabSweeper(BasicSweeper):
             return super().sweep(arguments)
 
     def make_composer(self) -> Composer:
-        """Return the composer of the jobs; the population launcher uses the same one."""
+        """Create the composer of the jobs and share it with the population launcher."""
         assert self.config is not None
         assert self.hydra_context is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
@@ -97,104 +105,103 @@ class NormlabSweeper(BasicSweeper):
         return composer
 
     def parsed(self, arguments: Iterable[str]) -> list[Override]:
-        """Parse words of the command line as Hydra does."""
+        """Parse overrides with Hydra's parser."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         return parser.parse_overrides(list(arguments))
 
     def combinations(self, arguments: list[str]) -> list[list[str]]:
-        """Return the overrides of each job: params, grids and what was typed, which stands before both."""
-        given = self.parsed(arguments)
-        typed = {key_of(override) for override in given}
-        found: dict[tuple[str, ...], None] = {}
+        """Return the overrides of each job; the command line takes precedence over ``params`` and ``grids``."""
+        overrides = self.parsed(arguments)
+        overridden = {key_of(override) for override in overrides}
+        combined: dict[tuple[str, ...], None] = {}
         for grid in self.grids:
-            own, params = (
-                self.parsed(f"{key}={value}" for key, value in values.items() if key not in typed)
+            grid_overrides, params = (
+                self.parsed(f"{key}={value}" for key, value in values.items() if key not in overridden)
                 for values in (grid, self.params)
             )
-            for jobs in BasicSweeper.split_arguments([*params, *given, *own], None):
-                found |= dict.fromkeys(map(tuple, jobs))
-        return [list(job) for job in found]
+            for jobs in BasicSweeper.split_arguments([*params, *overrides, *grid_overrides], None):
+                combined |= dict.fromkeys(map(tuple, jobs))
+        return [list(job) for job in combined]
 
     def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
-        """Return the overrides of each job that was checked, in batches."""
+        """Return the validated jobs in batches of ``max_batch_size``, instead of splitting ``overrides``."""
         return list(BasicSweeper.split_overrides_to_chunks(self.jobs, max_batch_size))
 
     def with_folders(self, jobs: list[list[str]], composer: Composer) -> list[list[str]]:
-        """Return the jobs with the name of each one's folder among its overrides.
+        """Add the override of its folder's name to each job.
 
-        A sweep that is given its folder again finds the runs below it by their configuration: one trained before
-        under another name keeps its folder.
+        In a resumed sweep, a job whose configuration was trained under another name keeps that run's folder.
         """
         assert self.config is not None
-        if was_typed(self.config, "hydra.sweep.subdir"):
+        if is_overridden(self.config, "hydra.sweep.subdir"):
             return jobs
         names = run_names(jobs)
         folder = Path(self.config.hydra.sweep.dir)
-        earlier = earlier_runs(folder) if was_typed(self.config, "hydra.sweep.dir") else {}
+        earlier = earlier_runs(folder) if is_overridden(self.config, "hydra.sweep.dir") else {}
         if earlier:
             named = zip(jobs, names, strict=True)
-            prints = [
-                self.fingerprint([*job, subdir(name)], number, composer)
+            fingerprints = [
+                self.fingerprint([*job, subdir_override(name)], number, composer)
                 for number, (job, name) in enumerate(named)
             ]
-            names = choose_folders(names, prints, earlier)
-        return [[*job, subdir(name)] for job, name in zip(jobs, names, strict=True)]
+            names = choose_folders(names, fingerprints, earlier)
+        return [[*job, subdir_override(name)] for job, name in zip(jobs, names, strict=True)]
 
     def fingerprint(self, job: list[str], number: int, composer: Composer) -> str:
-        """Return the fingerprint of a job's configuration, empty if it cannot be resolved."""
+        """Return the fingerprint of a job's configuration, or "" if it cannot be resolved."""
         config = composer.compose(job, number)
         try:
-            with environment_of(config):
+            with job_environment(config):
                 return fingerprint(plain(composer.task(job, config)))
-        except OmegaConfBaseException:  # the check that follows names the job and the reason
+        except OmegaConfBaseException:  # the validation that follows reports it
             return ""
 
     def check(self, jobs: list[list[str]], composer: Composer) -> None:
-        """Refuse the sweep if one of its jobs cannot be trained, or its folder holds another run.
+        """Validate all jobs: configuration, dry run, distinct folders, and earlier runs in those folders.
 
         Raises:
-            ConfigError: the job's name and the reason.
+            ConfigError: for the first invalid job, with its name and the reason.
         """
         from normlab.training.dry_run import dry_run_once
 
         assert self.config is not None
-        again = was_typed(self.config, "hydra.sweep.dir")
+        may_resume = is_overridden(self.config, "hydra.sweep.dir")
         names = run_names([[word for word in job if not word.startswith("hydra.")] for job in jobs])
         folders: dict[Path, str] = {}
         for number, (overrides, name) in enumerate(zip(jobs, names, strict=True)):
             try:
                 composed = composer.compose(overrides, number)
-                require_one_of_each(map(parse, overrides))
+                require_single_option(map(parse, overrides))
                 task, folder = composer.task(overrides, composed), Path(composed.hydra.runtime.output_dir)
                 if folder in folders:
                     raise ConfigError(
-                        f"hydra.sweep.subdir gives it the folder of {folders[folder]}, {folder.name}"
+                        f"hydra.sweep.subdir must differ between jobs, got {folder.name}, as for {folders[folder]}"
                     )
-                with environment_of(composed):
+                with job_environment(composed):
                     dry_run_once(task)
                     if task.timing != self.config.get("timing"):
                         raise ConfigError(
-                            f"timing must be the same for a whole sweep, got {task.timing} for this run alone; "
-                            "type timing=true or timing=false"
+                            f"timing must be the same in all runs of a sweep, got {task.timing} for this run; "
+                            "add timing=true or timing=false"
                         )
-                    if again:
-                        require_own(folder, task)
+                    if may_resume:
+                        require_run_folder(folder, task)
                 folders[folder] = name
             except HydraException:
                 raise
             except Exception as error:
-                said = f"{place_of(error, composer.master)}{error}"
-                raise ConfigError(f"{name}: {said}" if len(jobs) > 1 else said) from error
+                message = f"{source_location(error, composer.master)}{error}"
+                raise ConfigError(f"{name}: {message}" if len(jobs) > 1 else message) from error
 
     def planned(self, composer: Composer) -> "Iterator[PlannedRun]":
-        """Yield the jobs, as they are planned to be trained."""
+        """Yield the planned run of each job, for the seed plan."""
         from normlab.report.plan import PlannedRun
         from normlab.training.build import data_traits
 
         for number, job in enumerate(self.jobs):
             composed = composer.compose(job, number)
-            with environment_of(composed):
+            with job_environment(composed):
                 task = composer.task(job, composed)
                 yield PlannedRun.of(composed, task, *data_traits(task.data))
 
@@ -202,11 +209,14 @@ class NormlabSweeper(BasicSweeper):
         """Do nothing: :meth:`check` has composed every job."""
 
     def make_folder(self) -> Path:
-        """Make the sweep's folder, one of its own unless a person named it, and let the jobs know."""
+        """Create the sweep's folder and pass its path to the jobs; a name already in use gets a number.
+
+        A folder set by ``hydra.sweep.dir`` is used as it is if it is empty or holds a sweep.
+        """
         assert isinstance(self.config, DictConfig)
         folder = Path(self.config.hydra.sweep.dir)
-        if was_typed(self.config, "hydra.sweep.dir"):
-            require_sweep(folder)
+        if is_overridden(self.config, "hydra.sweep.dir"):
+            require_sweep_folder(folder)
             require_writable(folder)
             return folder
         require_writable(folder.parent)
@@ -217,16 +227,16 @@ class NormlabSweeper(BasicSweeper):
         return folder
 
 
-def subdir(name: str) -> str:
-    """Return the override that names a job's folder."""
+def subdir_override(name: str) -> str:
+    """Return the quoted override ``hydra.sweep.subdir=…`` for a folder name."""
     return f"hydra.sweep.subdir={QuotedString(name, Quote.single).with_quotes()}"
 
 
-def require_no_settings_of_its_own(job: list[str], composer: Composer) -> None:
-    """Refuse a job with a choice that sets how a sweep is carried out: a sweep is carried out in one way.
+def require_no_sweep_settings(job: list[str], composer: Composer) -> None:
+    """Reject a job whose choices set the sweeper, launcher or sweep; these are fixed for the whole sweep.
 
     Raises:
-        ConfigError: the choice, as an experiment with a sweep of its own among several.
+        ConfigError: with the choice, such as one of several experiments that defines a sweep.
     """
     chosen, master = (config.hydra for config in (composer.choose(job), composer.master))
     for part in ("sweeper", "launcher", "sweep"):
@@ -234,35 +244,38 @@ def require_no_settings_of_its_own(job: list[str], composer: Composer) -> None:
             choices = composer.choices(job)
             words = [word for word in choices if word.startswith("experiment=")] or choices
             raise ConfigError(
-                f"{' '.join(words)} sets hydra.{part}, which has no effect where it is one of several; "
-                f"give it a sweep of its own: -m {' '.join(words)}"
+                f"{' '.join(words)} sets hydra.{part}, which has no effect for single jobs of a sweep; "
+                f"run it as a separate sweep: -m {' '.join(words)}"
             )
 
 
-def applicable(jobs: Jobs, composer: Composer) -> tuple[list[list[str]], list[str]]:
-    """Leave an override out of the jobs that lack its key, where at least one other job of the sweep has it.
+def drop_inapplicable(jobs: Jobs, composer: Composer) -> tuple[list[list[str]], list[str]]:
+    """Remove overrides from jobs whose config lacks the key, if another job of the sweep has it.
 
     Returns:
-        The jobs, those that became equal once; and a sentence for each key that does not apply everywhere.
+        The jobs without duplicates, and a log line for each key that does not apply to all jobs.
     """
     lacking = [set(missing_keys(job, composer)) for job in jobs]
-    had = {
+    known = {
         key
         for job, missing in zip(jobs, lacking, strict=True)
         for word in job
         if (key := key_of(parse(word))) not in missing
     }
-    kept = {
-        tuple(word for word in job if (key := key_of(parse(word))) not in missing or key not in had): None
+    reduced = {
+        tuple(word for word in job if (key := key_of(parse(word))) not in missing or key not in known): None
         for job, missing in zip(jobs, lacking, strict=True)
     }
-    partial = dict.fromkeys(key for missing in lacking for key in sorted(missing & had))
-    sentences = [f"{key} does not apply to {', '.join(where(jobs, lacking, key, composer))}" for key in partial]
-    return [list(job) for job in kept], sentences
+    partial = dict.fromkeys(key for missing in lacking for key in sorted(missing & known))
+    lines = [
+        f"{key} does not apply to {', '.join(choices_without_key(jobs, lacking, key, composer))}"
+        for key in partial
+    ]
+    return [list(job) for job in reduced], lines
 
 
 def missing_keys(job: Sequence[str], composer: Composer) -> Iterator[str]:
-    """Yield the keys of a job's overrides that its config lacks; of a key to add, its group counts."""
+    """Yield the keys of a job's overrides that its config lacks; ``+key`` needs only the parent group."""
     config = composer.choose(job)
     introduced: list[str] = []
     for override in map(parse, job):
@@ -270,24 +283,24 @@ def missing_keys(job: Sequence[str], composer: Composer) -> Iterator[str]:
         if override.is_hydra_override() or composer.is_choice(override):
             continue
         adds = override.is_add() or override.is_force_add()
-        if not (config_has(config, override, adds) or any(is_at_or_below(key, own) for own in introduced)):
+        if not (config_has(config, override, adds) or any(is_at_or_below(key, new) for new in introduced)):
             yield key_of(override)
         if adds or isinstance(override.value(), dict):
             introduced.append(key)
 
 
 def config_has(config: DictConfig, override: Override, adds: bool) -> bool:
-    """Return whether a config has the key of an override, or the group that a key is added to."""
+    """Return True if a config has the key of an override, or the parent group if the override adds a key."""
     parent, _, name = override.key_or_group.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if isinstance(node, ListConfig):
         return True
     is_group = isinstance(node, DictConfig) and not node._is_none()
-    return is_group and (adds or name in node.keys())  # noqa: SIM118 - `in` leaves out what is missing
+    return is_group and (adds or name in node.keys())  # noqa: SIM118 - `in` is False for keys with a missing value
 
 
-def where(jobs: Jobs, lacking: Sequence[set[str]], key: str, composer: Composer) -> list[str]:
-    """Return the choices of a key's group that lack it, or the names of the jobs where those do not tell."""
+def choices_without_key(jobs: Jobs, lacking: Sequence[set[str]], key: str, composer: Composer) -> list[str]:
+    """Return the choices of a key's group that lack the key, or job names if these are ambiguous."""
     group = key.partition(".")[0]
     labels = [f"{group}={composer.choose(job).hydra.runtime.choices.get(group)}" for job in jobs]
     without = {label for label, missing in zip(labels, lacking, strict=True) if key in missing}

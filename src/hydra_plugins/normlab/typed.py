@@ -1,4 +1,4 @@
-"""Refuses overrides on the command line that would have no effect, each with the remedy."""
+"""Rejects command-line overrides that would have no effect; the entry is :func:`require_effective`."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,33 +13,33 @@ from hydra.plugins.config_source import ConfigLoadError
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config.schema import OF_THE_VERDICT
+from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError, nearest
 
-ONE_OF_EACH = ("data", "net", "model", "optimizer", "scheduler", "trainer")
-"""The groups whose options exclude each other; options of the others, as probes, may be combined in a list."""
+EXCLUSIVE_GROUPS = ("data", "net", "model", "optimizer", "scheduler", "trainer")
+"""Groups with one option per run; options of other groups, such as probes, may be combined in a list."""
 
 PLUGINS = ("sweeper", "launcher")
-SET_BY_HYDRA = "as Hydra sets it itself; leave it out"
-OF_THE_SWEEP = ("timing", *OF_THE_VERDICT)
-"""Keys that have one value for all runs of a sweep."""
-ALWAYS = {
+SET_BY_HYDRA = "because Hydra sets it; leave it out"
+SWEEP_KEYS = ("timing", *REPORT_KEYS)
+"""Keys that must have the same value in all runs of a sweep."""
+INEFFECTIVE = {
     "hydra.runtime": SET_BY_HYDRA,
     "hydra.overrides": SET_BY_HYDRA,
     "hydra.job.override_dirname": SET_BY_HYDRA,
     "hydra.job.config_name": SET_BY_HYDRA,
 }
-IN_A_RUN = {
+INEFFECTIVE_IN_RUN = {
     "hydra.sweep": "in a single run, whose folder is hydra.run.dir; a sweep needs -m",
     **dict.fromkeys(
         ("hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher"), "in a single run; a sweep needs -m"
     ),
 }
-IN_A_SWEEP = {
+INEFFECTIVE_IN_SWEEP = {
     "hydra.run": "in a sweep, whose folder is hydra.sweep.dir",
-    **dict.fromkeys(("hydra.job.num", "hydra.job.id"), "in a sweep, whose jobs Hydra numbers; leave it out"),
+    **dict.fromkeys(("hydra.job.num", "hydra.job.id"), "in a sweep, where Hydra numbers the jobs; leave it out"),
 }
-IN_A_POPULATION = {
+INEFFECTIVE_IN_POPULATION = {
     **dict.fromkeys(
         ("hydra.job_logging", "hydra/job_logging"),
         "with hydra/launcher=population, which writes train.log itself; add hydra/launcher=basic",
@@ -49,7 +49,7 @@ IN_A_POPULATION = {
 
 @cache
 def parse(word: str) -> Override:
-    """Parse an override as Hydra does; the jobs of a sweep have most of theirs in common."""
+    """Parse an override with Hydra's parser; cached, as the jobs of a sweep share most overrides."""
     return OverridesParser.create().parse_override(word)
 
 
@@ -58,53 +58,53 @@ def key_of(override: Override) -> str:
     return override.get_key_element().lstrip("+~")
 
 
-def typed_overrides(config: DictConfig) -> list[Override]:
-    """Return the overrides of the command line, interpolations as written."""
+def command_line_overrides(config: DictConfig) -> list[Override]:
+    """Return the overrides of the command line, with interpolations unresolved."""
     words: Any = OmegaConf.to_container(config.hydra.overrides)
     return [parse(word) for word in (*words["task"], *words["hydra"])]
 
 
 def is_at_or_below(key: str, parent: str) -> bool:
-    """Return whether a dotted key is ``parent`` or below it."""
+    """Return True if a dotted key equals ``parent`` or lies below it."""
     return key == parent or key.startswith(f"{parent}.")
 
 
-def was_typed(config: DictConfig, key: str) -> bool:
-    """Return whether a key, or a mapping that holds it, was set on the command line."""
+def is_overridden(config: DictConfig, key: str) -> bool:
+    """Return True if a key, a key below it or a mapping that contains it was set on the command line."""
     return any(
-        is_at_or_below(own, key) or (is_at_or_below(key, own) and isinstance(override.value(), dict))
-        for override in typed_overrides(config)
-        if not override.is_delete() and (own := key_of(override))
+        is_at_or_below(set_key, key) or (is_at_or_below(key, set_key) and isinstance(override.value(), dict))
+        for override in command_line_overrides(config)
+        if not override.is_delete() and (set_key := key_of(override))
     )
 
 
 def require_effective(config: DictConfig, is_sweep: bool) -> None:
-    """Refuse overrides without effect in a run, or in a sweep.
+    """Reject overrides of the command line that have no effect in a single run, or in a sweep.
 
     Raises:
-        ConfigError: the override, why it has none, and the remedy.
+        ConfigError: for the first such override, with the reason and the remedy.
     """
-    overrides = typed_overrides(config)
+    overrides = command_line_overrides(config)
     require_distinct(overrides)
-    require_one_of_each(overrides)
-    refuse_below(overrides, ALWAYS | (IN_A_SWEEP if is_sweep else IN_A_RUN))
+    require_single_option(overrides)
+    refuse_below(overrides, INEFFECTIVE | (INEFFECTIVE_IN_SWEEP if is_sweep else INEFFECTIVE_IN_RUN))
     for override in overrides:
         if override.is_add() or override.is_force_add():
-            require_known(config, override)
+            require_known_hydra_key(config, override)
     if not is_sweep:
         return
     for override in overrides:
         key = key_of(override)
-        if key in OF_THE_SWEEP and override.is_sweep_override():
+        if key in SWEEP_KEYS and override.is_sweep_override():
             raise ConfigError(
-                f"{key} must be the same for a whole sweep, got {override.input_line}; give it one value"
+                f"{key} must be the same in all runs of a sweep, got {override.input_line}; give it one value"
             )
     for part in PLUGINS:
         require_arguments(config, part)
 
 
 def refuse_below(overrides: Sequence[Override], reasons: Mapping[str, str]) -> None:
-    """Refuse overrides of the keys of ``reasons`` and of those below them."""
+    """Raise :class:`ConfigError` for overrides at or below a key of ``reasons``, with its reason."""
     for override in overrides:
         for key, reason in reasons.items():
             if is_at_or_below(key_of(override), key):
@@ -112,14 +112,14 @@ def refuse_below(overrides: Sequence[Override], reasons: Mapping[str, str]) -> N
 
 
 def require_distinct(overrides: Sequence[Override]) -> None:
-    """Refuse a key that is given two values: the first would be forgotten."""
-    given: dict[str, Override] = {}
+    """Raise :class:`ConfigError` for a key set to two values; Hydra would ignore the first."""
+    first: dict[str, Override] = {}
     for override in overrides:
         if override.is_delete():
-            given.pop(key_of(override), None)
+            first.pop(key_of(override), None)
             continue
         key = key_of(override)
-        other = given.setdefault(key, override)
+        other = first.setdefault(key, override)
         if (
             other is override
             or other._value == override._value
@@ -128,13 +128,11 @@ def require_distinct(overrides: Sequence[Override]) -> None:
             continue
         if key == "hydra.mode":
             raise ConfigError(f"{other.input_line} has no effect with -m; leave out one of the two")
-        raise ConfigError(
-            f"{key} is given twice, as {other.input_line} and {override.input_line}; keep one of them"
-        )
+        raise ConfigError(f"{key} is set twice, by {other.input_line} and {override.input_line}; keep one of them")
 
 
-def require_known(config: DictConfig, override: Override) -> None:
-    """Refuse a key that was added where Hydra has none of that name and nothing reads it."""
+def require_known_hydra_key(config: DictConfig, override: Override) -> None:
+    """Raise :class:`ConfigError` for an added ``hydra.…`` key that Hydra's schema lacks."""
     parent, _, name = override.key_or_group.rpartition(".")
     if not is_at_or_below(parent, "hydra") or any(is_at_or_below(parent, f"hydra.{part}") for part in PLUGINS):
         return
@@ -148,11 +146,11 @@ def require_known(config: DictConfig, override: Override) -> None:
         raise ConfigError(f"{override.key_or_group}: Hydra has no such key{hint}")
 
 
-def require_one_of_each(overrides: Iterable[Override]) -> None:
-    """Refuse several options of a group that has one: ``model=[bn,nobn]``."""
+def require_single_option(overrides: Iterable[Override]) -> None:
+    """Raise :class:`ConfigError` for a list of options of an exclusive group: ``model=[bn,nobn]``."""
     for override in overrides:
         group, chosen = key_of(override), override.value()
-        if group in ONE_OF_EACH and isinstance(chosen, list):
+        if group in EXCLUSIVE_GROUPS and isinstance(chosen, list):
             several = ",".join(map(str, chosen))
             raise ConfigError(
                 f"{group}=[{several}]: a run has one {group}; choose one, or train each in a sweep: "
@@ -161,13 +159,13 @@ def require_one_of_each(overrides: Iterable[Override]) -> None:
 
 
 def require_arguments(config: DictConfig, part: str) -> None:
-    """Refuse arguments that a sweep's launcher or sweeper does not have, and a class other than the chosen one."""
+    """Raise :class:`ConfigError` for unknown arguments or another ``_target_`` of a launcher or sweeper."""
     node, choice = config.hydra[part], config.hydra.runtime.choices[f"hydra/{part}"]
-    how = f"choose with hydra/{part}=…, in a file by its defaults: - override /hydra/{part}: …"
+    remedy = f"choose with hydra/{part}=…, or in the defaults of a file with - override /hydra/{part}: …"
     chosen = target_of_option(part, str(choice))
     if chosen not in (None, node._target_):
         raise ConfigError(
-            f"hydra.{part}._target_ must be that of hydra/{part}={choice}, {chosen}, got {node._target_}; {how}"
+            f"hydra.{part}._target_ must be that of hydra/{part}={choice}, {chosen}, got {node._target_}; {remedy}"
         )
     parameters = inspect.signature(get_object(node._target_)).parameters
     for key in target_arguments(node):
@@ -177,7 +175,7 @@ def require_arguments(config: DictConfig, part: str) -> None:
 
 
 def target_of_option(part: str, option: str) -> str | None:
-    """Return the ``_target_`` that a package stored for a launcher or sweeper; None for one of a YAML file."""
+    """Return the ``_target_`` that ConfigStore holds for a launcher or sweeper; None for a YAML option."""
     try:
         node: Any = ConfigStore.instance().load(f"hydra/{part}/{option}.yaml").node
     except ConfigLoadError:
@@ -186,5 +184,5 @@ def target_of_option(part: str, option: str) -> str | None:
 
 
 def target_arguments(node: DictConfig) -> Iterator[str]:
-    """Yield the keys of a node that are arguments of its ``_target_``."""
+    """Yield the keys of a node that its ``_target_`` receives: all without a leading underscore."""
     yield from (str(key) for key in node if not str(key).startswith("_"))

@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf as one line with a remedy; see :func:`format_error`."""
+"""One-line messages with a remedy for errors of Hydra and OmegaConf; see :func:`format_error`."""
 
 import re
 import shlex
@@ -17,23 +17,23 @@ from normlab.config.renames import RENAMED_KEYS
 from normlab.config.validation import is_group, keys_of, parameters_of, supplied
 from normlab.errors import first_line, nearest
 
-MAIN = "train.yaml"
-"""The file that keys are looked up in; another entry script may have its configuration elsewhere."""
+MAIN_CONFIG = "train.yaml"
+"""The primary config of ``train.py``; other entry scripts may not have it, and then keys are not looked up."""
 
 
 def find_line(text: str, folders: Iterable[Path]) -> str | None:
-    """Return the first file and line of YAML below the folders that holds a text, None if none does."""
+    """Return "file, line N" of the first YAML line below ``folders`` that contains ``text``, or None."""
     for folder in folders:
         for path in sorted(folder.rglob("*.yaml")):
             for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
-                # An interpolation without its brace is not found in one that is closed.
+                # An interpolation that lacks its closing brace must not match a complete one.
                 if text in line and f"{text}}}" not in line:
                     return f"{relative_path(path)}, line {number}"
     return None
 
 
 def relative_path(path: Path) -> str:
-    """Return a path relative to the current folder where it is below it, as it is otherwise."""
+    """Return ``path`` relative to the working directory if it lies below it, otherwise unchanged."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
@@ -42,7 +42,7 @@ REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
     (r"Could not override '([^']+)'", lambda key, conf: f"{key}: {unknown_key(key, conf)}"),
     (
         r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'",
-        lambda word, _: f"{word}: several values are a sweep, which needs -m: python train.py -m {word}",
+        lambda word, _: f"{word}: several values make a sweep, which needs -m: python train.py -m {word}",
     ),
     (
         r"Could not delete from config. '([^']+)' does not exist",
@@ -61,15 +61,15 @@ REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
         lambda word, _: f"++{word}: a group is chosen without ++; write {word}",
     ),
 )
-"""Patterns of Hydra's messages, each with the function from the word it captures to our line."""
+"""Regular expressions for Hydra's messages, each with a function ``(captured text, conf) -> our message``."""
 
 
 def format_error(error: BaseException, conf: Path) -> str:
-    """Return one line for what went wrong; a mistyped key or option comes with the nearest right one."""
+    """Return a one-line message for an error; misspelled keys and options get a "did you mean" hint."""
     text = str(error)
     for pattern, remedy in REMEDIES:
-        if found := re.match(pattern, text):
-            return remedy(found[1], conf)
+        if match := re.match(pattern, text):
+            return remedy(match[1], conf)
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{relative_path(Path(mark.name))}, line {mark.line + 1}: cannot be read as YAML: {error.problem}"
@@ -78,8 +78,8 @@ def format_error(error: BaseException, conf: Path) -> str:
         meant, options = nearest(option, error.options), ", ".join(error.options)
         return f"{group}={option}: no such option; did you mean {meant}? There are {options}"
     if isinstance(error, OverrideParseException) or text.startswith("Error parsing override"):
-        what = getattr(error, "override", None) or text.partition("'")[2].partition("'")[0]
-        return f"cannot read {what}: write key=value, without spaces{quoting(what)}"
+        override = getattr(error, "override", None) or text.partition("'")[2].partition("'")[0]
+        return f"cannot read {override}: write key=value, without spaces{quoting(override)}"
     if isinstance(error, InstantiationException) and error.__cause__:
         return first_line(error.__cause__)
     if isinstance(error.__cause__, GrammarParseError):
@@ -90,7 +90,7 @@ def format_error(error: BaseException, conf: Path) -> str:
 
 
 def quoting(override: str) -> str:
-    """Return advice on quoting an override that Hydra cannot read, with the words to type in a shell.
+    """Return a hint with the shell quoting of an override that Hydra cannot parse, empty if none applies.
 
     >>> print(quoting("data.target_column=median value ($)"))
     ; a value with spaces or special characters is quoted twice: 'data.target_column="median value ($)"'
@@ -104,56 +104,56 @@ def quoting(override: str) -> str:
 
 
 def syntax_error(error: GrammarParseError, conf: Path) -> str:
-    """Return one line for an interpolation that cannot be read, with the file and line that it is written in."""
-    written = re.search(r"input '(.*)'", str(error))
-    place = find_line(written[1], [*typed_folders(), conf]) if written else None
-    return f"{f'{place}: ' if place else ''}an interpolation is ${{key}}: {first_line(error)}"
+    """Return a message for a malformed interpolation, with its file and line."""
+    interpolation = re.search(r"input '(.*)'", str(error))
+    location = find_line(interpolation[1], [*config_folders(), conf]) if interpolation else None
+    return f"{f'{location}: ' if location else ''}an interpolation is ${{key}}: {first_line(error)}"
 
 
-def typed_folders() -> list[Path]:
-    """Return the folders of configuration that were named on the command line."""
-    given, _ = get_args_parser().parse_known_args(sys.argv[1:])
-    return [Path(folder) for folder in (given.config_dir, given.config_path) if folder]
+def config_folders() -> list[Path]:
+    """Return the folders given by ``--config-dir`` and ``--config-path``."""
+    options, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    return [Path(folder) for folder in (options.config_dir, options.config_path) if folder]
 
 
 def suggest_removal(key: str, conf: Path) -> str:
-    """Return the remedy for removing a key that is null or missing."""
-    if not (conf / MAIN).is_file():
+    """Return the remedy for ``~key`` of a key that is null or missing."""
+    if not (conf / MAIN_CONFIG).is_file():
         return "no such key, or null"
-    if key in keys_of(composed(key, conf)):
+    if key in keys_of(compose_for_key(key, conf)):
         return f"{key} is null, which cannot be removed; write {key}=… to set it"
     return f"no such key; {suggest_key(key, conf)}"
 
 
 def unknown_key(key: str, conf: Path) -> str:
-    """Return the reason why a key cannot be set, and the remedy."""
+    """Return the reason and the remedy for an override of a key that cannot be set."""
     if key in RENAMED_KEYS:
         return f"the key is now {RENAMED_KEYS[key]}"
-    if not (conf / MAIN).is_file():
+    if not (conf / MAIN_CONFIG).is_file():
         return f"no such key; to add it write +{key}=…"
-    config = composed(key, conf)
+    config = compose_for_key(key, conf)
     if key in keys_of(config):
         grouped = is_group(OmegaConf.select(config, key))
         fixed = f"its keys are fixed; to add one write +{key}=…"
-        return fixed if grouped else "the choices and values typed besides leave it out; leave this out too"
+        return fixed if grouped else "the other overrides remove this key; leave out this override"
     return f"no such key; {suggest_key(key, conf)}"
 
 
-def composed(key: str, conf: Path) -> DictConfig:
-    """Return the configuration that has a key, with Hydra's part for a key of Hydra's."""
-    folders = [conf, *typed_folders()]
-    searched = ",".join(f"'file://{folder.absolute()}'" for folder in folders[1:])
-    words = [f"hydra.searchpath=[{searched}]", *typed_choices(folders)]
+def compose_for_key(key: str, conf: Path) -> DictConfig:
+    """Compose the configuration to look up ``key`` in; it includes Hydra's own part for a key ``hydra.…``."""
+    folders = [conf, *config_folders()]
+    search_path = ",".join(f"'file://{folder.absolute()}'" for folder in folders[1:])
+    words = [f"hydra.searchpath=[{search_path}]", *chosen_options(folders)]
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         return compose("train", words, return_hydra_config=key.startswith("hydra."))
 
 
 def suggest_key(key: str, conf: Path) -> str:
-    """Return the remedy for a key that the configuration does not have."""
-    config = composed(key, conf)
+    """Return a hint for an unknown key: an option that has it, a ``+key=`` form, or the most similar key."""
+    config = compose_for_key(key, conf)
     group, _, rest = key.partition(".")
     if rest in free_arguments(config, group):
-        return f"to hand {rest} to {config[group]._target_}, write +{key}="
+        return f"to pass {rest} to {config[group]._target_}, write +{key}="
     options = [path.stem for path in sorted((conf / group).glob("*.yaml"))]
     having = [option for option in options if rest and option_has(conf / group / f"{option}.yaml", rest)]
     if having:
@@ -162,17 +162,17 @@ def suggest_key(key: str, conf: Path) -> str:
     node = OmegaConf.select(config, parent) if parent else None
     if not is_group(node) or not node:
         keys = keys_of(config)
-        same = [known for known in keys if known.rpartition(".")[2] == name]
-        return f"did you mean {nearest(key, same or keys)}?"
+        same_name = [other for other in keys if other.rpartition(".")[2] == name]
+        return f"did you mean {nearest(key, same_name or keys)}?"
     arguments = free_arguments(config, parent)
     if name in arguments:
-        return f"to hand {name} to {node._target_}, write +{key}="
-    meant = nearest(name, sorted(arguments | set(node)))
-    return f"did you mean {'' if meant in node else '+'}{parent}.{meant}?"
+        return f"to pass {name} to {node._target_}, write +{key}="
+    suggestion = nearest(name, sorted(arguments | set(node)))
+    return f"did you mean {'' if suggestion in node else '+'}{parent}.{suggestion}?"
 
 
 def free_arguments(config: DictConfig, path: str) -> set[str]:
-    """Return the arguments that the ``_target_`` of a group takes from the configuration, if it has one."""
+    """Return the arguments of a group's ``_target_`` that the configuration may set, empty without one."""
     node = OmegaConf.select(config, path)
     target = node.get("_target_") if is_group(node) else None
     if not target:
@@ -181,8 +181,8 @@ def free_arguments(config: DictConfig, path: str) -> set[str]:
     return set(parameters) - supplied(node, parameters)
 
 
-def typed_choices(folders: Sequence[Path]) -> list[str]:
-    """Return the group choices among the words of the command line, the first of several."""
+def chosen_options(folders: Sequence[Path]) -> list[str]:
+    """Return the group choices on the command line; of a swept choice, the first option."""
     words = [word.partition("=") for word in sys.argv[1:]]
     choices = [(group, options.partition(",")[0]) for group, _, options in words]
     return [
@@ -193,5 +193,5 @@ def typed_choices(folders: Sequence[Path]) -> list[str]:
 
 
 def option_has(path: Path, key: str) -> bool:
-    """Return whether an option's file has a key."""
+    """Return True if the YAML file of an option has a key."""
     return key in keys_of(OmegaConf.load(path))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Keys and targets that were renamed or added: configurations recorded before are read as if written today."""
+"""Renamed keys and moved ``_target_`` paths; :func:`updated` migrates configurations of older records."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,22 +16,22 @@ MOVED_TARGETS = {
 }
 
 DEFAULTS_BEFORE = {"replicate": "seed"}
-"""Values of keys in records from before the keys existed."""
+"""Values of keys that older records lack."""
 
 
 def updated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded configuration with the keys and targets of today.
+    """Return a recorded configuration with current keys and ``_target_`` paths.
 
     >>> updated({"warmup": 3, "net": {"_target_": "normlab.models.SourceMLP"}})
     {'replicate': 'seed', 'stats_warmup_epochs': 3, 'net': {'_target_': 'normlab.source_experiments.SourceMLP'}}
     """
-    if not config:  # of a run that left no configuration
+    if not config:  # the run left no configuration
         return {}
     return DEFAULTS_BEFORE | {RENAMED_KEYS.get(key, key): with_moved_targets(node) for key, node in config.items()}
 
 
 def updated_override(override: str) -> str:
-    """Return a recorded override with the key of today.
+    """Return a recorded override with the current name of its key.
 
     >>> updated_override("warmup=3"), updated_override("seed=1")
     ('stats_warmup_epochs=3', 'seed=1')
@@ -41,7 +41,7 @@ def updated_override(override: str) -> str:
 
 
 def with_moved_targets(node: Any) -> Any:
-    """Return a part of a configuration with every ``_target_`` that has moved replaced."""
+    """Replace moved ``_target_`` paths in a part of a configuration."""
     if isinstance(node, dict):
         return {
             key: MOVED_TARGETS.get(value, value) if key == "_target_" else with_moved_targets(value)

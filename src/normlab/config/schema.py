@@ -1,8 +1,7 @@
-"""What a person may choose, and what is refused before anything trains.
+"""Schemas of the configuration: the keys of each section, their types and their limits.
 
-The values live in ``conf/``; the dataclasses here give each section its keys, types and limits. A section with a
-``_target_`` may further hold whatever that callable takes by name: Hydra's ``_target_`` is the only registry.
-:mod:`normlab.config.validation` holds a composed configuration against them.
+Default values are in ``conf/``. A section with a ``_target_`` also accepts the arguments of that callable.
+:func:`normlab.config.validation.check` validates a composed configuration against these dataclasses.
 """
 
 import math
@@ -20,20 +19,21 @@ MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 LOSS_NAMES = ("squared_error",)
 REPLICATES = ("data", "seed")
-OF_THE_VERDICT = ("baseline", "margin", "pairs", "max_replicates")
-"""Keys that the report alone reads: they change nothing that a run computes."""
+REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
+"""Keys that only the report reads; they do not affect training."""
 
 DEFAULT_DATA_SEED = 42
 STATISTICS = ("running", "reestimated", "batch")
-SEED_RANGE = "a whole number from 0 to 2^63 - 1"
+SEED_RANGE = "an integer from 0 to 2^63 - 1"
 
 
 @dataclass(kw_only=True, eq=False)
 class DataConfig:
-    """Sizes of the three splits, the batch, the seed that data are drawn and split with, and what is rescaled.
+    """Split sizes, batch size, the seed for drawing and splitting the data, and standardization.
 
-    ``standardize`` takes the training split's mean and standard deviation out of the inputs of all splits,
-    ``standardize_target`` out of their regression targets; losses are then in units of the targets' variance.
+    ``standardize`` centers and scales the inputs of all splits with the training split's mean and standard
+    deviation; ``standardize_target`` does so for regression targets, so that a squared error is in units of their
+    variance.
     """
 
     train: int
@@ -56,7 +56,7 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """A normalizer: what a net puts into its slots; each part null or a ``_target_``."""
+    """A normalizer: a layer for rows, one for images and a weight transform; each null or a ``_target_``."""
 
     norm: Any = None
     norm2d: Any = None
@@ -65,8 +65,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for part in fields(self):
             value = getattr(self, part.name)
-            made = value is None or (isinstance(value, Mapping) and "_target_" in value)
-            require(made, f"model.{part.name}", "null or a node with a _target_", value)
+            instantiable = value is None or (isinstance(value, Mapping) and "_target_" in value)
+            require(instantiable, f"model.{part.name}", "null or a node with a _target_", value)
             momentum, eps = (value.get(name) if value else None for name in ("momentum", "eps"))
             if momentum is not None:
                 inside = isinstance(momentum, int | float) and 0 <= momentum <= 1
@@ -78,7 +78,7 @@ class ModelConfig:
 
 @dataclass
 class NetConfig:
-    """An architecture; its keys are the arguments of its ``_target_``, which checks their values."""
+    """An architecture; its keys are the arguments of its ``_target_``, which validates their values."""
 
     hidden: list[int] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
@@ -87,9 +87,9 @@ class NetConfig:
 
 @dataclass
 class OptimizerConfig:
-    """The numbers that optimizers share; the rest are the arguments of its ``_target_``.
+    """Hyperparameters common to the optimizers; other keys are arguments of the ``_target_``.
 
-    Their values here stand for keys that are not given: the ``_target_`` has defaults of its own.
+    The defaults here only let validation pass for missing keys; training uses the defaults of the ``_target_``.
     """
 
     lr: float = 1.0
@@ -111,7 +111,7 @@ class OptimizerConfig:
 
 @dataclass
 class SchedulerConfig:
-    """A learning-rate schedule; its keys are the arguments of its ``_target_``, without which it has none."""
+    """A learning-rate schedule; its keys are the arguments of its ``_target_``, if it has one."""
 
     step_size: int = 1
     gamma: float = 0.1
@@ -133,7 +133,7 @@ class SchedulerConfig:
 
 @dataclass
 class TrainerConfig:
-    """What the training loop adds to the arguments of ``pytorch_lightning.Trainer``."""
+    """Arguments of ``pytorch_lightning.Trainer`` with limits, and normlab's ``threads`` and ``compile``."""
 
     max_epochs: int = MISSING
     precision: str = "32-true"
@@ -145,7 +145,7 @@ class TrainerConfig:
     devices: int = 1
 
     def __post_init__(self) -> None:
-        require(self.devices == 1, "trainer.devices", "1: a run is trained on one device", self.devices)
+        require(self.devices == 1, "trainer.devices", "1: each run trains on one device", self.devices)
         require(self.max_epochs >= 0, "trainer.max_epochs", "0 or more", self.max_epochs)
         precisions = ("32-true", "64-true")
         require(self.precision in precisions, "trainer.precision", " or ".join(precisions), self.precision)
@@ -173,7 +173,7 @@ class EarlyStoppingConfig:
 
 @dataclass
 class CallbacksConfig:
-    """What watches a run; ``extra`` holds any further Lightning callback by its ``_target_``."""
+    """Early stopping, and in ``extra`` further Lightning callbacks by ``_target_``."""
 
     early_stopping: EarlyStoppingConfig | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class CallbacksConfig:
 
 @dataclass
 class LoggerConfig:
-    """Where curves go besides ``curves.csv``; ``extra`` holds further Lightning loggers by ``_target_``."""
+    """Loggers besides ``curves.csv``: TensorBoard, and Lightning loggers by ``_target_`` in ``extra``."""
 
     tensorboard: bool = True
     flush_seconds: float = 5.0
@@ -193,7 +193,7 @@ class LoggerConfig:
 
 @dataclass
 class Config:
-    """A run: what ``python train.py`` composes, apart from the groups, each of which has a schema of its own."""
+    """The top-level keys of a run; each group in :data:`SECTIONS` has its own schema."""
 
     seed: int
     optimized_metric: str
@@ -219,9 +219,9 @@ class Config:
         every = self.train_eval_every
         require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
         named = self.baseline is None or self.baseline.strip() != ""
-        require(named, "baseline", "null or a setting that is compared, as ln", repr(self.baseline))
+        require(named, "baseline", "null or one of the compared settings, such as ln", repr(self.baseline))
         close = self.margin is None or (math.isfinite(self.margin) and self.margin > 0)
-        require(close, "margin", "null or a finite number > 0, as 0.05 for 5 %", self.margin)
+        require(close, "margin", "null or a finite number > 0, such as 0.05 for 5 %", self.margin)
         most = self.max_replicates
         require(most is None or most >= 2, "max_replicates", "null or at least 2 replicates", most)
         require(self.stats_warmup_epochs >= 0, "stats_warmup_epochs", "0 or more epochs", self.stats_warmup_epochs)
@@ -230,13 +230,13 @@ class Config:
         for group in ("metrics", "probes"):
             for name, node in getattr(self, group).items():
                 require_name(group, str(name))
-                made = isinstance(node, Mapping) and "_target_" in node
-                require(made, f"{group}.{name}", "a node with a _target_", node)
+                instantiable = isinstance(node, Mapping) and "_target_" in node
+                require(instantiable, f"{group}.{name}", "a node with a _target_", node)
         direction_of(self.optimized_metric, self.direction, "optimized_metric")
 
 
 def require_name(group: str, name: str) -> None:
-    """Refuse the name of a metric or a probe that files cannot hold, or that a metric of the task has.
+    """Raise :class:`ConfigError` for metric or probe names unfit for files, or used by a task metric.
 
     >>> require_name("probes", "a,b")
     Traceback (most recent call last):
@@ -246,7 +246,7 @@ def require_name(group: str, name: str) -> None:
         raise ConfigError(f"{group} must have names of letters, digits, _ and -, got {name!r}; rename it")
     if group == "metrics" and name in OWN_METRICS:
         own = ", ".join(OWN_METRICS)
-        raise ConfigError(f"metrics.{name} must have another name than the task's own {own}; as metrics.my_{name}")
+        raise ConfigError(f"metrics.{name} must not have the name of a task metric ({own}); use metrics.my_{name}")
 
 
 SECTIONS = {
@@ -272,20 +272,20 @@ EXAMPLES = {
     "seed": "0",
     "optimized_metric": "val/loss",
 }
-"""A value of each key that has no default, for the error that names a missing one."""
+"""An example value for each key without a default, shown if the key is missing."""
 
 
 def direction_of(metric: str, direction: str | None, key: str = "optimized_metric") -> str:
-    """Return ``"min"`` or ``"max"``: as given, or what the metric's name is known for.
+    """Return ``"min"`` or ``"max"``: ``direction`` if given, otherwise the known direction of the metric.
 
     >>> direction_of("val/loss", None), direction_of("val/acc", None), direction_of("val/f1", "max")
     ('min', 'max', 'max')
     """
     split, _, name = metric.partition("/")
-    require(split in ("train", "val") and name != "", key, "train/… or val/…, as val/loss", metric)
+    require(split in ("train", "val") and name != "", key, "train/… or val/…, such as val/loss", metric)
     if direction is None:
         known = name in MINIMIZED + MAXIMIZED
-        require(known, key, f"one of {', '.join(MINIMIZED + MAXIMIZED)}, or come with direction", metric)
+        require(known, key, f"one of {', '.join(MINIMIZED + MAXIMIZED)} unless direction is set", metric)
         return "min" if name in MINIMIZED else "max"
     require(direction in ("min", "max"), "direction", "min, max or null", direction)
     return direction

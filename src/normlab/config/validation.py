@@ -1,4 +1,4 @@
-"""Holding a composed configuration against the schemas: unknown keys, other types, impossible values."""
+"""Validation of a composed configuration: its keys, types and limits; see :func:`check`."""
 
 import inspect
 import json
@@ -25,61 +25,61 @@ from normlab.errors import ConfigError, first_line, is_near, nearest, require
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
-WORDS = {
-    int: "a whole number",
+TYPE_NAMES = {
+    int: "an integer",
     float: "a number",
     bool: "true or false",
-    str: "a word",
-    list[int]: "a list of whole numbers",
-    int | None: "null or a whole number",
+    str: "a string",
+    list[int]: "a list of integers",
+    int | None: "null or an integer",
     float | None: "null or a number",
-    str | None: "null or a word",
+    str | None: "null or a string",
 }
 
-WHOLE = "Lightning is handed an epoch at a time"
-ONE_DEVICE = "a run is trained on one device"
-NOT_USED = "Lightning's own of this is not used"
-NOT_HERE = {
-    "max_steps": f"{WHOLE}; use trainer.max_epochs",
-    "min_steps": f"{WHOLE}; use callbacks=early_stopping",
+WHOLE_EPOCHS = "Lightning runs whole epochs here, not single batches"
+ONE_DEVICE = "each run trains on one device"
+NOT_USED = "this feature of Lightning is not used"
+UNSUPPORTED_TRAINER_ARGUMENTS = {
+    "max_steps": f"{WHOLE_EPOCHS}; use trainer.max_epochs",
+    "min_steps": f"{WHOLE_EPOCHS}; use callbacks=early_stopping",
     "min_epochs": "early stopping counts validations; use callbacks.early_stopping.patience",
-    "max_time": "how long a run takes must not change its result; use trainer.max_epochs",
-    "limit_train_batches": f"{WHOLE}; use data.train",
-    "limit_val_batches": f"{WHOLE}; use data.val",
-    "limit_test_batches": f"{WHOLE}; use data.test",
-    "limit_predict_batches": "nothing is predicted; load checkpoints/best.pt to predict",
-    "overfit_batches": f"{WHOLE}; use experiment=overfit",
-    "val_check_interval": f"{WHOLE}; use trainer.check_val_every_n_epoch",
-    "accumulate_grad_batches": f"{WHOLE}; use data.batch_size",
-    "log_every_n_steps": f"{WHOLE}, and every epoch is logged; use trainer.check_val_every_n_epoch",
-    "reload_dataloaders_every_n_epochs": "the data are in memory; remove it",
-    "num_sanity_val_steps": "every run is tried by a step and a validation before anything trains; remove it",
+    "max_time": "results must not depend on the speed of the machine; use trainer.max_epochs",
+    "limit_train_batches": f"{WHOLE_EPOCHS}; use data.train",
+    "limit_val_batches": f"{WHOLE_EPOCHS}; use data.val",
+    "limit_test_batches": f"{WHOLE_EPOCHS}; use data.test",
+    "limit_predict_batches": "runs make no predictions; load checkpoints/best.pt to predict",
+    "overfit_batches": f"{WHOLE_EPOCHS}; use experiment=overfit",
+    "val_check_interval": f"{WHOLE_EPOCHS}; use trainer.check_val_every_n_epoch",
+    "accumulate_grad_batches": f"{WHOLE_EPOCHS}; use data.batch_size",
+    "log_every_n_steps": f"{WHOLE_EPOCHS}, and logs every epoch; use trainer.check_val_every_n_epoch",
+    "reload_dataloaders_every_n_epochs": "all data are held in memory; remove it",
+    "num_sanity_val_steps": "a dry run checks one step and one validation of every run before training; remove it",
     "num_nodes": f"{ONE_DEVICE}; remove it",
     "strategy": f"{ONE_DEVICE}; use trainer.accelerator",
     "sync_batchnorm": f"{ONE_DEVICE}; remove it",
     "use_distributed_sampler": f"{ONE_DEVICE}; remove it",
-    "plugins": "they are objects, for which there is no group; use trainer.precision",
+    "plugins": "no configuration group creates plugin objects; use trainer.precision",
     "callbacks": "callbacks are a group; use +callbacks.extra.NAME._target_=…",
     "logger": "loggers are a group; use logger=csv, or +logger.extra.NAME._target_=…",
     "enable_checkpointing": f"{NOT_USED}: best.pt and last.pt are always written; remove it",
-    "enable_progress_bar": f"{NOT_USED}: a bar is shown on a terminal alone; to have none, pipe the output",
+    "enable_progress_bar": f"{NOT_USED}: a progress bar is shown only on a terminal; to hide it, pipe the output",
     "enable_model_summary": f"{NOT_USED}; use +callbacks.extra.NAME._target_=… with its ModelSummary",
-    "enable_autolog_hparams": f"{NOT_USED}: TensorBoard's HParams are always written; use logger=csv for none",
+    "enable_autolog_hparams": f"{NOT_USED}: TensorBoard gets all hyperparameters; to write none, use logger=csv",
     "model_registry": f"{NOT_USED}; remove it",
-    "profiler": f"{WHOLE}, so that it would see no step; use python -m cProfile train.py",
+    "profiler": f"{WHOLE_EPOCHS}, so a profiler would see no steps; use python -m cProfile train.py",
     "barebones": f"{NOT_USED}; use logger=csv",
 }
-"""The arguments of Lightning's Trainer that have no effect here, each with the reason and what to use instead."""
+"""Arguments of Lightning's Trainer without effect here, each with the reason and the alternative."""
 
-# What it logs about a _target_ that cannot be loaded, it raises as well.
+# Hydra logs an error for a _target_ that cannot be loaded and also raises it; the log line is redundant.
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 
 
 def check(config: DictConfig) -> None:
-    """Refuse a composed config that has a key no schema knows, a value of another type, or an impossible one.
+    """Validate a composed configuration: its keys, the types of its values, and their limits.
 
     Raises:
-        ConfigError: the key, what was expected and what came, in one line.
+        ConfigError: for the first violation, with the key, the expected value and the value found.
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -88,7 +88,7 @@ def check(config: DictConfig) -> None:
     assert isinstance(plain, dict)
     for needed in (*SECTIONS, *Config.__annotations__):
         if needed not in plain or (needed in SECTIONS and plain[needed] is None):
-            raise ConfigError(f"{needed} is missing, which every run needs; write {needed}=…, without ~{needed}")
+            raise ConfigError(f"{needed} is missing, but every run needs it; write {needed}=…, without ~{needed}")
     for key in plain:
         if key not in SECTIONS and key not in Config.__annotations__:
             refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
@@ -100,31 +100,32 @@ def check(config: DictConfig) -> None:
         check_group(name, json.dumps(plain.get(name)))
     metric, data = plain["optimized_metric"], plain["data"]
     for split in ("val", "test") if plain["statistics"] == "batch" else ():
-        expected = "0 or at least 2 as statistics=batch normalizes by it"
+        expected = "0 or at least 2, as statistics=batch normalizes with this split"
         require(data[split] != 1, f"data.{split}", expected, data[split])
-    require(data["val"] > 0 or metric.startswith("train/"), "optimized_metric", "train/… as data.val is 0", metric)
+    can_measure = data["val"] > 0 or metric.startswith("train/")
+    require(can_measure, "optimized_metric", "train/…, as data.val is 0", metric)
 
 
 def unresolved(config: DictConfig, error: OmegaConfBaseException) -> ConfigError:
-    """Return the error for an interpolation that cannot be resolved, with the key that holds it."""
-    written = raw_value(config, error.full_key or "")
+    """Return the error for an unresolvable interpolation, with the key whose value contains it."""
+    interpolation = raw_value(config, error.full_key or "")
     reason = first_line(error)
     if missing := re.match(r"Interpolation key '([^']+)' not found", reason):
         name = missing[1]
         if name.startswith("hydra."):
-            hint = f"in a run's keys, values of Hydra's are written ${{hydra:{name.removeprefix('hydra.')}}}"
+            hint = f"outside hydra.…, write Hydra's values as ${{hydra:{name.removeprefix('hydra.')}}}"
         else:
             hint = f"did you mean ${{{nearest(name, keys_of(config))}}}?"
-        reason = f"{written} refers to a key that is not there, {name}; {hint}"
+        reason = f"{interpolation} refers to a missing key, {name}; {hint}"
     elif isinstance(error, InterpolationResolutionError | UnsupportedInterpolationType):
-        reason = f"{written} cannot be resolved: {reason}"
-    found = ConfigError(f"{error.full_key}: {reason}")
-    found.written = written
-    return found
+        reason = f"{interpolation} cannot be resolved: {reason}"
+    config_error = ConfigError(f"{error.full_key}: {reason}")
+    config_error.interpolation = interpolation
+    return config_error
 
 
 def raw_value(config: DictConfig, key: str) -> str | None:
-    """Return the interpolation that a dotted key holds, as it is written; None if it holds none."""
+    """Return the unresolved interpolation at a dotted key, or None if the value is not an interpolation."""
     node: Any = config
     for part in re.findall(r"[^.\[\]]+", key):
         node = node._get_node(int(part) if isinstance(node, ListConfig) else part) if node is not None else None
@@ -132,20 +133,23 @@ def raw_value(config: DictConfig, key: str) -> str | None:
 
 
 def keys_of(node: DictConfig, path: str = "") -> list[str]:
-    """Return every dotted key of a configuration."""
+    """Return all dotted keys of a configuration, those of its groups included."""
     keys = [f"{path}{key!s}" for key in node]
     groups = {str(key): child for key, child in node.items_ex(resolve=False) if is_group(child)}
     return keys + [key for name, child in groups.items() for key in keys_of(child, f"{path}{name}.")]
 
 
 def is_group(node: Any) -> bool:
-    """Return whether a node of a configuration holds keys."""
+    """Return True if a node is a mapping, and neither null nor an interpolation."""
     return isinstance(node, DictConfig) and not (node._is_none() or node._is_interpolation())
 
 
 @lru_cache(maxsize=4096)
 def check_group(name: str, text: str) -> None:
-    """Check one group, given as JSON, once for all jobs that have it: a check takes milliseconds."""
+    """Validate one group, given as JSON.
+
+    A check takes milliseconds; JSON makes the group hashable, so that the jobs of a sweep share cached checks.
+    """
     group = json.loads(text)
     for path, node in target_nodes(group, name):
         check_target(path, node)
@@ -153,7 +157,7 @@ def check_group(name: str, text: str) -> None:
 
 
 def target_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every mapping with a ``_target_`` below ``node``, with its dotted path."""
+    """Yield ``(dotted path, mapping)`` for every mapping with a ``_target_`` in ``node``, itself included."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield path, dict(node)
@@ -162,7 +166,11 @@ def target_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any
 
 
 def parameters_of(path: str, target: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of the callable that ``target`` names."""
+    """Return the parameters of the callable at the import path ``target``.
+
+    Raises:
+        ConfigError: if the target has moved or cannot be loaded.
+    """
     if target in MOVED_TARGETS:
         raise ConfigError(f"{path}._target_={target} is now {MOVED_TARGETS[target]}")
     try:
@@ -173,62 +181,64 @@ def parameters_of(path: str, target: str) -> Mapping[str, inspect.Parameter]:
 
 
 def check_target(path: str, node: dict[str, Any]) -> None:
-    """Refuse keys that the ``_target_`` does not take, and values of another type than it asks for."""
+    """Raise :class:`ConfigError` for unknown arguments of a ``_target_``, or values of the wrong type."""
     parameters = parameters_of(path, node["_target_"])
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    own = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
-    kinds = types_of(node["_target_"])
+    schema_keys = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
+    kinds = scalar_types(node["_target_"])
     for key, value in node.items():
-        if path == "trainer" and key in NOT_HERE:
-            raise ConfigError(f"trainer.{key} has no effect here: {NOT_HERE[key]}")
+        if path == "trainer" and key in UNSUPPORTED_TRAINER_ARGUMENTS:
+            raise ConfigError(f"trainer.{key} has no effect here: {UNSUPPORTED_TRAINER_ARGUMENTS[key]}")
         if key in kinds and isinstance(value, bool | int | float | str) and not fits(value, kinds[key]):
             refuse_type(path, key, kinds[key], value)
     lr = parameters.get("lr")
     if path == "optimizer" and lr and lr.default is lr.empty and "lr" not in node:
-        raise ConfigError(f"optimizer.lr is missing, which {node['_target_']} needs; write +optimizer.lr=0.01")
-    known = set(parameters) | own
+        raise ConfigError(f"optimizer.lr is missing, but {node['_target_']} needs it; write +optimizer.lr=0.01")
+    known = set(parameters) | schema_keys
     unknown = [key for key in node if key not in known and key not in HYDRA_KEYS]
     if unknown:
         refuse_arguments(path, node["_target_"], unknown, known - supplied(node, parameters))
 
 
 def supplied(node: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> set[str]:
-    """Return the argument that a partial ``_target_`` is called with later: its first without a default."""
-    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
-    return set(needed[:1]) if node.get("_partial_") else set()
+    """Return the first required argument of a partial ``_target_``, which its caller passes later."""
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    return set(required[:1]) if node.get("_partial_") else set()
 
 
 def refuse_arguments(path: str, target: str, unknown: list[str], known: set[str]) -> None:
     """Raise :class:`ConfigError` for arguments that a ``_target_`` does not take.
 
-    A key that is nearly one of those it takes was mistyped; others may be left from another ``_target_``.
+    A key similar to a known one is a misspelling; others may remain from another ``_target_``.
     """
-    meant = nearest(unknown[0], sorted(known)) if known else ""
-    if len(unknown) == 1 and is_near(unknown[0], meant):
-        raise ConfigError(f"{path}.{unknown[0]}: {target} takes no such argument; did you mean {path}.{meant}?")
+    suggestion = nearest(unknown[0], sorted(known)) if known else ""
+    if len(unknown) == 1 and is_near(unknown[0], suggestion):
+        raise ConfigError(
+            f"{path}.{unknown[0]}: {target} takes no such argument; did you mean {path}.{suggestion}?"
+        )
     names = ", ".join(f"{path}.{key}" for key in unknown)
     removal = " ".join(f"'~{path}.{key}'" for key in unknown)
     takes = f"; it takes {', '.join(sorted(known))}" if known else ""
-    which = "no such argument" if len(unknown) == 1 else "no such arguments"
+    noun = "argument" if len(unknown) == 1 else "arguments"
     raise ConfigError(
-        f"{names}: {target} takes {which}{takes}; leave out what you added, remove the rest: {removal}"
+        f"{names}: {target} takes no such {noun}{takes}; leave out those you added, remove the others: {removal}"
     )
 
 
 @lru_cache(maxsize=1024)
-def types_of(target: str) -> dict[str, type]:
-    """Return the arguments of a callable that are a bool, an int, a float or a str, and nothing else."""
+def scalar_types(target: str) -> dict[str, type]:
+    """Return the arguments of a callable annotated as exactly bool, int, float or str, with their types."""
     called = get_object(target)
     try:
         hints = get_type_hints(called.__init__ if inspect.isclass(called) else called)
-    except (AttributeError, NameError, TypeError):  # of a callable whose annotations cannot be read
+    except (AttributeError, NameError, TypeError):  # the annotations cannot be read
         return {}
     return {name: kind for name, kind in hints.items() if kind in (bool, int, float, str)}
 
 
 def fits(value: bool | int | float | str, kind: type) -> bool:
-    """Return whether a value is of a kind; a whole number is a number too, and true is not.
+    """Return True if a value has a type; an int is accepted as a float, a bool not as a number.
 
     >>> fits(1, float), fits(True, int), fits("no", bool)
     (True, False, False)
@@ -239,7 +249,7 @@ def fits(value: bool | int | float | str, kind: type) -> bool:
 
 
 def refuse_key(path: str, key: str, known: Iterable[str], reason: str) -> None:
-    """Raise :class:`ConfigError` for an unknown key, with the nearest right one."""
+    """Raise :class:`ConfigError` for an unknown key, with the most similar known one."""
     if not path and key in RENAMED_KEYS:
         raise ConfigError(f"{key} is now {RENAMED_KEYS[key]}")
     known = sorted(known)
@@ -249,7 +259,7 @@ def refuse_key(path: str, key: str, known: Iterable[str], reason: str) -> None:
 
 
 def check_section(path: str, schema: type, node: Any) -> None:
-    """Refuse keys that the schema does not have, values of another type, and values outside its limits."""
+    """Raise :class:`ConfigError` for unknown keys, wrong types and values outside the limits of a schema."""
     if not isinstance(node, Mapping):
         raise ConfigError(f"{path} must be a group of keys, got {node}")
     known = {} if schema is SchedulerConfig and "_target_" not in node else {f.name for f in fields(schema)}
@@ -257,9 +267,9 @@ def check_section(path: str, schema: type, node: Any) -> None:
         for key in node:
             if key not in known:
                 refuse_key(path, key, known, "no such key")
-    given = {key: value for key, value in node.items() if key in known}
+    values = {key: value for key, value in node.items() if key in known}
     try:
-        checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
+        checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except OmegaConfBaseException as error:
         key = error.full_key or ""
         name = ".".join(part for part in (path, key) if part)
@@ -269,17 +279,17 @@ def check_section(path: str, schema: type, node: Any) -> None:
             raise ConfigError(
                 f"{name} is missing: write it into the YAML of {path or 'the run'}{remedy}"
             ) from error
-        if key not in given:
+        if key not in values:
             raise ConfigError(f"{name}: {first_line(error)}") from error
-        refuse_type(path, key, get_type_hints(schema)[key], given[key])
-    for key, value in given.items():
-        # The schema reads the word no as false, but what is instantiated would be handed the word.
+        refuse_type(path, key, get_type_hints(schema)[key], values[key])
+    for key, value in values.items():
+        # OmegaConf converts the string "no" to False for the schema, but the _target_ would receive the string.
         if isinstance(value, str) and not isinstance(getattr(checked, key), str):
             refuse_type(path, key, get_type_hints(schema)[key], value)
 
 
 def refuse_type(path: str, key: str, kind: Any, value: object) -> None:
-    """Raise :class:`ConfigError` for a value of another type than was expected."""
+    """Raise :class:`ConfigError` for a value of the wrong type."""
     name = f"{path}.{key}" if path else key
-    got = f"the word {value}" if isinstance(value, str) else value
-    raise ConfigError(f"{name} must be {WORDS.get(kind, kind)}, got {got}")
+    got = repr(value) if isinstance(value, str) else value
+    raise ConfigError(f"{name} must be {TYPE_NAMES.get(kind, kind)}, got {got}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
 
-from normlab.errors import naming, require
+from normlab.errors import prefix_errors, require
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor]
 """Returns one number for outputs ``(N, O)`` and targets of one net."""
@@ -106,7 +106,7 @@ def per_member_metrics(
     """
     values = {}
     for name, metric in metrics.items():
-        with naming(f"metrics.{name}"):
+        with prefix_errors(f"metrics.{name}"):
             of_members = [torch.as_tensor(metric(*member)) for member in zip(outputs, targets, strict=True)]
             shape = tuple(of_members[0].shape)
             require(shape == (), f"metrics.{name}", "one number for each net", f"shape {shape}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.config.schema import OF_THE_VERDICT, SECTIONS
+from normlab.config.schema import REPORT_KEYS, SECTIONS
 from normlab.results.result import Result
 from normlab.results.sweep import overrides, setting
 from normlab.stats.configurations import ABSENT, SEED, configuration_label, varied_keys
@@ -20,7 +20,7 @@ from normlab.stats.design import MODEL, OPTIMIZER
 WITHOUT_EFFECT = (
     *("seed", "target", "logger", "metrics", "probes", "trainer.threads", "trainer.compile", "trainer.logger"),
     *("trainer.default_root_dir", "trainer.profiler", "trainer.log_every_n_steps", "trainer.enable_checkpointing"),
-    *("trainer.enable_progress_bar", "trainer.enable_model_summary", *OF_THE_VERDICT),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", *REPORT_KEYS),
 )
 """Keys and groups of keys that cannot change the result of a run, and its seed."""
 FactorColumn = Sequence[Hashable]

@@ -48,13 +48,13 @@ def finalize_run(folder: Path) -> None:
     from normlab.report.probe_figures import write_images, write_probe_figures
     from normlab.report.sweep_summary import summarize_sweep
     from normlab.results import probes
-    from normlab.results.events import OURS, EventFile
+    from normlab.results.events import EVENT_FILES, EventFile
 
     if not (folder / probes.PROBES_FILE).exists():
         return
     records = read_sweep(folder)
     figures = write_probe_figures(summarize_sweep(records), records, folder)
-    if any(folder.glob(OURS)):
+    if any(folder.glob(EVENT_FILES)):
         write_images(EventFile(folder), figures)
     log.info("%s: %s", shorter_path(folder), ", ".join([probes.PROBES_FILE, *(path.name for path in figures)]))
 

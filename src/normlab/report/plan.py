@@ -14,7 +14,7 @@ from normlab.report.report_data import CLASSIFICATION_METRICS, read_history
 from normlab.report.sweep_summary import replicate_scopes, seed_column
 from normlab.results.folder import group_choices, plain
 from normlab.results.result import Objective, Result, Status
-from normlab.results.sweep import Record, read_sweep, read_written
+from normlab.results.sweep import Record, read_sweep, read_unresolved
 from normlab.stats.configurations import SEED
 from normlab.stats.design import GENERALIZATION, Design, Metric, design_of
 from normlab.stats.replicate_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
@@ -80,7 +80,7 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
 
     def written() -> list[Any]:
         tasks = [OmegaConf.to_container(run.written) for run in runs]
-        return [*tasks, *(read_written(record.folder) for record in earlier)]
+        return [*tasks, *(read_unresolved(record.folder) for record in earlier)]
 
     factors = find_factors(results, written)
     frame = factors.settings.assign(**{SEED: seed_column(results)}, validation=0.0, status=Status.FINISHED.value)

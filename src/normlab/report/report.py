@@ -18,7 +18,7 @@ from normlab.report.sections import sections
 from normlab.report.selectors import display_table, num, table_rows, with_interval
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import Result
-from normlab.results.sweep import Record, load
+from normlab.results.sweep import Record, load_yaml
 from normlab.stats.comparison import ALPHA, BETTER, WORSE
 from normlab.stats.comparisons import ONE_SPLIT
 from normlab.stats.sentences import interaction_sentence, percent_text, sentence, time_sentence
@@ -86,7 +86,7 @@ def entry_command(folder: Path, records: Sequence[Record]) -> list[str]:
 
 def sweep_command(folder: Path, entry: Sequence[str] = TRAIN) -> str:
     """Return the command of a sweep from the overrides that Hydra saved, or "" if it saved none."""
-    hydra = load(folder / SWEEP_CONFIG, dict).get("hydra", {})
+    hydra = load_yaml(folder / SWEEP_CONFIG, dict).get("hydra", {})
     overrides = hydra.get("overrides", {}) if isinstance(hydra, dict) else {}
     words = [str(word) for word in [*overrides.get("task", []), *overrides.get("hydra", [])]]
     words = [word for word in words if word != "hydra.mode=MULTIRUN"]

@@ -13,7 +13,7 @@ from normlab.errors import ConfigError
 from normlab.report.sweep_summary import SweepSummary, final_values, summarize_sweep, with_times
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import write_atomically
-from normlab.results.sweep import Record, load
+from normlab.results.sweep import Record, load_yaml
 from normlab.results.timing import read_timing, step_seconds
 from normlab.stats.analysis import Analysis, analyze
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
@@ -55,7 +55,7 @@ class ReportOptions:
             folder: the folder of a sweep; its last command counts even if it trained no run.
         """
         latest = max(records, key=lambda record: record.result.started).result.config
-        config = (load(folder / SWEEP_CONFIG, dict) if folder else {}) or latest
+        config = (load_yaml(folder / SWEEP_CONFIG, dict) if folder else {}) or latest
         baseline = config.get("baseline")
         return cls(
             baseline=None if baseline is None else str(baseline),
@@ -278,7 +278,7 @@ def declared_maximum(records: Sequence[Record], folder: Path | None = None) -> i
 
 def command_maximum(folder: Path | None) -> object:
     """Return ``max_replicates`` of the last command of a sweep."""
-    return load(folder / SWEEP_CONFIG, dict).get(MAX_REPLICATES) if folder else None
+    return load_yaml(folder / SWEEP_CONFIG, dict).get(MAX_REPLICATES) if folder else None
 
 
 def changed_maximum(history: History, records: Sequence[Record], folder: Path | None = None) -> list[str]:

@@ -17,7 +17,7 @@ from normlab.report.factors import (
     short_names,
 )
 from normlab.results.result import Result, Status, worst_value
-from normlab.results.sweep import Record, read_curves, read_written, setting
+from normlab.results.sweep import Record, read_curves, read_unresolved, setting
 from normlab.stats.configurations import ENDS, SEED, configuration_label, natural, summarize, target_summary
 from normlab.stats.design import LR, MODEL, Scope
 from normlab.stats.outcomes import final_mean
@@ -74,7 +74,7 @@ def summarize_sweep(records: Sequence[Record], compare: str | None = None) -> Sw
     results = [record.result for record in records]
     curves = read_curves(records)
     metric, direction = common_objective(results)
-    factors = find_factors(results, lambda: [read_written(record.folder) for record in records], compare)
+    factors = find_factors(results, lambda: [read_unresolved(record.folder) for record in records], compare)
     keys = factors.keys
     listed = factors.settings.assign(
         configuration=configuration_labels(results, factors), **run_columns(results, metric, direction, curves)

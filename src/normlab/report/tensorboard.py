@@ -26,7 +26,14 @@ from normlab.report.probe_data import probe_columns
 from normlab.report.probe_figures import write_images
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
-from normlab.results.events import CLOSED, GROUPS, OURS, EventFile, flat, replaced
+from normlab.results.events import (
+    EVENT_FILES,
+    GROUPS,
+    SWEEP_SUFFIX,
+    EventFile,
+    flatten_hparams,
+    replace_event_file,
+)
 from normlab.results.folder import run_names
 from normlab.results.result import Status
 from normlab.results.sweep import Record
@@ -103,7 +110,7 @@ def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]
     """
     keys = [*sweep.keys, *sweep.named]
     results = [records[number].result for number in sweep.runs.index]
-    flats = [flat(result.config, result.choices) for result in results]
+    flats = [flatten_hparams(result.config, result.choices) for result in results]
     runs = list(zip(sweep.runs["configuration"], flats, strict=True))
     settings = {
         key: {(configuration, values[key]) for configuration, values in runs if key in values}
@@ -165,7 +172,7 @@ def write_events(
         figures: images to show.
         markdown: blocks of the Text tab, either Markdown or lines that keep their spacing.
     """
-    traced = [number for number in sweep.runs.index if any(records[number].folder.glob(OURS))]
+    traced = [number for number in sweep.runs.index if any(records[number].folder.glob(EVENT_FILES))]
     if not traced or any(record.folder == folder for record in records):
         return [folder] if traced else []
     numbers = run_numbers(sweep, records).add_prefix(TABLE)
@@ -181,7 +188,7 @@ def write_events(
     # TensorBoard selects none of more than 40 runs for these tabs; those below arms/ can be selected at once.
     shown = folder / ARMS if curves else folder
     for target in dict.fromkeys([folder, shown]):
-        with replaced(target) as events:
+        with replace_event_file(target) as events:
             if target == folder:
                 events.experiment(hyperparameters(sweep, records), metrics, sweep.keys)
             if target == shown:
@@ -196,7 +203,7 @@ def write_numbers(record: Record, numbers: pd.Series) -> None:
     """Write a run's known numbers into a second event file in its folder."""
     known = {str(tag): float(value) for tag, value in numbers.dropna().items()}
     if known:
-        with replaced(record.folder, CLOSED) as events:
+        with replace_event_file(record.folder, SWEEP_SUFFIX) as events:
             events.scalars([Point(record.result.epochs, record.result.steps, time.time(), known)])
 
 
@@ -210,10 +217,10 @@ def curves_by_folder(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]])
 def write_configurations(folder: Path, curves: Mapping[str, Sequence[Point]]) -> None:
     """Write an event file per configuration, given curves by folder name, and remove those of other ones."""
     for name, points in curves.items():
-        with replaced(folder / name) as events:
+        with replace_event_file(folder / name) as events:
             events.scalars(points)
-    stale = [path for path in folder.glob(f"*/{OURS}") if path.parent.name not in curves]
-    for path in [*stale, *([] if curves else folder.glob(OURS))]:
+    stale = [path for path in folder.glob(f"*/{EVENT_FILES}") if path.parent.name not in curves]
+    for path in [*stale, *([] if curves else folder.glob(EVENT_FILES))]:
         path.unlink()
         if not any(path.parent.iterdir()):
             path.parent.rmdir()

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its schema, and how it is written and read."""
+"""Output files of runs and sweeps: their schemas, writers and readers."""

@@ -1,4 +1,4 @@
-"""``curves.csv``: one row per epoch, step, split, metric and value."""
+"""Writer of ``curves.csv``: one row per epoch, step, split and metric; see :func:`append_curves`."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ CURVES_HEADER = "epoch,step,split,metric,value\n"
 
 @dataclass(frozen=True)
 class Point:
-    """The metrics of one run at one moment; a metric's name begins with its split, as in ``val/loss``."""
+    """The metrics of a run at one step, by ``split/metric`` as in ``val/loss``; ``time`` in Unix seconds."""
 
     epoch: int
     step: int
@@ -20,7 +20,7 @@ class Point:
 
 
 def append_curves(folder: Path, points: Iterable[Point]) -> None:
-    """Append points to the curves in ``folder``; the file begins with its header."""
+    """Append the metrics of points to ``curves.csv`` in ``folder``; a new file gets its header."""
     rows = [
         (point.epoch, point.step, *split_name(name), value)
         for point in points
@@ -30,7 +30,7 @@ def append_curves(folder: Path, points: Iterable[Point]) -> None:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return the split and the metric of a name.
+    """Split a metric name at its first slash into split and metric.
 
     >>> split_name("val/loss"), split_name("activation/hidden1/before_mean")
     (('val', 'loss'), ('activation', 'hidden1/before_mean'))
@@ -40,7 +40,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def append_rows(path: Path, header: str, rows: Iterable[Sequence[object]]) -> None:
-    """Append rows to a CSV file that begins with a header; names with a comma or a quote are quoted."""
+    """Append rows to a CSV file, with the header if it is new; fields with a comma or quote are quoted."""
     with path.open("a", newline="") as file:
         if file.tell() == 0:
             file.write(header)
@@ -48,14 +48,14 @@ def append_rows(path: Path, header: str, rows: Iterable[Sequence[object]]) -> No
 
 
 def whole_rows(text: str) -> str:
-    """Return the text of a CSV file up to the end of its last whole row.
+    """Drop an incomplete last row from the text of a CSV file.
 
-    A run that was killed while it wrote has left a part of a row, which may look like a whole one.
+    A run killed while writing leaves part of a row, which may parse as a complete one.
 
     >>> whole_rows('a,1\\n"b\\n,2'), whole_rows('a,1\\n"b\\n",2\\n')
     ('a,1\\n', 'a,1\\n"b\\n",2\\n')
     """
     end = text.rfind("\n")
-    while text.count('"', 0, max(end, 0)) % 2:  # this line break is part of a quoted name
+    while text.count('"', 0, max(end, 0)) % 2:  # this line break is inside a quoted field
         end = text.rfind("\n", 0, end)
     return text[: end + 1]

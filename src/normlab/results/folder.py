@@ -1,4 +1,4 @@
-"""The folder of a run or a sweep: its name, its configuration, and whether it may be written to."""
+"""Folders of runs and sweeps: their names, their configuration, and checks before writing to them."""
 
 import hashlib
 import itertools
@@ -14,23 +14,25 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from normlab.config.renames import updated
-from normlab.config.schema import OF_THE_VERDICT
+from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError
 from normlab.results.provenance import require_same_sources
 from normlab.results.result import RESULT_FILE, Result, to_jsonable
 
-LONGEST = 100
+MAX_NAME_LENGTH = 100
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
 RETRAIN = "retrain"
 PLAIN_CONFIGS: dict[int, dict[str, Any]] = {}
-"""The plain data of read-only configs, by identity."""
-HANDLING = (RETRAIN, "timing")
-"""Keys about the folder of a run or a sweep, not about the run."""
+"""Cache of :func:`plain` for read-only configs, by ``id``."""
+FOLDER_KEYS = (RETRAIN, "timing")
+"""Keys that control the handling of a run's or sweep's folder and are not recorded with the run."""
 
 
 def run_name(overrides: Iterable[str]) -> str:
-    """Return a folder's name made of overrides: no slashes, no spaces, and a hash where it would get too long.
+    """Build a folder name from overrides, without characters that are invalid in paths.
+
+    A name longer than ``MAX_NAME_LENGTH`` is cut and gets a hash.
 
     >>> run_name(["model=bn", "seed=0"])
     'model=bn,seed=0'
@@ -39,13 +41,13 @@ def run_name(overrides: Iterable[str]) -> str:
     """
     name = ",".join(overrides)
     safe = "".join("_" if letter in '/\\:*?"<>|' else letter for letter in name if letter not in " '")
-    if len(safe) <= LONGEST:
+    if len(safe) <= MAX_NAME_LENGTH:
         return safe
-    return f"{safe[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{safe[: MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Return a name of its own for each job of a sweep: the overrides in which the jobs differ.
+    """Build a unique name for each job of a sweep from the overrides in which the jobs differ.
 
     >>> run_names([["model=bn", "seed=0"], ["model=nobn", "seed=0"]])
     ['model=bn', 'model=nobn']
@@ -60,9 +62,9 @@ def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def free_folder(path: Path) -> Path:
-    """Make ``path``, or ``path-2``, ``path-3``, … if it is there already, and return the one made.
+    """Create ``path``, or the first free one of ``path-2``, ``path-3``, …, and return it.
 
-    Two sweeps that start in the same second get two folders: making one is atomic.
+    Creating a folder is atomic, so sweeps that start in the same second get different folders.
     """
     number, candidate = 1, path
     while True:
@@ -74,11 +76,11 @@ def free_folder(path: Path) -> Path:
             candidate = path.with_name(f"{path.name}-{number}")
 
 
-def require_sweep(folder: Path) -> None:
-    """Make sure that a sweep may write into ``folder``: it is empty, or holds a sweep.
+def require_sweep_folder(folder: Path) -> None:
+    """Check that ``folder`` is missing, empty or holds a sweep.
 
     Raises:
-        ConfigError: if somebody else's files are in it, or a single run.
+        ConfigError: if it holds a single run or other files.
     """
     if (folder / HYDRA_CONFIG.parent).exists() or (folder / RESULT_FILE).exists():
         raise ConfigError(f"{folder} holds a single run; choose another folder for the sweep")
@@ -87,10 +89,10 @@ def require_sweep(folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make sure that files can be written into ``folder``, which is made if need be.
+    """Check that ``folder`` is writable; create it if it is missing.
 
     Raises:
-        ConfigError: if it is not so.
+        ConfigError: if it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,64 +103,63 @@ def require_writable(folder: Path) -> None:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a composed config without Hydra's own part."""
+    """Return a copy of a composed config without its ``hydra`` node."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def to_yaml(node: Any) -> str:
-    """Return a config as YAML, as OmegaConf writes it, but by libyaml, which is several times as fast."""
+    """Convert a config to YAML, as OmegaConf does, but several times as fast by means of libyaml."""
     content = OmegaConf.to_container(node, enum_to_str=True) if OmegaConf.is_config(node) else node
     return yaml.dump(content, Dumper=dumper(), sort_keys=False, allow_unicode=True)
 
 
 @cache
 def dumper() -> Any:
-    """Return a YAML dumper in C, if there is one, that quotes the words which OmegaConf would read as numbers."""
-    quoting = get_omega_conf_dumper()
-    found: Any = type("Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
-    found.add_representer(str, quoting.str_representer)
-    return found
+    """Return a YAML dumper class that quotes strings like OmegaConf's; in C if libyaml is available."""
+    omegaconf_dumper = get_omega_conf_dumper()
+    dumper_class: Any = type("Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
+    dumper_class.add_representer(str, omegaconf_dumper.str_representer)
+    return dumper_class
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a config as plain data, every interpolation resolved, without how a folder is to be treated.
+    """Convert a config to plain data with interpolations resolved, without ``FOLDER_KEYS``.
 
-    Resolving takes over a millisecond, and a sweep asks for it five times a run: the data of a read-only config is
-    kept as long as the config. Callers do not change it.
+    Resolving takes over a millisecond and happens five times per run, so the result for a read-only config is
+    cached as long as the config lives. Callers must not modify it.
     """
     if not OmegaConf.is_readonly(config):
         return resolved_data(config)
-    kept = PLAIN_CONFIGS.get(id(config))
-    if kept is None:
-        kept = PLAIN_CONFIGS[id(config)] = resolved_data(config)
+    cached = PLAIN_CONFIGS.get(id(config))
+    if cached is None:
+        cached = PLAIN_CONFIGS[id(config)] = resolved_data(config)
         weakref.finalize(config, PLAIN_CONFIGS.pop, id(config))
-    return kept
+    return cached
 
 
 def resolved_data(config: DictConfig) -> dict[str, Any]:
-    """Return a config as plain data."""
-    data: dict[str, Any] = to_jsonable(without_handling(OmegaConf.to_container(config, resolve=True)))
+    """Compute :func:`plain` without the cache."""
+    data: dict[str, Any] = to_jsonable(without_folder_keys(OmegaConf.to_container(config, resolve=True)))
     return data
 
 
-def without_handling(config: Any) -> Any:
-    """Return a plain config without the keys that are about its folder."""
-    return {key: value for key, value in config.items() if key not in HANDLING}
+def without_folder_keys(config: Any) -> Any:
+    """Return a plain config without ``FOLDER_KEYS``."""
+    return {key: value for key, value in config.items() if key not in FOLDER_KEYS}
 
 
-def computed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a plain config that a run's result depends on: all but the keys that the report reads."""
-    return {key: value for key, value in config.items() if key not in OF_THE_VERDICT}
+def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plain config without the keys that only the report reads; the rest determines the result."""
+    return {key: value for key, value in config.items() if key not in REPORT_KEYS}
 
 
 def earlier_result(folder: Path, config: DictConfig) -> Result | None:
-    """Return the result of this configuration that ``folder`` holds, or None if it holds none.
+    """Return the result of this configuration in ``folder``, or None if there is none or ``retrain=true``.
 
-    With ``retrain=true`` it holds none that counts.
+    Nothing in the folder is changed.
 
     Raises:
-        ConfigError: if the result is of another configuration, or of code or data that have changed since; nothing
-            in the folder is touched.
+        ConfigError: if the result is of another configuration, or its code or data have changed since.
     """
     result = Result.read(folder)
     if result is None:
@@ -172,39 +173,41 @@ def earlier_result(folder: Path, config: DictConfig) -> Result | None:
     return result
 
 
-def configuration_in(folder: Path) -> dict[str, Any] | None:
-    """Return the resolved configuration of the run that a folder holds, None if that cannot be read."""
+def read_configuration(folder: Path) -> dict[str, Any] | None:
+    """Return the resolved configuration of the run in a folder, or None if it cannot be read."""
     try:
         result = Result.read(folder)
-        return updated(plain(load_written(folder))) if result is None else result.config
+        return updated(plain(load_unresolved(folder))) if result is None else result.config
     except (OSError, ValueError, yaml.YAMLError):
         return None
 
 
-def load_written(folder: Path) -> DictConfig:
-    """Return the configuration that Hydra wrote when a run began, interpolations as written."""
+def load_unresolved(folder: Path) -> DictConfig:
+    """Load the configuration that Hydra wrote at the start of a run, with interpolations unresolved."""
     loaded = OmegaConf.load(folder / HYDRA_CONFIG)
     assert isinstance(loaded, DictConfig)
     return loaded
 
 
-def require_own(folder: Path, config: DictConfig) -> None:
-    """Make sure that ``folder`` is new, empty, or of a run of this configuration, also one that was killed.
+def require_run_folder(folder: Path, config: DictConfig) -> None:
+    """Check that ``folder`` is missing, empty or holds a run of this configuration, finished or killed.
+
+    Nothing in the folder is changed.
 
     Raises:
-        ConfigError: if it is not so; nothing in the folder is touched.
+        ConfigError: if it holds another run or other files.
     """
     if earlier_result(folder, config) is not None:
         return
     if (folder / HYDRA_CONFIG).exists():
-        require_same(folder, plain(config), updated(plain(load_written(folder))))
+        require_same(folder, plain(config), updated(plain(load_unresolved(folder))))
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another folder")
 
 
 def require_same(folder: Path, config: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Refuse a folder whose configuration differs from ours in more than what the report reads."""
-    ours, theirs = computed(config), computed(other)
+    """Raise :class:`ConfigError` if two configurations differ in a key other than those of the report."""
+    ours, theirs = without_report_keys(config), without_report_keys(other)
     if ours != theirs:
         keys = ", ".join(differing_keys(ours, theirs)[:3])
         raise ConfigError(
@@ -213,7 +216,7 @@ def require_same(folder: Path, config: Mapping[str, Any], other: Mapping[str, An
 
 
 def differing_keys(one: Any, other: Any, path: str = "") -> list[str]:
-    """Return the dotted keys in which two configurations differ.
+    """Return the dotted keys whose values differ between two configurations.
 
     >>> differing_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     ['a.c']
@@ -229,7 +232,7 @@ def differing_keys(one: Any, other: Any, path: str = "") -> list[str]:
 
 
 def group_choices(chosen: Mapping[str, Any]) -> dict[str, str]:
-    """Return the choices of a run's own groups, given all of Hydra's.
+    """Select the choices of a run's groups from Hydra's choices.
 
     >>> group_choices({"model": "bn", "experiment": None, "hydra/launcher": "basic"})
     {'model': 'bn'}

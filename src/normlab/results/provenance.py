@@ -1,4 +1,4 @@
-"""Provenance of a run: its command, versions, machine, and hashes of the code and files that it used."""
+"""Provenance of a run: command, package versions, machine, commit, and hashes of code and data files."""
 
 import hashlib
 import inspect
@@ -16,41 +16,41 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.utils import get_object, to_absolute_path
 
-from normlab.config.schema import OF_THE_VERDICT
+from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError
 from normlab.results.result import Result
 
 VARIABLE = "NORMLAB_COMMAND"
-"""The environment variable that hands the words to the processes in which a launcher trains."""
+"""Environment variable that passes the command to the worker processes of a launcher."""
 
 CONFIG_OPTIONS = ("config_path", "config_name", "config_dir")
-KEPT = (
+REPRODUCED_OVERRIDES = (
     "hydra.searchpath=",
     "+hydra.job.env_set.",
     "hydra.job.env_set=",
     "hydra.job.env_copy=",
     "hydra.job.chdir=",
 )
-"""Overrides of Hydra's own keys that change what a run trains; others say where it is written and how."""
+"""Prefixes of Hydra overrides that affect the training; the others only affect where output is written."""
 PACKAGES = ("normlab", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "tensorboard", "numpy")
-KNOWN = ("normlab", "torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics")
-"""Packages whose version stands in the record."""
-WITHOUT_RESULT = ("callbacks", "logger", "trainer", "hydra", *OF_THE_VERDICT)
-"""Groups and keys that do not change what is trained: files of such names are no sources."""
+VERSIONED_PACKAGES = ("normlab", "torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics")
+"""Packages whose code is identified by its recorded version instead of a hash."""
+KEYS_WITHOUT_SOURCES = ("callbacks", "logger", "trainer", "hydra", *REPORT_KEYS)
+"""Groups and keys that do not affect the training, so that files they name are not hashed."""
 
 
 def remember_command() -> None:
-    """Note the words of this process's command for the runs that it and its workers train."""
-    os.environ[VARIABLE] = json.dumps([*entry_point(), *options(sys.argv[1:])])
+    """Store this process's command in the environment, for the runs that it and its workers train."""
+    os.environ[VARIABLE] = json.dumps([*entry_point(), *config_options(sys.argv[1:])])
 
 
 def remembered_command() -> list[str]:
-    """Return the words that were noted, none where nothing was."""
+    """Return the stored command as a list of words, empty if there is none."""
     return json.loads(os.environ.get(VARIABLE, "[]"))
 
 
 def entry_point() -> list[str]:
-    """Return the words that start the program: a file, a module or an installed command."""
+    """Return the command that starts the program: a script, a module (``python -m``) or a console script."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if spec is not None and spec.origin and Path(spec.origin).absolute() == Path(sys.argv[0]).absolute():
         return ["python", "-m", spec.name.removesuffix(".__main__")]
@@ -59,21 +59,21 @@ def entry_point() -> list[str]:
     return [Path(sys.argv[0]).name]
 
 
-def options(words: list[str]) -> list[str]:
-    """Return the options and overrides among the words that choose where the configuration comes from.
+def config_options(words: list[str]) -> list[str]:
+    """Select the options and overrides that determine the sources of the configuration.
 
-    >>> options(["-m", "-cd", "mine", "model=bn", "hydra.searchpath=[file://lab]"])
+    >>> config_options(["-m", "-cd", "mine", "model=bn", "hydra.searchpath=[file://lab]"])
     ['--config-dir', 'mine', 'hydra.searchpath=[file://lab]']
     """
-    given, others = get_args_parser().parse_known_args(words)
-    chosen = [(name, value) for name in CONFIG_OPTIONS if (value := getattr(given, name)) is not None]
-    kept = [word for word in (*given.overrides, *others) if word.startswith(KEPT)]
-    return [*(word for name, value in chosen for word in (f"--{name.replace('_', '-')}", value)), *kept]
+    known, unknown = get_args_parser().parse_known_args(words)
+    options = [(name, value) for name in CONFIG_OPTIONS if (value := getattr(known, name)) is not None]
+    overrides = [word for word in (*known.overrides, *unknown) if word.startswith(REPRODUCED_OVERRIDES)]
+    return [*(word for name, value in options for word in (f"--{name.replace('_', '-')}", value)), *overrides]
 
 
 @cache
 def environment() -> dict[str, Any]:
-    """Return the versions, the machine and the commit that this process runs with."""
+    """Return the package versions, the machine, and the commit of this process."""
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
@@ -82,7 +82,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """Return the commit of this source tree, and whether it has been changed since; None where there is no git."""
+    """Return the commit of this source tree and whether tracked files differ from it; None without git."""
     try:
         revision = git("rev-parse", "HEAD")
         return {"commit": revision, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
@@ -91,7 +91,7 @@ def commit() -> dict[str, Any]:
 
 
 def git(*arguments: str) -> str:
-    """Return the output of a git command in the folder of this file."""
+    """Run a git command in the folder of this file and return its output."""
     command = ["git", *arguments]
     return subprocess.run(
         command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
@@ -99,23 +99,23 @@ def git(*arguments: str) -> str:
 
 
 def sources_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hash of each source file and each data file that a configuration names, by its key.
+    """Return the SHA-256 of each source file and data file that a configuration names, by dotted key.
 
-    These are the files that define a ``_target_`` outside normlab, torch and Lightning, and every file whose path
-    is a value of the configuration, as ``data.path``. What such a file imports is not followed.
+    These are the files that define a ``_target_`` outside ``VERSIONED_PACKAGES``, and the files whose path is a
+    value of the configuration, such as ``data.path``. Imports of these files are not followed.
     """
-    parts = {key: value for key, value in config.items() if key not in WITHOUT_RESULT}
+    parts = {key: value for key, value in config.items() if key not in KEYS_WITHOUT_SOURCES}
     return {key: digest(path) for key, path in files_of(parts)}
 
 
 def files_of(node: Any, key: str = "") -> Iterator[tuple[str, Path]]:
-    """Yield the files that a part of a configuration names, with their dotted keys."""
+    """Yield ``(dotted key, path)`` for the files that a part of a configuration names."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             yield from files_of(value, f"{key}.{name}".lstrip("."))
     elif isinstance(node, list):
-        for place, value in enumerate(node):
-            yield from files_of(value, f"{key}.{place}")
+        for index, value in enumerate(node):
+            yield from files_of(value, f"{key}.{index}")
     elif isinstance(node, str) and node:
         path = code_of(node) if key.endswith("_target_") else Path(to_absolute_path(node)).expanduser()
         if path is not None and is_file(path):
@@ -124,18 +124,18 @@ def files_of(node: Any, key: str = "") -> Iterator[tuple[str, Path]]:
 
 @lru_cache(maxsize=1024)
 def code_of(target: str) -> Path | None:
-    """Return the file that defines a ``_target_``, None for a known package and for code without a file."""
-    if target.partition(".")[0] in KNOWN:
+    """Return the file that defines a ``_target_``; None for ``VERSIONED_PACKAGES`` and built-in code."""
+    if target.partition(".")[0] in VERSIONED_PACKAGES:
         return None
     try:
         path = inspect.getsourcefile(inspect.unwrap(get_object(target)))
-    except TypeError:  # of an object that is built in, or an instance
+    except TypeError:  # raised for built-in objects and instances
         return None
     return Path(path) if path else None
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a path is that of a file; a text that no path can be is none."""
+    """Return True if a path is an existing file; False for strings that are not valid paths."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -143,9 +143,9 @@ def is_file(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, read once for each state that it is found in."""
-    found = path.stat()
-    return _digest(path, found.st_mtime_ns, found.st_size)
+    """Return the SHA-256 of a file, cached until its modification time or size changes."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=1024)
@@ -155,12 +155,12 @@ def _digest(path: Path, modified: int, size: int) -> str:
 
 
 def require_same_sources(folder: Path, result: Result, config: Mapping[str, Any]) -> None:
-    """Refuse to take the result of a finished run whose code or data have changed since.
+    """Check that the code and data of a finished run have not changed since.
 
-    A record without hashes, as earlier versions wrote, is taken.
+    A record without hashes, from an earlier version, passes.
 
     Raises:
-        ConfigError: what has changed, and how to go on.
+        ConfigError: with the changed files or the changed version of normlab.
     """
     now = sources_of(config) if result.sources else {}
     changed = [
@@ -169,16 +169,16 @@ def require_same_sources(folder: Path, result: Result, config: Mapping[str, Any]
     versions = result.environment.get("versions", {})
     before, current = versions.get("normlab", version("normlab")), version("normlab")
     if before != current:
-        changed.append(f"normlab {before}, which is {current} now")
+        changed.append(f"normlab {before} (now {current})")
     if changed:
         raise ConfigError(
-            f"{folder} holds a result of other code or data, changed since: {', '.join(changed)}; "
-            "retrain=true trains it again, or choose another folder"
+            f"{folder} holds a result of code or data that have changed since: {', '.join(changed)}; "
+            "add retrain=true to train it again, or choose another folder"
         )
 
 
 def value_at(config: Any, key: str) -> Any:
-    """Return the value of a dotted key."""
+    """Return the value of a dotted key in a plain configuration; list items are addressed by index."""
     for part in key.split("."):
         config = config[int(part)] if isinstance(config, list) else config[part]
     return config

@@ -1,4 +1,4 @@
-"""``result.json``: what a run was, how it ended, and what it reached."""
+"""``result.json``, the record of a run: its configuration, status and metrics; see :class:`Result`."""
 
 import json
 import math
@@ -14,7 +14,7 @@ RESULT_FILE = "result.json"
 
 
 class Status(StrEnum):
-    """How a run ended. The first two are done; the others are trained again."""
+    """Final status of a run; stopped and failed runs are trained again when the command is repeated."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"
@@ -23,7 +23,7 @@ class Status(StrEnum):
 
     @property
     def done(self) -> bool:
-        """Whether the run has nothing left to train."""
+        """True if the run needs no further training."""
         return self in (Status.FINISHED, Status.DIVERGED)
 
 
@@ -38,7 +38,7 @@ class EpochMetrics:
 
 @dataclass
 class Objective:
-    """The number a run returns: the best value of a metric, and whether small or large is good."""
+    """The objective of a run: the best value of a metric, which is minimized or maximized (min, max)."""
 
     metric: str
     direction: str
@@ -47,18 +47,18 @@ class Objective:
 
 @dataclass
 class Result:
-    """One run.
+    """The record of one run.
 
     Attributes:
-        seconds: the time of its optimizer steps alone.
-        final: means over the last tenth of its epochs, of metrics in evaluation mode: ``val/…``, ``test/…``, and
-            ``train_eval/…`` on the training split by statistics re-estimated there.
-        probes: what they found last.
-        command: the words before the overrides that started it, as ``python train.py``.
-        chance: the training loss of the best net that looks at nothing, one number for all samples.
-        data: the samples of this run: ``seed``, by which they are drawn and split; ``generated``, whether it draws
-            them rather than splits one table; their numbers ``train``, ``val``, ``test``. Empty in older records.
-        sources: hashes of the files that the configuration names; see ``results.sources``.
+        seconds: time of the optimizer steps, without evaluation and logging.
+        final: means over the last tenth of the epochs, of metrics in evaluation mode: ``val/…``, ``test/…``, and
+            ``train_eval/…`` on the training split with statistics re-estimated there.
+        probes: last value of each headline number of the probes, by tag.
+        command: the command before the overrides, such as ``["python", "train.py"]``.
+        chance: training loss of the best constant predictor, one output for all samples.
+        data: the run's samples: ``seed``, which draws and splits them; ``generated``, True if they are drawn and
+            False if one table is split; the split sizes ``train``, ``val``, ``test``. Empty in older records.
+        sources: SHA-256 of the files that the configuration names; see :mod:`normlab.results.provenance`.
     """
 
     name: str
@@ -85,15 +85,17 @@ class Result:
     command: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        """Write ``result.json`` into ``folder``, whole or not at all."""
+        """Write ``result.json`` into ``folder``, atomically."""
         write_atomically(folder / RESULT_FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
-        """Return the result that ``folder`` holds, or None if it holds none.
+        """Read ``result.json`` in ``folder``; return None if it is missing.
+
+        Keys and targets of older records are renamed to the current ones; unknown fields are ignored.
 
         Raises:
-            ValueError: if the file is damaged, naming it.
+            ValueError: if the file is damaged; the message has its path.
         """
         path = folder / RESULT_FILE
         if not path.exists():
@@ -115,7 +117,7 @@ class Result:
 
 
 def worst_value(direction: str) -> float:
-    """Return the value that every other is better than; a diverged run has it.
+    """Return the worst value of an objective, which a diverged run gets: ∞ for "min", -∞ for "max".
 
     >>> worst_value("min"), worst_value("max")
     (inf, -inf)
@@ -124,14 +126,14 @@ def worst_value(direction: str) -> float:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` by way of a file beside it, so that a reader sees the old or the new whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)
+    """Write a temporary file and rename it to ``path``, so that readers never see a partial file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def to_jsonable(value: Any) -> Any:
-    """Write non-finite numbers and the keys of mappings as words, as JSON has neither nan nor keys of numbers.
+    """Convert non-finite floats and mapping keys to strings, as JSON allows neither NaN nor numeric keys.
 
     >>> to_jsonable({"loss": [math.inf, 1.0]})
     {'loss': ['inf', 1.0]}
@@ -144,7 +146,7 @@ def to_jsonable(value: Any) -> Any:
 
 
 def read_numbers(value: Any) -> Any:
-    """Undo :func:`to_jsonable` in a part of a result that holds numbers.
+    """Convert the strings ``inf``, ``-inf`` and ``nan`` back to floats; inverse of :func:`to_jsonable`.
 
     >>> read_numbers({"loss": ["inf", 1.0], "metric": "val/loss"})
     {'loss': [inf, 1.0], 'metric': 'val/loss'}

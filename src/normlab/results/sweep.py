@@ -1,4 +1,4 @@
-"""A sweep's folder: the runs below it, and what each of them left behind."""
+"""Readers of a sweep's folder: its runs with their results and curves; see :func:`read_sweep`."""
 
 import io
 import json
@@ -29,82 +29,82 @@ log = logging.getLogger("normlab")
 
 @dataclass(frozen=True)
 class Record:
-    """A run below a sweep's folder; one that left no result that can be read counts as failed."""
+    """A run in a sweep's folder; without a readable result its status is failed."""
 
     folder: Path
     result: Result
 
 
 def read_sweep(folder: Path) -> list[Record]:
-    """Return the runs below ``folder``, in the order of their paths."""
+    """Return the runs below ``folder``, sorted by path."""
     return read_sweeps([folder])
 
 
 def read_sweeps(folders: Iterable[Path]) -> list[Record]:
-    """Return the runs below several folders, each run once, in the order of the folders and their paths."""
+    """Return the runs below several folders without duplicates, in the order of folders, then paths."""
     seen: set[str] = set()
     return [Record(path, read_result(path)) for folder in folders for path in sorted(run_folders(folder, seen))]
 
 
 def run_folders(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
-    """Yield the folders of runs, ``folder`` itself or below it; a run holds no other runs.
+    """Yield the folders of runs: ``folder`` itself, or folders below it. Runs are not nested.
 
-    Links to folders are followed after everything else, unless they lead to a folder that they are in.
+    Symbolic links to folders are followed after all real folders, except links to a folder that contains them.
 
     Args:
-        folder: where to look.
-        seen: the real paths of the folders that were looked into, which are skipped and added to.
+        folder: top of the search.
+        seen: real paths of folders already searched, which are skipped; updated in place.
     """
     seen = set() if seen is None else seen
-    waiting, top = [folder], os.path.realpath(folder)
-    while waiting:
-        for path, below, files in os.walk(waiting.pop(0)):
+    pending, top = [folder], os.path.realpath(folder)
+    while pending:
+        for path, subfolders, files in os.walk(pending.pop(0)):
             real = os.path.realpath(path)
             if real in seen:
-                below.clear()
+                subfolders.clear()
                 continue
             seen.add(real)
-            if HYDRA_CONFIG.parent.name in below or result.RESULT_FILE in files:
-                below.clear()
+            if HYDRA_CONFIG.parent.name in subfolders or result.RESULT_FILE in files:
+                subfolders.clear()
                 yield Path(path)
-            links = [Path(path, name) for name in sorted(below) if os.path.islink(os.path.join(path, name))]
-            waiting += [link for link in links if not any(is_inside(inner, link) for inner in (top, real))]
+            links = [Path(path, name) for name in sorted(subfolders) if os.path.islink(os.path.join(path, name))]
+            pending += [link for link in links if not any(is_inside(inner, link) for inner in (top, real))]
 
 
 def is_inside(folder: str, link: Path) -> bool:
-    """Return whether a link leads to a real folder or to one that it lies in."""
+    """Return True if a link leads to a real folder, or to a folder that contains it."""
     return Path(folder).is_relative_to(os.path.realpath(link))
 
 
 def read_result(folder: Path) -> Result:
-    """Return a run's result, or what can be known of a run without one."""
+    """Return a run's result; without a readable one, a failed result with the recorded configuration."""
     try:
-        return Result.read(folder) or without_result(
+        return Result.read(folder) or failed_result(
             folder, f"left no {result.RESULT_FILE}: it was killed or is still running"
         )
     except (OSError, ValueError) as error:
         log.warning("%s; the run counts as failed", error)
-        return without_result(folder, f"{result.RESULT_FILE} is damaged")
+        return failed_result(folder, f"{result.RESULT_FILE} is damaged")
 
 
-def without_result(folder: Path, reason: str) -> Result:
-    """Return a failed run, with the configuration that Hydra wrote when it began."""
-    given = load(folder / HYDRA_CONFIG.parent / "overrides.yaml", list)
+def failed_result(folder: Path, reason: str) -> Result:
+    """Build a failed result from the configuration that Hydra wrote at the start of the run."""
+    written = load_yaml(folder / HYDRA_CONFIG.parent / "overrides.yaml", list)
     return Result(
         name=folder.name,
         status=Status.FAILED,
-        config=updated(resolved(load(folder / HYDRA_CONFIG, dict))),
+        config=updated(resolve_references(load_yaml(folder / HYDRA_CONFIG, dict))),
         choices={},
-        overrides=[updated_override(str(override)) for override in given],
+        overrides=[updated_override(str(override)) for override in written],
         objective=Objective("", "", math.nan),
         error=reason,
     )
 
 
-def resolved(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with its references resolved, or as it is if one of them cannot be.
+def resolve_references(config: dict[str, Any]) -> dict[str, Any]:
+    """Resolve the interpolations of a configuration; return it unchanged if one cannot be resolved.
 
-    >>> resolved({"seed": 1, "data": {"seed": "${seed}"}}), resolved({"seed": "${lost}"})
+    >>> resolve_references({"seed": 1, "data": {"seed": "${seed}"}}), resolve_references({"seed": "${lost}"})
     ({'seed': 1, 'data': {'seed': 1}}, {'seed': '${lost}'})
     """
     try:
@@ -114,10 +114,10 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def read_written(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a run as Hydra wrote it, with its references; empty if there is none.
+def read_unresolved(folder: Path) -> dict[str, Any]:
+    """Read the configuration that Hydra wrote for a run, with interpolations unresolved; empty if missing.
 
-    YAML is read by libyaml, which takes a tenth of the time of OmegaConf's reader.
+    libyaml parses it in a tenth of the time of OmegaConf's reader.
     """
     try:
         content = yaml.load((folder / HYDRA_CONFIG).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -126,8 +126,8 @@ def read_written(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def load(path: Path, kind: type) -> Any:
-    """Return the content of a YAML file, or an empty ``kind`` if it is missing, damaged or of another kind."""
+def load_yaml(path: Path, kind: type) -> Any:
+    """Read a YAML file; return an empty ``kind`` if it is missing, damaged or of another type."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, YAMLError):
@@ -136,7 +136,7 @@ def load(path: Path, kind: type) -> Any:
 
 
 def overrides(run: Result) -> dict[str, str]:
-    """Return the text that was typed for each key of a run.
+    """Return the overrides of a run as a mapping from key to the text of the value.
 
     >>> overrides(Result("", Status.FAILED, {}, {}, ["model=bn", "+a.b=1"], Objective("", "", 0.0)))
     {'model': 'bn', 'a.b': '1'}
@@ -146,7 +146,9 @@ def overrides(run: Result) -> dict[str, str]:
 
 
 def setting(run: Result, key: str) -> str | None:
-    """Return the resolved value of a key in a run, also where it is the default; None if it is not known.
+    """Return the resolved value of a key in a run, as text; None if it is unknown.
+
+    For a group, this is the chosen option.
 
     >>> config, choices = {"optimizer": {"lr": 0.01}}, {"model": "bn"}
     >>> run = Result("", Status.FAILED, config, choices, [], Objective("", "", 0.0))
@@ -162,30 +164,31 @@ def setting(run: Result, key: str) -> str | None:
 
 
 def read_curves(records: Sequence[Record]) -> "pd.DataFrame":
-    """Return the curves of all runs: a row per run, epoch and metric (``val/loss``).
+    """Return the learning curves of all runs: one row per run, epoch and metric (``val/loss``).
 
-    ``run`` is the number of the record. A run whose curves are missing has no rows; nor has one whose curves
-    are damaged, which is said.
+    ``run`` is the index of the record. Runs with a missing or damaged file have no rows; damage is logged.
     """
     import pandas as pd
 
-    found = [frame.assign(run=number) for number, record in enumerate(records) for frame in curve(record.folder)]
-    if not found:
+    frames = [
+        frame.assign(run=number) for number, record in enumerate(records) for frame in curve_rows(record.folder)
+    ]
+    if not frames:
         return pd.DataFrame({name: [] for name in CURVE_COLUMNS})
-    rows = pd.concat(found, ignore_index=True)
+    rows = pd.concat(frames, ignore_index=True)
     rows["metric"] = rows["split"] + "/" + rows["metric"]
     return rows[list(CURVE_COLUMNS)]
 
 
-def curve(folder: Path) -> "Iterator[pd.DataFrame]":
-    """Yield the rows of ``curves.csv``, if there are any."""
+def curve_rows(folder: Path) -> "Iterator[pd.DataFrame]":
+    """Yield the rows of ``curves.csv`` as one data frame; nothing if it is missing, empty or damaged."""
     import pandas as pd
 
     path = folder / curves.CURVES_FILE
     types: Any = {"epoch": int, "step": int, "split": str, "metric": str, "value": float}
     try:
         whole = curves.whole_rows(path.read_text())
-        # A metric may be called NA; of the values, nan alone is not a number.
+        # A metric may be named NA, so only the string nan in the value column is parsed as NaN.
         missing: Any = {"keep_default_na": False, "na_values": {"value": ["nan"]}}
         yield from [pd.read_csv(io.StringIO(whole), dtype=types, **missing)[list(types)]] if whole else []
     except FileNotFoundError:

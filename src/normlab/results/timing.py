@@ -1,6 +1,7 @@
-"""``timing.json``: the seconds per optimizer step of each arm of a sweep, timed in turn in one process.
+"""``timing.json``: the seconds per optimizer step of each arm of a sweep.
 
-The entries are :func:`read_timing` and :func:`step_seconds`.
+The arms are timed in one process in interleaved rounds; R is the number of rounds. The entries are
+:func:`read_timing` and :func:`step_seconds`.
 """
 
 import json
@@ -10,27 +11,28 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from normlab.results.folder import computed
+from normlab.results.folder import without_report_keys
 from normlab.results.result import Result, to_jsonable, write_atomically
 from normlab.results.sweep import Record
 
 TIMING_FILE = "timing.json"
-OTHER_NUMBERS = ("optimizer", "scheduler")
-"""Groups whose numbers change what a step computes and not how long it takes, unless one of them is 0."""
+TIMING_NEUTRAL_GROUPS = ("optimizer", "scheduler")
+"""Groups whose numbers do not change the duration of a step, except that 0 may disable a computation."""
 log = logging.getLogger("normlab")
 
 
 @dataclass(frozen=True)
 class TimedArm:
-    """One run that was timed, for all runs whose steps take as long.
+    """Step times of one run, which represents all runs whose steps have the same cost.
 
     Attributes:
-        run: its folder, relative to the sweep's.
-        config, choices, sources: those of its result.
-        threads: how many its steps were computed on.
-        compiled: whether its steps were compiled.
-        steps_per_block: how many steps were taken in each round.
-        seconds_per_step: of each round, ``(R,)``; round r of all arms was taken at about the same time.
+        run: the run's folder, relative to the sweep's.
+        config, choices, sources: fields of the run's result.
+        threads: number of CPU threads.
+        compiled: True if the steps were compiled.
+        steps_per_block: number of steps per round.
+        seconds_per_step: mean seconds per step in each round, ``(R,)``. All arms are timed in each round, so equal
+            rounds of two arms are paired.
     """
 
     run: str
@@ -45,19 +47,19 @@ class TimedArm:
 
 @dataclass(frozen=True)
 class Timing:
-    """The arms of a sweep that were timed together; those of two timings are not comparable."""
+    """The step times of a sweep's arms, measured together; times of different sessions are not comparable."""
 
     started: str
     arms: list[TimedArm]
     environment: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Write ``timing.json`` into the folder of a sweep, whole or not at all."""
+        """Write ``timing.json`` into the folder of a sweep, atomically."""
         write_atomically(folder / TIMING_FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
 
 
 def read_timing(folder: Path) -> Timing | None:
-    """Return the timing that the folder of a sweep holds, None if it holds none that can be read."""
+    """Read ``timing.json`` of a sweep; return None if it is missing, or damaged (logs a warning)."""
     path = folder / TIMING_FILE
     try:
         values = json.loads(path.read_text())
@@ -68,56 +70,55 @@ def read_timing(folder: Path) -> Timing | None:
     except FileNotFoundError:
         return None
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        log.warning("%s is damaged: %s; no times are compared", path, error)
+        log.warning("%s is damaged: %s; step times are not compared", path, error)
         return None
 
 
 def known_fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the fields of a dataclass; a later version may have written more."""
+    """Select the values of a dataclass's fields; later versions may have written others."""
     names = {each.name for each in fields(cls)}
     return {key: value for key, value in values.items() if key in names}
 
 
 def step_seconds(timing: Timing, result: Result) -> list[float] | None:
-    """Return the seconds per step of each round that hold for a run, ``(R,)``; None if none was timed for it.
+    """Return a run's seconds per step in each round, ``(R,)``; None if no run of equal cost was timed.
 
-    Round r of a run and round r of another, from the same timing, are a pair.
+    Round r of one run and round r of another, from the same timing, are paired.
     """
-    cost = cost_of(result.config, result.sources)
-    found = (arm.seconds_per_step for arm in timing.arms if cost_of(arm.config, arm.sources) == cost)
-    return next(found, None)
+    cost = cost_key(result.config, result.sources)
+    times = (arm.seconds_per_step for arm in timing.arms if cost_key(arm.config, arm.sources) == cost)
+    return next(times, None)
 
 
 def representatives(records: Iterable[Record]) -> list[Record]:
-    """Return a run that is done for each set of runs whose steps take as long, a finished one if there is any."""
+    """Select one done run for each step cost, preferring finished over diverged runs."""
     done = [record for record in records if record.result.status.done]
-    found: dict[str, Record] = {}
+    by_cost: dict[str, Record] = {}
     for record in sorted(done, key=lambda record: record.result.status != "finished"):
-        found.setdefault(cost_of(record.result.config, record.result.sources), record)
-    return sorted(found.values(), key=lambda record: record.folder)
+        by_cost.setdefault(cost_key(record.result.config, record.result.sources), record)
+    return sorted(by_cost.values(), key=lambda record: record.folder)
 
 
-def cost_of(config: Mapping[str, Any], sources: Mapping[str, str]) -> str:
-    """Return a text that is equal for runs whose optimizer steps take equally long.
+def cost_key(config: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    """Return a key that is equal for runs whose optimizer steps have the same cost.
 
-    It is the resolved configuration without ``seed``, ``data.seed``, ``target``, and the numbers of the optimizer
-    and its schedule; of these it says which are 0, as a step is cheaper without weight decay. The code and the
-    data files that the configuration names are part of it.
+    It contains the resolved configuration without ``seed``, ``data.seed`` and ``target``, and the hashes of source
+    files. Numbers of the optimizer and scheduler are masked, except 0: without weight decay a step is cheaper.
 
     >>> runs = [{"seed": k, "optimizer": {"lr": lr}} for k, lr in ((0, 0.1), (1, 0.2), (2, 0))]
-    >>> one, two, three = (cost_of(run, {}) for run in runs)
+    >>> one, two, three = (cost_key(run, {}) for run in runs)
     >>> one == two, one == three
     (True, False)
     """
-    rest = {key: value for key, value in computed(config).items() if key not in ("seed", "target")}
-    if "data" in rest:
-        rest["data"] = {key: value for key, value in rest["data"].items() if key != "seed"}
-    masked = {group: mask_nonzero(rest[group]) for group in OTHER_NUMBERS if group in rest}
-    return json.dumps([rest | masked, sources], sort_keys=True)
+    relevant = {k: value for k, value in without_report_keys(config).items() if k not in ("seed", "target")}
+    if "data" in relevant:
+        relevant["data"] = {key: value for key, value in relevant["data"].items() if key != "seed"}
+    masked = {group: mask_nonzero(relevant[group]) for group in TIMING_NEUTRAL_GROUPS if group in relevant}
+    return json.dumps([relevant | masked, sources], sort_keys=True)
 
 
 def mask_nonzero(node: Any) -> Any:
-    """Return a part of a configuration with each number but 0 replaced by ``#``.
+    """Replace all nonzero numbers in a part of a configuration by ``#``.
 
     >>> mask_nonzero({"lr": 0.1, "betas": [0.9, 0.0], "nesterov": True})
     {'lr': '#', 'betas': ['#', 0.0], 'nesterov': True}

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from normlab.config.schema import OF_THE_VERDICT
+from normlab.config.schema import REPORT_KEYS
 
 SEED, TARGET = "seed", "target"
-NO_SETTINGS = (SEED, TARGET, "retrain", "timing", *OF_THE_VERDICT)
+NO_SETTINGS = (SEED, TARGET, "retrain", "timing", *REPORT_KEYS)
 """Keys that do not define a configuration: the seed, the options of the analysis, and the use of the folder."""
 ABSENT = "–"
 """The setting of a key that a run lacks."""

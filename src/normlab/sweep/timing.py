@@ -20,11 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
-from normlab.errors import naming
+from normlab.errors import prefix_errors
 from normlab.population.compiling import Compiled
 from normlab.population.hardware import threads, tune_malloc
 from normlab.population.resources import threads_for
-from normlab.results.folder import HANDLING, run_names
+from normlab.results.folder import FOLDER_KEYS, run_names
 from normlab.results.provenance import environment, require_same_sources
 from normlab.results.result import read_numbers
 from normlab.results.sweep import Record, overrides, read_sweep
@@ -104,7 +104,7 @@ def make_steppers(records: Sequence[Record], names: Sequence[str], interrupts: I
     for record, name in zip(records, names, strict=True):
         result = record.result
         require_same_sources(record.folder, result, result.config)
-        with naming(f"timing: {name}"):
+        with prefix_errors(f"timing: {name}"):
             config = OmegaConf.create(read_numbers(result.config))
             key = json.dumps([result.config["data"], data_seed(config), str(precision_of(config))])
             if key not in datasets:
@@ -127,7 +127,7 @@ def raised_recompile_limit(steppers: "Sequence[Stepper]") -> Iterator[None]:
 
 def timed_arm_names(records: Sequence[Record]) -> list[str]:
     """Return a name for each arm, made of the overrides in which arms differ, without seeds."""
-    unnamed = ("seed", *HANDLING)
+    unnamed = ("seed", *FOLDER_KEYS)
     typed = [
         {key: value for key, value in overrides(record.result).items() if key not in unnamed} for record in records
     ]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from normlab.config.validation import check
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
-from normlab.errors import ConfigError, first_line, naming, require
+from normlab.errors import ConfigError, first_line, prefix_errors, require
 from normlab.probes.snapshot import Probe
 from normlab.results.folder import plain
 from normlab.results.result import Result
@@ -106,10 +106,10 @@ def dry_run(config: DictConfig) -> list[str]:
         module = session.module.to(precision_of(config))
         check_layers(module, data, sizes)
         for name, probe in make_probes(config).items():
-            with naming(f"probes.{name}"):
+            with prefix_errors(f"probes.{name}"):
                 probe.check(module.population.net)
-        prefix_errors(module)
-        with naming("dry run"):
+        prefix_part_errors(module)
+        with prefix_errors("dry run"):
             (result,) = session.run()
     require_metrics(config, result)
     return [*data.notices, *layer_warnings(module.population.net, sizes), *metric_warnings(config, result)]
@@ -168,12 +168,12 @@ def dry_run_config(config: DictConfig) -> DictConfig:
     return short
 
 
-def prefix_errors(module: PopulationModule) -> None:
+def prefix_part_errors(module: PopulationModule) -> None:
     """Prefix errors raised by the loss and by the optimizer's step with ``loss`` or ``optimizer``."""
 
     def named(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **keywords: Any) -> Any:
-            with naming(key):
+            with prefix_errors(key):
                 return call(*arguments, **keywords)
 
         return wrapped

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
-from normlab.errors import naming
+from normlab.errors import prefix_errors
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.norms.counter_rng import StochasticLayer
 from normlab.population.compiling import Compiled, PopulationStep, StepFunction
@@ -275,7 +275,7 @@ class PopulationModule(pl.LightningModule):
         """Replace running statistics by those of the whole training split."""
         split = data.split(0)
         x, _ = self.expand_members((split.x, split.y))
-        with naming("statistics=reestimated"):
+        with prefix_errors("statistics=reestimated"):
             reestimate(self.population, x.split(batch_sizes(x.shape[1], data.batch_size), dim=1))
 
     @property

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from normlab.data.sampling import derive_seed
-from normlab.errors import naming
+from normlab.errors import prefix_errors
 from normlab.population.population import copy_of
 from normlab.population.stacking import State
 from normlab.probes.graph import Graph
@@ -24,7 +24,7 @@ from normlab.probes.preconditioning import Preconditioning
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, folds_exactly
 from normlab.results import probes as records
 from normlab.results.events import EventFile
-from normlab.results.probes import Found, headlines
+from normlab.results.probes import ProbeRecord, headlines
 from normlab.training.callbacks import Timer
 from normlab.training.population_module import PopulationModule
 from normlab.training.run_folders import Run
@@ -74,8 +74,8 @@ class ProbeCallback(pl.Callback):
         self.start: State = {}
         self.folds = True
         self.latest: list[dict[str, float]] = [{} for _ in runs]
-        self.with_arrays: list[list[Found]] = [[] for _ in runs]
-        self.unwritten: list[list[Found]] = [[] for _ in runs]
+        self.with_arrays: list[list[ProbeRecord]] = [[] for _ in runs]
+        self.unwritten: list[list[ProbeRecord]] = [[] for _ in runs]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Draw the graphs, run the probes with ``at_start``, and install the hook around each step."""
@@ -134,7 +134,7 @@ class ProbeCallback(pl.Callback):
         """Run probes on a step, and record their measurements of members that are not frozen."""
         started = time.perf_counter()
         for name in names:
-            with naming(f"probes.{name}"):
+            with prefix_errors(f"probes.{name}"):
                 for measurement in self.probes[name](self.snapshot(module, name, step)):
                     self.record(name, measurement, step, (~module.frozen).nonzero().flatten().tolist())
         module.probe_seconds += time.perf_counter() - started
@@ -173,7 +173,7 @@ class ProbeCallback(pl.Callback):
             for values in (measurement.arrays, measurement.histograms)
         )
         for k in members:
-            row = Found(
+            row = ProbeRecord(
                 epoch=step.epoch,
                 step=step.step,
                 time=now,

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from normlab.population.stacking import State
 from normlab.results import curves, events, probes, result
-from normlab.results.events import OURS, EventFile
-from normlab.results.folder import group_choices, plain, require_writable, run_name, to_yaml, without_handling
+from normlab.results.events import EVENT_FILES, EventFile
+from normlab.results.folder import group_choices, plain, require_writable, run_name, to_yaml, without_folder_keys
 from normlab.results.result import EpochMetrics, Result, Status
 
 ERROR = "error.txt"
@@ -113,8 +113,8 @@ def is_logged(folder: Path) -> bool:
 def create_event_file(run: Run) -> EventFile:
     """Create the run's event file, with its hyperparameters and its configuration as text."""
     config, file = plain(run.config), EventFile(run.folder)
-    unresolved = without_handling(OmegaConf.to_container(run.config))
-    file.start(events.flat(config, run.choices), events.group(unresolved, run.choices))
+    unresolved = without_folder_keys(OmegaConf.to_container(run.config))
+    file.start(events.flatten_hparams(config, run.choices), events.hparam_group(unresolved, run.choices))
     file.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines()))
     return file
 
@@ -122,7 +122,7 @@ def create_event_file(run: Run) -> EventFile:
 def remove_unfinished_run(folder: Path) -> None:
     """Remove the files of an unfinished run before it is trained again."""
     require_writable(folder)
-    for pattern in (OURS, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"):
+    for pattern in (EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"):
         for path in folder.glob(pattern):
             path.unlink()
     files = curves.CURVES_FILE, probes.PROBES_FILE, probes.ARRAYS, ERROR, result.RESULT_FILE
