@@ -108,7 +108,7 @@ class NormlabCallback(Callback):
             exit_with_error(error, source_location(error, config))
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Draw what the probes found, and say where the run's files are."""
+        """Draw the probe figures of a completed run and log the path of its folder."""
         from normlab.report.finalize import finalize_run
 
         if job_return.status == JobStatus.COMPLETED:
