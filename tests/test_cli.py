@@ -108,7 +108,7 @@ MISTAKES = {
     "optimized_metric=loss": "optimized_metric must be train/… or val/…, such as val/loss, got loss",
     "optimized_metric=val/acc": "optimized_metric must be one of train/loss, val/loss, val/mse, val/mae, val/r2",
     "optimized_metric=train/r2": "optimized_metric must be one of train/loss, val/loss",
-    "trainer.check_val_every_n_epoch=5": "trainer.check_val_every_n_epoch must be at most trainer.max_epochs=1, got 5",
+    "trainer.check_val_every_n_epoch=5": "check_val_every_n_epoch must be at most trainer.max_epochs=1, got 5",
     "data.standardize=no": "data.standardize must be true or false, got 'no'",
     "logger.tensorboard=no": "logger.tensorboard must be true or false, got 'no'",
     "model.norm.fused=maybe": "model.norm.fused must be true or false, got 'maybe'",
