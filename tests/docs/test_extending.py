@@ -128,7 +128,7 @@ def test_commands_train_populations_and_print_arms(lab, outcomes, number):
     runs = pd.read_csv(folder / "summary.csv")
     assert runs["status"].tolist() == ["finished"] * 2 * len(arms)
     if "metrics=" in command:
-        assert "within at the end of the training (higher is better)" in out
+        assert "within at the end of training (higher is better)" in out
         assert {"best/val/within", "last/val/smape", "test/within"} <= set(runs)
     if "net=" in command:
         curves = pd.read_csv(folder / f"model={arms[-1]},seed=0" / "curves.csv")

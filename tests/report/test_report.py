@@ -307,7 +307,9 @@ def test_unknown_options_list_the_alternatives(make_run, error_of, tmp_path):
     )
     assert error_of(folder, "--margin", "-1") == "error: margin must be a number > 0, got -1.0; 0.05 is 5 %"
     assert "baseline must be a setting of model (bn, nobn), got 'ln'" in error_of(folder, "--baseline", "ln")
-    assert "compare must be a key that varies (model, optimizer.lr), got 'net'" in error_of(folder, "--compare", "net")
+    assert "compare must be a key that varies (model, optimizer.lr), got 'net'" in error_of(
+        folder, "--compare", "net"
+    )
     target = "target must be a number or 'baseline' (the value that it reaches), got 'fast'"
     assert target in error_of(folder, "--target", "fast")
     assert not (tmp_path / "sweep/report/index.html").exists()

@@ -81,7 +81,7 @@ def report(args: argparse.Namespace) -> None:
     history = read_history(folder, records) if folder else History(declared_maximum(records))
     data = build_report_data(
         records,
-        replace(defaults, **(given | {"target": parse_target(args.target) or defaults.target})),
+        replace(defaults, **(given | {"target": parse_target_option(args.target) or defaults.target})),
         history=history,
         folders=args.paths,
     )
@@ -125,7 +125,7 @@ def require_report(folder: Path) -> None:
         raise ConfigError(f"--out must be a new folder or an earlier report, got {folder}; choose another folder")
 
 
-def parse_target(text: str | None) -> float | str | None:
+def parse_target_option(text: str | None) -> float | str | None:
     """Convert ``--target`` to a number, if it is one."""
     try:
         return text if text is None else float(text)

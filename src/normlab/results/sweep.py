@@ -171,7 +171,9 @@ def read_curves(records: Sequence[Record]) -> "pd.DataFrame":
     import pandas as pd
 
     frames = [
-        frame.assign(run=number) for number, record in enumerate(records) for frame in curve_rows(record.folder)
+        frame.assign(run=number)
+        for number, record in enumerate(records)
+        for frame in read_curve_rows(record.folder)
     ]
     if not frames:
         return pd.DataFrame({name: [] for name in CURVE_COLUMNS})
@@ -180,7 +182,7 @@ def read_curves(records: Sequence[Record]) -> "pd.DataFrame":
     return rows[list(CURVE_COLUMNS)]
 
 
-def curve_rows(folder: Path) -> "Iterator[pd.DataFrame]":
+def read_curve_rows(folder: Path) -> "Iterator[pd.DataFrame]":
     """Yield the rows of ``curves.csv`` as one data frame; nothing if it is missing, empty or damaged."""
     import pandas as pd
 
