@@ -108,7 +108,7 @@ def test_every_block_has_file_name():
     assert {Path(name).parts[0] for name in FILES} == {"mylab", "conf"}
     assert all(len(line) <= 115 for text in FILES.values() for line in text.splitlines())
     groups = {Path(name).parts[1] for name in FILES if name.startswith("conf/")}
-    assert groups == {"model", "net", "data", "metrics"}
+    assert groups == {"model", "net", "data", "metrics", "probes"}
 
 
 def test_normalizers_are_short():
@@ -130,6 +130,13 @@ def test_commands_train_populations_and_print_arms(lab, outcomes, number):
     if "metrics=" in command:
         assert "within at the end of training (higher is better)" in out
         assert {"best/val/within", "last/val/smape", "test/within"} <= set(runs)
+    if "probes=" in command:
+        probed = pd.read_csv(folder / f"model={arms[-1]},seed=0" / "probes.csv")
+        assert probed[["epoch", "probe", "quantity"]].values.tolist() == [
+            [5 * k, "gradient_norm", "norm"] for k in (1, 2)
+        ]
+        assert (probed["value"] > 0).all()
+        assert "gradient_norm: last measurement" in out
     if "net=" in command:
         curves = pd.read_csv(folder / f"model={arms[-1]},seed=0" / "curves.csv")
         assert "hidden/before_std" in set(curves["metric"][curves["split"] == "activation"])

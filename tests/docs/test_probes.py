@@ -2,18 +2,13 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
-from types import ModuleType
 
-import pandas as pd
 import pytest
-import yaml
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "probes.md").read_text()
-ON_ANY_LOSS, CUSTOM = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-(SETTINGS,) = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+(ON_ANY_LOSS,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = re.findall(r"^    python train\.py (.+)$", TEXT, re.MULTILINE)
 
 
@@ -34,17 +29,3 @@ def test_commands_run(run_train, command):
 def test_example_measures_any_loss(capsys):
     exec(ON_ANY_LOSS, {})
     assert capsys.readouterr().out.count("tensor(") == 2
-
-
-def test_custom_probe_is_recorded(run_train, monkeypatch):
-    module = ModuleType("mine.probes")
-    monkeypatch.setitem(sys.modules, "mine", ModuleType("mine"))
-    monkeypatch.setitem(sys.modules, "mine.probes", module)
-    exec(CUSTOM, module.__dict__)
-    ((name, settings),) = yaml.safe_load(SETTINGS).items()
-    overrides = [f"+probes.{name}.{key}={value}" for key, value in settings.items()]
-    outcome = run_train(*overrides, "trainer.max_epochs=5", "logger=csv", "hydra.run.dir=run")
-    assert outcome.code == 0, outcome.err
-    records = pd.read_csv("run/probes.csv")
-    assert records["quantity"].unique().tolist() == ["norm"]
-    assert (records["value"] > 0).all()
