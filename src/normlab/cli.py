@@ -18,8 +18,8 @@ from hydra.errors import ConfigCompositionException
 from normlab.config.messages import format_error
 
 MULTIRUN_OPTIONS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-TRACEBACK = "HYDRA_FULL_ERROR"
-WANTS_TRACEBACK = os.environ.get(TRACEBACK) == "1"
+TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
+WANTS_TRACEBACK = os.environ.get(TRACEBACK_VARIABLE) == "1"
 """True if the user asked for tracebacks with Hydra's environment variable."""
 
 
@@ -31,9 +31,9 @@ def run_cli(main: Callable[[], Any]) -> None:
     # With a closed pipe, as in `train.py | head`, logging would print a traceback for every line.
     logging.raiseExceptions = False
     # Makes Hydra re-raise the exception; otherwise it prints part of the traceback itself and exits.
-    os.environ[TRACEBACK] = "1"
-    # Read when torch is imported. On a busy machine, waiting OpenMP threads that spin occupy the core that the
-    # working thread needs, and a step takes a hundred times as long; sleeping threads cost microseconds.
+    os.environ[TRACEBACK_VARIABLE] = "1"
+    # GOMP_SPINCOUNT is read when torch is imported. On a busy machine, waiting OpenMP threads that spin occupy the
+    # core that the others need: a step then takes a hundred times as long. Sleeping costs microseconds.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     # Skip the garbage collection at exit, which takes over a second; the process frees its memory anyway.
     atexit.register(gc.freeze)

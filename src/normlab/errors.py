@@ -43,7 +43,7 @@ def similarity(name: str, choice: str) -> float:
 
 
 def require(condition: bool, key: str, expected: str, got: object) -> None:
-    """Raise :class:`ConfigError` "key must be expected, got value" unless ``condition`` holds.
+    """Raise :class:`ConfigError` ``<key> must be <expected>, got <got>`` unless ``condition`` holds.
 
     >>> require(False, "optimizer.lr", "a number > 0", -1)
     Traceback (most recent call last):

@@ -304,8 +304,8 @@ def test_missing_table_method_raises():
 @pytest.mark.parametrize(
     ("x", "y", "classes", "reason"),
     [
-        (torch.zeros(5, 2), torch.zeros(4, 1), 0, "as many as the 5 inputs, got 4"),
-        (torch.zeros(5, 2), torch.zeros(5), 0, r"of shape \(N, outputs\), or come with classes"),
+        (torch.zeros(5, 2), torch.zeros(4, 1), 0, "that of inputs, 5, got 4"),
+        (torch.zeros(5, 2), torch.zeros(5), 0, r"of shape \(N, outputs\); for class indices pass classes"),
         (torch.zeros(5, 2), torch.tensor([0, 1, 2, 3, 1]), 3, "class indices from 0 to 2"),
     ],
 )

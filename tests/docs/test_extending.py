@@ -36,7 +36,7 @@ FENCE = re.compile(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTA
 FILES = dict(FENCE.findall(TEXT))
 COMMANDS = re.findall(r"^    python (train\.py .+)$", TEXT, re.MULTILINE)
 SHORT = ["trainer.max_epochs=2", "logger=csv"]
-QUOTED = "\n    runs like seed=1 are trained one by one: "
+QUOTED = "\n    runs such as seed=1 are trained one by one: "
 MAX_CLASS_LINES = 20
 EXTRA_FILES = {
     "mylab/items.py": """

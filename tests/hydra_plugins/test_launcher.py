@@ -58,7 +58,7 @@ def test_plan_is_logged_before_training(run_train):
     assert "8 runs in 2 populations" in outcome.out.splitlines()[:2]
     outcome = run_train("-m", "model=bn,nobn", "trainer.max_epochs=1", STACKED)
     assert outcome.out.splitlines()[:2] == [
-        "1 seed: no verdict possible; 'seed=range(12)' allows one",
+        "1 seed: no verdict possible; 'seed=range(12)' would allow a verdict",
         "2 runs, one by one",
     ]
 
@@ -97,7 +97,7 @@ def test_lightning_early_stopping_acts_on_each_run(run_train):
     outcome = run_train(*STOPPING)
     assert outcome.code == 0, outcome.err
     reason = "callbacks.extra: a Lightning callback handles a single run"
-    assert f"runs like seed=0 are trained one by one: {reason}" in outcome.out
+    assert f"runs such as seed=0 are trained one by one: {reason}" in outcome.out
     together = pd.read_csv("sweep/summary.csv")["epochs"].tolist()
     assert len(set(together)) > 1
     for seed, epochs in enumerate(together):
@@ -198,7 +198,7 @@ def test_global_generator_layers_log_equality_in_law(run_train):
     assert outcome.code == 0, outcome.err
     plan, law, *_ = outcome.out.splitlines()
     assert plan == "2 runs in 1 population"
-    assert "draw from torch's global generator, and so draw other numbers than runs trained alone" in law
+    assert "draw from torch's global generator, and so draw different numbers from runs trained alone" in law
     outcome = run_train(*common[:-1])
     assert "global generator" not in outcome.out, "our own dropout has a generator for each member"
 

@@ -99,8 +99,8 @@ def make_trained(make: Callable[..., nn.Module], seed: int = 0, **arguments) -> 
 
 def freeze(layer: nn.Module) -> nn.Module:
     """Fix statistics and random numbers, so that a layer is a function of input and parameters."""
-    if hasattr(layer, "held"):
-        layer.held = True
+    if hasattr(layer, "updates_state"):
+        layer.updates_state = False
     if hasattr(layer, "track_running_stats"):
         layer.track_running_stats = False
     return layer

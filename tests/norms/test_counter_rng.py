@@ -146,7 +146,7 @@ def test_advance_changes_draws_and_copies_continue():
 
 def test_held_layer_repeats_draws():
     layer = StochasticLayer()
-    layer.held = True
+    layer.updates_state = False
     first = layer.uniform((4,))
     layer.advance()
     assert torch.equal(layer.uniform((4,)), first)

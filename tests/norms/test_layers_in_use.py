@@ -154,7 +154,7 @@ def test_weight_derivatives_match_finite_differences(make, shape):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_forward_and_reverse_mode_hvp_agree(make, shape):
     layer, x, v = make_trained(make), normal(1, *shape).requires_grad_(), normal(2, *shape)
-    layer.held, layer.track_running_stats = True, False
+    layer.updates_state = layer.track_running_stats = False
 
     def loss(x: Tensor) -> Tensor:
         return layer(x).pow(3).sum()
@@ -478,7 +478,7 @@ def test_uninitialized_actnorm_compiles_to_one_graph():
 def test_scaling_batch_equals_scaling_eps(make, shape, scale, shift, eps):
     layer, other = make(eps=eps).double(), make(eps=eps / scale**2).double()
     for one in (layer, other):
-        # Batch renormalization depends on the running statistics unless it is held.
-        one.held = isinstance(one, BatchRenorm)
+        # Batch renormalization depends on the running statistics unless its state is fixed.
+        one.updates_state = not isinstance(one, BatchRenorm)
     x = normal(1, *shape)
     assert_close(layer(scale * x + shift), other(x), rtol=1e-7, atol=1e-7)

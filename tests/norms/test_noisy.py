@@ -75,7 +75,7 @@ def test_noise_is_a_function_of_key_and_step():
     assert torch.equal(first, same)
     assert not torch.allclose(first, other)
     assert not torch.allclose(first, layers[0](x))
-    layers[1].held = True
+    layers[1].updates_state = False
     assert torch.equal(layers[1](x), layers[1](x))
 
 

@@ -112,7 +112,7 @@ def test_limits_are_full_without_total_steps():
 def test_held_layer_keeps_r_d_and_statistics(fused):
     layer = make_layer(fused)
     layer(normal(6, 3))
-    layer.held = True
+    layer.updates_state = False
     before, r, d = copy.deepcopy(layer.state_dict()), layer.r.clone(), layer.d.clone()
     x = 5 * normal(6, 3, seed=4)
     y = layer(x)

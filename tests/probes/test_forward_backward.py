@@ -335,7 +335,7 @@ def test_uninitialized_layer_stays_uninitialized(members):
     snapshot = replace(snapshot, net=waiting, before=before, after=before)
     result = forward_backward(snapshot, "batch", ["hidden1.linear.weight"])
     assert_close(result.normalized["hidden1"][:, 0], torch.zeros(members, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert waiting.hidden1.norm.waits
+    assert waiting.hidden1.norm.needs_init
     assert not before["hidden1.norm.initialized"].any()
     assert not before["hidden1.norm.initial_mean"].any()
 

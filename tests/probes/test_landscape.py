@@ -68,13 +68,13 @@ def test_gradients_and_hessians_match_original_net(helpers, norm, mode):
     net = helpers.make_net(helpers.norms[norm])
     net.load_state_dict({name: tensor[0] for name, tensor in snapshot.before.items()}, strict=False)
     net.train(mode == "batch")
-    hold(net, True)
+    set_updates_state(net, False)
     x, y = (part[0] for part in snapshot.minibatch)
     buffers = {name: snapshot.before[name][0] for name in dict(net.named_buffers())}
     if norm == "brn" and mode == "batch":  # r and d as the step itself takes them
-        hold(net, False)
+        set_updates_state(net, True)
         functional_call(net, {**dict(net.named_parameters()), **buffers}, (x,))
-        hold(net, True)
+        set_updates_state(net, False)
 
     def loss(params: dict) -> Tensor:
         own = {name: buffer.clone() for name, buffer in buffers.items()}
@@ -97,10 +97,10 @@ def gradient(loss: Callable[[dict], Tensor], params: dict) -> Tensor:
     return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss(own), list(own.values()))])
 
 
-def hold(net: nn.Module, held: bool) -> None:
+def set_updates_state(net: nn.Module, value: bool) -> None:
     for layer in net.modules():
-        if hasattr(layer, "held"):
-            layer.held = held
+        if hasattr(layer, "updates_state"):
+            layer.updates_state = value
         if hasattr(layer, "track_running_stats"):
             layer.track_running_stats = False
 

@@ -274,7 +274,7 @@ def test_uninitialized_layer_stays_uninitialized(members):
     assert_close(seen["hidden1"].mean, torch.zeros(members, 6, dtype=torch.float64), rtol=0, atol=1e-9)
     assert not own["hidden1.norm.initialized"].any()
     assert not own["hidden1.norm.initial_mean"].any()
-    assert snapshot.net.hidden1.norm.waits
+    assert snapshot.net.hidden1.norm.needs_init
 
 
 @pytest.mark.parametrize("norm", [BatchNorm1d, nn.BatchNorm1d, NoisyBatchNorm, BatchRenorm, nn.LayerNorm])

@@ -153,7 +153,7 @@ def test_verdict_needs_enough_seeds(make_run, tmp_path, captured, seeds):
     assert not any(claim in words for claim in ("wins", "best arm", "significant"))
     if seeds < 7:  # p is at least 2/64, doubled at the first look
         assert "better" not in words
-        assert "too few replicates to compare bn with nobn: 6 replicates, 7 are needed" in words
+        assert "too few replicates to compare bn with nobn: 6 of the 7 replicates needed" in words
     else:  # 2 · 2/128
         assert "bn is better than nobn: test/loss ratio 0.25, 95 % CI" in words
         assert "p = 0.031 (look 1), over 7 draws of the data" in words

@@ -33,29 +33,30 @@ def test_tuning_and_reported_seeds_with_power():
 
 
 def test_more_seeds_are_suggested():
-    more = "'seed=range(12)' detects smaller ones"
+    more = "'seed=range(12)' would detect smaller effects"
     assert lines() == [f"seeds 0 to 7 are reported; 80 % power for an effect of 1.4 {OF_PAIRS} (look 1); {more}"]
     nothing = {"detectable": float("inf")}
     assert lines(report=range(4), **nothing) == [
-        "seeds 0 to 3 are reported; no verdict possible (look 1); 'seed=range(12)' allows one"
+        "seeds 0 to 3 are reported; no verdict possible (look 1); 'seed=range(12)' would allow a verdict"
     ]
     assert lines(range(4), range(4), disjoint=False, **nothing) == [
         "seeds 0 to 3 tune the learning rate and are reported; no verdict possible (look 1); "
-        "'seed=range(12)' allows one"
+        "'seed=range(12)' would allow a verdict"
     ]
     assert lines(report=range(4, 8), comparisons=3, look=2, **nothing) == [
-        "seeds 4 to 7 are reported; no verdict possible (3 comparisons, look 2); 'seed=range(4,16)' allows one"
+        "seeds 4 to 7 are reported; no verdict possible (3 comparisons, look 2); "
+        "'seed=range(4,16)' would allow a verdict"
     ]
     assert lines(report=range(4), max_replicates=4, **nothing) == [
         "seeds 0 to 3 are reported; no verdict possible (look 1); "
-        "no number of seeds within max_replicates allows one"
+        "no number of seeds within max_replicates allows a verdict"
     ]
 
 
 def test_splits_tune_on_their_own_validation_rows():
     (line,) = lines(range(12), range(12), within=True)
     assert line.startswith(
-        "each of the 12 splits tunes the learning rate on its own validation rows and is reported; 80 %"
+        "the learning rate is tuned in each of the 12 splits, on its validation rows; all are reported; 80 %"
     )
 
 
@@ -65,7 +66,7 @@ def test_underpowered_comparisons_are_counted():
 
 
 def test_one_seed():
-    assert lines(report=(0,)) == ["1 seed: no verdict possible; 'seed=range(12)' allows one"]
+    assert lines(report=(0,)) == ["1 seed: no verdict possible; 'seed=range(12)' would allow a verdict"]
     assert lines(report=(0,), comparisons=0) == []
 
 
@@ -125,7 +126,7 @@ class TestSeedPlan:
         (line,) = plan(("bn", "nobn"), range(12), rates)
         assert line.startswith("seeds 0 to 3 tune the learning rate, seeds 4 to 11 are reported; ")
         (line,) = plan(("bn", "nobn"), range(12), rates, generated=False)
-        assert line.startswith("each of the 12 splits tunes the learning rate on its own validation rows")
+        assert line.startswith("the learning rate is tuned in each of the 12 splits, on its validation rows")
         (line,) = plan(("bn", "nobn"), range(12), rates, generated=False, replicate="seed")
         assert line.startswith("seeds 0 to 3 tune the learning rate, seeds 4 to 11 are reported; ")
 
@@ -155,7 +156,7 @@ class TestSeedPlan:
     def test_maximum_too_small_for_a_verdict(self, plan):
         assert plan(("bn", "nobn"), range(3), max_replicates=4) == [
             "seeds 0 to 2 are reported; no verdict possible (look 1); "
-            "no number of seeds within max_replicates allows one"
+            "no number of seeds within max_replicates allows a verdict"
         ]
 
     def test_maximum_of_existing_runs_counts(self, plan, make_run):

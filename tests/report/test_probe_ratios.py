@@ -39,7 +39,9 @@ def test_baseline_differs_in_normalizer_alone(make_run, ratios):
         "(95",
         "%",
         "interval)",
-        "smaller",
+        "seeds",
+        "below",
+        "nobn",
     ]
     assert lines[1].split()[2:] == ["along_gradient/batch/beta", "0.01", "(0.01", "to", "0.01)", "8/8"]
 

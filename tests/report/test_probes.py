@@ -477,12 +477,12 @@ def test_table_has_medians_of_last_measurements(tabled):
 
 def test_printed_tables_name_probe_and_mode(tabled):
     assert printed_probes(*summary_and_records(tabled)) == [
-        "along_gradient: last measurement, median over the finished seeds",
+        "along_gradient: last measurement, median over finished runs",
         "model  beta (batch)  beta_lr (batch)",
         "bn                3              1.5",
         "nobn             20                1",
         "",
-        "mine: last measurement, median over the finished seeds",
+        "mine: last measurement, median over finished runs",
         "model  x (frozen)",
         "bn              1",
         "nobn            1",

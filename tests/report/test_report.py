@@ -177,7 +177,7 @@ def test_options_baseline_compare_and_target(make_run, report, tmp_path):
     assert {row["panel"] for row in rows} == {"model=bn", "model=nobn"}
     report("--target", "2.5")
     assert "val/loss at most 2.5" in (tmp_path / "sweep/report-target=2.5/target.svg").read_text()
-    assert "the value that the baseline reaches" in report("--target", "baseline")
+    assert "three quarters of the baseline" in report("--target", "baseline")
 
 
 @pytest.mark.parametrize("metric", ["test/loss", "val/loss", "train/loss"])
@@ -196,7 +196,7 @@ def test_selection_uses_validation_for_any_metric(make_run, report, tmp_path, me
     chosen = [row["optimizer.lr"] for row in rows_of(tmp_path, "settings", folder) if row["chosen"] == "1.0"]
     assert chosen == ["0.01", "0.01"]
     # The validation losses of bn at 0.01 are at most 2.5 in the second epoch, step 10; those of nobn never are.
-    assert "Target: val/loss at most 2.5." in page
+    assert "Target for the time to target: val/loss at most 2.5." in page
     reached = {row["arm"]: row["steps"] for row in rows_of(tmp_path, "times", folder)}
     assert reached == {"bn": "10.0", "nobn": "inf"}
     assert "val/loss by epoch" in page

@@ -67,7 +67,7 @@ def test_verdict_names_its_scope(make_run, texts, how, scope):
     sweep(make_run, {"bn": 1.0, "nobn": 2.0}, **how)
     for text in texts():
         assert f"p = 0.016 (look 1), {scope}; " in text
-        assert ("shown for new tables like this one, p =" in text) == (scope == "over 8 splits of this table")
+        assert ("also holds for new tables like this one, p =" in text) == (scope == "over 8 splits of this table")
 
 
 def test_early_stopped_runs_are_counted(make_run, texts):

@@ -10,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from normlab.errors import ConfigError
 from normlab.results.folder import (
     differing_keys,
-    earlier_result,
     free_folder,
     plain,
     require_run_folder,
     require_writable,
+    reusable_result,
     without_hydra,
 )
 from normlab.results.result import Objective, Result, Status
@@ -45,7 +45,7 @@ def test_earlier_result_is_returned_for_any_status(tmp_path, status):
     result = result_of(config(), status)
     result.write(tmp_path)
 
-    assert earlier_result(tmp_path, config()) == result
+    assert reusable_result(tmp_path, config()) == result
 
 
 def test_record_without_replicate_is_not_replicate_data(tmp_path):
@@ -53,7 +53,7 @@ def test_record_without_replicate_is_not_replicate_data(tmp_path):
     del earlier["replicate"]
     result_of(earlier).write(tmp_path)
 
-    assert earlier_result(tmp_path, config(replicate="seed")) is not None
+    assert reusable_result(tmp_path, config(replicate="seed")) is not None
     with pytest.raises(ConfigError, match=r"another configuration \(it differs in replicate\)"):
         require_run_folder(tmp_path, config())
 
@@ -68,20 +68,20 @@ def test_without_hydra_copies_the_config():
 def test_earlier_result_with_infinite_number_is_found(tmp_path):
     result_of(config(float("inf"))).write(tmp_path)
 
-    assert earlier_result(tmp_path, config(float("inf"))) is not None
+    assert reusable_result(tmp_path, config(float("inf"))) is not None
 
 
 def test_earlier_result_with_numeric_keys_is_found(tmp_path):
     result_of(config(milestones={10: 0.1, 20: 0.01})).write(tmp_path)
 
-    assert earlier_result(tmp_path, config(milestones={10: 0.1, 20: 0.01})) is not None
+    assert reusable_result(tmp_path, config(milestones={10: 0.1, 20: 0.01})) is not None
 
 
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_folder_without_run_has_no_earlier_result(tmp_path, folder):
     (tmp_path / "empty").mkdir()
 
-    assert earlier_result(tmp_path / folder, config()) is None
+    assert reusable_result(tmp_path / folder, config()) is None
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["with a result", "killed"])
@@ -104,7 +104,7 @@ def test_report_keys_do_not_distinguish_configurations(tmp_path, more, finished)
     null = {"baseline": None, "margin": None, "pairs": False, "max_replicates": None}
     if finished:
         result_of(config(**null)).write(tmp_path)
-        assert earlier_result(tmp_path, config(**(null | more))) is not None
+        assert reusable_result(tmp_path, config(**(null | more))) is not None
     else:
         leave_killed_run(tmp_path, config(**null))
     require_run_folder(tmp_path, config(**(null | more)))
@@ -117,9 +117,9 @@ def test_record_without_replicate_is_replicate_seed(tmp_path):
     del old["replicate"]
     result_of(old).write(tmp_path)
 
-    assert earlier_result(tmp_path, config(replicate="seed")) is not None
+    assert reusable_result(tmp_path, config(replicate="seed")) is not None
     with pytest.raises(ConfigError, match="it differs in replicate"):
-        earlier_result(tmp_path, config(replicate="data"))
+        reusable_result(tmp_path, config(replicate="data"))
 
 
 def test_folder_of_same_killed_run_is_accepted(tmp_path):
@@ -132,7 +132,7 @@ def test_damaged_result_raises(tmp_path):
     (tmp_path / "result.json").write_text("{")
 
     with pytest.raises(ValueError, match=r"result\.json is damaged"):
-        earlier_result(tmp_path, config())
+        reusable_result(tmp_path, config())
 
 
 def test_plain_resolves_interpolations():

@@ -6,7 +6,14 @@ import pytest
 
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import Record
-from normlab.results.timing import TIMING_FILE, TimedArm, Timing, read_timing, representatives, step_seconds
+from normlab.results.timing import (
+    TIMING_FILE,
+    TimedConfiguration,
+    Timing,
+    read_timing,
+    representatives,
+    step_seconds,
+)
 
 CONFIG = {
     "seed": 0,
@@ -34,7 +41,9 @@ def result_of(status: Status = Status.FINISHED, sources: dict[str, str] | None =
 
 def timing_of(*results: Result) -> Timing:
     arms = [
-        TimedArm(f"run {k}", result.config, result.choices, result.sources, 1, False, 5, [k + 0.1, k + 0.2])
+        TimedConfiguration(
+            f"run {k}", result.config, result.choices, result.sources, 1, False, 5, [k + 0.1, k + 0.2]
+        )
         for k, result in enumerate(results)
     ]
     return Timing("2026-01-01T00:00:00+00:00", arms, {"machine": {"cores": 2}})

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from normlab.stats.analysis import analyze
-from normlab.stats.comparisons import comparisons_of
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric, design_of
 from normlab.stats.grid import grid_of
 from normlab.stats.looks import History
+from normlab.stats.multiple_comparisons import comparisons_of
 from normlab.stats.sentences import interaction_sentence, sentence
 from normlab.stats.tuning import choose_settings
 

@@ -74,11 +74,11 @@ class TestScope:
         noisy = np.exp(np.random.default_rng(0).normal(loc=0.8, scale=1.0, size=12))
         assert verdict_text(arm("bn", ONES, **split), arm("nobn", TWOS, **split)) == (
             f"bn is better than nobn: {HALF}, over 12 splits of this table; "
-            f"shown for new tables like this one, p = 0; {UNTUNED}"
+            f"also holds for new tables like this one, p = 0; {UNTUNED}"
         )
         assert verdict_text(arm("bn", ONES, **split), arm("nobn", noisy, **split)) == (
             "bn is better than nobn: test/loss ratio 0.44, 95 % CI 0.27–0.77, p = 0.0034, over 12 splits of this "
-            f"table; not shown for new tables like this one, p = 0.08; {UNTUNED}"
+            f"table; not shown to hold for new tables like this one, p = 0.08; {UNTUNED}"
         )
 
     def test_new_tables_with_diverged_run(self, verdict_text, arm):
@@ -124,19 +124,19 @@ class TestScope:
 class TestTooFew:
     def test_eight_pairs_with_three_ties(self, verdict_text, arm):
         assert verdict_text(arm("bn", ONES[:8]), arm("nobn", ONES[:3] + TWOS[:5])) == (
-            "too few replicates to compare bn with nobn: 5 of 8 replicates differ, 6 are needed; test/loss "
+            "too few replicates to compare bn with nobn: 5 of 8 replicates differ, 6 must; test/loss "
             f"ratio 0.71, 95 % CI 0.5–1; {UNTUNED}"
         )
 
     def test_look_needs_more_replicates(self, verdict_text, arm):
         assert verdict_text(arm("bn", ONES[:6]), arm("nobn", TWOS[:6]), history=History()) == (
-            "too few replicates to compare bn with nobn: 6 replicates, 7 are needed; test/loss ratio 0.5, "
+            "too few replicates to compare bn with nobn: 6 of the 7 replicates needed; test/loss ratio 0.5, "
             f"95 % CI 0.5–0.5; {UNTUNED}"
         )
 
     def test_one_replicate(self, verdict_text, arm):
         assert verdict_text(arm("bn", [1.0]), arm("nobn", [2.0])) == (
-            f"too few replicates to compare bn with nobn: 1 replicate, 6 are needed; test/loss ratio 0.5; "
+            f"too few replicates to compare bn with nobn: 1 of the 6 replicates needed; test/loss ratio 0.5; "
             f"{UNTUNED}"
         )
 

@@ -63,7 +63,7 @@ class TestReplicates:
         rates = [arm("bn", FINE, lr="0.1"), arm("bn", WORSE, lr="0.2")]
         assert "replicates that choose settings: 4; reported replicates: 8" in warnings_of(*rates)
         few = [arm("bn", [1.0, 2.0], lr="0.1"), arm("bn", [3.0, 4.0], lr="0.2")]
-        assert "the same 2 replicates choose settings and report, which favours tuned arms" in warnings_of(*few)
+        assert "the same 2 replicates tune and are reported, which favours tuned arms" in warnings_of(*few)
 
     def test_splits_tuned_within_have_no_warning(self, sweep, arm):
         rates = [

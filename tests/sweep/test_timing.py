@@ -12,7 +12,7 @@ from normlab.results.folder import plain
 from normlab.results.result import Result
 from normlab.results.timing import read_timing, step_seconds
 from normlab.sweep import timing
-from normlab.sweep.timing import Stepper, interleaved, time_arms
+from normlab.sweep.timing import Stepper, interleaved, time_configurations
 from normlab.training.build import make_data
 from normlab.training.interrupts import Interrupts
 from normlab.training.run import train
@@ -100,7 +100,7 @@ def test_runs_share_the_times_of_their_arm(tmp_path, caplog):
         for model, seed, lr in runs
     ]
     caplog.set_level("INFO")
-    time_arms(tmp_path, rounds=3)
+    time_configurations(tmp_path, rounds=3)
     timing_result = read_timing(tmp_path)
     assert timing_result is not None
     assert [(arm.run, arm.choices, arm.threads, arm.compiled) for arm in timing_result.arms] == [
@@ -129,7 +129,7 @@ def test_single_arm_is_not_timed(tmp_path, caplog):
     for seed in (0, 1):
         train_one(tmp_path / str(seed), "model=bn", f"seed={seed}")
     caplog.set_level("INFO")
-    time_arms(tmp_path)
+    time_configurations(tmp_path)
     assert "nothing to compare" in caplog.messages[-1]
     assert read_timing(tmp_path) is None
 
@@ -145,7 +145,7 @@ def test_changed_data_raise(tmp_path):
     with pytest.raises(
         ConfigError, match=r"bn holds a result of code or data that have changed since: data\.path="
     ):
-        time_arms(tmp_path / "sweep")
+        time_configurations(tmp_path / "sweep")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
@@ -156,7 +156,7 @@ def test_steps_of_several_arms_stay_compiled(tmp_path, sizes):
     for model in ("bn", "nobn"):
         overrides = ["trainer.compile=true", "net.hidden=[4]", "data.batch_size=40", sizes]
         train_one(tmp_path / model, f"model={model}", *overrides)
-    time_arms(tmp_path, rounds=3)
+    time_configurations(tmp_path, rounds=3)
     timing_result = read_timing(tmp_path)
     assert timing_result is not None
     assert [arm.compiled for arm in timing_result.arms] == [True, True]

@@ -26,7 +26,7 @@ from hydra_plugins.normlab.composer import (
     source_location,
     task_config,
 )
-from hydra_plugins.normlab.typed import is_overridden, require_effective
+from hydra_plugins.normlab.override_checks import is_overridden, require_effective
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config.schema import direction_of
 from normlab.errors import first_line
@@ -40,7 +40,7 @@ NOISY_LOGGERS = ("alembic.runtime.plugins", "optuna.storages")
 
 
 @contextmanager
-def closing(folder: Path, config: DictConfig) -> Iterator[None]:
+def finalizing(folder: Path, config: DictConfig) -> Iterator[None]:
     """Context manager around a sweep: on exit, write its tables and report, even after an error or Ctrl-C.
 
     With ``timing=true`` it first times the arms, even if a run failed, but not after Ctrl-C.
@@ -54,10 +54,10 @@ def closing(folder: Path, config: DictConfig) -> Iterator[None]:
             raise
         finally:
             if is_timed:
-                from normlab.sweep.timing import time_arms
+                from normlab.sweep.timing import time_configurations
 
                 with job_environment(config):
-                    time_arms(folder)
+                    time_configurations(folder)
     finally:
         finalize_sweep(folder)
 
@@ -81,7 +81,7 @@ def is_our_sweep(config: DictConfig) -> bool:
 
 
 class NormlabCallback(Callback):
-    """Validates single runs before training, and wraps other sweepers in :class:`ClosingSweeper`."""
+    """Validates single runs before training, and wraps other sweepers in :class:`FinalizingSweeper`."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the configuration with a dry run, then reserve the run's folder; exit on an error."""
@@ -136,11 +136,11 @@ class NormlabCallback(Callback):
         with read_write(config), open_dict(config):
             if "direction" in sweeper and not is_overridden(config, "hydra.sweeper.direction"):
                 sweeper.direction = direction
-            target = f"{ClosingSweeper.__module__}.{ClosingSweeper.__name__}"
+            target = f"{FinalizingSweeper.__module__}.{FinalizingSweeper.__name__}"
             config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": sweeper}
 
 
-class ClosingSweeper(Sweeper):
+class FinalizingSweeper(Sweeper):
     """Wraps another package's sweeper and finalizes its sweep, even after an error.
 
     Hydra calls no callback at the end of a sweep that raised an error.
@@ -160,7 +160,7 @@ class ClosingSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the wrapped sweeper, then finalize the sweep."""
-        with closing(self.folder, self.composed):
+        with finalizing(self.folder, self.composed):
             return self.sweeper.sweep(arguments)
 
 

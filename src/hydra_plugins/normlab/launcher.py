@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.normlab.callback import is_our_sweep
 from hydra_plugins.normlab.composer import Composer, job_environment
-from hydra_plugins.normlab.typed import INEFFECTIVE_IN_POPULATION, command_line_overrides, refuse_below
+from hydra_plugins.normlab.override_checks import INEFFECTIVE_IN_POPULATION, command_line_overrides, refuse_below
 from normlab.errors import ConfigError, require
 from normlab.results.folder import read_configuration, without_report_keys
 from normlab.results.sweep import run_folders

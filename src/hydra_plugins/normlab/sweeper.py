@@ -14,10 +14,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from hydra_plugins.normlab.callback import closing
+from hydra_plugins.normlab.callback import finalizing
 from hydra_plugins.normlab.composer import Composer, job_environment, source_location
 from hydra_plugins.normlab.launcher import PopulationLauncher, choose_folders, earlier_runs, fingerprint
-from hydra_plugins.normlab.typed import is_at_or_below, is_overridden, key_of, parse, require_single_option
+from hydra_plugins.normlab.override_checks import (
+    is_at_or_below,
+    is_overridden,
+    key_of,
+    parse,
+    require_single_option,
+)
 from normlab.errors import ConfigError, require
 from normlab.results.folder import (
     free_folder,
@@ -92,7 +98,7 @@ class NormlabSweeper(BasicSweeper):
         for line in seed_plan(list(self.planned(composer)), folder):
             log.info(line)
         assert self.config is not None
-        with closing(folder, self.config):
+        with finalizing(folder, self.config):
             return super().sweep(arguments)
 
     def make_composer(self) -> Composer:
@@ -129,7 +135,7 @@ class NormlabSweeper(BasicSweeper):
         return list(BasicSweeper.split_overrides_to_chunks(self.jobs, max_batch_size))
 
     def with_folders(self, jobs: list[list[str]], composer: Composer) -> list[list[str]]:
-        """Add the override of its folder's name to each job.
+        """Add to each job an override that names its folder.
 
         In a resumed sweep, a job whose configuration was trained under another name keeps that run's folder.
         """

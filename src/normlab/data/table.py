@@ -29,7 +29,10 @@ class Table:
 
     def __post_init__(self) -> None:
         require(
-            len(self.x) == len(self.y), "data: the targets", f"as many as the {len(self.x)} inputs", len(self.y)
+            len(self.x) == len(self.y),
+            "data: the number of targets",
+            f"that of inputs, {len(self.x)}",
+            len(self.y),
         )
         if self.classes:
             is_valid = self.y.dim() == 1 and bool(((self.y >= 0) & (self.y < self.classes)).all())
@@ -38,7 +41,12 @@ class Table:
             require(is_valid, "data: the targets", expected, f"shape {tuple(self.y.shape)}{largest}")
         else:
             shape = tuple(self.y.shape)
-            require(self.y.dim() == 2, "data: the targets", "of shape (N, outputs), or come with classes", shape)
+            require(
+                self.y.dim() == 2,
+                "data: the targets",
+                "of shape (N, outputs); for class indices pass classes",
+                shape,
+            )
 
     def __len__(self) -> int:
         return len(self.x)

@@ -27,7 +27,7 @@ class ActNorm(FeatureAffine):
         bias: whether β exists (with ``affine`` only).
 
     Attributes:
-        waits: True until the first training batch has set μ₀ and σ₀².
+        needs_init: True until the first training batch has set μ₀ and σ₀².
 
     Raises:
         RuntimeError: axis 1 of the input does not have ``num_features`` entries.
@@ -53,13 +53,13 @@ class ActNorm(FeatureAffine):
         self.register_buffer("initial_var", torch.ones(num_features))
         self.register_buffer("initialized", torch.tensor(False))
         # A Python bool beside the buffer: under vmap and torch.compile, control flow cannot depend on a tensor.
-        self.waits = True
+        self.needs_init = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x; the first call in training mode also sets μ₀ and σ₀²."""
         self.check_features(x)
         rows = features_last(x)
-        if self.training and self.waits:
+        if self.training and self.needs_init:
             self.initialize(rows.detach())
         centered = rows - self.initial_mean.to(rows.dtype)
         y = normalize_affine(centered, self.initial_var.to(rows.dtype), self.eps, self.weight, self.bias)
@@ -74,10 +74,10 @@ class ActNorm(FeatureAffine):
         self.initial_mean.copy_(mean)
         self.initial_var.copy_(var)
         self.initialized.fill_(True)
-        self.waits = False
+        self.needs_init = False
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-        self.waits = not bool(self.initialized)
+        self.needs_init = not bool(self.initialized)

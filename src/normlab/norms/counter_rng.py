@@ -113,8 +113,8 @@ class StochasticLayer(nn.Module):
     Shapes: key and step ``()``, int64.
 
     Attributes:
-        held: if True, :meth:`advance` does nothing, so that repeated forward passes draw the same numbers. Probes
-            set it to measure derivatives.
+        updates_state: if False, :meth:`advance` does nothing, so that repeated forward passes draw the same
+            numbers. Probes use this to measure derivatives.
     """
 
     key: Tensor
@@ -124,7 +124,7 @@ class StochasticLayer(nn.Module):
         super().__init__()
         self.register_buffer("key", torch.zeros((), dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.held = False
+        self.updates_state = True
 
     def seed(self, key: int) -> None:
         """Set the key, any signed 64-bit integer, and reset the step to 0."""
@@ -141,6 +141,6 @@ class StochasticLayer(nn.Module):
         return counter_normal(self.uniform((count + count % 2,), dtype))[:count].view(tuple(shape))
 
     def advance(self) -> None:
-        """Increment the step unless ``held``; call it after the last draw of a forward pass in training."""
-        if not self.held:
+        """Increment the step if ``updates_state``; call it after the last draw of a forward pass in training."""
+        if self.updates_state:
             self.step.add_(1)

@@ -1,4 +1,4 @@
-"""Batch normalization in plain NumPy, the reference for the tests of the layers; read it first.
+"""Batch normalization in plain NumPy, the reference for the tests of the layers; start reading here.
 
 x holds B samples (rows) of D features (columns), in float64; γ (gamma) and β (beta) have one number per feature.
 A sequence of shape (B, C, L) counts as B·L samples of C features. Ioffe and Szegedy (2015), arXiv:1502.03167.

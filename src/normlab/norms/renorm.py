@@ -42,8 +42,8 @@ class BatchRenorm(BatchNorm):
 
     Attributes:
         r, d: the correction of the last training step.
-        held: if True, r, d and the running statistics are not updated, so that y is a differentiable function of x
-            and the parameters. Probes set it.
+        updates_state: if False, r, d and the running statistics are not updated, so that y is a differentiable
+            function of x and the parameters. Probes use this.
 
     Raises:
         ValueError: a limit is out of range, or not ``0 ≤ warmup < r_end, d_end``.
@@ -84,7 +84,7 @@ class BatchRenorm(BatchNorm):
         self.r_max, self.d_max = r_max, d_max
         self.warmup, self.r_end, self.d_end = warmup, r_end, d_end
         self.total_steps = total_steps
-        self.held = False
+        self.updates_state = True
         one = torch.ones(num_features, device=device, dtype=dtype)
         self.register_buffer("r", one, persistent=False)
         self.register_buffer("d", torch.zeros_like(one), persistent=False)
@@ -112,7 +112,7 @@ class BatchRenorm(BatchNorm):
                 mean, _, var = self.statistics(rows)
         else:
             mean, centered, var = self.statistics(rows)
-        if not self.held:
+        if self.updates_state:
             self._update_correction(mean.detach(), var.detach(), rows.shape[:-1].numel())
         # Copies: the backward pass of this step needs r and d, which the next step overwrites in place.
         r, d = self.r.clone(), self.d.clone()

@@ -1,4 +1,4 @@
-"""Operations of all members with gradients written by hand; they can be differentiated once.
+"""Operations on all members at once, with hand-written gradients that can be differentiated once.
 
 Letters: K members, P parameters of a member, B samples, D features in, E features out. The batch is the last axis.
 """
@@ -51,8 +51,8 @@ class _Normalized(torch.autograd.Function):
         mean = materialized(x.mean(2, keepdim=True))
         centered = x - mean
         var = centered.square().mean(2, keepdim=True)
-        rate = materialized(torch.rsqrt(var + eps))
-        return torch.addcmul(beta, centered, rate * gamma), mean, var, rate
+        inverse_std = materialized(torch.rsqrt(var + eps))
+        return torch.addcmul(beta, centered, inverse_std * gamma), mean, var, inverse_std
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -62,13 +62,13 @@ class _Normalized(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, gamma, mean, rate = ctx.saved_tensors
+        x, gamma, mean, inverse_std = ctx.saved_tensors
         centered = x - mean
         grad_beta = grad.sum(2, keepdim=True)
-        grad_gamma = (grad * centered).sum(2, keepdim=True) * rate
-        scale = rate * gamma / x.shape[2]
-        shift, slope = materialized(grad_beta * scale), materialized(grad_gamma * rate * scale)
-        grad_x = (grad * materialized(rate * gamma)).addcmul_(centered, slope, value=-1).sub_(shift)
+        grad_gamma = (grad * centered).sum(2, keepdim=True) * inverse_std
+        scale = inverse_std * gamma / x.shape[2]
+        shift, slope = materialized(grad_beta * scale), materialized(grad_gamma * inverse_std * scale)
+        grad_x = (grad * materialized(inverse_std * gamma)).addcmul_(centered, slope, value=-1).sub_(shift)
         return grad_x, grad_gamma, grad_beta, None
 
 
@@ -107,7 +107,7 @@ class _SplitParameters(torch.autograd.Function):
 def split_parameters(theta: Tensor, shapes: list[Size]) -> tuple[Tensor, ...]:
     """Split θ into copies of the parameters, given their shapes in one member.
 
-    Copies are contiguous, without which Inductor cannot fuse the loops that read them.
+    The copies are contiguous; otherwise Inductor cannot fuse the loops that read them.
 
     Shapes:
         theta ``(K, P)``; returns ``(K, *shape)`` each.

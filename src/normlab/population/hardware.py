@@ -1,4 +1,4 @@
-"""Threads, memory and cache of the machine, and its memory allocator."""
+"""Reads the memory and cache size of the machine; sets its threads and its memory allocator."""
 
 import ctypes
 import os

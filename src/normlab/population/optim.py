@@ -106,7 +106,7 @@ class SGD(StackedOptimizer):
         self.state["velocity"] = torch.zeros_like(self.theta)
 
     def update(self, grad: Tensor) -> None:
-        """Take one step."""
+        """Update θ by SGD."""
         momentum = self.number("momentum")
         grad.addcmul_(self.theta, self.number("weight_decay"))
         velocity = self.state["velocity"].mul_(momentum).add_(grad)
@@ -147,7 +147,7 @@ class Adam(StackedOptimizer):
         self._gain1, self._gain2 = ((1 - group[beta]).to(self.theta.dtype) for beta in ("beta1", "beta2"))
 
     def update(self, grad: Tensor) -> None:
-        """Take one step."""
+        """Update θ by Adam or AdamW."""
         group, theta = self.param_groups[0], self.theta
         updates = self.state["updates"].add_(1)
         if self._decays and self.decoupled:

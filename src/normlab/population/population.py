@@ -106,7 +106,7 @@ class Population(nn.Module):
 
         Other parameters, buffers and random generators do not change.
         """
-        waiting = {name for name, layer in self.net.named_modules() if getattr(layer, "waits", False)}
+        waiting = {name for name, layer in self.net.named_modules() if getattr(layer, "needs_init", False)}
         if not waiting:
             return
         before = copy_of(self)

@@ -1,4 +1,4 @@
-"""Memory of a population, and the choice of its size, threads and compilation.
+"""Estimates the memory of a population, and chooses its size, threads and compilation.
 
 Constants were measured on two cores with benchmarks/population.py.
 """

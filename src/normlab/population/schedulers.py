@@ -53,7 +53,7 @@ class Scheduler:
 
 
 class StepLR(Scheduler):
-    """``η_t = η₀·γ^⌊t / step_size⌋``."""
+    """Step decay: ``η_t = η₀·γ^⌊t / step_size⌋``."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, *, step_size: Number = 30, gamma: Number = 0.1, members: int = 1
@@ -70,7 +70,7 @@ class StepLR(Scheduler):
 
 
 class CosineAnnealingLR(Scheduler):
-    """``η_t = η_min + ½(η₀ − η_min)(1 + cos(π·t / T_max))`` (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    """Cosine annealing: ``η_t = η_min + ½(η₀ − η_min)(1 + cos(π·t / T_max))`` (arXiv:1608.03983)."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, *, T_max: Number, eta_min: Number = 0.0, members: int = 1

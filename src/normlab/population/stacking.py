@@ -1,7 +1,7 @@
 """The forward pass of K nets at once, :func:`forward`.
 
-Any net runs under ``torch.func.vmap``. In sequences of layers, those with a stacked form here use it instead: a
-few large operations for all members are faster.
+Any net runs under ``torch.func.vmap``. In a sequence of layers, each layer with a stacked form in this module uses
+that instead: a few large operations for all members are faster.
 
 Letters: K members, B samples, D features in, E features out. Between stacked layers the batch is the last axis,
 ``[K, D, B]``, so that a batch statistic is a sum over adjacent numbers.
@@ -38,8 +38,8 @@ def batch_norm(layer: BatchNorm1d | nn.BatchNorm1d, state: State, x: Tensor) -> 
     one = x.new_ones(1, 1, 1)
     gamma, beta = own.get("weight", one), own.get("bias", one - 1)
     if not layer.training and "running_mean" in own:
-        rate = torch.rsqrt(own["running_var"] + layer.eps)
-        return torch.addcmul(beta, x - own["running_mean"], rate * gamma)
+        inverse_std = torch.rsqrt(own["running_var"] + layer.eps)
+        return torch.addcmul(beta, x - own["running_mean"], inverse_std * gamma)
     samples = x.shape[2]
     if samples == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got {samples} sample")
@@ -65,7 +65,7 @@ def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tenso
 
 def run_vmapped(layer: nn.Module, state: State, x: Tensor, watch: HookedLayers | None) -> tuple[Tensor, State]:
     """Run a layer under vmap, ``(K, B, …)`` to ``(K, B, …)``, and return outputs and measurements."""
-    # ``functional_call`` accepts one name of tied tensors, and replaces them under all names.
+    # ``functional_call`` accepts only one name per tied tensor, and replaces it under all names.
     unique = {id(tensor): name for name, tensor in reversed(state.items())}
     own = {name: state[name] for name in unique.values()} if len(unique) < len(state) else state
     return vmap(partial(run_member, layer, watch), randomness="different")(own, x)

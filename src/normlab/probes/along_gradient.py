@@ -97,7 +97,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class AlongGradient(Probe):
-    """:func:`along_gradient` on the minibatch of the step, for step lengths relative to the learning rate.
+    """Runs :func:`along_gradient` on the minibatch of the step, for step lengths relative to the learning rate.
 
     The direction is the gradient even if the optimizer takes another one, as with momentum or Adam. The probe then
     measures the landscape at the scale of the learning rate; the length of the optimizer's step may differ by

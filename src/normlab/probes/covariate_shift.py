@@ -65,7 +65,7 @@ def covariate_shift(landscape: BatchedLoss, after: Tensor, layers: Sequence[Tens
 
 @dataclass(frozen=True, kw_only=True)
 class CovariateShift(Probe):
-    """:func:`covariate_shift` of every layer by the actual update of the optimizer, on the minibatch of the step.
+    """Runs :func:`covariate_shift` for every layer, with the optimizer's update and the minibatch of the step.
 
     The layers are those of :func:`normlab.probes.snapshot.parameters_by_layer`; the parameters of a layer include
     those of its normalizer. Buffers, and therefore frozen statistics, are those before the step.

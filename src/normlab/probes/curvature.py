@@ -40,7 +40,7 @@ def extreme_eigenvalues(
 
     Args:
         landscape: the loss and its parameters θ.
-        ends: the eigenvalues to return, of ``SMALLEST`` and ``LARGEST``.
+        ends: which eigenvalues to return: ``SMALLEST``, ``LARGEST`` or both.
         scale: the diagonal of D, ``(K, P)``, to use DHD instead of H.
         decay: λ, ``(K,)``, to use H + λI instead of H; with scale, D(H + λI)D.
         iterations: the largest number of products with the Hessian.
@@ -95,21 +95,22 @@ def scaled_product(
 class Curvature(Probe):
     """Extreme eigenvalues of the Hessian H and the stability limit; optionally trace and spectral density.
 
-    ``lambda_max_lr`` is λmax·η. Gradient descent is unstable on a quadratic if it exceeds ``stability``, which is
-    2, with heavy-ball momentum 2(1 + μ), with Nesterov's (2 + 2μ)/(1 + 2μ), minus ηλ for weight decay λ; NaN for
-    other optimizers. If the minibatch is smaller than the training split, the Hessian of the minibatch is only
-    indicative, and ``indicative`` is 1.
+    ``lambda_max_lr`` is λmax·η. Gradient descent is unstable on a quadratic if it exceeds ``stability``: 2 without
+    momentum, 2(1 + μ) with heavy-ball and (2 + 2μ)/(1 + 2μ) with Nesterov momentum, each minus ηλ for weight decay
+    λ; NaN for other optimizers. If the minibatch is smaller than the training split, the Hessian of the minibatch
+    is only indicative, and ``indicative`` is 1.
 
-    Adam and AdamW also have ``preconditioned_lambda_max``, λmax of P⁻¹(H + λI) with P before the step and weight
-    decay λ in the gradient; ``preconditioned_lambda_max_lr``, its product with η; and the limit of that product,
+    Adam and AdamW also have ``preconditioned_lambda_max``, λmax of P⁻¹(H + λI) with P before the step, where λ is
+    Adam's weight decay and 0 for AdamW, whose decay is not part of the gradient;
+    ``preconditioned_lambda_max_lr``, its product with η; and the limit of that product,
     ``preconditioned_stability``, 38 for β₁ = 0.9. P is undefined before the first update.
 
     ``dhd_lambda_max`` is λmax of DHD, see :func:`normlab.probes.scale_invariance.weight_norm_diagonal`. Unlike
-    λmax, it does not depend on the scale of weights that a normalizer removes.
+    λmax, it does not depend on the scale of weights whose scale a normalizer cancels.
 
-    An eigenvalue lies within ``lambda_min_error`` and ``lambda_max_error`` of these numbers; ``converged`` is 1 if
-    all errors are within the tolerance. The data always form one batch, because batch statistics of parts of them
-    would define another net.
+    ``lambda_min_error`` and ``lambda_max_error`` bound the errors of ``lambda_min`` and ``lambda_max``;
+    ``converged`` is 1 if all errors are within the tolerance. The data always form one batch, because batch
+    statistics of parts of them would define another net.
 
     Args:
         data: ``minibatch`` or ``train``, the data of the loss.

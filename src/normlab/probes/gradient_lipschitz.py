@@ -65,7 +65,7 @@ def require_perturbations(radius: float, samples: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientLipschitz(Probe):
-    """:func:`gradient_lipschitz` at 0.1, 1 and 10 times the radius, in float32 and float64.
+    """Runs :func:`gradient_lipschitz` at 0.1, 1 and 10 times the radius, in float32 and float64.
 
     ``unreliable`` is 1 if the medians at two radii, or in the two precisions, differ by more than a tenth. Reasons
     are kinks between the points, as with ReLU, or rounding. With ``double`` all numbers except ``median_float32``

@@ -161,11 +161,11 @@ def mean_and_std(y: Tensor) -> Tensor:
 
 
 def enable_corrections(net: nn.Module) -> None:
-    """Let layers such as batch renormalization update their corrections, which a single pass allows."""
+    """Let layers such as batch renormalization update their corrections: the copy runs a single pass."""
     layers: Iterable[Any] = net.modules()
     for layer in layers:
-        if hasattr(layer, "held") and not isinstance(layer, StochasticLayer):
-            layer.held = False
+        if hasattr(layer, "updates_state") and not isinstance(layer, StochasticLayer):
+            layer.updates_state = True
 
 
 def copy_fused_flags(net: nn.Module, like: nn.Module) -> None:

@@ -117,7 +117,7 @@ def side_effect_free_copy(net: nn.Module, mode: str, *, folds: bool = True) -> n
 
     In mode ``batch`` the copy is in training mode, but tracks no running statistics. In mode ``frozen`` it is in
     evaluation mode; with ``folds``, each linear layer also applies the normalizer after it. Layers with an
-    attribute ``held`` keep their random draws, or the corrections of batch renormalization.
+    attribute ``updates_state`` keep their random draws, or the corrections of batch renormalization.
 
     Raises:
         ValueError: if the mode is unknown.
@@ -126,8 +126,8 @@ def side_effect_free_copy(net: nn.Module, mode: str, *, folds: bool = True) -> n
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode}")
     copy: Any = copy_sharing_tensors(net).train(mode == "batch")
     for layer in copy.modules():
-        if hasattr(layer, "held"):
-            layer.held = True
+        if hasattr(layer, "updates_state"):
+            layer.updates_state = False
         if mode == "batch" and hasattr(layer, "track_running_stats"):
             layer.track_running_stats = False
         if isinstance(layer, BatchNorm):
@@ -172,12 +172,12 @@ def updated_corrections(net: nn.Module, params: Params, fixed: Params, x: Tensor
     """
     copy = side_effect_free_copy(net, "batch")
     correcting: list[Any] = [
-        m for m in copy.modules() if hasattr(m, "held") and not isinstance(m, StochasticLayer)
+        m for m in copy.modules() if hasattr(m, "updates_state") and not isinstance(m, StochasticLayer)
     ]
     if not correcting:
         return fixed
     for layer in correcting:
-        layer.held = False
+        layer.updates_state = True
     state = {name: tensor.detach().clone() for name, tensor in {**fixed, **params}.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         vmap(partial(functional_call, copy), randomness="same")(state, x)

@@ -162,7 +162,7 @@ def draw_reached(times: Mapping[str, np.ndarray], style_of: Styles, *, title: st
     Shapes:
         times: by arm ``(seeds,)``, infinite for a seed that never reaches it.
     """
-    figure, axes = single_panel(title, x, "share of seeds that reached it")
+    figure, axes = single_panel(title, x, "share of seeds that reached the target")
     for arm, each in times.items():
         known = np.sort(each[np.isfinite(each)])
         share = np.arange(1, len(known) + 1) / max(1, len(each))

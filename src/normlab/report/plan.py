@@ -20,6 +20,7 @@ from normlab.stats.design import GENERALIZATION, Design, Metric, design_of
 from normlab.stats.replicate_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 
 KEY_NAMES = {"optimizer.lr": "the learning rate"}
+ALLOWS = "would allow a verdict"
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,13 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
         KEY_NAMES.get(key, name) for key, name in zip(design.tuned, short_names(design.tuned), strict=True)
     )
     if len(seeds) == 1:
-        return (
-            [f"1 seed: no verdict possible{seed_suggestion(plan, seeds, 'allows one')}"]
-            if plan.comparisons
-            else []
-        )
+        return [f"1 seed: no verdict possible{seed_suggestion(plan, seeds, ALLOWS)}"] if plan.comparisons else []
     verb = "is" if len(plan.report) == 1 else "are"
     reported = f"seed{'s' * (len(plan.report) != 1)} {format_seeds(plan.report)} {verb} reported"
     if plan.within:
-        uses = f"each of the {len(plan.report)} splits tunes {tuned} on its own validation rows and is reported"
+        uses = (
+            f"{tuned} is tuned in each of the {len(plan.report)} splits, on its validation rows; all are reported"
+        )
     elif plan.tuning:
         uses = f"seeds {format_seeds(plan.tuning)} tune {tuned}"
         uses += f", {reported}" if plan.disjoint else " and are reported"
@@ -125,12 +124,10 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
         return [uses]
     several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""
     if math.isinf(plan.detectable):
-        return [
-            f"{uses}; no verdict possible ({several}look {plan.look}){seed_suggestion(plan, seeds, 'allows one')}"
-        ]
+        return [f"{uses}; no verdict possible ({several}look {plan.look}){seed_suggestion(plan, seeds, ALLOWS)}"]
     effect = f"an effect of {plan.detectable:.2g} standard deviations of the paired differences"
     few = f"; {plan.too_few} of them have too few replicates for a verdict" * (plan.too_few > 0)
-    more = seed_suggestion(plan, seeds, "detects smaller ones") if len(seeds) < SUGGESTED else ""
+    more = seed_suggestion(plan, seeds, "would detect smaller effects") if len(seeds) < SUGGESTED else ""
     return [f"{uses}; 80 % power for {effect} ({several}look {plan.look}){few}{more}"]
 
 
@@ -144,7 +141,7 @@ def seed_suggestion(plan: ReplicatePlan, seeds: Sequence[int], purpose: str) -> 
     """
     total = suggested_seeds(plan)
     if total is None:
-        return "; no number of seeds within max_replicates allows one" if math.isinf(plan.detectable) else ""
+        return "; no number of seeds within max_replicates allows a verdict" if math.isinf(plan.detectable) else ""
     first = seeds[0] if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))) else 0
     seeds_in = f"{first},{first + total}" if first else str(total)
     return f"; 'seed=range({seeds_in})' {purpose}"

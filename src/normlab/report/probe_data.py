@@ -278,12 +278,12 @@ def ratio_lines(table: pd.DataFrame) -> list[str]:
             "one is untrained" if row["untrained"] else with_interval(row, "ratio")  # type: ignore[arg-type]
             for row in rows
         ],
-        "smaller": [f"{round(row['smaller'] * row['seeds'])}/{row['seeds']}" for row in rows],
+        f"seeds below {PLAIN}": [f"{round(row['smaller'] * row['seeds'])}/{row['seeds']}" for row in rows],
     }
     return [
         *aligned(left, right),
         "",
-        f"ratio: Hodges–Lehmann estimate over paired seeds; smaller: seeds whose value is below that of {PLAIN}",
+        "ratio: Hodges–Lehmann estimate over paired seeds",
     ]
 
 
@@ -308,7 +308,7 @@ def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
     }
     left = left or {"configuration": sweep.configurations.index.tolist()}
     several = (sweep.runs.groupby("configuration")["seed"].nunique() > 1).any()
-    over = ", median over the finished seeds" if several else ""
+    over = ", median over finished runs" if several else ""
     tables: dict[str, dict[str, list[str]]] = {}
     for column in table:
         _, probe, mode, quantity = str(column).split("/", 3)

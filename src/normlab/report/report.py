@@ -20,7 +20,7 @@ from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import Result
 from normlab.results.sweep import Record, load_yaml
 from normlab.stats.comparison import ALPHA, BETTER, WORSE
-from normlab.stats.comparisons import ONE_SPLIT
+from normlab.stats.multiple_comparisons import PART_OF_POOLED
 from normlab.stats.sentences import interaction_sentence, percent_text, sentence, time_sentence
 
 LabelledFact = tuple[str, str]
@@ -170,7 +170,7 @@ def dataset_text(data: ReportData) -> str:
 def comparison_sentences(data: ReportData) -> list[str]:
     """Return a sentence for each comparison, or one sentence with the reason if there is no comparison."""
     analysis = data.analysis
-    rows = [row for row in table_rows(analysis.comparisons) if row["verdict"] != ONE_SPLIT]
+    rows = [row for row in table_rows(analysis.comparisons) if row["verdict"] != PART_OF_POOLED]
     if data.runs["validation"].isna().all():
         return [f"No run has a final {analysis.design.choice.name}: there is nothing to compare."]
     if rows:
@@ -197,7 +197,7 @@ def target_sentences(data: ReportData) -> list[str]:
     known = [row for row in rows if np.isfinite(row["target"])][:MAX_TARGETS]
     values = [f"{side} {num(row['target'])}" + f" at {row['panel']}" * bool(row["panel"]) for row in known]
     is_compared = len(data.analysis.comparisons) and len(data.curves) and data.runs["validation"].notna().any()
-    return [f"Target: {choice.name} {', '.join(values)}."] if values and is_compared else []
+    return [f"Target for the time to target: {choice.name} {', '.join(values)}."] if values and is_compared else []
 
 
 def probe_section(data: ReportData) -> Iterator[Section]:
@@ -207,7 +207,7 @@ def probe_section(data: ReportData) -> Iterator[Section]:
             stem,
             figure,
             alt=f"{figure.texts[0].get_text()}, of {', '.join(probe.configurations)}",
-            caption=f"Probe {probe.name}. The data are medians over the seeds at the last measurement.",
+            caption=f"Measurements of the probe {probe.name}; the table has medians over seeds at the last one.",
             table=PageTable(stem, "Medians over the seeds at the last measurement", last_numbers(probe)),
             wide=True,
         )
@@ -229,11 +229,9 @@ def ratio_tables(data: ReportData) -> list[PageTable]:
         "quantity": lambda row: row["quantity"].removeprefix("probe/"),
         "seeds": "seeds",
         "ratio to nobn": lambda row: "one is untrained" if row["untrained"] else with_interval(row, "ratio"),
-        "smaller in": lambda row: percent_text(row["smaller"]),
+        "seeds below nobn": lambda row: percent_text(row["smaller"]),
     }
-    caption = (
-        "Ratio of each configuration to the same configuration with nobn; share of seeds with a smaller value"
-    )
+    caption = "Ratio of each configuration to the same configuration with nobn, over paired seeds"
     return [PageTable("probe_ratios", caption, frame, display_table(frame, columns))] if len(frame) else []
 
 

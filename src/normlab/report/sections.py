@@ -73,7 +73,7 @@ def comparison_section(data: ReportData) -> Section:
     if frame["new_table_p_adjusted"].notna().any():
         columns["p (new tables)"] = lambda row: num(row["new_table_p_adjusted"], 2)
     if design.margin is not None:
-        columns["equivalent"] = lambda row: f"p = {num(row['equivalence_p_adjusted'], 2)}"
+        columns["equivalence p"] = lambda row: num(row["equivalence_p_adjusted"], 2)
     if (frame["failed"] + frame["baseline_failed"]).any():
         columns["failed to train"] = failed_text
     columns |= {
@@ -86,11 +86,11 @@ def comparison_section(data: ReportData) -> Section:
         "signed-rank test over paired replicates. The effect is the ratio arm / baseline for losses "
         "(Hodges–Lehmann estimate of the paired ratios) and the difference arm − baseline in percentage points "
         "for accuracies. Its 95 % interval comes from the same test and is uncorrected for multiple comparisons. "
-        "The detectable effect is the smallest effect that the test finds with 80 % power.",
+        "The detectable effect is the smallest effect, in either direction, that the test finds with 80 % power.",
         "The corrected p-value allows for repeated looks and multiple comparisons. At look k it is multiplied by "
-        "k(k + 1), or according to the O’Brien–Fleming boundary if max_replicates is declared, so that replicates "
-        "may be added and tested again. Holm’s correction is applied within each question: test metrics form one "
-        "question, train_eval another.",
+        "k(k + 1), or according to the O’Brien–Fleming boundary if max_replicates is declared. A look is one "
+        "analysis of the sweep; analyzing again with more replicates is another. Holm’s correction is applied "
+        "within each question: test metrics form one question, train_eval another.",
         *(text for scope, text in SCOPES.items() if scope in scopes),
         *undrawn_panels_note(frame),
     ]

@@ -211,7 +211,7 @@ def replicate_scopes(results: Sequence[Result]) -> list[str]:
 
 
 def is_shortened(result: Result) -> bool:
-    """Return True if a run finished before its budget of epochs (early stopping)."""
+    """Return True if a run finished before using up its budget of epochs (early stopping)."""
     budget = (result.config.get("trainer") or {}).get("max_epochs")
     return result.status == Status.FINISHED and isinstance(budget, int) and result.epochs < budget
 

@@ -60,7 +60,8 @@ def tuning_section(data: ReportData) -> Section:
     words = [
         f"The configuration of each arm is selected by {design.choice.name} at the end of training, on tuning "
         "replicates; where replicates are splits of one table, each replicate selects on its own validation rows. "
-        "Filled markers show the selected configurations, bars 95 % intervals, × settings with diverged runs.",
+        "Filled markers show the selected configurations, bars 95 % intervals; a cross marks settings with "
+        "diverged runs. Points are shifted sideways to avoid overlap.",
         *undrawn_panels_note(frame),
     ]
     return Section("tuning", "Hyperparameter sweep", words, pictures, tables)
@@ -69,12 +70,12 @@ def tuning_section(data: ReportData) -> Section:
 def selection_text(row: TableRow) -> str:
     """Format the selection of a configuration: selected, near-best, or the share of replicates that select it."""
     if 0 < row["chosen"] < 1:
-        return percent_text(row["chosen"])
+        return f"selected in {percent_text(row['chosen'])}"
     return "selected" if row["chosen"] else "near-best" if row["near_best"] else ""
 
 
 def range_table(data: ReportData) -> pd.DataFrame:
-    """Format the ranges of near-best settings for display."""
+    """Format the ranges of near-optimal settings for display."""
     frame = data.analysis.ranges
     columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     return display_table(
@@ -220,11 +221,11 @@ def steps_to_target(data: ReportData, runs: pd.DataFrame) -> dict[str, np.ndarra
 def target_rules(data: ReportData) -> list[str]:
     """Return sentences on the definition of the target and on runs that never reach it."""
     tunes = any(len(use.tuning) for use in data.analysis.grid.uses.values())
-    median = f"as the median over the {'tuning ' * tunes}replicates"
+    median = f"the median over the {'tuning ' * tunes}replicates of the best value"
     rules = {
         "given": "The target is the given value.",
-        "baseline": f"The target is the value that the baseline reaches in three quarters of its steps, {median}.",
-        "best arm": f"The target is the value that the best arm reaches in three quarters of its steps, {median}.",
+        "baseline": f"The target is {median} in the first three quarters of the baseline's steps.",
+        "best arm": f"The target is {median} in the first three quarters of the best arm's steps.",
     }
     used = dict.fromkeys(data.analysis.targets["rule"]) if len(data.analysis.targets) else {}
     return [rules.get(str(rule), str(rule)) for rule in used] + [
@@ -261,7 +262,7 @@ def time_table(data: ReportData) -> PageTable:
             **columns,
             "median steps": lambda row: num(row["steps"], 4),
             "reached": lambda row: share_with_interval(row, "reached"),
-            f"steps / {baseline}": ratio("steps_ratio"),
+            f"steps, ratio to {baseline}": ratio("steps_ratio"),
             **(seconds if data.analysis.time_ratios["step_time_ratio"].notna().any() else {}),
         },
     )

@@ -153,7 +153,7 @@ def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in REPORT_KEYS}
 
 
-def earlier_result(folder: Path, config: DictConfig) -> Result | None:
+def reusable_result(folder: Path, config: DictConfig) -> Result | None:
     """Return the result of this configuration in ``folder``, or None if there is none or ``retrain=true``.
 
     Nothing in the folder is changed.
@@ -197,7 +197,7 @@ def require_run_folder(folder: Path, config: DictConfig) -> None:
     Raises:
         ConfigError: if it holds another run or other files.
     """
-    if earlier_result(folder, config) is not None:
+    if reusable_result(folder, config) is not None:
         return
     if (folder / HYDRA_CONFIG).exists():
         require_same(folder, plain(config), updated(plain(load_unresolved(folder))))

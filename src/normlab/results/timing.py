@@ -1,6 +1,6 @@
 """``timing.json``: the seconds per optimizer step of each arm of a sweep.
 
-The arms are timed in one process in interleaved rounds; R is the number of rounds. The entries are
+The configurations are timed in one process in interleaved rounds; R is the number of rounds. The entries are
 :func:`read_timing` and :func:`step_seconds`.
 """
 
@@ -22,7 +22,7 @@ log = logging.getLogger("normlab")
 
 
 @dataclass(frozen=True)
-class TimedArm:
+class TimedConfiguration:
     """Step times of one run, which represents all runs whose steps have the same cost.
 
     Attributes:
@@ -31,8 +31,8 @@ class TimedArm:
         threads: number of CPU threads.
         compiled: True if the steps were compiled.
         steps_per_block: number of steps per round.
-        seconds_per_step: mean seconds per step in each round, ``(R,)``. All arms are timed in each round, so equal
-            rounds of two arms are paired.
+        seconds_per_step: mean seconds per step in each round, ``(R,)``. All are timed in each round, so equal
+            rounds of two configurations are paired.
     """
 
     run: str
@@ -47,10 +47,10 @@ class TimedArm:
 
 @dataclass(frozen=True)
 class Timing:
-    """The step times of a sweep's arms, measured together; times of different sessions are not comparable."""
+    """Step times of a sweep's configurations, measured together; times of other sessions are not comparable."""
 
     started: str
-    arms: list[TimedArm]
+    arms: list[TimedConfiguration]
     environment: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
@@ -65,7 +65,7 @@ def read_timing(folder: Path) -> Timing | None:
         values = json.loads(path.read_text())
         return Timing(
             **known_fields(Timing, values)
-            | {"arms": [TimedArm(**known_fields(TimedArm, v)) for v in values["arms"]]}
+            | {"arms": [TimedConfiguration(**known_fields(TimedConfiguration, v)) for v in values["arms"]]}
         )
     except FileNotFoundError:
         return None

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from normlab.stats import tables
-from normlab.stats.comparisons import comparisons_of, interactions_of
 from normlab.stats.design import Design
 from normlab.stats.estimates import RESAMPLES, Resampler
 from normlab.stats.fixed_steps import at_fixed_steps
 from normlab.stats.grid import Grid, grid_of
 from normlab.stats.looks import History
+from normlab.stats.multiple_comparisons import comparisons_of, interactions_of
 from normlab.stats.tables import StepTimes
 from normlab.stats.time_to_target import times_to_target
 from normlab.stats.tuning import Tuning, choose_settings

@@ -13,15 +13,22 @@ from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, Numbers, differe
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.outcomes import log_ratios, point_differences
 from normlab.stats.paired_tests import compare_paired_shares, corrected_t, equivalence, mean_over_splits
-from normlab.stats.signed_rank import Interval, attainable_p, doubled_signed_ranks, known, paired_test, signed_rank
+from normlab.stats.signed_rank import (
+    Interval,
+    attainable_p,
+    checked,
+    doubled_signed_ranks,
+    paired_test,
+    signed_rank,
+)
 from normlab.stats.tuning import Tuned, Tuning, finite_differences
 
 ComparisonRow = dict[str, Any]
 ALPHA = 0.05
 RATIO, POINTS, DIFFERENCE = "ratio", "points", "difference"
 BETTER, WORSE = "better", "worse"
-ALIKE, TOO_FEW, NOT_COMPARABLE = "no difference shown", "too few replicates", "not comparable"
-BEYOND = "no verdict beyond max_replicates"
+NO_DIFFERENCE, TOO_FEW, NOT_COMPARABLE = "no difference shown", "too few replicates", "not comparable"
+BEYOND_MAXIMUM = "no verdict beyond max_replicates"
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,12 @@ class PooledPanels:
 
     @property
     def scope(self) -> Scope:
-        """The difference between the replicates."""
+        """The source of variation between the replicates."""
         return self.grid.uses[self.panels[0]].scope
 
     @property
     def is_disjoint(self) -> bool:
-        """Whether no reported replicate chose settings for others."""
+        """True if the reported replicates took no part in choosing settings for other replicates."""
         return all(self.grid.uses[panel].is_disjoint for panel in self.panels)
 
 
@@ -97,7 +104,7 @@ def replicate_effects(effect: str, arm: Numbers, baseline: Numbers) -> tuple[Num
 
 def rank_side(effects: Numbers, metric: Metric) -> float:
     """Return −1 if the signed ranks favour the arm, 1 if they favour the baseline, else 0."""
-    return float(np.sign(doubled_signed_ranks(known(effects)).sum())) * metric.sign
+    return float(np.sign(doubled_signed_ranks(checked(effects)).sum())) * metric.sign
 
 
 def compare(pooled: PooledPanels, metric: Metric, arm: TunedArm, baseline: TunedArm) -> ComparisonRow:
@@ -135,7 +142,7 @@ def compare(pooled: PooledPanels, metric: Metric, arm: TunedArm, baseline: Tuned
         "p": test.p if disjoint else np.nan,
         "p_near_best": p_near_best if disjoint else np.nan,
         "attainable": attainable_p(effects) if disjoint else 1.0,
-        "differing": int(np.count_nonzero(known(effects))),
+        "differing": int(np.count_nonzero(checked(effects))),
         "side": side,
         "near_best": near_best,
         "untested": untested,
@@ -190,7 +197,10 @@ def shown_estimate(effect: str, estimate: Interval) -> Estimate:
 
 
 def win_share(wins: float, replicates: int) -> Estimate:
-    """Return the share of wins, with ties counted half, and an interval from Wilson's for both roundings."""
+    """Return the share of wins, with ties counted half, and an interval around it.
+
+    The interval spans Wilson's for the wins rounded down and up.
+    """
     low, high = share_estimate(math.floor(wins), replicates), share_estimate(math.ceil(wins), replicates)
     return Estimate(wins / replicates, low.low, high.high)
 
@@ -257,11 +267,11 @@ def verdict(row: ComparisonRow, disjoint: bool, factor: float) -> str:
         factor: the factor by which p was multiplied for looks; infinite beyond the declared maximum of replicates.
     """
     if disjoint and math.isinf(factor):
-        return BEYOND
+        return BEYOND_MAXIMUM
     if not disjoint or row["attainable"] * factor > ALPHA:
         return TOO_FEW
     if not row["p_adjusted"] <= ALPHA:
-        return ALIKE
+        return NO_DIFFERENCE
     return BETTER if row["side"] < 0 else WORSE
 
 

@@ -50,7 +50,7 @@ class Use:
 
     @property
     def is_disjoint(self) -> bool:
-        """Whether no reported replicate chose settings for others; if False, there is no verdict."""
+        """True if the reported replicates took no part in tuning for other replicates; a verdict needs this."""
         return self.within or not np.isin(self.report, self.tuning).any()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special, stats
 
-from normlab.stats.comparison import ALIKE, ALPHA, BETTER, WORSE, ComparisonRow
+from normlab.stats.comparison import ALPHA, BETTER, NO_DIFFERENCE, WORSE, ComparisonRow
 from normlab.stats.estimates import Numbers
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.tuning import Tuning
@@ -105,7 +105,7 @@ def boundaries(fractions: tuple[float, ...], alpha: float = 0.05) -> tuple[float
 
 
 def excess_spending(end: float, nodes: Numbers, density: Numbers, step: float, spend: float) -> float:
-    """Return the probability that the sum first crosses ±end at this look, minus the error it may spend.
+    """Return the probability that the sum first crosses ±end at this look, minus its allotted type I error.
 
     Args:
         end, nodes, density, step: as in ``next_density``.
@@ -163,7 +163,7 @@ class History:
     looks: dict[Key, list[Seeds]] = field(default_factory=dict)
 
     def look(self, key: Key, seeds: Seeds) -> int:
-        """Return the number of the look; the same replicates as at an earlier look have its number."""
+        """Return the number of the look; replicates of an earlier look keep that look's number."""
         earlier = self.looks.get(key, [])
         return earlier.index(seeds) + 1 if seeds in earlier else len(earlier) + 1
 
@@ -186,7 +186,7 @@ class History:
     def add(self, grid: Grid, tuning: Tuning, rows: Iterable[ComparisonRow]) -> None:
         """Record the looks of the rows with a verdict, and fix tuning seeds and settings at the first one."""
         for row in rows:
-            if row["verdict"] not in (BETTER, WORSE, ALIKE):
+            if row["verdict"] not in (BETTER, WORSE, NO_DIFFERENCE):
                 continue
             looks = self.looks.setdefault(row["key"], [])
             if row["seeds"] not in looks:

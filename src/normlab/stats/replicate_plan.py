@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from normlab.stats.comparison import ALPHA, tuned_arm
-from normlab.stats.comparisons import pooled_panels
 from normlab.stats.design import Design, Scope
 from normlab.stats.grid import Grid, first_third, grid_of
 from normlab.stats.looks import History, comparison_key, look_level, obrien_fleming
+from normlab.stats.multiple_comparisons import pooled_panels
 from normlab.stats.paired_tests import detectable_shift
 from normlab.stats.tuning import Tuning, choose_settings
 

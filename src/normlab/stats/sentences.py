@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from normlab.stats.comparison import (
-    ALIKE,
     ALPHA,
     BETTER,
-    BEYOND,
+    BEYOND_MAXIMUM,
+    NO_DIFFERENCE,
     NOT_COMPARABLE,
     POINTS,
     RATIO,
     TOO_FEW,
     WORSE,
 )
-from normlab.stats.comparisons import ONE_SPLIT, replicates_needed
 from normlab.stats.design import LR, Scope
 from normlab.stats.grid import Grid
+from normlab.stats.multiple_comparisons import PART_OF_POOLED, replicates_needed
 from normlab.stats.tuning import Tuned, Tuning
 
 AnyRow = Mapping[Any, Any]
@@ -41,14 +41,14 @@ def clauses(row: AnyRow, grid: Grid, tuning: Tuning) -> list[str]:
     if verdict.startswith(NOT_COMPARABLE):
         return [f"{arm} and {baseline}{where} are {verdict}"]
     effect = effect_clause(row)
-    if verdict == ONE_SPLIT:
+    if verdict == PART_OF_POOLED:
         return [f"{arm} against {baseline}{where}, {verdict}: {effect}"]
     settings = settings_clause(row, grid, tuning)
     notes = [*settings, *shortened_clause(row, grid, tuning), *failure_clause(row)]
     if verdict == TOO_FEW:
         finding = f"{verdict} to compare {arm} with {baseline}{where}: {too_few_reason(row)}"
         return [finding, effect, *equivalence_clause(row), *notes]
-    if verdict == BEYOND:
+    if verdict == BEYOND_MAXIMUM:
         return [f"{verdict} for {arm} against {baseline}{where}", effect, *equivalence_clause(row), *notes]
     if verdict in (BETTER, WORSE):
         finding = f"{arm} is {verdict} than {baseline}{where}"
@@ -62,7 +62,7 @@ def undeclared_clause(row: AnyRow) -> list[str]:
     """Return the reason for no declared difference although the interval excludes equality."""
     same = 1.0 if row["effect"] == RATIO else 0.0
     if (
-        row["verdict"] != ALIKE
+        row["verdict"] != NO_DIFFERENCE
         or math.isnan(row["estimate"])
         or row["estimate_low"] <= same <= row["estimate_high"]
     ):
@@ -127,8 +127,12 @@ def too_few_reason(row: AnyRow) -> str:
     n, differ = row["replicates"], row["differing"]
     if math.isinf(row["factor"]):
         return f"{with_noun(n, 'replicate')} exceed the declared maximum"
-    available = with_noun(n, "replicate") if differ == n else f"{differ} of {n} replicates differ"
-    return f"{available}, {replicates_needed(1, row['factor'])} are needed"
+    needed = replicates_needed(1, row["factor"])
+    return (
+        f"{n} of the {needed} replicates needed"
+        if differ == n
+        else f"{differ} of {n} replicates differ, {needed} must"
+    )
 
 
 def new_table_clause(row: AnyRow, grid: Grid) -> list[str]:
@@ -141,7 +145,8 @@ def new_table_clause(row: AnyRow, grid: Grid) -> list[str]:
         use = grid.uses[row["of_panels"][0]]
         reason = "runs diverged" if use.train and use.test else "the number of rows is unknown"
         return [f"not testable for new tables like this one, as {reason}"]
-    return [f"{'' if p <= ALPHA else 'not '}shown for new tables like this one, p = {p_value(p)}"]
+    result = "also holds" if p <= ALPHA else "not shown to hold"
+    return [f"{result} for new tables like this one, p = {p_value(p)}"]
 
 
 def equivalence_clause(row: AnyRow) -> list[str]:
@@ -274,7 +279,7 @@ def interval_text(low: float, high: float, between: str, level: int = 95) -> str
     >>> interval_text(0.38, 0.51, "–"), interval_text(0.38, math.inf, "–"), interval_text(-math.inf, 2.0, " to ")
     (', 95 % CI 0.38–0.51', ', 95 % CI more than 0.38', ', 95 % CI less than 2')
     >>> interval_text(-math.inf, math.inf, " to "), interval_text(0.0, math.inf, "–")
-    (', 95 % CI without ends', ', 95 % CI without ends')
+    (', 95 % CI unbounded', ', 95 % CI unbounded')
     >>> interval_text(math.nan, math.nan, "–")
     ''
     """
@@ -283,7 +288,7 @@ def interval_text(low: float, high: float, between: str, level: int = 95) -> str
     no_low = math.isinf(low) or (between == "–" and low == 0)
     text = ratio_text if between == "–" else two_digits
     if math.isinf(high):
-        return f", {level} % CI without ends" if no_low else f", {level} % CI more than {text(low)}"
+        return f", {level} % CI unbounded" if no_low else f", {level} % CI more than {text(low)}"
     if no_low:
         return f", {level} % CI less than {text(high)}"
     return f", {level} % CI {text(low)}{between}{text(high)}"

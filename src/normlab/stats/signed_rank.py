@@ -60,7 +60,7 @@ def signed_rank(differences: ArrayLike, shift: ArrayLike = 0.0, alternative: str
     """
     if alternative not in (TWO_SIDED, GREATER, LESS):
         raise ValueError(f"alternative must be {TWO_SIDED}, {GREATER} or {LESS}, got {alternative!r}")
-    shifted = known(differences) - np.asarray(shift)
+    shifted = checked(differences) - np.asarray(shift)
     if not shifted.size:
         return np.ones(shifted.shape[:-1])
     ranks = doubled_signed_ranks(shifted)
@@ -71,7 +71,7 @@ def signed_rank(differences: ArrayLike, shift: ArrayLike = 0.0, alternative: str
     return (np.minimum(1.0, 2 * p) if alternative == TWO_SIDED else p).reshape(ranks.shape[:-1])
 
 
-def known(differences: ArrayLike) -> Numbers:
+def checked(differences: ArrayLike) -> Numbers:
     """Return differences rounded to 9 significant digits; raise ``ValueError`` if one is NaN."""
     d = np.asarray(differences, dtype=float)
     if np.isnan(d).any():
@@ -151,7 +151,7 @@ def attainable_p(differences: ArrayLike) -> float:
     >>> attainable_p([0, 0, 0, 1, 2, 2, -4, 5])  # 8 pairs with 3 zeros
     0.0625
     """
-    return float(min(1.0, 2.0 ** (1 - np.count_nonzero(known(differences)))))
+    return float(min(1.0, 2.0 ** (1 - np.count_nonzero(checked(differences)))))
 
 
 class Interval(NamedTuple):
@@ -225,7 +225,7 @@ def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
 
     Hodges and Lehmann (1963), Estimates of location based on rank tests, Ann. Math. Statist. 34.
     """
-    d = known(differences)
+    d = checked(differences)
     value = shift_estimate(d)
     if math.isnan(value):
         return NO_INTERVAL
@@ -237,7 +237,7 @@ def pseudomedian(differences: ArrayLike, level: float = 0.95) -> Interval:
 
 def shift_estimate(differences: ArrayLike) -> float:
     """Return the Hodges–Lehmann estimate of differences ``(n,)``; NaN if over 29 % are infinite."""
-    d = known(differences)
+    d = checked(differences)
     return hodges_lehmann(d) + 0.0 if len(d) and np.isinf(d).mean() <= MOST_INFINITE else math.nan  # no −0
 
 
@@ -249,7 +249,7 @@ def walsh_averages(differences: Numbers) -> Numbers:
 
 
 def hodges_lehmann(differences: Numbers) -> float:
-    """Return the median of the Walsh averages, finite as at most 29 % of the differences are not."""
+    """Return the median of the Walsh averages, finite if at most 29 % of the differences are infinite."""
     n, up, down = len(differences), (differences == np.inf).sum(), (differences == -np.inf).sum()
     finite = np.sort(walsh_averages(differences))
     # Doubled, so that each average of ∞ and −∞ counts once on either side.

@@ -17,8 +17,8 @@ from normlab.stats.tuning import Tuning
 
 BASELINE = "baseline"
 GIVEN, BEST_ARM = "given", "best arm"
-BUDGET = 0.75
-"""The share of the steps by which the arm that defines the target has reached it."""
+TARGET_SHARE = 0.75
+"""The target is the best value within this share of the steps."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def times_to(curves: pd.DataFrame, targets: pd.Series, direction: str) -> pd.Dat
 
 def best_within_budget(curves: pd.DataFrame, budgets: pd.Series, direction: str) -> pd.Series:
     """Return the best value of each run within 75 % of its budget of steps, for runs evaluated by then."""
-    early = curves[curves["step"] <= BUDGET * curves["run"].map(budgets)]
+    early = curves[curves["step"] <= TARGET_SHARE * curves["run"].map(budgets)]
     return early.groupby("run")["value"].agg(direction)
 
 

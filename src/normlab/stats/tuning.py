@@ -116,12 +116,13 @@ def scores(losses: Numbers) -> Numbers:
 def near_best_of(losses: Numbers, best: int) -> list[int]:
     """Return the indices of the other settings within one standard error of the best one.
 
-    With d the differences between a setting and the best over their shared seeds, it is near-best if
-    ``mean(d) ≤ s(d)/√n``, with n − 1 in the denominator of s². An infinite difference counts as the largest finite
+    A setting is near-best if ``mean(d) ≤ s(d)/√n``, where d are its differences from the best over their n shared
+    seeds, with n − 1 in the denominator of s². An infinite difference counts as the largest finite
     one. With one shared seed every setting is near-best.
 
-    Reason: of two equal arms, the one that the tuning seeds led to a worse setting by chance is truly worse on the
-    reported seeds. So a difference is declared only if it holds against each near-best setting of the worse arm.
+    Reason: if chance in the tuning seeds gives one of two equal arms a worse setting, that arm is truly worse on
+    the reported seeds. So a difference is declared only if it holds against each near-best setting of the
+    worse arm.
     """
     near_best = []
     for row, setting_losses in enumerate(losses):

@@ -18,11 +18,11 @@ from normlab.stats.comparison import (
     shown_estimate,
     tuned_arm,
 )
-from normlab.stats.comparisons import replicates_needed
 from normlab.stats.design import GENERALIZATION, Metric, Scope
 from normlab.stats.estimates import coverage_of
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.looks import History
+from normlab.stats.multiple_comparisons import replicates_needed
 from normlab.stats.sentences import p_value, two_digits, with_noun
 from normlab.stats.signed_rank import Interval, shift_estimate, signed_rank
 from normlab.stats.time_to_target import GIVEN, TargetTimes
@@ -78,7 +78,7 @@ def replicate_warnings(grid: Grid) -> Iterator[str]:
         lines, seeds = [], len(use.report)
         if not use.is_disjoint:
             lines.append(
-                f"the same {with_noun(seeds, 'replicate')} choose settings and report, which favours tuned arms"
+                f"the same {with_noun(seeds, 'replicate')} tune and are reported, which favours tuned arms"
             )
         elif len(use.tuning) and not use.within:
             lines.append(f"replicates that choose settings: {len(use.tuning)}; reported replicates: {seeds}")

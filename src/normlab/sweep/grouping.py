@@ -78,20 +78,20 @@ def data_seeds(configs: Sequence[DictConfig], indices: Iterable[int]) -> set[int
 
 
 def plan(groups: Sequence[Group], runs: Sequence[Run]) -> list[str]:
-    """Return log lines with the number of runs and populations, and the reasons for other stackings."""
+    """Return log lines: the number of runs and populations, and why some runs are not stacked layer by layer."""
     alone = sum(len(group.indices) == 1 for group in groups)
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
     stacked = len(groups) - alone
     parts = [f"{stacked} population{'s' * (stacked > 1)}"] * (stacked > 0) + [f"{alone} alone"] * (alone > 0)
     lines = [f"{count} in {', '.join(parts)}" if stacked else f"{count}, one by one"]
     for reason, run in first_by_reason(groups, runs, "unstackable_reason"):
-        lines.append(f"runs like {run.name} are trained one by one: {reason}")
+        lines.append(f"runs such as {run.name} are trained one by one: {reason}")
     for reason, run in first_by_reason(groups, runs, "vmap_reason"):
-        lines.append(f"runs like {run.name} are vmapped as a whole, not stacked layer by layer: {reason}")
+        lines.append(f"runs such as {run.name} are vmapped as a whole, not stacked layer by layer: {reason}")
     drawing = [runs[group.indices[0]].name for group in groups if group.stacking.draws_globally]
     if drawing and stacked:
-        consequence = "and so draw other numbers than runs trained alone"
-        lines.append(f"runs like {drawing[0]} draw from torch's global generator, {consequence}")
+        consequence = "and so draw different numbers from runs trained alone"
+        lines.append(f"runs such as {drawing[0]} draw from torch's global generator, {consequence}")
     return lines
 
 

@@ -1,7 +1,7 @@
-"""Times optimizer steps of the arms of a sweep, interleaved in rounds in this process.
+"""Times optimizer steps of a sweep's configurations, interleaved in rounds in this process.
 
 Training seconds cannot compare arms: members share the time of their population, and populations train one after
-the other. The entry is :func:`time_arms`.
+the other. The entry is :func:`time_configurations`.
 """
 
 import itertools
@@ -28,10 +28,10 @@ from normlab.results.folder import FOLDER_KEYS, run_names
 from normlab.results.provenance import environment, require_same_sources
 from normlab.results.result import read_numbers
 from normlab.results.sweep import Record, overrides, read_sweep
-from normlab.results.timing import TIMING_FILE, TimedArm, Timing, representatives
+from normlab.results.timing import TIMING_FILE, TimedConfiguration, Timing, representatives
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
 from normlab.training.interrupts import Interrupts
-from normlab.training.session import choose_step
+from normlab.training.session import choose_stacking
 from normlab.training.stackability import footprint_of
 
 log = logging.getLogger("normlab")
@@ -42,12 +42,12 @@ BLOCK_SECONDS = 0.05
 MIN_STEPS, WARMUP_STEPS = 5, 2
 """Smallest number of steps in a block, and untimed steps before it, which fill the caches."""
 
-MAX_NAMED_ARMS = 8
-"""Largest number of arms in the log line."""
+MAX_NAMED = 8
+"""Largest number of configurations in the log line."""
 
 
-def time_arms(folder: Path, rounds: int = TIMING_ROUNDS) -> None:
-    """Time the steps of all arms below the folder of a sweep, and write ``timing.json`` into it.
+def time_configurations(folder: Path, rounds: int = TIMING_ROUNDS) -> None:
+    """Time the steps of all configurations of a sweep, and write ``timing.json`` into it.
 
     Raises:
         ConfigError: if code or data of a run have changed since it was trained.
@@ -55,10 +55,10 @@ def time_arms(folder: Path, rounds: int = TIMING_ROUNDS) -> None:
     """
     records = representatives(read_sweep(folder))
     if len(records) < 2:
-        log.info("timing: nothing to compare, because no two finished arms differ in the cost of a step")
+        log.info("timing: nothing to compare, because no two finished configurations differ in the cost of a step")
         return
-    started, names = datetime.now(UTC).isoformat(timespec="seconds"), timed_arm_names(records)
-    log.info("timing: %d arms in %d rounds, a second or more each", len(records), rounds)
+    started, names = datetime.now(UTC).isoformat(timespec="seconds"), configuration_names(records)
+    log.info("timing: %d configurations in %d rounds, a second or more each", len(records), rounds)
     interrupts = Interrupts()
     with interrupts.recorded():
         steppers = make_steppers(records, names, interrupts)
@@ -67,7 +67,7 @@ def time_arms(folder: Path, rounds: int = TIMING_ROUNDS) -> None:
                 stepper.prepare()
             timed = interleaved([stepper.seconds_per_step for stepper in steppers], rounds)
     arms = [
-        TimedArm(
+        TimedConfiguration(
             run=record.folder.relative_to(folder).as_posix(),
             config=record.result.config,
             choices=record.result.choices,
@@ -115,7 +115,7 @@ def make_steppers(records: Sequence[Record], names: Sequence[str], interrupts: I
 
 @contextmanager
 def raised_recompile_limit(steppers: "Sequence[Stepper]") -> Iterator[None]:
-    """Context manager that raises Dynamo's recompile limit, so that the steps of all arms stay compiled."""
+    """Context manager that raises Dynamo's recompile limit, so that all compiled steps are kept."""
     steps = [stepper.module.step for stepper in steppers if isinstance(stepper.module.step, Compiled)]
     if not steps:
         yield  # importing Dynamo takes a second
@@ -125,8 +125,8 @@ def raised_recompile_limit(steppers: "Sequence[Stepper]") -> Iterator[None]:
         yield
 
 
-def timed_arm_names(records: Sequence[Record]) -> list[str]:
-    """Return a name for each arm, made of the overrides in which arms differ, without seeds."""
+def configuration_names(records: Sequence[Record]) -> list[str]:
+    """Return a name for each configuration, made of the overrides in which they differ, without seeds."""
     unnamed = ("seed", *FOLDER_KEYS)
     typed = [
         {key: value for key, value in overrides(record.result).items() if key not in unnamed} for record in records
@@ -142,8 +142,8 @@ def timing_summary(names: Sequence[str], timed: Sequence[Sequence[float]]) -> st
     'bn 0.4 ms per step, nobn 0.2 ms'
     """
     parts = [f"{name} {1000 * median(seconds):.3g} ms" for name, seconds in zip(names, timed, strict=True)]
-    more = [f"and {len(parts) - MAX_NAMED_ARMS} more"] * (len(parts) > MAX_NAMED_ARMS)
-    return ", ".join([f"{parts[0]} per step", *parts[1:MAX_NAMED_ARMS], *more])
+    more = [f"and {len(parts) - MAX_NAMED} more"] * (len(parts) > MAX_NAMED)
+    return ", ".join([f"{parts[0]} per step", *parts[1:MAX_NAMED], *more])
 
 
 class Stepper:
@@ -159,7 +159,7 @@ class Stepper:
         self.trainer = make_trainer(config, [])
         self.device = self.trainer.strategy.root_device
         self.module = make_module([config], data)
-        choose_step(self.module, config, log.warning)
+        choose_stacking(self.module, config, log.warning)
         self.module.to(self.device, precision_of(config))
         self.module.data = data
         self.module.configure_optimizers()

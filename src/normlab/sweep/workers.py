@@ -126,7 +126,7 @@ def train_in_parallel(groups: Groups, n_jobs: int, progress: Progress) -> Outcom
 
 
 def submit(worker: ProcessPoolExecutor, index: int, runs: Sequence[Run], populations: int) -> Future:
-    """Submit a group to a worker; the process started here inherits that Ctrl-C is ignored."""
+    """Submit a group to a worker; Ctrl-C is ignored meanwhile, and a process started here inherits this."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return worker.submit(train_in_worker, index, runs, populations)

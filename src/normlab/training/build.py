@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
+from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from torch import nn
@@ -70,7 +71,7 @@ def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
 
 
 class DataTraits(NamedTuple):
-    """Traits of a dataset.
+    """States whether a dataset is generated and whether it has classes.
 
     Attributes:
         generated: whether its samples are drawn from its seed.
@@ -263,6 +264,8 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: str |
         log_every_n_steps=1,
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in extra),
         enable_progress_bar=False,
+        # Otherwise Lightning takes over SLURM's variables, and refuses jobs with several tasks.
+        plugins=[LightningEnvironment()],
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )

@@ -59,13 +59,13 @@ def dry_run_once(config: DictConfig) -> list[str]:
     values = plain(config)
     check_optimizer(json.dumps({name: values[name] for name in ("optimizer", "scheduler")}))
     key = population_key_of_values(values)
-    if key not in _warnings:
+    if key not in _passed:
         with hide_warnings():
-            _warnings[key] = dry_run(OmegaConf.create(values))
-    return _warnings[key]
+            _passed[key] = dry_run(OmegaConf.create(values))
+    return _passed[key]
 
 
-_warnings: dict[str, list[str]] = {}
+_passed: dict[str, list[str]] = {}
 
 
 @lru_cache(maxsize=4096)

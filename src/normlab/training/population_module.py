@@ -146,12 +146,12 @@ class PopulationModule(pl.LightningModule):
         """Update only running statistics, by ``stats_warmup_epochs`` passes over the training split."""
         drawing = [layer for layer in self.population.modules() if isinstance(layer, StochasticLayer)]
         for layer in drawing:
-            layer.held = True
+            layer.updates_state = False
         for epoch in range(self.stats_warmup_epochs):
             for x, _ in self.data.minibatches(self.training_split(), self.seeds, epoch):
                 self(x)
         for layer in drawing:
-            layer.held = False
+            layer.updates_state = True
 
     def training_split(self) -> Split:
         """Return the training split on the training device and in its precision, ``(M, N, …)``, M = 1 or K."""

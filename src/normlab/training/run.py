@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from normlab.results.folder import earlier_result
+from normlab.results.folder import reusable_result
 from normlab.results.result import Result
 from normlab.training.dry_run import dry_run_once
 from normlab.training.progress import Progress
@@ -29,7 +29,7 @@ def train(runs: Sequence[Run], progress: Progress | None = None, populations: in
     if progress is None:
         with Progress(runs[0].name, runs[0].config.trainer.max_epochs, len(runs)) as bar:
             return train(runs, bar, populations)
-    results = [earlier_result(run.folder, run.config) for run in runs]
+    results = [reusable_result(run.folder, run.config) for run in runs]
     to_train = [k for k, result in enumerate(results) if result is None or not result.status.done]
     for run in runs if not to_train else ():
         log.info("%s is done already; its result is read from %s", run.name, run.folder)

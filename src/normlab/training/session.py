@@ -92,7 +92,7 @@ def should_compile(config: DictConfig, members: int, populations: int = 1) -> bo
     return compiling_pays(footprint_of(config), sizes, config.trainer.max_epochs, members, populations)
 
 
-def choose_step(module: PopulationModule, config: DictConfig, warn: Callable[[str], None]) -> None:
+def choose_stacking(module: PopulationModule, config: DictConfig, warn: Callable[[str], None]) -> None:
     """Select stacking by layers or vmap, as the stacking check allows.
 
     A compiled step of a single run also goes through the stacked forms; if the check fails, it stays uncompiled.
@@ -112,9 +112,9 @@ class TrainingSession:
 
     Args:
         runs: of the population; their configurations have one population key.
-        progress: the bar, also of other populations.
+        progress: the progress bar, shared with other populations.
         populations: number of populations with this key in the sweep, for the decision to compile.
-        data: instead of the configured datamodule.
+        data: a datamodule to use instead of the configured one.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class TrainingSession:
                 population_name(runs),
             )
             self.module.compiles = True
-        choose_step(self.module, config, progress.warn_once)
+        choose_stacking(self.module, config, progress.warn_once)
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
@@ -277,8 +277,9 @@ class TrainingSession:
 
 @contextmanager
 def hide_lightning_warnings() -> Iterator[None]:
-    """Context manager that hides two irrelevant Lightning warnings: about LeafSpec and about empty splits."""
+    """Context manager that hides irrelevant Lightning warnings: on LeafSpec, empty splits and unused ``srun``."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Total length of `WholeSplit`")
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
         yield

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.stats.comparisons import holm, replicates_needed
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Metric
+from normlab.stats.multiple_comparisons import holm, replicates_needed
 from normlab.stats.paired_tests import detectable_shift
 
 INF, NAN = math.inf, math.nan

@@ -44,7 +44,7 @@ def test_timing_does_not_change_the_runs(run_train):
     timed = run_train(*SWEEP, "timing=true", "hydra.sweep.dir=timed")
     assert (plain.code, timed.code) == (0, 0), timed.err
     lines = [line for line in timed.out.splitlines() if line.startswith("timing: ")]
-    assert lines[0] == "timing: 2 arms in 20 rounds, a second or more each"
+    assert lines[0] == "timing: 2 configurations in 20 rounds, a second or more each"
     assert lines[1].startswith("timing: bn ")
     assert lines[1].endswith(" ms, 20 rounds interleaved: timed/timing.json")
     bn, same, nobn, _ = times_in("timed")
@@ -76,7 +76,7 @@ def test_finished_sweep_is_timed_without_retraining(run_train):
 @pytest.mark.parametrize(
     "how", [["hydra/sweeper=basic"], ["hydra/launcher=basic"], ["hydra.launcher.n_jobs=2"]], ids=str
 )
-def test_sweepers_and_launchers_time_arms(run_train, how):
+def test_sweepers_and_launchers_time_configurations(run_train, how):
     outcome = run_train(*SWEEP, *how, "timing=true", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err
     assert None not in times_in("sweep")
@@ -85,7 +85,10 @@ def test_sweepers_and_launchers_time_arms(run_train, how):
 def test_timing_of_one_arm_logs_nothing_to_compare(run_train):
     outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", "timing=true", "hydra.sweep.dir=sweep")
     assert outcome.code == 0, outcome.err
-    assert "timing: nothing to compare, because no two finished arms differ in the cost of a step" in outcome.out
+    assert (
+        "timing: nothing to compare, because no two finished configurations differ in the cost of a step"
+        in outcome.out
+    )
     assert not Path("sweep", TIMING_FILE).exists()
 
 
@@ -149,7 +152,7 @@ def test_ctrl_c_during_timing_still_writes_summary(tmp_path):
         assert process.stdout is not None
         assert process.stderr is not None
         for line in process.stdout:
-            if line.startswith("timing: 3 arms"):
+            if line.startswith("timing: 3 configurations"):
                 process.send_signal(signal.SIGINT)
         assert (process.wait(60), process.stderr.read()) == (130, "")
     assert not (tmp_path / "sweep" / TIMING_FILE).exists()

@@ -29,7 +29,7 @@ from normlab.stats.looks import History, comparison_key
 from normlab.stats.paired_tests import detectable_shift, interaction
 from normlab.stats.tuning import Tuning
 
-ONE_SPLIT = "part of the pooled comparison"
+PART_OF_POOLED = "part of the pooled comparison"
 CORRECTED = {
     "p_near_best": "p_adjusted",
     "new_table_p": "new_table_p_adjusted",
@@ -55,7 +55,7 @@ def comparisons_of(grid: Grid, tuning: Tuning, history: History | None) -> list[
     """
     rows = [row for metric in grid.design.metrics for row in metric_comparisons(grid, tuning, metric, history)]
     for family in dict.fromkeys(family_of(row) for row in rows):
-        correct_family([row for row in rows if family_of(row) == family])
+        correct_and_decide([row for row in rows if family_of(row) == family])
     return rows
 
 
@@ -161,7 +161,7 @@ def correct_p(rows: Sequence[ComparisonRow], name: str) -> None:
         row[CORRECTED[name]] = value
 
 
-def correct_family(rows: Sequence[ComparisonRow]) -> None:
+def correct_and_decide(rows: Sequence[ComparisonRow]) -> None:
     """Correct the p-values of one family of comparisons, and set the verdict of each comparison."""
     tested = [row for row in rows if "verdict" not in row and row["tested"]]
     for row in rows:
@@ -177,7 +177,7 @@ def correct_family(rows: Sequence[ComparisonRow]) -> None:
     for row in rows:
         row["comparisons"] = len(tested)
         if "verdict" not in row:
-            row["verdict"] = verdict(row, row["disjoint"], row["factor"]) if row["tested"] else ONE_SPLIT
+            row["verdict"] = verdict(row, row["disjoint"], row["factor"]) if row["tested"] else PART_OF_POOLED
         row["declared"] = bool(row["tested"] and row["p_adjusted"] <= ALPHA and "disjoint" in row)
         level = ALPHA / (row["factor"] * max(len(tested), 1))
         row["detectable"] = (
