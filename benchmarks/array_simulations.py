@@ -69,7 +69,7 @@ def mixtures() -> dict[str, Draw]:
 
 SYMMETRIC: dict[str, tuple[Draw, float]] = {
     "normal": (lambda g, shape: g.normal(size=shape), 1.0),
-    "of skewed runs": (
+    "log-normal runs": (
         lambda g, shape: np.exp(g.normal(size=shape)) - np.exp(g.normal(size=shape)),
         float(np.sqrt(2 * np.e * (np.e - 1))),
     ),
@@ -102,7 +102,7 @@ def shapes(size: int, generator: np.random.Generator) -> Tables:
 def looks(size: int, generator: np.random.Generator) -> Tables:
     """Estimate rejection rates of sequential rules for looks after 8, 12, … 40 pairs, at 0 and 0.6 sd."""
     rules = {
-        "p ≤ 5 % at any": np.full(len(LOOKS), ALPHA),
+        "p ≤ 5 % at any look": np.full(len(LOOKS), ALPHA),
         "α/(k(k + 1))": np.array([look_level(look) for look in range(1, len(LOOKS) + 1)]),
         "O'Brien–Fleming": obrien_fleming(LOOKS, LOOKS[-1]),
         "once, at 40": np.array([0.0] * (len(LOOKS) - 1) + [ALPHA]),
@@ -121,7 +121,7 @@ def looks(size: int, generator: np.random.Generator) -> Tables:
                 if shift:
                     used = np.where(below.any(axis=1), np.array(LOOKS)[below.argmax(axis=1)], LOOKS[-1]).mean()
                     pairs = tables.setdefault("the same with 0.6 sd: mean number of pairs", {})
-                    pairs.setdefault(rule, {})[f"pairs, {kind}"] = float(used)
+                    pairs.setdefault(rule, {})[kind] = float(used)
     return tables
 
 
@@ -148,11 +148,11 @@ def power(size: int, generator: np.random.Generator) -> Tables:
         for kind, (draw, sd) in SYMMETRIC.items()
     }
     detectable = {
-        f"n = {n}": {f"difference, m = {m}": detectable_shift(n, ALPHA / m) for m in (1, 3, 7)}
+        f"n = {n}": {f"m = {m}": detectable_shift(n, ALPHA / m) for m in (1, 3, 7)}
         for n in (8, 12, 16, 24, 32, 64)
     }
     needed = {
-        f"{shift} sd": {f"pairs for it, m = {m}": float(replicates_for(shift, ALPHA / m)) for m in (1, 3, 7)}
+        f"{shift} sd": {f"m = {m}": float(replicates_for(shift, ALPHA / m)) for m in (1, 3, 7)}
         for shift in (0.25, 0.5, 1.0, 1.5)
     }
     return {

@@ -39,7 +39,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 SAMPLES, FEATURES, HIDDEN = 1000, 10, 50
 EPOCHS = 8
 SIZES = (32, 128)
-LABELS = {"none": "normlab"}
+LABELS = {"none": "normlab", "alone": "a single run"}
 
 
 class StepTimes(pl.Callback):
@@ -214,7 +214,7 @@ def table(members: int, model: str) -> None:
 
 def by_members(model: str) -> None:
     """Print microseconds per member-step and peak memory for 16 to 4,096 members."""
-    print(f"microseconds per member-step, and the most MB that the process held, model={model}")
+    print(f"microseconds per member-step and peak memory in MB, model={model}")
     columns = [(size, peer) for size in SIZES for peer in ("none", "jax")] + [(SAMPLES, "none")]
     heads = [f"{LABELS.get(peer, peer)} {size}" for size, peer in columns]
     print(f"{'members':8}" + "".join(f"{head:>14}{'MB':>6}" for head in heads))

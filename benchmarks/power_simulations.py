@@ -1,4 +1,4 @@
-"""Simulations of whole sweeps with different arms, analysed by ``analyze``: power and equivalence."""
+"""Simulations of whole sweeps with different arms, analyzed by ``analyze``: power and equivalence."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,9 +19,9 @@ FOUND: dict[str, tuple[Sweep, Callable[[], History | None]]] = {
     "max_replicates=12": (Sweep((1, 1), 12), lambda: History(12)),
     "first look": (Sweep((1, 1), 12), History),
     "best of 8 equal rates": (Sweep((8, 8), 18), lambda: None),
-    "best of 5 that matter": (Sweep((5, 5), 18, steep=True), lambda: None),
+    "best of 5 unequal rates": (Sweep((5, 5), 18, steep=True), lambda: None),
 }
-"""Sweeps of two arms with 12 reporting replicates, each with a factory of the folder's history of looks."""
+"""Sweeps of two arms with 12 reported replicates, each with a factory of the folder's history of looks."""
 
 
 def power(size: int, generator: np.random.Generator) -> Tables:
@@ -32,7 +32,7 @@ def power(size: int, generator: np.random.Generator) -> Tables:
             for title, (sweep, history) in FOUND.items():
                 rate = declared_rate(replace(sweep, kind=kind), size, generator, shift, history)
                 table.setdefault(f"{kind}, {shift} sd", {})[title] = rate
-    return {"12 replicates that report: declared": table}
+    return {"12 reported replicates: declared": table}
 
 
 def margins(size: int, generator: np.random.Generator) -> Tables:

@@ -150,7 +150,7 @@ def analyse(
     history: History | None = None,
     margin: float | None = None,
 ) -> Analysis:
-    """Analyse runs like the report of a sweep, without bootstrap resamples."""
+    """Analyze runs like the report of a sweep, without bootstrap resamples."""
     keys = [key for key in KEYS if runs[key].nunique() > 1]
     design = design_of(runs, keys, metrics or [LOSS], CHOICE, baseline=BASELINE, margin=margin)
     return analyze(runs, NO_CURVES, design, generator, resamples=0, history=history)
@@ -162,7 +162,7 @@ def declared(analysis: Analysis) -> dict[str, float]:
 
 
 def rates(sweeps: Iterable[pd.DataFrame], judge: Judge, generator: np.random.Generator) -> dict[str, float]:
-    """Analyse sweeps, and return the mean of each number that ``judge`` reads from the analyses."""
+    """Analyze sweeps, and return the mean of each number that ``judge`` reads from the analyses."""
     judged = pd.DataFrame([judge(analyse(runs, generator)) for runs in sweeps])
     return {str(name): float(mean) for name, mean in judged.astype(float).mean().items()}
 

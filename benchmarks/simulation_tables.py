@@ -20,18 +20,18 @@ def printed(title: str, table: Table) -> str:
     margin = max(16, *(len(name) + 1 for name in table))
     lines = [title, " " * margin + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))]
     for name, row in table.items():
-        grid = [cell(column, row.get(column)) for column in columns]
+        grid = [cell(title, row.get(column)) for column in columns]
         lines.append(f"{name:{margin}}" + "".join(f"{c:>{w}}" for c, w in zip(grid, widths, strict=True)))
     return "\n".join(lines)
 
 
-def cell(column: str, value: float | None) -> str:
-    """Format a value by its column: counts of pairs, differences with three decimals, otherwise percent."""
+def cell(title: str, value: float | None) -> str:
+    """Format a value by its table: counts of pairs, differences in sd with three decimals, otherwise percent."""
     if value is None or np.isnan(value):
         return "-"
-    if column.startswith("pairs"):
+    if title.startswith("pairs") or title.endswith("number of pairs"):
         return f"{value:.0f}"
-    return f"{value:.3f}" if column.startswith("difference") else f"{100 * value:.1f} %"
+    return f"{value:.3f}" if title.startswith("difference in sd") else f"{100 * value:.1f} %"
 
 
 def written(text: str, name: str, tables: Tables) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/simulations.py [--only NAME ...] [--share 1.0] [--processes 2] [--seed 0] [--write]
 
-Most simulations analyse whole sweeps, from the runs to the verdict. ``SIMULATIONS`` lists them with their sizes.
+Most simulations analyze whole sweeps, from the runs to the verdict. ``SIMULATIONS`` lists them with their sizes.
 ``--write`` inserts the tables into docs/statistics.md.
 """
 
@@ -22,14 +22,14 @@ from simulation_tables import Simulation, Tables, printed, written
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 SIMULATIONS: dict[str, tuple[Simulation, int]] = {
-    "F1": (sweep_simulations.epochs, 1000),
-    "F2": (sweep_simulations.replicates, 1000),
+    "epochs": (sweep_simulations.epochs, 1000),
+    "replicates": (sweep_simulations.replicates, 1000),
     "splits": (split_simulations.splits, 1000),
     "settings": (split_simulations.settings, 1000),
     "shapes": (array_simulations.shapes, 4000),
-    "F8": (sweep_simulations.shapes, 1000),
+    "sweep_shapes": (sweep_simulations.shapes, 1000),
     "looks": (array_simulations.looks, 4000),
-    "F10": (sweep_simulations.looks, 400),
+    "sweep_looks": (sweep_simulations.looks, 400),
     "identical": (sweep_simulations.identical, 500),
     "power": (power_simulations.power, 500),
     "plan": (array_simulations.power, 4000),

@@ -1,4 +1,4 @@
-"""Simulations of replicates that are splits of one table of 178 rows, analysed by ``analyze``.
+"""Simulations of replicates that are splits of one table of 178 rows, analyzed by ``analyze``.
 
 Each simulation takes the number of repetitions and a generator, and returns tables of rates by title.
 """
@@ -71,8 +71,8 @@ def splits(size: int, generator: np.random.Generator) -> Tables:
                 name = f"learners {shift} sd apart" if shift else "learners of equal expected loss"
                 tables.setdefault(f"{name}: declared", {}).setdefault(title, {})[f"J = {count}"] = float(rate)
     detectable = {
-        f"{train} to {test} rows": {
-            f"difference, J = {count}": corrected_t_detectable(count, train, test) for count in (12, 24, 100)
+        f"{train} training, {test} test rows": {
+            f"J = {count}": corrected_t_detectable(count, train, test) for count in (12, 24, 100)
         }
         for train, test in ((60, 20), (75, 25), (80, 20), (90, 10))
     }
@@ -91,12 +91,14 @@ def settings(size: int, generator: np.random.Generator) -> Tables:
     frame = eight.frame()
     on_rows = frame.assign(scope=Scope.SPLIT)
     sources: dict[str, Iterator[pd.DataFrame]] = {
-        "draws, tuning apart": (eight.fill(frame, generator) for _ in range(size)),
-        "seeds, tuning apart": (eight.fill(frame.assign(scope=Scope.SEED), generator) for _ in range(size)),
-        "splits, chosen within": (replace(eight, luck=0.0).fill(on_rows, generator) for _ in range(size)),
-        "splits that share rows, chosen within": (row_losses(on_rows, generator) for _ in range(size)),
-        "splits that share rows, tuning apart": (row_losses(frame, generator) for _ in range(size)),
-        "splits, chosen within, lucky runs": (eight.fill(on_rows, generator) for _ in range(size)),
+        "draws, separate tuning seeds": (eight.fill(frame, generator) for _ in range(size)),
+        "seeds, separate tuning seeds": (
+            eight.fill(frame.assign(scope=Scope.SEED), generator) for _ in range(size)
+        ),
+        "splits, tuned per split": (replace(eight, luck=0.0).fill(on_rows, generator) for _ in range(size)),
+        "splits that share rows, tuned per split": (row_losses(on_rows, generator) for _ in range(size)),
+        "splits that share rows, separate tuning seeds": (row_losses(frame, generator) for _ in range(size)),
+        "splits, tuned per split, correlated losses": (eight.fill(on_rows, generator) for _ in range(size)),
     }
     table = {title: rates(sweeps, directions, generator) for title, sweeps in sources.items()}
     return {"8 settings against 1: declared": table}

@@ -1,4 +1,4 @@
-"""Simulations of whole sweeps without true differences, analysed by ``analyze``: false-positive rates.
+"""Simulations of whole sweeps without true differences, analyzed by ``analyze``: false-positive rates.
 
 Each simulation takes the number of repetitions and a generator, and returns tables by title.
 """
@@ -58,7 +58,7 @@ def replicates(size: int, generator: np.random.Generator) -> Tables:
 def shapes(size: int, generator: np.random.Generator) -> Tables:
     """Estimate false-positive rate and coverage for differences of several shapes with pseudomedian 0."""
     draws = {kind: draw for kind, (draw, _) in KINDS.items()} | mixtures()
-    tables: Tables = {"declared by the whole path": {}, "coverage of the 95 % interval of the effect": {}}
+    tables: Tables = {"declared by the full analysis": {}, "coverage of the 95 % interval of the effect": {}}
     for kind, draw in draws.items():
         for n in (12, 32):
             sweeps = map(pair, draw(generator, (size, n)), generator.normal(size=(size, n)))
@@ -78,7 +78,7 @@ def declared_and_covered(analysis: Analysis) -> dict[str, float]:
 FOLDERS = {
     "one learning rate": (Sweep((1, 1), LOOKS[-1]), 0),
     "best of 3 equal rates": (Sweep((3, 3), LOOKS[-1] + 4), 4),
-    "best of 5 that matter": (Sweep((5, 5), LOOKS[-1] + 4, steep=True), 4),
+    "best of 5 unequal rates": (Sweep((5, 5), LOOKS[-1] + 4, steep=True), 4),
 }
 """Sweeps that are repeated with more seeds, and their number of tuning seeds."""
 
@@ -88,7 +88,7 @@ def looks(size: int, generator: np.random.Generator) -> Tables:
     table: Table = {}
     for title, (sweep, tuning) in FOLDERS.items():
         frame, counts = sweep.frame(), [n + tuning for n in LOOKS]
-        found: dict[str, list[bool]] = {"p ≤ 5 % at any": [], "α/(k(k + 1))": [], "max_replicates=40": []}
+        found: dict[str, list[bool]] = {"p ≤ 5 % at any look": [], "α/(k(k + 1))": [], "max_replicates=40": []}
         for _ in range(size):
             runs = sweep.fill(frame, generator)
             for rule, max_replicates in (("α/(k(k + 1))", None), ("max_replicates=40", LOOKS[-1])):
@@ -98,7 +98,7 @@ def looks(size: int, generator: np.random.Generator) -> Tables:
                     any_declared |= bool(declared(analysis)["declared"])
                     p.append(float(analysis.comparisons["p_near_best"].iloc[0]))
                 found[rule].append(any_declared)
-            found["p ≤ 5 % at any"].append(min(p) <= ALPHA)
+            found["p ≤ 5 % at any look"].append(min(p) <= ALPHA)
         for rule, rows in found.items():
             table.setdefault(rule, {})[title] = float(np.mean(rows))
     return {"a folder with 8, 12, … 40 reported replicates: declared": table}
@@ -108,10 +108,10 @@ IDENTICAL = {
     "2 arms": Sweep((1, 1), 12),
     "4 arms": Sweep((1, 1, 1, 1), 12),
     "2 arms, 3 rates each": Sweep((3, 3), 18),
-    "2 arms, 5 rates that matter": Sweep((5, 5), 18, steep=True),
+    "2 arms, 5 unequal rates": Sweep((5, 5), 18, steep=True),
     "4 arms, 3 rates each": Sweep((3, 3, 3, 3), 18),
     "8 rates against 1": Sweep((1, 8), 18),
-    "8 rates that matter against 1": Sweep((1, 8), 18, steep=True),
+    "8 unequal rates against 1": Sweep((1, 8), 18, steep=True),
     "8 rates against 1, 4 arms": Sweep((1, 8, 8, 8), 18),
     "12 against 36 seeds": Sweep((2, 2), (12, 36)),
     "3 panels": Sweep((2, 2), 18, panels=3),
@@ -121,9 +121,9 @@ IDENTICAL = {
     "30 % diverge": Sweep((2, 2), 18, diverging=0.3),
     "20 % untrained": Sweep((2, 2), 18, untrained=0.2),
 }
-"""Sweeps of identical arms. Of 18 seeds, 6 are for tuning and 12 report."""
+"""Sweeps of identical arms. Of 18 seeds, 6 are for tuning and 12 are reported."""
 
-OTHER_RUNS = ("2 arms, 3 rates each", "2 arms, 5 rates that matter", "8 rates against 1")
+OTHER_RUNS = ("2 arms, 3 rates each", "2 arms, 5 unequal rates", "8 rates against 1")
 """Sweeps of ``IDENTICAL`` that are also simulated with skewed and heavy-tailed noise."""
 
 
@@ -142,32 +142,35 @@ def identical(size: int, generator: np.random.Generator) -> Tables:
             kinds.setdefault(kind, {})[title] = declared_rate(
                 replace(IDENTICAL[title], kind=kind), size, generator
             )
-    return {"identical arms: declared": table, "identical arms with other runs, scope draw: declared": kinds}
+    return {
+        "identical arms: declared": table,
+        "identical arms with other run distributions, scope draw: declared": kinds,
+    }
 
 
 def scoped(sweep: Sweep, scope: Scope) -> Sweep:
     """Return a sweep with another scope, and for splits without luck shared by validation and test.
 
-    With splits, each replicate selects its own rate. Shared luck would then favour arms with more rates, which
+    With splits, each replicate tunes its own rate. Shared luck would then favour arms with more rates, which
     have more chances to be lucky.
     """
     return replace(sweep, scope=scope, luck=0.0 if scope == Scope.SPLIT else sweep.luck)
 
 
 def failures(size: int, generator: np.random.Generator) -> Tables:
-    """Estimate how often equal shares of failed runs are declared different."""
+    """Estimate how often equal shares of diverged or untrained runs are declared different."""
     table: Table = {}
     for share in (0.1, 0.3):
         for n in (12, 32):
             sweep = Sweep((1, 1), n, diverging=share / 2, untrained=share / 2)
             frame = sweep.frame()
             fractions = rates((sweep.fill(frame, generator) for _ in range(size)), failed_more, generator)
-            table.setdefault(f"{100 * share:.0f} % fail", {})[f"n = {n}"] = fractions["declared"]
-    return {"equal shares of failed runs: shares declared different": table}
+            table.setdefault(f"{100 * share:.0f} %", {})[f"n = {n}"] = fractions["declared"]
+    return {"equal shares of diverged or untrained runs: shares declared different": table}
 
 
 def failed_more(analysis: Analysis) -> dict[str, float]:
-    """Return 1 under ``declared`` if the shares of failed runs are declared different, else 0."""
+    """Return 1 under ``declared`` if the shares of diverged or untrained runs are declared different, else 0."""
     return {"declared": bool((analysis.comparisons["failure_p_adjusted"] <= ALPHA).any())}
 
 
