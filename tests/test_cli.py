@@ -1,6 +1,9 @@
 """Mistakes on the command line give a one-line error and write no files."""
 
 import inspect
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -309,3 +312,20 @@ def test_supported_trainer_argument_is_passed_on(run_train, monkeypatch, argumen
     outcome = run_train("+" * is_new + f"trainer.{argument}={SUPPORTED_TRAINER_ARGUMENTS[argument]}", "logger=csv")
     assert (outcome.code, outcome.err) == (0, "")
     assert yaml.safe_load(SUPPORTED_TRAINER_ARGUMENTS[argument]) in values
+
+
+@pytest.mark.parametrize("arguments", ["optimizer.lr=-1", "-m seed=0,1 net.hidden=[0]"])
+def test_schema_error_needs_no_torch(arguments):
+    code = (
+        "import runpy, sys\n"
+        "try:\n    runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as error:\n    print(error, 'torch' in sys.modules, 'pytorch_lightning' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()],
+        cwd=CONF.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.search(r"error: .*must be .* False False\n", done.stdout + done.stderr), done

@@ -29,6 +29,7 @@ from hydra_plugins.normlab.composer import (
 from hydra_plugins.normlab.override_checks import is_overridden, require_effective
 from normlab.cli import WANTS_TRACEBACK
 from normlab.config.schema import direction_of
+from normlab.config.validation import check_values
 from normlab.errors import first_line
 from normlab.report.finalize import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
@@ -85,8 +86,6 @@ class NormlabCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the configuration with a dry run, then reserve the run's folder; exit on an error."""
-        from normlab.training.dry_run import dry_run_once
-
         remember_command()
         try:
             require_effective(config, is_sweep=False)
@@ -95,6 +94,9 @@ class NormlabCallback(Callback):
             set_run_folder(config, folder)
             task = task_config(config)
             with current_job(config):
+                check_values(task)
+                from normlab.training.dry_run import dry_run_once  # imports torch
+
                 dry_run_once(task)
                 if is_overridden(config, "hydra.run.dir"):
                     require_run_folder(folder, task)

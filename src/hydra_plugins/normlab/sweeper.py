@@ -1,7 +1,7 @@
 """Grid sweeper that validates all jobs before training; see :class:`NormlabSweeper`."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from hydra_plugins.normlab.override_checks import (
     parse,
     require_single_option,
 )
+from normlab.config.validation import check_values
 from normlab.errors import ConfigError, require
 from normlab.results.folder import (
     free_folder,
@@ -83,8 +84,6 @@ class NormlabSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Validate and train every combination of the overrides, then finalize the sweep."""
-        from normlab.report.plan import seed_plan
-
         composer = self.make_composer()
         jobs, lines = drop_inapplicable(self.combinations(arguments), composer)
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
@@ -95,6 +94,8 @@ class NormlabSweeper(BasicSweeper):
         for line in lines:
             log.info(line)
         folder = self.make_folder()
+        from normlab.report.plan import seed_plan  # imports scipy
+
         for line in seed_plan(list(self.planned(composer)), folder):
             log.info(line)
         assert self.config is not None
@@ -166,34 +167,51 @@ class NormlabSweeper(BasicSweeper):
     def check(self, jobs: list[list[str]], composer: Composer) -> None:
         """Validate all jobs: configuration, dry run, distinct folders, and earlier runs in those folders.
 
+        The values of all jobs come first, because this needs no torch and so takes no time.
+
         Raises:
             ConfigError: for the first invalid job, with its name and the reason.
         """
-        from normlab.training.dry_run import dry_run_once
-
         assert self.config is not None
-        may_resume = is_overridden(self.config, "hydra.sweep.dir")
-        names = run_names([[word for word in job if not word.startswith("hydra.")] for job in jobs])
+        may_resume, timing = is_overridden(self.config, "hydra.sweep.dir"), self.config.get("timing")
         folders: dict[Path, str] = {}
+
+        def check_job(name: str, overrides: Sequence[str], composed: DictConfig) -> None:
+            require_single_option(map(parse, overrides))
+            task, folder = composer.task(overrides, composed), Path(composed.hydra.runtime.output_dir)
+            if folder in folders:
+                raise ConfigError(
+                    f"hydra.sweep.subdir must differ between jobs, got {folder.name}, as for {folders[folder]}"
+                )
+            folders[folder] = name
+            check_values(task)
+            if task.timing != timing:
+                raise ConfigError(
+                    f"timing must be the same in all runs of a sweep, got {task.timing} for this run; "
+                    "add timing=true or timing=false"
+                )
+
+        def try_job(name: str, overrides: Sequence[str], composed: DictConfig) -> None:
+            from normlab.training.dry_run import dry_run_once
+
+            task = composer.task(overrides, composed)
+            dry_run_once(task)
+            if may_resume:
+                require_run_folder(Path(composed.hydra.runtime.output_dir), task)
+
+        for validate in (check_job, try_job):
+            self.validate_jobs(jobs, composer, validate)
+
+    def validate_jobs(
+        self, jobs: list[list[str]], composer: Composer, validate: Callable[[str, Sequence[str], DictConfig], None]
+    ) -> None:
+        """Compose each job and validate it; errors are prefixed with the job's name."""
+        names = run_names([[word for word in job if not word.startswith("hydra.")] for job in jobs])
         for number, (overrides, name) in enumerate(zip(jobs, names, strict=True)):
             try:
                 composed = composer.compose(overrides, number)
-                require_single_option(map(parse, overrides))
-                task, folder = composer.task(overrides, composed), Path(composed.hydra.runtime.output_dir)
-                if folder in folders:
-                    raise ConfigError(
-                        f"hydra.sweep.subdir must differ between jobs, got {folder.name}, as for {folders[folder]}"
-                    )
                 with job_environment(composed):
-                    dry_run_once(task)
-                    if task.timing != self.config.get("timing"):
-                        raise ConfigError(
-                            f"timing must be the same in all runs of a sweep, got {task.timing} for this run; "
-                            "add timing=true or timing=false"
-                        )
-                    if may_resume:
-                        require_run_folder(folder, task)
-                folders[folder] = name
+                    validate(name, overrides, composed)
             except HydraException:
                 raise
             except Exception as error:

@@ -78,11 +78,17 @@ class ModelConfig:
 
 @dataclass
 class NetConfig:
-    """An architecture; its keys are the arguments of its ``_target_``, which validates their values."""
+    """An architecture; its keys are the arguments of its ``_target_``."""
 
     hidden: list[int] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "channels"):
+            sizes = getattr(self, name)
+            require(all(size >= 1 for size in sizes), f"net.{name}", "a list of sizes of at least 1", sizes)
+        require(0 <= self.dropout < 1, "net.dropout", "a number in [0, 1)", self.dropout)
 
 
 @dataclass

@@ -81,6 +81,22 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigError: for the first violation, with the key, the expected value and the value found.
     """
+    plain = check_values(config)
+    for group in ("metrics", "probes"):
+        for path, node in target_nodes(plain.get(group), group):
+            check_target(path, node)
+    for name in SECTIONS:
+        check_targets(name, json.dumps(plain.get(name)))
+
+
+def check_values(config: DictConfig) -> dict[str, Any]:
+    """Validate all that the schemas alone can judge, and return the resolved configuration as a dict.
+
+    Imports neither torch nor Lightning, so that a wrong number is reported at once.
+
+    Raises:
+        ConfigError: as :func:`check`.
+    """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -92,9 +108,6 @@ def check(config: DictConfig) -> None:
     for key in plain:
         if key not in SECTIONS and key not in Config.__annotations__:
             refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
-    for group in ("metrics", "probes"):
-        for path, node in target_nodes(plain.get(group), group):
-            check_target(path, node)
     check_section("", Config, {key: value for key, value in plain.items() if key not in SECTIONS})
     for name in SECTIONS:
         check_group(name, json.dumps(plain.get(name)))
@@ -104,6 +117,7 @@ def check(config: DictConfig) -> None:
         require(data[split] != 1, f"data.{split}", expected, data[split])
     can_measure = data["val"] > 0 or metric.startswith("train/")
     require(can_measure, "optimized_metric", "train/…, as data.val is 0", metric)
+    return {str(key): value for key, value in plain.items()}
 
 
 def unresolved(config: DictConfig, error: OmegaConfBaseException) -> ConfigError:
@@ -146,14 +160,18 @@ def is_group(node: Any) -> bool:
 
 @lru_cache(maxsize=4096)
 def check_group(name: str, text: str) -> None:
-    """Validate one group, given as JSON.
+    """Validate the values of one group, given as JSON.
 
     A check takes milliseconds; JSON makes the group hashable, so that the jobs of a sweep share cached checks.
     """
-    group = json.loads(text)
-    for path, node in target_nodes(group, name):
+    check_section(name, SECTIONS[name], json.loads(text))
+
+
+@lru_cache(maxsize=4096)
+def check_targets(name: str, text: str) -> None:
+    """Validate the arguments of each ``_target_`` in one group, given as JSON."""
+    for path, node in target_nodes(json.loads(text), name):
         check_target(path, node)
-    check_section(name, SECTIONS[name], group)
 
 
 def target_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
