@@ -142,7 +142,7 @@ TOKENS = {"_target_": "user_module.Tokens", "train": 60, "val": 30, "test": 30, 
 @pytest.fixture(autouse=True)
 def user_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "user_module", USER_MODULE)
-    monkeypatch.setattr(dry_run, "_warnings", {})
+    monkeypatch.setattr(dry_run, "_passed", {})
 
 
 def config_of(*overrides: str, net: str = "", data: dict | None = None) -> DictConfig:
