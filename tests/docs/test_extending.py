@@ -132,7 +132,7 @@ def test_commands_train_populations_and_print_arms(lab, outcomes, number):
         assert {"best/val/within", "last/val/smape", "test/within"} <= set(runs)
     if "probes=" in command:
         probed = pd.read_csv(folder / f"model={arms[-1]},seed=0" / "probes.csv")
-        assert probed["epoch"].tolist() == [1, 2]
+        assert set(probed["epoch"]) == {1, 2}
         assert set(probed["probe"] + "/" + probed["quantity"]) == {"gradient_norm/norm"}
         assert (probed["value"] > 0).all()
         assert "gradient_norm: last measurement" in out
