@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test lint tensorboard bench clean
+.PHONY: help setup sweep test test-all lint tensorboard bench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,11 @@ setup: $(READY) ## make .venv and install normlab and its tools into it
 sweep: $(READY) ## train with and without BatchNorm, and show what came of it
 	$(BIN)/python train.py -m model=bn,nobn
 
-test: $(READY) lint ## run every check: style, types, layers, doctests, tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: $(READY) lint ## check style, types, layers, doctests, and run the fast tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
+
+test-all: test ## run the slow tests as well: subprocesses, compilation, Monte Carlo, a browser, full products
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

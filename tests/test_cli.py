@@ -298,6 +298,7 @@ def test_unsupported_trainer_argument_raises(run_train, argument):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", sorted(SUPPORTED_TRAINER_ARGUMENTS))
 def test_supported_trainer_argument_is_passed_on(run_train, monkeypatch, argument):
     values = []

@@ -26,6 +26,7 @@ TESTED_ELSEWHERE = {"data=csv", "data=openml"}
 IMAGES = {"net=cnn": ["data=digits"], "model=in": ["net=cnn", "data=digits"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option not in TESTED_ELSEWHERE])
 def test_option_trains(run_train, option):
     outcome = run_train(option, "trainer.max_epochs=1", *IMAGES.get(option, []))
@@ -33,6 +34,7 @@ def test_option_trains(run_train, option):
     assert "finished after 1 epochs" in outcome.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_runs(run_train, experiment):
     outcome = run_train(f"experiment={experiment}", "trainer.fast_dev_run=true", *SHORTER.get(experiment, []))
@@ -66,6 +68,7 @@ def test_source_random_trains_both_arms_full_batch(run_train):
     assert runs["steps"].tolist() == [2, 2]
 
 
+@pytest.mark.slow
 def test_overfit_experiment_reaches_near_zero_loss(run_train):
     for model in ("bn", "nobn"):
         assert run_train("experiment=overfit", f"model={model}", f"hydra.run.dir={model}").code == 0

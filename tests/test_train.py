@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from normlab.results.result import Result, Status
 
+pytestmark = pytest.mark.slow
+
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WAIT = 60_000
 """Timeout in milliseconds."""
 

@@ -27,6 +27,7 @@ def test_nested_targets_are_moved():
     assert updated(old) == {"replicate": "seed", "probes": new, "extra": [{"_target_": "mine"}]}
 
 
+@pytest.mark.slow
 def test_run_recorded_with_old_names_is_not_retrained(tmp_path):
     def train():
         words = [sys.executable, "train.py", *WORDS, f"hydra.run.dir={tmp_path / 'run'}"]

@@ -117,6 +117,7 @@ def test_normalizers_are_short():
         assert layer.end_lineno - layer.lineno < MAX_CLASS_LINES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(COMMANDS)), ids=lambda number: COMMANDS[number])
 def test_commands_train_populations_and_print_arms(lab, outcomes, number):
     command, folder, (code, out, err) = COMMANDS[number], lab / "outputs" / str(number), outcomes[number]
@@ -227,6 +228,7 @@ def states(folder: Path, overrides: list[str], together: bool) -> list[dict[str,
     return [torch.load(run.folder / "checkpoints/last.pt", weights_only=True)["state_dict"] for run in runs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

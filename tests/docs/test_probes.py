@@ -20,6 +20,7 @@ def test_page_explains_every_option():
     } == options - of_experiments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run(run_train, command):
     outcome = run_train(*shlex.split(command), "trainer.fast_dev_run=true", "logger=csv")

@@ -39,6 +39,7 @@ def run_files(folder: str) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for name in names for path in Path(folder).rglob(name)}
 
 
+@pytest.mark.slow
 def test_timing_does_not_change_the_runs(run_train):
     plain = run_train(*SWEEP, "hydra.sweep.dir=plain")
     timed = run_train(*SWEEP, "timing=true", "hydra.sweep.dir=timed")
@@ -61,6 +62,7 @@ def test_timing_does_not_change_the_runs(run_train):
             assert getattr(ours.result, name) == getattr(theirs.result, name), name
 
 
+@pytest.mark.slow
 def test_finished_sweep_is_timed_without_retraining(run_train):
     assert run_train(*SWEEP, "hydra.sweep.dir=sweep").code == 0
     written = {path: path.stat().st_mtime_ns for path in Path("sweep").rglob("result.json")}
@@ -73,6 +75,7 @@ def test_finished_sweep_is_timed_without_retraining(run_train):
     assert not any("timing" in column for column in pd.read_csv("sweep/summary.csv"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [["hydra/sweeper=basic"], ["hydra/launcher=basic"], ["hydra.launcher.n_jobs=2"]], ids=str
 )
@@ -142,6 +145,7 @@ def test_failed_arm_is_not_timed(run_train, monkeypatch):
     assert nobn is not None
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_timing_still_writes_summary(tmp_path):
     # Background shells ignore SIGINT and child processes inherit that, so restore the default handler.
     unblock = partial(signal.signal, signal.SIGINT, signal.default_int_handler)

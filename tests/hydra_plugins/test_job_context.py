@@ -48,6 +48,7 @@ def test_sweep_resolves_hydra_values_for_each_job(run_train, mine, how):
     check_resolved(Path("sweep"))
 
 
+@pytest.mark.slow
 def test_worker_processes_get_resolved_hydra_values(tmp_path, mine):
     command = [
         sys.executable,

@@ -39,6 +39,7 @@ def yaml_of(path: Path) -> object:
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", ["null", "1"])
 def test_population_writes_same_files_as_single_runs(run_train, chunk):
     chunked = [STACKED, f"hydra.launcher.chunk={chunk}", "hydra.sweep.dir=together"]
@@ -250,6 +251,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_populations_train_in_parallel_processes(tmp_path):
     process = start(tmp_path, *SWEEP, *PARALLEL)
     out, err = process.communicate(timeout=120)
@@ -259,6 +261,7 @@ def test_populations_train_in_parallel_processes(tmp_path):
         assert f"4 runs of model={model}: 4 finished" in out, "log lines of worker processes are missing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[STACKED], [*PARALLEL, "hydra.launcher.chunk=2"]], ids=["one", "two"])
 def test_ctrl_c_marks_all_runs_stopped(tmp_path, launcher):
     endless = [*SWEEP[:-1], "trainer.max_epochs=100000", "logger.flush_seconds=0", *launcher]
@@ -303,6 +306,7 @@ class Raiser(pl.Callback):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "words"), [("Killer", "the worker process was killed"), ("Raiser", "out of luck")]
 )
@@ -317,6 +321,7 @@ def test_worker_crash_does_not_stop_other_groups(tmp_path, ending, words):
     assert runs.query("model == 'bn'")["error"].str.startswith(words).all()
 
 
+@pytest.mark.slow
 def test_joblib_writes_the_same_files(tmp_path, run_train):
     process = start(tmp_path, *SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, err = process.communicate(timeout=240)
@@ -326,6 +331,7 @@ def test_joblib_writes_the_same_files(tmp_path, run_train):
     assert files_of(tmp_path / "sweep") == files_of(Path("together"))
 
 
+@pytest.mark.slow
 def test_optuna_trains_populations(tmp_path):
     searched = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
     number = "optimizer.lr=tag(log,interval(0.0001,0.1))"

@@ -151,6 +151,7 @@ def test_damaged_verdicts_keep_runs_of_other_sweeper(run_train):
 VERDICT_OPTIONS = ("margin=0.05", "pairs=true", "baseline=bn", "max_replicates=8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True], ids=["new", "resumed"])
 def test_verdict_options_apply_to_finished_sweeps(run_train, trained):
     grid = (

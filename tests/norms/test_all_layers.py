@@ -153,6 +153,7 @@ def test_vmapped_stack_equals_loop(make, shape):
             assert_close(value[k], layer.get_buffer(name))
 
 
+@pytest.mark.slow
 @EACH_LAYER
 def test_compiled_graph_trains_the_same(make, shape):
     layer = make_trained(make)

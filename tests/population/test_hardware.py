@@ -75,6 +75,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(hardware.platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_tuned_malloc_reuses_freed_memory():
     faults = []

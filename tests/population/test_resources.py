@@ -83,6 +83,7 @@ def test_different_samples_count_twice(monkeypatch):
     assert members_at_once(config) > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("varied", "largest"),
     [

@@ -192,6 +192,7 @@ def losses(results: list[Result]) -> list[float]:
     return [result.last.metrics[name] for result in results for name in ("train/loss", "val/loss")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["bn", "nobn"])
 @pytest.mark.parametrize("name", STACKABLE)
 def test_stacked_nets_equal_single_runs(tmp_path, name, model):

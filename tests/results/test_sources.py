@@ -59,6 +59,7 @@ def test_sources_are_user_code_and_data_files(mine):
     assert found["data.path"] == found["data.others.1"] != found["model.norm._target_"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "named"),
     [("mine_changing.py", "model.norm._target_=mine_changing.Mine"), ("table.csv", "data.path=table.csv")],

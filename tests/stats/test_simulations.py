@@ -12,6 +12,8 @@ from scipy import stats
 from normlab.stats.design import Scope
 from normlab.stats.looks import History
 
+pytestmark = pytest.mark.slow
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 arrays, sweeps, powers, of_splits, intervals, simulated, tables, simulations = (
     importlib.import_module(name)

@@ -40,6 +40,7 @@ def config_of(*overrides: str) -> DictConfig:
     return deepcopy(composed(*overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("model", MODELS)
 def test_model_and_net_stack_or_raise_the_reason(model, net):

@@ -130,6 +130,33 @@ def compare(folder: Path, common: list[str], members: list[list[str]]) -> None:
         check_equal(run, other)
 
 
+FAMILIES = [
+    ["bn", "ghost", "l1bn", "noisy"],
+    ["ln", "gn", "rms", "in"],
+    ["wn", "ws", "ws_gn", "wn"],
+    ["nobn", "dyt", "actnorm", "derf"],
+]
+STEP_RULES = ["adam", "adamw", "nesterov", "clipped"]
+SCHEDULES = [[], *(OPTIMIZERS[name] for name in ("step", "cosine", "plateau"))]
+PRODUCT = [0, 2, 3, 1]
+"""Multiplication by 2 in the field of four elements, whose addition is the exclusive or."""
+
+PAIRWISE = [
+    (FAMILIES[family][net], case, STEP_RULES[family ^ net], SCHEDULES[family ^ PRODUCT[net]])
+    for family in range(4)
+    for net, case in enumerate(CASES)
+]
+"""Cases in which each pair of family, net, step rule and schedule occurs: two orthogonal Latin squares."""
+
+
+@pytest.mark.parametrize(("model", "case", "rule", "schedule"), PAIRWISE)
+def test_pairs_of_choices(tmp_path, model, case, rule, schedule):
+    short = [*CASES[case], *OPTIMIZERS[rule], *schedule, "trainer.max_epochs=3"]
+    eps = [] if rule in ("adam", "adamw") else [EPS]
+    compare(tmp_path, [f"model={model}", *(word for word in short if word not in eps)], GENTLE[1:])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("model", MODELS)
 def test_models_nets_and_datasets(tmp_path, model, case):
@@ -140,6 +167,7 @@ def test_models_nets_and_datasets(tmp_path, model, case):
     compare(tmp_path, [f"model={model}", *CASES[case], *eps], GENTLE[1:] if case in ("resmlp", "cnn") else MEMBERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "case"),
     [("bn", "random"), ("bn", "cnn"), ("bn_torch", "random"), ("ghost", "cnn"), ("l1bn", "random")],
@@ -149,11 +177,13 @@ def test_statistics_for_evaluation(tmp_path, statistics, model, case):
     compare(tmp_path, [f"model={model}", f"statistics={statistics}", *CASES[case]], GENTLE[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_and_scheduler(tmp_path, optimizer):
     compare(tmp_path, ["model=bn", *CASES["random"], *OPTIMIZERS[optimizer]], MEMBERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["bn", "nobn"])
 @pytest.mark.parametrize(
     "data",
@@ -177,6 +207,7 @@ def test_members_with_different_samples(tmp_path, model, data):
     compare(tmp_path, [f"model={model}", "replicate=data", *data], members)
 
 
+@pytest.mark.slow
 def test_splits_with_different_categories_group_by_input_shape(tmp_path):
     words = ["red"] * 60 + ["blue"] * 2 + ["green"]
     rows = (f"{word},{k % 7},{k / 3 + len(word)}\n" for k, word in enumerate(words))
@@ -208,6 +239,7 @@ def test_splits_with_different_categories_group_by_input_shape(tmp_path):
         check_equal(together[place], alone)
 
 
+@pytest.mark.slow
 def test_data_drawn_from_the_global_generator(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "user_module", ModuleType("user_module"))
     sys.modules["user_module"].GloballyDrawn = GloballyDrawn
@@ -245,6 +277,7 @@ def test_optimizer_and_scheduler_hyperparameters_per_member(tmp_path):
     compare(tmp_path, ["model=bn", *CASES["random"], "scheduler=step"], members)
 
 
+@pytest.mark.slow
 def test_foreign_normalizer_is_stacked(tmp_path):
     foreign = ["model=bn_torch", "model.norm._target_=torch.nn.LayerNorm", "~model.norm.momentum"]
     compare(tmp_path, [*foreign, *CASES["random"]], MEMBERS)

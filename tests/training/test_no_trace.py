@@ -53,6 +53,7 @@ def all_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("model", MODELS)
 def test_probes_leave_all_state_bit_identical(model, members):
@@ -86,6 +87,7 @@ def test_probes_leave_all_state_bit_identical(model, members):
     assert found == both | {(name, "batch") for name in probes.probes if (name, "batch") not in both}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["bn", "noisy"])
 def test_probed_run_equals_unprobed_run(tmp_path, model):
     for name, run_config in (("full", config(model)), ("none", config_without_probes(model))):
