@@ -15,9 +15,9 @@ def curves(tmp_path):
     """Return a function that reads the curves of each configuration, by metric and step."""
 
     def read():
-        runs = read_sweep(tmp_path / "sweep")
+        sweep = summarize_sweep(read_sweep(tmp_path / "sweep"))
         curves = {}
-        for configuration, points in configuration_curves(summarize_sweep(runs), runs).items():
+        for configuration, points in configuration_curves(sweep).items():
             metrics = curves.setdefault(configuration, {})
             for point in points:
                 for name, value in point.metrics.items():

@@ -10,19 +10,19 @@ from normlab.results.sweep import read_sweep
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Return a function that reads the sweep and returns its summary and records."""
+    """Return a function that reads the sweep and returns its summary."""
 
     def read():
         records = read_sweep(tmp_path / "sweep")
-        return build_report_data(records, ReportOptions()).summary, records
+        return build_report_data(records, ReportOptions()).summary
 
     return read
 
 
 def rows(sweep):
-    summary, records = sweep()
-    numbers = run_numbers(summary, records)
-    return {records[number].folder.name: row.dropna().to_dict() for number, row in numbers.iterrows()}
+    summary = sweep()
+    numbers = run_numbers(summary)
+    return {summary.records[number].folder.name: row.dropna().to_dict() for number, row in numbers.iterrows()}
 
 
 def test_varied_keys_come_first_without_seed(make_run, sweep):
@@ -30,7 +30,7 @@ def test_varied_keys_come_first_without_seed(make_run, sweep):
         for seed in range(2):
             make_run(f"optimizer.lr={lr} seed={seed}")
     names = ["optimizer.lr", "data", "net", "model", "optimizer", "data.seed", "data.batch_size"]
-    assert hyperparameters(*sweep()) == [*names, "trainer.max_epochs"]
+    assert hyperparameters(sweep()) == [*names, "trainer.max_epochs"]
 
 
 def test_key_equal_to_seed_has_no_column(make_run, sweep):
@@ -39,16 +39,16 @@ def test_key_equal_to_seed_has_no_column(make_run, sweep):
         result = Result.read(folder)
         result.config["data"]["seed"] = seed
         result.write(folder)
-    assert "data.seed" not in hyperparameters(*sweep())
-    assert "data.batch_size" in hyperparameters(*sweep())
+    assert "data.seed" not in hyperparameters(sweep())
+    assert "data.batch_size" in hyperparameters(sweep())
 
 
 def test_killed_run_keeps_columns(make_run, sweep):
     make_run("model=bn seed=0")
     make_run("model=nobn seed=0")
-    before = hyperparameters(*sweep())
+    before = hyperparameters(sweep())
     (make_run("model=nobn seed=1") / "result.json").unlink()
-    assert hyperparameters(*sweep()) == before
+    assert hyperparameters(sweep()) == before
 
 
 def test_run_has_numbers_of_tables(make_run, sweep):

@@ -13,8 +13,7 @@ BETA = "probe/along_gradient/batch/beta"
 @pytest.fixture
 def ratios(tmp_path):
     def table() -> pd.DataFrame:
-        records = read_sweep(tmp_path / "sweep")
-        return probe_ratios(summarize_sweep(records), records)
+        return probe_ratios(summarize_sweep(read_sweep(tmp_path / "sweep")))
 
     return table
 

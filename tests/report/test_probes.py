@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from normlab.report.figures import COLOURS, LOOK
-from normlab.report.probe_data import TABLE_LETTERS, printed_probes, probe_columns, probe_table, read_measurements
+from normlab.report.probe_data import TABLE_LETTERS, measurements, printed_probes, probe_table
 from normlab.report.probe_figures import FIGURES, draw_plain_numbers, write_images, write_probe_figures
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results import probes as records
@@ -42,14 +42,13 @@ def measurement(probe, step, mode="batch", arrays=None, headline=(), **numbers):
     return ProbeRecord(step // 10, step, 0.0, probe, mode, values, arrays or {}, headline)
 
 
-def summary_and_records(tmp_path):
-    runs = read_sweep(tmp_path / "sweep")
-    return summarize_sweep(runs), runs
+def summary_of(tmp_path):
+    return summarize_sweep(read_sweep(tmp_path / "sweep"))
 
 
 def draw_probe(tmp_path, name, *, laid_out=False):
     """Draw the figure of a probe; return it and its axes, or None twice without values."""
-    [probe] = [probe for probe in read_measurements(*summary_and_records(tmp_path)) if probe.name == name]
+    [probe] = [probe for probe in measurements(summary_of(tmp_path)) if probe.name == name]
     with rc_context(LOOK):
         figure = FIGURES.get(name, draw_plain_numbers)(probe) or draw_plain_numbers(probe)
         if laid_out:
@@ -120,7 +119,7 @@ def full(probed, tmp_path):
 
 def test_each_probe_has_png_and_svg(probed, tmp_path):
     probed("model=bn", all_measurements(0, 2.0, ["frozen"]))
-    files = write_probe_figures(*summary_and_records(tmp_path), tmp_path)
+    files = write_probe_figures(summary_of(tmp_path), tmp_path)
     assert {path.name for path in files} == {f"probe_{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
     for path in files:
         if path.suffix == ".png":
@@ -132,19 +131,19 @@ def test_each_probe_has_png_and_svg(probed, tmp_path):
 
 def test_svg_is_reproducible(probed, tmp_path):
     probed("model=bn", all_measurements(0, 1.0)[:1])
-    _, one = write_probe_figures(*summary_and_records(tmp_path), tmp_path)
+    _, one = write_probe_figures(summary_of(tmp_path), tmp_path)
     text = one.read_text()
-    write_probe_figures(*summary_and_records(tmp_path), tmp_path)
+    write_probe_figures(summary_of(tmp_path), tmp_path)
     assert one.read_text() == text
 
 
 def test_no_figures_without_measurements(make_run, tmp_path):
     make_run("model=bn")
-    assert write_probe_figures(*summary_and_records(tmp_path), tmp_path) == []
-    sweep, runs = summary_and_records(tmp_path)
-    assert printed_probes(sweep, runs) == []
-    assert probe_table(sweep, runs).shape == (1, 0)
-    assert probe_columns(runs).shape == (1, 0)
+    assert write_probe_figures(summary_of(tmp_path), tmp_path) == []
+    sweep = summary_of(tmp_path)
+    assert printed_probes(sweep) == []
+    assert probe_table(sweep).shape == (1, 0)
+    assert sweep.probe_numbers.shape == (1, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -232,8 +231,8 @@ def test_steps_of_few_seeds_are_skipped_without_gap(probed, tmp_path):
 def test_repeated_seed_counts_once(probed, tmp_path):
     for copy, x in enumerate((1.0, 9.0, 9.0)):
         probed(f"model=bn seed={min(copy, 1)} +copy={copy}", [measurement("of_a_user", 0, norm=x, other=x)])
-    sweep, runs = summary_and_records(tmp_path)
-    [probe] = read_measurements(sweep, runs)
+    sweep = summary_of(tmp_path)
+    [probe] = measurements(sweep)
     assert sum(map(len, probe.finished.values())) == (3 if len(sweep.configurations) > 1 else 2)
 
 
@@ -468,7 +467,7 @@ def tabled(probed, tmp_path):
 
 
 def test_table_has_medians_of_last_measurements(tabled):
-    table = probe_table(*summary_and_records(tabled))
+    table = probe_table(summary_of(tabled))
     columns = ["probe/along_gradient/batch/beta", "probe/along_gradient/batch/beta_lr", "probe/mine/frozen/x"]
     assert table.columns.tolist() == columns
     assert table.index.tolist() == ["model=bn", "model=nobn"]
@@ -476,7 +475,7 @@ def test_table_has_medians_of_last_measurements(tabled):
 
 
 def test_printed_tables_name_probe_and_mode(tabled):
-    assert printed_probes(*summary_and_records(tabled)) == [
+    assert printed_probes(summary_of(tabled)) == [
         "along_gradient: last measurement, median over finished runs",
         "model  beta (batch)  beta_lr (batch)",
         "bn                3              1.5",
@@ -492,7 +491,7 @@ def test_printed_tables_name_probe_and_mode(tabled):
 def test_missing_number_is_dash_and_one_seed_no_median(probed, make_run, tmp_path):
     make_run("model=nobn")
     probed("model=bn", [measurement("mine", 10, headline=("x",), x=2.0)])
-    assert printed_probes(*summary_and_records(tmp_path)) == [
+    assert printed_probes(summary_of(tmp_path)) == [
         "mine: last measurement",
         "model  x (batch)",
         "bn             2",
@@ -503,7 +502,7 @@ def test_missing_number_is_dash_and_one_seed_no_median(probed, make_run, tmp_pat
 def test_wide_table_is_split_with_configuration_column(probed, tmp_path):
     numbers = {f"a_rather_long_name_{k}": float(k) for k in range(9)}
     probed("model=bn", [ProbeRecord(1, 1, 0.0, "mine", "batch", numbers, headline=tuple(numbers))])
-    lines = printed_probes(*summary_and_records(tmp_path))
+    lines = printed_probes(summary_of(tmp_path))
     assert max(map(len, lines)) <= TABLE_LETTERS
     heads = [line for line in lines if line.startswith("configuration")]
     assert len(heads) > 1
@@ -511,8 +510,7 @@ def test_wide_table_is_split_with_configuration_column(probed, tmp_path):
 
 
 def test_probe_columns_keep_order_of_records(tabled):
-    _, runs = summary_and_records(tabled)
-    columns = probe_columns(runs)
+    columns = summary_of(tabled).probe_numbers
     assert columns.index.tolist() == list(range(7))
     beta = columns["probe/along_gradient/batch/beta"]
     assert beta.tolist() == pytest.approx([1, 3, 8, 10, 30, math.nan, math.nan], nan_ok=True)
@@ -534,7 +532,7 @@ def test_damaged_files_do_not_affect_other_runs(probed, tmp_path, caplog):
 
 def test_figures_are_in_images_tab(probed, tmp_path):
     probed("model=bn", all_measurements(0, 1.0)[:1])
-    figures = write_probe_figures(*summary_and_records(tmp_path), tmp_path)
+    figures = write_probe_figures(summary_of(tmp_path), tmp_path)
     folder = tmp_path / "events"
     folder.mkdir()
     write_images(EventFile(folder), figures)
@@ -550,7 +548,7 @@ def test_many_configurations_have_figure_per_panel(probed, tmp_path):
         for model in ("bn", "nobn", "ln", "gn"):
             shift = [measurement("covariate_shift", step, difference=1 + step) for step in (0, 10)]
             probed(f"net.init={init} model={model} seed=0", shift)
-    files = [path.name for path in write_probe_figures(*summary_and_records(tmp_path), tmp_path)]
+    files = [path.name for path in write_probe_figures(summary_of(tmp_path), tmp_path)]
     stems = [f"probe_covariate_shift_init={init}" for init in ("default", "kaiming")]
     assert files == [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
     text = (tmp_path / files[1]).read_text()

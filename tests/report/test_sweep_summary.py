@@ -214,7 +214,7 @@ def test_arm_name_includes_a_key_that_others_lack(make_run, tmp_path):
         ["bn, momentum=0.05", "nobn", "", "better"],
         ["bn, momentum=0.1", "nobn", "", "better"],
     ]
-    table = run_table(data.summary, data.records, None)
+    table = run_table(data.summary, data.summary.records, None)
     assert table["model.norm.momentum"].fillna("").unique().tolist() == ["0.05", "0.1", ""]
 
 

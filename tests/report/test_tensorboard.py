@@ -27,9 +27,7 @@ def write_sweep(tmp_path):
 
     def write(*markdown):
         records = read_sweep(tmp_path / "sweep")
-        return write_events(
-            tmp_path / "sweep", records, build_report_data(records, ReportOptions()).summary, [], markdown
-        )
+        return write_events(tmp_path / "sweep", build_report_data(records, ReportOptions()).summary, [], markdown)
 
     return write
 

@@ -108,7 +108,7 @@ def check_values(config: DictConfig) -> dict[str, Any]:
     for key in plain:
         if key not in SECTIONS and key not in Config.__annotations__:
             refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
-    check_section("", Config, {key: value for key, value in plain.items() if key not in SECTIONS})
+    check_group("", json.dumps({key: value for key, value in plain.items() if key not in SECTIONS}))
     for name in SECTIONS:
         check_group(name, json.dumps(plain.get(name)))
     metric, data = plain["optimized_metric"], plain["data"]
@@ -160,11 +160,11 @@ def is_group(node: Any) -> bool:
 
 @lru_cache(maxsize=4096)
 def check_group(name: str, text: str) -> None:
-    """Validate the values of one group, given as JSON.
+    """Validate the values of one group, or of the top-level keys with the name "", given as JSON.
 
     A check takes milliseconds; JSON makes the group hashable, so that the jobs of a sweep share cached checks.
     """
-    check_section(name, SECTIONS[name], json.loads(text))
+    check_section(name, SECTIONS[name] if name else Config, json.loads(text))
 
 
 @lru_cache(maxsize=4096)

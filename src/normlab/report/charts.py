@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from normlab.report.figure_layout import GREY, TICK_STEPS, scale
 from normlab.report.figures import Style, drawing
-from normlab.report.probe_data import seed_quartiles
+from normlab.stats.estimates import quartiles
 
 CHART_SIZE = (4.7, 3.1)
 """Width and height in inches."""
@@ -70,7 +70,7 @@ def draw_curves(
     figure, axes = single_panel(title, x, y)
     drawn = [np.array([])]
     for arm, wide in values.items():
-        low, median, high = quartiles_of_all(wide.to_numpy(dtype=float))
+        low, median, high = quartiles(wide.to_numpy(dtype=float))
         style, at = style_of[arm], wide.index.to_numpy(dtype=float)
         axes.plot(at, finite(median), color=style.colour, linestyle=style.line, lw=1.5)
         if wide.shape[1] > 1:
@@ -91,13 +91,6 @@ def draw_curves(
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=TICK_STEPS))
     finish(axes, np.concatenate([*drawn, [target]]), {arm: arm for arm in values}, style_of)
     return figure
-
-
-def quartiles_of_all(values: np.ndarray) -> np.ndarray:
-    """Return the quartiles ``(3, n)`` of ``(n x seeds)``; infinity ranks as the worst, NaN is ignored."""
-    big = np.finfo(float).max
-    quartiles = seed_quartiles(np.clip(values, -big, big))
-    return np.where(np.abs(quartiles) > big / 4, np.inf, quartiles)
 
 
 def finite(values: np.ndarray) -> np.ndarray:

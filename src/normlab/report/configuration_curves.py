@@ -5,7 +5,7 @@ In the shapes below, n is the number of pairs of a metric and a step.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -13,16 +13,16 @@ import pandas as pd
 from normlab.config.schema import MAXIMIZED, MINIMIZED
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
-from normlab.results.probes import read_probes
 from normlab.results.result import Status
-from normlab.results.sweep import CURVE_COLUMNS, Record
+from normlab.results.sweep import CURVE_COLUMNS
 from normlab.stats.configurations import SEED
+from normlab.stats.estimates import quartiles
 
-QUARTILE_SHARES = {"lower": 0.25, "median": 0.5, "upper": 0.75}
+BANDS = ("lower", "median", "upper")
 QUARTILES, AT_ITS_BEST = "quartiles/", ("best/", "test/")
 
 
-def configuration_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict[str, list[Point]]:
+def configuration_curves(sweep: SweepSummary) -> dict[str, list[Point]]:
     """Return the median and quartile points of each configuration that has any.
 
     The median has the name of its metric, the quartiles the names of :func:`bands`. For losses and other metrics
@@ -30,10 +30,10 @@ def configuration_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict
     value from its divergence on, and the curve ends with the shortest run. For other quantities they are over the
     finished seeds, at steps where at least half of them have a value.
     """
-    headline = {name for record in records for name in record.result.probes}
+    headline = {name for record in sweep.records for name in record.result.probes}
     ended = sweep.runs[sweep.runs["status"].isin([Status.FINISHED, Status.DIVERGED])]
     ended = ended.drop_duplicates(["configuration", SEED])
-    rows = curve_rows(sweep, records)
+    rows = curve_rows(sweep)
     points: dict[str, list[Point]] = {}
     for configuration, part in rows.groupby(rows["run"].map(ended["configuration"]), sort=False):
         wide = part.pivot(index=["metric", "epoch", "step"], columns="run", values="value")
@@ -47,17 +47,16 @@ def configuration_curves(sweep: SweepSummary, records: Sequence[Record]) -> dict
     return {name: points[name] for name in sweep.configurations.index if points.get(name)}
 
 
-def curve_rows(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
+def curve_rows(sweep: SweepSummary) -> pd.DataFrame:
     """Return the training curves and the headline numbers of probes, a row per run, metric and step."""
     names = [name for name in sweep.curves["metric"].unique() if not name.startswith(AT_ITS_BEST)]
     curves = sweep.curves[sweep.curves["metric"].isin(names)]
-    rows = pd.concat([curves, *probe_rows(records)], ignore_index=True).astype({"metric": "category"})
+    rows = pd.concat([curves, *probe_rows(sweep.probes)], ignore_index=True).astype({"metric": "category"})
     return rows.drop_duplicates(["run", "metric", "step"], keep="last")
 
 
-def probe_rows(records: Sequence[Record]) -> Iterator[pd.DataFrame]:
+def probe_rows(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Yield the numbers of probes with the columns of curves, if there are any."""
-    rows = read_probes(records)
     if len(rows):
         source = ["probe", "mode", "quantity"]
         groups, distinct = rows.groupby(source, observed=True).ngroup(), rows[source].drop_duplicates()
@@ -90,29 +89,6 @@ def configuration_quartiles(values: np.ndarray, worst: np.ndarray, diverged: np.
     return quartiles(counted, required)
 
 
-def quartiles(values: np.ndarray, required: np.ndarray) -> np.ndarray:
-    """Return the quartiles over seeds, ``(3, n)``, of ``values``, ``(n x seeds)``.
-
-    They are NaN where fewer than ``required``, ``(n,)``, values are known. Infinite values are allowed, unlike in
-    ``np.nanquantile``.
-
-    >>> x = np.array([[1.0, 3.0, 2.0], [1.0, np.inf, 2.0], [5.0, np.nan, 3.0], [5.0, np.nan, np.nan]])
-    >>> quartiles(x, np.array([3, 3, 2, 2])).T.tolist()
-    [[1.5, 2.0, 2.5], [1.5, 2.0, inf], [3.5, 4.0, 4.5], [nan, nan, nan]]
-    """
-    known = (~np.isnan(values)).sum(axis=1)
-    ordered = np.sort(values, axis=1)
-    position = np.maximum(known - 1, 0) * np.array([list(QUARTILE_SHARES.values())]).T
-    below, above = (
-        np.take_along_axis(ordered, rounded(position).astype(int).T, axis=1).T for rounded in (np.floor, np.ceil)
-    )
-    with np.errstate(invalid="ignore"):
-        weight = position % 1
-        result = np.where(below == above, below, (1 - weight) * below + weight * above)
-    result[:, known < required] = np.nan
-    return result
-
-
 def quartile_points(index: pd.Index, over_seeds: np.ndarray, banded: np.ndarray) -> Iterator[Point]:
     """Yield the curve points of a configuration.
 
@@ -141,4 +117,4 @@ def bands(metric: str) -> list[str]:
     ['quartiles/val/loss/lower', 'quartiles/val/loss/median', 'quartiles/val/loss/upper']
     """
     # Runs must lack these tags: TensorBoard warns about each run that has only some tags of a chart with a band.
-    return [f"{QUARTILES}{metric}/{name}" for name in QUARTILE_SHARES]
+    return [f"{QUARTILES}{metric}/{name}" for name in BANDS]

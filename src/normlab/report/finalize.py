@@ -53,7 +53,7 @@ def finalize_run(folder: Path) -> None:
     if not (folder / probes.PROBES_FILE).exists():
         return
     records = read_sweep(folder)
-    figures = write_probe_figures(summarize_sweep(records), records, folder)
+    figures = write_probe_figures(summarize_sweep(records), folder)
     if any(folder.glob(EVENT_FILES)):
         write_images(EventFile(folder), figures)
     log.info("%s: %s", shorter_path(folder), ", ".join([probes.PROBES_FILE, *(path.name for path in figures)]))
@@ -70,27 +70,27 @@ def write_outputs(folder: Path, records: Sequence[Record]) -> None:
         table_title,
     )
     from normlab.report.figures import write_curves
-    from normlab.report.probe_data import printed_probes, probe_columns, probe_ratios, probe_table, ratio_lines
+    from normlab.report.probe_data import printed_probes, probe_table, ratio_lines
     from normlab.report.report import FOLDER, write_report
     from normlab.report.report_data import ReportOptions, build_report_data, read_history, write_history
     from normlab.report.sweep_summary import summarize_sweep
     from normlab.report.tensorboard import write_events
 
     sweep = summarize_sweep(records)
-    probed = probe_columns(records).loc[sweep.listed.index].reset_index(drop=True)
+    probed = sweep.probe_numbers.loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv_text(run_table(sweep, records, folder).join(probed)))
     history = read_history(folder, records)
     data = build_report_data(records, ReportOptions.of_runs(records, folder), sweep, history, [folder])
     write_history(folder, history)
     sweep = data.summary
-    table = configuration_table(sweep).join(probe_table(sweep, records), on="arm")
+    table = configuration_table(sweep).join(probe_table(sweep), on="arm")
     write_atomically(folder / "table.csv", csv_text(table))
     blocks = (
         [table_title(sweep)],
         table_lines(sweep),
         footnotes(sweep),
-        printed_probes(sweep, records),
-        ratio_lines(probe_ratios(sweep, records)),
+        printed_probes(sweep),
+        ratio_lines(data.probe_ratios),
         verdict_lines(data),
     )
     for line in ["", *itertools.chain.from_iterable([*block, ""] for block in blocks if block)]:
@@ -100,7 +100,7 @@ def write_outputs(folder: Path, records: Sequence[Record]) -> None:
     page = write_report([folder], data, folder / FOLDER)
     log.info("report: %s", shorter_path(page))
     figures = sorted(page.parent.glob("*.png"))
-    logdirs = write_events(folder, records, sweep, figures, filter(None, blocks))
+    logdirs = write_events(folder, sweep, figures, filter(None, blocks))
     for curves, logdir in zip(
         ("curves of all runs", "median curves of the configurations"), logdirs, strict=False
     ):

@@ -1,6 +1,6 @@
 """Read a sweep's probe measurements: values over steps, tables of last values, ratios to ``nobn``.
 
-:func:`read_measurements` is the main entry. Medians are over finished runs, one per seed of a configuration.
+:func:`measurements` is the main entry. Medians are over finished runs, one per seed of a configuration.
 Infinite values count as missing, like NaN.
 """
 
@@ -17,8 +17,7 @@ from normlab.report.factors import short_names
 from normlab.report.figures import Style, configuration_styles, legend_labels
 from normlab.report.selectors import with_interval
 from normlab.report.sweep_summary import SweepSummary
-from normlab.results.probes import read_arrays, read_probes
-from normlab.results.sweep import Record
+from normlab.results.probes import read_arrays
 from normlab.stats.comparison import RATIO, estimate_columns, shown_estimate
 from normlab.stats.configurations import configuration_label
 from normlab.stats.design import MODEL, PLAIN
@@ -181,13 +180,11 @@ class ProbeData:
         return {}
 
 
-def read_measurements(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[ProbeData]:
+def measurements(sweep: SweepSummary) -> Iterator[ProbeData]:
     """Yield the measurements of each probe in the runs of a sweep."""
-    rows = read_probes(records)
-    rows = rows.drop_duplicates(["run", "probe", "mode", "quantity", "step"], keep="last")
-    folders = {number: record.folder for number, record in enumerate(records)}
-    headlines = dict.fromkeys(key for record in records for key in record.result.probes)
-    for name, of_probe in rows.groupby("probe", sort=False, observed=True):
+    folders = {number: record.folder for number, record in enumerate(sweep.records)}
+    headlines = dict.fromkeys(key for record in sweep.records for key in record.result.probes)
+    for name, of_probe in sweep.probes.groupby("probe", sort=False, observed=True):
         groups = of_probe.groupby(["mode", "quantity"], sort=False, observed=True)
         frames = {
             (str(mode), str(quantity)): frame[["run", "step", "value"]] for (mode, quantity), frame in groups
@@ -196,21 +193,7 @@ def read_measurements(sweep: SweepSummary, records: Sequence[Record]) -> Iterato
         yield ProbeData(str(name), sweep, frames, folders, tuple(dict.fromkeys(headline)))
 
 
-def seed_quartiles(values: np.ndarray) -> np.ndarray:
-    """Return quartiles over the seeds, ``(n x seeds)`` to ``(3, n)``; NaN if under half are finite.
-
-    >>> seed_quartiles(np.array([[1.0, 2.0, 4.0], [np.nan, 2.0, 4.0], [np.nan, np.nan, 4.0]])).T.tolist()
-    [[1.5, 2.0, 3.0], [2.5, 3.0, 3.5], [nan, nan, nan]]
-    """
-    quartiles = np.full((3, len(values)), np.nan)
-    known = np.isfinite(values).sum(axis=1) * 2 >= max(1, values.shape[1])
-    if known.any():
-        quantile = np.quantile if np.isfinite(values[known]).all() else np.nanquantile
-        quartiles[:, known] = quantile(values[known], [0.25, 0.5, 0.75], axis=1)
-    return quartiles
-
-
-def probe_ratios(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
+def probe_ratios(sweep: SweepSummary) -> pd.DataFrame:
     """Return the ratio of each probe number to that of ``nobn``, a row per configuration and number.
 
     The baseline of a configuration differs from it in the model alone. The ratio is the Hodges–Lehmann estimate
@@ -218,7 +201,7 @@ def probe_ratios(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame
     smaller than the baseline's. Quantities that are 0 or 1 throughout are flags and left out. The table is empty
     without ``nobn``.
     """
-    numbers = probe_columns(records).reindex(sweep.runs.index)
+    numbers = sweep.probe_numbers.reindex(sweep.runs.index)
     rows = []
     for configuration, baseline in baseline_pairs(sweep):
         untrained = bool(sweep.configurations.loc[[configuration, baseline], "mostly_untrained"].any())
@@ -287,21 +270,16 @@ def ratio_lines(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def probe_columns(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per record and a column ``probe/<probe>/<mode>/<quantity>`` per headline number."""
-    return pd.DataFrame([record.result.probes for record in records], index=range(len(records)), dtype=float)
-
-
-def probe_table(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
+def probe_table(sweep: SweepSummary) -> pd.DataFrame:
     """Return the median of each probe number over finished seeds, a row per configuration."""
     finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["configuration", "seed"])
-    numbers = probe_columns(records).loc[finished.index]
+    numbers = sweep.probe_numbers.loc[finished.index]
     return numbers.groupby(finished["configuration"]).median().reindex(sweep.configurations.index)
 
 
-def printed_probes(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
+def printed_probes(sweep: SweepSummary) -> list[str]:
     """Return the lines of one printed table per probe; a table wider than ``TABLE_LETTERS`` is split."""
-    table = probe_table(sweep, records)
+    table = probe_table(sweep)
     left = {
         name: sweep.configurations[key].tolist()
         for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)

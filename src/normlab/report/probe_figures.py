@@ -28,7 +28,7 @@ from normlab.report.figure_layout import (
     scale,
 )
 from normlab.report.figures import LETTER, drawing, save
-from normlab.report.probe_data import ProbeData, read_measurements
+from normlab.report.probe_data import ProbeData, measurements
 from normlab.report.probe_landscape import draw_along_gradient, draw_curvature, draw_gradient_lipschitz, draw_line
 from normlab.report.probe_panels import (
     STEP,
@@ -40,7 +40,6 @@ from normlab.report.probe_panels import (
     panel_caption,
 )
 from normlab.report.sweep_summary import SweepSummary, split_by_panel
-from normlab.results.sweep import Record
 
 if TYPE_CHECKING:
     from normlab.results.events import EventFile
@@ -184,21 +183,21 @@ FIGURES: dict[str, Callable[[ProbeData], Figure | None]] = {
 }
 
 
-def write_probe_figures(sweep: SweepSummary, records: Sequence[Record], folder: Path) -> list[Path]:
+def write_probe_figures(sweep: SweepSummary, folder: Path) -> list[Path]:
     """Write a figure of each probe as PNG and SVG, atomically, and return the paths."""
-    figures = probe_figures(sweep, records)
+    figures = probe_figures(sweep)
     with drawing():
         return [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in figures for kind in ("png", "svg")]
 
 
-def probe_figures(sweep: SweepSummary, records: Sequence[Record]) -> Iterator[tuple[str, Figure, ProbeData]]:
+def probe_figures(sweep: SweepSummary) -> Iterator[tuple[str, Figure, ProbeData]]:
     """Yield file stem, figure and measurements of each probe that has values.
 
     A sweep with more than ``MOST_CONFIGURATIONS`` has a figure per panel. A probe without a figure of its own,
     such as a user's, has its plain numbers drawn.
     """
     parts = split_by_panel(sweep) if len(sweep.configurations) > MOST_CONFIGURATIONS else {"": sweep}
-    for probe, (panel, part) in itertools.product(read_measurements(sweep, records), parts.items()):
+    for probe, (panel, part) in itertools.product(measurements(sweep), parts.items()):
         of_part = probe.restricted_to(part)
         with drawing():
             figure = (

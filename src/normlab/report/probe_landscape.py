@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from normlab.report.charts import finite
 from normlab.report.figure_layout import (
     GREY,
     TICK_STEPS,
@@ -27,7 +28,7 @@ from normlab.report.figure_layout import (
     scale,
     shorten_log_ticks,
 )
-from normlab.report.probe_data import ProbeData, seed_quartiles
+from normlab.report.probe_data import ProbeData
 from normlab.report.probe_panels import (
     STEP,
     NumberPanel,
@@ -38,6 +39,7 @@ from normlab.report.probe_panels import (
     number_figure,
     panel_caption,
 )
+from normlab.stats.estimates import quartiles
 
 OVERLAID = 3
 """The maximum number of configurations whose ranges overlay each other in one panel."""
@@ -133,7 +135,7 @@ def draw_range(probe: ProbeData, of: GradientRange, axes: Axes, configuration: s
     runs = probe.finished[configuration]
     low, high = (probe.over_steps(of.mode, name, runs) for name in (of.low, of.high))
     low, high = low.align(high, join="inner", axis=0)
-    ends = seed_quartiles(low.to_numpy())[1], seed_quartiles(high.to_numpy())[1]
+    ends = quartiles(finite(low.to_numpy()))[1], quartiles(finite(high.to_numpy()))[1]
     style = probe.style_of[configuration]
     axes.fill_between(low.index, *ends, color=style.colour, alpha=0.3, lw=0)
     for end in ends:
@@ -164,7 +166,7 @@ def mark_unreliable(axes: Axes, probe: ProbeData, mode: str) -> None:
         wide = probe.over_steps(mode, "median", probe.finished[configuration])
         flags = probe.over_steps(mode, "unreliable", probe.finished[configuration]).reindex(wide.index)
         marked = ((flags == 1).sum(axis=1) * 2 >= max(1, flags.shape[1])).to_numpy()
-        colour, median = probe.style_of[configuration].colour, seed_quartiles(wide.to_numpy())[1]
+        colour, median = probe.style_of[configuration].colour, quartiles(finite(wide.to_numpy()))[1]
         axes.plot(wide.index[marked], median[marked], "o", color=colour, markersize=4.5, markerfacecolor="white")
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
+from normlab.report.charts import finite
 from normlab.report.figure_layout import (
     ABOVE,
     SHARED,
@@ -27,7 +28,8 @@ from normlab.report.figure_layout import (
     shorten_log_ticks,
 )
 from normlab.report.figures import DENSE, LEFT, LETTER, LOG_FROM, RIGHT, WIDTH, Style, cross
-from normlab.report.probe_data import ProbeData, seed_quartiles
+from normlab.report.probe_data import ProbeData
+from normlab.stats.estimates import quartiles
 
 MARKED = 15
 """The maximum number of points of a line with markers."""
@@ -127,7 +129,7 @@ def draw_median(axes: Axes, x: np.ndarray, values: np.ndarray, style: Style, *, 
     Shapes:
         x ``(n,)``, values ``(n x seeds)``; returns ``(n,)``.
     """
-    low, median, high = seed_quartiles(values)
+    low, median, high = quartiles(finite(values))
     width = 1.4 if len(x) <= DENSE and not thin else 0.8
     marker = "o" if len(x) <= MARKED else ""
     axes.plot(x, median, color=style.colour, linestyle=style.line, linewidth=width, marker=marker, markersize=3)

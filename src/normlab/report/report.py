@@ -11,7 +11,6 @@ import pandas as pd
 from normlab.report.console import difference_warnings, run_table
 from normlab.report.figures import drawing
 from normlab.report.page import Page, PageTable, Picture, Section, write_page
-from normlab.report.probe_data import probe_ratios
 from normlab.report.probe_figures import last_numbers, probe_figures
 from normlab.report.report_data import ReportData, sweep_names
 from normlab.report.sections import sections
@@ -151,12 +150,12 @@ def build_page(folders: Sequence[Path], data: ReportData) -> Page:
     parts = [*sections(data), *probe_section(data), run_section(data)]
     results = [*comparison_sentences(data), *time_and_interaction_sentences(data), *target_sentences(data)]
     caveats = [*difference_warnings(data.summary), *data.changed, *data.analysis.warnings]
-    return Page(title, results, caveats, parts, provenance(folders, data.records))
+    return Page(title, results, caveats, parts, provenance(folders, data.summary.records))
 
 
 def dataset_text(data: ReportData) -> str:
     """Return the dataset and the sizes of its splits for the title; "" if runs have several datasets or none."""
-    runs = [data.records[number].result for number in data.summary.runs.index]
+    runs = [data.summary.records[number].result for number in data.summary.runs.index]
     names = {run.choices.get("data", "") for run in runs}
     sizes = {tuple(run.data.get(split) for split in ("train", "val", "test")) for run in runs}
     if len(names) != 1 or "" in names:
@@ -211,7 +210,7 @@ def probe_section(data: ReportData) -> Iterator[Section]:
             table=PageTable(stem, "Medians over the seeds at the last measurement", last_numbers(probe)),
             wide=True,
         )
-        for stem, figure, probe in probe_figures(data.summary, data.records)
+        for stem, figure, probe in probe_figures(data.summary)
     ]
     if pictures:
         text = (
@@ -223,7 +222,7 @@ def probe_section(data: ReportData) -> Iterator[Section]:
 
 def ratio_tables(data: ReportData) -> list[PageTable]:
     """Return the table of probe ratios to the configurations without normalization; empty without ratios."""
-    frame = probe_ratios(data.summary, data.records)
+    frame = data.probe_ratios
     columns: dict[str, Any] = {
         "configuration": "arm",
         "quantity": lambda row: row["quantity"].removeprefix("probe/"),
@@ -237,8 +236,8 @@ def ratio_tables(data: ReportData) -> list[PageTable]:
 
 def run_section(data: ReportData) -> Section:
     """Return the section with all runs and the commands that repeat them."""
-    table = run_table(data.summary, data.records, None)
-    commands = rerun_commands(data.records).loc[data.summary.listed.index]
+    table = run_table(data.summary, data.summary.records, None)
+    commands = rerun_commands(data.summary.records).loc[data.summary.listed.index]
     frame = table.assign(command=commands.to_list())
     names = ["name", "status", "seed", f"best/{data.summary.metric}", "epochs", "seconds", "error", "command"]
     first: pd.DataFrame = frame[names].head(MAX_RUNS)

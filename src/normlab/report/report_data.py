@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,6 @@ class ReportData:
     """The content of a report.
 
     Attributes:
-        records: the records of the runs; the index of ``runs`` refers to them.
         summary: the sweep as data frames, with the times to target.
         runs: a row per run with its outcomes; see :mod:`normlab.stats.design`.
         curves: validation curves with seconds; see :mod:`normlab.stats.time_to_target`.
@@ -78,12 +78,18 @@ class ReportData:
         changed: a warning if ``max_replicates`` was changed after the first verdict.
     """
 
-    records: Sequence[Record]
     summary: SweepSummary
     runs: pd.DataFrame
     curves: pd.DataFrame
     analysis: Analysis
     changed: list[str] = field(default_factory=list)
+
+    @cached_property
+    def probe_ratios(self) -> pd.DataFrame:
+        """The ratios of probe numbers to those without normalization, over paired seeds."""
+        from normlab.report.probe_data import probe_ratios
+
+        return probe_ratios(self.summary)
 
 
 def build_report_data(
@@ -149,7 +155,7 @@ def build_report_data(
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return ReportData(records, with_times(sweep, analysis.times, curves), runs, curves, analysis, changed)
+    return ReportData(with_times(sweep, analysis.times, curves), runs, curves, analysis, changed)
 
 
 def compared_metrics(sweep: SweepSummary, records: Sequence[Record], requested: str | None) -> list[Metric]:

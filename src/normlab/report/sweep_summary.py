@@ -1,4 +1,4 @@
-"""The runs, configurations and curves of a sweep as data frames; the entry is :func:`summarize_sweep`."""
+"""The runs, configurations, curves and probes of a sweep as data frames; the entry is :func:`summarize_sweep`."""
 
 import json
 import math
@@ -16,6 +16,7 @@ from normlab.report.factors import (
     is_without_effect,
     short_names,
 )
+from normlab.results.probes import read_probes
 from normlab.results.result import Result, Status, worst_value
 from normlab.results.sweep import Record, read_curves, read_unresolved, setting
 from normlab.stats.configurations import ENDS, SEED, configuration_label, natural, summarize, target_summary
@@ -30,9 +31,10 @@ UNTRAINED_SHARE = 0.9
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """The runs and configurations of a sweep as data frames.
+    """A sweep, read once: its records, and its runs and configurations as data frames.
 
     Attributes:
+        records: the records of the runs; their numbers are the index of ``runs``.
         keys: the keys that vary between configurations; see :mod:`normlab.report.factors`.
         metric, direction: the optimized metric, and its direction ``min`` or ``max``.
         runs: a row per run without repeated runs, sorted by configuration and seed, indexed by record number; see
@@ -41,6 +43,8 @@ class SweepSummary:
             :func:`normlab.stats.configurations.summarize`, and ``mostly_untrained``, True if more than half of its
             runs are untrained.
         curves: a row per run, epoch and metric.
+        probes: a row per run, step, probe, mode and quantity.
+        probe_numbers: a row per record, a column ``probe/<probe>/<mode>/<quantity>`` per headline number.
         untyped: those of ``keys`` that differ without an override; they form panels.
         named: further keys whose settings are part of the name of an arm; they have a column in ``listed``.
         listed: like ``runs``, including repeated runs.
@@ -48,12 +52,15 @@ class SweepSummary:
     :func:`with_times` adds the columns ``target`` and ``epochs_to_target``.
     """
 
+    records: Sequence[Record]
     keys: list[str]
     metric: str
     direction: str
     runs: pd.DataFrame
     configurations: pd.DataFrame
     curves: pd.DataFrame
+    probes: pd.DataFrame
+    probe_numbers: pd.DataFrame
     untyped: tuple[str, ...]
     named: tuple[str, ...]
     listed: pd.DataFrame
@@ -87,7 +94,18 @@ def summarize_sweep(records: Sequence[Record], compare: str | None = None) -> Sw
     configurations = settings.join(summarize(runs))
     configurations["mostly_untrained"] = runs.groupby("configuration")["untrained"].mean() > 0.5
     return SweepSummary(
-        keys, metric, direction, runs, configurations, curves, factors.untyped, factors.named, listed
+        records=records,
+        keys=keys,
+        metric=metric,
+        direction=direction,
+        runs=runs,
+        configurations=configurations,
+        curves=curves,
+        probes=read_probes(records).drop_duplicates(["run", "probe", "mode", "quantity", "step"], keep="last"),
+        probe_numbers=pd.DataFrame([result.probes for result in results], range(len(results)), dtype=float),
+        untyped=factors.untyped,
+        named=factors.named,
+        listed=listed,
     )
 
 

@@ -22,7 +22,6 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
 
 from normlab.report.configuration_curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
 from normlab.report.console import is_metric
-from normlab.report.probe_data import probe_columns
 from normlab.report.probe_figures import write_images
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
@@ -102,14 +101,14 @@ def line_chart(title: str, tags: list[str]) -> Chart:
     return Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag)}$" for tag in tags]))
 
 
-def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]:
+def hyperparameters(sweep: SweepSummary) -> list[str]:
     """Return the columns of the HParams tab: keys that vary, and keys of ``HPARAM_COLUMNS``.
 
     A key of ``HPARAM_COLUMNS`` is left out if it differs between the runs of a configuration, because the tab
     shows the values of one run per configuration.
     """
     keys = [*sweep.keys, *sweep.named]
-    results = [records[number].result for number in sweep.runs.index]
+    results = [sweep.records[number].result for number in sweep.runs.index]
     flats = [flatten_hparams(result.config, result.choices) for result in results]
     runs = list(zip(sweep.runs["configuration"], flats, strict=True))
     settings = {
@@ -123,12 +122,12 @@ def hyperparameters(sweep: SweepSummary, records: Sequence[Record]) -> list[str]
     ]
 
 
-def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
+def run_numbers(sweep: SweepSummary) -> pd.DataFrame:
     """Return the tables' numbers, a row per run; NaN is left out of means over seeds.
 
     A diverged run has the worst possible values, a stopped or failed run has NaN.
     """
-    runs, results = sweep.runs, [records[number].result for number in sweep.runs.index]
+    runs, results = sweep.runs, [sweep.records[number].result for number in sweep.runs.index]
     finished, diverged = (runs["status"] == status for status in (Status.FINISHED, Status.DIVERGED))
     times = runs["epochs_to_target"]
     # The HParams tab shows the first five at once, and cuts a configuration's line at an infinite value.
@@ -149,13 +148,12 @@ def run_numbers(sweep: SweepSummary, records: Sequence[Record]) -> pd.DataFrame:
     others = others[[name for name in others if name not in main]].where(finished, np.nan, axis=0)
     for name in others:
         others[name] = others[name].mask(diverged, worst_of(str(name).removeprefix("last/"), sweep))
-    probes = probe_columns(records).loc[runs.index].where(finished, np.nan, axis=0)
+    probes = sweep.probe_numbers.loc[runs.index].where(finished, np.nan, axis=0)
     return pd.concat([pd.DataFrame(main), others, probes], axis=1).astype(float)
 
 
 def write_events(
     folder: Path,
-    records: Sequence[Record],
     sweep: SweepSummary,
     figures: Sequence[Path],
     markdown: Iterable[str | Sequence[str]],
@@ -167,20 +165,19 @@ def write_events(
 
     Args:
         folder: of the sweep.
-        records: the runs.
         sweep: their summary.
         figures: images to show.
         markdown: blocks of the Text tab, either Markdown or lines that keep their spacing.
     """
-    traced = [number for number in sweep.runs.index if any(records[number].folder.glob(EVENT_FILES))]
-    if not traced or any(record.folder == folder for record in records):
+    traced = [number for number in sweep.runs.index if any(sweep.records[number].folder.glob(EVENT_FILES))]
+    if not traced or any(record.folder == folder for record in sweep.records):
         return [folder] if traced else []
-    numbers = run_numbers(sweep, records).add_prefix(TABLE)
+    numbers = run_numbers(sweep).add_prefix(TABLE)
     for number in traced:
-        write_numbers(records[number], numbers.loc[number])
+        write_numbers(sweep.records[number], numbers.loc[number])
     # Runs of the user may lie in a folder of that name; their event files must stay.
-    free = not any(record.folder.is_relative_to(folder / ARMS) for record in records)
-    curves = configuration_curves(sweep, records) if free and len(sweep.runs) > len(sweep.configurations) else {}
+    free = not any(record.folder.is_relative_to(folder / ARMS) for record in sweep.records)
+    curves = configuration_curves(sweep) if free and len(sweep.runs) > len(sweep.configurations) else {}
     if free:
         write_configurations(folder / ARMS, curves_by_folder(sweep, curves))
     metrics = {str(tag): str(tag).removeprefix(TABLE) for tag in numbers if numbers[tag].notna().any()}
@@ -190,7 +187,7 @@ def write_events(
     for target in dict.fromkeys([folder, shown]):
         with replace_event_file(target) as events:
             if target == folder:
-                events.experiment(hyperparameters(sweep, records), metrics, sweep.keys)
+                events.experiment(hyperparameters(sweep), metrics, sweep.keys)
             if target == shown:
                 events.layout(layout(tags or dict.fromkeys(sweep.curves["metric"]), sweep.metric))
                 blocks = [*markdown, *([ABOUT_CONFIGURATIONS] if curves else []), ABOUT_TABLE]

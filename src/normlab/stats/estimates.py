@@ -144,3 +144,26 @@ def share_estimate(count: int, of: int) -> Estimate:
 def coverage_of(seeds: int) -> float | None:
     """Return the actual coverage of a nominal 95 % interval below 8 seeds; None from 8 seeds on."""
     return COVERAGE.get(seeds)
+
+
+def quartiles(values: Numbers, required: Numbers | float | None = None) -> Numbers:
+    """Return the quartiles over seeds, ``(3, n)``, of ``values``, ``(n x seeds)``.
+
+    They are NaN where fewer than ``required`` values are known, by default half of the seeds. Infinite values are
+    allowed, unlike in ``np.nanquantile``.
+
+    >>> x = np.array([[1.0, 3.0, 2.0], [1.0, np.inf, 2.0], [5.0, np.nan, 3.0], [5.0, np.nan, np.nan]])
+    >>> quartiles(x, np.array([3, 3, 2, 2])).T.tolist()
+    [[1.5, 2.0, 2.5], [1.5, 2.0, inf], [3.5, 4.0, 4.5], [nan, nan, nan]]
+    """
+    known = (~np.isnan(values)).sum(axis=1)
+    ordered = np.sort(values, axis=1)
+    position = np.maximum(known - 1, 0) * np.array([[0.25, 0.5, 0.75]]).T
+    below, above = (
+        np.take_along_axis(ordered, rounded(position).astype(int).T, axis=1).T for rounded in (np.floor, np.ceil)
+    )
+    with np.errstate(invalid="ignore"):
+        weight = position % 1
+        result = np.where(below == above, below, (1 - weight) * below + weight * above)
+    result[:, known < (max(1, values.shape[1] / 2) if required is None else required)] = np.nan
+    return result
