@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
+import contextlib
 import logging
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +27,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def descendants(of: int) -> set[int]:
+    """Return the process ids of all descendants of a process; empty on systems without ``/proc``."""
+    found: set[int] = set()
+    waiting = [of]
+    while waiting:
+        for path in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                own = set(map(int, path.read_text().split()))
+                waiting += own - found
+                found |= own
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Kill the processes that a test has started and left, such as a training if the test failed."""
+    before = descendants(os.getpid())
+    yield
+    for process in descendants(os.getpid()) - before:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @dataclass

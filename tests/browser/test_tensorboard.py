@@ -40,7 +40,7 @@ def served(sweep) -> Iterator:
     yield serve
     for process in processes:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         process.stderr.close()
 
 

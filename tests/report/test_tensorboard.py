@@ -169,7 +169,7 @@ def tensorboard(folder, log):
                 data = None if content is None else json.dumps(content).encode()
                 request = urllib.request.Request(f"{found[0]}data/{path}", data)
                 request.add_header("Content-Type", "application/json")
-                with urllib.request.urlopen(request, timeout=20) as answer:
+                with urllib.request.urlopen(request, timeout=60) as answer:
                     return json.load(answer)
 
             yield request_json
@@ -182,7 +182,7 @@ def test_tensorboard_serves_all_tabs(folder, make_run, tmp_path):
     finalize_sweep(folder)
     runs = set(traces(folder))
     with tensorboard(folder, tmp_path / "log") as request_json:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while set(request_json("runs")) != runs:
             assert time.monotonic() < deadline, request_json("runs")
             time.sleep(0.05)
