@@ -3,8 +3,10 @@
 import os
 
 import pandas as pd
+import pytest
 
 
+@pytest.mark.filterwarnings("error:The .srun. command is available")
 def test_slurm_changes_nothing(run_train, tmp_path, monkeypatch):
     run_train("trainer.max_epochs=1", "logger=csv", "hydra.run.dir=laptop")
     srun = tmp_path / "bin" / "srun"
