@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## make .venv and install normlab and its tools into it
 
-sweep: $(READY) ## train with and without BatchNorm, and show what came of it
+sweep: $(READY) ## train with and without BatchNorm, and print the comparison
 	$(BIN)/python train.py -m model=bn,nobn
 
 test: $(READY) lint ## check style, types, layers, doctests, and run the fast tests

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from normlab.report.__main__ import main
-from normlab.report.selectors import num
+from normlab.report.console import num
 from normlab.results.result import RESULT_FILE, Result, Status
 from normlab.stats.sentences import p_value, ratio_text, two_digits
 

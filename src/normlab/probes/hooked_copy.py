@@ -161,7 +161,10 @@ def mean_and_std(y: Tensor) -> Tensor:
 
 
 def enable_corrections(net: nn.Module) -> None:
-    """Let layers such as batch renormalization update their corrections: the copy runs a single pass."""
+    """Enable updates of the corrections of batch renormalization and similar layers in a copy.
+
+    This is safe because the copy runs a single pass.
+    """
     layers: Iterable[Any] = net.modules()
     for layer in layers:
         if hasattr(layer, "updates_state") and not isinstance(layer, StochasticLayer):

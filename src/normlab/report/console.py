@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from normlab.results.result import Result
 from normlab.results.sweep import Record
 from normlab.stats.configurations import ABSENT, ENDS
 
+MINUS = "\N{MINUS SIGN}"
 MEAN_NOTE = "train_eval, val, test: means over the last tenth of the epochs"
 TRAIN_EVAL_NOTE = (
     "train_eval: measured on the whole training split in evaluation mode, with statistics re-estimated on it"
@@ -209,6 +210,33 @@ def format_number(value: float, digits: int = 4) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.0f}" if 10**digits - 0.5 <= abs(value) < 1e7 else f"{value:.{digits}g}"
+
+
+def num(value: float, digits: int = 3) -> str:
+    """Format a number with a minus sign, ∞ for infinity and a dash for NaN.
+
+    >>> num(-0.01234), num(float("inf")), num(float("nan"))
+    ('−0.0123', '∞', '–')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return f"{MINUS if value < 0 else ''}∞"
+    return format_number(value, digits).replace("-", MINUS)
+
+
+def with_interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
+    """Format an estimate with its interval, from the columns ``name``, ``name_low`` and ``name_high``.
+
+    >>> with_interval({"ratio": 0.5, "ratio_low": 0.4, "ratio_high": float("inf")}, "ratio")
+    '0.5 (0.4 to ∞)'
+    """
+    value, low, high = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isnan(low) or math.isnan(high):
+        return num(value, digits)
+    return f"{num(value, digits)} ({num(low, digits)} to {num(high, digits)})"
 
 
 def format_mean(mean: float, error: float) -> str:

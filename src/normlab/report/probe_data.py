@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from normlab.report.console import aligned, format_number
+from normlab.report.console import aligned, format_number, with_interval
 from normlab.report.factors import short_names
 from normlab.report.figures import Style, configuration_styles, legend_labels
-from normlab.report.selectors import with_interval
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.probes import read_arrays
 from normlab.stats.comparison import RATIO, estimate_columns, shown_estimate

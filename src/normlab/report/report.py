@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normlab.report.console import difference_warnings, run_table
+from normlab.report.console import difference_warnings, num, run_table, with_interval
 from normlab.report.figures import drawing
 from normlab.report.page import Page, PageTable, Picture, Section, write_page
 from normlab.report.probe_figures import last_numbers, probe_figures
 from normlab.report.report_data import ReportData, sweep_names
 from normlab.report.sections import sections
-from normlab.report.selectors import display_table, num, table_rows, with_interval
+from normlab.report.selectors import display_table, table_rows
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import Result
 from normlab.results.sweep import Record, load_yaml

@@ -87,7 +87,7 @@ class ReportData:
     @cached_property
     def probe_ratios(self) -> pd.DataFrame:
         """The ratios of probe numbers to those without normalization, over paired seeds."""
-        from normlab.report.probe_data import probe_ratios
+        from normlab.report.probe_data import probe_ratios  # imports matplotlib
 
         return probe_ratios(self.summary)
 

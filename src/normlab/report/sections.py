@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
+from normlab.report.console import num, with_interval
 from normlab.report.page import PageTable, Picture, Section
 from normlab.report.report_data import ReportData
 from normlab.report.selectors import (
@@ -15,13 +16,11 @@ from normlab.report.selectors import (
     effect_text,
     figure_name,
     first_panels,
-    num,
     reported_values,
     selected_runs,
     selected_settings,
     styles_of,
     undrawn_panels_note,
-    with_interval,
     with_panel,
 )
 from normlab.report.tuning_sections import batch_size_section, fixed_steps_section, target_section, tuning_section

@@ -7,42 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normlab.report.console import format_number
+from normlab.report.console import with_interval
 from normlab.report.factors import short_names
 from normlab.report.figures import Style, styles
 from normlab.report.report_data import ReportData
 
-MINUS = "\N{MINUS SIGN}"
 MAX_PANELS = 12
 """The largest number of panels with a figure; tables list all panels."""
 TableRow = dict[str, Any]
-
-
-def num(value: float, digits: int = 3) -> str:
-    """Format a number with a minus sign, ∞ for infinity and a dash for NaN.
-
-    >>> num(-0.01234), num(float("inf")), num(float("nan"))
-    ('−0.0123', '∞', '–')
-    """
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return f"{MINUS if value < 0 else ''}∞"
-    return format_number(value, digits).replace("-", MINUS)
-
-
-def with_interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
-    """Format an estimate with its interval, from the columns ``name``, ``name_low`` and ``name_high``.
-
-    >>> with_interval({"ratio": 0.5, "ratio_low": 0.4, "ratio_high": float("inf")}, "ratio")
-    '0.5 (0.4 to ∞)'
-    """
-    value, low, high = (row[name], row[f"{name}_low"], row[f"{name}_high"])
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isnan(low) or math.isnan(high):
-        return num(value, digits)
-    return f"{num(value, digits)} ({num(low, digits)} to {num(high, digits)})"
 
 
 def effect_text(row: Mapping[str, Any]) -> str:

@@ -123,7 +123,7 @@ def hyperparameters(sweep: SweepSummary) -> list[str]:
 
 
 def run_numbers(sweep: SweepSummary) -> pd.DataFrame:
-    """Return the tables' numbers, a row per run; NaN is left out of means over seeds.
+    """Return the numbers of the tables, a row per run; TensorBoard's means over seeds ignore NaN.
 
     A diverged run has the worst possible values, a stopped or failed run has NaN.
     """

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
+from normlab.report.console import num, with_interval
 from normlab.report.factors import short_names
 from normlab.report.page import PageTable, Picture, Section
 from normlab.report.report_data import ReportData
@@ -17,12 +18,10 @@ from normlab.report.selectors import (
     effect_text,
     figure_name,
     first_panels,
-    num,
     selected_runs,
     styles_of,
     table_rows,
     undrawn_panels_note,
-    with_interval,
     with_panel,
 )
 from normlab.stats.design import LR, is_number

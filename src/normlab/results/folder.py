@@ -154,7 +154,7 @@ def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reusable_result(folder: Path, config: DictConfig) -> Result | None:
-    """Return the result of this configuration in ``folder``, or None if there is none or ``retrain=true``.
+    """Return the result of this configuration stored in ``folder``; None without one, or with ``retrain=true``.
 
     Nothing in the folder is changed.
 

@@ -45,7 +45,7 @@ def remember_command() -> None:
 
 
 def remembered_command() -> list[str]:
-    """Return the stored command as a list of words, empty if there is none."""
+    """Return the stored command as a list of words; empty if nothing is stored."""
     return json.loads(os.environ.get(VARIABLE, "[]"))
 
 

@@ -58,7 +58,7 @@ class Metric:
 
     @property
     def is_share(self) -> bool:
-        """Whether values are shares (accuracies), compared in percentage points."""
+        """True for shares such as accuracies, which are compared in percentage points."""
         return self.name.rpartition("/")[2] == "acc"
 
 
