@@ -185,18 +185,6 @@ def snapshot_of(name: str) -> TrainingSnapshot:
     return make_snapshot(CASES[name].make, CASES[name].shape)
 
 
-def of_member(snapshot: TrainingSnapshot, k: int) -> TrainingSnapshot:
-    """Return the snapshot of one member alone."""
-    before, after = (
-        {name: t[k : k + 1] for name, t in state.items()} for state in (snapshot.before, snapshot.after)
-    )
-    after = before if snapshot.after is snapshot.before else after
-    minibatch = tuple(part[k : k + 1] for part in snapshot.minibatch)
-    return replace(
-        snapshot, before=before, after=after, start=before, minibatch=minibatch, lr=snapshot.lr[k : k + 1]
-    )
-
-
 def measure(snapshot: TrainingSnapshot, mode: str = "batch", **options) -> Measurement:
     (measurement,) = Activations(modes=(mode,), **options)(snapshot)
     return measurement
@@ -291,11 +279,11 @@ def test_numbers_match_hooks_and_backward_pass(name, mode):
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
 @pytest.mark.parametrize("name", CASES)
-def test_stacked_members_equal_single_members(name, mode):
+def test_stacked_members_equal_single_members(name, mode, helpers):
     snapshot = snapshot_of(name)
     together = measure(snapshot, mode, histograms_every=1)
     for k in range(K):
-        alone = measure(of_member(snapshot, k), mode, histograms_every=1)
+        alone = measure(helpers.alone(snapshot, k), mode, histograms_every=1)
         assert list(alone.numbers) == list(together.numbers)
         assert list(alone.histograms) == list(together.histograms)
         for what in ("numbers", "histograms"):
@@ -305,9 +293,9 @@ def test_stacked_members_equal_single_members(name, mode):
 
 @pytest.mark.parametrize("name", ["bn", "brn", "cnn", "sequential"])
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_data_train_measures_whole_training_split(name, mode):
+def test_data_train_measures_whole_training_split(name, mode, helpers):
     snapshot = snapshot_of(name)
-    for each, members in ((snapshot, range(K)), (of_member(snapshot, 1), [0])):
+    for each, members in ((snapshot, range(K)), (helpers.alone(snapshot, 1), [0])):
         numbers = measure(each, mode, data="train").numbers
         for k in members:
             assert_equal(numbers, k, by_hand(each, k, mode, CASES[name], "train"))
@@ -475,17 +463,17 @@ def test_net_without_normalizers_has_no_norm_numbers(make):
     assert not [name for name in measure(make_snapshot(make)).numbers if "norm_" in name]
 
 
-def test_known_normalizer_moments_precede_inplace_activation():
+def test_known_normalizer_moments_precede_inplace_activation(helpers):
     snapshot = make_snapshot(sequential)
     snapshot.before["1.weight"].fill_(3.0)
     snapshot.before["1.bias"].fill_(-2.0)
-    for members in (snapshot, of_member(snapshot, 0)):
+    for members in (snapshot, helpers.alone(snapshot, 0)):
         numbers = measure(members).numbers
         assert_close(numbers["1/norm_mean"], torch.full_like(numbers["1/norm_mean"], -2))
         assert_close(numbers["1/norm_std"], torch.full_like(numbers["1/norm_std"], 3), rtol=0.01, atol=0)
 
 
-def test_nonfinite_member_leaves_other_members_unchanged():
+def test_nonfinite_member_leaves_other_members_unchanged(helpers):
     for name in ("bn", "nobn", "cnn", "sequential"):
         case = CASES[name]
         snapshot = make_snapshot(case.make, case.shape)
@@ -496,12 +484,12 @@ def test_nonfinite_member_leaves_other_members_unchanged():
             assert_close(value[[0, 2]], fine[quantity][[0, 2]])
             of_its_own = quantity.endswith(("relative_update", "effective_lr"))
             assert value[1].isnan() or (of_its_own and not weight.startswith(quantity.partition("/")[0]))
-        alone = measure(of_member(snapshot, 1)).numbers
+        alone = measure(helpers.alone(snapshot, 1)).numbers
         assert alone["gradient_rms_ratio"].isnan().all()
 
 
 @pytest.mark.parametrize("mode", ["batch", "frozen"])
-def test_float32_numbers_approximate_float64_numbers(mode):
+def test_float32_numbers_approximate_float64_numbers(mode, helpers):
     snapshot = make_snapshot()
     exact = measure(snapshot, mode).numbers
 
@@ -515,7 +503,7 @@ def test_float32_numbers_approximate_float64_numbers(mode):
         after=single(snapshot.after),
         minibatch=tuple(part.float() for part in snapshot.minibatch),
     )
-    for members in (rough, of_member(rough, 0)):
+    for members in (rough, helpers.alone(rough, 0)):
         for name, value in measure(members, mode).numbers.items():
             assert_close(value.double(), exact[name][: len(value)], rtol=1e-3, atol=1e-5)
 
@@ -539,10 +527,10 @@ def test_rank_holds_for_vanishing_float32_signal():
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_single_sample_has_rank_1_and_no_dead_share(members):
+def test_single_sample_has_rank_1_and_no_dead_share(members, helpers):
     snapshot = make_snapshot(partial(mlp, None))
     snapshot = replace(snapshot, minibatch=tuple(part[:, :1] for part in snapshot.minibatch))
-    numbers = measure(snapshot if members == K else of_member(snapshot, 0)).numbers
+    numbers = measure(snapshot if members == K else helpers.alone(snapshot, 0)).numbers
     assert numbers["dead"].isnan().all()
     assert_close(numbers["effective_rank"], torch.ones(members, dtype=torch.float64))
     for k in range(members):
@@ -553,10 +541,10 @@ def test_single_sample_has_rank_1_and_no_dead_share(members):
 
 
 @pytest.mark.parametrize("members", [1, K])
-def test_single_sample_raises_only_with_batch_statistics(members):
+def test_single_sample_raises_only_with_batch_statistics(members, helpers):
     snapshot = make_snapshot()
     snapshot = replace(snapshot, minibatch=tuple(part[:, :1] for part in snapshot.minibatch))
-    snapshot = snapshot if members == K else of_member(snapshot, 0)
+    snapshot = snapshot if members == K else helpers.alone(snapshot, 0)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         measure(snapshot)
     assert measure(snapshot, "frozen").numbers["hidden1/norm_mean"].isfinite().all()
@@ -613,9 +601,9 @@ def test_shipped_configurations_support_both_modes(probes):
     "name",
     ["bn", "bn fused", "bn torch", "brn", "noisy", "actnorm", "dropout", "torch dropout", "wn", "sequential"],
 )
-def test_probe_has_no_side_effects(name, members):
+def test_probe_has_no_side_effects(name, members, helpers):
     snapshot = make_snapshot(CASES[name].make)
-    snapshot = snapshot if members == K else of_member(snapshot, 0)
+    snapshot = snapshot if members == K else helpers.alone(snapshot, 0)
     states = [snapshot.before, snapshot.after, dict(zip("xy", snapshot.minibatch, strict=True))]
     copies = [{key: tensor.clone() for key, tensor in state.items()} for state in states]
     own = {key: tensor.clone() for key, tensor in snapshot.net.state_dict().items()}

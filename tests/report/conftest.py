@@ -3,6 +3,7 @@ import math
 import pytest
 
 from normlab.results import curves
+from normlab.results import probes as probe_records
 from normlab.results.curves import Point
 from normlab.results.events import EventFile, flatten_hparams, hparam_group
 from normlab.results.result import EpochMetrics, Objective, Result, Status
@@ -99,6 +100,22 @@ def make_run(tmp_path):
             file.start(flatten_hparams(config, choices), hparam_group(config, choices))
             file.scalars(points)
             file.end(succeeded=status == Status.FINISHED)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def probed(make_run):
+    """Return a function that writes a run with its probe measurements."""
+
+    def make(overrides, measurements, **how):
+        folder = make_run(overrides, **how)
+        probe_records.append_probes(folder, measurements)
+        probe_records.write_arrays(folder, measurements)
+        result = Result.read(folder)
+        result.probes = probe_records.headlines(measurements)
+        result.write(folder)
         return folder
 
     return make

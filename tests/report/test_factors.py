@@ -40,7 +40,7 @@ def never():
 
 def keys(*runs, unresolved=never, compare=None):
     factors = find_factors(runs, unresolved, compare)
-    return factors.keys, factors.untyped
+    return factors.keys, factors.implicit
 
 
 class TestUntyped:
@@ -54,7 +54,7 @@ class TestUntyped:
 
     def test_key_confounded_with_arm_is_factor(self):
         factors = find_factors([run("model=bn", net__dropout=0.5), run("model=nobn")], lambda: [{}, {}])
-        assert factors.untyped == ("net.dropout",)
+        assert factors.implicit == ("net.dropout",)
         assert factors.settings["net.dropout"].tolist() == ["0.5", ABSENT]
 
     def test_key_without_effect_is_no_factor(self):
@@ -77,7 +77,7 @@ class TestUntyped:
             each.choices["optimizer"] = name
         assert keys(*runs, unresolved=lambda: [{}] * 3) == (["optimizer", "optimizer.beta"], ("optimizer.beta",))
 
-    def test_untyped_choice_is_one_factor(self):
+    def test_implicit_choice_is_one_factor(self):
         other = run("model=nobn", choices={"optimizer": "sgd"}, optimizer__lr=0.5, optimizer__momentum=0.9)
         assert keys(run("model=bn"), other) == (["model", "optimizer"], ("optimizer",))
 
@@ -89,7 +89,7 @@ class TestUntyped:
         ]
         assert keys(*runs, run("model=bn"), run("model=nobn")) == (["experiment", "model"], ())
 
-    def test_untyped_experiment_is_factor(self):
+    def test_implicit_experiment_is_factor(self):
         short = run("model=bn", choices={"experiment": "short"}, trainer__max_epochs=3)
         assert keys(short, run("model=nobn")) == (["model", "experiment"], ("experiment",))
 

@@ -27,7 +27,7 @@ def test_panel_configurations_vary_in_model_and_lr(make_run, tmp_path):
     assert sorted(runs) == list(range(8))
 
 
-def test_untyped_learning_rate_makes_panels(make_run, tmp_path):
+def test_implicit_learning_rate_makes_panels(make_run, tmp_path):
     for model in ("bn", "nobn"):
         for lr in (0.01, 0.1):
             folder = make_run(f"model={model} folder={lr}")

@@ -58,10 +58,10 @@ class TestDesign:
         assert (found.compare, found.arms, found.baseline, found.tuned) == ("", ("",), "", ("optimizer.lr",))
         assert found.comparisons == []
 
-    def test_untyped_key_is_neither_tuned_nor_compared(self):
+    def test_implicit_key_is_neither_tuned_nor_compared(self):
         keys = ("optimizer.lr", "net.depth", "data.batch_size")
         frame = runs(("0.1", "20", "32", 0, 1.0), ("0.2", "3", "64", 0, 1.0), keys=keys)
-        found = design(frame, keys, untyped=["optimizer.lr", "net.depth"])
+        found = design(frame, keys, implicit=["optimizer.lr", "net.depth"])
         assert (found.compare, found.tuned) == ("data.batch_size", ())
         assert found.panels == ("optimizer.lr", "net.depth")
 

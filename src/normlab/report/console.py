@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from normlab.report.factors import short_names, untyped_note
+from normlab.report.factors import implicit_note, short_names
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.result import Result
 from normlab.results.sweep import Record
@@ -34,7 +34,7 @@ def footnotes(sweep: SweepSummary) -> list[str]:
 
 def difference_warnings(sweep: SweepSummary) -> list[str]:
     """Return warnings about keys that differ without an override, and about repeated runs."""
-    lines, count = untyped_note(sweep.untyped), sweep.repeated
+    lines, count = implicit_note(sweep.implicit), sweep.repeated
     if count == 1:
         lines.append("1 run repeats the configuration and seed of another; each pair counts once")
     elif count:

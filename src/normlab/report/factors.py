@@ -80,7 +80,7 @@ class EndedRuns:
         return [text if is_reference(text) else value for text, value in pairs]
 
 
-def untyped_keys(runs: EndedRuns, typed: pd.DataFrame) -> Iterator[str]:
+def implicit_keys(runs: EndedRuns, explicit: pd.DataFrame) -> Iterator[str]:
     """Yield the groups and keys in which runs differ and that no command-line key or choice explains.
 
     A key is explained if runs have the same value wherever they agree in the choice of its group, in a
@@ -88,19 +88,19 @@ def untyped_keys(runs: EndedRuns, typed: pd.DataFrame) -> Iterator[str]:
 
     Args:
         runs: the finished and diverged runs.
-        typed: their settings of the keys set on the command line, ``(runs, keys)``.
+        explicit: their settings of the keys set on the command line, ``(runs, keys)``.
     """
     overall = [runs.choices[group] for group in runs.overall]
     groups = [group for group in runs.choices if any(is_below(key, group) for key in runs.values)]
-    groups = [group for group in groups if group not in typed]
+    groups = [group for group in groups if group not in explicit]
     unexplained_groups = [
         group
         for group in groups
         if not overall or not is_constant_within(runs.choices[group], list(zip(*overall, strict=True)))
     ]
-    above: dict[str, FactorColumn] = {**{str(key): typed[key].tolist() for key in typed}, **runs.choices}
+    above: dict[str, FactorColumn] = {**{str(key): explicit[key].tolist() for key in explicit}, **runs.choices}
     unexplained_keys, by_overall = [], len(unexplained_groups) < len(groups)
-    for key in (key for key in runs.values if key not in typed):
+    for key in (key for key in runs.values if key not in explicit):
         parents = [column for other, column in above.items() if is_below(key, other)]
         candidates: list[list[FactorColumn]] = [[column] for column in parents] or [[]]
         explanation = runs.explanation(key, [*candidates, *([[*parents, *overall]] if overall else [])])
@@ -108,7 +108,7 @@ def untyped_keys(runs: EndedRuns, typed: pd.DataFrame) -> Iterator[str]:
             unexplained_keys.append(key)
         else:
             by_overall |= explanation not in candidates
-    yield from [group for group in runs.overall if by_overall and group not in typed]
+    yield from [group for group in runs.overall if by_overall and group not in explicit]
     yield from unexplained_groups
     yield from unexplained_keys
 
@@ -188,13 +188,13 @@ class Factors:
         keys: the factors.
         settings: the text of each factor in each run, ``(runs, keys)``; ``ABSENT`` where a run lacks the key,
             ``UNKNOWN_SETTING`` where its configuration is lost. Keys of ``named`` have a column too.
-        untyped: factors that differ without being set on the command line. They make panels.
+        implicit: factors that differ without being set on the command line. They make panels.
         named: keys that only some arms have; their settings are part of the arm's name, ``bn, momentum=0.05``.
     """
 
     keys: list[str]
     settings: pd.DataFrame
-    untyped: tuple[str, ...] = ()
+    implicit: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
 
 
@@ -208,23 +208,23 @@ def find_factors(results: Sequence[Result], unresolved: UnresolvedConfigs, compa
         compare: the key whose settings are the arms; by default ``model``, or the first key that is not tuned.
     """
     overridden = pd.DataFrame([overrides(result) for result in results])
-    typed = pd.DataFrame(
+    explicit = pd.DataFrame(
         {str(key): [known_setting(result, str(key)) for result in results] for key in overridden},
         index=overridden.index,
     )
-    keys = varied_keys(overridden, typed)
+    keys = varied_keys(overridden, explicit)
     ended = [k for k, result in enumerate(results) if result.status.done and result.config]
-    untyped = list(untyped_keys(EndedRuns(results, ended, unresolved), typed.loc[ended, keys]))
-    settings = typed[keys].copy()
-    for key in untyped:
+    implicit = list(implicit_keys(EndedRuns(results, ended, unresolved), explicit.loc[ended, keys]))
+    settings = explicit[keys].copy()
+    for key in implicit:
         settings[key] = [known_setting(result, key) for result in results]
     settings = settings.fillna(UNKNOWN_SETTING)
-    compare = compare or default_comparison(settings, untyped)
+    compare = compare or default_comparison(settings, implicit)
     dropped, named = absent_keys(results, settings, compare)
-    keys = [key for key in [*keys, *untyped] if key not in dropped and key not in named]
+    keys = [key for key in [*keys, *implicit] if key not in dropped and key not in named]
     if named:
         settings[compare] = arm_names(settings, compare, named)
-    panels = tuple(key for key in untyped if key in keys and key != compare)
+    panels = tuple(key for key in implicit if key in keys and key != compare)
     return Factors(keys, settings[[*keys, *named]], panels, named)
 
 
@@ -245,9 +245,9 @@ def known_setting(result: Result, key: str) -> str | None:
     return ABSENT if node is ... else text
 
 
-def default_comparison(settings: pd.DataFrame, untyped: Sequence[str]) -> str:
+def default_comparison(settings: pd.DataFrame, implicit: Sequence[str]) -> str:
     """Return the default factor to compare: ``model``, else the first untuned key, else empty."""
-    others = [str(key) for key in settings if not str(key).startswith(OPTIMIZER) and key not in untyped]
+    others = [str(key) for key in settings if not str(key).startswith(OPTIMIZER) and key not in implicit]
     return MODEL if MODEL in settings else next(iter(others), "")
 
 
@@ -286,10 +286,10 @@ def arm_names(settings: pd.DataFrame, compare: str, named: Sequence[str]) -> lis
     ]
 
 
-def untyped_note(keys: Iterable[str]) -> list[str]:
+def implicit_note(keys: Iterable[str]) -> list[str]:
     """Return the warning about factors that no command line sets, as one line, or nothing.
 
-    >>> untyped_note(["trainer.max_epochs", "optimizer.lr"])
+    >>> implicit_note(["trainer.max_epochs", "optimizer.lr"])
     ['runs differ in trainer.max_epochs, optimizer.lr, not set on the command line: each combination is a panel']
     """
     names = list(keys)

@@ -91,7 +91,7 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     config = runs[0].result.config
     baseline, pairs = config.get("baseline"), bool(config.get("pairs"))
     try:
-        design = design_of(frame, factors.keys, metrics, metrics[0], None, baseline, factors.untyped, pairs)
+        design = design_of(frame, factors.keys, metrics, metrics[0], None, baseline, factors.implicit, pairs)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     records = [*existing, *(Record(run.folder, run.result) for run in runs)]

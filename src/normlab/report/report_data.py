@@ -134,7 +134,7 @@ def build_report_data(
             choice,
             options.compare,
             options.baseline,
-            sweep.untyped,
+            sweep.implicit,
             options.pairs,
             options.margin,
         )

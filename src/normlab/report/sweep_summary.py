@@ -45,7 +45,7 @@ class SweepSummary:
         curves: a row per run, epoch and metric.
         probes: a row per run, step, probe, mode and quantity.
         probe_numbers: a row per record, a column ``probe/<probe>/<mode>/<quantity>`` per headline number.
-        untyped: those of ``keys`` that differ without an override; they form panels.
+        implicit: those of ``keys`` that differ without an override; they form panels.
         named: further keys whose settings are part of the name of an arm; they have a column in ``listed``.
         listed: like ``runs``, including repeated runs.
 
@@ -61,7 +61,7 @@ class SweepSummary:
     curves: pd.DataFrame
     probes: pd.DataFrame
     probe_numbers: pd.DataFrame
-    untyped: tuple[str, ...]
+    implicit: tuple[str, ...]
     named: tuple[str, ...]
     listed: pd.DataFrame
 
@@ -103,7 +103,7 @@ def summarize_sweep(records: Sequence[Record], compare: str | None = None) -> Sw
         curves=curves,
         probes=read_probes(records).drop_duplicates(["run", "probe", "mode", "quantity", "step"], keep="last"),
         probe_numbers=pd.DataFrame([result.probes for result in results], range(len(results)), dtype=float),
-        untyped=factors.untyped,
+        implicit=factors.implicit,
         named=factors.named,
         listed=listed,
     )
@@ -263,7 +263,7 @@ def split_by_panel(sweep: SweepSummary) -> dict[str, SweepSummary]:
     sweep that does not vary the normalizer, or varies nothing else, is a single panel with the name "".
     """
     within = [
-        key for key in sweep.keys if key == MODEL or (key.startswith(OPTIMIZER_KEYS) and key not in sweep.untyped)
+        key for key in sweep.keys if key == MODEL or (key.startswith(OPTIMIZER_KEYS) and key not in sweep.implicit)
     ]
     others = [key for key in sweep.keys if key not in within]
     if MODEL not in within or not others:

@@ -110,7 +110,7 @@ def design_of(
     choice: Metric,
     compare: str | None = None,
     baseline: str | None = None,
-    untyped: Sequence[str] = (),
+    implicit: Sequence[str] = (),
     pairs: bool = False,
     margin: float | None = None,
 ) -> Design:
@@ -125,17 +125,17 @@ def design_of(
         metrics, choice, pairs, margin: as in :class:`Design`.
         compare: the key to compare instead.
         baseline: the arm to use as baseline; by default ``nobn`` if it is an arm, else the first arm.
-        untyped: keys that vary without an override on the command line. They are never tuned, and are compared
+        implicit: keys that vary without an override on the command line. They are never tuned, and are compared
             only if ``compare`` names them or if the key is ``model``.
 
     Raises:
         ValueError: ``compare`` does not vary, ``baseline`` is not an arm, or the margin is not positive.
     """
     known = runs[runs["validation"].notna()] if runs["validation"].notna().any() else runs
-    typed = [key for key in keys if key not in untyped]
-    numbers = [key for key in typed if key.startswith(OPTIMIZER) and are_numbers(set(known[key].tolist()))]
+    explicit = [key for key in keys if key not in implicit]
+    numbers = [key for key in explicit if key.startswith(OPTIMIZER) and are_numbers(set(known[key].tolist()))]
     if compare is None:
-        others = [key for key in typed if key not in numbers]
+        others = [key for key in explicit if key not in numbers]
         compare = MODEL if MODEL in keys else next(iter(others), "")
     elif compare not in keys:
         raise ValueError(f"compare must be a key that varies ({', '.join(keys) or 'none does'}), got {compare!r}")

@@ -128,10 +128,10 @@ def raised_recompile_limit(steppers: "Sequence[Stepper]") -> Iterator[None]:
 def configuration_names(records: Sequence[Record]) -> list[str]:
     """Return a name for each configuration, made of the overrides in which they differ, without seeds."""
     unnamed = ("seed", *FOLDER_KEYS)
-    typed = [
+    explicit = [
         {key: value for key, value in overrides(record.result).items() if key not in unnamed} for record in records
     ]
-    names = run_names([[f"{key}={value}" for key, value in each.items()] for each in typed])
+    names = run_names([[f"{key}={value}" for key, value in each.items()] for each in explicit])
     return [name.removeprefix("model=") for name in names]
 
 
