@@ -102,7 +102,7 @@ class TestConsistency:
     @settings(deadline=None)
     def test_interval_matches_test_for_any_numbers(self, values, shift):
         found = pseudomedian(values)
-        # Near a Walsh average, differences tie within rounding; a difference of 1e-186 ties with none, nor is it 0.
+        # Near a Walsh average, differences tie within rounding, but one of 1e-186 is not taken for 0.
         if abs(shift - walsh_averages(np.array(values))).min() > 1e-6:
             assert found.excludes(shift) == (signed_rank(values, shift) <= 0.05)
 
