@@ -3,7 +3,7 @@
 Charts are as wide as a third of the page, or as a phone. See :mod:`normlab.report.figures` for the styles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from normlab.report.figures import (
     new_figure,
     save,
     scale,
+    seed_notes,
     style_entries,
     styles,
     whole_ticks,
@@ -135,7 +136,8 @@ def draw_medians(axes: Axes, curves: pd.DataFrame, style_of: Styles, x: str, bet
         known = np.flatnonzero(~np.isnan(median))
         marker, width = "o" if len(known) <= MARKED else "", 1.5 if len(at) <= DENSE else 0.8
         axes.plot(at, median, color=style.colour, linestyle=style.line, lw=width, marker=marker, markersize=3)
-        axes.fill_between(at, lower, upper, color=style.colour, alpha=BAND, lw=0)
+        if (lower != upper).any():
+            axes.fill_between(at, lower, upper, color=style.colour, alpha=BAND, lw=0)
         if np.isinf(rows["median"]).any():
             place = known[-1] if len(known) else 0
             ends.append((at[place], rows["median"].iloc[place], style.colour))
@@ -187,13 +189,14 @@ def draw_against(
         better: ``min`` or ``max``.
     """
     figure, axes = chart(title, x, y)
-    axes.set_xscale("log")
     arms = [arm for arm in style_of if (table["arm"] == arm).any()]
     settings = sorted(set(table[key].astype(float)))
     ratio = (settings[-1] / settings[0]) ** (1 / max(1, len(settings) - 1)) if settings[0] > 0 else 1.0
     for number, arm in enumerate(arms):
         rows = table[table["arm"] == arm].assign(at=lambda frame: frame[key].astype(float)).sort_values("at")
         rows = rows[np.isfinite(rows["iqm"].astype(float))]
+        if rows.empty:
+            continue
         # Arms are shifted sideways, so that their intervals at one setting do not overlap.
         at = rows["at"] * max(ratio, 1.3) ** (0.06 * (number - (len(arms) - 1) / 2))
         colour, line = style_of[arm]
@@ -201,6 +204,7 @@ def draw_against(
         errors = np.nan_to_num(np.stack([iqm - low, high - iqm]), posinf=0, neginf=0).clip(0)
         axes.errorbar(at, iqm, errors, color=colour, linestyle=line, lw=1.2, elinewidth=0.9, capsize=2)
         axes.scatter(at, iqm, 20, np.where(rows["chosen"].astype(bool), colour, "white"), ec=colour, zorder=3)
+    axes.set_xscale("log")
     scale(axes.yaxis, table["iqm"].to_numpy(dtype=float))
     edge = np.inf if better == "min" else -np.inf
     for number, (lost, rows) in enumerate(table[table["diverged"] > 0].groupby("arm", sort=False)):
@@ -254,29 +258,38 @@ def draw_seeds(values: pd.DataFrame, style_of: Styles, *, title: str, y: str) ->
 
 
 def write_curves(sweep: SweepSummary, folder: Path) -> list[Path]:
-    """Write ``curves.png`` and ``curves.svg`` and return their paths; none without curves.
-
-    Each panel has the median and the quartiles of each configuration over its seeds.
-    """
-    names = [
-        name
-        for name in dict.fromkeys(["train/loss", "val/loss", sweep.metric])
-        if name in set(sweep.curves["metric"])
-    ]
+    """Write ``curves.png`` and ``curves.svg`` and return their paths; none without curves."""
+    known = set(sweep.curves["metric"])
+    names = [name for name in dict.fromkeys(["train/loss", "val/loss", sweep.metric]) if name in known]
     if not names:
         return []
     with drawing():
-        style_of, width = configuration_styles(sweep), 4.5 * len(names)
-        entries = style_entries(style_of, legend_labels(sweep))
-        figure = new_figure(width, 3.2 + legend_height(width, entries))
-        curves = quartile_curves(sweep, sweep.curves[sweep.curves["metric"].isin(names)])
-        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            better = sweep.direction if name == sweep.metric else "min"
-            draw_medians(axes, curves[curves["metric"] == name], style_of, "epoch", better)
-            axes.set(xlabel="epoch", ylabel=name)
-            axes.set_title(TITLES.get(name, name))
-        add_legend(figure, entries)
+        figure = draw_configurations(sweep, names)
         return [save(figure, folder / f"curves.{kind}") for kind in ("png", "svg")]
+
+
+def draw_configurations(sweep: SweepSummary, names: Sequence[str]) -> Figure:
+    """Draw a panel per metric with the medians and quartiles of all configurations over their seeds."""
+    style_of, width = configuration_styles(sweep), 4.5 * len(names)
+    entries = style_entries(style_of, legend_labels(sweep))
+    figure = new_figure(width, 3.4 + legend_height(width, entries))
+    curves = quartile_curves(sweep, sweep.curves[sweep.curves["metric"].isin(names)])
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        better = sweep.direction if name == sweep.metric else "min"
+        draw_medians(axes, curves[curves["metric"] == name], style_of, "epoch", better)
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.set_title(TITLES.get(name, name))
+    add_legend(figure, entries, curves_caption(sweep))
+    return figure
+
+
+def curves_caption(sweep: SweepSummary) -> list[str]:
+    """Return the explanation of lines, bands and crosses."""
+    runs = sweep.runs[sweep.runs["status"].isin(["finished", "diverged"])]
+    notes = seed_notes(runs.groupby("configuration")["seed"].nunique().tolist())
+    if (runs.groupby("configuration")["epochs"].nunique() > 1).any():
+        notes.append("a line ends with the shortest run")
+    return [*notes, *["×: half of the runs diverged"] * bool((runs["status"] == "diverged").any())]
 
 
 def configuration_styles(sweep: SweepSummary) -> dict[str, Style]:

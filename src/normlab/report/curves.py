@@ -40,8 +40,9 @@ def quartile_curves(sweep: SweepSummary, rows: pd.DataFrame, names: pd.Series | 
     diverged = sweep.runs["status"].reindex(names.index) == Status.DIVERGED
     worst = {metric: worst_of(str(metric), sweep) for metric in rows["metric"].unique()}
     frames = []
-    for name, part in rows.groupby(rows["run"].map(names), sort=False):
-        wide = part.pivot(index=["metric", "epoch", "step"], columns="run", values="value")
+    parts = dict(list(rows.groupby(rows["run"].map(names))))
+    for name in filter(parts.__contains__, names.unique()):
+        wide = parts[name].pivot(index=["metric", "epoch", "step"], columns="run", values="value")
         wide = wide.reindex(columns=names.index[names == name])
         of_metric = wide.index.get_level_values("metric").map(worst).to_numpy(dtype=float)
         three = counted_quartiles(wide.to_numpy(dtype=float), of_metric, diverged[wide.columns].to_numpy())

@@ -9,7 +9,7 @@ import os
 import textwrap
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 LOOK: Any = {
     "font.size": 9,
@@ -202,6 +202,15 @@ def legend_height(width: float, entries: Sequence[LegendEntry]) -> float:
     return 0.18 * math.ceil(len(entries) / legend_columns(width, entries))
 
 
+def seed_notes(counts: Collection[int]) -> list[str]:
+    """Return the explanation of lines and bands over seeds, given the numbers of seeds of the configurations."""
+    seeds = sorted({*counts} - {0})
+    if seeds == [1]:
+        return ["one seed per configuration: no spread"]
+    count = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds" if seeds else ""
+    return [f"line: median over {count}", "band: interquartile range over the seeds"] if seeds else []
+
+
 def style_entries(style_of: Styles, labels: Mapping[str, str]) -> list[LegendEntry]:
     """Return a legend entry for each label, given by the name of its style."""
     return [
@@ -223,7 +232,7 @@ def scale(axis: Axis, values: np.ndarray) -> None:
         subs = (1.0, 2.0, 5.0) if known.max() < 200 * known.min() else (1.0,)
         axis.set_major_locator(LogLocator(subs=subs, numticks=8))
         axis.set_major_formatter(FuncFormatter(short_label))
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
         return
     formatter = ScalarFormatter(useOffset=False)
     formatter.set_powerlimits((-4, 5))

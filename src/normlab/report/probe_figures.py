@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import SymmetricalLogLocator
 
 from normlab.report.figures import GREY, LegendEntry, drawing, finite, save, whole_ticks
 from normlab.report.probe_data import ProbeData, measurements, split_by_panel
@@ -24,12 +25,12 @@ from normlab.report.probe_panels import (
     configuration_rows,
     draw_median,
     draw_percentiles,
+    draw_range,
     mode_title,
     panel_caption,
     panel_figure,
     quantities,
     quantity_figure,
-    range_panel,
     two_lines,
 )
 from normlab.report.sweep_summary import SweepSummary
@@ -43,6 +44,8 @@ LAYER_QUANTITIES = (
     ("saturated", "saturated activations", "share of outputs"),
 )
 """Quantity, title and axis label of the panels by layer."""
+LAYER_LETTERS = 40
+"""The names of layers are at the ticks if they have fewer letters together."""
 ACROSS, AT_MOST = 3, 12
 """Panels per row and per mode, at most, of a probe without a figure of its own."""
 MOST_CONFIGURATIONS = 6
@@ -136,10 +139,13 @@ def draw_preactivations(probe: ProbeData) -> Figure | None:
     layers = [layer for layer in probe.layers("q50") if probe.has(f"{layer}/q50")]
     rows = [
         row
-        for mode in probe.modes
-        for layer in dict.fromkeys([*layers[-1:], *layers[:1]])
+        for mode, layer in itertools.product(probe.modes, dict.fromkeys([*layers[-1:], *layers[:1]]))
         for row in configuration_rows(
-            probe, f"{layer}\n({mode_title(mode)})", partial(draw_percentiles, probe, mode, layer)
+            probe,
+            f"{layer}, {mode_title(mode)}",
+            "pre-activation",
+            partial(draw_percentiles, probe, mode, layer),
+            overlaid=0,
         )
     ]
     if not rows:
@@ -177,40 +183,45 @@ def layer_panel(probe: ProbeData, mode: str, name: str, title: str, label: str) 
     """Return the panel of a quantity against the layers of each configuration."""
     layers = {each: probe.layers_of(each, mode, name) for each in probe.configurations}
     orders = {tuple(names) for names in layers.values()} - {()}
+    names = next(iter(orders)) if len(orders) == 1 else ()
+    is_named = 0 < sum(map(len, names)) < LAYER_LETTERS
 
     def draw(axes: Axes) -> np.ndarray:
         drawn = [np.array([])]
-        for configuration, names in layers.items():
+        for configuration, own in layers.items():
             runs = probe.finished[configuration]
-            values = [probe.last(mode, f"{layer}/{name}").reindex(runs) for layer in names]
+            values = [probe.last(mode, f"{layer}/{name}").reindex(runs) for layer in own]
             if values:
                 x = np.arange(1, len(values) + 1)
                 drawn.append(draw_median(axes, x, np.stack(values), probe.style_of[configuration]))
         axes.set_xlim(0.7, max(map(len, orders), default=1) + 0.3)
         whole_ticks(axes)
+        if is_named:
+            axes.set_xticks(range(1, len(names) + 1), names)
         return np.concatenate(drawn)
 
     def finish(axes: Axes) -> None:
         if label.startswith("share"):
             axes.set(yscale="linear", ylim=(-0.03, 1.03))
 
-    names = next(iter(orders)) if len(orders) == 1 else ()
     x = f"layer, from 1 ({names[0]}) to {len(names)} ({names[-1]})" if names else "layer, counted from the input"
-    return Panel(draw, two_lines(title, mode_title(mode)), x, label, finish=finish)
+    return Panel(draw, two_lines(title, mode_title(mode)), "layer" if is_named else x, label, finish=finish)
 
 
 def draw_along_gradient(probe: ProbeData) -> Figure | None:
-    """Draw the smoothness along the gradient; for few configurations, the ranges of loss and gradient too."""
+    """Draw the smoothness along the gradient, and the ranges of loss and gradient over the steps."""
     if not probe.has("loss_max"):
         return None
-    has_ranges = len(probe.configurations) <= OVERLAID and probe.max_measurements(["loss_max"]) > 1
     ranges = [
-        PanelRow([range_panel(probe, mode, *kind) for kind in RANGES if probe.has(f"{kind[0]}_max", mode)])
-        for mode in probe.modes
-        if has_ranges
+        row
+        for mode, (name, title, label) in itertools.product(probe.modes, RANGES)
+        if probe.has(f"{name}_max", mode) and probe.max_measurements(["loss_max"]) > 1
+        for row in configuration_rows(
+            probe, f"{title}, {mode_title(mode)}", label, partial(draw_range, probe, mode, name), OVERLAID
+        )
     ]
-    kinds = SMOOTHNESS if has_ranges else (LARGEST_CHANGE, *SMOOTHNESS)
-    notes = ["range: over the step lengths, its ends are medians over the seeds"] if has_ranges else []
+    kinds = SMOOTHNESS if ranges else (LARGEST_CHANGE, *SMOOTHNESS[:2])
+    notes = ["range: over the step lengths, its ends are medians over the seeds"] if ranges else []
     title = "Loss and gradient after one step of varying length along the negative gradient"
     return quantity_figure(probe, title, quantities(probe, kinds), notes=[*notes, *GRADIENT_SYMBOLS], more=ranges)
 
@@ -291,7 +302,8 @@ def spectrum_panel(probe: ProbeData, mode: str) -> Panel:
         # The eigenvalues of arms may differ by orders of magnitude, and have both signs.
         width = min(float(np.abs(grid).max()) for grid, _ in spectra.values())
         axes.set_xscale("symlog", linthresh=width, linscale=3)
-        axes.xaxis.get_major_locator().set_params(numticks=5)
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=width))
+        axes.xaxis.get_major_locator().numticks = 5  # type: ignore[attr-defined]
         return np.array([FLOOR * top, top])
 
     def limit(axes: Axes) -> None:

@@ -22,6 +22,7 @@ from normlab.report.figures import (
     legend_height,
     new_figure,
     scale,
+    seed_notes,
     whole_ticks,
 )
 from normlab.report.probe_data import ProbeData
@@ -33,9 +34,8 @@ TITLE_LETTERS, LABEL_LETTERS = 100, 36
 """Letters in a line of the titles of a row of panels, and of the label of a configuration."""
 PERCENTILES = ("q15", "q50", "q85")
 STEP = "optimizer steps"
-NO_SPREAD = "one seed per configuration: no spread"
 FROZEN = "frozen statistics: running averages, as in evaluation"
-PANELS_PER_ROW = 5
+PANELS_PER_ROW = 4
 """The maximum number of panels in a row of configurations."""
 
 
@@ -151,7 +151,7 @@ def quantity_figure(
     once = probe.max_measurements([quantity.name for row in rows for quantity in row]) == 1
     if once:
         seeds = max(len(runs) for runs in probe.finished.values())
-        caption = ["dot: one seed", "bar: median over the seeds"] if seeds > 1 else [NO_SPREAD]
+        caption = ["dot: one seed", "bar: median over the seeds"] if seeds > 1 else seed_notes([1])
         caption, legend = [*caption, *mode_notes(probe)], probe.legend if more else []
         shared, height = "xy" if share else "y", 0.9 + 0.3 * len(probe.configurations)
     else:
@@ -260,11 +260,7 @@ def draw_dots(probe: ProbeData, quantity: Quantity, axes: Axes) -> np.ndarray:
 
 def panel_caption(probe: ProbeData, *, finished_only: bool = False) -> list[str]:
     """Return the explanation of lines, bands, crosses and modes; ``finished_only`` omits unfinished runs."""
-    seeds = sorted({len(runs) for runs in probe.finished.values()} - {0})
-    notes = [NO_SPREAD] if seeds == [1] else []
-    if seeds and seeds != [1]:
-        count = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-        notes = [f"line: median over {count}", "band: interquartile range over the seeds"]
+    notes = seed_notes([len(runs) for runs in probe.finished.values()])
     unfinished = probe.unfinished[probe.unfinished["configuration"].isin(probe.configurations)]
     notes += ["thin line: unfinished run"] if len(unfinished) and not finished_only else []
     notes += ["×: divergence"] if (unfinished["status"] == "diverged").any() and not finished_only else []
@@ -281,40 +277,47 @@ def mode_title(mode: str) -> str:
     return f"{mode} statistics" if mode in ("batch", "frozen") else mode
 
 
-def configuration_rows(probe: ProbeData, y: str, draw: Callable[[str, Axes], np.ndarray]) -> list[PanelRow]:
-    """Return rows with a panel per configuration, which share their axes; ``draw`` takes the configuration."""
+def configuration_rows(
+    probe: ProbeData, title: str, y: str, draw: Callable[[str, Axes], np.ndarray], overlaid: int = 1
+) -> list[PanelRow]:
+    """Return rows with a panel per configuration, which share their axes; a single panel for few configurations.
+
+    Args:
+        probe: the measurements.
+        title, y: title and axis label.
+        draw: draws a configuration.
+        overlaid: the maximum number of configurations in a single panel.
+    """
     names = probe.configurations
+    if len(names) <= overlaid:
+        panel = Panel(lambda axes: np.concatenate([draw(name, axes) for name in names]), title, STEP, y)
+        return [PanelRow([panel])]
     per_row = math.ceil(len(names) / math.ceil(len(names) / PANELS_PER_ROW))
     rows = [names[start : start + per_row] for start in range(0, len(names), per_row)]
+    titles = {name: wrapped(two_lines(title, probe.labels[name]), TITLE_LETTERS // per_row) for name in names}
+    height = 1.7 + 0.16 * max(text.count("\n") + 1 for text in titles.values())
     return [
         PanelRow(
-            [Panel(partial(draw, name), probe.labels[name], STEP * (row is rows[-1]), y) for name in row],
-            2.2,
+            [Panel(partial(draw, name), titles[name], STEP * (row is rows[-1]), y) for name in row],
+            height,
             "xy",
-            y,
+            title,
             per_row,
         )
         for row in rows
     ]
 
 
-def range_panel(probe: ProbeData, mode: str, name: str, title: str, label: str) -> Panel:
-    """Return the panel of a range of all configurations over the steps; its ends are medians over the seeds."""
-
-    def draw(axes: Axes) -> np.ndarray:
-        drawn = []
-        for configuration in probe.configurations:
-            runs, (colour, line) = probe.finished[configuration], probe.style_of[configuration]
-            low, high = (probe.over_steps(mode, f"{name}_{end}", runs) for end in ("min", "max"))
-            low, high = low.align(high, join="inner", axis=0)
-            ends = [quartiles(finite(end.to_numpy()))[1] for end in (low, high)]
-            axes.fill_between(low.index, *ends, color=colour, alpha=0.3, lw=0)
-            axes.plot(low.index, np.stack(ends, axis=1), color=colour, linestyle=line, linewidth=0.8)
-            drawn += ends
-        whole_ticks(axes)
-        return np.concatenate(drawn)
-
-    return Panel(draw, two_lines(title, mode_title(mode)), STEP, label)
+def draw_range(probe: ProbeData, mode: str, name: str, configuration: str, axes: Axes) -> np.ndarray:
+    """Draw the range of a configuration over the steps; return its ends, medians over the seeds."""
+    runs, (colour, line) = probe.finished[configuration], probe.style_of[configuration]
+    low, high = (probe.over_steps(mode, f"{name}_{end}", runs) for end in ("min", "max"))
+    low, high = low.align(high, join="inner", axis=0)
+    ends = [quartiles(finite(end.to_numpy()))[1] for end in (low, high)]
+    axes.fill_between(low.index, *ends, color=colour, alpha=0.3, lw=0)
+    axes.plot(low.index, np.stack(ends, axis=1), color=colour, linestyle=line, linewidth=0.8)
+    whole_ticks(axes)
+    return np.concatenate(ends)
 
 
 def draw_percentiles(probe: ProbeData, mode: str, layer: str, configuration: str, axes: Axes) -> np.ndarray:

@@ -283,11 +283,7 @@ def configuration_section(data: ReportData) -> Section:
         **{metric.name: number_formatter(metric.name) for metric in design.metrics[1:]},
         design.choice.name: number_formatter("validation"),
         f"best {design.choice.name}": number_formatter("best"),
-        **{
-            name: lambda row, share=f"{name}_share": percent_text(row[share])
-            for name in ("diverged", "untrained")
-            if frame[f"{name}_share"].any()
-        },
+        **{name: share_formatter(name) for name in ("diverged", "untrained") if frame[f"{name}_share"].any()},
         "runs": "runs",
         **{name: name for name in ("failed", "stopped") if frame[name].any()},
     }
@@ -300,6 +296,11 @@ def configuration_section(data: ReportData) -> Section:
     ]
     tables = [PageTable("arms", "Each arm at its selected configuration", frame, display_table(frame, columns))]
     return Section("arms", "Best configuration per arm", notes, (), tables)
+
+
+def share_formatter(name: str) -> Callable[[TableRow], str]:
+    """Return a function that formats the share of runs in a state."""
+    return lambda row: percent_text(row[f"{name}_share"])
 
 
 def number_formatter(name: str) -> Callable[[TableRow], str]:
