@@ -14,7 +14,7 @@ from scipy import integrate, special, stats
 from simulation_tables import Tables
 
 from normlab.stats.estimates import Resampler, iqm_estimate, share_estimate
-from normlab.stats.time_to_target import time_ratio
+from normlab.stats.learning_speed import time_ratio
 
 Numbers = NDArray[np.float64]
 SAME = 0.5

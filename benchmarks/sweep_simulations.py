@@ -15,7 +15,7 @@ from normlab.stats.analysis import Analysis
 from normlab.stats.comparison import ALPHA
 from normlab.stats.design import Scope
 from normlab.stats.looks import History
-from normlab.stats.outcomes import final_mean
+from normlab.stats.estimates import final_mean
 
 
 def epochs(size: int, generator: np.random.Generator) -> Tables:

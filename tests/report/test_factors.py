@@ -4,7 +4,7 @@ import copy
 
 from normlab.report.factors import find_factors
 from normlab.results.result import Objective, Result, Status
-from normlab.stats.configurations import ABSENT
+from normlab.stats.design import ABSENT
 
 BN = {"norm": {"_target_": "BatchNorm1d", "momentum": 0.1}, "norm2d": {"momentum": 0.1}}
 MODELS = {"bn": BN, "nobn": {"norm": None, "norm2d": None}, "ln": {"norm": {"_target_": "LayerNorm"}}}

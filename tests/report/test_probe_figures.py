@@ -7,9 +7,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from normlab.report.console import printed_probes
-from normlab.report.figures import COLOURS, drawing
+from normlab.report.figures import COLOURS, drawing, save
 from normlab.report.probe_data import measurements, probe_table
-from normlab.report.probe_figures import FIGURES, draw_plain_numbers, write_probe_figures
+from normlab.report.probe_figures import FIGURES, draw_plain_numbers, probe_figures
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.report.tensorboard import write_images
 from normlab.results.events import EventFile
@@ -38,6 +38,11 @@ def draw_probe(tmp_path, name, *, laid_out=False):
         if laid_out:
             figure.draw_without_rendering()
     return figure, figure and figure.axes
+
+
+def write_probe_figures(sweep, folder):
+    drawn = probe_figures(sweep)
+    return [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in drawn for kind in ("png", "svg")]
 
 
 def caption_text(figure):

@@ -8,7 +8,7 @@ from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Result, Status
 from normlab.results.sweep import read_sweep
-from normlab.stats.configurations import ABSENT
+from normlab.stats.design import ABSENT
 
 
 def change_config(folder, max_epochs=3, gamma=None):

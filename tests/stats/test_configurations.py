@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from normlab.stats import configurations
-from normlab.stats.configurations import mean_and_error, natural, replicates, varied_keys
+from normlab.stats import design as configurations
+from normlab.stats.design import mean_and_error, natural, replicates, varied_keys
 
 INF, NAN = math.inf, math.nan
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normlab.stats.outcomes import final_mean, log_ratios, point_differences
+from normlab.stats.estimates import final_mean, log_ratios, point_differences
 
 INF, NAN = math.inf, math.nan
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from normlab.stats.ranges import good_range, largest_ratio
+from normlab.stats.tuning import good_range, largest_ratio
 
 RATES = [0.001, 0.01, 0.1, 1.0]
 

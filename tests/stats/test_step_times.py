@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from normlab.stats.time_to_target import time_per_step_ratio
+from normlab.stats.learning_speed import time_per_step_ratio
 
 
 def test_ratio_is_hodges_lehmann_of_log_ratios():

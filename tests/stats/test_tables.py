@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from normlab.stats.design import GENERALIZATION, Metric
-from normlab.stats.time_to_target import time_per_step_ratio
+from normlab.stats.learning_speed import time_per_step_ratio
 
 INF, NAN = math.inf, math.nan
 GOOD, BAD = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1], [5.0, 6.0] * 6

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normlab.stats.estimates import Resampler
-from normlab.stats.time_to_target import (
+from normlab.stats.learning_speed import (
     best_arm_median,
     best_within_budget,
     evaluation_steps,

@@ -37,8 +37,7 @@ from normlab.report.figures import (
 )
 from normlab.report.sweep_summary import SweepSummary
 from normlab.stats.comparison import RATIO
-from normlab.stats.configurations import configuration_label
-from normlab.stats.design import MODEL
+from normlab.stats.design import MODEL, configuration_label
 
 CHART_SIZE = (4.3, 3.1)
 """Width and height of a chart in inches."""

@@ -13,8 +13,7 @@ from normlab.report.probe_data import probe_table
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.result import Result
 from normlab.results.sweep import Record
-from normlab.stats.configurations import ABSENT, ENDS
-from normlab.stats.design import PLAIN
+from normlab.stats.design import ABSENT, ENDS, PLAIN
 
 MINUS = "\N{MINUS SIGN}"
 PRINTED_RATIOS, MIN_SEEDS = 24, 8

@@ -12,7 +12,7 @@ from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
 from normlab.results.result import Status
 from normlab.results.sweep import CURVE_COLUMNS
-from normlab.stats.configurations import SEED
+from normlab.stats.design import SEED
 from normlab.stats.estimates import quartiles
 
 BANDS = ("lower", "median", "upper")

@@ -14,8 +14,7 @@ import pandas as pd
 from normlab.config.schema import REPORT_KEYS, SECTIONS
 from normlab.results.result import Result
 from normlab.results.sweep import overrides, setting
-from normlab.stats.configurations import ABSENT, SEED, configuration_label, varied_keys
-from normlab.stats.design import MODEL, OPTIMIZER
+from normlab.stats.design import ABSENT, MODEL, OPTIMIZER, SEED, configuration_label, varied_keys
 
 WITHOUT_EFFECT = (
     *("seed", "target", "logger", "metrics", "probes", "trainer.threads", "trainer.compile", "trainer.logger"),

@@ -162,7 +162,8 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a figure atomically: to a temporary file in the same folder, which is then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     kind = path.suffix.removeprefix(".")
-    figure.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    with drawing():
+        figure.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     temporary.replace(path)
     figure.set_layout_engine("none")  # the next file keeps the layout that is computed for this one
     return path

@@ -45,7 +45,8 @@ def finalize_sweep(folder: Path) -> None:
 
 def finalize_run(folder: Path) -> None:
     """Write the probe figures of a single run into its folder and TensorBoard's Images tab."""
-    from normlab.report.probe_figures import write_probe_figures
+    from normlab.report.figures import save
+    from normlab.report.probe_figures import probe_figures
     from normlab.report.sweep_summary import summarize_sweep
     from normlab.report.tensorboard import write_images
     from normlab.results import probes
@@ -54,7 +55,8 @@ def finalize_run(folder: Path) -> None:
     if not (folder / probes.PROBES_FILE).exists():
         return
     records = read_sweep(folder)
-    figures = write_probe_figures(summarize_sweep(records), folder)
+    drawn = probe_figures(summarize_sweep(records))
+    figures = [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in drawn for kind in ("png", "svg")]
     if any(folder.glob(EVENT_FILES)):
         write_images(EventFile(folder), figures)
     log.info("%s: %s", shorter_path(folder), ", ".join([probes.PROBES_FILE, *(path.name for path in figures)]))

@@ -15,8 +15,7 @@ from normlab.report.sweep_summary import replicate_scopes, seed_column
 from normlab.results.folder import group_choices, plain
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import Record, read_sweep, read_unresolved
-from normlab.stats.configurations import SEED
-from normlab.stats.design import GENERALIZATION, Design, Metric, design_of
+from normlab.stats.design import GENERALIZATION, SEED, Design, Metric, design_of
 from normlab.stats.replicate_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 
 KEY_NAMES = {"optimizer.lr": "the learning rate"}

@@ -18,10 +18,8 @@ from normlab.report.figures import LegendEntry, Style, finite, style_entries
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.probes import read_arrays
 from normlab.stats.comparison import RATIO, estimate_columns, shown_estimate
-from normlab.stats.configurations import configuration_label, natural
-from normlab.stats.design import MODEL, OPTIMIZER, PLAIN
-from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate
-from normlab.stats.outcomes import log_ratios
+from normlab.stats.design import MODEL, OPTIMIZER, PLAIN, configuration_label, natural
+from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, log_ratios
 from normlab.stats.signed_rank import pseudomedian
 
 MODES = ("batch", "frozen")

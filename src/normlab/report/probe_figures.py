@@ -7,7 +7,6 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import SymmetricalLogLocator
 
-from normlab.report.figures import GREY, LegendEntry, drawing, finite, save, whole_ticks
+from normlab.report.figures import GREY, LegendEntry, drawing, whole_ticks
 from normlab.report.probe_data import ProbeData, measurements, split_by_panel
 from normlab.report.probe_panels import (
     Panel,
@@ -26,6 +25,7 @@ from normlab.report.probe_panels import (
     draw_median,
     draw_percentiles,
     draw_range,
+    mark_unreliable,
     mode_title,
     panel_caption,
     panel_figure,
@@ -34,7 +34,6 @@ from normlab.report.probe_panels import (
     two_lines,
 )
 from normlab.report.sweep_summary import SweepSummary
-from normlab.stats.estimates import quartiles
 
 LAYER_QUANTITIES = (
     ("std", "spread of the activations", "standard deviation"),
@@ -94,13 +93,6 @@ DIRECTIONS = (
     ("random", "along a random direction", "α, in units of each filter's norm"),
     ("between", "from the initial to the trained parameters", "α (0: initial, 1: trained)"),
 )
-
-
-def write_probe_figures(sweep: SweepSummary, folder: Path) -> list[Path]:
-    """Write a figure of each probe as PNG and SVG, atomically, and return the paths."""
-    figures = probe_figures(sweep)
-    with drawing():
-        return [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in figures for kind in ("png", "svg")]
 
 
 def probe_figures(sweep: SweepSummary) -> Iterator[tuple[str, Figure, ProbeData]]:
@@ -237,16 +229,6 @@ def draw_gradient_lipschitz(probe: ProbeData) -> Figure | None:
     if any((probe.rows_of(mode, "unreliable")["value"] == 1).any() for mode in probe.modes):
         notes += ["hollow: unreliable (differs by more than 10 % at another radius or precision)"]
     return quantity_figure(probe, title, [row], share="values", notes=notes, mark=partial(mark_unreliable, probe))
-
-
-def mark_unreliable(probe: ProbeData, axes: Axes, quantity: Quantity, is_horizontal: bool) -> None:
-    """Put a hollow marker on each median over seeds of which at least half are unreliable."""
-    for configuration in () if is_horizontal else probe.configurations:
-        wide = probe.over_steps(quantity.mode, "median", probe.finished[configuration])
-        flags = probe.over_steps(quantity.mode, "unreliable", probe.finished[configuration]).reindex(wide.index)
-        marked = ((flags == 1).sum(axis=1) * 2 >= max(1, flags.shape[1])).to_numpy()
-        colour, median = probe.style_of[configuration].colour, quartiles(finite(wide.to_numpy()))[1]
-        axes.plot(wide.index[marked], median[marked], "o", color=colour, markersize=4.5, markerfacecolor="white")
 
 
 def draw_curvature(probe: ProbeData) -> Figure | None:

@@ -329,3 +329,13 @@ def draw_percentiles(probe: ProbeData, mode: str, layer: str, configuration: str
         drawn.append(draw_median(axes, x, wide.to_numpy(), style, thin=name != "q50"))
     whole_ticks(axes)
     return np.concatenate(drawn)
+
+
+def mark_unreliable(probe: ProbeData, axes: Axes, quantity: Quantity, is_horizontal: bool) -> None:
+    """Put a hollow marker on each median over seeds of which at least half are unreliable."""
+    for configuration in () if is_horizontal else probe.configurations:
+        wide = probe.over_steps(quantity.mode, "median", probe.finished[configuration])
+        flags = probe.over_steps(quantity.mode, "unreliable", probe.finished[configuration]).reindex(wide.index)
+        marked = ((flags == 1).sum(axis=1) * 2 >= max(1, flags.shape[1])).to_numpy()
+        colour, median = probe.style_of[configuration].colour, quartiles(finite(wide.to_numpy()))[1]
+        axes.plot(wide.index[marked], median[marked], "o", color=colour, markersize=4.5, markerfacecolor="white")

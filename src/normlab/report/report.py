@@ -13,9 +13,8 @@ import pandas as pd
 from normlab.report import charts
 from normlab.report.console import difference_warnings, num, with_interval
 from normlab.report.curves import BANDS, quartile_curves
-from normlab.report.figures import drawing
 from normlab.report.page import Page, PageTable, Picture, Section, provenance, write_page
-from normlab.report.report_data import ReportData, TableRow, sweep_names, table_rows
+from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.report.sections import (
     Columns,
     chart_per_panel,
@@ -23,12 +22,14 @@ from normlab.report.sections import (
     effect_text,
     further_sections,
     panel_columns,
+    replicate_chart,
+    styles_of,
     undrawn_panels_note,
     with_panel,
 )
 from normlab.results.sweep import setting
 from normlab.stats.comparison import ALPHA, BETTER, RATIO, WORSE
-from normlab.stats.configurations import natural
+from normlab.stats.design import natural
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
 from normlab.stats.sentences import clauses, interaction_sentence, percent_text, sentence, time_sentence
 
@@ -69,8 +70,7 @@ def write_report(folders: Sequence[Path], data: ReportData, out: Path) -> Path:
         data: their runs and analysis.
         out: the folder of the report.
     """
-    with drawing():
-        return write_page(build_page(folders, data), out)
+    return write_page(build_page(folders, data), out)
 
 
 def build_page(folders: Sequence[Path], data: ReportData) -> Page:
@@ -83,7 +83,7 @@ def build_page(folders: Sequence[Path], data: ReportData) -> Page:
     effects = list(effect_pictures(data))
     sections = [comparison_section(data), configuration_section(data), curves, *further_sections(data)]
     return Page(
-        f"{sweep_names(folders)}: {subject}",
+        f"{', '.join(folder.resolve().name for folder in folders)}: {subject}",
         setup_text(data),
         [*findings, *time_and_interaction_sentences(data), *target_sentences(data)],
         conditions,
@@ -176,7 +176,7 @@ def effect_pictures(data: ReportData) -> Iterator[Picture]:
         x = f"{kind} to {to}" + " in percentage points" * metric.is_share
         columns = ["panel", "arm", "baseline", "effect", "estimate", "estimate_low", "estimate_high"]
         shown = rows[columns].assign(label=labels, declared=rows["verdict"].isin([BETTER, WORSE]))
-        figure = charts.draw_effects(shown, data.styles, title=f"{metric.name} ({better} is better)", x=x)
+        figure = charts.draw_effects(shown, styles_of(data), title=f"{metric.name} ({better} is better)", x=x)
         caption = "Effect with its 95 % interval; filled: a difference is declared."
         alt = f"{kind} of {metric.name} between the arms and {to}, with intervals"
         yield Picture(f"effects_{metric.name.replace('/', '_')}", figure, alt, caption, shown)
@@ -258,20 +258,6 @@ def detectable_text(row: TableRow) -> str:
     return f"× {num(float(np.exp(value)))}" if row["effect"] == RATIO and np.isfinite(value) else num(value)
 
 
-def replicate_chart(data: ReportData, panel: str) -> Iterator[Picture]:
-    """Yield the figure of the paired replicates of a panel, if it has several arms."""
-    design, runs = data.analysis.design, data.selected_runs(panel)
-    name = design.primary.name
-    wide = runs.dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")
-    arms = [arm for arm in dict.fromkeys([design.baseline, *design.arms]) if arm in wide]
-    if len(arms) < 2 or data.analysis.comparisons.empty:
-        return
-    figure = charts.draw_seeds(wide[arms], data.styles, title=with_panel("Paired replicates", panel), y=name)
-    alt = with_panel(f"{name} of each replicate with {', '.join(arms)}", panel)
-    caption = "Each line is a replicate, with each arm at its selected configuration; × marks diverged runs."
-    yield Picture("", figure, alt, caption, wide[arms].reset_index())
-
-
 def configuration_section(data: ReportData) -> Section:
     """Build the section with the metrics of each arm at its selected configuration."""
     frame, design = data.analysis.arms, data.analysis.design
@@ -346,7 +332,7 @@ def curve_picture(data: ReportData, panel: str, metric: str, x: str, curves: pd.
     better = choice.direction if metric == choice.name else "max" if metric.endswith("/acc") else "min"
     title = with_panel(charts.TITLES.get(metric, metric), panel)
     labels: Mapping[str, Any] = {"title": title, "x": x, "y": metric}
-    figure = charts.draw_curves(curves, data.styles, **labels, better=better, target=target)
+    figure = charts.draw_curves(curves, styles_of(data), **labels, better=better, target=target)
     by = "seconds of training" if x == "seconds" else x
     caption = with_panel(f"{metric} by {by}", panel)
     names = dict(zip(["name", *BANDS], ["arm", "lower quartile", "median", "upper quartile"], strict=True))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,9 @@ from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import write_atomically
 from normlab.results.sweep import Record, load_yaml
 from normlab.results.timing import read_timing, step_seconds
-from normlab.stats.analysis import Analysis, analyze
+from normlab.stats.analysis import Analysis, StepTimes, analyze
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
 from normlab.stats.looks import History
-from normlab.stats.tables import StepTimes
-
-if TYPE_CHECKING:
-    from normlab.report.figures import Style
 
 CLASSIFICATION_METRICS = ("loss", "acc")
 """Metrics that are both reported for classification."""
@@ -86,7 +82,7 @@ class ReportData:
     Attributes:
         summary: the sweep as data frames, with the times to target.
         runs: a row per run with its outcomes; see :mod:`normlab.stats.design`.
-        curves: validation curves with seconds; see :mod:`normlab.stats.time_to_target`.
+        curves: validation curves with seconds; see :mod:`normlab.stats.learning_speed`.
         analysis: the statistical analysis.
         changed: a warning if ``max_replicates`` was changed after the first verdict.
     """
@@ -96,13 +92,6 @@ class ReportData:
     curves: pd.DataFrame
     analysis: Analysis
     changed: list[str] = field(default_factory=list)
-
-    @cached_property
-    def styles(self) -> "dict[str, Style]":
-        """The colour and line of each arm, the same in all figures."""
-        from normlab.report.figures import arm_styles  # imports matplotlib
-
-        return arm_styles(self.analysis.design.arms)
 
     def selected_runs(self, panel: str) -> pd.DataFrame:
         """Return the reported runs of a panel at the selected configuration of their ``arm``."""
@@ -283,11 +272,6 @@ def arm_rounds(runs: pd.DataFrame, design: Design, rounds: Mapping[int, Sequence
         key = tuple(row[name] for name in design.panels), row[design.compare] if design.compare else ""
         timings.setdefault(key, set()).update([tuple(seconds)] if seconds else [])
     return {key: list(seconds.pop()) for key, seconds in timings.items() if len(seconds) == 1}
-
-
-def sweep_names(folders: Sequence[Path]) -> str:
-    """Return the names of the folders of the sweeps, for the title of the report."""
-    return ", ".join(folder.resolve().name for folder in folders)
 
 
 def read_history(folder: Path, records: Sequence[Record]) -> History:

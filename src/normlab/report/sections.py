@@ -15,13 +15,14 @@ import pandas as pd
 from normlab.report import charts
 from normlab.report.console import num, run_table, with_interval
 from normlab.report.factors import short_names
+from normlab.report.figures import Style, arm_styles
 from normlab.report.page import PageTable, Picture, Section, rerun_command
 from normlab.report.probe_figures import probe_figures
 from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.stats.comparison import POINTS, RATIO
 from normlab.stats.design import LR, is_number
-from normlab.stats.ranges import BATCH_SIZE
 from normlab.stats.sentences import percent_text
+from normlab.stats.tuning import BATCH_SIZE
 
 MAX_PANELS = 12
 """The largest number of panels with a figure; tables list all panels."""
@@ -83,6 +84,25 @@ def undrawn_panels_note(frame: pd.DataFrame) -> list[str]:
 def with_panel(title: str, panel: str) -> str:
     """Append the name of the panel to a title, if there are several panels."""
     return f"{title}, {panel}" if panel else title
+
+
+def styles_of(data: ReportData) -> dict[str, Style]:
+    """Return the colour and line of each arm, the same in all figures."""
+    return arm_styles(data.analysis.design.arms)
+
+
+def replicate_chart(data: ReportData, panel: str) -> Iterator[Picture]:
+    """Yield the figure of the paired replicates of a panel, if it has several arms."""
+    design, runs = data.analysis.design, data.selected_runs(panel)
+    name = design.primary.name
+    wide = runs.dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")
+    arms = [arm for arm in dict.fromkeys([design.baseline, *design.arms]) if arm in wide]
+    if len(arms) < 2 or data.analysis.comparisons.empty:
+        return
+    figure = charts.draw_seeds(wide[arms], styles_of(data), title=with_panel("Paired replicates", panel), y=name)
+    alt = with_panel(f"{name} of each replicate with {', '.join(arms)}", panel)
+    caption = "Each line is a replicate, with each arm at its selected configuration; × marks diverged runs."
+    yield Picture("", figure, alt, caption, wide[arms].reset_index())
 
 
 def fixed_steps_section(data: ReportData) -> Section:
@@ -181,7 +201,7 @@ def hyperparameter_picture(data: ReportData, rows: pd.DataFrame, key: str, x: st
     primary = data.analysis.design.primary
     title, caption = with_panel(primary.name, panel), with_panel(f"{primary.name} against the {x}", panel)
     labels = {"title": title, "x": x, "y": primary.name, "better": primary.direction}
-    figure = charts.draw_against(rows, key, data.styles, **labels)
+    figure = charts.draw_against(rows, key, styles_of(data), **labels)
     columns = ["arm", key, "iqm", "iqm_low", "iqm_high", "diverged", "chosen"]
     return Picture("", figure, f"{caption}, for each arm", caption, rows[columns])
 
@@ -229,7 +249,9 @@ def target_chart(data: ReportData, panel: str) -> Iterator[Picture]:
         return
     sign = "≤" if choice.direction == "min" else "≥"
     title = with_panel(f"reached {choice.name} {sign} {num(float(row['target']))}", panel)
-    figure = charts.draw_reached(by_arm, data.styles, title=title, x="optimizer steps", end=float(row["budget"]))
+    figure = charts.draw_reached(
+        by_arm, styles_of(data), title=title, x="optimizer steps", end=float(row["budget"])
+    )
     long = pd.concat([pd.DataFrame({"arm": arm, "steps": np.sort(each)}) for arm, each in by_arm.items()])
     alt = "share of the replicates of each arm that have reached the target, by optimizer steps"
     interval = "step" if row["resolution"] == 1 else f"{num(row['resolution'])} steps"

@@ -18,9 +18,18 @@ from normlab.report.factors import (
 from normlab.results.probes import read_probes
 from normlab.results.result import Result, Status, worst_value
 from normlab.results.sweep import Record, read_curves, read_unresolved, setting
-from normlab.stats.configurations import ENDS, SEED, configuration_label, natural, summarize, target_summary
-from normlab.stats.design import LR, MODEL, Scope
-from normlab.stats.outcomes import final_mean
+from normlab.stats.design import (
+    ENDS,
+    LR,
+    MODEL,
+    SEED,
+    Scope,
+    configuration_label,
+    natural,
+    summarize,
+    target_summary,
+)
+from normlab.stats.estimates import final_mean
 
 UNTRAINED_SHARE = 0.9
 """A run is untrained if its loss exceeds this share of the loss of the best constant predictor."""
@@ -37,7 +46,7 @@ class SweepSummary:
         runs: a row per run without repeated runs, sorted by configuration and seed, indexed by record number; see
             :func:`run_columns`.
         configurations: a row per configuration, indexed by its name: its settings, the columns of
-            :func:`normlab.stats.configurations.summarize`, and ``mostly_untrained``, True if more than half of its
+            :func:`normlab.stats.design.summarize`, and ``mostly_untrained``, True if more than half of its
             runs are untrained.
         curves: a row per run, epoch and metric.
         probes: a row per run, step, probe, mode and quantity.

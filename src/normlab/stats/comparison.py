@@ -9,9 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normlab.stats.design import Metric, Scope
-from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, Numbers, differences, share_estimate
+from normlab.stats.estimates import (
+    UNKNOWN_ESTIMATE,
+    Estimate,
+    Numbers,
+    differences,
+    log_ratios,
+    point_differences,
+    share_estimate,
+)
 from normlab.stats.grid import Grid, Panel
-from normlab.stats.outcomes import log_ratios, point_differences
 from normlab.stats.paired_tests import compare_paired_shares, corrected_t, equivalence, mean_over_splits
 from normlab.stats.signed_rank import (
     Interval,

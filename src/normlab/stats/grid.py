@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normlab.stats.configurations import SEED, configuration_label, natural
-from normlab.stats.design import Design, Metric, Scope
+from normlab.stats.design import SEED, Design, Metric, Scope, configuration_label, natural
 from normlab.stats.estimates import Numbers
 
 Columns = NDArray[np.intp]

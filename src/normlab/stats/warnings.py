@@ -21,11 +21,11 @@ from normlab.stats.comparison import (
 from normlab.stats.design import GENERALIZATION, Metric, Scope
 from normlab.stats.estimates import coverage_of
 from normlab.stats.grid import Grid, Panel
+from normlab.stats.learning_speed import GIVEN, TargetTimes
 from normlab.stats.looks import History
 from normlab.stats.multiple_comparisons import replicates_needed
 from normlab.stats.sentences import p_value, two_digits, with_noun
 from normlab.stats.signed_rank import Interval, shift_estimate, signed_rank
-from normlab.stats.time_to_target import GIVEN, TargetTimes
 from normlab.stats.tuning import Tuning, grid_edges
 
 

@@ -18,7 +18,7 @@ from normlab.results import curves
 from normlab.results.curves import Point
 from normlab.results.events import EventFile
 from normlab.results.result import EpochMetrics, worst_value
-from normlab.stats.outcomes import final_mean
+from normlab.stats.estimates import final_mean
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 
