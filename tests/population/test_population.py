@@ -11,9 +11,9 @@ from normlab.models import MLP
 from normlab.models.layer_lookup import normalizers
 from normlab.models.layers import Dropout
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm
+from normlab.population.evaluation import Regression
 from normlab.population.optim import SGD
 from normlab.population.population import Population, initial_nets
-from normlab.population.tasks import Regression
 
 SEEDS = [7, 0, 3]
 NORMS = {

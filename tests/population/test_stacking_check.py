@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normlab.norms import BatchNorm1d
-from normlab.population import stacking
+from normlab.population import kernels
 from normlab.population.population import Population, copy_of
 from normlab.population.stacking_check import Stacking
 from normlab.probes.snapshot import side_effect_free_copy
@@ -227,7 +227,7 @@ def test_float32_net_is_compared_in_float32():
 
 
 def wrong_affine(layer, state, x):
-    return stacking.affine(x, 1.0001 * state["weight"], state.get("bias"))
+    return kernels.affine(x, 1.0001 * state["weight"], state.get("bias"))
 
 
 class WrongGradient(torch.autograd.Function):
@@ -245,7 +245,7 @@ class WrongGradient(torch.autograd.Function):
 
 
 def wrong_gradient(layer, state, x):
-    return stacking.affine(WrongGradient.apply(x), state["weight"], state.get("bias"))
+    return kernels.affine(WrongGradient.apply(x), state["weight"], state.get("bias"))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def wrong_gradient(layer, state, x):
     ],
 )
 def test_wrong_stacked_form_is_vmapped_instead(monkeypatch, tmp_path, form, message):
-    monkeypatch.setattr(stacking, "linear", form)
+    monkeypatch.setattr(kernels, "linear", form)
     result = stacking_of_net("own")
     assert message in result.vmap_reason
     assert result.unstackable_reason is None
@@ -270,8 +270,8 @@ def test_lost_running_statistic_is_found(monkeypatch):
     def without_updates(layer, state, x):
         return original(layer, {name: tensor.clone() for name, tensor in state.items()}, x)
 
-    original = stacking.batch_norm
-    monkeypatch.setattr(stacking, "batch_norm", without_updates)
+    original = kernels.batch_norm
+    monkeypatch.setattr(kernels, "batch_norm", without_updates)
     assert "is reassigned in training" in stacking_of_net("own", "model=bn").vmap_reason
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from normlab.errors import first_line
-from normlab.population.gradients import split_parameters
-from normlab.population.hardware import is_out_of_memory
+from normlab.population.kernels import split_parameters
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
+from normlab.population.resources import is_out_of_memory
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 log = logging.getLogger("normlab")

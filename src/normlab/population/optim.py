@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.population.gradients import materialized
+from normlab.population.kernels import materialized
 
 Number = float | Sequence[float] | Tensor
 

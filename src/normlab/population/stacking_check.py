@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from normlab.data.sampling import Split
 from normlab.errors import first_line
 from normlab.models.layer_lookup import normalizers
+from normlab.population import State
 from normlab.population.compiling import PopulationStep, all_close
+from normlab.population.evaluation import Task
 from normlab.population.optim import SGD
 from normlab.population.population import Population
-from normlab.population.stacking import State
-from normlab.population.tasks import Task
 
 MakeNets = Callable[[torch.dtype], list[nn.Module]]
 
