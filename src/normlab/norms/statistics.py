@@ -65,16 +65,18 @@ def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalize_affine(
-    centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None
+    centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """Return ``γ/√(σ² + ε) · (x − μ) + β``, in one pass over the samples; γ or β may be None.
+    """Return ``γ/√(σ² + ε) · (x − μ) + β`` in a dtype, with the features on axis 1; γ or β may be None.
 
-    Shapes: centered ``(..., C)``; var, gamma and beta ``(C,)``; returns ``(..., C)``.
+    Shapes: centered ``(B, ..., C)``; var, gamma and beta ``(C,)``; returns ``(B, C, ...)``.
     """
     gain = torch.rsqrt(var + eps)
     if gamma is not None:
         gain = gamma * gain
-    return centered * gain if beta is None else torch.addcmul(beta.to(gain.dtype), centered, gain)
+    # addcmul computes β + centered · gain.
+    y = centered * gain if beta is None else torch.addcmul(beta.to(gain.dtype), centered, gain)
+    return y.to(dtype).movedim(-1, 1)
 
 
 def require_features(layer: nn.Module, num_features: int, x: Tensor) -> None:
