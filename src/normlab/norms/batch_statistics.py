@@ -1,4 +1,4 @@
-"""Batch normalization by other statistics: of parts of a batch (ghost), or by the L1 and L∞ norms of the deviations."""
+"""Batch normalization by other statistics: of parts of a batch, or by L1 and L∞ norms of the deviations."""
 
 import math
 from functools import lru_cache

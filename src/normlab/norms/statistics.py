@@ -22,7 +22,6 @@ def features_last(x: Tensor) -> Tensor:
 
 def mean_over_samples(x: Tensor) -> Tensor:
     """Return the mean over all axes but the last: ``(..., C)`` to ``(C,)``; 0 if there are no samples."""
-    # The backward pass of mean() would divide by n for each entry of x; here it divides once per feature.
     return x.sum(tuple(range(x.dim() - 1))) / max(x.shape[:-1].numel(), 1)
 
 
@@ -38,8 +37,7 @@ def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         correction = mean_over_samples(x - mean)
     mean = mean + correction
-    # x + (−μ) saves the backward pass a negation of the size of x.
-    return mean, x + -mean
+    return mean, x - mean
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from normlab.errors import first_line
-from normlab.population.kernels import split_parameters
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 from normlab.population.resources import is_out_of_memory
@@ -45,7 +44,7 @@ class PopulationStep:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Take the step on a minibatch."""
         theta = self.optimizer.theta.detach().requires_grad_()
-        params = split_parameters(theta, self.optimizer.shapes)
+        params = self.optimizer.split(theta)
         state = self.fixed | {name: params[number] for name, number in self.trained.items()}
         outputs, _ = self.population.run(state, x)
         losses = self.loss(outputs, y)

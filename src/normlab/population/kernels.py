@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from normlab.models.layer_lookup import calls_forward_alone
@@ -70,7 +70,7 @@ def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tenso
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, x)
+        return plain_affine(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -80,21 +80,22 @@ class _Affine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        # The stride of an axis of length 1 is arbitrary; with some strides bmm takes seven times as long.
+        # The stride of an axis of length 1 is arbitrary; view() sets it, since bmm chooses its algorithm by it.
         grad = grad.contiguous().view(grad.shape)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            # With one output this is an outer product; elementwise multiplication takes half of bmm's time.
-            product = torch.mul if weight.shape[1] == 1 else torch.bmm
-            grad_x = product(weight.transpose(1, 2), grad)
+        grad_x = torch.bmm(weight.transpose(1, 2), grad) if ctx.needs_input_grad[0] else None
         grad_weight = torch.bmm(x, grad.transpose(1, 2)).transpose(1, 2)
         return grad_x, grad_weight, grad.sum(2) if ctx.needs_input_grad[2] else None
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute ``W x + b`` for each member.
+def plain_affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `affine` with autograd's gradient."""
+    return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, x)
 
-    For narrow nets autograd's gradient of W, ``g xᵀ``, takes three times as long as ``(x gᵀ)ᵀ``.
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute ``W x + b`` for each member, with the gradient of W as ``(x gᵀ)ᵀ`` instead of ``g xᵀ``.
+
+    Plain version: `plain_affine`. Gain: GAIN_AFFINE
 
     Shapes:
         x ``(K, D, B)``, weight ``(K, E, D)``, bias ``(K, E)``; returns ``(K, E, B)``.
@@ -102,7 +103,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _Affine.apply(x, weight, bias)
 
 
-class _Normalized(torch.autograd.Function):
+class _BatchNormalized(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean = materialized(x.mean(2, keepdim=True))
@@ -129,55 +130,36 @@ class _Normalized(torch.autograd.Function):
         return grad_x, grad_gamma, grad_beta, None
 
 
+def plain_batch_normalized(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `batch_normalized` with autograd's gradient."""
+    mean = x.mean(2, keepdim=True)
+    var = (x - mean).square().mean(2, keepdim=True)
+    return gamma * (x - mean) / torch.sqrt(var + eps) + beta, mean.detach(), var.detach()
+
+
 def batch_normalized(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Compute ``γ (x − μ)/√(σ² + ε) + β`` with mean μ and variance σ² over the batch; return y, μ and σ².
 
     With ``g = ∂L/∂y``: ``∂L/∂x = γ/√(σ² + ε) · (g − mean(g) − x̂·mean(g·x̂))`` (arXiv:1502.03167); the
     returned μ and σ² have no gradient.
 
+    Plain version: `plain_batch_normalized`. Gain: GAIN_BN
+
     Shapes:
         x ``(K, D, B)``, gamma and beta ``(K, D, 1)``; returns ``(K, D, B)`` and twice ``(K, D, 1)``.
     """
-    y, mean, var, _ = _Normalized.apply(x, gamma, beta, eps)
+    y, mean, var, _ = _BatchNormalized.apply(x, gamma, beta, eps)
     return y, mean, var
-
-
-class _SplitParameters(torch.autograd.Function):
-    @staticmethod
-    def forward(theta: Tensor, shapes: list[Size]) -> tuple[Tensor, ...]:
-        views = theta.split([shape.numel() for shape in shapes], dim=1)
-        return tuple(
-            materialized(view.reshape(len(theta), *shape).contiguous())
-            for view, shape in zip(views, shapes, strict=True)
-        )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.cat([grad.reshape(len(grad), -1) for grad in grads], dim=1), None
-
-
-def split_parameters(theta: Tensor, shapes: list[Size]) -> tuple[Tensor, ...]:
-    """Split θ into copies of the parameters, given their shapes in one member.
-
-    The copies are contiguous; otherwise Inductor cannot fuse the loops that read them.
-
-    Shapes:
-        theta ``(K, P)``; returns ``(K, *shape)`` each.
-    """
-    return _SplitParameters.apply(theta, shapes)
 
 
 def materialized(x: Tensor) -> Tensor:
     """Return x; in compiled code it is computed once and stored.
 
     Inductor would otherwise recompute cheap per-feature values, such as a root, for every sample.
+
+    Plain version: x itself. Gain: GAIN_MAT
     """
-    return x.as_strided(x.shape, x.stride())
+    return x.as_strided(x.shape, x.stride()) if torch.compiler.is_compiling() else x
 
 
 @cache
@@ -185,7 +167,9 @@ def tune_malloc() -> None:
     """Make glibc keep up to 256 MB of freed memory, which the next step needs again.
 
     By default glibc returns large blocks to the operating system at once, and gets their pages back filled with
-    zeros: a step of 96 nets took 1.5 times as long. Other C libraries are not changed.
+    zeros. Other C libraries are not changed.
+
+    Plain version: no call. Gain: GAIN_MALLOC
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -44,13 +44,17 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.theta = torch.cat([p.detach().reshape(members, -1) for p in self.params], dim=1)
         self.state["updates"] = torch.zeros((), dtype=torch.float64, device=self.theta.device)
         self.shapes = [p.shape if members == 1 else p.shape[1:] for p in self.params]
-        views = self.theta.split([shape.numel() for shape in self.shapes], dim=1)
-        for parameter, view in zip(self.params, views, strict=True):
+        for parameter, view in zip(self.params, self.split(self.theta), strict=True):
             parameter.data = view.view(parameter.shape)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes for copying; torch's method omits those of subclasses."""
         return vars(self).copy()
+
+    def split(self, theta: Tensor) -> list[Tensor]:
+        """Split θ, or a tensor of its shape, into views for the parameters, ``(K, …)`` each."""
+        parts = theta.split([shape.numel() for shape in self.shapes], dim=1)
+        return [part.view(self.members, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def number(self, name: str) -> Tensor:
         """Return the current value of a hyperparameter, ``[K, 1]``, in the parameters' precision."""
