@@ -11,11 +11,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.testing import assert_close
 
 from normlab.norms import BatchNorm1d
 from normlab.population import kernels
-from normlab.population.population import Population, copy_of
 from normlab.population.stacking_check import Stacking
 from normlab.probes.snapshot import side_effect_free_copy
 from normlab.results.result import Result
@@ -338,14 +336,3 @@ def test_net_with_tied_weights_is_probed(tmp_path, members):
     for result in train(runs_of("tied_in_a_layer", tmp_path, *overrides)[:members]):
         assert result.probes
         assert all(np.isfinite(value) for value in result.probes.values())
-
-
-def test_tied_weights_are_one_parameter():
-    tied = Population([NETS.tied_in_a_layer((3,), 1) for _ in range(2)])
-    state = copy_of(tied)
-    assert "1.b.weight" not in state
-    assert tied.member(1)["1.b.weight"].equal(state["1.a.weight"][1])
-    alone = tied.member_net(1)
-    assert alone[1].a.weight is alone[1].b.weight
-    x = torch.randn(5, 3)
-    assert_close(alone(x), tied(x.expand(2, 5, 3))[1])

@@ -108,7 +108,7 @@ class RMSNorm2d(FeatureAffine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x."""
-        self.check_features(x)
+        require_features(self, self.num_features, x)
         return self.apply_affine(F.rms_norm(x, x.shape[1:], None, self.eps))
 
 
@@ -160,7 +160,7 @@ class ActNorm(FeatureAffine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x; the first call in training mode also sets μ₀ and σ₀²."""
-        self.check_features(x)
+        require_features(self, self.num_features, x)
         rows = features_last(x)
         if self.training and self.needs_init:
             self.initialize(rows.detach())

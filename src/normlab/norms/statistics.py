@@ -115,13 +115,9 @@ class FeatureAffine(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine and bias else None
 
-    def check_features(self, x: Tensor) -> None:
-        """Raise RuntimeError unless axis 1 of x has ``num_features`` entries."""
-        require_features(self, self.num_features, x)
-
     def apply_affine(self, x_hat: Tensor) -> Tensor:
         """Return ``γ·x̂ + β`` in the dtype of x̂."""
-        self.check_features(x_hat)
+        require_features(self, self.num_features, x_hat)
         shape = (-1, *[1] * (x_hat.dim() - 2))
         if self.weight is None:
             return x_hat

