@@ -60,6 +60,9 @@ class BatchNorm(nn.Module):
     covariate shift, arXiv:1502.03167.
     """
 
+    ranks: tuple[int, ...] = ()
+    """The numbers of axes that an input may have; empty for any number from 2."""
+
     # State dicts of version 1 have no num_batches_tracked.
     _version = 2
 
@@ -177,12 +180,10 @@ class BatchNorm(nn.Module):
             m = 0.0 if count is None else 1 / float(count)
         return F.batch_norm(x, mean, var, self.weight, self.bias, by_batch, m, self.eps)
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() < 2:
-            raise ValueError(f"expected at least 2D input (got {x.dim()}D input)")
-
     def _check_input(self, x: Tensor, by_batch: bool) -> None:
-        self._check_input_dim(x)
+        if x.dim() not in self.ranks if self.ranks else x.dim() < 2:
+            expected = " or ".join(f"{rank}D" for rank in self.ranks) or "at least 2D"
+            raise ValueError(f"expected {expected} input (got {x.dim()}D input)")
         if by_batch and x.numel() == x.shape[1]:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         if by_batch and self.eps <= 0:
@@ -241,9 +242,7 @@ class BatchNorm1d(BatchNorm):
     tensor([0.2000, 2.0000])
     """
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() not in (2, 3):
-            raise ValueError(f"expected 2D or 3D input (got {x.dim()}D input)")
+    ranks = (2, 3)
 
 
 class BatchNorm2d(BatchNorm):
@@ -252,9 +251,7 @@ class BatchNorm2d(BatchNorm):
     Equation, arguments, errors and paper (arXiv:1502.03167): `BatchNorm`.
     """
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() != 4:
-            raise ValueError(f"expected 4D input (got {x.dim()}D input)")
+    ranks = (4,)
 
 
 class BatchNorm3d(BatchNorm):
@@ -263,6 +260,4 @@ class BatchNorm3d(BatchNorm):
     Equation, arguments, errors and paper (arXiv:1502.03167): `BatchNorm`.
     """
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() != 5:
-            raise ValueError(f"expected 5D input (got {x.dim()}D input)")
+    ranks = (5,)

@@ -149,8 +149,7 @@ class ActNorm(FeatureAffine):
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True) -> None:
         super().__init__(num_features, affine, bias)
-        if eps <= 0:
-            raise ValueError(f"eps of ActNorm must be a number > 0, got {eps}")
+        require_positive(self, eps)
         self.eps = eps
         self.register_buffer("initial_mean", torch.zeros(num_features))
         self.register_buffer("initial_var", torch.ones(num_features))
