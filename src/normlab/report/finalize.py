@@ -45,8 +45,9 @@ def finalize_sweep(folder: Path) -> None:
 
 def finalize_run(folder: Path) -> None:
     """Write the probe figures of a single run into its folder and TensorBoard's Images tab."""
-    from normlab.report.probe_figures import write_images, write_probe_figures
+    from normlab.report.probe_figures import write_probe_figures
     from normlab.report.sweep_summary import summarize_sweep
+    from normlab.report.tensorboard import write_images
     from normlab.results import probes
     from normlab.results.events import EVENT_FILES, EventFile
 
@@ -61,16 +62,18 @@ def finalize_run(folder: Path) -> None:
 
 def write_outputs(folder: Path, records: Sequence[Record]) -> None:
     """Write all outputs of a sweep into ``folder``, and print the table, the verdicts and the paths."""
+    from normlab.report.charts import write_curves
     from normlab.report.console import (
         configuration_table,
         csv_text,
         footnotes,
+        printed_probes,
+        ratio_lines,
         run_table,
         table_lines,
         table_title,
     )
-    from normlab.report.figures import write_curves
-    from normlab.report.probe_data import printed_probes, probe_table, ratio_lines
+    from normlab.report.probe_data import probe_table
     from normlab.report.report import FOLDER, write_report
     from normlab.report.report_data import ReportOptions, build_report_data, read_history, write_history
     from normlab.report.sweep_summary import summarize_sweep

@@ -20,9 +20,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
     MultilineChartContent,
 )
 
-from normlab.report.configuration_curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
 from normlab.report.console import is_metric
-from normlab.report.probe_figures import write_images
+from normlab.report.curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.curves import Point
 from normlab.results.events import (
@@ -231,3 +230,10 @@ def write_text(events: EventFile, title: str, markdown: Iterable[str | Sequence[
         block if isinstance(block, str) else "\n".join(f"    {line}" for line in block) for block in markdown
     )
     events.text(title, "\n\n".join(blocks))
+
+
+def write_images(events: EventFile, figures: Sequence[Path]) -> None:
+    """Write the PNG files among the figures to the Images tab as ``figures/<name>``."""
+    for path in figures:
+        if path.suffix == ".png":
+            events.image(f"figures/{path.stem}", path.read_bytes())
