@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from normlab import norms
-from normlab.population.hardware import tune_malloc
+from normlab.population.kernels import tune_malloc
 
 SHAPES = [(128, 64), (1024, 512), (64, 32, 28, 28)]
 Make = Callable[[int], nn.Module]

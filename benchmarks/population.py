@@ -27,8 +27,8 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from step import make_net, plain_loop, usual_lightning
 
-from normlab.population.hardware import threads, tune_malloc
-from normlab.population.resources import threads_for
+from normlab.population.kernels import tune_malloc
+from normlab.population.resources import threads, threads_for
 from normlab.sweep import grouping
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run

@@ -40,7 +40,7 @@ from torch.func import stack_module_state
 
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
-from normlab.population.hardware import tune_malloc
+from normlab.population.kernels import tune_malloc
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.gradient_lipschitz import gradient_lipschitz
 from normlab.probes.lanczos import LARGEST

@@ -21,7 +21,7 @@ from statistics import median
 import torch
 from step import make_net, usual_lightning
 
-from normlab.population.hardware import threads
+from normlab.population.resources import threads
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 RUNS, EPOCHS, SAMPLES, BATCH_SIZE = 192, 100, 600, 150

@@ -1,177 +1,49 @@
-"""All layers in use: alternating training and evaluation, 16-bit dtypes, vmap, compilation and invalid input.
-
-test_all_layers.py tests derivatives, copies and memory layouts of the same layers.
-"""
+"""All layers in use: training and evaluation in turn, copies and state dicts, 16-bit dtypes, invalid input."""
 
 import copy
 import pickle
-from collections.abc import Callable
 from functools import partial
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import Tensor, nn
-from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call, grad, jvp, stack_module_state, vmap
+from layer_catalogue import (
+    ALL_LAYERS,
+    BATCH_LAYERS,
+    BOTH_16_BITS,
+    BOTH_MODES,
+    CONVOLUTIONS,
+    FUSED,
+    IMAGES,
+    LINEARS,
+    NORMALIZERS,
+    RENORMS,
+    SAMPLE_LAYERS,
+    SEQUENCES,
+    VECTORS,
+    WEIGHTS,
+    Make,
+    backward,
+    buffers_of,
+    close,
+    exclude,
+    layers,
+    make_trained,
+    normal,
+    same,
+)
+from torch import nn
 from torch.testing import assert_close
 
 from normlab.norms import (
-    ActNorm,
     BatchRenorm,
-    Derf,
-    DynamicTanh,
-    GhostBatchNorm,
-    GroupNorm,
     L1BatchNorm,
-    LayerNorm2d,
-    LInfBatchNorm,
     NoisyBatchNorm,
-    RMSNorm2d,
     scaled_weight_standardization,
-    weight_normalization,
     weight_standardization,
 )
 from normlab.norms.batch_norm import BatchNorm
-
-Make = Callable[..., nn.Module]
-
-# All accept vectors of 4 features and images of 4 channels. A batch of 5 has ghost batches of 2 and 3 samples.
-FORMULAS: dict[str, Make] = {
-    "batch_norm": partial(BatchNorm, 4),
-    "ghost": partial(GhostBatchNorm, 4, ghost_size=2),
-    "renorm": partial(BatchRenorm, 4, r_max=1.5, d_max=0.5),
-    "noisy": partial(NoisyBatchNorm, 4),
-}
-FUSED: dict[str, Make] = {f"{name}_fused": partial(make, fused=True) for name, make in FORMULAS.items()}
-BATCH_LAYERS: dict[str, Make] = {
-    **FORMULAS,
-    **FUSED,
-    "l1": partial(L1BatchNorm, 4),
-    "linf": partial(LInfBatchNorm, 4),
-}
-SAMPLE_LAYERS: dict[str, Make] = {
-    "group": partial(GroupNorm, 4, 2),
-    "layer": partial(LayerNorm2d, 4),
-    "rms": partial(RMSNorm2d, 4),
-}
-NORMALIZERS: dict[str, Make] = {
-    **BATCH_LAYERS,
-    **SAMPLE_LAYERS,
-    "actnorm": partial(ActNorm, 4),
-    "dynamic_tanh": partial(DynamicTanh, 4),
-    "derf": partial(Derf, 4),
-}
-LINEARS: dict[str, Make] = {
-    "standardized": lambda: weight_standardization(nn.Linear(4, 3)),
-    "standardized_scaled": lambda: scaled_weight_standardization(nn.Linear(4, 3)),
-    "weight_normalized": lambda: weight_normalization(nn.Linear(4, 3)),
-}
-CONVOLUTIONS: dict[str, Make] = {
-    "standardized_conv": lambda: weight_standardization(nn.Conv2d(4, 3, 2)),
-    "standardized_scaled_conv": lambda: scaled_weight_standardization(nn.Conv2d(4, 3, 2)),
-    "weight_normalized_conv": lambda: weight_normalization(nn.Conv2d(4, 3, 2)),
-}
-VECTORS, IMAGES = (5, 4), (5, 4, 2, 3)
-
-
-def exclude(group: dict[str, Make], *names: str) -> dict[str, Make]:
-    return {name: make for name, make in group.items() if name not in names}
-
-
-def layers(group: dict[str, Make]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("make", list(group.values()), ids=list(group))
-
-
-def layers_and_shapes(**groups: tuple[dict[str, Make], tuple[int, ...]]) -> pytest.MarkDecorator:
-    cases = {f"{name}-{kind}": (make, shape) for kind, (g, shape) in groups.items() for name, make in g.items()}
-    return pytest.mark.parametrize(("make", "shape"), list(cases.values()), ids=list(cases))
-
-
-WEIGHTS = layers_and_shapes(vectors=(LINEARS, VECTORS), images=(CONVOLUTIONS, IMAGES))
-ALL_LAYERS = layers_and_shapes(
-    vectors=({**NORMALIZERS, **LINEARS}, VECTORS), images=({**NORMALIZERS, **CONVOLUTIONS}, IMAGES)
-)
-BOTH_SHAPES = pytest.mark.parametrize("shape", [VECTORS, IMAGES], ids=["vectors", "images"])
-BOTH_MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-BOTH_16_BITS = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return 0.5 + torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def make_trained(make: Make, seed: int = 0, **options) -> nn.Module:
-    """Return a float64 layer with random parameters; layers with statistics after one training batch."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layer = make(**options).double()
-        for parameter in layer.parameters():
-            nn.init.uniform_(parameter, 0.5, 2.0)
-    if hasattr(layer, "seed"):
-        layer.seed(seed)
-    if isinstance(layer, ActNorm | BatchNorm):
-        layer(normal(seed + 100, 6, 4))
-    return layer
-
-
-def buffers_of(layer: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in layer.named_buffers()}
-
-
-def backward(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the output and all gradients of one forward and backward pass."""
-    x = x.detach().requires_grad_()
-    layer.zero_grad()
-    y = layer(x)
-    y.backward(normal(7, *y.shape).to(y.dtype))
-    return {"y": y.detach(), "x": x.grad, **{name: p.grad for name, p in layer.named_parameters()}}
-
-
-def close(actual, expected) -> None:
-    assert_close(actual, expected, rtol=1e-9, atol=1e-9)
-
-
-def same(actual, expected) -> None:
-    assert_close(actual, expected, rtol=0, atol=0)
-
-
-@WEIGHTS
-def test_weight_derivatives_match_finite_differences(make, shape):
-    layer = make_trained(make)
-    names = [name for name, _ in layer.named_parameters()]
-
-    def output(x: Tensor, *values: Tensor) -> Tensor:
-        return functional_call(layer, dict(zip(names, values, strict=True)), (x,))
-
-    inputs = [t.detach().clone().requires_grad_() for t in (normal(1, *shape), *layer.parameters())]
-    assert gradcheck(output, inputs)
-    assert gradgradcheck(output, inputs)
-
-
-@ALL_LAYERS
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_forward_and_reverse_mode_hvp_agree(make, shape):
-    layer, x, v = make_trained(make), normal(1, *shape).requires_grad_(), normal(2, *shape)
-    layer.updates_state = layer.track_running_stats = False
-
-    def loss(x: Tensor) -> Tensor:
-        return layer(x).pow(3).sum()
-
-    (gradient,) = torch.autograd.grad(loss(x), x, create_graph=True)
-    (by_reverse,) = torch.autograd.grad((gradient * v).sum(), x)
-    close(jvp(grad(loss), (x.detach(),), (v,))[1], by_reverse)
-
-
-@ALL_LAYERS
-def test_two_forward_passes_before_backward(make, shape):
-    together, apart = make_trained(make), make_trained(make)
-    first, second = normal(1, *shape), normal(2, *shape)
-    (together(first).square().sum() + together(second).square().sum()).backward()
-    apart(first).square().sum().backward()
-    apart(second).square().sum().backward()
-    close([p.grad for p in together.parameters()], [p.grad for p in apart.parameters()])
 
 
 @ALL_LAYERS
@@ -181,6 +53,15 @@ def test_interleaved_evaluation_does_not_change_training(make, shape):
         layer.eval()(normal(seed + 10, *shape))
         same(backward(layer.train(), normal(seed, *shape)), backward(undisturbed, normal(seed, *shape)))
     same(buffers_of(layer), buffers_of(undisturbed))
+
+
+@ALL_LAYERS
+def test_evaluation_is_per_sample_and_stateless(make, shape):
+    layer, x = make_trained(make).eval(), normal(3, *shape)
+    before = copy.deepcopy(layer.state_dict())
+    y = layer(x)
+    close(torch.cat([layer(sample) for sample in x.split(1)]), y)
+    same(layer.state_dict(), before)
 
 
 @layers(BATCH_LAYERS)
@@ -197,6 +78,31 @@ def test_running_statistics_update_only_while_tracking(make, momentum):
     layer(normal(1, *VECTORS))
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         assert (layer.get_buffer(name) != before[name]).all()
+
+
+@layers(BATCH_LAYERS)
+def test_momentum_none_averages_all_batches(make):
+    layer = make(momentum=None).double()
+    batches = [normal(seed, 8, 4) for seed in range(4)]
+    for x in batches:
+        layer(x)
+    close(layer.running_mean, torch.cat(batches).mean(0))
+
+
+@layers(NORMALIZERS)
+@pytest.mark.parametrize("shape", [VECTORS, IMAGES], ids=["vectors", "images"])
+def test_copies_continue_independently(make, shape):
+    layer, fresh, x = make_trained(make), make().double(), normal(3, *shape)
+    fresh.load_state_dict(layer.state_dict())
+    twins = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), fresh]
+    first, second = layer(x), layer(x)
+    for twin in twins:
+        assert torch.equal(twin(x), first)
+        assert torch.equal(twin(x), second)
+        same(twin.state_dict(), layer.state_dict())
+    state = copy.deepcopy(layer.state_dict())
+    twins[0](10 * x)
+    same(layer.state_dict(), state)
 
 
 @WEIGHTS
@@ -242,9 +148,9 @@ def test_state_dict_is_compatible_with_torch(make, options):
 @pytest.mark.parametrize("affine", [True, False])
 def test_16_bit_input_is_normalized_in_32(make, dtype, shape, affine):
     # The largest float16 is 65504, so squares and sums of 6e4 overflow.
-    x = (6e4 * torch.rand(shape, generator=torch.Generator().manual_seed(1)) * torch.sign(normal(2, *shape))).to(
-        dtype
-    )
+    size = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    size[0] = 1
+    x = (6e4 * size * torch.sign(normal(2, *shape))).to(dtype)
     layer, double = make(affine=affine), make(affine=affine).double()
     result = backward(layer, x)
     assert {name: value.dtype for name, value in result.items() if name in "xy"} == {"y": dtype, "x": dtype}
@@ -255,7 +161,7 @@ def test_16_bit_input_is_normalized_in_32(make, dtype, shape, affine):
     assert layer.eval()(x).dtype is dtype
 
 
-@layers(exclude(BATCH_LAYERS, "renorm", "renorm_fused"))
+@layers(exclude(BATCH_LAYERS, *RENORMS))
 @BOTH_16_BITS
 @pytest.mark.parametrize("affine", [True, False])
 def test_16_bit_input_without_tracking(make, dtype, affine):
@@ -288,7 +194,7 @@ def test_output_has_dtype_of_input(make):
 
 
 @layers(BATCH_LAYERS)
-@pytest.mark.parametrize("shape", [(0, 4), (5, 4, 0)])
+@pytest.mark.parametrize("shape", [(0, 4), (5, 4, 0), (0, 4, 2, 3)])
 def test_empty_batch_has_zero_gradients_and_counts(make, shape):
     layer = make_trained(make)
     before = buffers_of(layer)
@@ -301,10 +207,14 @@ def test_empty_batch_has_zero_gradients_and_counts(make, shape):
 
 
 @layers(exclude(NORMALIZERS, *BATCH_LAYERS))
-def test_empty_batch_has_zero_gradients(make):
-    result = backward(make_trained(make), normal(1, 0, 4))
-    assert result.pop("y").shape == (0, 4)
+@pytest.mark.parametrize("shape", [(0, 4), (0, 4, 2, 3)])
+def test_empty_batch_has_zero_gradients(make, shape):
+    layer = make_trained(make)
+    before = buffers_of(layer)
+    result = backward(layer, normal(1, *shape))
+    assert result.pop("y").shape == shape
     assert all(gradient.eq(0).all() for gradient in result.values())
+    same(buffers_of(layer), before)
 
 
 @layers(BATCH_LAYERS)
@@ -360,8 +270,15 @@ def test_nonpositive_eps_raises_in_constructor(make, eps):
         make(eps=eps)
 
 
+@layers(NORMALIZERS)
+def test_affine_false_equals_initial_affine(make):
+    plain, x = make(affine=False).double(), normal(3, *IMAGES)
+    assert not [name for name, _ in plain.named_parameters() if name in ("weight", "bias")]
+    close(plain(x), make().double()(x))
+
+
 @layers(exclude(NORMALIZERS, *SAMPLE_LAYERS))
-@BOTH_SHAPES
+@pytest.mark.parametrize("shape", [VECTORS, IMAGES], ids=["vectors", "images"])
 @BOTH_MODES
 def test_bias_false_equals_zero_bias(make, shape, training):
     one, full = make_trained(make, bias=False).train(training), make_trained(make).train(training)
@@ -373,14 +290,15 @@ def test_bias_false_equals_zero_bias(make, shape, training):
     close(one(normal(1, *shape)), full(normal(1, *shape)))
 
 
-@layers(exclude(BATCH_LAYERS, "renorm", "renorm_fused"))
+@layers(exclude(BATCH_LAYERS, *RENORMS))
 def test_untracked_evaluation_uses_whole_batch(make):
     layer, tracking = make(track_running_stats=False).double(), make().double()
     x = normal(1, *VECTORS)
     assert not {"running_mean", "running_var", "num_batches_tracked"} & set(buffers_of(layer))
     close(layer(x), tracking(x))
-    same_spread = type(layer) if isinstance(layer, L1BatchNorm) else BatchNorm
-    close(layer.eval()(x), same_spread(4, track_running_stats=False, dtype=torch.float64)(x))
+    # The ghost batches and the noise are for training only.
+    same_spread = make if isinstance(layer, L1BatchNorm) else partial(BatchNorm, 4)
+    close(layer.eval()(x), same_spread(track_running_stats=False, dtype=torch.float64)(x))
 
 
 @layers(BATCH_LAYERS)
@@ -391,86 +309,10 @@ def test_reset_restores_initial_state(make):
         same(layer.state_dict()[name], fresh.state_dict()[name])
 
 
-CANNOT_AVERAGE = ("batch_norm_fused", "noisy_fused")
-AVERAGING = {name: partial(make, momentum=None) for name, make in exclude(BATCH_LAYERS, *CANNOT_AVERAGE).items()}
-NOT_TRACKING = {
-    name: partial(make, track_running_stats=False)
-    for name, make in exclude(BATCH_LAYERS, "renorm", "renorm_fused").items()
-}
-
-
-@layers_and_shapes(
-    vectors=({**NORMALIZERS, **LINEARS}, VECTORS),
-    images=({**NORMALIZERS, **CONVOLUTIONS}, IMAGES),
-    averaging=(AVERAGING, VECTORS),
-    not_tracking=(NOT_TRACKING, VECTORS),
-)
-def test_vmapped_members_equal_single_layers(make, shape):
-    # In a Sequential: each parametrized layer has its own class, which stacking would reject.
-    members = [nn.Sequential(make_trained(make, seed)) for seed in range(3)]
-    base = copy.deepcopy(members[0])
-    parameters, buffers = stack_module_state(members)
-    grad_y = normal(7, *base(normal(0, *shape)).shape)
-
-    def loss(parameters, buffers, x):
-        y = functional_call(base, (parameters, buffers), (x,))
-        return (y * grad_y).sum(), y
-
-    for seed, training in enumerate([True, True, False]):
-        base.train(training)
-        x = normal(seed, 3, *shape)
-        (of_parameters, of_x), y = vmap(grad(loss, argnums=(0, 2), has_aux=True), (0, 0, 0))(
-            parameters, buffers, x
-        )
-        for k, member in enumerate(members):
-            alone = backward(member.train(training), x[k])
-            close({"y": y[k], "x": of_x[k], **{name: g[k] for name, g in of_parameters.items()}}, alone)
-            close({name: buffer[k] for name, buffer in buffers.items()}, buffers_of(member))
-
-
-@layers({name: FUSED[name] for name in CANNOT_AVERAGE})
-def test_fused_vmap_with_momentum_none_raises(make):
-    members = [make(momentum=None) for _ in range(2)]
-    with pytest.raises(RuntimeError, match="item"):
-        vmap(lambda state: functional_call(members[0], state, (torch.ones(3, 4),)))(stack_module_state(members))
-
-
-def check_compiled(layer: nn.Module, shape: tuple[int, ...], sizes: list[int]) -> None:
-    """Check that a layer compiled to one graph equals the eager layer in training and then in evaluation."""
-    torch.compiler.reset()
-    compiled = copy.deepcopy(layer)
-    # This backend traces forward, backward and buffer updates without a C++ compiler.
-    compiled.compile(fullgraph=True, backend="aot_eager")
-    for seed, size in enumerate(sizes):
-        x = normal(seed, size, *shape[1:])
-        close(backward(compiled, x), backward(layer, x))
-    close(buffers_of(compiled), buffers_of(layer))
-    close(compiled.eval()(x), layer.eval()(x))
-
-
-@WEIGHTS
-def test_parametrized_weights_compile_to_one_graph(make, shape):
-    check_compiled(make_trained(make), shape, [5, 5])
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_ghost_batches_compile_to_one_graph(fused):
-    check_compiled(make_trained(BATCH_LAYERS["ghost"], fused=fused), VECTORS, [5, 5])
-
-
-@pytest.mark.parametrize("constant", ["gaussian", "none"])
-def test_linf_compiles_for_every_batch_size(constant):
-    check_compiled(make_trained(BATCH_LAYERS["linf"], constant=constant), VECTORS, [6, 5, 9])
-
-
-def test_uninitialized_actnorm_compiles_to_one_graph():
-    check_compiled(ActNorm(4).double(), VECTORS, [5, 5])
-
-
 @layers(BATCH_LAYERS)
 @settings(max_examples=20, deadline=None)
 @given(
-    shape=st.sampled_from([VECTORS, (5, 4, 3), IMAGES]),
+    shape=st.sampled_from([VECTORS, SEQUENCES, IMAGES]),
     scale=st.floats(0.1, 10),
     shift=st.floats(-10, 10),
     eps=st.floats(1e-4, 1),

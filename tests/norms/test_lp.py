@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from normlab.norms import L1BatchNorm, LInfBatchNorm
-from normlab.norms.lp import expected_maximum
+from normlab.norms.batch_statistics import expected_maximum
 
 BOTH = pytest.mark.parametrize("layer_class", [L1BatchNorm, LInfBatchNorm])
 

@@ -21,7 +21,7 @@ from normlab.norms import (
     LInfBatchNorm,
     NoisyBatchNorm,
 )
-from normlab.norms.lp import expected_maximum
+from normlab.norms.batch_statistics import expected_maximum
 from normlab.population.evaluation import reestimate, use_batch_statistics
 from normlab.population.population import Population
 from normlab.training.build import make_data

@@ -11,9 +11,9 @@ from normlab.models import MLP
 from normlab.models.layer_lookup import normalizers
 from normlab.models.layers import Dropout
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm
+from normlab.population.evaluation import Regression
 from normlab.population.optim import SGD
-from normlab.population.population import Population, initial_nets
-from normlab.population.tasks import Regression
+from normlab.population.population import Population, copy_of, initial_nets
 
 SEEDS = [7, 0, 3]
 NORMS = {
@@ -256,3 +256,28 @@ def test_initialization_changes_only_waiting_layers(members):
     state = {name: tensor.clone() for name, tensor in state.items()}
     population.initialize_layers(x + 1)
     assert all(torch.equal(tensor, state[name]) for name, tensor in population.state().items())
+
+
+class TiedPair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).tanh())
+
+
+def tied_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), TiedPair(), nn.Linear(8, 1))
+
+
+def test_tied_weights_are_one_parameter():
+    tied = Population([tied_net() for _ in range(2)])
+    state = copy_of(tied)
+    assert "1.b.weight" not in state
+    assert tied.member(1)["1.b.weight"].equal(state["1.a.weight"][1])
+    alone = tied.member_net(1)
+    assert alone[1].a.weight is alone[1].b.weight
+    x = torch.randn(5, 3)
+    assert_close(alone(x), tied(x.expand(2, 5, 3))[1])

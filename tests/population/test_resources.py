@@ -1,4 +1,4 @@
-"""Choices that depend on the footprint of a population."""
+"""The machine, the footprint of a population, and the choices that depend on them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import nn
 
-from normlab.population import hardware, resources
+from normlab.population import resources
 from normlab.population.resources import tensor_sizes
 from normlab.sweep.grouping import group_runs
 from normlab.training.session import should_compile
@@ -16,6 +16,8 @@ from normlab.training.stackability import footprint_of
 
 CONF = str(Path(__file__).parents[2] / "conf")
 MB = 2**20
+# Fixtures replace these functions in the module.
+MACHINE_MEMORY, MACHINE_CACHE_SIZE = resources.memory, resources.cache_size
 
 
 def config_of(*overrides: str) -> DictConfig:
@@ -34,8 +36,8 @@ def threads_for(config: DictConfig, members: int) -> int:
 @pytest.fixture(autouse=True)
 def fixed_hardware(monkeypatch):
     """A machine with 32 MB of cache and 16 GB of memory."""
-    monkeypatch.setattr(hardware, "cache_size", lambda: 32 * MB)
-    monkeypatch.setattr(hardware, "memory", lambda device: 16 * 1024 * MB)
+    monkeypatch.setattr(resources, "cache_size", lambda: 32 * MB)
+    monkeypatch.setattr(resources, "memory", lambda device: 16 * 1024 * MB)
 
 
 def test_footprint_by_hand():
@@ -67,9 +69,9 @@ def test_memory_limits_the_members(monkeypatch):
     config = config_of("net.hidden=[2000]")
     size = footprint_of(config)
     each = 4 * (4 * size.activations + 10 * size.parameters)
-    monkeypatch.setattr(hardware, "memory", lambda device: 4 * (5 * each + 1))
+    monkeypatch.setattr(resources, "memory", lambda device: 4 * (5 * each + 1))
     assert members_at_once(config) == 5
-    monkeypatch.setattr(hardware, "memory", lambda device: 0)
+    monkeypatch.setattr(resources, "memory", lambda device: 0)
     assert members_at_once(config) == 1
 
 
@@ -78,7 +80,7 @@ def test_different_samples_count_twice(monkeypatch):
     size = footprint_of(config)
     assert size.samples == 100_000 * 11
     each = 4 * (4 * size.activations + 10 * size.parameters + 2 * size.samples)
-    monkeypatch.setattr(hardware, "memory", lambda device: 4 * (5 * each + 1))
+    monkeypatch.setattr(resources, "memory", lambda device: 4 * (5 * each + 1))
     assert members_at_once(config, own_samples=True) == 5
     assert members_at_once(config) > 500
 
@@ -100,7 +102,7 @@ def test_different_samples_reduce_population_size(monkeypatch, varied, largest):
     ]
     size = footprint_of(configs[0])
     each = 4 * (4 * size.activations + 10 * size.parameters + 2 * size.samples)
-    monkeypatch.setattr(hardware, "memory", lambda device: 4 * (3 * each + 1))
+    monkeypatch.setattr(resources, "memory", lambda device: 4 * (3 * each + 1))
     assert max(len(group.indices) for group in group_runs(configs, None)) == largest
 
 
@@ -142,3 +144,44 @@ def test_threads_depend_on_layer_size():
     assert threads_for(config_of("net.hidden=[300]"), 1) == 1
     assert threads_for(config_of("net.hidden=[300,10]"), 2) == 2
     assert threads_for(config_of("net.hidden=[320]"), 1) == 2
+
+
+def fail_on(threads: int) -> None:
+    with resources.threads(threads):
+        assert torch.get_num_threads() == threads
+        raise KeyError
+
+
+def test_threads_are_restored():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError):
+        fail_on(before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_memory_equals_proc_meminfo():
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    assert MACHINE_MEMORY(torch.device("cpu")) == pytest.approx(int(lines["MemTotal"].split()[0]) * 1024, rel=1e-3)
+
+
+def test_defaults_without_system_information(monkeypatch):
+    monkeypatch.delattr("os.sysconf_names")
+    monkeypatch.setattr(Path, "glob", lambda *_: [])
+    assert MACHINE_MEMORY(torch.device("cpu")) == 8 * 2**30
+    assert MACHINE_CACHE_SIZE.__wrapped__() == 32 * 2**20
+
+
+def test_cache_size_is_the_largest(monkeypatch, tmp_path):
+    for number, size in enumerate(["32K\n", "1024K\n", "48M\n"]):
+        (tmp_path / f"index{number}").mkdir()
+        (tmp_path / f"index{number}" / "size").write_text(size)
+    monkeypatch.setattr(resources, "CACHES", tmp_path)
+    assert MACHINE_CACHE_SIZE.__wrapped__() == 48 * 2**20
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "gpu", "auto"])
+def test_device_of_each_accelerator(monkeypatch, accelerator):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resources.device(accelerator).type == ("cpu" if accelerator == "cpu" else "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resources.device(accelerator).type == "cpu"

@@ -11,11 +11,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.testing import assert_close
 
 from normlab.norms import BatchNorm1d
-from normlab.population import stacking
-from normlab.population.population import Population, copy_of
+from normlab.population import kernels
 from normlab.population.stacking_check import Stacking
 from normlab.probes.snapshot import side_effect_free_copy
 from normlab.results.result import Result
@@ -227,7 +225,7 @@ def test_float32_net_is_compared_in_float32():
 
 
 def wrong_affine(layer, state, x):
-    return stacking.affine(x, 1.0001 * state["weight"], state.get("bias"))
+    return kernels.affine(x, 1.0001 * state["weight"], state.get("bias"))
 
 
 class WrongGradient(torch.autograd.Function):
@@ -245,7 +243,7 @@ class WrongGradient(torch.autograd.Function):
 
 
 def wrong_gradient(layer, state, x):
-    return stacking.affine(WrongGradient.apply(x), state["weight"], state.get("bias"))
+    return kernels.affine(WrongGradient.apply(x), state["weight"], state.get("bias"))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +254,7 @@ def wrong_gradient(layer, state, x):
     ],
 )
 def test_wrong_stacked_form_is_vmapped_instead(monkeypatch, tmp_path, form, message):
-    monkeypatch.setattr(stacking, "linear", form)
+    monkeypatch.setattr(kernels, "linear", form)
     result = stacking_of_net("own")
     assert message in result.vmap_reason
     assert result.unstackable_reason is None
@@ -270,8 +268,8 @@ def test_lost_running_statistic_is_found(monkeypatch):
     def without_updates(layer, state, x):
         return original(layer, {name: tensor.clone() for name, tensor in state.items()}, x)
 
-    original = stacking.batch_norm
-    monkeypatch.setattr(stacking, "batch_norm", without_updates)
+    original = kernels.batch_norm
+    monkeypatch.setattr(kernels, "batch_norm", without_updates)
     assert "is reassigned in training" in stacking_of_net("own", "model=bn").vmap_reason
 
 
@@ -338,14 +336,3 @@ def test_net_with_tied_weights_is_probed(tmp_path, members):
     for result in train(runs_of("tied_in_a_layer", tmp_path, *overrides)[:members]):
         assert result.probes
         assert all(np.isfinite(value) for value in result.probes.values())
-
-
-def test_tied_weights_are_one_parameter():
-    tied = Population([NETS.tied_in_a_layer((3,), 1) for _ in range(2)])
-    state = copy_of(tied)
-    assert "1.b.weight" not in state
-    assert tied.member(1)["1.b.weight"].equal(state["1.a.weight"][1])
-    alone = tied.member_net(1)
-    assert alone[1].a.weight is alone[1].b.weight
-    x = torch.randn(5, 3)
-    assert_close(alone(x), tied(x.expand(2, 5, 3))[1])

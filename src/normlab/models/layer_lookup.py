@@ -92,7 +92,9 @@ def input_output_moments(layer: nn.Module, x: Tensor, y: Tensor, features: int) 
 
 
 def mean_std(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (divisor N − 1) of each row; faster than ``torch.std_mean``.
+    """Return mean and standard deviation (divisor N − 1) of each row.
+
+    With ``torch.std_mean`` instead, the training of 96 nets on the default data takes 1.16 times as long.
 
     Shapes:
         x ``(K, N)``; returns two tensors ``(K,)``.

@@ -1,16 +1,13 @@
-"""Normalization layers and weight parametrizations, one idea per file: equation, paper, code.
+"""Normalization layers and weight parametrizations, one family per file: equation, paper, code.
 
 Start with `reference`, batch normalization in NumPy, then `batch_norm`, the layer that the others build on.
 """
 
-from normlab.norms.actnorm import ActNorm
+from normlab.norms.activation import Derf, DynamicTanh
+from normlab.norms.batch_correction import BatchRenorm, NoisyBatchNorm
 from normlab.norms.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from normlab.norms.dynamic_tanh import Derf, DynamicTanh
-from normlab.norms.ghost import GhostBatchNorm
-from normlab.norms.lp import L1BatchNorm, LInfBatchNorm
-from normlab.norms.noisy import NoisyBatchNorm
-from normlab.norms.per_sample import GroupNorm, LayerNorm2d, RMSNorm2d
-from normlab.norms.renorm import BatchRenorm
+from normlab.norms.batch_statistics import GhostBatchNorm, L1BatchNorm, LInfBatchNorm
+from normlab.norms.per_sample import ActNorm, GroupNorm, LayerNorm2d, RMSNorm2d
 from normlab.norms.weight import scaled_weight_standardization, weight_normalization, weight_standardization
 
 __all__ = [

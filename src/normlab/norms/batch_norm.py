@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
-from normlab.norms.statistics import features_last, mean_and_variance, normalize_affine, pooled
+from normlab.norms.statistics import features_last, mean_and_variance, normalize_affine, pooled, require_features
 
 LARGEST_OFFSET = 1e3
 """Largest ``|μ|/√(σ² + ε)`` of a feature for which torch's kernel is used."""
@@ -58,6 +59,9 @@ class BatchNorm(nn.Module):
     Ioffe and Szegedy (2015), Batch normalization: accelerating deep network training by reducing internal
     covariate shift, arXiv:1502.03167.
     """
+
+    ranks: tuple[int, ...] = ()
+    """The numbers of axes that an input may have; empty for any number from 2."""
 
     # State dicts of version 1 have no num_batches_tracked.
     _version = 2
@@ -128,10 +132,15 @@ class BatchNorm(nn.Module):
         if count is not None:
             count.add_(1)
         if self.uses_kernel(x):
-            return self._fused(x, running_mean, running_var, count)
-
-        y = self._formula(features_last(x), running_mean, running_var, count)
-        return y.to(x.dtype).movedim(-1, 1)
+            return self._fused(x, count)
+        rows = features_last(x)
+        if not self.training and running_mean is not None and running_var is not None:
+            centered, var = rows - running_mean.to(rows.dtype), running_var.to(rows.dtype)
+        else:
+            mean, centered, var = self.statistics(rows)
+            if count is not None:
+                self._track(mean.detach(), var.detach(), rows.shape[:-1].numel(), count)
+        return normalize_affine(centered, var, self.eps, self.weight, self.bias, x.dtype)
 
     def uses_kernel(self, x: Tensor) -> bool:
         """Return True if torch's kernel normalizes x; the first training batch decides for all later ones."""
@@ -144,17 +153,6 @@ class BatchNorm(nn.Module):
             if self.training and x.numel():
                 self.loses_digits = has_large_offset(x, self.eps)
         return not self.loses_digits
-
-    def _formula(
-        self, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, count: Tensor | None
-    ) -> Tensor:
-        if not self.training and running_mean is not None and running_var is not None:
-            centered, var = x - running_mean.to(x.dtype), running_var.to(x.dtype)
-        else:
-            mean, centered, var = self.statistics(x)
-            if count is not None:
-                self._track(mean.detach(), var.detach(), x.shape[:-1].numel(), count)
-        return normalize_affine(centered, var, self.eps, self.weight, self.bias)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return μ ``(C,)``, x − μ ``(..., C)`` and σ² ``(C,)`` for x ``(..., C)``; subclasses override it."""
@@ -172,38 +170,27 @@ class BatchNorm(nn.Module):
         self.running_mean.copy_((1 - m) * self.running_mean + m * mean)
         self.running_var.copy_((1 - m) * self.running_var + m * (n / (n - 1)) * var)
 
-    def _fused(
-        self, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, count: Tensor | None
-    ) -> Tensor:
-        by_batch = self.training or running_mean is None
-        if self.training and count is None:
-            # In training mode the kernel would update any running statistics passed to it.
-            running_mean = running_var = None
+    def _fused(self, x: Tensor, count: Tensor | None) -> Tensor:
+        by_batch = self.training or self.running_mean is None
+        # In training mode the kernel would update any running statistics passed to it.
+        tracks = count is not None or not self.training
+        mean, var = (self.running_mean, self.running_var) if tracks else (None, None)
         m = self.momentum
         if m is None:
             m = 0.0 if count is None else 1 / float(count)
-        cudnn = torch.backends.cudnn.enabled
-        return torch.batch_norm(x, self.weight, self.bias, running_mean, running_var, by_batch, m, self.eps, cudnn)
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() < 2:
-            raise ValueError(f"expected at least 2D input (got {x.dim()}D input)")
+        return F.batch_norm(x, mean, var, self.weight, self.bias, by_batch, m, self.eps)
 
     def _check_input(self, x: Tensor, by_batch: bool) -> None:
-        self._check_input_dim(x)
-        features = x.shape[1]
-        if by_batch and x.numel() == features:
-            size = x.shape
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
+        if x.dim() not in self.ranks if self.ranks else x.dim() < 2:
+            expected = " or ".join(f"{rank}D" for rank in self.ranks) or "at least 2D"
+            raise ValueError(f"expected {expected} input (got {x.dim()}D input)")
+        if by_batch and x.numel() == x.shape[1]:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         if by_batch and self.eps <= 0:
             raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")
         if self.eps < 0:
             raise ValueError(f"batch_norm eps must be non-negative, but got {self.eps}")
-        if features != self.num_features:
-            raise RuntimeError(
-                f"{type(self).__name__} expected {self.num_features} features on axis 1, got {features} "
-                f"(input shape {tuple(x.shape)}); set num_features={features} or move the features to axis 1"
-            )
+        require_features(self, self.num_features, x)
         if not x.is_floating_point():
             name = type(self).__name__
             raise NotImplementedError(f"{name} expected floating-point input, got {x.dtype}; pass x.float()")
@@ -255,9 +242,7 @@ class BatchNorm1d(BatchNorm):
     tensor([0.2000, 2.0000])
     """
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() not in (2, 3):
-            raise ValueError(f"expected 2D or 3D input (got {x.dim()}D input)")
+    ranks = (2, 3)
 
 
 class BatchNorm2d(BatchNorm):
@@ -266,9 +251,7 @@ class BatchNorm2d(BatchNorm):
     Equation, arguments, errors and paper (arXiv:1502.03167): `BatchNorm`.
     """
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() != 4:
-            raise ValueError(f"expected 4D input (got {x.dim()}D input)")
+    ranks = (4,)
 
 
 class BatchNorm3d(BatchNorm):
@@ -277,6 +260,4 @@ class BatchNorm3d(BatchNorm):
     Equation, arguments, errors and paper (arXiv:1502.03167): `BatchNorm`.
     """
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() != 5:
-            raise ValueError(f"expected 5D input (got {x.dim()}D input)")
+    ranks = (5,)

@@ -1,9 +1,19 @@
-"""Group, layer and RMS normalization of single samples, with ``num_features`` as first argument."""
+"""Normalization of single samples: group, layer and RMS normalization, and the affine map ActNorm."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normlab.norms.statistics import FeatureAffine, require_features
+from normlab.norms.statistics import (
+    FeatureAffine,
+    features_last,
+    mean_and_variance,
+    normalize_affine,
+    require_features,
+)
 
 
 def require_positive(layer: nn.Module, eps: float) -> None:
@@ -98,5 +108,79 @@ class RMSNorm2d(FeatureAffine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x."""
-        self.check_features(x)
+        require_features(self, self.num_features, x)
         return self.apply_affine(F.rms_norm(x, x.shape[1:], None, self.eps))
+
+
+class ActNorm(FeatureAffine):
+    r"""Normalizes each feature by the fixed mean and variance of the first batch.
+
+    .. math:: y = \gamma \frac{x - \mu_0}{\sqrt{\sigma_0^2 + \epsilon}} + \beta
+
+    with μ₀ and σ₀² the mean and variance of each feature over the first batch in training mode. They stay fixed
+    from then on, so the layer is a plain affine map: it shares the initialization of batch normalization, but not
+    its dependence on the batch. Before the first batch, μ₀ is 0 and σ₀² is 1.
+
+    Shapes: x and y ``(B, C, ...)``; weight, bias, initial_mean and initial_var ``(C,)``; initialized ``()``.
+
+    Args:
+        num_features: C, the length of axis 1.
+        eps: ε, added to the variance.
+        affine: whether γ and β exist.
+        bias: whether β exists (with ``affine`` only).
+
+    Attributes:
+        needs_init: True until the first training batch has set μ₀ and σ₀².
+
+    Raises:
+        RuntimeError: axis 1 of the input does not have ``num_features`` entries.
+        ValueError: ε is not positive, or the first batch has a single value per feature.
+
+    Kingma and Dhariwal (2018), Glow: generative flow with invertible 1×1 convolutions, arXiv:1807.03039.
+
+    >>> layer = ActNorm(1, affine=False)
+    >>> layer(torch.tensor([[1.0], [3.0]])).flatten(), layer(torch.tensor([[5.0], [5.0]])).flatten()
+    (tensor([-1.0000,  1.0000]), tensor([3.0000, 3.0000]))
+    """
+
+    initial_mean: Tensor
+    initial_var: Tensor
+    initialized: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, *, bias: bool = True) -> None:
+        super().__init__(num_features, affine, bias)
+        require_positive(self, eps)
+        self.eps = eps
+        self.register_buffer("initial_mean", torch.zeros(num_features))
+        self.register_buffer("initial_var", torch.ones(num_features))
+        self.register_buffer("initialized", torch.tensor(False))
+        # A Python bool beside the buffer: under vmap and torch.compile, control flow cannot depend on a tensor.
+        self.needs_init = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x; the first call in training mode also sets μ₀ and σ₀²."""
+        require_features(self, self.num_features, x)
+        rows = features_last(x)
+        if self.training and self.needs_init:
+            self.initialize(rows.detach())
+        centered = rows - self.initial_mean.to(rows.dtype)
+        return normalize_affine(
+            centered, self.initial_var.to(rows.dtype), self.eps, self.weight, self.bias, x.dtype
+        )
+
+    def initialize(self, rows: Tensor) -> None:
+        """Set μ₀ and σ₀² from the first batch, ``(..., C)``."""
+        n = rows.shape[:-1].numel()
+        if n < 2:
+            raise ValueError(f"Expected more than 1 value per channel when training, got {n} in the first batch")
+        mean, _, var = mean_and_variance(rows)
+        self.initial_mean.copy_(mean)
+        self.initial_var.copy_(var)
+        self.initialized.fill_(True)
+        self.needs_init = False
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        self.needs_init = not bool(self.initialized)

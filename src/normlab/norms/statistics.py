@@ -22,7 +22,6 @@ def features_last(x: Tensor) -> Tensor:
 
 def mean_over_samples(x: Tensor) -> Tensor:
     """Return the mean over all axes but the last: ``(..., C)`` to ``(C,)``; 0 if there are no samples."""
-    # The backward pass of mean() would divide by n for each entry of x; here it divides once per feature.
     return x.sum(tuple(range(x.dim() - 1))) / max(x.shape[:-1].numel(), 1)
 
 
@@ -38,8 +37,7 @@ def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         correction = mean_over_samples(x - mean)
     mean = mean + correction
-    # x + (−μ) saves the backward pass a negation of the size of x.
-    return mean, x + -mean
+    return mean, x - mean
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,16 +63,18 @@ def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalize_affine(
-    centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None
+    centered: Tensor, var: Tensor, eps: float, gamma: Tensor | None, beta: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """Return ``γ/√(σ² + ε) · (x − μ) + β``, in one pass over the samples; γ or β may be None.
+    """Return ``γ/√(σ² + ε) · (x − μ) + β`` in a dtype, with the features on axis 1; γ or β may be None.
 
-    Shapes: centered ``(..., C)``; var, gamma and beta ``(C,)``; returns ``(..., C)``.
+    Shapes: centered ``(B, ..., C)``; var, gamma and beta ``(C,)``; returns ``(B, C, ...)``.
     """
     gain = torch.rsqrt(var + eps)
     if gamma is not None:
         gain = gamma * gain
-    return centered * gain if beta is None else torch.addcmul(beta.to(gain.dtype), centered, gain)
+    # addcmul computes β + centered · gain.
+    y = centered * gain if beta is None else torch.addcmul(beta.to(gain.dtype), centered, gain)
+    return y.to(dtype).movedim(-1, 1)
 
 
 def require_features(layer: nn.Module, num_features: int, x: Tensor) -> None:
@@ -115,13 +115,9 @@ class FeatureAffine(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine and bias else None
 
-    def check_features(self, x: Tensor) -> None:
-        """Raise RuntimeError unless axis 1 of x has ``num_features`` entries."""
-        require_features(self, self.num_features, x)
-
     def apply_affine(self, x_hat: Tensor) -> Tensor:
         """Return ``γ·x̂ + β`` in the dtype of x̂."""
-        self.check_features(x_hat)
+        require_features(self, self.num_features, x_hat)
         shape = (-1, *[1] * (x_hat.dim() - 2))
         if self.weight is None:
             return x_hat

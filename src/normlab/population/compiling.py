@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from normlab.errors import first_line
-from normlab.population.gradients import split_parameters
-from normlab.population.hardware import is_out_of_memory
+from normlab.population.kernels import materialized
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
+from normlab.population.resources import is_out_of_memory
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 log = logging.getLogger("normlab")
@@ -26,8 +26,6 @@ RECOMPILED = "a later step was recompiled, for example because a layer changes i
 
 class PopulationStep:
     """Takes an optimizer step of every member: forward, backward, clipping and update.
-
-    The loss is differentiated with respect to θ, of which the net's parameters are views.
 
     Shapes:
         x ``(K, B, …)``, y ``(K, B, …)``; returns the losses before the step, ``(K,)``.
@@ -44,13 +42,15 @@ class PopulationStep:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Take the step on a minibatch."""
-        theta = self.optimizer.theta.detach().requires_grad_()
-        params = split_parameters(theta, self.optimizer.shapes)
+        # Inductor fuses the loops that read a parameter only if it is contiguous, which a part of θ is not.
+        parts = self.optimizer.split(self.optimizer.theta.detach())
+        params = [materialized(part.contiguous()).requires_grad_() for part in parts]
         state = self.fixed | {name: params[number] for name, number in self.trained.items()}
         outputs, _ = self.population.run(state, x)
         losses = self.loss(outputs, y)
-        (grad,) = torch.autograd.grad(losses.sum(), theta)
+        grads = torch.autograd.grad(losses.sum(), params, materialize_grads=True)
         with torch.no_grad():
+            grad = torch.cat([grad.reshape(len(grad), -1) for grad in grads], dim=1)
             self.optimizer.update(grad if self.clipping is None else self.clipping(grad))
         return losses.detach()
 

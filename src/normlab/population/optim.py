@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.population.gradients import materialized
+from normlab.population.kernels import materialized
 
 Number = float | Sequence[float] | Tensor
 
@@ -44,13 +44,17 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.theta = torch.cat([p.detach().reshape(members, -1) for p in self.params], dim=1)
         self.state["updates"] = torch.zeros((), dtype=torch.float64, device=self.theta.device)
         self.shapes = [p.shape if members == 1 else p.shape[1:] for p in self.params]
-        views = self.theta.split([shape.numel() for shape in self.shapes], dim=1)
-        for parameter, view in zip(self.params, views, strict=True):
+        for parameter, view in zip(self.params, self.split(self.theta), strict=True):
             parameter.data = view.view(parameter.shape)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes for copying; torch's method omits those of subclasses."""
         return vars(self).copy()
+
+    def split(self, theta: Tensor) -> list[Tensor]:
+        """Split θ, or a tensor of its shape, into views for the parameters, ``(K, …)`` each."""
+        parts = theta.split([shape.numel() for shape in self.shapes], dim=1)
+        return [part.view(self.members, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def number(self, name: str) -> Tensor:
         """Return the current value of a hyperparameter, ``[K, 1]``, in the parameters' precision."""
@@ -121,10 +125,11 @@ class Adam(StackedOptimizer):
     ``v̂ = v/(1 − β₂ᵗ)``; weight decay λ is added to the gradient, ``g ← g + λθ``.
 
     Args:
-        lr: η; betas: β₁ and β₂; eps: ε; weight_decay: λ; each a number, or one for each member.
+        lr: η; betas: β₁ and β₂; eps: ε; weight_decay: λ, by default 0, and 0.01 in AdamW; each a number, or one
+            for each member.
     """
 
-    decoupled = False
+    decoupled, default_weight_decay = False, 0.0
 
     def __init__(
         self,
@@ -133,10 +138,11 @@ class Adam(StackedOptimizer):
         lr: Number = 1e-3,
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
+        weight_decay: Number | None = None,
         members: int = 1,
     ) -> None:
         beta1, beta2 = betas
+        weight_decay = self.default_weight_decay if weight_decay is None else weight_decay
         numbers = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, members, numbers)
         self.state["mean"] = torch.zeros_like(self.theta)
@@ -166,19 +172,7 @@ class Adam(StackedOptimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay, ``θ ← θ − ηλθ`` (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
-    decoupled = True
-
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        *,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 1e-2,
-        members: int = 1,
-    ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, members=members)
+    decoupled, default_weight_decay = True, 1e-2
 
 
 @dataclass(frozen=True)

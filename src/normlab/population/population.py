@@ -1,22 +1,52 @@
-"""Population, a module of K nets of one architecture, and their initialization.
+"""Population, a module of K nets of one architecture: their initialization, state and forward pass.
 
-Letters: K members, B samples of a batch, O outputs.
+Any net runs under ``torch.func.vmap``. In a sequence of layers, each layer that has a stacked form in
+:mod:`normlab.population.kernels` uses that instead: a few large operations for all members are faster.
+
+Letters: K members, B samples of a batch, D features, O outputs. Between stacked layers the batch is the last axis,
+``[K, D, B]``.
 """
 
+import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import stack_module_state
+from torch.func import functional_call, stack_module_state, vmap
 
 from normlab.data.sampling import derive_seed
-from normlab.models.layer_lookup import HookedLayers
+from normlab.models.layer_lookup import HookedLayers, calls_forward_alone
 from normlab.norms.counter_rng import StochasticLayer
-from normlab.population import stacking
-from normlab.population.seeding import seeded
-from normlab.population.stacking import State
+from normlab.population import State
+from normlab.population.kernels import stacked_form
+
+
+def seed_globally(seed: int) -> None:
+    """Seed the global generators of torch, NumPy and Python.
+
+    NumPy's generator gets the lower 32 bits of the seed, the most it accepts.
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - user code draws from the global generator
+    random.seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Context manager that seeds the global generators, and restores them on exit."""
+    numpy, python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        seed_globally(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy)  # noqa: NPY002
+            random.setstate(python)
 
 
 def initial_nets(make_net: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
@@ -82,7 +112,7 @@ class Population(nn.Module):
         # Running statistics are missing from the state in evaluation by batch statistics.
         others = {name: state[first] for name, first in self.aliases.items() if first in state}
         named = state | others if others else state
-        return stacking.forward(self.net, named, x, watch, by_layers=self.by_layers)
+        return stacked_forward(self.net, named, x, watch, by_layers=self.by_layers)
 
     def observe(self, x: Tensor, watch: HookedLayers) -> tuple[Tensor, State]:
         """Return every member's outputs and the measurements of watched layers, ``(K, …)`` each."""
@@ -173,3 +203,70 @@ def replace(net: nn.Module, name: str, tensor: Tensor) -> None:
 def copy_of(population: Population) -> State:
     """Return a copy of all parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in population.state().items()}
+
+
+def run_vmapped(layer: nn.Module, state: State, x: Tensor, watch: HookedLayers | None) -> tuple[Tensor, State]:
+    """Run a layer under vmap, ``(K, B, …)`` to ``(K, B, …)``, and return outputs and measurements."""
+    # ``functional_call`` accepts only one name per tied tensor, and replaces it under all names.
+    unique = {id(tensor): name for name, tensor in reversed(state.items())}
+    own = {name: state[name] for name in unique.values()} if len(unique) < len(state) else state
+    return vmap(partial(run_member, layer, watch), randomness="different")(own, x)
+
+
+def run_member(layer: nn.Module, watch: HookedLayers | None, state: State, x: Tensor) -> tuple[Tensor, State]:
+    """Run a layer for one member, and return outputs and measurements."""
+    if watch is None:
+        return functional_call(layer, state, (x,)), {}
+    return watch.within(layer).observe(lambda: functional_call(layer, state, (x,)))
+
+
+def layers_of(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield names and layers of nested sequences in call order; any other net is a single layer.
+
+    A layer that occurs in a sequence twice is yielded twice.
+    """
+    if type(net).forward is not nn.Sequential.forward or not calls_forward_alone(net):
+        yield path, net
+        return
+    # ``named_children`` omits repeated layers.
+    for name, child in net._modules.items():
+        if child is not None:
+            yield from layers_of(child, f"{path}.{name}" if path else name)
+
+
+def stacked_forward(
+    net: nn.Module, state: State, x: Tensor, watch: HookedLayers | None = None, *, by_layers: bool = True
+) -> tuple[Tensor, State]:
+    """Return every member's outputs, and the measurements of watched layers.
+
+    Args:
+        net: the architecture.
+        state: parameters and buffers under all of their names, ``(K, …)`` each.
+        x: inputs, ``(K, B, …)``.
+        watch: the layers to measure, and the measurement.
+        by_layers: whether layers with a stacked form use it; otherwise the whole net is vmapped.
+
+    Returns:
+        outputs, ``(K, B, O)``, and measurements, ``(K, …)`` for each watched layer.
+    """
+    if not by_layers:
+        return run_vmapped(net, state, x, watch)
+    features_first = False
+    seen: State = {}
+    names = {id(layer): name for name, layer in watch.layers.items()} if watch else {}
+    for path, layer in layers_of(net):
+        prefix = f"{path}." if path else ""
+        own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        form = stacked_form(layer) if x.dim() == 3 else None
+        if features_first != (form is not None):
+            # A product with a non-contiguous matrix may take twice as long.
+            x, features_first = x.transpose(1, 2).contiguous(), form is not None
+        if form is None:
+            x, within = run_vmapped(layer, own, x, watch)
+            seen |= within
+            continue
+        y = form(layer, own, x)
+        if watch and id(layer) in names:
+            seen[names[id(layer)]] = watch.measure(layer, x, y, 1)
+        x = y
+    return x.transpose(1, 2) if features_first else x, seen

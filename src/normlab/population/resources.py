@@ -1,17 +1,20 @@
-"""Estimates the memory of a population, and chooses its size, threads and compilation.
+"""Estimates the memory of a population and reads that of the machine; chooses size, threads and compilation.
 
 Constants were measured on two cores with benchmarks/population.py.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from normlab.population import hardware
 from normlab.population.population import Population
 
 FEW_MEMBERS = 16
@@ -29,6 +32,53 @@ SAVED_PER_STEP, SAVED_PER_ACTIVATION = 3e-4, 1e-9
 
 COMPILE_SECONDS, RECOMPILE_SECONDS = 15.0, 1.5
 """Seconds to compile for one batch size: the first time, and with the code cached on disk."""
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+"""Directory in which Linux describes the caches of the first core."""
+
+USUAL_CACHE, USUAL_MEMORY = 32 * 2**20, 8 * 2**30
+"""Bytes assumed if the machine does not report them."""
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Context manager that sets the number of torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def device(accelerator: str) -> torch.device:
+    """Return the type of device, CUDA or CPU, on which a Trainer with this accelerator computes."""
+    gpu = accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def memory(device: torch.device) -> int:
+    """Return the memory of the machine, or the free memory of a GPU, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return USUAL_MEMORY
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@cache
+def cache_size() -> int:
+    """Return the size of the processor's largest cache in bytes, 32 MiB where Linux does not report it."""
+    sizes = []
+    for path in CACHES.glob("index*/size"):
+        size = path.read_text().strip()
+        sizes.append(int(size[:-1]) * {"K": 2**10, "M": 2**20}[size[-1]])
+    return max(sizes, default=USUAL_CACHE)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True for errors of exhausted memory; on the CPU torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @dataclass(frozen=True)
@@ -81,9 +131,9 @@ def members_at_once(
     numbers = ACTIVATION_COPIES * footprint.activations + PARAMETER_COPIES * footprint.parameters
     numbers += SAMPLE_COPIES * footprint.samples * own_samples
     each = footprint.bytes_each * numbers
-    fitting = int(hardware.memory(device) * MEMORY_SHARE / n_jobs / each)
+    fitting = int(memory(device) * MEMORY_SHARE / n_jobs / each)
     if device.type == "cpu":
-        cached = int(hardware.cache_size() * CACHE_SHARE / n_jobs / (footprint.bytes_each * footprint.activations))
+        cached = int(cache_size() * CACHE_SHARE / n_jobs / (footprint.bytes_each * footprint.activations))
         fitting = min(fitting, max(FEW_MEMBERS, cached))
     return max(1, fitting)
 

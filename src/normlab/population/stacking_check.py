@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from normlab.data.sampling import Split
 from normlab.errors import first_line
 from normlab.models.layer_lookup import normalizers
+from normlab.population import State
 from normlab.population.compiling import PopulationStep, all_close
+from normlab.population.evaluation import Task
 from normlab.population.optim import SGD
 from normlab.population.population import Population
-from normlab.population.stacking import State
-from normlab.population.tasks import Task
 
 MakeNets = Callable[[torch.dtype], list[nn.Module]]
 
@@ -33,6 +33,8 @@ STEP_LENGTH = 1e-3
 
 ZERO_GRADIENT = 1e-6
 """A gradient below this share of the largest one counts as rounding error."""
+
+LOSS, GRADIENT = "the loss", "the gradient of "
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Largest relative difference that counts as rounding error, by precision."""
@@ -54,21 +56,8 @@ class Stacking:
     draws_globally: bool = False
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """Losses, gradients, buffers and outputs of one step of K nets.
-
-    Attributes:
-        losses: before the step, ``(K,)``.
-        gradients: of the loss, by parameter name, ``(K, …)`` each.
-        buffers: after the step, by name, ``(K, …)`` each.
-        outputs: in evaluation mode after the step, ``(K, B, O)``.
-    """
-
-    losses: Tensor
-    gradients: State
-    buffers: State
-    outputs: Tensor
+StepResult = State
+"""Losses before a step ``(K,)``, gradients, buffers after it, and outputs in evaluation mode, by a description."""
 
 
 def check_stacking(make_nets: MakeNets, task: Task, minibatches: Sequence[Split], dtype: torch.dtype) -> Stacking:
@@ -160,7 +149,7 @@ def train_separately(
     if training:
         for net, x in zip(nets, minibatches[0][0], strict=True):
             Population([net.train()]).initialize_layers(x.unsqueeze(0))
-    results, rates = [], list[float]()
+    results, rates = list[StepResult](), list[float]()
     for x, y in minibatches:
         losses, gradients = [], []
         for k, net in enumerate(nets):
@@ -176,7 +165,7 @@ def train_separately(
         buffers = [{name: buffer.clone() for name, buffer in net.named_buffers()} for net in nets]
         with torch.no_grad():
             outputs = torch.stack([net.eval()(x[k]) for k, net in enumerate(nets)])
-        results.append(StepResult(torch.cat(losses), stack_states(gradients), stack_states(buffers), outputs))
+        results.append(describe(torch.cat(losses), stack_states(gradients), stack_states(buffers), outputs))
     return results, rates
 
 
@@ -194,15 +183,21 @@ def train_stacked(
         population.train(training)
         losses = step(x, y)
         # Without momentum the velocity is the gradient.
-        parts = optimizer.state["velocity"].split([shape.numel() for shape in optimizer.shapes], dim=1)
-        gradients = {
-            name: part.reshape(len(rates), *shape)
-            for name, part, shape in zip(names, parts, optimizer.shapes, strict=True)
-        }
+        gradients = dict(zip(names, optimizer.split(optimizer.state["velocity"]), strict=True))
         buffers = {name: tensor.clone() for name, tensor in population.state().items() if name not in names}
         with torch.no_grad():
             outputs, _ = population.eval().observe(x, watch)
-        yield StepResult(losses, {name: part.clone() for name, part in gradients.items()}, buffers, outputs)
+        yield describe(losses, gradients, buffers, outputs)
+
+
+def describe(losses: Tensor, gradients: State, buffers: State, outputs: Tensor) -> StepResult:
+    """Return the result of a step; a difference in the first entries explains one in the later ones."""
+    return {
+        LOSS: losses,
+        **{f"{GRADIENT}{name}": gradient.clone() for name, gradient in gradients.items()},
+        **{f"the buffer {name}": buffer for name, buffer in buffers.items()},
+        "the output in evaluation mode": outputs,
+    }
 
 
 def learning_rate(parameters: Iterable[Tensor], gradients: Iterable[Tensor]) -> float:
@@ -219,19 +214,14 @@ def first_difference(
 ) -> str | None:
     """Return a description of the first difference between stacked and separate training, or None."""
     for number, (got, expected) in enumerate(zip(stacked, separate, strict=True), start=1):
-        prefix = f"stacking changes step {number}:"
-        if not all_close(got.losses, expected.losses, tolerance):
-            return f"{prefix} the loss is {got.losses[0]:.6g} instead of {expected.losses[0]:.6g}"
-        largest = max((float(grad.abs().max()) for grad in expected.gradients.values()), default=0.0)
-        for name, grad in expected.gradients.items():
-            if not all_close(got.gradients[name], grad, tolerance, ZERO_GRADIENT * largest):
-                return f"{prefix} the gradient of {name} differs"
-        for name, buffer in expected.buffers.items():
+        gradients = [values for name, values in expected.items() if name.startswith(GRADIENT)]
+        largest = max((float(gradient.abs().max()) for gradient in gradients), default=0.0)
+        for name, values in expected.items():
+            least = ZERO_GRADIENT * largest if name.startswith(GRADIENT) else 0.0
             # The population's state has only the first name of a tied buffer.
-            if name in got.buffers and not all_close(got.buffers[name], buffer, tolerance):
-                return f"{prefix} the buffer {name} differs"
-        if not all_close(got.outputs, expected.outputs, tolerance):
-            return f"{prefix} the outputs in evaluation mode differ"
+            if name in got and not all_close(got[name], values, tolerance, least):
+                differs = f"is {got[name][0]:.6g} instead of {values[0]:.6g}" if name == LOSS else "differs"
+                return f"stacking changes step {number}: {name} {differs}"
     return None
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from omegaconf import DictConfig
 
-from normlab.population.hardware import device
-from normlab.population.resources import members_at_once
+from normlab.population.resources import device, members_at_once
 from normlab.population.stacking_check import Stacking
 from normlab.training.build import data_seed, make_data
 from normlab.training.run_folders import Run

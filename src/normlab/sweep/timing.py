@@ -22,8 +22,8 @@ from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import prefix_errors
 from normlab.population.compiling import Compiled
-from normlab.population.hardware import threads, tune_malloc
-from normlab.population.resources import threads_for
+from normlab.population.kernels import tune_malloc
+from normlab.population.resources import threads, threads_for
 from normlab.results.folder import FOLDER_KEYS, run_names
 from normlab.results.provenance import environment, require_same_sources
 from normlab.results.result import read_numbers

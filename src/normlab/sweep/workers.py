@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from normlab.errors import first_line
-from normlab.population.hardware import is_out_of_memory
+from normlab.population.resources import is_out_of_memory
 from normlab.results.result import Result, Status
 from normlab.training.progress import Progress, WorkerProgress
 from normlab.training.run import train

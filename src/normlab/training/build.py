@@ -20,11 +20,10 @@ from normlab.config.schema import DEFAULT_DATA_SEED
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes, derive_seed
 from normlab.errors import ConfigError, first_line
+from normlab.population.evaluation import Classification, Regression, Task
 from normlab.population.optim import Clipping, StackedOptimizer
-from normlab.population.population import Population, initial_nets
+from normlab.population.population import Population, initial_nets, seeded
 from normlab.population.schedulers import Scheduler
-from normlab.population.seeding import seeded
-from normlab.population.tasks import Classification, Regression, Task
 from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Probe
 from normlab.training.population_module import PopulationModule

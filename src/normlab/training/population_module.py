@@ -19,13 +19,18 @@ from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import prefix_errors
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.norms.counter_rng import StochasticLayer
+from normlab.population import State
 from normlab.population.compiling import Compiled, PopulationStep, StepFunction
-from normlab.population.evaluation import EvaluationStatistics, reestimate
+from normlab.population.evaluation import (
+    EvaluationStatistics,
+    MetricFunction,
+    Task,
+    per_member_metrics,
+    reestimate,
+)
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 from normlab.population.schedulers import Scheduler
-from normlab.population.stacking import State
-from normlab.population.tasks import MetricFunction, Task, per_member_metrics
 from normlab.training.interrupts import Interrupts
 
 log = logging.getLogger("normlab")

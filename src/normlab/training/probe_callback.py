@@ -17,8 +17,8 @@ from torch import Tensor
 
 from normlab.data.sampling import derive_seed
 from normlab.errors import prefix_errors
+from normlab.population import State
 from normlab.population.population import copy_of
-from normlab.population.stacking import State
 from normlab.probes.graph import Graph
 from normlab.probes.preconditioning import Preconditioning
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, folds_exactly

@@ -14,7 +14,7 @@ from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.population.stacking import State
+from normlab.population import State
 from normlab.results import curves, events, probes, result
 from normlab.results.events import EVENT_FILES, EventFile
 from normlab.results.folder import group_choices, plain, require_writable, run_name, to_yaml, without_folder_keys

@@ -17,11 +17,11 @@ from normlab.config.schema import direction_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
 from normlab.errors import first_line
-from normlab.population.hardware import threads, tune_malloc
+from normlab.population.evaluation import constant_predictor_loss
+from normlab.population.kernels import tune_malloc
 from normlab.population.optim import StackedOptimizer
-from normlab.population.resources import compiling_pays, threads_for
-from normlab.population.seeding import seed_globally
-from normlab.population.tasks import constant_predictor_loss
+from normlab.population.population import seed_globally
+from normlab.population.resources import compiling_pays, threads, threads_for
 from normlab.results.curves import Point
 from normlab.results.folder import plain
 from normlab.results.provenance import environment, remembered_command, sources_of

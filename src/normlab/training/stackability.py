@@ -11,10 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from normlab.data.datamodule import InMemoryData
-from normlab.population import hardware
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets
-from normlab.population.resources import Footprint, threads_for
+from normlab.population.resources import Footprint, threads, threads_for
 from normlab.population.schedulers import Scheduler
 from normlab.population.stacking_check import CHECK_SEEDS, CHECK_STEPS, Stacking, check_stacking
 from normlab.results.folder import plain
@@ -83,7 +82,7 @@ def check_stacking_of(config: DictConfig, data: InMemoryData) -> Stacking:
         # A deepcopy would not copy objects that hooks and functions refer to.
         return [net.to(dtype) for net in initial_nets(make_net, CHECK_SEEDS)]
 
-    with hardware.threads(threads_for(footprint_of(config), len(CHECK_SEEDS))):
+    with threads(threads_for(footprint_of(config), len(CHECK_SEEDS))):
         return check_stacking(make_nets, make_task(data, config.loss), minibatches, precision_of(config))
 
 

@@ -1,7 +1,12 @@
-"""A multilayer perceptron of residual blocks with a configurable normalizer, :class:`ResMLP`."""
+"""The nets: multilayer perceptron, residual multilayer perceptron and convolutional net, each with any normalizer.
+
+All linear maps and convolutions of a net are initialized before its first normalizer is made, whose random weights
+would otherwise change theirs: arms with the same seed start from the same weights.
+"""
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +14,7 @@ from torch import Tensor, nn
 from normlab.models.layers import (
     Activation,
     Dropout,
+    HiddenLayer,
     Norm,
     Weight,
     assign_random_keys,
@@ -16,6 +22,56 @@ from normlab.models.layers import (
     initialize,
 )
 from normlab.norms.activation import make_activation
+
+
+class MLP(nn.Sequential):
+    """Multilayer perceptron: hidden layers with normalizer and activation, and a linear output layer.
+
+    Shapes:
+        ``(B, *input_shape)`` to ``(B, out_features)``.
+
+    Args:
+        input_shape: the shape of one input; several axes are flattened.
+        hidden: the width of each hidden layer.
+        activation: the name of a torch.nn activation in any case, or a callable that returns a module.
+        norm: called with a layer's width, returns the normalizer; None for no normalizer.
+        weight: takes a hidden layer's linear map, returns its replacement, such as a weight-normalized one.
+        norm_position: ``before`` or ``after`` the activation.
+        dropout: the dropout probability of the hidden layers.
+        init: the weight initialization, a name in `normlab.models.layers.INITS`.
+
+    Raises:
+        ValueError: for a width below 1, an unknown activation, position or initialization, or a dropout outside
+            [0, 1).
+
+    >>> MLP((3,), 1, hidden=[4])(torch.zeros(2, 3)).shape
+    torch.Size([2, 1])
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        out_features: int,
+        *,
+        hidden: Sequence[int] = (64,),
+        activation: Activation = "relu",
+        norm: Norm | None = None,
+        weight: Weight | None = None,
+        norm_position: str = "before",
+        dropout: float = 0.0,
+        init: str = "default",
+    ) -> None:
+        check_arguments({"hidden": hidden}, norm_position, dropout)
+        super().__init__()
+        if len(input_shape) > 1:
+            self.flatten = nn.Flatten()
+        linears = [nn.Linear(*sizes) for sizes in pairwise([math.prod(input_shape), *hidden, out_features])]
+        initialize(linears, init)
+        for number, linear in enumerate(linears[:-1], start=1):
+            layer = HiddenLayer(linear, activation, norm, weight, norm_position, dropout)
+            self.add_module(f"hidden{number}", layer)
+        self.output = linears[-1]
+        assign_random_keys(self)
 
 
 class ResidualBlock(nn.Module):
@@ -135,7 +191,6 @@ class ResMLP(nn.Sequential):
         super().__init__()
         if len(input_shape) > 1:
             self.flatten = nn.Flatten()
-        # All linear maps are initialized before the normalizers, whose random weights would otherwise change them.
         stem, output = nn.Linear(math.prod(input_shape), width), nn.Linear(width, out_features)
         branches = [[nn.Linear(width, width), nn.Linear(width, width)] for _ in range(blocks)]
         initialize([stem, *(linear for pair in branches for linear in pair), output], init)
@@ -145,5 +200,70 @@ class ResMLP(nn.Sequential):
             self.add_module(f"block{number}", block)
         if norm_position == "before":
             self.last = FinalNorm(width, norm)
+        self.output = output
+        assign_random_keys(self)
+
+
+class GlobalAverage(nn.Module):
+    """Global average pooling: ``(B, C, H, W)`` to ``(B, C)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean of each channel over all positions."""
+        return x.mean((2, 3))
+
+
+class CNN(nn.Sequential):
+    """3 × 3 convolutions (stride 2 after the first), global average pooling and a linear output layer.
+
+    Shapes:
+        ``(B, channels, H, W)`` to ``(B, out_features)``.
+
+    Args:
+        input_shape: channels, height and width of an image.
+        channels: the number of output channels of each convolution.
+        norm2d: called with a number of channels, returns the normalizer.
+        weight: takes a convolution, returns its replacement, such as a weight-normalized one.
+        activation, norm_position, dropout, init: as in `MLP`.
+
+    Raises:
+        ValueError: for inputs that are not images, an empty list of channels, a number of channels below 1, and in
+            the cases of `MLP`.
+
+    >>> CNN((1, 8, 8), 10, channels=[4, 8])(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        out_features: int,
+        *,
+        channels: Sequence[int] = (16, 32, 32),
+        activation: Activation = "relu",
+        norm2d: Norm | None = None,
+        weight: Weight | None = None,
+        norm_position: str = "before",
+        dropout: float = 0.0,
+        init: str = "default",
+    ) -> None:
+        if len(input_shape) != 3:
+            raise ValueError(
+                "net=cnn takes images of shape (channels, height, width), an input of this data has shape "
+                f"{tuple(input_shape)}; choose data with images, such as digits, or net=mlp"
+            )
+        if not channels:
+            raise ValueError("net.channels must be a list of at least one number of channels, got []")
+        check_arguments({"channels": channels}, norm_position, dropout)
+        super().__init__()
+        convs = [
+            nn.Conv2d(*sizes, kernel_size=3, stride=2 if number else 1, padding=1)
+            for number, sizes in enumerate(pairwise([input_shape[0], *channels]))
+        ]
+        output = nn.Linear(channels[-1], out_features)
+        initialize([*convs, output], init)
+        for number, conv in enumerate(convs, start=1):
+            layer = HiddenLayer(conv, activation, norm2d, weight, norm_position, dropout)
+            self.add_module(f"hidden{number}", layer)
+        self.pool = GlobalAverage()
         self.output = output
         assign_random_keys(self)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normlab.population.tasks import Classification, Regression, constant_predictor_loss
+from normlab.population.evaluation import Classification, Regression, constant_predictor_loss
 
 MEMBERS, SAMPLES = 3, 20
 
