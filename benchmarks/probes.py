@@ -41,10 +41,12 @@ from torch.func import stack_module_state
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
 from normlab.population.hardware import tune_malloc
+from normlab.probes.copies import side_effect_free_copy
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.gradient_lipschitz import gradient_lipschitz
-from normlab.probes.lanczos import LARGEST
-from normlab.probes.snapshot import TrainingSnapshot, member_normal, side_effect_free_copy
+from normlab.probes.landscape import member_normal
+from normlab.probes.snapshot import TrainingSnapshot
+from normlab.probes.spectrum import LARGEST
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 

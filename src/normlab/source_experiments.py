@@ -13,8 +13,7 @@ from normlab.models import MLP
 from normlab.models.layers import Norm, Weight
 from normlab.probes import Measurement, Probe, TrainingSnapshot
 from normlab.probes.gradient_lipschitz import require_perturbations
-from normlab.probes.landscape import BatchedLoss
-from normlab.probes.snapshot import member_normal
+from normlab.probes.landscape import BatchedLoss, member_normal
 
 
 class SourceMLP(MLP):
@@ -97,4 +96,4 @@ class AliasedLipschitz(Probe):
             landscape = snapshot.landscape(mode, self.data)
             estimates = aliased_lipschitz(landscape, self.radius, self.samples, generators=snapshot.generators)
             numbers = {"median": estimates.median(0).values, "max": estimates.max(0).values}
-            yield Measurement(self.name, mode, numbers, {"samples": estimates.T}, headline=("median", "max"))
+            yield Measurement(mode, numbers, {"samples": estimates.T}, headline=("median", "max"))

@@ -17,7 +17,7 @@ from normlab.norms import BatchNorm1d
 from normlab.population import stacking
 from normlab.population.population import Population, copy_of
 from normlab.population.stacking_check import Stacking
-from normlab.probes.snapshot import side_effect_free_copy
+from normlab.probes.copies import side_effect_free_copy
 from normlab.results.result import Result
 from normlab.sweep.grouping import group_runs
 from normlab.training import stackability

@@ -550,10 +550,10 @@ def test_single_sample_raises_only_with_batch_statistics(members, helpers):
     assert measure(snapshot, "frozen").numbers["hidden1/norm_mean"].isfinite().all()
 
 
-def test_measurement_has_name_mode_and_member_numbers():
+def test_measurement_has_mode_and_member_numbers():
     measurements = list(Activations(modes=("batch", "frozen"))(make_snapshot()))
-    assert [(each.probe, each.mode, each.headline) for each in measurements] == [
-        ("activations", mode, ["dead", "gradient_rms_ratio"]) for mode in ("batch", "frozen")
+    assert [(each.mode, each.headline) for each in measurements] == [
+        (mode, ["dead", "gradient_rms_ratio"]) for mode in ("batch", "frozen")
     ]
     assert all(value.shape == (K,) for each in measurements for value in each.numbers.values())
     assert list(measurements[0].numbers) == list(measurements[1].numbers)

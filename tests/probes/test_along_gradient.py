@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d, BatchRenorm, NoisyBatchNorm
-from normlab.probes.along_gradient import LENGTHS, AlongGradient, along_gradient, cosine
+from normlab.probes.gradient_change import LENGTHS, AlongGradient, along_gradient, cosine
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.snapshot import Measurement, TrainingSnapshot
 
@@ -169,11 +169,10 @@ def test_numbers_match_plain_autograd_on_minibatch(norm, mode):
         )
 
 
-def test_measurement_has_name_mode_and_shapes():
+def test_measurement_has_mode_and_shapes():
     measurement = measure(AlongGradient(), make_snapshot())
 
-    assert (measurement.probe, measurement.mode, measurement.headline) == (
-        "along_gradient",
+    assert (measurement.mode, measurement.headline) == (
         "batch",
         ("beta", "beta_lr"),
     )

@@ -10,7 +10,7 @@ from normlab.models import CNN, MLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, BatchRenorm, GhostBatchNorm, L1BatchNorm, NoisyBatchNorm
 from normlab.population.evaluation import reestimate
 from normlab.population.population import Population
-from normlab.probes.reestimated import reestimated, reestimating_forward
+from normlab.probes.interpolation import reestimated, reestimating_forward
 from normlab.probes.snapshot import TrainingSnapshot
 
 K = 3

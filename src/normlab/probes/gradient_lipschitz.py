@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normlab.probes.landscape import BatchedLoss
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, member_normal
+from normlab.probes.landscape import BatchedLoss, member_normal
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 RADII = (0.1, 1.0, 10.0)
 """Multiples of the radius at which to measure; for a smooth loss the estimates agree."""
@@ -119,7 +119,6 @@ class GradientLipschitz(Probe):
                 numbers["median_float32"] = medians[-1]
             numbers["unreliable"] = estimates_disagree(torch.stack([median.double() for median in medians]))
             yield Measurement(
-                self.name,
                 mode,
                 numbers,
                 {"samples": estimates.permute(2, 1, 0)},

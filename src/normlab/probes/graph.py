@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from normlab.probes.snapshot import MODES, named_layers
+from normlab.models.layer_lookup import call_hooks
+from normlab.probes.copies import require_mode
 
 log = logging.getLogger("normlab")
 
@@ -42,8 +43,7 @@ def graph_dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "
     Raises:
         ValueError: if the mode is unknown, or the net has no such layer, or does not call it.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode}")
+    require_mode(mode)
     copy = deepcopy(net).train(mode == "batch")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         module, (args, kwargs) = (copy, ((x,), {})) if layer is None else last_call(copy, layer, x)
@@ -58,19 +58,30 @@ def graph_dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "
 
 def last_call(net: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, tuple[tuple, dict[str, Any]]]:
     """Return a layer of a net, and the arguments of its last call in a forward pass of x."""
-    ((_, module),) = named_layers(net, [layer])
+    module = named_layer(net, layer)
     calls: list[tuple[tuple, dict[str, Any]]] = []
 
-    def record(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def record(name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         # Arguments are cloned, because layers may modify them in place.
         calls.append(tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs)))
 
-    handle = module.register_forward_pre_hook(record, with_kwargs=True)
-    net(x)
-    handle.remove()
+    with call_hooks([(layer, module)], before=record):
+        net(x)
     if not calls:
         raise ValueError(f"layer must be called by the net, got {layer}, which it does not call; choose another")
     return module, calls[-1]
+
+
+def named_layer(net: nn.Module, name: str) -> nn.Module:
+    """Return the layer of a net with this name.
+
+    Raises:
+        ValueError: if the net has none; the message lists its layers.
+    """
+    known = {name: layer for name, layer in net.named_modules() if name}
+    if name not in known:
+        raise ValueError(f"layer must be in the net, got {name}; available: {', '.join(known)}")
+    return known[name]
 
 
 def call_with_leaves(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[dict[str, Tensor], tuple]:
@@ -186,8 +197,7 @@ class Graph:
     mode: str = "batch"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode}")
+        require_mode(self.mode)
 
     def check(self, net: nn.Module) -> None:
         """Check that the net has the layers.
@@ -195,8 +205,8 @@ class Graph:
         Raises:
             ValueError: if it does not; the message lists its layers.
         """
-        for _ in named_layers(net, self.layers):
-            pass
+        for name in self.layers:
+            named_layer(net, name)
 
     def files(self, net: nn.Module, x: Tensor) -> dict[str, bytes]:
         """Return the contents of the files of :meth:`write` by name, to share them among the runs of one net."""

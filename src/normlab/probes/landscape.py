@@ -166,6 +166,15 @@ class BatchedLoss:
             yield
 
 
+def member_normal(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
+    """Draw from N(0, 1) for each member with its own generator: ``(S, K, …)`` for a shape ``(S, …)``.
+
+    Numbers are always drawn in float64, so that a probe repeated in float64 gets the same ones.
+    """
+    draws = [torch.randn(shape, generator=generator, dtype=torch.float64) for generator in generators]
+    return torch.stack(draws, dim=1).to(like)
+
+
 def in_double(tensor: Tensor) -> Tensor:
     """Cast a floating-point tensor to float64; other dtypes are unchanged."""
     return tensor.double() if tensor.is_floating_point() else tensor
