@@ -15,7 +15,7 @@ from sklearn.datasets import _openml as theirs
 
 from normlab.data import OpenML
 from normlab.data import openml as module
-from normlab.data.table import split_rows
+from normlab.data.sampling import split_rows
 from normlab.errors import ConfigError
 
 API = "api/v1/json/data"
@@ -226,19 +226,19 @@ def test_openml_warning_becomes_notice(cache):
 
 
 def test_dataset_is_parsed_once(cache, images, monkeypatch):
-    fetched = []
+    fetched: list[dict] = []
     fetch_openml = sklearn.datasets.fetch_openml
     monkeypatch.setattr(
         sklearn.datasets,
         "fetch_openml",
-        lambda *args, **options: fetched.append(1) or fetch_openml(*args, **options),
+        lambda *args, **options: fetched.append(options["read_csv_kwargs"]) or fetch_openml(*args, **options),
     )
 
     for divide_by in (1, 255):
         data = make_openml(cache, divide_by=divide_by)
         assert len(data.parts) == 3
         assert data.notices
-    assert len(fetched) == 1
+    assert fetched == [{"nrows": 0}, module.READ_CSV_OPTIONS], "the columns without rows, then the rows"
 
 
 def test_default_folder_is_that_of_scikit_learn(cache, images, monkeypatch):

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from normlab.config.schema import DataConfig
-from normlab.data.parsing import format_list
-from normlab.data.preprocessing import Standardizer, cast_numbers, merged_values_warning
-from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_single_sample
-from normlab.data.table import Table, split_rows
+from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_single_sample, split_rows
+from normlab.data.table import Standardizer, Table, cast_numbers, format_list, merged_values_warning
 from normlab.errors import require
 
 Transform = Callable[[Table], Table]
