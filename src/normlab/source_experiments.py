@@ -13,7 +13,7 @@ from normlab.models import MLP
 from normlab.models.layers import Norm, Weight
 from normlab.probes import Measurement, Probe, TrainingSnapshot
 from normlab.probes.gradient_lipschitz import require_perturbations
-from normlab.probes.landscape import BatchedLoss, member_normal
+from normlab.probes.landscape import BatchedLoss
 
 
 class SourceMLP(MLP):
@@ -66,7 +66,7 @@ def aliased_lipschitz(
     require_perturbations(radius, samples)
     parameters, saved = landscape.theta.clone(), landscape.theta.clone()
     estimates = []
-    for delta in radius * member_normal(generators, (samples, landscape.theta.shape[1]), landscape.theta):
+    for delta in radius * landscape.normal(generators, samples):
         parameters.add_(delta)
         perturbed = landscape.gradients(parameters)
         parameters = saved  # The fault: no copy.

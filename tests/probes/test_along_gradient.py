@@ -87,7 +87,7 @@ def test_lengths_may_differ_between_members():
     lengths = draws(4, K, seed=6).abs()
     together = along_gradient(quadratic(), lengths)
     for k in range(K):
-        alone = along_gradient(quadratic().of_member(k), lengths[:, k])
+        alone = along_gradient(quadratic().of_members(slice(k, k + 1)), lengths[:, k])
         for many, one in zip(together, alone, strict=True):
             assert_close(many[..., k], one[..., 0])
         assert_close(together.beta[k], alone.beta[0])

@@ -76,7 +76,7 @@ def dense(landscape: BatchedLoss) -> Tensor:
     """Compute each member's Hessian with nested jacrev, ``(K, P, P)``."""
     result = []
     for k in range(landscape.members):
-        own = landscape.of_member(k)
+        own = landscape.of_members(slice(k, k + 1))
         fixed, x, y = own.context
         context = {name: tensor[0] for name, tensor in fixed.items()}, x[0], y[0]
 

@@ -12,7 +12,7 @@ from normlab.probes.gradient_lipschitz import (
     gradient_lipschitz,
     median_error,
 )
-from normlab.probes.landscape import BatchedLoss, member_normal
+from normlab.probes.landscape import BatchedLoss
 from normlab.source_experiments import AliasedLipschitz, aliased_lipschitz
 
 
@@ -29,7 +29,7 @@ def test_quadratic_sample_is_norm_ratio_of_h_delta(helpers):
     h = symmetric(3, 5)
     landscape = helpers.quadratic(h)
     result = gradient_lipschitz(landscape, 0.1, 7, generators=generators(3))
-    delta = member_normal(generators(3), (7, 5), landscape.theta)
+    delta = landscape.normal(generators(3), 7)
     assert result.shape == (7, 3)
     assert_close(result, torch.einsum("kij,skj->ski", h, delta).norm(dim=2) / delta.norm(dim=2))
 

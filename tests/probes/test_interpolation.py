@@ -78,7 +78,9 @@ def test_line_through_quadratic_minimum_is_parabola():
 
     assert_close(losses, alphas.square().unsqueeze(1) * torch.einsum("ki,kij,kj->k", d, h, d) / 2)
     for k in range(K):
-        assert_close(losses_on_line(landscape.of_member(k), d[k : k + 1], alphas), losses[:, k : k + 1])
+        assert_close(
+            losses_on_line(landscape.of_members(slice(k, k + 1)), d[k : k + 1], alphas), losses[:, k : k + 1]
+        )
 
 
 def test_line_ends_equal_endpoints_exactly():
@@ -156,7 +158,7 @@ def test_stacked_directions_equal_single_directions():
     landscape = make_snapshot().landscape("batch")
     together = random_direction(landscape, generators())
     for k in range(K):
-        alone = random_direction(landscape.of_member(k), generators()[k : k + 1])
+        alone = random_direction(landscape.of_members(slice(k, k + 1)), generators()[k : k + 1])
         assert torch.equal(together[k : k + 1], alone)
 
 

@@ -46,7 +46,7 @@ def make_landscape(model: nn.Module, mode: str = "batch", factors: dict[str, flo
     def loss(params):
         return F.mse_loss(functional_call(quiet, params, (x,)), y)
 
-    return BatchedLoss(loss, params, mode=mode)
+    return BatchedLoss(loss, params)
 
 
 def scaled_parameters(landscape: BatchedLoss) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ Letters: K members, L layers, D units of a layer, R rows: B samples, at every po
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -193,10 +194,11 @@ class Activations(Probe):
         features, arrays = feature_statistics(snapshot) if snapshot.epoch == 0 else ({}, {})
         with_histograms = self.histograms_every is not None and snapshot.epoch % self.histograms_every == 0
         for mode in self.modes:
-            flow = forward_backward(
-                snapshot, mode, [name for names in weights.values() for name in names], self.data
-            )
-            through = activation_statistics(flow) if flow.outputs else {}
+            flow = forward_backward(snapshot, mode, list(chain(*weights.values())), self.data)
+            through = {}
+            if flow.outputs:
+                through = output_statistics([*flow.outputs.values()])
+                through |= preactivation_rank([*flow.inputs.values()])
             back = weight_statistics(snapshot, weights, flow.gradients) if weights else {}
             numbers = {
                 **numbers_by_layer(flow.outputs, through),
@@ -209,11 +211,6 @@ class Activations(Probe):
             headline = [name for name in ("dead", "gradient_rms_ratio") if name in numbers]
             histograms = histogram_values(snapshot, flow.outputs, weights) if with_histograms else {}
             yield Measurement(mode, numbers, arrays, headline, histograms)
-
-
-def activation_statistics(flow: ForwardBackward) -> Tensors:
-    """Return the statistics of activation outputs and the rank of activation inputs, ``(L, K)`` each."""
-    return output_statistics([*flow.outputs.values()]) | preactivation_rank([*flow.inputs.values()])
 
 
 def numbers_by_layer(layers: Iterable[str], numbers: Tensors) -> Tensors:
@@ -233,10 +230,10 @@ def normalizer_statistics(flow: ForwardBackward) -> Tensors:
 
 def saturation_by_layer(flow: ForwardBackward, threshold: float) -> Tensors:
     """Return the saturated share of each activation with two bounds, ``(K,)`` each."""
-    bounded = {layer: module for layer, module in flow.activations.items() if type(module) in BOUNDS}
     return {
         f"{layer}/saturated": saturated_share(flow.outputs[layer], *BOUNDS[type(module)](module), threshold)
-        for layer, module in bounded.items()
+        for layer, module in flow.activations.items()
+        if type(module) in BOUNDS
     }
 
 
@@ -266,7 +263,5 @@ def histogram_values(
     """Return the outputs and weights of each layer, ``(K, …)`` each."""
     values = {f"{layer}/activations": h for layer, h in outputs.items()}
     for layer, names in weights.items():
-        values[f"{layer}/weights"] = torch.cat(
-            [snapshot.before[name].detach().flatten(1) for name in names], dim=1
-        )
+        values[f"{layer}/weights"] = torch.cat([snapshot.before[name].detach().flatten(1) for name in names], 1)
     return values

@@ -221,9 +221,10 @@ class CovariateShift(Probe):
 
     def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield a measurement for each mode."""
-        trained = set(snapshot.trained)
-        pairs = parameters_by_layer(snapshot.net).items()
-        parameters = {layer: [name for name in names if name in trained] for layer, names in pairs}
+        parameters = {
+            layer: [name for name in names if name in snapshot.trained]
+            for layer, names in parameters_by_layer(snapshot.net).items()
+        }
         layers = [layer for layer, names in parameters.items() if names]
         # If the first layer of the net is not trained, every trained layer has a layer below.
         higher = slice(int(layers[0] == next(iter(parameters))), None)

@@ -20,7 +20,7 @@ from normlab.models.layer_lookup import (
     use_batch_statistics,
 )
 from normlab.probes.copies import side_effect_free_copy
-from normlab.probes.landscape import BatchedLoss, Params, member_normal
+from normlab.probes.landscape import BatchedLoss, Params
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 
@@ -80,7 +80,7 @@ def random_direction(
 
     Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the loss landscape of neural nets, arXiv:1712.09913.
     """
-    draws = member_normal(generators, (1, landscape.theta.shape[1]), landscape.theta)[0]
+    draws = landscape.normal(generators)[0]
     pairs = zip(landscape.names, landscape.unflatten(draws), landscape.unflatten(landscape.theta), strict=True)
     directions = []
     for name, d, theta in pairs:
@@ -114,7 +114,7 @@ def reestimated(snapshot: TrainingSnapshot, data: str = "train", *, double: bool
     forward = reestimating_forward(snapshot.net, folds=snapshot.folds)
     (x, y), samples = snapshot.data(data), snapshot.data("train")[0]
     state = snapshot.trained_and_fixed(snapshot.before)
-    return snapshot.loss_of(forward, *state, [samples, x], y, "frozen", double=double)
+    return snapshot.loss_of(forward, *state, [samples, x], y, double=double)
 
 
 def reestimating_forward(net: nn.Module, *, folds: bool = True) -> Callable[[Params, Tensor, Tensor], Tensor]:

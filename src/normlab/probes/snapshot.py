@@ -115,7 +115,7 @@ class TrainingSnapshot:
         def forward(state: Tensors, x: Tensor) -> Tensor:
             return functional_call(net, state, (x,))
 
-        return self.loss_of(forward, params, fixed, [x], y, mode, double=double)
+        return self.loss_of(forward, params, fixed, [x], y, double=double)
 
     def trained_and_fixed(self, state: Params) -> tuple[Params, Params]:
         """Split parameters and buffers into the trained parameters and all others."""
@@ -129,7 +129,6 @@ class TrainingSnapshot:
         fixed: Params,
         inputs: Sequence[Tensor],
         y: Tensor,
-        mode: str,
         *,
         double: bool,
     ) -> BatchedLoss:
@@ -139,7 +138,7 @@ class TrainingSnapshot:
             outputs = forward({**fixed, **params}, *inputs)
             return self.loss(outputs.unsqueeze(0), y.unsqueeze(0)).squeeze(0)
 
-        landscape = BatchedLoss(loss, params, [fixed, y, *inputs], mode=mode)
+        landscape = BatchedLoss(loss, params, [fixed, y, *inputs])
         return landscape.double() if double else landscape
 
 

@@ -24,9 +24,6 @@ SIZE_FLOOR = 0.1
 DENSITY_POINTS = 256
 """G, the number of grid points of a density."""
 
-OperatorMeasure = Callable[[Any, int], Tensor]
-"""Maps a Hessian as a curvlinops operator, and the index of its member, to a tensor."""
-
 
 class ExtremeEigenvalues(NamedTuple):
     """Extreme eigenvalues of K spectra.
@@ -88,8 +85,13 @@ def lanczos(
         process.extend(product)
         if count in (next_check, limit):
             next_check = count + 1 + count // 8
-            result = keep_converged(result, process.ritz(ends), tolerance)
-            if bool((result.converged | process.broken).all()):
+            values, errors, radius = process.ritz(ends)
+            small = errors <= tolerance * torch.maximum(values.abs(), SIZE_FLOOR * radius)
+            kept, done = result.converged, result.converged | small
+            result = ExtremeEigenvalues(
+                torch.where(kept, result.values, values), torch.where(kept, result.errors, errors), done
+            )
+            if bool((done | process.broken).all()):
                 break
     return result
 
@@ -170,19 +172,6 @@ def orthogonalize(vectors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return rest.squeeze(2), along
 
 
-def keep_converged(
-    result: ExtremeEigenvalues, ritz: tuple[Tensor, Tensor, Tensor], tolerance: float
-) -> ExtremeEigenvalues:
-    """Keep the eigenvalues that have converged, and replace the others by the current ones."""
-    values, errors, radius = ritz
-    converged = errors <= tolerance * torch.maximum(values.abs(), SIZE_FLOOR * radius)
-    return ExtremeEigenvalues(
-        torch.where(result.converged, result.values, values),
-        torch.where(result.converged, result.errors, errors),
-        result.converged | converged,
-    )
-
-
 def trace(
     landscape: BatchedLoss, samples: int = 100, *, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
@@ -220,7 +209,7 @@ def trace(
         value = torch.stack([unit @ (hessian @ unit) for unit in torch.eye(size).to(landscape.theta)]).sum()
         return value.expand(samples)
 
-    values = map_members(landscape, generators, exact if samples >= size else estimates).double()
+    values = map_hessians(landscape, generators, exact if samples >= size else estimates).double()
     return values.mean(1), values.std(1) / samples**0.5
 
 
@@ -274,12 +263,14 @@ def density(
             return missing
         return torch.stack([values, grid])
 
-    values, grid = map_members(landscape, generators, quadrature).unbind(1)
+    values, grid = map_hessians(landscape, generators, quadrature).unbind(1)
     return values, grid
 
 
-def map_members(landscape: BatchedLoss, generators: Sequence[torch.Generator], measure: OperatorMeasure) -> Tensor:
-    """Apply a measure to each member's Hessian, and stack the results.
+def map_hessians(
+    landscape: BatchedLoss, generators: Sequence[torch.Generator], measure: Callable[[Any, int], Tensor]
+) -> Tensor:
+    """Apply a measure to each member's Hessian, an operator of curvlinops, and its index; stack the results.
 
     curvlinops draws from torch's global generator, which is seeded from that of the member and restored
     afterwards.
@@ -287,10 +278,9 @@ def map_members(landscape: BatchedLoss, generators: Sequence[torch.Generator], m
     values = []
     for k, generator in enumerate(generators):
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        hessian = hessian_operator(landscape.of_member(k))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            values.append(measure(hessian, k))
+            values.append(measure(hessian_operator(landscape.of_members(slice(k, k + 1))), k))
     return torch.stack(values)
 
 
