@@ -150,10 +150,13 @@ def read_csv(
         ConfigError: if the file is not a valid table; the message names row and column.
     """
     dialect, frame = read_frame(path, separator, decimal)
-    source = Source(
-        path.name, lambda row: f"{path.name}, row {line_number(path, dialect, row)}", decimal=dialect.decimal
-    )
-    parsed = parse_table(frame, options, source)
+
+    def locate(row: int) -> str:
+        # Blank lines and line breaks in quoted values count.
+        line, _ = next(islice(read_records(path, dialect.separator), row + 1, None))
+        return f"{path.name}, row {line}"
+
+    parsed = parse_table(frame, options, Source(path.name, locate, decimal=dialect.decimal))
     if dialect in (Dialect(",", "."), Dialect(separator or "", decimal or "")):
         return parsed
     return replace(parsed, notices=(f"data: {path.name}: {dialect}", *parsed.notices))
@@ -220,16 +223,10 @@ def read_header(path: Path, dialect: Dialect) -> list[str]:
             f"{path.name} has a single column, {format_list(names)}, with {dialect}; "
             f"the first line must name several; data.separator may be {', '.join(SEPARATORS)} or another sign"
         )
-    for index, name in enumerate(names):
-        if name and name in names[:index]:
+    for name in filter(None, names):
+        if names.count(name) > 1:
             raise ConfigError(f"{path.name} has two columns named {name}; rename one")
     return names
-
-
-def line_number(path: Path, dialect: Dialect, row: int) -> int:
-    """Return the line number of a row, counting blank lines and line breaks in quoted values."""
-    line, _ = next(islice(read_records(path, dialect.separator), row + 1, None))
-    return line
 
 
 def reject_long_rows(path: Path, dialect: Dialect) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from normlab.errors import first_line
 from normlab.models.layer_lookup import call_hooks
 from normlab.probes.copies import require_mode
 
@@ -116,33 +117,24 @@ def renumber_nodes(lines: Sequence[str]) -> Iterator[str]:
     return (NODE.sub(number, line) for line in lines)
 
 
-def write_graph(folder: Path, name: str, dot_text: str) -> list[Path]:
-    """Write ``<name>.dot``, and ``<name>.svg`` if Graphviz is installed; return the paths of the files."""
-    written = [folder / f"{name}.dot"]
-    written[0].write_text(dot_text, encoding="utf-8")
+def graph_files(name: str, dot_text: str) -> dict[str, bytes]:
+    """Return ``<name>.dot``, and ``<name>.svg`` if Graphviz is installed, by name."""
+    files = {f"{name}.dot": dot_text.encode()}
     if shutil.which("dot"):
         import graphviz
 
         try:
-            picture = graphviz.Source(dot_text).pipe(format="svg", quiet=True)
+            files[f"{name}.svg"] = graphviz.Source(dot_text).pipe(format="svg", quiet=True)
         except graphviz.CalledProcessError as error:
-            log.warning(
-                "%s.svg is missing: Graphviz exited with status %s; to see why, run dot -Tsvg %s",
-                name,
-                error.returncode,
-                written[0],
-            )
-            return written
-        written.append(folder / f"{name}.svg")
-        written[1].write_bytes(picture)
-    return written
+            reason = f"Graphviz exited with status {error.returncode}; to see why, run dot -Tsvg {name}.dot"
+            log.warning("%s.svg is missing: %s", name, reason)
+    return files
 
 
-def write_tensorboard_graph(folder: Path, net: nn.Module, x: Tensor) -> Path:
-    """Write an event file with a net's graph in evaluation mode, for TensorBoard's Graphs tab; return its path.
+def tensorboard_graph(net: nn.Module, x: Tensor) -> bytes:
+    """Return an event file with a net's graph in evaluation mode, for TensorBoard's Graphs tab.
 
     Args:
-        folder: the folder of the run's event files.
         net: any net of one argument; it is unchanged.
         x: a batch of inputs, ``(B, …)``.
 
@@ -151,24 +143,20 @@ def write_tensorboard_graph(folder: Path, net: nn.Module, x: Tensor) -> Path:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with tempfile.TemporaryDirectory() as temporary:
-        writer = SummaryWriter(temporary)
+    with tempfile.TemporaryDirectory() as folder:
         try:
             # add_graph prints a failure in addition to raising it.
             with (
+                SummaryWriter(folder) as writer,
                 torch.random.fork_rng(devices=[]),
                 ignore_trace_warnings(),
                 contextlib.redirect_stdout(io.StringIO()),
             ):
                 writer.add_graph(deepcopy(net), x)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"the net cannot be traced for TensorBoard's graph: {reason}") from error
-        finally:
-            writer.close()
-        (written,) = Path(temporary).iterdir()
-        (folder / EVENTS).write_bytes(written.read_bytes())
-    return folder / EVENTS
+            raise ValueError(f"the net cannot be traced for TensorBoard's graph: {first_line(error)}") from error
+        (written,) = Path(folder).iterdir()
+        return written.read_bytes()
 
 
 @contextlib.contextmanager
@@ -209,17 +197,15 @@ class Graph:
             named_layer(net, name)
 
     def files(self, net: nn.Module, x: Tensor) -> dict[str, bytes]:
-        """Return the contents of the files of :meth:`write` by name, to share them among the runs of one net."""
-        with tempfile.TemporaryDirectory() as temporary:
-            self.write(Path(temporary), net, x)
-            return {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
+        """Return the files for the folder of a run by name; x is a batch, ``(B, …)``.
 
-    def write(self, folder: Path, net: nn.Module, x: Tensor) -> None:
-        """Write the graphs into the folder of a run; x is a batch, ``(B, …)``. Log a warning if tracing fails."""
-        write_graph(folder, "graph", graph_dot(net, x, mode=self.mode))
+        Log a warning if tracing for TensorBoard fails.
+        """
+        files = graph_files("graph", graph_dot(net, x, mode=self.mode))
         for layer in self.layers:
-            write_graph(folder, f"graph_{layer}", graph_dot(net, x, layer, self.mode))
+            files |= graph_files(f"graph_{layer}", graph_dot(net, x, layer, self.mode))
         try:
-            write_tensorboard_graph(folder, net, x)
+            files[EVENTS] = tensorboard_graph(net, x)
         except ValueError as error:
             log.warning("%s", error)
+        return files
