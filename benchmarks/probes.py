@@ -41,10 +41,11 @@ from torch.func import stack_module_state
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
 from normlab.population.kernels import tune_malloc
+from normlab.probes.copies import side_effect_free_copy
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.gradient_lipschitz import gradient_lipschitz
-from normlab.probes.lanczos import LARGEST
-from normlab.probes.snapshot import TrainingSnapshot, member_normal, side_effect_free_copy
+from normlab.probes.snapshot import TrainingSnapshot
+from normlab.probes.spectrum import LARGEST
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -137,8 +138,7 @@ def lipschitz(normalized: bool, mode: str, repeats: int) -> dict[str, float]:
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     snapshot = snapshot_of([ours], data, mean_squared_error)
     theirs.train(mode == "batch")
-    size = sum(param.numel() for param in theirs.parameters())
-    delta = RADIUS * member_normal(generators(1), (SAMPLES, size), data[0])[:, 0]
+    delta = RADIUS * snapshot.landscape(mode, "train").normal(generators(1), SAMPLES)[:, 0]
 
     def probe(double: bool = False) -> Tensor:
         landscape = snapshot.landscape(mode, "train", double=double)
@@ -202,7 +202,7 @@ def largest(mode: str, members: int) -> dict[str, float]:
 
     landscape = snapshot.landscape(mode, "train", double=True)
     exact = eigenvalues(landscape, tolerance=1e-9, iterations=200, generators=generators(members)).values[0]
-    starts = member_normal(generators(members), (1, landscape.theta.shape[1]), data[0])[0]
+    starts = landscape.normal(generators(members))[0].float()
     eigenvalue(copies[0], data, starts[0])
     theirs, times, calls = [], [], 0.0
     for part in range(PARTS):

@@ -14,8 +14,8 @@ from simulation_tables import Table, Tables
 from normlab.stats.analysis import Analysis
 from normlab.stats.comparison import ALPHA
 from normlab.stats.design import Scope
-from normlab.stats.looks import History
 from normlab.stats.estimates import final_mean
+from normlab.stats.looks import History
 
 
 def epochs(size: int, generator: np.random.Generator) -> Tables:

@@ -14,7 +14,6 @@ from normlab.models.layers import Norm, Weight
 from normlab.probes import Measurement, Probe, TrainingSnapshot
 from normlab.probes.gradient_lipschitz import require_perturbations
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.snapshot import member_normal
 
 
 class SourceMLP(MLP):
@@ -67,7 +66,7 @@ def aliased_lipschitz(
     require_perturbations(radius, samples)
     parameters, saved = landscape.theta.clone(), landscape.theta.clone()
     estimates = []
-    for delta in radius * member_normal(generators, (samples, landscape.theta.shape[1]), landscape.theta):
+    for delta in radius * landscape.normal(generators, samples):
         parameters.add_(delta)
         perturbed = landscape.gradients(parameters)
         parameters = saved  # The fault: no copy.
@@ -97,4 +96,4 @@ class AliasedLipschitz(Probe):
             landscape = snapshot.landscape(mode, self.data)
             estimates = aliased_lipschitz(landscape, self.radius, self.samples, generators=snapshot.generators)
             numbers = {"median": estimates.median(0).values, "max": estimates.max(0).values}
-            yield Measurement(self.name, mode, numbers, {"samples": estimates.T}, headline=("median", "max"))
+            yield Measurement(mode, numbers, {"samples": estimates.T}, headline=("median", "max"))

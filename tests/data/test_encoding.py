@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from normlab.data.preprocessing import Encoder
-from normlab.data.table import Table
+from normlab.data.table import Encoder, Table
 from normlab.errors import ConfigError
 
 NAN = torch.nan

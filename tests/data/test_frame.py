@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from normlab.data.parsing import Source
-from normlab.data.table import split_rows
+from normlab.data.sampling import split_rows
 from normlab.data.tabular import FrameData, ParsedTable, parse_table
 from normlab.errors import ConfigError
 

@@ -3,9 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from normlab.data.parsing import Source
+from normlab.data.parsing import MAX_INTEGER_CLASSES, Source
 from normlab.data.tabular import ParsedTable, ParsingOptions, parse_table
-from normlab.data.target import MAX_INTEGER_CLASSES
 from normlab.errors import ConfigError
 
 SOURCE = Source("some.table", lambda row: f"some.table, sample {row}", ", by hand")

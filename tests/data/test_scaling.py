@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from torch.testing import assert_close
 
-from normlab.data.preprocessing import Standardizer, cast_numbers, count_merged_values, merged_values_warning
+from normlab.data.table import Standardizer, cast_numbers, count_merged_values, merged_values_warning
 
 
 def standardized(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

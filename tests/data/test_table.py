@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 
 from normlab.data import Table
-from normlab.data.table import split_rows
+from normlab.data.sampling import split_rows
 
 
 @given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=4), spare=st.integers(0, 5), seed=st.integers(0))

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from normlab.data import InMemoryData, Table
 from normlab.models import MLP
-from normlab.models.layer_lookup import norm_slots
+from normlab.models.layer_lookup import norm_slots, running_statistics
 from normlab.norms import (
     BatchNorm1d,
     BatchRenorm,
@@ -28,7 +28,7 @@ from normlab.norms import (
     weight_normalization,
     weight_standardization,
 )
-from normlab.population.evaluation import reestimate, with_running_statistics
+from normlab.population.evaluation import reestimate
 from normlab.population.population import Population
 from normlab.training.build import net_maker
 from normlab.training.dry_run import dry_run_once
@@ -316,7 +316,7 @@ def test_weight_normalization_keeps_initial_weights():
 
 def test_models_with_running_statistics():
     sentence = TEXT.split("\n## Statistics in evaluation\n\n")[1].split(" need a mean and a variance")[0]
-    models = {model for model in MODELS if with_running_statistics(build_untrained(*model_and_net(model))[0])}
+    models = {model for model in MODELS if running_statistics(build_untrained(*model_and_net(model))[0])}
     assert set(re.findall(r"`(\w+)`", sentence)) == models
     assert models == {model for model in MODELS if PROPERTIES[model]["training ≠ evaluation"].startswith("yes")}
 

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from normlab.data import Table
 from normlab.models import CNN, MLP
+from normlab.models.layer_lookup import use_batch_statistics
 from normlab.norms import (
     BatchNorm1d,
     BatchNorm2d,
@@ -22,7 +23,7 @@ from normlab.norms import (
     NoisyBatchNorm,
 )
 from normlab.norms.batch_statistics import expected_maximum
-from normlab.population.evaluation import reestimate, use_batch_statistics
+from normlab.population.evaluation import reestimate
 from normlab.population.population import Population
 from normlab.training.build import make_data
 from normlab.training.run import train

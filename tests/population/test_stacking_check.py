@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from normlab.norms import BatchNorm1d
 from normlab.population import kernels
 from normlab.population.stacking_check import Stacking
-from normlab.probes.snapshot import side_effect_free_copy
+from normlab.probes.copies import side_effect_free_copy
 from normlab.results.result import Result
 from normlab.sweep.grouping import group_runs
 from normlab.training import stackability

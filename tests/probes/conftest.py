@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +81,41 @@ def make_snapshot(
     return TrainingSnapshot(**(fields | overrides))
 
 
+def draws(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def state_of(nets: Sequence[nn.Module]) -> dict[str, Tensor]:
+    named = [dict(chain(net.named_parameters(), net.named_buffers())) for net in nets]
+    return {name: torch.stack([own[name].detach().clone() for own in named]) for name in named[0]}
+
+
+def make_stepped_snapshot(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> TrainingSnapshot:
+    """Return a snapshot of nets that have seen other batches, around a step of torch.optim.SGD for each net."""
+    nets = []
+    for seed in range(3):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nets.append(make().double())
+    x, y = 1 + 2 * draws(3, 12, *shape, seed=4), draws(3, 12, 2, seed=5)
+    rates = torch.tensor([0.05, 0.1, 0.02], dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        for net in nets:
+            for seed in range(3):
+                net(3 * draws(9, *shape, seed=seed))
+    before = state_of(nets)
+    for net, own, target, lr in zip(nets, x, y, rates, strict=True):
+        optimizer = torch.optim.SGD(net.parameters(), lr=float(lr))
+        # The probe repeats the random draws of this step.
+        with torch.random.fork_rng(devices=[]):
+            squared(net(own)[None], target[None]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after, trained = state_of(nets), [name for name, _ in nets[0].named_parameters()]
+    train = 2 + 3 * draws(1, 21, *shape, seed=2), draws(1, 21, 2, seed=3)
+    return TrainingSnapshot(nets[0], squared, trained, before, after, before, (x, y), train, rates, None, [], 1, 3)
+
+
 def alone(snapshot: TrainingSnapshot, k: int) -> TrainingSnapshot:
     """Return the snapshot of member k alone."""
 
@@ -118,6 +154,8 @@ def helpers() -> SimpleNamespace:
     return SimpleNamespace(
         make_net=make_net,
         make_snapshot=make_snapshot,
+        make_stepped_snapshot=make_stepped_snapshot,
+        state_of=state_of,
         alone=alone,
         quadratic=quadratic,
         norms=NORMS,

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d, BatchRenorm, NoisyBatchNorm
-from normlab.probes.along_gradient import LENGTHS, AlongGradient, along_gradient, cosine
+from normlab.probes.gradient_change import LENGTHS, AlongGradient, along_gradient, cosine
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.snapshot import Measurement, TrainingSnapshot
 
@@ -87,7 +87,7 @@ def test_lengths_may_differ_between_members():
     lengths = draws(4, K, seed=6).abs()
     together = along_gradient(quadratic(), lengths)
     for k in range(K):
-        alone = along_gradient(quadratic().of_member(k), lengths[:, k])
+        alone = along_gradient(quadratic().of_members(slice(k, k + 1)), lengths[:, k])
         for many, one in zip(together, alone, strict=True):
             assert_close(many[..., k], one[..., 0])
         assert_close(together.beta[k], alone.beta[0])
@@ -169,11 +169,10 @@ def test_numbers_match_plain_autograd_on_minibatch(norm, mode):
         )
 
 
-def test_measurement_has_name_mode_and_shapes():
+def test_measurement_has_mode_and_shapes():
     measurement = measure(AlongGradient(), make_snapshot())
 
-    assert (measurement.probe, measurement.mode, measurement.headline) == (
-        "along_gradient",
+    assert (measurement.mode, measurement.headline) == (
         "batch",
         ("beta", "beta_lr"),
     )

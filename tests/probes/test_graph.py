@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import BatchNorm1d, BatchNorm2d, NoisyBatchNorm, weight_normalization
 from normlab.probes import Graph
-from normlab.probes.graph import EVENTS, graph_dot, write_graph, write_tensorboard_graph
+from normlab.probes.graph import EVENTS, graph_dot, graph_files, tensorboard_graph
 
 CONF = Path(__file__).parents[2] / "conf"
 NODE = re.compile(r'\t(\d+) \[label=(?:"([^"]*)"|(\w+))(?: fillcolor=(\w+))?\]')
@@ -210,19 +210,17 @@ def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
 
 
-def test_dot_text_is_written_without_graphviz(tmp_path, monkeypatch, caplog):
+def test_dot_text_is_a_file_without_graphviz(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
-    assert [path.name for path in tmp_path.iterdir()] == ["graph.dot"]
-    assert (tmp_path / "graph.dot").read_text() == "digraph {\n}\n"
+    assert graph_files("graph", "digraph {\n}\n") == {"graph.dot": b"digraph {\n}\n"}
     assert not caplog.records
 
 
-def test_graphviz_output_is_saved_as_svg(tmp_path, monkeypatch):
+def test_graphviz_output_is_svg_file(tmp_path, monkeypatch):
     fake(tmp_path, monkeypatch, "echo '<svg/>'")
-    written = write_graph(tmp_path, "graph_hidden1", "digraph {\n}\n")
-    assert [path.name for path in written] == ["graph_hidden1.dot", "graph_hidden1.svg"]
-    assert written[1].read_text() == "<svg/>\n"
+    files = graph_files("graph_hidden1", "digraph {\n}\n")
+    assert list(files) == ["graph_hidden1.dot", "graph_hidden1.svg"]
+    assert files["graph_hidden1.svg"] == b"<svg/>\n"
     assert (tmp_path / "received").read_text() == "digraph {\n}\n"
     assert (tmp_path / "arguments").read_text() == "-Kdot -Tsvg\n"
 
@@ -230,10 +228,9 @@ def test_graphviz_output_is_saved_as_svg(tmp_path, monkeypatch):
 def test_graphviz_failure_logs_one_line(tmp_path, monkeypatch, caplog, capfd):
     fake(tmp_path, monkeypatch, "echo much to say >&2\nexit 3")
     with caplog.at_level(logging.WARNING, "normlab"):
-        assert write_graph(tmp_path, "graph", "digraph {\n}\n") == [tmp_path / "graph.dot"]
-    path = tmp_path / "graph.dot"
+        assert list(graph_files("graph", "digraph {\n}\n")) == ["graph.dot"]
     assert caplog.messages == [
-        f"graph.svg is missing: Graphviz exited with status 3; to see why, run dot -Tsvg {path}"
+        "graph.svg is missing: Graphviz exited with status 3; to see why, run dot -Tsvg graph.dot"
     ]
     assert capfd.readouterr() == ("", "")
 
@@ -252,17 +249,15 @@ def test_graphviz_parses_same_nodes_and_edges(name):
 
 
 @graphviz
-def test_graphviz_draws_all_parameters(tmp_path):
-    _, picture = write_graph(tmp_path, "graph", graph_dot(mlp(), draws(8, 3)))
-    svg = picture.read_text()
+def test_graphviz_draws_all_parameters():
+    svg = graph_files("graph", graph_dot(mlp(), draws(8, 3)))["graph.svg"].decode()
     assert "<svg" in svg
     assert all(name in svg for name, _ in mlp().named_parameters())
 
 
 def test_tensorboard_graph_has_node_for_every_layer(tmp_path):
-    path = write_tensorboard_graph(tmp_path, mlp(dropout=0.3), draws(8, 3))
-    assert path == tmp_path / EVENTS
-    assert [each.name for each in tmp_path.iterdir()] == [EVENTS]
+    path = tmp_path / EVENTS
+    path.write_bytes(tensorboard_graph(mlp(dropout=0.3), draws(8, 3)))
     (graph,) = (event.graph_def for event in EventFileLoader(str(path)).Load() if event.graph_def)
     names = [node.name for node in GraphDef.FromString(graph).node]
     for part in ("Linear[linear]", "BatchNorm1d[norm]", "ReLU[activation]"):
@@ -273,12 +268,11 @@ def test_tensorboard_graph_has_node_for_every_layer(tmp_path):
     assert not [name for name in names if "Dropout" in name]
 
 
-def test_untraceable_net_raises_with_reason(tmp_path, capfd):
+def test_untraceable_net_raises_with_reason(capfd):
     message = "the net cannot be traced for TensorBoard's graph: not today"
     with pytest.raises(ValueError, match=f"^{message}$"):
-        write_tensorboard_graph(tmp_path, Untraceable(), draws(8, 3))
+        tensorboard_graph(Untraceable(), draws(8, 3))
     assert capfd.readouterr() == ("", "")
-    assert not list(tmp_path.iterdir())
 
 
 def test_untraceable_net_keeps_dot_files_and_logs_one_line(tmp_path, caplog, monkeypatch):
@@ -289,17 +283,14 @@ def test_untraceable_net_keeps_dot_files_and_logs_one_line(tmp_path, caplog, mon
     assert caplog.messages == ["the net cannot be traced for TensorBoard's graph: not today"]
 
 
-def test_files_equal_written_files(tmp_path, monkeypatch):
+def test_files_are_of_net_and_layers(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     net, x = mlp(), draws(8, 3)
-    graph = Graph(layers=["hidden1", "hidden2.norm"], mode="frozen")
-    files = graph.files(net, x)
-    graph.write(tmp_path, net, x)
-    assert list(files) == [EVENTS, "graph.dot", "graph_hidden1.dot", "graph_hidden2.norm.dot"]
-    assert {path.name for path in tmp_path.iterdir()} == files.keys()
+    files = Graph(layers=["hidden1", "hidden2.norm"], mode="frozen").files(net, x)
+    assert list(files) == ["graph.dot", "graph_hidden1.dot", "graph_hidden2.norm.dot", EVENTS]
     for name, layer in (("graph", None), ("graph_hidden1", "hidden1"), ("graph_hidden2.norm", "hidden2.norm")):
-        text = graph_dot(net, x, layer, "frozen")
-        assert files[f"{name}.dot"].decode() == (tmp_path / f"{name}.dot").read_text() == text
+        assert files[f"{name}.dot"].decode() == graph_dot(net, x, layer, "frozen")
+    assert not list(tmp_path.iterdir())
 
 
 def test_shipped_configuration_accepts_layers():
@@ -311,13 +302,13 @@ def test_shipped_configuration_accepts_layers():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["bn", "fused", "noisy", "wn", "cnn"])
-def test_drawing_has_no_side_effects(name, training, tmp_path):
+def test_drawing_has_no_side_effects(name, training):
     make, shape = NETS[name]
     net, x = make().train(training), draws(8, *shape)
     before, own = {key: tensor.clone() for key, tensor in net.state_dict().items()}, x.clone()
     generator = torch.get_rng_state()
 
-    Graph(layers=["hidden1"]).write(tmp_path, net, x)
+    Graph(layers=["hidden1"]).files(net, x)
 
     assert all(torch.equal(net.state_dict()[key], tensor) for key, tensor in before.items())
     assert torch.equal(x, own)

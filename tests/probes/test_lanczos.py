@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from normlab.probes.lanczos import LARGEST, SMALLEST, ExtremeEigenvalues, LanczosProcess, lanczos
+from normlab.probes.spectrum import LARGEST, SMALLEST, ExtremeEigenvalues, LanczosProcess, lanczos
 
 EVEN = torch.linspace(-3, 5, 30, dtype=torch.float64)
 

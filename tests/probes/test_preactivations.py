@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
+from normlab.probes.copies import side_effect_free_copy
 from normlab.probes.preactivations import (
     ActivationInputs,
     Preactivations,
@@ -15,7 +16,7 @@ from normlab.probes.preactivations import (
     preactivations,
     unit_drift,
 )
-from normlab.probes.snapshot import Measurement, TrainingSnapshot, side_effect_free_copy
+from normlab.probes.snapshot import Measurement, TrainingSnapshot
 
 K = 3
 
@@ -211,10 +212,9 @@ def test_nonfinite_member_leaves_other_members_unchanged():
         assert_close(value[[0, 2]], fine[name][[0, 2]])
 
 
-def test_measurement_has_name_mode_and_requested_layers():
+def test_measurement_has_mode_and_requested_layers():
     measurement = measure(make_snapshot(), layers=["hidden2"], modes=("frozen",))
-    assert (measurement.probe, measurement.mode, measurement.headline) == (
-        "preactivations",
+    assert (measurement.mode, measurement.headline) == (
         "frozen",
         ("shift", "stretch"),
     )

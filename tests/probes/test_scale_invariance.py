@@ -11,11 +11,10 @@ from torch.testing import assert_close
 from normlab import norms
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
-from normlab.probes.curvature import extreme_eigenvalues
-from normlab.probes.lanczos import LARGEST
+from normlab.probes.copies import side_effect_free_copy
+from normlab.probes.curvature import extreme_eigenvalues, weight_norm_diagonal
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.scale_invariance import weight_norm_diagonal
-from normlab.probes.snapshot import side_effect_free_copy
+from normlab.probes.spectrum import LARGEST
 
 K = 2
 HIDDEN = ["hidden1.linear", "hidden2.linear"]
@@ -47,7 +46,7 @@ def make_landscape(model: nn.Module, mode: str = "batch", factors: dict[str, flo
     def loss(params):
         return F.mse_loss(functional_call(quiet, params, (x,)), y)
 
-    return BatchedLoss(loss, params, mode=mode)
+    return BatchedLoss(loss, params)
 
 
 def scaled_parameters(landscape: BatchedLoss) -> dict[str, Tensor]:

@@ -117,7 +117,7 @@ def test_stacked_members_equal_single_members():
     values, grids = density(whole, *ends, generators=generators(3))
 
     for k in range(3):
-        own = whole.of_member(k)
+        own = whole.of_members(slice(k, k + 1))
         value, error = trace(own, 5, generators=generators(3)[k : k + 1])
         assert_close((value, error), (traces[k : k + 1], errors[k : k + 1]))
         value, grid = density(own, *ends[:, k : k + 1], generators=generators(3)[k : k + 1])

@@ -109,7 +109,7 @@ class NormalizerProbe(Probe):
     def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
         if not any(isinstance(layer, BatchNorm1d) for layer in snapshot.net.modules()):
             raise ValueError("there is no normalizer to look at")
-        yield Measurement(self.name, "batch", {"x": torch.zeros(len(snapshot.lr))})
+        yield Measurement("batch", {"x": torch.zeros(len(snapshot.lr))})
 
 
 def is_close(outputs: Tensor, targets: Tensor) -> Tensor:

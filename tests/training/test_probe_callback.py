@@ -36,7 +36,6 @@ class Spy(Probe):
         losses = landscape.losses(landscape.theta)
         draws = torch.stack([torch.rand((), generator=generator) for generator in snapshot.generators])
         yield Measurement(
-            self.name,
             "frozen",
             {"loss": losses, "draw": draws},
             {"row": torch.stack([losses, draws], dim=1)},

@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from normlab.population.optim import SGD, Adam, AdamW, StackedOptimizer
 from normlab.probes.curvature import extreme_eigenvalues
-from normlab.probes.lanczos import LARGEST
 from normlab.probes.landscape import BatchedLoss
+from normlab.probes.spectrum import LARGEST
 from normlab.training.stability import preconditioning, stability_limit
 
 LR, P = 0.05, 6

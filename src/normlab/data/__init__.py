@@ -1,9 +1,8 @@
 """In-memory datasets, each a LightningDataModule based on :class:`InMemoryData`."""
 
-from normlab.data.bundled import BreastCancer, Diabetes, Digits, Wine
 from normlab.data.csv import CSV
 from normlab.data.datamodule import InMemoryData
-from normlab.data.generated import Fitness, Random
+from normlab.data.datasets import BreastCancer, Diabetes, Digits, Fitness, Random, Wine
 from normlab.data.openml import OpenML
 from normlab.data.table import Table
 

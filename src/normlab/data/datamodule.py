@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from normlab.config.schema import DataConfig
-from normlab.data.parsing import format_list
-from normlab.data.preprocessing import Standardizer, cast_numbers, merged_values_warning
-from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_single_sample
-from normlab.data.table import Table, split_rows
+from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_single_sample, split_rows
+from normlab.data.table import Standardizer, Table, cast_numbers, format_list, merged_values_warning
 from normlab.errors import require
 
 Transform = Callable[[Table], Table]
@@ -160,32 +158,31 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         if not self.standardize:
             return []
         train = self.parts[0]
-        scale = Standardizer.fit(train.x)
-        indices = scale.nearly_constant.flatten().nonzero().flatten().tolist()
-        names = [train.name_of(index) for index in indices]
-        count = f"{len(names)} inputs have" if len(names) > 1 else "1 input has"
+        indices = Standardizer.fit(train.x).nearly_constant.flatten().nonzero().flatten().tolist()
+        count = f"{len(indices)} inputs have" if len(indices) > 1 else "1 input has"
         line = (
             f"data: {count} the same value in over 99 % of the training samples, centered but not scaled: "
-            f"{format_list(names)}"
+            f"{format_list([train.name_of(index) for index in indices])}"
         )
-        return [line] if names else []
+        return [line] if indices else []
 
     def merged_values_warnings(self) -> list[str]:
         """Return warnings about distinct values that float32 rounds to the same number."""
-        table, notices = self.whole_table(), []
-        if self.dtype == torch.float32 and table.x.dtype == torch.float64 and not self.standardize:
-            notices += merged_values_warning(table.x, table.name_of, "data.standardize")
-        if self.dtype == torch.float32 and table.y.dtype == torch.float64 and not self.standardize_target:
-            notices += merged_values_warning(table.y, target_name, "data.standardize_target")
+        table, notices = self.whole_table(), list[str]()
+        for values, standardized, name_of, key in (
+            (table.x, self.standardize, table.name_of, "data.standardize"),
+            (table.y, self.standardize_target, target_name, "data.standardize_target"),
+        ):
+            if self.dtype == torch.float32 and values.dtype == torch.float64 and not standardized:
+                notices += merged_values_warning(values, name_of, key)
         return notices
 
     def split(self, index: int) -> WholeSplit:
         """Return the training (0), validation (1) or test (2) split of all members; computed once."""
         if index not in self._splits:
             tables = [member.parts[index] for member in self.members]
-            self._splits[index] = WholeSplit(
-                *(stack_members([getattr(t, name) for t in tables]) for name in ("x", "y"))
-            )
+            x, y = (stack_members(tensors) for tensors in zip(*((t.x, t.y) for t in tables), strict=True))
+            self._splits[index] = WholeSplit(x, y)
         return self._splits[index]
 
     def train_dataloader(self) -> WholeSplit:

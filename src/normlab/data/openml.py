@@ -9,18 +9,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from http.client import HTTPException
 from math import isfinite, prod
-from os.path import join
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import torch
 
 from normlab.data.datamodule import Transform
-from normlab.data.parsing import Source, format_list
-from normlab.data.table import Table
+from normlab.data.parsing import Source
+from normlab.data.table import Table, format_list
 from normlab.data.tabular import FrameData, ParsedTable, ParsingOptions, parse_table
 from normlab.errors import ConfigError, first_line, require
 
@@ -30,10 +29,12 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 10.0
 """Socket timeout of requests to OpenML."""
 
-# By default scikit-learn has pandas read categories. Version 1.9 then fails on categories that pandas 3.1 reads as
-# numbers, such as MNIST's classes, and deletes the file (scikit-learn pull request 34902). So the categories are
-# created in `without_arff_quotes`.
 READ_CSV_OPTIONS = {"dtype": None, "low_memory": False}
+"""Options of pandas for the rows: by default scikit-learn has it read categories.
+
+Version 1.9 then fails on categories that pandas 3.1 reads as numbers, such as MNIST's classes, and deletes the
+file (scikit-learn pull request 34902).
+"""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -145,56 +146,53 @@ def fetch(name: str, version: int | str, target_column: str | None, folder: str)
         KeyError: if the target column does not exist.
     """
     from sklearn.datasets import fetch_openml
-    from sklearn.datasets._openml import _get_data_features
 
-    target = "default-target" if target_column is None else target_column
+    read = partial(
+        fetch_openml,
+        name,
+        version=version,
+        data_home=folder,
+        target_column="default-target" if target_column is None else target_column,
+        as_frame=True,
+        n_retries=1,
+        delay=0.5,
+    )
     with (
         translate_errors(name, version, folder),
         socket_timeout(TIMEOUT_SECONDS),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        bunch = fetch_openml(
-            name,
-            version=version,
-            data_home=folder,
-            target_column=target,
-            as_frame=True,
-            n_retries=1,
-            delay=0.5,
-            read_csv_kwargs=dict(READ_CSV_OPTIONS),
-        )
-        features = _get_data_features(bunch.details["id"], join(folder, "openml"))
-    bunch.frame = without_arff_quotes(
-        bunch.frame, {feature["name"] for feature in features if feature["data_type"] == "nominal"}
-    )
+        # Without rows, the nominal columns are known by their dtype and none is read wrongly.
+        columns = read(read_csv_kwargs={"nrows": 0}).frame
+        bunch = read(read_csv_kwargs=dict(READ_CSV_OPTIONS))
+    bunch.frame = without_arff_quotes(bunch.frame, list(columns.select_dtypes("category")))
     texts = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-    lines = [text.splitlines()[0].removesuffix(" Available versions:") for text in texts]
+    lines = dict.fromkeys(text.splitlines()[0].removesuffix(" Available versions:") for text in texts)
     return bunch, [f"data: OpenML: {line}" for line in lines if not line.endswith("Retrying...")]
 
 
-def without_arff_quotes(frame: "pd.DataFrame", nominal: set[str]) -> "pd.DataFrame":
+def without_arff_quotes(frame: "pd.DataFrame", nominal: Sequence[str]) -> "pd.DataFrame":
     """Remove ARFF's single quotes from text columns, and convert nominal columns to categories."""
     import pandas as pd
 
     text_columns = [str(name) for name, column in frame.items() if pd.api.types.is_string_dtype(column)]
     unquoted = {name: frame[name].str.replace(r"^'(.*)'$", r"\1", regex=True) for name in text_columns}
-    return frame.assign(**unquoted).astype(dict.fromkeys(nominal & set(frame.columns), "category"))
+    return frame.assign(**unquoted).astype(dict.fromkeys(nominal, "category"))
 
 
 @contextmanager
 def translate_errors(name: str, version: int | str, folder: str) -> Iterator[None]:
     """Convert exceptions of scikit-learn and the network into :class:`ConfigError` with a remedy."""
-    from sklearn.datasets._openml import OpenMLError
-
     try:
         yield
-    except (OpenMLError, IndexError) as error:
-        raise ConfigError(
-            f"data.name={name}: OpenML has no dataset of this name with data.version={version}; "
-            "look it up on www.openml.org"
-        ) from error
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
+        # The class of scikit-learn's error about an unknown dataset is private.
+        if isinstance(error, IndexError) or str(error).endswith(" found."):
+            raise ConfigError(
+                f"data.name={name}: OpenML has no dataset of this name with data.version={version}; "
+                "look it up on www.openml.org"
+            ) from error
         reason = "sparse tables are not supported" if "Sparse ARFF" in str(error) else first_line(error)
         raise ConfigError(f"data.name={name}: {reason}") from error
     except (OSError, HTTPException) as error:

@@ -1,4 +1,4 @@
-"""Sample order and batch sizes of an epoch, as pure functions of seed and epoch."""
+"""Splits, sample order and batch sizes, as pure functions of seed and epoch."""
 
 import hashlib
 
@@ -17,6 +17,19 @@ def derive_seed(seed: int, *names: object) -> int:
     """
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def split_rows(samples: int, sizes: tuple[int, ...], seed: int) -> tuple[Tensor, ...]:
+    """Return the sample indices of disjoint random splits, a pure function of ``seed``.
+
+    Raises:
+        ValueError: if the sizes add up to more than ``samples``.
+    """
+    if sum(sizes) > samples:
+        total = " + ".join(map(str, sizes))
+        raise ValueError(f"data: train + val + test must be at most {samples} samples, got {total}")
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(derive_seed(seed, "split")))
+    return order[: sum(sizes)].split(sizes)
 
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:

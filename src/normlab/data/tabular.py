@@ -12,16 +12,16 @@ import torch
 
 from normlab.data.datamodule import InMemoryData, Transform
 from normlab.data.parsing import (
-    ParsedColumn,
+    Column,
+    ParsedInput,
     Source,
-    check_not_missing,
-    drop_remedy,
-    format_list,
-    parse_column,
+    infer_task,
+    missing_targets,
+    parse_target,
+    task_notice,
 )
-from normlab.data.preprocessing import Encoder
-from normlab.data.table import Table, split_rows
-from normlab.data.target import infer_task, missing_targets, parse_target, task_notice
+from normlab.data.sampling import split_rows
+from normlab.data.table import Encoder, Table, distinct_values, drop_remedy, format_list
 from normlab.errors import ConfigError, nearest, require
 
 if TYPE_CHECKING:
@@ -68,80 +68,70 @@ def parse_table(frame: "pd.DataFrame", options: ParsingOptions, source: Source) 
     Raises:
         ConfigError: for an unknown column, a missing or invalid value, or a target with a single class.
     """
-    target = frame[check_target_column(options.target_column, list(frame.columns), source)]
-    inputs = frame.drop(columns=[target.name, *check_dropped_columns(frame, target.name, options.drop, source)])
-    if inputs.columns.empty:
-        raise ConfigError(
-            f"{source.name} has no column besides the target {target.name}; it needs at least one input column"
-        )
+    inputs, target = select_columns(frame, options, source)
     names = tuple(map(str, inputs.columns))
     x, columns = parse_inputs(inputs, options, source)
-    missing_target = missing_targets(target, options.task, source)
+    missing = missing_targets(target, options.task)
+    steps = []
     if options.missing == "drop":
-        complete = ~(missing_target | np.isnan(x).any(axis=1))
-        require(
-            bool(complete.any()),
-            "data.missing",
-            f"mean, as every row of {source.name} has a missing value",
-            "drop",
-        )
-        x, target = (x, target) if complete.all() else (x[complete], target[complete])
-        steps = describe_dropped_rows(complete)
+        complete = ~(missing | np.isnan(x).any(axis=1))
+        reason = f"mean, as every row of {source.name} has a missing value"
+        require(bool(complete.any()), "data.missing", reason, "drop")
+        if not complete.all():
+            steps = [f"{pluralize(int((~complete).sum()), 'row')} with missing values dropped"]
+            x, target = x[complete], Column(target.series[complete], source)
     else:
-        check_not_missing(target, missing_target, source, "use data.missing=drop")
+        target.reject_missing(missing, "use data.missing=drop")
         steps = describe_imputation(names, x) if options.missing == "mean" else []
-    task = infer_task(target, source) if options.task == "auto" else options.task
-    parsed_target = parse_target(target, task, source)
-    notices = [task_notice(target, parsed_target.labels, source)] if options.task == "auto" else []
+    task = infer_task(target) if options.task == "auto" else options.task
+    y, labels = parse_target(target, task)
+    notices = [task_notice(target, labels)] if options.task == "auto" else []
     steps = describe_encoding(names, columns, x) + steps
     notices += [f"data: {', '.join(steps)}"] if steps else []
     return ParsedTable(
-        Table(torch.from_numpy(x), parsed_target.y, len(parsed_target.labels), names),
+        Table(torch.from_numpy(x), y, len(labels), names),
         tuple(notices),
         tuple(column.categories for column in columns),
         next((column.overflow for column in columns if column.overflow), ""),
-        parsed_target.overflow,
+        "" if labels else target.overflow,
     )
 
 
-def check_target_column(name: str | None, columns: list[str], source: Source) -> str:
-    """Return the target's name if it is a column.
+def select_columns(
+    frame: "pd.DataFrame", options: ParsingOptions, source: Source
+) -> tuple["pd.DataFrame", Column]:
+    """Return the input columns and the target column.
 
     Raises:
-        ConfigError: if it is None or unknown; the message lists the columns or suggests the nearest.
+        ConfigError: if the target or a column to drop is unknown, with the nearest name; if the target is dropped
+            or not set; or if no input is left.
     """
-    if name is None:
+    columns, target = list(frame.columns), options.target_column
+    if target is None:
         raise ConfigError(
             f"data.target_column must be a column of {source.name} ({format_list(columns)}), got null"
         )
-    if name not in columns:
-        suggestion = nearest(name, columns)
+    if target not in columns:
+        suggestion = nearest(target, columns)
         raise ConfigError(
-            f"data.target_column={name}: {source.name} has no such column; did you mean {suggestion}?"
+            f"data.target_column={target}: {source.name} has no such column; did you mean {suggestion}?"
         )
-    return name
-
-
-def check_dropped_columns(
-    frame: "pd.DataFrame", target: object, drop: Sequence[str], source: Source
-) -> Sequence[str]:
-    """Return the columns to drop if all of them are input columns.
-
-    Raises:
-        ConfigError: if a column is unknown or is the target.
-    """
-    columns = [str(name) for name in frame.columns]
-    for name in drop:
+    for name in options.drop:
         if name not in columns:
             suggestion = nearest(name, columns)
             raise ConfigError(f"data.drop: {source.name} has no column {name}; did you mean {suggestion}?")
-        require(name != target, "data.drop", f"without {target}, the target", f"[{', '.join(drop)}]")
-    return drop
+        require(name != target, "data.drop", f"without {target}, the target", f"[{', '.join(options.drop)}]")
+    inputs = frame.drop(columns=[target, *options.drop])
+    if inputs.columns.empty:
+        raise ConfigError(
+            f"{source.name} has no column besides the target {target}; it needs at least one input column"
+        )
+    return inputs, Column(frame[target], source)
 
 
 def parse_inputs(
     frame: "pd.DataFrame", options: ParsingOptions, source: Source
-) -> tuple[np.ndarray, list[ParsedColumn]]:
+) -> tuple[np.ndarray, list[ParsedInput]]:
     """Parse all input columns into an array ``(N, columns)``, with the metadata of each column.
 
     Missing values are NaN. The array is float32 if that holds all values exactly, otherwise float64. The returned
@@ -149,17 +139,18 @@ def parse_inputs(
     """
     x, columns = np.zeros(frame.shape, dtype=np.float32), []
     for index, name in enumerate(frame.columns):
-        column = parse_column(frame[name], source)
-        missing = np.isnan(column.values)
+        column = Column(frame[name], source)
+        parsed = column.parse_input()
+        missing = np.isnan(parsed.values)
         if missing.all():
             raise ConfigError(f"{source.name}: column {name} has no values; leave it out with {drop_remedy(name)}")
         if options.missing == "error":
-            check_not_missing(frame[name], missing, source, "use data.missing=drop or mean")
+            column.reject_missing(missing, "use data.missing=drop or mean")
         # float32 halves the memory of tables that it holds exactly, such as images with integer pixels.
-        if x.dtype == np.float32 and not exact_in_float32(column.values):
+        if x.dtype == np.float32 and not exact_in_float32(parsed.values):
             x = x.astype(np.float64)
-        x[:, index] = column.values
-        columns.append(replace(column, values=np.empty(0)))
+        x[:, index] = parsed.values
+        columns.append(replace(parsed, values=np.empty(0)))
     return x, columns
 
 
@@ -173,34 +164,24 @@ def exact_in_float32(values: np.ndarray) -> bool:
         return np.array_equal(values.astype(np.float32), values, equal_nan=True)
 
 
-def describe_encoding(names: Sequence[str], columns: Sequence[ParsedColumn], x: np.ndarray) -> list[str]:
+def describe_encoding(names: Sequence[str], columns: Sequence[ParsedInput], x: np.ndarray) -> list[str]:
     """Describe the one-hot encoded columns and the columns of booleans, for a notice."""
-    classes = {
-        name: len(distinct_values(x[:, index])) for index, name in enumerate(names) if columns[index].categories
-    }
-    encoded = format_list([f"{name}: {pluralize(number, 'class')}" for name, number in classes.items()])
+    encoded = [
+        f"{name}: {pluralize(len(distinct_values(x[:, index])), 'class')}"
+        for index, name in enumerate(names)
+        if columns[index].categories
+    ]
     booleans = [name for name, column in zip(names, columns, strict=True) if column.is_boolean]
-    steps = [f"{pluralize(len(classes), 'column')} one-hot encoded ({encoded})"] if classes else []
+    steps = [f"{pluralize(len(encoded), 'column')} one-hot encoded ({format_list(encoded)})"] if encoded else []
     return steps + ([f"true taken as 1 and false as 0 ({format_list(booleans)})"] if booleans else [])
-
-
-def distinct_values(values: np.ndarray) -> np.ndarray:
-    """Return the sorted distinct values except NaN."""
-    return np.unique(values[~np.isnan(values)])
-
-
-def describe_dropped_rows(complete: np.ndarray) -> list[str]:
-    """Describe the number of dropped rows, for a notice."""
-    return [] if complete.all() else [f"{pluralize(int((~complete).sum()), 'row')} with missing values dropped"]
 
 
 def describe_imputation(names: Sequence[str], x: np.ndarray) -> list[str]:
     """Describe the number of imputed values and their columns, for a notice."""
     counts = np.isnan(x).sum(axis=0)
     columns = format_list([name for name, count in zip(names, counts, strict=True) if count])
-    if not columns:
-        return []
-    return [f"{pluralize(int(counts.sum()), 'missing value')} imputed with the training mean ({columns})"]
+    values = pluralize(int(counts.sum()), "missing value")
+    return [f"{values} imputed with the training mean ({columns})"] if columns else []
 
 
 def pluralize(number: int, noun: str) -> str:
@@ -292,23 +273,17 @@ class FrameData(InMemoryData):
             f"data: {used} of the {rows} rows are used; "
             f"data.train={rows - 2 * fifth} data.val={fifth} data.test={fifth} would use all"
         )
-        return [
-            *super().notices,
-            *parsed.notices,
-            *self.unseen_category_warnings(),
-            *([unused_rows] if used < rows else []),
-        ]
+        own = [*parsed.notices, *self.unseen_category_warnings(), *[unused_rows] * (used < rows)]
+        return [*super().notices, *own]
 
     def unseen_category_warnings(self) -> list[str]:
         """Return a warning that lists categories of held-out samples that are absent from training."""
         parsed = self.read()
         table, rows = parsed.table, split_rows(len(parsed.table), (self.train, self.val, self.test), self.seed)
         unknown = []
-        for column, labels in ((column, labels) for column, labels in enumerate(parsed.categories) if labels):
-            train, held_out = (
-                distinct_values(table.x[index, column].numpy()) for index in (rows[0], torch.cat(rows[1:]))
-            )
-            codes = np.setdiff1d(held_out, train)
-            unknown += [f"{table.names[column]}={labels[int(code)]}" for code in codes]
+        for column in filter(parsed.categories.__getitem__, range(len(parsed.categories))):
+            train, held_out = (table.x[index, column].numpy() for index in (rows[0], torch.cat(rows[1:])))
+            codes = np.setdiff1d(distinct_values(held_out), distinct_values(train))
+            unknown += [f"{table.names[column]}={parsed.categories[column][int(code)]}" for code in codes]
         line = f"data: categories absent from the training samples, encoded as zeros: {format_list(unknown)}"
         return [line] if unknown else []

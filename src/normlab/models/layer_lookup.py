@@ -1,18 +1,24 @@
 """Lookup of normalizers and activations in a net, and measurements of layer inputs and outputs.
 
 A net's normalizers are submodules named ``norm``. Nets without normalization have identities there, so they are
-measured at the same points. The main entries are :func:`norm_slots` and :class:`HookedLayers`.
+measured at the same points. The main entries are :func:`norm_slots`, :class:`HookedLayers` and, for statistics of
+normalizers, :func:`batch_statistics` and :func:`pooled_statistics`.
 
-Notation: K members.
+Notation: K members, C features, T batches.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normlab import norms
+from normlab.norms.batch_norm import BatchNorm
+from normlab.norms.statistics import RUNNING, mean_and_variance, pooled, running_stat_names
 
 ACTIVATION_CLASSES = tuple({getattr(nn, name) for name in nn.modules.activation.__all__} - {nn.MultiheadAttention})
 """Classes that count as activation functions under any submodule name."""
@@ -119,20 +125,88 @@ class HookedLayers:
         """Run ``call`` on a single net; return its result and the measurements, without the axis K."""
         measurements: dict[str, Tensor] = {}
 
-        def hook(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-            def record(layer: nn.Module, inputs: tuple, y: Tensor) -> None:
-                measurements[name] = self.measure(layer, inputs[0][None], y[None], 2)[0]
+        def record(name: str, layer: nn.Module, args: tuple, kwargs: dict[str, Any], y: Tensor) -> None:
+            measurements[name] = self.measure(layer, args[0][None], y[None], 2)[0]
 
-            return record
-
-        handles = [layer.register_forward_hook(hook(name)) for name, layer in self.layers.items()]
-        try:
+        with call_hooks(self.layers.items(), after=record):
             return call(), measurements
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def normalizers(net: nn.Module) -> HookedLayers:
     """Return the hooks that measure :func:`input_output_moments` at a net's normalizers."""
     return HookedLayers(dict(norm_slots(net)), input_output_moments)
+
+
+@contextmanager
+def call_hooks(
+    layers: Iterable[tuple[str, nn.Module]],
+    *,
+    before: Callable[..., None] | None = None,
+    after: Callable[..., None] | None = None,
+) -> Iterator[None]:
+    """Context manager that runs functions before and after each call of named layers.
+
+    Args:
+        layers: pairs of name and layer.
+        before: called with name, layer, positional and keyword arguments.
+        after: called with the same and the output.
+    """
+    handles = []
+    for name, layer in layers:
+        if before is not None:
+            handles.append(layer.register_forward_pre_hook(partial(before, name), with_kwargs=True))
+        if after is not None:
+            handles.append(layer.register_forward_hook(partial(after, name), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def running_statistics(net: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Return the layer and the attribute name of each running mean and variance, by full buffer name."""
+    return {
+        f"{path}.{name}".lstrip("."): (layer, name)
+        for path, layer in net.named_modules()
+        for name in running_stat_names(layer)
+    }
+
+
+@contextmanager
+def use_batch_statistics(net: nn.Module) -> Iterator[None]:
+    """Context manager in which a net in evaluation mode normalizes by the statistics of each batch.
+
+    Running statistics are None within the context and restored afterwards, unchanged.
+    """
+    hidden = [(layer, name, layer._buffers[name]) for layer, name in running_statistics(net).values()]
+    for layer, name, _ in hidden:
+        layer._buffers[name] = None
+    try:
+        yield
+    finally:
+        for layer, name, buffer in hidden:
+            layer._buffers[name] = buffer
+
+
+def batch_statistics(layer: nn.Module, x: Tensor, features: int = 1) -> Tensor:
+    """Return mean, biased variance and number of values of each feature of a layer's input.
+
+    The variance is the layer's own estimate: for ℓ1 batch norm it is computed from the mean absolute deviation.
+
+    Shapes:
+        x ``(B, C, ...)``, or with C on the axis ``features``; returns ``(3, C)``.
+    """
+    rows = x.movedim(features, -1)
+    mean, _, var = layer.statistics(rows) if isinstance(layer, BatchNorm) else mean_and_variance(rows)
+    return torch.stack([mean, var, torch.full_like(mean, rows.shape[:-1].numel())])
+
+
+def pooled_statistics(layer: nn.Module, batches: Tensor) -> dict[str, Tensor]:
+    """Return the running mean and variance of T batches together, from :func:`batch_statistics` of each.
+
+    Shapes:
+        batches ``(T, 3, ...)``; returns tensors ``(...)`` under the names ``RUNNING``.
+    """
+    pool = layer.pooled if isinstance(layer, BatchNorm) else pooled
+    return dict(zip(RUNNING, pool(*batches.unbind(1)), strict=True))

@@ -8,6 +8,7 @@ Letters: K members, N samples, O outputs, C features, T minibatches.
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,14 @@ from torchmetrics.functional.regression import mean_absolute_error, mean_squared
 
 from normlab.data.sampling import batch_sizes
 from normlab.errors import ConfigError, first_line, prefix_errors, require
-from normlab.models.layer_lookup import HookedLayers
-from normlab.norms.batch_norm import BatchNorm
-from normlab.norms.statistics import RUNNING, mean_and_variance, pooled, running_stat_names
+from normlab.models.layer_lookup import (
+    HookedLayers,
+    batch_statistics,
+    pooled_statistics,
+    running_statistics,
+    use_batch_statistics,
+)
+from normlab.norms.statistics import running_stat_names
 from normlab.population.population import Population
 
 log = logging.getLogger("normlab")
@@ -127,57 +133,22 @@ def per_member_metrics(
     return values
 
 
-def with_running_statistics(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers with a running mean, a running variance or both, by name."""
-    return {name: layer for name, layer in net.named_modules() if running_stat_names(layer)}
-
-
-@contextmanager
-def use_batch_statistics(net: nn.Module) -> Iterator[None]:
-    """Context manager in which a net in evaluation mode normalizes by the statistics of each batch.
-
-    Running statistics are None within the context and restored afterwards, unchanged.
-    """
-    layers = with_running_statistics(net).values()
-    hidden = [(layer, name, layer._buffers[name]) for layer in layers for name in running_stat_names(layer)]
-    for layer, name, _ in hidden:
-        layer._buffers[name] = None
-    try:
-        yield
-    finally:
-        for layer, name, buffer in hidden:
-            layer._buffers[name] = buffer
-
-
-def batch_statistics(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
-    """Return mean, variance and sample count of a layer's input for each feature, in float64.
-
-    The variance is the layer's own estimate: for ℓ1 batch norm it is computed from the mean absolute deviation.
+def member_statistics(layer: nn.Module, x: Tensor, y: Tensor, features: int) -> Tensor:
+    """Return :func:`batch_statistics` of each member's input in float64.
 
     Shapes:
         x ``(K, ..., C, ...)``, C on the axis ``features``; returns ``(K, 3, C)``.
     """
-    statistics_of = layer.statistics if isinstance(layer, BatchNorm) else mean_and_variance
-
-    def statistics(x: Tensor) -> Tensor:
-        rows = x.double().movedim(features - 1, -1)
-        mean, _, var = statistics_of(rows)
-        return torch.stack([mean, var, torch.full_like(mean, rows.shape[:-1].numel())])
-
+    statistics = partial(batch_statistics, layer, features=features - 1)
     # vmap over one member would take most of a small layer's time.
-    return statistics(x[0]).unsqueeze(0) if len(x) == 1 else vmap(statistics)(x)
+    return statistics(x[0].double()).unsqueeze(0) if len(x) == 1 else vmap(statistics)(x.double())
 
 
 @contextmanager
 def with_reestimated(population: Population, minibatches: Iterable[Tensor]) -> Iterator[None]:
     """Context manager that re-estimates the running statistics, and restores them on exit."""
-    names = [
-        f"{layer}.{statistic}".removeprefix(".")
-        for layer, module in with_running_statistics(population.net).items()
-        for statistic in running_stat_names(module)
-    ]
     state = population.state()
-    saved = {name: state[name].clone() for name in names}
+    saved = {name: state[name].clone() for name in running_statistics(population.net)}
     try:
         reestimate(population, minibatches)
         yield
@@ -198,23 +169,21 @@ def reestimate(population: Population, minibatches: Iterable[Tensor]) -> None:
     Shapes:
         minibatches ``(K, B, ...)`` each.
     """
-    net = population.net
-    layers = with_running_statistics(net)
-    minibatches = list(minibatches)
-    if not layers or not minibatches:
+    net, minibatches = population.net, list(minibatches)
+    running = running_statistics(net)
+    if not running or not minibatches:
         return
-    training, watch = population.training, HookedLayers(layers, batch_statistics)
+    layers = {name.rpartition(".")[0]: layer for name, (layer, _) in running.items()}
+    training, watch = population.training, HookedLayers(layers, member_statistics)
     population.eval()
     with use_batch_statistics(net):
         observed = [population.observe(x, watch)[1] for x in minibatches]
     population.train(training)
     state = population.state()
-    for name, layer in layers.items():
-        mean, var, counts = torch.stack([seen[name] for seen in observed]).unbind(2)
-        pool = layer.pooled if isinstance(layer, BatchNorm) else pooled
-        values = dict(zip(RUNNING, pool(mean, var, counts), strict=True))
-        for statistic in running_stat_names(layer):
-            state[f"{name}.{statistic}".removeprefix(".")].copy_(values[statistic])
+    for path, layer in layers.items():
+        values = pooled_statistics(layer, torch.stack([seen[path] for seen in observed]).transpose(1, 2))
+        for name in running_stat_names(layer):
+            state[f"{path}.{name}".lstrip(".")].copy_(values[name])
 
 
 class EvaluationStatistics:

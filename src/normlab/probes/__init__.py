@@ -1,9 +1,8 @@
 """Probes: measurements of a loss and its parameters that depend on no network class and change no state."""
 
 from normlab.probes.activations import Activations
-from normlab.probes.along_gradient import AlongGradient
-from normlab.probes.covariate_shift import CovariateShift
 from normlab.probes.curvature import Curvature
+from normlab.probes.gradient_change import AlongGradient, CovariateShift
 from normlab.probes.gradient_lipschitz import GradientLipschitz
 from normlab.probes.graph import Graph
 from normlab.probes.interpolation import Line

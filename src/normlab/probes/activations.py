@@ -7,16 +7,23 @@ Letters: K members, L layers, D units of a layer, R rows: B samples, at every po
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normlab.models.layer_lookup import activation_slots, mean_std
-from normlab.probes.hooked_copy import ForwardBackward, forward_backward, weights_by_layer
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
+from normlab.probes.snapshot import (
+    ForwardBackward,
+    Measurement,
+    Probe,
+    Tensors,
+    TrainingSnapshot,
+    forward_backward,
+    weights_by_layer,
+)
 
-NamedTensors = dict[str, Tensor]
 BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
     nn.Sigmoid: lambda _: (0.0, 1.0),
     nn.Hardsigmoid: lambda _: (0.0, 1.0),
@@ -27,7 +34,7 @@ BOUNDS: dict[type, Callable[[Any], tuple[float, float]]] = {
 """Lower and upper bounds of the activations that saturate on both sides."""
 
 
-def output_statistics(outputs: Sequence[Tensor]) -> NamedTensors:
+def output_statistics(outputs: Sequence[Tensor]) -> Tensors:
     r"""Return mean, standard deviation, dead share and effective ranks of the outputs of each layer.
 
     ``mean`` and ``std`` are over all entries. ``dead`` is the share of units with the same output for every row,
@@ -87,7 +94,7 @@ def effective_rank(trace: Tensor, gram: Tensor) -> Tensor:
     return (trace / gram).square().masked_fill(trace == 0, 0)
 
 
-def preactivation_rank(inputs: Sequence[Tensor]) -> NamedTensors:
+def preactivation_rank(inputs: Sequence[Tensor]) -> Tensors:
     """Return the effective rank of the inputs of each activation: ``(K, R, D)`` each to ``(L, K)``."""
     moments = [gram_moments(h.double()) for h in inputs]
     return {"preactivation_effective_rank": torch.stack([effective_rank(*each) for each in moments])}
@@ -110,7 +117,7 @@ def member_norm(x: Tensor) -> Tensor:
 
 def weight_statistics(
     snapshot: TrainingSnapshot, weights: Mapping[str, Sequence[str]], gradients: Mapping[str, Tensor]
-) -> NamedTensors:
+) -> Tensors:
     """Return gradient RMS, relative update and effective learning rate of the weights of each layer.
 
     All weights of a layer are treated as one vector; :class:`Activations` defines the quantities.
@@ -187,10 +194,11 @@ class Activations(Probe):
         features, arrays = feature_statistics(snapshot) if snapshot.epoch == 0 else ({}, {})
         with_histograms = self.histograms_every is not None and snapshot.epoch % self.histograms_every == 0
         for mode in self.modes:
-            flow = forward_backward(
-                snapshot, mode, [name for names in weights.values() for name in names], self.data
-            )
-            through = activation_statistics(flow) if flow.outputs else {}
+            flow = forward_backward(snapshot, mode, list(chain(*weights.values())), self.data)
+            through = {}
+            if flow.outputs:
+                through = output_statistics([*flow.outputs.values()])
+                through |= preactivation_rank([*flow.inputs.values()])
             back = weight_statistics(snapshot, weights, flow.gradients) if weights else {}
             numbers = {
                 **numbers_by_layer(flow.outputs, through),
@@ -202,21 +210,16 @@ class Activations(Probe):
             }
             headline = [name for name in ("dead", "gradient_rms_ratio") if name in numbers]
             histograms = histogram_values(snapshot, flow.outputs, weights) if with_histograms else {}
-            yield Measurement(self.name, mode, numbers, arrays, headline, histograms)
+            yield Measurement(mode, numbers, arrays, headline, histograms)
 
 
-def activation_statistics(flow: ForwardBackward) -> NamedTensors:
-    """Return the statistics of activation outputs and the rank of activation inputs, ``(L, K)`` each."""
-    return output_statistics([*flow.outputs.values()]) | preactivation_rank([*flow.inputs.values()])
-
-
-def numbers_by_layer(layers: Iterable[str], numbers: NamedTensors) -> NamedTensors:
+def numbers_by_layer(layers: Iterable[str], numbers: Tensors) -> Tensors:
     """Split numbers ``(L, K)`` by layer: ``layer/name`` to ``(K,)``."""
     rows = {name: values.unbind(0) for name, values in numbers.items()}
     return {f"{layer}/{name}": row[i] for i, layer in enumerate(layers) for name, row in rows.items()}
 
 
-def normalizer_statistics(flow: ForwardBackward) -> NamedTensors:
+def normalizer_statistics(flow: ForwardBackward) -> Tensors:
     """Return mean and standard deviation of the output of each normalizer, ``(K,)`` each."""
     return {
         f"{layer}/norm_{name}": value
@@ -225,16 +228,16 @@ def normalizer_statistics(flow: ForwardBackward) -> NamedTensors:
     }
 
 
-def saturation_by_layer(flow: ForwardBackward, threshold: float) -> NamedTensors:
+def saturation_by_layer(flow: ForwardBackward, threshold: float) -> Tensors:
     """Return the saturated share of each activation with two bounds, ``(K,)`` each."""
-    bounded = {layer: module for layer, module in flow.activations.items() if type(module) in BOUNDS}
     return {
         f"{layer}/saturated": saturated_share(flow.outputs[layer], *BOUNDS[type(module)](module), threshold)
-        for layer, module in bounded.items()
+        for layer, module in flow.activations.items()
+        if type(module) in BOUNDS
     }
 
 
-def network_summary(through: NamedTensors, back: NamedTensors) -> NamedTensors:
+def network_summary(through: Tensors, back: Tensors) -> Tensors:
     """Summarize numbers ``(L, K)`` over layers: largest dead share, smallest ranks, ratio of gradients."""
     summary = {}
     if through:
@@ -245,7 +248,7 @@ def network_summary(through: NamedTensors, back: NamedTensors) -> NamedTensors:
     return summary
 
 
-def feature_statistics(snapshot: TrainingSnapshot) -> tuple[NamedTensors, NamedTensors]:
+def feature_statistics(snapshot: TrainingSnapshot) -> tuple[Tensors, Tensors]:
     """Return mean and standard deviation of the training inputs, over all ``(K,)`` and by feature ``(K, D)``."""
     x, members = snapshot.train[0].flatten(2).double(), len(snapshot.lr)
     names = ("features_mean", "features_std")
@@ -255,12 +258,10 @@ def feature_statistics(snapshot: TrainingSnapshot) -> tuple[NamedTensors, NamedT
 
 
 def histogram_values(
-    snapshot: TrainingSnapshot, outputs: NamedTensors, weights: Mapping[str, Sequence[str]]
-) -> NamedTensors:
+    snapshot: TrainingSnapshot, outputs: Tensors, weights: Mapping[str, Sequence[str]]
+) -> Tensors:
     """Return the outputs and weights of each layer, ``(K, …)`` each."""
     values = {f"{layer}/activations": h for layer, h in outputs.items()}
     for layer, names in weights.items():
-        values[f"{layer}/weights"] = torch.cat(
-            [snapshot.before[name].detach().flatten(1) for name in names], dim=1
-        )
+        values[f"{layer}/weights"] = torch.cat([snapshot.before[name].detach().flatten(1) for name in names], 1)
     return values

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from normlab.probes.landscape import BatchedLoss
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, member_normal
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 RADII = (0.1, 1.0, 10.0)
 """Multiples of the radius at which to measure; for a smooth loss the estimates agree."""
@@ -43,7 +43,7 @@ def gradient_lipschitz(
         ValueError: if the radius is not positive, or samples is below 1.
     """
     require_perturbations(radius, samples)
-    delta = radius * member_normal(generators, (samples, landscape.theta.shape[1]), landscape.theta)
+    delta = radius * landscape.normal(generators, samples)
     return gradient_change_ratios(landscape, delta)
 
 
@@ -94,13 +94,11 @@ class GradientLipschitz(Probe):
         """Yield median, quartiles and maximum, and an array of all samples, for each mode."""
         for mode in self.modes:
             landscape = snapshot.landscape(mode, self.data, double=self.double)
-            delta = member_normal(snapshot.generators, (self.samples, landscape.theta.shape[1]), landscape.theta)
-            estimates = torch.stack(
-                [gradient_change_ratios(landscape, self.radius * radius * delta) for radius in RADII], dim=1
-            )
-            low, middle, high = estimates.double().quantile(
-                estimates.new_tensor([0.25, 0.5, 0.75]).double(), dim=0
-            )
+            delta = landscape.normal(snapshot.generators, self.samples)
+            scaled = [gradient_change_ratios(landscape, self.radius * radius * delta) for radius in RADII]
+            estimates = torch.stack(scaled, dim=1)
+            levels = torch.tensor([0.25, 0.5, 0.75]).to(estimates.double())
+            low, middle, high = estimates.double().quantile(levels, dim=0)
             numbers = {
                 "median": middle[1],
                 "q25": low[1],
@@ -113,18 +111,12 @@ class GradientLipschitz(Probe):
             medians = [*middle]
             if self.double:
                 single = snapshot.landscape(mode, self.data)
-                medians.append(
-                    gradient_change_ratios(single, (self.radius * delta).to(single.theta)).median(0).values
-                )
-                numbers["median_float32"] = medians[-1]
-            numbers["unreliable"] = estimates_disagree(torch.stack([median.double() for median in medians]))
-            yield Measurement(
-                self.name,
-                mode,
-                numbers,
-                {"samples": estimates.permute(2, 1, 0)},
-                headline=("median", "unreliable"),
-            )
+                ratios = gradient_change_ratios(single, (self.radius * delta).to(single.theta))
+                numbers["median_float32"] = ratios.median(0).values
+                medians.append(numbers["median_float32"].double())
+            numbers["unreliable"] = estimates_disagree(torch.stack(medians))
+            arrays = {"samples": estimates.permute(2, 1, 0)}
+            yield Measurement(mode, numbers, arrays, headline=("median", "unreliable"))
 
 
 def estimates_disagree(estimates: Tensor) -> Tensor:

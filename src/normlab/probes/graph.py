@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from normlab.probes.snapshot import MODES, named_layers
+from normlab.errors import first_line
+from normlab.models.layer_lookup import call_hooks
+from normlab.probes.copies import require_mode
 
 log = logging.getLogger("normlab")
 
@@ -42,8 +44,7 @@ def graph_dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "
     Raises:
         ValueError: if the mode is unknown, or the net has no such layer, or does not call it.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode}")
+    require_mode(mode)
     copy = deepcopy(net).train(mode == "batch")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         module, (args, kwargs) = (copy, ((x,), {})) if layer is None else last_call(copy, layer, x)
@@ -58,19 +59,30 @@ def graph_dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "
 
 def last_call(net: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, tuple[tuple, dict[str, Any]]]:
     """Return a layer of a net, and the arguments of its last call in a forward pass of x."""
-    ((_, module),) = named_layers(net, [layer])
+    module = named_layer(net, layer)
     calls: list[tuple[tuple, dict[str, Any]]] = []
 
-    def record(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def record(name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         # Arguments are cloned, because layers may modify them in place.
         calls.append(tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs)))
 
-    handle = module.register_forward_pre_hook(record, with_kwargs=True)
-    net(x)
-    handle.remove()
+    with call_hooks([(layer, module)], before=record):
+        net(x)
     if not calls:
         raise ValueError(f"layer must be called by the net, got {layer}, which it does not call; choose another")
     return module, calls[-1]
+
+
+def named_layer(net: nn.Module, name: str) -> nn.Module:
+    """Return the layer of a net with this name.
+
+    Raises:
+        ValueError: if the net has none; the message lists its layers.
+    """
+    known = {name: layer for name, layer in net.named_modules() if name}
+    if name not in known:
+        raise ValueError(f"layer must be in the net, got {name}; available: {', '.join(known)}")
+    return known[name]
 
 
 def call_with_leaves(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[dict[str, Tensor], tuple]:
@@ -105,33 +117,24 @@ def renumber_nodes(lines: Sequence[str]) -> Iterator[str]:
     return (NODE.sub(number, line) for line in lines)
 
 
-def write_graph(folder: Path, name: str, dot_text: str) -> list[Path]:
-    """Write ``<name>.dot``, and ``<name>.svg`` if Graphviz is installed; return the paths of the files."""
-    written = [folder / f"{name}.dot"]
-    written[0].write_text(dot_text, encoding="utf-8")
+def graph_files(name: str, dot_text: str) -> dict[str, bytes]:
+    """Return ``<name>.dot``, and ``<name>.svg`` if Graphviz is installed, by name."""
+    files = {f"{name}.dot": dot_text.encode()}
     if shutil.which("dot"):
         import graphviz
 
         try:
-            picture = graphviz.Source(dot_text).pipe(format="svg", quiet=True)
+            files[f"{name}.svg"] = graphviz.Source(dot_text).pipe(format="svg", quiet=True)
         except graphviz.CalledProcessError as error:
-            log.warning(
-                "%s.svg is missing: Graphviz exited with status %s; to see why, run dot -Tsvg %s",
-                name,
-                error.returncode,
-                written[0],
-            )
-            return written
-        written.append(folder / f"{name}.svg")
-        written[1].write_bytes(picture)
-    return written
+            reason = f"Graphviz exited with status {error.returncode}; to see why, run dot -Tsvg {name}.dot"
+            log.warning("%s.svg is missing: %s", name, reason)
+    return files
 
 
-def write_tensorboard_graph(folder: Path, net: nn.Module, x: Tensor) -> Path:
-    """Write an event file with a net's graph in evaluation mode, for TensorBoard's Graphs tab; return its path.
+def tensorboard_graph(net: nn.Module, x: Tensor) -> bytes:
+    """Return an event file with a net's graph in evaluation mode, for TensorBoard's Graphs tab.
 
     Args:
-        folder: the folder of the run's event files.
         net: any net of one argument; it is unchanged.
         x: a batch of inputs, ``(B, …)``.
 
@@ -140,24 +143,20 @@ def write_tensorboard_graph(folder: Path, net: nn.Module, x: Tensor) -> Path:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with tempfile.TemporaryDirectory() as temporary:
-        writer = SummaryWriter(temporary)
+    with tempfile.TemporaryDirectory() as folder:
         try:
             # add_graph prints a failure in addition to raising it.
             with (
+                SummaryWriter(folder) as writer,
                 torch.random.fork_rng(devices=[]),
                 ignore_trace_warnings(),
                 contextlib.redirect_stdout(io.StringIO()),
             ):
                 writer.add_graph(deepcopy(net), x)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"the net cannot be traced for TensorBoard's graph: {reason}") from error
-        finally:
-            writer.close()
-        (written,) = Path(temporary).iterdir()
-        (folder / EVENTS).write_bytes(written.read_bytes())
-    return folder / EVENTS
+            raise ValueError(f"the net cannot be traced for TensorBoard's graph: {first_line(error)}") from error
+        (written,) = Path(folder).iterdir()
+        return written.read_bytes()
 
 
 @contextlib.contextmanager
@@ -186,8 +185,7 @@ class Graph:
     mode: str = "batch"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode}")
+        require_mode(self.mode)
 
     def check(self, net: nn.Module) -> None:
         """Check that the net has the layers.
@@ -195,21 +193,19 @@ class Graph:
         Raises:
             ValueError: if it does not; the message lists its layers.
         """
-        for _ in named_layers(net, self.layers):
-            pass
+        for name in self.layers:
+            named_layer(net, name)
 
     def files(self, net: nn.Module, x: Tensor) -> dict[str, bytes]:
-        """Return the contents of the files of :meth:`write` by name, to share them among the runs of one net."""
-        with tempfile.TemporaryDirectory() as temporary:
-            self.write(Path(temporary), net, x)
-            return {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
+        """Return the files for the folder of a run by name; x is a batch, ``(B, …)``.
 
-    def write(self, folder: Path, net: nn.Module, x: Tensor) -> None:
-        """Write the graphs into the folder of a run; x is a batch, ``(B, …)``. Log a warning if tracing fails."""
-        write_graph(folder, "graph", graph_dot(net, x, mode=self.mode))
+        Log a warning if tracing for TensorBoard fails.
+        """
+        files = graph_files("graph", graph_dot(net, x, mode=self.mode))
         for layer in self.layers:
-            write_graph(folder, f"graph_{layer}", graph_dot(net, x, layer, self.mode))
+            files |= graph_files(f"graph_{layer}", graph_dot(net, x, layer, self.mode))
         try:
-            write_tensorboard_graph(folder, net, x)
+            files[EVENTS] = tensorboard_graph(net, x)
         except ValueError as error:
             log.warning("%s", error)
+        return files

@@ -1,17 +1,27 @@
 """The loss on lines through the parameters: in a random direction, and to the initial parameters.
 
-Letters: K members, A points of a line, P parameters of a member, E filters of a weight.
+Letters: K members, A points of a line, P parameters of a member, E filters of a weight, N and B samples of the
+statistics and of the loss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
+from normlab.models.layer_lookup import (
+    batch_statistics,
+    call_hooks,
+    pooled_statistics,
+    running_statistics,
+    use_batch_statistics,
+)
+from normlab.probes.copies import side_effect_free_copy
 from normlab.probes.landscape import BatchedLoss, Params
-from normlab.probes.reestimated import reestimated
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, member_normal
+from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 
 def losses_on_line(landscape: BatchedLoss, direction: Tensor, alphas: Tensor) -> Tensor:
@@ -70,7 +80,7 @@ def random_direction(
 
     Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the loss landscape of neural nets, arXiv:1712.09913.
     """
-    draws = member_normal(generators, (1, landscape.theta.shape[1]), landscape.theta)[0]
+    draws = landscape.normal(generators)[0]
     pairs = zip(landscape.names, landscape.unflatten(draws), landscape.unflatten(landscape.theta), strict=True)
     directions = []
     for name, d, theta in pairs:
@@ -87,6 +97,55 @@ def has_filters(name: str, values: Tensor) -> bool:
     return values.dim() > 2 and not name.endswith("parametrizations.weight.original0")
 
 
+def reestimated(snapshot: TrainingSnapshot, data: str = "train", *, double: bool = False) -> BatchedLoss:
+    """Return the evaluation loss as a function of the parameters, with statistics re-estimated at every point.
+
+    Statistics that are frozen at θ are wrong for other parameters. Here the training split passes through the net
+    at each point in evaluation mode, as one batch normalized by its own statistics. These then replace the running
+    mean and the running variance, which is unbiased (divided by N − 1) as in training. On the training split, this
+    loss equals the loss with batch statistics except for that factor and for the parts that evaluation disables:
+    dropout, noise, and the corrections r and d of batch renormalization.
+
+    Args:
+        snapshot: the nets and their data.
+        data: ``minibatch`` or ``train``, the data of the loss.
+        double: whether to compute in float64.
+    """
+    forward = reestimating_forward(snapshot.net, folds=snapshot.folds)
+    (x, y), samples = snapshot.data(data), snapshot.data("train")[0]
+    state = snapshot.trained_and_fixed(snapshot.before)
+    return snapshot.loss_of(forward, *state, [samples, x], y, double=double)
+
+
+def reestimating_forward(net: nn.Module, *, folds: bool = True) -> Callable[[Params, Tensor, Tensor], Tensor]:
+    """Return the evaluation pass of a net as a function of its state, samples for the statistics, and x.
+
+    Shapes:
+        for one member, without K: samples ``(N, …)``, x ``(B, …)``; returns ``(B, O)``.
+    """
+    frozen = side_effect_free_copy(net, "frozen", folds=folds)
+    estimator = side_effect_free_copy(net, "frozen", folds=False)
+    running = running_statistics(estimator)
+    layers = {name.rpartition(".")[0]: layer for name, (layer, _) in running.items()}
+
+    def forward(state: Params, samples: Tensor, x: Tensor) -> Tensor:
+        estimates: dict[str, Tensor] = {}
+
+        def estimate(path: str, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            rows = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
+            for name, value in pooled_statistics(layer, batch_statistics(layer, rows).unsqueeze(0)).items():
+                estimates[f"{path}.{name}".lstrip(".")] = value
+
+        if layers:
+            parameters = {name: tensor for name, tensor in state.items() if name not in running}
+            with use_batch_statistics(estimator), call_hooks(layers.items(), before=estimate):
+                functional_call(estimator, parameters, (samples,))
+        own = {name: value for name, value in estimates.items() if name in running}
+        return functional_call(frozen, {**state, **own}, (x,))
+
+    return forward
+
+
 def barrier(losses: Tensor, alphas: Tensor) -> Tensor:
     """Return the largest rise of the loss above the straight line between its ends: ``(A, K)`` to ``(K,)``.
 
@@ -101,7 +160,7 @@ class Line(Probe):
     """The loss along a :func:`random_direction`, and on the line from the initial to the current parameters.
 
     In mode ``frozen``, the statistics are re-estimated at every point from the whole training split, see
-    :func:`normlab.probes.reestimated.reestimated`, because running statistics are only valid at θ.
+    :func:`reestimated`, because running statistics are only valid at θ.
 
     Numbers: ``loss`` at θ; ``rise``, the mean loss at the ends of the random line minus the loss at θ, which is
     ``reach²/2 · dᵀHd`` for a quadratic; and ``barrier``, see :func:`barrier`, on the line from the initial
@@ -157,7 +216,7 @@ class Line(Probe):
                 "between_alphas": between_alphas.expand(landscape.members, -1),
                 "between_losses": between.T,
             }
-            yield Measurement(self.name, mode, numbers, arrays, headline=("rise", "barrier"))
+            yield Measurement(mode, numbers, arrays, headline=("rise", "barrier"))
 
     def landscape(self, snapshot: TrainingSnapshot, mode: str) -> BatchedLoss:
         """Return the loss on which both lines are evaluated."""

@@ -34,16 +34,14 @@ class BatchedLoss:
         params: the parameters by name, ``(K, …)`` each.
         context: further arguments of ``loss``, such as data and buffers: tensors ``(K, …)``, possibly nested in
             dicts and lists.
-        mode: ``batch`` or ``frozen``, the statistics of the normalizers, or ``exact`` for a loss without any.
 
     >>> bowl = BatchedLoss.of(lambda params: (params["w"] ** 2).sum() / 2, {"w": torch.tensor([3.0, 4.0])})
     >>> bowl.losses(bowl.theta), bowl.gradients(bowl.theta)
     (tensor([12.5000]), tensor([[3., 4.]]))
     """
 
-    def __init__(self, loss: Loss, params: Params, context: Sequence[Any] = (), *, mode: str = "exact") -> None:
-        self.loss, self.mode = loss, mode
-        self.names = list(params)
+    def __init__(self, loss: Loss, params: Params, context: Sequence[Any] = ()) -> None:
+        self.loss, self.names = loss, list(params)
         self.members = len(next(iter(params.values())))
         self.shapes = [param.shape[1:] for param in params.values()]
         self.theta = torch.cat([param.detach().reshape(self.members, -1) for param in params.values()], dim=1)
@@ -51,13 +49,13 @@ class BatchedLoss:
         self._generator = torch.get_rng_state()
 
     @classmethod
-    def of(cls, loss: Callable[[Params], Tensor], params: Params, mode: str = "exact") -> "BatchedLoss":
+    def of(cls, loss: Callable[[Params], Tensor], params: Params) -> "BatchedLoss":
         """Create a landscape of a single net from a loss of parameters by name.
 
         Raises:
             ValueError: if the loss is not finite at these parameters.
         """
-        landscape = cls(loss, {name: param.unsqueeze(0) for name, param in params.items()}, mode=mode)
+        landscape = cls(loss, {name: param.unsqueeze(0) for name, param in params.items()})
         value = landscape.losses(landscape.theta).item()
         if not value - value == 0:
             raise ValueError(f"the loss must be finite where it is probed, got {value}; probe an earlier state")
@@ -67,17 +65,13 @@ class BatchedLoss:
         """Return a copy of the landscape in float64."""
         return self._copy(self.theta.double(), tree_map_only(Tensor, in_double, self.context))
 
-    def of_member(self, k: int) -> "BatchedLoss":
-        """Return the landscape of member k alone."""
-        return self.of_members(slice(k, k + 1))
-
     def of_members(self, members: slice) -> "BatchedLoss":
         """Return the landscape of a slice of the members."""
         return self._copy(self.theta[members], tree_map_only(Tensor, lambda tensor: tensor[members], self.context))
 
     def _copy(self, theta: Tensor, context: list) -> "BatchedLoss":
         params = dict(zip(self.names, self.unflatten(theta), strict=True))
-        copy = BatchedLoss(self.loss, params, context, mode=self.mode)
+        copy = BatchedLoss(self.loss, params, context)
         copy._generator = self._generator
         return copy
 
@@ -91,6 +85,15 @@ class BatchedLoss:
         """Return a boolean mask of the entries of a point that belong to these parameters, ``(P,)``."""
         pairs = zip(self.names, self.shapes, strict=True)
         return torch.cat([torch.full((shape.numel(),), name in names) for name, shape in pairs])
+
+    def normal(self, generators: Sequence[torch.Generator], samples: int = 1) -> Tensor:
+        """Draw S vectors from N(0, I) for each member with its own generator, ``(S, K, P)``.
+
+        Numbers are always drawn in float64, so that a probe repeated in float64 gets the same ones.
+        """
+        shape = samples, self.theta.shape[1]
+        draws = [torch.randn(shape, generator=generator, dtype=torch.float64) for generator in generators]
+        return torch.stack(draws, dim=1).to(self.theta)
 
     def losses(self, points: Tensor) -> Tensor:
         """Return the losses of each member at its points, ``(..., K, P)`` to ``(..., K)``."""

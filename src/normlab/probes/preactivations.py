@@ -4,23 +4,18 @@ Letters: K members, B samples, C units of a layer, n values of a unit: B samples
 image.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
-from normlab.models.layer_lookup import mean_std
+from normlab.models.layer_lookup import call_hooks, mean_std
+from normlab.probes.copies import side_effect_free_copy, updated_corrections
 from normlab.probes.landscape import Params, in_double
-from normlab.probes.snapshot import (
-    Measurement,
-    Probe,
-    TrainingSnapshot,
-    side_effect_free_copy,
-    updated_corrections,
-)
+from normlab.probes.snapshot import Measurement, Probe, Tensors, TrainingSnapshot, map_members
 
 LEVELS = {"q15": 0.15, "q50": 0.50, "q85": 0.85}
 """Quantiles of figure 1 of Ioffe and Szegedy (2015), by name."""
@@ -66,7 +61,7 @@ def preactivations(
         state ``(K, …)`` by name, parameters and buffers; x ``(K, B, …)``.
 
     Args:
-        net: the architecture, as returned by :func:`normlab.probes.snapshot.side_effect_free_copy`.
+        net: the architecture, as returned by :func:`normlab.probes.copies.side_effect_free_copy`.
         state: parameters and buffers of each member.
         x: inputs of each member.
         layers: names of layers, or None for all; see :func:`activation_modules`.
@@ -77,42 +72,24 @@ def preactivations(
     """
     modules = activation_modules(net, layers)
 
-    def of_member(state: Params, x: Tensor) -> dict[str, ActivationInputs]:
-        return record_inputs(modules, unit, lambda: functional_call(net, dict(state), (x,)))
+    def of_member(state: Tensors, x: Tensor) -> dict[str, ActivationInputs]:
+        inputs: dict[str, ActivationInputs] = {}
+
+        # Inputs are read and cloned before the call, because an activation may modify its input in place.
+        def before(layer: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            rows = args[0].movedim(1, 0).flatten(1)
+            if unit >= len(rows):
+                raise ValueError(f"unit must be below {len(rows)}, the number of {layer}'s units, got {unit}")
+            inputs[layer] = ActivationInputs(rows[unit].clone(), *mean_std(rows))
+
+        with call_hooks(modules.items(), before=before):
+            functional_call(net, state, (x,))
+        return inputs
 
     # Tensors are cloned, because layers may update their buffers in place.
     copies = {name: tensor.detach().clone() for name, tensor in state.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        if len(x) > 1:
-            return vmap(of_member, randomness="same")(copies, x)
-        single = of_member({name: tensor.squeeze(0) for name, tensor in copies.items()}, x.squeeze(0))
-    return {layer: ActivationInputs(*(part.unsqueeze(0) for part in inputs)) for layer, inputs in single.items()}
-
-
-def record_inputs(
-    modules: Mapping[str, nn.Module], unit: int, call: Callable[[], Tensor]
-) -> dict[str, ActivationInputs]:
-    """Run ``call`` on one member and return the inputs of its activations."""
-    records: dict[str, ActivationInputs] = {}
-
-    def hook(layer: str) -> Callable[[nn.Module, tuple], None]:
-        def measure(module: nn.Module, inputs: tuple) -> None:
-            rows = inputs[0].movedim(1, 0).flatten(1)
-            if unit >= len(rows):
-                raise ValueError(f"unit must be below {len(rows)}, the number of {layer}'s units, got {unit}")
-            # Values are cloned, because an activation may modify its input in place.
-            records[layer] = ActivationInputs(rows[unit].clone(), *mean_std(rows))
-
-        return measure
-
-    # Pre-hooks, because an in-place activation overwrites its input.
-    handles = [module.register_forward_pre_hook(hook(layer)) for layer, module in modules.items()]
-    try:
-        call()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return records
+        return map_members(of_member, copies, x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +145,7 @@ class Preactivations(Probe):
                 numbers |= {f"{layer}/{name}": values for name, values in statistics.items()}
             for name in ("shift", "stretch"):
                 numbers[name] = torch.stack([numbers[f"{layer}/{name}"] for layer in now]).mean(0)
-            yield Measurement(self.name, mode, numbers, headline=("shift", "stretch"))
+            yield Measurement(mode, numbers, headline=("shift", "stretch"))
 
     def inputs(self, snapshot: TrainingSnapshot, state: Params, mode: str) -> dict[str, ActivationInputs]:
         """Return the inputs of the activations for these parameters and buffers."""

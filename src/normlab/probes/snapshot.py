@@ -1,36 +1,47 @@
 """Interface of probes: `TrainingSnapshot` is their input, `Measurement` their output, `Probe` their base class.
 
-Letters: K members, B samples of a minibatch, N samples, O outputs, P parameters of a member.
+Letters: K members, B samples of a minibatch, N samples, O outputs, P parameters of a member, D units of a layer, R
+rows: B samples, at every position of an image.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
-from itertools import chain, pairwise
-from typing import Any
+from itertools import chain, count
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map_only
 
 from normlab.data.sampling import Split
-from normlab.models.layer_lookup import calls_forward_alone
-from normlab.norms.batch_norm import BatchNorm, BatchNorm1d
-from normlab.norms.counter_rng import StochasticLayer
-from normlab.probes.landscape import BatchedLoss, Params, in_double
-from normlab.probes.preconditioning import Preconditioning
-
-MODES = ("batch", "frozen")
-"""Statistics that normalizers over the batch use: those of the batch, or the running statistics, unchanged."""
+from normlab.models.layer_lookup import NORMALIZERS, activation_slots, call_hooks, mean_std, normalizer_slots
+from normlab.probes.copies import MODES, side_effect_free_copy, updated_corrections
+from normlab.probes.landscape import BatchedLoss, Params
 
 DATA = ("minibatch", "train")
 """Data of the loss: the minibatch of the step, or the whole training split."""
 
-PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device, type)
-"""Types of immutable values, which copies share."""
+Tensors = dict[str, Tensor]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """A diagonal preconditioner P of an optimizer whose steps are along ``P⁻¹(∇f + λθ)``.
+
+    Shapes:
+        diagonal ``(K, P)``, decay and limit ``(K,)``, in float64.
+
+    Attributes:
+        diagonal: the diagonal of P, NaN before the first update of the optimizer.
+        decay: λ, the weight decay that is added to the gradient.
+        limit: the largest ``η·λmax(P⁻¹(H + λI))`` at which the optimizer is stable on a quadratic.
+    """
+
+    diagonal: Tensor
+    decay: Tensor
+    limit: Tensor
 
 
 @dataclass(frozen=True)
@@ -96,139 +107,39 @@ class TrainingSnapshot:
         """
         net = side_effect_free_copy(self.net, mode, folds=self.folds)
         state = self.before if state is None else state
-        params = {name: state[name] for name in self.trained}
-        fixed: Params = {name: tensor for name, tensor in state.items() if name not in params}
         x, y = self.data(data)
+        params, fixed = self.trained_and_fixed(state)
         if mode == "batch":
             fixed = updated_corrections(self.net, params, fixed, x)
 
-        def loss(params: Params, fixed: Params, x: Tensor, y: Tensor) -> Tensor:
-            outputs = functional_call(net, {**fixed, **params}, (x,))
+        def forward(state: Tensors, x: Tensor) -> Tensor:
+            return functional_call(net, state, (x,))
+
+        return self.loss_of(forward, params, fixed, [x], y, double=double)
+
+    def trained_and_fixed(self, state: Params) -> tuple[Params, Params]:
+        """Split parameters and buffers into the trained parameters and all others."""
+        params = {name: state[name] for name in self.trained}
+        return params, {name: tensor for name, tensor in state.items() if name not in params}
+
+    def loss_of(
+        self,
+        forward: Callable[..., Tensor],
+        params: Params,
+        fixed: Params,
+        inputs: Sequence[Tensor],
+        y: Tensor,
+        *,
+        double: bool,
+    ) -> BatchedLoss:
+        """Return the loss of a forward pass, a function of one member's parameters and buffers, and ``inputs``."""
+
+        def loss(params: Params, fixed: Params, y: Tensor, *inputs: Tensor) -> Tensor:
+            outputs = forward({**fixed, **params}, *inputs)
             return self.loss(outputs.unsqueeze(0), y.unsqueeze(0)).squeeze(0)
 
-        landscape = BatchedLoss(loss, params, [fixed, x, y], mode=mode)
+        landscape = BatchedLoss(loss, params, [fixed, y, *inputs])
         return landscape.double() if double else landscape
-
-
-def side_effect_free_copy(net: nn.Module, mode: str, *, folds: bool = True) -> nn.Module:
-    """Return a copy of a net whose forward pass changes no statistics and repeats the same random draws.
-
-    The copy shares the tensors of the net; call it with other tensors through ``functional_call``.
-
-    In mode ``batch`` the copy is in training mode, but tracks no running statistics. In mode ``frozen`` it is in
-    evaluation mode; with ``folds``, each linear layer also applies the normalizer after it. Layers with an
-    attribute ``updates_state`` keep their random draws, or the corrections of batch renormalization.
-
-    Raises:
-        ValueError: if the mode is unknown.
-    """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode}")
-    copy: Any = copy_sharing_tensors(net).train(mode == "batch")
-    for layer in copy.modules():
-        if hasattr(layer, "updates_state"):
-            layer.updates_state = False
-        if mode == "batch" and hasattr(layer, "track_running_stats"):
-            layer.track_running_stats = False
-        if isinstance(layer, BatchNorm):
-            # The fused kernel has no forward-mode second derivative, and is slower than the formula under vmap.
-            layer.fused = False
-    if mode == "frozen" and folds:
-        fold_normalizers(copy)
-    return copy
-
-
-def copy_sharing_tensors(net: nn.Module) -> nn.Module:
-    """Return a copy of a net that shares its tensors.
-
-    ``deepcopy`` would take half of the time of probing a small net.
-    """
-    return copy_module(net, {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())})
-
-
-def copy_module(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """Return a copy of a module that shares the objects in ``memo``, which is keyed by id as in ``deepcopy``."""
-    custom_copy = hasattr(module, "__deepcopy__") or type(module).__setstate__ is not nn.Module.__setstate__
-    if custom_copy or id(module) in memo:
-        return deepcopy(module, memo)
-    copy = memo[id(module)] = module.__new__(type(module))
-    for name, value in vars(module).items():
-        if name == "_modules":
-            vars(copy)[name] = {key: child and copy_module(child, memo) for key, child in value.items()}
-        elif name in ("_parameters", "_buffers"):
-            vars(copy)[name] = dict(value)
-        elif type(value) in (dict, OrderedDict, set, list) and not value:
-            vars(copy)[name] = type(value)()
-        else:
-            vars(copy)[name] = value if isinstance(value, PLAIN_TYPES) else deepcopy(value, memo)
-    return copy
-
-
-def updated_corrections(net: nn.Module, params: Params, fixed: Params, x: Tensor) -> Params:
-    """Return the buffers after layers such as batch renormalization have updated their corrections.
-
-    The corrections r and d are computed for these parameters and inputs; the stored ones belong to the previous
-    minibatch.
-    """
-    copy = side_effect_free_copy(net, "batch")
-    correcting: list[Any] = [
-        m for m in copy.modules() if hasattr(m, "updates_state") and not isinstance(m, StochasticLayer)
-    ]
-    if not correcting:
-        return fixed
-    for layer in correcting:
-        layer.updates_state = True
-    state = {name: tensor.detach().clone() for name, tensor in {**fixed, **params}.items()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        vmap(partial(functional_call, copy), randomness="same")(state, x)
-    return {name: state[name] for name in fixed}
-
-
-def fold_normalizers(net: nn.Module) -> None:
-    """Fold each frozen normalizer of a sequence into the linear layer before it, which halves the time.
-
-    With frozen statistics ``γ (W x + b − μ)/√(σ² + ε) + β = (a W) x + a (b − μ) + β``, ``a = γ/√(σ² + ε)``.
-    Layers that occur in several places, or have hooks, are not folded.
-    """
-    places = Counter(id(layer) for _, layer in net.named_modules(remove_duplicate=False))
-    for container in net.modules():
-        if type(container).forward is not nn.Sequential.forward:
-            continue
-        for linear, norm in pairwise(filter(None, container._modules.values())):
-            frozen = type(norm) in (BatchNorm1d, nn.BatchNorm1d) and norm._buffers["running_mean"] is not None
-            alone = all(places[id(layer)] == 1 and calls_forward_alone(layer) for layer in (linear, norm))
-            if type(linear) is nn.Linear and frozen and alone:
-                linear.forward = partial(folded_forward, linear, norm)  # type: ignore[method-assign]
-                norm.forward = nn.Identity().forward
-
-
-def folds_exactly(net: nn.Module, state: Params, x: Tensor) -> bool:
-    """Return True if a folded copy of a net has the outputs of the net itself in evaluation mode.
-
-    Shapes:
-        state: tensors of one member, by name; x ``(B, …)``.
-    """
-    copies = copy_sharing_tensors(net).eval(), side_effect_free_copy(net, "frozen")
-
-    def agree(state: Params, x: Tensor, tolerance: float) -> bool:
-        with torch.no_grad():
-            expected, got = (functional_call(copy, dict(state), (x,)) for copy in copies)
-        size = float(expected.abs().max())
-        return torch.allclose(got, expected, rtol=tolerance, atol=tolerance * size, equal_nan=True)
-
-    try:
-        return agree({name: in_double(tensor) for name, tensor in state.items()}, in_double(x), 1e-6)
-    except (RuntimeError, TypeError):  # a net with casts of its own may accept a single precision
-        return agree(state, x, 1e-3)
-
-
-def folded_forward(linear: nn.Linear, norm: Any, x: Tensor) -> Tensor:
-    """Apply a linear layer and its frozen normalizer to x as one linear map."""
-    rate = torch.rsqrt(norm.running_var + norm.eps)
-    a = rate if norm.weight is None else rate * norm.weight
-    bias = -norm.running_mean if linear.bias is None else linear.bias - norm.running_mean
-    shift = a * bias if norm.bias is None else a * bias + norm.bias
-    return F.linear(x, linear.weight * a.unsqueeze(1), shift)
 
 
 @dataclass(frozen=True)
@@ -236,7 +147,6 @@ class Measurement:
     """Result of a probe at one snapshot, in one mode.
 
     Attributes:
-        probe: the name of the probe.
         mode: the statistics of the normalizers, ``batch`` or ``frozen``.
         numbers: scalars of each member by name, ``(K,)``; per-layer names have the form ``layer/name``. NaN where
             the quantity is undefined.
@@ -245,7 +155,6 @@ class Measurement:
         histograms: values whose distribution is shown, by name, ``(K, …)``.
     """
 
-    probe: str
     mode: str
     numbers: Mapping[str, Tensor]
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
@@ -286,11 +195,6 @@ class Probe:
             if option.name == "data" and getattr(self, option.name) not in DATA:
                 raise ValueError(f"data must be {' or '.join(DATA)}, got {getattr(self, option.name)}")
 
-    @property
-    def name(self) -> str:
-        """The name of the probe in records: its class name in snake case."""
-        return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in type(self).__name__)[1:]
-
     def check(self, net: nn.Module) -> None:
         """Check before training that the net has the layers that this probe measures.
 
@@ -303,43 +207,122 @@ class Probe:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(snapshot)")
 
 
-def parameters_by_layer(net: nn.Module) -> dict[str, list[str]]:
-    """Return the names of a net's parameters, grouped by its outermost layers.
+class ForwardBackward(NamedTuple):
+    """Activations and gradients of one forward and backward pass.
 
-    Layers are in order of construction, which in all nets of normlab is the order of the forward pass.
+    Attributes:
+        inputs: the input of each activation, by layer, ``(K, R, D)``. Further calls of an activation have the keys
+            ``layer.2``, ``layer.3`` and so on.
+        outputs: the output of each activation, by the same keys.
+        activations: the module of each activation, by the same keys.
+        normalized: mean and standard deviation over all entries of each normalizer's output, by layer, ``(K, 2)``.
+        gradients: the gradient of the loss with respect to each weight, by its name, ``(K, …)``.
     """
-    layers: dict[str, list[str]] = {}
-    path = ""
-    while True:
-        module = net.get_submodule(path)
-        children = [name for name, child in module.named_children() if any(True for _ in child.parameters())]
-        if len(children) != 1 or any(True for _ in module.parameters(recurse=False)):
-            break
-        path = f"{path}.{children[0]}".lstrip(".")
-    for name, _ in net.named_parameters():
-        rest = name.removeprefix(f"{path}.") if path else name
-        layer = rest.partition(".")[0] if "." in rest else "net"
-        layers.setdefault(layer, []).append(name)
-    return layers
+
+    inputs: Tensors
+    outputs: Tensors
+    activations: dict[str, nn.Module]
+    normalized: Tensors
+    gradients: Tensors
 
 
-def member_normal(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
-    """Draw from N(0, 1) for each member with its own generator: ``(S, K, …)`` for a shape ``(S, …)``.
+def forward_backward(
+    snapshot: TrainingSnapshot, mode: str, weights: Sequence[str], data: str = "minibatch"
+) -> ForwardBackward:
+    """Run a forward and a backward pass of each member at the parameters before the step.
 
-    Numbers are always drawn in float64, so that a probe repeated in float64 gets the same ones.
-    """
-    draws = [torch.randn(shape, generator=generator, dtype=torch.float64) for generator in generators]
-    return torch.stack(draws, dim=1).to(like)
-
-
-def named_layers(net: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers of a net with these names.
+    Args:
+        snapshot: the nets and their data.
+        mode: ``batch`` or ``frozen``, the statistics of the normalizers.
+        weights: the names of the parameters to differentiate with respect to.
+        data: ``minibatch`` or ``train``.
 
     Raises:
-        ValueError: if the net has no layer of that name; the message lists its layers.
+        ValueError: if the mode is unknown.
     """
-    known = {name: layer for name, layer in net.named_modules() if name}
-    for name in names:
-        if name not in known:
-            raise ValueError(f"layer must be in the net, got {name}; available: {', '.join(known)}")
-        yield name, known[name]
+    modules: dict[str, nn.Module] = {}
+
+    def call(state: Tensors, x: Tensor) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+        net = side_effect_free_copy(snapshot.net, mode, state, folds=snapshot.folds, corrections=True)
+        if len(snapshot.lr) == 1:
+            use_fused_kernels(net, snapshot.net)
+        inputs, outputs, normalized = Tensors(), Tensors(), Tensors()
+
+        # Tensors are cloned, because later layers may modify them in place.
+        def before(layer: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            add_call(inputs, layer, args[0].detach().clone())
+
+        def after(layer: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], y: Tensor) -> None:
+            modules[add_call(outputs, layer, y.detach().clone())] = module
+
+        def after_norm(layer: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], y: Tensor) -> None:
+            add_call(normalized, layer, torch.cat(mean_std(y.detach().reshape(1, -1))))
+
+        with (
+            call_hooks(activation_slots(net), before=before, after=after),
+            call_hooks(normalizer_slots(net), after=after_norm),
+        ):
+            return net(x), inputs, outputs, normalized
+
+    names = [name for name, _ in chain(snapshot.net.named_parameters(), snapshot.net.named_buffers())]
+    # Clones, because layers may update buffers in place.
+    state = {name: snapshot.before[name].detach().clone() for name in names}
+    leaves, (x, y) = [state[name].requires_grad_() for name in weights], snapshot.data(data)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        predictions, inputs, outputs, normalized = map_members(call, state, x)
+        loss = snapshot.loss(predictions, y).sum()
+        back = torch.autograd.grad(loss, leaves, materialize_grads=True) if leaves else ()
+    inputs, outputs = (
+        {name: flatten_positions(h) for name, h in tensors.items()} for tensors in (inputs, outputs)
+    )
+    return ForwardBackward(inputs, outputs, modules, normalized, dict(zip(weights, back, strict=True)))
+
+
+def map_members(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Apply a function of one member's tensors to those of K members, ``(K, …)`` to ``(K, …)``.
+
+    A single member is not vmapped, which would double the time.
+    """
+    if len(arguments[-1]) > 1:
+        return vmap(function, randomness="same")(*arguments)
+    result = function(*tree_map_only(Tensor, lambda tensor: tensor.squeeze(0), arguments))
+    return tree_map_only(Tensor, lambda tensor: tensor.unsqueeze(0), result)
+
+
+def add_call(calls: Tensors, layer: str, value: Tensor) -> str:
+    """Add a value under the name of a layer and the number of the call, such as ``layer.2``; return that name."""
+    name = next(name for name in chain([layer], (f"{layer}.{n}" for n in count(2))) if name not in calls)
+    calls[name] = value
+    return name
+
+
+def use_fused_kernels(net: nn.Module, like: nn.Module) -> None:
+    """Use the fused kernels of the original, which are faster for one net and first derivatives."""
+    for layer, original in zip(net.modules(), like.modules(), strict=True):
+        if "fused" in vars(original):
+            layer.fused = original.fused
+
+
+def flatten_positions(h: Tensor) -> Tensor:
+    """Merge samples and positions into rows, units last: ``(K, B, D, …)`` or ``(K, B)`` to ``(K, R, D)``."""
+    return h.unsqueeze(2) if h.dim() == 2 else h.movedim(2, -1).flatten(1, -2)
+
+
+def weights_by_layer(snapshot: TrainingSnapshot, layers: Collection[str]) -> dict[str, list[str]]:
+    """Return the names of the trained weights, grouped by layer, in order of construction.
+
+    Weights are parameters with two or more axes, except those of normalizers and the lengths of weight
+    normalization. Weights outside of all ``layers`` are grouped by their own module.
+    """
+    by_layer: dict[str, list[str]] = {}
+    for name in snapshot.trained:
+        path, _, original = name.partition(".parametrizations.")
+        owner, shape = path if original else name.rpartition(".")[0], snapshot.before[name].shape[1:]
+        # original0 of another parametrization may be a factor of the weights, as in a low-rank product.
+        is_length = original.endswith("original0") and shape.numel() == max(shape, default=1)
+        in_norm = "norm" in owner.split(".") or isinstance(snapshot.net.get_submodule(owner), NORMALIZERS)
+        if len(shape) < 2 or is_length or in_norm:
+            continue
+        enclosing = [layer for layer in layers if owner.startswith(f"{layer}.")]
+        by_layer.setdefault(max(enclosing, key=len, default=owner or "net"), []).append(name)
+    return by_layer

@@ -19,9 +19,9 @@ from normlab.data.sampling import derive_seed
 from normlab.errors import prefix_errors
 from normlab.population import State
 from normlab.population.population import copy_of
+from normlab.probes.copies import folds_exactly
 from normlab.probes.graph import Graph
-from normlab.probes.preconditioning import Preconditioning
-from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot, folds_exactly
+from normlab.probes.snapshot import Measurement, Preconditioning, Probe, TrainingSnapshot
 from normlab.results import probes as records
 from normlab.results.events import EventFile
 from normlab.results.probes import ProbeRecord, headlines

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from normlab.population.optim import SGD, Adam
-from normlab.probes.preconditioning import Preconditioning
+from normlab.probes.snapshot import Preconditioning
 
 
 def stability_limit(optimizer: torch.optim.Optimizer) -> Tensor | None:

@@ -1,6 +1,7 @@
-"""Synthetic datasets drawn from a seed: pure noise and an invented fitness score."""
+"""Datasets that need no file: four installed with scikit-learn, and two drawn from a seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,71 @@ from normlab.errors import require
 
 LOWEST, HIGHEST = 109.0, 186.0
 """Rounded noiseless scores of the smallest (1.2 m, 30 kg, 2 l) and largest person (2.0 m, 120 kg, 5 l)."""
+
+
+def load(name: str, classes: int = 0, **options: Any) -> Table:
+    """Load one of scikit-learn's datasets; ``classes`` is 0 for regression."""
+    from sklearn import datasets
+
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True, **options)
+    target = torch.tensor(y, dtype=torch.long) if classes else torch.tensor(y, dtype=torch.float32).unsqueeze(1)
+    return Table(torch.tensor(x, dtype=torch.float32), target, classes)
+
+
+@dataclass(kw_only=True, eq=False)
+class Digits(InMemoryData):
+    """1,797 greyscale images of handwritten digits, 10 classes; pixels scaled from 0…16 to 0…1.
+
+    Shapes:
+        x: ``(1797, 1, 8, 8)``, y: ``(1797,)``.
+    """
+
+    def table(self) -> Table:
+        """Load the images."""
+        table = load("digits", classes=10)
+        return replace(table, x=table.x.view(-1, 1, 8, 8) / 16)
+
+
+@dataclass(kw_only=True, eq=False)
+class BreastCancer(InMemoryData):
+    """569 tumours with 30 measurements of cell nuclei: malignant (0) or benign (1).
+
+    Shapes:
+        x: ``(569, 30)``, y: ``(569,)``.
+    """
+
+    def table(self) -> Table:
+        """Load the measurements."""
+        return load("breast_cancer", classes=2)
+
+
+@dataclass(kw_only=True, eq=False)
+class Wine(InMemoryData):
+    """178 wines with 13 chemical measurements; the class is one of three growers.
+
+    Shapes:
+        x: ``(178, 13)``, y: ``(178,)``.
+    """
+
+    def table(self) -> Table:
+        """Load the measurements."""
+        return load("wine", classes=3)
+
+
+@dataclass(kw_only=True, eq=False)
+class Diabetes(InMemoryData):
+    """442 patients with 10 measurements; the target is disease progression after a year.
+
+    The target ranges from 25 to 346. Features are unscaled, because scikit-learn's scaling would use held-out
+    samples too.
+
+    Shapes:
+        x: ``(442, 10)``, y: ``(442, 1)``.
+    """
+
+    def table(self) -> Table:
+        """Load the measurements."""
+        return load("diabetes", scaled=False)
 
 
 @dataclass(kw_only=True, eq=False)
