@@ -11,8 +11,8 @@ from normlab.report.probe_data import measurements, printed_probes, probe_table
 from normlab.report.probe_figures import FIGURES, draw_plain_numbers, write_images, write_probe_figures
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.events import EventFile
-from normlab.results.probes import ProbeRecord
 from normlab.results.result import Status
+from normlab.results.series import ProbeRecord
 from normlab.results.sweep import read_sweep
 
 LIPSCHITZ = {"q25": 50.0, "q75": 200.0, "max": 400.0, "unreliable": 0.0}

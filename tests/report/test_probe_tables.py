@@ -7,8 +7,8 @@ import pytest
 
 from normlab.report.probe_data import TABLE_LETTERS, printed_probes, probe_table
 from normlab.report.sweep_summary import summarize_sweep
-from normlab.results.probes import ProbeRecord
 from normlab.results.result import Status
+from normlab.results.series import ProbeRecord
 from normlab.results.sweep import read_sweep
 
 

@@ -17,9 +17,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Layout
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from normlab.results.curves import Point
 from normlab.results.events import EVENT_FILES, SWEEP_SUFFIX, EventFile, replace_event_file, tfrecord
-from normlab.results.probes import ProbeRecord
+from normlab.results.series import Point, ProbeRecord
 
 
 def read(folder) -> EventAccumulator:
@@ -199,7 +198,7 @@ class Watch:
         assert name.partition(".")[0] not in ("tensorflow", "torch"), name
 
 sys.meta_path.insert(0, Watch())
-from normlab.results.curves import Point
+from normlab.results.series import Point
 from normlab.results.events import EventFile
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from normlab.results import probes
-from normlab.results.probes import (
+from normlab.results.series import (
     ARRAYS,
     PROBES_FILE,
     ProbeRecord,
@@ -108,7 +107,7 @@ def test_runs_without_probes_have_no_rows(tmp_path, count, caplog):
     assert (frame.columns.tolist(), len(frame), caplog.text) == (COLUMNS, 0, "")
 
 
-@pytest.mark.parametrize("content", [probes.PROBES_HEADER, "epoch,st", ""])
+@pytest.mark.parametrize("content", ["epoch,step,probe,mode,quantity,value\n", "epoch,st", ""])
 def test_file_without_complete_row_is_empty(tmp_path, content, caplog):
     records = runs(tmp_path, 2)
     (records[0].folder / PROBES_FILE).write_text(content)
@@ -130,10 +129,10 @@ def test_incomplete_last_row_is_dropped(tmp_path, caplog):
     ("damage", "warning"),
     [
         ("1,2,curvature,batch,trace,1.0,9.0\n", "probes.csv is damaged"),
-        ("1,2,curvature\n", "probes.csv is damaged: it must have 2 rows of 6 fields, got 1"),
+        ("1,2,curvature\n", "probes.csv is damaged: could not convert string to float"),
         ("x,2,curvature,batch,trace,1.0\n", "probes.csv is damaged"),
         ("1,2,curvature,batch,trace,good\n", "probes.csv is damaged"),
-        ("\n", "probes.csv is damaged: it must have 2 rows of 6 fields, got 1"),
+        ("\n", "probes.csv is damaged: invalid literal for int"),
         ('1,2,"curvature,batch,trace,1.0\n', None),
     ],
 )

@@ -16,7 +16,7 @@ from normlab.report.console import aligned, format_number, with_interval
 from normlab.report.factors import short_names
 from normlab.report.figures import Style, configuration_styles, legend_labels
 from normlab.report.sweep_summary import SweepSummary
-from normlab.results.probes import read_arrays
+from normlab.results.series import read_arrays
 from normlab.stats.comparison import RATIO, estimate_columns, shown_estimate
 from normlab.stats.configurations import configuration_label
 from normlab.stats.design import MODEL, PLAIN

@@ -6,10 +6,9 @@ draws those of the loss.
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -40,10 +39,6 @@ from normlab.report.probe_panels import (
     panel_caption,
 )
 from normlab.report.sweep_summary import SweepSummary, split_by_panel
-
-if TYPE_CHECKING:
-    from normlab.results.events import EventFile
-
 
 PERCENTILES = ("q15", "q50", "q85")
 LAYER_QUANTITIES = (
@@ -249,10 +244,3 @@ def draw_plain_numbers(probe: ProbeData) -> Figure | None:
         panels = [NumberPanel(mode, name, name, name) for name in chosen[:AT_MOST]]
         rows += [panels[first : first + ACROSS] for first in range(0, len(panels), ACROSS)]
     return number_figure(probe, probe.name, rows)[0] if rows else None
-
-
-def write_images(events: "EventFile", figures: Sequence[Path]) -> None:
-    """Write the PNG files among the figures to TensorBoard's Images tab as ``figures/<name>``."""
-    for path in figures:
-        if path.suffix == ".png":
-            events.image(f"figures/{path.stem}", path.read_bytes())

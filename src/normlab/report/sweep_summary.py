@@ -16,9 +16,9 @@ from normlab.report.factors import (
     is_without_effect,
     short_names,
 )
-from normlab.results.probes import read_probes
 from normlab.results.result import Result, Status, worst_value
-from normlab.results.sweep import Record, read_curves, read_unresolved, setting
+from normlab.results.series import read_curves, read_probes
+from normlab.results.sweep import Record, read_unresolved, setting
 from normlab.stats.configurations import ENDS, SEED, configuration_label, natural, summarize, target_summary
 from normlab.stats.design import LR, MODEL, Scope
 from normlab.stats.outcomes import final_mean

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -101,19 +102,22 @@ class Result:
         if not path.exists():
             return None
         try:
-            known = {f.name for f in fields(cls)}
-            result = cls(**{key: value for key, value in json.loads(path.read_text()).items() if key in known})
+            result = cls(**known_fields(cls, json.loads(path.read_text())))
             result.config = updated(result.config)
             result.overrides = [updated_override(override) for override in result.overrides]
             result.status = Status(result.status)
-            result.objective = Objective(**read_numbers(result.objective))
-            result.best = result.best and EpochMetrics(**read_numbers(result.best))
-            result.last = result.last and EpochMetrics(**read_numbers(result.last))
-            result.test = read_numbers(result.test)
-            result.final, result.probes = read_numbers(result.final), read_numbers(result.probes)
+            for name in ("objective", "best", "last", "test", "final", "probes"):
+                setattr(result, name, read_numbers(getattr(result, name)))
+            result.objective = Objective(**result.objective)
+            result.best, result.last = (value and EpochMetrics(**value) for value in (result.best, result.last))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return result
+
+
+def known_fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the values of a dataclass's fields; later versions may have written others."""
+    return {f.name: values[f.name] for f in fields(cls) if f.name in values}
 
 
 def worst_value(direction: str) -> float:
