@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from normlab.results.events import EventFile, flatten_hparams, hparam_group
+from normlab.results.events import BatchWriter, flatten_hparams, hparam_group, run_end, run_start, scalars
 from normlab.results.result import EpochMetrics, Objective, Result, Status
 from normlab.results.series import Point, append_curves, append_probes, headlines, write_arrays
 
@@ -94,10 +94,11 @@ def make_run(tmp_path):
         )
         result.write(folder)
         if events:
-            file = EventFile(folder)
-            file.start(flatten_hparams(config, choices), hparam_group(config, choices))
-            file.scalars(points)
-            file.end(succeeded=status == Status.FINISHED)
+            writer = BatchWriter(folder)
+            start = run_start(flatten_hparams(config, choices), hparam_group(config, choices))
+            for event in (start, *map(scalars, points), run_end(status == Status.FINISHED)):
+                writer.add_event(event)
+            writer.close()
         return folder
 
     return make

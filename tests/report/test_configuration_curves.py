@@ -5,7 +5,7 @@ import pytest
 from normlab.report.configuration_curves import bands, configuration_curves
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Result, Status
-from normlab.results.series import ProbeRecord, append_probes
+from normlab.results.series import ProbeRecord, append_probes, headlines
 from normlab.results.sweep import read_sweep
 
 
@@ -105,7 +105,7 @@ def test_probe_median_is_over_finished_seeds(make_run, curves, tmp_path):
         ]
         append_probes(folder, founds)
         result = Result.read(folder)
-        result.probes = records.headlines(founds)
+        result.probes = headlines(founds)
         result.write(folder)
     found = curves()["model=bn"]
     assert found["probe/curvature/batch/lambda_max"] == {0: 1.5, 10: 1.5}

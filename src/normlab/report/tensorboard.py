@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
 
 from normlab.report.configuration_curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
 from normlab.report.console import is_metric
+from normlab.report.factors import short_names
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.events import (
     EVENT_FILES,
@@ -45,7 +47,7 @@ from normlab.results.sweep import Record
 
 LOSSES_CATEGORY = "losses and metrics"
 HPARAM_COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
-ARMS, TABLE = "arms", "table/"
+ARMS, TABLE, MEDIAN = "arms", "table/", "median"
 ABOUT_CONFIGURATIONS = """\
 `arms/…` has the median over the seeds of each configuration, `~quartiles/…` the bounds of the bands. Once a run
 has diverged it has the worst possible value: a curve ends where half of the seeds have diverged, a band where a
@@ -59,8 +61,8 @@ diverged or, for `epochs_to_target`, did not reach the target. `reached` and `di
 def layout(names: Collection[str], metric: str) -> Layout:
     """Return the Custom Scalars layout: a category per group of quantities, with band charts and line charts.
 
-    Quantities with quartiles have a band chart. A line chart shows one quantity together, such as of all layers. The
-    optimized ``metric`` and the losses come first, activations last; all but the first categories are collapsed.
+    Quantities with quartiles have a band chart. A line chart shows one quantity together, such as of all layers.
+    The optimized ``metric`` and the losses come first, activations last; other categories are collapsed.
     """
     first = [name for name in (metric, "val/loss", "train/loss") if name in names]
     categories: dict[str, dict[str, list[str]]] = {LOSSES_CATEGORY: {}}
@@ -95,16 +97,32 @@ def chart_group(name: str) -> tuple[str, str]:
     return (LOSSES_CATEGORY, "/".join(rest)) if first in ("train", "val") else (first, rest[-1] if rest else first)
 
 
+@cache
+def curve_tag(name: str) -> str:
+    """Return the TensorBoard tag of a quantity of a configuration: its median, or the bound of a band.
+
+    Runs must lack these tags, because TensorBoard warns about each run that has only some tags of a band chart.
+
+    >>> [curve_tag(name) for name in ("val/loss", "quartiles/val/loss/lower", "quartiles/val/loss/median")]
+    ['val/loss/median', '~quartiles/val/loss/lower', '']
+    """
+    metric, _, bound = name.removeprefix(QUARTILES).rpartition("/")
+    if not name.startswith(QUARTILES):
+        return tag_of(name) and f"{tag_of(name)}/{MEDIAN}"
+    return "" if bound == MEDIAN or not tag_of(metric) else tag_of(name)
+
+
 def band_chart(name: str) -> Chart:
     """Return a chart of a quantity's median with the band between its quartiles."""
-    lower, _, upper = map(tag_of, bands(name))
-    series = MarginChartContent.Series(value=tag_of(name), lower=lower, upper=upper)
+    lower, _, upper = map(curve_tag, bands(name))
+    series = MarginChartContent.Series(value=curve_tag(name), lower=lower, upper=upper)
     return Chart(title=name, margin=MarginChartContent(series=[series]))
 
 
 def line_chart(title: str, names: list[str]) -> Chart:
-    """Return a chart with a line for each quantity, whose tag is matched exactly."""
-    return Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag_of(n))}$" for n in names]))
+    """Return a chart with a line for each quantity of runs and configurations; their tags are matched exactly."""
+    patterns = [f"^{re.escape(tag_of(name))}(/{MEDIAN})?$" for name in names]
+    return Chart(title=title, multiline=MultilineChartContent(tag=patterns))
 
 
 def hyperparameters(sweep: SweepSummary) -> list[str]:
@@ -214,15 +232,18 @@ def write_numbers(record: Record, numbers: pd.Series) -> None:
 
 def curves_by_folder(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
     """Return the configurations' curves by folder name."""
-    settings = sweep.configurations[sweep.keys].to_dict("index")
-    jobs = [[f"{key}={value}" for key, value in settings[name].items()] or [name] for name in curves]
+    keys, settings = short_names(sweep.keys), sweep.configurations[sweep.keys]
+    jobs = [
+        [f"{key}={value}" for key, value in zip(keys, settings.loc[name], strict=True)] or [name]
+        for name in curves
+    ]
     return dict(zip(run_names(jobs) if jobs else [], curves.values(), strict=True))
 
 
 def write_configurations(folder: Path, curves: Mapping[str, Sequence[Point]]) -> None:
     """Write an event file per configuration, given curves by folder name, and remove those of other ones."""
     for name, points in curves.items():
-        replace_event_file(folder / name, map(scalars, points))
+        replace_event_file(folder / name, [scalars(point, curve_tag) for point in points])
     stale = [path for path in folder.glob(f"*/{EVENT_FILES}") if path.parent.name not in curves]
     for path in [*stale, *([] if curves else folder.glob(EVENT_FILES))]:
         path.unlink()

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -52,21 +52,19 @@ def tag_of(name: str) -> str:
 
     TensorBoard sorts tags by name and opens the first two groups. These are ``train/`` and ``val/``, because the
     other tags begin with ``~``, which sorts after the letters. Activations are measured on the validation split.
-    The loss of regression is the mse, the best loss is a point of its curve, and the median of a configuration has
-    the name of the metric.
+    The loss of regression is the mse, and the best loss is a point of its curve.
 
     >>> [tag_of(name) for name in ("val/loss", "test/loss", "activation/hidden1/after_std", "val/mse")]
     ['val/loss', '~test/loss', '~val_activation/hidden1/after_std', '']
     """
     group, _, rest = name.partition("/")
-    repeats_loss = {"best": True, "quartiles": rest.endswith(("/median", "/mse/lower", "/mse/upper"))}
-    if repeats_loss.get(group, rest == "mse"):
+    if group == "best" or rest == "mse":
         return ""
     return name if group in ("train", "val") else f"{LATER}{'val_' if group == 'activation' else ''}{name}"
 
 
-def scalars(point: Point) -> Event:
-    """Return an event with the metrics of a point.
+def scalars(point: Point, tag_of: Callable[[str], str] = tag_of) -> Event:
+    """Return an event with the metrics of a point; those with an empty tag are left out.
 
     >>> scalars(Point(1, 5, 0.0, {"train/loss": 0.5})).summary.value[0].simple_value
     0.5

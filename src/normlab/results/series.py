@@ -118,7 +118,7 @@ def append_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def read_curves(records: Sequence["Record"]) -> "pd.DataFrame":
-    """Return the learning curves of all runs: one row per run, epoch and metric (``val/loss``); see `read_rows`."""
+    """Return the learning curves of all runs, a row per run, epoch and metric (``val/loss``); see `read_rows`."""
     rows = read_rows(records, CURVES_FILE)
     return rows.assign(metric=rows["split"] + "/" + rows["metric"])[list(CURVE_COLUMNS)]
 
