@@ -31,23 +31,20 @@ def test_band_charts_and_optimized_metric_come_first():
     [series] = result.category[0].chart[-1].margin.series
     lower, _, upper = bands("val/acc")
     assert [series.lower, series.value, series.upper] == [f"~{lower}", "val/acc/median", f"~{upper}"]
-    assert charts_by_category(result)[title] == [
-        ["^val/loss(/median)?$", "^train/loss(/median)?$"],
-        ["^train/lr(/median)?$"],
+    losses, rates = charts_by_category(result)[title]
+    assert losses == ["^val/loss(/median)?$", "^train/loss(/median)?$"]
+    assert rates == ["^train/lr(/median)?$"]
+
+
+def test_layers_share_a_chart_and_activations_are_last():
+    activations = [f"activation/hidden{k}/before_std" for k in (1, 2)]
+    probes = ["probe/curvature/batch/hidden1/trace", "probe/curvature/batch/trace"]
+    result = layout(tags(*activations, *probes, "val/loss"), "val/loss")
+    assert list(charts_by_category(result).items()) == [
+        ("losses and metrics", [["^val/loss(/median)?$"]]),
+        ("probe curvature", [[rf"^\~{name}(/median)?$" for name in probes]]),
+        ("activation", [[rf"^\~val_{name}(/median)?$" for name in activations]]),
     ]
-
-
-def test_layers_share_a_chart():
-    names = [f"activation/hidden{k}/before_std" for k in (1, 2)] + ["probe/curvature/batch/hidden1/trace"]
-    result = layout(tags(*names, "val/loss", "probe/curvature/batch/trace"), "val/loss")
-    assert charts_by_category(result) == {
-        "losses and metrics": [["^val/loss(/median)?$"]],
-        "probe curvature": [
-            [rf"^\~probe/curvature/batch/{name}(/median)?$" for name in ("hidden1/trace", "trace")]
-        ],
-        "activation": [[rf"^\~val_activation/hidden{k}/before_std(/median)?$" for k in (1, 2)]],
-    }
-    assert list(charts_by_category(result))[-1] == "activation"
     assert [category.closed for category in result.category] == [False, True, True]
 
 

@@ -133,16 +133,10 @@ def hyperparameters(sweep: SweepSummary) -> list[str]:
     """
     keys = [*sweep.keys, *sweep.named]
     results = [sweep.records[number].result for number in sweep.runs.index]
-    flats = [flatten_hparams(result.config, result.choices) for result in results]
-    runs = list(zip(sweep.runs["configuration"], flats, strict=True))
-    settings = {
-        key: {(configuration, values[key]) for configuration, values in runs if key in values}
-        for key in [*keys, *HPARAM_COLUMNS]
-    }
+    flat = pd.DataFrame([flatten_hparams(result.config, result.choices) for result in results], sweep.runs.index)
+    differs = flat.groupby(sweep.runs["configuration"]).nunique().max() > 1
     return [
-        key
-        for key, pairs in settings.items()
-        if pairs and (key in keys or len(pairs) == len({configuration for configuration, _ in pairs}))
+        key for key in dict.fromkeys([*keys, *HPARAM_COLUMNS]) if key in flat and (key in keys or not differs[key])
     ]
 
 
@@ -169,9 +163,8 @@ def run_numbers(sweep: SweepSummary) -> pd.DataFrame:
         for result, last in zip(results, lasts, strict=True)
     ]
     others = pd.DataFrame(rows, index=runs.index, dtype=float)
-    others = others[[n for n in others if n not in main and tag_of(str(n).removeprefix("last/"))]].where(
-        finished, np.nan, axis=0
-    )
+    kept = [name for name in others if name not in main and tag_of(str(name).removeprefix("last/"))]
+    others = others[kept].where(finished, np.nan, axis=0)
     for name in others:
         others[name] = others[name].mask(diverged, worst_of(str(name).removeprefix("last/"), sweep))
     probes = sweep.probe_numbers.loc[runs.index].where(finished, np.nan, axis=0)
@@ -205,7 +198,7 @@ def write_events(
     free = not any(record.folder.is_relative_to(folder / ARMS) for record in sweep.records)
     curves = configuration_curves(sweep) if free and len(sweep.runs) > len(sweep.configurations) else {}
     if free:
-        write_configurations(folder / ARMS, curves_by_folder(sweep, curves))
+        write_configurations(folder / ARMS, sweep, curves)
     metrics = {tag_of(str(name)): str(name).removeprefix(TABLE) for name in numbers if numbers[name].notna().any()}
     names = dict.fromkeys(name for points in curves.values() for point in points for name in point.metrics)
     shown = [
@@ -230,25 +223,16 @@ def write_numbers(record: Record, numbers: pd.Series) -> None:
         replace_event_file(record.folder, [scalars(point)], SWEEP_SUFFIX)
 
 
-def curves_by_folder(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
-    """Return the configurations' curves by folder name."""
-    keys, settings = short_names(sweep.keys), sweep.configurations[sweep.keys]
-    jobs = [
-        [f"{key}={value}" for key, value in zip(keys, settings.loc[name], strict=True)] or [name]
-        for name in curves
-    ]
-    return dict(zip(run_names(jobs) if jobs else [], curves.values(), strict=True))
-
-
-def write_configurations(folder: Path, curves: Mapping[str, Sequence[Point]]) -> None:
-    """Write an event file per configuration, given curves by folder name, and remove those of other ones."""
-    for name, points in curves.items():
-        replace_event_file(folder / name, [scalars(point, curve_tag) for point in points])
-    stale = [path for path in folder.glob(f"*/{EVENT_FILES}") if path.parent.name not in curves]
-    for path in [*stale, *([] if curves else folder.glob(EVENT_FILES))]:
+def write_configurations(folder: Path, sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> None:
+    """Write an event file per configuration; remove earlier ones, and folders that are left empty."""
+    for path in [*folder.glob(EVENT_FILES), *folder.glob(f"*/{EVENT_FILES}")]:
         path.unlink()
-    for emptied in dict.fromkeys([*(path.parent for path in stale), folder]):
-        with suppress(OSError):  # the user may keep files there
+    settings = sweep.configurations[sweep.keys].set_axis(short_names(sweep.keys), axis="columns").to_dict("index")
+    jobs = [[f"{key}={value}" for key, value in settings[name].items()] or [name] for name in curves]
+    for name, points in zip(run_names(jobs), curves.values(), strict=True):
+        replace_event_file(folder / name, [scalars(point, curve_tag) for point in points])
+    for emptied in [*folder.glob("*/"), folder]:
+        with suppress(OSError):
             emptied.rmdir()
 
 

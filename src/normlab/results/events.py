@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import google_crc32c
 import numpy as np
@@ -41,8 +41,6 @@ EVENT_FILES = f"events.out.tfevents.*.{RUN_SUFFIX}"
 HParam = bool | float | str
 BINS = 30
 GROUPS = ("data", "net", "model", "optimizer", "scheduler")
-LATER = "~"
-"""First letter of the tags after ``train/`` and ``val/``."""
 _numbers = itertools.count()
 
 
@@ -60,7 +58,7 @@ def tag_of(name: str) -> str:
     group, _, rest = name.partition("/")
     if group == "best" or rest == "mse":
         return ""
-    return name if group in ("train", "val") else f"{LATER}{'val_' if group == 'activation' else ''}{name}"
+    return name if group in ("train", "val") else f"~{'val_' if group == 'activation' else ''}{name}"
 
 
 def scalars(point: Point, tag_of: Callable[[str], str] = tag_of) -> Event:
@@ -211,7 +209,7 @@ def tfrecord(data: bytes) -> bytes:
     return length + of_length + data + of_data
 
 
-EventWriter = EventFileWriter | BatchWriter
+EventWriter: TypeAlias = EventFileWriter | BatchWriter
 
 
 def event_writer(folder: Path, members: int) -> EventWriter:

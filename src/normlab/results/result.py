@@ -102,17 +102,18 @@ class Result:
         if not path.exists():
             return None
         try:
-            result = cls(**known_fields(cls, json.loads(path.read_text())))
-            result.config = updated(result.config)
-            result.overrides = [updated_override(override) for override in result.overrides]
-            result.status = Status(result.status)
-            for name in ("objective", "best", "last", "test", "final", "probes"):
-                setattr(result, name, read_numbers(getattr(result, name)))
-            result.objective = Objective(**result.objective)
-            result.best, result.last = (value and EpochMetrics(**value) for value in (result.best, result.last))
+            values: dict[str, Any] = known_fields(cls, json.loads(path.read_text()))
+            numbers = ("objective", "best", "last", "test", "final", "probes")
+            values |= {name: read_numbers(values[name]) for name in numbers if name in values}
+            values |= {name: EpochMetrics(**values[name]) for name in ("best", "last") if values.get(name)}
+            values |= {"status": Status(values["status"]), "objective": Objective(**values["objective"])}
+            values |= {
+                "config": updated(values["config"]),
+                "overrides": [*map(updated_override, values["overrides"])],
+            }
+            return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-        return result
 
 
 def known_fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:

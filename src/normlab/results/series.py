@@ -133,14 +133,14 @@ def read_rows(records: Sequence["Record"], name: str) -> "pd.DataFrame":
 
     Runs with a missing or damaged file have no rows; damage is logged.
     """
-    texts = {k: text for k, record in enumerate(records) for text in read_rows_text(record.folder / name)}
+    texts = [read_rows_text(record.folder / name) for record in records]
     try:
         # One call for all files; parsing hundreds of short files separately takes several times as long.
-        frame = parse_rows("".join(texts.values()), TYPES[name])
+        frame = parse_rows("".join(texts), TYPES[name])
     except ValueError:
-        texts = {k: text for k, text in texts.items() if is_readable(records[k].folder / name, text)}
-        frame = parse_rows("".join(texts.values()), TYPES[name])
-    frame.insert(0, "run", np.repeat(np.array([*texts], int), np.array([*map(row_count, texts.values())], int)))
+        texts = [readable_rows(record.folder / name, text) for record, text in zip(records, texts, strict=True)]
+        frame = parse_rows("".join(texts), TYPES[name])
+    frame.insert(0, "run", np.repeat(np.arange(len(texts)), np.array([*map(row_count, texts)], int)))
     return frame
 
 
@@ -162,28 +162,29 @@ def row_count(text: str) -> int:
     return sum(1 for _ in csv.reader(io.StringIO(text))) if '"' in text else text.count("\n")
 
 
-def is_readable(path: Path, text: str) -> bool:
-    """Return True if the rows of a CSV file can be parsed; log a warning otherwise."""
+def readable_rows(path: Path, text: str) -> str:
+    """Return the rows of a CSV file if they can be parsed; otherwise log a warning and return none."""
     try:
         parse_rows(text, TYPES[path.name])
     except ValueError as error:
         log.warning(DAMAGED, path, first_line(error), path.stem)
-        return False
-    return True
+        return ""
+    return text
 
 
-def read_rows_text(path: Path) -> Iterator[str]:
-    """Yield the text of a file's complete rows without the header; nothing if it is missing or damaged."""
+def read_rows_text(path: Path) -> str:
+    """Read the complete rows of a CSV file without the header; none if it is missing, or damaged (logged)."""
     header = ",".join(TYPES[path.name]) + "\n"
     try:
         text = whole_rows(path.read_text())
         if text and not text.startswith(header):
             raise ValueError(f"it must begin with {header.strip()}")
-        yield text.removeprefix(header)
+        return text.removeprefix(header)
     except FileNotFoundError:
-        return
+        return ""
     except (OSError, ValueError) as error:
         log.warning(DAMAGED, path, first_line(error), path.stem)
+        return ""
 
 
 def whole_rows(text: str) -> str:

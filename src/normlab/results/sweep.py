@@ -76,12 +76,10 @@ def run_folders(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
                 subfolders.clear()
                 yield Path(path)
             links = [Path(path, name) for name in sorted(subfolders) if os.path.islink(os.path.join(path, name))]
-            pending += [link for link in links if not any(is_inside(inner, link) for inner in (top, real))]
-
-
-def is_inside(folder: str, link: Path) -> bool:
-    """Return True if a link leads to a real folder, or to a folder that contains it."""
-    return Path(folder).is_relative_to(os.path.realpath(link))
+            ends = [Path(top), Path(real)]
+            pending += [
+                link for link in links if not any(end.is_relative_to(os.path.realpath(link)) for end in ends)
+            ]
 
 
 def read_result(folder: Path) -> Result:
