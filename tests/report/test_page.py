@@ -10,53 +10,54 @@ from normlab.report.page import Page, PageTable, Picture, Section, inline_svg, w
 NASTY = '<script>alert("x")</script>&'
 
 
-def picture(name="curve", alt="a line", table=None):
+def picture(name="curve", alt="a line", data=None):
     figure = Figure(figsize=(3, 2))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     axes.plot([0, 1], [0, 1], color="#000000")
-    return Picture(name, figure, alt, f"caption of {name}", table)
+    return Picture(name, figure, alt, f"caption of {name}", data)
 
 
 def page(*pictures, tables=(), title="a page"):
     section = Section("part", "A part", ["words"], pictures, tables)
-    return Page(title, ["a result"], ["a caveat"], [section], [("seeds", "0–3")])
+    return Page(title, "a setup", ["a result"], "a condition", [], ["a caveat"], [section], [("seeds", "0–3")])
 
 
 def test_page_is_self_contained_with_files_beside_it(tmp_path):
-    numbers = PageTable("numbers", "data of the figure", pd.DataFrame({"x": [0, 1], "y": [0.5, float("inf")]}))
-    index = write_page(page(picture(table=numbers)), tmp_path / "report")
+    numbers = pd.DataFrame({"x": [0, 1], "y": [0.5, float("inf")]})
+    index = write_page(page(picture(data=numbers)), tmp_path / "report")
     assert index == tmp_path / "report" / "index.html"
     assert sorted(path.name for path in index.parent.iterdir()) == [
+        "curve.csv",
         "curve.png",
         "curve.svg",
         "index.html",
-        "numbers.csv",
     ]
     text = index.read_text()
     for text_part in (
         "a page",
+        "a setup",
         "a result",
+        "a condition",
         "a caveat",
         "A part",
         "words",
         "caption of curve",
-        "data of the figure",
+        "Data of the figure",
         "0–3",
         "∞",
     ):
         assert text_part in text
     assert text.count("<svg") == 1
     links = set(re.findall(r'(?:src|href)="([^"#][^"]*)"', text)) - {"data:,"}
-    assert links == {"curve.svg", "curve.png", "numbers.csv"}
-    assert (index.parent / "numbers.csv").read_text() == "x,y\n0,0.5\n1,inf\n"
+    assert links == {"curve.svg", "curve.png", "curve.csv"}
+    assert (index.parent / "curve.csv").read_text() == "x,y\n0,0.5\n1,inf\n"
 
 
 def test_text_is_escaped(tmp_path):
-    table = PageTable("numbers", NASTY, pd.DataFrame({NASTY: [NASTY]}))
-    drawn = Picture("curve", picture().figure, NASTY, NASTY, table)
+    drawn = Picture("curve", picture().figure, NASTY, NASTY, pd.DataFrame({NASTY: [NASTY]}))
     section = Section("part", NASTY, [NASTY], [drawn], [PageTable("more", NASTY, pd.DataFrame({NASTY: [NASTY]}))])
-    index = write_page(Page(NASTY, [NASTY], [NASTY], [section], [(NASTY, NASTY)]), tmp_path)
+    index = write_page(Page(NASTY, NASTY, [NASTY], NASTY, [], [NASTY], [section], [(NASTY, NASTY)]), tmp_path)
     text = index.read_text()
     assert "alert" in text
     assert "<script>alert" not in text
@@ -95,7 +96,7 @@ def test_inline_svg_has_alt_text():
     )
 
 
-@pytest.mark.parametrize(("rows", "opened"), [(12, True), (13, False)])
+@pytest.mark.parametrize(("rows", "opened"), [(24, True), (25, False)])
 def test_long_table_is_collapsed(tmp_path, rows, opened):
     table = PageTable("numbers", "all of them", pd.DataFrame({"x": range(rows)}))
     text = write_page(page(tables=[table]), tmp_path).read_text()

@@ -1,5 +1,6 @@
 from normlab.report.figures import styles
-from normlab.report.sweep_summary import split_by_panel, summarize_sweep
+from normlab.report.probe_data import split_by_panel
+from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Result
 from normlab.results.sweep import read_sweep
 

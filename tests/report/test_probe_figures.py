@@ -2,12 +2,13 @@ import math
 
 import numpy as np
 import pytest
-from matplotlib import rc_context
+from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from normlab.report.figures import COLOURS, LOOK
-from normlab.report.probe_data import measurements, printed_probes, probe_table
+from normlab.report.console import printed_probes
+from normlab.report.figures import COLOURS, drawing
+from normlab.report.probe_data import measurements, probe_table
 from normlab.report.probe_figures import FIGURES, draw_plain_numbers, write_probe_figures
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.report.tensorboard import image_events
@@ -32,7 +33,7 @@ def summary_of(tmp_path):
 def draw_probe(tmp_path, name, *, laid_out=False):
     """Draw the figure of a probe; return it and its axes, or None twice without values."""
     [probe] = [probe for probe in measurements(summary_of(tmp_path)) if probe.name == name]
-    with rc_context(LOOK):
+    with drawing():
         figure = FIGURES.get(name, draw_plain_numbers)(probe) or draw_plain_numbers(probe)
         if laid_out:
             figure.draw_without_rendering()
@@ -40,7 +41,8 @@ def draw_probe(tmp_path, name, *, laid_out=False):
 
 
 def caption_text(figure):
-    return " ".join([text.get_text() for text in figure.texts])
+    titles = [legend.get_title() for legend in figure.legends]
+    return " ".join(text.get_text() for text in [*figure.texts, *titles]).replace("\n", " ")
 
 
 def legend_texts(figure):
@@ -48,12 +50,22 @@ def legend_texts(figure):
 
 
 def panel_titles(figure):
-    return [panel.get_title() for panel in figure.axes]
+    return [panel.get_title(loc="left") for panel in figure.axes]
 
 
 def series(axes):
     """Return the values of the non-empty lines of a panel."""
     return [np.asarray(line.get_ydata()).tolist() for line in axes.lines if len(line.get_ydata())]
+
+
+def dots(axes):
+    """Return the positions of the dots of a panel, with a flag for hollow ones."""
+    return [
+        (x, round(y), bool((face == 1).all()))
+        for dots in axes.collections
+        if isinstance(dots, PathCollection)
+        for (x, y), face in zip(dots.get_offsets().tolist(), dots.get_facecolors()[:, :3], strict=True)
+    ]
 
 
 def all_measurements(step, scale, modes=("batch", "frozen")):
@@ -136,7 +148,7 @@ def test_single_run_is_drawn(probed, tmp_path, name):
         "model=bn", [one for step in steps for one in all_measurements(step, 1.0, ["batch"]) if one.probe == name]
     )
     figure, axes = draw_probe(tmp_path, name)
-    assert any(series(panel) for panel in axes)
+    assert any(series(panel) or dots(panel) for panel in axes)
     assert "one seed per configuration: no spread" in caption_text(figure)
 
 
@@ -149,7 +161,7 @@ def test_elements_do_not_overlap_or_leave_figure(probed, tmp_path, name):
             measurements = [one for one in measurements if one.probe == name]
             probed(f"model=arm{k} optimizer.lr=0.00{k} seed={seed}", measurements, status=status)
     figure, axes = draw_probe(tmp_path, name, laid_out=True)
-    boxes = [panel.get_tightbbox() for panel in axes] + [text.get_window_extent() for text in figure.texts[:2]]
+    boxes = [panel.get_tightbbox() for panel in axes] + [text.get_window_extent() for text in figure.texts]
     boxes += [legend.get_window_extent() for legend in figure.legends]
     for number, box in enumerate(boxes):
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 + 1
@@ -250,11 +262,10 @@ def test_single_measurement_is_dot_per_seed(probed, tmp_path):
             doubt = {**LIPSCHITZ, "unreliable": float(arm == "nobn" and seed == 2)}
             probed(f"model={arm} seed={seed}", [measurement("gradient_lipschitz", 0, median=x * 10**k, **doubt)])
     figure, [axes] = draw_probe(tmp_path, "gradient_lipschitz")
-    dots = [line for line in axes.lines if line.get_marker() == "o"]
-    assert [line.get_xdata()[0] for line in dots] == [10, 20, 4000, 100, 200, 40000]
-    assert [round(line.get_ydata()[0]) for line in dots] == [0, 0, 0, 1, 1, 1]
-    assert [line.get_markerfacecolor() == "white" for line in dots] == [False] * 5 + [True]
-    assert [line.get_xdata()[0] for line in axes.lines if line.get_linewidth() == 2] == [20.0, 200.0]
+    values = [(10, 0), (20, 0), (4000, 0), (100, 1), (200, 1), (40000, 1)]
+    assert dots(axes) == [(*value, value == (40000, 1)) for value in values]
+    bars = [line for line in axes.collections if isinstance(line, LineCollection) and line.get_linewidth() == 2]
+    assert [bar.get_segments()[0][0][0] for bar in bars] == [20.0, 200.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["model=bn", "model=nobn"]
     assert axes.get_xscale() == "log"
     assert (
@@ -342,18 +353,16 @@ def test_ranges_overlay_or_have_panel_per_configuration(probed, tmp_path, arms, 
             probed(f"model=arm{k} seed={seed}", measurements)
     figure, axes = draw_probe(tmp_path, "along_gradient")
     assert len(axes) == shown + 1
-    bands = [
-        path.vertices[:, 1] for panel in axes[:shown] for band in panel.collections for path in band.get_paths()
-    ]
+    bands = [path.vertices[:, 1] for panel in axes[1:] for band in panel.collections for path in band.get_paths()]
     assert [(band.min(), band.max()) for band in bands] == [(k + 1.5, k + 2.5) for k in range(arms)]
-    assert len({panel.get_ylim() for panel in axes[:shown]}) == 1
+    assert len({panel.get_ylim() for panel in axes[1:]}) == 1
     assert "range: over the step lengths, its ends are medians over the seeds" in caption_text(figure)
 
 
 def test_percentiles_have_panel_per_configuration(full):
     figure, axes = draw_probe(full, "preactivations")
     last, first = axes[:3], axes[3:6]
-    assert panel_titles(figure)[:3] == ["model=bn", "model=ln", "model=nobn"]
+    assert panel_titles(figure)[:3] == [f"hidden2, batch statistics\nmodel={arm}" for arm in ("bn", "ln", "nobn")]
     assert series(last[0]) == [[1.0] * 3, [2.0] * 3, [3.0] * 3]
     assert series(first[0]) == [[0.0] * 3, [1.0] * 3, [2.0] * 3]
     assert len({panel.get_ylim() for panel in last}) == 1

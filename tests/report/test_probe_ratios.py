@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from normlab.report.console import footnotes
-from normlab.report.probe_data import probe_ratios, ratio_lines
+from normlab.report.console import footnotes, ratio_lines
+from normlab.report.probe_data import probe_ratios
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.sweep import read_sweep

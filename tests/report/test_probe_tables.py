@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from normlab.report.probe_data import TABLE_LETTERS, printed_probes, probe_table
+from normlab.report.console import TABLE_LETTERS, printed_probes
+from normlab.report.probe_data import probe_table
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Status
 from normlab.results.series import ProbeRecord

@@ -67,7 +67,8 @@ def test_verdict_with_p_value_and_interval(make_run, report, tmp_path):
     verdict = (
         "bn is better than nobn: test/loss ratio 0.72, 95 % CI 0.71–0.72, p = 0.016 (look 1), over 8 draws of the "
     )
-    assert f"{verdict}data; at lr 0.01, chosen on 4 other seeds" in page
+    assert f"{verdict}data" in page
+    assert "In all comparisons: at lr 0.01, chosen on 4 other seeds." in page
     assert "bn is better than nobn: train_eval/loss ratio 0.72, 95 % CI" in page
     for row, metric in zip(rows_of(tmp_path, "comparisons"), ("test/loss", "train_eval/loss"), strict=True):
         assert (row["arm"], row["baseline"], row["verdict"]) == ("bn", "nobn", "better")
@@ -176,7 +177,7 @@ def test_options_baseline_compare_and_target(make_run, report, tmp_path):
     assert {row["arm"] for row in rows} == {"0.1"}
     assert {row["panel"] for row in rows} == {"model=bn", "model=nobn"}
     report("--target", "2.5")
-    assert "val/loss at most 2.5" in (tmp_path / "sweep/report-target=2.5/target.svg").read_text()
+    assert "reached val/loss ≤ 2.5" in (tmp_path / "sweep/report-target=2.5/target.svg").read_text()
     assert "three quarters of the baseline" in report("--target", "baseline")
 
 

@@ -1,101 +1,176 @@
-"""Single-panel figures of the report page, sized for the width of a phone.
+"""Charts of the report page, one panel each, and the learning curves of a sweep, ``curves.png``.
 
-Every arm has the same colour and line style in all of them; see :func:`normlab.report.figures.styles`.
+Charts are as wide as a third of the page, or as a phone. See :mod:`normlab.report.figures` for the styles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
-from normlab.report.figure_layout import GREY, TICK_STEPS, scale
-from normlab.report.figures import Style, drawing
-from normlab.stats.estimates import quartiles
+from normlab.report.curves import quartile_curves
+from normlab.report.factors import short_names
+from normlab.report.figures import (
+    BAND,
+    DENSE,
+    GREY,
+    MARKED,
+    Style,
+    Styles,
+    add_legend,
+    cross,
+    drawing,
+    finite,
+    legend_height,
+    new_figure,
+    save,
+    scale,
+    seed_notes,
+    style_entries,
+    styles,
+    whole_ticks,
+)
+from normlab.report.sweep_summary import SweepSummary
+from normlab.stats.comparison import RATIO
+from normlab.stats.configurations import configuration_label
+from normlab.stats.design import MODEL
 
-CHART_SIZE = (4.7, 3.1)
-"""Width and height in inches."""
-CHART_LEFT, CHART_RIGHT, TOP, BOTTOM, LEGEND = 0.145, 0.965, 0.91, 0.16, 0.06
-"""Edges of the panel and the height of a legend row, as shares of the figure."""
-LEGEND_COLUMNS = 5
-"""Maximum number of legend entries in a row."""
-Styles = Mapping[str, Style]
+CHART_SIZE = (4.3, 3.1)
+"""Width and height of a chart in inches."""
+ZOOM_FACTOR = 5.0
+"""Curves that end above this multiple of the best loss do not widen the panel."""
+TITLES = {
+    "train/loss": "training loss",
+    "train_eval/loss": "training loss",
+    "val/loss": "validation loss",
+    "val/acc": "validation accuracy",
+}
 
 
-def single_panel(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+def chart(title: str, x: str, y: str, height: float = CHART_SIZE[1]) -> tuple[Figure, Axes]:
     """Create a figure with one panel, given its title and axis labels."""
     with drawing():
-        figure = Figure(figsize=CHART_SIZE)
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((CHART_LEFT, BOTTOM, CHART_RIGHT - CHART_LEFT, TOP - BOTTOM))
-    axes.set_title(title, fontsize=10, loc="left", y=1.0, pad=6)
-    # The common power of ten of the tick labels moves left, where it does not overlap the title.
-    axes.yaxis.get_offset_text().set(x=-0.02, horizontalalignment="right")
+        figure = new_figure(CHART_SIZE[0], height)
+        axes = figure.add_subplot()
+    axes.set_title(title)
     axes.set(xlabel=x, ylabel=y)
     return figure, axes
 
 
-def finish(axes: Axes, values: np.ndarray, arms: Mapping[str, str], style_of: Styles) -> None:
-    """Choose the scale of the value axis and add a legend of the arms (``arms``: label by arm)."""
-    if np.isfinite(values).any():
-        scale(axes, values[np.isfinite(values)])
-    handles = [
-        Line2D([], [], color=style_of[arm].colour, linestyle=style_of[arm].line, linewidth=2, label=label)
-        for arm, label in arms.items()
-    ]
-    if len(handles) > 1:
-        per_row = min(LEGEND_COLUMNS, len(handles))
-        rows = -(-len(handles) // per_row)
-        # The legend is below the axes: inside them it could hide data, and matplotlib is slow to place it.
-        axes.figure.legend(
-            handles=handles, loc="lower center", ncols=per_row, fontsize=8, frameon=False, borderpad=0
-        )
-        axes.set_position(
-            (CHART_LEFT, BOTTOM + LEGEND * rows, CHART_RIGHT - CHART_LEFT, TOP - BOTTOM - LEGEND * rows)
-        )
+def draw_effects(rows: pd.DataFrame, style_of: Styles, *, title: str, x: str) -> Figure:
+    """Draw the effect of each arm against the baseline with its interval; filled if a difference is declared.
 
-
-def draw_curves(
-    values: Mapping[str, pd.DataFrame], style_of: Styles, *, title: str, x: str, y: str, target: float
-) -> Figure:
-    """Draw each arm's median over the seeds and the band between its quartiles.
-
-    Shapes:
-        values: by arm ``(times x seeds)``, indexed by epoch or seconds; infinite from where a run diverged.
+    Args:
+        rows: with the columns ``arm``, ``label``, ``effect``, ``estimate``, ``estimate_low``,
+            ``estimate_high`` and ``declared`` (a flag).
+        style_of: colour and line style by arm.
+        title, x: title and axis label.
     """
-    figure, axes = single_panel(title, x, y)
-    drawn = [np.array([])]
-    for arm, wide in values.items():
-        low, median, high = quartiles(wide.to_numpy(dtype=float))
-        style, at = style_of[arm], wide.index.to_numpy(dtype=float)
-        axes.plot(at, finite(median), color=style.colour, linestyle=style.line, lw=1.5)
-        if wide.shape[1] > 1:
-            axes.fill_between(at, finite(low), finite(high), color=style.colour, alpha=0.15, lw=0)
-        drawn += [median, low]
-    if np.isfinite(target):
-        axes.axhline(target, color=GREY, linestyle=(0, (6, 2)), linewidth=0.9)
-        axes.annotate(
-            "target",
-            (1, target),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=7.5,
-            color=GREY,
-        )
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=TICK_STEPS))
-    finish(axes, np.concatenate([*drawn, [target]]), {arm: arm for arm in values}, style_of)
+    figure, axes = chart(title, x, "", height=max(1.7, 0.9 + 0.26 * len(rows)))
+    same = 1.0 if (rows["effect"] == RATIO).all() else 0.0
+    axes.axvline(same, color=GREY, linewidth=0.9)
+    numbers = rows[["estimate", "estimate_low", "estimate_high"]].to_numpy(dtype=float, copy=True)
+    if same:
+        numbers[numbers == 0] = np.nan  # an unbounded end on a logarithmic axis
+    shown = np.append(numbers[np.isfinite(numbers)], same)
+    margin = 1.12 ** np.sign(same)
+    for place, (row, (estimate, low, high)) in enumerate(zip(rows.to_dict("records"), numbers, strict=True)):
+        colour = style_of[str(row["arm"])].colour
+        if np.isfinite([low, high]).any():
+            ends = [end if np.isfinite(end) else edge for end, edge in ((low, shown.min()), (high, shown.max()))]
+            axes.plot(ends, [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+        face = colour if row["declared"] else "white"
+        axes.plot(estimate, place, "o", color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.5)
+    scale(axes.xaxis, shown)
+    if axes.get_xscale() == "linear" and same:
+        axes.set_xlim(shown.min() / margin, shown.max() * margin)
+    axes.set_yticks(range(len(rows)), rows["label"].tolist())
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
     return figure
 
 
-def finite(values: np.ndarray) -> np.ndarray:
-    """Replace infinite values by NaN, which matplotlib draws as gaps."""
-    return np.where(np.isfinite(values), values, np.nan)
+def draw_curves(
+    curves: pd.DataFrame,
+    style_of: Styles,
+    *,
+    title: str,
+    y: str,
+    better: str = "min",
+    x: str = "epoch",
+    target: float = np.nan,
+) -> Figure:
+    """Draw each arm's median over the runs and the band between its quartiles, zoomed to its second half.
+
+    Args:
+        curves: with the columns ``name`` (the arm), ``x``, ``lower``, ``median`` and ``upper``.
+        style_of: colour and line style by arm.
+        title, x, y: title and axis labels; ``x`` is also a column.
+        better: ``min`` or ``max``.
+        target: a value to mark; NaN for none.
+    """
+    figure, axes = chart(title, "seconds of training" if x == "seconds" else x, y)
+    draw_medians(axes, curves, style_of, x, better)
+    if np.isfinite(target):
+        axes.axhline(target, color=GREY, linestyle=(0, (6, 2)), linewidth=0.9)
+        place: Any = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "bottom"}
+        axes.annotate("target", (0.01, target), **place, fontsize=7.5, color=GREY, annotation_clip=True)
+    arms = {str(arm): str(arm) for arm in curves["name"].unique()}
+    add_legend(figure, style_entries(style_of, arms) if len(arms) > 1 else [])
+    return figure
+
+
+def draw_medians(axes: Axes, curves: pd.DataFrame, style_of: Styles, x: str, better: str) -> None:
+    """Draw medians and bands by name; a cross marks the end of a curve whose runs diverged."""
+    limits = zoomed_limits(curves, x, better)
+    scale(axes.yaxis, limits)
+    ends = []
+    for name, rows in curves.groupby("name", sort=False):
+        style, at = style_of[str(name)], rows[x].to_numpy(dtype=float)
+        lower, median, upper = (finite(rows[column].to_numpy()) for column in ("lower", "median", "upper"))
+        known = np.flatnonzero(~np.isnan(median))
+        marker, width = "o" if len(known) <= MARKED else "", 1.5 if len(at) <= DENSE else 0.8
+        axes.plot(at, median, color=style.colour, linestyle=style.line, lw=width, marker=marker, markersize=3)
+        if (lower != upper).any():
+            axes.fill_between(at, lower, upper, color=style.colour, alpha=BAND, lw=0)
+        if np.isinf(rows["median"]).any():
+            place = known[-1] if len(known) else 0
+            ends.append((at[place], rows["median"].iloc[place], style.colour))
+    if len(limits):
+        axes.set_ylim(*widened(limits[0], limits[1], axes.get_yscale()))
+    axes.set_xlim(left=0)
+    whole_ticks(axes)
+    for end in ends:
+        cross(axes, *end)
+
+
+def zoomed_limits(curves: pd.DataFrame, x: str, better: str) -> np.ndarray:
+    """Return the lowest and highest value of the second half of training, and of the best medians; or nothing.
+
+    Arms whose loss ends above ``ZOOM_FACTOR`` times the best one are left out, except for the second best.
+    """
+    values = curves.replace([np.inf, -np.inf], np.nan)
+    last = values.dropna(subset="median").groupby("name")["median"].last().sort_values(ascending=better == "min")
+    is_near = (last <= ZOOM_FACTOR * last.min()) | (np.arange(len(last)) < 2) | (better == "max")
+    near = values[values["name"].isin(last.index[is_near])]
+    late = near.loc[near[x] >= near[x].max() / 2, ["lower", "median", "upper"]].to_numpy()
+    best = near["median"].min() if better == "min" else near["median"].max()
+    known = np.append(late[np.isfinite(late)], [best] if np.isfinite(best) else [])
+    return np.array([known.min(), known.max()]) if len(known) else known
+
+
+def widened(low: float, high: float, kind: str) -> tuple[float, float]:
+    """Return the limits of an axis with a margin of 5 % on its scale, ``linear`` or ``log``."""
+    if kind == "log":
+        margin = (high / low) ** 0.05
+        return low / margin, high * margin
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
 
 
 def draw_against(
@@ -106,47 +181,39 @@ def draw_against(
     A filled dot is the chosen setting; × marks settings with diverged runs.
 
     Args:
-        table: with the columns ``arm``, ``key``, ``iqm``, ``low``, ``high``, ``diverged`` (a share), ``chosen``.
+        table: with the columns ``arm``, ``key``, ``iqm``, ``iqm_low``, ``iqm_high``, ``diverged`` (a share) and
+            ``chosen``.
         key: the column of the hyperparameter.
         style_of: colour and line style by arm.
         title, x, y: title and axis labels.
         better: ``min`` or ``max``.
     """
-    figure, axes = single_panel(title, x, y)
-    drawn, arms = [np.array([])], [arm for arm in style_of if (table["arm"] == arm).any()]
+    figure, axes = chart(title, x, y)
+    arms = [arm for arm in style_of if (table["arm"] == arm).any()]
     settings = sorted(set(table[key].astype(float)))
     ratio = (settings[-1] / settings[0]) ** (1 / max(1, len(settings) - 1)) if settings[0] > 0 else 1.0
-    axes.set_xscale("log")
     for number, arm in enumerate(arms):
         rows = table[table["arm"] == arm].assign(at=lambda frame: frame[key].astype(float)).sort_values("at")
+        rows = rows[np.isfinite(rows["iqm"].astype(float))]
+        if rows.empty:
+            continue
         # Arms are shifted sideways, so that their intervals at one setting do not overlap.
-        at = rows["at"].to_numpy() * max(ratio, 1.3) ** (0.06 * (number - (len(arms) - 1) / 2))
-        estimate, style = rows["iqm"].to_numpy(dtype=float), style_of[arm]
-        below, above = estimate - rows["low"].to_numpy(dtype=float), rows["high"].to_numpy(dtype=float) - estimate
-        known = np.isfinite(estimate)
-        axes.plot(at[known], estimate[known], color=style.colour, linestyle=style.line, linewidth=1.2)
-        errors = np.nan_to_num(np.stack([below, above])[:, known], posinf=0, neginf=0).clip(0)
-        axes.errorbar(
-            at[known], estimate[known], errors, fmt="none", ecolor=style.colour, elinewidth=0.9, capsize=2
-        )
-        for chosen in (False, True):
-            mask = known & (rows["chosen"].to_numpy(dtype=bool) == chosen)
-            fill = style.colour if chosen else "white"
-            axes.plot(at[mask], estimate[mask], "o", color=style.colour, markerfacecolor=fill, markersize=4.5)
-        drawn.append(estimate[known])
-    finish(axes, np.concatenate(drawn), {arm: arm for arm in arms}, style_of)
-    mark_diverged(axes, table, key, style_of, better)
+        at = rows["at"] * max(ratio, 1.3) ** (0.06 * (number - (len(arms) - 1) / 2))
+        colour, line = style_of[arm]
+        iqm, low, high = (rows[name].to_numpy(dtype=float) for name in ("iqm", "iqm_low", "iqm_high"))
+        errors = np.nan_to_num(np.stack([iqm - low, high - iqm]), posinf=0, neginf=0).clip(0)
+        axes.errorbar(at, iqm, errors, color=colour, linestyle=line, lw=1.2, elinewidth=0.9, capsize=2)
+        axes.scatter(at, iqm, 20, np.where(rows["chosen"].astype(bool), colour, "white"), ec=colour, zorder=3)
+    axes.set_xscale("log")
+    scale(axes.yaxis, table["iqm"].to_numpy(dtype=float))
+    edge = np.inf if better == "min" else -np.inf
+    for number, (lost, rows) in enumerate(table[table["diverged"] > 0].groupby("arm", sort=False)):
+        for setting in rows[key].astype(float):
+            cross(axes, setting * 1.06**number, edge, style_of[str(lost)].colour)
     axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
     axes.xaxis.set_minor_locator(NullLocator())
+    add_legend(figure, style_entries(style_of, dict(zip(arms, arms, strict=True))) if len(arms) > 1 else [])
     return figure
-
-
-def mark_diverged(axes: Axes, table: pd.DataFrame, key: str, style_of: Styles, better: str) -> None:
-    """Mark the settings at which runs of an arm diverged, at the worse edge of the panel."""
-    edge = axes.get_ylim()[1 if better == "min" else 0]
-    for number, (arm, rows) in enumerate(table[table["diverged"] > 0].groupby("arm", sort=False)):
-        at = rows[key].astype(float) * 1.06**number
-        axes.plot(at, [edge] * len(at), "x", color=style_of[str(arm)].colour, markersize=6, clip_on=False)
 
 
 def draw_reached(times: Mapping[str, np.ndarray], style_of: Styles, *, title: str, x: str, end: float) -> Figure:
@@ -155,18 +222,16 @@ def draw_reached(times: Mapping[str, np.ndarray], style_of: Styles, *, title: st
     Shapes:
         times: by arm ``(seeds,)``, infinite for a seed that never reaches it.
     """
-    figure, axes = single_panel(title, x, "share of seeds that reached the target")
+    figure, axes = chart(title, x, "share of replicates")
     for arm, each in times.items():
         known = np.sort(each[np.isfinite(each)])
-        share = np.arange(1, len(known) + 1) / max(1, len(each))
-        at = np.concatenate([[0.0], known, [end]])
-        share = np.concatenate([[0.0], share, share[-1:] if len(share) else [0.0]])
-        style = style_of[arm]
-        axes.step(at, share, where="post", color=style.colour, linestyle=style.line, linewidth=1.5)
+        share = np.arange(len(known) + 1) / max(1, len(each))
+        at, shares = np.concatenate([[0.0], known, [end]]), np.append(share, share[-1])
+        axes.step(at, shares, where="post", color=style_of[arm].colour, linestyle=style_of[arm].line, lw=1.5)
     axes.set(xlim=(0, end), ylim=(-0.02, 1.04))
     axes.axhline(0.5, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=TICK_STEPS))
-    finish(axes, np.array([]), {arm: arm for arm in times}, style_of)
+    whole_ticks(axes)
+    add_legend(figure, style_entries(style_of, {arm: arm for arm in times}) if len(times) > 1 else [])
     return figure
 
 
@@ -176,25 +241,74 @@ def draw_seeds(values: pd.DataFrame, style_of: Styles, *, title: str, y: str) ->
     Shapes:
         values: ``(seeds x arms)``, infinite where a run diverged, NaN where the value is missing.
     """
-    figure, axes = single_panel(title, "", y)
-    table = values.to_numpy(dtype=float)
-    known = table[np.isfinite(table)]
-    at = np.arange(table.shape[1])
-    for row in table:
-        axes.plot(at, finite(row), color=GREY, linewidth=0.5, alpha=0.6, zorder=1)
-    for position, arm in enumerate(values):
-        column = table[:, position]
-        column = column[np.isfinite(column)]
-        colour = style_of[str(arm)].colour
-        axes.plot([position] * len(column), column, "o", color=colour, markersize=4.5, alpha=0.8)
-    if len(known):
-        scale(axes, known)
-    diverged = np.isinf(table).any(axis=0)
-    edge = axes.get_ylim()[1 if (table[np.isinf(table)] > 0).all() else 0]
-    for position in at[diverged]:
-        colour = style_of[str(values.columns[position])].colour
-        axes.plot([position], [edge], "x", color=colour, markersize=6, clip_on=False)
-    axes.set_xlim(-0.5, len(at) - 0.5)
-    axes.set_xticks(at, [str(arm) for arm in values])
+    figure, axes = chart(title, "", y)
+    table, places = values.to_numpy(dtype=float), np.arange(values.shape[1])
+    axes.plot(places, finite(table).T, color=GREY, linewidth=0.5, alpha=0.6, zorder=1)
+    for place, arm in zip(places, values, strict=True):
+        column = table[np.isfinite(table[:, place]), place]
+        axes.plot([place] * len(column), column, "o", color=style_of[str(arm)].colour, markersize=4.5, alpha=0.8)
+    scale(axes.yaxis, table)
+    for place in places[np.isinf(table).any(axis=0)]:
+        worst = table[np.isinf(table[:, place]), place][0]
+        cross(axes, place, worst, style_of[str(values.columns[place])].colour)
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    axes.set_xticks(places, [str(arm) for arm in values])
     axes.grid(visible=False, axis="x")
     return figure
+
+
+def write_curves(sweep: SweepSummary, folder: Path) -> list[Path]:
+    """Write ``curves.png`` and ``curves.svg`` and return their paths; none without curves."""
+    known = set(sweep.curves["metric"])
+    names = [name for name in dict.fromkeys(["train/loss", "val/loss", sweep.metric]) if name in known]
+    if not names:
+        return []
+    with drawing():
+        figure = draw_configurations(sweep, names)
+        return [save(figure, folder / f"curves.{kind}") for kind in ("png", "svg")]
+
+
+def draw_configurations(sweep: SweepSummary, names: Sequence[str]) -> Figure:
+    """Draw a panel per metric with the medians and quartiles of all configurations over their seeds."""
+    style_of, width = configuration_styles(sweep), 4.5 * len(names)
+    entries = style_entries(style_of, legend_labels(sweep))
+    figure = new_figure(width, 3.4 + legend_height(width, entries))
+    curves = quartile_curves(sweep, sweep.curves[sweep.curves["metric"].isin(names)])
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        better = sweep.direction if name == sweep.metric else "min"
+        draw_medians(axes, curves[curves["metric"] == name], style_of, "epoch", better)
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.set_title(TITLES.get(name, name))
+    add_legend(figure, entries, curves_caption(sweep))
+    return figure
+
+
+def curves_caption(sweep: SweepSummary) -> list[str]:
+    """Return the explanation of lines, bands and crosses."""
+    runs = sweep.runs[sweep.runs["status"].isin(["finished", "diverged"])]
+    notes = seed_notes(runs.groupby("configuration")["seed"].nunique().tolist())
+    if (runs.groupby("configuration")["epochs"].nunique() > 1).any():
+        notes.append("a line ends with the shortest run")
+    return [*notes, *["×: half of the runs diverged"] * bool((runs["status"] == "diverged").any())]
+
+
+def configuration_styles(sweep: SweepSummary) -> dict[str, Style]:
+    """Return the style of each configuration of a sweep; the model determines the colour."""
+    keys = sorted(sweep.keys, key=lambda key: key != MODEL)
+    settings = list(sweep.configurations[keys].itertuples(index=False, name=None))
+    return dict(zip(sweep.configurations.index, styles(settings), strict=True))
+
+
+def legend_labels(sweep: SweepSummary) -> dict[str, str]:
+    """Return each configuration's legend label, such as ``model=nobn, lr=0.1 (2 of 8 diverged)``.
+
+    Untrained runs are counted only if they are the majority.
+    """
+    labels, keys = {}, short_names(sweep.keys)
+    for configuration, row in sweep.configurations.to_dict("index").items():
+        name = configuration_label(keys, [row[key] for key in sweep.keys]) if keys else str(configuration)
+        states = [state for state in ("diverged", "stopped", "failed") if row[state]]
+        states += ["untrained"] * row["mostly_untrained"]
+        counts = ", ".join(f"{row[state]} of {row['runs']} {state}" for state in states)
+        labels[str(configuration)] = f"{name} ({counts})" if counts else name
+    return labels

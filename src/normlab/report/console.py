@@ -9,12 +9,18 @@ from typing import Any
 import pandas as pd
 
 from normlab.report.factors import implicit_note, short_names
+from normlab.report.probe_data import probe_table
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.result import Result
 from normlab.results.sweep import Record
 from normlab.stats.configurations import ABSENT, ENDS
+from normlab.stats.design import PLAIN
 
 MINUS = "\N{MINUS SIGN}"
+PRINTED_RATIOS, MIN_SEEDS = 24, 8
+"""The maximum number of printed ratios, and the minimum number of seeds of each; the report has all of them."""
+TABLE_LETTERS = 100
+"""The maximum width of a printed table, unless a single column is wider."""
 MEAN_NOTE = "train_eval, val, test: means over the last tenth of the epochs"
 TRAIN_EVAL_NOTE = (
     "train_eval: measured on the whole training split in evaluation mode, with statistics re-estimated on it"
@@ -263,3 +269,59 @@ def format_epochs(epochs: float, reached: int, timed: int) -> str:
     ('57 (8/8)', 'inf (3/8)', '-')
     """
     return f"{epochs:g} ({reached}/{timed})" if timed else "-"
+
+
+def ratio_lines(table: pd.DataFrame) -> list[str]:
+    """Return the printed table of ratios over at least ``MIN_SEEDS`` seeds; empty if there are none."""
+    known = table[(table["seeds"] >= MIN_SEEDS) & table["ratio"].notna()]
+    rows = known.head(PRINTED_RATIOS).to_dict("records")
+    if not rows:
+        return []
+    left = {
+        "configuration": [str(row["arm"]) for row in rows],
+        "quantity": [str(row["quantity"]).removeprefix("probe/") for row in rows],
+    }
+    right = {
+        f"ratio to {PLAIN} (95 % interval)": [
+            "one is untrained" if row["untrained"] else with_interval(row, "ratio")  # type: ignore[arg-type]
+            for row in rows
+        ],
+        f"seeds below {PLAIN}": [f"{round(row['smaller'] * row['seeds'])}/{row['seeds']}" for row in rows],
+    }
+    return [
+        *aligned(left, right),
+        "",
+        "ratio: Hodges–Lehmann estimate over paired seeds",
+    ]
+
+
+def printed_probes(sweep: SweepSummary) -> list[str]:
+    """Return the lines of one printed table per probe; a table wider than ``TABLE_LETTERS`` is split."""
+    table = probe_table(sweep)
+    left = {
+        name: sweep.configurations[key].tolist()
+        for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)
+    }
+    left = left or {"configuration": sweep.configurations.index.tolist()}
+    several = (sweep.runs.groupby("configuration")["seed"].nunique() > 1).any()
+    over = ", median over finished runs" if several else ""
+    tables: dict[str, dict[str, list[str]]] = {}
+    for column in table:
+        _, probe, mode, quantity = str(column).split("/", 3)
+        tables.setdefault(probe, {})[f"{quantity} ({mode})"] = [format_number(value) for value in table[column]]
+    lines: list[str] = []
+    for probe, cells in tables.items():
+        lines += [*([""] if lines else []), f"{probe}: last measurement{over}"]
+        for part in split_columns(left, cells):
+            lines += aligned(left, part)
+    return lines
+
+
+def split_columns(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[dict[str, list[str]]]:
+    """Split the columns of ``right`` into parts that fit beside ``left`` within ``TABLE_LETTERS``."""
+    parts: list[dict[str, list[str]]] = [{}]
+    for name, cells in right.items():
+        if parts[-1] and max(map(len, aligned(left, {**parts[-1], name: cells}))) > TABLE_LETTERS:
+            parts.append({})
+        parts[-1][name] = cells
+    return parts

@@ -62,16 +62,18 @@ def finalize_run(folder: Path) -> None:
 
 def write_outputs(folder: Path, records: Sequence[Record]) -> None:
     """Write all outputs of a sweep into ``folder``, and print the table, the verdicts and the paths."""
+    from normlab.report.charts import write_curves
     from normlab.report.console import (
         configuration_table,
         csv_text,
         footnotes,
+        printed_probes,
+        ratio_lines,
         run_table,
         table_lines,
         table_title,
     )
-    from normlab.report.figures import write_curves
-    from normlab.report.probe_data import printed_probes, probe_table, ratio_lines
+    from normlab.report.probe_data import probe_table
     from normlab.report.report import FOLDER, write_report
     from normlab.report.report_data import ReportOptions, build_report_data, read_history, write_history
     from normlab.report.sweep_summary import summarize_sweep

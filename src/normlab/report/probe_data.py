@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from normlab.report.console import aligned, format_number, with_interval
+from normlab.report.charts import configuration_styles, legend_labels
 from normlab.report.factors import short_names
-from normlab.report.figures import Style, configuration_styles, legend_labels
+from normlab.report.figures import LegendEntry, Style, finite, style_entries
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.series import read_arrays
 from normlab.stats.comparison import RATIO, estimate_columns, shown_estimate
-from normlab.stats.configurations import configuration_label
-from normlab.stats.design import MODEL, PLAIN
+from normlab.stats.configurations import configuration_label, natural
+from normlab.stats.design import MODEL, OPTIMIZER, PLAIN
 from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate
 from normlab.stats.outcomes import log_ratios
 from normlab.stats.signed_rank import pseudomedian
@@ -28,8 +28,6 @@ MODES = ("batch", "frozen")
 """The usual modes in the order of the figures; other modes of a probe follow."""
 
 NO_ROWS = pd.DataFrame({"run": [], "step": [], "value": []})
-PRINTED_RATIOS, MIN_SEEDS = 24, 8
-"""The maximum number of printed ratios, and the minimum number of seeds of each; the report has all of them."""
 RATIO_COLUMNS = [
     "arm",
     "baseline",
@@ -41,8 +39,6 @@ RATIO_COLUMNS = [
     "ratio_high",
     "smaller",
 ]
-TABLE_LETTERS = 100
-"""The maximum width of a printed table, unless a single column is wider."""
 
 
 @dataclass(frozen=True)
@@ -89,18 +85,7 @@ class ProbeData:
     @cached_property
     def labels(self) -> dict[str, str]:
         """The legend label of each configuration, with its number of unfinished runs."""
-        return dict(zip(self.sweep.configurations.index, legend_labels(self.sweep), strict=True))
-
-    @cached_property
-    def short_labels(self) -> dict[str, str]:
-        """The label of each configuration with shortened keys and its unfinished runs on a second line."""
-        names = {str(configuration): str(configuration) for configuration in self.sweep.configurations.index}
-        keys = short_names(self.sweep.keys)
-        if self.sweep.keys:
-            rows = self.sweep.configurations[self.sweep.keys].to_numpy().tolist()
-            names = {name: configuration_label(keys, row) for name, row in zip(names, rows, strict=True)}
-        counts = {name: self.labels[name].removeprefix(name).strip() for name in names}
-        return {name: f"{label}\n{counts[name]}".strip() for name, label in names.items()}
+        return legend_labels(self.sweep)
 
     @cached_property
     def finished(self) -> dict[str, list[int]]:
@@ -161,6 +146,16 @@ class ProbeData:
             self._lasts[mode, quantity] = pd.Series(finite, index=runs[ends])
         return self._lasts[mode, quantity]
 
+    def last_medians(self) -> pd.DataFrame:
+        """Return the median over seeds of each last value, a row per configuration and overall quantity."""
+        rows = [
+            (configuration, mode, name, self.last(mode, name).reindex(runs).median())
+            for mode, name in self.rows
+            if "/" not in name
+            for configuration, runs in self.finished.items()
+        ]
+        return pd.DataFrame(rows, columns=["arm", "statistics", "quantity", "median"])
+
     def arrays(self, run: int) -> dict[str, np.ndarray]:
         """Return the arrays of a run at its last measurement, by ``<mode>/<name>``."""
         if run not in self._arrays:
@@ -169,6 +164,42 @@ class ProbeData:
                 key.removeprefix(prefix): array[-1] for key, array in arrays.items() if key.startswith(prefix)
             }
         return self._arrays[run]
+
+    @cached_property
+    def legend(self) -> list[LegendEntry]:
+        """The legend entry of each configuration."""
+        return style_entries(self.style_of, {name: self.labels[name] for name in self.configurations})
+
+    def stability_limits(self, quantity: str = "stability") -> list[float]:
+        """Return the distinct stability limits of the runs' optimizers on a quadratic, sorted and rounded."""
+        runs = [run for of_configuration in self.finished.values() for run in of_configuration]
+        limits = [self.last(mode, quantity).reindex(runs).dropna() for mode in self.modes]
+        return sorted({round(float(limit), 3) for of_mode in limits for limit in of_mode})
+
+    def densities(self, mode: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return eigenvalue grid and spectral density of each configuration's first seed, where measured."""
+        spectra = {}
+        for configuration in self.configurations:
+            for run in self.finished[configuration][:1]:
+                arrays = self.arrays(run)
+                grid, density = (arrays.get(f"{mode}/{name}") for name in ("density_grid", "density"))
+                if grid is not None and density is not None and np.isfinite(density).any():
+                    spectra[configuration] = (grid, density)
+        return spectra
+
+    def losses(self, mode: str, kind: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return for each configuration α ``(A,)`` and the losses ``(seeds x A)`` on a line."""
+        lines = {}
+        for configuration in self.configurations:
+            pairs = [
+                (arrays[f"{mode}/{kind}_alphas"], arrays[f"{mode}/{kind}_losses"])
+                for arrays in map(self.arrays, self.finished[configuration])
+                if f"{mode}/{kind}_losses" in arrays
+            ]
+            same = [values for alphas, values in pairs if alphas.shape == pairs[0][0].shape]
+            if same and np.isfinite(same).any():
+                lines[configuration] = (pairs[0][0], finite(np.stack(same)))
+        return lines
 
     @cached_property
     def _lasts(self) -> dict[tuple[str, str], pd.Series]:
@@ -245,30 +276,6 @@ def baseline_pairs(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
             yield configuration, baseline
 
 
-def ratio_lines(table: pd.DataFrame) -> list[str]:
-    """Return the printed table of ratios over at least ``MIN_SEEDS`` seeds; empty if there are none."""
-    known = table[(table["seeds"] >= MIN_SEEDS) & table["ratio"].notna()]
-    rows = known.head(PRINTED_RATIOS).to_dict("records")
-    if not rows:
-        return []
-    left = {
-        "configuration": [str(row["arm"]) for row in rows],
-        "quantity": [str(row["quantity"]).removeprefix("probe/") for row in rows],
-    }
-    right = {
-        f"ratio to {PLAIN} (95 % interval)": [
-            "one is untrained" if row["untrained"] else with_interval(row, "ratio")  # type: ignore[arg-type]
-            for row in rows
-        ],
-        f"seeds below {PLAIN}": [f"{round(row['smaller'] * row['seeds'])}/{row['seeds']}" for row in rows],
-    }
-    return [
-        *aligned(left, right),
-        "",
-        "ratio: Hodges–Lehmann estimate over paired seeds",
-    ]
-
-
 def probe_table(sweep: SweepSummary) -> pd.DataFrame:
     """Return the median of each probe number over finished seeds, a row per configuration."""
     finished = sweep.runs[sweep.runs["status"] == "finished"].drop_duplicates(["configuration", "seed"])
@@ -276,33 +283,36 @@ def probe_table(sweep: SweepSummary) -> pd.DataFrame:
     return numbers.groupby(finished["configuration"]).median().reindex(sweep.configurations.index)
 
 
-def printed_probes(sweep: SweepSummary) -> list[str]:
-    """Return the lines of one printed table per probe; a table wider than ``TABLE_LETTERS`` is split."""
-    table = probe_table(sweep)
-    left = {
-        name: sweep.configurations[key].tolist()
-        for name, key in zip(short_names(sweep.keys), sweep.keys, strict=True)
+def split_by_panel(sweep: SweepSummary) -> dict[str, SweepSummary]:
+    """Split a sweep into panels by name, such as ``init=kaiming``.
+
+    Within a panel, configurations differ only in the normalizer and in keys of the optimizer and scheduler. A
+    sweep that does not vary the normalizer, or varies nothing else, is a single panel with the name "".
+    """
+    within = [
+        key for key in sweep.keys if key == MODEL or (key.startswith(OPTIMIZER) and key not in sweep.implicit)
+    ]
+    others = [key for key in sweep.keys if key not in within]
+    if MODEL not in within or not others:
+        return {"": sweep}
+    within.sort(key=lambda key: key != MODEL)
+    groups = sorted(
+        set(sweep.configurations[others].itertuples(index=False, name=None)), key=lambda row: [*map(natural, row)]
+    )
+    names = short_names(others)
+    return {
+        configuration_label(names, group): select_panel(sweep, within, dict(zip(others, group, strict=True)))
+        for group in groups
     }
-    left = left or {"configuration": sweep.configurations.index.tolist()}
-    several = (sweep.runs.groupby("configuration")["seed"].nunique() > 1).any()
-    over = ", median over finished runs" if several else ""
-    tables: dict[str, dict[str, list[str]]] = {}
-    for column in table:
-        _, probe, mode, quantity = str(column).split("/", 3)
-        tables.setdefault(probe, {})[f"{quantity} ({mode})"] = [format_number(value) for value in table[column]]
-    lines: list[str] = []
-    for probe, cells in tables.items():
-        lines += [*([""] if lines else []), f"{probe}: last measurement{over}"]
-        for part in split_columns(left, cells):
-            lines += aligned(left, part)
-    return lines
 
 
-def split_columns(left: dict[str, list[str]], right: dict[str, list[str]]) -> list[dict[str, list[str]]]:
-    """Split the columns of ``right`` into parts that fit beside ``left`` within ``TABLE_LETTERS``."""
-    parts: list[dict[str, list[str]]] = [{}]
-    for name, cells in right.items():
-        if parts[-1] and max(map(len, aligned(left, {**parts[-1], name: cells}))) > TABLE_LETTERS:
-            parts.append({})
-        parts[-1][name] = cells
-    return parts
+def select_panel(sweep: SweepSummary, keys: list[str], common: dict[str, str]) -> SweepSummary:
+    """Return the configurations with the ``common`` settings, renamed by their settings of ``keys``."""
+    rows = sweep.configurations[(sweep.configurations[list(common)] == list(common.values())).all(axis=1)]
+    names = {
+        name: configuration_label(keys, settings)
+        for name, settings in zip(rows.index, rows[keys].to_numpy().tolist(), strict=True)
+    }
+    runs = sweep.runs[sweep.runs["configuration"].isin(names)]
+    runs = runs.assign(configuration=runs["configuration"].map(names))
+    return replace(sweep, keys=keys, configurations=rows.rename(index=names), runs=runs)

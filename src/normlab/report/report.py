@@ -1,132 +1,64 @@
-"""The report page of a sweep, ``report/index.html``, built from its records alone; see :func:`write_report`."""
+"""The report page of a sweep, ``report/index.html``: with its main sections.
 
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
+The entry is :func:`write_report`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normlab.report.console import difference_warnings, num, run_table, with_interval
+from normlab.report import charts
+from normlab.report.console import difference_warnings, num, with_interval
+from normlab.report.curves import BANDS, quartile_curves
 from normlab.report.figures import drawing
-from normlab.report.page import Page, PageTable, Picture, Section, write_page
-from normlab.report.probe_figures import last_numbers, probe_figures
-from normlab.report.report_data import ReportData, sweep_names
-from normlab.report.sections import sections
-from normlab.report.selectors import display_table, table_rows
-from normlab.results.folder import SWEEP_CONFIG
-from normlab.results.result import Result
-from normlab.results.sweep import Record, load_yaml
-from normlab.stats.comparison import ALPHA, BETTER, WORSE
+from normlab.report.page import Page, PageTable, Picture, Section, provenance, write_page
+from normlab.report.report_data import ReportData, TableRow, sweep_names, table_rows
+from normlab.report.sections import (
+    Columns,
+    chart_per_panel,
+    display_table,
+    effect_text,
+    further_sections,
+    panel_columns,
+    undrawn_panels_note,
+    with_panel,
+)
+from normlab.results.sweep import setting
+from normlab.stats.comparison import ALPHA, BETTER, RATIO, WORSE
+from normlab.stats.configurations import natural
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
-from normlab.stats.sentences import interaction_sentence, percent_text, sentence, time_sentence
+from normlab.stats.sentences import clauses, interaction_sentence, percent_text, sentence, time_sentence
 
-LabelledFact = tuple[str, str]
-TRAIN = ["python", "train.py"]
-"""Entry command of runs whose records have none."""
 FOLDER = "report"
 MAX_SENTENCES = 6
 """With more comparisons than this, only those that declare a difference get a sentence."""
 MAX_TARGETS = 6
 """The largest number of panels whose target is named."""
-MAX_RUNS = 2000
-"""The largest number of runs on the page; ``runs.csv`` lists all."""
-
-
-def provenance(folders: Sequence[Path], records: Sequence[Record]) -> list[LabelledFact]:
-    """Return commands, commits, versions and hardware of the runs; one line per value where runs differ."""
-    results = [record.result for record in records]
-    environments = [result.environment for result in results if result.environment]
-    dirty = {str(environment.get("commit")) for environment in environments if environment.get("dirty")}
-    commits = [
-        f"{commit}{' (with uncommitted changes)' * (commit in dirty)}"
-        for commit in distinct(str(environment.get("commit")) for environment in environments)
-    ]
-    versions = distinct(
-        ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
-        for environment in environments
-    )
-    machines = distinct(
-        "{system} {processor}, {cores} cores".format_map(environment["machine"])
-        for environment in environments
-        if environment.get("machine")
-    )
-    starts = sorted(result.started for result in results if result.started)
-    ends = sorted(result.ended for result in results if result.ended)
-    seeds = sorted({seed for result in results if isinstance(seed := result.config.get("seed"), int)})
-    facts = [
-        (
-            "command",
-            "\n".join(distinct(sweep_command(folder, entry_command(folder, records)) for folder in folders)),
-        ),
-        ("folders", "\n".join(map(str, folders))),
-        ("runs", str(len(records))),
-        ("seeds", short_ranges(seeds)),
-        ("commit", "\n".join(commits)),
-        ("versions", "\n".join(versions)),
-        ("hardware", "\n".join(machines)),
-        ("first run started", starts[0] if starts else ""),
-        ("last run ended", ends[-1] if ends else ""),
-    ]
-    return [(label, value) for label, value in facts if value]
-
-
-def distinct(texts: Iterable[str]) -> list[str]:
-    """Return the non-empty texts in order, each once."""
-    return [text for text in dict.fromkeys(texts) if text]
-
-
-def entry_command(folder: Path, records: Sequence[Record]) -> list[str]:
-    """Return the command words that started the runs below a folder, without their overrides."""
-    below = (record.result for record in records if record.folder.is_relative_to(folder))
-    return next((result.command for result in below if result.command), TRAIN)
-
-
-def sweep_command(folder: Path, entry: Sequence[str] = TRAIN) -> str:
-    """Return the command of a sweep from the overrides that Hydra saved, or "" if it saved none."""
-    hydra = load_yaml(folder / SWEEP_CONFIG, dict).get("hydra", {})
-    overrides = hydra.get("overrides", {}) if isinstance(hydra, dict) else {}
-    words = [str(word) for word in [*overrides.get("task", []), *overrides.get("hydra", [])]]
-    words = [word for word in words if word != "hydra.mode=MULTIRUN"]
-    before = [word for word in entry if word not in words]
-    return shlex.join([*before, "-m", *words]) if overrides else ""
-
-
-def rerun_command(result: Result) -> str:
-    """Return the command that repeats a run.
-
-    >>> from normlab.results.result import Objective, Status
-    >>> overrides = ["model=bn", "net.hidden=[1, 2]"]
-    >>> rerun_command(Result("", Status.FINISHED, {}, {}, overrides, Objective("", "", 0.0)))
-    "python train.py model=bn 'net.hidden=[1, 2]'"
-    """
-    entry = result.command or TRAIN
-    # The configuration file or the experiment may set hydra.mode=MULTIRUN; this command is a single run.
-    own_config = any(word.startswith("--config") for word in entry)
-    experiment = any(word.startswith("experiment=") for word in result.overrides)
-    return shlex.join([*entry, *result.overrides, *["hydra.mode=RUN"] * (own_config or experiment)])
-
-
-def rerun_commands(records: Sequence[Record]) -> pd.Series:
-    """Return the commands that repeat the runs, indexed by record number."""
-    return pd.Series([rerun_command(record.result) for record in records], dtype=object)
-
-
-def short_ranges(numbers: Sequence[int]) -> str:
-    """Format sorted integers, with three or more consecutive ones as a range.
-
-    >>> short_ranges([0, 1, 2, 3, 7, 9, 10])
-    '0–3, 7, 9, 10'
-    """
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    parts = [[f"{run[0]}–{run[-1]}"] if len(run) > 2 else map(str, run) for run in runs]
-    return ", ".join(text for part in parts for text in part)
+MAX_EFFECTS = 24
+"""The largest number of effects in a figure."""
+SETUP = {
+    "net": "net {}",
+    "net.hidden": "hidden layers {}",
+    "data": "data {}",
+    "optimizer": "optimizer {}",
+    "optimizer.lr": "learning rate {}",
+    "data.batch_size": "batch size {}",
+    "trainer.max_epochs": "{} epochs",
+}
+"""The keys that the page describes in words."""
+SCOPES = {
+    "draw": "Draws: each replicate has its own samples, generated from its seed.",
+    "split": "Splits: each replicate divides the same table at random into training, validation and test rows, so "
+    "replicates share rows. The column “p (new tables)” gives the p-value of the corrected resampled t test "
+    "(Nadeau and Bengio 2003) for other tables of the same kind; it is available for test metrics only.",
+    "seed": "Seeds: all replicates have the same samples and differ only in initial weights and batch order.",
+}
+"""Explanation of each kind of replicate, for the text of the section Comparison."""
+INTERNAL_COLUMNS = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin", "splits"]
+"""Columns of the comparisons that the csv file omits."""
 
 
 def write_report(folders: Sequence[Path], data: ReportData, out: Path) -> Path:
@@ -142,44 +74,69 @@ def write_report(folders: Sequence[Path], data: ReportData, out: Path) -> Path:
 
 
 def build_page(folders: Sequence[Path], data: ReportData) -> Page:
-    """Assemble the title, sentences, caveats, sections and provenance of the page."""
+    """Assemble the content of the page from its sections."""
     design = data.analysis.design
     others = ", ".join(arm for arm in design.arms if arm != design.baseline)
     subject = f"{others} against {design.baseline}" if others else design.primary.name
-    title = f"{sweep_names(folders)}: {subject}{dataset_text(data)}"
-    parts = [*sections(data), *probe_section(data), run_section(data)]
-    results = [*comparison_sentences(data), *time_and_interaction_sentences(data), *target_sentences(data)]
-    caveats = [*difference_warnings(data.summary), *data.changed, *data.analysis.warnings]
-    return Page(title, results, caveats, parts, provenance(folders, data.summary.records))
+    findings, conditions = shared_conditions(data)
+    curves = curve_section(data)
+    effects = list(effect_pictures(data))
+    sections = [comparison_section(data), configuration_section(data), curves, *further_sections(data)]
+    return Page(
+        f"{sweep_names(folders)}: {subject}",
+        setup_text(data),
+        [*findings, *time_and_interaction_sentences(data), *target_sentences(data)],
+        conditions,
+        effects or curves.pictures[:3],
+        [*difference_warnings(data.summary), *data.changed, *data.analysis.warnings],
+        [section for section in sections if section.pictures or section.tables],
+        provenance(folders, data.summary.records),
+    )
 
 
-def dataset_text(data: ReportData) -> str:
-    """Return the dataset and the sizes of its splits for the title; "" if runs have several datasets or none."""
-    runs = [data.summary.records[number].result for number in data.summary.runs.index]
-    names = {run.choices.get("data", "") for run in runs}
-    sizes = {tuple(run.data.get(split) for split in ("train", "val", "test")) for run in runs}
-    if len(names) != 1 or "" in names:
-        return ""
-    train, val, test = next(iter(sizes))
-    known = len(sizes) == 1 and None not in (train, val, test)
-    samples = f" ({train} training, {val} validation and {test} test samples)" if known else ""
-    return f", {names.pop()}{samples}"
+def setup_text(data: ReportData) -> str:
+    """Describe net, data, training and number of seeds of the runs in words; keys that vary list their values."""
+    results = [data.summary.records[number].result for number in data.summary.runs.index]
+    parts = []
+    for key, text in SETUP.items():
+        values = dict.fromkeys(value for result in results if (value := setting(result, key)))
+        ordered = sorted(values, key=natural)
+        if values:
+            parts.append(text.format(", ".join(ordered[:6]) + ", …" * (len(ordered) > 6)))
+        sizes = {tuple(result.data.get(split) for split in ("train", "val", "test")) for result in results}
+        if key == "data" and parts and len(sizes) == 1 and None not in next(iter(sizes)):
+            parts[-1] += " ({} training, {} validation and {} test samples)".format(*next(iter(sizes)))
+    seeds = data.summary.runs["seed"].nunique()
+    return "; ".join([*parts, f"{seeds} seed{'s' * (seeds != 1)}"]) if results else ""
+
+
+def shown_comparisons(data: ReportData) -> tuple[list[TableRow], list[str]]:
+    """Return the comparisons that get a sentence, and a sentence about the others or the lack of any."""
+    rows = [row for row in table_rows(data.analysis.comparisons) if row["verdict"] != PART_OF_POOLED]
+    if data.runs["validation"].isna().all():
+        return [], [f"No run has a final {data.analysis.design.choice.name}: there is nothing to compare."]
+    if not rows:
+        return [], ["Only one arm: there is nothing to compare." if len(data.runs) else "There are no runs."]
+    declared = [row for row in rows if row["verdict"] in (BETTER, WORSE)]
+    shown = rows if len(rows) <= MAX_SENTENCES else declared
+    others = len(rows) - len(shown)
+    note = f"{others} other comparisons declare no difference; the report lists all comparisons"
+    return shown, [note] if others else []
 
 
 def comparison_sentences(data: ReportData) -> list[str]:
     """Return a sentence for each comparison, or one sentence with the reason if there is no comparison."""
-    analysis = data.analysis
-    rows = [row for row in table_rows(analysis.comparisons) if row["verdict"] != PART_OF_POOLED]
-    if data.runs["validation"].isna().all():
-        return [f"No run has a final {analysis.design.choice.name}: there is nothing to compare."]
-    if rows:
-        declared = [row for row in rows if row["verdict"] in (BETTER, WORSE)]
-        selected = rows if len(rows) <= MAX_SENTENCES else declared
-        lines = [sentence(row, analysis.grid, analysis.tuning) for row in selected]
-        if others := len(rows) - len(selected):
-            lines.append(f"{others} other comparisons declare no difference; the report lists all comparisons")
-        return lines
-    return ["Only one arm: there is nothing to compare."] if len(data.runs) else ["There are no runs."]
+    rows, notes = shown_comparisons(data)
+    return [*(sentence(row, data.analysis.grid, data.analysis.tuning) for row in rows), *notes]
+
+
+def shared_conditions(data: ReportData) -> tuple[list[str], str]:
+    """Return the sentences of the comparisons without the clauses that all of them have, and these clauses."""
+    rows, notes = shown_comparisons(data)
+    parts = [clauses(row, data.analysis.grid, data.analysis.tuning) for row in rows]
+    shared = [clause for clause in parts[0][1:] if all(clause in each for each in parts)] if len(parts) > 1 else []
+    lines = ["; ".join(clause for clause in each if clause not in shared) for each in parts]
+    return [*lines, *notes], "; ".join(shared)
 
 
 def time_and_interaction_sentences(data: ReportData) -> list[str]:
@@ -199,49 +156,200 @@ def target_sentences(data: ReportData) -> list[str]:
     return [f"Target for the time to target: {choice.name} {', '.join(values)}."] if values and is_compared else []
 
 
-def probe_section(data: ReportData) -> Iterator[Section]:
-    """Yield the section on probe measurements, if the runs have any."""
-    pictures = [
-        Picture(
-            stem,
-            figure,
-            alt=f"{figure.texts[0].get_text()}, of {', '.join(probe.configurations)}",
-            caption=f"Measurements of the probe {probe.name}; the table has medians over seeds at the last one.",
-            table=PageTable(stem, "Medians over the seeds at the last measurement", last_numbers(probe)),
-            wide=True,
-        )
-        for stem, figure, probe in probe_figures(data.summary)
-    ]
-    if pictures:
-        text = (
-            "Measurements of the loss and the network during training, over all seeds. Ratios are Hodges–Lehmann "
-            "estimates over paired seeds with pointwise 95 % intervals; no difference is declared from them."
-        )
-        yield Section("probes", "Probe measurements", [text], pictures, ratio_tables(data))
+def effect_pictures(data: ReportData) -> Iterator[Picture]:
+    """Yield a figure per metric with the effects of the arms and their intervals, if any interval is bounded."""
+    design, frame = data.analysis.design, data.analysis.comparisons
+    if frame.empty or not np.isfinite(frame["estimate_high"].astype(float)).any():
+        return
+    for metric in design.metrics:
+        rows = frame[(frame["metric"] == metric.name) & (frame["verdict"] != PART_OF_POOLED)].head(MAX_EFFECTS)
+        if rows.empty or rows["estimate"].isna().all():
+            continue
+        better = "lower" if metric.direction == "min" else "higher"
+        several = rows["baseline"].nunique() > 1
+        names = rows["arm"] + " / " + rows["baseline"] if several else rows["arm"]
+        # Panels go by the last part of their keys, which leaves room for the intervals.
+        panels = rows["panel"].str.replace(r"[A-Za-z_]\w*\.(?=[\w.]+=)", "", regex=True)
+        labels = (panels + ": ").where(panels != "", "") + names
+        to = "the baseline" if several else rows["baseline"].iloc[0]
+        kind = "ratio" if (rows["effect"] == RATIO).all() else "difference"
+        x = f"{kind} to {to}" + " in percentage points" * metric.is_share
+        columns = ["panel", "arm", "baseline", "effect", "estimate", "estimate_low", "estimate_high"]
+        shown = rows[columns].assign(label=labels, declared=rows["verdict"].isin([BETTER, WORSE]))
+        figure = charts.draw_effects(shown, data.styles, title=f"{metric.name} ({better} is better)", x=x)
+        caption = "Effect with its 95 % interval; filled: a difference is declared."
+        alt = f"{kind} of {metric.name} between the arms and {to}, with intervals"
+        yield Picture(f"effects_{metric.name.replace('/', '_')}", figure, alt, caption, shown)
 
 
-def ratio_tables(data: ReportData) -> list[PageTable]:
-    """Return the table of probe ratios to the configurations without normalization; empty without ratios."""
-    frame = data.probe_ratios
-    columns: dict[str, Any] = {
-        "configuration": "arm",
-        "quantity": lambda row: row["quantity"].removeprefix("probe/"),
-        "seeds": "seeds",
-        "ratio to nobn": lambda row: "one is untrained" if row["untrained"] else with_interval(row, "ratio"),
-        "seeds below nobn": lambda row: percent_text(row["smaller"]),
+def comparison_section(data: ReportData) -> Section:
+    """Build the section with the verdict, effect and p-value of each comparison."""
+    analysis, design = data.analysis, data.analysis.design
+    frame = analysis.comparisons
+    if frame.empty:
+        return Section("comparison", "Comparison")
+    optional: dict[str, tuple[Any, Any]] = {
+        "p (new tables)": (
+            frame["new_table_p_adjusted"].notna().any(),
+            lambda row: num(row["new_table_p_adjusted"], 2),
+        ),
+        "equivalence p": (design.margin is not None, lambda row: num(row["equivalence_p_adjusted"], 2)),
+        "failed to train": ((frame["failed"] + frame["baseline_failed"]).any(), failed_text),
     }
-    caption = "Ratio of each configuration to the same configuration with nobn, over paired seeds"
-    return [PageTable("probe_ratios", caption, frame, display_table(frame, columns))] if len(frame) else []
+    columns: Columns = {
+        **panel_columns(data, frame, "metric"),
+        "baseline": "baseline",
+        "replicates": lambda row: f"{row['replicates']} {row['scope']}{'s' * (row['replicates'] != 1)}",
+        "verdict": "verdict",
+        "effect": effect_text,
+        "p (corrected)": lambda row: num(row["p_adjusted"], 2),
+        "look": "look",
+        **{name: source for name, (is_shown, source) in optional.items() if is_shown},
+        "better in": lambda row: f"{row['better'] * row['replicates']:g} of {row['replicates']}",
+        "detectable effect": detectable_text,
+    }
+    scopes = set(frame["scope"])
+    notes = [
+        "Metrics are means over the last tenth of the epochs. Arms are compared by the exact two-sided "
+        "signed-rank test over paired replicates. The effect is the ratio arm / baseline for losses "
+        "(Hodges–Lehmann estimate of the paired ratios) and the difference arm − baseline in percentage points "
+        "for accuracies. Its 95 % interval comes from the same test and is uncorrected for multiple comparisons. "
+        "The detectable effect is the smallest effect, in either direction, that the test finds with 80 % power.",
+        "The corrected p-value allows for repeated looks and multiple comparisons. At look k it is multiplied by "
+        "k(k + 1), or according to the O’Brien–Fleming boundary if max_replicates is declared. A look is one "
+        "analysis of the sweep; analyzing again with more replicates is another. Holm’s correction is applied "
+        "within each question: test metrics form one question, train_eval another.",
+        *(text for scope, text in SCOPES.items() if scope in scopes),
+        *undrawn_panels_note(frame),
+    ]
+    pictures = chart_per_panel(data, "seeds", replicate_chart)
+    public = frame.drop(columns=INTERNAL_COLUMNS, errors="ignore")  # without a comparison some columns are missing
+    tables = [PageTable("comparisons", "Comparisons between arms", public, display_table(frame, columns))]
+    if len(analysis.interactions):
+        tables.append(interaction_table(data))
+    return Section("comparison", "Comparison", notes, pictures, tables)
 
 
-def run_section(data: ReportData) -> Section:
-    """Return the section with all runs and the commands that repeat them."""
-    table = run_table(data.summary, data.summary.records, None)
-    commands = rerun_commands(data.summary.records).loc[data.summary.listed.index]
-    frame = table.assign(command=commands.to_list())
-    names = ["name", "status", "seed", f"best/{data.summary.metric}", "epochs", "seconds", "error", "command"]
-    first: pd.DataFrame = frame[names].head(MAX_RUNS)
-    is_cut = len(frame) > MAX_RUNS
-    note = [f"The table shows the first {MAX_RUNS} of {len(frame)} runs; runs.csv lists all."] if is_cut else []
-    caption = "All runs, each with the command that repeats it"
-    return Section("runs", "Runs", note, (), [PageTable("runs", caption, frame, first)])
+def interaction_table(data: ReportData) -> PageTable:
+    """Build the table of the changes of an effect between panels."""
+    frame = data.analysis.interactions
+    columns: Columns = {
+        data.analysis.design.compare: "arm",
+        "baseline": "baseline",
+        "from panel": "other",
+        "to panel": "panel",
+        "replicates": "replicates",
+        "change of the effect": effect_text,
+        "p (Holm)": lambda row: num(row["p_adjusted"], 2),
+    }
+    caption = "Interactions: change of the effect between panels"
+    return PageTable("interactions", caption, frame, display_table(frame, columns))
+
+
+def failed_text(row: TableRow) -> str:
+    """Format the number of runs of the arm and of the baseline that failed to train, with the p-value."""
+    p = f", p = {num(row['failure_p_adjusted'], 2)}" if not np.isnan(row["failure_p_adjusted"]) else ""
+    return f"{row['failed']} vs. {row['baseline_failed']} of {row['failures_of']}{p}"
+
+
+def detectable_text(row: TableRow) -> str:
+    """Format the effect that the test detects with 80 % power."""
+    value = row["detectable"]
+    return f"× {num(float(np.exp(value)))}" if row["effect"] == RATIO and np.isfinite(value) else num(value)
+
+
+def replicate_chart(data: ReportData, panel: str) -> Iterator[Picture]:
+    """Yield the figure of the paired replicates of a panel, if it has several arms."""
+    design, runs = data.analysis.design, data.selected_runs(panel)
+    name = design.primary.name
+    wide = runs.dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")
+    arms = [arm for arm in dict.fromkeys([design.baseline, *design.arms]) if arm in wide]
+    if len(arms) < 2 or data.analysis.comparisons.empty:
+        return
+    figure = charts.draw_seeds(wide[arms], data.styles, title=with_panel("Paired replicates", panel), y=name)
+    alt = with_panel(f"{name} of each replicate with {', '.join(arms)}", panel)
+    caption = "Each line is a replicate, with each arm at its selected configuration; × marks diverged runs."
+    yield Picture("", figure, alt, caption, wide[arms].reset_index())
+
+
+def configuration_section(data: ReportData) -> Section:
+    """Build the section with the metrics of each arm at its selected configuration."""
+    frame, design = data.analysis.arms, data.analysis.design
+    columns: Columns = {
+        **panel_columns(data, frame),
+        **({"hyperparameters": data.selected_settings} if design.tuned else {}),
+        "replicates": "seeds",
+        design.primary.name: lambda row: with_interval(row, "iqm"),
+        **{metric.name: number_formatter(metric.name) for metric in design.metrics[1:]},
+        design.choice.name: number_formatter("validation"),
+        f"best {design.choice.name}": number_formatter("best"),
+        **{name: share_formatter(name) for name in ("diverged", "untrained") if frame[f"{name}_share"].any()},
+        "runs": "runs",
+        **{name: name for name in ("failed", "stopped") if frame[name].any()},
+    }
+    notes = [
+        "Interquartile means over the reported replicates; the first metric has a 95 % bootstrap interval. There "
+        "is no value if more than a quarter of these runs diverged. Metrics are means over the last tenth of the "
+        "epochs; the value of the best epoch is selected among all epochs and therefore optimistic. A run is "
+        "untrained if its final training loss is above 90 % of that of the best constant predictor. The columns "
+        "runs, failed and stopped count all runs of the arm. Columns that are 0 for all arms are left out."
+    ]
+    tables = [PageTable("arms", "Each arm at its selected configuration", frame, display_table(frame, columns))]
+    return Section("arms", "Best configuration per arm", notes, (), tables)
+
+
+def share_formatter(name: str) -> Callable[[TableRow], str]:
+    """Return a function that formats the share of runs in a state."""
+    return lambda row: percent_text(row[f"{name}_share"])
+
+
+def number_formatter(name: str) -> Callable[[TableRow], str]:
+    """Return a function that formats the number in a column."""
+    return lambda row: num(row[name])
+
+
+def curve_section(data: ReportData) -> Section:
+    """Build the section with the curves of training loss, validation loss and accuracy."""
+    notes = [
+        "Each arm at its selected configuration: the line is the median over the reported replicates, the band "
+        "the interquartile range. The value axis spans the second half of training; earlier values may lie "
+        "outside. From the epoch at which a run diverges, it counts with the worst value; × marks the end of a "
+        "curve for which half of the runs diverged.",
+        *undrawn_panels_note(data.analysis.arms),
+    ]
+    return Section("curves", "Learning curves", notes, chart_per_panel(data, "curves", curve_charts))
+
+
+def curve_charts(data: ReportData, panel: str) -> Iterator[Picture]:
+    """Yield the learning curves of a panel by epoch, and those of the validation metric by seconds if timed."""
+    design, runs = data.analysis.design, data.selected_runs(panel)
+    rows = data.summary.curves[data.summary.curves["run"].isin(runs.index)]
+    known = {name: part for name, part in rows.groupby("metric") if part["epoch"].nunique() > 1}
+    training = next((name for name in ("train_eval/loss", "train/loss") if name in known), "")
+    names = [
+        name for name in dict.fromkeys([training, "val/loss", "val/acc", design.choice.name]) if name in known
+    ]
+    for name in names:
+        curves = quartile_curves(data.summary, known[name].assign(step=known[name]["epoch"]), runs["arm"])
+        yield curve_picture(data, panel, name, "epoch", curves)
+        seconds = data.median_seconds(runs)
+        if name == design.choice.name and len(seconds):
+            timed = curves.join(seconds, on=["name", "epoch"]).dropna(subset="seconds")
+            yield curve_picture(data, panel, name, "seconds", timed)
+
+
+def curve_picture(data: ReportData, panel: str, metric: str, x: str, curves: pd.DataFrame) -> Picture:
+    """Draw the learning curves of a metric by epoch or by seconds of training."""
+    choice, targets = data.analysis.design.choice, data.analysis.targets
+    of_panel = targets.loc[targets["panel"] == panel, "target"] if len(targets) else pd.Series()
+    target = float(of_panel.iloc[0]) if len(of_panel) and metric == choice.name else np.nan
+    better = choice.direction if metric == choice.name else "max" if metric.endswith("/acc") else "min"
+    title = with_panel(charts.TITLES.get(metric, metric), panel)
+    labels: Mapping[str, Any] = {"title": title, "x": x, "y": metric}
+    figure = charts.draw_curves(curves, data.styles, **labels, better=better, target=target)
+    by = "seconds of training" if x == "seconds" else x
+    caption = with_panel(f"{metric} by {by}", panel)
+    names = dict(zip(["name", *BANDS], ["arm", "lower quartile", "median", "upper quartile"], strict=True))
+    numbers = curves[["name", x, *BANDS]].rename(columns=names)
+    name = f"{'seconds_' * (x == 'seconds')}{metric.replace('/', '_')}"
+    return Picture(name, figure, f"{caption} of {', '.join(curves['name'].unique())}", caption, numbers)

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from normlab.config.schema import MAXIMIZED, MINIMIZED, direction_of
 from normlab.errors import ConfigError
+from normlab.report.factors import short_names
 from normlab.report.sweep_summary import SweepSummary, final_values, summarize_sweep, with_times
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import write_atomically
@@ -20,10 +22,21 @@ from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, d
 from normlab.stats.looks import History
 from normlab.stats.tables import StepTimes
 
+if TYPE_CHECKING:
+    from normlab.report.figures import Style
+
 CLASSIFICATION_METRICS = ("loss", "acc")
 """Metrics that are both reported for classification."""
 
 VERDICTS_FILE, MAX_REPLICATES = "verdicts.json", "max_replicates"
+
+
+TableRow = dict[str, Any]
+
+
+def table_rows(frame: pd.DataFrame) -> list[TableRow]:
+    """Convert a table to a list of rows, each a dictionary by column."""
+    return frame.to_dict("records")  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,37 @@ class ReportData:
     curves: pd.DataFrame
     analysis: Analysis
     changed: list[str] = field(default_factory=list)
+
+    @cached_property
+    def styles(self) -> "dict[str, Style]":
+        """The colour and line of each arm, the same in all figures."""
+        from normlab.report.figures import arm_styles  # imports matplotlib
+
+        return arm_styles(self.analysis.design.arms)
+
+    def selected_runs(self, panel: str) -> pd.DataFrame:
+        """Return the reported runs of a panel at the selected configuration of their ``arm``."""
+        grid, parts = self.analysis.grid, []
+        for (key, arm), tuned in self.analysis.tuning.items():
+            if grid.panel_name(key) != panel:
+                continue
+            selected = dict(zip(grid.uses[key].report.tolist(), tuned.chosen.tolist(), strict=True))
+            mask = [selected.get(column, -1) == row for row, column in zip(grid.row, grid.column, strict=True)]
+            parts.append(self.runs[np.array(mask, dtype=bool)].assign(arm=arm))
+        return pd.concat(parts) if parts else self.runs.iloc[:0].assign(arm="")
+
+    def selected_settings(self, row: TableRow) -> str:
+        """Format the tuned hyperparameters of an arm at its selected configuration, given its row of ``arms``."""
+        tuned = self.analysis.design.tuned
+        names = zip(short_names(tuned), tuned, strict=True)
+        settings = ", ".join(f"{name} {row[key]}" for name, key in names if pd.notna(row[key]))
+        return settings or ("selected in each replicate" if row["seeds"] else "–")
+
+    def median_seconds(self, runs: pd.DataFrame) -> pd.Series:
+        """Return the median seconds of training up to each epoch, ``seconds``, by ``name`` (the arm) and epoch."""
+        known = self.curves[self.curves["run"].isin(runs.index) & self.curves["seconds"].notna()]
+        names = known["run"].map(runs["arm"]).rename("name")
+        return known.groupby([names, "epoch"])["seconds"].median()
 
     @cached_property
     def probe_ratios(self) -> pd.DataFrame:

@@ -1,259 +1,324 @@
-"""Report sections Comparison, Best configuration per arm and Learning curves; the entry is :func:`sections`."""
+"""Further sections of the report page, and what all sections share; see :func:`further_sections`.
 
-from collections.abc import Callable, Iterator
+The sections are Training loss at fixed steps, Hyperparameter sweep, Batch size, Time to target, Probe measurements
+and Runs.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.console import num, with_interval
-from normlab.report.page import PageTable, Picture, Section
-from normlab.report.report_data import ReportData
-from normlab.report.selectors import (
-    TableRow,
-    display_table,
-    effect_text,
-    figure_name,
-    first_panels,
-    reported_values,
-    selected_runs,
-    selected_settings,
-    styles_of,
-    undrawn_panels_note,
-    with_panel,
-)
-from normlab.report.tuning_sections import batch_size_section, fixed_steps_section, target_section, tuning_section
+from normlab.report.console import num, run_table, with_interval
+from normlab.report.factors import short_names
+from normlab.report.page import PageTable, Picture, Section, rerun_command
+from normlab.report.probe_figures import probe_figures
+from normlab.report.report_data import ReportData, TableRow, table_rows
+from normlab.stats.comparison import POINTS, RATIO
+from normlab.stats.design import LR, is_number
+from normlab.stats.ranges import BATCH_SIZE
 from normlab.stats.sentences import percent_text
 
-SCOPES = {
-    "draw": "Draws: each replicate has its own samples, generated from its seed.",
-    "split": "Splits: each replicate divides the same table at random into training, validation and test rows, so "
-    "replicates share rows. The column “p (new tables)” gives the p-value of the corrected resampled t test "
-    "(Nadeau and Bengio 2003) for other tables of the same kind; it is available for test metrics only.",
-    "seed": "Seeds: all replicates have the same samples and differ only in initial weights and batch order.",
-}
-"""Explanation of each kind of replicate, for the text of the section Comparison."""
-INTERNAL_COLUMNS = ["key", "of_panels", "seeds", "tested", "factor", "disjoint", "margin", "splits"]
-"""Columns of the comparisons that the csv file omits."""
+MAX_PANELS = 12
+"""The largest number of panels with a figure; tables list all panels."""
+MAX_RUNS = 2000
+"""The largest number of runs on the page; ``runs.csv`` lists all."""
+Columns = dict[str, str | Callable[[TableRow], Any]]
+"""By heading, a column of a frame or a function of its rows."""
 
 
-def sections(data: ReportData) -> Iterator[Section]:
-    """Yield the non-empty sections of the page in their order."""
-    builders = (
-        comparison_section,
-        configuration_section,
-        curve_section,
-        fixed_steps_section,
-        tuning_section,
-        batch_size_section,
-        target_section,
-    )
-    for build in builders:
-        section = build(data)
-        if section.pictures or section.tables:
-            yield section
+def further_sections(data: ReportData) -> Iterator[Section]:
+    """Yield the sections of the page from the loss at fixed steps on, also those without content."""
+    yield from (fixed_steps_section(data), tuning_section(data), batch_size_section(data), target_section(data))
+    yield from (probe_section(data), run_section(data))
 
 
-def comparison_section(data: ReportData) -> Section:
-    """Build the section with the verdict, effect and p-value of each comparison."""
-    analysis, design = data.analysis, data.analysis.design
-    frame = analysis.comparisons
+def display_table(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Build a table for display from the columns of a frame and functions of its rows."""
+    rows = table_rows(frame)
+    cells = {
+        head: [source(row) if callable(source) else row[source] for row in rows]
+        for head, source in columns.items()
+    }
+    return pd.DataFrame(cells, dtype=object)
+
+
+def panel_columns(data: ReportData, frame: pd.DataFrame, *names: str) -> Columns:
+    """Return the columns of the panel, if there are several, of the given names, and of the arm."""
+    compare = data.analysis.design.compare
+    panel = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
+    return {**panel, **{name: name for name in names}, **({compare: "arm"} if compare else {})}
+
+
+def effect_text(row: Mapping[str, Any]) -> str:
+    """Format an effect with its interval: a ratio as ``× 0.95``, a difference with its unit."""
+    if math.isnan(row["estimate"]):
+        return "–"
+    text = with_interval(row, "estimate")
+    return f"× {text}" if row["effect"] == RATIO else f"{text} points" if row["effect"] == POINTS else text
+
+
+def chart_per_panel(
+    data: ReportData, kind: str, draw: Callable[[ReportData, str], Iterator[Picture]]
+) -> list[Picture]:
+    """Return the charts of the first ``MAX_PANELS`` panels, with file names that start with ``kind``."""
+    panels: Sequence[str] = data.analysis.arms["panel"].unique().tolist() if len(data.analysis.arms) else []
+    return [
+        replace(picture, name="_".join(filter(None, [kind, picture.name, str(number + 1) * (number > 0)])))
+        for number, panel in enumerate(panels[:MAX_PANELS])
+        for picture in draw(data, panel)
+    ]
+
+
+def undrawn_panels_note(frame: pd.DataFrame) -> list[str]:
+    """Return a note with the number of panels that have no figure; empty if all have one."""
+    count = frame["panel"].nunique() - MAX_PANELS if len(frame) else 0
+    return [f"{count} more panels are shown in the tables only."] if count > 0 else []
+
+
+def with_panel(title: str, panel: str) -> str:
+    """Append the name of the panel to a title, if there are several panels."""
+    return f"{title}, {panel}" if panel else title
+
+
+def fixed_steps_section(data: ReportData) -> Section:
+    """Build the section that compares the training loss of arms after equal numbers of steps."""
+    frame, title = data.analysis.fixed_steps, "Training loss at fixed steps"
     if frame.empty:
-        return Section("comparison", "Comparison")
-    columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
-    columns |= {"metric": "metric", design.compare: "arm", "baseline": "baseline", "replicates": scope_text}
-    columns |= {
-        "verdict": "verdict",
+        return Section("fixed-steps", title)
+    columns: Columns = {
+        **panel_columns(data, frame),
+        "steps": "step",
+        "loss": lambda row: num(row["arm_loss"]),
+        "baseline": "baseline",
+        "baseline loss": lambda row: num(row["baseline_loss"]),
+        "replicates": "replicates",
         "effect": effect_text,
-        "p (corrected)": lambda row: num(row["p_adjusted"], 2),
     }
-    columns["look"] = "look"
-    if frame["new_table_p_adjusted"].notna().any():
-        columns["p (new tables)"] = lambda row: num(row["new_table_p_adjusted"], 2)
-    if design.margin is not None:
-        columns["equivalence p"] = lambda row: num(row["equivalence_p_adjusted"], 2)
-    if (frame["failed"] + frame["baseline_failed"]).any():
-        columns["failed to train"] = failed_text
-    columns |= {
-        "better in": lambda row: f"{row['better'] * row['replicates']:g} of {row['replicates']}",
-        "detectable effect": detectable_text,
+    notes = [
+        "Loss of the whole training split in evaluation mode, with statistics re-estimated on it, at the last "
+        "measurement up to each step: medians over the reported replicates, and the paired effect with its 95 % "
+        "interval. No difference is declared here; the verdict on optimization concerns the end of training."
+    ]
+    caption = "Training loss after equal numbers of steps"
+    return Section(
+        "fixed-steps", title, notes, (), [PageTable("fixed_steps", caption, frame, display_table(frame, columns))]
+    )
+
+
+def tuning_section(data: ReportData) -> Section:
+    """Build the section with all configurations of each arm and the selected one; empty if nothing is tuned."""
+    analysis, design = data.analysis, data.analysis.design
+    frame = analysis.settings
+    if not design.tuned:
+        return Section("tuning", "Hyperparameter sweep")
+    columns: Columns = {
+        **panel_columns(data, frame),
+        **dict(zip(short_names(design.tuned), design.tuned, strict=True)),
+        "tuning replicates": "tuning_seeds",
+        f"{design.choice.name} (tuning)": lambda row: num(row["tuning_iqm"]),
+        "reported replicates": "report_seeds",
+        f"{design.primary.name} (reported)": lambda row: with_interval(row, "iqm"),
+        "diverged": lambda row: percent_text(row["diverged"]),
+        "untrained": lambda row: percent_text(row["untrained"]),
+        "selection": selection_text,
     }
-    scopes = set(frame["scope"])
-    words = [
-        "Metrics are means over the last tenth of the epochs. Arms are compared by the exact two-sided "
-        "signed-rank test over paired replicates. The effect is the ratio arm / baseline for losses "
-        "(Hodges–Lehmann estimate of the paired ratios) and the difference arm − baseline in percentage points "
-        "for accuracies. Its 95 % interval comes from the same test and is uncorrected for multiple comparisons. "
-        "The detectable effect is the smallest effect, in either direction, that the test finds with 80 % power.",
-        "The corrected p-value allows for repeated looks and multiple comparisons. At look k it is multiplied by "
-        "k(k + 1), or according to the O’Brien–Fleming boundary if max_replicates is declared. A look is one "
-        "analysis of the sweep; analyzing again with more replicates is another. Holm’s correction is applied "
-        "within each question: test metrics form one question, train_eval another.",
-        *(text for scope, text in SCOPES.items() if scope in scopes),
+    caption = "All configurations of each arm"
+    tables = [PageTable("settings", caption, frame, display_table(frame, columns))]
+    if len(analysis.ranges):
+        tables.append(range_table(data))
+    notes = [
+        f"The configuration of each arm is selected by {design.choice.name} at the end of training, on tuning "
+        "replicates; where replicates are splits of one table, each replicate selects on its own validation rows. "
+        "Filled markers show the selected configurations, bars 95 % intervals; a cross marks settings with "
+        "diverged runs. Points are shifted sideways to avoid overlap.",
         *undrawn_panels_note(frame),
     ]
-    primary = frame[frame["metric"] == design.primary.name]
-    pictures = [
-        picture
-        for number, (panel, rows) in enumerate(first_panels(primary))
-        for picture in replicate_pictures(data, panel, rows, number)
-    ]
-    public = frame.drop(columns=INTERNAL_COLUMNS, errors="ignore")  # without a comparison some columns are missing
-    tables = [PageTable("comparisons", "Comparisons between arms", public, display_table(frame, columns))]
-    if len(analysis.interactions):
-        caption = "Interactions: change of the effect between panels"
-        tables.append(PageTable("interactions", caption, analysis.interactions, interaction_table(data)))
-    return Section("comparison", "Comparison", words, pictures, tables)
+    pictures = chart_per_panel(data, "rates", rate_chart) if LR in design.tuned else []
+    return Section("tuning", "Hyperparameter sweep", notes, pictures, tables)
 
 
-def interaction_table(data: ReportData) -> pd.DataFrame:
-    """Format the interactions for display."""
-    return display_table(
-        data.analysis.interactions,
-        {
-            data.analysis.design.compare: "arm",
-            "baseline": "baseline",
-            "from panel": "other",
-            "to panel": "panel",
-            "replicates": "replicates",
-            "change of the effect": effect_text,
-            "p (Holm)": lambda row: num(row["p_adjusted"], 2),
-        },
-    )
+def selection_text(row: TableRow) -> str:
+    """Format the selection of a configuration: selected, near-best, or the share of replicates that select it."""
+    if 0 < row["chosen"] < 1:
+        return f"selected in {percent_text(row['chosen'])}"
+    return "selected" if row["chosen"] else "near-best" if row["near_best"] else ""
 
 
-def scope_text(row: TableRow) -> str:
-    """Format the number and kind of replicates, as ``12 splits``."""
-    return f"{row['replicates']} {row['scope']}{'s' * (row['replicates'] != 1)}"
+def range_table(data: ReportData) -> PageTable:
+    """Build the table of the ranges of near-optimal settings."""
+    frame = data.analysis.ranges
+    columns: Columns = {
+        **panel_columns(data, frame),
+        "hyperparameter": "key",
+        "from": lambda row: f"{row['smallest']:g}",
+        "to": lambda row: f"{row['largest']:g}",
+        "decades": lambda row: num(row["decades"], 2),
+        "at an edge of the grid": lambda row: "yes" if row["open"] else "",
+    }
+    caption = "Range of the settings within 10 % of the best validation value"
+    return PageTable("ranges", caption, frame, display_table(frame, columns))
 
 
-def failed_text(row: TableRow) -> str:
-    """Format the number of runs of the arm and of the baseline that failed to train, with the p-value."""
-    p = f", p = {num(row['failure_p_adjusted'], 2)}" if not np.isnan(row["failure_p_adjusted"]) else ""
-    return f"{row['failed']} vs. {row['baseline_failed']} of {row['failures_of']}{p}"
-
-
-def detectable_text(row: TableRow) -> str:
-    """Format the effect that the test detects with 80 % power."""
-    value = row["detectable"]
-    if np.isnan(value) or np.isinf(value):
-        return num(value)
-    return f"× {num(float(np.exp(value)))}" if row["effect"] == "ratio" else num(value)
-
-
-def replicate_pictures(data: ReportData, panel: str, rows: pd.DataFrame, number: int) -> Iterator[Picture]:
-    """Yield the figure of the paired replicates of a panel, if it has several arms."""
-    design, wide = data.analysis.design, reported_values(data, panel)
-    arms = [arm for arm in (design.baseline, *rows["arm"]) if arm in wide]
-    if len(arms) < 2:
+def rate_chart(data: ReportData, panel: str) -> Iterator[Picture]:
+    """Yield the figure of the primary metric against the learning rate, if several rates are numbers."""
+    rows = data.analysis.settings[data.analysis.settings["panel"] == panel]
+    numeric = rows[rows[LR].map(lambda text: text is not None and is_number(str(text)))]
+    if numeric[LR].nunique() < 2:
         return
-    name, title = figure_name("seeds", number), with_panel("Paired replicates", panel)
-    figure = charts.draw_seeds(wide[arms], styles_of(data), title=title, y=design.primary.name)
-    alt = f"{design.primary.name} of each replicate with {', '.join(arms)}{' in ' + panel if panel else ''}"
-    caption = "Each line is a replicate, with each arm at its selected configuration; × marks diverged runs."
-    yield Picture(name, figure, alt, caption, PageTable(name, "Data of the figure", wide[arms].reset_index()))
+    best = numeric.sort_values("chosen", kind="stable").drop_duplicates(["arm", LR], keep="last")
+    most = best.groupby("arm")["chosen"].transform("max")
+    best = best.assign(chosen=(best["chosen"] == most) & (most > 0))
+    yield hyperparameter_picture(data, best, LR, "learning rate", panel)
 
 
-def configuration_section(data: ReportData) -> Section:
-    """Build the section with the metrics of each arm at its selected configuration."""
-    frame, design = data.analysis.arms, data.analysis.design
-    columns: dict[str, Any] = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
-    columns |= {design.compare: "arm"} if design.compare else {}
-    columns |= {"hyperparameters": lambda row: selected_settings(data, row)} if design.tuned else {}
-    others = [metric.name for metric in design.metrics[1:]]
-    table = display_table(
-        frame,
-        {
-            **columns,
-            "replicates": "seeds",
-            design.primary.name: lambda row: with_interval(row, "iqm"),
-            **{name: column_formatter(name) for name in others},
-            f"{design.choice.name}": column_formatter("validation"),
-            f"best {design.choice.name}": column_formatter("best"),
-            "diverged": lambda row: percent_text(row["diverged_share"]),
-            "untrained": lambda row: percent_text(row["untrained_share"]),
-            "runs": "runs",
-            "failed": "failed",
-            "stopped": "stopped",
-        },
-    )
-    words = [
-        "Interquartile means over the reported replicates; the first metric has a 95 % bootstrap interval. There "
-        "is no value if more than a quarter of these runs diverged. Metrics are means over the last tenth of the "
-        "epochs; the value of the best epoch is selected among all epochs and therefore optimistic. A run is "
-        "untrained if its final training loss is above 90 % of that of the best constant predictor. The columns "
-        "runs, failed and stopped count all runs of the arm."
-    ]
-    tables = [PageTable("arms", "Each arm at its selected configuration", frame, table)]
-    return Section("arms", "Best configuration per arm", words, (), tables)
+def hyperparameter_picture(data: ReportData, rows: pd.DataFrame, key: str, x: str, panel: str) -> Picture:
+    """Draw the primary metric of each arm against a hyperparameter."""
+    primary = data.analysis.design.primary
+    title, caption = with_panel(primary.name, panel), with_panel(f"{primary.name} against the {x}", panel)
+    labels = {"title": title, "x": x, "y": primary.name, "better": primary.direction}
+    figure = charts.draw_against(rows, key, data.styles, **labels)
+    columns = ["arm", key, "iqm", "iqm_low", "iqm_high", "diverged", "chosen"]
+    return Picture("", figure, f"{caption}, for each arm", caption, rows[columns])
 
 
-def column_formatter(name: str) -> Callable[[TableRow], str]:
-    """Return a function that formats the value of a column in a row."""
-    return lambda row: num(row[name])
-
-
-def curve_section(data: ReportData) -> Section:
-    """Build the section with the learning curves by epoch and, if timed, by seconds of training."""
+def batch_size_section(data: ReportData) -> Section:
+    """Build the section on the effect of the batch size; empty unless batch sizes are panels."""
+    analysis, design = data.analysis, data.analysis.design
+    if BATCH_SIZE not in design.panels:
+        return Section("batch-size", "Batch size")
+    others = [key for key in design.panels if key != BATCH_SIZE]
+    groups = analysis.arms.groupby(others, sort=False) if others else [((), analysis.arms)]
     pictures = []
-    for number, (panel, _) in enumerate(first_panels(data.analysis.arms)):
-        runs = selected_runs(data, panel)
-        timed = data.curves["seconds"].notna().any()
-        for kind, x in (("epoch", "epoch"), ("seconds", "seconds of training"))[: 1 + timed]:
-            values = wide_curves(data, runs, kind)
-            if values:
-                pictures.append(curve_picture(data, panel, number, kind, x, values))
-    words = [
-        "Each arm at its selected configuration: the line is the median over the reported replicates, the band "
-        "the interquartile range. From the epoch at which a run diverges, it counts with the worst value."
+    for number, (settings, group) in enumerate(list(groups)[:MAX_PANELS]):
+        panel = ", ".join(f"{name}={text}" for name, text in zip(short_names(others), settings, strict=True))
+        rows = group.assign(diverged=group["diverged_share"].fillna(0), chosen=True)
+        picture = hyperparameter_picture(data, rows, BATCH_SIZE, "batch size", panel)
+        pictures.append(replace(picture, name=f"batch_sizes{f'_{number + 1}' * (number > 0)}"))
+    columns: Columns = {**{key: key for key in others}, design.compare or "arm": "arm"}
+    columns |= {"batch sizes": "batch_sizes", "largest / smallest": lambda row: num(row["ratio"])}
+    table = display_table(analysis.batch_sizes, columns)
+    notes = [
+        "Each arm at its selected configuration for each batch size. The column largest / smallest is the ratio "
+        f"of the largest to the smallest {design.primary.name} among the batch sizes."
     ]
-    return Section("curves", "Learning curves", [*words, *undrawn_panels_note(data.analysis.arms)], pictures)
+    tables = [PageTable("batch_size_ratios", "Sensitivity to the batch size", analysis.batch_sizes, table)]
+    return Section("batch-size", "Batch size", notes, pictures, tables)
 
 
-def wide_curves(data: ReportData, runs: pd.DataFrame, kind: str) -> dict[str, pd.DataFrame]:
-    """Return the curves of each arm, ``(evaluations x runs)``, indexed by epoch or by median seconds."""
-    wide_by_arm = {}
-    worst = data.analysis.design.choice.sign * np.inf
-    for arm, arm_runs in runs.groupby("arm", sort=False):
-        rows = data.curves[data.curves["run"].isin(arm_runs.index)]
-        wide = rows.pivot_table(index="epoch", columns="run", values="value", aggfunc="last")
-        diverged = arm_runs.index[arm_runs["status"] == "diverged"]
-        wide = wide.reindex(columns=wide.columns.union(diverged))
-        wide[diverged] = wide[diverged].fillna(worst)
-        if kind == "seconds":
-            wide.index = rows.groupby("epoch")["seconds"].median().reindex(wide.index)
-        if len(wide) > 1:
-            wide_by_arm[str(arm)] = wide
-    return wide_by_arm
-
-
-def curve_picture(
-    data: ReportData, panel: str, number: int, kind: str, x: str, values: dict[str, pd.DataFrame]
-) -> Picture:
-    """Draw the learning curves of a panel."""
-    design = data.analysis.design
-    targets = data.analysis.targets
-    target = (
-        float(targets.loc[targets["panel"] == panel, "target"].astype(float).iloc[0]) if len(targets) else np.nan
+def target_section(data: ReportData) -> Section:
+    """Build the section on the time that each arm takes to reach the target."""
+    pictures = chart_per_panel(data, "target", target_chart)
+    return Section(
+        "target", "Time to target", target_rules(data), pictures, [time_table(data)] if pictures else []
     )
-    figure = charts.draw_curves(
-        values, styles_of(data), title=with_panel(f"by {kind}", panel), x=x, y=design.choice.name, target=target
-    )
-    rows = [
-        wide.quantile([0.25, 0.5, 0.75], axis=1)
-        .T.set_axis(["lower quartile", "median", "upper quartile"], axis=1)
-        .rename_axis(kind)
-        .reset_index()
-        .assign(arm=arm)
-        for arm, wide in values.items()
+
+
+def target_chart(data: ReportData, panel: str) -> Iterator[Picture]:
+    """Yield the figure of the share of replicates that have reached the target, if any has."""
+    choice, targets = data.analysis.design.choice, data.analysis.targets
+    runs = data.selected_runs(panel)
+    steps = data.analysis.times["steps"].reindex(runs.index).dropna()
+    by_arm = {str(arm): each.to_numpy() for arm, each in steps.groupby(runs["arm"], sort=False)}
+    row = targets[targets["panel"] == panel].iloc[0] if len(targets) else {"target": np.nan}
+    if not np.isfinite(float(row["target"])) or not np.isfinite(steps).any():
+        return
+    sign = "≤" if choice.direction == "min" else "≥"
+    title = with_panel(f"reached {choice.name} {sign} {num(float(row['target']))}", panel)
+    figure = charts.draw_reached(by_arm, data.styles, title=title, x="optimizer steps", end=float(row["budget"]))
+    long = pd.concat([pd.DataFrame({"arm": arm, "steps": np.sort(each)}) for arm, each in by_arm.items()])
+    alt = "share of the replicates of each arm that have reached the target, by optimizer steps"
+    interval = "step" if row["resolution"] == 1 else f"{num(row['resolution'])} steps"
+    caption = f"The metric is evaluated every {interval}, which is the resolution of these times."
+    yield Picture("", figure, alt, caption, long)
+
+
+def target_rules(data: ReportData) -> list[str]:
+    """Return sentences on the definition of the target and on runs that never reach it."""
+    tunes = any(len(use.tuning) for use in data.analysis.grid.uses.values())
+    median = f"the median over the {'tuning ' * tunes}replicates of the best value"
+    rules = {
+        "given": "The target is the given value.",
+        "baseline": f"The target is {median} in the first three quarters of the baseline's steps.",
+        "best arm": f"The target is {median} in the first three quarters of the best arm's steps.",
+    }
+    used = dict.fromkeys(data.analysis.targets["rule"]) if len(data.analysis.targets) else {}
+    return [rules.get(str(rule), str(rule)) for rule in used] + [
+        "The time of a run that diverges or never reaches the target is infinite. Where many runs of an arm do "
+        "so, no ratio can be estimated; compare the shares of runs that reach the target."
     ]
-    name = figure_name(f"curves_by_{kind}", number)
-    alt = f"{design.choice.name} of {', '.join(values)} by {kind}{' in ' + panel if panel else ''}"
-    return Picture(
-        name,
-        figure,
-        alt,
-        with_panel(f"{design.choice.name} by {kind}", panel),
-        PageTable(name, "Data of the figure", pd.concat(rows)),
-    )
+
+
+def time_table(data: ReportData) -> PageTable:
+    """Build the table of the time to target of each arm and its ratio to the baseline."""
+    frame, design, time_ratios = data.analysis.arms, data.analysis.design, data.analysis.time_ratios
+    baseline = design.baseline or "baseline"
+    rows = [row for row in table_rows(time_ratios) if row["baseline"] == design.baseline]
+    ratios = {(row["panel"], row["arm"]): row for row in rows}
+
+    def ratio(name: str) -> Callable[[TableRow], str]:
+        return lambda row: with_interval(ratios[at], name) if (at := (row["panel"], row["arm"])) in ratios else "–"
+
+    def reached(row: TableRow) -> str:
+        if np.isnan(row["reached"]):
+            return "–"
+        share, low, high = (percent_text(row[name]) for name in ("reached", "reached_low", "reached_high"))
+        return f"{share} ({low} to {high})"
+
+    columns: Columns = {
+        **panel_columns(data, frame),
+        "median steps": lambda row: num(row["steps"], 4),
+        "reached": reached,
+        f"steps, ratio to {baseline}": ratio("steps_ratio"),
+    }
+    if time_ratios["step_time_ratio"].notna().any():
+        columns[f"seconds per step / {baseline}"] = ratio("step_time_ratio")
+        columns[f"seconds / {baseline}"] = ratio("seconds_ratio")
+    written = ["panel", "arm", "seeds", "steps", "seconds", "reached", "reached_low", "reached_high"]
+    table = display_table(frame, columns)
+    return PageTable("times", "Time to target", frame[[*design.panels, *written]], table)
+
+
+def probe_section(data: ReportData) -> Section:
+    """Build the section on probe measurements."""
+    pictures = [
+        Picture(
+            stem,
+            figure,
+            alt=f"{figure.get_suptitle()}, of {', '.join(probe.configurations)}",
+            caption=f"Measurements of the probe {probe.name}; the table has medians over seeds at the last one.",
+            data=probe.last_medians(),
+            wide=True,
+        )
+        for stem, figure, probe in probe_figures(data.summary)
+    ]
+    notes = [
+        "Measurements of the loss and the network during training, over all seeds. Ratios are Hodges–Lehmann "
+        "estimates over paired seeds with pointwise 95 % intervals; no difference is declared from them."
+    ]
+    frame = data.probe_ratios
+    columns: Columns = {
+        "configuration": "arm",
+        "quantity": lambda row: row["quantity"].removeprefix("probe/"),
+        "seeds": "seeds",
+        "ratio to nobn": lambda row: "one is untrained" if row["untrained"] else with_interval(row, "ratio"),
+        "seeds below nobn": lambda row: percent_text(row["smaller"]),
+    }
+    caption = "Ratio of each configuration to the same configuration with nobn, over paired seeds"
+    tables = [PageTable("probe_ratios", caption, frame, display_table(frame, columns))] if len(frame) else []
+    return Section("probes", "Probe measurements", notes, pictures, tables if pictures else [])
+
+
+def run_section(data: ReportData) -> Section:
+    """Build the section with all runs and the commands that repeat them."""
+    table, records = run_table(data.summary, data.summary.records, None), data.summary.records
+    frame = table.assign(command=[rerun_command(records[number].result) for number in data.summary.listed.index])
+    names = ["name", "status", "seed", f"best/{data.summary.metric}", "epochs", "seconds", "error", "command"]
+    is_cut = len(frame) > MAX_RUNS
+    note = [f"The table shows the first {MAX_RUNS} of {len(frame)} runs; runs.csv lists all."] if is_cut else []
+    caption = "All runs, each with the command that repeats it"
+    return Section("runs", "Runs", note, (), [PageTable("runs", caption, frame, frame[names].head(MAX_RUNS))])

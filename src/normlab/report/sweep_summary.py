@@ -14,7 +14,6 @@ from normlab.report.factors import (
     config_leaves,
     find_factors,
     is_without_effect,
-    short_names,
 )
 from normlab.results.result import Result, Status, worst_value
 from normlab.results.series import read_curves, read_probes
@@ -22,8 +21,6 @@ from normlab.results.sweep import Record, read_unresolved, setting
 from normlab.stats.configurations import ENDS, SEED, configuration_label, natural, summarize, target_summary
 from normlab.stats.design import LR, MODEL, Scope
 from normlab.stats.outcomes import final_mean
-
-OPTIMIZER_KEYS = ("optimizer.", "scheduler.")
 
 UNTRAINED_SHARE = 0.9
 """A run is untrained if its loss exceeds this share of the loss of the best constant predictor."""
@@ -254,38 +251,3 @@ def counted_value(result: Result, value: float | None, worst: float) -> float:
     if result.status == Status.DIVERGED:
         return worst
     return value if result.status == Status.FINISHED and value is not None else math.nan
-
-
-def split_by_panel(sweep: SweepSummary) -> dict[str, SweepSummary]:
-    """Split a sweep into panels by name, such as ``init=kaiming``.
-
-    Within a panel, configurations differ only in the normalizer and in keys of the optimizer and scheduler. A
-    sweep that does not vary the normalizer, or varies nothing else, is a single panel with the name "".
-    """
-    within = [
-        key for key in sweep.keys if key == MODEL or (key.startswith(OPTIMIZER_KEYS) and key not in sweep.implicit)
-    ]
-    others = [key for key in sweep.keys if key not in within]
-    if MODEL not in within or not others:
-        return {"": sweep}
-    within.sort(key=lambda key: key != MODEL)
-    groups = sorted(
-        set(sweep.configurations[others].itertuples(index=False, name=None)), key=lambda row: [*map(natural, row)]
-    )
-    names = short_names(others)
-    return {
-        configuration_label(names, group): select_panel(sweep, within, dict(zip(others, group, strict=True)))
-        for group in groups
-    }
-
-
-def select_panel(sweep: SweepSummary, keys: list[str], common: dict[str, str]) -> SweepSummary:
-    """Return the configurations with the ``common`` settings, renamed by their settings of ``keys``."""
-    rows = sweep.configurations[(sweep.configurations[list(common)] == list(common.values())).all(axis=1)]
-    names = {
-        name: configuration_label(keys, settings)
-        for name, settings in zip(rows.index, rows[keys].to_numpy().tolist(), strict=True)
-    }
-    runs = sweep.runs[sweep.runs["configuration"].isin(names)]
-    runs = runs.assign(configuration=runs["configuration"].map(names))
-    return replace(sweep, keys=keys, configurations=rows.rename(index=names), runs=runs)

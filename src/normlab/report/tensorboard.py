@@ -23,8 +23,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
     MultilineChartContent,
 )
 
-from normlab.report.configuration_curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
 from normlab.report.console import is_metric
+from normlab.report.curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
 from normlab.report.factors import short_names
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.events import (

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from normlab.report.configuration_curves import bands, configuration_curves
+from normlab.report.curves import bands, configuration_curves
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Result, Status
 from normlab.results.series import ProbeRecord, append_probes, headlines
