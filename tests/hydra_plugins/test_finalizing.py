@@ -13,8 +13,7 @@ import pytest
 import pytorch_lightning as pl
 from torch import nn
 
-from normlab.results.sweep import read_sweep
-from normlab.results.timing import TIMING_FILE, read_timing, step_seconds
+from normlab.results.sweep import TIMING_FILE, read_sweep, read_timing, step_seconds
 from normlab.sweep import timing
 
 SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "trainer.max_epochs=2"]

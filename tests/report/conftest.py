@@ -2,11 +2,9 @@ import math
 
 import pytest
 
-from normlab.results import curves
-from normlab.results import probes as probe_records
-from normlab.results.curves import Point
-from normlab.results.events import EventFile, flatten_hparams, hparam_group
+from normlab.results.events import BatchWriter, flatten_hparams, hparam_group, run_end, run_start, scalars
 from normlab.results.result import EpochMetrics, Objective, Result, Status
+from normlab.results.series import Point, append_curves, append_probes, headlines, write_arrays
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
 """Data summary of a run whose samples are generated."""
@@ -67,7 +65,7 @@ def make_run(tmp_path):
             Point(epoch, 5 * epoch, 0.0, {"train/loss": loss / 2, "train/lr": 0.01, recorded: loss})
             for epoch, loss in enumerate(losses, 1)
         ]
-        curves.append_curves(folder, points)
+        append_curves(folder, points)
         moments = [EpochMetrics(point.epoch, point.step, point.metrics) for point in points]
         known = [moment for moment in moments if math.isfinite(moment.metrics.get(metric, math.nan))]
         better = min if direction == "min" else max
@@ -96,10 +94,11 @@ def make_run(tmp_path):
         )
         result.write(folder)
         if events:
-            file = EventFile(folder)
-            file.start(flatten_hparams(config, choices), hparam_group(config, choices))
-            file.scalars(points)
-            file.end(succeeded=status == Status.FINISHED)
+            writer = BatchWriter(folder)
+            start = run_start(flatten_hparams(config, choices), hparam_group(config, choices))
+            for event in (start, *map(scalars, points), run_end(status == Status.FINISHED)):
+                writer.add_event(event)
+            writer.close()
         return folder
 
     return make
@@ -111,10 +110,10 @@ def probed(make_run):
 
     def make(overrides, measurements, **how):
         folder = make_run(overrides, **how)
-        probe_records.append_probes(folder, measurements)
-        probe_records.write_arrays(folder, measurements)
+        append_probes(folder, measurements)
+        write_arrays(folder, measurements)
         result = Result.read(folder)
-        result.probes = probe_records.headlines(measurements)
+        result.probes = headlines(measurements)
         result.write(folder)
         return folder
 

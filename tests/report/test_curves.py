@@ -4,9 +4,8 @@ import pytest
 
 from normlab.report.curves import bands, configuration_curves
 from normlab.report.sweep_summary import summarize_sweep
-from normlab.results import probes as records
-from normlab.results.probes import ProbeRecord
 from normlab.results.result import Result, Status
+from normlab.results.series import ProbeRecord, append_probes, headlines
 from normlab.results.sweep import read_sweep
 
 
@@ -104,9 +103,9 @@ def test_probe_median_is_over_finished_seeds(make_run, curves, tmp_path):
             ProbeRecord(step, 5 * step, 0.0, "curvature", "batch", numbers, headline=("lambda_max",))
             for step in (0, 2)
         ]
-        records.append_probes(folder, founds)
+        append_probes(folder, founds)
         result = Result.read(folder)
-        result.probes = records.headlines(founds)
+        result.probes = headlines(founds)
         result.write(folder)
     found = curves()["model=bn"]
     assert found["probe/curvature/batch/lambda_max"] == {0: 1.5, 10: 1.5}

@@ -1,7 +1,8 @@
 import re
 
 from normlab.report.curves import bands
-from normlab.report.tensorboard import layout
+from normlab.report.tensorboard import curve_tag, layout
+from normlab.results.events import tag_of
 
 
 def charts_by_category(result):
@@ -28,27 +29,33 @@ def test_band_charts_and_optimized_metric_come_first():
     # The tab shows band charts in reverse order.
     assert [chart.title for chart in reversed(result.category[0].chart)] == ["val/acc", "val/loss", "train/loss"]
     [series] = result.category[0].chart[-1].margin.series
-    assert [series.lower, series.value, series.upper] == bands("val/acc")
-    assert charts_by_category(result)[title] == [["^val/loss$", "^train/loss$"], ["^train/lr$"]]
+    lower, _, upper = bands("val/acc")
+    assert [series.lower, series.value, series.upper] == [f"~{lower}", "val/acc/median", f"~{upper}"]
+    losses, rates = charts_by_category(result)[title]
+    assert losses == ["^val/loss(/median)?$", "^train/loss(/median)?$"]
+    assert rates == ["^train/lr(/median)?$"]
 
 
-def test_layers_share_a_chart():
-    names = [f"activation/hidden{k}/before_std" for k in (1, 2)] + ["probe/curvature/batch/hidden1/trace"]
-    result = layout(tags(*names, "val/loss", "probe/curvature/batch/trace"), "val/loss")
-    assert charts_by_category(result) == {
-        "losses and metrics": [["^val/loss$"]],
-        "activation": [[f"^activation/hidden{k}/before_std$" for k in (1, 2)]],
-        "probe curvature": [["^probe/curvature/batch/hidden1/trace$", "^probe/curvature/batch/trace$"]],
-    }
+def test_layers_share_a_chart_and_activations_are_last():
+    activations = [f"activation/hidden{k}/before_std" for k in (1, 2)]
+    probes = ["probe/curvature/batch/hidden1/trace", "probe/curvature/batch/trace"]
+    result = layout(tags(*activations, *probes, "val/loss"), "val/loss")
+    assert list(charts_by_category(result).items()) == [
+        ("losses and metrics", [["^val/loss(/median)?$"]]),
+        ("probe curvature", [[rf"^\~{name}(/median)?$" for name in probes]]),
+        ("activation", [[rf"^\~val_{name}(/median)?$" for name in activations]]),
+    ]
     assert [category.closed for category in result.category] == [False, True, True]
 
 
 def test_special_characters_in_tag_match_literally():
     odd = "probe/of_a_user/batch/norm (max)"
     [[[pattern]]] = charts_by_category(layout([odd], "val/loss")).values()
-    assert re.match(pattern, odd)
-    assert not re.match(pattern, f"{odd} ")
+    for tag in (tag_of(odd), curve_tag(odd)):
+        assert re.match(pattern, tag)
+        assert not re.match(pattern, f"{tag} ")
 
 
-def test_best_and_test_values_have_no_chart():
-    assert charts_by_category(layout(["best/val/loss", "test/loss"], "val/loss")) == {}
+def test_best_and_test_values_and_repeated_losses_have_no_chart():
+    names = tags("best/val/loss", "test/loss", "val/mse", banded=["val/mse"])
+    assert charts_by_category(layout(names, "val/mse")) == {}

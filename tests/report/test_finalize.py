@@ -68,8 +68,8 @@ def test_configuration_curves_are_logged_with_several_seeds(make_run, tmp_path, 
     monkeypatch.chdir(tmp_path)
     finalize_sweep(tmp_path / "sweep")
     assert captured.messages[-2:] == [
-        "curves of all runs: tensorboard --logdir sweep",
         "median curves of the configurations: tensorboard --logdir sweep/arms",
+        "all runs and hyperparameters: tensorboard --logdir sweep",
     ]
 
 

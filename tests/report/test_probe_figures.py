@@ -11,10 +11,10 @@ from normlab.report.figures import COLOURS, drawing, save
 from normlab.report.probe_data import measurements, probe_table
 from normlab.report.probe_figures import FIGURES, draw_plain_numbers, probe_figures
 from normlab.report.sweep_summary import summarize_sweep
-from normlab.report.tensorboard import write_images
-from normlab.results.events import EventFile
-from normlab.results.probes import ProbeRecord
+from normlab.report.tensorboard import image_events
+from normlab.results.events import replace_event_file
 from normlab.results.result import Status
+from normlab.results.series import ProbeRecord
 from normlab.results.sweep import read_sweep
 
 LIPSCHITZ = {"q25": 50.0, "q75": 200.0, "max": 400.0, "unreliable": 0.0}
@@ -459,11 +459,10 @@ def test_figures_are_in_images_tab(probed, tmp_path):
     probed("model=bn", all_measurements(0, 1.0)[:1])
     figures = write_probe_figures(summary_of(tmp_path), tmp_path)
     folder = tmp_path / "events"
-    folder.mkdir()
-    write_images(EventFile(folder), figures)
+    replace_event_file(folder, image_events(figures))
     events = EventAccumulator(str(folder)).Reload()
-    assert events.Tags()["images"] == ["figures/probe_gradient_lipschitz"]
-    [image] = events.Images("figures/probe_gradient_lipschitz")
+    assert events.Tags()["images"] == ["~figures/probe_gradient_lipschitz"]
+    [image] = events.Images("~figures/probe_gradient_lipschitz")
     assert image.encoded_image_string == figures[0].read_bytes()
     assert image.width == 1440
 

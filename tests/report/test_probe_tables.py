@@ -8,8 +8,8 @@ import pytest
 from normlab.report.console import TABLE_LETTERS, printed_probes
 from normlab.report.probe_data import probe_table
 from normlab.report.sweep_summary import summarize_sweep
-from normlab.results.probes import ProbeRecord
 from normlab.results.result import Status
+from normlab.results.series import ProbeRecord
 from normlab.results.sweep import read_sweep
 
 

@@ -12,8 +12,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from normlab.report.finalize import finalize_sweep
 from normlab.report.report_data import ReportOptions, build_report_data
-from normlab.report.tensorboard import write_events, write_text
-from normlab.results.events import EVENT_FILES, SWEEP_SUFFIX, EventFile
+from normlab.report.tensorboard import text_blocks, write_events
+from normlab.results.events import EVENT_FILES, SWEEP_SUFFIX
 from normlab.results.folder import require_sweep_folder
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
@@ -57,11 +57,11 @@ def written(events, tag):
 
 
 def test_each_configuration_is_tensorboard_run(folder, write_sweep):
-    assert write_sweep() == [folder, folder / "arms"]
+    assert list(write_sweep().values()) == [folder / "arms", folder]
     assert {path.name for path in (folder / "arms").iterdir() if path.is_dir()} == {"model=bn", "model=nobn"}
     arm = events(folder / "arms" / "model=bn")
-    assert [(event.step, event.value) for event in arm.Scalars("val/loss")] == [(5, 4.0), (10, 3.0)]
-    assert [event.value for event in arm.Scalars("quartiles/val/loss/upper")] == [4.0, 3.5]
+    assert [(event.step, event.value) for event in arm.Scalars("val/loss/median")] == [(5, 4.0), (10, 3.0)]
+    assert [event.value for event in arm.Scalars("~quartiles/val/loss/upper")] == [4.0, 3.5]
 
 
 def test_text_and_layout_are_in_arms_folder(folder, write_sweep):
@@ -108,7 +108,7 @@ def test_no_arms_folder_with_one_run_each(folder, write_sweep):
     for seed in (1, 2):
         for model in ("bn", "nobn"):
             (folder / f"model={model},seed={seed}").rename(folder.parent / f"{model}{seed}")
-    assert write_sweep("only") == [folder]
+    assert list(write_sweep("only").values()) == [folder]
     assert not (folder / "arms").exists()
     own = events(folder)
     assert "quartiles" not in written(own, "all runs/text_summary").decode()
@@ -123,7 +123,7 @@ def test_user_runs_in_arms_folder_are_kept(folder, write_sweep):
     for run in list(folder.glob("model=*")):
         run.rename(folder / "arms" / run.name)
     own = {path: path.read_bytes() for path in folder.rglob(EVENT_FILES)}
-    assert write_sweep() == [folder]
+    assert list(write_sweep().values()) == [folder]
     assert {path: path.read_bytes() for path in own} == own
 
 
@@ -133,14 +133,12 @@ def test_configuration_folders_are_safe_and_unique(make_run, tmp_path, write_swe
             make_run(f"data.path={path} seed={seed}", events=True)
     write_sweep()
     names = {path.name for path in (tmp_path / "sweep" / "arms").iterdir() if path.is_dir()}
-    assert names == {"data.path=a_b", "data.path=a_b#2"}
+    assert names == {"path=a_b", "path=a_b#2"}
 
 
-def test_block_of_lines_keeps_alignment(tmp_path):
-    write_text(EventFile(tmp_path), "all runs", ["# Title", ["a  b", "1  2"], ["", "note"]])
-    assert written(events(tmp_path), "all runs/text_summary").decode() == (
-        "# Title\n\n    a  b\n    1  2\n\n    \n    note"
-    )
+def test_block_of_lines_keeps_alignment():
+    blocks = ["# Title", ["a  b", "1  2"], ["", "note"]]
+    assert text_blocks(blocks) == "# Title\n\n    a  b\n    1  2\n\n    \n    note"
 
 
 @contextmanager
@@ -186,7 +184,7 @@ def test_tensorboard_serves_all_tabs(folder, make_run, tmp_path):
         while set(request_json("runs")) != runs:
             assert time.monotonic() < deadline, request_json("runs")
             time.sleep(0.05)
-        curve = request_json("plugin/scalars/scalars?tag=val/loss&run=arms/model%3Dbn")
+        curve = request_json("plugin/scalars/scalars?tag=val/loss/median&run=arms/model%3Dbn")
         query = {"experimentName": "", "allowedStatuses": ALL, "colParams": [], "startIndex": 0, "sliceSize": 9}
         groups = request_json("plugin/hparams/session_groups", query)["sessionGroups"]
         columns = request_json("plugin/hparams/experiment", {"experimentName": ""})
@@ -200,9 +198,9 @@ def test_tensorboard_serves_all_tabs(folder, make_run, tmp_path):
     means = {
         model: {metric["name"]["tag"]: metric["value"] for metric in metrics} for model, metrics in of.items()
     }
-    assert means["bn"]["table/last/val/loss"] == 3.0
-    assert means["nobn"]["table/last/val/loss"] == "Infinity"
-    assert means["nobn"]["table/diverged"] == 0.25
+    assert means["bn"]["~table/last/val/loss"] == 3.0
+    assert means["nobn"]["~table/last/val/loss"] == "Infinity"
+    assert means["nobn"]["~table/diverged"] == 0.25
     assert [(c["name"], c.get("differs", False)) for c in columns["hparamInfos"]][:2] == [
         ("model", True),
         ("data", False),
@@ -214,4 +212,4 @@ def test_tensorboard_serves_all_tabs(folder, make_run, tmp_path):
     ]
     assert "loss at the end of training (lower is better)" in texts[0]["text"]
     assert set(images) == {"arms"}
-    assert all(tag.startswith("figures/") for tag in images["arms"])
+    assert all(tag.startswith("~figures/") for tag in images["arms"])

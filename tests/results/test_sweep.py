@@ -3,16 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from normlab.results import curves
-from normlab.results.curves import Point
 from normlab.results.result import Objective, Result, Status
-from normlab.results.sweep import read_curves, read_sweep, read_sweeps, run_folders, setting
+from normlab.results.series import Point, append_curves, read_curves
+from normlab.results.sweep import read_sweep, read_sweeps, run_folders, setting
 
 
 def make_run(folder, losses=(2.0, 1.0), **changed):
     folder.mkdir(parents=True)
     points = [Point(epoch, 5 * epoch, 0.0, {"val/loss": loss}) for epoch, loss in enumerate(losses, 1)]
-    curves.append_curves(folder, points)
+    append_curves(folder, points)
     known = {
         "name": folder.name,
         "status": Status.FINISHED,
@@ -173,7 +172,7 @@ class TestReadCurves:
 
     def test_metric_name_may_contain_slashes(self, tmp_path):
         make_run(tmp_path / "a", losses=(1.0,))
-        curves.append_curves(tmp_path / "a", [Point(1, 5, 0.0, {"activation/hidden1/before_mean": 3.0})])
+        append_curves(tmp_path / "a", [Point(1, 5, 0.0, {"activation/hidden1/before_mean": 3.0})])
         assert self.read(tmp_path)["metric"].tolist() == ["val/loss", "activation/hidden1/before_mean"]
 
     def test_incomplete_last_row_is_dropped(self, tmp_path):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from normlab.results.result import Objective, Result, Status
-from normlab.results.sweep import Record
-from normlab.results.timing import (
+from normlab.results.sweep import (
     TIMING_FILE,
+    Record,
     TimedConfiguration,
     Timing,
     read_timing,

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from normlab.errors import ConfigError
 from normlab.results.folder import plain
 from normlab.results.result import Result
-from normlab.results.timing import read_timing, step_seconds
+from normlab.results.sweep import read_timing, step_seconds
 from normlab.sweep import timing
 from normlab.sweep.timing import Stepper, interleaved, time_configurations
 from normlab.training.build import make_data

@@ -189,7 +189,7 @@ def test_measurements_reach_all_files(snapshots_of, tmp_path):
         assert Result.read(folder).probes == {"probe/spy/frozen/loss": pytest.approx(losses[-1])}
         (events,) = folder.glob("events*")
         tensorboard = EventAccumulator(str(events)).Reload()
-        events_of_loss = tensorboard.Scalars("probe/spy/frozen/loss")
+        events_of_loss = tensorboard.Scalars("~probe/spy/frozen/loss")
         assert [event.step for event in events_of_loss] == [9, 19]
         assert [event.value for event in events_of_loss] == pytest.approx(losses)
         assert "probe/spy/frozen/values" in str(tensorboard.Tags())

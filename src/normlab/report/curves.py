@@ -9,9 +9,8 @@ import pandas as pd
 
 from normlab.config.schema import MAXIMIZED, MINIMIZED
 from normlab.report.sweep_summary import SweepSummary
-from normlab.results.curves import Point
 from normlab.results.result import Status
-from normlab.results.sweep import CURVE_COLUMNS
+from normlab.results.series import CURVE_COLUMNS, Point
 from normlab.stats.design import SEED
 from normlab.stats.estimates import quartiles
 

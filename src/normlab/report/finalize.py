@@ -48,18 +48,18 @@ def finalize_run(folder: Path) -> None:
     from normlab.report.figures import save
     from normlab.report.probe_figures import probe_figures
     from normlab.report.sweep_summary import summarize_sweep
-    from normlab.report.tensorboard import write_images
-    from normlab.results import probes
-    from normlab.results.events import EVENT_FILES, EventFile
+    from normlab.report.tensorboard import image_events
+    from normlab.results.events import EVENT_FILES, SWEEP_SUFFIX, replace_event_file
+    from normlab.results.series import PROBES_FILE
 
-    if not (folder / probes.PROBES_FILE).exists():
+    if not (folder / PROBES_FILE).exists():
         return
     records = read_sweep(folder)
     drawn = probe_figures(summarize_sweep(records))
     figures = [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in drawn for kind in ("png", "svg")]
     if any(folder.glob(EVENT_FILES)):
-        write_images(EventFile(folder), figures)
-    log.info("%s: %s", shorter_path(folder), ", ".join([probes.PROBES_FILE, *(path.name for path in figures)]))
+        replace_event_file(folder, image_events(figures), SWEEP_SUFFIX)
+    log.info("%s: %s", shorter_path(folder), ", ".join([PROBES_FILE, *(path.name for path in figures)]))
 
 
 def write_outputs(folder: Path, records: Sequence[Record]) -> None:
@@ -105,10 +105,7 @@ def write_outputs(folder: Path, records: Sequence[Record]) -> None:
     page = write_report([folder], data, folder / FOLDER)
     log.info("report: %s", shorter_path(page))
     figures = sorted(page.parent.glob("*.png"))
-    logdirs = write_events(folder, sweep, figures, filter(None, blocks))
-    for curves, logdir in zip(
-        ("curves of all runs", "median curves of the configurations"), logdirs, strict=False
-    ):
+    for curves, logdir in write_events(folder, sweep, figures, filter(None, blocks)).items():
         log.info("%s: tensorboard --logdir %s", curves, shlex.quote(shorter_path(logdir)))
 
 

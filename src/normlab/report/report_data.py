@@ -16,8 +16,7 @@ from normlab.report.factors import short_names
 from normlab.report.sweep_summary import SweepSummary, final_values, summarize_sweep, with_times
 from normlab.results.folder import SWEEP_CONFIG
 from normlab.results.result import write_atomically
-from normlab.results.sweep import Record, load_yaml
-from normlab.results.timing import read_timing, step_seconds
+from normlab.results.sweep import Record, load_yaml, read_timing, step_seconds
 from normlab.stats.analysis import Analysis, StepTimes, analyze
 from normlab.stats.design import GENERALIZATION, OPTIMIZATION, Design, Metric, design_of
 from normlab.stats.looks import History

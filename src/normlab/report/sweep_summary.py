@@ -15,9 +15,9 @@ from normlab.report.factors import (
     find_factors,
     is_without_effect,
 )
-from normlab.results.probes import read_probes
 from normlab.results.result import Result, Status, worst_value
-from normlab.results.sweep import Record, read_curves, read_unresolved, setting
+from normlab.results.series import read_curves, read_probes
+from normlab.results.sweep import Record, read_unresolved, setting
 from normlab.stats.design import (
     ENDS,
     LR,

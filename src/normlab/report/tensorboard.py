@@ -7,11 +7,14 @@ only these are selected.
 
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar.layout_pb2 import (
     Category,
     Chart,
@@ -22,51 +25,57 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
 
 from normlab.report.console import is_metric
 from normlab.report.curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
+from normlab.report.factors import short_names
 from normlab.report.sweep_summary import SweepSummary
-from normlab.results.curves import Point
 from normlab.results.events import (
     EVENT_FILES,
     GROUPS,
     SWEEP_SUFFIX,
-    EventFile,
     flatten_hparams,
+    hparams_columns,
+    image,
+    layout_event,
     replace_event_file,
+    scalars,
+    tag_of,
+    text,
 )
 from normlab.results.folder import run_names
 from normlab.results.result import Status
+from normlab.results.series import Point
 from normlab.results.sweep import Record
 
 LOSSES_CATEGORY = "losses and metrics"
 HPARAM_COLUMNS = (*GROUPS, "data.seed", "optimizer.lr", "data.batch_size", "trainer.max_epochs")
-ARMS, TABLE = "arms", "table/"
+ARMS, TABLE, MEDIAN = "arms", "table/", "median"
 ABOUT_CONFIGURATIONS = """\
-`arms/…` has the median over the seeds of each configuration, `quartiles/…` the bounds of the bands. Once a run
+`arms/…` has the median over the seeds of each configuration, `~quartiles/…` the bounds of the bands. Once a run
 has diverged it has the worst possible value: a curve ends where half of the seeds have diverged, a band where a
 quarter have. Stopped and failed runs are left out, and a median ends where the first seed stopped. Quantities that
-are neither good nor bad, such as `activation/…` and `probe/…`, are of the finished seeds alone."""
+are neither good nor bad, such as `~val_activation/…` and `~probe/…`, are of the finished seeds alone."""
 ABOUT_TABLE = """\
-`table/…` has the numbers of summary.csv, and the HParams tab their means over the seeds: infinite where a run
+`~table/…` has the numbers of summary.csv, and the HParams tab their means over the seeds: infinite where a run
 diverged or, for `epochs_to_target`, did not reach the target. `reached` and `diverged` are shares of the seeds."""
 
 
-def layout(tags: Collection[str], metric: str) -> Layout:
-    """Return the Custom Scalars layout: a category per group of tags, with band charts and line charts.
+def layout(names: Collection[str], metric: str) -> Layout:
+    """Return the Custom Scalars layout: a category per group of quantities, with band charts and line charts.
 
-    Tags with quartiles have a band chart. A line chart shows tags of one quantity together, such as its layers.
-    The optimized ``metric`` and the losses come first; all other categories are collapsed.
+    Quantities with quartiles have a band chart. A line chart shows one quantity together, such as of all layers.
+    The optimized ``metric`` and the losses come first, activations last; other categories are collapsed.
     """
-    first = [name for name in (metric, "val/loss", "train/loss") if name in tags]
+    first = [name for name in (metric, "val/loss", "train/loss") if name in names]
     categories: dict[str, dict[str, list[str]]] = {LOSSES_CATEGORY: {}}
-    for tag in dict.fromkeys([*first, *tags]):
-        if not tag.startswith((QUARTILES, *AT_ITS_BEST)):
-            category, quantity = chart_group(tag)
-            categories.setdefault(category, {}).setdefault(quantity, []).append(tag)
+    for name in dict.fromkeys([*first, *sorted(names, key=lambda name: name.startswith("activation/"))]):
+        if tag_of(name) and not name.startswith((QUARTILES, *AT_ITS_BEST)):
+            category, quantity = chart_group(name)
+            categories.setdefault(category, {}).setdefault(quantity, []).append(name)
     result = Layout()
     for category, quantities in categories.items():
-        banded = [tag for group in quantities.values() for tag in group if bands(tag)[0] in tags]
+        banded = [name for group in quantities.values() for name in group if bands(name)[0] in names]
         rest = {title: group for title, group in quantities.items() if len(group) > 1 or group[0] not in banded}
         # TensorBoard shows band charts in reverse order, after line charts.
-        charts = [band_chart(tag) for tag in reversed(banded)], [line_chart(*chart) for chart in rest.items()]
+        charts = [*map(band_chart, reversed(banded))], [line_chart(*chart) for chart in rest.items()]
         for title, chart in zip((f"{category}: median and quartiles", category), charts, strict=True):
             result.category.extend(
                 [Category(title=title, chart=chart, closed=category != LOSSES_CATEGORY)] if chart else []
@@ -74,30 +83,46 @@ def layout(tags: Collection[str], metric: str) -> Layout:
     return result
 
 
-def chart_group(tag: str) -> tuple[str, str]:
-    """Return a tag's category and the title of its line chart, which other splits and layers share.
+def chart_group(name: str) -> tuple[str, str]:
+    """Return a quantity's category and the title of its line chart, which other splits and layers share.
 
     >>> chart_group("val/loss"), chart_group("activation/hidden1/before_std")
     (('losses and metrics', 'loss'), ('activation', 'before_std'))
     >>> chart_group("probe/activations/batch/hidden1/std"), chart_group("probe/curvature/frozen/trace")
     (('probe activations', 'std (batch)'), ('probe curvature', 'trace (frozen)'))
     """
-    first, *rest = tag.split("/")
+    first, *rest = name.split("/")
     if first == "probe":
         return f"probe {rest[0]}", f"{rest[-1]} ({rest[1]})"
     return (LOSSES_CATEGORY, "/".join(rest)) if first in ("train", "val") else (first, rest[-1] if rest else first)
 
 
-def band_chart(tag: str) -> Chart:
-    """Return a chart of a tag's median with the band between its quartiles."""
-    lower, median, upper = bands(tag)
-    series = MarginChartContent.Series(value=median, lower=lower, upper=upper)
-    return Chart(title=tag, margin=MarginChartContent(series=[series]))
+@cache
+def curve_tag(name: str) -> str:
+    """Return the TensorBoard tag of a quantity of a configuration: its median, or the bound of a band.
+
+    Runs must lack these tags, because TensorBoard warns about each run that has only some tags of a band chart.
+
+    >>> [curve_tag(name) for name in ("val/loss", "quartiles/val/loss/lower", "quartiles/val/loss/median")]
+    ['val/loss/median', '~quartiles/val/loss/lower', '']
+    """
+    metric, _, bound = name.removeprefix(QUARTILES).rpartition("/")
+    if not name.startswith(QUARTILES):
+        return tag_of(name) and f"{tag_of(name)}/{MEDIAN}"
+    return "" if bound == MEDIAN or not tag_of(metric) else tag_of(name)
 
 
-def line_chart(title: str, tags: list[str]) -> Chart:
-    """Return a chart with a line for each tag, which is matched exactly."""
-    return Chart(title=title, multiline=MultilineChartContent(tag=[f"^{re.escape(tag)}$" for tag in tags]))
+def band_chart(name: str) -> Chart:
+    """Return a chart of a quantity's median with the band between its quartiles."""
+    lower, _, upper = map(curve_tag, bands(name))
+    series = MarginChartContent.Series(value=curve_tag(name), lower=lower, upper=upper)
+    return Chart(title=name, margin=MarginChartContent(series=[series]))
+
+
+def line_chart(title: str, names: list[str]) -> Chart:
+    """Return a chart with a line for each quantity of runs and configurations; their tags are matched exactly."""
+    patterns = [f"^{re.escape(tag_of(name))}(/{MEDIAN})?$" for name in names]
+    return Chart(title=title, multiline=MultilineChartContent(tag=patterns))
 
 
 def hyperparameters(sweep: SweepSummary) -> list[str]:
@@ -108,16 +133,10 @@ def hyperparameters(sweep: SweepSummary) -> list[str]:
     """
     keys = [*sweep.keys, *sweep.named]
     results = [sweep.records[number].result for number in sweep.runs.index]
-    flats = [flatten_hparams(result.config, result.choices) for result in results]
-    runs = list(zip(sweep.runs["configuration"], flats, strict=True))
-    settings = {
-        key: {(configuration, values[key]) for configuration, values in runs if key in values}
-        for key in [*keys, *HPARAM_COLUMNS]
-    }
+    flat = pd.DataFrame([flatten_hparams(result.config, result.choices) for result in results], sweep.runs.index)
+    differs = flat.groupby(sweep.runs["configuration"]).nunique().max() > 1
     return [
-        key
-        for key, pairs in settings.items()
-        if pairs and (key in keys or len(pairs) == len({configuration for configuration, _ in pairs}))
+        key for key in dict.fromkeys([*keys, *HPARAM_COLUMNS]) if key in flat and (key in keys or not differs[key])
     ]
 
 
@@ -144,7 +163,8 @@ def run_numbers(sweep: SweepSummary) -> pd.DataFrame:
         for result, last in zip(results, lasts, strict=True)
     ]
     others = pd.DataFrame(rows, index=runs.index, dtype=float)
-    others = others[[name for name in others if name not in main]].where(finished, np.nan, axis=0)
+    kept = [name for name in others if name not in main and tag_of(str(name).removeprefix("last/"))]
+    others = others[kept].where(finished, np.nan, axis=0)
     for name in others:
         others[name] = others[name].mask(diverged, worst_of(str(name).removeprefix("last/"), sweep))
     probes = sweep.probe_numbers.loc[runs.index].where(finished, np.nan, axis=0)
@@ -156,21 +176,21 @@ def write_events(
     sweep: SweepSummary,
     figures: Sequence[Path],
     markdown: Iterable[str | Sequence[str]],
-) -> list[Path]:
-    """Replace a sweep's event files and return the folders to open in TensorBoard.
+) -> dict[str, Path]:
+    """Replace a sweep's event files; return the folders to open in TensorBoard by description, best view first.
 
-    The folders are the sweep's and, if it has more runs than configurations, that of the configurations; none if
-    the runs have no event files. If ``folder`` is itself a run, nothing is written.
+    The folders are that of the configurations, if the sweep has more runs than these, and the sweep's; none if the
+    runs have no event files. If ``folder`` is itself a run, nothing is written.
 
     Args:
         folder: of the sweep.
-        sweep: their summary.
+        sweep: its summary.
         figures: images to show.
         markdown: blocks of the Text tab, either Markdown or lines that keep their spacing.
     """
     traced = [number for number in sweep.runs.index if any(sweep.records[number].folder.glob(EVENT_FILES))]
     if not traced or any(record.folder == folder for record in sweep.records):
-        return [folder] if traced else []
+        return {"curves": folder} if traced else {}
     numbers = run_numbers(sweep).add_prefix(TABLE)
     for number in traced:
         write_numbers(sweep.records[number], numbers.loc[number])
@@ -178,62 +198,51 @@ def write_events(
     free = not any(record.folder.is_relative_to(folder / ARMS) for record in sweep.records)
     curves = configuration_curves(sweep) if free and len(sweep.runs) > len(sweep.configurations) else {}
     if free:
-        write_configurations(folder / ARMS, curves_by_folder(sweep, curves))
-    metrics = {str(tag): str(tag).removeprefix(TABLE) for tag in numbers if numbers[tag].notna().any()}
-    tags = dict.fromkeys(tag for points in curves.values() for point in points for tag in point.metrics)
+        write_configurations(folder / ARMS, sweep, curves)
+    metrics = {tag_of(str(name)): str(name).removeprefix(TABLE) for name in numbers if numbers[name].notna().any()}
+    names = dict.fromkeys(name for points in curves.values() for point in points for name in point.metrics)
+    shown = [
+        layout_event(layout(names or dict.fromkeys(sweep.curves["metric"]), sweep.metric)),
+        text("all runs", text_blocks([*markdown, *([ABOUT_CONFIGURATIONS] if curves else []), ABOUT_TABLE])),
+        *image_events(figures),
+    ]
+    columns = hparams_columns(hyperparameters(sweep), metrics, sweep.keys)
     # TensorBoard selects none of more than 40 runs for these tabs; those below arms/ can be selected at once.
-    shown = folder / ARMS if curves else folder
-    for target in dict.fromkeys([folder, shown]):
-        with replace_event_file(target) as events:
-            if target == folder:
-                events.experiment(hyperparameters(sweep), metrics, sweep.keys)
-            if target == shown:
-                events.layout(layout(tags or dict.fromkeys(sweep.curves["metric"]), sweep.metric))
-                blocks = [*markdown, *([ABOUT_CONFIGURATIONS] if curves else []), ABOUT_TABLE]
-                write_text(events, "all runs", blocks)
-                write_images(events, figures)
-    return list(dict.fromkeys([folder, shown]))
+    replace_event_file(folder, [columns] if curves else [columns, *shown])
+    if not curves:
+        return {"curves of all runs": folder}
+    replace_event_file(folder / ARMS, shown)
+    return {"median curves of the configurations": folder / ARMS, "all runs and hyperparameters": folder}
 
 
 def write_numbers(record: Record, numbers: pd.Series) -> None:
     """Write a run's known numbers into a second event file in its folder."""
-    known = {str(tag): float(value) for tag, value in numbers.dropna().items()}
+    known = {str(name): float(value) for name, value in numbers.dropna().items()}
     if known:
-        with replace_event_file(record.folder, SWEEP_SUFFIX) as events:
-            events.scalars([Point(record.result.epochs, record.result.steps, time.time(), known)])
+        point = Point(record.result.epochs, record.result.steps, time.time(), known)
+        replace_event_file(record.folder, [scalars(point)], SWEEP_SUFFIX)
 
 
-def curves_by_folder(sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> dict[str, Sequence[Point]]:
-    """Return the configurations' curves by folder name."""
-    settings = sweep.configurations[sweep.keys].to_dict("index")
-    jobs = [[f"{key}={value}" for key, value in settings[name].items()] or [name] for name in curves]
-    return dict(zip(run_names(jobs) if jobs else [], curves.values(), strict=True))
-
-
-def write_configurations(folder: Path, curves: Mapping[str, Sequence[Point]]) -> None:
-    """Write an event file per configuration, given curves by folder name, and remove those of other ones."""
-    for name, points in curves.items():
-        with replace_event_file(folder / name) as events:
-            events.scalars(points)
-    stale = [path for path in folder.glob(f"*/{EVENT_FILES}") if path.parent.name not in curves]
-    for path in [*stale, *([] if curves else folder.glob(EVENT_FILES))]:
+def write_configurations(folder: Path, sweep: SweepSummary, curves: Mapping[str, Sequence[Point]]) -> None:
+    """Write an event file per configuration; remove earlier ones, and folders that are left empty."""
+    for path in [*folder.glob(EVENT_FILES), *folder.glob(f"*/{EVENT_FILES}")]:
         path.unlink()
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()
-    if not curves and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    settings = sweep.configurations[sweep.keys].set_axis(short_names(sweep.keys), axis="columns").to_dict("index")
+    jobs = [[f"{key}={value}" for key, value in settings[name].items()] or [name] for name in curves]
+    for name, points in zip(run_names(jobs), curves.values(), strict=True):
+        replace_event_file(folder / name, [scalars(point, curve_tag) for point in points])
+    for emptied in [*folder.glob("*/"), folder]:
+        with suppress(OSError):
+            emptied.rmdir()
 
 
-def write_text(events: EventFile, title: str, markdown: Iterable[str | Sequence[str]]) -> None:
-    """Write blocks to the Text tab: Markdown, or lines that keep their spacing."""
-    blocks = (
-        block if isinstance(block, str) else "\n".join(f"    {line}" for line in block) for block in markdown
+def image_events(figures: Sequence[Path]) -> Iterator[Event]:
+    """Yield an event for the Images tab, ``figures/<name>``, for each PNG file among the figures."""
+    return (image(f"figures/{path.stem}", path.read_bytes()) for path in figures if path.suffix == ".png")
+
+
+def text_blocks(blocks: Iterable[str | Sequence[str]]) -> str:
+    """Join blocks of the Text tab: Markdown, or lines that keep their spacing."""
+    return "\n\n".join(
+        block if isinstance(block, str) else "\n".join(f"    {line}" for line in block) for block in blocks
     )
-    events.text(title, "\n\n".join(blocks))
-
-
-def write_images(events: EventFile, figures: Sequence[Path]) -> None:
-    """Write the PNG files among the figures to the Images tab as ``figures/<name>``."""
-    for path in figures:
-        if path.suffix == ".png":
-            events.image(f"figures/{path.stem}", path.read_bytes())

@@ -1,21 +1,22 @@
-"""TensorBoard event files of runs, written in batches, with hyperparameters; see :class:`EventFile`.
+"""TensorBoard event files: their events, hyperparameters and tags, and the writer of a population's runs.
 
-``torch.utils.tensorboard`` starts a thread and a queue for every run and serializes each scalar separately; here
-one write covers the scalars of many epochs. TensorBoard's RecordWriter writes the same bytes, but its pure-Python
-checksums take most of a second for 200 short runs.
+A single run and the end of a sweep are written with TensorBoard's EventFileWriter (:func:`event_writer`,
+:func:`replace_event_file`), the runs of a population with :class:`BatchWriter`.
 """
 
 import hashlib
+import io
 import itertools
 import json
 import os
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import google_crc32c
 import numpy as np
@@ -27,36 +28,61 @@ from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.plugins.text import metadata as texts
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from normlab.results.curves import Point
 from normlab.results.folder import without_report_keys
-from normlab.results.probes import ProbeRecord
+from normlab.results.series import Point, ProbeRecord
 
-EVENT_FILES = "events.out.tfevents.*.normlab"
-"""Glob pattern of normlab's own event files, which it may replace."""
 RUN_SUFFIX, SWEEP_SUFFIX = "normlab", "closed.normlab"
 """File name suffixes: of the event file written during training, and of the one added when the sweep ends."""
-HParam = bool | int | float | str
+EVENT_FILES = f"events.out.tfevents.*.{RUN_SUFFIX}"
+"""Glob pattern of normlab's own event files, which it may replace."""
+HParam = bool | float | str
 BINS = 30
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_HEADER = struct.Struct(">16xIIxB")
-"""Width, height and colour type in the header of a PNG."""
-PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
-"""Channels per pixel for each colour type of PNG."""
-_numbers = itertools.count()
 GROUPS = ("data", "net", "model", "optimizer", "scheduler")
+_numbers = itertools.count()
 
 
-def tfrecord(data: bytes) -> bytes:
-    """Encode data as a TFRecord: length, checksum of the length, data, checksum of the data."""
-    length = struct.pack("<Q", len(data))
-    return length + masked_crc32c(length) + data + masked_crc32c(data)
+@cache
+def tag_of(name: str) -> str:
+    """Return the TensorBoard tag of a quantity, empty for a quantity that repeats a loss.
+
+    TensorBoard sorts tags by name and opens the first two groups. These are ``train/`` and ``val/``, because the
+    other tags begin with ``~``, which sorts after the letters. Activations are measured on the validation split.
+    The loss of regression is the mse, and the best loss is a point of its curve.
+
+    >>> [tag_of(name) for name in ("val/loss", "test/loss", "activation/hidden1/after_std", "val/mse")]
+    ['val/loss', '~test/loss', '~val_activation/hidden1/after_std', '']
+    """
+    group, _, rest = name.partition("/")
+    if group == "best" or rest == "mse":
+        return ""
+    return name if group in ("train", "val") else f"~{'val_' if group == 'activation' else ''}{name}"
 
 
-def masked_crc32c(data: bytes) -> bytes:
-    """Return the masked checksum ``((c >> 15 | c << 17) + 0xa282ead8) mod 2³²``, where c is the CRC-32C."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+def scalars(point: Point, tag_of: Callable[[str], str] = tag_of) -> Event:
+    """Return an event with the metrics of a point; those with an empty tag are left out.
+
+    >>> scalars(Point(1, 5, 0.0, {"train/loss": 0.5})).summary.value[0].simple_value
+    0.5
+    """
+    event = Event(step=point.step, wall_time=point.time)
+    # Adding in place avoids protobuf's copy of separately built messages, which doubles the time.
+    add = event.summary.value.add
+    for name, value in point.metrics.items():
+        if tag := tag_of(name):
+            add(tag=tag, simple_value=value)
+    return event
+
+
+def histograms(record: ProbeRecord) -> Event:
+    """Return an event with the histograms of a probe record; non-finite values are dropped."""
+    finite = {name: values[np.isfinite(values)] for name, values in record.histograms.items()}
+    values = [
+        Summary.Value(tag=tag_of(record.tag(name)), histo=histogram(x)) for name, x in finite.items() if x.size
+    ]
+    return Event(step=record.step, wall_time=record.time, summary=Summary(value=values))
 
 
 def histogram(values: np.ndarray) -> HistogramProto:
@@ -70,7 +96,6 @@ def histogram(values: np.ndarray) -> HistogramProto:
         edges = np.linspace(x.min(), x.max(), BINS + 1)
         # Values that are (nearly) equal, or whose range overflows a double, go into a single bin.
         narrow = not (np.diff(edges) > 0).all()
-        counts = np.array([x.size]) if narrow else np.histogram(x, edges)[0]
         return HistogramProto(
             min=x.min(),
             max=x.max(),
@@ -78,165 +103,150 @@ def histogram(values: np.ndarray) -> HistogramProto:
             sum=x.sum(),
             sum_squares=x @ x,
             bucket_limit=[x.max()] if narrow else edges[1:].tolist(),
-            bucket=counts.tolist(),
+            bucket=[x.size] if narrow else np.histogram(x, edges)[0].tolist(),
         )
 
 
-def event_of(point: Point) -> Event:
-    """Convert a point to a TensorBoard event with one scalar per metric.
+def image(name: str, picture: bytes) -> Event:
+    """Return an event with an encoded image, such as a PNG, for the Images tab.
 
-    >>> event_of(Point(1, 5, 0.0, {"loss": 0.5})).summary.value[0].simple_value
-    0.5
+    Raises:
+        PIL.UnidentifiedImageError: if ``picture`` is no image.
     """
-    event = Event(step=point.step, wall_time=point.time)
-    # Adding in place avoids protobuf's copy of separately built messages, which doubles the time.
-    add = event.summary.value.add
-    for name, value in point.metrics.items():
-        add(tag=name, simple_value=value)
-    return event
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as opened:
+        (width, height), channels = opened.size, len(opened.getbands())
+    content = Summary.Image(width=width, height=height, colorspace=channels, encoded_image_string=picture)
+    return _event(Summary.Value(tag=tag_of(name), image=content))
 
 
-class EventFile:
-    """A TensorBoard event file, open only during writes, so that thousands may be in use at once."""
-
-    def __init__(self, folder: Path, kind: str = RUN_SUFFIX) -> None:
-        host = socket.gethostname()
-        name = f"events.out.tfevents.{int(time.time())}.{host}.{os.getpid()}.{next(_numbers)}.{kind}"
-        self.path = folder / name
-        self._write([Event(wall_time=time.time(), file_version="brain.Event:2")])
-
-    def _write(self, events: Iterable[Event]) -> None:
-        self._append(b"".join(tfrecord(event.SerializeToString()) for event in events))
-
-    def _append(self, records: bytes) -> None:
-        with self.path.open("ab") as file:
-            file.write(records)
-
-    def scalars(self, points: Iterable[Point]) -> None:
-        """Write the metrics of each point at its step."""
-        self._write(map(event_of, points))
-
-    def histograms(self, records: Iterable[ProbeRecord]) -> None:
-        """Write the histograms of each probe record at its step; non-finite values are dropped."""
-        finite = ((record, name, x[np.isfinite(x)]) for record in records for name, x in record.histograms.items())
-        self._write(
-            Event(
-                step=record.step,
-                wall_time=record.time,
-                summary=Summary(value=[Summary.Value(tag=record.tag(name), histo=histogram(values))]),
-            )
-            for record, name, values in finite
-            if values.size
-        )
-
-    def image(self, tag: str, png: bytes, step: int = 0) -> None:
-        """Write an image for TensorBoard's Images tab.
-
-        Raises:
-            ValueError: if ``png`` is not a PNG.
-        """
-        if png[:8] != PNG_SIGNATURE or len(png) < PNG_HEADER.size:
-            raise ValueError(f"the image {tag} must be a PNG, got bytes that begin with {png[:8]!r}")
-        width, height, kind = PNG_HEADER.unpack_from(png)
-        image = Summary.Image(
-            width=width, height=height, colorspace=PNG_CHANNELS.get(kind, 3), encoded_image_string=png
-        )
-        value = Summary.Value(tag=tag, image=image)
-        self._write([Event(step=step, wall_time=time.time(), summary=Summary(value=[value]))])
-
-    def text(self, tag: str, markdown: str) -> None:
-        """Write Markdown for TensorBoard's Text tab."""
-        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        tensor = TensorProto(dtype="DT_STRING", string_val=[markdown.encode()])
-        value = Summary.Value(tag=f"{tag}/text_summary", metadata=plugin, tensor=tensor)
-        self._summary(Summary(value=[value]))
-
-    def start(self, hparams: dict[str, HParam], group: str) -> None:
-        """Write a run's hyperparameters and its HParams group; the HParams tab averages over a group."""
-        self._summary(summary_v2.hparams_pb(hparams, trial_id=group))
-
-    def end(self, *, succeeded: bool) -> None:
-        """Write the end time and the status of the run for the HParams tab."""
-        status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
-        end = SessionEndInfo(status=status, end_time_secs=time.time())
-        self._hparams(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
-
-    def experiment(self, hparams: Iterable[str], metrics: Mapping[str, str], varied: Collection[str] = ()) -> None:
-        """Write the columns of the HParams tab for all runs below this folder.
-
-        Args:
-            hparams: names of the hyperparameters; TensorBoard lists the ``varied`` ones first.
-            metrics: column title for each scalar tag, whose last value is shown.
-            varied: the hyperparameters that differ between runs.
-        """
-        infos = [api_pb2.HParamInfo(name=name, differs=name in varied) for name in hparams]
-        metric_infos = [summary_v2.Metric(tag, display_name=name).as_proto() for tag, name in metrics.items()]
-        columns = api_pb2.Experiment(hparam_infos=infos, metric_infos=metric_infos)
-        self._hparams(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=columns))
-
-    def layout(self, layout: Layout) -> None:
-        """Write the chart layout of the Custom Scalars tab for all runs below this folder."""
-        tensor = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
-        plugin = custom_scalars.create_summary_metadata()
-        tag = custom_scalars.CONFIG_SUMMARY_TAG
-        self._summary(Summary(value=[Summary.Value(tag=tag, metadata=plugin, tensor=tensor)]))
-
-    def _hparams(self, tag: str, content: HParamsPluginData) -> None:
-        plugin = metadata.create_summary_metadata(content)
-        self._summary(Summary(value=[Summary.Value(tag=tag, metadata=plugin, tensor=metadata.NULL_TENSOR)]))
-
-    def _summary(self, summary: Summary) -> None:
-        self._write([Event(wall_time=time.time(), summary=summary)])
+def text(name: str, markdown: str) -> Event:
+    """Return an event with Markdown for the Text tab."""
+    return _bytes_event(f"{name}/text_summary", texts.create_summary_metadata("", ""), markdown.encode())
 
 
-class _BufferedEventFile(EventFile):
-    """An event file that keeps its records in memory until :func:`replace_event_file` writes them."""
+def layout_event(layout: Layout) -> Event:
+    """Return an event with the chart layout of the Custom Scalars tab, for all runs below a folder."""
+    plugin = custom_scalars.create_summary_metadata()
+    return _bytes_event(custom_scalars.CONFIG_SUMMARY_TAG, plugin, layout.SerializeToString())
 
-    def __init__(self, folder: Path, kind: str) -> None:
+
+def run_start(hparams: Mapping[str, HParam], group: str) -> Event:
+    """Return an event with a run's hyperparameters and its HParams group, over which the HParams tab averages."""
+    return _event(*summary_v2.hparams_pb(dict(hparams), trial_id=group).value)
+
+
+def run_end(succeeded: bool) -> Event:
+    """Return an event with the end time and the status of a run for the HParams tab."""
+    status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
+    end = SessionEndInfo(status=status, end_time_secs=time.time())
+    return _hparams_event(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
+
+
+def hparams_columns(hparams: Iterable[str], metrics: Mapping[str, str], varied: Collection[str] = ()) -> Event:
+    """Return an event with the columns of the HParams tab for all runs below a folder.
+
+    Args:
+        hparams: names of the hyperparameters; TensorBoard lists the ``varied`` ones first.
+        metrics: column title for each scalar tag, whose last value is shown.
+        varied: the hyperparameters that differ between runs.
+    """
+    infos = [api_pb2.HParamInfo(name=name, differs=name in varied) for name in hparams]
+    metric_infos = [summary_v2.Metric(tag, display_name=name).as_proto() for tag, name in metrics.items()]
+    columns = api_pb2.Experiment(hparam_infos=infos, metric_infos=metric_infos)
+    return _hparams_event(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=columns))
+
+
+def _hparams_event(tag: str, content: HParamsPluginData) -> Event:
+    plugin = metadata.create_summary_metadata(content)
+    return _event(Summary.Value(tag=tag, metadata=plugin, tensor=metadata.NULL_TENSOR))
+
+
+def _bytes_event(tag: str, plugin: SummaryMetadata, content: bytes) -> Event:
+    tensor = TensorProto(dtype="DT_STRING", string_val=[content])
+    return _event(Summary.Value(tag=tag, metadata=plugin, tensor=tensor))
+
+
+def _event(*values: Summary.Value) -> Event:
+    return Event(wall_time=time.time(), summary=Summary(value=values))
+
+
+class BatchWriter:
+    """A writer like EventFileWriter for many runs at once: no thread, and the file is open only during flushes.
+
+    TensorBoard's writer has a thread and an open file for each run, and its checksums are pure Python.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        name = f"{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        self.path = folder / EVENT_FILES.replace("*", name)
         self.records: list[bytes] = []
-        super().__init__(folder, kind)
+        self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self.flush()
 
-    def _append(self, records: bytes) -> None:
-        self.records.append(records)
+    def add_event(self, event: Event) -> None:
+        """Keep an event until the next flush."""
+        self.records.append(tfrecord(event.SerializeToString()))
+
+    def flush(self) -> None:
+        """Append the events to the file in one write."""
+        with self.path.open("ab") as file:
+            file.write(b"".join(self.records))
+        self.records.clear()
+
+    close = flush
 
 
-@contextmanager
-def replace_event_file(folder: Path, kind: str = RUN_SUFFIX) -> Iterator[EventFile]:
-    """Context manager for an event file that replaces the files with suffix ``kind`` on exit.
+def tfrecord(data: bytes) -> bytes:
+    """Encode data as a TFRecord: length, checksum of the length, data, checksum of the data.
 
-    Readers never see a partial file. If the block raises, the folder is unchanged.
+    A checksum is ``((c >> 15 | c << 17) + 0xa282ead8) mod 2³²``, where c is the CRC-32C.
     """
-    file = _BufferedEventFile(folder, kind)
-    yield file
-    folder.mkdir(parents=True, exist_ok=True)
-    earlier = list(folder.glob(EVENT_FILES.replace(RUN_SUFFIX, kind)))
-    # TensorBoard reads every file with tfevents in its name, so the temporary name must not contain it.
-    temporary = folder / f".{os.getpid()}.{kind}"
-    temporary.write_bytes(b"".join(file.records))
-    temporary.replace(file.path)
+    length = struct.pack("<Q", len(data))
+    crcs = map(google_crc32c.value, (length, data))
+    of_length, of_data = (struct.pack("<I", ((c >> 15 | c << 17) + 0xA282EAD8) & 0xFFFFFFFF) for c in crcs)
+    return length + of_length + data + of_data
+
+
+EventWriter: TypeAlias = EventFileWriter | BatchWriter
+
+
+def event_writer(folder: Path, members: int) -> EventWriter:
+    """Return the writer of a new event file of a run that trains in a population of ``members``."""
+    return BatchWriter(folder) if members > 1 else EventFileWriter(str(folder), filename_suffix=f".{RUN_SUFFIX}")
+
+
+def replace_event_file(folder: Path, events: Iterable[Event], suffix: str = RUN_SUFFIX) -> None:
+    """Write an event file that replaces those with the same suffix; if ``events`` raises, nothing changes."""
+    new, earlier = list(events), list(folder.glob(EVENT_FILES.replace(RUN_SUFFIX, suffix)))
+    with closing(EventFileWriter(str(folder), filename_suffix=f".{suffix}")) as writer:
+        for event in new:
+            writer.add_event(event)
     for path in earlier:
         path.unlink()
 
 
-def flatten_hparams(config: dict[str, Any], choices: dict[str, str]) -> dict[str, bool | int | float | str]:
+def flatten_hparams(config: dict[str, Any], choices: dict[str, str]) -> dict[str, HParam]:
     """Return the group choices and all leaves of a configuration by dotted key, as HParams values.
 
-    Lists become JSON strings; null values and keys with a leading underscore are left out.
+    Whole numbers become strings, because TensorBoard shows the number 8 as 8.0000. Lists become JSON strings;
+    null values and keys with a leading underscore are left out.
 
     >>> flatten_hparams({"seed": 0, "net": {"_target_": "x.MLP", "hidden": [64]}}, {"model": "bn"})
-    {'model': 'bn', 'seed': 0, 'net.hidden': '[64]'}
+    {'model': 'bn', 'seed': '0', 'net.hidden': '[64]'}
     """
     chosen = {group: choices[group] for group in GROUPS if group in choices}
     return chosen | dict(hparam_leaves(config))
 
 
-def hparam_leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
+def hparam_leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, HParam]]:
     """Yield ``(dotted key, value)`` for the leaves of a configuration."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from hparam_leaves(value, f"{path}{key}.")
         elif value is not None and not key.startswith("_"):
-            yield f"{path}{key}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            yield f"{path}{key}", value if isinstance(value, bool | float | str) else json.dumps(value)
 
 
 def hparam_group(config: dict[str, Any], choices: dict[str, str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.utils import get_object, to_absolute_path
+from omegaconf import OmegaConf
 
 from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError
@@ -118,7 +119,7 @@ def files_of(node: Any, key: str = "") -> Iterator[tuple[str, Path]]:
             yield from files_of(value, f"{key}.{index}")
     elif isinstance(node, str) and node:
         path = code_of(node) if key.endswith("_target_") else Path(to_absolute_path(node)).expanduser()
-        if path is not None and is_file(path):
+        if path is not None and os.path.isfile(path):  # unlike Path.is_file, False for strings that are no paths
             yield key, path
 
 
@@ -132,14 +133,6 @@ def code_of(target: str) -> Path | None:
     except TypeError:  # raised for built-in objects and instances
         return None
     return Path(path) if path else None
-
-
-def is_file(path: Path) -> bool:
-    """Return True if a path is an existing file; False for strings that are not valid paths."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def digest(path: Path) -> str:
@@ -163,8 +156,11 @@ def require_same_sources(folder: Path, result: Result, config: Mapping[str, Any]
         ConfigError: with the changed files or the changed version of normlab.
     """
     now = sources_of(config) if result.sources else {}
+    values = OmegaConf.create(dict(config))
     changed = [
-        f"{key}={value_at(config, key)}" for key, before in result.sources.items() if now.get(key) != before
+        f"{key}={OmegaConf.select(values, key)}"
+        for key, before in result.sources.items()
+        if now.get(key) != before
     ]
     versions = result.environment.get("versions", {})
     before, current = versions.get("normlab", version("normlab")), version("normlab")
@@ -175,10 +171,3 @@ def require_same_sources(folder: Path, result: Result, config: Mapping[str, Any]
             f"{folder} holds a result of code or data that have changed since: {', '.join(changed)}; "
             "add retrain=true to train it again, or choose another folder"
         )
-
-
-def value_at(config: Any, key: str) -> Any:
-    """Return the value of a dotted key in a plain configuration; list items are addressed by index."""
-    for part in key.split("."):
-        config = config[int(part)] if isinstance(config, list) else config[part]
-    return config

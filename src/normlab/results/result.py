@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -101,19 +102,23 @@ class Result:
         if not path.exists():
             return None
         try:
-            known = {f.name for f in fields(cls)}
-            result = cls(**{key: value for key, value in json.loads(path.read_text()).items() if key in known})
-            result.config = updated(result.config)
-            result.overrides = [updated_override(override) for override in result.overrides]
-            result.status = Status(result.status)
-            result.objective = Objective(**read_numbers(result.objective))
-            result.best = result.best and EpochMetrics(**read_numbers(result.best))
-            result.last = result.last and EpochMetrics(**read_numbers(result.last))
-            result.test = read_numbers(result.test)
-            result.final, result.probes = read_numbers(result.final), read_numbers(result.probes)
+            values: dict[str, Any] = known_fields(cls, json.loads(path.read_text()))
+            numbers = ("objective", "best", "last", "test", "final", "probes")
+            values |= {name: read_numbers(values[name]) for name in numbers if name in values}
+            values |= {name: EpochMetrics(**values[name]) for name in ("best", "last") if values.get(name)}
+            values |= {"status": Status(values["status"]), "objective": Objective(**values["objective"])}
+            values |= {
+                "config": updated(values["config"]),
+                "overrides": [*map(updated_override, values["overrides"])],
+            }
+            return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-        return result
+
+
+def known_fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the values of a dataclass's fields; later versions may have written others."""
+    return {f.name: values[f.name] for f in fields(cls) if f.name in values}
 
 
 def worst_value(direction: str) -> float:

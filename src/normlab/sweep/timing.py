@@ -27,8 +27,15 @@ from normlab.population.resources import threads, threads_for
 from normlab.results.folder import FOLDER_KEYS, run_names
 from normlab.results.provenance import environment, require_same_sources
 from normlab.results.result import read_numbers
-from normlab.results.sweep import Record, overrides, read_sweep
-from normlab.results.timing import TIMING_FILE, TimedConfiguration, Timing, representatives
+from normlab.results.sweep import (
+    TIMING_FILE,
+    Record,
+    TimedConfiguration,
+    Timing,
+    overrides,
+    read_sweep,
+    representatives,
+)
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
 from normlab.training.interrupts import Interrupts
 from normlab.training.session import choose_stacking

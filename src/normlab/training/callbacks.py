@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from normlab.population.population import Population, copy_of
-from normlab.results import curves
-from normlab.results.curves import Point
-from normlab.results.events import EventFile
+from normlab.results.events import EventWriter, scalars
 from normlab.results.result import EpochMetrics, worst_value
+from normlab.results.series import Point, append_curves
 from normlab.stats.estimates import final_mean
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
@@ -125,7 +124,7 @@ class BestState(pl.Callback):
 class CurveRecorder(pl.Callback):
     """Records each member's metrics of every epoch, and writes them every ``flush_seconds``."""
 
-    def __init__(self, folders: Sequence[Path], events: Sequence[EventFile], flush_seconds: float) -> None:
+    def __init__(self, folders: Sequence[Path], events: Sequence[EventWriter], flush_seconds: float) -> None:
         self.folders, self.events = folders, events
         self.flush_due = Timer(flush_seconds)
         self.points: list[list[Point]] = [[] for _ in folders]
@@ -157,9 +156,11 @@ class CurveRecorder(pl.Callback):
     def flush(self) -> None:
         """Append the recorded points to the curve and event files."""
         for folder, points in zip(self.folders, self.points, strict=True):
-            curves.append_curves(folder, points)
+            append_curves(folder, points)
         for file, points in zip(self.events, self.points, strict=bool(self.events)):
-            file.scalars(points)
+            for point in points:
+                file.add_event(scalars(point))
+            file.flush()
         for points in self.points:
             points.clear()
 

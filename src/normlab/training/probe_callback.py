@@ -22,9 +22,8 @@ from normlab.population.population import copy_of
 from normlab.probes.copies import folds_exactly
 from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Measurement, Preconditioning, Probe, TrainingSnapshot
-from normlab.results import probes as records
-from normlab.results.events import EventFile
-from normlab.results.probes import ProbeRecord, headlines
+from normlab.results.events import EventWriter, histograms, scalars
+from normlab.results.series import ProbeRecord, append_probes, headlines, write_arrays
 from normlab.training.callbacks import Timer
 from normlab.training.population_module import PopulationModule
 from normlab.training.run_folders import Run
@@ -63,7 +62,7 @@ class ProbeCallback(pl.Callback):
         self,
         probes: Mapping[str, Probe | Graph],
         runs: Sequence[Run],
-        events: Sequence[EventFile],
+        events: Sequence[EventWriter],
         flush_seconds: float,
     ) -> None:
         self.probes = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
@@ -193,17 +192,20 @@ class ProbeCallback(pl.Callback):
         """Write the numbers and histograms recorded since the last call."""
         for k, rows in enumerate(self.unwritten):
             if rows:
-                records.append_probes(self.runs[k].folder, rows)
+                append_probes(self.runs[k].folder, rows)
                 for file in self.events[k : k + 1]:
-                    file.scalars(row.point() for row in rows)
-                    file.histograms(rows)
+                    for row in rows:
+                        file.add_event(scalars(row.point()))
+                        if row.histograms:
+                            file.add_event(histograms(row))
+                    file.flush()
                 rows.clear()
 
     def write_arrays(self) -> None:
         """Write the arrays of the whole training."""
         for run, rows in zip(self.runs, self.with_arrays, strict=True):
             if rows:
-                records.write_arrays(run.folder, rows)
+                write_arrays(run.folder, rows)
 
 
 def is_due(probe: Probe, step: int, epoch_done: int | None) -> bool:

@@ -15,8 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.population import State
-from normlab.results import curves, events, probes, result
-from normlab.results.events import EVENT_FILES, EventFile
+from normlab.results import events, result, series
+from normlab.results.events import EVENT_FILES, EventWriter
 from normlab.results.folder import group_choices, plain, require_writable, run_name, to_yaml, without_folder_keys
 from normlab.results.result import EpochMetrics, Result, Status
 
@@ -74,7 +74,7 @@ class RunFolders:
         self.started = datetime.now(UTC)
         for run in runs:
             remove_unfinished_run(run.folder)
-        self.events = [create_event_file(run) for run in runs if run.config.logger.tensorboard]
+        self.events = [open_events(run, len(runs)) for run in runs if run.config.logger.tensorboard]
 
     def save(self, k: int, name: str, state_dict: State, metrics: EpochMetrics | None) -> None:
         """Write a checkpoint of run k, of tensors and numbers that ``weights_only=True`` loads."""
@@ -94,7 +94,8 @@ class RunFolders:
             error: written with its traceback to the folders of failed runs.
         """
         for file, outcome in zip(self.events, results, strict=bool(self.events)):
-            file.end(succeeded=outcome.status == Status.FINISHED)
+            file.add_event(events.run_end(outcome.status == Status.FINISHED))
+            file.close()
         for run, outcome, line in zip(self.runs, results, lines, strict=True):
             if not is_logged(run.folder):
                 with (run.folder / "train.log").open("a") as log:
@@ -110,13 +111,20 @@ def is_logged(folder: Path) -> bool:
     return any(Path(handler.baseFilename).parent == folder.absolute() for handler in files)
 
 
-def create_event_file(run: Run) -> EventFile:
-    """Create the run's event file, with its hyperparameters and its configuration as text."""
-    config, file = plain(run.config), EventFile(run.folder)
+def open_events(run: Run, members: int) -> EventWriter:
+    """Open the run's event file and write its hyperparameters and its configuration as text.
+
+    Args:
+        run: the run.
+        members: the number of runs in its population.
+    """
+    config, writer = plain(run.config), events.event_writer(run.folder, members)
     unresolved = without_folder_keys(OmegaConf.to_container(run.config))
-    file.start(events.flatten_hparams(config, run.choices), events.hparam_group(unresolved, run.choices))
-    file.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines()))
-    return file
+    hparams = events.flatten_hparams(config, run.choices)
+    writer.add_event(events.run_start(hparams, events.hparam_group(unresolved, run.choices)))
+    writer.add_event(events.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines())))
+    writer.flush()
+    return writer
 
 
 def remove_unfinished_run(folder: Path) -> None:
@@ -125,6 +133,6 @@ def remove_unfinished_run(folder: Path) -> None:
     for pattern in (EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"):
         for path in folder.glob(pattern):
             path.unlink()
-    files = curves.CURVES_FILE, probes.PROBES_FILE, probes.ARRAYS, ERROR, result.RESULT_FILE
+    files = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
     for name in (*files, "checkpoints/best.pt", "checkpoints/last.pt"):
         (folder / name).unlink(missing_ok=True)
