@@ -4,6 +4,7 @@ import math
 import pandas as pd
 import pytest
 
+from normlab.report import LINE_WIDTH
 from normlab.report.console import (
     MEAN_NOTE,
     configuration_table,
@@ -14,7 +15,6 @@ from normlab.report.console import (
     table_lines,
     table_title,
 )
-from normlab.report.finalize import LINE_WIDTH
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep

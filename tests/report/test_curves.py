@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from normlab.report.curves import bands, configuration_curves
 from normlab.report.sweep_summary import summarize_sweep
+from normlab.report.tensorboard import bands, configuration_curves
 from normlab.results.result import Result, Status
 from normlab.results.series import ProbeRecord, append_probes, headlines
 from normlab.results.sweep import read_sweep

@@ -1,7 +1,6 @@
 import re
 
-from normlab.report.curves import bands
-from normlab.report.tensorboard import curve_tag, layout
+from normlab.report.tensorboard import bands, curve_tag, layout
 from normlab.results.events import tag_of
 
 

@@ -5,10 +5,9 @@ from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from normlab.report import figures
+from normlab.report import figures, finalize_sweep
 from normlab.report.charts import draw_configurations, write_curves
 from normlab.report.figures import drawing, installed_cjk_fonts
-from normlab.report.finalize import finalize_sweep
 from normlab.report.sweep_summary import summarize_sweep
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from normlab.report.finalize import finalize_sweep
+from normlab.report import finalize_sweep
 from normlab.results.result import Status
 
 FILES = {"table.csv", "summary.csv", "curves.png", "curves.svg"}
@@ -161,7 +161,7 @@ def test_verdict_needs_enough_seeds(make_run, tmp_path, captured, seeds):
 
 
 def test_import_loads_no_slow_library():
-    code = "import sys, normlab.report.finalize; print(*sys.modules)"
+    code = "import sys, normlab.report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "matplotlib", "pandas", "tensorboard"} & set(loaded.split())
 

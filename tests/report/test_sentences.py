@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from normlab.report.finalize import finalize_sweep
+from normlab.report import finalize_sweep
 from normlab.results.result import RESULT_FILE
 
 WINE = {"seed": 42, "generated": False, "train": 106, "val": 36, "test": 36}

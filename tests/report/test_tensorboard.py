@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from normlab.report.finalize import finalize_sweep
+from normlab.report import finalize_sweep
 from normlab.report.report_data import ReportOptions, build_report_data
 from normlab.report.tensorboard import text_blocks, write_events
 from normlab.results.events import EVENT_FILES, SWEEP_SUFFIX

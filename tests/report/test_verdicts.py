@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from normlab.report import finalize_sweep
 from normlab.report.__main__ import main
-from normlab.report.finalize import finalize_sweep
 from normlab.report.report_data import VERDICTS_FILE
 from normlab.results.folder import SWEEP_CONFIG
 

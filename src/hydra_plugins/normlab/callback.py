@@ -31,7 +31,7 @@ from normlab.cli import WANTS_TRACEBACK
 from normlab.config.schema import direction_of
 from normlab.config.validation import check_values
 from normlab.errors import first_line
-from normlab.report.finalize import finalize_sweep
+from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
 from normlab.results.provenance import remember_command
 
@@ -111,7 +111,7 @@ class NormlabCallback(Callback):
 
     def on_run_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Draw the probe figures of a completed run and log the path of its folder."""
-        from normlab.report.finalize import finalize_run
+        from normlab.report import finalize_run
 
         if job_return.status == JobStatus.COMPLETED:
             if config.probes:

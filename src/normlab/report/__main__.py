@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from normlab.errors import ConfigError, first_line
-from normlab.report.finalize import shorter_path
+from normlab.report import shorter_path
 from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable, run_name
 from normlab.results.result import RESULT_FILE
 from normlab.results.sweep import read_sweeps

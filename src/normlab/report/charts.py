@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from normlab.report.curves import quartile_curves
 from normlab.report.factors import short_names
 from normlab.report.figures import (
     BAND,
@@ -35,7 +34,7 @@ from normlab.report.figures import (
     styles,
     whole_ticks,
 )
-from normlab.report.sweep_summary import SweepSummary
+from normlab.report.sweep_summary import SweepSummary, quartile_curves
 from normlab.stats.comparison import RATIO
 from normlab.stats.design import MODEL, configuration_label
 

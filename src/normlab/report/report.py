@@ -12,7 +12,6 @@ import pandas as pd
 
 from normlab.report import charts
 from normlab.report.console import difference_warnings, num, with_interval
-from normlab.report.curves import BANDS, quartile_curves
 from normlab.report.page import Page, PageTable, Picture, Section, provenance, write_page
 from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.report.sections import (
@@ -27,6 +26,7 @@ from normlab.report.sections import (
     undrawn_panels_note,
     with_panel,
 )
+from normlab.report.sweep_summary import BANDS, quartile_curves
 from normlab.results.sweep import setting
 from normlab.stats.comparison import ALPHA, BETTER, RATIO, WORSE
 from normlab.stats.design import natural

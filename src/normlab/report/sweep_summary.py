@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
+from normlab.config.schema import MAXIMIZED, MINIMIZED
 from normlab.report.factors import (
     UNKNOWN_SETTING,
     Factors,
@@ -29,7 +31,7 @@ from normlab.stats.design import (
     summarize,
     target_summary,
 )
-from normlab.stats.estimates import final_mean
+from normlab.stats.estimates import final_mean, quartiles
 
 UNTRAINED_SHARE = 0.9
 """A run is untrained if its loss exceeds this share of the loss of the best constant predictor."""
@@ -260,3 +262,71 @@ def counted_value(result: Result, value: float | None, worst: float) -> float:
     if result.status == Status.DIVERGED:
         return worst
     return value if result.status == Status.FINISHED and value is not None else math.nan
+
+
+BANDS = ("lower", "median", "upper")
+
+
+def quartile_curves(sweep: SweepSummary, rows: pd.DataFrame, names: pd.Series | None = None) -> pd.DataFrame:
+    """Return the quartiles over the runs of each name at each step.
+
+    For losses and other metrics with a direction, they are over all runs: a diverged run has the worst value from
+    its divergence on, and the curve ends with the shortest run. For other quantities they are over the runs that
+    did not diverge, at steps where at least half of them have a value.
+
+    Args:
+        sweep: the sweep.
+        rows: values with the columns ``CURVE_COLUMNS``.
+        names: the name of each run; by default its configuration, for one run per seed that finished or diverged,
+            or else stopped or failed.
+
+    Returns:
+        The columns ``name``, ``metric``, ``epoch``, ``step`` and ``BANDS``, in the order of ``names``.
+    """
+    names = counted_runs(sweep) if names is None else names
+    rows = rows[rows["run"].isin(names.index)].drop_duplicates(["run", "metric", "step"], keep="last")
+    diverged = sweep.runs["status"].reindex(names.index) == Status.DIVERGED
+    worst = {metric: worst_of(str(metric), sweep) for metric in rows["metric"].unique()}
+    frames = []
+    parts = dict(list(rows.groupby(rows["run"].map(names))))
+    for name in filter(parts.__contains__, names.unique()):
+        wide = parts[name].pivot(index=["metric", "epoch", "step"], columns="run", values="value")
+        wide = wide.reindex(columns=names.index[names == name])
+        of_metric = wide.index.get_level_values("metric").map(worst).to_numpy(dtype=float)
+        three = counted_quartiles(wide.to_numpy(dtype=float), of_metric, diverged[wide.columns].to_numpy())
+        frames.append(wide.index.to_frame(index=False).assign(name=name, **dict(zip(BANDS, three, strict=True))))
+    columns = ["name", "metric", "epoch", "step", *BANDS]
+    curves = pd.concat(frames)[columns] if frames else pd.DataFrame(columns=columns)
+    return curves[curves["median"].notna()].sort_values("step", kind="stable")
+
+
+def counted_runs(sweep: SweepSummary) -> pd.Series:
+    """Return the configuration of one run per seed: a finished or diverged one, if the configuration has any."""
+    is_done = sweep.runs["status"].isin([Status.FINISHED, Status.DIVERGED])
+    counted = sweep.runs[is_done | ~is_done.groupby(sweep.runs["configuration"]).transform("any")]
+    return counted.drop_duplicates(["configuration", SEED])["configuration"]
+
+
+def counted_quartiles(values: np.ndarray, worst: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+    """Return the quartiles over runs, ``(3, n)``.
+
+    Args:
+        values: the values of the runs, ``(n x runs)``.
+        worst: the worst value of each metric, ``(n,)``; NaN for quantities without a direction.
+        diverged: True for diverged runs, ``(runs,)``.
+    """
+    has_worst, nonfinite = ~np.isnan(worst)[:, None], ~np.isfinite(values)
+    counted = np.where(has_worst & diverged & nonfinite, worst[:, None], values)
+    counted[~has_worst & (nonfinite | diverged)] = np.nan
+    required = np.where(has_worst[:, 0], len(diverged), np.maximum(1, np.ceil((~diverged).sum() / 2)))
+    return quartiles(counted, required)
+
+
+def worst_of(name: str, sweep: SweepSummary) -> float:
+    """Return the worst possible value of a metric, ±∞; NaN for a quantity without a direction."""
+    split, _, metric = name.partition("/")
+    if name == sweep.metric:
+        return math.inf if sweep.direction == "min" else -math.inf
+    if split not in ("train", "train_eval", "val", "test") or metric not in MINIMIZED + MAXIMIZED:
+        return math.nan
+    return math.inf if metric in MINIMIZED else -math.inf

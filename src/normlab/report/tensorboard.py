@@ -5,6 +5,7 @@ with the medians over the seeds. Text and images about the sweep are in ``arms/`
 only these are selected.
 """
 
+import math
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,9 +25,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
 )
 
 from normlab.report.console import is_metric
-from normlab.report.curves import AT_ITS_BEST, QUARTILES, bands, configuration_curves, worst_of
 from normlab.report.factors import short_names
-from normlab.report.sweep_summary import SweepSummary
+from normlab.report.sweep_summary import BANDS, SweepSummary, counted_runs, quartile_curves, worst_of
 from normlab.results.events import (
     EVENT_FILES,
     GROUPS,
@@ -42,7 +42,7 @@ from normlab.results.events import (
 )
 from normlab.results.folder import run_names
 from normlab.results.result import Status
-from normlab.results.series import Point
+from normlab.results.series import CURVE_COLUMNS, Point
 from normlab.results.sweep import Record
 
 LOSSES_CATEGORY = "losses and metrics"
@@ -246,3 +246,61 @@ def text_blocks(blocks: Iterable[str | Sequence[str]]) -> str:
     return "\n\n".join(
         block if isinstance(block, str) else "\n".join(f"    {line}" for line in block) for block in blocks
     )
+
+
+QUARTILES, AT_ITS_BEST = "quartiles/", ("best/", "test/")
+
+
+def configuration_curves(sweep: SweepSummary) -> dict[str, list[Point]]:
+    """Return the TensorBoard points of each configuration that has any finished or diverged runs.
+
+    The median has the name of its metric; losses, other metrics with a direction and headline numbers of probes
+    have the tags of :func:`bands` too.
+    """
+    names = counted_runs(sweep)
+    ended = sweep.runs["status"].isin([Status.FINISHED, Status.DIVERGED])
+    curves = quartile_curves(sweep, curve_rows(sweep), names[ended.reindex(names.index)])
+    headline = {name for record in sweep.records for name in record.result.probes}
+    has_band = {
+        name: name in headline or not math.isnan(worst_of(name, sweep)) for name in curves["metric"].unique()
+    }
+    now = time.time()
+    points: dict[str, dict[tuple[int, int], dict[str, float]]] = {
+        str(name): {} for name in sweep.configurations.index
+    }
+    for name, metric, epoch, step, *three in curves.itertuples(index=False, name=None):
+        metrics = points[name].setdefault((epoch, step), {})
+        metrics[metric] = three[1]
+        if has_band[metric]:
+            metrics |= dict(zip(bands(metric), three, strict=True))
+    return {
+        name: [Point(epoch, step, now, metrics) for (epoch, step), metrics in sorted(of_name.items())]
+        for name, of_name in points.items()
+        if of_name
+    }
+
+
+def curve_rows(sweep: SweepSummary) -> pd.DataFrame:
+    """Return the training curves and the headline numbers of probes, a row per run, metric and step."""
+    names = [name for name in sweep.curves["metric"].unique() if not name.startswith(AT_ITS_BEST)]
+    curves = sweep.curves[sweep.curves["metric"].isin(names)]
+    return pd.concat([curves, *probe_rows(sweep.probes)], ignore_index=True).astype({"metric": "category"})
+
+
+def probe_rows(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield the numbers of probes with the columns of curves, if there are any."""
+    if len(rows):
+        source = ["probe", "mode", "quantity"]
+        groups, distinct = rows.groupby(source, observed=True).ngroup(), rows[source].drop_duplicates()
+        tags = "probe/" + distinct.astype(str).agg("/".join, axis=1)
+        yield rows.assign(metric=groups.map(tags.set_axis(groups[tags.index])))[list(CURVE_COLUMNS)]
+
+
+def bands(metric: str) -> list[str]:
+    """Return the TensorBoard tags of the quartiles of a metric.
+
+    >>> bands("val/loss")
+    ['quartiles/val/loss/lower', 'quartiles/val/loss/median', 'quartiles/val/loss/upper']
+    """
+    # Runs must lack these tags: TensorBoard warns about each run that has only some tags of a chart with a band.
+    return [f"{QUARTILES}{metric}/{name}" for name in BANDS]
