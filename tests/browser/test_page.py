@@ -32,6 +32,34 @@ def test_page_fits_the_screen(opened):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_finding_and_its_figure_are_on_the_first_screen(opened):
+    page, *_ = opened
+    for selector in ("#results li", "header figure svg"):
+        box = page.locator(selector).first.bounding_box()
+        assert box["y"] + box["height"] <= 700, selector
+
+
+def test_no_text_of_a_figure_covers_another(opened):
+    page, *_ = opened
+    covered = page.evaluate(
+        """[...document.querySelectorAll('svg.figure')].flatMap(figure => {
+            const texts = [...figure.querySelectorAll('text')].filter(text => text.textContent.trim())
+            const boxes = texts.map(text => text.getBoundingClientRect())
+            const scale = figure.getBoundingClientRect().width / figure.viewBox.baseVal.width
+            const found = []
+            boxes.forEach((a, i) => boxes.slice(0, i).forEach((b, j) => {
+                const width = Math.min(a.right, b.right) - Math.max(a.left, b.left)
+                const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top)
+                // The box of a text is a little higher than its letters.
+                if (width > 2 * scale && height > 4 * scale)
+                    found.push([texts[i].textContent, texts[j].textContent])
+            }))
+            return found
+        })"""
+    )
+    assert covered == []
+
+
 def test_every_figure_is_visible_and_labelled(opened):
     page, *_ = opened
     figures = page.locator("figure svg.figure")
@@ -106,6 +134,6 @@ def test_printed_page_expands_all_tables(opened):
 
 
 def test_svg_file_is_on_white_background(sweep):
-    text = next((sweep / "report").glob("curves_by_epoch*.svg")).read_text()
+    text = next((sweep / "report").glob("curves_*.svg")).read_text()
     assert "#ffffff" in text
     assert "var(" not in text

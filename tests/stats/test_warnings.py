@@ -87,9 +87,22 @@ class TestTuning:
         ]
         (line,) = [line for line in warnings_of(*arms) if "of the grid" in line]
         assert line == (
-            "the best setting of bn at data.batch_size=8, nobn at data.batch_size=8, bn at data.batch_size=16, "
-            "nobn at data.batch_size=16 is the smallest optimizer.lr of the grid, 0.1: extend the grid"
+            "the best optimizer.lr is at an edge of the grid: 0.1 (the smallest) for bn at data.batch_size=8, "
+            "nobn at data.batch_size=8, bn at data.batch_size=16, nobn at data.batch_size=16: extend the grid"
         )
+
+    def test_both_edges_are_one_warning(self, warnings_of, arm):
+        rates = ("0.1", "0.2", "0.3")
+        low, high = (FINE, WORSE, WORSE), (WORSE, WORSE, FINE)
+        arms = [
+            arm(name, own, lr=lr)
+            for name, losses in (("bn", low), ("nobn", high))
+            for own, lr in zip(losses, rates, strict=True)
+        ]
+        assert [line for line in warnings_of(*arms) if "of the grid" in line] == [
+            "the best optimizer.lr is at an edge of the grid: 0.1 (the smallest) for bn; 0.3 (the largest) for "
+            "nobn: extend the grid"
+        ]
 
     def test_best_inside_grid_is_not_warned(self, warnings_of, arm):
         arms = (arm("bn", own, lr=lr) for lr, own in (("0.1", WORSE), ("0.2", FINE), ("0.3", WORSE)))
@@ -99,7 +112,9 @@ class TestTuning:
     def test_edge_needs_more_than_half_of_splits(self, warnings_of, arm, at_the_edge, expected):
         values = {"0.1": [1.0] * at_the_edge + [3.0] * (12 - at_the_edge), "0.2": [2.0] * 12, "0.3": [4.0] * 12}
         found = warnings_of(*(arm("bn", own, lr=lr, scope="split") for lr, own in values.items()))
-        assert any("the smallest optimizer.lr of the grid, 0.1" in line for line in found) == expected
+        assert (
+            any("optimizer.lr is at an edge of the grid: 0.1 (the smallest)" in line for line in found) == expected
+        )
 
     def test_unequal_tuning_replicates(self, warnings_of, arm):
         found = warnings_of(arm("bn", FINE, lr="0.1"), arm("bn", [None, *FINE[1:]], lr="0.2"))

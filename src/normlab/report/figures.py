@@ -111,23 +111,27 @@ def styles(configurations: Sequence[tuple[str, ...]]) -> list[Style]:
     """
     others = list(dict.fromkeys(settings[1:] for settings in configurations))
     # Arms that are in no family come last: they take a style that the others leave.
-    order = sorted(range(len(configurations)), key=lambda k: family_place(*configurations[k][:1]) is None)
+    names = ["".join(settings[:1]) for settings in configurations]
+    order = sorted(range(len(names)), key=lambda k: (family_place(names[k]) is None, "," in names[k]))
     chosen: dict[int, tuple[int, int]] = {}
     for k in order:
-        arm = configurations[k][:1]
-        colour, line = family_place(*arm) or (zlib.crc32("".join(arm).encode()) % len(COLOURS), 0)
+        colour, line = family_place(names[k]) or (zlib.crc32(names[k].encode()) % len(COLOURS), 0)
         line += others.index(configurations[k][1:])
-        # Settings other than the arm prefer another line style, arms another colour.
+        # Settings of one arm prefer another line style, arms another colour.
         lines = [(line + n) % len(LINES) for n in range(len(LINES))]
         colours = [(colour + c) % len(COLOURS) for c in range(len(COLOURS))]
         by_colour = [(c, n) for c in colours for n in lines]
         by_line = [(c, n) for n in lines for c in colours]
-        free = [pair for pair in (by_colour if len(others) > 1 else by_line) if pair not in chosen.values()]
+        free = [
+            pair
+            for pair in (by_colour if len(others) > 1 or "," in names[k] else by_line)
+            if pair not in chosen.values()
+        ]
         chosen[k] = free[0] if free else by_line[0]
     return [Style(COLOURS[chosen[k][0]], LINES[chosen[k][1]]) for k in range(len(configurations))]
 
 
-def family_place(arm: str = "") -> tuple[int, int] | None:
+def family_place(arm: str) -> tuple[int, int] | None:
     """Return the indices of the colour and line of an arm in ``FAMILIES``; None for another arm."""
     base = arm.partition(",")[0]
     return next(((colour, names.index(base)) for colour, names in enumerate(FAMILIES) if base in names), None)

@@ -114,21 +114,23 @@ def tuning_warnings(grid: Grid, tuning: Tuning) -> Iterator[str]:
 
 
 def edge_warnings(grid: Grid, tuning: Tuning) -> list[str]:
-    """Return a warning for each edge of the grid that is the best setting of some arms.
+    """Return a warning for each tuned key whose best value is at an edge of the grid for some arms.
 
     If each replicate chooses its own setting, most of them must choose the same one.
     """
-    arms_at_edge: dict[str, dict[str, None]] = {}
+    arms: dict[str, dict[str, list[str]]] = {}
     for (panel, arm), tuned in tuning.items():
         tried = [grid.configurations[row].tuned for row in tuned.rows]
         rows, counts = np.unique(tuned.chosen[tuned.chosen >= 0], return_counts=True)
         for row in rows[2 * counts > len(tuned.chosen)].tolist():
             for key, end, setting in grid_edges(tried, grid.configurations[row].tuned):
-                edge = f"the {end} {grid.design.tuned[key]} of the grid, {setting}"
-                arms_at_edge.setdefault(edge, {})[full_name(grid, panel, arm)] = None
+                edges = arms.setdefault(grid.design.tuned[key], {})
+                edges.setdefault(f"{setting} (the {end})", []).append(full_name(grid, panel, arm))
     return [
-        f"the best setting of {', '.join(names)} is {edge}: extend the grid"
-        for edge, names in arms_at_edge.items()
+        f"the best {key} is at an edge of the grid: "
+        + "; ".join(f"{edge} for {', '.join(names)}" for edge, names in edges.items())
+        + ": extend the grid"
+        for key, edges in arms.items()
     ]
 
 
