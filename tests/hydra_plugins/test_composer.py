@@ -36,6 +36,7 @@ def test_job_config_equals_hydras(hydra, job):
     composer = Composer(hydra.config_loader, master)
     composer.compose(["model=bn", "seed=9", "hydra.sweep.subdir=x"], 0)
     ours = composer.compose([*job, "hydra.sweep.subdir='name'"], 7)
+    config = composer.compose_config([*job, "hydra.sweep.subdir='name'"], 7)
     theirs = hydra.config_loader.load_sweep_config(master, [*job, "hydra.sweep.subdir='name'"])
     theirs.hydra.job.num = theirs.hydra.job.id = 7
     theirs.hydra.runtime.output_dir = str(Path("somewhere/name").absolute())

@@ -28,8 +28,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
+from normlab.config.frozen import without_report_keys
 from normlab.results.curves import Point
-from normlab.results.folder import without_report_keys
 from normlab.results.probes import ProbeRecord
 
 EVENT_FILES = "events.out.tfevents.*.normlab"

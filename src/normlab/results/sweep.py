@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from normlab.config.renames import updated, updated_override
+from normlab.config.frozen import updated, updated_override
 from normlab.results import curves, result
 from normlab.results.folder import HYDRA_CONFIG
 from normlab.results.result import Objective, Result, Status

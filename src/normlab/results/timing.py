@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from normlab.results.folder import without_report_keys
-from normlab.results.result import Result, to_jsonable, write_atomically
+from normlab.config.frozen import to_jsonable, without_report_keys
+from normlab.results.result import Result, write_atomically
 from normlab.results.sweep import Record
 
 TIMING_FILE = "timing.json"

@@ -26,7 +26,7 @@ from normlab.population.population import Population
 from normlab.population.schedulers import Scheduler
 from normlab.population.stacking import State
 from normlab.population.tasks import MetricFunction, Task, per_member_metrics
-from normlab.training.interrupts import Interrupts
+from normlab.training.progress import Interrupts
 
 log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]

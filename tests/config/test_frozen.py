@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_object
 
-from normlab.config.renames import MOVED_TARGETS, updated
+from normlab.config.frozen import MOVED_TARGETS, updated
 from normlab.results.result import Result
 from normlab.results.sweep import read_sweep
 
