@@ -137,6 +137,21 @@ def find_line(text: str, folders: Iterable[Path]) -> str | None:
     return None
 
 
+def source_location(error: Exception, config: DictConfig) -> str:
+    """Return "file, line N: " of the interpolation that caused an error.
+
+    Empty if the error has no interpolation, or it comes from the command line.
+    """
+    interpolation = getattr(error, "interpolation", None)
+    words: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    if not interpolation or any(interpolation in word for word in words):
+        return ""
+    sources = config.hydra.runtime.config_sources
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    location = find_line(interpolation, folders)
+    return f"{location}: " if location else ""
+
+
 def relative_path(path: Path) -> str:
     """Return ``path`` relative to the working directory if it lies below it, otherwise unchanged."""
     here = Path.cwd()

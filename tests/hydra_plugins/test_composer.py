@@ -92,3 +92,27 @@ def test_group_choices_are_composed_once(hydra):
             words = [f"model={model}", f"seed={seed}", f"hydra.sweep.subdir={model}{seed}"]
             assert composer.compose(words, seed).values.seed == seed
     assert len(composer.chosen) == len(composer.templates) == 2
+
+
+def test_hydra_node_is_out_of_reach_of_interpolations(hydra):
+    master = hydra.compose_config("train", SWEEP, run_mode=RunMode.MULTIRUN)
+    composer = Composer(hydra.config_loader, master)
+    words = ["data.seed=${hydra.job.num}", "hydra.sweep.subdir=x"]
+    with pytest.raises(ConfigError, match=r"write Hydra's values as \$\{hydra:job.num\}"):
+        _ = composer.compose(words, 0).values
+    words = ["data.seed=${seed}", "seed=${hydra:job.num}", "hydra.sweep.subdir=x"]
+    for number in (3, 4):
+        job = composer.compose(words, number)
+        assert (job.values.data.seed, job.values.seed) == (number, number)
+        assert (job.written["data"]["seed"], job.written["seed"]) == ("${seed}", number)
+
+
+def test_interpolations_follow_the_assigned_keys(hydra):
+    master = hydra.compose_config("train", SWEEP, run_mode=RunMode.MULTIRUN)
+    composer = Composer(hydra.config_loader, master)
+    for epochs in (5, 6):
+        words = ["scheduler=cosine", f"trainer.max_epochs={epochs}", "hydra.sweep.subdir=x"]
+        assert composer.compose(words, 0).values.scheduler.T_max == epochs
+    for eps in (0.1, 0.2):
+        words = ["model=bn", "+model.norm2d.more=1", f"model.norm.eps={eps}", "hydra.sweep.subdir=x"]
+        assert composer.compose(words, 0).values.model.norm2d.eps == eps

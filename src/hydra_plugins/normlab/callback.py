@@ -23,11 +23,10 @@ from hydra_plugins.normlab.composer import (
     current_job,
     job_environment,
     resolve_hydra_values,
-    source_location,
     task_config,
 )
 from hydra_plugins.normlab.override_checks import is_overridden, require_effective
-from normlab.cli import WANTS_TRACEBACK
+from normlab.cli import WANTS_TRACEBACK, source_location
 from normlab.config.schema import direction_of
 from normlab.config.validation import validate
 from normlab.errors import first_line

@@ -16,8 +16,7 @@ from hydra.core.utils import env_override
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from hydra_plugins.normlab.override_checks import parse
-from normlab.cli import find_line
+from hydra_plugins.normlab.override_checks import is_at_or_below, parse
 from normlab.config.frozen import FrozenConfig, KeyPath, replaced
 from normlab.config.validation import is_group, resolve
 from normlab.errors import ConfigError
@@ -100,21 +99,6 @@ def plain_value(node: Any, key: Any) -> Any:
     return OmegaConf.to_container(child) if OmegaConf.is_config(child) else child._value()
 
 
-def source_location(error: Exception, config: DictConfig) -> str:
-    """Return "file, line N: " of the interpolation that caused an error.
-
-    Empty if the error has no interpolation, or it comes from the command line.
-    """
-    interpolation = getattr(error, "interpolation", None)
-    words: Any = OmegaConf.to_container(config.hydra.overrides.task)
-    if not interpolation or any(interpolation in word for word in words):
-        return ""
-    sources = config.hydra.runtime.config_sources
-    folders = [Path(source.path) for source in sources if source.schema == "file"]
-    location = find_line(interpolation, folders)
-    return f"{location}: " if location else ""
-
-
 @dataclass(frozen=True)
 class Job:
     """A job of a sweep as plain data.
@@ -181,6 +165,8 @@ class Template:
         ConfigLoaderImpl._apply_overrides_to_config(list(assigned), config)
         self.is_reusable = all(group_at(config, path[:-1]) is not None for path in self.paths)
         self.references = list(references(config, *(key for key in config if key != "hydra")))
+        self.hydra_values = [path for path, node, key in self.references if has_hydra_value(node, key)]
+        self.constants: dict[KeyPath, Any] | None = None
         plain = {key: plain_value(config, key) for key in config if key != "hydra"}
         self.shared = FrozenConfig.of(plain | {"hydra": OmegaConf.to_container(config.hydra, enum_to_str=True)})
 
@@ -223,14 +209,46 @@ class Template:
 
     def resolve(self, plain: dict[str, Any]) -> tuple[FrozenConfig | ConfigError, dict[str, Any]]:
         """Return the resolved configuration or the error, and the configuration with Hydra's values resolved."""
-        of_hydra = {path for path, node, key in self.references if has_hydra_value(node, key)}
-        try:
-            with current_job(self.config) if of_hydra else job_environment(self.config):
-                values = {path: resolved_value(node, key) for path, node, key in self.references}
-        except OmegaConfBaseException:
-            return resolution_error(task_config(self.config)), plain
-        written = replaced(plain, {path: value for path, value in values.items() if path in of_hydra})
+        values = self.constants
+        if values is None:
+            try:
+                with current_job(self.config), without_hydra(self.config):
+                    values = {path: resolved_value(node, key) for path, node, key in self.references}
+            except OmegaConfBaseException:
+                try:
+                    resolve(task_config(self.config))
+                    raise
+                except ConfigError as error:
+                    return error, plain
+            if self.is_constant():
+                self.constants = values
+        written = replaced(plain, {path: values[path] for path in self.hydra_values})
         return FrozenConfig.of(replaced(plain, values)), written
+
+    def is_constant(self) -> bool:
+        """Return True if no interpolation depends on the keys that the jobs assign.
+
+        An interpolation depends on the keys that stand in it, or above or below one, if it uses no resolver but
+        ``oc.select``.
+        """
+        texts = [str(plain_value(node, key)) for _, node, key in self.references]
+        named = {word for text in texts for word in re.findall(r"[\w.]+", text)}
+        plain = all(re.fullmatch(r"\$\{(oc\.select:)?[\w.,-]+\}", text) for text in texts)
+        assigned = [".".join(path) for path in self.paths]
+        return plain and not any(
+            is_at_or_below(word, key) or is_at_or_below(key, word) for word in named for key in assigned
+        )
+
+
+@contextmanager
+def without_hydra(config: DictConfig) -> Iterator[None]:
+    """Context manager in which a config has no node ``hydra``, as in a job; ``${hydra:…}`` can be resolved."""
+    content: Any = config._content
+    config.__dict__["_content"] = {key: node for key, node in content.items() if key != "hydra"}
+    try:
+        yield
+    finally:
+        config.__dict__["_content"] = content
 
 
 def group_at(config: DictConfig, path: Sequence[str]) -> DictConfig | None:
@@ -249,15 +267,6 @@ def resolved_value(node: DictConfig | ListConfig, key: Any) -> Any:
     return (
         OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
     )
-
-
-def resolution_error(config: DictConfig) -> ConfigError:
-    """Return the error of a configuration that cannot be resolved."""
-    try:
-        resolve(config)
-    except ConfigError as error:
-        return error
-    raise AssertionError("the configuration can be resolved")
 
 
 class Composer:

@@ -220,7 +220,10 @@ def drop_inapplicable(jobs: Jobs, composer: "Composer") -> tuple[list[list[str]]
     Returns:
         The jobs without duplicates, and a log line for each key that does not apply to all jobs.
     """
-    lacking = [set(missing_keys(job, composer)) for job in jobs]
+    # Jobs with the same choices and keys lack the same keys.
+    kinds = [(composer.choices(job), tuple(key_and_kind(parse(word)) for word in job)) for job in jobs]
+    of_kind = {kind: set(missing_keys(job, composer)) for kind, job in dict(zip(kinds, jobs, strict=True)).items()}
+    lacking = [of_kind[kind] for kind in kinds]
     known = {
         key
         for job, missing in zip(jobs, lacking, strict=True)
@@ -237,6 +240,11 @@ def drop_inapplicable(jobs: Jobs, composer: "Composer") -> tuple[list[list[str]]
         for key in partial
     ]
     return [list(job) for job in reduced], lines
+
+
+def key_and_kind(override: Override) -> tuple[str, bool]:
+    """Return the key of an override with ``+``, ``++`` or ``~``, and whether its value is a mapping."""
+    return override.get_key_element(), isinstance(override.value(), dict)
 
 
 def missing_keys(job: Sequence[str], composer: "Composer") -> Iterator[str]:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 
 from hydra_plugins.normlab.callback import finalizing
-from hydra_plugins.normlab.composer import Composer, Job, source_location
+from hydra_plugins.normlab.composer import Composer, Job
 from hydra_plugins.normlab.launcher import PopulationLauncher
 from hydra_plugins.normlab.override_checks import (
     drop_inapplicable,
@@ -25,6 +25,7 @@ from hydra_plugins.normlab.override_checks import (
     require_no_sweep_settings,
     require_single_option,
 )
+from normlab.cli import source_location
 from normlab.config.frozen import fingerprint, recorded
 from normlab.config.validation import check_values
 from normlab.errors import ConfigError, require

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,29 @@ def require_writable(folder: Path) -> None:
 
 
 def to_yaml(node: Any) -> str:
-    """Convert plain data to YAML, as OmegaConf does, but several times as fast by means of libyaml."""
+    """Convert plain data to YAML as OmegaConf does, with libyaml; parts that nodes have in common only once."""
+    if not isinstance(node, dict) or not node:
+        return dumped(node)
+    return "".join(yaml_part((), key, value) for key, value in node.items())
+
+
+_parts: dict[tuple[Any, ...], str] = {}
+
+
+def yaml_part(parents: tuple[Any, ...], key: Any, value: Any) -> str:
+    """Return the lines of an item of a mapping, which stands below the keys ``parents``."""
+    if isinstance(value, dict) and value and len(parents) < 2:
+        title = yaml_part(parents, key, [0]).partition("\n")[0]
+        return f"{title}\n" + "".join(yaml_part((*parents, key), *item) for item in value.items())
+    part = *parents, key, repr(value)
+    if part not in _parts:
+        nested = reduce(lambda below, parent: {parent: below}, reversed(parents), {key: value})
+        _parts[part] = dumped(nested).split("\n", len(parents))[-1]
+    return _parts[part]
+
+
+def dumped(node: Any) -> str:
+    """Convert plain data to YAML as a whole."""
     return yaml.dump(node, Dumper=dumper(), sort_keys=False, allow_unicode=True)
 
 

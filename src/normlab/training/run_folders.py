@@ -120,9 +120,10 @@ def create_event_file(run: Run) -> EventFile:
 def remove_unfinished_run(folder: Path) -> None:
     """Remove the files of an unfinished run before it is trained again."""
     require_writable(folder)
-    for pattern in (EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"):
-        for path in folder.glob(pattern):
-            path.unlink()
     files = curves.CURVES_FILE, probes.PROBES_FILE, probes.ARRAYS, ERROR, result.RESULT_FILE
-    for name in (*files, "checkpoints/best.pt", "checkpoints/last.pt"):
-        (folder / name).unlink(missing_ok=True)
+    patterns = *files, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"
+    for path in folder.iterdir():
+        if any(path.match(pattern) for pattern in patterns):
+            path.unlink()
+    for name in ("best.pt", "last.pt"):
+        (folder / "checkpoints" / name).unlink(missing_ok=True)
