@@ -88,10 +88,15 @@ def config(*overrides: str) -> FrozenConfig:
 
 
 def config_of(model: str, net_name: str = "mlp") -> FrozenConfig:
-    """Return the configuration of a model; composing each with Hydra would take seconds."""
+    """Return the configuration of a model."""
+    return validate(unresolved_config_of(model, net_name))
+
+
+def unresolved_config_of(model: str, net_name: str = "mlp") -> DictConfig:
+    """Return the configuration of a model as it is composed; composing each with Hydra would take seconds."""
     config = composed(f"net={net_name}", *ON_SMALL_NETS[net_name]).copy()
     config.model = OmegaConf.load(CONF / "model" / f"{model}.yaml")
-    return validate(config)
+    return config
 
 
 def build_untrained(model: str, net_name: str) -> tuple[nn.Module, Tensor]:
@@ -232,7 +237,7 @@ def test_added_argument_reaches_both_parts(model):
 
 def test_norm2d_inherits_values_of_norm():
     for model in MODELS:
-        parts = config_of(model).model
+        parts = unresolved_config_of(model).model
         if parts.norm and parts.norm2d:
             keys, keys_2d = (set(part) - {"_target_", "_partial_"} for part in (parts.norm, parts.norm2d))
             assert keys == keys_2d

@@ -12,9 +12,9 @@ from normlab.config.validation import validate
 from normlab.population import hardware, resources
 from normlab.population.resources import Footprint, tensor_sizes
 from normlab.sweep.grouping import group_runs
+from normlab.training import session
 from normlab.training.run import dry_run_once
 from normlab.training.run_folders import Run
-from normlab.training.session import should_compile
 
 CONF = str(Path(__file__).parents[2] / "conf")
 MB = 2**20
@@ -28,6 +28,10 @@ def config_of(*overrides: str) -> FrozenConfig:
 
 def footprint_of(config: FrozenConfig) -> Footprint:
     return dry_run_once(config).footprint
+
+
+def should_compile(config: FrozenConfig, members: int, populations: int = 1) -> bool:
+    return session.should_compile(dry_run_once(config), members, populations)
 
 
 def members_at_once(config: FrozenConfig, n_jobs: int = 1, device: str = "cpu", **own: bool) -> int:

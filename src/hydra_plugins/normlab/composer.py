@@ -160,7 +160,7 @@ class Template:
 
     def __init__(self, config: DictConfig, choices: Sequence[str], assigned: Sequence[Override]) -> None:
         self.config, self.choices = config, choices
-        self.hydra_overrides = list(config.hydra.overrides.hydra)
+        self.hydra_overrides: Any = OmegaConf.to_container(config.hydra.overrides.hydra)
         self.paths = [tuple(override.key_or_group.split(".")) for override in assigned]
         ConfigLoaderImpl._apply_overrides_to_config(list(assigned), config)
         self.is_reusable = all(group_at(config, path[:-1]) is not None for path in self.paths)
