@@ -91,7 +91,7 @@ def test_group_choices_are_composed_once(hydra):
         for seed in range(10):
             words = [f"model={model}", f"seed={seed}", f"hydra.sweep.subdir={model}{seed}"]
             assert composer.compose(words, seed).values.seed == seed
-    assert len(composer.chosen) == len(composer.templates) == 2
+    assert len(composer.chosen) == len(composer.written) == 2
 
 
 def test_hydra_node_is_out_of_reach_of_interpolations(hydra):
