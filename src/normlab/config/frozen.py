@@ -5,7 +5,7 @@ OmegaConf serves composition alone; a run gets a :class:`FrozenConfig`, in which
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from normlab.config.schema import REPORT_KEYS
@@ -101,6 +101,15 @@ def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Serialize what a configuration trains; two runs with equal fingerprints have equal results."""
     return json.dumps(without_report_keys(recorded(config)), sort_keys=True, default=str)
+
+
+def config_leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each leaf of a nested configuration."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from config_leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def to_jsonable(value: Any) -> Any:

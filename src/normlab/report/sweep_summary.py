@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from normlab.config.frozen import config_leaves
 from normlab.report.factors import (
     UNKNOWN_SETTING,
     Factors,
-    config_leaves,
     find_factors,
     is_without_effect,
     short_names,

@@ -28,7 +28,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
-from normlab.config.frozen import without_report_keys
+from normlab.config.frozen import config_leaves, without_report_keys
 from normlab.results.curves import Point
 from normlab.results.probes import ProbeRecord
 
@@ -226,17 +226,15 @@ def flatten_hparams(config: dict[str, Any], choices: dict[str, str]) -> dict[str
     >>> flatten_hparams({"seed": 0, "net": {"_target_": "x.MLP", "hidden": [64]}}, {"model": "bn"})
     {'model': 'bn', 'seed': 0, 'net.hidden': '[64]'}
     """
-    chosen = {group: choices[group] for group in GROUPS if group in choices}
-    return chosen | dict(hparam_leaves(config))
-
-
-def hparam_leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
-    """Yield ``(dotted key, value)`` for the leaves of a configuration."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from hparam_leaves(value, f"{path}{key}.")
-        elif value is not None and not key.startswith("_"):
-            yield f"{path}{key}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    chosen: dict[str, HParam] = {group: choices[group] for group in GROUPS if group in choices}
+    shown = {
+        key: value
+        for key, value in config_leaves(config)
+        if value is not None and not key.rpartition(".")[2].startswith("_")
+    }
+    return chosen | {
+        key: value if isinstance(value, HParam) else json.dumps(value) for key, value in shown.items()
+    }
 
 
 def hparam_group(config: dict[str, Any], choices: dict[str, str]) -> str:

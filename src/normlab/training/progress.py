@@ -23,12 +23,13 @@ class Progress:
         label: text before the bar.
         epochs: total over all runs.
         runs: number of runs.
+        shown: whether the bar is shown.
 
     Attributes:
         population_label: text after the bar, such as ``population 1 of 3``.
     """
 
-    def __init__(self, label: str, epochs: int, runs: int = 1) -> None:
+    def __init__(self, label: str, epochs: int, runs: int = 1, shown: bool = True) -> None:
         self.population_label = ""
         self.warned: set[str] = set()
         self.bar: Any = tqdm(
@@ -36,7 +37,7 @@ class Progress:
             total=epochs,
             unit="epoch",
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=not (shown and sys.stderr.isatty()),
             bar_format=BAR_FORMAT if runs == 1 else SWEEP_BAR_FORMAT,
         )
 

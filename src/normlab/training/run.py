@@ -134,7 +134,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
     trial = DryRun.of(config, data, footprint_of(module, data, precision_of(config)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(short, Path(folder) / "run", "dry run", {}, [])
-        session = TrainingSession([run], NoProgress(), trial, data=few, module=module)
+        session = TrainingSession([run], Progress("", 0, shown=False), trial, data=few, module=module)
         for name, probe in make_probes(config).items():
             with prefix_errors(f"probes.{name}"):
                 probe.check(module.population.net)
@@ -215,19 +215,6 @@ def prefix_part_errors(module: PopulationModule) -> None:
 
     module.make_optimizer = make_optimizer
     module.task.loss = named("loss", module.task.loss)  # type: ignore[method-assign]
-
-
-class NoProgress(Progress):
-    """Shows no progress and logs no warnings, for dry runs."""
-
-    def __init__(self) -> None:
-        self.warned = set()
-
-    def advance(self, epochs: int, status: str = "") -> None:
-        """Show nothing."""
-
-    def warn_once(self, notice: str) -> None:
-        """Log nothing, since the training logs the same warning."""
 
 
 @contextmanager
