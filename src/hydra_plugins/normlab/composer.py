@@ -200,8 +200,8 @@ class Composer:
             self.written[key] = deepcopy(self.choose(words))
             ConfigLoaderImpl._apply_overrides_to_config(values[:fixed], self.written[key])
         config, chosen = self.written[key], self.choose(words)
+        ConfigLoaderImpl._apply_overrides_to_config(values[fixed:], config)
         with read_write(config), open_dict(config):
-            ConfigLoaderImpl._apply_overrides_to_config(values[fixed:], config)
             hydra: Any = OmegaConf.to_container(chosen.hydra.overrides.hydra)
             hydra += [str(override.input_line) for override in values if override.is_hydra_override()]
             task = [override for override in overrides if not override.is_hydra_override()]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normlab import lightning  # noqa: F401 - comes before the other imports of Lightning
 from normlab.config.frozen import FrozenConfig, KeyPath, replaced
 from normlab.config.validation import check_targets
 from normlab.data.datamodule import InMemoryData
