@@ -18,7 +18,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,13 +26,14 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from step import make_net, plain_loop, usual_lightning
 
+from normlab.config.frozen import FrozenConfig, replaced
+from normlab.config.validation import validate
 from normlab.population.kernels import tune_malloc
 from normlab.population.resources import threads, threads_for
 from normlab.sweep import grouping
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
 from normlab.training.session import TrainingSession
-from normlab.training.stackability import footprint_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SAMPLES, FEATURES, HIDDEN = 1000, 10, 50
@@ -57,24 +57,23 @@ def stacked(members: int, batch_size: int, model: str, compiled: bool = True) ->
     changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"data.batch_size={batch_size}"]
     settings = [f"trainer.compile={str(compiled).lower()}", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        base = compose("train", overrides=[f"model={model}", *changes, *settings])
+        base = validate(compose("train", overrides=[f"model={model}", *changes, *settings]))
     tune_malloc()
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for k in range(members):
-            config = deepcopy(base)
-            config.seed, config.optimizer.lr = k, 0.001 * (1 + k % 10)
+            changed = {("seed",): k, ("optimizer", "lr"): 0.001 * (1 + k % 10)}
+            config = FrozenConfig.of(replaced(base, changed))
             runs.append(Run(config, Path(folder) / str(k), str(k), {"model": model}, []))
-        groups = grouping.group_runs([run.config for run in runs], chunk=None)
-        seconds = sum(seconds_per_epoch([runs[k] for k in group.indices]) for group in groups)
+        seconds = sum(map(seconds_per_epoch, grouping.group_runs(runs, chunk=None)))
     return seconds / -(-SAMPLES // batch_size) / members * 1e6
 
 
-def seconds_per_epoch(runs: list[Run]) -> float:
+def seconds_per_epoch(group: grouping.Group) -> float:
     """Return the median seconds that a population's optimizer steps take per epoch, after two epochs."""
-    training, times = TrainingSession(runs, Progress("", 0)), StepTimes()
+    training, times = TrainingSession(group.runs, Progress("", 0), group.trial), StepTimes()
     training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
-    with threads(threads_for(footprint_of(runs[0].config), len(runs))):
+    with threads(threads_for(group.trial.footprint, len(group.runs))):
         training.trainer.fit(training.module, datamodule=training.data)
     return median(times.seconds[2:])
 

@@ -24,7 +24,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -33,11 +32,12 @@ import torch
 import torch.nn.functional as F
 from curvlinops import HessianLinearOperator
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
+from normlab.config.frozen import FrozenConfig, replaced
+from normlab.config.validation import validate
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
 from normlab.population.kernels import tune_malloc
@@ -228,14 +228,13 @@ def training(members: int, model: str, repeats: int) -> dict[str, float]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for probes in ("none", "light"):
             overrides = [f"model={model}", f"probes={probes}", f"trainer.threads={threads}", *SOURCE]
-            configs[probes] = compose("train", overrides=overrides)
+            configs[probes] = validate(compose("train", overrides=overrides))
 
-    def seconds(config: DictConfig) -> float:
+    def seconds(config: FrozenConfig) -> float:
         with tempfile.TemporaryDirectory() as folder:
             runs = []
             for seed in range(members):
-                run_config = deepcopy(config)
-                run_config.seed = seed
+                run_config = FrozenConfig.of(replaced(config, {("seed",): seed}))
                 runs.append(Run(run_config, Path(folder, str(seed)), str(seed), {}, []))
             started = time.perf_counter()
             train(runs)

@@ -26,6 +26,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from normlab.config.validation import validate
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -97,7 +98,7 @@ def normlab_run(batch_size: int, epochs: int) -> None:
     changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"optimizer.lr={LR}"]
     sizes = [f"data.batch_size={batch_size}", f"trainer.max_epochs={epochs}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", overrides=["model=bn", *changes, *sizes])
+        config = validate(compose("train", overrides=["model=bn", *changes, *sizes]))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         train([Run(config, Path(folder), "model=bn", {"model": "bn"}, changes)])

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
+from normlab.config.validation import validate
 from normlab.training.build import make_data
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -51,7 +52,9 @@ def test_experiment_runs(run_train, experiment):
 )
 def test_experiments_draw_expected_number_of_splits(experiment, splits):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        configs = [compose("train", overrides=[f"experiment={experiment}", f"seed={k}"]) for k in (0, 1, 42)]
+        configs = [
+            validate(compose("train", overrides=[f"experiment={experiment}", f"seed={k}"])) for k in (0, 1, 42)
+        ]
     datasets = [make_data(config) for config in configs]
     assert len({tuple(data.parts[0].x.flatten().tolist()) for data in datasets}) == splits
     if experiment.startswith("source"):  # docs/source-experiments.md has results with these seeds

@@ -1,7 +1,7 @@
 """Errors about the configuration: :class:`ConfigError`, and helpers that raise and format it."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -51,6 +51,16 @@ def require(condition: bool, key: str, expected: str, got: object) -> None:
     """
     if not condition:
         raise ConfigError(f"{key} must be {expected}, got {got}")
+
+
+def require_net_sizes(sizes: Mapping[str, Sequence[int]], dropout: float) -> None:
+    """Raise :class:`ConfigError` for layer sizes below 1, or dropout outside [0, 1).
+
+    Both the schema and the nets check them: the schema before torch is imported, the nets for other callers.
+    """
+    for name, values in sizes.items():
+        require(all(size >= 1 for size in values), f"net.{name}", "a list of sizes of at least 1", list(values))
+    require(0 <= dropout < 1, "net.dropout", "a number in [0, 1)", dropout)
 
 
 @contextmanager

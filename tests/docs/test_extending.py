@@ -17,18 +17,17 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 import normlab
-from normlab.config.validation import check
+from normlab.config.frozen import FrozenConfig
+from normlab.config.validation import check_targets, validate
 from normlab.errors import ConfigError
 from normlab.population.stacking_check import Stacking
 from normlab.training.build import make_data, net_maker
-from normlab.training.run import train
+from normlab.training.run import dry_run_once, train
 from normlab.training.run_folders import Run
-from normlab.training.stackability import population_key, stacking_of
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "extending.md").read_text()
@@ -82,9 +81,9 @@ def mylab(lab, monkeypatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def config(folder: Path, *overrides: str) -> DictConfig:
+def config(folder: Path, *overrides: str) -> FrozenConfig:
     with initialize_config_dir(str(folder / "conf"), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+        return validate(compose("train", overrides=list(overrides)))
 
 
 def run(lab: Path, number: int) -> tuple[int, str, str]:
@@ -162,7 +161,7 @@ def test_yaml_without_package_raises(lab):
     with pytest.raises(
         ConfigError, match=r"model\.norm\._target_=mylab\.norms\.MeanOnlyBatchNorm cannot be loaded"
     ):
-        check(config(lab, "model=mean_only"))
+        check_targets(config(lab, "model=mean_only"))
 
 
 def make_layer(folder: Path, model: str, features: int) -> nn.Module:
@@ -249,9 +248,9 @@ def test_population_members_equal_single_runs(mylab, overrides):
             assert_close(member[name], tensor, rtol=1e-9, atol=1e-10, msg=name)
 
 
-def stacking(config: DictConfig) -> Stacking:
+def stacking(config: FrozenConfig) -> Stacking:
     """Return the way in which runs of a configuration can be stacked."""
-    return stacking_of(config, population_key(config))
+    return dry_run_once(config).stacking
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from normlab.config.frozen import FrozenConfig
+from normlab.config.validation import validate
 from normlab.data import InMemoryData, Table
 from normlab.models import MLP
 from normlab.models.layer_lookup import norm_slots, running_statistics
@@ -31,7 +33,7 @@ from normlab.norms import (
 from normlab.population.evaluation import reestimate
 from normlab.population.population import Population
 from normlab.training.build import net_maker
-from normlab.training.dry_run import dry_run_once
+from normlab.training.run import dry_run_once
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -76,16 +78,25 @@ class Noise(InMemoryData):
 
 
 @cache
-def config(*overrides: str) -> DictConfig:
+def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=list(overrides))
 
 
-def config_of(model: str, net_name: str = "mlp") -> DictConfig:
-    """Return the configuration of a model; composing each with Hydra would take seconds."""
-    composed = config(f"net={net_name}", *ON_SMALL_NETS[net_name]).copy()
-    composed.model = OmegaConf.load(CONF / "model" / f"{model}.yaml")
-    return composed
+def config(*overrides: str) -> FrozenConfig:
+    return validate(composed(*overrides))
+
+
+def config_of(model: str, net_name: str = "mlp") -> FrozenConfig:
+    """Return the configuration of a model."""
+    return validate(unresolved_config_of(model, net_name))
+
+
+def unresolved_config_of(model: str, net_name: str = "mlp") -> DictConfig:
+    """Return the configuration of a model as it is composed; composing each with Hydra would take seconds."""
+    config = composed(f"net={net_name}", *ON_SMALL_NETS[net_name]).copy()
+    config.model = OmegaConf.load(CONF / "model" / f"{model}.yaml")
+    return config
 
 
 def build_untrained(model: str, net_name: str) -> tuple[nn.Module, Tensor]:
@@ -226,7 +237,7 @@ def test_added_argument_reaches_both_parts(model):
 
 def test_norm2d_inherits_values_of_norm():
     for model in MODELS:
-        parts = config_of(model).model
+        parts = unresolved_config_of(model).model
         if parts.norm and parts.norm2d:
             keys, keys_2d = (set(part) - {"_target_", "_partial_"} for part in (parts.norm, parts.norm2d))
             assert keys == keys_2d

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hydra_plugins.normlab.launcher import choose_folders
+from normlab.results.folder import choose_folders
 from normlab.results.result import Result
 
 SWEEP = ["-m", "model=bn,nobn", "trainer.max_epochs=1", "logger=csv", "hydra.sweep.dir=sweep"]

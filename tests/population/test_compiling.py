@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from normlab.config.validation import validate
 from normlab.population import compiling
 from normlab.population.compiling import Compiled
 from normlab.results.result import Result, Status
@@ -43,7 +44,7 @@ def runs_of(folder: Path, members: int, *overrides: str) -> list[Run]:
     """Return short runs that differ in their seeds."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         common = compose("train", overrides=[*COMMON, "trainer.max_epochs=4", *overrides])
-    configs = [OmegaConf.merge(common, {"seed": seed}) for seed in range(members)]
+    configs = [validate(OmegaConf.merge(common, {"seed": seed})) for seed in range(members)]
     return [Run(config, folder / str(k), str(k), {"model": "x"}, []) for k, config in enumerate(configs)]
 
 

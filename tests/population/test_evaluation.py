@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from normlab.config.validation import validate
 from normlab.data import Table
 from normlab.models import CNN, MLP
 from normlab.models.layer_lookup import use_batch_statistics
@@ -179,7 +180,7 @@ def test_running_statistics_are_restored_after_an_error():
 def run_of(folder: Path, *overrides: str) -> Run:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words = ["data=random", "trainer.max_epochs=3", "logger=csv", "trainer.precision=64-true", *overrides]
-        config = compose("train", overrides=words)
+        config = validate(compose("train", overrides=words))
     return Run(config, folder, "one", {"model": "bn"}, [])
 
 

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from torch import nn
 
+from normlab.config.frozen import FrozenConfig
+from normlab.config.validation import validate
 from normlab.population import resources
-from normlab.population.resources import tensor_sizes
+from normlab.population.resources import Footprint, tensor_sizes
 from normlab.sweep.grouping import group_runs
-from normlab.training.session import should_compile
-from normlab.training.stackability import footprint_of
+from normlab.training import session
+from normlab.training.run import dry_run_once
+from normlab.training.run_folders import Run
 
 CONF = str(Path(__file__).parents[2] / "conf")
 MB = 2**20
@@ -20,16 +22,25 @@ MB = 2**20
 MACHINE_MEMORY, MACHINE_CACHE_SIZE = resources.memory, resources.cache_size
 
 
-def config_of(*overrides: str) -> DictConfig:
+def config_of(*overrides: str) -> FrozenConfig:
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("train", overrides=["data=random", "net.hidden=[50]", "data.batch_size=100", *overrides])
+        overrides = ("data=random", "net.hidden=[50]", "data.batch_size=100", *overrides)
+        return validate(compose("train", overrides=list(overrides)))
 
 
-def members_at_once(config: DictConfig, n_jobs: int = 1, device: str = "cpu", **own: bool) -> int:
+def footprint_of(config: FrozenConfig) -> Footprint:
+    return dry_run_once(config).footprint
+
+
+def should_compile(config: FrozenConfig, members: int, populations: int = 1) -> bool:
+    return session.should_compile(dry_run_once(config), members, populations)
+
+
+def members_at_once(config: FrozenConfig, n_jobs: int = 1, device: str = "cpu", **own: bool) -> int:
     return resources.members_at_once(footprint_of(config), torch.device(device), n_jobs, **own)
 
 
-def threads_for(config: DictConfig, members: int) -> int:
+def threads_for(config: FrozenConfig, members: int) -> int:
     return resources.threads_for(footprint_of(config), members)
 
 
@@ -103,7 +114,8 @@ def test_different_samples_reduce_population_size(monkeypatch, varied, largest):
     size = footprint_of(configs[0])
     each = 4 * (4 * size.activations + 10 * size.parameters + 2 * size.samples)
     monkeypatch.setattr(resources, "memory", lambda device: 4 * (3 * each + 1))
-    assert max(len(group.indices) for group in group_runs(configs, None)) == largest
+    runs = [Run(config, Path(), "", {}, []) for config in configs]
+    assert max(len(group.indices) for group in group_runs(runs, None)) == largest
 
 
 def test_gpu_is_limited_by_memory_only():

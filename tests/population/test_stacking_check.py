@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from normlab.config.frozen import FrozenConfig
+from normlab.config.validation import validate
 from normlab.norms import BatchNorm1d
 from normlab.population import kernels
+from normlab.population.resources import Footprint
 from normlab.population.stacking_check import Stacking
 from normlab.probes.copies import side_effect_free_copy
 from normlab.results.result import Result
 from normlab.sweep.grouping import group_runs
+from normlab.training import run as run_module
 from normlab.training import stackability
 from normlab.training.build import make_data
 from normlab.training.run import train
@@ -167,22 +171,22 @@ def nets_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "checked_nets", NETS)
 
 
-def config_of(name: str, *overrides: str) -> DictConfig:
+def config_of(name: str, *overrides: str) -> FrozenConfig:
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("train", overrides=[*COMMON, *overrides])
     config = OmegaConf.merge(config)
     OmegaConf.set_struct(config, False)
     config.net = {"_target_": f"checked_nets.{name}", "_partial_": True}
-    return config
+    return validate(config)
 
 
 def stacking_of_net(name: str, *overrides: str) -> Stacking:
     config = config_of(name, *overrides)
-    return check_stacking_of(config, make_data(config))
+    return check_stacking_of(config, make_data(config), Footprint(0, 0, 0, 0, 4))
 
 
 def runs_of(name: str, folder: Path, *overrides: str) -> list[Run]:
-    configs = [OmegaConf.merge(config_of(name, *overrides), {"seed": seed}) for seed in (0, 1)]
+    configs = [config_of(name, *overrides, f"seed={seed}") for seed in (0, 1)]
     return [Run(config, folder / str(seed), f"seed={seed}", {}, []) for seed, config in enumerate(configs)]
 
 
@@ -258,7 +262,7 @@ def test_wrong_stacked_form_is_vmapped_instead(monkeypatch, tmp_path, form, mess
     result = stacking_of_net("own")
     assert message in result.vmap_reason
     assert result.unstackable_reason is None
-    monkeypatch.setattr(stackability, "_stackings", {})
+    monkeypatch.setattr(run_module, "_passed", {})
     together = losses(train(runs_of("own", tmp_path / "together")))
     alone = [loss for run in runs_of("own", tmp_path / "alone") for loss in losses(train([run]))]
     assert together == pytest.approx(alone, rel=1e-9)
@@ -275,18 +279,20 @@ def test_lost_running_statistic_is_found(monkeypatch):
 
 def test_population_key_is_checked_once(monkeypatch):
     checked = []
-    monkeypatch.setattr(stackability, "_stackings", {})
-    monkeypatch.setattr(stackability, "check_stacking_of", lambda config, _: checked.append(config) or Stacking())
+    monkeypatch.setattr(run_module, "_passed", {})
+    monkeypatch.setattr(stackability, "check_stacking_of", lambda config, *_: checked.append(config) or Stacking())
     configs = [config_of("own", f"seed={seed}", f"optimizer.lr={lr}") for seed in (0, 1) for lr in (0.1, 0.2)]
-    assert len(group_runs(configs, None)) == 1
-    group_runs(configs, None)
+    runs = [Run(config, Path(), "", {}, []) for config in configs]
+    assert len(group_runs(runs, None)) == 1
+    group_runs(runs, None)
     assert len(checked) == 1
 
 
 @pytest.mark.parametrize("group", ["callbacks", "logger"])
 def test_lightning_callbacks_and_loggers_are_unstackable(group):
     extra = f"+{group}.extra.mine._target_=pytorch_lightning.callbacks.Callback"
-    (one, other) = group_runs([config_of("own", extra, f"seed={seed}") for seed in (0, 1)], None)
+    configs = [config_of("own", extra, f"seed={seed}") for seed in (0, 1)]
+    (one, other) = group_runs([Run(config, Path(), "", {}, []) for config in configs], None)
     assert (one.indices, other.indices) == ([0], [1])
     reason = f"{group}.extra: a Lightning {group.rstrip('s')} handles a single run"
     assert one.stacking.unstackable_reason == reason

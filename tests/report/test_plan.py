@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from normlab.report.plan import PlannedRun, plan_lines, seed_plan
 from normlab.report.report_data import write_history
@@ -99,7 +98,7 @@ class TestSeedPlan:
                 result = Result("", Status.FINISHED, own, {"model": model}, words, Objective("", "", 0.0), data={})
                 result.data["generated"] = generated
                 folder = tmp_path / "sweep" / f"model={model},optimizer.lr={lr},seed={seed}"
-                jobs.append(PlannedRun(OmegaConf.create(own), result, Path(folder), classes))
+                jobs.append(PlannedRun(own, result, Path(folder), classes))
             return seed_plan(jobs, tmp_path / "sweep")
 
         return lines

@@ -7,32 +7,35 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from normlab.config.frozen import FrozenConfig, recorded
+from normlab.config.validation import resolve
 from normlab.errors import ConfigError
 from normlab.results.folder import (
-    differing_keys,
     free_folder,
-    plain,
     require_run_folder,
     require_writable,
     reusable_result,
-    without_hydra,
 )
 from normlab.results.result import Objective, Result, Status
 
 
-def config(lr: float = 0.1, **more) -> DictConfig:
+def composed(lr: float = 0.1, **more) -> DictConfig:
     defaults = {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
     return OmegaConf.create(defaults | more)
 
 
-def result_of(composed: DictConfig, status: Status = Status.FINISHED) -> Result:
-    return Result("run", status, plain(composed), {}, [], Objective("val/loss", "min", 0.5))
+def config(lr: float = 0.1, **more) -> FrozenConfig:
+    return FrozenConfig.of(resolve(composed(lr, **more)))
 
 
-def leave_killed_run(folder: Path, composed: DictConfig) -> None:
+def result_of(config: FrozenConfig, status: Status = Status.FINISHED) -> Result:
+    return Result("run", status, recorded(config), {}, [], Objective("val/loss", "min", 0.5))
+
+
+def leave_killed_run(folder: Path, **more) -> None:
     """Write the unresolved config that Hydra leaves of a killed run."""
     (folder / ".hydra").mkdir()
-    OmegaConf.save(composed, folder / ".hydra" / "config.yaml")
+    OmegaConf.save(composed(**more), folder / ".hydra" / "config.yaml")
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -49,20 +52,11 @@ def test_earlier_result_is_returned_for_any_status(tmp_path, status):
 
 
 def test_record_without_replicate_is_not_replicate_data(tmp_path):
-    earlier = config()
-    del earlier["replicate"]
-    result_of(earlier).write(tmp_path)
+    result_of({key: value for key, value in config().items() if key != "replicate"}).write(tmp_path)
 
     assert reusable_result(tmp_path, config(replicate="seed")) is not None
     with pytest.raises(ConfigError, match=r"another configuration \(it differs in replicate\)"):
         require_run_folder(tmp_path, config())
-
-
-def test_without_hydra_copies_the_config():
-    composed = config(hydra={"run": {"dir": "elsewhere"}})
-
-    assert without_hydra(composed) == config()
-    assert "hydra" in composed
 
 
 def test_earlier_result_with_infinite_number_is_found(tmp_path):
@@ -89,7 +83,7 @@ def test_folder_of_another_configuration_raises(tmp_path, finished):
     if finished:
         result_of(config()).write(tmp_path)
     else:
-        leave_killed_run(tmp_path, config())
+        leave_killed_run(tmp_path)
     before = contents(tmp_path)
 
     with pytest.raises(ConfigError, match=r"another configuration \(it differs in optimizer\.lr\)") as error:
@@ -106,16 +100,14 @@ def test_report_keys_do_not_distinguish_configurations(tmp_path, more, finished)
         result_of(config(**null)).write(tmp_path)
         assert reusable_result(tmp_path, config(**(null | more))) is not None
     else:
-        leave_killed_run(tmp_path, config(**null))
+        leave_killed_run(tmp_path, **null)
     require_run_folder(tmp_path, config(**(null | more)))
     with pytest.raises(ConfigError, match=r"it differs in replicate\)"):
         require_run_folder(tmp_path, config(**(null | more | {"replicate": "seed"})))
 
 
 def test_record_without_replicate_is_replicate_seed(tmp_path):
-    old = config()
-    del old["replicate"]
-    result_of(old).write(tmp_path)
+    result_of({key: value for key, value in config().items() if key != "replicate"}).write(tmp_path)
 
     assert reusable_result(tmp_path, config(replicate="seed")) is not None
     with pytest.raises(ConfigError, match="it differs in replicate"):
@@ -123,7 +115,7 @@ def test_record_without_replicate_is_replicate_seed(tmp_path):
 
 
 def test_folder_of_same_killed_run_is_accepted(tmp_path):
-    leave_killed_run(tmp_path, config())
+    leave_killed_run(tmp_path)
 
     require_run_folder(tmp_path, config())
 
@@ -133,27 +125,6 @@ def test_damaged_result_raises(tmp_path):
 
     with pytest.raises(ValueError, match=r"result\.json is damaged"):
         reusable_result(tmp_path, config())
-
-
-def test_plain_resolves_interpolations():
-    resolved = {"seed": 0, "replicate": "data", "optimizer": {"lr": 0.1, "warm": 0}, "sizes": [1, 2]}
-    assert plain(config()) == resolved
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "keys"),
-    [
-        ({"a": 1}, {"a": 1}, []),
-        ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "d": 5}, ["a.c", "d"]),
-        ({"a": 1}, {"b": 1}, ["a", "b"]),
-        ({"a": {"b": 1}}, {"a": 1}, ["a"]),
-        ({"a": [1, 2]}, {"a": [1, 3]}, ["a"]),
-        ({"a": None}, {}, ["a"]),
-    ],
-)
-def test_differing_keys(one, other, keys):
-    assert differing_keys(one, other) == keys
-    assert differing_keys(other, one) == keys
 
 
 def test_free_folder_numbers_existing_names(tmp_path):

@@ -11,9 +11,11 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
+from normlab.config.validation import validate
 from normlab.results.result import Result, Status
+from normlab.sweep.grouping import Group
 from normlab.sweep.workers import train_groups
-from normlab.training.run import train
+from normlab.training.run import dry_run_once, train
 from normlab.training.run_folders import Run
 
 CONF = str(Path(__file__).parents[2] / "conf")
@@ -22,8 +24,13 @@ CONF = str(Path(__file__).parents[2] / "conf")
 def runs_of(folder: Path, members: int, *overrides: str) -> list[Run]:
     """Return short runs that differ in their seeds."""
     with initialize_config_dir(CONF, version_base="1.3"):
-        configs = [compose("train", overrides=[*overrides, f"seed={seed}"]) for seed in range(members)]
+        configs = [validate(compose("train", overrides=[*overrides, f"seed={seed}"])) for seed in range(members)]
     return [Run(config, folder / str(k), str(k), {"model": "bn"}, []) for k, config in enumerate(configs)]
+
+
+def group_of(runs: list[Run]) -> Group:
+    """Return a group of runs, even if their callbacks handle single runs."""
+    return Group(list(range(len(runs))), runs, dry_run_once(runs[0].config))
 
 
 class LimitedMemory(pl.Callback):
@@ -83,7 +90,7 @@ def test_population_is_halved_if_memory_runs_out(tmp_path, monkeypatch, caplog, 
     monkeypatch.setattr(LimitedMemory, "error", error)
     runs = runs_of(tmp_path, 5, "trainer.max_epochs=3", "+callbacks.extra.x._target_=user_module.LimitedMemory")
     with caplog.at_level(logging.WARNING, logger="normlab"):
-        ((_, values),) = train_groups([runs], n_jobs=1)
+        ((_, values),) = train_groups([group_of(runs)], n_jobs=1)
     results = [Result.read(run.folder) for run in runs]
     assert values == [result.objective.value for result in results]
     assert {result.status for result in results} == {Status.FINISHED}
@@ -95,7 +102,7 @@ def test_population_is_halved_if_memory_runs_out(tmp_path, monkeypatch, caplog, 
 
 def test_population_is_freed_before_the_next_begins(tmp_path):
     runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=user_module.MemoryTracker")
-    ((_, values),) = train_groups([runs], n_jobs=1)
+    ((_, values),) = train_groups([group_of(runs)], n_jobs=1)
     assert len(values) == 4
     assert MemoryTracker.alive == [0, 0, 0]
 
@@ -104,14 +111,14 @@ def test_ctrl_c_after_out_of_memory_marks_runs_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(MemoryTracker, "error", KeyboardInterrupt())
     runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=user_module.MemoryTracker")
     with pytest.raises(KeyboardInterrupt):
-        list(train_groups([runs], n_jobs=1))
+        list(train_groups([group_of(runs)], n_jobs=1))
     assert [Result.read(run.folder).status for run in runs] == [Status.STOPPED] * 4
 
 
 def test_single_run_out_of_memory_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(FailsInEpoch10, "error", torch.OutOfMemoryError("CUDA out of memory"))
     runs = runs_of(tmp_path, 1, "trainer.max_epochs=11", "+callbacks.extra.x._target_=user_module.FailsInEpoch10")
-    ((_, (value,)),) = train_groups([runs], n_jobs=1)
+    ((_, (value,)),) = train_groups([group_of(runs)], n_jobs=1)
     assert isinstance(value, torch.OutOfMemoryError)
     assert Result.read(runs[0].folder).status == Status.FAILED
 

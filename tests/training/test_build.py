@@ -1,20 +1,21 @@
 """Combinations of model and net: nets are made and stacked, or the dry run raises a reason."""
 
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
+from normlab.config.frozen import FrozenConfig
+from normlab.config.validation import validate
 from normlab.errors import ConfigError
 from normlab.norms import BatchRenorm
 from normlab.population.stacking_check import Stacking
 from normlab.sweep.grouping import group_runs
 from normlab.training.build import make_data, net_maker
-from normlab.training.dry_run import dry_run_once
+from normlab.training.run import dry_run_once
+from normlab.training.run_folders import Run
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -31,27 +32,23 @@ REFUSED = {
 
 
 @cache
-def composed(*overrides: str) -> DictConfig:
+def config_of(*overrides: str) -> FrozenConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
-
-
-def config_of(*overrides: str) -> DictConfig:
-    return deepcopy(composed(*overrides))
+        return validate(compose("train", overrides=list(overrides)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("model", MODELS)
 def test_model_and_net_stack_or_raise_the_reason(model, net):
-    configs = [config_of(f"model={model}", f"net={net}", "data=digits", *FEW) for _ in range(2)]
-    configs[1].seed = 1
+    config = config_of(f"model={model}", f"net={net}", "data=digits", *FEW)
+    configs = [FrozenConfig.of(config | {"seed": seed}) for seed in (0, 1)]
     if (model, net) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[model, net]):
             dry_run_once(configs[0])
         return
     dry_run_once(configs[0])
-    (group,) = group_runs(configs, chunk=None)
+    (group,) = group_runs([Run(config, Path(), "", {}, []) for config in configs], chunk=None)
     assert group.indices == [0, 1]
     assert group.stacking == Stacking()
 
@@ -90,10 +87,10 @@ def test_indivisible_ghost_batches_warn():
     config = config_of(
         "model=ghost", "data=random", "data.train=90", "data.batch_size=40", "model.norm.ghost_size=16"
     )
-    assert dry_run_once(config) == [
+    assert dry_run_once(config).warnings == [
         "model.norm.ghost_size=16 does not divide a minibatch of 40: its last ghost batch has 8 samples"
     ]
     even = config_of(
         "model=ghost", "data=random", "data.train=64", "data.batch_size=32", "model.norm.ghost_size=16"
     )
-    assert dry_run_once(even) == []
+    assert dry_run_once(even).warnings == []

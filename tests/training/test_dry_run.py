@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from normlab.config.frozen import FrozenConfig
+from normlab.config.validation import validate
 from normlab.data import InMemoryData, Table
 from normlab.errors import ConfigError
 from normlab.norms import BatchNorm1d
 from normlab.population.population import initial_nets
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 from normlab.results.result import Status
-from normlab.training import dry_run
+from normlab.training import run
 from normlab.training.build import make_data, make_module
-from normlab.training.dry_run import dry_run_once
-from normlab.training.run import train
+from normlab.training.run import dry_run_once, train
 from normlab.training.run_folders import Run
 
 CONF = str(Path(__file__).parents[2] / "conf")
@@ -142,10 +143,10 @@ TOKENS = {"_target_": "user_module.Tokens", "train": 60, "val": 30, "test": 30, 
 @pytest.fixture(autouse=True)
 def user_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "user_module", USER_MODULE)
-    monkeypatch.setattr(dry_run, "_passed", {})
+    monkeypatch.setattr(run, "_passed", {})
 
 
-def config_of(*overrides: str, net: str = "", data: dict | None = None) -> DictConfig:
+def config_of(*overrides: str, net: str = "", data: dict | None = None) -> FrozenConfig:
     """Return a configuration of a run."""
     with initialize_config_dir(CONF, version_base="1.3"):
         config = OmegaConf.merge(compose("train", overrides=["trainer.max_epochs=2", "logger=csv", *overrides]))
@@ -154,7 +155,7 @@ def config_of(*overrides: str, net: str = "", data: dict | None = None) -> DictC
         config.net = {"_target_": f"user_module.{net}", "_partial_": True}
     if data:
         config.data = data
-    return config
+    return validate(config)
 
 
 def error_of(*overrides: str, **parts) -> str:
@@ -232,7 +233,10 @@ def test_boolean_metric_is_a_number(tmp_path):
 
 def test_nan_metric_warns():
     line = "val/mine is NaN after the first epoch of the dry run; a run with only NaN has no best epoch"
-    assert line in dry_run_once(config_of(*metric("always_nan"), "optimized_metric=val/mine", "direction=max"))
+    assert (
+        line
+        in dry_run_once(config_of(*metric("always_nan"), "optimized_metric=val/mine", "direction=max")).warnings
+    )
 
 
 @pytest.mark.parametrize("when", ["at_end", "at_start", "every_n_epochs=3"])
@@ -262,7 +266,7 @@ def test_dry_run_has_no_side_effects(caplog, tmp_path, monkeypatch):
 
 def test_seeds_and_learning_rates_share_a_dry_run(monkeypatch):
     runs = []
-    monkeypatch.setattr(dry_run, "dry_run", lambda config: runs.append(config) or [])
+    monkeypatch.setattr(run, "dry_run", lambda config: runs.append(config) or [])
     for seed in (0, 1):
         for lr in (0.1, 0.2):
             dry_run_once(config_of(f"seed={seed}", f"optimizer.lr={lr}"))

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.config.schema import Config
+from normlab.config.validation import validate
 from normlab.data import Random, Table
 from normlab.results.result import Result
 from normlab.sweep.grouping import group_runs
@@ -76,7 +77,7 @@ def runs_of(folder: Path, common: list[str], members: list[list[str]]) -> list[R
     """Return a run for each member."""
     runs = []
     for number, own in enumerate(members):
-        config = OmegaConf.merge(composed(*common), OmegaConf.from_dotlist(own))
+        config = validate(OmegaConf.merge(composed(*common), OmegaConf.from_dotlist(own)))
         runs.append(Run(config, folder / str(number), str(number), {"model": "x"}, own))
     return runs
 
@@ -226,7 +227,7 @@ def test_splits_with_different_categories_group_by_input_shape(tmp_path):
     ]
     members = [[f"seed={seed}", "optimizer.lr=0.001"] for seed in range(10)]
     together = runs_of(tmp_path / "together", common, members)
-    groups = group_runs([run.config for run in together], None)
+    groups = group_runs(together, None)
     sizes = sorted(len(group.indices) for group in groups)
     assert sum(sizes) == 10
     assert len(sizes) > 1, "there are splits with inputs of several shapes"
@@ -260,7 +261,8 @@ def test_replicate_option_decides_whether_samples_differ():
     def sums(replicate: str) -> set[float]:
         common = ["data=wine", "data.standardize=false", f"replicate={replicate}"]
         return {
-            float(make_data(OmegaConf.merge(composed(*common), {"seed": k})).parts[0].x.sum()) for k in range(3)
+            float(make_data(validate(OmegaConf.merge(composed(*common), {"seed": k}))).parts[0].x.sum())
+            for k in range(3)
         }
 
     assert OmegaConf.load(CONF / "train.yaml").replicate == Config.replicate == "data"

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from normlab.training.interrupts import Interrupts
+from normlab.training.progress import Interrupts
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
+from normlab.config.validation import validate
 from normlab.population.population import copy_of
 from normlab.training.build import make_data, make_module, make_probes
-from normlab.training.probe_callback import ProbeCallback, ProbedStep
+from normlab.training.probe_callback import ProbeCallback, ProbedStep, preconditioning
 from normlab.training.run import train
 from normlab.training.run_folders import Run
-from normlab.training.stability import preconditioning
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = [
@@ -30,7 +30,7 @@ MODELS = ["bn", "brn", "noisy", "ln", "actnorm", "nobn"]
 def config(model: str, seed: int = 0):
     with initialize_config_dir(str(CONF), version_base=None):
         overrides = [f"model={model}", f"seed={seed}", "probes=full", "data.standardize=true", *SMALL]
-        return compose("train", overrides=overrides)
+        return validate(compose("train", overrides=overrides))
 
 
 def generator_states() -> tuple:
@@ -102,4 +102,6 @@ def test_probed_run_equals_unprobed_run(tmp_path, model):
 def config_without_probes(model: str):
     with initialize_config_dir(str(CONF), version_base=None):
         overrides = [word for word in SMALL if not word.startswith("probes")]
-        return compose("train", overrides=[f"model={model}", "seed=0", "data.standardize=true", *overrides])
+        return validate(
+            compose("train", overrides=[f"model={model}", "seed=0", "data.standardize=true", *overrides])
+        )

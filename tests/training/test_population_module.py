@@ -8,9 +8,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from torch import nn
 
+from normlab.config.frozen import FrozenConfig
+from normlab.config.validation import validate
 from normlab.data import InMemoryData, Table
 from normlab.data.sampling import batch_sizes, epoch_order
 from normlab.models.layers import Dropout
@@ -23,10 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 Fitted = tuple[PopulationModule, InMemoryData, pl.Trainer]
 
 
-def config_of(*overrides: str) -> DictConfig:
+def config_of(*overrides: str) -> FrozenConfig:
     """Return a configuration in float64, on random data."""
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("train", overrides=["data=random", "trainer.precision=64-true", *overrides])
+        return validate(compose("train", overrides=["data=random", "trainer.precision=64-true", *overrides]))
 
 
 def fitted(

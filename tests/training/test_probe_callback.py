@@ -14,10 +14,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from normlab.config.validation import validate
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 from normlab.results.result import Result
-from normlab.training.dry_run import dry_run_once
-from normlab.training.run import train
+from normlab.training.run import dry_run_once, train
 from normlab.training.run_folders import Run
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -46,7 +46,7 @@ class Spy(Probe):
 
 def run(folder: Path, *overrides: str) -> Run:
     with initialize_config_dir(str(CONF), version_base=None):
-        config = compose("train", overrides=["trainer.max_epochs=4", *overrides])
+        config = validate(compose("train", overrides=["trainer.max_epochs=4", *overrides]))
     return Run(config, folder, folder.name, {"model": "bn"}, list(overrides))
 
 

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
+from normlab.config.validation import validate
 from normlab.errors import ConfigError
 from normlab.results.events import hparam_group
 from normlab.results.folder import require_run_folder
@@ -29,7 +30,8 @@ CONF = str(Path(__file__).parents[2] / "conf")
 def run_of(folder: Path, *overrides: str) -> Run:
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("train", overrides=["trainer.max_epochs=3", *overrides])
-    return Run(config, folder, "a run", {"model": "bn"}, list(overrides))
+    written = OmegaConf.to_container(config)
+    return Run(validate(config), folder, "a run", {"model": "bn"}, list(overrides), written)
 
 
 def train_one(folder: Path, *overrides: str) -> Result:
@@ -345,5 +347,5 @@ def test_failing_test_keeps_last_checkpoint(tmp_path, monkeypatch):
 
 def test_seeds_share_a_tensorboard_group(tmp_path):
     runs = [run_of(tmp_path, "data.seed=${seed}", f"seed={seed}") for seed in (0, 1)]
-    one, two = (hparam_group(OmegaConf.to_container(run.config), {}) for run in runs)
+    one, two = (hparam_group(run.written, {}) for run in runs)
     assert one == two

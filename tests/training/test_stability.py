@@ -9,7 +9,7 @@ from normlab.population.optim import SGD, Adam, AdamW, StackedOptimizer
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.spectrum import LARGEST
-from normlab.training.stability import preconditioning, stability_limit
+from normlab.training.probe_callback import preconditioning, stability_limit
 
 LR, P = 0.05, 6
 SGDS = {

@@ -22,14 +22,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydra_plugins.normlab.composer import (
     current_job,
     job_environment,
-    resolve_in_place,
-    source_location,
+    resolve_hydra_values,
     task_config,
 )
 from hydra_plugins.normlab.override_checks import is_overridden, require_effective
-from normlab.cli import WANTS_TRACEBACK
+from normlab.cli import WANTS_TRACEBACK, source_location
 from normlab.config.schema import direction_of
-from normlab.config.validation import check_values
+from normlab.config.validation import validate
 from normlab.errors import first_line
 from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
@@ -92,10 +91,9 @@ class NormlabCallback(Callback):
             with current_job(config):
                 folder = Path(config.hydra.run.dir)
             set_run_folder(config, folder)
-            task = task_config(config)
             with current_job(config):
-                check_values(task)
-                from normlab.training.dry_run import dry_run_once  # imports torch
+                task = validate(task_config(config))
+                from normlab.training.run import dry_run_once  # imports torch
 
                 dry_run_once(task)
                 if is_overridden(config, "hydra.run.dir"):
@@ -105,7 +103,7 @@ class NormlabCallback(Callback):
             else:
                 require_writable(folder.parent)
                 set_run_folder(config, free_folder(folder))
-            resolve_in_place(config)
+            resolve_hydra_values(config, config)
         except Exception as error:  # Hydra would only warn and continue
             exit_with_error(error, source_location(error, config))
 

@@ -1,11 +1,7 @@
 """Hydra launcher that trains runs differing only in numbers together, as populations."""
 
-import gc
-import json
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,54 +15,16 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.normlab.callback import is_our_sweep
-from hydra_plugins.normlab.composer import Composer, job_environment
+from hydra_plugins.normlab.composer import Composer, Job, job_environment, task_config
 from hydra_plugins.normlab.override_checks import INEFFECTIVE_IN_POPULATION, command_line_overrides, refuse_below
+from normlab.config.frozen import FrozenConfig
+from normlab.config.validation import check_values
 from normlab.errors import ConfigError, require
-from normlab.results.folder import read_configuration, without_report_keys
-from normlab.results.sweep import run_folders
 
 if TYPE_CHECKING:
-    from normlab.sweep.grouping import Group
     from normlab.training.run_folders import Run
 
 log = logging.getLogger("normlab")
-
-
-def fingerprint(configuration: Mapping[str, Any]) -> str:
-    """Serialize a resolved configuration without the keys that do not affect training.
-
-    Two runs with equal fingerprints have equal results.
-    """
-    return json.dumps(without_report_keys(configuration), sort_keys=True, default=str)
-
-
-def earlier_runs(folder: Path) -> dict[str, list[str]]:
-    """Map the fingerprint of each run in a sweep's folder to the run's paths relative to that folder."""
-    by_fingerprint: dict[str, list[str]] = {}
-    for path in sorted(run_folders(folder)):
-        configuration = read_configuration(path)
-        if configuration is not None:
-            paths = by_fingerprint.setdefault(fingerprint(configuration), [])
-            paths.append(path.relative_to(folder).as_posix())
-    return by_fingerprint
-
-
-def choose_folders(
-    names: Sequence[str], fingerprints: Sequence[str], earlier: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """Return each job's folder: that of an earlier run with its fingerprint, otherwise the job's name.
-
-    >>> choose_folders(["bn,seed=0", "bn,seed=1"], ["0", "1"], {"0": ["bn"]})
-    ['bn', 'bn,seed=1']
-    """
-    used = {name for name, mark in zip(names, fingerprints, strict=True) if name in earlier.get(mark, ())}
-    folders = []
-    for name, mark in zip(names, fingerprints, strict=True):
-        runs = earlier.get(mark, ())
-        path = name if name in runs else next((run for run in runs if run not in used), name)
-        used.add(path)
-        folders.append(path)
-    return folders
 
 
 @dataclass
@@ -102,8 +60,6 @@ class PopulationLauncher(Launcher):
         Raises:
             ConfigError: for Hydra settings that need a separate process or log file for each job.
         """
-        # A sweep creates many long-lived objects; the default threshold would spend a tenth of its time in the GC.
-        gc.set_threshold(50_000)
         chdir = config.hydra.job.chdir
         if chdir:
             raise ConfigError(
@@ -117,57 +73,61 @@ class PopulationLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train the jobs and return their objectives or exceptions as JobReturns, in order."""
-        from normlab.training.run_folders import Run
-
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        configs = self.compose(job_overrides, initial_job_idx)
+        jobs = [self.composer.compose(words, k) for k, words in enumerate(job_overrides, initial_job_idx)]
         with job_environment(self.config):
-            tasks = [
-                self.composer.task(words, config) for words, config in zip(job_overrides, configs, strict=True)
-            ]
-            runs = [Run.composed(task, config.hydra) for task, config in zip(tasks, configs, strict=True)]
-            outcomes = self.train_all(configs, runs)
-        returns = [
-            job_return(config, run, outcomes[k]) for k, (config, run) in enumerate(zip(configs, runs, strict=True))
-        ]
-        for config, returned in zip(configs, returns, strict=True):
-            self.callbacks.on_job_end(config=config, job_return=returned)
+            outcomes = self.train_all(jobs)
+        returns = []
+        for k, (words, job) in enumerate(zip(job_overrides, jobs, strict=True)):
+            config = self.composer.compose_config(words, initial_job_idx + k) if self.passes_configs else None
+            returns.append(job_return(config, job, outcomes[k], self.config.hydra.job.name))
+            if config is not None:
+                self.callbacks.on_job_end(config=config, job_return=returns[-1])
         return returns
 
-    def train_all(self, configs: Sequence[DictConfig], runs: "Sequence[Run]") -> dict[int, Any]:
-        """Log the plan, train the valid runs, and return each run's objective or exception by index."""
+    @property
+    def passes_configs(self) -> bool:
+        """True if a sweeper or callback of another package may read the configurations of the jobs."""
+        reads = (type(callback).on_job_end is not Callback.on_job_end for callback in self.callbacks.callbacks)
+        return not is_our_sweep(self.config) or any(reads)
+
+    def train_all(self, jobs: Sequence[Job]) -> dict[int, Any]:
+        """Log the plan, train the valid jobs, and return each job's objective or exception by index."""
         from normlab.sweep.grouping import group_runs, plan
-
-        # Our sweeper has validated every run; with another sweeper, an invalid run must not stop the valid ones.
-        outcomes = {} if is_our_sweep(self.config) else validation_errors(runs)
-        valid = [k for k in range(len(runs)) if k not in outcomes]
-        to_train = [runs[k] for k in valid]
-        groups = group_runs([run.config for run in to_train], self.chunk, self.n_jobs)
-        for line in plan(groups, to_train) if to_train else ():
-            log.info(line)
-        for config, run in zip(configs, runs, strict=True):
-            run.write_hydra(config)
-        return outcomes | {valid[index]: outcome for index, outcome in self.train(groups, to_train).items()}
-
-    def compose(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[DictConfig]:
-        """Return the config of each job; jobs with equal overrides, as in a random search, get copies."""
-        count = Counter(map(tuple, job_overrides))
-        configs = []
-        for k, words in enumerate(job_overrides):
-            config = self.composer.compose(words, initial_job_idx + k)
-            configs.append(deepcopy(config) if count[tuple(words)] > 1 else config)
-        return configs
-
-    def train(self, groups: "Sequence[Group]", runs: "Sequence[Run]") -> dict[int, Any]:
-        """Train the groups; return each run's objective, or the exception of its population, by index."""
         from normlab.sweep.workers import train_groups
 
-        done: dict[int, Any] = {}
-        for group, outcome in train_groups([[runs[k] for k in group.indices] for group in groups], self.n_jobs):
-            for place, value in zip(groups[group].indices, outcome, strict=True):
-                done[place] = value
-        return done
+        runs, outcomes = self.valid_runs(jobs)
+        indices = list(runs)
+        groups = group_runs(list(runs.values()), self.chunk, self.n_jobs)
+        for line in plan(groups) if groups else ():
+            log.info(line)
+        for job in jobs:
+            job.write_hydra()
+        for group, values in train_groups(groups, self.n_jobs):
+            for place, value in zip(groups[group].indices, values, strict=True):
+                outcomes[indices[place]] = value
+        return outcomes
+
+    def valid_runs(self, jobs: Sequence[Job]) -> "tuple[dict[int, Run], dict[int, Any]]":
+        """Return the runs of the valid jobs, and the exceptions of the others, by index.
+
+        Our sweeper has validated every job; with another sweeper, an invalid one must not stop the others.
+        """
+        from normlab.training.run import dry_run_once
+        from normlab.training.run_folders import Run
+
+        runs, errors = {}, dict[int, Any]()
+        for k, job in enumerate(jobs):
+            try:
+                if not is_our_sweep(self.config):
+                    dry_run_once(check_values(job.values))
+                runs[k] = Run.of_job(job.values, job.written, FrozenConfig.of(job.hydra))
+            except Exception as error:
+                if is_our_sweep(self.config):
+                    raise
+                errors[k] = error
+        return runs, errors
 
 
 def require_no_job_start(callbacks: Callbacks) -> None:
@@ -181,28 +141,14 @@ def require_no_job_start(callbacks: Callbacks) -> None:
             )
 
 
-def validation_errors(runs: "Sequence[Run]") -> dict[int, Any]:
-    """Dry-run all runs and return the exceptions of the invalid ones, by index."""
-    from normlab.training.dry_run import dry_run_once
-
-    errors: dict[int, Any] = {}
-    for index, run in enumerate(runs):
-        try:
-            dry_run_once(run.config)
-        except Exception as error:
-            errors[index] = error
-    return errors
-
-
-def job_return(config: DictConfig, run: "Run", outcome: Any) -> JobReturn:
+def job_return(config: DictConfig | None, job: Job, outcome: Any, name: str) -> JobReturn:
     """Wrap an objective or exception in the JobReturn that Hydra's sweepers expect."""
-    failed = isinstance(outcome, Exception)
     return JobReturn(
-        overrides=run.overrides,
-        cfg=run.config,
+        overrides=job.overrides,
+        cfg=None if config is None else task_config(config),
         hydra_cfg=config,
         working_dir=str(Path.cwd()),
-        task_name=config.hydra.job.name,
-        status=JobStatus.FAILED if failed else JobStatus.COMPLETED,
+        task_name=name,
+        status=JobStatus.FAILED if isinstance(outcome, Exception) else JobStatus.COMPLETED,
         _return_value=outcome,
     )

@@ -1,20 +1,29 @@
-"""Rejects command-line overrides that would have no effect; the entry is :func:`require_effective`."""
+"""Rejects overrides that would have no effect, and drops those that apply to other arms alone.
+
+The entries are :func:`require_effective` and :func:`drop_inapplicable`.
+"""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigLoadError
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError, nearest
+from normlab.results.folder import run_names
+
+if TYPE_CHECKING:
+    from hydra_plugins.normlab.composer import Composer
+
+Jobs = Sequence[Sequence[str]]
 
 EXCLUSIVE_GROUPS = ("data", "net", "model", "optimizer", "scheduler", "trainer")
 """Groups with one option per run; options of other groups, such as probes, may be combined in a list."""
@@ -186,3 +195,88 @@ def target_of_option(part: str, option: str) -> str | None:
 def target_arguments(node: DictConfig) -> Iterator[str]:
     """Yield the keys of a node that its ``_target_`` receives: all without a leading underscore."""
     yield from (str(key) for key in node if not str(key).startswith("_"))
+
+
+def require_no_sweep_settings(job: Sequence[str], composer: "Composer") -> None:
+    """Reject a job whose choices set the sweeper, launcher or sweep; these are fixed for the whole sweep.
+
+    Raises:
+        ConfigError: with the choice, such as one of several experiments that defines a sweep.
+    """
+    chosen, master = (config.hydra for config in (composer.choose(job), composer.master))
+    for part in ("sweeper", "launcher", "sweep"):
+        if OmegaConf.to_container(chosen[part]) != OmegaConf.to_container(master[part]):
+            choices = composer.choices(job)
+            words = [word for word in choices if word.startswith("experiment=")] or choices
+            raise ConfigError(
+                f"{' '.join(words)} sets hydra.{part}, which has no effect for single jobs of a sweep; "
+                f"run it as a separate sweep: -m {' '.join(words)}"
+            )
+
+
+def drop_inapplicable(jobs: Jobs, composer: "Composer") -> tuple[list[list[str]], list[str]]:
+    """Remove overrides from jobs whose config lacks the key, if another job of the sweep has it.
+
+    Returns:
+        The jobs without duplicates, and a log line for each key that does not apply to all jobs.
+    """
+    # Jobs with the same choices and keys lack the same keys.
+    kinds = [(composer.choices(job), tuple(key_and_kind(parse(word)) for word in job)) for job in jobs]
+    of_kind = {kind: set(missing_keys(job, composer)) for kind, job in dict(zip(kinds, jobs, strict=True)).items()}
+    lacking = [of_kind[kind] for kind in kinds]
+    known = {
+        key
+        for job, missing in zip(jobs, lacking, strict=True)
+        for word in job
+        if (key := key_of(parse(word))) not in missing
+    }
+    reduced = {
+        tuple(word for word in job if (key := key_of(parse(word))) not in missing or key not in known): None
+        for job, missing in zip(jobs, lacking, strict=True)
+    }
+    partial = dict.fromkeys(key for missing in lacking for key in sorted(missing & known))
+    lines = [
+        f"{key} does not apply to {', '.join(choices_without_key(jobs, lacking, key, composer))}"
+        for key in partial
+    ]
+    return [list(job) for job in reduced], lines
+
+
+def key_and_kind(override: Override) -> tuple[str, bool]:
+    """Return the key of an override with ``+``, ``++`` or ``~``, and whether its value is a mapping."""
+    return override.get_key_element(), isinstance(override.value(), dict)
+
+
+def missing_keys(job: Sequence[str], composer: "Composer") -> Iterator[str]:
+    """Yield the keys of a job's overrides that its config lacks; ``+key`` needs only the parent group."""
+    config = composer.choose(job)
+    introduced: list[str] = []
+    for override in map(parse, job):
+        key = override.key_or_group
+        if override.is_hydra_override() or composer.is_choice(override):
+            continue
+        adds = override.is_add() or override.is_force_add()
+        if not (config_has(config, override, adds) or any(is_at_or_below(key, new) for new in introduced)):
+            yield key_of(override)
+        if adds or isinstance(override.value(), dict):
+            introduced.append(key)
+
+
+def config_has(config: DictConfig, override: Override, adds: bool) -> bool:
+    """Return True if a config has the key of an override, or the parent group if the override adds a key."""
+    parent, _, name = override.key_or_group.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if isinstance(node, ListConfig):
+        return True
+    is_group = isinstance(node, DictConfig) and not node._is_none()
+    return is_group and (adds or name in node.keys())  # noqa: SIM118 - `in` is False for keys with a missing value
+
+
+def choices_without_key(jobs: Jobs, lacking: Sequence[set[str]], key: str, composer: "Composer") -> list[str]:
+    """Return the choices of a key's group that lack the key, or job names if these are ambiguous."""
+    group = key.partition(".")[0]
+    labels = [f"{group}={composer.choose(job).hydra.runtime.choices.get(group)}" for job in jobs]
+    without = {label for label, missing in zip(labels, lacking, strict=True) if key in missing}
+    if without & {label for label, missing in zip(labels, lacking, strict=True) if key not in missing}:
+        labels = run_names(jobs)
+    return list(dict.fromkeys(label for label, missing in zip(labels, lacking, strict=True) if key in missing))

@@ -10,37 +10,43 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.utils import env_override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, open_dict, read_write
 
 from hydra_plugins.normlab.callback import finalizing
-from hydra_plugins.normlab.composer import Composer, job_environment, source_location
-from hydra_plugins.normlab.launcher import PopulationLauncher, choose_folders, earlier_runs, fingerprint
+from hydra_plugins.normlab.composer import Composer, Job
+from hydra_plugins.normlab.launcher import PopulationLauncher
 from hydra_plugins.normlab.override_checks import (
-    is_at_or_below,
+    drop_inapplicable,
     is_overridden,
     key_of,
     parse,
+    require_no_sweep_settings,
     require_single_option,
 )
+from normlab.cli import source_location
+from normlab.config.frozen import fingerprint, recorded
 from normlab.config.validation import check_values
 from normlab.errors import ConfigError, require
 from normlab.results.folder import (
+    choose_folders,
     free_folder,
-    plain,
+    group_choices,
+    read_configuration,
     require_run_folder,
     require_sweep_folder,
     require_writable,
     run_names,
 )
+from normlab.results.result import Objective, Result, Status
+from normlab.results.sweep import run_folders
 
 log = logging.getLogger("normlab")
 
 if TYPE_CHECKING:
     from normlab.report.plan import PlannedRun
-
-Jobs = Sequence[Sequence[str]]
+    from normlab.training.stackability import DryRun
 
 
 @dataclass
@@ -90,13 +96,13 @@ class NormlabSweeper(BasicSweeper):
         for job in {composer.choices(job): job for job in jobs}.values():
             require_no_sweep_settings(job, composer)
         self.jobs = self.with_folders(jobs, composer)
-        self.check(self.jobs, composer)
+        dry_runs = self.check(self.jobs, composer)
         for line in lines:
             log.info(line)
         folder = self.make_folder()
         from normlab.report.plan import seed_plan  # imports scipy
 
-        for line in seed_plan(list(self.planned(composer)), folder):
+        for line in seed_plan(list(self.planned(composer, dry_runs)), folder):
             log.info(line)
         assert self.config is not None
         with finalizing(folder, self.config):
@@ -147,24 +153,14 @@ class NormlabSweeper(BasicSweeper):
         folder = Path(self.config.hydra.sweep.dir)
         earlier = earlier_runs(folder) if is_overridden(self.config, "hydra.sweep.dir") else {}
         if earlier:
-            named = zip(jobs, names, strict=True)
-            fingerprints = [
-                self.fingerprint([*job, subdir_override(name)], number, composer)
-                for number, (job, name) in enumerate(named)
-            ]
-            names = choose_folders(names, fingerprints, earlier)
+            named = [[*job, subdir_override(name)] for job, name in zip(jobs, names, strict=True)]
+            configs = [composer.compose(job, number).config for number, job in enumerate(named)]
+            # The validation that follows reports errors.
+            marks = ["" if isinstance(config, ConfigError) else fingerprint(config) for config in configs]
+            names = choose_folders(names, marks, earlier)
         return [[*job, subdir_override(name)] for job, name in zip(jobs, names, strict=True)]
 
-    def fingerprint(self, job: list[str], number: int, composer: Composer) -> str:
-        """Return the fingerprint of a job's configuration, or "" if it cannot be resolved."""
-        config = composer.compose(job, number)
-        try:
-            with job_environment(config):
-                return fingerprint(plain(composer.task(job, config)))
-        except OmegaConfBaseException:  # the validation that follows reports it
-            return ""
-
-    def check(self, jobs: list[list[str]], composer: Composer) -> None:
+    def check(self, jobs: list[list[str]], composer: Composer) -> "list[DryRun]":
         """Validate all jobs: configuration, dry run, distinct folders, and earlier runs in those folders.
 
         The values of all jobs come first, because this needs no torch and so takes no time.
@@ -176,58 +172,66 @@ class NormlabSweeper(BasicSweeper):
         may_resume, timing = is_overridden(self.config, "hydra.sweep.dir"), self.config.get("timing")
         folders: dict[Path, str] = {}
 
-        def check_job(name: str, overrides: Sequence[str], composed: DictConfig) -> None:
-            require_single_option(map(parse, overrides))
-            task, folder = composer.task(overrides, composed), Path(composed.hydra.runtime.output_dir)
-            if folder in folders:
+        def check_job(name: str, words: Sequence[str], job: Job) -> None:
+            require_single_option(map(parse, words))
+            if job.folder in folders:
+                first = folders[job.folder]
                 raise ConfigError(
-                    f"hydra.sweep.subdir must differ between jobs, got {folder.name}, as for {folders[folder]}"
+                    f"hydra.sweep.subdir must differ between jobs, got {job.folder.name}, as for {first}"
                 )
-            folders[folder] = name
-            check_values(task)
-            if task.timing != timing:
+            folders[job.folder] = name
+            own = check_values(job.values).timing
+            if own != timing:
                 raise ConfigError(
-                    f"timing must be the same in all runs of a sweep, got {task.timing} for this run; "
+                    f"timing must be the same in all runs of a sweep, got {own} for this run; "
                     "add timing=true or timing=false"
                 )
 
-        def try_job(name: str, overrides: Sequence[str], composed: DictConfig) -> None:
-            from normlab.training.dry_run import dry_run_once
+        def try_job(name: str, words: Sequence[str], job: Job) -> "DryRun":
+            from normlab.training.run import dry_run_once  # imports torch
 
-            task = composer.task(overrides, composed)
-            dry_run_once(task)
+            outcome = dry_run_once(job.values)
             if may_resume:
-                require_run_folder(Path(composed.hydra.runtime.output_dir), task)
+                require_run_folder(job.folder, job.values)
+            return outcome
 
-        for validate in (check_job, try_job):
-            self.validate_jobs(jobs, composer, validate)
+        self.validate_jobs(jobs, composer, check_job)
+        return self.validate_jobs(jobs, composer, try_job)
 
     def validate_jobs(
-        self, jobs: list[list[str]], composer: Composer, validate: Callable[[str, Sequence[str], DictConfig], None]
-    ) -> None:
+        self, jobs: list[list[str]], composer: Composer, validate: Callable[[str, Sequence[str], Job], Any]
+    ) -> list[Any]:
         """Compose each job and validate it; errors are prefixed with the job's name."""
         names = run_names([[word for word in job if not word.startswith("hydra.")] for job in jobs])
-        for number, (overrides, name) in enumerate(zip(jobs, names, strict=True)):
+        outcomes = []
+        for number, (words, name) in enumerate(zip(jobs, names, strict=True)):
             try:
-                composed = composer.compose(overrides, number)
-                with job_environment(composed):
-                    validate(name, overrides, composed)
+                job = composer.compose(words, number)
+                with env_override(job.hydra["job"]["env_set"]):
+                    outcomes.append(validate(name, words, job))
             except HydraException:
                 raise
             except Exception as error:
                 message = f"{source_location(error, composer.master)}{error}"
                 raise ConfigError(f"{name}: {message}" if len(jobs) > 1 else message) from error
+        return outcomes
 
-    def planned(self, composer: Composer) -> "Iterator[PlannedRun]":
+    def planned(self, composer: Composer, dry_runs: "Sequence[DryRun]") -> "Iterator[PlannedRun]":
         """Yield the planned run of each job, for the seed plan."""
         from normlab.report.plan import PlannedRun
-        from normlab.training.build import data_traits
 
-        for number, job in enumerate(self.jobs):
-            composed = composer.compose(job, number)
-            with job_environment(composed):
-                task = composer.task(job, composed)
-                yield PlannedRun.of(composed, task, *data_traits(task.data))
+        for number, (words, dry_run) in enumerate(zip(self.jobs, dry_runs, strict=True)):
+            job = composer.compose(words, number)
+            result = Result(
+                name="",
+                status=Status.FINISHED,
+                config=recorded(job.values),
+                choices=group_choices(job.hydra["runtime"]["choices"]),
+                overrides=job.overrides,
+                objective=Objective("", "", 0.0),
+                data={"generated": dry_run.generated},
+            )
+            yield PlannedRun(job.written, result, job.folder, dry_run.classes)
 
     def validate_batch_is_legal(self, batch: Any) -> None:
         """Do nothing: :meth:`check` has composed every job."""
@@ -256,78 +260,11 @@ def subdir_override(name: str) -> str:
     return f"hydra.sweep.subdir={QuotedString(name, Quote.single).with_quotes()}"
 
 
-def require_no_sweep_settings(job: list[str], composer: Composer) -> None:
-    """Reject a job whose choices set the sweeper, launcher or sweep; these are fixed for the whole sweep.
-
-    Raises:
-        ConfigError: with the choice, such as one of several experiments that defines a sweep.
-    """
-    chosen, master = (config.hydra for config in (composer.choose(job), composer.master))
-    for part in ("sweeper", "launcher", "sweep"):
-        if OmegaConf.to_container(chosen[part]) != OmegaConf.to_container(master[part]):
-            choices = composer.choices(job)
-            words = [word for word in choices if word.startswith("experiment=")] or choices
-            raise ConfigError(
-                f"{' '.join(words)} sets hydra.{part}, which has no effect for single jobs of a sweep; "
-                f"run it as a separate sweep: -m {' '.join(words)}"
-            )
-
-
-def drop_inapplicable(jobs: Jobs, composer: Composer) -> tuple[list[list[str]], list[str]]:
-    """Remove overrides from jobs whose config lacks the key, if another job of the sweep has it.
-
-    Returns:
-        The jobs without duplicates, and a log line for each key that does not apply to all jobs.
-    """
-    lacking = [set(missing_keys(job, composer)) for job in jobs]
-    known = {
-        key
-        for job, missing in zip(jobs, lacking, strict=True)
-        for word in job
-        if (key := key_of(parse(word))) not in missing
-    }
-    reduced = {
-        tuple(word for word in job if (key := key_of(parse(word))) not in missing or key not in known): None
-        for job, missing in zip(jobs, lacking, strict=True)
-    }
-    partial = dict.fromkeys(key for missing in lacking for key in sorted(missing & known))
-    lines = [
-        f"{key} does not apply to {', '.join(choices_without_key(jobs, lacking, key, composer))}"
-        for key in partial
-    ]
-    return [list(job) for job in reduced], lines
-
-
-def missing_keys(job: Sequence[str], composer: Composer) -> Iterator[str]:
-    """Yield the keys of a job's overrides that its config lacks; ``+key`` needs only the parent group."""
-    config = composer.choose(job)
-    introduced: list[str] = []
-    for override in map(parse, job):
-        key = override.key_or_group
-        if override.is_hydra_override() or composer.is_choice(override):
-            continue
-        adds = override.is_add() or override.is_force_add()
-        if not (config_has(config, override, adds) or any(is_at_or_below(key, new) for new in introduced)):
-            yield key_of(override)
-        if adds or isinstance(override.value(), dict):
-            introduced.append(key)
-
-
-def config_has(config: DictConfig, override: Override, adds: bool) -> bool:
-    """Return True if a config has the key of an override, or the parent group if the override adds a key."""
-    parent, _, name = override.key_or_group.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    if isinstance(node, ListConfig):
-        return True
-    is_group = isinstance(node, DictConfig) and not node._is_none()
-    return is_group and (adds or name in node.keys())  # noqa: SIM118 - `in` is False for keys with a missing value
-
-
-def choices_without_key(jobs: Jobs, lacking: Sequence[set[str]], key: str, composer: Composer) -> list[str]:
-    """Return the choices of a key's group that lack the key, or job names if these are ambiguous."""
-    group = key.partition(".")[0]
-    labels = [f"{group}={composer.choose(job).hydra.runtime.choices.get(group)}" for job in jobs]
-    without = {label for label, missing in zip(labels, lacking, strict=True) if key in missing}
-    if without & {label for label, missing in zip(labels, lacking, strict=True) if key not in missing}:
-        labels = run_names(jobs)
-    return list(dict.fromkeys(label for label, missing in zip(labels, lacking, strict=True) if key in missing))
+def earlier_runs(folder: Path) -> dict[str, list[str]]:
+    """Map the fingerprint of each run in a sweep's folder to the run's paths relative to that folder."""
+    by_fingerprint: dict[str, list[str]] = {}
+    for path in sorted(run_folders(folder)):
+        configuration = read_configuration(path)
+        if configuration is not None:
+            by_fingerprint.setdefault(fingerprint(configuration), []).append(path.relative_to(folder).as_posix())
+    return by_fingerprint

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from normlab.errors import ConfigError, require
+from normlab.errors import ConfigError, require, require_net_sizes
 
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
@@ -85,10 +85,7 @@ class NetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "channels"):
-            sizes = getattr(self, name)
-            require(all(size >= 1 for size in sizes), f"net.{name}", "a list of sizes of at least 1", sizes)
-        require(0 <= self.dropout < 1, "net.dropout", "a number in [0, 1)", self.dropout)
+        require_net_sizes({"hidden": self.hidden, "channels": self.channels}, self.dropout)
 
 
 @dataclass

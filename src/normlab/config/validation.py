@@ -1,4 +1,4 @@
-"""Validation of a composed configuration: its keys, types and limits; see :func:`check`."""
+"""Validation of a composed configuration: its keys, types and limits; see :func:`validate`."""
 
 import inspect
 import json
@@ -19,7 +19,7 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
-from normlab.config.renames import MOVED_TARGETS, RENAMED_KEYS
+from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig
 from normlab.config.schema import EXAMPLES, SECTIONS, Config, SchedulerConfig
 from normlab.errors import ConfigError, first_line, is_near, nearest, require
 
@@ -75,49 +75,63 @@ UNSUPPORTED_TRAINER_ARGUMENTS = {
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 
 
-def check(config: DictConfig) -> None:
-    """Validate a composed configuration: its keys, the types of its values, and their limits.
+def validate(config: DictConfig) -> FrozenConfig:
+    """Resolve a composed configuration, check its values and return it as plain data.
 
     Raises:
         ConfigError: for the first violation, with the key, the expected value and the value found.
     """
-    plain = check_values(config)
-    for group in ("metrics", "probes"):
-        for path, node in target_nodes(plain.get(group), group):
-            check_target(path, node)
-    for name in SECTIONS:
-        check_targets(name, json.dumps(plain.get(name)))
+    return check_values(resolve(config))
 
 
-def check_values(config: DictConfig) -> dict[str, Any]:
-    """Validate all that the schemas alone can judge, and return the resolved configuration as a dict.
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain data, with its interpolations resolved.
+
+    Raises:
+        ConfigError: for an interpolation that cannot be resolved, or a missing value.
+    """
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise unresolved(config, error) from error
+    return {str(key): value for key, value in values.items()}
+
+
+def check_values(values: Mapping[str, Any]) -> FrozenConfig:
+    """Check all that the schemas alone can judge, and return the configuration as plain data.
 
     Imports neither torch nor Lightning, so that a wrong number is reported at once.
 
     Raises:
-        ConfigError: as :func:`check`.
+        ConfigError: as :func:`validate`.
     """
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise unresolved(config, error) from error
-    assert isinstance(plain, dict)
-    for needed in (*SECTIONS, *Config.__annotations__):
-        if needed not in plain or (needed in SECTIONS and plain[needed] is None):
+    config, known = FrozenConfig.of(values), (*SECTIONS, *Config.__annotations__)
+    for needed in known:
+        if needed not in config or (needed in SECTIONS and config[needed] is None):
             raise ConfigError(f"{needed} is missing, but every run needs it; write {needed}=…, without ~{needed}")
-    for key in plain:
-        if key not in SECTIONS and key not in Config.__annotations__:
-            refuse_key("", str(key), [*SECTIONS, *Config.__annotations__], "no such key")
-    check_group("", json.dumps({key: value for key, value in plain.items() if key not in SECTIONS}))
+    for key in config:
+        if key not in known:
+            refuse_key("", key, known, "no such key")
+    check_group("", json.dumps({key: value for key, value in config.items() if key not in SECTIONS}))
     for name in SECTIONS:
-        check_group(name, json.dumps(plain.get(name)))
-    metric, data = plain["optimized_metric"], plain["data"]
-    for split in ("val", "test") if plain["statistics"] == "batch" else ():
+        check_group(name, json.dumps(config[name]))
+    metric, data = config.optimized_metric, config.data
+    for split in ("val", "test") if config.statistics == "batch" else ():
         expected = "0 or at least 2, as statistics=batch normalizes with this split"
         require(data[split] != 1, f"data.{split}", expected, data[split])
-    can_measure = data["val"] > 0 or metric.startswith("train/")
+    can_measure = data.val > 0 or metric.startswith("train/")
     require(can_measure, "optimized_metric", "train/…, as data.val is 0", metric)
-    return {str(key): value for key, value in plain.items()}
+    return config
+
+
+def check_targets(config: FrozenConfig) -> None:
+    """Check the arguments of every ``_target_``, which imports them and so torch.
+
+    Raises:
+        ConfigError: for the first target that cannot be loaded, or argument that it does not take.
+    """
+    for group in ("metrics", "probes", *SECTIONS):
+        check_targets_of(group, json.dumps(config[group]))
 
 
 def unresolved(config: DictConfig, error: OmegaConfBaseException) -> ConfigError:
@@ -162,13 +176,13 @@ def is_group(node: Any) -> bool:
 def check_group(name: str, text: str) -> None:
     """Validate the values of one group, or of the top-level keys with the name "", given as JSON.
 
-    A check takes milliseconds; JSON makes the group hashable, so that the jobs of a sweep share cached checks.
+    JSON is hashable, so the jobs of a sweep share the checks, which take milliseconds.
     """
     check_section(name, SECTIONS[name] if name else Config, json.loads(text))
 
 
 @lru_cache(maxsize=4096)
-def check_targets(name: str, text: str) -> None:
+def check_targets_of(name: str, text: str) -> None:
     """Validate the arguments of each ``_target_`` in one group, given as JSON."""
     for path, node in target_nodes(json.loads(text), name):
         check_target(path, node)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from normlab.errors import require, require_net_sizes
 from normlab.norms.activation import make_activation
 from normlab.norms.counter_rng import StochasticLayer
 
@@ -84,13 +85,8 @@ def initialize(maps: Iterable[LinearMap], init: str) -> None:
 
 def check_arguments(sizes: dict[str, Sequence[int]], norm_position: str, dropout: float) -> None:
     """Raise ValueError for sizes below 1, an unknown ``norm_position``, or dropout outside [0, 1)."""
-    for name, values in sizes.items():
-        if any(size < 1 for size in values):
-            raise ValueError(f"net.{name} must be a list of sizes of at least 1, got {list(values)}")
-    if norm_position not in ("before", "after"):
-        raise ValueError(f"net.norm_position must be before or after, got {norm_position}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"net.dropout must be a number in [0, 1), got {dropout}")
+    require_net_sizes(sizes, dropout)
+    require(norm_position in ("before", "after"), "net.norm_position", "before or after", norm_position)
 
 
 def assign_random_keys(net: nn.Module) -> None:

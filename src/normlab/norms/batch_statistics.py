@@ -244,4 +244,5 @@ def gaussian_constant(n: int) -> float:
     return 1 / expected_maximum(n)
 
 
-torch.compiler.assume_constant_result(gaussian_constant)
+# As torch.compiler.assume_constant_result does, which imports Dynamo for it: most of a second at every start.
+gaussian_constant._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -103,11 +103,15 @@ class Footprint:
     def measure(cls, population: Population, x: Tensor, samples: int, bytes_each: int) -> "Footprint":
         """Measure a population with one member, by passing a minibatch ``(1, B, …)`` through its net."""
         sizes = [x.numel()]
-        for layer in population.modules():
-            if not list(layer.children()):
-                layer.register_forward_hook(lambda _, inputs, y: sizes.extend(tensor_sizes(y)))
+        handles = [
+            layer.register_forward_hook(lambda _, inputs, y: sizes.extend(tensor_sizes(y)))
+            for layer in population.modules()
+            if not list(layer.children())
+        ]
         with torch.no_grad():
             population(x)
+        for handle in handles:
+            handle.remove()
         parameters = sum(parameter.numel() for parameter in population.parameters())
         return cls(sum(sizes), max(sizes), parameters, samples, bytes_each)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from normlab.config.frozen import config_leaves
 from normlab.config.schema import REPORT_KEYS, SECTIONS
 from normlab.results.result import Result
 from normlab.results.sweep import overrides, setting
@@ -145,15 +146,6 @@ def is_without_effect(key: str) -> bool:
 def is_below(key: str, other: str) -> bool:
     """Return True if a dotted key lies below another."""
     return key.startswith(f"{other}.")
-
-
-def config_leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of each leaf of a nested configuration."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from config_leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def comparable(value: Any) -> Hashable:

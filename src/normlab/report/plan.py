@@ -1,19 +1,16 @@
 """Plan of the seeds of a sweep, printed before training; the entry is :func:`seed_plan`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 from normlab.errors import ConfigError
 from normlab.report.factors import find_factors, short_names
 from normlab.report.report_data import CLASSIFICATION_METRICS, read_history
 from normlab.report.sweep_summary import replicate_scopes, seed_column
-from normlab.results.folder import group_choices, plain
-from normlab.results.result import Objective, Result, Status
+from normlab.results.result import Result, Status
 from normlab.results.sweep import Record, read_sweep, read_unresolved
 from normlab.stats.design import GENERALIZATION, SEED, Design, Metric, design_of
 from normlab.stats.replicate_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
@@ -33,28 +30,10 @@ class PlannedRun:
         classes: True for classification, where accuracy is compared beside the loss.
     """
 
-    written: DictConfig
+    written: Mapping[str, Any]
     result: Result
     folder: Path
     classes: bool = False
-
-    @classmethod
-    def of(
-        cls, composed: DictConfig, task: DictConfig, generated: bool = False, classes: bool = False
-    ) -> "PlannedRun":
-        """Build the planned run of a composed configuration.
-
-        Args:
-            composed: the configuration, including Hydra's own part.
-            task: the configuration without Hydra's part.
-            generated: True if the samples are generated from a seed.
-            classes: True for classification.
-        """
-        hydra = composed.hydra
-        choices, overrides = group_choices(hydra.runtime.choices), list(hydra.overrides.task)
-        result = Result("", Status.FINISHED, plain(task), choices, overrides, Objective("", "", 0.0))
-        result.data["generated"] = generated
-        return cls(task, result, Path(hydra.runtime.output_dir), classes)
 
 
 def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
@@ -79,8 +58,7 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     results = [*(run.result for run in runs), *(record.result for record in earlier)]
 
     def written() -> list[Any]:
-        tasks = [OmegaConf.to_container(run.written) for run in runs]
-        return [*tasks, *(read_unresolved(record.folder) for record in earlier)]
+        return [*(run.written for run in runs), *(read_unresolved(record.folder) for record in earlier)]
 
     factors = find_factors(results, written)
     frame = factors.settings.assign(**{SEED: seed_column(results)}, validation=0.0, status=Status.FINISHED.value)

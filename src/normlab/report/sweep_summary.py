@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from normlab.config.frozen import config_leaves
 from normlab.config.schema import MAXIMIZED, MINIMIZED
 from normlab.report.factors import (
     UNKNOWN_SETTING,
     Factors,
-    config_leaves,
     find_factors,
     is_without_effect,
 )

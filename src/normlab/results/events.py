@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.text import metadata as texts
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from normlab.results.folder import without_report_keys
+from normlab.config.frozen import config_leaves, without_report_keys
 from normlab.results.series import Point, ProbeRecord
 
 RUN_SUFFIX, SWEEP_SUFFIX = "normlab", "closed.normlab"
@@ -236,17 +236,15 @@ def flatten_hparams(config: dict[str, Any], choices: dict[str, str]) -> dict[str
     >>> flatten_hparams({"seed": 0, "net": {"_target_": "x.MLP", "hidden": [64]}}, {"model": "bn"})
     {'model': 'bn', 'seed': '0', 'net.hidden': '[64]'}
     """
-    chosen = {group: choices[group] for group in GROUPS if group in choices}
-    return chosen | dict(hparam_leaves(config))
-
-
-def hparam_leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, HParam]]:
-    """Yield ``(dotted key, value)`` for the leaves of a configuration."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from hparam_leaves(value, f"{path}{key}.")
-        elif value is not None and not key.startswith("_"):
-            yield f"{path}{key}", value if isinstance(value, bool | float | str) else json.dumps(value)
+    chosen: dict[str, HParam] = {group: choices[group] for group in GROUPS if group in choices}
+    shown = {
+        key: value
+        for key, value in config_leaves(config)
+        if value is not None and not key.rpartition(".")[2].startswith("_")
+    }
+    return chosen | {
+        key: value if isinstance(value, HParam) else json.dumps(value) for key, value in shown.items()
+    }
 
 
 def hparam_group(config: dict[str, Any], choices: dict[str, str]) -> str:

@@ -3,30 +3,23 @@
 import hashlib
 import itertools
 import tempfile
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from normlab.config.renames import updated
-from normlab.config.schema import REPORT_KEYS
+from normlab.config.frozen import FrozenConfig, differing_keys, recorded, updated, without_report_keys
 from normlab.errors import ConfigError
 from normlab.results.provenance import require_same_sources
-from normlab.results.result import RESULT_FILE, Result, to_jsonable
+from normlab.results.result import RESULT_FILE, Result
 
 MAX_NAME_LENGTH = 100
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
-RETRAIN = "retrain"
-PLAIN_CONFIGS: dict[int, dict[str, Any]] = {}
-"""Cache of :func:`plain` for read-only configs, by ``id``."""
-FOLDER_KEYS = (RETRAIN, "timing")
-"""Keys that control the handling of a run's or sweep's folder and are not recorded with the run."""
 
 
 def run_name(overrides: Iterable[str]) -> str:
@@ -59,6 +52,24 @@ def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:
         numbered = (f"{name}#{number}" for number in itertools.count(2))
         names[next(free for free in itertools.chain([name], numbered) if free not in names)] = None
     return list(names)
+
+
+def choose_folders(
+    names: Sequence[str], fingerprints: Sequence[str], earlier: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return each job's folder: that of an earlier run with its fingerprint, otherwise the job's name.
+
+    >>> choose_folders(["bn,seed=0", "bn,seed=1"], ["0", "1"], {"0": ["bn"]})
+    ['bn', 'bn,seed=1']
+    """
+    used = {name for name, mark in zip(names, fingerprints, strict=True) if name in earlier.get(mark, ())}
+    folders = []
+    for name, mark in zip(names, fingerprints, strict=True):
+        runs = earlier.get(mark, ())
+        path = name if name in runs else next((run for run in runs if run not in used), name)
+        used.add(path)
+        folders.append(path)
+    return folders
 
 
 def free_folder(path: Path) -> Path:
@@ -102,15 +113,31 @@ def require_writable(folder: Path) -> None:
         raise ConfigError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a copy of a composed config without its ``hydra`` node."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-
-
 def to_yaml(node: Any) -> str:
-    """Convert a config to YAML, as OmegaConf does, but several times as fast by means of libyaml."""
-    content = OmegaConf.to_container(node, enum_to_str=True) if OmegaConf.is_config(node) else node
-    return yaml.dump(content, Dumper=dumper(), sort_keys=False, allow_unicode=True)
+    """Convert plain data to YAML as OmegaConf does, with libyaml; parts that nodes have in common only once."""
+    if not isinstance(node, dict) or not node:
+        return dumped(node)
+    return "".join(yaml_part((), key, value) for key, value in node.items())
+
+
+_parts: dict[tuple[Any, ...], str] = {}
+
+
+def yaml_part(parents: tuple[Any, ...], key: Any, value: Any) -> str:
+    """Return the lines of an item of a mapping, which stands below the keys ``parents``."""
+    if isinstance(value, dict) and value and len(parents) < 2:
+        title = yaml_part(parents, key, [0]).partition("\n")[0]
+        return f"{title}\n" + "".join(yaml_part((*parents, key), *item) for item in value.items())
+    part = *parents, key, repr(value)
+    if part not in _parts:
+        nested = reduce(lambda below, parent: {parent: below}, reversed(parents), {key: value})
+        _parts[part] = dumped(nested).split("\n", len(parents))[-1]
+    return _parts[part]
+
+
+def dumped(node: Any) -> str:
+    """Convert plain data to YAML as a whole."""
+    return yaml.dump(node, Dumper=dumper(), sort_keys=False, allow_unicode=True)
 
 
 @cache
@@ -119,41 +146,11 @@ def dumper() -> Any:
     omegaconf_dumper = get_omega_conf_dumper()
     dumper_class: Any = type("Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
     dumper_class.add_representer(str, omegaconf_dumper.str_representer)
+    dumper_class.add_representer(FrozenConfig, dumper_class.represent_dict)
     return dumper_class
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """Convert a config to plain data with interpolations resolved, without ``FOLDER_KEYS``.
-
-    Resolving takes over a millisecond and happens five times per run, so the result for a read-only config is
-    cached as long as the config lives. Callers must not modify it.
-    """
-    if not OmegaConf.is_readonly(config):
-        return resolved_data(config)
-    cached = PLAIN_CONFIGS.get(id(config))
-    if cached is None:
-        cached = PLAIN_CONFIGS[id(config)] = resolved_data(config)
-        weakref.finalize(config, PLAIN_CONFIGS.pop, id(config))
-    return cached
-
-
-def resolved_data(config: DictConfig) -> dict[str, Any]:
-    """Compute :func:`plain` without the cache."""
-    data: dict[str, Any] = to_jsonable(without_folder_keys(OmegaConf.to_container(config, resolve=True)))
-    return data
-
-
-def without_folder_keys(config: Any) -> Any:
-    """Return a plain config without ``FOLDER_KEYS``."""
-    return {key: value for key, value in config.items() if key not in FOLDER_KEYS}
-
-
-def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plain config without the keys that only the report reads; the rest determines the result."""
-    return {key: value for key, value in config.items() if key not in REPORT_KEYS}
-
-
-def reusable_result(folder: Path, config: DictConfig) -> Result | None:
+def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
     """Return the result of this configuration stored in ``folder``; None without one, or with ``retrain=true``.
 
     Nothing in the folder is changed.
@@ -164,9 +161,9 @@ def reusable_result(folder: Path, config: DictConfig) -> Result | None:
     result = Result.read(folder)
     if result is None:
         return None
-    ours = plain(config)
+    ours = recorded(config)
     require_same(folder, ours, result.config)
-    if config.get(RETRAIN):
+    if config.get("retrain"):
         return None
     if result.status.done:
         require_same_sources(folder, result, ours)
@@ -177,19 +174,18 @@ def read_configuration(folder: Path) -> dict[str, Any] | None:
     """Return the resolved configuration of the run in a folder, or None if it cannot be read."""
     try:
         result = Result.read(folder)
-        return updated(plain(load_unresolved(folder))) if result is None else result.config
+        return written_configuration(folder) if result is None else result.config
     except (OSError, ValueError, yaml.YAMLError):
         return None
 
 
-def load_unresolved(folder: Path) -> DictConfig:
-    """Load the configuration that Hydra wrote at the start of a run, with interpolations unresolved."""
-    loaded = OmegaConf.load(folder / HYDRA_CONFIG)
-    assert isinstance(loaded, DictConfig)
-    return loaded
+def written_configuration(folder: Path) -> dict[str, Any]:
+    """Return the configuration that Hydra wrote at the start of a run, with interpolations resolved."""
+    resolved: Any = OmegaConf.to_container(OmegaConf.load(folder / HYDRA_CONFIG), resolve=True)
+    return updated(recorded(resolved))
 
 
-def require_run_folder(folder: Path, config: DictConfig) -> None:
+def require_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Check that ``folder`` is missing, empty or holds a run of this configuration, finished or killed.
 
     Nothing in the folder is changed.
@@ -200,7 +196,7 @@ def require_run_folder(folder: Path, config: DictConfig) -> None:
     if reusable_result(folder, config) is not None:
         return
     if (folder / HYDRA_CONFIG).exists():
-        require_same(folder, plain(config), updated(plain(load_unresolved(folder))))
+        require_same(folder, recorded(config), written_configuration(folder))
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another folder")
 
@@ -213,22 +209,6 @@ def require_same(folder: Path, config: Mapping[str, Any], other: Mapping[str, An
         raise ConfigError(
             f"{folder} holds a run of another configuration (it differs in {keys}); choose another folder"
         )
-
-
-def differing_keys(one: Any, other: Any, path: str = "") -> list[str]:
-    """Return the dotted keys whose values differ between two configurations.
-
-    >>> differing_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
-    ['a.c']
-    """
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return [] if one == other else [path]
-    keys = sorted(one.keys() | other.keys())
-    return [
-        k
-        for key in keys
-        for k in differing_keys(one.get(key, ...), other.get(key, ...), f"{path}.{key}".lstrip("."))
-    ]
 
 
 def group_choices(chosen: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from normlab.config.renames import updated, updated_override
+from normlab.config.frozen import to_jsonable, updated, updated_override
 
 RESULT_FILE = "result.json"
 
@@ -137,21 +137,8 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def to_jsonable(value: Any) -> Any:
-    """Convert non-finite floats and mapping keys to strings, as JSON allows neither NaN nor numeric keys.
-
-    >>> to_jsonable({"loss": [math.inf, 1.0]})
-    {'loss': ['inf', 1.0]}
-    """
-    if isinstance(value, dict):
-        return {str(key): to_jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_jsonable(entry) for entry in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def read_numbers(value: Any) -> Any:
-    """Convert the strings ``inf``, ``-inf`` and ``nan`` back to floats; inverse of :func:`to_jsonable`.
+    """Convert the strings ``inf``, ``-inf`` and ``nan`` back to floats; inverse of ``to_jsonable``.
 
     >>> read_numbers({"loss": ["inf", 1.0], "metric": "val/loss"})
     {'loss': [inf, 1.0], 'metric': 'val/loss'}

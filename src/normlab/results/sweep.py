@@ -17,17 +17,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from normlab.config.renames import updated, updated_override
-from normlab.results.folder import HYDRA_CONFIG, without_report_keys
-from normlab.results.result import (
-    RESULT_FILE,
-    Objective,
-    Result,
-    Status,
-    known_fields,
-    to_jsonable,
-    write_atomically,
-)
+from normlab.config.frozen import to_jsonable, updated, updated_override, without_report_keys
+from normlab.results.folder import HYDRA_CONFIG
+from normlab.results.result import RESULT_FILE, Objective, Result, Status, known_fields, write_atomically
 
 TIMING_FILE = "timing.json"
 TIMING_NEUTRAL_GROUPS = ("optimizer", "scheduler")

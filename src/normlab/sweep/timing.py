@@ -16,15 +16,15 @@ from statistics import median
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 
+from normlab.config.frozen import FOLDER_KEYS, FrozenConfig
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import prefix_errors
 from normlab.population.compiling import Compiled
 from normlab.population.kernels import tune_malloc
 from normlab.population.resources import threads, threads_for
-from normlab.results.folder import FOLDER_KEYS, run_names
+from normlab.results.folder import run_names
 from normlab.results.provenance import environment, require_same_sources
 from normlab.results.result import read_numbers
 from normlab.results.sweep import (
@@ -37,9 +37,10 @@ from normlab.results.sweep import (
     representatives,
 )
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
-from normlab.training.interrupts import Interrupts
+from normlab.training.progress import Interrupts
+from normlab.training.run import dry_run_once
 from normlab.training.session import choose_stacking
-from normlab.training.stackability import footprint_of
+from normlab.training.stackability import without_extra
 
 log = logging.getLogger("normlab")
 TIMING_ROUNDS = 20
@@ -112,7 +113,7 @@ def make_steppers(records: Sequence[Record], names: Sequence[str], interrupts: I
         result = record.result
         require_same_sources(record.folder, result, result.config)
         with prefix_errors(f"timing: {name}"):
-            config = OmegaConf.create(read_numbers(result.config))
+            config = FrozenConfig.of(read_numbers(result.config))
             key = json.dumps([result.config["data"], data_seed(config), str(precision_of(config))])
             if key not in datasets:
                 datasets[key] = make_data(config)
@@ -161,18 +162,19 @@ class Stepper:
         steps: number of steps in a timed block, set by :meth:`prepare`.
     """
 
-    def __init__(self, config: DictConfig, data: InMemoryData, interrupts: Interrupts) -> None:
-        config.callbacks.extra, config.logger.extra = {}, {}
+    def __init__(self, config: FrozenConfig, data: InMemoryData, interrupts: Interrupts) -> None:
+        trial = dry_run_once(config)
+        config = without_extra(config)
         self.trainer = make_trainer(config, [])
         self.device = self.trainer.strategy.root_device
         self.module = make_module([config], data)
-        choose_stacking(self.module, config, log.warning)
+        choose_stacking(self.module, trial, log.warning)
         self.module.to(self.device, precision_of(config))
         self.module.data = data
         self.module.configure_optimizers()
         self.module.on_fit_start()
         self.interrupts = interrupts
-        self.threads: int = config.trainer.threads or threads_for(footprint_of(config), 1)
+        self.threads: int = config.trainer.threads or threads_for(trial.footprint, 1)
         self.steps = MIN_STEPS
         self.steps_per_epoch = len(batch_sizes(data.train, data.batch_size))
         self.minibatches = self.endless_minibatches()

@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
@@ -18,15 +18,15 @@ import torch
 from normlab.errors import first_line
 from normlab.population.resources import is_out_of_memory
 from normlab.results.result import Result, Status
+from normlab.sweep.grouping import Group
 from normlab.training.progress import Progress, WorkerProgress
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 from normlab.training.session import result_without_metrics
-from normlab.training.stackability import population_key
 
 log = logging.getLogger("normlab")
 KILLED = "the worker process was killed, possibly because memory ran out"
-Groups = Sequence[Sequence[Run]]
+Groups = Sequence[Group]
 Outcomes = Iterator[tuple[int, list[Any]]]
 """Index of a group, with the objective of each run or the exception that ended its training."""
 
@@ -37,20 +37,20 @@ def train_groups(groups: Groups, n_jobs: int) -> Outcomes:
     The outcome of a run is its objective, or the exception if its group failed; other groups continue. On Ctrl-C
     the runs that had not begun are recorded as stopped, too.
     """
-    number = sum(map(len, groups))
+    number = sum(len(group.runs) for group in groups)
     # Garbage collection after each population need not scan the objects that exist already.
     gc.freeze()
     completed = False
     try:
-        with Progress(f"{number} runs", sum(map(total_epochs, groups)), number) as progress:
+        with Progress(f"{number} runs", sum(group.epochs for group in groups), number) as progress:
             if n_jobs == 1 or len(groups) == 1:
                 yield from train_sequentially(groups, progress)
             else:
                 yield from train_in_parallel(groups, n_jobs, progress)
         completed = True
     finally:
-        for runs in groups if not completed else ():
-            write_missing_results(runs, Status.STOPPED)
+        for group in groups if not completed else ():
+            write_missing_results(group.runs, Status.STOPPED)
 
 
 def write_missing_results(runs: Sequence[Run], status: Status, error: str | None = None) -> None:
@@ -60,25 +60,13 @@ def write_missing_results(runs: Sequence[Run], status: Status, error: str | None
             result_without_metrics(run, status, error).write(run.folder)
 
 
-def total_epochs(runs: Sequence[Run]) -> int:
-    """Return the total number of epochs of a group."""
-    return len(runs) * runs[0].config.trainer.max_epochs
-
-
-def populations_with_same_key(groups: Groups) -> list[int]:
-    """Return for each group the number of groups with its population key."""
-    keys = [population_key(runs[0].config) for runs in groups]
-    counts = Counter(keys)
-    return [counts[key] for key in keys]
-
-
 def train_sequentially(groups: Groups, progress: Progress) -> Outcomes:
     """Train the groups in order, in this process."""
     done = 0
-    for index, (runs, populations) in enumerate(zip(groups, populations_with_same_key(groups), strict=True)):
+    for index, group in enumerate(groups):
         progress.population_label = f"population {index + 1} of {len(groups)}" if len(groups) > 1 else ""
-        yield index, train_group(runs, populations, progress)
-        done += total_epochs(runs)
+        yield index, train_group(group, progress)
+        done += group.epochs
         progress.advance_to(done)
 
 
@@ -96,24 +84,24 @@ def train_in_parallel(groups: Groups, n_jobs: int, progress: Progress) -> Outcom
     listener.start()
     idle: list[ProcessPoolExecutor | None] = [None] * n_jobs
     busy: dict[Future, tuple[int, ProcessPoolExecutor]] = {}
-    waiting = list(enumerate(populations_with_same_key(groups)))
+    waiting = list(range(len(groups)))
     try:
         while waiting or busy:
             while waiting and idle:
-                index, populations = waiting.pop(0)
+                index = waiting.pop(0)
                 worker = idle.pop() or ProcessPoolExecutor(1, context, start_worker, shared)
-                busy[submit(worker, index, groups[index], populations)] = index, worker
+                busy[submit(worker, index, groups[index])] = index, worker
             for future in wait(busy, timeout=0.2, return_when="FIRST_COMPLETED").done:
                 index, worker = busy.pop(future)
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     error = RuntimeError(KILLED)
                 if error is not None:
-                    write_missing_results(groups[index], Status.FAILED, first_line(error))
+                    write_missing_results(groups[index].runs, Status.FAILED, first_line(error))
                     worker.shutdown()
                 idle.append(None if error else worker)
-                done[index] = total_epochs(groups[index])
-                yield index, [error] * len(groups[index]) if error else future.result()
+                done[index] = groups[index].epochs
+                yield index, [error] * len(groups[index].runs) if error else future.result()
             progress.advance_to(sum(done))
     except KeyboardInterrupt:
         log.info("stopping after the current epoch of each population")
@@ -125,11 +113,11 @@ def train_in_parallel(groups: Groups, n_jobs: int, progress: Progress) -> Outcom
         listener.stop()
 
 
-def submit(worker: ProcessPoolExecutor, index: int, runs: Sequence[Run], populations: int) -> Future:
+def submit(worker: ProcessPoolExecutor, index: int, group: Group) -> Future:
     """Submit a group to a worker; Ctrl-C is ignored meanwhile, and a process started here inherits this."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return worker.submit(train_in_worker, index, runs, populations)
+        return worker.submit(train_in_worker, index, group)
     finally:
         signal.signal(signal.SIGINT, handler)
 
@@ -149,13 +137,13 @@ def start_worker(threads: int, log_queue: Any, done: Any, stop: Any) -> None:
     gc.freeze()
 
 
-def train_in_worker(index: int, runs: Sequence[Run], populations: int) -> list[Any]:
+def train_in_worker(index: int, group: Group) -> list[Any]:
     """Train a group in a worker; return no outcomes if the sweep is stopping."""
     assert _worker is not None
     done, stop = _worker
     if stop.is_set():
         return []
-    return [picklable(value) for value in train_group(runs, populations, WorkerProgress(done, index, stop))]
+    return [picklable(value) for value in train_group(group, WorkerProgress(done, index, stop))]
 
 
 def picklable(value: Any) -> Any:
@@ -167,13 +155,14 @@ def picklable(value: Any) -> Any:
     return error
 
 
-def train_group(runs: Sequence[Run], populations: int, progress: Progress) -> list[Any]:
+def train_group(group: Group, progress: Progress) -> list[Any]:
     """Train a group; return each run's objective, or the exception that ended the training.
 
     If memory runs out, the halves of the group are trained one after the other.
     """
+    runs = group.runs
     try:
-        return [result.objective.value for result in train(runs, progress, populations)]
+        return [result.objective.value for result in train(runs, progress, group.trial, group.populations)]
     except Exception as error:
         # The frames in the traceback would keep the population in memory.
         traceback.clear_frames(error.__traceback__)
@@ -188,4 +177,5 @@ def train_group(runs: Sequence[Run], populations: int, progress: Progress) -> li
         if result is not None and not result.status.done:
             result_without_metrics(run, Status.STOPPED).write(run.folder)
     half = len(runs) // 2
-    return [value for part in (runs[:half], runs[half:]) for value in train_group(part, 2 * populations, progress)]
+    parts = [replace(group, runs=part, populations=2 * group.populations) for part in (runs[:half], runs[half:])]
+    return [value for part in parts for value in train_group(part, progress)]

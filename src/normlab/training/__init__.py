@@ -1,0 +1,1 @@
+"""Trains populations with Lightning: from configurations to results."""

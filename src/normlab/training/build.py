@@ -1,21 +1,20 @@
-"""Builds datamodule, LightningModule, Trainer and probes from the configurations of runs."""
+"""Builds datamodule, net, LightningModule, probes and Trainer from the configurations of runs."""
 
 import inspect
 import json
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+from normlab.config.frozen import FrozenConfig
 from normlab.config.schema import DEFAULT_DATA_SEED
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes, derive_seed
@@ -32,14 +31,14 @@ from normlab.training.population_module import PopulationModule
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
-def make(node: DictConfig, **arguments: Any) -> Any:
+def make(node: Mapping[str, Any], **arguments: Any) -> Any:
     """Instantiate a ``_target_``.
 
     Raises:
         ConfigError: with the first line of the message, if the target raises ValueError or TypeError.
     """
     try:
-        return instantiate(node, **arguments)
+        return instantiate(dict(node), **arguments)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ValueError | TypeError | InstantiationException):
@@ -47,7 +46,7 @@ def make(node: DictConfig, **arguments: Any) -> Any:
         raise cause from None
 
 
-def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
+def make_data(config: FrozenConfig, *others: FrozenConfig) -> InMemoryData:
     """Return the datamodule of a run or a population, with splits in the training precision.
 
     The global generators are seeded with each member's data seed while its data are drawn and split.
@@ -69,35 +68,19 @@ def make_data(config: DictConfig, *others: DictConfig) -> InMemoryData:
     return data
 
 
-class DataTraits(NamedTuple):
-    """States whether a dataset is generated and whether it has classes.
-
-    Attributes:
-        generated: whether its samples are drawn from its seed.
-        classes: whether its targets are class indices.
-    """
-
-    generated: bool = False
-    classes: bool = False
+_latest: dict[str, InMemoryData] = {}
 
 
-def data_traits(data: DictConfig) -> DataTraits:
-    """Return the traits of a dataset, both False if it cannot be built; the dry run reports the reason."""
-    plain = OmegaConf.to_container(data, resolve=True)
-    assert isinstance(plain, dict)
-    return _data_traits(json.dumps({key: value for key, value in plain.items() if key != "seed"}, sort_keys=True))
+def shared_data(config: FrozenConfig) -> InMemoryData:
+    """Return the datamodule of a run, which is built once for consecutive calls; callers must not change it."""
+    key = json.dumps([config.data, data_seed(config), config.trainer.precision])
+    if key not in _latest:
+        _latest.clear()
+        _latest[key] = make_data(config)
+    return _latest[key]
 
 
-@lru_cache(maxsize=32)
-def _data_traits(data: str) -> DataTraits:
-    try:
-        dataset: InMemoryData = make(OmegaConf.create(json.loads(data)))
-        return DataTraits(dataset.generated, dataset.whole_table().is_classification)
-    except (ConfigError, OSError, ValueError):
-        return DataTraits()
-
-
-def data_seed(config: DictConfig) -> int:
+def data_seed(config: FrozenConfig) -> int:
     """Return the seed for drawing and splitting the data of a run.
 
     With ``replicate=data`` it is derived from ``data.seed`` and ``seed``, so that replicates have different
@@ -107,7 +90,7 @@ def data_seed(config: DictConfig) -> int:
     return derive_seed(seed, "replicate", config.seed) if config.get("replicate") == "data" else seed
 
 
-def net_maker(config: DictConfig, data: InMemoryData) -> Callable[[], nn.Module]:
+def net_maker(config: FrozenConfig, data: InMemoryData) -> Callable[[], nn.Module]:
     """Return a function that makes a net for this data, with the normalizers and weight maps of the model.
 
     The number of optimizer steps of the training is assigned to every layer whose ``total_steps`` is None.
@@ -157,7 +140,7 @@ def make_task(data: InMemoryData, loss: str | None) -> Task:
     return Classification(squared) if data.parts[0].is_classification else Regression(squared)
 
 
-def per_member_arguments(nodes: Sequence[DictConfig]) -> dict[str, list]:
+def per_member_arguments(nodes: Sequence[FrozenConfig]) -> dict[str, list]:
     """Return the arguments that differ between members, each as a list of the members' values.
 
     An argument that is a list, such as ``betas``, becomes a list with the members' values of each entry.
@@ -166,7 +149,7 @@ def per_member_arguments(nodes: Sequence[DictConfig]) -> dict[str, list]:
     for key in map(str, nodes[0]):
         values = [node[key] for node in nodes]
         if any(value != values[0] for value in values):
-            lists = all(OmegaConf.is_list(value) for value in values)
+            lists = all(isinstance(value, list) for value in values)
             differing[key] = [list(entries) for entries in zip(*values, strict=True)] if lists else values
     return differing
 
@@ -177,7 +160,7 @@ def is_stacked(node: Mapping[Any, Any], base: type) -> bool:
     return inspect.isclass(target) and issubclass(target, base)
 
 
-def optimizer_maker(nodes: Sequence[DictConfig]) -> Callable[..., torch.optim.Optimizer]:
+def optimizer_maker(nodes: Sequence[FrozenConfig]) -> Callable[..., torch.optim.Optimizer]:
     """Return a function that makes the optimizer from parameters and K; a foreign optimizer ignores K."""
     partial = make(nodes[0])
     if is_stacked(nodes[0], StackedOptimizer):
@@ -186,7 +169,7 @@ def optimizer_maker(nodes: Sequence[DictConfig]) -> Callable[..., torch.optim.Op
     return lambda parameters, members: partial(parameters)
 
 
-def scheduler_maker(nodes: Sequence[DictConfig]) -> Callable[..., Scheduler] | None:
+def scheduler_maker(nodes: Sequence[FrozenConfig]) -> Callable[..., Scheduler] | None:
     """Return a function that makes the scheduler from an optimizer and K; None if none is configured."""
     if not nodes[0].get("_target_"):
         return None
@@ -194,7 +177,7 @@ def scheduler_maker(nodes: Sequence[DictConfig]) -> Callable[..., Scheduler] | N
     return lambda optimizer, members: partial(optimizer, members=members, **numbers)
 
 
-def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> PopulationModule:
+def make_module(configs: Sequence[FrozenConfig], data: InMemoryData) -> PopulationModule:
     """Return the LightningModule of a population, with one member per configuration.
 
     The configurations may differ in their seeds and in the numbers of a stacked optimizer and its schedule.
@@ -216,13 +199,13 @@ def make_module(configs: Sequence[DictConfig], data: InMemoryData) -> Population
     )
 
 
-def make_clipping(trainer: DictConfig) -> Clipping | None:
+def make_clipping(trainer: FrozenConfig) -> Clipping | None:
     """Return the gradient clipping of a Trainer configuration, None if gradients are not clipped."""
     limit = trainer.get("gradient_clip_val")
     return None if limit is None else Clipping(limit, trainer.get("gradient_clip_algorithm", "norm"))
 
 
-def make_probes(config: DictConfig) -> dict[str, Probe | Graph]:
+def make_probes(config: FrozenConfig) -> dict[str, Probe | Graph]:
     """Return the probes by name; errors are prefixed with the key of the probe."""
     probes = {}
     for name, node in config.probes.items():
@@ -233,18 +216,18 @@ def make_probes(config: DictConfig) -> dict[str, Probe | Graph]:
     return probes
 
 
-def precision_of(config: DictConfig) -> torch.dtype:
+def precision_of(config: FrozenConfig) -> torch.dtype:
     """Return the dtype of parameters and data: float64 for ``trainer.precision=64-true``, else float32."""
     return torch.float64 if config.trainer.precision.startswith("64") else torch.float32
 
 
-def make_extra(config: DictConfig) -> tuple[list[pl.Callback], list[Logger]]:
+def make_extra(config: FrozenConfig) -> tuple[list[pl.Callback], list[Logger]]:
     """Return the Lightning callbacks and loggers of ``callbacks.extra`` and ``logger.extra``."""
     callbacks = [make(callback) for callback in config.callbacks.extra.values()]
     return callbacks, [make(logger) for logger in config.logger.extra.values()]
 
 
-def make_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: str | None = None) -> pl.Trainer:
+def make_trainer(config: FrozenConfig, callbacks: list[pl.Callback], folder: str | None = None) -> pl.Trainer:
     """Return the Trainer, without Lightning's default checkpoints, progress bar and model summary.
 
     Args:
@@ -257,7 +240,7 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: str |
     node.setdefault("default_root_dir", folder)
     extra, loggers = make_extra(config)
     return make(
-        OmegaConf.create(node),
+        node,
         callbacks=[*callbacks, *extra],
         logger=loggers or False,
         log_every_n_steps=1,

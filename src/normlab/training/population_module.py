@@ -31,7 +31,7 @@ from normlab.population.evaluation import (
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 from normlab.population.schedulers import Scheduler
-from normlab.training.interrupts import Interrupts
+from normlab.training.progress import Interrupts
 
 log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]

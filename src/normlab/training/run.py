@@ -1,19 +1,54 @@
-"""Trains the runs of a population; the entry is :func:`train`."""
+"""Trains the runs of a population, :func:`train`, after a dry run has checked them, :func:`dry_run_once`."""
 
+import dataclasses
+import inspect
+import json
 import logging
-from collections.abc import Sequence
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from normlab import lightning  # noqa: F401 - comes before the other imports of Lightning
+from normlab.config.frozen import FrozenConfig, KeyPath, replaced
+from normlab.config.validation import check_targets
+from normlab.data.datamodule import InMemoryData
+from normlab.data.sampling import batch_sizes
+from normlab.errors import ConfigError, first_line, prefix_errors, require
+from normlab.probes.snapshot import Probe
 from normlab.results.folder import reusable_result
 from normlab.results.result import Result
-from normlab.training.dry_run import dry_run_once
+from normlab.training.build import (
+    make_extra,
+    make_module,
+    make_probes,
+    optimizer_maker,
+    precision_of,
+    scheduler_maker,
+    shared_data,
+)
+from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
 from normlab.training.session import TrainingSession
+from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
 
 log = logging.getLogger("normlab")
+NEVER = 10**12
+"""An interval in steps that makes a probe measure at the first step only."""
 
 
-def train(runs: Sequence[Run], progress: Progress | None = None, populations: int = 1) -> list[Result]:
+def train(
+    runs: Sequence[Run], progress: Progress | None = None, trial: DryRun | None = None, populations: int = 1
+) -> list[Result]:
     """Train runs with equal population keys as one population, and return their results in order.
 
     Runs whose folder holds a finished result are not trained again.
@@ -21,6 +56,7 @@ def train(runs: Sequence[Run], progress: Progress | None = None, populations: in
     Args:
         runs: of the population.
         progress: the bar of a sweep; by default the population shows one.
+        trial: the dry run of their population key, by default made here.
         populations: number of populations with this key in the sweep; many of them make compiling worthwhile.
 
     Raises:
@@ -28,15 +64,212 @@ def train(runs: Sequence[Run], progress: Progress | None = None, populations: in
     """
     if progress is None:
         with Progress(runs[0].name, runs[0].config.trainer.max_epochs, len(runs)) as bar:
-            return train(runs, bar, populations)
+            return train(runs, bar, trial, populations)
     results = [reusable_result(run.folder, run.config) for run in runs]
     to_train = [k for k, result in enumerate(results) if result is None or not result.status.done]
     for run in runs if not to_train else ():
         log.info("%s is done already; its result is read from %s", run.name, run.folder)
     if to_train:
-        for notice in dry_run_once(runs[0].config):
+        trial = trial or dry_run_once(runs[0].config)
+        for notice in trial.warnings:
             progress.warn_once(notice)
-        session = TrainingSession([runs[k] for k in to_train], progress, populations)
+        session = TrainingSession([runs[k] for k in to_train], progress, trial, populations)
         for k, result in zip(to_train, session.run(), strict=True):
             results[k] = result
     return [result for result in results if result is not None]
+
+
+_passed: dict[str, DryRun] = {}
+
+
+def dry_run_once(config: FrozenConfig) -> DryRun:
+    """Check that a configuration can be trained, once per population key.
+
+    Optimizer and scheduler are constructed for each configuration. Everything else is checked once for all runs
+    that could share a population: minibatches of each size pass through the net, and a training on a few samples
+    takes a step with each size, validates, tests and probes.
+
+    Raises:
+        ConfigError: if the configuration cannot be trained, with the reason in one line.
+    """
+    check_targets(config)
+    check_optimizer(json.dumps([config.optimizer, config.scheduler]))
+    key = population_key(config)
+    if key not in _passed:
+        with hide_warnings():
+            _passed[key] = dry_run(config)
+    return _passed[key]
+
+
+@lru_cache(maxsize=4096)
+def check_optimizer(text: str) -> None:
+    """Construct the optimizer and the scheduler for a dummy parameter.
+
+    Args:
+        text: the optimizer and scheduler nodes as JSON, so that equal ones are checked once.
+
+    Raises:
+        ConfigError: if construction fails, or if the optimizer's step needs a closure.
+    """
+    optimizer_node, scheduler_node = map(FrozenConfig.of, json.loads(text))
+    try:
+        optimizer = optimizer_maker([optimizer_node])([nn.Parameter(torch.zeros(2, 2))], 1)
+        make_scheduler = scheduler_maker([scheduler_node])
+        if make_scheduler is not None:
+            make_scheduler(optimizer, 1)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"optimizer or scheduler: {first_line(error)}") from error
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    optional = closure is None or closure.default is not inspect.Parameter.empty
+    require(optional, "optimizer._target_", "an optimizer whose step needs no closure", optimizer_node["_target_"])
+
+
+def dry_run(config: FrozenConfig) -> DryRun:
+    """Pass minibatches through the net, then train on a few samples in a temporary folder."""
+    data, short = shared_data(config), dry_run_config(config)
+    make_extra(config)
+    sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
+    few = first_samples(data, sum(sizes))
+    module = make_module([short], few).to(precision_of(config))
+    check_layers(module, data, sizes)
+    trial = DryRun.of(config, data, footprint_of(module, data, precision_of(config)))
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(short, Path(folder) / "run", "dry run", {}, [])
+        session = TrainingSession([run], Progress("", 0, shown=False), trial, data=few, module=module)
+        for name, probe in make_probes(config).items():
+            with prefix_errors(f"probes.{name}"):
+                probe.check(module.population.net)
+        prefix_part_errors(module)
+        with prefix_errors("dry run"):
+            (result,) = session.run()
+    require_metrics(config, result)
+    notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
+    return dataclasses.replace(trial, warnings=[*data.notices, *chain(*notices)])
+
+
+def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int]) -> None:
+    """Pass a minibatch of each size through the net, in training and in evaluation mode.
+
+    Raises:
+        ConfigError: if a layer fails, named by path and class; if the outputs do not fit the targets; or if the
+            targets are neither classes nor floating-point numbers.
+    """
+    table = data.parts[0]
+    supported = table.is_classification or table.y.is_floating_point()
+    require(supported, "data: the targets", "class indices or floating-point numbers", table.y.dtype)
+    with track_innermost_layer(module.population.net) as where:
+        for size in sizes:
+            x, _ = module.cast((table.x[None, :size], table.y[None, :size]))
+            try:
+                outputs = module(x)
+                with module.eval().evaluation.context(), torch.no_grad():
+                    module(x)
+                module.train()
+            except Exception as error:
+                key = f"data.batch_size={size}: " if size == 1 else ""
+                raise ConfigError(f"{key}{where()} cannot take a batch of {size}: {first_line(error)}") from error
+            require_output_shape(outputs, (size, table.out_features))
+
+
+def require_output_shape(outputs: Any, expected: tuple[int, int]) -> None:
+    """Raise ConfigError unless outputs have the expected shape; the loss would broadcast others silently."""
+    is_tensor = isinstance(outputs, Tensor)
+    shape = tuple(outputs.shape[1:]) if is_tensor else type(outputs).__name__
+    hint = " (add .unsqueeze(1))" if shape == expected[:1] else ""
+    require(shape == expected, "net: the outputs", f"of shape {expected}{hint}", shape)
+
+
+def first_samples(data: InMemoryData, samples: int) -> InMemoryData:
+    """Return the data with only the first ``samples`` rows of the training split."""
+    few = data.with_seed(data.seed)
+    train, *rest = data.parts
+    few.train, few._parts = samples, (train.at(torch.arange(samples)), *rest)
+    return few
+
+
+def dry_run_config(config: FrozenConfig) -> FrozenConfig:
+    """Return the configuration with one epoch, one measurement per probe, and no ``extra``."""
+    trainer = {"max_epochs": 1, "check_val_every_n_epoch": 1, "fast_dev_run": False, "compile": False}
+    once = {"at_start": False, "at_end": False, "every_n_epochs": None, "every_n_steps": NEVER}
+    names = [name for name, probe in make_probes(config).items() if isinstance(probe, Probe)]
+    changes: dict[KeyPath, Any] = {("trainer", key): value for key, value in trainer.items()}
+    changes |= {("probes", name, key): value for name in names for key, value in once.items()}
+    return without_extra(FrozenConfig.of(replaced(config, changes)))
+
+
+def prefix_part_errors(module: PopulationModule) -> None:
+    """Prefix errors raised by the loss and by the optimizer's step with ``loss`` or ``optimizer``."""
+
+    def named(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
+            with prefix_errors(key):
+                return call(*arguments, **keywords)
+
+        return wrapped
+
+    make = module.make_optimizer
+
+    def make_optimizer(*arguments: Any) -> torch.optim.Optimizer:
+        optimizer = make(*arguments)
+        optimizer.step = named("optimizer", optimizer.step)  # type: ignore[method-assign]
+        return optimizer
+
+    module.make_optimizer = make_optimizer
+    module.task.loss = named("loss", module.task.loss)  # type: ignore[method-assign]
+
+
+@contextmanager
+def hide_warnings() -> Iterator[None]:
+    """Context manager that hides log lines and warnings, which the training repeats."""
+    log, level = logging.getLogger("normlab"), logging.getLogger("normlab").level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def track_innermost_layer(net: nn.Module) -> Iterator[Callable[[], str]]:
+    """Context manager that yields a function returning name and class of the layer entered last."""
+    entered = [("net", net)]
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, _, name=name: entered.append((name, layer)))
+        for name, layer in net.named_modules()
+    ]
+    try:
+        yield lambda: f"{entered[-1][0] or 'net'} ({type(entered[-1][1]).__name__})"
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_warnings(net: nn.Module, sizes: Iterable[int]) -> list[str]:
+    """Return distinct warnings of the layers' ``notices`` methods about minibatches of these sizes."""
+    layers: list[Any] = [layer for layer in net.modules() if hasattr(layer, "notices")]
+    return list(dict.fromkeys(notice for size in sizes for layer in layers for notice in layer.notices(size)))
+
+
+def metric_warnings(config: FrozenConfig, result: Result) -> list[str]:
+    """Return a warning if the optimized metric is NaN although the training loss is not."""
+    metric = config.optimized_metric
+    metrics = result.last.metrics if result.last else {}
+    if not math.isnan(metrics.get(metric, 0.0)) or math.isnan(metrics.get("train/loss", math.nan)):
+        return []
+    return [f"{metric} is NaN after the first epoch of the dry run; a run with only NaN has no best epoch"]
+
+
+def require_metrics(config: FrozenConfig, result: Result) -> None:
+    """Raise ConfigError if a run never has the optimized metric or the metric of early stopping."""
+    measured = result.last.metrics if result.last else {}
+    known = [name for name in measured if name.startswith(("train/", "val/")) and name != "train/lr"]
+    stopping = config.callbacks.early_stopping
+    monitored = {"optimized_metric": config.optimized_metric}
+    monitored |= {"callbacks.early_stopping.monitor": stopping.monitor} if stopping else {}
+    for key, metric in monitored.items():
+        require(metric in known, key, f"one of {', '.join(known)} with this data", metric)
+    every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
+    validated = epochs == 0 or every <= epochs or config.optimized_metric.startswith("train/")
+    require(validated, "trainer.check_val_every_n_epoch", f"at most trainer.max_epochs={epochs}", every)

@@ -3,10 +3,11 @@
 import logging
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from normlab.config.frozen import FOLDER_KEYS, FrozenConfig, recorded
+from normlab.config.validation import validate
 from normlab.population import State
 from normlab.results import events, result, series
 from normlab.results.events import EVENT_FILES, EventWriter
-from normlab.results.folder import group_choices, plain, require_writable, run_name, to_yaml, without_folder_keys
+from normlab.results.folder import group_choices, require_writable, run_name, to_yaml
 from normlab.results.result import EpochMetrics, Result, Status
 
 ERROR = "error.txt"
@@ -27,43 +30,38 @@ JOB_NUMBER = re.compile(r"\$\\?\{\s*hydra\\?:job\.(?:num|id)\\?\}")
 
 @dataclass(frozen=True)
 class Run:
-    """A configuration with its output folder, name, group choices and overrides."""
+    """A configuration with its output folder, name, group choices and overrides.
 
-    config: DictConfig
+    Attributes:
+        written: the configuration as Hydra writes it, with unresolved interpolations; by default ``config``.
+    """
+
+    config: FrozenConfig
     folder: Path
     name: str
     choices: dict[str, str]
     overrides: list[str]
+    written: Mapping[str, Any] | None = None
 
     @classmethod
     def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
         """Return the run of a configuration that Hydra has composed."""
-        folder = Path(hydra.runtime.output_dir)
+        written: Any = OmegaConf.to_container(config)
         # Overrides keep their interpolations unresolved.
-        task: Any = OmegaConf.to_container(hydra.overrides.task)
-        overrides = [str(word) for word in task]
-        if hydra.mode == RunMode.MULTIRUN:  # a command that repeats this run alone has no job number
+        node: Any = OmegaConf.to_container(hydra, enum_to_str=True)
+        return cls.of_job(validate(config), written, FrozenConfig.of(node))
+
+    @classmethod
+    def of_job(cls, config: FrozenConfig, written: Mapping[str, Any], hydra: FrozenConfig) -> "Run":
+        """Return the run of a job, from its resolved and its unresolved configuration and the node ``hydra``."""
+        folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+        in_sweep = hydra.mode == RunMode.MULTIRUN.name
+        if in_sweep:  # a command that repeats this run alone has no job number
             overrides = [JOB_NUMBER.sub(str(hydra.job.num), word) for word in overrides]
         choices = group_choices(hydra.runtime.choices)
         model = [f"model={choices['model']}"] if "model" in choices else []
         words = [*model, *(word for word in overrides if not word.startswith("model="))] or ["run"]
-        name = folder.name if hydra.mode == RunMode.MULTIRUN else run_name(words)
-        return cls(config, folder, name, choices, overrides)
-
-    def write_hydra(self, composed: DictConfig) -> None:
-        """Write the files config, hydra and overrides (.yaml), as Hydra's launchers do.
-
-        Args:
-            composed: the configuration with its node ``hydra``; nothing is written if ``output_subdir`` is null.
-        """
-        if composed.hydra.output_subdir is None:
-            return
-        folder = self.folder / composed.hydra.output_subdir
-        folder.mkdir(parents=True, exist_ok=True)
-        hydra = {"hydra": OmegaConf.to_container(composed.hydra, enum_to_str=True)}
-        overrides = composed.hydra.overrides.task
-        for name, node in (("config", self.config), ("hydra", hydra), ("overrides", overrides)):
-            (folder / f"{name}.yaml").write_text(to_yaml(node))
+        return cls(config, folder, folder.name if in_sweep else run_name(words), choices, overrides, written)
 
 
 class RunFolders:
@@ -118,11 +116,11 @@ def open_events(run: Run, members: int) -> EventWriter:
         run: the run.
         members: the number of runs in its population.
     """
-    config, writer = plain(run.config), events.event_writer(run.folder, members)
-    unresolved = without_folder_keys(OmegaConf.to_container(run.config))
+    config, writer = recorded(run.config), events.event_writer(run.folder, members)
+    unresolved = {key: value for key, value in (run.written or config).items() if key not in FOLDER_KEYS}
     hparams = events.flatten_hparams(config, run.choices)
     writer.add_event(events.run_start(hparams, events.hparam_group(unresolved, run.choices)))
-    writer.add_event(events.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines())))
+    writer.add_event(events.text("config", indent(to_yaml(config), "    ").rstrip("\n")))
     writer.flush()
     return writer
 
@@ -130,9 +128,10 @@ def open_events(run: Run, members: int) -> EventWriter:
 def remove_unfinished_run(folder: Path) -> None:
     """Remove the files of an unfinished run before it is trained again."""
     require_writable(folder)
-    for pattern in (EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"):
-        for path in folder.glob(pattern):
-            path.unlink()
     files = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
-    for name in (*files, "checkpoints/best.pt", "checkpoints/last.pt"):
-        (folder / name).unlink(missing_ok=True)
+    patterns = *files, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"
+    for path in folder.iterdir():
+        if any(path.match(pattern) for pattern in patterns):
+            path.unlink()
+    for name in ("best.pt", "last.pt"):
+        (folder / "checkpoints" / name).unlink(missing_ok=True)

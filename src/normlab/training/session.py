@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytorch_lightning as pl
-from omegaconf import DictConfig
 from torch import Tensor
 
+from normlab.config.frozen import recorded
 from normlab.config.schema import direction_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
@@ -22,7 +23,6 @@ from normlab.population.kernels import tune_malloc
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import seed_globally
 from normlab.population.resources import compiling_pays, threads, threads_for
-from normlab.results.folder import plain
 from normlab.results.provenance import environment, remembered_command, sources_of
 from normlab.results.result import Objective, Result, Status, worst_value
 from normlab.results.series import Point
@@ -38,7 +38,7 @@ from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run, RunFolders
-from normlab.training.stackability import footprint_of, population_key, stacking_of
+from normlab.training.stackability import DryRun
 
 log = logging.getLogger("normlab")
 
@@ -75,7 +75,7 @@ def result_without_metrics(run: Run, status: Status, error: str | None = None) -
     return Result(
         name=run.name,
         status=status,
-        config=plain(run.config),
+        config=recorded(run.config),
         choices=run.choices,
         overrides=run.overrides,
         objective=Objective(metric, direction, worst_value(direction)),
@@ -84,26 +84,26 @@ def result_without_metrics(run: Run, status: Status, error: str | None = None) -
     )
 
 
-def should_compile(config: DictConfig, members: int, populations: int = 1) -> bool:
+def should_compile(trial: DryRun, members: int, populations: int = 1) -> bool:
     """Return True if compiling the step is estimated to save time for populations of one shape."""
+    config = trial.config
     if config.trainer.get("fast_dev_run") or not is_stacked(config.optimizer, StackedOptimizer):
         return False
     sizes = batch_sizes(config.data.train, config.data.batch_size)
-    return compiling_pays(footprint_of(config), sizes, config.trainer.max_epochs, members, populations)
+    return compiling_pays(trial.footprint, sizes, config.trainer.max_epochs, members, populations)
 
 
-def choose_stacking(module: PopulationModule, config: DictConfig, warn: Callable[[str], None]) -> None:
+def choose_stacking(module: PopulationModule, trial: DryRun, warn: Callable[[str], None]) -> None:
     """Select stacking by layers or vmap, as the stacking check allows.
 
     A compiled step of a single run also goes through the stacked forms; if the check fails, it stays uncompiled.
     """
     alone = module.population.members == 1
-    if alone and not (module.compiles and is_stacked(config.optimizer, StackedOptimizer)):
+    if alone and not (module.compiles and is_stacked(trial.config.optimizer, StackedOptimizer)):
         return
-    stacking = stacking_of(config, population_key(config))
-    module.population.by_layers = stacking.vmap_reason is None
-    if stacking.unstackable_reason and alone:
-        warn(f"trainer.compile: {stacking.unstackable_reason}; training continues uncompiled")
+    module.population.by_layers = trial.stacking.vmap_reason is None
+    if trial.stacking.unstackable_reason and alone:
+        warn(f"trainer.compile: {trial.stacking.unstackable_reason}; training continues uncompiled")
         module.compiles = False
 
 
@@ -113,31 +113,34 @@ class TrainingSession:
     Args:
         runs: of the population; their configurations have one population key.
         progress: the progress bar, shared with other populations.
+        trial: the dry run of their population key.
         populations: number of populations with this key in the sweep, for the decision to compile.
-        data: a datamodule to use instead of the configured one.
+        data, module: a datamodule and a module to use instead of the configured ones.
     """
 
     def __init__(
         self,
         runs: Sequence[Run],
         progress: Progress,
+        trial: DryRun,
         populations: int = 1,
         data: InMemoryData | None = None,
+        module: PopulationModule | None = None,
     ) -> None:
         config = runs[0].config
-        self.runs, self.config, self.progress = runs, config, progress
+        self.runs, self.config, self.progress, self.trial = runs, config, progress, trial
         self.metric = config.optimized_metric
         self.direction = direction_of(self.metric, config.direction)
         self.data = data or make_data(*(run.config for run in runs))
-        self.sources = sources_of(plain(config))
-        self.module = make_module([run.config for run in runs], self.data)
-        if config.trainer.compile is None and should_compile(config, len(runs), populations):
+        self.sources = sources_of(config)
+        self.module = module or make_module([run.config for run in runs], self.data)
+        if config.trainer.compile is None and should_compile(trial, len(runs), populations):
             log.info(
                 "compiling the step of %s: this should save more time than it takes",
                 population_name(runs),
             )
             self.module.compiles = True
-        choose_stacking(self.module, config, progress.warn_once)
+        choose_stacking(self.module, trial, progress.warn_once)
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
@@ -169,7 +172,7 @@ class TrainingSession:
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the results so far have been written.
         """
-        thread_count = self.config.trainer.threads or threads_for(footprint_of(self.config), len(self.runs))
+        thread_count = self.config.trainer.threads or threads_for(self.trial.footprint, len(self.runs))
         tune_malloc()
         with threads(thread_count), self.module.interrupts.recorded(), hide_lightning_warnings():
             seed_globally(self.config.seed)
@@ -231,11 +234,12 @@ class TrainingSession:
         best_epochs = [self.best.epoch_metrics(k) for k in range(len(self.runs))]
         for k, best in enumerate(best_epochs):
             self.folders.save(k, "best", self.module.population.member(k, self.best.state), best)
-        results = [self.result(k, status, tests, error) for k in range(len(self.runs))]
+        final = self.final.means(self.module.epochs)
+        results = [self.result(k, status, tests, final, error) for k in range(len(self.runs))]
         for k, (best, result) in enumerate(zip(best_epochs, results, strict=True)):
             if best is not None:
-                final = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
-                self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), final))
+                ends = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
+                self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), ends))
         self.recorder.flush()
         if self.probes is not None:
             self.probes.flush()
@@ -244,7 +248,14 @@ class TrainingSession:
         log.info(run_line(results[0]) if len(results) == 1 else population_line(results))
         return results
 
-    def result(self, k: int, status: Status, tests: dict[str, Tensor], error: BaseException | None) -> Result:
+    def result(
+        self,
+        k: int,
+        status: Status,
+        tests: dict[str, Tensor],
+        final: dict[str, np.ndarray],
+        error: BaseException | None,
+    ) -> Result:
         """Return the result of member k in its current state."""
         run, module, best = self.runs[k], self.module, self.best.epoch_metrics(k)
         data = self.data.members[k % len(self.data.members)]
@@ -261,7 +272,7 @@ class TrainingSession:
             best=best,
             last=self.recorder.epoch_metrics(k),
             test={name: values[k].item() for name, values in tests.items()} if tested else {},
-            final={name: float(values[k]) for name, values in self.final.means(module.epochs).items()},
+            final={name: float(values[k]) for name, values in final.items()},
             chance=constant_predictor_loss(module.task, table.y, table.out_features),
             probes=self.probes.latest[k] if self.probes else {},
             epochs=int(module.epochs[k]),

@@ -1,23 +1,101 @@
-"""Decides which runs can share a population, by their configurations and by a check of their net."""
+"""Decides which runs can share a population, by their configurations and a check of their net.
+
+The outcome for all runs with one population key is their :class:`DryRun`.
+"""
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from normlab.config.frozen import FrozenConfig, recorded, replaced
 from normlab.data.datamodule import InMemoryData
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets
-from normlab.population.resources import Footprint, threads, threads_for
+from normlab.population.resources import Footprint, device, members_at_once, threads, threads_for
 from normlab.population.schedulers import Scheduler
 from normlab.population.stacking_check import CHECK_SEEDS, CHECK_STEPS, Stacking, check_stacking
-from normlab.results.folder import plain
-from normlab.training.build import is_stacked, make_data, make_module, make_task, net_maker, precision_of
+from normlab.training.build import is_stacked, make_task, net_maker, precision_of, shared_data
+from normlab.training.population_module import PopulationModule
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The outcome of a dry run, for all runs with its population key.
+
+    Attributes:
+        config: of the run that was tried.
+        footprint: of its net.
+        generated: whether its samples are drawn from its seed.
+        classes: whether its targets are class indices.
+        shape_is_fitted: whether the input shape depends on the split.
+        warnings: about the data, the layers and the metric.
+    """
+
+    config: FrozenConfig
+    footprint: Footprint
+    generated: bool
+    classes: bool
+    shape_is_fitted: bool
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, config: FrozenConfig, data: InMemoryData, footprint: Footprint) -> "DryRun":
+        """Return the outcome for these data."""
+        return cls(config, footprint, data.generated, data.parts[0].is_classification, data.shape_is_fitted)
+
+    @cached_property
+    def stacking(self) -> Stacking:
+        """The way in which the runs can be stacked, checked at the first access."""
+        return check_stacking_of(self.config, shared_data(self.config), self.footprint)
+
+    @property
+    def stacking_in_sweep(self) -> Stacking:
+        """The same for runs of a sweep, whose configuration may not allow them to share a population."""
+        reason = single_run_reason(self.config)
+        return Stacking(reason) if reason else self.stacking
+
+    def members_at_once(self, n_jobs: int, own_samples: bool) -> int:
+        """Return the largest number of runs in a population; see :func:`members_at_once`."""
+        on = device(self.config.trainer.get("accelerator", "auto"))
+        return members_at_once(self.footprint, on, n_jobs, own_samples=own_samples)
+
+
+def footprint_of(module: PopulationModule, data: InMemoryData, precision: torch.dtype) -> Footprint:
+    """Measure the footprint of a run by passing its first minibatch through its net."""
+    table = data.parts[0]
+    x, _ = module.cast((table.x[None, : data.batch_size], table.y))
+    samples = sum(part.x.numel() + part.y.numel() for part in data.parts)
+    return Footprint.measure(module.population, x, samples, precision.itemsize)
+
+
+def check_stacking_of(config: FrozenConfig, data: InMemoryData, footprint: Footprint) -> Stacking:
+    """Run :func:`check_stacking` on the net, the loss and the first minibatches of a configuration."""
+    split = data.split(0)
+    minibatches = list(islice(data.minibatches((split.x, split.y), CHECK_SEEDS, 0), CHECK_STEPS))
+    make_net = net_maker(config, data)
+
+    def make_nets(dtype: torch.dtype) -> list[nn.Module]:
+        # A deepcopy would not copy objects that hooks and functions refer to.
+        return [net.to(dtype) for net in initial_nets(make_net, CHECK_SEEDS)]
+
+    with threads(threads_for(footprint, len(CHECK_SEEDS))):
+        return check_stacking(make_nets, make_task(data, config.loss), minibatches, precision_of(config))
+
+
+def population_key(config: Mapping[str, Any]) -> str:
+    """Return a text that is equal for runs whose configurations allow them to share a population."""
+    values = recorded(config)
+    values["seed"] = values["data"]["seed"] = "#"
+    for name, base in (("optimizer", StackedOptimizer), ("scheduler", Scheduler)):
+        if is_stacked(values[name], base):
+            values[name] = mask_numbers(values[name])
+    return json.dumps(values, sort_keys=True)
 
 
 def mask_numbers(node: Any) -> Any:
@@ -33,22 +111,7 @@ def mask_numbers(node: Any) -> Any:
     return "#" if isinstance(node, int | float) and not isinstance(node, bool) else node
 
 
-def population_key(config: DictConfig) -> str:
-    """Return a text that is equal for runs whose configurations allow them to share a population."""
-    return population_key_of_values(plain(config))
-
-
-def population_key_of_values(values: Mapping[str, Any]) -> str:
-    """Return the population key of a plain configuration: its JSON without seeds and stackable numbers."""
-    data = {key: value for key, value in values["data"].items() if key != "seed"}
-    masked = {**values, "seed": "#", "data": data}
-    for name, base in (("optimizer", StackedOptimizer), ("scheduler", Scheduler)):
-        if is_stacked(masked[name], base):
-            masked[name] = mask_numbers(masked[name])
-    return json.dumps(masked, sort_keys=True)
-
-
-def single_run_reason(config: DictConfig) -> str:
+def single_run_reason(config: FrozenConfig) -> str:
     """Return the reason a configuration cannot train in a population; empty if it can."""
     for group in ("callbacks", "logger"):
         if config[group].extra:
@@ -57,46 +120,6 @@ def single_run_reason(config: DictConfig) -> str:
     return "" if stacked else f"{config.optimizer._target_} trains a single run; use optimizer=adam, adamw or sgd"
 
 
-_stackings: dict[str, Stacking] = {}
-
-
-def stacking_of(config: DictConfig, key: str) -> Stacking:
-    """Return the stacking of runs with one population key; each key is checked once.
-
-    Args:
-        config: of one of the runs.
-        key: their population key, followed by the input shape if that depends on the split.
-    """
-    if key not in _stackings:
-        _stackings[key] = check_stacking_of(config, make_data(config))
-    return _stackings[key]
-
-
-def check_stacking_of(config: DictConfig, data: InMemoryData) -> Stacking:
-    """Run :func:`check_stacking` on the net, the loss and the first minibatches of a configuration."""
-    split = data.split(0)
-    minibatches = list(islice(data.minibatches((split.x, split.y), CHECK_SEEDS, 0), CHECK_STEPS))
-    make_net = net_maker(config, data)
-
-    def make_nets(dtype: torch.dtype) -> list[nn.Module]:
-        # A deepcopy would not copy objects that hooks and functions refer to.
-        return [net.to(dtype) for net in initial_nets(make_net, CHECK_SEEDS)]
-
-    with threads(threads_for(footprint_of(config), len(CHECK_SEEDS))):
-        return check_stacking(make_nets, make_task(data, config.loss), minibatches, precision_of(config))
-
-
-def footprint_of(config: DictConfig) -> Footprint:
-    """Measure the footprint of a run by passing a minibatch through its net; cached for all seeds."""
-    return _footprint_of(json.dumps(plain(config) | {"seed": 0}))
-
-
-@lru_cache(maxsize=1024)
-def _footprint_of(text: str) -> Footprint:
-    config = OmegaConf.create(json.loads(text))
-    data = make_data(config)
-    module = make_module([config], data)
-    table = data.parts[0]
-    x, _ = module.cast((table.x[None, : data.batch_size], table.y))
-    samples = sum(part.x.numel() + part.y.numel() for part in data.parts)
-    return Footprint.measure(module.population, x, samples, precision_of(config).itemsize)
+def without_extra(config: FrozenConfig) -> FrozenConfig:
+    """Return the configuration without the Lightning callbacks and loggers of ``extra``."""
+    return FrozenConfig.of(replaced(config, {("callbacks", "extra"): {}, ("logger", "extra"): {}}))

@@ -1,0 +1,172 @@
+"""Configurations as plain data: frozen for a run, recorded with its result, compared and migrated.
+
+OmegaConf serves composition alone; a run gets a :class:`FrozenConfig`, in which all interpolations are resolved.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from normlab.config.schema import REPORT_KEYS
+
+KeyPath = tuple[Any, ...]
+FOLDER_KEYS = ("retrain", "timing")
+"""Keys that control the handling of a run's or sweep's folder and are not recorded with the run."""
+
+RENAMED_KEYS = {"warmup": "stats_warmup_epochs"}
+
+MOVED_TARGETS = {
+    **{f"normlab.training.optim.{name}": f"normlab.population.optim.{name}" for name in ("SGD", "Adam", "AdamW")},
+    **{
+        f"normlab.training.schedulers.{name}": f"normlab.population.schedulers.{name}"
+        for name in ("CosineAnnealingLR", "ReduceLROnPlateau", "StepLR")
+    },
+    "normlab.models.SourceMLP": "normlab.source_experiments.SourceMLP",
+    "normlab.probes.AliasedLipschitz": "normlab.source_experiments.AliasedLipschitz",
+}
+
+DEFAULTS_BEFORE = {"replicate": "seed"}
+"""Values of keys that older records lack."""
+
+
+class FrozenConfig(dict[str, Any]):
+    """A read-only mapping whose keys can be read as attributes: ``config.optimizer.lr``.
+
+    >>> config = FrozenConfig.of({"seed": 1, "optimizer": {"lr": 0.1}})
+    >>> config.optimizer.lr, config | {"seed": 2}
+    (0.1, {'seed': 2, 'optimizer': {'lr': 0.1}})
+    >>> config.seed = 2
+    Traceback (most recent call last):
+    TypeError: a configuration is read-only; make another with FrozenConfig.of
+    """
+
+    @classmethod
+    def of(cls, values: Mapping[Any, Any]) -> "FrozenConfig":
+        """Freeze a mapping and the mappings below it; those that are frozen already are shared."""
+        return values if isinstance(values, cls) else cls({key: frozen(value) for key, value in values.items()})
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(f"the configuration has no key {key}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenConfig, (dict(self),)
+
+    def refuse(self, *arguments: Any, **keywords: Any) -> NoReturn:
+        """Raise TypeError, in place of every method that changes a dict."""
+        raise TypeError("a configuration is read-only; make another with FrozenConfig.of")
+
+    __setattr__ = __setitem__ = __delattr__ = __delitem__ = __ior__ = refuse
+    clear = pop = popitem = setdefault = update = refuse
+
+
+def frozen(value: Any) -> Any:
+    """Freeze the mappings in a value."""
+    if isinstance(value, Mapping):
+        return FrozenConfig.of(value)
+    return [frozen(entry) for entry in value] if isinstance(value, list) else value
+
+
+def replaced(node: Any, changes: Mapping[KeyPath, Any]) -> Any:
+    """Return plain data with other values at some paths; unchanged parts are shared.
+
+    >>> replaced({"seed": 0, "net": {"hidden": [8, 8]}}, {("seed",): 1, ("net", "hidden", 1): 9})
+    {'seed': 1, 'net': {'hidden': [8, 9]}}
+    """
+    copy, below = node.copy(), dict[Any, dict[KeyPath, Any]]()
+    for (key, *rest), value in changes.items():
+        if rest:
+            below.setdefault(key, {})[tuple(rest)] = value
+        else:
+            copy[key] = value
+    for key, deeper in below.items():
+        copy[key] = replaced(copy[key], deeper)
+    return copy
+
+
+def recorded(config: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a configuration as it is recorded: JSON data, without ``FOLDER_KEYS``."""
+    data: dict[str, Any] = to_jsonable({key: value for key, value in config.items() if key not in FOLDER_KEYS})
+    return data
+
+
+def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the keys that only the report reads; the rest determines the result."""
+    return {key: value for key, value in config.items() if key not in REPORT_KEYS}
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Serialize what a configuration trains; two runs with equal fingerprints have equal results."""
+    return json.dumps(without_report_keys(recorded(config)), sort_keys=True, default=str)
+
+
+def config_leaves(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each leaf of a nested configuration."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from config_leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def to_jsonable(value: Any) -> Any:
+    """Convert non-finite floats and mapping keys to strings, as JSON allows neither NaN nor numeric keys.
+
+    >>> to_jsonable({"loss": [math.inf, 1.0]})
+    {'loss': ['inf', 1.0]}
+    """
+    if isinstance(value, dict):
+        return {str(key): to_jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_jsonable(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def differing_keys(one: Any, other: Any, path: str = "") -> list[str]:
+    """Return the dotted keys whose values differ between two configurations.
+
+    >>> differing_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    ['a.c']
+    """
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [path]
+    keys = sorted(one.keys() | other.keys())
+    return [
+        k
+        for key in keys
+        for k in differing_keys(one.get(key, ...), other.get(key, ...), f"{path}.{key}".lstrip("."))
+    ]
+
+
+def updated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration with current keys and ``_target_`` paths.
+
+    >>> updated({"warmup": 3, "net": {"_target_": "normlab.models.SourceMLP"}})
+    {'replicate': 'seed', 'stats_warmup_epochs': 3, 'net': {'_target_': 'normlab.source_experiments.SourceMLP'}}
+    """
+    if not config:  # the run left no configuration
+        return {}
+    return DEFAULTS_BEFORE | {RENAMED_KEYS.get(key, key): with_moved_targets(node) for key, node in config.items()}
+
+
+def updated_override(override: str) -> str:
+    """Return a recorded override with the current name of its key.
+
+    >>> updated_override("warmup=3"), updated_override("seed=1")
+    ('stats_warmup_epochs=3', 'seed=1')
+    """
+    key, equals, value = override.partition("=")
+    return f"{RENAMED_KEYS.get(key, key)}{equals}{value}"
+
+
+def with_moved_targets(node: Any) -> Any:
+    """Replace moved ``_target_`` paths in a part of a configuration."""
+    if isinstance(node, dict):
+        return {
+            key: MOVED_TARGETS.get(value, value) if key == "_target_" else with_moved_targets(value)
+            for key, value in node.items()
+        }
+    return [with_moved_targets(entry) for entry in node] if isinstance(node, list) else node
