@@ -58,6 +58,16 @@ def test_curve_ends_with_a_cross_where_half_of_the_runs_diverged():
     assert [line.get_xdata().tolist() for line in crosses] == [[2]]
 
 
+def test_curves_that_diverge_at_once_have_a_cross_inside_the_panel():
+    with drawing():
+        figure = draw_curves(curves(bn=[np.inf], nobn=[np.inf]), STYLES, title="", y="val/loss")
+        figure.draw_without_rendering()
+    axes = figure.axes[0]
+    crosses = [line for line in axes.lines if line.get_marker() == "x"]
+    assert [line.get_xdata().tolist() for line in crosses] == [[1], [1]]
+    assert axes.get_xlim()[1] > 1
+
+
 def effects(kind=RATIO, **arms):
     rows = [(arm, arm, kind, *numbers, declared) for arm, (*numbers, declared) in arms.items()]
     names = ["arm", "label", "effect", "estimate", "estimate_low", "estimate_high", "declared"]

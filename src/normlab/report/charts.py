@@ -141,7 +141,7 @@ def draw_medians(axes: Axes, curves: pd.DataFrame, style_of: Styles, x: str, bet
             ends.append((at[place], rows["median"].iloc[place], style.colour))
     if len(limits):
         axes.set_ylim(*widened(limits[0], limits[1], axes.get_yscale()))
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.02 * curves[x].max())
     whole_ticks(axes)
     for end in ends:
         cross(axes, *end)
