@@ -55,11 +55,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
-def evaluate_checkpoint(checkpoint: Checkpoint, config: FrozenConfig) -> tuple[dict[str, float], InMemoryData]:
+def evaluate_checkpoint(
+    checkpoint: Checkpoint, config: FrozenConfig, remedy: str
+) -> tuple[dict[str, float], InMemoryData]:
     """Return loss and metrics on each split that has samples, and the data; nothing is trained.
 
     As in training, ``train_eval`` uses statistics re-estimated on the training split; ``val`` and ``test`` use
     those that ``statistics`` selects.
+
+    Args:
+        checkpoint: of a run.
+        config: of the evaluation.
+        remedy: for a checkpoint of another net.
 
     Raises:
         ConfigError: if the data or the net cannot be made, or the checkpoint is of another net.
@@ -67,7 +74,7 @@ def evaluate_checkpoint(checkpoint: Checkpoint, config: FrozenConfig) -> tuple[d
     data, precision = shared_data(config), precision_of(config)
     module = make_module([config], data).to(precision).eval()
     module.data = data
-    require_fit(checkpoint, module.population.net)
+    require_fit(checkpoint, module.population.net, remedy)
     count = config.trainer.threads or threads_for(footprint_of(module, data, precision), 1)
     with threads(count), seeded(config.seed), torch.no_grad():
         module.population.net.load_state_dict(checkpoint.state_dict)
@@ -100,7 +107,7 @@ def device_of(config: FrozenConfig) -> torch.device:
     return chosen
 
 
-def require_fit(checkpoint: Checkpoint, net: nn.Module) -> None:
+def require_fit(checkpoint: Checkpoint, net: nn.Module, remedy: str) -> None:
     """Check that a checkpoint has the tensors of a net.
 
     Raises:
@@ -112,7 +119,7 @@ def require_fit(checkpoint: Checkpoint, net: nn.Module) -> None:
             has, needs = (f"shape {found[name]}" if name in found else "no such tensor" for found in (saved, own))
             raise ConfigError(
                 f"{checkpoint.path} is of another net: {name} has {has} in the checkpoint and {needs} in the net "
-                "of this configuration; leave out the overrides that change the net, its inputs or its outputs"
+                f"of this configuration; {remedy}"
             )
 
 

@@ -65,10 +65,21 @@ class Request:
     overrides: list[Override]
 
     @property
+    def remedy(self) -> str:
+        """The remedy for a checkpoint that does not fit the net of the configuration."""
+        shaping = [word for word in self.words if word.lstrip("+~").startswith(("data", "net", "model"))]
+        return f"leave out {' '.join(shaping)}" if shaping else "the file does not belong to this run"
+
+    @property
+    def words(self) -> list[str]:
+        """The overrides as they are typed."""
+        return [str(override.input_line) for override in self.overrides]
+
+    @property
     def name(self) -> str:
         """The name of the output folder, made of all but the runs."""
-        words = [str(override.input_line) for override in self.overrides]
-        words += [f"checkpoint={self.checkpoint}"] if self.checkpoint != CHECKPOINTS[0] else []
+        last = [f"checkpoint={self.checkpoint}"] if self.checkpoint != CHECKPOINTS[0] else []
+        words = [*self.words, *last]
         return f"eval-{run_name(words)}" if words else "eval"
 
 
@@ -83,7 +94,7 @@ def evaluate(words: Sequence[str], conf: Path) -> None:
         ConfigError: for a mistake on the command line, or a checkpoint that cannot be evaluated.
     """
     options = get_args_parser().parse_args(list(words))
-    if options.help:
+    if options.help or options.hydra_help:
         print(HELP)
         return
     require_supported(options)
@@ -99,7 +110,7 @@ def evaluate(words: Sequence[str], conf: Path) -> None:
     evaluations = []
     for record, config in zip(records, configs, strict=True):
         with named_if(len(records) > 1, record.folder):
-            evaluations.append(evaluate_run(record, config, request.checkpoint))
+            evaluations.append(evaluate_run(record, config, request))
     print_tables(evaluations)
     folder = write_files(evaluations, request.name, words)
     log.info("files: %s: eval.csv, eval.json", shorter_path(folder))
@@ -138,19 +149,21 @@ def named_if(several: bool, folder: Path) -> Iterator[None]:
         raise ConfigError(f"{shorter_path(folder)}: {error}") from error
 
 
-def evaluate_run(record: Record, config: FrozenConfig, checkpoint: str) -> Evaluation:
+def evaluate_run(record: Record, config: FrozenConfig, request: Request) -> Evaluation:
     """Evaluate a checkpoint of a run, and log warnings about other data and changed code."""
     from normlab.evaluation.checkpoint import evaluate_checkpoint, load_checkpoint, shared_samples  # imports torch
 
     check_targets(config)
-    loaded, trained = load_checkpoint(checkpoint_path(record.folder, checkpoint)), record.result.config
-    metrics, data = evaluate_checkpoint(loaded, config)
+    loaded, trained = load_checkpoint(checkpoint_path(record.folder, request.checkpoint)), record.result.config
+    metrics, data = evaluate_checkpoint(loaded, config, request.remedy)
     for notice in data.notices if config.data != trained["data"] else ():
         log.warning(notice)
     for key in changed_sources(record.result, config):
         log.warning("the file of %s has changed since the training", key)
     shared = shared_samples(FrozenConfig.of(trained), config, data)
-    return Evaluation(record, config, checkpoint, loaded.epoch, loaded.step, metrics, data.description(), shared)
+    return Evaluation(
+        record, config, request.checkpoint, loaded.epoch, loaded.step, metrics, data.description(), shared
+    )
 
 
 def changed_sources(result: Result, config: FrozenConfig) -> list[str]:
@@ -164,9 +177,10 @@ def changed_sources(result: Result, config: FrozenConfig) -> list[str]:
 def require_supported(options: Namespace) -> None:
     """Raise ConfigError for an option of Hydra that an evaluation does not support."""
     for name, value in vars(options).items():
+        if value and name == "multirun":
+            raise ConfigError("-m: an evaluation is no sweep; several runs are run=[A,B] or 'run=outputs/mine/*'")
         if value and name not in ("overrides", "config_dir"):
-            hint = "; several runs are run=[A,B] or a pattern, 'run=outputs/mine/*'" if name == "multirun" else ""
-            raise ConfigError(f"--{name.replace('_', '-')}: an evaluation has no such option{hint}; leave it out")
+            raise ConfigError(f"--{name.replace('_', '-')}: an evaluation has no such option; leave it out")
     folder = options.config_dir
     require(folder is None or Path(folder).is_dir(), "--config-dir", "a folder", folder)
 
@@ -270,10 +284,9 @@ def runs_of(entry: str, checkpoint: str) -> list[Path]:
         remedy = (
             f"its runs are 'run={entry.rstrip('/')}/*'" if inside else "run=outputs/… is a folder with result.json"
         )
+        missing = "" if paths or is_pattern(entry) else ", which does not exist"
         expected = "a pattern that matches runs" if is_pattern(entry) else "the folder of a run"
-        raise ConfigError(
-            f"run must be {expected}, got {entry}{'' if paths else ', which does not exist'}; {remedy}"
-        )
+        raise ConfigError(f"run must be {expected}, got {entry}{missing}; {remedy}")
     if Path(entry).expanduser() in runs:
         return runs
     complete = [run for run in runs if checkpoint_path(run, checkpoint).is_file()]
