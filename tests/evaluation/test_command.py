@@ -78,6 +78,7 @@ OF_OVERRIDES = {
     "retrain=true": "retrain has no effect in an evaluation",
     "experiment=overfit": "experiment has no effect in an evaluation",
     "hydra.run.dir=x": "hydra.run.dir has no effect in an evaluation",
+    "net.dropout=0.5": "net.dropout has no effect on a trained net in evaluation mode; leave it out",
     "~scheduler": "scheduler has no effect in an evaluation",
     "replicate=seed seed=3": "seed has no effect: with replicate=seed the data depend on data.seed; use",
     "modle=nobn": "modle: no such key; did you mean model?",

@@ -31,6 +31,9 @@ USED = ("data", "net", "model", "loss", "metrics", "statistics", "seed", "replic
 USED_OF_TRAINER = ("accelerator", "precision", "threads")
 """Keys that determine the metrics of a checkpoint; the others, such as ``optimizer``, only affect training."""
 
+TRAINING_ONLY = ("net.dropout", "net.init", "model.norm.momentum", "model.norm2d.momentum")
+"""Keys below those that a net does not use in evaluation mode with given weights."""
+
 
 def used_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that determines the metrics of a checkpoint."""
@@ -53,6 +56,8 @@ def check_overrides(overrides: Sequence[Override]) -> None:
                     f"{key} has no effect in an evaluation, which uses {', '.join(used)}; leave it out"
                 )
             raise ConfigError(f"{key}: no such key; did you mean {nearest(key, (*COMMAND_KEYS, *used))}?")
+        if key in TRAINING_ONLY:
+            raise ConfigError(f"{key} has no effect on a trained net in evaluation mode; leave it out")
         if override.is_sweep_override():
             raise ConfigError(f"{key} must be one value, got {override.input_line}; run eval.py for each value")
     require_distinct(list(overrides))
