@@ -99,7 +99,7 @@ def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Serialize what a configuration trains; two runs with equal fingerprints have equal results."""
+    """Serialize the part of a configuration that decides its result; two runs with equal fingerprints have equal results."""
     return json.dumps(without_report_keys(recorded(config)), sort_keys=True, default=str)
 
 
