@@ -99,7 +99,7 @@ def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Serialize the part of a configuration that decides its result; two runs with equal fingerprints have equal results."""
+    """Serialize the part of a configuration that decides the result of its run."""
     return json.dumps(without_report_keys(recorded(config)), sort_keys=True, default=str)
 
 
