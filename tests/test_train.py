@@ -79,7 +79,7 @@ def check_run(folder: Path) -> None:
     points = scalars(folder, "val/loss")
     assert [step for step, _ in points] == losses["step"].tolist() == [5, 10, 15, 20]
     assert [value for _, value in points] == pytest.approx(losses["value"].tolist(), rel=1e-6)
-    for tag in ("train/loss", "train/lr", "activation/hidden1/after_std", "test/loss", "best/val/loss"):
+    for tag in ("train/loss", "train/lr", "~val_activation/hidden1/after_std", "~test/loss"):
         assert scalars(folder, tag), tag
 
 
