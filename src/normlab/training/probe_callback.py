@@ -25,8 +25,8 @@ from normlab.errors import prefix_errors
 from normlab.population import State
 from normlab.population.optim import SGD, Adam
 from normlab.population.population import copy_of
-from normlab.probes.copies import folds_exactly
 from normlab.probes.graph import Graph
+from normlab.probes.landscape import folds_exactly
 from normlab.probes.snapshot import Measurement, Preconditioning, Probe, TrainingSnapshot
 from normlab.results.events import EventWriter, histograms, scalars
 from normlab.results.series import ProbeRecord, append_probes, headlines, write_arrays

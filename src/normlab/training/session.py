@@ -23,8 +23,15 @@ from normlab.population.kernels import tune_malloc
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import seed_globally
 from normlab.population.resources import compiling_pays, threads, threads_for
-from normlab.results.provenance import environment, remembered_command, sources_of
-from normlab.results.result import Objective, Result, Status, worst_value
+from normlab.results.result import (
+    Objective,
+    Result,
+    Status,
+    environment,
+    remembered_command,
+    sources_of,
+    worst_value,
+)
 from normlab.results.series import Point
 from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
 from normlab.training.callbacks import (
