@@ -6,8 +6,9 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,19 +63,19 @@ class Outcome:
 
 
 @pytest.fixture
-def run_train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Iterator:
-    """Return a function that runs ``train.py`` with arguments in this process, in an empty folder."""
+def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Iterator:
+    """Return a function that runs a script with arguments in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     # run_cli sets this variable; restoring it keeps it from subprocesses of later tests.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    def run(script: str, *arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
         code = 0
         try:
-            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+            runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
             # The interpreter prints the message of a SystemExit to stderr.
@@ -89,3 +90,15 @@ def run_train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tm
     for handler in root.handlers:
         handler.close()
     root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def run_train(run_script: Callable) -> Callable:
+    """Return a function that runs ``train.py`` with arguments in this process, in an empty folder."""
+    return partial(run_script, "train.py")
+
+
+@pytest.fixture
+def run_eval(run_script: Callable) -> Callable:
+    """Return a function that runs ``eval.py`` with arguments in this process, in an empty folder."""
+    return partial(run_script, "eval.py")

@@ -78,7 +78,8 @@ def options_first(words: Sequence[str]) -> list[str]:
     known, unknown = get_args_parser().parse_known_args(list(words))
     for word in unknown:
         if word.startswith("-"):
-            sys.exit(f"error: {word}: no such option; python train.py --help and --hydra-help list them")
+            script = Path(sys.argv[0]).name
+            sys.exit(f"error: {word}: no such option; python {script} --help and --hydra-help list them")
     overrides = [*known.overrides, *unknown]
     options, remaining = [], list(overrides)
     for word in words:

@@ -1,0 +1,1 @@
+"""Evaluation of checkpoints: the command ``python eval.py``, its configuration, metrics and files."""

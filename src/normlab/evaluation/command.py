@@ -1,0 +1,300 @@
+"""Command line ``python eval.py``: selects runs and evaluates their checkpoints; the entry is :func:`evaluate`."""
+
+import logging
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from normlab.config.frozen import FrozenConfig, config_leaves
+from normlab.config.validation import check_targets
+from normlab.errors import ConfigError, require
+from normlab.evaluation.configuration import (
+    check_overrides,
+    compose_options,
+    evaluation_config,
+    written_config,
+)
+from normlab.evaluation.output import Evaluation, common_folder, print_tables, write_files
+from normlab.report import shorter_path
+from normlab.results.folder import HYDRA_CONFIG, require_writable, run_name
+from normlab.results.provenance import sources_of
+from normlab.results.result import RESULT_FILE, Result
+from normlab.results.sweep import Record, read_result, run_folders
+from normlab.stats.design import natural
+
+log = logging.getLogger("normlab")
+CHECKPOINTS = ("best", "last")
+HELP = """\
+Evaluate checkpoints of trained runs on the training, validation and test split; nothing is trained.
+
+  python eval.py run=outputs/mine/model=bn,seed=0
+  python eval.py run=outputs/mine/model=bn,seed=0 statistics=batch     other statistics of the normalizers
+  python eval.py run=outputs/mine/model=bn,seed=0 data=wine            other data, on which the net is not trained
+  python eval.py 'run=outputs/mine/*' checkpoint=last                  several runs, with means over the seeds
+  python eval.py 'run=[outputs/a/model=bn,outputs/b/model=bn]'
+
+  run=FOLDER           the folder of a run, several as [A,B], or a pattern with * and ?
+  checkpoint=best      or last
+  KEY=VALUE            replaces a value of the run's configuration, below or at data, net, model, loss, metrics,
+                       statistics, seed, replicate, trainer.accelerator, trainer.precision or trainer.threads
+  --config-dir FOLDER  more options of data, net, model, loss and metrics
+
+The table is printed, and written with all metrics to a new folder beside the runs: eval.csv and eval.json."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed command line.
+
+    Attributes:
+        runs: the value of ``run=``.
+        checkpoint: ``best`` or ``last``.
+        overrides: of the runs' configurations.
+    """
+
+    runs: str
+    checkpoint: str
+    overrides: list[Override]
+
+    @property
+    def remedy(self) -> str:
+        """The remedy for a checkpoint that does not fit the net of the configuration."""
+        shaping = [word for word in self.words if word.lstrip("+~").startswith(("data", "net", "model"))]
+        return f"leave out {' '.join(shaping)}" if shaping else "the file does not belong to this run"
+
+    @property
+    def words(self) -> list[str]:
+        """The overrides as they are typed."""
+        return [str(override.input_line) for override in self.overrides]
+
+    @property
+    def name(self) -> str:
+        """The name of the output folder, made of all but the runs."""
+        last = [f"checkpoint={self.checkpoint}"] if self.checkpoint != CHECKPOINTS[0] else []
+        words = [*self.words, *last]
+        return f"eval-{run_name(words)}" if words else "eval"
+
+
+def evaluate(words: Sequence[str], conf: Path) -> None:
+    """Evaluate the checkpoints that a command line names, print a table and write ``eval.csv`` and ``eval.json``.
+
+    Args:
+        words: the command line after ``eval.py``.
+        conf: the folder of the config groups.
+
+    Raises:
+        ConfigError: for a mistake on the command line, or a checkpoint that cannot be evaluated.
+    """
+    options = get_args_parser().parse_args(list(words))
+    if options.help or options.hydra_help:
+        print(HELP)
+        return
+    require_supported(options)
+    log_to_terminal()
+    request = parse_request(options.overrides)
+    folders = find_runs(request.runs, request.checkpoint)
+    require_writable(common_folder(folders))
+    composed = compose_options(request.overrides, conf)
+    records, configs = [Record(folder, read_result(folder)) for folder in folders], list[FrozenConfig]()
+    for record in records:
+        with named_if(len(records) > 1, record.folder):
+            configs.append(evaluation_config(written_config(record), composed, request.overrides, conf))
+    evaluations = []
+    for record, config in zip(records, configs, strict=True):
+        with named_if(len(records) > 1, record.folder):
+            evaluations.append(evaluate_run(record, config, request))
+    print_tables(evaluations)
+    folder = write_files(evaluations, request.name, words)
+    log.info("files: %s: eval.csv, eval.json", shorter_path(folder))
+
+
+class Unrepeated(logging.Filter):
+    """Drops warnings that were logged before, since several runs may give the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True for a warning that is new, and for other lines."""
+        text = record.getMessage()
+        is_new = record.levelno < logging.WARNING or text not in self.seen
+        self.seen.add(text)
+        return is_new
+
+
+def log_to_terminal() -> None:
+    """Print log lines without time and level, as a training does."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(Unrepeated())
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+
+
+@contextmanager
+def named_if(several: bool, folder: Path) -> Iterator[None]:
+    """Context manager that prefixes errors with the folder of the run, if there are several runs."""
+    try:
+        yield
+    except ConfigError as error:
+        if not several or str(folder) in str(error):
+            raise
+        raise ConfigError(f"{shorter_path(folder)}: {error}") from error
+
+
+def evaluate_run(record: Record, config: FrozenConfig, request: Request) -> Evaluation:
+    """Evaluate a checkpoint of a run, and log warnings about other data and changed code."""
+    from normlab.evaluation.checkpoint import evaluate_checkpoint, load_checkpoint, shared_samples  # imports torch
+
+    check_targets(config)
+    loaded, trained = load_checkpoint(checkpoint_path(record.folder, request.checkpoint)), record.result.config
+    metrics, data = evaluate_checkpoint(loaded, config, request.remedy)
+    for notice in data.notices if config.data != trained["data"] else ():
+        log.warning(notice)
+    for key in changed_sources(record.result, config):
+        log.warning("the file of %s has changed since the training", key)
+    shared = shared_samples(FrozenConfig.of(trained), config, data)
+    return Evaluation(
+        record, config, request.checkpoint, loaded.epoch, loaded.step, metrics, data.description(), shared
+    )
+
+
+def changed_sources(result: Result, config: FrozenConfig) -> list[str]:
+    """Return the keys that name the same file of code or data as in the training, which has changed since."""
+    now, before = dict(config_leaves(config)), dict(config_leaves(result.config))
+    digests = sources_of(config)
+    same = [key for key in result.sources if key in digests and now.get(key) == before.get(key)]
+    return [key for key in same if digests[key] != result.sources[key]]
+
+
+def require_supported(options: Namespace) -> None:
+    """Raise ConfigError for an option of Hydra that an evaluation does not support."""
+    for name, value in vars(options).items():
+        if value and name == "multirun":
+            raise ConfigError("-m: an evaluation is no sweep; several runs are run=[A,B] or 'run=outputs/mine/*'")
+        if value and name not in ("overrides", "config_dir"):
+            raise ConfigError(f"--{name.replace('_', '-')}: an evaluation has no such option; leave it out")
+    folder = options.config_dir
+    require(folder is None or Path(folder).is_dir(), "--config-dir", "a folder", folder)
+
+
+def parse_request(words: Sequence[str]) -> Request:
+    """Parse ``run=``, ``checkpoint=`` and the overrides.
+
+    Paths may have characters that Hydra's grammar reserves, as in ``model=bn,seed=0``; ``run=`` is parsed here.
+
+    Raises:
+        ConfigError: if a key is missing, unknown, without effect or given twice.
+    """
+    given: dict[str, list[str]] = {"run": [], "checkpoint": []}
+    others = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in given:
+            given[key].append(value)
+        else:
+            others.append(word)
+    for key, values in given.items():
+        remedy = "write run=[A,B] for several" if key == "run" else "keep one"
+        require(len(values) <= 1, key, f"given once; {remedy}", " and ".join(values))
+    require(any(given["run"]), "run", "the folder of a run, such as run=outputs/mine/model=bn", "nothing")
+    checkpoint = next(iter(given["checkpoint"]), CHECKPOINTS[0])
+    require(checkpoint in CHECKPOINTS, "checkpoint", " or ".join(CHECKPOINTS), checkpoint)
+    overrides = OverridesParser.create().parse_overrides(others)
+    check_overrides(overrides)
+    return Request(given["run"][0], checkpoint, overrides)
+
+
+def checkpoint_path(folder: Path, name: str) -> Path:
+    """Return the path of a run's checkpoint."""
+    return folder / "checkpoints" / f"{name}.pt"
+
+
+def find_runs(text: str, checkpoint: str) -> list[Path]:
+    """Return the folders of the runs that ``run=`` names, in this order and each once.
+
+    Raises:
+        ConfigError: if an entry names no run.
+    """
+    entries = split_entries(text[1:-1]) if text.startswith("[") and text.endswith("]") else [unquoted(text)]
+    return list(dict.fromkeys(folder for entry in entries for folder in runs_of(entry, checkpoint)))
+
+
+def split_entries(text: str) -> list[str]:
+    """Split a list of paths at its commas, except those in names, such as ``model=bn,seed=0``.
+
+    The longest part that exists is a path.
+    """
+    parts, entries = text.split(","), []
+    while parts:
+        joined = {count: unquoted(",".join(parts[:count])) for count in range(len(parts), 0, -1)}
+        count = next((count for count, entry in joined.items() if matches(entry)), 1)
+        entries.append(joined[count])
+        parts = parts[count:]
+    return entries
+
+
+def unquoted(text: str) -> str:
+    """Return a path without surrounding spaces and quotes.
+
+    >>> unquoted(" 'outputs/mine' ")
+    'outputs/mine'
+    """
+    text = text.strip()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def matches(entry: str) -> list[Path]:
+    """Return the existing path, or those that match a pattern, in which brackets are literal: ``hidden=[8,8]``."""
+    path = Path(entry).expanduser()
+    if path.exists():
+        return [path]
+    pattern = str(path).replace("[", "[[]")
+    found = glob(pattern, recursive=True) if is_pattern(entry) else []
+    return sorted(map(Path, found), key=lambda path: natural(str(path)))
+
+
+def is_pattern(entry: str) -> bool:
+    """Return True if an entry has wildcards."""
+    return "*" in entry or "?" in entry
+
+
+def is_run(path: Path) -> bool:
+    """Return True for the folder of a run."""
+    return (path / RESULT_FILE).is_file() or (path / HYDRA_CONFIG).is_file()
+
+
+def runs_of(entry: str, checkpoint: str) -> list[Path]:
+    """Return the runs of one entry of ``run=``; those of a pattern that lack the checkpoint are left out.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    paths = matches(entry)
+    runs = [path for path in paths if is_run(path)]
+    if not runs:
+        inside = [folder for path in paths if path.is_dir() for folder in run_folders(path)]
+        remedy = (
+            f"its runs are 'run={entry.rstrip('/')}/*'" if inside else "run=outputs/… is a folder with result.json"
+        )
+        missing = "" if paths or is_pattern(entry) else ", which does not exist"
+        expected = "a pattern that matches runs" if is_pattern(entry) else "the folder of a run"
+        raise ConfigError(f"run must be {expected}, got {entry}{missing}; {remedy}")
+    if Path(entry).expanduser() in runs:
+        return runs
+    complete = [run for run in runs if checkpoint_path(run, checkpoint).is_file()]
+    if not complete:
+        raise ConfigError(
+            f"run={entry}: none of the {len(runs)} runs has checkpoints/{checkpoint}.pt; train them first"
+        )
+    for run in runs:
+        if run not in complete:
+            log.warning("%s is left out: it has no checkpoints/%s.pt", shorter_path(run), checkpoint)
+    return complete
