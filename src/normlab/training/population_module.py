@@ -252,16 +252,22 @@ class PopulationModule(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Freeze diverged members, and step the scheduler with the validation loss, or else the training loss."""
         self.publish_metrics()
-        losses = torch.stack([self.metrics[key] for key in ("train/loss", "val/loss") if key in self.metrics])
-        finite = losses.isfinite().all(dim=0).cpu()
+        self.stop_members()
+        if self.scheduler is not None:
+            metric = "val/loss" if self.data.val else "train/loss"
+            self.scheduler.step(self.metrics.get(metric))
+
+    def stop_members(self) -> None:
+        """Freeze diverged and stopped members, and end the training once none trains."""
+        finite = torch.ones_like(self.active)
+        for key in ("train/loss", "val/loss"):
+            if key in self.metrics:
+                finite &= self.metrics[key].isfinite().cpu()
         # A member that early stopping has just deactivated may have diverged as well.
         self.diverged |= ~self.frozen & ~finite
         self.active &= finite
         self.freeze_inactive()
         self.trainer.should_stop = self.trainer.should_stop or not bool(self.active.any())
-        if self.scheduler is not None:
-            metric = "val/loss" if self.data.val else "train/loss"
-            self.scheduler.step(self.metrics.get(metric))
 
     @torch.no_grad()
     def freeze_inactive(self) -> None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from normlab import lightning  # noqa: F401 - comes before the other imports of Lightning
-from normlab.config.frozen import FrozenConfig, KeyPath, replaced
+from normlab.config.frozen import FrozenConfig, KeyPath, is_population, replaced
+from normlab.config.module import UNSUPPORTED_TRAINER_ARGUMENTS
 from normlab.config.validation import check_targets
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
@@ -135,7 +136,8 @@ def dry_run(config: FrozenConfig) -> DryRun:
     trial = DryRun.of(config, data, footprint_of(module, data, precision_of(config)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(short, Path(folder) / "run", "dry run", {}, [])
-        session = TrainingSession([run], Progress("", 0, shown=False), trial, data=few, module=module)
+        tried = module if is_population(config) else None
+        session = TrainingSession([run], Progress("", 0, shown=False), trial, data=few, module=tried)
         for name, probe in make_probes(config).items():
             with prefix_errors(f"probes.{name}"):
                 probe.check(module.population.net)
@@ -192,7 +194,8 @@ def dry_run_config(config: FrozenConfig) -> FrozenConfig:
     trainer = {"max_epochs": 1, "check_val_every_n_epoch": 1, "fast_dev_run": False, "compile": False}
     once = {"at_start": False, "at_end": False, "every_n_epochs": None, "every_n_steps": NEVER}
     names = [name for name, probe in make_probes(config).items() if isinstance(probe, Probe)]
-    changes: dict[KeyPath, Any] = {("trainer", key): value for key, value in trainer.items()}
+    kept = {key: value for key, value in config.trainer.items() if key not in UNSUPPORTED_TRAINER_ARGUMENTS}
+    changes: dict[KeyPath, Any] = {("trainer",): FrozenConfig.of(kept | trainer)}
     changes |= {("probes", name, key): value for name in names for key, value in once.items()}
     return without_extra(FrozenConfig.of(replaced(config, changes)))
 
