@@ -22,7 +22,13 @@ from normlab.results.result import Objective, Result, Status
 
 def composed(lr: float = 0.1, **more) -> DictConfig:
     module = {"_target_": POPULATION}
-    defaults = {"seed": 0, "replicate": "data", "module": module, "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
+    defaults = {
+        "seed": 0,
+        "replicate": "data",
+        "module": module,
+        "optimizer": {"lr": lr, "warm": "${seed}"},
+        "sizes": [1, 2],
+    }
     return OmegaConf.create(defaults | more)
 
 

@@ -79,7 +79,9 @@ def close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
 
 def check_equal(folder: Path, *words: str) -> tuple[Result, Result]:
     """Train a run with both modules, compare all its numbers, and return the results."""
-    (ours, result), (theirs, reference) = (trained(folder, module, *words) for module in ("lightning", "population"))
+    (ours, result), (theirs, reference) = (
+        trained(folder, module, *words) for module in ("lightning", "population")
+    )
     one, other = curves(ours.folder), curves(theirs.folder)
     assert sorted(one) == sorted(other)
     assert list(one.index) == list(other.index)

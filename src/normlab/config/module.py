@@ -1,4 +1,4 @@
-"""Checks what the LightningModule of a run can honour, such as arguments of the Trainer; see :func:`check_module`."""
+"""Checks settings that depend on the LightningModule, such as arguments of the Trainer: :func:`check_module`."""
 
 from normlab.config.frozen import FrozenConfig, is_population
 from normlab.errors import ConfigError, require
@@ -57,11 +57,15 @@ def check_module(config: FrozenConfig) -> None:
         require(not trainer.get("compile"), "trainer.compile", f"null or false {alone}", trainer.get("compile"))
         return
     for key in config.module.keys() - {"_target_"}:
-        raise ConfigError(f"module.{key}: module=population takes no arguments; remove it, or use module=lightning")
+        raise ConfigError(
+            f"module.{key}: module=population takes no arguments; remove it, or use module=lightning"
+        )
     for key in UNSUPPORTED_TRAINER_ARGUMENTS.keys() & trainer.keys():
         reason = UNSUPPORTED_TRAINER_ARGUMENTS[key]
         raise ConfigError(f"trainer.{key} has no effect here: {reason}; or module=lightning, which has it")
     devices, precision = trainer.get("devices", 1), trainer.get("precision", "32-true")
     remedy = "module=lightning takes others"
-    require(devices == 1, "trainer.devices", f"1, as a run in a population trains on one device ({remedy})", devices)
+    require(
+        devices == 1, "trainer.devices", f"1, as a run in a population trains on one device ({remedy})", devices
+    )
     require(precision in PRECISIONS, "trainer.precision", f"{' or '.join(PRECISIONS)} ({remedy})", precision)

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes, epoch_order
@@ -67,14 +67,22 @@ class MinibatchSampler(Sampler[list[int]]):
         return len(batch_sizes(self.sampler.samples, self.batch_size))
 
 
-class SplitDataset(TensorDataset):
+class SplitDataset(Dataset[Split]):
     """Inputs and targets of a split; a DataLoader selects a whole minibatch at once."""
+
+    def __init__(self, table: Table) -> None:
+        self.x, self.y = table.x, table.y
+
+    def __getitem__(self, index: int) -> Split:
+        return self.x[index], self.y[index]
 
     def __getitems__(self, indices: list[int]) -> Split:
         """Return the minibatch of these samples."""
         rows = torch.tensor(indices)
-        x, y = (tensor.index_select(0, rows) for tensor in self.tensors)
-        return x, y
+        return self.x.index_select(0, rows), self.y.index_select(0, rows)
+
+    def __len__(self) -> int:
+        return len(self.x)
 
 
 def keep(batch: Any) -> Any:
@@ -117,7 +125,7 @@ class MinibatchData(pl.LightningDataModule):
         sampler = MinibatchSampler(EpochSampler(len(table), self.seed), self.data.batch_size)
         # Without a generator of its own, every iterator would draw from the global one.
         generator = torch.Generator()
-        return ResumableLoader(dataset(table), batch_sampler=sampler, collate_fn=keep, generator=generator)
+        return ResumableLoader(SplitDataset(table), batch_sampler=sampler, collate_fn=keep, generator=generator)
 
     def val_dataloader(self) -> DataLoader[Split] | list[Any]:
         """Return the validation split as one batch; nothing if it is empty."""
@@ -128,13 +136,8 @@ class MinibatchData(pl.LightningDataModule):
         return whole(self.data.parts[2])
 
 
-def dataset(table: Table) -> SplitDataset:
-    """Return the samples of a split."""
-    return SplitDataset(table.x, table.y)
-
-
 def whole(table: Table) -> DataLoader[Split] | list[Any]:
     """Return a DataLoader that yields a whole split as one batch; an empty list if the split is empty."""
     if not len(table):
         return []
-    return DataLoader(dataset(table), batch_size=len(table), collate_fn=keep, generator=torch.Generator())
+    return DataLoader(SplitDataset(table), batch_size=len(table), collate_fn=keep, generator=torch.Generator())

@@ -1,4 +1,4 @@
-"""Builds the LightningModule of a run that trains alone, from the parts it takes; see :func:`make_single_module`."""
+"""Builds the LightningModule of a run that trains alone from the parts it takes: :func:`make_single_module`."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 from torchmetrics.utilities import dim_zero_cat
 
-from normlab.config.frozen import FrozenConfig
+from normlab.config.frozen import FrozenConfig, is_population
 from normlab.data.datamodule import InMemoryData
 from normlab.errors import ConfigError, first_line
 from normlab.population.evaluation import MetricFunction, Task
@@ -21,6 +21,9 @@ from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets, seeded
 from normlab.population.schedulers import Scheduler
 from normlab.training.build import is_stacked, make, make_task, net_maker
+
+PARTS = ("net", "loss", "metrics", "optimizer", "scheduler")
+"""Parts of a run that a LightningModule may take by name."""
 
 SCHEDULE_KEYS = ("interval", "frequency", "monitor", "strict")
 """Keys of a scheduler that Lightning reads."""
@@ -84,9 +87,29 @@ def make_single_module(config: FrozenConfig, data: InMemoryData) -> tuple[pl.Lig
 
 def takes(node: Mapping[str, Any]) -> list[str]:
     """Return the parts of a run that a module takes by name, without those that its node defines itself."""
-    accepted = inspect.signature(get_object(node["_target_"])).parameters
-    names = ("net", "loss", "metrics", "optimizer", "scheduler")
-    return [name for name in names if name in accepted and name not in node]
+    accepted = parameter_names(get_object(node["_target_"]))
+    return [name for name in PARTS if name in accepted and name not in node]
+
+
+def parameter_names(target: Any) -> set[str]:
+    """Return the names of a callable's parameters; ``**kwargs`` of a class stands for those of its base class."""
+    names: set[str] = set()
+    for called in target.__mro__ if inspect.isclass(target) else (target,):
+        parameters = inspect.signature(called).parameters
+        names |= parameters.keys()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return names
+
+
+def untaken_parts_notices(config: FrozenConfig) -> list[str]:
+    """Return a warning that names the groups that the module of a run does not take."""
+    taken = {"net", *PARTS} if is_population(config) else {*takes(config.module), *config.module}
+    untaken = [name for name in PARTS if name not in taken]
+    target = config.module._target_
+    return (
+        [f"module: {target} takes no {' and no '.join(untaken)}, so these keys have no effect"] if untaken else []
+    )
 
 
 def single_loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
@@ -97,7 +120,7 @@ def single_loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
 def make_metrics(config: FrozenConfig, data: InMemoryData) -> torchmetrics.MetricCollection:
     """Return the metrics of a task and those of ``metrics``; a metric of torchmetrics is used as it is."""
     train, *held_out = data.parts
-    metrics: dict[str, torchmetrics.Metric]
+    metrics: dict[str, torchmetrics.Metric | torchmetrics.MetricCollection]
     if train.is_classification:
         metrics = {"acc": MulticlassAccuracy(train.out_features, average="micro")}
     else:
@@ -113,7 +136,7 @@ def make_metrics(config: FrozenConfig, data: InMemoryData) -> torchmetrics.Metri
 
 
 def torch_node(node: Mapping[str, Any], base: type, module: str) -> dict[str, Any]:
-    """Return the node of an optimizer or scheduler with torch's class of the same name instead of a stacked one."""
+    """Return the node of an optimizer or scheduler, with torch's class of the same name for a stacked one."""
     target = str(node["_target_"])
     named = {key: value for key, value in node.items() if value is not None}
     if is_stacked(node, base):

@@ -1,7 +1,7 @@
 """A net with its loss as a LightningModule that trains by minibatches, :class:`NormModule`; to be subclassed.
 
-It is the plain reference of :class:`~normlab.training.population_module.PopulationModule`: in float64 both give the
-same losses and weights. Every Trainer argument, callback, logger and checkpoint works as Lightning documents it.
+It is the plain reference of :class:`~normlab.training.population_module.PopulationModule`: in float64 both give
+the same losses and weights. Trainer arguments, callbacks, loggers and checkpoints work as Lightning documents.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ class NormModule(pl.LightningModule):
         outputs = self(x)
         self.log(f"{split}/loss", self.loss(outputs, y), batch_size=len(x))
         metrics.update(outputs, y)
-        self.log_dict(metrics)  # type: ignore[arg-type]  # Lightning takes a collection, its annotation a dict
+        self.log_dict(metrics)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and the scheduler with its interval and the metric it monitors."""

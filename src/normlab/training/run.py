@@ -31,11 +31,13 @@ from normlab.training.build import (
     make_extra,
     make_module,
     make_probes,
+    make_trainer,
     optimizer_maker,
     precision_of,
     scheduler_maker,
     shared_data,
 )
+from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
@@ -94,7 +96,8 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
         ConfigError: if the configuration cannot be trained, with the reason in one line.
     """
     check_targets(config)
-    check_optimizer(json.dumps([config.optimizer, config.scheduler]))
+    if is_population(config):
+        check_optimizer(json.dumps([config.optimizer, config.scheduler]))
     key = population_key(config)
     if key not in _passed:
         with hide_warnings():
@@ -128,7 +131,7 @@ def check_optimizer(text: str) -> None:
 def dry_run(config: FrozenConfig) -> DryRun:
     """Pass minibatches through the net, then train on a few samples in a temporary folder."""
     data, short = shared_data(config), dry_run_config(config)
-    make_extra(config)
+    make_trainer(config, []) if not is_population(config) else make_extra(config)
     sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
     few = first_samples(data, sum(sizes))
     module = make_module([short], few).to(precision_of(config))
@@ -146,7 +149,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
             (result,) = session.run()
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
-    return dataclasses.replace(trial, warnings=[*data.notices, *chain(*notices)])
+    return dataclasses.replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
 
 
 def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int]) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from normlab.config.frozen import is_population, recorded
@@ -18,7 +19,7 @@ from normlab.config.schema import direction_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.loaders import MinibatchData
 from normlab.data.sampling import batch_sizes
-from normlab.errors import first_line
+from normlab.errors import first_line, require
 from normlab.population.evaluation import constant_predictor_loss
 from normlab.population.kernels import tune_malloc
 from normlab.population.optim import StackedOptimizer
@@ -171,6 +172,8 @@ class TrainingSession:
             population = module or make_module([run.config for run in self.runs], data)
             return population, data, population
         trained, net = make_single_module(config, data)
+        alone = f"none with module._target_={config.module._target_}, which takes no net"
+        require(net is not None or not config.probes, "probes", alone, ", ".join(config.probes))
         task, options = make_task(data, config.loss), measuring_options(config)
         run = SingleRun(trained, net, task, config.seed, data, **options)
         return trained, MinibatchData(data, config.seed), run
@@ -253,7 +256,7 @@ class TrainingSession:
         self.module.population.load_state(self.best.state)
         if self.config.statistics == "reestimated":
             self.best.revise(self.module.population, self.reestimated())
-        if not self.data.test:
+        if not (self.data.test and is_overridden("test_step", self.trained)):
             return {}
         self.module.metrics = {}
         self.trainer.test(self.trained, datamodule=self.loaders, verbose=False)

@@ -53,6 +53,7 @@ class SingleRun(PopulationModule):
         self.to(device=module.device, dtype=module.dtype)
         if trainer.optimizers:
             self.optimizer = trainer.optimizers[0]
+        self.begin_step()
         if self.has_net and trainer.ckpt_path is None:
             self.population.initialize_layers(self.first_minibatch()[0])
             self.warm_up_statistics()
