@@ -41,9 +41,9 @@ from normlab.config.validation import validate
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
 from normlab.population.kernels import tune_malloc
-from normlab.probes.copies import side_effect_free_copy
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.gradient_lipschitz import gradient_lipschitz
+from normlab.probes.landscape import side_effect_free_copy
 from normlab.probes.snapshot import TrainingSnapshot
 from normlab.probes.spectrum import LARGEST
 from normlab.training.run import train

@@ -11,14 +11,14 @@ import pytorch_lightning as pl
 import yaml
 from omegaconf import OmegaConf
 
-from normlab.config.validation import UNSUPPORTED_TRAINER_ARGUMENTS
+from normlab.config.module import GROUPS_OF_OBJECTS, UNSUPPORTED_TRAINER_ARGUMENTS
 from normlab.training import build, session
 
 SHORT = ["trainer.max_epochs=1", "logger=csv"]
 CONF = Path(__file__).parents[1] / "conf"
 
 MISTAKES = {
-    "modle=nobn": "modle: no such key; did you mean model?",
+    "modl=nobn": "modl: no such key; did you mean model?",
     "optimiser=sgd": "optimiser: no such key; did you mean optimizer?",
     "optimizer.learnin_rate=1": "optimizer.learnin_rate: no such key; did you mean optimizer.lr?",
     "+optimizer.learning_rate=1": "takes no such argument; did you mean optimizer.lr?",
@@ -220,7 +220,7 @@ def test_key_missing_from_user_dataset_raises(run_train, user_datasets, words, a
         "optimizer.lr=0.01,-1": "model=bn,optimizer.lr=-1: optimizer.lr must be a finite number > 0",
         "data.batch_size=32,1": "model=bn,data.batch_size=1: ",
         "net=mlp,cnnn": "net=cnnn: no such option; did you mean",
-        "modle=a,b": "modle: no such key; did you mean model?",
+        "modl=a,b": "modl: no such key; did you mean model?",
         "seed=0,-1": "seed=-1: seed must be an integer from 0",
         "+optimizer.learning_rate=1,2": "takes no such argument; did you mean optimizer.lr?",
     }.items(),
@@ -283,6 +283,7 @@ def test_trainer_arguments_are_supported_or_rejected():
     assert set(inspect.signature(pl.Trainer).parameters) == {
         *SUPPORTED_TRAINER_ARGUMENTS,
         *UNSUPPORTED_TRAINER_ARGUMENTS,
+        *GROUPS_OF_OBJECTS,
     }
     assert not {*SUPPORTED_TRAINER_ARGUMENTS} & {*UNSUPPORTED_TRAINER_ARGUMENTS}
 
@@ -291,11 +292,17 @@ def test_trainer_arguments_are_supported_or_rejected():
 def test_unsupported_trainer_argument_raises(run_train, argument):
     outcome = run_train(*SHORT, f"+trainer.{argument}=1")
     assert outcome.code == 1
-    assert (
-        one_line(outcome.err)
-        == f"error: trainer.{argument} has no effect here: {UNSUPPORTED_TRAINER_ARGUMENTS[argument]}"
-    )
+    reason = f"{UNSUPPORTED_TRAINER_ARGUMENTS[argument]}; or module=lightning, which has it"
+    assert one_line(outcome.err) == f"error: trainer.{argument} has no effect here: {reason}"
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("module", ["population", "lightning"])
+@pytest.mark.parametrize("argument", sorted(GROUPS_OF_OBJECTS))
+def test_callbacks_and_loggers_of_the_trainer_are_groups(run_train, argument, module):
+    outcome = run_train(*SHORT, f"+trainer.{argument}=1", f"module={module}")
+    assert outcome.code == 1
+    assert one_line(outcome.err) == f"error: trainer.{argument} has no effect here: {GROUPS_OF_OBJECTS[argument]}"
 
 
 @pytest.mark.slow

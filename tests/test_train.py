@@ -79,7 +79,7 @@ def check_run(folder: Path) -> None:
     points = scalars(folder, "val/loss")
     assert [step for step, _ in points] == losses["step"].tolist() == [5, 10, 15, 20]
     assert [value for _, value in points] == pytest.approx(losses["value"].tolist(), rel=1e-6)
-    for tag in ("train/loss", "train/lr", "activation/hidden1/after_std", "test/loss", "best/val/loss"):
+    for tag in ("train/loss", "train/lr", "~val_activation/hidden1/after_std", "~test/loss"):
         assert scalars(folder, tag), tag
 
 
@@ -151,10 +151,10 @@ def test_repeated_command_trains_only_missing_runs(tmp_path):
 
 
 def test_hydra_full_error_shows_traceback(tmp_path):
-    command = [sys.executable, str(TRAIN), "modle=bn"]
+    command = [sys.executable, str(TRAIN), "modl=bn"]
     environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
     full = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert full.returncode == 1
     assert "Traceback" in full.stderr
-    code, out, err = run(tmp_path, "modle=bn")
-    assert (code, out, err) == (1, "", "error: modle: no such key; did you mean model?\n")
+    code, out, err = run(tmp_path, "modl=bn")
+    assert (code, out, err) == (1, "", "error: modl: no such key; did you mean model?\n")

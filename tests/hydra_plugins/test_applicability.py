@@ -70,8 +70,8 @@ def test_inapplicable_override_is_logged(run_train, words, line, trained):
         ),
         (["model=gn,ws_gn", "model.norm.nun_groups=8"], "no such key; did you mean model.norm.num_groups?"),
         (["model=ln,nobn", "model.norm.num_groups=8"], "no such key; model=gn, model=ws_gn have it"),
-        (["modle=bn"], "modle: no such key; did you mean model?"),
-        (["experiment=overfit", "modle=bn"], "modle: no such key; did you mean model?"),
+        (["modl=bn"], "modl: no such key; did you mean model?"),
+        (["experiment=overfit", "modl=bn"], "modl: no such key; did you mean model?"),
     ],
 )
 def test_key_missing_from_all_arms_raises_with_hint(run_train, words, answer):

@@ -18,7 +18,7 @@ from normlab.norms import BatchNorm1d
 from normlab.population import kernels
 from normlab.population.resources import Footprint
 from normlab.population.stacking_check import Stacking
-from normlab.probes.copies import side_effect_free_copy
+from normlab.probes.landscape import side_effect_free_copy
 from normlab.results.result import Result
 from normlab.sweep.grouping import group_runs
 from normlab.training import run as run_module

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normlab.probes.copies import side_effect_free_copy
+from normlab.probes.landscape import side_effect_free_copy
 
 
 class Scaled(nn.Module):

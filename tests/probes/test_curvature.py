@@ -13,9 +13,8 @@ from torch.testing import assert_close
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d, BatchRenorm, GhostBatchNorm, NoisyBatchNorm
 from normlab.probes import curvature
-from normlab.probes.copies import MODES, side_effect_free_copy
 from normlab.probes.curvature import Curvature, extreme_eigenvalues
-from normlab.probes.landscape import BatchedLoss
+from normlab.probes.landscape import MODES, BatchedLoss, side_effect_free_copy
 from normlab.probes.snapshot import Measurement, Preconditioning, TrainingSnapshot
 from normlab.probes.spectrum import LARGEST
 

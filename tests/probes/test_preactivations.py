@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from normlab.models import CNN, MLP, ResMLP
 from normlab.norms import ActNorm, BatchNorm1d, BatchNorm2d, BatchRenorm, NoisyBatchNorm
-from normlab.probes.copies import side_effect_free_copy
+from normlab.probes.landscape import side_effect_free_copy
 from normlab.probes.preactivations import (
     ActivationInputs,
     Preactivations,

@@ -11,9 +11,8 @@ from torch.testing import assert_close
 from normlab import norms
 from normlab.models import MLP
 from normlab.norms import BatchNorm1d
-from normlab.probes.copies import side_effect_free_copy
 from normlab.probes.curvature import extreme_eigenvalues, weight_norm_diagonal
-from normlab.probes.landscape import BatchedLoss
+from normlab.probes.landscape import BatchedLoss, side_effect_free_copy
 from normlab.probes.spectrum import LARGEST
 
 K = 2

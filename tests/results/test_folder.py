@@ -8,6 +8,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.config.frozen import FrozenConfig, recorded
+from normlab.config.schema import POPULATION
 from normlab.config.validation import resolve
 from normlab.errors import ConfigError
 from normlab.results.folder import (
@@ -20,7 +21,14 @@ from normlab.results.result import Objective, Result, Status
 
 
 def composed(lr: float = 0.1, **more) -> DictConfig:
-    defaults = {"seed": 0, "replicate": "data", "optimizer": {"lr": lr, "warm": "${seed}"}, "sizes": [1, 2]}
+    module = {"_target_": POPULATION}
+    defaults = {
+        "seed": 0,
+        "replicate": "data",
+        "module": module,
+        "optimizer": {"lr": lr, "warm": "${seed}"},
+        "sizes": [1, 2],
+    }
     return OmegaConf.create(defaults | more)
 
 

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from normlab.config.schema import POPULATION
 from normlab.results.result import (
     RESULT_FILE,
     EpochMetrics,
@@ -33,6 +34,7 @@ def a_result(**changes) -> Result:
         config={
             "seed": 0,
             "replicate": "data",
+            "module": {"_target_": POPULATION},
             "optimizer": {"lr": 1e-2, "betas": [0.9, 0.999]},
             "trainer": {"gradient_clip_val": None},
         },

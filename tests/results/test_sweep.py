@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from normlab.config.frozen import DEFAULTS_BEFORE
+from normlab.config.schema import POPULATION
 from normlab.results.result import Objective, Result, Status
 from normlab.results.series import Point, append_curves, read_curves
 from normlab.results.sweep import read_sweep, read_sweeps, run_folders, setting
@@ -18,6 +20,7 @@ def make_run(folder, losses=(2.0, 1.0), **changed):
         "config": {
             "seed": 0,
             "replicate": "data",
+            "module": {"_target_": POPULATION},
             "optimizer": {"lr": 0.01, "betas": [0.9, 0.999]},
             "model": {"norm": None},
         },
@@ -94,14 +97,14 @@ class TestReadSweep:
         [record] = read_sweep(tmp_path)
         assert record.result.status == Status.FAILED
         assert record.result.overrides == ["model=nobn", "seed=3"]
-        assert record.result.config == {"replicate": "seed", "seed": 3, "optimizer": {"lr": 0.1}}
+        assert record.result.config == {**DEFAULTS_BEFORE, "seed": 3, "optimizer": {"lr": 0.1}}
         assert record.result.error.startswith("left no result.json")
         assert math.isnan(record.result.objective.value)
 
     def test_config_without_result_is_resolved(self, tmp_path):
         hydra(tmp_path / "run", config="seed: 3\ndata:\n  seed: ${seed}\n")
         [record] = read_sweep(tmp_path)
-        assert record.result.config == {"replicate": "seed", "seed": 3, "data": {"seed": 3}}
+        assert record.result.config == {**DEFAULTS_BEFORE, "seed": 3, "data": {"seed": 3}}
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": "run"}', "\x00\xff"])
     def test_damaged_result_is_logged_and_failed(self, tmp_path, caplog, text):

@@ -32,7 +32,7 @@ from normlab.config.validation import validate
 from normlab.errors import first_line
 from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
-from normlab.results.provenance import remember_command
+from normlab.results.result import remember_command
 
 log = logging.getLogger("normlab")
 # With Optuna's sweeper these loggers print seven lines to stderr, about database plugins and the study's name.

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from normlab.config.schema import REPORT_KEYS
+from normlab.config.schema import POPULATION, REPORT_KEYS
 
 KeyPath = tuple[Any, ...]
 FOLDER_KEYS = ("retrain", "timing")
@@ -26,7 +26,7 @@ MOVED_TARGETS = {
     "normlab.probes.AliasedLipschitz": "normlab.source_experiments.AliasedLipschitz",
 }
 
-DEFAULTS_BEFORE = {"replicate": "seed"}
+DEFAULTS_BEFORE = {"replicate": "seed", "module": {"_target_": POPULATION}}
 """Values of keys that older records lack."""
 
 
@@ -70,6 +70,12 @@ def frozen(value: Any) -> Any:
     return [frozen(entry) for entry in value] if isinstance(value, list) else value
 
 
+def is_population(config: Mapping[str, Any]) -> bool:
+    """Return True if runs of a configuration train in a population, False if another module trains each alone."""
+    target: str = config["module"]["_target_"]
+    return target == POPULATION
+
+
 def replaced(node: Any, changes: Mapping[KeyPath, Any]) -> Any:
     """Return plain data with other values at some paths; unchanged parts are shared.
 
@@ -99,7 +105,7 @@ def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Serialize what a configuration trains; two runs with equal fingerprints have equal results."""
+    """Serialize the part of a configuration that decides the result of its run."""
     return json.dumps(without_report_keys(recorded(config)), sort_keys=True, default=str)
 
 
@@ -144,8 +150,9 @@ def differing_keys(one: Any, other: Any, path: str = "") -> list[str]:
 def updated(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded configuration with current keys and ``_target_`` paths.
 
-    >>> updated({"warmup": 3, "net": {"_target_": "normlab.models.SourceMLP"}})
-    {'replicate': 'seed', 'stats_warmup_epochs': 3, 'net': {'_target_': 'normlab.source_experiments.SourceMLP'}}
+    >>> new = updated({"warmup": 3, "net": {"_target_": "normlab.models.SourceMLP"}})
+    >>> new["replicate"], new["stats_warmup_epochs"], new["net"]
+    ('seed', 3, {'_target_': 'normlab.source_experiments.SourceMLP'})
     """
     if not config:  # the run left no configuration
         return {}

@@ -23,6 +23,9 @@ REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that only the report reads; they do not affect training."""
 
 DEFAULT_DATA_SEED = 42
+POPULATION = "normlab.training.population_module.PopulationModule"
+"""The LightningModule that trains runs as one stack of nets; any other trains each run alone."""
+
 STATISTICS = ("running", "reestimated", "batch")
 SEED_RANGE = "an integer from 0 to 2^63 - 1"
 
@@ -135,23 +138,30 @@ class SchedulerConfig:
 
 
 @dataclass
+class ModuleConfig:
+    """The LightningModule; its keys are arguments of its ``_target_``."""
+
+    _target_: str = MISSING
+
+
+@dataclass
 class TrainerConfig:
-    """Arguments of ``pytorch_lightning.Trainer`` with limits, and normlab's ``threads`` and ``compile``."""
+    """Arguments of ``pytorch_lightning.Trainer`` with limits, and normlab's ``threads`` and ``compile``.
+
+    ``precision`` and ``devices`` may be anything that Lightning takes, unless the module is the population.
+    """
 
     max_epochs: int = MISSING
-    precision: str = "32-true"
+    precision: Any = "32-true"
     check_val_every_n_epoch: int = 1
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: str = "norm"
     threads: int | None = None
     compile: bool | None = None
-    devices: int = 1
+    devices: Any = 1
 
     def __post_init__(self) -> None:
-        require(self.devices == 1, "trainer.devices", "1: each run trains on one device", self.devices)
         require(self.max_epochs >= 0, "trainer.max_epochs", "0 or more", self.max_epochs)
-        precisions = ("32-true", "64-true")
-        require(self.precision in precisions, "trainer.precision", " or ".join(precisions), self.precision)
         every = self.check_val_every_n_epoch
         require(every >= 1, "trainer.check_val_every_n_epoch", "at least 1", every)
         clip = self.gradient_clip_val
@@ -258,12 +268,14 @@ SECTIONS = {
     "model": ModelConfig,
     "optimizer": OptimizerConfig,
     "scheduler": SchedulerConfig,
+    "module": ModuleConfig,
     "trainer": TrainerConfig,
     "callbacks": CallbacksConfig,
     "logger": LoggerConfig,
 }
 
 EXAMPLES = {
+    "module._target_": "mylab.MyModule",
     "data.train": "600",
     "data.val": "200",
     "data.test": "200",

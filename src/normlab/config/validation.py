@@ -20,6 +20,7 @@ from omegaconf.errors import (
 )
 
 from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig
+from normlab.config.module import check_module
 from normlab.config.schema import EXAMPLES, SECTIONS, Config, SchedulerConfig
 from normlab.errors import ConfigError, first_line, is_near, nearest, require
 
@@ -35,41 +36,6 @@ TYPE_NAMES = {
     float | None: "null or a number",
     str | None: "null or a string",
 }
-
-WHOLE_EPOCHS = "Lightning runs whole epochs here, not single batches"
-ONE_DEVICE = "each run trains on one device"
-NOT_USED = "this feature of Lightning is not used"
-UNSUPPORTED_TRAINER_ARGUMENTS = {
-    "max_steps": f"{WHOLE_EPOCHS}; use trainer.max_epochs",
-    "min_steps": f"{WHOLE_EPOCHS}; use callbacks=early_stopping",
-    "min_epochs": "early stopping counts validations; use callbacks.early_stopping.patience",
-    "max_time": "results must not depend on the speed of the machine; use trainer.max_epochs",
-    "limit_train_batches": f"{WHOLE_EPOCHS}; use data.train",
-    "limit_val_batches": f"{WHOLE_EPOCHS}; use data.val",
-    "limit_test_batches": f"{WHOLE_EPOCHS}; use data.test",
-    "limit_predict_batches": "runs make no predictions; load checkpoints/best.pt to predict",
-    "overfit_batches": f"{WHOLE_EPOCHS}; use experiment=overfit",
-    "val_check_interval": f"{WHOLE_EPOCHS}; use trainer.check_val_every_n_epoch",
-    "accumulate_grad_batches": f"{WHOLE_EPOCHS}; use data.batch_size",
-    "log_every_n_steps": f"{WHOLE_EPOCHS}, and logs every epoch; use trainer.check_val_every_n_epoch",
-    "reload_dataloaders_every_n_epochs": "all data are held in memory; remove it",
-    "num_sanity_val_steps": "a dry run checks one step and one validation of every run before training; remove it",
-    "num_nodes": f"{ONE_DEVICE}; remove it",
-    "strategy": f"{ONE_DEVICE}; use trainer.accelerator",
-    "sync_batchnorm": f"{ONE_DEVICE}; remove it",
-    "use_distributed_sampler": f"{ONE_DEVICE}; remove it",
-    "plugins": "no configuration group creates plugin objects; use trainer.precision",
-    "callbacks": "callbacks are a group; use +callbacks.extra.NAME._target_=…",
-    "logger": "loggers are a group; use logger=csv, or +logger.extra.NAME._target_=…",
-    "enable_checkpointing": f"{NOT_USED}: best.pt and last.pt are always written; remove it",
-    "enable_progress_bar": f"{NOT_USED}: a progress bar is shown only on a terminal; to hide it, pipe the output",
-    "enable_model_summary": f"{NOT_USED}; use +callbacks.extra.NAME._target_=… with its ModelSummary",
-    "enable_autolog_hparams": f"{NOT_USED}: TensorBoard gets all hyperparameters; to write none, use logger=csv",
-    "model_registry": f"{NOT_USED}; remove it",
-    "profiler": f"{WHOLE_EPOCHS}, so a profiler would see no steps; use python -m cProfile train.py",
-    "barebones": f"{NOT_USED}; use logger=csv",
-}
-"""Arguments of Lightning's Trainer without effect here, each with the reason and the alternative."""
 
 # Hydra logs an error for a _target_ that cannot be loaded and also raises it; the log line is redundant.
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
@@ -115,6 +81,7 @@ def check_values(values: Mapping[str, Any]) -> FrozenConfig:
     check_group("", json.dumps({key: value for key, value in config.items() if key not in SECTIONS}))
     for name in SECTIONS:
         check_group(name, json.dumps(config[name]))
+    check_module(config)
     metric, data = config.optimized_metric, config.data
     for split in ("val", "test") if config.statistics == "batch" else ():
         expected = "0 or at least 2, as statistics=batch normalizes with this split"
@@ -220,8 +187,6 @@ def check_target(path: str, node: dict[str, Any]) -> None:
     schema_keys = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
     kinds = scalar_types(node["_target_"])
     for key, value in node.items():
-        if path == "trainer" and key in UNSUPPORTED_TRAINER_ARGUMENTS:
-            raise ConfigError(f"trainer.{key} has no effect here: {UNSUPPORTED_TRAINER_ARGUMENTS[key]}")
         if key in kinds and isinstance(value, bool | int | float | str) and not fits(value, kinds[key]):
             refuse_type(path, key, kinds[key], value)
     lr = parameters.get("lr")

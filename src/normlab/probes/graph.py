@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from normlab.errors import first_line
 from normlab.models.layer_lookup import call_hooks
-from normlab.probes.copies import require_mode
+from normlab.probes.landscape import require_mode
 
 log = logging.getLogger("normlab")
 

@@ -19,8 +19,7 @@ from normlab.models.layer_lookup import (
     running_statistics,
     use_batch_statistics,
 )
-from normlab.probes.copies import side_effect_free_copy
-from normlab.probes.landscape import BatchedLoss, Params
+from normlab.probes.landscape import BatchedLoss, Params, side_effect_free_copy
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 

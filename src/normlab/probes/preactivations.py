@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from normlab.models.layer_lookup import call_hooks, mean_std
-from normlab.probes.copies import side_effect_free_copy, updated_corrections
-from normlab.probes.landscape import Params, in_double
+from normlab.probes.landscape import Params, in_double, side_effect_free_copy, updated_corrections
 from normlab.probes.snapshot import Measurement, Probe, Tensors, TrainingSnapshot, map_members
 
 LEVELS = {"q15": 0.15, "q50": 0.50, "q85": 0.85}
@@ -61,7 +60,7 @@ def preactivations(
         state ``(K, …)`` by name, parameters and buffers; x ``(K, B, …)``.
 
     Args:
-        net: the architecture, as returned by :func:`normlab.probes.copies.side_effect_free_copy`.
+        net: the architecture, as returned by :func:`normlab.probes.landscape.side_effect_free_copy`.
         state: parameters and buffers of each member.
         x: inputs of each member.
         layers: names of layers, or None for all; see :func:`activation_modules`.

@@ -16,8 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from normlab.data.sampling import Split
 from normlab.models.layer_lookup import NORMALIZERS, activation_slots, call_hooks, mean_std, normalizer_slots
-from normlab.probes.copies import MODES, side_effect_free_copy, updated_corrections
-from normlab.probes.landscape import BatchedLoss, Params
+from normlab.probes.landscape import MODES, BatchedLoss, Params, side_effect_free_copy, updated_corrections
 
 DATA = ("minibatch", "train")
 """Data of the loss: the minibatch of the step, or the whole training split."""

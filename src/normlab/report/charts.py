@@ -55,8 +55,8 @@ def chart(title: str, x: str, y: str, height: float = CHART_SIZE[1]) -> tuple[Fi
     with drawing():
         figure = new_figure(CHART_SIZE[0], height)
         axes = figure.add_subplot()
-    axes.set_title(title)
-    axes.set(xlabel=x, ylabel=y)
+        axes.set_title(title)
+        axes.set(xlabel=x, ylabel=y)
     return figure, axes
 
 

@@ -1,4 +1,4 @@
-"""Further sections of the report page, and what all sections share; see :func:`further_sections`.
+"""Further sections of the report page, and the helpers of all sections; see :func:`further_sections`.
 
 The sections are Training loss at fixed steps, Hyperparameter sweep, Batch size, Time to target, Probe measurements
 and Runs.

@@ -14,8 +14,7 @@ from omegaconf._utils import get_omega_conf_dumper
 
 from normlab.config.frozen import FrozenConfig, differing_keys, recorded, updated, without_report_keys
 from normlab.errors import ConfigError
-from normlab.results.provenance import require_same_sources
-from normlab.results.result import RESULT_FILE, Result
+from normlab.results.result import RESULT_FILE, Result, require_same_sources
 
 MAX_NAME_LENGTH = 100
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"

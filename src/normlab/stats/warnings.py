@@ -189,16 +189,16 @@ def target_warnings(grid: Grid, times: TargetTimes) -> Iterator[str]:
 
 
 def disagreement_warnings(grid: Grid, tuning: Tuning, comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
-    """Yield a warning for each test comparison that the validation split or the best epoch contradicts.
+    """Yield a warning about the test comparisons that the validation split or the best epoch contradicts.
 
     The best epoch is chosen and evaluated on the same validation samples, which favours the arm with the noisier
     curve. It contradicts the comparison if a declared difference has the opposite sign, or if it shows a
     difference that the comparison does not show or shows with the opposite sign, at an uncorrected level of 0.05.
     """
+    choice, findings = grid.design.choice, dict[str, list[str]]()
     for row in comparisons:
         if row["question"] != GENERALIZATION or np.isnan(row["p_adjusted"]):
             continue
-        choice = grid.design.choice
         if row["metric"].replace("test/", "val/") != choice.name:
             continue
         for table, source in (("validation", "the final validation"), ("best", "the best validation epoch")):
@@ -210,11 +210,12 @@ def disagreement_warnings(grid: Grid, tuning: Tuning, comparisons: Sequence[Comp
             if (declared and opposite) or (p <= ALPHA and (opposite or row["p"] > ALPHA)):
                 shows = "shows" if p <= ALPHA else "suggests without significance"
                 where = f" at {row['panel']}" if row["panel"] else ""
-                yield (
-                    f"unlike {row['metric']}, {source} {shows} that {row['arm']} is "
-                    f"{BETTER if side < 0 else WORSE} than {row['baseline']}{where}: "
-                    f"{choice.name}{effect}, p = {p_value(p)} (uncorrected)"
+                findings.setdefault(f"unlike {row['metric']}, {source} {shows} that ", []).append(
+                    f"{row['arm']} is {BETTER if side < 0 else WORSE} than {row['baseline']}{where}: "
+                    f"{choice.name}{effect}, p = {p_value(p)}"
                 )
+    for start, of_source in findings.items():
+        yield f"{start}{'; '.join(of_source)} (uncorrected)"
 
 
 def compare_by_table(

@@ -14,7 +14,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from normlab.config.frozen import FrozenConfig
+from normlab.config.frozen import FrozenConfig, is_population
 from normlab.config.schema import DEFAULT_DATA_SEED
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes, derive_seed
@@ -191,12 +191,21 @@ def make_module(configs: Sequence[FrozenConfig], data: InMemoryData) -> Populati
         scheduler_maker([config.scheduler for config in configs]),
         clipping=make_clipping(configs[0].trainer),
         compiles=bool(configs[0].trainer.compile),
-        statistics=configs[0].statistics,
-        extra_metrics={name: make(node) for name, node in configs[0].metrics.items()},
-        stats_warmup_epochs=configs[0].stats_warmup_epochs,
-        train_eval_every=configs[0].train_eval_every,
-        may_stop_early=configs[0].callbacks.early_stopping is not None or bool(configs[0].callbacks.extra),
+        **measuring_options(configs[0]),
     )
+
+
+def measuring_options(config: FrozenConfig) -> dict[str, Any]:
+    """Return the arguments of a :class:`PopulationModule` that concern its measurements."""
+    callbacks, ends = config.callbacks, ("max_steps", "max_time")
+    stops_early = callbacks.early_stopping is not None or any(key in config.trainer for key in ends)
+    return {
+        "statistics": config.statistics,
+        "extra_metrics": {name: make(node) for name, node in config.metrics.items()},
+        "stats_warmup_epochs": config.stats_warmup_epochs,
+        "train_eval_every": config.train_eval_every,
+        "may_stop_early": stops_early or bool(callbacks.extra),
+    }
 
 
 def make_clipping(trainer: FrozenConfig) -> Clipping | None:
@@ -218,7 +227,7 @@ def make_probes(config: FrozenConfig) -> dict[str, Probe | Graph]:
 
 def precision_of(config: FrozenConfig) -> torch.dtype:
     """Return the dtype of parameters and data: float64 for ``trainer.precision=64-true``, else float32."""
-    return torch.float64 if config.trainer.precision.startswith("64") else torch.float32
+    return torch.float64 if str(config.trainer.precision).startswith("64") else torch.float32
 
 
 def make_extra(config: FrozenConfig) -> tuple[list[pl.Callback], list[Logger]]:
@@ -235,19 +244,20 @@ def make_trainer(config: FrozenConfig, callbacks: list[pl.Callback], folder: str
         callbacks: called before those of ``callbacks.extra``.
         folder: the default folder of Lightning's callbacks and loggers.
     """
-    handled_here = ("gradient_clip_val", "gradient_clip_algorithm", "threads", "compile")
-    node = {key: value for key, value in config.trainer.items() if key not in handled_here}
-    node.setdefault("default_root_dir", folder)
+    handled_here = {"threads", "compile"}
+    if is_population(config):
+        handled_here |= {"gradient_clip_val", "gradient_clip_algorithm"}
     extra, loggers = make_extra(config)
-    return make(
-        node,
-        callbacks=[*callbacks, *extra],
-        logger=loggers or False,
-        log_every_n_steps=1,
-        enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in extra),
-        enable_progress_bar=False,
+    defaults = {
+        "default_root_dir": folder,
+        "log_every_n_steps": 1,
+        "enable_checkpointing": any(isinstance(callback, pl.callbacks.Checkpoint) for callback in extra),
+        "enable_progress_bar": False,
         # Otherwise Lightning takes over SLURM's variables, and refuses jobs with several tasks.
-        plugins=[LightningEnvironment()],
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+        "plugins": [LightningEnvironment()],
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    node = {key: value for key, value in config.trainer.items() if key not in handled_here}
+    rest = {key: value for key, value in defaults.items() if key not in node}
+    return make(node, callbacks=[*callbacks, *extra], logger=loggers or False, **rest)

@@ -101,13 +101,10 @@ class PopulationModule(pl.LightningModule):
         self.interrupts = Interrupts()
         self.metrics: dict[str, Tensor] = {}
         self.held_out_metrics: dict[str, Tensor] = {}
-        members = population.members
-        self.active = torch.ones(members, dtype=torch.bool)
-        self.diverged = torch.zeros(members, dtype=torch.bool)
-        self.frozen = torch.zeros(members, dtype=torch.bool)
+        self.active = torch.ones(population.members, dtype=torch.bool)
+        self.diverged, self.frozen = torch.zeros(2, population.members, dtype=torch.bool)
         self.frozen_state: State = {}
-        self.steps = torch.zeros(members, dtype=torch.long)
-        self.epochs = torch.zeros(members, dtype=torch.long)
+        self.steps, self.epochs = torch.zeros(2, population.members, dtype=torch.long)
         self.seconds = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -252,16 +249,20 @@ class PopulationModule(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Freeze diverged members, and step the scheduler with the validation loss, or else the training loss."""
         self.publish_metrics()
-        losses = torch.stack([self.metrics[key] for key in ("train/loss", "val/loss") if key in self.metrics])
-        finite = losses.isfinite().all(dim=0).cpu()
+        self.stop_members()
+        if self.scheduler is not None:
+            metric = "val/loss" if self.data.val else "train/loss"
+            self.scheduler.step(self.metrics.get(metric))
+
+    def stop_members(self) -> None:
+        """Freeze diverged and stopped members, and end the training once none trains."""
+        losses = [self.metrics[key].isfinite().cpu() for key in ("train/loss", "val/loss") if key in self.metrics]
+        finite = torch.stack([~self.diverged, *losses]).all(dim=0)
         # A member that early stopping has just deactivated may have diverged as well.
         self.diverged |= ~self.frozen & ~finite
         self.active &= finite
         self.freeze_inactive()
         self.trainer.should_stop = self.trainer.should_stop or not bool(self.active.any())
-        if self.scheduler is not None:
-            metric = "val/loss" if self.data.val else "train/loss"
-            self.scheduler.step(self.metrics.get(metric))
 
     @torch.no_grad()
     def freeze_inactive(self) -> None:
@@ -322,8 +323,9 @@ class PopulationModule(pl.LightningModule):
 
     def minibatches(self, batch: Split) -> Iterator[Split]:
         """Yield the epoch's minibatches, ``(K, B, …)``."""
-        minibatches = self.data.minibatches(self.cast(batch), self.seeds, self.current_epoch)
-        return islice(minibatches, self.steps_per_epoch)
+        return islice(
+            self.data.minibatches(self.cast(batch), self.seeds, self.current_epoch), self.steps_per_epoch
+        )
 
     def expand_members(self, batch: Split) -> Split:
         """Expand a split that members share, ``(M, N, …)`` to ``(K, N, …)``."""

@@ -25,8 +25,8 @@ from normlab.errors import prefix_errors
 from normlab.population import State
 from normlab.population.optim import SGD, Adam
 from normlab.population.population import copy_of
-from normlab.probes.copies import folds_exactly
 from normlab.probes.graph import Graph
+from normlab.probes.landscape import folds_exactly
 from normlab.probes.snapshot import Measurement, Preconditioning, Probe, TrainingSnapshot
 from normlab.results.events import EventWriter, histograms, scalars
 from normlab.results.series import ProbeRecord, append_probes, headlines, write_arrays
@@ -232,17 +232,18 @@ def stability_limit(optimizer: torch.optim.Optimizer) -> Tensor | None:
         \lambda_{\max}\eta \le \frac{2 + 2\mu}{1 + 2\mu} - \eta\lambda \quad\text{(Nesterov)}
 
     They follow from ``B = 1 + μ − ηh, C = μ`` and ``B = (1 + μ)(1 − ηh), C = μ(1 − ηh)``. Weight decay is added to
-    the gradient, so that h is an eigenvalue of H + λI. Other optimizers return None.
+    the gradient, so that h is an eigenvalue of H + λI. torch's SGD without dampening is the same; other optimizers
+    return None.
 
     Cohen et al. (2021), Gradient descent on neural networks typically occurs at the edge of stability,
     arXiv:2103.00065.
     """
-    if not isinstance(optimizer, SGD):
-        return None
     numbers = optimizer.param_groups[0]
-    lr, momentum, decay = (numbers[name].flatten() for name in ("lr", "momentum", "weight_decay"))
+    if not isinstance(optimizer, SGD | torch.optim.SGD) or numbers.get("dampening"):
+        return None
+    lr, momentum, decay = (columns(numbers[name]).flatten() for name in ("lr", "momentum", "weight_decay"))
     limit = 2 + 2 * momentum
-    if optimizer.nesterov:
+    if optimizer.nesterov if isinstance(optimizer, SGD) else numbers["nesterov"]:
         limit = limit / (1 + 2 * momentum)
     return limit - lr * decay
 
@@ -264,12 +265,39 @@ def preconditioning(optimizer: torch.optim.Optimizer) -> Preconditioning | None:
 
     Cohen et al. (2022), Adaptive gradient methods at the edge of stability, arXiv:2207.14484.
     """
-    if not isinstance(optimizer, Adam):
+    group = optimizer.param_groups[0]
+    if isinstance(optimizer, Adam):
+        numbers, decoupled = group, optimizer.decoupled
+        square, updates = optimizer.state["square"], optimizer.state["updates"]
+    elif isinstance(optimizer, torch.optim.Adam) and not group["amsgrad"] and len(optimizer.param_groups) == 1:
+        beta1, beta2 = group["betas"]
+        numbers = {
+            name: columns(value)
+            for name, value in ({**group, "beta1": beta1, "beta2": beta2}).items()
+            if name in ("lr", "beta1", "beta2", "eps", "weight_decay")
+        }
+        decoupled = group["decoupled_weight_decay"]
+        square, updates = second_moments(optimizer)
+    else:
         return None
-    numbers, updates = optimizer.param_groups[0], optimizer.state["updates"]
-    root = (optimizer.state["square"].double() / (1 - numbers["beta2"] ** updates)).sqrt()
+    root = (square.double() / (1 - numbers["beta2"] ** updates)).sqrt()
     diagonal = (1 - numbers["beta1"] ** updates) * (root + numbers["eps"])
-    lr, beta1, decay = (numbers[name].flatten() for name in ("lr", "beta1", "weight_decay"))
-    shrinkage = lr * decay if optimizer.decoupled else torch.zeros_like(lr)
-    coupled = torch.zeros_like(decay) if optimizer.decoupled else decay.clone()
-    return Preconditioning(diagonal, coupled, (2 - shrinkage) * (1 + beta1) / (1 - beta1))
+    lr, first, decay = (numbers[name].flatten() for name in ("lr", "beta1", "weight_decay"))
+    shrinkage = lr * decay if decoupled else torch.zeros_like(lr)
+    coupled = torch.zeros_like(decay) if decoupled else decay.clone()
+    return Preconditioning(diagonal, coupled, (2 - shrinkage) * (1 + first) / (1 - first))
+
+
+def columns(number: float | Tensor) -> Tensor:
+    """Return a hyperparameter as ``(K, 1)`` in float64; that of one of torch's optimizers is a single number."""
+    return torch.as_tensor(number, dtype=torch.float64).reshape(-1, 1)
+
+
+def second_moments(optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
+    """Return the second moments of torch's Adam, ``(1, P)``, and its number of updates."""
+    trained = [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
+    states = [optimizer.state.get(p, {}) for p in trained]
+    moments = [state.get("exp_avg_sq", torch.zeros_like(p)) for state, p in zip(states, trained, strict=True)]
+    steps = [state["step"] for state in states if state]
+    updates = torch.as_tensor(max(steps, default=0), dtype=torch.float64)
+    return torch.cat([moment.reshape(1, -1) for moment in moments], dim=1), updates

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from normlab import lightning  # noqa: F401 - comes before the other imports of Lightning
-from normlab.config.frozen import FrozenConfig, KeyPath, replaced
+from normlab.config.frozen import FrozenConfig, KeyPath, is_population, replaced
+from normlab.config.module import UNSUPPORTED_TRAINER_ARGUMENTS
 from normlab.config.validation import check_targets
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
@@ -30,11 +31,13 @@ from normlab.training.build import (
     make_extra,
     make_module,
     make_probes,
+    make_trainer,
     optimizer_maker,
     precision_of,
     scheduler_maker,
     shared_data,
 )
+from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
@@ -93,7 +96,8 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
         ConfigError: if the configuration cannot be trained, with the reason in one line.
     """
     check_targets(config)
-    check_optimizer(json.dumps([config.optimizer, config.scheduler]))
+    if is_population(config):
+        check_optimizer(json.dumps([config.optimizer, config.scheduler]))
     key = population_key(config)
     if key not in _passed:
         with hide_warnings():
@@ -127,7 +131,7 @@ def check_optimizer(text: str) -> None:
 def dry_run(config: FrozenConfig) -> DryRun:
     """Pass minibatches through the net, then train on a few samples in a temporary folder."""
     data, short = shared_data(config), dry_run_config(config)
-    make_extra(config)
+    make_trainer(config, []) if not is_population(config) else make_extra(config)
     sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
     few = first_samples(data, sum(sizes))
     module = make_module([short], few).to(precision_of(config))
@@ -135,7 +139,8 @@ def dry_run(config: FrozenConfig) -> DryRun:
     trial = DryRun.of(config, data, footprint_of(module, data, precision_of(config)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(short, Path(folder) / "run", "dry run", {}, [])
-        session = TrainingSession([run], Progress("", 0, shown=False), trial, data=few, module=module)
+        tried = module if is_population(config) else None
+        session = TrainingSession([run], Progress("", 0, shown=False), trial, data=few, module=tried)
         for name, probe in make_probes(config).items():
             with prefix_errors(f"probes.{name}"):
                 probe.check(module.population.net)
@@ -144,7 +149,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
             (result,) = session.run()
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
-    return dataclasses.replace(trial, warnings=[*data.notices, *chain(*notices)])
+    return dataclasses.replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
 
 
 def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int]) -> None:
@@ -192,7 +197,8 @@ def dry_run_config(config: FrozenConfig) -> FrozenConfig:
     trainer = {"max_epochs": 1, "check_val_every_n_epoch": 1, "fast_dev_run": False, "compile": False}
     once = {"at_start": False, "at_end": False, "every_n_epochs": None, "every_n_steps": NEVER}
     names = [name for name, probe in make_probes(config).items() if isinstance(probe, Probe)]
-    changes: dict[KeyPath, Any] = {("trainer", key): value for key, value in trainer.items()}
+    kept = {key: value for key, value in config.trainer.items() if key not in UNSUPPORTED_TRAINER_ARGUMENTS}
+    changes: dict[KeyPath, Any] = {("trainer",): FrozenConfig.of(kept | trainer)}
     changes |= {("probes", name, key): value for name in names for key, value in once.items()}
     return without_extra(FrozenConfig.of(replaced(config, changes)))
 

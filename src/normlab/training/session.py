@@ -11,22 +11,39 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from normlab.config.frozen import recorded
+from normlab.config.frozen import is_population, recorded
 from normlab.config.schema import direction_of
 from normlab.data.datamodule import InMemoryData
+from normlab.data.loaders import MinibatchData
 from normlab.data.sampling import batch_sizes
-from normlab.errors import first_line
+from normlab.errors import first_line, require
 from normlab.population.evaluation import constant_predictor_loss
 from normlab.population.kernels import tune_malloc
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import seed_globally
 from normlab.population.resources import compiling_pays, threads, threads_for
-from normlab.results.provenance import environment, remembered_command, sources_of
-from normlab.results.result import Objective, Result, Status, worst_value
+from normlab.results.result import (
+    Objective,
+    Result,
+    Status,
+    environment,
+    remembered_command,
+    sources_of,
+    worst_value,
+)
 from normlab.results.series import Point
-from normlab.training.build import is_stacked, make_data, make_module, make_probes, make_trainer
+from normlab.training.build import (
+    is_stacked,
+    make_data,
+    make_module,
+    make_probes,
+    make_task,
+    make_trainer,
+    measuring_options,
+)
 from normlab.training.callbacks import (
     BestState,
     CurveRecorder,
@@ -34,10 +51,12 @@ from normlab.training.callbacks import (
     FinalMetrics,
     ProgressCallback,
 )
+from normlab.training.lightning_parts import make_single_module
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run, RunFolders
+from normlab.training.single_run import Observer, SingleRun
 from normlab.training.stackability import DryRun
 
 log = logging.getLogger("normlab")
@@ -133,14 +152,9 @@ class TrainingSession:
         self.direction = direction_of(self.metric, config.direction)
         self.data = data or make_data(*(run.config for run in runs))
         self.sources = sources_of(config)
-        self.module = module or make_module([run.config for run in runs], self.data)
-        if config.trainer.compile is None and should_compile(trial, len(runs), populations):
-            log.info(
-                "compiling the step of %s: this should save more time than it takes",
-                population_name(runs),
-            )
-            self.module.compiles = True
-        choose_stacking(self.module, trial, progress.warn_once)
+        self.trained, self.loaders, self.module = self.make_modules(module)
+        if is_population(config):
+            self.choose_step(populations)
         self.folders = RunFolders(runs)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
@@ -148,7 +162,38 @@ class TrainingSession:
         self.probes = ProbeCallback(make_probes(config), runs, events, flush_seconds) if config.probes else None
         self.final = FinalMetrics()
         self.recorder = CurveRecorder(folders, events, flush_seconds)
-        self.trainer = make_trainer(config, self.callbacks(), str(runs[0].folder))
+        callbacks = self.callbacks()
+        if isinstance(self.module, SingleRun):
+            callbacks = [Observer(self.module, callbacks)]
+        self.trainer = make_trainer(config, callbacks, str(runs[0].folder))
+
+    def make_modules(
+        self, module: PopulationModule | None
+    ) -> tuple[pl.LightningModule, pl.LightningDataModule, PopulationModule]:
+        """Return the LightningModule and the datamodule for the Trainer, and the module whose state is recorded.
+
+        For a population, all but the datamodule are one object.
+        """
+        config, data = self.config, self.data
+        if is_population(config):
+            population = module or make_module([run.config for run in self.runs], data)
+            return population, data, population
+        trained, net = make_single_module(config, data)
+        alone = f"none with module._target_={config.module._target_}, which takes no net"
+        require(net is not None or not config.probes, "probes", alone, ", ".join(config.probes))
+        task, options = make_task(data, config.loss), measuring_options(config)
+        run = SingleRun(trained, net, task, config.seed, data, **options)
+        return trained, MinibatchData(data, config.seed), run
+
+    def choose_step(self, populations: int) -> None:
+        """Decide whether the step of a population is compiled, and how its members are stacked."""
+        if self.config.trainer.compile is None and should_compile(self.trial, len(self.runs), populations):
+            log.info(
+                "compiling the step of %s: this should save more time than it takes",
+                population_name(self.runs),
+            )
+            self.module.compiles = True
+        choose_stacking(self.module, self.trial, self.progress.warn_once)
 
     def callbacks(self) -> list[pl.Callback]:
         """Return the callbacks; early stopping is last, so that the others record the epoch first."""
@@ -178,7 +223,7 @@ class TrainingSession:
             seed_globally(self.config.seed)
             try:
                 try:
-                    self.trainer.fit(self.module, datamodule=self.data)
+                    self.trainer.fit(self.trained, datamodule=self.loaders)
                     if self.config.statistics == "reestimated":
                         self.recorder.revise(self.reestimated())
                 finally:
@@ -208,7 +253,7 @@ class TrainingSession:
         self.module.reestimate(self.data)
         self.module.metrics = {}
         if self.data.val:
-            self.trainer.validate(self.module, datamodule=self.data, verbose=False)
+            self.trainer.validate(self.trained, datamodule=self.loaders, verbose=False)
         return self.module.metrics
 
     def test(self) -> dict[str, Tensor]:
@@ -218,10 +263,10 @@ class TrainingSession:
         self.module.population.load_state(self.best.state)
         if self.config.statistics == "reestimated":
             self.best.revise(self.module.population, self.reestimated())
-        if not self.data.test:
+        if not (self.data.test and is_overridden("test_step", self.trained)):
             return {}
         self.module.metrics = {}
-        self.trainer.test(self.module, datamodule=self.data, verbose=False)
+        self.trainer.test(self.trained, datamodule=self.loaders, verbose=False)
         return self.module.metrics
 
     def save_last(self) -> None:
@@ -292,5 +337,6 @@ def hide_lightning_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Total length of `WholeSplit`")
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
         warnings.filterwarnings("ignore", message="The `srun` command is available")
         yield

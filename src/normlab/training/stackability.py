@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from normlab.config.frozen import FrozenConfig, recorded, replaced
+from normlab.config.frozen import FrozenConfig, is_population, recorded, replaced
 from normlab.data.datamodule import InMemoryData
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets
@@ -113,6 +113,8 @@ def mask_numbers(node: Any) -> Any:
 
 def single_run_reason(config: FrozenConfig) -> str:
     """Return the reason a configuration cannot train in a population; empty if it can."""
+    if not is_population(config):
+        return f"module._target_={config.module._target_} trains a single run"
     for group in ("callbacks", "logger"):
         if config[group].extra:
             return f"{group}.extra: a Lightning {group.rstrip('s')} handles a single run"

@@ -1,0 +1,189 @@
+"""A LightningModule that trains alone, seen as a population of one: :class:`SingleRun` and :class:`Observer`.
+
+The callbacks that record a population, its probes and its session read the state of a
+:class:`~normlab.training.population_module.PopulationModule`. :class:`SingleRun` holds that state for any other
+LightningModule, and :class:`Observer` keeps it up to date from Lightning's hooks.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from normlab.data.datamodule import InMemoryData
+from normlab.data.sampling import Split
+from normlab.models.layer_lookup import MOMENTS, normalizers
+from normlab.population.evaluation import Task
+from normlab.population.population import Population
+from normlab.training.population_module import PopulationModule
+
+
+class SingleRun(PopulationModule):
+    """The state of a LightningModule's training as a population of one; it takes no step itself.
+
+    Args:
+        module: the LightningModule that trains.
+        net: its net, from inputs to outputs; None if it has no such net. The state is then the module's.
+        task, seed, options: as of a :class:`PopulationModule`.
+
+    Attributes:
+        lr: the learning rate of the latest step; None without an optimizer.
+    """
+
+    def __init__(
+        self,
+        module: pl.LightningModule,
+        net: nn.Module | None,
+        task: Task,
+        seed: int,
+        data: InMemoryData,
+        **options: Any,
+    ) -> None:
+        super().__init__(Population([net or module]), task, [seed], refuse_optimizer, **options)
+        self.data, self.has_net = data, net is not None
+        self.lr: Tensor | None = None
+
+    def begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Move to the device and precision of the module; prepare layers that need data, as a population does."""
+        self.trainer = trainer
+        self.to(device=module.device, dtype=module.dtype)
+        if trainer.optimizers:
+            self.optimizer = trainer.optimizers[0]
+        self.begin_step()
+        if self.has_net and trainer.ckpt_path is None:
+            self.population.initialize_layers(self.first_minibatch()[0])
+            self.warm_up_statistics()
+
+    def learning_rates(self) -> Tensor:
+        """Return the learning rate of the latest step, ``(1,)``; NaN without an optimizer."""
+        return torch.full((1,), torch.nan, dtype=torch.float64) if self.lr is None else self.lr
+
+    def begin_step(self) -> None:
+        """Keep the learning rate of a step; Lightning changes it before the step's last hook."""
+        if self.trainer.optimizers:
+            self.lr = super().learning_rates()
+
+    def add_metrics(self, logged: dict[str, float]) -> None:
+        """Add numbers that the module logged, by name."""
+        self.metrics |= {name: torch.tensor([value], dtype=torch.float64) for name, value in logged.items()}
+
+    def end_epoch(self, logged: dict[str, float], validated: dict[str, float]) -> None:
+        """Count an epoch, and collect its metrics in the order that a population has.
+
+        Args:
+            logged: numbers logged in training.
+            validated: numbers logged in the validation of this epoch, if there was one.
+        """
+        self.epochs += self.active
+        self.steps = torch.where(self.active, self.trainer.global_step, self.steps)
+        self.metrics, self.held_out_metrics = {}, {}
+        self.add_metrics(logged)
+        if self.lr is not None:
+            self.metrics["train/lr"] = self.learning_rates()
+        if self.has_net:
+            train = self.data.split(0)
+            self.measure_in_evaluation_mode((train.x.to(self.device), train.y.to(self.device)))
+        self.add_metrics(validated)
+        if self.has_net and validated and self.data.val:
+            self.observe_normalizers()
+
+    @torch.no_grad()
+    def observe_normalizers(self) -> None:
+        """Record the activation statistics of normalizers on the validation split."""
+        split = self.data.split(1)
+        x, _ = self.expand_members((split.x.to(self.device), split.y))
+        self.eval()
+        with self.evaluation.context():
+            _, seen = self.population.observe(x, normalizers(self.population.net))
+        self.train()
+        for layer, moments in seen.items():
+            for name, values in zip(MOMENTS, moments.unbind(1), strict=True):
+                self.metrics[f"activation/{layer}/{name}"] = values
+
+
+def refuse_optimizer(*arguments: Any) -> torch.optim.Optimizer:
+    """Raise RuntimeError: the LightningModule makes its own optimizers."""
+    raise RuntimeError("a SingleRun takes no steps")
+
+
+class Observer(pl.Callback):
+    """Updates a :class:`SingleRun` at Lightning's hooks, and calls the callbacks of a population with it.
+
+    Args:
+        run: the state to update.
+        callbacks: called after each update.
+    """
+
+    def __init__(self, run: SingleRun, callbacks: Sequence[pl.Callback]) -> None:
+        self.run, self.callbacks = run, callbacks
+        self.around_step, self.evaluation = ExitStack(), ExitStack()
+        self.started = 0.0
+        self.validated: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prepare the run, once the module is on its device and its optimizers exist."""
+        self.run.begin(trainer, pl_module)
+        for callback in self.callbacks:
+            callback.on_fit_start(trainer, self.run)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the probes."""
+        for callback in self.callbacks:
+            callback.on_train_start(trainer, self.run)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the validation of the previous epoch."""
+        self.validated = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Split, batch_idx: int) -> None:
+        """Enter the context of the probes around a step, and start its time."""
+        self.run.begin_step()
+        last = batch_idx + 1 == trainer.num_training_batches
+        x, y = (part.unsqueeze(0) for part in batch)
+        self.around_step.enter_context(self.run.around_step(trainer.global_step, last, x, y))
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *step: Any) -> None:
+        """Stop the time of a step, and run the probes that are due after it."""
+        self.run.seconds += time.perf_counter() - self.started
+        self.around_step.close()
+        self.run.interrupts.check()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Use the statistics that ``statistics`` selects."""
+        self.evaluation.enter_context(self.run.evaluation.context())
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the metrics of the validation."""
+        self.evaluation.close()
+        self.validated = logged(trainer, "val/")
+        self.run.add_metrics(self.validated)
+
+    on_test_start = on_validation_start
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the metrics of the test."""
+        self.evaluation.close()
+        self.run.add_metrics(logged(trainer, "test/"))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the epoch, and stop once the run has diverged or an early stopping ended it."""
+        train = {name: value for name, value in logged(trainer).items() if not name.startswith("val/")}
+        self.run.end_epoch(train, self.validated)
+        for callback in self.callbacks:
+            callback.on_train_epoch_end(trainer, self.run)
+        self.run.stop_members()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End the probes."""
+        for callback in self.callbacks:
+            callback.on_fit_end(trainer, self.run)
+
+
+def logged(trainer: pl.Trainer, prefix: str = "") -> dict[str, float]:
+    """Return the latest numbers that the module logged under names with a prefix."""
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
