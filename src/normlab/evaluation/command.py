@@ -25,8 +25,7 @@ from normlab.evaluation.output import Evaluation, common_folder, print_tables, w
 from normlab.evaluation.runs import checkpoint_path, find_runs
 from normlab.report import shorter_path
 from normlab.results.folder import require_writable, run_name
-from normlab.results.provenance import sources_of
-from normlab.results.result import Result
+from normlab.results.result import Result, sources_of
 from normlab.results.sweep import Record, read_result
 
 log = logging.getLogger("normlab")
