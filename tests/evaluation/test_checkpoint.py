@@ -51,6 +51,13 @@ def test_members_of_population_agree_up_to_rounding(run_train, evaluated):
         assert {name: run["metrics"][name] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
+def test_run_of_lightning_module_agrees_up_to_rounding(train, metrics_of):
+    result = train("module=lightning", "data=wine")
+    got = metrics_of("run=run")
+    assert {name: got[name] for name in result.test} == pytest.approx(result.test, rel=1e-5)
+    assert got["val/loss"] == pytest.approx(result.best.metrics["val/loss"], rel=1e-5)
+
+
 def test_batch_statistics_are_those_of_the_split(trained, metrics_of):
     trained(RUN)
     got, result = metrics_of(f"run={RUN}", "statistics=batch"), Result.read(Path(RUN))
@@ -146,7 +153,7 @@ def damage(kind):
         "empty": "best.pt is damaged or no checkpoint of normlab (",
         "of another program": "best.pt is damaged or no checkpoint of normlab (KeyError)",
         "with code": "best.pt is damaged or no checkpoint of normlab (UnpicklingError)",
-        "of another layout": "in the net of this configuration; the file does not belong to this run",
+        "of another layout": "in the net of this configuration; only a net of net= can be evaluated",
     }.items(),
 )
 def test_unusable_checkpoint_gives_one_line(trained, run_eval, kind, answer):

@@ -66,7 +66,7 @@ class Request:
     def remedy(self) -> str:
         """The remedy for a checkpoint that does not fit the net of the configuration."""
         shaping = [word for word in self.words if word.lstrip("+~").startswith(("data", "net", "model"))]
-        return f"leave out {' '.join(shaping)}" if shaping else "the file does not belong to this run"
+        return f"leave out {' '.join(shaping)}" if shaping else "only a net of net= can be evaluated"
 
     @property
     def words(self) -> list[str]:
