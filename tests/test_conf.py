@@ -10,7 +10,19 @@ from normlab.config.validation import validate
 from normlab.training.build import make_data
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = ("data", "net", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger", "metrics", "probes")
+GROUPS = (
+    "data",
+    "net",
+    "model",
+    "optimizer",
+    "scheduler",
+    "module",
+    "trainer",
+    "callbacks",
+    "logger",
+    "metrics",
+    "probes",
+)
 OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
 # Overrides that shorten an experiment from a minute to a second.

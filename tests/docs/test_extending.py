@@ -107,7 +107,7 @@ def test_every_block_has_file_name():
     assert {Path(name).parts[0] for name in FILES} == {"mylab", "conf"}
     assert all(len(line) <= 115 for text in FILES.values() for line in text.splitlines())
     groups = {Path(name).parts[1] for name in FILES if name.startswith("conf/")}
-    assert groups == {"model", "net", "data", "metrics", "probes"}
+    assert groups == {"model", "net", "data", "module", "metrics", "probes"}
 
 
 def test_normalizers_are_short():
@@ -122,7 +122,8 @@ def test_commands_train_populations_and_print_arms(lab, outcomes, number):
     command, folder, (code, out, err) = COMMANDS[number], lab / "outputs" / str(number), outcomes[number]
     assert (code, err) == (0, "")
     arms = re.search(r"model=(\S+)", command)[1].split(",")
-    assert f"{2 * len(arms)} runs in {len(arms)} populations" in out.splitlines()[:2]
+    alone, stacked = f"{2 * len(arms)} runs, one by one", f"{2 * len(arms)} runs in {len(arms)} populations"
+    assert (alone if "module=" in command else stacked) in out.splitlines()[:2]
     printed = out.split("\nmodel ")[1].splitlines()[1 : len(arms) + 1]
     assert [line.split()[0] for line in printed] == sorted(arms)
     runs = pd.read_csv(folder / "summary.csv")

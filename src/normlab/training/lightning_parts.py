@@ -127,11 +127,11 @@ def make_metrics(config: FrozenConfig, data: InMemoryData) -> torchmetrics.Metri
         metrics = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
         if all(len(part) != 1 for part in held_out):  # r2 needs two samples
             metrics["r2"] = R2Score()
+        for metric in metrics.values():  # float32 would round the sums over a split
+            metric.set_dtype(torch.float64)
     for name, node in config.metrics.items():
         metric = make(node)
         metrics[str(name)] = metric if isinstance(metric, torchmetrics.Metric) else WholeSplitMetric(metric)
-    for metric in metrics.values():
-        metric.set_dtype(torch.float64)
     return torchmetrics.MetricCollection(metrics)
 
 
