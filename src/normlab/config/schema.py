@@ -17,7 +17,6 @@ from normlab.errors import ConfigError, require, require_net_sizes
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
-LOSS_NAMES = ("squared_error",)
 REPLICATES = ("data", "seed")
 REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that only the report reads; they do not affect training."""
@@ -135,6 +134,11 @@ class SchedulerConfig:
 
 
 @dataclass
+class LossConfig:
+    """A loss; its keys are the arguments of its ``_target_``. Without one, the task's loss is used."""
+
+
+@dataclass
 class TrainerConfig:
     """Arguments of ``pytorch_lightning.Trainer`` with limits, and normlab's ``threads`` and ``compile``."""
 
@@ -203,7 +207,6 @@ class Config:
     direction: str | None = None
     target: float | None = None
     statistics: str = "running"
-    loss: str | None = None
     stats_warmup_epochs: int = 0
     train_eval_every: int | None = None
     retrain: bool = False
@@ -217,7 +220,6 @@ class Config:
     probes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.loss in (None, *LOSS_NAMES), "loss", f"null or {', '.join(LOSS_NAMES)}", self.loss)
         require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
         every = self.train_eval_every
         require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
@@ -258,6 +260,7 @@ SECTIONS = {
     "model": ModelConfig,
     "optimizer": OptimizerConfig,
     "scheduler": SchedulerConfig,
+    "loss": LossConfig,
     "trainer": TrainerConfig,
     "callbacks": CallbacksConfig,
     "logger": LoggerConfig,

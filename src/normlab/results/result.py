@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from normlab.config.frozen import to_jsonable, updated, updated_override
+from normlab.config.frozen import to_jsonable, updated, updated_choices, updated_override
 
 RESULT_FILE = "result.json"
 
@@ -108,6 +108,7 @@ class Result:
             values |= {name: EpochMetrics(**values[name]) for name in ("best", "last") if values.get(name)}
             values |= {"status": Status(values["status"]), "objective": Objective(**values["objective"])}
             values |= {
+                "choices": updated_choices(values["choices"], values["config"]),
                 "config": updated(values["config"]),
                 "overrides": [*map(updated_override, values["overrides"])],
             }

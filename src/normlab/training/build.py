@@ -8,8 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import Logger
 from torch import nn
@@ -18,32 +17,21 @@ from normlab.config.frozen import FrozenConfig
 from normlab.config.schema import DEFAULT_DATA_SEED
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes, derive_seed
-from normlab.errors import ConfigError, first_line
+from normlab.errors import ConfigError, first_line, prefix_errors
 from normlab.population.evaluation import Classification, Regression, Task
+from normlab.population.losses import LossFunction, MemberLoss, squared_error
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population, initial_nets, seeded
 from normlab.population.schedulers import Scheduler
 from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Probe
+from normlab.training.instantiate import is_class, make, missing_arguments, require_arguments
 from normlab.training.population_module import PopulationModule
 
 # Hide Lightning's hints about unused GPUs and optional packages.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-
-
-def make(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """Instantiate a ``_target_``.
-
-    Raises:
-        ConfigError: with the first line of the message, if the target raises ValueError or TypeError.
-    """
-    try:
-        return instantiate(dict(node), **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, ValueError | TypeError | InstantiationException):
-            raise ConfigError(first_line(cause)) from error
-        raise cause from None
+LOSS_SAMPLES = 32
+"""Samples that a foreign loss is tried with."""
 
 
 def make_data(config: FrozenConfig, *others: FrozenConfig) -> InMemoryData:
@@ -134,10 +122,38 @@ def require_model_arguments(net: str, accepted: Container[str], parts: Container
         raise ConfigError(f"model.weight: {net} takes no weight parametrization; choose another net or model")
 
 
-def make_task(data: InMemoryData, loss: str | None) -> Task:
-    """Return classification or regression, as the targets are; ``loss`` is None or ``"squared_error"``."""
-    squared = loss == "squared_error"
-    return Classification(squared) if data.parts[0].is_classification else Regression(squared)
+def make_task(data: InMemoryData, loss: Mapping[str, Any]) -> Task:
+    """Return classification or regression, as the targets are, with the loss of a node; empty: the task's loss."""
+    table = data.parts[0]
+    task: type[Task] = Classification if table.is_classification else Regression
+    if not loss:
+        return task()
+    function, name = make_loss(loss), loss["_target_"]
+    if getattr(function, "func", None) is squared_error:  # as a formula of all members
+        return task(summed=True)
+    targets = table.y[None, :LOSS_SAMPLES].expand(2, *table.y[:LOSS_SAMPLES].shape)
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, targets.shape[1], table.out_features, generator=generator)
+    with prefix_errors("loss"):
+        return task(own_loss=MemberLoss(function, name, outputs.to(data.dtype), targets))
+
+
+def make_loss(node: Mapping[str, Any]) -> LossFunction:
+    """Return the loss of one net: an instance of a class, or a function with its arguments.
+
+    Lists of numbers for ``weight`` and ``pos_weight`` of torch's losses become tensors.
+
+    Raises:
+        ConfigError: if it lacks an argument besides outputs and targets, or cannot be made.
+    """
+    with prefix_errors("loss"):
+        if not is_class(node):
+            require_arguments("loss", node, 2)
+            return make({**node, "_partial_": True} if missing_arguments("loss", node) else node)
+        require_arguments("loss", node, 0)
+        lists = {key: node[key] for key in ("weight", "pos_weight") if isinstance(node.get(key), list)}
+        rest = {key: value for key, value in node.items() if key not in lists}
+        return make(rest, **{key: torch.tensor(value, dtype=torch.float64) for key, value in lists.items()})
 
 
 def per_member_arguments(nodes: Sequence[FrozenConfig]) -> dict[str, list]:

@@ -78,14 +78,16 @@ def check_stacking_of(config: FrozenConfig, data: InMemoryData, footprint: Footp
     """Run :func:`check_stacking` on the net, the loss and the first minibatches of a configuration."""
     split = data.split(0)
     minibatches = list(islice(data.minibatches((split.x, split.y), CHECK_SEEDS, 0), CHECK_STEPS))
-    make_net = net_maker(config, data)
+    make_net, task = net_maker(config, data), make_task(data, config.loss)
+    if config.probes and task.own_loss and task.own_loss.looped_reason:
+        return Stacking(f"probes need a loss under vmap, {task.own_loss.name}: {task.own_loss.looped_reason}")
 
     def make_nets(dtype: torch.dtype) -> list[nn.Module]:
         # A deepcopy would not copy objects that hooks and functions refer to.
         return [net.to(dtype) for net in initial_nets(make_net, CHECK_SEEDS)]
 
     with threads(threads_for(footprint, len(CHECK_SEEDS))):
-        return check_stacking(make_nets, make_task(data, config.loss), minibatches, precision_of(config))
+        return check_stacking(make_nets, task, minibatches, precision_of(config))
 
 
 def population_key(config: Mapping[str, Any]) -> str:
