@@ -19,7 +19,8 @@ RENAMED_KEYS = {"warmup": "stats_warmup_epochs"}
 MOVED_TARGETS = {
     **{f"normlab.training.optim.{name}": f"normlab.population.optim.{name}" for name in ("SGD", "Adam", "AdamW")},
     **{
-        f"normlab.training.schedulers.{name}": f"normlab.population.schedulers.{name}"
+        f"normlab.{package}.schedulers.{name}": f"torch.optim.lr_scheduler.{name}"
+        for package in ("training", "population")
         for name in ("CosineAnnealingLR", "ReduceLROnPlateau", "StepLR")
     },
     "normlab.models.SourceMLP": "normlab.source_experiments.SourceMLP",

@@ -18,6 +18,8 @@ MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 REPLICATES = ("data", "seed")
+SCHEDULER_TIMING = ("interval", "frequency", "monitor")
+"""Keys of a scheduler that are not arguments of its ``_target_``, as in Lightning."""
 REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that only the report reads; they do not affect training."""
 
@@ -113,7 +115,7 @@ class OptimizerConfig:
 
 @dataclass
 class SchedulerConfig:
-    """A learning-rate schedule; its keys are the arguments of its ``_target_``, if it has one."""
+    """A schedule; its keys are the arguments of its ``_target_``, if it has one, and :data:`SCHEDULER_TIMING`."""
 
     step_size: int = 1
     gamma: float = 0.1
@@ -124,8 +126,14 @@ class SchedulerConfig:
     min_lr: float = 0.0
     eta_min: float = 0.0
     T_max: int = 1
+    interval: str = "epoch"
+    frequency: int = 1
+    monitor: str | None = None
 
     def __post_init__(self) -> None:
+        known = self.interval in ("epoch", "step")
+        require(known, "scheduler.interval", "epoch or step", self.interval)
+        require(self.frequency >= 1, "scheduler.frequency", "at least 1", self.frequency)
         require(self.step_size >= 1, "scheduler.step_size", "at least 1", self.step_size)
         require(self.gamma > 0, "scheduler.gamma", "a number > 0", self.gamma)
         require(0 < self.factor < 1, "scheduler.factor", "a number between 0 and 1", self.factor)

@@ -3,11 +3,14 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from normlab.config.schema import SCHEDULER_TIMING
 from normlab.config.validation import HYDRA_KEYS, parameters_of
 from normlab.errors import ConfigError
 
 TARGET_GROUPS = ("loss", "optimizer", "scheduler")
 """Groups that accept any ``_target_``, with its arguments."""
+ADDED_KEYS = tuple(f"scheduler.{name}" for name in SCHEDULER_TIMING)
+"""Keys that no option has, but every scheduler with a ``_target_`` accepts."""
 
 
 def with_target_arguments(words: Sequence[str], keys_of_group: Callable[[str], Iterable[str]]) -> list[str]:
@@ -25,6 +28,7 @@ def with_target_arguments(words: Sequence[str], keys_of_group: Callable[[str], I
     ['++scheduler.step_size=3', 'loss=default', '~scheduler.T_max']
     """
     words = ["loss=default" if word == "loss=null" else word for word in words]
+    words = [f"++{word}" if word.startswith(tuple(f"{key}=" for key in ADDED_KEYS)) else word for word in words]
     for group in TARGET_GROUPS:
         targets = [match[1] for word in words if (match := re.match(rf"\+{{0,2}}{group}\._target_=(.+)", word))]
         if not targets:
@@ -46,4 +50,4 @@ def replaced_arguments(group: str, targets: Sequence[str], keys: Iterable[str]) 
         return []
     variable = any(p.kind is p.VAR_KEYWORD for known in parameters for p in known.values())
     accepted = {name for known in parameters for name in known}
-    return [] if variable else [key for key in keys if key not in accepted and key not in HYDRA_KEYS]
+    return [] if variable else [key for key in keys if key not in (*accepted, *HYDRA_KEYS, *SCHEDULER_TIMING)]

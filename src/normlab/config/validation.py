@@ -20,7 +20,7 @@ from omegaconf.errors import (
 )
 
 from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig, loss_node
-from normlab.config.schema import EXAMPLES, SECTIONS, Config, SchedulerConfig
+from normlab.config.schema import EXAMPLES, SCHEDULER_TIMING, SECTIONS, Config, SchedulerConfig
 from normlab.errors import ConfigError, first_line, is_near, nearest, require
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -218,6 +218,7 @@ def check_target(path: str, node: dict[str, Any]) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     schema_keys = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
+    schema_keys |= set(SCHEDULER_TIMING) if path == "scheduler" else set()
     kinds = scalar_types(node["_target_"])
     for key, value in node.items():
         if path == "trainer" and key in UNSUPPORTED_TRAINER_ARGUMENTS:
@@ -236,7 +237,7 @@ def check_target(path: str, node: dict[str, Any]) -> None:
 def supplied(node: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> set[str]:
     """Return the first required argument of a partial ``_target_``, which its caller passes later."""
     required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
-    return set(required[:1]) if node.get("_partial_") else set()
+    return set(required[:1]) | {"optimizer"} if node.get("_partial_") else set()
 
 
 def refuse_arguments(path: str, target: str, unknown: list[str], known: set[str]) -> None:

@@ -25,7 +25,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     """Base class of optimizers whose trained parameters are views of one buffer θ.
 
     A few operations on θ update all parameters of all members. A parameter without a gradient counts as one with
-    a gradient of zero. Of the hyperparameters only the learning rate may change after construction.
+    a gradient of zero. Hyperparameters change only by :meth:`set_numbers`.
 
     Shapes:
         params: ``(K, …)`` each; at K = 1 the net's own, ``(…)``.
@@ -59,6 +59,11 @@ class StackedOptimizer(torch.optim.Optimizer):
     def number(self, name: str) -> Tensor:
         """Return the current value of a hyperparameter, ``[K, 1]``, in the parameters' precision."""
         return self.param_groups[0][name].to(self.theta.dtype)
+
+    def set_numbers(self, numbers: dict[str, Tensor]) -> None:
+        """Set hyperparameters, ``[K, 1]`` each; the tensors before are not changed."""
+        device = self.theta.device
+        self.param_groups[0].update({name: value.to(device) for name, value in numbers.items()})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -147,6 +152,11 @@ class Adam(StackedOptimizer):
         super().__init__(params, members, numbers)
         self.state["mean"] = torch.zeros_like(self.theta)
         self.state["square"] = torch.zeros_like(self.theta)
+        self.set_numbers({})
+
+    def set_numbers(self, numbers: dict[str, Tensor]) -> None:
+        """Set hyperparameters, and derive the weights of gradients in the running means."""
+        super().set_numbers(numbers)
         self._decays = bool((self.number("weight_decay") != 0).any())
         # 1 − β in float64, since in float32 it would have the rounding error of β.
         group = self.param_groups[0]
@@ -173,6 +183,38 @@ class AdamW(Adam):
     """Adam with decoupled weight decay, ``θ ← θ − ηλθ`` (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
     decoupled, default_weight_decay = True, 1e-2
+
+
+class StackedTorch(StackedOptimizer):
+    """Any optimizer of torch whose update is elementwise, for all members at once.
+
+    All members have the same hyperparameters, those of ``inner``; :attr:`param_groups` shows them.
+    :func:`normlab.population.stacking_check.check_optimizer_stacking` tells whether an optimizer is elementwise.
+
+    Args:
+        make: makes the optimizer from parameters.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        members: int,
+        make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    ) -> None:
+        super().__init__(params, members, {})
+        self.flat = nn.Parameter(self.theta)
+        self.inner = make([self.flat])
+        self.show_numbers()
+
+    def show_numbers(self) -> None:
+        """Copy the hyperparameters of ``inner``."""
+        group = self.inner.param_groups[0]
+        self.param_groups[0].update({name: value for name, value in group.items() if name != "params"})
+
+    def update(self, grad: Tensor) -> None:
+        """Update θ by ``inner``."""
+        self.flat.grad = grad
+        self.inner.step()
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from normlab.data.sampling import batch_sizes, derive_seed
 from normlab.errors import ConfigError, first_line, prefix_errors
 from normlab.population.evaluation import Classification, Regression, Task
 from normlab.population.losses import LossFunction, MemberLoss, squared_error
-from normlab.population.optim import Clipping, StackedOptimizer
+from normlab.population.optim import Clipping, StackedOptimizer, StackedTorch
 from normlab.population.population import Population, initial_nets, seeded
-from normlab.population.schedulers import Scheduler
 from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Probe
 from normlab.training.instantiate import is_class, make, missing_arguments, require_arguments
 from normlab.training.population_module import PopulationModule
+from normlab.training.schedules import scheduler_maker, with_total_steps
 
 # Hide Lightning's hints about unused GPUs and optional packages.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -177,20 +177,14 @@ def is_stacked(node: Mapping[Any, Any], base: type) -> bool:
 
 
 def optimizer_maker(nodes: Sequence[FrozenConfig]) -> Callable[..., torch.optim.Optimizer]:
-    """Return a function that makes the optimizer from parameters and K; a foreign optimizer ignores K."""
+    """Return a function that makes the optimizer from parameters and K."""
     partial = make(nodes[0])
     if is_stacked(nodes[0], StackedOptimizer):
         numbers = per_member_arguments(nodes)
         return lambda parameters, members: partial(parameters, members=members, **numbers)
-    return lambda parameters, members: partial(parameters)
-
-
-def scheduler_maker(nodes: Sequence[FrozenConfig]) -> Callable[..., Scheduler] | None:
-    """Return a function that makes the scheduler from an optimizer and K; None if none is configured."""
-    if not nodes[0].get("_target_"):
-        return None
-    partial, numbers = make(nodes[0]), per_member_arguments(nodes)
-    return lambda optimizer, members: partial(optimizer, members=members, **numbers)
+    return lambda parameters, members: (
+        partial(parameters) if members == 1 else StackedTorch(parameters, members, partial)
+    )
 
 
 def make_module(configs: Sequence[FrozenConfig], data: InMemoryData) -> PopulationModule:
@@ -204,7 +198,7 @@ def make_module(configs: Sequence[FrozenConfig], data: InMemoryData) -> Populati
         make_task(data, configs[0].loss),
         seeds,
         optimizer_maker([config.optimizer for config in configs]),
-        scheduler_maker([config.scheduler for config in configs]),
+        scheduler_maker([with_total_steps(config) for config in configs]),
         clipping=make_clipping(configs[0].trainer),
         compiles=bool(configs[0].trainer.compile),
         statistics=configs[0].statistics,

@@ -30,12 +30,12 @@ from normlab.population.evaluation import (
 )
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
-from normlab.population.schedulers import Scheduler
+from normlab.population.schedulers import PopulationScheduler
 from normlab.training.progress import Interrupts
 
 log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
-MakeScheduler = Callable[..., Scheduler]
+MakeScheduler = Callable[..., PopulationScheduler]
 AroundStep = Callable[[int, bool, Tensor, Tensor], AbstractContextManager[None]]
 """Returns the context manager around a step, given its number, whether it is the epoch's last, and x and y."""
 
@@ -135,10 +135,12 @@ class PopulationModule(pl.LightningModule):
 
     def prepare_step(self) -> None:
         """Select the step function: eager on the net, one function of all members, or compiled."""
+        inner = getattr(self.optimizer, "inner", self.optimizer)
+        if self.compiles and not isinstance(inner, StackedOptimizer):
+            name = type(inner).__name__
+            log.warning("trainer.compile: %s is not compiled; only normlab's optimizers can be", name)
+            self.compiles = False
         if not isinstance(self.optimizer, StackedOptimizer):
-            if self.compiles:
-                name = type(self.optimizer).__name__
-                log.warning("trainer.compile: %s is not compiled; only normlab's optimizers can be", name)
             return
         whole = PopulationStep(self.population, self.task.loss, self.optimizer, self.clipping)
         if self.population.members > 1:
@@ -169,8 +171,10 @@ class PopulationModule(pl.LightningModule):
         return next(iter(self.data.minibatches(self.training_split(), self.seeds, self.current_epoch)))
 
     def on_train_epoch_start(self) -> None:
-        """Clear the metrics of the previous epoch."""
+        """Clear the metrics of the previous epoch, and compute the schedule of this one."""
         self.metrics, self.held_out_metrics = {}, {}
+        if self.scheduler is not None:
+            self.scheduler.prepare(self.scheduler.due(self.current_epoch, self.steps_per_epoch))
 
     def take_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Take an eager optimizer step, and return the losses before it, ``(K,)``."""
@@ -187,13 +191,17 @@ class PopulationModule(pl.LightningModule):
         started, overhead = time.perf_counter(), self.overhead_seconds
         losses, sizes, first = [], [], int(self.steps.max())
         last = first + self.steps_per_epoch - 1
+        scheduler = self.scheduler if self.scheduler is not None and self.scheduler.interval == "step" else None
         for step, (x, y) in enumerate(self.minibatches(batch), first):
             with self.around_step(step, step == last, x, y):
                 losses.append(self.step(x, y))
+            rates = self.learning_rates() if step == last else None
+            if scheduler is not None and (step + 1) % scheduler.frequency == 0:
+                scheduler.step()
             self.interrupts.check()
             sizes.append(x.shape[1])
         self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
-        self.metrics["train/lr"] = self.learning_rates()
+        self.metrics["train/lr"] = cast(Tensor, rates)
         self.steps += len(sizes) * self.active
         self.count_steps(len(sizes))
         self.epochs += self.active
@@ -250,7 +258,7 @@ class PopulationModule(pl.LightningModule):
         self.metrics |= self.split_metrics("test", outputs, y)
 
     def on_train_epoch_end(self) -> None:
-        """Freeze diverged members, and step the scheduler with the validation loss, or else the training loss."""
+        """Freeze diverged members, and step a scheduler by epochs, with its metric or else the loss."""
         self.publish_metrics()
         losses = torch.stack([self.metrics[key] for key in ("train/loss", "val/loss") if key in self.metrics])
         finite = losses.isfinite().all(dim=0).cpu()
@@ -259,9 +267,10 @@ class PopulationModule(pl.LightningModule):
         self.active &= finite
         self.freeze_inactive()
         self.trainer.should_stop = self.trainer.should_stop or not bool(self.active.any())
-        if self.scheduler is not None:
-            metric = "val/loss" if self.data.val else "train/loss"
-            self.scheduler.step(self.metrics.get(metric))
+        scheduler = self.scheduler
+        if scheduler is not None and scheduler.interval == "epoch" and scheduler.due(self.current_epoch):
+            metric = scheduler.monitor or ("val/loss" if self.data.val else "train/loss")
+            scheduler.step(self.metrics.get(metric))
 
     @torch.no_grad()
     def freeze_inactive(self) -> None:
@@ -297,9 +306,9 @@ class PopulationModule(pl.LightningModule):
         return min(limit, steps) if limit else steps
 
     @property
-    def scheduler(self) -> Scheduler | None:
+    def scheduler(self) -> PopulationScheduler | None:
         """The learning-rate scheduler; None if none is configured."""
-        return cast(Scheduler | None, self.lr_schedulers())
+        return cast(PopulationScheduler | None, self.lr_schedulers())
 
     def count_steps(self, number: int) -> None:
         """Add steps to ``trainer.global_step``, which Lightning's optimizer wrapper would do.
