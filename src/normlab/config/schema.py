@@ -101,6 +101,7 @@ class OptimizerConfig:
     momentum: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    no_decay: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         positive = math.isfinite(self.lr) and self.lr > 0

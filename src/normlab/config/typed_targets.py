@@ -9,8 +9,8 @@ from normlab.errors import ConfigError
 
 TARGET_GROUPS = ("loss", "optimizer", "scheduler")
 """Groups that accept any ``_target_``, with its arguments."""
-ADDED_KEYS = tuple(f"scheduler.{name}" for name in SCHEDULER_TIMING)
-"""Keys that no option has, but every scheduler with a ``_target_`` accepts."""
+ADDED_KEYS = ("optimizer.no_decay", *(f"scheduler.{name}" for name in SCHEDULER_TIMING))
+"""Keys that no option has, but every optimizer or scheduler with a ``_target_`` accepts."""
 
 
 def with_target_arguments(words: Sequence[str], keys_of_group: Callable[[str], Iterable[str]]) -> list[str]:
@@ -50,4 +50,8 @@ def replaced_arguments(group: str, targets: Sequence[str], keys: Iterable[str]) 
         return []
     variable = any(p.kind is p.VAR_KEYWORD for known in parameters for p in known.values())
     accepted = {name for known in parameters for name in known}
-    return [] if variable else [key for key in keys if key not in (*accepted, *HYDRA_KEYS, *SCHEDULER_TIMING)]
+    return (
+        []
+        if variable
+        else [key for key in keys if key not in (*accepted, *HYDRA_KEYS, *SCHEDULER_TIMING, "no_decay")]
+    )

@@ -31,6 +31,7 @@ TYPE_NAMES = {
     bool: "true or false",
     str: "a string",
     list[int]: "a list of integers",
+    list[str]: "a list of strings",
     int | None: "null or an integer",
     float | None: "null or a number",
     str | None: "null or a string",
@@ -218,7 +219,7 @@ def check_target(path: str, node: dict[str, Any]) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     schema_keys = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
-    schema_keys |= set(SCHEDULER_TIMING) if path == "scheduler" else set()
+    schema_keys |= set({"scheduler": SCHEDULER_TIMING, "optimizer": ("no_decay",)}.get(path, ()))
     kinds = scalar_types(node["_target_"])
     for key, value in node.items():
         if path == "trainer" and key in UNSUPPORTED_TRAINER_ARGUMENTS:

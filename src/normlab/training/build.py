@@ -15,6 +15,7 @@ from torch import nn
 
 from normlab.config.frozen import FrozenConfig
 from normlab.config.schema import DEFAULT_DATA_SEED
+from normlab.config.validation import parameters_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes, derive_seed
 from normlab.errors import ConfigError, first_line, prefix_errors
@@ -27,6 +28,7 @@ from normlab.probes.snapshot import Probe
 from normlab.training.instantiate import is_class, make, missing_arguments, require_arguments
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import scheduler_maker, with_total_steps
+from normlab.training.weight_decay import decay_groups, split_by_decay, without_no_decay
 
 # Hide Lightning's hints about unused GPUs and optional packages.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -177,13 +179,25 @@ def is_stacked(node: Mapping[Any, Any], base: type) -> bool:
 
 
 def optimizer_maker(nodes: Sequence[FrozenConfig]) -> Callable[..., torch.optim.Optimizer]:
-    """Return a function that makes the optimizer from parameters and K."""
+    """Return a function that makes the optimizer from a net, whose parameters have K members, and K."""
+    entries = nodes[0].get("no_decay") or []
+    nodes = [without_no_decay(node) for node in nodes]
     partial = make(nodes[0])
+
+    def undecayed(net: nn.Module) -> list[nn.Parameter]:
+        return split_by_decay(net, entries)[1] if entries else []
+
     if is_stacked(nodes[0], StackedOptimizer):
         numbers = per_member_arguments(nodes)
-        return lambda parameters, members: partial(parameters, members=members, **numbers)
-    return lambda parameters, members: (
-        partial(parameters) if members == 1 else StackedTorch(parameters, members, partial)
+        return lambda net, members: partial(net.parameters(), members=members, undecayed=undecayed(net), **numbers)
+    if entries and "weight_decay" not in parameters_of("optimizer", nodes[0]["_target_"]):
+        raise ConfigError(
+            f"optimizer.no_decay has no effect: {nodes[0]['_target_']} has no weight_decay; remove it"
+        )
+    return lambda net, members: (
+        partial(decay_groups(net, entries))
+        if members == 1
+        else StackedTorch(net.parameters(), members, partial, undecayed(net))
     )
 
 

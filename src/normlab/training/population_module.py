@@ -116,8 +116,8 @@ class PopulationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # the scheduler is ours
         """Return the optimizer, and the scheduler if there is one."""
-        parameters, members = self.population.parameters(), self.population.members
-        self.optimizer = self.make_optimizer(parameters, members)
+        members = self.population.members
+        self.optimizer = self.make_optimizer(self.population.net, members)
         if self.make_scheduler is None:
             return {"optimizer": self.optimizer}
         return {"optimizer": self.optimizer, "lr_scheduler": self.make_scheduler(self.optimizer, members)}

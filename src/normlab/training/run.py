@@ -40,6 +40,7 @@ from normlab.training.run_folders import Run
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
+from normlab.training.weight_decay import without_no_decay
 
 log = logging.getLogger("normlab")
 NEVER = 10**12
@@ -114,7 +115,7 @@ def check_optimizer(text: str) -> None:
     """
     config = FrozenConfig.of(json.loads(text))
     try:
-        optimizer = optimizer_maker([config.optimizer])([nn.Parameter(torch.zeros(2, 2))], 1)
+        optimizer = optimizer_maker([without_no_decay(config.optimizer)])(nn.Linear(2, 2, bias=False), 1)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"optimizer: {first_line(error)}") from error
     make_scheduler = scheduler_maker([with_total_steps(config)])

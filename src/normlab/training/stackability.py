@@ -29,6 +29,7 @@ from normlab.training.build import is_stacked, make_task, net_maker, precision_o
 from normlab.training.instantiate import make
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import needs_metric
+from normlab.training.weight_decay import without_no_decay
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def footprint_of(module: PopulationModule, data: InMemoryData, precision: torch.
 def check_stacking_of(config: FrozenConfig, data: InMemoryData, footprint: Footprint) -> Stacking:
     """Run :func:`check_stacking` on the net, the loss and the first minibatches of a configuration."""
     if not is_stacked(config.optimizer, StackedOptimizer):
-        reason = check_optimizer_stacking(make(config.optimizer))
+        reason = check_optimizer_stacking(make(without_no_decay(config.optimizer)))
         if reason is not None:
             return Stacking(f"{config.optimizer._target_}: {reason}")
     split = data.split(0)
