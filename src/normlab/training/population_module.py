@@ -137,7 +137,9 @@ class PopulationModule(pl.LightningModule):
         """Select the step function: eager on the net, one function of all members, or compiled."""
         inner = getattr(self.optimizer, "inner", self.optimizer)
         if self.compiles and not isinstance(inner, StackedOptimizer):
-            log.warning("trainer.compile: %s is not compiled; only normlab's optimizers are", type(inner).__name__)
+            log.warning(
+                "trainer.compile: %s is not compiled; only normlab's optimizers can be", type(inner).__name__
+            )
             self.compiles = False
         if not isinstance(self.optimizer, StackedOptimizer):
             return
