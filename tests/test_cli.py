@@ -152,7 +152,18 @@ MISTAKES = {
     "+warmup=3": "warmup is now stats_warmup_epochs",
     "optimizer._target_=normlab.training.optim.SGD": "is now normlab.population.optim.SGD",
     "~seed": "seed is missing, but every run needs it; write seed=…, without ~seed",
-    "loss=absolute": "loss must be null or squared_error, got absolute",
+    "loss=absolute": "loss=absolute: no such option; did you mean",
+    "loss.delta=1": "loss.delta: no such key; loss=huber has it",
+    "loss=huber loss.dleta=2": "loss.dleta: no such key; did you mean loss.delta?",
+    "loss=mse data=digits": "loss: torch.nn.MSELoss cannot take outputs (32, 10) and class indices (32,): ",
+    "loss=cross_entropy": "loss must be a function of the outputs (32, 1) and targets (32, 1), got torch.nn.Cross",
+    "loss._target_=torch.nn.HuberLoss loss.reduction=none": "that returns one number for outputs (32, 1) and "
+    "targets (32, 1), got shape (32, 1)",
+    "loss._target_=torch.nn.functional.gaussian_nll_loss": "loss: torch.nn.functional.gaussian_nll_loss needs the "
+    "argument var; write loss.var=…",
+    "loss._target_=torch.nn.Hubert": "loss._target_=torch.nn.Hubert cannot be loaded",
+    "loss._target_=torch.nn.HuberLoss loss.dleta=2": "loss.dleta: torch.nn.HuberLoss takes no such argument; did "
+    "you mean loss.delta?",
 }
 
 

@@ -41,12 +41,8 @@ def test_error_in_user_file_names_file_and_line(run_train, tmp_path, how, text, 
         "hydra.job.num; outside hydra.…, write Hydra's values as ${hydra:job.num}",
         "data.target_column=median value ($)": ("""is quoted twice: 'data.target_column="median value ($)"'"""),
         "callbacks.extra={x:1}": "callbacks.extra: its keys are fixed; to add one write +callbacks.extra=…",
-        LBFGS: (
-            "optimizer.betas, optimizer.eps, optimizer.weight_decay: torch.optim.LBFGS takes no such arguments; "
-            "it takes history_size, line_search_fn, lr, max_eval, max_iter, tolerance_change, tolerance_grad; "
-            "leave out those you added, remove the others: "
-            "'~optimizer.betas' '~optimizer.eps' '~optimizer.weight_decay'"
-        ),
+        LBFGS: "optimizer._target_=torch.optim.LBFGS needs a closure, which a population lacks; use module="
+        "lightning",
         "+optimizer.momentun=0.9": "remove the others: '~optimizer.momentun'",
         "optimizer.lr=null": "optimizer.lr must be a number, got None",
     }.items(),

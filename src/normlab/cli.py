@@ -27,6 +27,7 @@ from omegaconf.errors import GrammarParseError
 from yaml import MarkedYAMLError
 
 from normlab.config.frozen import RENAMED_KEYS
+from normlab.config.typed_targets import with_target_arguments
 from normlab.config.validation import is_group, keys_of, parameters_of, supplied
 from normlab.errors import first_line, nearest
 
@@ -58,14 +59,15 @@ def run_cli(main: Callable[[], Any]) -> None:
     # Hydra warns in three lines that -m overrides hydra.mode=RUN; normlab rejects the combination in one.
     warnings.filterwarnings("ignore", message=r"\s*Running Hydra app with --multirun")
     sys.argv[1:] = options_first(sys.argv[1:])
+    conf = Path(inspect.getfile(inspect.unwrap(main))).parent / "conf"
     try:
+        sys.argv[1:] = with_target_arguments(sys.argv[1:], lambda group: keys_in_group(group, conf))
         compose_and_run(main)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if WANTS_TRACEBACK:
             raise
-        conf = Path(inspect.getfile(inspect.unwrap(main))).parent / "conf"
         sys.exit(f"error: {format_error(error, conf)}")
 
 
@@ -267,6 +269,14 @@ def compose_for_key(key: str, conf: Path) -> DictConfig:
     words = [f"hydra.searchpath=[{search_path}]", *chosen_options(folders)]
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         return compose("train", words, return_hydra_config=key.startswith("hydra."))
+
+
+def keys_in_group(group: str, conf: Path) -> list[str]:
+    """Return the keys of a group with the chosen options; none if the configuration cannot be composed."""
+    try:
+        return [str(key) for key in compose_for_key(group, conf)[group]]
+    except Exception:  # Hydra reports it when it composes the run
+        return []
 
 
 def suggest_key(key: str, conf: Path) -> str:

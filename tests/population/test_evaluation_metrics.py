@@ -145,8 +145,8 @@ def test_squared_error_of_classes_by_hand():
         for n in range(SAMPLES):
             for c in range(4):
                 by_hand[k] += (outputs[k, n, c] - float(targets[k, n] == c)) ** 2 / SAMPLES
-    assert_close(Classification(squared=True).loss(outputs, targets), by_hand)
-    assert set(Classification(squared=True).metrics(outputs, targets)) == {"acc"}
+    assert_close(Classification(summed=True).loss(outputs, targets), by_hand)
+    assert set(Classification(summed=True).metrics(outputs, targets)) == {"acc"}
 
 
 def test_squared_error_is_summed_over_outputs():
@@ -160,7 +160,7 @@ def test_constant_predictor_loss_by_hand():
     assert constant_predictor_loss(Classification(), classes_of, 3) == pytest.approx(
         -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     )
-    assert constant_predictor_loss(Classification(squared=True), classes_of, 3) == pytest.approx(
+    assert constant_predictor_loss(Classification(summed=True), classes_of, 3) == pytest.approx(
         1 - 0.75**2 - 0.25**2
     )
     targets = numbers(50, 2)

@@ -1,196 +1,197 @@
-import math
+"""Schedulers of a population against plain loops in torch, one optimizer and scheduler per member, in float64."""
 
-import hypothesis.strategies as st
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
-from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
+from torch.testing import assert_close
 
-from normlab.population.optim import SGD
-from normlab.population.schedulers import CosineAnnealingLR, ReduceLROnPlateau, Scheduler, StepLR
+from normlab.population.optim import SGD, Adam, AdamW, StackedOptimizer, StackedTorch
+from normlab.population.schedulers import PopulationScheduler
+from normlab.population.stacking_check import check_optimizer_stacking
 
-NO_LOSS = torch.tensor([math.nan])
-PLAIN = {"factor": 0.5, "patience": 2}
-
-LOSSES = st.lists(
-    st.sampled_from([0.0, 0.5, 1.0, 1.0001, 2.0, 1e9, -1.0, math.inf, -math.inf, math.nan]) | st.floats(-10, 10),
-    min_size=1,
-    max_size=40,
-)
-PLATEAU = st.fixed_dictionaries(
-    {
-        "factor": st.floats(1e-3, 0.9),
-        "patience": st.integers(0, 4),
-        "threshold": st.sampled_from([0.0, 1e-4, 0.5, 1.0]),
-        "cooldown": st.integers(0, 4),
-        "min_lr": st.sampled_from([0.0, 0.01, 0.09, 0.1, 1.0]),
-    }
-)
+K, STEPS = 3, 24
+RATES = [0.1, 0.05, 0.02]
+MakeAll = Callable[[int], Callable[[torch.optim.Optimizer], Any]]
 
 
-def stacked(lr: float | list[float], members: int = 1) -> SGD:
-    return SGD([nn.Parameter(torch.zeros(members, 2))], lr=lr, members=members)
+def warm_up_then_cosine(optimizer: torch.optim.Optimizer, length: int) -> lr_scheduler.SequentialLR:
+    parts: list = [
+        lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=length),
+        lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS - length),
+    ]
+    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[length])
 
 
-def plain(lr: float) -> torch.optim.SGD:
-    return torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=lr)
+SCHEDULES: dict[str, MakeAll] = {
+    "step": lambda k: partial(lr_scheduler.StepLR, step_size=k + 2, gamma=0.5),
+    "cosine": lambda k: partial(lr_scheduler.CosineAnnealingLR, T_max=8 + k, eta_min=0.001),
+    "plateau": lambda k: partial(lr_scheduler.ReduceLROnPlateau, patience=k, factor=0.5, cooldown=1),
+    "one cycle": lambda k: partial(lr_scheduler.OneCycleLR, max_lr=RATES[k], total_steps=STEPS + k),
+    "sequential": lambda k: partial(warm_up_then_cosine, length=3 + k),
+    "lambda": lambda k: partial(lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 0.9**epoch),
+    "cyclic": lambda k: partial(lr_scheduler.CyclicLR, base_lr=0.01, max_lr=RATES[k], step_size_up=4),
+}
+OPTIMIZERS: dict[str, tuple[type[StackedOptimizer], Any, dict[str, Any]]] = {
+    "sgd": (SGD, torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01}),
+    "adam": (Adam, torch.optim.Adam, {"weight_decay": 0.01}),
+    "adamw": (AdamW, torch.optim.AdamW, {}),
+}
 
 
-def rates_over_epochs(scheduler: Scheduler, losses: list[Tensor]) -> Tensor:
-    """Return the learning rates of all members after each epoch, ``(epochs, K)``."""
-    rates = [scheduler.lr]
-    for loss in losses:
-        scheduler.step(loss)
-        rates.append(scheduler.lr)
-    return torch.cat(rates, dim=1).T
+def losses_of(theta: Tensor) -> Tensor:
+    """Return a loss of each member with curvatures from 0.5 to 3, ``(K, 4)`` to ``(K,)``."""
+    return (torch.linspace(0.5, 3, theta.shape[1], dtype=theta.dtype) * (theta - 1).square()).sum(1)
 
 
-def torch_rates(scheduler: lr_scheduler.LRScheduler, losses: list[float] | int) -> list[float]:
-    rates = [scheduler.optimizer.param_groups[0]["lr"]]
-    for loss in losses if isinstance(losses, list) else [None] * losses:
-        scheduler.optimizer.step()
-        scheduler.step(*([] if loss is None else [loss]))
-        rates.append(scheduler.optimizer.param_groups[0]["lr"])
-    return rates
+def start() -> Tensor:
+    return torch.randn(K, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def column(losses: list[float]) -> list[Tensor]:
-    return [torch.tensor([loss], dtype=torch.float64) for loss in losses]
+def is_plateau(scheduler: object) -> bool:
+    return isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
 
 
-@given(lr=st.floats(1e-5, 1), step_size=st.integers(1, 7), gamma=st.floats(0, 1))
-@settings(deadline=None, max_examples=30)
-def test_step_equals_torch(lr, step_size, gamma):
-    ours = rates_over_epochs(StepLR(stacked(lr), step_size=step_size, gamma=gamma), [NO_LOSS] * 20)
-    expected = torch_rates(lr_scheduler.StepLR(plain(lr), step_size=step_size, gamma=gamma), 20)
-
-    assert ours[:, 0].tolist() == pytest.approx(expected, rel=1e-12)
-
-
-@given(lr=st.floats(1e-5, 1), T_max=st.integers(1, 30), eta_min=st.floats(0, 0.1))
-@settings(deadline=None, max_examples=30)
-def test_cosine_equals_torch_even_past_its_end(lr, T_max, eta_min):
-    ours = rates_over_epochs(CosineAnnealingLR(stacked(lr), T_max=T_max, eta_min=eta_min), [NO_LOSS] * 40)
-    expected = torch_rates(lr_scheduler.CosineAnnealingLR(plain(lr), T_max=T_max, eta_min=eta_min), 40)
-
-    assert ours[:, 0].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+def trained_alone(make: Any, options: dict[str, Any], schedule: MakeAll, k: int) -> list[Tensor]:
+    """Train member k by torch's optimizer and scheduler; return its parameters after each step."""
+    theta = nn.Parameter(start()[k : k + 1])
+    optimizer = make([theta], lr=RATES[k], **options)
+    scheduler, path = schedule(k)(optimizer), []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = losses_of(theta)
+        loss.sum().backward()
+        optimizer.step()
+        scheduler.step(*([loss.item()] if is_plateau(scheduler) else []))
+        path.append(theta.detach().clone())
+    return path
 
 
-@given(losses=LOSSES, numbers=PLATEAU)
-@settings(deadline=None, max_examples=200)
-def test_plateau_equals_torch(losses, numbers):
-    ours = rates_over_epochs(ReduceLROnPlateau(stacked(0.1), **numbers), column(losses))
-    expected = torch_rates(lr_scheduler.ReduceLROnPlateau(plain(0.1), **numbers), losses)
-
-    assert ours[:, 0].tolist() == pytest.approx(expected, rel=1e-12)
-
-
-def test_plateau_never_increases_a_rate_below_minimum():
-    rates = rates_over_epochs(ReduceLROnPlateau(stacked(0.01), **PLAIN, min_lr=0.1), column([1.0] * 8))
-
-    assert rates.unique().tolist() == pytest.approx([0.01])
-
-
-@pytest.mark.parametrize("loss", [[1.0, 2.0, 2.0, 2.0], [1.0] * 4, [1.0] + [math.nan] * 3, [math.nan] * 3])
-def test_plateau_waits_for_more_than_patience_epochs(loss):
-    rates = rates_over_epochs(ReduceLROnPlateau(stacked(0.1), **PLAIN), column(loss))
-
-    assert rates[-2:, 0].tolist() == pytest.approx([0.1, 0.05])
-
-
-@pytest.mark.parametrize(
-    ("make", "torch_make", "numbers"),
-    [
-        (StepLR, lr_scheduler.StepLR, {"step_size": [1, 3, 7], "gamma": [0.5, 0.1, 0.9]}),
-        (CosineAnnealingLR, lr_scheduler.CosineAnnealingLR, {"T_max": [5, 10, 20], "eta_min": [0.0, 0.01, 0.001]}),
-        (
-            ReduceLROnPlateau,
-            lr_scheduler.ReduceLROnPlateau,
-            {
-                "factor": [0.5, 0.1, 0.9],
-                "patience": [0, 1, 3],
-                "cooldown": [0, 2, 1],
-                "threshold": [0.0, 0.1, 0.5],
-            },
-        ),
-    ],
-)
-def test_members_equal_separate_schedulers(make, torch_make, numbers):
-    rates = [0.1, 0.05, 1.0]
-    noise = torch.rand(25, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    losses = noise / torch.arange(1, 26, dtype=torch.float64).unsqueeze(1).sqrt()
-
-    together = rates_over_epochs(make(stacked(rates, 3), members=3, **numbers), list(losses))
-
-    for k, lr in enumerate(rates):
-        alone = torch_make(plain(lr), **{name: values[k] for name, values in numbers.items()})
-        follows_loss = make is ReduceLROnPlateau
-        expected = torch_rates(alone, losses[:, k].tolist() if follows_loss else 25)
-        assert together[:, k].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-
-
-def test_plateau_is_per_member():
-    improving, stuck = torch.arange(10, 0, -1).double(), torch.ones(10, dtype=torch.float64)
-    rates = rates_over_epochs(
-        ReduceLROnPlateau(stacked(0.1, 2), **PLAIN, members=2), list(torch.stack([improving, stuck], dim=1))
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_members_equal_plain_loops(optimizer, schedule):
+    kind, torch_kind, options = OPTIMIZERS[optimizer]
+    theta = nn.Parameter(start())
+    stacked = kind([theta], lr=RATES, members=K, **options)
+    scheduler = PopulationScheduler(stacked, [SCHEDULES[schedule](k) for k in range(K)])
+    assert scheduler.needs_metric == (schedule == "plateau")
+    path = []
+    for step in range(STEPS):
+        if step % 5 == 0:
+            scheduler.prepare(min(7, STEPS - step))
+        stacked.zero_grad()
+        loss = losses_of(theta)
+        loss.sum().backward()
+        stacked.step()
+        scheduler.step(loss.detach())
+        path.append(theta.detach().clone())
+    expected = [trained_alone(torch_kind, options, SCHEDULES[schedule], k) for k in range(K)]
+    assert_close(
+        torch.stack(path), torch.cat([torch.stack(one) for one in expected], dim=1), rtol=1e-9, atol=1e-12
     )
 
-    assert torch.all(rates[:, 0] == 0.1)
-    assert rates[-1, 1] == pytest.approx(0.0125)
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_cycle_moves_rate_and_momentum(optimizer):
+    kind, _, options = OPTIMIZERS[optimizer]
+    stacked = kind([nn.Parameter(start())], lr=RATES, members=K, **options)
+    scheduler = PopulationScheduler(stacked, [SCHEDULES["one cycle"](k) for k in range(K)])
+    names = ("lr", "momentum" if optimizer == "sgd" else "beta1")
+    before = [stacked.param_groups[0][name].clone() for name in names]
+    kept = stacked.param_groups[0]["lr"], stacked.param_groups[0]["lr"].clone()
+    scheduler.step()
+    assert all(bool((stacked.param_groups[0][n] != b).all()) for n, b in zip(names, before, strict=True))
+    assert torch.equal(*kept), "tensors that were recorded stay"
 
 
-SCHEDULERS = pytest.mark.parametrize(
-    ("make", "numbers"),
-    [
-        (StepLR, {"step_size": 2, "gamma": 0.5}),
-        (CosineAnnealingLR, {"T_max": 12}),
-        (ReduceLROnPlateau, {**PLAIN, "cooldown": 1}),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-TEN = column([3, 1, 2, 2, 2, 2, 0.5, 1, 1, 1])
+def test_equal_schedules_are_computed_once():
+    def scheduler_of(makes: list, rates: list[float]) -> PopulationScheduler:
+        return PopulationScheduler(SGD([nn.Parameter(start())], lr=rates, members=K), makes)
+
+    step = SCHEDULES["step"](0)
+    assert len(scheduler_of([step] * K, [0.1] * K).schedulers) == 1
+    assert len(scheduler_of([step] * K, [0.1, 0.2, 0.1]).schedulers) == 2
+    assert len(scheduler_of([SCHEDULES["step"](k) for k in range(K)], [0.1] * K).schedulers) == K
+    assert len(scheduler_of([SCHEDULES["plateau"](0)] * K, [0.1] * K).schedulers) == K
 
 
-@SCHEDULERS
-def test_optimizer_uses_the_scheduled_rate(make, numbers):
-    optimizer = stacked(0.1)
-    scheduler = make(optimizer, **numbers)
-    for loss in TEN:
-        scheduler.step(loss)
-    (parameter,) = optimizer.param_groups[0]["params"]
-    parameter.grad = torch.ones(1, 2)
-    optimizer.step()
-
-    assert scheduler.lr.item() < 0.1
-    assert optimizer.theta[0].tolist() == pytest.approx([-scheduler.lr.item()] * 2)
+def test_plateau_waits_without_metric():
+    optimizer = SGD([nn.Parameter(start())], lr=RATES, members=K)
+    scheduler = PopulationScheduler(optimizer, [partial(lr_scheduler.ReduceLROnPlateau, patience=0)] * K)
+    for _ in range(3):
+        scheduler.step(None)
+    assert optimizer.param_groups[0]["lr"].flatten().tolist() == RATES
+    scheduler.step(torch.tensor([1.0, 1.0, 1.0]))
+    scheduler.step(torch.tensor([2.0, 0.5, float("nan")]))
+    assert optimizer.param_groups[0]["lr"].flatten().tolist() == pytest.approx([0.01, 0.05, 0.002])
 
 
-@SCHEDULERS
-def test_torch_optimizer_gets_float_rates(make, numbers):
-    optimizer = plain(0.1)
-    rates = rates_over_epochs(make(optimizer, **numbers), TEN)
+@pytest.mark.parametrize("schedule", ["plateau", "one cycle", "sequential"])
+def test_scheduler_resumes_from_a_saved_state(schedule):
+    metrics = torch.rand(20, K, generator=torch.Generator().manual_seed(1))
 
-    assert torch.equal(rates, rates_over_epochs(make(stacked(0.1), **numbers), TEN))
-    assert type(optimizer.param_groups[0]["lr"]) is float
-    optimizer.step()
+    def make() -> PopulationScheduler:
+        optimizer = SGD([nn.Parameter(start())], lr=RATES, momentum=0.9, members=K)
+        return PopulationScheduler(optimizer, [SCHEDULES[schedule](k) for k in range(K)])
 
+    def rates(scheduler: PopulationScheduler, part: Tensor) -> list[Tensor]:
+        out = []
+        for metric in part:
+            scheduler.step(metric)
+            out.append(scheduler.optimizer.param_groups[0]["lr"])
+        return out
 
-@SCHEDULERS
-def test_scheduler_resumes_from_a_saved_state(make, numbers):
-    uninterrupted = rates_over_epochs(make(stacked(0.1), **numbers), TEN)
-    first = make(stacked(0.1), **numbers)
-    rates_over_epochs(first, TEN[:5])
-    state, lr = first.state_dict(), first.lr
-    rates_over_epochs(first, TEN[5:])
-
-    second = make(stacked(0.7), **numbers)
+    first, second = make(), make()
+    rates(first, metrics[:9])
+    first.prepare(5)
+    state = first.state_dict()
     second.load_state_dict(state)
-    second.optimizer.param_groups[0]["lr"] = lr
-    assert torch.equal(rates_over_epochs(second, TEN[5:]), uninterrupted[5:])
-    assert all(isinstance(value, Tensor | int) for value in state.values())
+    assert_close(rates(second, metrics[9:]), rates(make_at(make(), metrics[:9]), metrics[9:]))
 
 
-def test_step_size_below_1_raises():
-    with pytest.raises(ValueError, match=r"scheduler\.step_size must be at least 1, got 0"):
-        StepLR(stacked(0.1), step_size=0)
+def make_at(scheduler: PopulationScheduler, metrics: Tensor) -> PopulationScheduler:
+    for metric in metrics:
+        scheduler.step(metric)
+    return scheduler
+
+
+ELEMENTWISE = {
+    "RMSprop": partial(torch.optim.RMSprop, lr=0.01, momentum=0.9),
+    "NAdam": partial(torch.optim.NAdam, lr=0.01),
+    "Adagrad": partial(torch.optim.Adagrad, lr=0.01),
+    "Adam": partial(torch.optim.Adam, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_torch_optimizer_on_a_population_equals_plain_loops(name):
+    make = ELEMENTWISE[name]
+    assert check_optimizer_stacking(make) is None
+    theta = nn.Parameter(start())
+    stacked = StackedTorch([theta], K, make)
+    scheduler = PopulationScheduler(stacked, [partial(lr_scheduler.StepLR, step_size=2)] * K)
+    for _ in range(6):
+        stacked.zero_grad()
+        losses_of(theta).sum().backward()
+        stacked.step()
+        scheduler.step()
+    assert stacked.param_groups[0]["lr"] == pytest.approx(1e-5)
+    for k in range(K):
+        alone = nn.Parameter(start()[k : k + 1])
+        optimizer = make([alone])
+        rates = lr_scheduler.StepLR(optimizer, step_size=2)
+        for _ in range(6):
+            optimizer.zero_grad()
+            losses_of(alone).sum().backward()
+            optimizer.step()
+            rates.step()
+        assert_close(theta[k : k + 1].detach(), alone.detach(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("make", [partial(torch.optim.Adafactor, lr=0.01), partial(torch.optim.Muon, lr=0.01)])
+def test_optimizers_that_couple_members_are_not_stacked(make):
+    assert check_optimizer_stacking(make) is not None

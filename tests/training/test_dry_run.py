@@ -201,7 +201,10 @@ def test_float32_cast_in_net_raises_only_in_float64():
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        ("LBFGS", "optimizer._target_ must be an optimizer whose step needs no closure, got torch.optim.LBFGS"),
+        (
+            "LBFGS",
+            "optimizer._target_=torch.optim.LBFGS needs a closure, which a population lacks; use module=lightning",
+        ),
         ("SparseAdam", "optimizer: SparseAdam does not support dense gradients"),
     ],
 )
@@ -213,7 +216,7 @@ def test_unusable_optimizer_raises(optimizer, message):
 def test_optimizer_hyperparameters_are_checked():
     dry_run_once(config_of("optimizer=sgd", "optimizer.nesterov=true"))
     error = error_of("optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0")
-    assert error == "optimizer or scheduler: optimizer.nesterov needs optimizer.momentum > 0"
+    assert error == "optimizer: optimizer.nesterov needs optimizer.momentum > 0"
 
 
 def test_layer_requiring_running_statistics_raises_without_them():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Jobs = Sequence[Sequence[str]]
 
-EXCLUSIVE_GROUPS = ("data", "net", "model", "optimizer", "scheduler", "module", "trainer")
+EXCLUSIVE_GROUPS = ("data", "net", "model", "optimizer", "scheduler", "loss", "module", "trainer")
 """Groups with one option per run; options of other groups, such as probes, may be combined in a list."""
 
 PLUGINS = ("sweeper", "launcher")

@@ -19,7 +19,8 @@ RENAMED_KEYS = {"warmup": "stats_warmup_epochs"}
 MOVED_TARGETS = {
     **{f"normlab.training.optim.{name}": f"normlab.population.optim.{name}" for name in ("SGD", "Adam", "AdamW")},
     **{
-        f"normlab.training.schedulers.{name}": f"normlab.population.schedulers.{name}"
+        f"normlab.{package}.schedulers.{name}": f"torch.optim.lr_scheduler.{name}"
+        for package in ("training", "population")
         for name in ("CosineAnnealingLR", "ReduceLROnPlateau", "StepLR")
     },
     "normlab.models.SourceMLP": "normlab.source_experiments.SourceMLP",
@@ -28,6 +29,12 @@ MOVED_TARGETS = {
 
 DEFAULTS_BEFORE = {"replicate": "seed", "module": {"_target_": POPULATION}}
 """Values of keys that older records lack."""
+
+LOSSES_BEFORE: dict[Any, dict[str, Any]] = {
+    None: {},
+    "squared_error": {"_target_": "normlab.population.losses.squared_error", "_partial_": True},
+}
+"""Names of losses in older records, which now are nodes."""
 
 
 class FrozenConfig(dict[str, Any]):
@@ -156,15 +163,38 @@ def updated(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not config:  # the run left no configuration
         return {}
-    return DEFAULTS_BEFORE | {RENAMED_KEYS.get(key, key): with_moved_targets(node) for key, node in config.items()}
+    renamed = {RENAMED_KEYS.get(key, key): with_moved_targets(node) for key, node in config.items()}
+    return DEFAULTS_BEFORE | renamed | {"loss": loss_node(config.get("loss"))}
+
+
+def loss_node(loss: Any) -> Any:
+    """Return the node of a loss; older records and experiments have its name, or null for the task's loss.
+
+    >>> loss_node(None), loss_node("squared_error")["_target_"]
+    ({}, 'normlab.population.losses.squared_error')
+    """
+    return dict(LOSSES_BEFORE[loss]) if loss is None or (isinstance(loss, str) and loss in LOSSES_BEFORE) else loss
+
+
+def updated_choices(choices: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the group choices of a record, with an option for the loss where older records have its name.
+
+    >>> updated_choices({"model": "bn"}, {"loss": None}), updated_choices({}, {"loss": "squared_error"})
+    ({'loss': 'default', 'model': 'bn'}, {'loss': 'squared_error'})
+    """
+    loss = config.get("loss")
+    before = {} if not config or isinstance(loss, Mapping) else {"loss": loss or "default"}
+    return before | dict(choices)
 
 
 def updated_override(override: str) -> str:
     """Return a recorded override with the current name of its key.
 
-    >>> updated_override("warmup=3"), updated_override("seed=1")
-    ('stats_warmup_epochs=3', 'seed=1')
+    >>> updated_override("warmup=3"), updated_override("loss=null"), updated_override("seed=1")
+    ('stats_warmup_epochs=3', 'loss=default', 'seed=1')
     """
+    if override == "loss=null":
+        return "loss=default"
     key, equals, value = override.partition("=")
     return f"{RENAMED_KEYS.get(key, key)}{equals}{value}"
 

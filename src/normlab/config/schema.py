@@ -17,8 +17,9 @@ from normlab.errors import ConfigError, require, require_net_sizes
 MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
-LOSS_NAMES = ("squared_error",)
 REPLICATES = ("data", "seed")
+SCHEDULER_TIMING = ("interval", "frequency", "monitor")
+"""Keys of a scheduler that are not arguments of its ``_target_``, as in Lightning."""
 REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that only the report reads; they do not affect training."""
 
@@ -103,6 +104,7 @@ class OptimizerConfig:
     momentum: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    no_decay: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         positive = math.isfinite(self.lr) and self.lr > 0
@@ -117,7 +119,7 @@ class OptimizerConfig:
 
 @dataclass
 class SchedulerConfig:
-    """A learning-rate schedule; its keys are the arguments of its ``_target_``, if it has one."""
+    """A schedule; its keys are the arguments of its ``_target_``, if it has one, and :data:`SCHEDULER_TIMING`."""
 
     step_size: int = 1
     gamma: float = 0.1
@@ -128,8 +130,14 @@ class SchedulerConfig:
     min_lr: float = 0.0
     eta_min: float = 0.0
     T_max: int = 1
+    interval: str = "epoch"
+    frequency: int = 1
+    monitor: str | None = None
 
     def __post_init__(self) -> None:
+        known = self.interval in ("epoch", "step")
+        require(known, "scheduler.interval", "epoch or step", self.interval)
+        require(self.frequency >= 1, "scheduler.frequency", "at least 1", self.frequency)
         require(self.step_size >= 1, "scheduler.step_size", "at least 1", self.step_size)
         require(self.gamma > 0, "scheduler.gamma", "a number > 0", self.gamma)
         require(0 < self.factor < 1, "scheduler.factor", "a number between 0 and 1", self.factor)
@@ -142,6 +150,11 @@ class ModuleConfig:
     """The LightningModule; its keys are arguments of its ``_target_``."""
 
     _target_: str = MISSING
+
+
+@dataclass
+class LossConfig:
+    """A loss; its keys are the arguments of its ``_target_``. Without one, the task's loss is used."""
 
 
 @dataclass
@@ -213,7 +226,6 @@ class Config:
     direction: str | None = None
     target: float | None = None
     statistics: str = "running"
-    loss: str | None = None
     stats_warmup_epochs: int = 0
     train_eval_every: int | None = None
     retrain: bool = False
@@ -227,7 +239,6 @@ class Config:
     probes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.loss in (None, *LOSS_NAMES), "loss", f"null or {', '.join(LOSS_NAMES)}", self.loss)
         require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
         every = self.train_eval_every
         require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
@@ -269,6 +280,7 @@ SECTIONS = {
     "optimizer": OptimizerConfig,
     "scheduler": SchedulerConfig,
     "module": ModuleConfig,
+    "loss": LossConfig,
     "trainer": TrainerConfig,
     "callbacks": CallbacksConfig,
     "logger": LoggerConfig,

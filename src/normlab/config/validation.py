@@ -19,9 +19,9 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
-from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig
+from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig, loss_node
 from normlab.config.module import check_module
-from normlab.config.schema import EXAMPLES, SECTIONS, Config, SchedulerConfig
+from normlab.config.schema import EXAMPLES, SCHEDULER_TIMING, SECTIONS, Config, SchedulerConfig
 from normlab.errors import ConfigError, first_line, is_near, nearest, require
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -32,6 +32,7 @@ TYPE_NAMES = {
     bool: "true or false",
     str: "a string",
     list[int]: "a list of integers",
+    list[str]: "a list of strings",
     int | None: "null or an integer",
     float | None: "null or a number",
     str | None: "null or a string",
@@ -60,7 +61,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise unresolved(config, error) from error
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items()} | {"loss": loss_node(values.get("loss"))}
 
 
 def check_values(values: Mapping[str, Any]) -> FrozenConfig:
@@ -185,6 +186,7 @@ def check_target(path: str, node: dict[str, Any]) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     schema_keys = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
+    schema_keys |= set({"scheduler": SCHEDULER_TIMING, "optimizer": ("no_decay",)}.get(path, ()))
     kinds = scalar_types(node["_target_"])
     for key, value in node.items():
         if key in kinds and isinstance(value, bool | int | float | str) and not fits(value, kinds[key]):
@@ -201,7 +203,7 @@ def check_target(path: str, node: dict[str, Any]) -> None:
 def supplied(node: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> set[str]:
     """Return the first required argument of a partial ``_target_``, which its caller passes later."""
     required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
-    return set(required[:1]) if node.get("_partial_") else set()
+    return set(required[:1]) | {"optimizer"} if node.get("_partial_") else set()
 
 
 def refuse_arguments(path: str, target: str, unknown: list[str], known: set[str]) -> None:

@@ -6,6 +6,7 @@ Letters: K members, N samples, O outputs, C features, T minibatches.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -27,11 +28,14 @@ from normlab.models.layer_lookup import (
     use_batch_statistics,
 )
 from normlab.norms.statistics import running_stat_names
+from normlab.population.losses import MemberLoss
 from normlab.population.population import Population
 
 log = logging.getLogger("normlab")
 SAMPLES_AT_ONCE = 1024
 """Samples in a minibatch of re-estimation, unless the training uses larger minibatches."""
+FINITE_LOGIT = -20.0
+"""The logarithm of a class share from which minimization starts, in place of -inf for a class without samples."""
 MetricFunction = Callable[[Tensor, Tensor], Tensor]
 """Returns one number for outputs ``(N, O)`` and targets of one net."""
 
@@ -44,13 +48,16 @@ class Regression:
 
     Args:
         summed: whether the loss is summed over the outputs instead of averaged.
+        own_loss: another loss, in place of the squared error.
     """
 
-    def __init__(self, summed: bool = False) -> None:
-        self.summed = summed
+    def __init__(self, summed: bool = False, own_loss: MemberLoss | None = None) -> None:
+        self.summed, self.own_loss = summed, own_loss
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return each member's squared error, averaged over its samples."""
+        """Return each member's loss, by default the squared error averaged over its samples."""
+        if self.own_loss is not None:
+            return self.own_loss(outputs, targets)
         mean = F.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
         return mean * outputs.shape[2] if self.summed else mean
 
@@ -79,15 +86,18 @@ class Classification:
         outputs ``(K, N, O)`` logits, targets ``(K, N)`` class indices; the loss and each metric ``(K,)``.
 
     Args:
-        squared: whether the loss is the squared distance to the one-hot target, summed over the classes.
+        summed: whether the loss is the squared distance to the one-hot target, summed over the classes.
+        own_loss: another loss, in place of cross-entropy.
     """
 
-    def __init__(self, squared: bool = False) -> None:
-        self.squared = squared
+    def __init__(self, summed: bool = False, own_loss: MemberLoss | None = None) -> None:
+        self.summed, self.own_loss = summed, own_loss
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return each member's cross-entropy or squared distance, averaged over its samples."""
-        if self.squared:
+        """Return each member's loss, by default cross-entropy averaged over its samples."""
+        if self.own_loss is not None:
+            return self.own_loss(outputs, targets)
+        if self.summed:
             expected = F.one_hot(targets, outputs.shape[2]).to(outputs)
             return (outputs - expected).square().sum(2).mean(1)
         losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
@@ -96,7 +106,7 @@ class Classification:
     def best_constant(self, targets: Tensor, out_features: int) -> Tensor:
         """Return the best constant outputs, class shares or their logarithms: ``(N,)`` to ``(O,)``."""
         shares = targets.bincount(minlength=out_features) / len(targets)
-        return shares if self.squared else shares.log()
+        return shares if self.summed else shares.log()
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return each member's accuracy."""
@@ -109,10 +119,47 @@ class Classification:
 Task = Regression | Classification
 
 
-def constant_predictor_loss(task: Task, targets: Tensor, out_features: int) -> float:
-    """Return the loss of the best constant predictor, the reference for an untrained net."""
+def constant_predictor_loss(task: Task, targets: Tensor, out_features: int) -> float | None:
+    """Return the loss of the best constant predictor, the reference for an untrained net.
+
+    That of another loss than the task's is found by minimization (:func:`minimized_constant_loss`).
+    """
+    if task.own_loss is not None:
+        return minimized_constant_loss(task, task.own_loss, targets, out_features)
     outputs = task.best_constant(targets, out_features).expand(1, len(targets), -1)
     return task.loss(outputs, targets.unsqueeze(0)).item()
+
+
+def minimized_constant_loss(task: Task, loss: MemberLoss, targets: Tensor, out_features: int) -> float | None:
+    """Minimize a loss over one output for all samples by L-BFGS in float64; None if the result is not finite.
+
+    The lowest of two searches, from the task's own best constant and from the medians of the targets (equal
+    outputs for classes). For a convex loss this is the minimum; for others it may be a local one.
+    """
+    targets = targets.double() if targets.is_floating_point() else targets
+    best = task.best_constant(targets, out_features).double().clamp(min=FINITE_LOGIT)
+    middle = targets.flatten(1).median(0).values if targets.is_floating_point() else torch.zeros_like(best)
+    found = []
+    for start in (best, middle):
+        constant = start.clone().requires_grad_()
+        search = torch.optim.LBFGS([constant], max_iter=100, line_search_fn="strong_wolfe")
+
+        def value(constant: Tensor = constant) -> Tensor:
+            return loss(constant.expand(1, len(targets), -1), targets.unsqueeze(0))[0]
+
+        def closure(constant: Tensor = constant, value: Callable[[], Tensor] = value) -> Tensor:
+            now = value()
+            (constant.grad,) = torch.autograd.grad(now, constant)
+            return now
+
+        try:
+            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+                search.step(closure)
+                found.append(value().item())
+        except Exception:  # a foreign loss may raise any error for outputs that nets do not give
+            log.debug("no constant minimizes the loss %s", loss.name)
+    finite = [value for value in found if math.isfinite(value)]
+    return min(finite) if finite else None
 
 
 def per_member_metrics(

@@ -25,7 +25,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     """Base class of optimizers whose trained parameters are views of one buffer θ.
 
     A few operations on θ update all parameters of all members. A parameter without a gradient counts as one with
-    a gradient of zero. Of the hyperparameters only the learning rate may change after construction.
+    a gradient of zero. Hyperparameters change only by :meth:`set_numbers`.
 
     Shapes:
         params: ``(K, …)`` each; at K = 1 the net's own, ``(…)``.
@@ -34,7 +34,13 @@ class StackedOptimizer(torch.optim.Optimizer):
     # torch keys its state by parameter; here all parameters share one, keyed by name.
     state: dict[Any, Any]  # type: ignore[assignment]
 
-    def __init__(self, params: Iterable[nn.Parameter], members: int, numbers: dict[str, Number]) -> None:
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        members: int,
+        numbers: dict[str, Number],
+        undecayed: Iterable[nn.Parameter] = (),
+    ) -> None:
         columns = {name: column(number, members) for name, number in numbers.items()}
         super().__init__([p for p in params if p.requires_grad], columns)
         (group,) = self.param_groups
@@ -46,6 +52,10 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.shapes = [p.shape if members == 1 else p.shape[1:] for p in self.params]
         for parameter, view in zip(self.params, self.split(self.theta), strict=True):
             parameter.data = view.view(parameter.shape)
+        excluded = {id(parameter) for parameter in undecayed}
+        sizes = [(shape.numel(), id(p) not in excluded) for p, shape in zip(self.params, self.shapes, strict=True)]
+        mask = [torch.full((1, size), float(decays), dtype=torch.float64) for size, decays in sizes]
+        self.decay_mask = torch.cat(mask, dim=1).to(self.theta.device) if excluded else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes for copying; torch's method omits those of subclasses."""
@@ -59,6 +69,16 @@ class StackedOptimizer(torch.optim.Optimizer):
     def number(self, name: str) -> Tensor:
         """Return the current value of a hyperparameter, ``[K, 1]``, in the parameters' precision."""
         return self.param_groups[0][name].to(self.theta.dtype)
+
+    def decay(self) -> Tensor:
+        """Return the weight decay in float64, ``[K, 1]``; ``[K, P]`` if some parameters have none."""
+        decay: Tensor = self.param_groups[0]["weight_decay"]
+        return decay if self.decay_mask is None else decay * self.decay_mask
+
+    def set_numbers(self, numbers: dict[str, Tensor]) -> None:
+        """Set hyperparameters, ``[K, 1]`` each; the tensors before are not changed."""
+        device = self.theta.device
+        self.param_groups[0].update({name: value.to(device) for name, value in numbers.items()})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -102,8 +122,10 @@ class SGD(StackedOptimizer):
         weight_decay: Number = 0.0,
         nesterov: bool = False,
         members: int = 1,
+        undecayed: Iterable[nn.Parameter] = (),
     ) -> None:
-        super().__init__(params, members, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, members, numbers, undecayed)
         if nesterov and not bool((self.number("momentum") > 0).all()):
             raise ValueError("optimizer.nesterov needs optimizer.momentum > 0")
         self.nesterov = nesterov
@@ -112,7 +134,7 @@ class SGD(StackedOptimizer):
     def update(self, grad: Tensor) -> None:
         """Update θ by SGD."""
         momentum = self.number("momentum")
-        grad.addcmul_(self.theta, self.number("weight_decay"))
+        grad.addcmul_(self.theta, self.decay().to(grad.dtype))
         velocity = self.state["velocity"].mul_(momentum).add_(grad)
         direction = grad.addcmul_(velocity, momentum) if self.nesterov else velocity
         self.theta.addcmul_(direction, self.number("lr"), value=-1)
@@ -140,13 +162,19 @@ class Adam(StackedOptimizer):
         eps: Number = 1e-8,
         weight_decay: Number | None = None,
         members: int = 1,
+        undecayed: Iterable[nn.Parameter] = (),
     ) -> None:
         beta1, beta2 = betas
         weight_decay = self.default_weight_decay if weight_decay is None else weight_decay
         numbers = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, members, numbers)
+        super().__init__(params, members, numbers, undecayed)
         self.state["mean"] = torch.zeros_like(self.theta)
         self.state["square"] = torch.zeros_like(self.theta)
+        self.set_numbers({})
+
+    def set_numbers(self, numbers: dict[str, Tensor]) -> None:
+        """Set hyperparameters, and derive the weights of gradients in the running means."""
+        super().set_numbers(numbers)
         self._decays = bool((self.number("weight_decay") != 0).any())
         # 1 − β in float64, since in float32 it would have the rounding error of β.
         group = self.param_groups[0]
@@ -157,9 +185,9 @@ class Adam(StackedOptimizer):
         group, theta = self.param_groups[0], self.theta
         updates = self.state["updates"].add_(1)
         if self._decays and self.decoupled:
-            theta.mul_((1 - group["lr"] * group["weight_decay"]).to(theta.dtype))
+            theta.mul_((1 - group["lr"] * self.decay()).to(theta.dtype))
         elif self._decays:
-            grad.addcmul_(theta, self.number("weight_decay"))
+            grad.addcmul_(theta, self.decay().to(theta.dtype))
         mean = self.state["mean"].lerp_(grad, self._gain1)
         square = self.state["square"].lerp_(grad.square_(), self._gain2)
         # In float32, 1 − β₂ᵗ would lose four of its seven digits at the first step.
@@ -173,6 +201,48 @@ class AdamW(Adam):
     """Adam with decoupled weight decay, ``θ ← θ − ηλθ`` (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
     decoupled, default_weight_decay = True, 1e-2
+
+
+class StackedTorch(StackedOptimizer):
+    """Any optimizer of torch whose update is elementwise, for all members at once.
+
+    All members have the same hyperparameters, those of ``inner``; :attr:`param_groups` shows them.
+    :func:`normlab.population.stacking_check.check_optimizer_stacking` tells whether an optimizer is elementwise.
+
+    Args:
+        make: makes the optimizer from parameters, or from groups of them.
+        undecayed: the parameters without weight decay.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        members: int,
+        make: Callable[[Any], torch.optim.Optimizer],
+        undecayed: Iterable[nn.Parameter] = (),
+    ) -> None:
+        excluded = {id(parameter) for parameter in undecayed}
+        # Those with weight decay first, so that both kinds are contiguous columns of θ.
+        params = sorted(params, key=lambda parameter: id(parameter) in excluded)
+        super().__init__(params, members, {})
+        kinds = [id(parameter) in excluded for parameter in self.params]
+        decayed = sum(shape.numel() for shape, kind in zip(self.shapes, kinds, strict=True) if not kind)
+        self.columns = [decayed, self.theta.shape[1] - decayed]
+        self.flat = [nn.Parameter(part) for part in self.theta.split(self.columns, dim=1)]
+        groups = [{"params": [self.flat[0]]}, {"params": [self.flat[1]], "weight_decay": 0.0}]
+        self.inner = make([group for group, size in zip(groups, self.columns, strict=True) if size])
+        self.show_numbers()
+
+    def show_numbers(self) -> None:
+        """Copy the hyperparameters of ``inner``."""
+        group = self.inner.param_groups[0]
+        self.param_groups[0].update({name: value for name, value in group.items() if name != "params"})
+
+    def update(self, grad: Tensor) -> None:
+        """Update θ by ``inner``."""
+        for flat, part in zip(self.flat, grad.split(self.columns, dim=1), strict=True):
+            flat.grad = part
+        self.inner.step()
 
 
 @dataclass(frozen=True)

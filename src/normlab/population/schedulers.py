@@ -1,129 +1,189 @@
-"""Learning-rate schedulers of a population, stepped once per epoch; each member's equals torch's.
+"""Schedulers of a population: torch's, on small optimizers that hold the hyperparameters of one member each.
 
-Letters: K members; a hyperparameter is ``[K, 1]``, as in :mod:`normlab.population.optim`.
+The entry is :class:`PopulationScheduler`. K is the number of members.
 """
 
+import inspect
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from normlab.population.optim import Number, column
+from normlab.population.optim import StackedOptimizer, StackedTorch, column
+
+MakeScheduler = Callable[[torch.optim.Optimizer], Any]
+"""Makes a scheduler of torch for an optimizer."""
+Groups = list[dict[str, Any]]
+"""The hyperparameters of each parameter group of an optimizer."""
 
 
-class Scheduler:
-    """Base class of schedulers, with the initial learning rate and the number of epochs since.
+class Hyperparameters(torch.optim.Optimizer):
+    """An optimizer that trains nothing: it holds hyperparameters, which a scheduler changes."""
 
-    Args:
-        optimizer: stacked, or any other optimizer of a single run, whose learning rate is a float.
-        members: K.
-    """
+    def __init__(self, groups: Groups) -> None:
+        super().__init__(
+            [{**group, "params": [nn.Parameter(torch.zeros(()))]} for group in groups], dict(groups[0])
+        )
 
-    def __init__(self, optimizer: torch.optim.Optimizer, members: int) -> None:
-        self.optimizer = optimizer
-        self.members = members
-        self.epoch = 0
-        self.base_lr = self.lr
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Do nothing; schedulers warn if this is never called."""
 
     @property
-    def lr(self) -> Tensor:
-        """Current learning rate of each member, ``(K, 1)``."""
-        return column(self.optimizer.param_groups[0]["lr"], self.members)
-
-    def step(self, loss: Tensor | None) -> None:
-        """Set the learning rates of the next epoch.
-
-        Args:
-            loss: of each member in the finished epoch, ``(K,)``; None if it was not measured.
-        """
-        self.epoch += 1
-        lr = self.next_lr(loss)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr.to(group["lr"].device) if isinstance(group["lr"], Tensor) else lr.item()
-
-    def next_lr(self, loss: Tensor | None) -> Tensor:
-        """Return the learning rate of each member in epoch ``self.epoch``, ``(K, 1)``."""
-        raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Tensor | int]:
-        """Return the state for :meth:`load_state_dict`."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor | int)}
-
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Restore a state that :meth:`state_dict` returned."""
-        vars(self).update(state)
+    def numbers(self) -> Groups:
+        """The current hyperparameters."""
+        return [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
 
 
-class StepLR(Scheduler):
-    """Step decay: ``η_t = η₀·γ^⌊t / step_size⌋``."""
+class PopulationScheduler:
+    """Drives the hyperparameters of each member by a scheduler of torch.
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, *, step_size: Number = 30, gamma: Number = 0.1, members: int = 1
-    ) -> None:
-        super().__init__(optimizer, members)
-        self.step_size = column(step_size, members)
-        self.gamma = column(gamma, members)
-        if not bool((self.step_size >= 1).all()):
-            raise ValueError(f"scheduler.step_size must be at least 1, got {step_size}")
+    Every hyperparameter that a scheduler changes, such as the learning rate, the momentum or the betas, is written
+    to the population's optimizer. Schedules without a metric are computed ahead by :meth:`prepare`, and once for
+    members with the same schedule and hyperparameters.
 
-    def next_lr(self, loss: Tensor | None) -> Tensor:
-        """Multiply by gamma every ``step_size`` epochs."""
-        return self.base_lr * self.gamma ** (self.epoch // self.step_size)
+    Args:
+        optimizer: of the population.
+        make: of each member; members with equal schedules have the same object.
+        interval: ``epoch`` or ``step``, the unit of time of the schedule.
+        frequency: number of intervals between two steps of the scheduler.
+        monitor: the metric that the scheduler is stepped with, if it takes one; None: the validation loss.
 
-
-class CosineAnnealingLR(Scheduler):
-    """Cosine annealing: ``η_t = η_min + ½(η₀ − η_min)(1 + cos(π·t / T_max))`` (arXiv:1608.03983)."""
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, *, T_max: Number, eta_min: Number = 0.0, members: int = 1
-    ) -> None:
-        super().__init__(optimizer, members)
-        self.T_max = column(T_max, members)
-        self.eta_min = column(eta_min, members)
-
-    def next_lr(self, loss: Tensor | None) -> Tensor:
-        """Return the rate of cosine annealing."""
-        phase = torch.pi * self.epoch / self.T_max.clamp(min=1)
-        return self.eta_min + (self.base_lr - self.eta_min) * (1 + phase.cos()) / 2
-
-
-class ReduceLROnPlateau(Scheduler):
-    """Multiplies a member's η by ``factor`` after more than ``patience`` epochs without improvement.
-
-    An improvement is a loss below ``best·(1 − threshold)``. ``cooldown`` epochs after a reduction do not count.
+    Attributes:
+        needs_metric: whether the schedule depends on a metric.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        *,
-        factor: Number = 0.1,
-        patience: Number = 10,
-        threshold: Number = 1e-4,
-        cooldown: Number = 0,
-        min_lr: Number = 0.0,
-        members: int = 1,
+        make: Sequence[MakeScheduler],
+        interval: str = "epoch",
+        frequency: int = 1,
+        monitor: str | None = None,
     ) -> None:
-        super().__init__(optimizer, members)
-        self.factor, self.patience = column(factor, members), column(patience, members)
-        self.threshold, self.cooldown = column(threshold, members), column(cooldown, members)
-        self.min_lr = column(min_lr, members)
-        self.best = torch.full((members, 1), torch.inf, dtype=torch.float64)
-        self.bad_epochs = torch.zeros(members, 1, dtype=torch.float64)
-        self.cooling = torch.zeros(members, 1, dtype=torch.float64)
+        self.optimizer, self.make = optimizer, list(make)
+        self.interval, self.frequency, self.monitor = interval, frequency, monitor
+        self.initial = [groups_of(optimizer, k) for k in range(len(self.make))]
+        self.start()
 
-    def next_lr(self, loss: Tensor | None) -> Tensor:
-        """Reduce the rate after too many epochs without improvement; epochs without a loss do not count."""
-        if loss is None:
-            return self.lr
-        loss = column(loss, self.members)
-        better = loss < self.best * (1 - self.threshold)
-        self.best = torch.where(better, loss, self.best)
-        self.bad_epochs = torch.where(better, 0.0, self.bad_epochs + 1)
-        # As in torch, bad epochs are reset before the cooldown is decremented.
-        self.bad_epochs = torch.where(self.cooling > 0, 0.0, self.bad_epochs)
-        self.cooling = (self.cooling - 1).clamp(min=0)
-        reduce = self.bad_epochs > self.patience
-        self.cooling = torch.where(reduce, self.cooldown, self.cooling)
-        self.bad_epochs = torch.where(reduce, 0.0, self.bad_epochs)
-        lower = torch.maximum(self.lr * self.factor, self.min_lr)
-        # As in torch, reductions of at most 1e-8 are skipped.
-        return torch.where(reduce & (self.lr - lower > 1e-8), lower, self.lr)
+    def start(self) -> None:
+        """Make the schedulers for the initial hyperparameters."""
+        self.schedulers: list[Any] = []
+        self.holders: list[Hyperparameters] = []
+        self.of_member: list[int] = []
+        self.ahead: deque[Groups] = deque()
+        self.steps = 0
+        numbers: dict[tuple[int, str], int] = {}
+        for make, groups in zip(self.make, self.initial, strict=True):
+            key = id(make), repr(groups)
+            if key not in numbers or self.needs_metric:
+                numbers[key] = len(self.schedulers)
+                self.holders.append(Hyperparameters(groups))
+                self.schedulers.append(make(self.holders[-1]))
+            self.of_member.append(numbers[key])
+        # A scheduler such as OneCycleLR changes the hyperparameters when it is made.
+        self.last = [[dict(group) for group in groups] for groups in self.initial]
+        self.write(self.changes())
+
+    @property
+    def needs_metric(self) -> bool:
+        """Whether the schedule depends on a metric."""
+        return "metrics" in inspect.signature(self.schedulers[0].step).parameters
+
+    def due(self, epoch: int, steps_per_epoch: int = 1) -> int:
+        """Return the number of steps of the scheduler in an epoch, counted from 0."""
+        units = steps_per_epoch if self.interval == "step" else 1
+        return (epoch + 1) * units // self.frequency - epoch * units // self.frequency
+
+    def prepare(self, steps: int) -> None:
+        """Compute the hyperparameters of the next steps of the scheduler, if they depend on no metric."""
+        while not self.needs_metric and len(self.ahead) < steps:
+            self.ahead.append(self.advance(None))
+
+    def step(self, metric: Tensor | None = None) -> None:
+        """Write the hyperparameters of the next epoch or step to the optimizer.
+
+        Args:
+            metric: of each member, ``(K,)``; None if it was not measured, so that a schedule with a metric waits.
+        """
+        if self.needs_metric and metric is None:
+            return
+        self.steps += 1
+        if self.needs_metric:
+            self.write(self.advance(metric))
+        else:
+            self.prepare(1)
+            self.write(self.ahead.popleft())
+
+    def advance(self, metric: Tensor | None) -> Groups:
+        """Step the schedulers, and return the hyperparameters that change, with a value for each member."""
+        values = [None] * len(self.schedulers) if metric is None else metric.tolist()
+        for holder, scheduler, value in zip(self.holders, self.schedulers, values, strict=True):
+            holder.step()
+            scheduler.step(*([] if value is None else [value]))
+        return self.changes()
+
+    def changes(self) -> Groups:
+        """Return the hyperparameters that differ from the last ones, with a value for each member."""
+        now = [self.holders[number].numbers for number in self.of_member]
+        changed = []
+        for number, group in enumerate(self.initial[0]):
+            names = [name for name in group if any(new[number][name] != old[number][name]
+                                                   for new, old in zip(now, self.last, strict=True))]  # fmt: skip
+            changed.append({name: [member[number][name] for member in now] for name in names})
+        self.last = now
+        return changed
+
+    def write(self, changed: Groups) -> None:
+        """Write changed hyperparameters to the population's optimizer."""
+        if type(self.optimizer) is not StackedTorch and isinstance(self.optimizer, StackedOptimizer):
+            values = dict(changed[0])
+            if "betas" in values:
+                values["beta1"], values["beta2"] = zip(*values.pop("betas"), strict=True)
+            self.optimizer.set_numbers({name: column(value, len(self.make)) for name, value in values.items()})
+            return
+        for group, values in zip(torch_groups(self.optimizer), changed, strict=True):
+            group.update({name: value[0] for name, value in values.items()})
+        if isinstance(self.optimizer, StackedTorch):
+            self.optimizer.show_numbers()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for :meth:`load_state_dict`; a schedule without a metric is repeated from its start."""
+        if not self.needs_metric:
+            return {"steps": self.steps}
+        states = [scheduler.state_dict() for scheduler in self.schedulers]
+        return {"steps": self.steps, "schedulers": states, "numbers": [holder.numbers for holder in self.holders]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that :meth:`state_dict` returned."""
+        self.start()
+        if not self.needs_metric:
+            for _ in range(state["steps"]):
+                self.step()
+            return
+        self.steps = state["steps"]
+        for scheduler, own in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(own)
+        for holder, numbers in zip(self.holders, state["numbers"], strict=True):
+            for group, values in zip(holder.param_groups, numbers, strict=True):
+                group.update(values)
+        self.write(self.changes())
+
+
+def torch_groups(optimizer: torch.optim.Optimizer) -> Groups:
+    """Return the parameter groups of an optimizer of torch, or of the one that trains a population."""
+    return optimizer.inner.param_groups if isinstance(optimizer, StackedTorch) else optimizer.param_groups
+
+
+def groups_of(optimizer: torch.optim.Optimizer, k: int) -> Groups:
+    """Return the hyperparameters of member k, under the names of torch's optimizers."""
+    if isinstance(optimizer, StackedOptimizer) and not isinstance(optimizer, StackedTorch):
+        (group,) = optimizer.param_groups
+        numbers = {name: value[k].item() for name, value in group.items() if name != "params"}
+        if "beta1" in numbers:
+            numbers["betas"] = numbers.pop("beta1"), numbers.pop("beta2")
+        return [numbers]
+    return [
+        {name: value for name, value in group.items() if name != "params"} for group in torch_groups(optimizer)
+    ]

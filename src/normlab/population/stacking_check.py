@@ -21,7 +21,7 @@ from normlab.models.layer_lookup import normalizers
 from normlab.population import State
 from normlab.population.compiling import PopulationStep, all_close
 from normlab.population.evaluation import Task
-from normlab.population.optim import SGD
+from normlab.population.optim import SGD, StackedTorch
 from normlab.population.population import Population
 
 MakeNets = Callable[[torch.dtype], list[nn.Module]]
@@ -117,6 +117,36 @@ def compare_stackings(
             return Stacking(None, reasons[0] if reasons else None, draws_globally)
         reasons.append(reason)
     return Stacking(reasons[1], None, draws_globally)
+
+
+def check_optimizer_stacking(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> str | None:
+    """Return a reason if an optimizer does not train stacked members as each alone; None if it does.
+
+    Three steps of two members with gradients of unequal scale, in float64.
+    """
+    shapes = [(6, 5), (6,), (4, 6)]
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> list[Tensor]:
+        return [torch.randn(2, *shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+    start, scale = draw(), torch.tensor([1.0, 100.0], dtype=torch.float64)
+    gradients = [[g * scale.view(2, *[1] * (g.dim() - 1)) for g in draw()] for _ in range(3)]
+    together = [nn.Parameter(tensor.clone()) for tensor in start]
+    alone = [[nn.Parameter(tensor[k].clone()) for tensor in start] for k in range(2)]
+    try:
+        optimizers = [StackedTorch(together, 2, make), *(make(params) for params in alone)]
+        for step in gradients:
+            for parameters, member in ((together, slice(None)), (alone[0], 0), (alone[1], 1)):
+                for parameter, gradient in zip(parameters, step, strict=True):
+                    parameter.grad = gradient[member].clone()
+            for optimizer in optimizers:
+                optimizer.step()
+    except Exception as error:  # an optimizer may refuse the shape of the stacked parameters
+        return reason_of(error)
+    pairs = zip(together, *alone, strict=True)
+    equal = all(all_close(both.detach(), torch.stack([a, b]).detach(), 1e-9) for both, a, b in pairs)
+    return None if equal else "its step of a parameter depends on the other parameters and members"
 
 
 def reason_of(error: Exception) -> str:

@@ -20,7 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.utils import get_object, to_absolute_path
 from omegaconf import OmegaConf
 
-from normlab.config.frozen import to_jsonable, updated, updated_override
+from normlab.config.frozen import to_jsonable, updated, updated_choices, updated_override
 from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError
 
@@ -121,6 +121,7 @@ class Result:
             values |= {name: EpochMetrics(**values[name]) for name in ("best", "last") if values.get(name)}
             values |= {"status": Status(values["status"]), "objective": Objective(**values["objective"])}
             values |= {
+                "choices": updated_choices(values["choices"], values["config"]),
                 "config": updated(values["config"]),
                 "overrides": [*map(updated_override, values["overrides"])],
             }

@@ -8,42 +8,32 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from normlab.config.frozen import FrozenConfig, is_population
 from normlab.config.schema import DEFAULT_DATA_SEED
+from normlab.config.validation import parameters_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes, derive_seed
-from normlab.errors import ConfigError, first_line
+from normlab.errors import ConfigError, first_line, prefix_errors
 from normlab.population.evaluation import Classification, Regression, Task
-from normlab.population.optim import Clipping, StackedOptimizer
+from normlab.population.losses import LossFunction, MemberLoss, squared_error
+from normlab.population.optim import Clipping, StackedOptimizer, StackedTorch
 from normlab.population.population import Population, initial_nets, seeded
-from normlab.population.schedulers import Scheduler
 from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Probe
+from normlab.training.instantiate import is_class, make, missing_arguments, require_arguments
 from normlab.training.population_module import PopulationModule
+from normlab.training.schedules import scheduler_maker, with_total_steps
+from normlab.training.weight_decay import decay_groups, split_by_decay, without_no_decay
 
 # Hide Lightning's hints about unused GPUs and optional packages.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-
-
-def make(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """Instantiate a ``_target_``.
-
-    Raises:
-        ConfigError: with the first line of the message, if the target raises ValueError or TypeError.
-    """
-    try:
-        return instantiate(dict(node), **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, ValueError | TypeError | InstantiationException):
-            raise ConfigError(first_line(cause)) from error
-        raise cause from None
+LOSS_SAMPLES = 32
+"""Samples that a foreign loss is tried with."""
 
 
 def make_data(config: FrozenConfig, *others: FrozenConfig) -> InMemoryData:
@@ -134,10 +124,38 @@ def require_model_arguments(net: str, accepted: Container[str], parts: Container
         raise ConfigError(f"model.weight: {net} takes no weight parametrization; choose another net or model")
 
 
-def make_task(data: InMemoryData, loss: str | None) -> Task:
-    """Return classification or regression, as the targets are; ``loss`` is None or ``"squared_error"``."""
-    squared = loss == "squared_error"
-    return Classification(squared) if data.parts[0].is_classification else Regression(squared)
+def make_task(data: InMemoryData, loss: Mapping[str, Any]) -> Task:
+    """Return classification or regression, as the targets are, with the loss of a node; empty: the task's loss."""
+    table = data.parts[0]
+    task: type[Task] = Classification if table.is_classification else Regression
+    if not loss:
+        return task()
+    function, name = make_loss(loss), loss["_target_"]
+    if getattr(function, "func", None) is squared_error:  # as a formula of all members
+        return task(summed=True)
+    targets = table.y[None, :LOSS_SAMPLES].expand(2, *table.y[:LOSS_SAMPLES].shape)
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, targets.shape[1], table.out_features, generator=generator)
+    with prefix_errors("loss"):
+        return task(own_loss=MemberLoss(function, name, outputs.to(data.dtype), targets))
+
+
+def make_loss(node: Mapping[str, Any]) -> LossFunction:
+    """Return the loss of one net: an instance of a class, or a function with its arguments.
+
+    Lists of numbers for ``weight`` and ``pos_weight`` of torch's losses become tensors.
+
+    Raises:
+        ConfigError: if it lacks an argument besides outputs and targets, or cannot be made.
+    """
+    with prefix_errors("loss"):
+        if not is_class(node):
+            require_arguments("loss", node, 2)
+            return make({**node, "_partial_": True} if missing_arguments("loss", node) else node)
+        require_arguments("loss", node, 0)
+        lists = {key: node[key] for key in ("weight", "pos_weight") if isinstance(node.get(key), list)}
+        rest = {key: value for key, value in node.items() if key not in lists}
+        return make(rest, **{key: torch.tensor(value, dtype=torch.float64) for key, value in lists.items()})
 
 
 def per_member_arguments(nodes: Sequence[FrozenConfig]) -> dict[str, list]:
@@ -161,20 +179,26 @@ def is_stacked(node: Mapping[Any, Any], base: type) -> bool:
 
 
 def optimizer_maker(nodes: Sequence[FrozenConfig]) -> Callable[..., torch.optim.Optimizer]:
-    """Return a function that makes the optimizer from parameters and K; a foreign optimizer ignores K."""
+    """Return a function that makes the optimizer from a net, whose parameters have K members, and K."""
+    entries = nodes[0].get("no_decay") or []
+    nodes = [without_no_decay(node) for node in nodes]
     partial = make(nodes[0])
+
+    def undecayed(net: nn.Module) -> list[nn.Parameter]:
+        return split_by_decay(net, entries)[1] if entries else []
+
     if is_stacked(nodes[0], StackedOptimizer):
         numbers = per_member_arguments(nodes)
-        return lambda parameters, members: partial(parameters, members=members, **numbers)
-    return lambda parameters, members: partial(parameters)
-
-
-def scheduler_maker(nodes: Sequence[FrozenConfig]) -> Callable[..., Scheduler] | None:
-    """Return a function that makes the scheduler from an optimizer and K; None if none is configured."""
-    if not nodes[0].get("_target_"):
-        return None
-    partial, numbers = make(nodes[0]), per_member_arguments(nodes)
-    return lambda optimizer, members: partial(optimizer, members=members, **numbers)
+        return lambda net, members: partial(net.parameters(), members=members, undecayed=undecayed(net), **numbers)
+    if entries and "weight_decay" not in parameters_of("optimizer", nodes[0]["_target_"]):
+        raise ConfigError(
+            f"optimizer.no_decay has no effect: {nodes[0]['_target_']} has no weight_decay; remove it"
+        )
+    return lambda net, members: (
+        partial(decay_groups(net, entries))
+        if members == 1
+        else StackedTorch(net.parameters(), members, partial, undecayed(net))
+    )
 
 
 def make_module(configs: Sequence[FrozenConfig], data: InMemoryData) -> PopulationModule:
@@ -188,7 +212,7 @@ def make_module(configs: Sequence[FrozenConfig], data: InMemoryData) -> Populati
         make_task(data, configs[0].loss),
         seeds,
         optimizer_maker([config.optimizer for config in configs]),
-        scheduler_maker([config.scheduler for config in configs]),
+        scheduler_maker([with_total_steps(config) for config in configs]),
         clipping=make_clipping(configs[0].trainer),
         compiles=bool(configs[0].trainer.compile),
         **measuring_options(configs[0]),

@@ -19,13 +19,15 @@ from normlab.errors import ConfigError, first_line
 from normlab.population.evaluation import MetricFunction, Task
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets, seeded
-from normlab.population.schedulers import Scheduler
-from normlab.training.build import is_stacked, make, make_task, net_maker
+from normlab.training.build import is_stacked, make_task, net_maker
+from normlab.training.instantiate import make
+from normlab.training.schedules import make_scheduler, with_total_steps
+from normlab.training.weight_decay import decay_groups, without_no_decay
 
 PARTS = ("net", "loss", "metrics", "optimizer", "scheduler")
 """Parts of a run that a LightningModule may take by name."""
 
-SCHEDULE_KEYS = ("interval", "frequency", "monitor", "strict")
+SCHEDULE_KEYS = ("interval", "frequency", "monitor")
 """Keys of a scheduler that Lightning reads."""
 
 
@@ -71,7 +73,7 @@ def make_single_module(config: FrozenConfig, data: InMemoryData) -> tuple[pl.Lig
         "net": lambda: net,
         "loss": lambda: single_loss(make_task(data, config.loss)),
         "metrics": lambda: make_metrics(config, data),
-        "optimizer": lambda: torch_optimizer_maker(config.optimizer),
+        "optimizer": lambda: torch_optimizer_maker(config.optimizer, net),
         "scheduler": lambda: torch_scheduler_maker(config, data),
     }
     target = config.module._target_
@@ -135,21 +137,31 @@ def make_metrics(config: FrozenConfig, data: InMemoryData) -> torchmetrics.Metri
     return torchmetrics.MetricCollection(metrics)
 
 
-def torch_node(node: Mapping[str, Any], base: type, module: str) -> dict[str, Any]:
-    """Return the node of an optimizer or scheduler, with torch's class of the same name for a stacked one."""
+def torch_node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node of an optimizer, with torch's class of the same name for a stacked one."""
     target = str(node["_target_"])
     named = {key: value for key, value in node.items() if value is not None}
-    if is_stacked(node, base):
-        target = f"{module}.{target.rpartition('.')[2]}"
+    if is_stacked(node, StackedOptimizer):
+        target = f"torch.optim.{target.rpartition('.')[2]}"
     return {**named, "_target_": target, "_partial_": True}
 
 
-def torch_optimizer_maker(node: FrozenConfig) -> Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]:
-    """Return a function that makes torch's optimizer from parameters."""
-    maker: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer] = make(
-        torch_node(node, StackedOptimizer, "torch.optim")
-    )
-    return maker
+def torch_optimizer_maker(
+    node: FrozenConfig, net: nn.Module | None
+) -> Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]:
+    """Return a function that makes torch's optimizer from parameters.
+
+    With ``optimizer.no_decay`` it makes two groups if it is given all parameters of the net.
+    """
+    partial, entries = make(torch_node(without_no_decay(node))), node.get("no_decay") or ()
+
+    def optimizer(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        given = list(parameters)
+        if entries and net is not None and list(map(id, given)) == list(map(id, net.parameters())):
+            return partial(decay_groups(net, entries))
+        return partial(given)
+
+    return optimizer
 
 
 def torch_scheduler_maker(
@@ -160,16 +172,14 @@ def torch_scheduler_maker(
     A schedule by a metric is stepped when the metric is measured: it monitors the validation loss, or the training
     loss without a validation split.
     """
-    node = config.scheduler
-    if not node.get("_target_"):
+    if not config.scheduler.get("_target_"):
         return None
-    settings = {key: node[key] for key in SCHEDULE_KEYS if key in node}
+    node = with_total_steps(config)
+    settings = {key: node[key] for key in SCHEDULE_KEYS if node.get(key) is not None}
     settings.setdefault("monitor", "val/loss" if data.val else "train/loss")
-    own = {key: value for key, value in node.items() if key not in SCHEDULE_KEYS}
-    partial = make(torch_node(own, Scheduler, "torch.optim.lr_scheduler"))
 
     def lr_scheduler(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        scheduler = partial(optimizer)
+        scheduler = make_scheduler(node, optimizer)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             settings.setdefault("frequency", config.trainer.check_val_every_n_epoch if data.val else 1)
         return {"scheduler": scheduler, **settings}

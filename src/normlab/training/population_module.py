@@ -30,12 +30,12 @@ from normlab.population.evaluation import (
 )
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
-from normlab.population.schedulers import Scheduler
+from normlab.population.schedulers import PopulationScheduler
 from normlab.training.progress import Interrupts
 
 log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
-MakeScheduler = Callable[..., Scheduler]
+MakeScheduler = Callable[..., PopulationScheduler]
 AroundStep = Callable[[int, bool, Tensor, Tensor], AbstractContextManager[None]]
 """Returns the context manager around a step, given its number, whether it is the epoch's last, and x and y."""
 
@@ -113,8 +113,8 @@ class PopulationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # the scheduler is ours
         """Return the optimizer, and the scheduler if there is one."""
-        parameters, members = self.population.parameters(), self.population.members
-        self.optimizer = self.make_optimizer(parameters, members)
+        members = self.population.members
+        self.optimizer = self.make_optimizer(self.population.net, members)
         if self.make_scheduler is None:
             return {"optimizer": self.optimizer}
         return {"optimizer": self.optimizer, "lr_scheduler": self.make_scheduler(self.optimizer, members)}
@@ -132,10 +132,13 @@ class PopulationModule(pl.LightningModule):
 
     def prepare_step(self) -> None:
         """Select the step function: eager on the net, one function of all members, or compiled."""
+        inner = getattr(self.optimizer, "inner", self.optimizer)
+        if self.compiles and not isinstance(inner, StackedOptimizer):
+            log.warning(
+                "trainer.compile: %s is not compiled; only normlab's optimizers can be", type(inner).__name__
+            )
+            self.compiles = False
         if not isinstance(self.optimizer, StackedOptimizer):
-            if self.compiles:
-                name = type(self.optimizer).__name__
-                log.warning("trainer.compile: %s is not compiled; only normlab's optimizers can be", name)
             return
         whole = PopulationStep(self.population, self.task.loss, self.optimizer, self.clipping)
         if self.population.members > 1:
@@ -166,8 +169,10 @@ class PopulationModule(pl.LightningModule):
         return next(iter(self.data.minibatches(self.training_split(), self.seeds, self.current_epoch)))
 
     def on_train_epoch_start(self) -> None:
-        """Clear the metrics of the previous epoch."""
+        """Clear the metrics of the previous epoch, and compute the schedule of this one."""
         self.metrics, self.held_out_metrics = {}, {}
+        if self.scheduler is not None:
+            self.scheduler.prepare(self.scheduler.due(self.current_epoch, self.steps_per_epoch))
 
     def take_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Take an eager optimizer step, and return the losses before it, ``(K,)``."""
@@ -184,13 +189,17 @@ class PopulationModule(pl.LightningModule):
         started, overhead = time.perf_counter(), self.overhead_seconds
         losses, sizes, first = [], [], int(self.steps.max())
         last = first + self.steps_per_epoch - 1
+        scheduler = self.scheduler if self.scheduler is not None and self.scheduler.interval == "step" else None
         for step, (x, y) in enumerate(self.minibatches(batch), first):
             with self.around_step(step, step == last, x, y):
                 losses.append(self.step(x, y))
+            rates = self.learning_rates() if step == last else None
+            if scheduler is not None and (step + 1) % scheduler.frequency == 0:
+                scheduler.step()
             self.interrupts.check()
             sizes.append(x.shape[1])
         self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
-        self.metrics["train/lr"] = self.learning_rates()
+        self.metrics["train/lr"] = cast(Tensor, rates)
         self.steps += len(sizes) * self.active
         self.count_steps(len(sizes))
         self.epochs += self.active
@@ -247,12 +256,13 @@ class PopulationModule(pl.LightningModule):
         self.metrics |= self.split_metrics("test", outputs, y)
 
     def on_train_epoch_end(self) -> None:
-        """Freeze diverged members, and step the scheduler with the validation loss, or else the training loss."""
+        """Freeze diverged members, and step a scheduler by epochs, with its metric or else the loss."""
         self.publish_metrics()
         self.stop_members()
-        if self.scheduler is not None:
-            metric = "val/loss" if self.data.val else "train/loss"
-            self.scheduler.step(self.metrics.get(metric))
+        scheduler = self.scheduler
+        if scheduler is not None and scheduler.interval == "epoch" and scheduler.due(self.current_epoch):
+            metric = scheduler.monitor or ("val/loss" if self.data.val else "train/loss")
+            scheduler.step(self.metrics.get(metric))
 
     def stop_members(self) -> None:
         """Freeze diverged and stopped members, and end the training once none trains."""
@@ -298,9 +308,9 @@ class PopulationModule(pl.LightningModule):
         return min(limit, steps) if limit else steps
 
     @property
-    def scheduler(self) -> Scheduler | None:
+    def scheduler(self) -> PopulationScheduler | None:
         """The learning-rate scheduler; None if none is configured."""
-        return cast(Scheduler | None, self.lr_schedulers())
+        return cast(PopulationScheduler | None, self.lr_schedulers())
 
     def count_steps(self, number: int) -> None:
         """Add steps to ``trainer.global_step``, which Lightning's optimizer wrapper would do.

@@ -34,15 +34,16 @@ from normlab.training.build import (
     make_trainer,
     optimizer_maker,
     precision_of,
-    scheduler_maker,
     shared_data,
 )
 from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
+from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
+from normlab.training.weight_decay import without_no_decay
 
 log = logging.getLogger("normlab")
 NEVER = 10**12
@@ -97,7 +98,8 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
     """
     check_targets(config)
     if is_population(config):
-        check_optimizer(json.dumps([config.optimizer, config.scheduler]))
+        keys = ("optimizer", "scheduler", "data", "trainer")
+        check_optimizer(json.dumps({key: config[key] for key in keys}))
     key = population_key(config)
     if key not in _passed:
         with hide_warnings():
@@ -110,22 +112,26 @@ def check_optimizer(text: str) -> None:
     """Construct the optimizer and the scheduler for a dummy parameter.
 
     Args:
-        text: the optimizer and scheduler nodes as JSON, so that equal ones are checked once.
+        text: the nodes optimizer, scheduler, data and trainer as JSON, so that equal ones are checked once.
 
     Raises:
         ConfigError: if construction fails, or if the optimizer's step needs a closure.
     """
-    optimizer_node, scheduler_node = map(FrozenConfig.of, json.loads(text))
+    config = FrozenConfig.of(json.loads(text))
     try:
-        optimizer = optimizer_maker([optimizer_node])([nn.Parameter(torch.zeros(2, 2))], 1)
-        make_scheduler = scheduler_maker([scheduler_node])
-        if make_scheduler is not None:
-            make_scheduler(optimizer, 1)
+        optimizer = optimizer_maker([without_no_decay(config.optimizer)])(nn.Linear(2, 2, bias=False), 1)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"optimizer or scheduler: {first_line(error)}") from error
+        raise ConfigError(f"optimizer: {first_line(error)}") from error
+    make_scheduler = scheduler_maker([with_total_steps(config)])
+    if make_scheduler is not None:
+        check_scheduler(config, make_scheduler(optimizer, 1))
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     optional = closure is None or closure.default is not inspect.Parameter.empty
-    require(optional, "optimizer._target_", "an optimizer whose step needs no closure", optimizer_node["_target_"])
+    name = config.optimizer._target_
+    if not optional:
+        raise ConfigError(
+            f"optimizer._target_={name} needs a closure, which a population lacks; use module=lightning"
+        )
 
 
 def dry_run(config: FrozenConfig) -> DryRun:
@@ -274,6 +280,8 @@ def require_metrics(config: FrozenConfig, result: Result) -> None:
     stopping = config.callbacks.early_stopping
     monitored = {"optimized_metric": config.optimized_metric}
     monitored |= {"callbacks.early_stopping.monitor": stopping.monitor} if stopping else {}
+    if config.scheduler.get("monitor"):
+        monitored["scheduler.monitor"] = config.scheduler.monitor
     for key, metric in monitored.items():
         require(metric in known, key, f"one of {', '.join(known)} with this data", metric)
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs

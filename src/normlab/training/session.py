@@ -113,11 +113,14 @@ def should_compile(trial: DryRun, members: int, populations: int = 1) -> bool:
 
 
 def choose_stacking(module: PopulationModule, trial: DryRun, warn: Callable[[str], None]) -> None:
-    """Select stacking by layers or vmap, as the stacking check allows.
+    """Select stacking by layers or vmap, as the stacking check allows, and report a loss that cannot be vmapped.
 
     A compiled step of a single run also goes through the stacked forms; if the check fails, it stays uncompiled.
     """
     alone = module.population.members == 1
+    loss = module.task.own_loss
+    if loss is not None and loss.looped_reason and not alone:
+        warn(f"loss: {loss.name} is evaluated for one member after another: {loss.looped_reason}")
     if alone and not (module.compiles and is_stacked(trial.config.optimizer, StackedOptimizer)):
         return
     module.population.by_layers = trial.stacking.vmap_reason is None

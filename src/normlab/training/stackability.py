@@ -18,10 +18,18 @@ from normlab.data.datamodule import InMemoryData
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets
 from normlab.population.resources import Footprint, device, members_at_once, threads, threads_for
-from normlab.population.schedulers import Scheduler
-from normlab.population.stacking_check import CHECK_SEEDS, CHECK_STEPS, Stacking, check_stacking
+from normlab.population.stacking_check import (
+    CHECK_SEEDS,
+    CHECK_STEPS,
+    Stacking,
+    check_optimizer_stacking,
+    check_stacking,
+)
 from normlab.training.build import is_stacked, make_task, net_maker, precision_of, shared_data
+from normlab.training.instantiate import make
 from normlab.training.population_module import PopulationModule
+from normlab.training.schedules import needs_metric
+from normlab.training.weight_decay import without_no_decay
 
 
 @dataclass(frozen=True)
@@ -76,25 +84,33 @@ def footprint_of(module: PopulationModule, data: InMemoryData, precision: torch.
 
 def check_stacking_of(config: FrozenConfig, data: InMemoryData, footprint: Footprint) -> Stacking:
     """Run :func:`check_stacking` on the net, the loss and the first minibatches of a configuration."""
+    if not is_stacked(config.optimizer, StackedOptimizer):
+        reason = check_optimizer_stacking(make(without_no_decay(config.optimizer)))
+        if reason is not None:
+            return Stacking(f"{config.optimizer._target_}: {reason}")
     split = data.split(0)
     minibatches = list(islice(data.minibatches((split.x, split.y), CHECK_SEEDS, 0), CHECK_STEPS))
-    make_net = net_maker(config, data)
+    make_net, task = net_maker(config, data), make_task(data, config.loss)
+    if config.probes and task.own_loss and task.own_loss.looped_reason:
+        return Stacking(f"probes need a loss under vmap, {task.own_loss.name}: {task.own_loss.looped_reason}")
 
     def make_nets(dtype: torch.dtype) -> list[nn.Module]:
         # A deepcopy would not copy objects that hooks and functions refer to.
         return [net.to(dtype) for net in initial_nets(make_net, CHECK_SEEDS)]
 
     with threads(threads_for(footprint, len(CHECK_SEEDS))):
-        return check_stacking(make_nets, make_task(data, config.loss), minibatches, precision_of(config))
+        return check_stacking(make_nets, task, minibatches, precision_of(config))
 
 
 def population_key(config: Mapping[str, Any]) -> str:
     """Return a text that is equal for runs whose configurations allow them to share a population."""
     values = recorded(config)
     values["seed"] = values["data"]["seed"] = "#"
-    for name, base in (("optimizer", StackedOptimizer), ("scheduler", Scheduler)):
-        if is_stacked(values[name], base):
-            values[name] = mask_numbers(values[name])
+    # An optimizer of torch has one number for all members.
+    if is_stacked(values["optimizer"], StackedOptimizer):
+        frequency = values["scheduler"].get("frequency", 1)
+        values |= {name: mask_numbers(values[name]) for name in ("optimizer", "scheduler")}
+        values["frequency"] = frequency
     return json.dumps(values, sort_keys=True)
 
 
@@ -118,8 +134,12 @@ def single_run_reason(config: FrozenConfig) -> str:
     for group in ("callbacks", "logger"):
         if config[group].extra:
             return f"{group}.extra: a Lightning {group.rstrip('s')} handles a single run"
-    stacked = is_stacked(config.optimizer, StackedOptimizer)
-    return "" if stacked else f"{config.optimizer._target_} trains a single run; use optimizer=adam, adamw or sgd"
+    if not is_stacked(config.optimizer, StackedOptimizer) and needs_metric(config.scheduler):
+        return (
+            f"{config.scheduler._target_} gives each run a learning rate of its own, and "
+            f"{config.optimizer._target_} has one for all; use optimizer=adam, adamw or sgd"
+        )
+    return ""
 
 
 def without_extra(config: FrozenConfig) -> FrozenConfig:
