@@ -1,120 +1,32 @@
+"""Properties of the figures of all probes: files, captions, medians, gaps, unfinished runs, axes, panels."""
+
 import math
 
 import numpy as np
 import pytest
-from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
+from probe_drawings import (
+    NAMES,
+    all_measurements,
+    caption_text,
+    dots,
+    draw_probe,
+    legend_texts,
+    measurement,
+    panel_titles,
+    series,
+    summary_of,
+    write_probe_figures,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from normlab.report.console import printed_probes
-from normlab.report.figures import COLOURS, drawing, save
+from normlab.report.figures import COLOURS
 from normlab.report.probe_data import measurements, probe_table
-from normlab.report.probe_figures import FIGURES, draw_plain_numbers, probe_figures
-from normlab.report.sweep_summary import summarize_sweep
 from normlab.report.tensorboard import image_events
 from normlab.results.events import replace_event_file
 from normlab.results.result import Status
 from normlab.results.series import ProbeRecord
-from normlab.results.sweep import read_sweep
-
-LIPSCHITZ = {"q25": 50.0, "q75": 200.0, "max": 400.0, "unreliable": 0.0}
-CURVATURE = {"lambda_max": 4.0, "dhd_lambda_max": 8.0, "stability": 2.0, "indicative": 0.0}
-
-
-def measurement(probe, step, mode="batch", arrays=None, headline=(), **numbers):
-    values = {name.replace("__", "/"): float(x) for name, x in numbers.items()}
-    return ProbeRecord(step // 10, step, 0.0, probe, mode, values, arrays or {}, headline)
-
-
-def summary_of(tmp_path):
-    return summarize_sweep(read_sweep(tmp_path / "sweep"))
-
-
-def draw_probe(tmp_path, name, *, laid_out=False):
-    """Draw the figure of a probe; return it and its axes, or None twice without values."""
-    [probe] = [probe for probe in measurements(summary_of(tmp_path)) if probe.name == name]
-    with drawing():
-        figure = FIGURES.get(name, draw_plain_numbers)(probe) or draw_plain_numbers(probe)
-        if laid_out:
-            figure.draw_without_rendering()
-    return figure, figure and figure.axes
-
-
-def write_probe_figures(sweep, folder):
-    drawn = probe_figures(sweep)
-    return [save(figure, folder / f"{stem}.{kind}") for stem, figure, _ in drawn for kind in ("png", "svg")]
-
-
-def caption_text(figure):
-    titles = [legend.get_title() for legend in figure.legends]
-    return " ".join(text.get_text() for text in [*figure.texts, *titles]).replace("\n", " ")
-
-
-def legend_texts(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def panel_titles(figure):
-    return [panel.get_title(loc="left") for panel in figure.axes]
-
-
-def series(axes):
-    """Return the values of the non-empty lines of a panel."""
-    return [np.asarray(line.get_ydata()).tolist() for line in axes.lines if len(line.get_ydata())]
-
-
-def dots(axes):
-    """Return the positions of the dots of a panel, with a flag for hollow ones."""
-    return [
-        (x, round(y), bool((face == 1).all()))
-        for dots in axes.collections
-        if isinstance(dots, PathCollection)
-        for (x, y), face in zip(dots.get_offsets().tolist(), dots.get_facecolors()[:, :3], strict=True)
-    ]
-
-
-def all_measurements(step, scale, modes=("batch", "frozen")):
-    """Return measurements of all probes at one step."""
-    grid, alphas = np.linspace(-1, 5 * scale, 20), np.linspace(-1, 1, 5)
-    measurements = []
-    for mode in modes:
-        spectrum = {"density": np.exp(-(grid**2)), "density_grid": grid}
-        losses = {"random_alphas": alphas, "random_losses": 0.1 + scale * alphas**2}
-        losses |= {"between_alphas": (alphas + 1) / 2, "between_losses": 1.1 + alphas * scale / 10}
-        layers = {
-            f"hidden{i}__{name}": scale / i
-            for i in (1, 2, 3)
-            for name in ("std", "gradient_rms", "effective_rank", "dead")
-        }
-        percentiles = {f"hidden{i}__{q}": i + x for i in (1, 2) for q, x in (("q15", -1), ("q50", 0), ("q85", 1))}
-        ranges = {"loss": 1, "loss_min": 0.5, "loss_max": scale, "predictiveness_min": 0.1, "cosine_min": 0.9}
-        measurements += [
-            measurement("gradient_lipschitz", step, mode, median=100 * scale, **LIPSCHITZ),
-            measurement(
-                "along_gradient", step, mode, **ranges, predictiveness_max=scale, beta=scale, beta_lr=scale
-            ),
-            measurement(
-                "covariate_shift", step, mode, difference=scale, relative=0.5, cosine=0.9, out__cosine=0.9
-            ),
-            measurement("preactivations", step, mode, **percentiles),
-            measurement("curvature", step, mode, spectrum, lambda_max_lr=scale / 5, **CURVATURE),
-            measurement("activations", step, mode, **layers),
-            measurement("line", step, mode, losses, rise=scale),
-            measurement("of_a_user", step, mode, norm=scale, hidden1__norm=scale),
-        ]
-    return measurements
-
-
-NAMES = [*FIGURES, "of_a_user"]
-
-
-@pytest.fixture
-def full(probed, tmp_path):
-    for k, arm in enumerate(("bn", "ln", "nobn")):
-        for seed in range(2):
-            measurements = [one for step in (0, 50, 100) for one in all_measurements(step, 1 + k + seed / 2)]
-            probed(f"model={arm} seed={seed}", measurements)
-    return tmp_path
 
 
 def test_each_probe_has_png_and_svg(probed, tmp_path):
@@ -259,178 +171,6 @@ def test_colour_matches_curves_if_others_are_not_probed(probed, make_run, tmp_pa
     figure, [axes] = draw_probe(tmp_path, "of_a_user")
     assert axes.lines[0].get_color() == COLOURS[1]
     assert legend_texts(figure) == ["model=nobn"]
-
-
-def test_single_measurement_is_dot_per_seed(probed, tmp_path):
-    for k, arm in enumerate(("bn", "nobn")):
-        for seed, x in enumerate((10.0, 20.0, 4000.0)):
-            doubt = {**LIPSCHITZ, "unreliable": float(arm == "nobn" and seed == 2)}
-            probed(f"model={arm} seed={seed}", [measurement("gradient_lipschitz", 0, median=x * 10**k, **doubt)])
-    figure, [axes] = draw_probe(tmp_path, "gradient_lipschitz")
-    values = [(10, 0), (20, 0), (4000, 0), (100, 1), (200, 1), (40000, 1)]
-    assert dots(axes) == [(*value, value == (40000, 1)) for value in values]
-    bars = [line for line in axes.collections if isinstance(line, LineCollection) and line.get_linewidth() == 2]
-    assert [bar.get_segments()[0][0][0] for bar in bars] == [20.0, 200.0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["model=bn", "model=nobn"]
-    assert axes.get_xscale() == "log"
-    assert (
-        "dot: one seed; bar: median over the seeds; thin bar: interquartile range over the directions"
-        in caption_text(figure)
-    )
-    assert "hollow: unreliable" in caption_text(figure)
-
-
-def test_unreliable_median_over_steps_is_hollow(probed, tmp_path):
-    for seed in range(2):
-        measurements = [
-            measurement(
-                "gradient_lipschitz", step, median=100, **{**LIPSCHITZ, "unreliable": step >= 10 * (seed + 1)}
-            )
-            for step in (0, 10, 20)
-        ]
-        probed(f"model=bn seed={seed}", measurements)
-    figure, [axes] = draw_probe(tmp_path, "gradient_lipschitz")
-    [marks] = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert marks.get_xdata().tolist() == [10, 20]
-    assert "hollow: unreliable" in caption_text(figure)
-
-
-def test_caption_omits_absent_hollow_marker(probed, tmp_path):
-    probed("model=bn", [measurement("gradient_lipschitz", step, median=100, **LIPSCHITZ) for step in (0, 10)])
-    assert "hollow" not in caption_text(draw_probe(tmp_path, "gradient_lipschitz")[0])
-
-
-@pytest.mark.parametrize(
-    ("limits", "doubt", "words"),
-    [
-        ((2.0, 2.0), 0, ["stability limit of gradient descent: 2"]),
-        ((2.0, math.nan), 1, ["stability limit of gradient descent: 2 (indicative: minibatches)"]),
-        ((3.8, 3.8), 0, ["stability limit of gradient descent: 3.8"]),
-        ((3.0, 2.0), 0, ["stability limit of gradient descent: 2, 3"]),
-        ((math.nan, math.nan), 0, []),
-    ],
-)
-def test_known_stability_limit_is_drawn(probed, tmp_path, limits, doubt, words):
-    steps = (0, 10) if doubt or limits[0] == 3.8 else (0,)
-    for arm, limit in zip(("bn", "nobn"), limits, strict=True):
-        numbers = {"lambda_max": 5.0, "lambda_max_lr": 0.5, "stability": limit, "indicative": doubt}
-        probed(f"model={arm}", [measurement("curvature", step, **numbers) for step in steps])
-    figure, axes = draw_probe(tmp_path, "curvature")
-    assert [text for text in legend_texts(figure) if "model=" not in text] == words
-    known = sorted({limit for limit in limits if not math.isnan(limit)})
-    values = [line.get_xdata() if len(steps) == 1 else line.get_ydata() for line in axes[0].lines]
-    assert sorted(x[0] for x in values if len(x) == 2 and x[0] == x[1] and x[0] > 1) == known
-    low, high = axes[0].get_xlim() if len(steps) == 1 else axes[0].get_ylim()
-    assert all(low < limit < high for limit in known)
-
-
-def test_adam_limit_is_on_preconditioned_sharpness_only(probed, tmp_path):
-    for arm in ("bn", "nobn"):
-        numbers = {"lambda_max": 5.0, "lambda_max_lr": 0.5, "stability": math.nan, "indicative": 0.0}
-        numbers |= {"preconditioned_lambda_max_lr": 36.0, "preconditioned_stability": 38.0}
-        probed(f"model={arm}", [measurement("curvature", step, **numbers) for step in (0, 10)])
-    figure, axes = draw_probe(tmp_path, "curvature")
-    assert [text for text in legend_texts(figure) if "model=" not in text] == ["stability limit of Adam: 38"]
-    limits = [{line.get_ydata()[0] for line in panel.lines if len(line.get_ydata()) == 2} for panel in axes]
-    assert [38.0 in limit for limit in limits] == [False, True, False]
-    assert axes[1].get_ylim()[1] > 38
-
-
-def test_spectra_have_logarithmic_axes(probed, tmp_path):
-    grid = np.linspace(-1, 9, 11)
-    for arm, width in (("bn", 1), ("nobn", 1000)):
-        arrays = {"density": np.exp(-grid), "density_grid": width * grid}
-        probed(f"model={arm}", [measurement("curvature", 0, arrays=arrays, lambda_max=9 * width)])
-    figure, axes = draw_probe(tmp_path, "curvature")
-    assert (axes[-1].get_yscale(), axes[-1].get_xscale()) == ("log", "symlog")
-    assert [line.get_xdata().max() for line in axes[-1].lines] == [9, 9000]
-    assert "spectral density: last measurement of the first seed" in caption_text(figure)
-
-
-@pytest.mark.parametrize(("arms", "shown"), [(3, 1), (5, 5)])
-def test_ranges_overlay_or_have_panel_per_configuration(probed, tmp_path, arms, shown):
-    for k in range(arms):
-        for seed in range(2):
-            low, high = k + 1.0 + seed, k + 2.0 + seed
-            measurements = [
-                measurement("along_gradient", step, loss_min=low, loss_max=high, beta=1.0) for step in (0, 10)
-            ]
-            probed(f"model=arm{k} seed={seed}", measurements)
-    figure, axes = draw_probe(tmp_path, "along_gradient")
-    assert len(axes) == shown + 1
-    bands = [path.vertices[:, 1] for panel in axes[1:] for band in panel.collections for path in band.get_paths()]
-    assert [(band.min(), band.max()) for band in bands] == [(k + 1.5, k + 2.5) for k in range(arms)]
-    assert len({panel.get_ylim() for panel in axes[1:]}) == 1
-    assert "range: over the step lengths, its ends are medians over the seeds" in caption_text(figure)
-
-
-def test_percentiles_have_panel_per_configuration(full):
-    figure, axes = draw_probe(full, "preactivations")
-    last, first = axes[:3], axes[3:6]
-    assert panel_titles(figure)[:3] == [f"hidden2, batch statistics\nmodel={arm}" for arm in ("bn", "ln", "nobn")]
-    assert series(last[0]) == [[1.0] * 3, [2.0] * 3, [3.0] * 3]
-    assert series(first[0]) == [[0.0] * 3, [1.0] * 3, [2.0] * 3]
-    assert len({panel.get_ylim() for panel in last}) == 1
-
-
-def test_loss_on_line_is_median_over_seeds(full):
-    figure, axes = draw_probe(full, "line")
-    assert [panel.get_xlabel()[0] for panel in axes] == ["α"] * 4
-    assert axes[0].lines[0].get_xdata().tolist() == [-1, -0.5, 0, 0.5, 1]
-    assert axes[0].lines[0].get_ydata() == pytest.approx(0.1 + 1.25 * np.array([1, 0.25, 0, 0.25, 1]))
-    assert legend_texts(figure) == ["model=bn", "model=ln", "model=nobn"]
-
-
-def test_line_without_arrays_shows_numbers(probed, tmp_path):
-    probed("model=bn", [measurement("line", step, rise=1.0) for step in (0, 10)])
-    assert [panel.get_ylabel() for panel in draw_probe(tmp_path, "line")[1]] == ["rise"]
-
-
-def test_layers_keep_order_of_net(probed, tmp_path):
-    shallow = {"zeta__std": 1.0, "alpha__std": 2.0}
-    probed("model=bn", [measurement("activations", step, **shallow) for step in (0, 10)])
-    probed(
-        "model=nobn", [measurement("activations", 10, **{"zeta__std": 3.0, "mid__std": 4.0, "alpha__std": 5.0})]
-    )
-    _, [axes] = draw_probe(tmp_path, "activations")
-    assert series(axes) == [[1.0, 2.0], [3.0, 4.0, 5.0]]
-    assert axes.get_xlabel() == "layer, counted from the input"
-
-
-def test_common_layers_are_named(full):
-    _, axes = draw_probe(full, "activations")
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["hidden1", "hidden2", "hidden3"]
-    assert axes[3].get_ylim() == (-0.03, 1.03)
-
-
-def test_many_layers_are_counted(probed, tmp_path):
-    probed("model=bn", [measurement("activations", 0, **{f"hidden{i}__std": 1.0 for i in range(12)})])
-    _, [axes] = draw_probe(tmp_path, "activations")
-    assert axes.get_xlabel() == "layer, from 1 (hidden0) to 12 (hidden11)"
-
-
-def test_single_layer_is_drawn_over_steps(probed, tmp_path):
-    probed("model=bn", [measurement("activations", step, hidden1__std=step) for step in (5, 10, 15)])
-    figure, [axes] = draw_probe(tmp_path, "activations")
-    assert series(axes) == [[5.0, 10.0, 15.0]]
-    assert "hidden1" in caption_text(figure)
-
-
-def test_user_probe_shows_headlines_and_overall_numbers(probed, tmp_path):
-    probed(
-        "model=bn", [measurement("mine", step, a=1, out__b=2, out__c=3, headline=("out/b",)) for step in (0, 10)]
-    )
-    assert [panel.get_ylabel() for panel in draw_probe(tmp_path, "mine")[1]] == ["a", "out/b"]
-
-
-def test_user_probe_of_layers_shows_all_numbers(probed, tmp_path):
-    probed("model=bn", [measurement("mine", step, out__b=2, out__c=3) for step in (0, 10)])
-    assert [panel.get_ylabel() for panel in draw_probe(tmp_path, "mine")[1]] == ["out/b", "out/c"]
-
-
-def test_other_probe_of_known_name_shows_plain_numbers(probed, tmp_path):
-    probed("model=bn", [measurement("curvature", step, mine=1.0) for step in (0, 10)])
-    assert [panel.get_ylabel() for panel in draw_probe(tmp_path, "curvature")[1]] == ["mine"]
 
 
 @pytest.mark.parametrize(("top", "expected"), [(5.0, "linear"), (50.0, "log"), (-1.0, "linear"), (1e8, "log")])
