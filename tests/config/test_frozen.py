@@ -35,7 +35,7 @@ def test_moved_target_exists(target):
 def test_nested_targets_are_moved():
     old = {"probes": {"a": {"_target_": "normlab.probes.AliasedLipschitz"}}, "extra": [{"_target_": "mine"}]}
     new = {"a": {"_target_": "normlab.source_experiments.AliasedLipschitz"}}
-    assert updated(old) == {**DEFAULTS_BEFORE, "probes": new, "extra": [{"_target_": "mine"}], "loss": {}}
+    assert updated(old) == {**DEFAULTS_BEFORE, "probes": new, "extra": [{"_target_": "mine"}]}
 
 
 def test_frozen_config_is_read_only_and_a_dict():

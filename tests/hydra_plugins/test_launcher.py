@@ -78,11 +78,21 @@ def test_invalid_launcher_setting_raises(run_train, mistake):
     assert not list(Path().iterdir())
 
 
-def test_foreign_optimizer_trains_one_by_one(run_train):
-    foreign = ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]
-    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", *foreign, STACKED)
+@pytest.mark.parametrize(
+    ("optimizer", "plan"),
+    [
+        ("RMSprop", "2 runs in 1 population"),
+        (
+            "Adafactor",
+            "one by one: torch.optim.Adafactor: its step of a parameter depends on the other parameters",
+        ),
+    ],
+)
+def test_foreign_optimizer_is_stacked_if_it_trains_members_independently(run_train, optimizer, plan):
+    foreign = f"optimizer._target_=torch.optim.{optimizer}"
+    outcome = run_train("-m", "seed=0,1", "trainer.max_epochs=1", foreign, STACKED)
     assert outcome.code == 0, outcome.err
-    assert "one by one: torch.optim.RMSprop trains a single run" in outcome.out
+    assert plan in outcome.out
 
 
 STOPPING = [

@@ -164,16 +164,17 @@ def updated(config: Mapping[str, Any]) -> dict[str, Any]:
     if not config:  # the run left no configuration
         return {}
     renamed = {RENAMED_KEYS.get(key, key): with_moved_targets(node) for key, node in config.items()}
-    return DEFAULTS_BEFORE | renamed | {"loss": loss_node(config.get("loss"))}
+    return DEFAULTS_BEFORE | with_loss_node(renamed)
 
 
-def loss_node(loss: Any) -> Any:
-    """Return the node of a loss; older records and experiments have its name, or null for the task's loss.
+def with_loss_node(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with a node for its loss; older records and experiments have its name or null.
 
-    >>> loss_node(None), loss_node("squared_error")["_target_"]
-    ({}, 'normlab.population.losses.squared_error')
+    >>> with_loss_node({"loss": None}), with_loss_node({"loss": "squared_error"})["loss"]["_target_"]
+    ({'loss': {}}, 'normlab.population.losses.squared_error')
     """
-    return dict(LOSSES_BEFORE[loss]) if loss is None or (isinstance(loss, str) and loss in LOSSES_BEFORE) else loss
+    named = "loss" in config and (config["loss"] is None or isinstance(config["loss"], str))
+    return {**config, "loss": LOSSES_BEFORE.get(config["loss"], config["loss"])} if named else dict(config)
 
 
 def updated_choices(choices: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
@@ -182,8 +183,8 @@ def updated_choices(choices: Mapping[str, str], config: Mapping[str, Any]) -> di
     >>> updated_choices({"model": "bn"}, {"loss": None}), updated_choices({}, {"loss": "squared_error"})
     ({'loss': 'default', 'model': 'bn'}, {'loss': 'squared_error'})
     """
-    loss = config.get("loss")
-    before = {} if not config or isinstance(loss, Mapping) else {"loss": loss or "default"}
+    loss = config.get("loss", {})
+    before = {} if isinstance(loss, Mapping) else {"loss": loss or "default"}
     return before | dict(choices)
 
 

@@ -4,20 +4,22 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from normlab.config.schema import SCHEDULER_TIMING
-from normlab.config.validation import HYDRA_KEYS, parameters_of
-from normlab.errors import ConfigError
+from normlab.config.validation import HYDRA_KEYS
 
 TARGET_GROUPS = ("loss", "optimizer", "scheduler", "module")
 """Groups that accept any ``_target_``, with its arguments."""
 ADDED_KEYS = ("optimizer.no_decay", *(f"scheduler.{name}" for name in SCHEDULER_TIMING))
 """Keys that no option has, but every optimizer or scheduler with a ``_target_`` accepts."""
+KEPT_KEYS = (*HYDRA_KEYS, "lr", "no_decay", *SCHEDULER_TIMING)
+"""Keys of a group that stay under a new ``_target_``."""
 
 
 def with_target_arguments(words: Sequence[str], keys_of_group: Callable[[str], Iterable[str]]) -> list[str]:
     """Rewrite the overrides of groups whose ``_target_`` is on the command line.
 
-    The arguments of the new ``_target_`` are added to the group, as with ``++``. Arguments of the chosen option
-    that neither were typed nor are taken by the new ``_target_`` are removed.
+    The typed arguments of the new ``_target_`` are added to the group, as with ``++``. Arguments of the chosen
+    option that were not typed are removed, so that the new ``_target_`` has its own defaults; the learning rate
+    stays.
 
     Args:
         words: of the command line.
@@ -30,28 +32,11 @@ def with_target_arguments(words: Sequence[str], keys_of_group: Callable[[str], I
     words = ["loss=default" if word == "loss=null" else word for word in words]
     words = [f"++{word}" if word.startswith(tuple(f"{key}=" for key in ADDED_KEYS)) else word for word in words]
     for group in TARGET_GROUPS:
-        targets = [match[1] for word in words if (match := re.match(rf"\+{{0,2}}{group}\._target_=(.+)", word))]
-        if not targets:
+        if not any(re.match(rf"\+{{0,2}}{group}\._target_=.", word) for word in words):
             continue
         keys = list(keys_of_group(group))
         added = re.compile(rf"{group}\.(?!({'|'.join(map(re.escape, keys))})[.=])" if keys else rf"{group}\.")
         words = [f"++{word}" if added.match(word) else word for word in words]
         typed = {word.lstrip("+~").partition("=")[0] for word in words}
-        removed = replaced_arguments(group, targets[-1].split(","), keys)
-        words += [f"~{group}.{key}" for key in removed if f"{group}.{key}" not in typed]
+        words += [f"~{group}.{key}" for key in keys if key not in KEPT_KEYS and f"{group}.{key}" not in typed]
     return words
-
-
-def replaced_arguments(group: str, targets: Sequence[str], keys: Iterable[str]) -> list[str]:
-    """Return the keys of a group that none of the targets takes; none if a target cannot be loaded."""
-    try:
-        parameters = [parameters_of(group, target) for target in targets]
-    except ConfigError:  # reported by the validation
-        return []
-    variable = any(p.kind is p.VAR_KEYWORD for known in parameters for p in known.values())
-    accepted = {name for known in parameters for name in known}
-    return (
-        []
-        if variable
-        else [key for key in keys if key not in (*accepted, *HYDRA_KEYS, *SCHEDULER_TIMING, "no_decay")]
-    )

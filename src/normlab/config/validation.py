@@ -19,7 +19,7 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
-from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig, loss_node
+from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig, with_loss_node
 from normlab.config.module import check_module
 from normlab.config.schema import EXAMPLES, SCHEDULER_TIMING, SECTIONS, Config, SchedulerConfig
 from normlab.errors import ConfigError, first_line, is_near, nearest, require
@@ -61,7 +61,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise unresolved(config, error) from error
-    return {str(key): value for key, value in values.items()} | {"loss": loss_node(values.get("loss"))}
+    return with_loss_node({str(key): value for key, value in values.items()})
 
 
 def check_values(values: Mapping[str, Any]) -> FrozenConfig:
