@@ -15,6 +15,7 @@ from normlab.config.validation import validate
 from normlab.results.result import Result, Status
 from normlab.sweep.grouping import Group
 from normlab.sweep.workers import train_groups
+from normlab.training.member_callbacks import MemberTrainer
 from normlab.training.run import dry_run_once, train
 from normlab.training.run_folders import Run
 
@@ -38,8 +39,8 @@ class LimitedMemory(pl.Callback):
 
     error: BaseException = torch.OutOfMemoryError("CUDA out of memory")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == 1 and pl_module.population.members > 2:
+    def on_train_epoch_start(self, trainer: MemberTrainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1 and trainer.population.population.members > 2:
             raise self.error
 
 
@@ -50,9 +51,11 @@ class MemoryTracker(pl.Callback):
     alive: list[int] = []  # noqa: RUF012
     error: BaseException | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: MemberTrainer, pl_module: pl.LightningModule) -> None:
+        if trainer.k > 0:  # another member of the same population
+            return
         self.alive.append(sum(population() is not None for population in self.populations))
-        self.populations.append(weakref.ref(pl_module))
+        self.populations.append(weakref.ref(trainer.population))
         if len(self.populations) == 1:
             raise MemoryError
         if self.error is not None:
@@ -64,7 +67,7 @@ class FailsInEpoch10(pl.Callback):
 
     error: BaseException = RuntimeError("out of luck")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: MemberTrainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch == 9:
             raise self.error
 

@@ -26,6 +26,8 @@ REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
 DEFAULT_DATA_SEED = 42
 POPULATION = "normlab.training.population_module.PopulationModule"
 """The LightningModule that trains runs as one stack of nets; any other trains each run alone."""
+LIGHTNING = "normlab.training.norm_module.NormModule"
+"""The LightningModule of ``module=lightning``."""
 
 STATISTICS = ("running", "reestimated", "batch")
 SEED_RANGE = "an integer from 0 to 2^63 - 1"

@@ -93,8 +93,8 @@ def append_curves(folder: Path, points: Iterable[Point]) -> None:
     rows = []
     for point in points:
         for name, value in point.metrics.items():
-            split, _, metric = name.partition("/")
-            rows.append((point.epoch, point.step, split, metric, value))
+            split, slash, metric = name.partition("/")
+            rows.append((point.epoch, point.step, split if slash else "", metric if slash else name, value))
     append_rows(folder / CURVES_FILE, rows)
 
 
@@ -120,7 +120,10 @@ def append_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
 def read_curves(records: Sequence["Record"]) -> "pd.DataFrame":
     """Return the learning curves of all runs, a row per run, epoch and metric (``val/loss``); see `read_rows`."""
     rows = read_rows(records, CURVES_FILE)
-    return rows.assign(metric=rows["split"] + "/" + rows["metric"])[list(CURVE_COLUMNS)]
+    names = rows["split"] + "/" + rows["metric"]
+    if (rows["split"] == "").any():  # numbers logged under a name without a split
+        names = names.str.removeprefix("/")
+    return rows.assign(metric=names)[list(CURVE_COLUMNS)]
 
 
 def read_probes(records: Sequence["Record"]) -> "pd.DataFrame":

@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -30,8 +31,13 @@ from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import scheduler_maker, with_total_steps
 from normlab.training.weight_decay import decay_groups, split_by_decay, without_no_decay
 
-# Hide Lightning's hints about unused GPUs and optional packages.
+# Hide Lightning's hints about unused GPUs and optional packages, but not the reports of its callbacks.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+for _name in ("pytorch_lightning.callbacks", "pytorch_lightning.utilities.rank_zero"):
+    logging.getLogger(_name).setLevel(logging.INFO)
+logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+    lambda record: record.levelno >= logging.ERROR or Path(record.pathname).parent.name == "callbacks"
+)
 LOSS_SAMPLES = 32
 """Samples that a foreign loss is tried with."""
 
@@ -254,28 +260,23 @@ def precision_of(config: FrozenConfig) -> torch.dtype:
     return torch.float64 if str(config.trainer.precision).startswith("64") else torch.float32
 
 
-def make_extra(config: FrozenConfig) -> tuple[list[pl.Callback], list[Logger]]:
-    """Return the Lightning callbacks and loggers of ``callbacks.extra`` and ``logger.extra``."""
-    callbacks = [make(callback) for callback in config.callbacks.extra.values()]
-    return callbacks, [make(logger) for logger in config.logger.extra.values()]
-
-
-def make_trainer(config: FrozenConfig, callbacks: list[pl.Callback], folder: str | None = None) -> pl.Trainer:
+def make_trainer(
+    config: FrozenConfig, callbacks: list[pl.Callback], loggers: Sequence[Logger] = (), folder: str | None = None
+) -> pl.Trainer:
     """Return the Trainer, without Lightning's default checkpoints, progress bar and model summary.
 
     Args:
         config: of the run.
-        callbacks: called before those of ``callbacks.extra``.
+        callbacks, loggers: of the Trainer.
         folder: the default folder of Lightning's callbacks and loggers.
     """
     handled_here = {"threads", "compile"}
     if is_population(config):
         handled_here |= {"gradient_clip_val", "gradient_clip_algorithm"}
-    extra, loggers = make_extra(config)
     defaults = {
         "default_root_dir": folder,
         "log_every_n_steps": 1,
-        "enable_checkpointing": any(isinstance(callback, pl.callbacks.Checkpoint) for callback in extra),
+        "enable_checkpointing": any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
         "enable_progress_bar": False,
         # Otherwise Lightning takes over SLURM's variables, and refuses jobs with several tasks.
         "plugins": [LightningEnvironment()],
@@ -284,4 +285,4 @@ def make_trainer(config: FrozenConfig, callbacks: list[pl.Callback], folder: str
     }
     node = {key: value for key, value in config.trainer.items() if key not in handled_here}
     rest = {key: value for key, value in defaults.items() if key not in node}
-    return make(node, callbacks=[*callbacks, *extra], logger=loggers or False, **rest)
+    return make(node, callbacks=callbacks, logger=list(loggers) or False, **rest)

@@ -57,8 +57,9 @@ class PopulationModule(pl.LightningModule):
         metrics: of the current epoch, ``(K,)`` each, under keys such as ``val/loss``.
         held_out_metrics: in the last epochs, on the test split; with ``statistics=reestimated`` also on the
             validation split. They are not part of the curves.
-        active: mask ``(K,)`` of members that still train; diverged: of members with a non-finite loss; frozen: of
-            members that have stopped, whose state is in ``frozen_state``.
+        active: mask ``(K,)`` of members that still train; stopping: of members that a callback stops after this
+            epoch; diverged: of members with a non-finite loss; frozen: of members that have stopped, whose state
+            is in ``frozen_state``.
         steps, epochs: optimizer steps and epochs that each member has trained, ``(K,)``.
         seconds: wall-clock time of all optimizer steps, without compiling and probing.
         around_step: makes the context manager around each step; set by ``ProbeCallback``.
@@ -102,7 +103,7 @@ class PopulationModule(pl.LightningModule):
         self.metrics: dict[str, Tensor] = {}
         self.held_out_metrics: dict[str, Tensor] = {}
         self.active = torch.ones(population.members, dtype=torch.bool)
-        self.diverged, self.frozen = torch.zeros(2, population.members, dtype=torch.bool)
+        self.stopping, self.diverged, self.frozen = torch.zeros(3, population.members, dtype=torch.bool)
         self.frozen_state: State = {}
         self.steps, self.epochs = torch.zeros(2, population.members, dtype=torch.long)
         self.seconds = 0.0
@@ -205,6 +206,7 @@ class PopulationModule(pl.LightningModule):
         self.epochs += self.active
         self.seconds += time.perf_counter() - started - (self.overhead_seconds - overhead)
         self.measure_in_evaluation_mode(batch)
+        self.publish_metrics()
 
     @torch.no_grad()
     def measure_in_evaluation_mode(self, train: Split) -> None:
@@ -247,6 +249,7 @@ class PopulationModule(pl.LightningModule):
         for layer, moments in seen.items():
             for name, values in zip(MOMENTS, moments.unbind(1), strict=True):
                 self.metrics[f"activation/{layer}/{name}"] = values
+        self.publish_metrics()
 
     def test_step(self, batch: Split, batch_idx: int) -> None:
         """Evaluate every member on the test split."""
@@ -257,7 +260,6 @@ class PopulationModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Freeze diverged members, and step a scheduler by epochs, with its metric or else the loss."""
-        self.publish_metrics()
         self.stop_members()
         scheduler = self.scheduler
         if scheduler is not None and scheduler.interval == "epoch" and scheduler.due(self.current_epoch):
@@ -270,7 +272,7 @@ class PopulationModule(pl.LightningModule):
         finite = torch.stack([~self.diverged, *losses]).all(dim=0)
         # A member that early stopping has just deactivated may have diverged as well.
         self.diverged |= ~self.frozen & ~finite
-        self.active &= finite
+        self.active &= finite & ~self.stopping
         self.freeze_inactive()
         self.trainer.should_stop = self.trainer.should_stop or not bool(self.active.any())
 
@@ -322,14 +324,12 @@ class PopulationModule(pl.LightningModule):
         progress.total.completed += number
 
     def publish_metrics(self) -> None:
-        """Publish the epoch's metrics, as medians over members, to Lightning's callbacks and loggers.
+        """Give the metrics of a single run to Lightning's callbacks; those of a population are by member.
 
         ``self.log`` would do the same, but takes as long for one number as an optimizer step.
         """
-        medians = {name: values.median() for name, values in self.metrics.items()}
-        self.trainer.callback_metrics.update(medians)
-        for logger in self.loggers:
-            logger.log_metrics({name: value.item() for name, value in medians.items()}, self.global_step)
+        if self.population.members == 1:
+            self.trainer.callback_metrics.update({name: value[0] for name, value in self.metrics.items()})
 
     def minibatches(self, batch: Split) -> Iterator[Split]:
         """Yield the epoch's minibatches, ``(K, B, …)``."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from normlab import lightning  # noqa: F401 - comes before the other imports of Lightning
 from normlab.config.frozen import FrozenConfig, KeyPath, is_population, replaced
-from normlab.config.module import UNSUPPORTED_TRAINER_ARGUMENTS
+from normlab.config.module import UNSUPPORTED_TRAINER_ARGUMENTS, check_module
 from normlab.config.validation import check_targets
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
@@ -28,7 +28,6 @@ from normlab.probes.snapshot import Probe
 from normlab.results.folder import reusable_result
 from normlab.results.result import Result
 from normlab.training.build import (
-    make_extra,
     make_module,
     make_probes,
     make_trainer,
@@ -36,6 +35,7 @@ from normlab.training.build import (
     precision_of,
     shared_data,
 )
+from normlab.training.extra import as_trained, make_callbacks, make_loggers
 from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
@@ -97,13 +97,16 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
         ConfigError: if the configuration cannot be trained, with the reason in one line.
     """
     check_targets(config)
-    if is_population(config):
+    trained = as_trained(config)
+    if is_population(trained):
         keys = ("optimizer", "scheduler", "data", "trainer")
         check_optimizer(json.dumps({key: config[key] for key in keys}))
+    else:
+        check_module(trained)
     key = population_key(config)
     if key not in _passed:
         with hide_warnings():
-            _passed[key] = dry_run(config)
+            _passed[key] = dataclasses.replace(dry_run(trained), config=config)
     return _passed[key]
 
 
@@ -137,7 +140,6 @@ def check_optimizer(text: str) -> None:
 def dry_run(config: FrozenConfig) -> DryRun:
     """Pass minibatches through the net, then train on a few samples in a temporary folder."""
     data, short = shared_data(config), dry_run_config(config)
-    make_trainer(config, []) if not is_population(config) else make_extra(config)
     sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
     few = first_samples(data, sum(sizes))
     module = make_module([short], few).to(precision_of(config))
@@ -145,6 +147,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
     trial = DryRun.of(config, data, footprint_of(module, data, precision_of(config)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(short, Path(folder) / "run", "dry run", {}, [])
+        check_extra(Run(config, run.folder, run.name, {}, []))
         tried = module if is_population(config) else None
         session = TrainingSession([run], Progress("", 0, shown=False), trial, data=few, module=tried)
         for name, probe in make_probes(config).items():
@@ -156,6 +159,13 @@ def dry_run(config: FrozenConfig) -> DryRun:
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
     return dataclasses.replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
+
+
+def check_extra(run: Run) -> None:
+    """Construct the callbacks and loggers of a run, and the Trainer of a single module."""
+    callbacks, loggers = make_callbacks(run), make_loggers(run)
+    if not is_population(run.config):
+        make_trainer(run.config, callbacks, loggers)
 
 
 def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int]) -> None:

@@ -34,6 +34,7 @@ class Run:
 
     Attributes:
         written: the configuration as Hydra writes it, with unresolved interpolations; by default ``config``.
+        sweep_folder: of the sweep; None for a single run.
     """
 
     config: FrozenConfig
@@ -42,6 +43,12 @@ class Run:
     choices: dict[str, str]
     overrides: list[str]
     written: Mapping[str, Any] | None = None
+    sweep_folder: Path | None = None
+
+    @property
+    def sweep(self) -> Path:
+        """The folder of the sweep; of the run, if it is alone."""
+        return self.sweep_folder or self.folder
 
     @classmethod
     def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
@@ -61,7 +68,8 @@ class Run:
         choices = group_choices(hydra.runtime.choices)
         model = [f"model={choices['model']}"] if "model" in choices else []
         words = [*model, *(word for word in overrides if not word.startswith("model="))] or ["run"]
-        return cls(config, folder, folder.name if in_sweep else run_name(words), choices, overrides, written)
+        name, sweep = (folder.name, Path(hydra.sweep.dir)) if in_sweep else (run_name(words), None)
+        return cls(config, folder, name, choices, overrides, written, sweep)
 
 
 class RunFolders:

@@ -51,7 +51,16 @@ from normlab.training.callbacks import (
     FinalMetrics,
     ProgressCallback,
 )
+from normlab.training.extra import (
+    EpochLogger,
+    as_trained,
+    begin_loggers,
+    end_loggers,
+    make_callbacks,
+    make_loggers,
+)
 from normlab.training.lightning_parts import make_single_module
+from normlab.training.member_callbacks import MemberCallbacks
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress
@@ -149,7 +158,7 @@ class TrainingSession:
         data: InMemoryData | None = None,
         module: PopulationModule | None = None,
     ) -> None:
-        config = runs[0].config
+        config = as_trained(runs[0].config)
         self.runs, self.config, self.progress, self.trial = runs, config, progress, trial
         self.metric = config.optimized_metric
         self.direction = direction_of(self.metric, config.direction)
@@ -165,10 +174,10 @@ class TrainingSession:
         self.probes = ProbeCallback(make_probes(config), runs, events, flush_seconds) if config.probes else None
         self.final = FinalMetrics()
         self.recorder = CurveRecorder(folders, events, flush_seconds)
-        callbacks = self.callbacks()
-        if isinstance(self.module, SingleRun):
-            callbacks = [Observer(self.module, callbacks)]
-        self.trainer = make_trainer(config, callbacks, str(runs[0].folder))
+        self.extra = [make_callbacks(run) for run in runs]
+        self.loggers = [make_loggers(run) for run in runs]
+        self.members = MemberCallbacks(runs, self.data, self.extra, self.loggers) if any(self.extra) else None
+        self.trainer = self.make_trainer()
 
     def make_modules(
         self, module: PopulationModule | None
@@ -187,6 +196,16 @@ class TrainingSession:
         task, options = make_task(data, config.loss), measuring_options(config)
         run = SingleRun(trained, net, task, config.seed, data, **options)
         return trained, MinibatchData(data, config.seed), run
+
+    def make_trainer(self) -> pl.Trainer:
+        """Return the Trainer; in a population, callbacks and loggers act on each member."""
+        folder, callbacks = str(self.runs[0].folder), self.callbacks()
+        if isinstance(self.module, SingleRun):
+            observed = [*self.extra[0], Observer(self.module, callbacks)]
+            return make_trainer(self.config, observed, self.loggers[0], folder)
+        if self.members is not None:
+            callbacks = [self.members, *callbacks]
+        return make_trainer(self.config, callbacks, folder=folder)
 
     def choose_step(self, populations: int) -> None:
         """Decide whether the step of a population is compiled, and how its members are stacked."""
@@ -207,6 +226,10 @@ class TrainingSession:
             ProgressCallback(self.progress, self.metric),
         ]
         callbacks += [self.probes] if self.probes else []
+        if self.config.logger.extra and is_population(
+            self.config
+        ):  # Lightning logs the metrics of a single module
+            callbacks.append(EpochLogger(self.loggers))
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
             monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
@@ -222,6 +245,7 @@ class TrainingSession:
         """
         thread_count = self.config.trainer.threads or threads_for(self.trial.footprint, len(self.runs))
         tune_malloc()
+        begin_loggers(self.runs, self.loggers)
         with threads(thread_count), self.module.interrupts.recorded(), hide_lightning_warnings():
             seed_globally(self.config.seed)
             try:
@@ -288,6 +312,9 @@ class TrainingSession:
             if best is not None:
                 ends = {**result.test, f"best/{self.metric}": best.metrics[self.metric]}
                 self.recorder.points[k].append(Point(best.epoch, best.step, time.time(), ends))
+            if self.members is not None and (late := self.members.numbers(k)):
+                self.recorder.points[k].append(Point(result.epochs, result.steps, time.time(), late))
+            end_loggers(self.loggers[k], result, result.test if is_population(self.config) else {})
         self.recorder.flush()
         if self.probes is not None:
             self.probes.flush()

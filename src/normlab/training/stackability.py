@@ -26,6 +26,7 @@ from normlab.population.stacking_check import (
     check_stacking,
 )
 from normlab.training.build import is_stacked, make_task, net_maker, precision_of, shared_data
+from normlab.training.extra import single_run_callback
 from normlab.training.instantiate import make
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import needs_metric
@@ -131,9 +132,8 @@ def single_run_reason(config: FrozenConfig) -> str:
     """Return the reason a configuration cannot train in a population; empty if it can."""
     if not is_population(config):
         return f"module._target_={config.module._target_} trains a single run"
-    for group in ("callbacks", "logger"):
-        if config[group].extra:
-            return f"{group}.extra: a Lightning {group.rstrip('s')} handles a single run"
+    if reason := single_run_callback(config):
+        return f"{reason}; by module=lightning"
     if not is_stacked(config.optimizer, StackedOptimizer) and needs_metric(config.scheduler):
         return (
             f"{config.scheduler._target_} gives each run a learning rate of its own, and "
