@@ -107,7 +107,7 @@ def test_every_block_has_file_name():
     assert {Path(name).parts[0] for name in FILES} == {"mylab", "conf"}
     assert all(len(line) <= 115 for text in FILES.values() for line in text.splitlines())
     groups = {Path(name).parts[1] for name in FILES if name.startswith("conf/")}
-    assert groups == {"model", "net", "data", "module", "metrics", "loss", "probes"}
+    assert groups == {"model", "net", "data", "module", "callbacks", "metrics", "loss", "probes"}
 
 
 def test_normalizers_are_short():

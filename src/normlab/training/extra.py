@@ -1,6 +1,7 @@
 """Lightning's callbacks and loggers of a run: ``callbacks.extra`` and ``logger.extra``."""
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from normlab.results.result import Result
 from normlab.training.instantiate import make
 from normlab.training.run_folders import Run
 
+# MLflow reports each table that it creates.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 LOGGER_ARGUMENTS = {
     "name": "{run}",
     "run_name": "{run}",
