@@ -154,5 +154,6 @@ def test_forty_lines_bring_mixup_huber_onecycle_stopping_and_wandb(tmp_path):
     assert len(table) == 32
     assert set(table["status"]) == {"finished"}
     page = (tmp_path / "sweep/report/index.html").read_text()
-    assert "Mixup" in page
+    assert set(table["module"]) == {"mixup", "population"}
+    assert "mixup" in page
     assert len(list((tmp_path / "sweep").glob("*/wandb/offline-run-*/*.wandb"))) == 32
