@@ -32,11 +32,15 @@ OPTIMIZERS = {
     "adamw": ["optimizer=adamw", "optimizer.lr=0.001", "optimizer.eps=1e-6"],
     "sgd": ["optimizer=sgd", "optimizer.lr=0.001"],
     "nesterov": ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.lr=0.001", "optimizer.weight_decay=0.01"],
+    "rmsprop": ["++optimizer._target_=torch.optim.RMSprop", "~optimizer.betas", "optimizer.eps=1e-6"],
+    "nadam": ["++optimizer._target_=torch.optim.NAdam", "optimizer.lr=0.001", "optimizer.eps=1e-6"],
+    "adagrad": ["++optimizer._target_=torch.optim.Adagrad", "~optimizer.betas", "optimizer.eps=1e-6"],
     "clipped": ["optimizer=sgd", "trainer.gradient_clip_val=0.5"],
     "clipped by value": [
         *("optimizer=sgd", "trainer.gradient_clip_val=0.01", "+trainer.gradient_clip_algorithm=value"),
     ],
 }
+RATE = "torch.optim.lr_scheduler"
 SCHEDULES = {
     "step": ["scheduler=step", "scheduler.step_size=3"],
     "cosine": ["scheduler=cosine"],
@@ -44,6 +48,16 @@ SCHEDULES = {
     "plateau, validated sometimes": [
         *("scheduler=plateau", "scheduler.patience=1", "scheduler.threshold=0.1"),
         "trainer.check_val_every_n_epoch=2",
+    ],
+    "one cycle": ["scheduler=onecycle", "scheduler.max_lr=0.003"],
+    "warm-up, then cosine": [
+        *(f"++scheduler._target_={RATE}.SequentialLR", "++scheduler.interval=step", "++scheduler.milestones=[10]"),
+        f"++scheduler.schedulers=[{{_target_: {RATE}.LinearLR, start_factor: 0.1, total_iters: 10}}, "
+        f"{{_target_: {RATE}.CosineAnnealingLR, T_max: 40}}]",
+    ],
+    "every third step": [
+        *(f"++scheduler._target_={RATE}.ExponentialLR", "++scheduler.gamma=0.9"),
+        *("++scheduler.interval=step", "++scheduler.frequency=3"),
     ],
 }
 
@@ -123,15 +137,26 @@ def test_a_hundred_steps_equal_the_population(tmp_path, model, optimizer):
 def test_every_model_and_net_equals_the_population(tmp_path, model, net):
     if model == "in" and net != "cnn":
         pytest.skip("raises, see tests/training/test_build.py")
+    # Two Latin squares: every model and every net meets each optimizer and schedule that is as stable.
+    i, j = MODELS.index(model), list(NETS).index(net)
+    schedule = list(SCHEDULES)[(i + 3 * j) % len(SCHEDULES)]
+    optimizer = list(OPTIMIZERS)[(i + j) % len(OPTIMIZERS)]
     eps = ["optimizer.eps=1e-5"] if model == "brn" else []
-    adam = [word for word in OPTIMIZERS["adam"] if not (eps and "eps" in word)]
-    check_equal(tmp_path, f"model={model}", *NETS[net], *adam, *eps)
+    words = [word for word in OPTIMIZERS[optimizer] if not (eps and "eps" in word)]
+    check_equal(tmp_path, f"model={model}", *NETS[net], *words, *eps, *SCHEDULES[schedule])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS.keys() - {"adam", "sgd"}))
-def test_every_optimizer_equals_the_population(tmp_path, optimizer):
-    check_equal(tmp_path, "model=bn", *NETS["mlp"], *OPTIMIZERS[optimizer])
+@pytest.mark.parametrize("schedule", [None, *SCHEDULES])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_and_schedule_equals_the_population(tmp_path, optimizer, schedule):
+    words = SCHEDULES[schedule] if schedule else []
+    check_equal(tmp_path, "model=bn", *NETS["mlp"], *OPTIMIZERS[optimizer], *words, "trainer.max_epochs=10")
+
+
+@pytest.mark.parametrize("loss", ["loss=huber", "loss=mse", "++loss._target_=torch.nn.L1Loss"])
+def test_losses_equal_the_population(tmp_path, loss):
+    check_equal(tmp_path, "model=bn", *NETS["mlp"], *OPTIMIZERS["sgd"], loss, "trainer.max_epochs=5")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
