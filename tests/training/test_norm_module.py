@@ -32,6 +32,7 @@ OPTIMIZERS = {
     "adamw": ["optimizer=adamw", "optimizer.lr=0.001", "optimizer.eps=1e-6"],
     "sgd": ["optimizer=sgd", "optimizer.lr=0.001"],
     "nesterov": ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.lr=0.001", "optimizer.weight_decay=0.01"],
+    "muon": ["optimizer=muon", "net.hidden=[16,16]", "optimizer.eps=1e-6"],
     "clipped": ["optimizer=sgd", "trainer.gradient_clip_val=0.5"],
     "clipped by value": [
         *("optimizer=sgd", "trainer.gradient_clip_val=0.01", "+trainer.gradient_clip_algorithm=value"),

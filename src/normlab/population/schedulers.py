@@ -23,9 +23,9 @@ class Hyperparameters(torch.optim.Optimizer):
     """An optimizer that trains nothing: it holds hyperparameters, which a scheduler changes."""
 
     def __init__(self, groups: Groups) -> None:
-        super().__init__(
-            [{**group, "params": [nn.Parameter(torch.zeros(()))]} for group in groups], dict(groups[0])
-        )
+        first, *others = groups
+        common = {name: value for name, value in first.items() if all(name in other for other in others)}
+        super().__init__([{**group, "params": [nn.Parameter(torch.zeros(()))]} for group in groups], common)
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Do nothing; schedulers warn if this is never called."""

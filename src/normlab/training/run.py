@@ -1,7 +1,6 @@
 """Trains the runs of a population, :func:`train`, after a dry run has checked them, :func:`dry_run_once`."""
 
 import dataclasses
-import inspect
 import json
 import logging
 import math
@@ -32,18 +31,17 @@ from normlab.training.build import (
     make_module,
     make_probes,
     make_trainer,
-    optimizer_maker,
     precision_of,
     shared_data,
 )
 from normlab.training.lightning_parts import untaken_parts_notices
+from normlab.training.optimizers import example_optimizer, needs_closure
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
-from normlab.training.weight_decay import without_no_decay
 
 log = logging.getLogger("normlab")
 NEVER = 10**12
@@ -118,19 +116,14 @@ def check_optimizer(text: str) -> None:
         ConfigError: if construction fails, or if the optimizer's step needs a closure.
     """
     config = FrozenConfig.of(json.loads(text))
-    try:
-        optimizer = optimizer_maker([without_no_decay(config.optimizer)])(nn.Linear(2, 2, bias=False), 1)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"optimizer: {first_line(error)}") from error
+    optimizer = example_optimizer(config.optimizer)
     make_scheduler = scheduler_maker([with_total_steps(config)])
     if make_scheduler is not None:
         check_scheduler(config, make_scheduler(optimizer, 1))
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    optional = closure is None or closure.default is not inspect.Parameter.empty
-    name = config.optimizer._target_
-    if not optional:
+    if needs_closure(optimizer):
+        target = config.optimizer._target_
         raise ConfigError(
-            f"optimizer._target_={name} needs a closure, which a population lacks; use module=lightning"
+            f"optimizer._target_={target} needs a closure, which a population lacks; use module=lightning"
         )
 
 

@@ -36,10 +36,18 @@ def make_scheduler(node: Mapping[str, Any], optimizer: torch.optim.Optimizer, ke
     }
     if takes_optimizer:
         arguments["optimizer"] = optimizer
+    if node["_target_"] == f"{TORCH}OneCycleLR" and isinstance(arguments.get("max_lr"), int | float):
+        arguments["max_lr"] = in_proportion(arguments["max_lr"], optimizer)
     try:
         return get_object(node["_target_"])(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {first_line(error)}") from error
+
+
+def in_proportion(max_lr: float, optimizer: torch.optim.Optimizer) -> float | list[float]:
+    """Return the largest learning rate of each parameter group, in proportion to the groups' learning rates."""
+    first, *others = (group["lr"] for group in optimizer.param_groups)
+    return max_lr if all(lr == first for lr in others) else [max_lr * lr / first for lr in (first, *others)]
 
 
 def made(value: Any, optimizer: torch.optim.Optimizer, key: str) -> Any:

@@ -36,7 +36,6 @@ from normlab.results.result import (
 )
 from normlab.results.series import Point
 from normlab.training.build import (
-    is_stacked,
     make_data,
     make_module,
     make_probes,
@@ -52,6 +51,7 @@ from normlab.training.callbacks import (
     ProgressCallback,
 )
 from normlab.training.lightning_parts import make_single_module
+from normlab.training.optimizers import is_stacked
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress
