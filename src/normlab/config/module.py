@@ -12,6 +12,7 @@ NOT_USED = "this feature of Lightning is not used"
 GROUPS_OF_OBJECTS = {
     "callbacks": "callbacks are a group; use +callbacks.extra.NAME._target_=…",
     "logger": "loggers are a group; use logger=csv, or +logger.extra.NAME._target_=…",
+    "barebones": "it switches off the logging that every result is read from; remove it",
 }
 """Arguments of Lightning's Trainer that no module gets from ``trainer``, each with the alternative."""
 
@@ -49,6 +50,10 @@ UNSUPPORTED_TRAINER_ARGUMENTS = {
 def check_module(config: FrozenConfig) -> None:
     """Raise :class:`ConfigError` for settings that the module of the run cannot honour."""
     trainer = config.trainer
+    if trainer.get("accelerator") == "mps" and str(trainer.get("precision")).startswith("64"):
+        raise ConfigError(
+            f"trainer.precision={trainer.precision}: MPS has no float64; use trainer.accelerator=cpu, or 32-true"
+        )
     for key in GROUPS_OF_OBJECTS.keys() & trainer.keys():
         raise ConfigError(f"trainer.{key} has no effect here: {GROUPS_OF_OBJECTS[key]}")
     if not is_population(config):

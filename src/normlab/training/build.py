@@ -240,4 +240,5 @@ def make_trainer(config: FrozenConfig, callbacks: list[pl.Callback], folder: str
     }
     node = {key: value for key, value in config.trainer.items() if key not in handled_here}
     rest = {key: value for key, value in defaults.items() if key not in node}
-    return make(node, callbacks=[*callbacks, *extra], logger=loggers or False, **rest)
+    with prefix_errors("trainer"):
+        return make(node, callbacks=[*callbacks, *extra], logger=loggers or False, **rest)

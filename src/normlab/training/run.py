@@ -42,6 +42,7 @@ from normlab.training.run_folders import Run
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
+from normlab.training.trainer_checks import check_accelerator, check_batches
 
 log = logging.getLogger("normlab")
 NEVER = 10**12
@@ -95,7 +96,10 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
         ConfigError: if the configuration cannot be trained, with the reason in one line.
     """
     check_targets(config)
-    if is_population(config):
+    check_accelerator(config.trainer)
+    if not is_population(config):
+        check_batches(config)
+    else:
         keys = ("optimizer", "scheduler", "data", "trainer")
         check_optimizer(json.dumps({key: config[key] for key in keys}))
     key = population_key(config)
