@@ -24,7 +24,7 @@ from normlab.population.optim import Clipping
 from normlab.population.population import Population, initial_nets, seeded
 from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Probe
-from normlab.training.instantiate import is_class, make, missing_arguments, require_arguments
+from normlab.training.instantiate import is_class, make, make_instance, missing_arguments, require_arguments
 from normlab.training.optimizers import optimizer_maker
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import scheduler_maker, with_total_steps
@@ -181,11 +181,22 @@ def measuring_options(config: FrozenConfig) -> dict[str, Any]:
     stops_early = callbacks.early_stopping is not None or any(key in config.trainer for key in ends)
     return {
         "statistics": config.statistics,
-        "extra_metrics": {name: make(node) for name, node in config.metrics.items()},
+        "extra_metrics": {name: make_metric(str(name), node) for name, node in config.metrics.items()},
         "stats_warmup_epochs": config.stats_warmup_epochs,
         "train_eval_every": config.train_eval_every,
         "may_stop_early": stops_early or bool(callbacks.extra),
     }
+
+
+def make_metric(name: str, node: FrozenConfig) -> Any:
+    """Return a metric: a function of outputs and targets, or a metric of torchmetrics."""
+    if not node.get("_partial_"):
+        for missing in missing_arguments(f"metrics.{name}", node):
+            raise ConfigError(
+                f"metrics.{name}: {node._target_} needs the argument {missing}; write metrics.{name}.{missing}=…, "
+                "or _partial_: true for a function of outputs and targets"
+            )
+    return make(node)
 
 
 def make_clipping(trainer: FrozenConfig) -> Clipping | None:
@@ -212,8 +223,12 @@ def precision_of(config: FrozenConfig) -> torch.dtype:
 
 def make_extra(config: FrozenConfig) -> tuple[list[pl.Callback], list[Logger]]:
     """Return the Lightning callbacks and loggers of ``callbacks.extra`` and ``logger.extra``."""
-    callbacks = [make(callback) for callback in config.callbacks.extra.values()]
-    return callbacks, [make(logger) for logger in config.logger.extra.values()]
+    callbacks = [
+        make_instance(f"callbacks.extra.{name}", node, pl.Callback)
+        for name, node in config.callbacks.extra.items()
+    ]
+    loggers = [make_instance(f"logger.extra.{name}", node, Logger) for name, node in config.logger.extra.items()]
+    return callbacks, loggers
 
 
 def make_trainer(config: FrozenConfig, callbacks: list[pl.Callback], folder: str | None = None) -> pl.Trainer:

@@ -19,8 +19,8 @@ from normlab.data.datamodule import InMemoryData
 from normlab.errors import ConfigError, first_line
 from normlab.population.evaluation import MetricFunction, Task
 from normlab.population.population import initial_nets, seeded
-from normlab.training.build import make_task, net_maker
-from normlab.training.instantiate import make
+from normlab.training.build import make_metric, make_task, net_maker
+from normlab.training.instantiate import make, missing_arguments, require_instance
 from normlab.training.optimizers import TorchOptimizer
 from normlab.training.schedules import make_scheduler, with_total_steps
 
@@ -77,14 +77,15 @@ def make_single_module(config: FrozenConfig, data: InMemoryData) -> tuple[pl.Lig
         "scheduler": lambda: torch_scheduler_maker(config, data),
     }
     target = config.module._target_
+    for name in missing_arguments("module", config.module):
+        if name not in parts:
+            raise ConfigError(f"module: {target} needs the argument {name}; write module.{name}=…")
     with seeded(config.seed):
         try:
             module = make({**config.module, "_partial_": True})(**{name: makers[name]() for name in parts})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"module: {target} cannot be made: {first_line(error)}") from error
-    if not isinstance(module, pl.LightningModule):
-        raise ConfigError(f"module._target_ must be a LightningModule, got {target}, which makes {type(module)}")
-    return module, net
+    return require_instance("module", config.module, pl.LightningModule, module), net
 
 
 def takes(node: Mapping[str, Any]) -> list[str]:
@@ -132,7 +133,7 @@ def make_metrics(config: FrozenConfig, data: InMemoryData) -> torchmetrics.Metri
         for metric in metrics.values():  # float32 would round the sums over a split
             metric.set_dtype(torch.float64)
     for name, node in config.metrics.items():
-        metric = make(node)
+        metric = make_metric(str(name), node)
         metrics[str(name)] = metric if isinstance(metric, torchmetrics.Metric) else WholeSplitMetric(metric)
     return torchmetrics.MetricCollection(metrics)
 

@@ -17,7 +17,7 @@ from normlab.config.schema import SELECTIONS
 from normlab.config.validation import parameters_of
 from normlab.errors import ConfigError, prefix_errors, require
 from normlab.population.optim import CombinedOptimizer, Parts, StackedOptimizer, StackedTorch
-from normlab.training.instantiate import make, require_arguments
+from normlab.training.instantiate import make, require_arguments, require_instance
 from normlab.training.parameter_selection import BIAS, HIDDEN, NORM, group_names, undecayed_names
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -184,7 +184,8 @@ class TorchOptimizer:
                 continue
             kinds: list[dict[str, Any]] = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
             with prefix_errors(group.key):
-                optimizers.append(partial([kind for kind in kinds if kind["params"]] if undecayed else decayed))
+                made = partial([kind for kind in kinds if kind["params"]] if undecayed else decayed)
+            optimizers.append(require_instance(group.key, group.node, torch.optim.Optimizer, made))
             if self.groups[1:] and needs_closure(optimizers[-1]):
                 target = group.node["_target_"]
                 raise ConfigError(f"{group.key}: {target} needs a closure, so it must train all parameters")

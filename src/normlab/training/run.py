@@ -42,6 +42,7 @@ from normlab.training.run_folders import Run
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
+from normlab.training.step_checks import checked_steps
 from normlab.training.trainer_checks import check_accelerator, check_batches
 
 log = logging.getLogger("normlab")
@@ -148,8 +149,12 @@ def dry_run(config: FrozenConfig) -> DryRun:
             with prefix_errors(f"probes.{name}"):
                 probe.check(module.population.net)
         prefix_part_errors(module)
-        with prefix_errors("dry run"):
-            (result,) = session.run()
+        if is_population(config):
+            with prefix_errors("dry run"):
+                (result,) = session.run()
+        else:
+            with checked_steps(session.trained, config.module._target_):
+                (result,) = session.run()
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
     return dataclasses.replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
@@ -280,6 +285,9 @@ def require_metrics(config: FrozenConfig, result: Result) -> None:
     if config.scheduler.get("monitor"):
         monitored["scheduler.monitor"] = config.scheduler.monitor
     for key, metric in monitored.items():
+        if not known:
+            target = config.module._target_
+            raise ConfigError(f"{key}={metric}: {target} logs no metrics of training; log them with self.log")
         require(metric in known, key, f"one of {', '.join(known)} with this data", metric)
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
     validated = epochs == 0 or every <= epochs or config.optimized_metric.startswith("train/")

@@ -39,9 +39,12 @@ def make_scheduler(node: Mapping[str, Any], optimizer: torch.optim.Optimizer, ke
     if node["_target_"] == f"{TORCH}OneCycleLR" and isinstance(arguments.get("max_lr"), int | float):
         arguments["max_lr"] = in_proportion(arguments["max_lr"], optimizer)
     try:
-        return get_object(node["_target_"])(**arguments)
+        scheduler = get_object(node["_target_"])(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {first_line(error)}") from error
+    steps = hasattr(scheduler, "step") and hasattr(scheduler, "state_dict")
+    require(steps, f"{key}._target_", "a scheduler of torch, with step and state_dict", node["_target_"])
+    return scheduler
 
 
 def in_proportion(max_lr: float, optimizer: torch.optim.Optimizer) -> float | list[float]:
