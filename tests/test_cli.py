@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import yaml
 from omegaconf import OmegaConf
 
-from normlab.config.module import GROUPS_OF_OBJECTS, UNSUPPORTED_TRAINER_ARGUMENTS
+from normlab.config.module import REFUSED_TRAINER_ARGUMENTS, UNSUPPORTED_TRAINER_ARGUMENTS
 from normlab.training import build, session
 
 SHORT = ["trainer.max_epochs=1", "logger=csv"]
@@ -294,7 +294,7 @@ def test_trainer_arguments_are_supported_or_rejected():
     assert set(inspect.signature(pl.Trainer).parameters) == {
         *SUPPORTED_TRAINER_ARGUMENTS,
         *UNSUPPORTED_TRAINER_ARGUMENTS,
-        *GROUPS_OF_OBJECTS,
+        *REFUSED_TRAINER_ARGUMENTS,
     }
     assert not {*SUPPORTED_TRAINER_ARGUMENTS} & {*UNSUPPORTED_TRAINER_ARGUMENTS}
 
@@ -309,11 +309,14 @@ def test_unsupported_trainer_argument_raises(run_train, argument):
 
 
 @pytest.mark.parametrize("module", ["population", "lightning"])
-@pytest.mark.parametrize("argument", sorted(GROUPS_OF_OBJECTS))
+@pytest.mark.parametrize("argument", sorted(REFUSED_TRAINER_ARGUMENTS))
 def test_callbacks_and_loggers_of_the_trainer_are_groups(run_train, argument, module):
     outcome = run_train(*SHORT, f"+trainer.{argument}=1", f"module={module}")
     assert outcome.code == 1
-    assert one_line(outcome.err) == f"error: trainer.{argument} has no effect here: {GROUPS_OF_OBJECTS[argument]}"
+    assert (
+        one_line(outcome.err)
+        == f"error: trainer.{argument} has no effect here: {REFUSED_TRAINER_ARGUMENTS[argument]}"
+    )
 
 
 @pytest.mark.slow

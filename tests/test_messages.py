@@ -1,5 +1,6 @@
 """Configuration errors name the fault, its location and the remedy."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,134 @@ def test_lr_is_required_if_optimizer_has_no_default(run_train, tmp_path, monkeyp
     if code:
         assert "optimizer.lr is missing, but needy.Needy needs it; write +optimizer.lr=0.01" in outcome.err
         assert run_train("--config-dir", "conf", "optimizer=mine", "+optimizer.lr=0.01", *SHORT).code == 0
+
+
+MISTAKES = """
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+
+class Module(pl.LightningModule):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Needy(Module):
+    def __init__(self, net, width):
+        super().__init__(net)
+
+
+class Rows(Module):
+    def training_step(self, batch, batch_idx):
+        return self.net(batch[0])
+
+
+class Number(Module):
+    def training_step(self, batch, batch_idx):
+        return {"loss": 1.0}
+
+
+class Constant(Module):
+    def training_step(self, batch, batch_idx):
+        return torch.ones(())
+
+
+class Nothing(Module):
+    def training_step(self, batch, batch_idx):
+        return None
+
+
+class Silent(Module):
+    def training_step(self, batch, batch_idx):
+        return self.net(batch[0]).mean()
+
+
+class Faulty(Module):
+    def training_step(self, batch, batch_idx):
+        return self.nett(batch[0])
+
+
+def no_module(net):
+    return net
+
+
+class NeedyLoss(nn.Module):
+    def __init__(self, tau):
+        super().__init__()
+
+
+class RowLoss(nn.Module):
+    def forward(self, outputs, targets):
+        return (outputs - targets).mean(1)
+
+
+class NeedySGD(torch.optim.SGD):
+    def __init__(self, params, lr, flavour):
+        super().__init__(params, lr)
+
+
+class NeedyLogger(pl.loggers.CSVLogger):
+    def __init__(self, folder):
+        super().__init__(folder)
+"""
+STEP = "must return a scalar tensor with a gradient, alone or under loss in a dict, got"
+STOPPING = "pytorch_lightning.callbacks.EarlyStopping"
+HUBER = "torch.nn.functional.huber_loss"
+ANY_MODULE = {
+    "loss._target_=mistakes.NeedyLoss": "loss: mistakes.NeedyLoss needs the argument tau; write loss.tau=…",
+    "loss._target_=mistakes.RowLoss": "loss must be a function that returns one number for outputs (",
+    "optimizer._target_=mistakes.NeedySGD": "optimizer: mistakes.NeedySGD needs the argument flavour; write opt",
+    "scheduler._target_=torch.optim.lr_scheduler.StepLR": "StepLR needs the argument step_size; write sched",
+    "scheduler._target_=torch.nn.ReLU": "scheduler._target_ must be a scheduler of torch, with step and",
+    f"+callbacks.extra.mine._target_={STOPPING}": f"callbacks.extra.mine: {STOPPING} needs the argument monitor; "
+    "write callbacks.extra.mine.monitor=…",
+    "+callbacks.extra.mine._target_=torch.nn.ReLU": "callbacks.extra.mine._target_ must be a Callback of ",
+    "+logger.extra.mine._target_=mistakes.NeedyLogger": "mine: mistakes.NeedyLogger needs the argument "
+    "folder; write logger.extra.mine.folder=…",
+    "+logger.extra.mine._target_=torch.nn.ReLU": "logger.extra.mine._target_ must be a Logger of pytorch_li",
+    f"+metrics.m._target_={HUBER}": f"metrics.m: {HUBER} needs the argument input; write metrics.m.input=…",
+}
+OWN_MODULE = {
+    "Needy": "module: mistakes.Needy needs the argument width; write module.width=…",
+    "Rows": f"module: training_step of mistakes.Rows {STEP} a tensor of shape (",
+    "Number": f"module: training_step of mistakes.Number {STEP} float under loss",
+    "Constant": f"module: training_step of mistakes.Constant {STEP} a tensor without a gradient",
+    "Nothing": f"module: training_step of mistakes.Nothing {STEP} NoneType",
+    "Silent": "optimized_metric=val/loss: mistakes.Silent logs no metrics of training; log them with self.log",
+    "Faulty": "module: mistakes.Faulty: 'Faulty' object has no attribute 'nett'",
+    "no_module": "module._target_ must be a LightningModule of pytorch_lightning, got mist",
+}
+
+
+@pytest.fixture
+def mistakes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mistakes.py").write_text(MISTAKES)
+    yield
+    sys.modules.pop("mistakes", None)
+
+
+@pytest.mark.parametrize("module", ["population", "lightning"])
+@pytest.mark.parametrize(("word", "answer"), ANY_MODULE.items())
+@pytest.mark.usefixtures("mistakes")
+def test_faulty_parts_are_named(run_train, module, word, answer):
+    outcome = run_train(f"module={module}", word, *SHORT)
+    assert outcome.code == 1
+    assert answer in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(("name", "answer"), OWN_MODULE.items())
+@pytest.mark.usefixtures("mistakes")
+def test_faulty_modules_are_named(run_train, name, answer):
+    outcome = run_train(f"module._target_=mistakes.{name}", *SHORT)
+    assert outcome.code == 1
+    assert answer in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
+    assert not Path("outputs").exists()

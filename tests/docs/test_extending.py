@@ -123,7 +123,7 @@ def test_commands_train_populations_and_print_arms(lab, outcomes, number):
     assert (code, err) == (0, "")
     arms = re.search(r"model=(\S+)", command)[1].split(",")
     alone, stacked = f"{2 * len(arms)} runs, one by one", f"{2 * len(arms)} runs in {len(arms)} populations"
-    assert (alone if "module=" in command else stacked) in out.splitlines()[:2]
+    assert (alone if re.search("module=|muon", command) else stacked) in out.splitlines()[:2]
     printed = out.split("\nmodel ")[1].splitlines()[1 : len(arms) + 1]
     assert [line.split()[0] for line in printed] == sorted(arms)
     runs = pd.read_csv(folder / "summary.csv")

@@ -172,7 +172,7 @@ def test_torch_optimizer_on_a_population_equals_plain_loops(name):
     make = ELEMENTWISE[name]
     assert check_optimizer_stacking(make) is None
     theta = nn.Parameter(start())
-    stacked = StackedTorch([theta], K, make)
+    stacked = StackedTorch([theta], K, lambda parts: make(parts[0]))
     scheduler = PopulationScheduler(stacked, [partial(lr_scheduler.StepLR, step_size=2)] * K)
     for _ in range(6):
         stacked.zero_grad()

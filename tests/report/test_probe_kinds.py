@@ -96,7 +96,9 @@ def test_adam_limit_is_on_preconditioned_sharpness_only(probed, tmp_path):
         numbers |= {"preconditioned_lambda_max_lr": 36.0, "preconditioned_stability": 38.0}
         probed(f"model={arm}", [measurement("curvature", step, **numbers) for step in (0, 10)])
     figure, axes = draw_probe(tmp_path, "curvature")
-    assert [text for text in legend_texts(figure) if "model=" not in text] == ["stability limit of Adam: 38"]
+    assert [text for text in legend_texts(figure) if "model=" not in text] == [
+        "stability limit of the preconditioned Hessian: 38"
+    ]
     limits = [{line.get_ydata()[0] for line in panel.lines if len(line.get_ydata()) == 2} for panel in axes]
     assert [38.0 in limit for limit in limits] == [False, True, False]
     assert axes[1].get_ylim()[1] > 38

@@ -12,9 +12,10 @@ from torch import nn
 from normlab.config.validation import validate
 from normlab.population.population import copy_of
 from normlab.training.build import make_data, make_module, make_probes
-from normlab.training.probe_callback import ProbeCallback, ProbedStep, preconditioning
+from normlab.training.probe_callback import ProbeCallback, ProbedStep
 from normlab.training.run import train
 from normlab.training.run_folders import Run
+from normlab.training.stability import preconditioning
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = [

@@ -32,9 +32,13 @@ OPTIMIZERS = {
     "adamw": ["optimizer=adamw", "optimizer.lr=0.001", "optimizer.eps=1e-6"],
     "sgd": ["optimizer=sgd", "optimizer.lr=0.001"],
     "nesterov": ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.lr=0.001", "optimizer.weight_decay=0.01"],
-    "rmsprop": ["++optimizer._target_=torch.optim.RMSprop", "~optimizer.betas", "optimizer.eps=1e-6"],
-    "nadam": ["++optimizer._target_=torch.optim.NAdam", "optimizer.lr=0.001", "optimizer.eps=1e-6"],
-    "adagrad": ["++optimizer._target_=torch.optim.Adagrad", "~optimizer.betas", "optimizer.eps=1e-6"],
+    "rmsprop": [
+        *("++optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"),
+        *("optimizer.lr=0.001", "optimizer.eps=1e-5"),
+    ],
+    # Not NAdam: torch keeps its product of momenta in the default dtype, which Lightning sets for training_step alone.
+    "adagrad": ["++optimizer._target_=torch.optim.Adagrad", "~optimizer.betas", "optimizer.eps=1e-5"],
+    "muon": ["optimizer=muon", "net.hidden=[16,16]", "optimizer.eps=1e-6"],
     "clipped": ["optimizer=sgd", "trainer.gradient_clip_val=0.5"],
     "clipped by value": [
         *("optimizer=sgd", "trainer.gradient_clip_val=0.01", "+trainer.gradient_clip_algorithm=value"),
@@ -139,17 +143,23 @@ def test_every_model_and_net_equals_the_population(tmp_path, model, net):
         pytest.skip("raises, see tests/training/test_build.py")
     # Two Latin squares: every model and every net meets each optimizer and schedule that is as stable.
     i, j = MODELS.index(model), list(NETS).index(net)
+    optimizers = sorted(OPTIMIZERS.keys() - {"muon"})  # it needs two hidden layers
     schedule = list(SCHEDULES)[(i + 3 * j) % len(SCHEDULES)]
-    optimizer = list(OPTIMIZERS)[(i + j) % len(OPTIMIZERS)]
+    optimizer = optimizers[(i + j) % len(optimizers)]
+    if (optimizer, schedule) == ("adagrad", "one cycle"):
+        schedule = "cosine"  # the cycle needs a momentum or beta1
     eps = ["optimizer.eps=1e-5"] if model == "brn" else []
     words = [word for word in OPTIMIZERS[optimizer] if not (eps and "eps" in word)]
-    check_equal(tmp_path, f"model={model}", *NETS[net], *words, *eps, *SCHEDULES[schedule])
+    words += eps if "optimizer=sgd" not in words else []
+    check_equal(tmp_path, f"model={model}", *NETS[net], *words, *SCHEDULES[schedule])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", [None, *SCHEDULES])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_and_schedule_equals_the_population(tmp_path, optimizer, schedule):
+    if schedule == "one cycle" and optimizer in ("adagrad", "muon"):
+        pytest.skip("the cycle needs a momentum or beta1")
     words = SCHEDULES[schedule] if schedule else []
     check_equal(tmp_path, "model=bn", *NETS["mlp"], *OPTIMIZERS[optimizer], *words, "trainer.max_epochs=10")
 

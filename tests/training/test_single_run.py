@@ -197,8 +197,8 @@ def test_accumulated_minibatches_equal_one_of_twice_the_size(run_train):
 
 MISTAKES = {
     "module=lightning +module.foo=2": "module.foo: normlab.training.norm_module.NormModule takes no such argument",
-    "module._target_=torch.nn.Identity": "module._target_ must be a LightningModule, got torch.nn.Identity",
-    "module._target_=torch.nn.Linear": "module: torch.nn.Linear cannot be made: Linear.__init__() missing 2",
+    "module._target_=torch.nn.Identity": "module._target_ must be a LightningModule of pytorch_lightning",
+    "module._target_=torch.nn.Linear": "module: torch.nn.Linear needs the argument in_features; write",
     "module._target_=mylab.Nope": "module._target_=mylab.Nope cannot be loaded",
     "+module.compiles=true": "module.compiles: module=population takes no arguments",
     "module=lightning timing=true": "timing must be false with module._target_=normlab.training.norm_module",

@@ -9,7 +9,7 @@ from normlab.population.optim import SGD, Adam, AdamW, StackedOptimizer
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.spectrum import LARGEST
-from normlab.training.probe_callback import preconditioning, stability_limit
+from normlab.training.stability import preconditioning, stability_limit
 
 LR, P = 0.05, 6
 SGDS = {
@@ -94,6 +94,71 @@ def test_adam_diverges_above_its_limit(kind, options, share):
     hessian = factor * matrix()
     assert LR * largest(hessian, **scaling) == pytest.approx(share * limit)
     assert converges(optimizer, hessian) == (share < 1)
+
+
+PARTLY = {
+    "sgd": (SGD, {"weight_decay": 3.0}),
+    "nesterov": (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 3.0}),
+    "adam": (Adam, {"weight_decay": 30.0}),
+    "adamw": (AdamW, {"weight_decay": 5.0}),
+}
+
+
+@pytest.mark.parametrize("share", [0.98, 1.02])
+@pytest.mark.parametrize(("kind", "options"), PARTLY.values(), ids=list(PARTLY))
+def test_optimizer_that_decays_some_parameters_diverges_above_its_limit(kind, options, share):
+    halves = [nn.Parameter(torch.full((P // 2,), 1e-30, dtype=torch.float64)) for _ in range(2)]
+    optimizer = kind(halves, lr=LR, undecayed=halves[1:], **options)
+    if kind is not SGD:
+        with_square(optimizer)
+    assert stability_limit(optimizer, halves) is None
+    adaptive = preconditioning(optimizer, halves)
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        factor = (low + high) / 2
+        shifted = factor * matrix() + torch.diag(adaptive.decay.expand(1, P).flatten())
+        root = adaptive.diagonal.flatten().rsqrt()
+        sharpness = LR * torch.linalg.eigvalsh(root.unsqueeze(1) * shifted * root)[-1].item()
+        low, high = (factor, high) if sharpness < share * adaptive.limit.item() else (low, factor)
+    scaling = {"scale": adaptive.diagonal.rsqrt(), "decay": adaptive.decay}
+    assert LR * largest(factor * matrix(), **scaling) == pytest.approx(share * adaptive.limit.item())
+    for _ in range(10_000):
+        gradient = factor * matrix() @ torch.cat([half.detach() for half in halves])
+        for half, part in zip(halves, gradient.split(P // 2), strict=True):
+            half.grad = part.clone()
+        optimizer.step()
+        growth = torch.cat([half.detach() for half in halves]).norm().item() / (1e-30 * P**0.5)
+        if not 1e-3 < growth < 1e3:
+            break
+    assert (growth < 1) == (share < 1)
+
+
+def test_torch_optimizers_with_groups_equal_the_stacked_ones():
+    first, second = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    for kind, reference, options in (
+        (torch.optim.SGD, SGD, {"momentum": 0.9}),
+        (torch.optim.Adam, Adam, {}),
+        (torch.optim.AdamW, AdamW, {}),
+    ):
+        groups = [{"params": [second]}, {"params": [first], "weight_decay": 0.0}]
+        theirs = kind(groups, lr=0.1, weight_decay=2.0, **options)
+        copies = [nn.Parameter(p.detach().clone()) for p in (first, second)]
+        ours = reference(copies, lr=0.1, weight_decay=2.0, undecayed=copies[:1], **options)
+        for parameter, copy, scale in ((first, copies[0], 1.0), (second, copies[1], 2.0)):
+            parameter.grad, copy.grad = (torch.arange(1.0, 4).double() * scale for _ in range(2))
+        theirs.step()
+        ours.step()
+        one, other = preconditioning(theirs, [first, second]), preconditioning(ours)
+        assert_close(one.diagonal, other.diagonal)
+        assert_close(one.decay.expand(1, 6), other.decay.expand(1, 6))
+        assert_close(one.limit, other.limit)
+    theirs.param_groups[0]["lr"] = 0.2
+    assert preconditioning(theirs, [first, second]) is None
+
+
+def test_no_limit_changes_without_decay():
+    weights = parameters()
+    assert stability_limit(SGD(weights, lr=LR, undecayed=weights)).tolist() == [2]
 
 
 def dense(hessian: Tensor, scale: Tensor, decay: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ PRECISIONS = ("32-true", "64-true")
 WHOLE_EPOCHS = "Lightning runs whole epochs here, not single batches"
 ONE_DEVICE = "each run trains on one device"
 NOT_USED = "this feature of Lightning is not used"
-GROUPS_OF_OBJECTS = {
+REFUSED_TRAINER_ARGUMENTS = {
     "callbacks": "callbacks are a group; use +callbacks.extra.NAME._target_=…",
     "logger": "loggers are a group; use logger=csv, or +logger.extra.NAME._target_=…",
+    "barebones": "it switches off the logging that every result is read from; remove it",
 }
 """Arguments of Lightning's Trainer that no module gets from ``trainer``, each with the alternative."""
 
@@ -41,7 +42,6 @@ UNSUPPORTED_TRAINER_ARGUMENTS = {
     "enable_autolog_hparams": f"{NOT_USED}: TensorBoard gets all hyperparameters; to write none, use logger=csv",
     "model_registry": f"{NOT_USED}; remove it",
     "profiler": f"{WHOLE_EPOCHS}, so a profiler would see no steps; use python -m cProfile train.py",
-    "barebones": f"{NOT_USED}; use logger=csv",
 }
 """Arguments of Lightning's Trainer without effect in a population, each with the reason and the alternative."""
 
@@ -49,8 +49,12 @@ UNSUPPORTED_TRAINER_ARGUMENTS = {
 def check_module(config: FrozenConfig) -> None:
     """Raise :class:`ConfigError` for settings that the module of the run cannot honour."""
     trainer = config.trainer
-    for key in GROUPS_OF_OBJECTS.keys() & trainer.keys():
-        raise ConfigError(f"trainer.{key} has no effect here: {GROUPS_OF_OBJECTS[key]}")
+    if trainer.get("accelerator") == "mps" and str(trainer.get("precision")).startswith("64"):
+        raise ConfigError(
+            f"trainer.precision={trainer.precision}: MPS has no float64; use trainer.accelerator=cpu, or 32-true"
+        )
+    for key in REFUSED_TRAINER_ARGUMENTS.keys() & trainer.keys():
+        raise ConfigError(f"trainer.{key} has no effect here: {REFUSED_TRAINER_ARGUMENTS[key]}")
     if not is_population(config):
         alone = f"with module._target_={config.module._target_}; remove it, or use module=population"
         require(not config.timing, "timing", f"false {alone}", config.timing)

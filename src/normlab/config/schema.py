@@ -20,6 +20,8 @@ OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 REPLICATES = ("data", "seed")
 SCHEDULER_TIMING = ("interval", "frequency", "monitor")
 """Keys of a scheduler that are not arguments of its ``_target_``, as in Lightning."""
+SELECTIONS = ("no_decay", "groups")
+"""Keys of an optimizer that select parameters, and are not arguments of its ``_target_``."""
 REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that only the report reads; they do not affect training."""
 
@@ -107,6 +109,7 @@ class OptimizerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     no_decay: list[str] = field(default_factory=list)
+    groups: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positive = math.isfinite(self.lr) and self.lr > 0
@@ -117,6 +120,12 @@ class OptimizerConfig:
         pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(pair, "optimizer.betas", "two numbers in [0, 1)", self.betas)
         require(self.eps > 0, "optimizer.eps", "a number > 0", self.eps)
+        for name, group in self.groups.items():
+            key = f"optimizer.groups.{name}"
+            require(isinstance(group, Mapping), key, "a node with match", group)
+            match = group.get("match")
+            named = isinstance(match, list) and match and all(isinstance(entry, str) for entry in match)
+            require(bool(named), f"{key}.match", "a list of norm, bias, hidden or regular expressions", match)
 
 
 @dataclass

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from normlab.config.schema import SCHEDULER_TIMING
+from normlab.config.schema import SCHEDULER_TIMING, SELECTIONS
 from normlab.config.validation import HYDRA_KEYS
 
 TARGET_GROUPS = ("loss", "optimizer", "scheduler", "module")
 """Groups that accept any ``_target_``, with its arguments."""
-ADDED_KEYS = ("optimizer.no_decay", *(f"scheduler.{name}" for name in SCHEDULER_TIMING))
-"""Keys that no option has, but every optimizer or scheduler with a ``_target_`` accepts."""
-KEPT_KEYS = (*HYDRA_KEYS, "lr", "no_decay", *SCHEDULER_TIMING)
+GROUPS = "optimizer.groups."
+ADDED_KEYS = ("optimizer.no_decay=", *(f"scheduler.{name}=" for name in SCHEDULER_TIMING))
+"""Keys that an option may lack, but every optimizer or scheduler with a ``_target_`` accepts."""
+KEPT_KEYS = (*HYDRA_KEYS, "lr", *SELECTIONS, *SCHEDULER_TIMING)
 """Keys of a group that stay under a new ``_target_``."""
 
 
@@ -30,7 +31,9 @@ def with_target_arguments(words: Sequence[str], keys_of_group: Callable[[str], I
     ['++scheduler.step_size=3', 'loss=default', '~scheduler.T_max']
     """
     words = ["loss=default" if word == "loss=null" else word for word in words]
-    words = [f"++{word}" if word.startswith(tuple(f"{key}=" for key in ADDED_KEYS)) else word for word in words]
+    has_groups = not any(word.startswith(GROUPS) for word in words) or "groups" in keys_of_group("optimizer")
+    added_keys = ADDED_KEYS if has_groups else (*ADDED_KEYS, GROUPS)
+    words = [f"++{word}" if word.startswith(added_keys) else word for word in words]
     for group in TARGET_GROUPS:
         if not any(re.match(rf"\+{{0,2}}{group}\._target_=.", word) for word in words):
             continue

@@ -21,7 +21,7 @@ from omegaconf.errors import (
 
 from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig, with_loss_node
 from normlab.config.module import check_module
-from normlab.config.schema import EXAMPLES, SCHEDULER_TIMING, SECTIONS, Config, SchedulerConfig
+from normlab.config.schema import EXAMPLES, SCHEDULER_TIMING, SECTIONS, SELECTIONS, Config, SchedulerConfig
 from normlab.errors import ConfigError, first_line, is_near, nearest, require
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -186,7 +186,8 @@ def check_target(path: str, node: dict[str, Any]) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     schema_keys = {f.name for f in fields(SECTIONS["trainer"])} if path == "trainer" else set()
-    schema_keys |= set({"scheduler": SCHEDULER_TIMING, "optimizer": ("no_decay",)}.get(path, ()))
+    schema_keys |= set({"scheduler": SCHEDULER_TIMING, "optimizer": SELECTIONS}.get(path, ()))
+    schema_keys |= {"match"} if path.startswith("optimizer.groups.") else set()
     kinds = scalar_types(node["_target_"])
     for key, value in node.items():
         if key in kinds and isinstance(value, bool | int | float | str) and not fits(value, kinds[key]):

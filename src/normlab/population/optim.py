@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from normlab.population.kernels import materialized
 
 Number = float | Sequence[float] | Tensor
+Parts = list[list[nn.Parameter]]
+"""Parameters that an optimizer treats differently, a list of each kind."""
 
 
 def column(number: Number, members: int) -> Tensor:
@@ -203,34 +205,78 @@ class AdamW(Adam):
     decoupled, default_weight_decay = True, 1e-2
 
 
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Several optimizers of different parameters as one: a step takes a step of each.
+
+    ``param_groups`` are those of all, and the same objects, so that schedulers change the hyperparameters of each.
+    ``defaults`` has the hyperparameters that all of them have.
+
+    Args:
+        optimizers: of torch; none of them needs a closure.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        first, *others = (optimizer.defaults for optimizer in optimizers)
+        common = {name: value for name, value in first.items() if all(name in other for other in others)}
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], common)
+        self.share()
+
+    def share(self) -> None:
+        """Let the optimizers have the state and the parameter groups of this one."""
+        groups = iter(self.param_groups)
+        for optimizer in self.optimizers:
+            optimizer.state = self.state
+            optimizer.param_groups = [next(groups) for _ in optimizer.param_groups]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all attributes for copying; torch's method omits those of subclasses."""
+        return vars(self).copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a state, for copying and loading."""
+        super().__setstate__(state)
+        self.share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step of each optimizer, and return the value of the closure, which is called once."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+
 class StackedTorch(StackedOptimizer):
     """Any optimizer of torch whose update is elementwise, for all members at once.
 
-    All members have the same hyperparameters, those of ``inner``; :attr:`param_groups` shows them.
+    All members have the same hyperparameters, those of ``inner``; :attr:`param_groups` shows the first of them.
     :func:`normlab.population.stacking_check.check_optimizer_stacking` tells whether an optimizer is elementwise.
 
     Args:
-        make: makes the optimizer from parameters, or from groups of them.
-        undecayed: the parameters without weight decay.
+        make: makes the optimizer from parts.
+        parts: of the parameters that the optimizer treats differently; by default one of all.
     """
 
     def __init__(
         self,
         params: Iterable[nn.Parameter],
         members: int,
-        make: Callable[[Any], torch.optim.Optimizer],
-        undecayed: Iterable[nn.Parameter] = (),
+        make: Callable[[Parts], torch.optim.Optimizer],
+        parts: Parts | None = None,
     ) -> None:
-        excluded = {id(parameter) for parameter in undecayed}
-        # Those with weight decay first, so that both kinds are contiguous columns of θ.
-        params = sorted(params, key=lambda parameter: id(parameter) in excluded)
-        super().__init__(params, members, {})
-        kinds = [id(parameter) in excluded for parameter in self.params]
-        decayed = sum(shape.numel() for shape, kind in zip(self.shapes, kinds, strict=True) if not kind)
-        self.columns = [decayed, self.theta.shape[1] - decayed]
+        params = list(params)
+        number = {id(p): i for i, part in enumerate(parts or [params]) for p in part}
+        # Those of a part are contiguous columns of θ.
+        super().__init__(sorted(params, key=lambda parameter: number[id(parameter)]), members, {})
+        self.columns = [0] * len(parts or [params])
+        for parameter, shape in zip(self.params, self.shapes, strict=True):
+            self.columns[number[id(parameter)]] += shape.numel()
         self.flat = [nn.Parameter(part) for part in self.theta.split(self.columns, dim=1)]
-        groups = [{"params": [self.flat[0]]}, {"params": [self.flat[1]], "weight_decay": 0.0}]
-        self.inner = make([group for group, size in zip(groups, self.columns, strict=True) if size])
+        self.inner = make([[flat] if size else [] for flat, size in zip(self.flat, self.columns, strict=True)])
         self.show_numbers()
 
     def show_numbers(self) -> None:

@@ -23,9 +23,9 @@ class Hyperparameters(torch.optim.Optimizer):
     """An optimizer that trains nothing: it holds hyperparameters, which a scheduler changes."""
 
     def __init__(self, groups: Groups) -> None:
-        super().__init__(
-            [{**group, "params": [nn.Parameter(torch.zeros(()))]} for group in groups], dict(groups[0])
-        )
+        first, *others = groups
+        common = {name: value for name, value in first.items() if all(name in other for other in others)}
+        super().__init__([{**group, "params": [nn.Parameter(torch.zeros(()))]} for group in groups], common)
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Do nothing; schedulers warn if this is never called."""
@@ -92,9 +92,13 @@ class PopulationScheduler:
         return "metrics" in inspect.signature(self.schedulers[0].step).parameters
 
     def due(self, epoch: int, steps_per_epoch: int = 1) -> int:
-        """Return the number of steps of the scheduler in an epoch, counted from 0."""
-        units = steps_per_epoch if self.interval == "step" else 1
-        return (epoch + 1) * units // self.frequency - epoch * units // self.frequency
+        """Return the number of steps of the scheduler in an epoch, counted from 0.
+
+        As in Lightning, ``frequency`` counts the optimizer steps of each epoch from its start.
+        """
+        if self.interval == "step":
+            return steps_per_epoch // self.frequency
+        return int((epoch + 1) % self.frequency == 0)
 
     def prepare(self, steps: int) -> None:
         """Compute the hyperparameters of the next steps of the scheduler, if they depend on no metric."""

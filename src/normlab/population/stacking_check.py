@@ -119,12 +119,18 @@ def compare_stackings(
     return Stacking(reasons[1], None, draws_globally)
 
 
-def check_optimizer_stacking(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> str | None:
+def check_optimizer_stacking(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], *, matrices: bool = False
+) -> str | None:
     """Return a reason if an optimizer does not train stacked members as each alone; None if it does.
 
     Three steps of two members with gradients of unequal scale, in float64.
+
+    Args:
+        make: makes the optimizer.
+        matrices: whether it trains matrices only.
     """
-    shapes = [(6, 5), (6,), (4, 6)]
+    shapes = [(6, 5), (4, 6)] if matrices else [(6, 5), (6,), (4, 6)]
     generator = torch.Generator().manual_seed(0)
 
     def draw() -> list[Tensor]:
@@ -135,7 +141,7 @@ def check_optimizer_stacking(make: Callable[[list[nn.Parameter]], torch.optim.Op
     together = [nn.Parameter(tensor.clone()) for tensor in start]
     alone = [[nn.Parameter(tensor[k].clone()) for tensor in start] for k in range(2)]
     try:
-        optimizers = [StackedTorch(together, 2, make), *(make(params) for params in alone)]
+        optimizers = [StackedTorch(together, 2, lambda parts: make(parts[0])), *(make(params) for params in alone)]
         for step in gradients:
             for parameters, member in ((together, slice(None)), (alone[0], 0), (alone[1], 1)):
                 for parameter, gradient in zip(parameters, step, strict=True):

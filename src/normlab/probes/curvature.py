@@ -60,7 +60,7 @@ def extreme_eigenvalues(
         generators: one for each member, to draw the start.
         start: start vectors, ``(K, P)``, instead of random ones.
         scale: the diagonal of D, ``(K, P)``, to use DHD instead of H.
-        decay: λ, ``(K,)``, to use H + λI instead of H; with scale, D(H + λI)D.
+        decay: λ, ``(K,)``, to use H + λI instead of H, or the diagonal of Λ, ``(K, P)``; with scale, D(H + λI)D.
         iterations: the largest number of products with the Hessian.
         tolerance: the relative error at which iterations stop.
 
@@ -93,7 +93,7 @@ def scaled_product(
 
     def scaled(vectors: Tensor) -> Tensor:
         inner = vectors if diagonal is None else diagonal * vectors
-        outer = product(inner) if decay is None else product(inner) + decay.unsqueeze(1) * inner
+        outer = product(inner) if decay is None else product(inner) + decay.view(len(decay), -1) * inner
         return outer if diagonal is None else diagonal * outer
 
     return scaled
@@ -198,7 +198,9 @@ class Curvature(Probe):
     Adam and AdamW also have ``preconditioned_lambda_max``, λmax of P⁻¹(H + λI) with P before the step, where λ is
     Adam's weight decay and 0 for AdamW, whose decay is not part of the gradient;
     ``preconditioned_lambda_max_lr``, its product with η; and the limit of that product,
-    ``preconditioned_stability``, 38 for β₁ = 0.9. P is undefined before the first update.
+    ``preconditioned_stability``, 38 for β₁ = 0.9. P is undefined before the first update. If some parameters have
+    no weight decay, λI is diagonal, with 0 for them; SGD then has these quantities as well, with P = I, and
+    ``stability`` is NaN. P of AdamW then has the factor ``1 − ηλ/2``.
 
     ``dhd_lambda_max`` is λmax of DHD, see :func:`weight_norm_diagonal`. Unlike
     λmax, it does not depend on the scale of weights whose scale a normalizer cancels.

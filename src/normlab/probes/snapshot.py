@@ -30,11 +30,11 @@ class Preconditioning:
     """A diagonal preconditioner P of an optimizer whose steps are along ``P⁻¹(∇f + λθ)``.
 
     Shapes:
-        diagonal ``(K, P)``, decay and limit ``(K,)``, in float64.
+        diagonal ``(K, P)``, decay ``(K,)`` or ``(K, P)``, and limit ``(K,)``, in float64.
 
     Attributes:
         diagonal: the diagonal of P, NaN before the first update of the optimizer.
-        decay: λ, the weight decay that is added to the gradient.
+        decay: λ, the weight decay that is added to the gradient; of each entry of θ if it differs.
         limit: the largest ``η·λmax(P⁻¹(H + λI))`` at which the optimizer is stable on a quadratic.
     """
 

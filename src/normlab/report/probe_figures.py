@@ -78,14 +78,14 @@ CURVATURES = (
 )
 CURVATURE_SYMBOLS = {
     "lambda_max_lr": "η: learning rate",
-    "preconditioned_lambda_max_lr": "P: preconditioner of Adam",
+    "preconditioned_lambda_max_lr": "P: preconditioner of Adam, I for SGD",
     "dhd_lambda_max": "D: ‖w‖ for scale-invariant weights, 1 for others",
 }
 LIMITS = {
     "lambda_max_lr": ("stability", "gradient descent"),
-    "preconditioned_lambda_max_lr": ("preconditioned_stability", "Adam"),
+    "preconditioned_lambda_max_lr": ("preconditioned_stability", "the preconditioned Hessian"),
 }
-"""By quantity, the quantity with the stability limit of it, and the optimizer with this limit."""
+"""By quantity, the quantity with the stability limit of it, and words for it."""
 LIMIT_LINE: Any = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.1}
 FLOOR = 1e-6
 """The lowest drawn spectral density, as a share of the highest."""

@@ -27,9 +27,10 @@ from normlab.report.sections import (
     with_panel,
 )
 from normlab.report.sweep_summary import BANDS, quartile_curves
+from normlab.report.weight_decay import weight_decay_texts
 from normlab.results.sweep import setting
 from normlab.stats.comparison import ALPHA, BETTER, RATIO, WORSE
-from normlab.stats.design import natural
+from normlab.stats.design import LR, natural
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
 from normlab.stats.sentences import clauses, interaction_sentence, percent_text, sentence, time_sentence
 
@@ -106,6 +107,7 @@ def setup_text(data: ReportData) -> str:
         sizes = {tuple(result.data.get(split) for split in ("train", "val", "test")) for result in results}
         if key == "data" and parts and len(sizes) == 1 and None not in next(iter(sizes)):
             parts[-1] += " ({} training, {} validation and {} test samples)".format(*next(iter(sizes)))
+        parts += [" or ".join(weight_decay_texts(results))] if key == LR and weight_decay_texts(results) else []
     seeds = data.summary.runs["seed"].nunique()
     return "; ".join([*parts, f"{seeds} seed{'s' * (seeds != 1)}"]) if results else ""
 
@@ -136,7 +138,9 @@ def shared_conditions(data: ReportData) -> tuple[list[str], str]:
     parts = [clauses(row, data.analysis.grid, data.analysis.tuning) for row in rows]
     shared = [clause for clause in parts[0][1:] if all(clause in each for each in parts)] if len(parts) > 1 else []
     lines = ["; ".join(clause for clause in each if clause not in shared) for each in parts]
-    return [*lines, *notes], "; ".join(shared)
+    results = [data.summary.records[number].result for number in data.summary.runs.index]
+    decay = weight_decay_texts(results) if rows else []
+    return [*lines, *notes], "; ".join([*shared, *(decay if len(decay) == 1 else [])])
 
 
 def time_and_interaction_sentences(data: ReportData) -> list[str]:

@@ -16,20 +16,19 @@ from torch import nn
 
 from normlab.config.frozen import FrozenConfig, is_population
 from normlab.config.schema import DEFAULT_DATA_SEED
-from normlab.config.validation import parameters_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes, derive_seed
 from normlab.errors import ConfigError, first_line, prefix_errors
 from normlab.population.evaluation import Classification, Regression, Task
 from normlab.population.losses import LossFunction, MemberLoss, squared_error
-from normlab.population.optim import Clipping, StackedOptimizer, StackedTorch
+from normlab.population.optim import Clipping
 from normlab.population.population import Population, initial_nets, seeded
 from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Probe
 from normlab.training.instantiate import is_class, make, missing_arguments, require_arguments
+from normlab.training.optimizers import optimizer_maker
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import scheduler_maker, with_total_steps
-from normlab.training.weight_decay import decay_groups, split_by_decay, without_no_decay
 
 # Hide Lightning's hints about unused GPUs and optional packages, but not the reports of its callbacks.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -164,49 +163,6 @@ def make_loss(node: Mapping[str, Any]) -> LossFunction:
         return make(rest, **{key: torch.tensor(value, dtype=torch.float64) for key, value in lists.items()})
 
 
-def per_member_arguments(nodes: Sequence[FrozenConfig]) -> dict[str, list]:
-    """Return the arguments that differ between members, each as a list of the members' values.
-
-    An argument that is a list, such as ``betas``, becomes a list with the members' values of each entry.
-    """
-    differing = {}
-    for key in map(str, nodes[0]):
-        values = [node[key] for node in nodes]
-        if any(value != values[0] for value in values):
-            lists = all(isinstance(value, list) for value in values)
-            differing[key] = [list(entries) for entries in zip(*values, strict=True)] if lists else values
-    return differing
-
-
-def is_stacked(node: Mapping[Any, Any], base: type) -> bool:
-    """Return True if the node's ``_target_`` is a subclass of ``base``, with one number for each member."""
-    target = get_object(node["_target_"]) if node.get("_target_") else None
-    return inspect.isclass(target) and issubclass(target, base)
-
-
-def optimizer_maker(nodes: Sequence[FrozenConfig]) -> Callable[..., torch.optim.Optimizer]:
-    """Return a function that makes the optimizer from a net, whose parameters have K members, and K."""
-    entries = nodes[0].get("no_decay") or []
-    nodes = [without_no_decay(node) for node in nodes]
-    partial = make(nodes[0])
-
-    def undecayed(net: nn.Module) -> list[nn.Parameter]:
-        return split_by_decay(net, entries)[1] if entries else []
-
-    if is_stacked(nodes[0], StackedOptimizer):
-        numbers = per_member_arguments(nodes)
-        return lambda net, members: partial(net.parameters(), members=members, undecayed=undecayed(net), **numbers)
-    if entries and "weight_decay" not in parameters_of("optimizer", nodes[0]["_target_"]):
-        raise ConfigError(
-            f"optimizer.no_decay has no effect: {nodes[0]['_target_']} has no weight_decay; remove it"
-        )
-    return lambda net, members: (
-        partial(decay_groups(net, entries))
-        if members == 1
-        else StackedTorch(net.parameters(), members, partial, undecayed(net))
-    )
-
-
 def make_module(configs: Sequence[FrozenConfig], data: InMemoryData) -> PopulationModule:
     """Return the LightningModule of a population, with one member per configuration.
 
@@ -231,11 +187,22 @@ def measuring_options(config: FrozenConfig) -> dict[str, Any]:
     stops_early = callbacks.early_stopping is not None or any(key in config.trainer for key in ends)
     return {
         "statistics": config.statistics,
-        "extra_metrics": {name: make(node) for name, node in config.metrics.items()},
+        "extra_metrics": {name: make_metric(str(name), node) for name, node in config.metrics.items()},
         "stats_warmup_epochs": config.stats_warmup_epochs,
         "train_eval_every": config.train_eval_every,
         "may_stop_early": stops_early or bool(callbacks.extra),
     }
+
+
+def make_metric(name: str, node: FrozenConfig) -> Any:
+    """Return a metric: a function of outputs and targets, or a metric of torchmetrics."""
+    if not node.get("_partial_"):
+        for missing in missing_arguments(f"metrics.{name}", node):
+            raise ConfigError(
+                f"metrics.{name}: {node._target_} needs the argument {missing}; write metrics.{name}.{missing}=…, "
+                "or _partial_: true for a function of outputs and targets"
+            )
+    return make(node)
 
 
 def make_clipping(trainer: FrozenConfig) -> Clipping | None:
@@ -285,4 +252,5 @@ def make_trainer(
     }
     node = {key: value for key, value in config.trainer.items() if key not in handled_here}
     rest = {key: value for key, value in defaults.items() if key not in node}
-    return make(node, callbacks=callbacks, logger=list(loggers) or False, **rest)
+    with prefix_errors("trainer"):
+        return make(node, callbacks=callbacks, logger=list(loggers) or False, **rest)

@@ -1,13 +1,11 @@
 """Lightning's callbacks and loggers of a run: ``callbacks.extra`` and ``logger.extra``."""
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.utils import get_object
 from pytorch_lightning.callbacks import (
     Checkpoint,
     DeviceStatsMonitor,
@@ -23,9 +21,10 @@ from torchmetrics import Metric
 
 from normlab.config.frozen import FrozenConfig, is_population, recorded, replaced
 from normlab.config.schema import LIGHTNING
-from normlab.errors import ConfigError, prefix_errors
+from normlab.config.validation import parameters_of
+from normlab.errors import ConfigError
 from normlab.results.result import Result
-from normlab.training.instantiate import make
+from normlab.training.instantiate import make_instance, require_target
 from normlab.training.run_folders import Run
 
 # MLflow reports each table that it creates.
@@ -103,11 +102,10 @@ def make_loggers(run: Run) -> list[Logger]:
     """
     loggers = []
     for name, node in run.config.logger.extra.items():
-        with prefix_errors(f"logger.extra.{name}"):
-            taken = inspect.signature(get_object(node["_target_"])).parameters
-            defaults = {key: value for key, value in LOGGER_ARGUMENTS.items() if key in taken}
-            logger = make(filled(defaults | node, run))
-        loggers.append(logger)
+        key = f"logger.extra.{name}"
+        taken = parameters_of(key, require_target(key, node))
+        defaults = {key: value for key, value in LOGGER_ARGUMENTS.items() if key in taken}
+        loggers.append(make_instance(key, filled(defaults | node, run), Logger))
     return loggers
 
 
@@ -117,11 +115,8 @@ def make_callbacks(run: Run) -> list[pl.Callback]:
     Raises:
         ConfigError: if a callback cannot be made.
     """
-    callbacks = []
-    for name, node in run.config.callbacks.extra.items():
-        with prefix_errors(f"callbacks.extra.{name}"):
-            callbacks.append(make(filled(node, run)))
-    return callbacks
+    nodes = run.config.callbacks.extra.items()
+    return [make_instance(f"callbacks.extra.{name}", filled(node, run), pl.Callback) for name, node in nodes]
 
 
 def filled(node: Any, run: Run) -> Any:
@@ -190,8 +185,7 @@ def end_loggers(loggers: Sequence[Logger], result: Result, test: dict[str, float
 def single_run_callback(config: FrozenConfig) -> str:
     """Return the reason that a callback of ``callbacks.extra`` needs single runs; empty if none does."""
     for name, node in config.callbacks.extra.items():
-        with prefix_errors(f"callbacks.extra.{name}"):
-            callback = make(node)
+        callback = make_instance(f"callbacks.extra.{name}", node, pl.Callback)
         if reason := batch_reason(callback):
             return f"callbacks.extra.{name}: {type(callback).__name__} {reason}"
     return ""

@@ -43,6 +43,42 @@ def require_arguments(key: str, node: Mapping[str, Any], passed: int) -> None:
         raise ConfigError(f"{key}: {node['_target_']} needs the argument {name}; write {key}.{name}=…")
 
 
+def make_instance(key: str, node: Mapping[str, Any], kind: type) -> Any:
+    """Instantiate a ``_target_`` that must give an instance of a class.
+
+    Raises:
+        ConfigError: if an argument is missing, the constructor fails, or something else is made.
+    """
+    require_target(key, node)
+    require_arguments(key, node, 0)
+    try:
+        made = make(node)
+    except Exception as error:
+        raise ConfigError(f"{key}: {first_line(error)}") from error
+    return require_instance(key, node, kind, made)
+
+
+def require_target(key: str, node: Any) -> str:
+    """Return the ``_target_`` of a node; raise ConfigError if it has none."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{key} must be a node with a _target_, got {node}")
+    return str(node["_target_"])
+
+
+def require_instance(key: str, node: Mapping[str, Any], kind: type, made: Any) -> Any:
+    """Return an object that a node has made, if it is an instance of a class.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if not isinstance(made, kind):
+        wanted = f"{kind.__name__} of {kind.__module__.partition('.')[0]}"
+        article = "an" if wanted[0] in "AEIOU" else "a"
+        target = f"{node['_target_']}, which makes {type(made).__name__}"
+        raise ConfigError(f"{key}._target_ must be {article} {wanted}, got {target}")
+    return made
+
+
 def is_class(node: Mapping[str, Any]) -> bool:
     """Return True if the ``_target_`` of a node is a class."""
     return inspect.isclass(get_object(node["_target_"]))

@@ -1,7 +1,8 @@
 """Builds the LightningModule of a run that trains alone from the parts it takes: :func:`make_single_module`."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,12 +18,11 @@ from normlab.config.frozen import FrozenConfig, is_population
 from normlab.data.datamodule import InMemoryData
 from normlab.errors import ConfigError, first_line
 from normlab.population.evaluation import MetricFunction, Task
-from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets, seeded
-from normlab.training.build import is_stacked, make_task, net_maker
-from normlab.training.instantiate import make
+from normlab.training.build import make_metric, make_task, net_maker
+from normlab.training.instantiate import make, missing_arguments, require_instance
+from normlab.training.optimizers import TorchOptimizer
 from normlab.training.schedules import make_scheduler, with_total_steps
-from normlab.training.weight_decay import decay_groups, without_no_decay
 
 PARTS = ("net", "loss", "metrics", "optimizer", "scheduler")
 """Parts of a run that a LightningModule may take by name."""
@@ -73,18 +73,19 @@ def make_single_module(config: FrozenConfig, data: InMemoryData) -> tuple[pl.Lig
         "net": lambda: net,
         "loss": lambda: single_loss(make_task(data, config.loss)),
         "metrics": lambda: make_metrics(config, data),
-        "optimizer": lambda: torch_optimizer_maker(config.optimizer, net),
+        "optimizer": lambda: partial(TorchOptimizer(config.optimizer).of, net=net),
         "scheduler": lambda: torch_scheduler_maker(config, data),
     }
     target = config.module._target_
+    for name in missing_arguments("module", config.module):
+        if name not in parts:
+            raise ConfigError(f"module: {target} needs the argument {name}; write module.{name}=…")
     with seeded(config.seed):
         try:
             module = make({**config.module, "_partial_": True})(**{name: makers[name]() for name in parts})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"module: {target} cannot be made: {first_line(error)}") from error
-    if not isinstance(module, pl.LightningModule):
-        raise ConfigError(f"module._target_ must be a LightningModule, got {target}, which makes {type(module)}")
-    return module, net
+    return require_instance("module", config.module, pl.LightningModule, module), net
 
 
 def takes(node: Mapping[str, Any]) -> list[str]:
@@ -132,36 +133,9 @@ def make_metrics(config: FrozenConfig, data: InMemoryData) -> torchmetrics.Metri
         for metric in metrics.values():  # float32 would round the sums over a split
             metric.set_dtype(torch.float64)
     for name, node in config.metrics.items():
-        metric = make(node)
+        metric = make_metric(str(name), node)
         metrics[str(name)] = metric if isinstance(metric, torchmetrics.Metric) else WholeSplitMetric(metric)
     return torchmetrics.MetricCollection(metrics)
-
-
-def torch_node(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the node of an optimizer, with torch's class of the same name for a stacked one."""
-    target = str(node["_target_"])
-    named = {key: value for key, value in node.items() if value is not None}
-    if is_stacked(node, StackedOptimizer):
-        target = f"torch.optim.{target.rpartition('.')[2]}"
-    return {**named, "_target_": target, "_partial_": True}
-
-
-def torch_optimizer_maker(
-    node: FrozenConfig, net: nn.Module | None
-) -> Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]:
-    """Return a function that makes torch's optimizer from parameters.
-
-    With ``optimizer.no_decay`` it makes two groups if it is given all parameters of the net.
-    """
-    partial, entries = make(torch_node(without_no_decay(node))), node.get("no_decay") or ()
-
-    def optimizer(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-        given = list(parameters)
-        if entries and net is not None and list(map(id, given)) == list(map(id, net.parameters())):
-            return partial(decay_groups(net, entries))
-        return partial(given)
-
-    return optimizer
 
 
 def torch_scheduler_maker(

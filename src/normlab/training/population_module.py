@@ -195,7 +195,7 @@ class PopulationModule(pl.LightningModule):
             with self.around_step(step, step == last, x, y):
                 losses.append(self.step(x, y))
             rates = self.learning_rates() if step == last else None
-            if scheduler is not None and (step + 1) % scheduler.frequency == 0:
+            if scheduler is not None and (step - first + 1) % scheduler.frequency == 0:
                 scheduler.step()
             self.interrupts.check()
             sizes.append(x.shape[1])

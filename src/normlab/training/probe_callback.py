@@ -1,11 +1,6 @@
 """Runs probes during a training and writes their measurements; the entry is :class:`ProbeCallback`.
 
-The probes compare the sharpness of the loss with the stability limit of the optimizer on a quadratic loss. Along
-an eigenvector of the Hessian with eigenvalue h every optimizer here follows ``θ_{t+1} = B·θ_t − C·θ_{t−1}``, and
-is stable if both roots of ``z² − Bz + C`` are within the unit circle. As h grows, one root leaves it at −1, where
-``1 + B + C = 0``.
-
-Letters: K members, P parameters of a member, η learning rate, μ momentum, λ weight decay.
+Letters: K members.
 """
 
 import itertools
@@ -18,12 +13,11 @@ from functools import partial
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normlab.data.sampling import derive_seed
 from normlab.errors import prefix_errors
 from normlab.population import State
-from normlab.population.optim import SGD, Adam
 from normlab.population.population import copy_of
 from normlab.probes.graph import Graph
 from normlab.probes.landscape import folds_exactly
@@ -33,6 +27,7 @@ from normlab.results.series import ProbeRecord, append_probes, headlines, write_
 from normlab.training.callbacks import Timer
 from normlab.training.population_module import PopulationModule
 from normlab.training.run_folders import Run
+from normlab.training.stability import preconditioning, stability_limit
 
 log = logging.getLogger("normlab")
 
@@ -111,7 +106,7 @@ class ProbeCallback(pl.Callback):
         if names:
             state, minibatch = copy_of(module.population), module.first_minibatch()
             epoch, step = int(module.epochs.max()), int(module.steps.max())
-            current = preconditioning(module.optimizer)
+            current = preconditioning(module.optimizer, trained(module))
             self.run(module, names, ProbedStep(state, state, *minibatch, epoch, step, current))
 
     def around_step(
@@ -128,7 +123,8 @@ class ProbeCallback(pl.Callback):
     ) -> Iterator[None]:
         """Context manager that copies the state before and after a step, and then runs probes on both."""
         started = time.perf_counter()
-        before, preconditioning_before = copy_of(module.population), preconditioning(module.optimizer)
+        before = copy_of(module.population)
+        preconditioning_before = preconditioning(module.optimizer, trained(module))
         module.probe_seconds += time.perf_counter() - started
         yield
         after, epoch = copy_of(module.population), module.current_epoch + 1
@@ -156,7 +152,7 @@ class ProbeCallback(pl.Callback):
             minibatch=(step.x, step.y),
             train=module.training_split(),
             lr=module.learning_rates(),
-            stability=stability_limit(module.optimizer),
+            stability=stability_limit(module.optimizer, trained(module)),
             generators=[
                 torch.Generator().manual_seed(derive_seed(seed, "probe", name, step.step)) for seed in self.seeds
             ],
@@ -224,80 +220,6 @@ def is_due(probe: Probe, step: int, epoch_done: int | None) -> bool:
     return by_step or by_epoch
 
 
-def stability_limit(optimizer: torch.optim.Optimizer) -> Tensor | None:
-    r"""Return the largest stable λmax·η of stochastic gradient descent on a quadratic, ``(K,)``.
-
-    .. math::
-        \lambda_{\max}\eta \le 2(1 + \mu) - \eta\lambda \quad\text{(heavy ball)}, \qquad
-        \lambda_{\max}\eta \le \frac{2 + 2\mu}{1 + 2\mu} - \eta\lambda \quad\text{(Nesterov)}
-
-    They follow from ``B = 1 + μ − ηh, C = μ`` and ``B = (1 + μ)(1 − ηh), C = μ(1 − ηh)``. Weight decay is added to
-    the gradient, so that h is an eigenvalue of H + λI. torch's SGD without dampening is the same; other optimizers
-    return None.
-
-    Cohen et al. (2021), Gradient descent on neural networks typically occurs at the edge of stability,
-    arXiv:2103.00065.
-    """
-    numbers = optimizer.param_groups[0]
-    if not isinstance(optimizer, SGD | torch.optim.SGD) or numbers.get("dampening"):
-        return None
-    lr, momentum, decay = (columns(numbers[name]).flatten() for name in ("lr", "momentum", "weight_decay"))
-    limit = 2 + 2 * momentum
-    if optimizer.nesterov if isinstance(optimizer, SGD) else numbers["nesterov"]:
-        limit = limit / (1 + 2 * momentum)
-    return limit - lr * decay
-
-
-def preconditioning(optimizer: torch.optim.Optimizer) -> Preconditioning | None:
-    r"""Return Adam's current preconditioner and its stability limit; None for other optimizers.
-
-    .. math::
-        P = (1 - \beta_1^t)\,\mathrm{diag}(\sqrt{\hat v} + \epsilon), \qquad
-        \eta\,\lambda_{\max}(P^{-1}(H + \lambda I)) \le \frac{2 + 2\beta_1}{1 - \beta_1}
-
-    The limit follows from ``B = 1 + β₁ − (1 − β₁)ηh/p, C = β₁`` with constant P, and is 38 at β₁ = 0.9. Decoupled
-    weight decay (AdamW) multiplies θ by 1 − ηλ and leaves the gradient unchanged:
-    ``B = 1 − ηλ + β₁ − (1 − β₁)ηh/p, C = β₁(1 − ηλ)``, and
-
-    .. math:: \eta\,\lambda_{\max}(P^{-1}H) \le (2 - \eta\lambda)\,\frac{1 + \beta_1}{1 - \beta_1}
-
-    P is NaN before the first update.
-
-    Cohen et al. (2022), Adaptive gradient methods at the edge of stability, arXiv:2207.14484.
-    """
-    group = optimizer.param_groups[0]
-    if isinstance(optimizer, Adam):
-        numbers, decoupled = group, optimizer.decoupled
-        square, updates = optimizer.state["square"], optimizer.state["updates"]
-    elif isinstance(optimizer, torch.optim.Adam) and not group["amsgrad"] and len(optimizer.param_groups) == 1:
-        beta1, beta2 = group["betas"]
-        numbers = {
-            name: columns(value)
-            for name, value in ({**group, "beta1": beta1, "beta2": beta2}).items()
-            if name in ("lr", "beta1", "beta2", "eps", "weight_decay")
-        }
-        decoupled = group["decoupled_weight_decay"]
-        square, updates = second_moments(optimizer)
-    else:
-        return None
-    root = (square.double() / (1 - numbers["beta2"] ** updates)).sqrt()
-    diagonal = (1 - numbers["beta1"] ** updates) * (root + numbers["eps"])
-    lr, first, decay = (numbers[name].flatten() for name in ("lr", "beta1", "weight_decay"))
-    shrinkage = lr * decay if decoupled else torch.zeros_like(lr)
-    coupled = torch.zeros_like(decay) if decoupled else decay.clone()
-    return Preconditioning(diagonal, coupled, (2 - shrinkage) * (1 + first) / (1 - first))
-
-
-def columns(number: float | Tensor) -> Tensor:
-    """Return a hyperparameter as ``(K, 1)`` in float64; that of one of torch's optimizers is a single number."""
-    return torch.as_tensor(number, dtype=torch.float64).reshape(-1, 1)
-
-
-def second_moments(optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
-    """Return the second moments of torch's Adam, ``(1, P)``, and its number of updates."""
-    trained = [p for p in optimizer.param_groups[0]["params"] if p.requires_grad]
-    states = [optimizer.state.get(p, {}) for p in trained]
-    moments = [state.get("exp_avg_sq", torch.zeros_like(p)) for state, p in zip(states, trained, strict=True)]
-    steps = [state["step"] for state in states if state]
-    updates = torch.as_tensor(max(steps, default=0), dtype=torch.float64)
-    return torch.cat([moment.reshape(1, -1) for moment in moments], dim=1), updates
+def trained(module: PopulationModule) -> list[nn.Parameter]:
+    """Return the parameters that are trained, in the order of θ."""
+    return [parameter for parameter in module.population.net.parameters() if parameter.requires_grad]

@@ -1,7 +1,6 @@
 """Trains the runs of a population, :func:`train`, after a dry run has checked them, :func:`dry_run_once`."""
 
 import dataclasses
-import inspect
 import json
 import logging
 import math
@@ -31,19 +30,20 @@ from normlab.training.build import (
     make_module,
     make_probes,
     make_trainer,
-    optimizer_maker,
     precision_of,
     shared_data,
 )
 from normlab.training.extra import as_trained, make_callbacks, make_loggers
 from normlab.training.lightning_parts import untaken_parts_notices
+from normlab.training.optimizers import example_optimizer, needs_closure
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
-from normlab.training.weight_decay import without_no_decay
+from normlab.training.step_checks import checked_steps
+from normlab.training.trainer_checks import check_accelerator, check_batches
 
 log = logging.getLogger("normlab")
 NEVER = 10**12
@@ -97,12 +97,14 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
         ConfigError: if the configuration cannot be trained, with the reason in one line.
     """
     check_targets(config)
+    check_accelerator(config.trainer)
     trained = as_trained(config)
     if is_population(trained):
         keys = ("optimizer", "scheduler", "data", "trainer")
         check_optimizer(json.dumps({key: config[key] for key in keys}))
     else:
         check_module(trained)
+        check_batches(trained)
     key = population_key(config)
     if key not in _passed:
         with hide_warnings():
@@ -121,19 +123,14 @@ def check_optimizer(text: str) -> None:
         ConfigError: if construction fails, or if the optimizer's step needs a closure.
     """
     config = FrozenConfig.of(json.loads(text))
-    try:
-        optimizer = optimizer_maker([without_no_decay(config.optimizer)])(nn.Linear(2, 2, bias=False), 1)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"optimizer: {first_line(error)}") from error
+    optimizer = example_optimizer(config.optimizer)
     make_scheduler = scheduler_maker([with_total_steps(config)])
     if make_scheduler is not None:
         check_scheduler(config, make_scheduler(optimizer, 1))
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    optional = closure is None or closure.default is not inspect.Parameter.empty
-    name = config.optimizer._target_
-    if not optional:
+    if needs_closure(optimizer):
+        target = config.optimizer._target_
         raise ConfigError(
-            f"optimizer._target_={name} needs a closure, which a population lacks; use module=lightning"
+            f"optimizer._target_={target} needs a closure, which a population lacks; use module=lightning"
         )
 
 
@@ -154,8 +151,12 @@ def dry_run(config: FrozenConfig) -> DryRun:
             with prefix_errors(f"probes.{name}"):
                 probe.check(module.population.net)
         prefix_part_errors(module)
-        with prefix_errors("dry run"):
-            (result,) = session.run()
+        if is_population(config):
+            with prefix_errors("dry run"):
+                (result,) = session.run()
+        else:
+            with checked_steps(session.trained, config.module._target_):
+                (result,) = session.run()
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
     return dataclasses.replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
@@ -293,6 +294,9 @@ def require_metrics(config: FrozenConfig, result: Result) -> None:
     if config.scheduler.get("monitor"):
         monitored["scheduler.monitor"] = config.scheduler.monitor
     for key, metric in monitored.items():
+        if not known:
+            target = config.module._target_
+            raise ConfigError(f"{key}={metric}: {target} logs no metrics of training; log them with self.log")
         require(metric in known, key, f"one of {', '.join(known)} with this data", metric)
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
     validated = epochs == 0 or every <= epochs or config.optimized_metric.startswith("train/")

@@ -36,10 +36,21 @@ def make_scheduler(node: Mapping[str, Any], optimizer: torch.optim.Optimizer, ke
     }
     if takes_optimizer:
         arguments["optimizer"] = optimizer
+    if node["_target_"] == f"{TORCH}OneCycleLR" and isinstance(arguments.get("max_lr"), int | float):
+        arguments["max_lr"] = in_proportion(arguments["max_lr"], optimizer)
     try:
-        return get_object(node["_target_"])(**arguments)
+        scheduler = get_object(node["_target_"])(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {first_line(error)}") from error
+    steps = hasattr(scheduler, "step") and hasattr(scheduler, "state_dict")
+    require(steps, f"{key}._target_", "a scheduler of torch, with step and state_dict", node["_target_"])
+    return scheduler
+
+
+def in_proportion(max_lr: float, optimizer: torch.optim.Optimizer) -> float | list[float]:
+    """Return the largest learning rate of each parameter group, in proportion to the groups' learning rates."""
+    first, *others = (group["lr"] for group in optimizer.param_groups)
+    return max_lr if all(lr == first for lr in others) else [max_lr * lr / first for lr in (first, *others)]
 
 
 def made(value: Any, optimizer: torch.optim.Optimizer, key: str) -> Any:
@@ -75,8 +86,10 @@ def scheduler_steps(config: Mapping[str, Any]) -> int:
     """Return the number of steps of the scheduler in a training."""
     node, data = config["scheduler"], config["data"]
     epochs: int = config["trainer"]["max_epochs"]
-    per_epoch = len(batch_sizes(data["train"], data["batch_size"])) if node.get("interval") == "step" else 1
-    return epochs * per_epoch // node.get("frequency", 1)
+    frequency: int = node.get("frequency", 1)
+    if node.get("interval") != "step":
+        return epochs // frequency
+    return epochs * (len(batch_sizes(data["train"], data["batch_size"])) // frequency)
 
 
 def check_scheduler(config: Mapping[str, Any], scheduler: PopulationScheduler) -> None:

@@ -36,7 +36,6 @@ from normlab.results.result import (
 )
 from normlab.results.series import Point
 from normlab.training.build import (
-    is_stacked,
     make_data,
     make_module,
     make_probes,
@@ -61,6 +60,7 @@ from normlab.training.extra import (
 )
 from normlab.training.lightning_parts import make_single_module
 from normlab.training.member_callbacks import MemberCallbacks
+from normlab.training.optimizers import is_stacked
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress

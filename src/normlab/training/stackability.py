@@ -25,12 +25,12 @@ from normlab.population.stacking_check import (
     check_optimizer_stacking,
     check_stacking,
 )
-from normlab.training.build import is_stacked, make_task, net_maker, precision_of, shared_data
+from normlab.training.build import make_task, net_maker, precision_of, shared_data
 from normlab.training.extra import single_run_callback
-from normlab.training.instantiate import make
+from normlab.training.optimizers import TorchOptimizer, is_stacked
+from normlab.training.parameter_selection import HIDDEN
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import needs_metric
-from normlab.training.weight_decay import without_no_decay
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,11 @@ def footprint_of(module: PopulationModule, data: InMemoryData, precision: torch.
 def check_stacking_of(config: FrozenConfig, data: InMemoryData, footprint: Footprint) -> Stacking:
     """Run :func:`check_stacking` on the net, the loss and the first minibatches of a configuration."""
     if not is_stacked(config.optimizer, StackedOptimizer):
-        reason = check_optimizer_stacking(make(without_no_decay(config.optimizer)))
-        if reason is not None:
-            return Stacking(f"{config.optimizer._target_}: {reason}")
+        factory = TorchOptimizer(config.optimizer)
+        for group, make in zip(factory.groups, factory.partials, strict=True):
+            reason = check_optimizer_stacking(make, matrices=list(group.match) == [HIDDEN])
+            if reason is not None:
+                return Stacking(f"{group.node['_target_']}: {reason}")
     split = data.split(0)
     minibatches = list(islice(data.minibatches((split.x, split.y), CHECK_SEEDS, 0), CHECK_STEPS))
     make_net, task = net_maker(config, data), make_task(data, config.loss)
