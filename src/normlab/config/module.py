@@ -1,5 +1,7 @@
 """Checks settings that depend on the LightningModule, such as arguments of the Trainer: :func:`check_module`."""
 
+from pathlib import Path
+
 from normlab.config.frozen import FrozenConfig, is_population
 from normlab.errors import ConfigError, require
 
@@ -51,11 +53,15 @@ def check_module(config: FrozenConfig) -> None:
     trainer = config.trainer
     for key in GROUPS_OF_OBJECTS.keys() & trainer.keys():
         raise ConfigError(f"trainer.{key} has no effect here: {GROUPS_OF_OBJECTS[key]}")
+    path = config.get("ckpt_path")
     if not is_population(config):
+        require(path is None or Path(path).is_file(), "ckpt_path", "null or the path of a checkpoint", path)
         alone = f"with module._target_={config.module._target_}; remove it, or use module=population"
         require(not config.timing, "timing", f"false {alone}", config.timing)
         require(not trainer.get("compile"), "trainer.compile", f"null or false {alone}", trainer.get("compile"))
         return
+    resumable = "null with module=population, which is not resumed (module=lightning is)"
+    require(path is None, "ckpt_path", resumable, path)
     for key in config.module.keys() - {"_target_"}:
         raise ConfigError(
             f"module.{key}: module=population takes no arguments; remove it, or use module=lightning"

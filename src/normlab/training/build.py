@@ -260,18 +260,25 @@ def make_extra(config: FrozenConfig) -> tuple[list[pl.Callback], list[Logger]]:
     return callbacks, [make(logger) for logger in config.logger.extra.values()]
 
 
-def make_trainer(config: FrozenConfig, callbacks: list[pl.Callback], folder: str | None = None) -> pl.Trainer:
+def make_trainer(
+    config: FrozenConfig,
+    callbacks: list[pl.Callback],
+    folder: str | None = None,
+    logger: Logger | None = None,
+) -> pl.Trainer:
     """Return the Trainer, without Lightning's default checkpoints, progress bar and model summary.
 
     Args:
         config: of the run.
         callbacks: called before those of ``callbacks.extra``.
         folder: the default folder of Lightning's callbacks and loggers.
+        logger: called before those of ``logger.extra``.
     """
     handled_here = {"threads", "compile"}
     if is_population(config):
         handled_here |= {"gradient_clip_val", "gradient_clip_algorithm"}
     extra, loggers = make_extra(config)
+    loggers = [logger, *loggers] if logger is not None else loggers
     defaults = {
         "default_root_dir": folder,
         "log_every_n_steps": 1,

@@ -39,6 +39,7 @@ from normlab.training.build import (
 from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
+from normlab.training.resuming import check_checkpoint
 from normlab.training.run_folders import Run
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
@@ -104,6 +105,8 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
     if key not in _passed:
         with hide_warnings():
             _passed[key] = dry_run(config)
+    if config.get("ckpt_path"):
+        check_checkpoint(config, shared_data(config))
     return _passed[key]
 
 
@@ -204,7 +207,7 @@ def dry_run_config(config: FrozenConfig) -> FrozenConfig:
     once = {"at_start": False, "at_end": False, "every_n_epochs": None, "every_n_steps": NEVER}
     names = [name for name, probe in make_probes(config).items() if isinstance(probe, Probe)]
     kept = {key: value for key, value in config.trainer.items() if key not in UNSUPPORTED_TRAINER_ARGUMENTS}
-    changes: dict[KeyPath, Any] = {("trainer",): FrozenConfig.of(kept | trainer)}
+    changes: dict[KeyPath, Any] = {("trainer",): FrozenConfig.of(kept | trainer), ("ckpt_path",): None}
     changes |= {("probes", name, key): value for name in names for key, value in once.items()}
     return without_extra(FrozenConfig.of(replaced(config, changes)))
 

@@ -52,6 +52,7 @@ from normlab.training.callbacks import (
     ProgressCallback,
 )
 from normlab.training.lightning_parts import make_single_module
+from normlab.training.logger import run_logger, without_loggers
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress
@@ -159,16 +160,20 @@ class TrainingSession:
         if is_population(config):
             self.choose_step(populations)
         self.folders = RunFolders(runs)
+        alone = not is_population(config)
+        logger = run_logger(config, runs[0].folder)
+        self.folders.open_events([logger.writer] if logger else None)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
         flush_seconds = config.logger.flush_seconds
-        self.probes = ProbeCallback(make_probes(config), runs, events, flush_seconds) if config.probes else None
+        probes = make_probes(config)
+        self.probes = ProbeCallback(probes, runs, events, flush_seconds, keeps=alone) if probes else None
         self.final = FinalMetrics()
-        self.recorder = CurveRecorder(folders, events, flush_seconds)
+        self.recorder = CurveRecorder(folders, events, flush_seconds, keeps=alone)
         callbacks = self.callbacks()
         if isinstance(self.module, SingleRun):
-            callbacks = [Observer(self.module, callbacks)]
-        self.trainer = make_trainer(config, callbacks, str(runs[0].folder))
+            callbacks = [Observer(self.module, callbacks, recorded(config))]
+        self.trainer = make_trainer(config, callbacks, str(runs[0].folder), logger)
 
     def make_modules(
         self, module: PopulationModule | None
@@ -200,12 +205,8 @@ class TrainingSession:
 
     def callbacks(self) -> list[pl.Callback]:
         """Return the callbacks; early stopping is last, so that the others record the epoch first."""
-        callbacks: list[pl.Callback] = [
-            self.recorder,
-            self.best,
-            self.final,
-            ProgressCallback(self.progress, self.metric),
-        ]
+        progress = ProgressCallback(self.progress, self.metric)
+        callbacks: list[pl.Callback] = [self.recorder, self.best, self.final, progress]
         callbacks += [self.probes] if self.probes else []
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
@@ -226,7 +227,7 @@ class TrainingSession:
             seed_globally(self.config.seed)
             try:
                 try:
-                    self.trainer.fit(self.trained, datamodule=self.loaders)
+                    self.trainer.fit(self.trained, datamodule=self.loaders, ckpt_path=self.config.get("ckpt_path"))
                     if self.config.statistics == "reestimated":
                         self.recorder.revise(self.reestimated())
                 finally:
@@ -256,7 +257,8 @@ class TrainingSession:
         self.module.reestimate(self.data)
         self.module.metrics = {}
         if self.data.val:
-            self.trainer.validate(self.trained, datamodule=self.loaders, verbose=False)
+            with without_loggers(self.trainer):  # the curves keep the values measured in training
+                self.trainer.validate(self.trained, datamodule=self.loaders, verbose=False)
         return self.module.metrics
 
     def test(self) -> dict[str, Tensor]:

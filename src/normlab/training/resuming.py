@@ -1,0 +1,165 @@
+"""Resumes a LightningModule from a checkpoint of ModelCheckpoint, which :func:`check_checkpoint` checks.
+
+Lightning restores module, optimizers, schedulers and loops. The other functions restore the numbers of the epoch,
+the steps that Lightning leaves out, and the random generators: a resumed training ends as an undisturbed one.
+"""
+
+import pickle
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.seed import _collect_rng_states
+
+from normlab.config.frozen import FrozenConfig, config_leaves, differing_keys, recorded, without_report_keys
+from normlab.data.datamodule import InMemoryData
+from normlab.errors import ConfigError, first_line, require
+from normlab.training.lightning_parts import make_single_module
+from normlab.training.schedules import with_total_steps
+
+STATE_KEY = "normlab"
+"""Key of normlab's state among those of the callbacks in a checkpoint."""
+
+CHANGEABLE = ("trainer", "callbacks", "logger", "probes")
+"""Groups of the configuration that a resumed run may change."""
+
+State = dict[str, Any]
+
+
+def check_checkpoint(config: FrozenConfig, data: InMemoryData) -> None:
+    """Raise ConfigError unless the run can be resumed from the checkpoint at ``ckpt_path``."""
+    path = config.ckpt_path
+    checkpoint = read_checkpoint(path)
+    state = checkpoint["callbacks"].get(STATE_KEY)
+    wanted = "a checkpoint of a run of normlab with a LightningModule"
+    require(state is not None, "ckpt_path", wanted, f"{path}, a checkpoint of another program")
+    module, _ = make_single_module(config, data)
+    require_same_net(path, checkpoint["state_dict"], module.state_dict())
+    require_same_config(path, state["config"], recorded(config))
+    epochs = int(checkpoint["epoch"])
+    require(config.trainer.max_epochs >= epochs, "trainer.max_epochs", f"at least {epochs} for {path}", "fewer")
+
+
+def read_checkpoint(path: str) -> State:
+    """Read a checkpoint of Lightning's ModelCheckpoint, without its code.
+
+    Raises:
+        ConfigError: if it is damaged, of another kind, or holds weights alone.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"ckpt_path: {path} cannot be read: {first_line(error)}") from error
+    is_lightning = isinstance(checkpoint, dict) and "pytorch-lightning_version" in checkpoint
+    wanted = "a checkpoint of Lightning's ModelCheckpoint (best.pt and last.pt hold weights alone)"
+    require(is_lightning, "ckpt_path", wanted, path)
+    whole = all(key in checkpoint for key in ("callbacks", "optimizer_states", "loops"))
+    require(whole, "ckpt_path", "a checkpoint with the state of the training", f"{path}, of weights alone")
+    found: State = checkpoint
+    return found
+
+
+def require_same_net(path: str, saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first tensor whose name or shape differs from that in the checkpoint."""
+    for name in [*saved, *(name for name in ours if name not in saved)]:
+        was, now = (tuple(state[name].shape) if name in state else "missing" for state in (saved, ours))
+        if was != now:
+            raise ConfigError(
+                f"ckpt_path: {path} is of another net: its {name} is {was}, that of this run {now}; "
+                "choose another checkpoint or net"
+            )
+
+
+def require_same_config(path: str, saved: State, ours: State) -> None:
+    """Raise ConfigError for keys that differ from those of the checkpoint's run and so would have no effect."""
+    was, now = (
+        {key: value for key, value in without_report_keys(config).items() if key not in CHANGEABLE}
+        for config in (saved, ours)
+    )
+    keys = differing_keys(was, now)
+    if keys:
+        values = dict(config_leaves(was))
+        named = ", ".join(f"{key}={values.get(key, 'missing')}" for key in keys[:3])
+        more = ", …" if len(keys) > 3 else ""
+        raise ConfigError(
+            f"ckpt_path: {path} is of a run with {named}{more}, which a resumed run keeps; "
+            "use these values, or train from the start"
+        )
+    total = [with_total_steps(FrozenConfig.of(config)).get("total_steps") for config in (saved, ours)]
+    epochs = [config["trainer"]["max_epochs"] for config in (saved, ours)]
+    wanted = f"{epochs[0]}, as the schedule in {path} has that length"
+    require(total[0] == total[1], "trainer.max_epochs", wanted, epochs[1])
+
+
+def finish_last_batch(checkpoint: State, trainer: pl.Trainer) -> None:
+    """Change the loops of a checkpoint saved after an epoch's last batch, so that validation and epoch end follow.
+
+    Lightning would go on to the next epoch without them.
+    """
+    loops: State = checkpoint["loops"]["fit_loop"]
+    batches = loops["epoch_loop.batch_progress"]
+    if not (batches["is_last_batch"] and batches["total"]["completed"] < batches["total"]["processed"]):
+        return
+    for counts in (batches["total"], batches["current"]):
+        counts["completed"] = counts["processed"]
+    for counts in loops["epoch_loop.val_loop.batch_progress"].values():
+        if isinstance(counts, dict):  # Lightning takes this for a validation that has begun
+            counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    for loader in loops["state_dict"].get("combined_loader", []):
+        loader["position"] = sys.maxsize
+    every = trainer.check_val_every_n_epoch
+    if every is not None and (checkpoint["epoch"] + 1) % every:
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+
+
+def step_plateau_schedulers(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Step schedulers by a metric for the previous epoch: Lightning does so after it has saved a checkpoint."""
+    for config in trainer.lr_scheduler_configs if module.automatic_optimization else ():
+        due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
+        if config.reduce_on_plateau and due and config.monitor in trainer.callback_metrics:
+            module.lr_scheduler_step(config.scheduler, trainer.callback_metrics[config.monitor])
+
+
+def epoch_sums(trainer: pl.Trainer) -> State:
+    """Return the sums over the batches so far of the numbers logged per epoch, and of the batch sizes."""
+    return {
+        key: {
+            "names": [metric.meta.name, metric.meta.forked_name(on_step=False)],
+            "value": metric.value,
+            "weight": metric.cumulated_batch_size if metric.meta.is_mean_reduction else None,
+        }
+        for key, metric in trainer.fit_loop.epoch_loop._results.items()
+        if metric.is_tensor and metric.meta.on_epoch
+    }
+
+
+def add_epoch_sums(trainer: pl.Trainer, sums: State) -> None:
+    """Add the sums of the batches before a checkpoint to those of the first batch after it."""
+    for key, metric in trainer.fit_loop.epoch_loop._results.items():
+        if key not in sums:
+            continue
+        before = sums[key]["value"].to(metric.value.device)
+        if metric.meta.is_max_reduction or metric.meta.is_min_reduction:
+            metric.value = metric.meta.reduce_fx(before, metric.value)
+        else:
+            metric.value = before + metric.value
+        if metric.meta.is_mean_reduction:
+            metric.cumulated_batch_size = metric.cumulated_batch_size + sums[key]["weight"].to(before.device)
+
+
+def epoch_values(sums: State) -> State:
+    """Return the numbers of an epoch by name, where no batch was left after the checkpoint."""
+    return {
+        name: entry["value"] if entry["weight"] is None else entry["value"] / entry["weight"]
+        for entry in sums.values()
+        for name in entry["names"]
+    }
+
+
+def generator_states() -> State:
+    """Return the states of the global random generators, as tensors and plain numbers."""
+    states = _collect_rng_states()
+    name, words, *rest = states["numpy"]
+    return {**states, "numpy": (name, words.tolist(), *rest)}
