@@ -55,13 +55,14 @@ def check_module(config: FrozenConfig) -> None:
         raise ConfigError(f"trainer.{key} has no effect here: {GROUPS_OF_OBJECTS[key]}")
     path = config.get("ckpt_path")
     if not is_population(config):
-        require(path is None or Path(path).is_file(), "ckpt_path", "null or the path of a checkpoint", path)
+        is_file = path is None or Path(path).is_file()
+        require(is_file, "ckpt_path", "null or the path of a checkpoint", f"{path}, which is no file")
         alone = f"with module._target_={config.module._target_}; remove it, or use module=population"
         require(not config.timing, "timing", f"false {alone}", config.timing)
         require(not trainer.get("compile"), "trainer.compile", f"null or false {alone}", trainer.get("compile"))
         return
-    resumable = "null with module=population, which is not resumed (module=lightning is)"
-    require(path is None, "ckpt_path", resumable, path)
+    if path is not None:
+        raise ConfigError(f"ckpt_path must be null with module=population, got {path}; use module=lightning")
     for key in config.module.keys() - {"_target_"}:
         raise ConfigError(
             f"module.{key}: module=population takes no arguments; remove it, or use module=lightning"

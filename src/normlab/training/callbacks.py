@@ -6,7 +6,7 @@ Those with ``resume_state`` and ``resume_from`` have a state that a resumed run 
 """
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ class CurveRecorder(pl.Callback):
         self, folders: Sequence[Path], events: Sequence[EventWriter], flush_seconds: float, keeps: bool = False
     ) -> None:
         self.folders, self.events, self.keeps = folders, events, keeps
-        self.logged: Container[str] = ()
+        self.logged: set[str] = set()
         self.written: list[Point] = []
         self.flush_due = Timer(flush_seconds)
         self.points: list[list[Point]] = [[] for _ in folders]
@@ -200,6 +200,12 @@ class CurveRecorder(pl.Callback):
             if self.keeps:
                 self.written += points
             points.clear()
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Leave these metrics out of the event file from now on, as Lightning's logger writes them."""
+        if self.logged != set(names):
+            self.flush()
+            self.logged = set(names)
 
     def tag_of(self, name: str) -> str:
         """Return the tag of a metric in the event file; empty if Lightning's logger writes it."""

@@ -19,7 +19,7 @@ from normlab.errors import ConfigError, first_line
 from normlab.population.evaluation import MetricFunction, Task
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets, seeded
-from normlab.training.build import is_stacked, make_task, net_maker
+from normlab.training.build import is_stacked, make_task, net_maker, precision_of
 from normlab.training.instantiate import make
 from normlab.training.schedules import make_scheduler, with_total_steps
 from normlab.training.weight_decay import decay_groups, without_no_decay
@@ -84,6 +84,8 @@ def make_single_module(config: FrozenConfig, data: InMemoryData) -> tuple[pl.Lig
             raise ConfigError(f"module: {target} cannot be made: {first_line(error)}") from error
     if not isinstance(module, pl.LightningModule):
         raise ConfigError(f"module._target_ must be a LightningModule, got {target}, which makes {type(module)}")
+    if precision_of(config) == torch.float64:  # before Lightning does, which first loads a checkpoint in float32
+        module.double()
     return module, net
 
 

@@ -33,13 +33,13 @@ def check_checkpoint(config: FrozenConfig, data: InMemoryData) -> None:
     path = config.ckpt_path
     checkpoint = read_checkpoint(path)
     state = checkpoint["callbacks"].get(STATE_KEY)
-    wanted = "a checkpoint of a run of normlab with a LightningModule"
-    require(state is not None, "ckpt_path", wanted, f"{path}, a checkpoint of another program")
+    require(state is not None, "ckpt_path", "a checkpoint of a run of normlab", f"{path}, of another program")
     module, _ = make_single_module(config, data)
     require_same_net(path, checkpoint["state_dict"], module.state_dict())
     require_same_config(path, state["config"], recorded(config))
-    epochs = int(checkpoint["epoch"])
-    require(config.trainer.max_epochs >= epochs, "trainer.max_epochs", f"at least {epochs} for {path}", "fewer")
+    begun = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+    most = config.trainer.max_epochs
+    require(most >= begun, "trainer.max_epochs", f"at least {begun}, the epochs begun in {path}", most)
 
 
 def read_checkpoint(path: str) -> State:
@@ -51,7 +51,10 @@ def read_checkpoint(path: str) -> State:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"ckpt_path: {path} cannot be read: {first_line(error)}") from error
+        reason = f"it is damaged or no checkpoint ({first_line(error).partition('. ')[0]})"
+        if "Unsupported global" in str(error):
+            reason = "it holds other objects than tensors; leave them out with save_hyperparameters(ignore=…)"
+        raise ConfigError(f"ckpt_path: {path} cannot be read: {reason}") from error
     is_lightning = isinstance(checkpoint, dict) and "pytorch-lightning_version" in checkpoint
     wanted = "a checkpoint of Lightning's ModelCheckpoint (best.pt and last.pt hold weights alone)"
     require(is_lightning, "ckpt_path", wanted, path)
@@ -81,7 +84,7 @@ def require_same_config(path: str, saved: State, ours: State) -> None:
     keys = differing_keys(was, now)
     if keys:
         values = dict(config_leaves(was))
-        named = ", ".join(f"{key}={values.get(key, 'missing')}" for key in keys[:3])
+        named = ", ".join(f"{key}={values[key]}" if key in values else f"no {key}" for key in keys[:3])
         more = ", …" if len(keys) > 3 else ""
         raise ConfigError(
             f"ckpt_path: {path} is of a run with {named}{more}, which a resumed run keeps; "
@@ -93,12 +96,17 @@ def require_same_config(path: str, saved: State, ours: State) -> None:
     require(total[0] == total[1], "trainer.max_epochs", wanted, epochs[1])
 
 
-def finish_last_batch(checkpoint: State, trainer: pl.Trainer) -> None:
-    """Change the loops of a checkpoint saved after an epoch's last batch, so that validation and epoch end follow.
+def correct_loops(checkpoint: State, trainer: pl.Trainer) -> None:
+    """Change the progress of the loops in a checkpoint saved at the end of an epoch or after its last batch.
 
-    Lightning would go on to the next epoch without them.
+    With ``max_steps``, Lightning would end a finished epoch a second time. After the last batch of an epoch, it
+    would go on to the next epoch without the validation and the end of this one.
     """
     loops: State = checkpoint["loops"]["fit_loop"]
+    epochs = loops["epoch_progress"]
+    if epochs["total"]["processed"] == epochs["total"]["ready"]:
+        for counts in epochs.values():
+            counts["completed"] = counts["processed"]
     batches = loops["epoch_loop.batch_progress"]
     if not (batches["is_last_batch"] and batches["total"]["completed"] < batches["total"]["processed"]):
         return

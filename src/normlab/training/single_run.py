@@ -174,8 +174,8 @@ class Observer(pl.callbacks.EarlyStopping):
         self.restored = state_dict
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: State) -> None:
-        """Let Lightning finish an epoch whose last batch was trained."""
-        resuming.finish_last_batch(checkpoint, trainer)
+        """Let Lightning continue where the checkpoint was saved."""
+        resuming.correct_loops(checkpoint, trainer)
 
     def resumable(self) -> dict[str, Any]:
         """Return the callbacks with a state, by the names of their classes."""
@@ -215,6 +215,8 @@ class Observer(pl.callbacks.EarlyStopping):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the validation of the previous epoch."""
         self.validated, self.epoch_ended = {}, False
+        # With max_steps, Lightning would take the first epoch after a checkpoint for the epoch before it.
+        trainer.fit_loop.epoch_loop.restarting = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Split, batch_idx: int) -> None:
         """Enter the context of the probes around a step, and start its time."""
@@ -257,7 +259,7 @@ class Observer(pl.callbacks.EarlyStopping):
         self.run.end_epoch(train, self.validated)
         for callback in self.callbacks:
             if isinstance(callback, CurveRecorder) and any(isinstance(x, RunLogger) for x in trainer.loggers):
-                callback.logged = set(trainer.logged_metrics)
+                callback.leave_out(trainer.logged_metrics)
             callback.on_train_epoch_end(trainer, self.run)
         self.run.stop_members()
         self.epoch_ended = True
