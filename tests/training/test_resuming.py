@@ -143,6 +143,9 @@ CASES = {
     ),
     "limited batches": (["+trainer.limit_train_batches=4"], [EVERY_STEP], [(1, 6), (1, 8)]),
     "limited steps": (["+trainer.max_steps=17"], [EPOCH_END], [(1, 10)]),
+    "steps done": (["+trainer.max_steps=7"], [EVERY_STEP], [(1, 7)]),
+    "validation within an epoch": (["+trainer.val_check_interval=2"], [EVERY_STEP], [(1, 8), (1, 9)]),
+    "closure": (["optimizer._target_=torch.optim.LBFGS"], [EVERY_STEP], [(1, 7), (1, 8)]),
     "accumulated": (["+trainer.accumulate_grad_batches=2"], [EVERY_STEP], [(1, 4), (1, 5)]),
     "module from scratch": (["module._target_=mylab.Logging"], [EVERY_STEP], [(1, 8), (1, 10)]),
 }
@@ -194,6 +197,15 @@ def test_event_file_of_a_resumed_run_has_all_epochs(run_train):
     assert scalars("whole")["train/loss"] == [4, 9, 14, 19]
     assert scalars("resumed")["train/loss"] == [5, 10, 14, 19]
     assert scalars("resumed")["val/loss"] == [5, 9, 14, 19]
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 8), (1, 10)])
+def test_steps_of_logged_numbers_continue(run_train, epoch, step):
+    command = [*COMMON, "module._target_=mylab.Logging", "net.hidden=[8]", EVERY_STEP]
+    train(run_train, "whole", *command)
+    train(run_train, "resumed", *command, checkpoint(epoch, step))
+    assert scalars("whole")["train/total_step"] == [*range(20)]
+    assert scalars("resumed")["train/total_step"] == [*range(step, 20)]
 
 
 def make_files(run_train) -> None:

@@ -96,30 +96,30 @@ def require_same_config(path: str, saved: State, ours: State) -> None:
     require(total[0] == total[1], "trainer.max_epochs", wanted, epochs[1])
 
 
-def correct_loops(checkpoint: State, trainer: pl.Trainer) -> None:
-    """Change the progress of the loops in a checkpoint saved at the end of an epoch or after its last batch.
+def correct_loops(checkpoint: State) -> bool:
+    """Change the progress of the loops in a checkpoint, so that Lightning continues where it was saved.
 
-    With ``max_steps``, Lightning would end a finished epoch a second time. After the last batch of an epoch, it
-    would go on to the next epoch without the validation and the end of this one.
+    With ``max_steps``, Lightning would end a finished epoch a second time. After a batch, it would leave out a
+    validation that is due, and after the last batch of an epoch also the end of the epoch.
+
+    Returns:
+        Whether the checkpoint was saved after a batch, which is not yet in the loggers' count of steps.
     """
     loops: State = checkpoint["loops"]["fit_loop"]
-    epochs = loops["epoch_progress"]
+    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     if epochs["total"]["processed"] == epochs["total"]["ready"]:
         for counts in epochs.values():
             counts["completed"] = counts["processed"]
-    batches = loops["epoch_loop.batch_progress"]
-    if not (batches["is_last_batch"] and batches["total"]["completed"] < batches["total"]["processed"]):
-        return
+    if batches["total"]["completed"] == batches["total"]["processed"]:
+        return False
     for counts in (batches["total"], batches["current"]):
         counts["completed"] = counts["processed"]
     for counts in loops["epoch_loop.val_loop.batch_progress"].values():
         if isinstance(counts, dict):  # Lightning takes this for a validation that has begun
             counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-    for loader in loops["state_dict"].get("combined_loader", []):
+    for loader in loops["state_dict"].get("combined_loader", []) if batches["is_last_batch"] else ():
         loader["position"] = sys.maxsize
-    every = trainer.check_val_every_n_epoch
-    if every is not None and (checkpoint["epoch"] + 1) % every:
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    return True
 
 
 def step_plateau_schedulers(trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -143,18 +143,20 @@ def epoch_sums(trainer: pl.Trainer) -> State:
     }
 
 
-def add_epoch_sums(trainer: pl.Trainer, sums: State) -> None:
-    """Add the sums of the batches before a checkpoint to those of the first batch after it."""
-    for key, metric in trainer.fit_loop.epoch_loop._results.items():
-        if key not in sums:
-            continue
-        before = sums[key]["value"].to(metric.value.device)
-        if metric.meta.is_max_reduction or metric.meta.is_min_reduction:
-            metric.value = metric.meta.reduce_fx(before, metric.value)
-        else:
-            metric.value = before + metric.value
-        if metric.meta.is_mean_reduction:
-            metric.cumulated_batch_size = metric.cumulated_batch_size + sums[key]["weight"].to(before.device)
+def continue_epoch_sums(trainer: pl.Trainer, sums: State) -> None:
+    """Let each number that is logged next start from its sum in ``sums``, which loses that entry."""
+    results = trainer.fit_loop.epoch_loop._results
+    update = results.update_metrics
+
+    def update_metrics(key: str, *arguments: Any) -> None:
+        if key in sums:
+            metric, entry = results[key], sums.pop(key)
+            metric.value = entry["value"].to(metric.value.device)
+            if entry["weight"] is not None:
+                metric.cumulated_batch_size = entry["weight"].to(metric.value.device)
+        update(key, *arguments)
+
+    results.update_metrics = update_metrics
 
 
 def epoch_values(sums: State) -> State:

@@ -148,7 +148,7 @@ class Observer(pl.callbacks.EarlyStopping):
         self.validated: dict[str, float] = {}
         self.restored: State = {}
         self.sums: State = {}
-        self.epoch_ended = False
+        self.epoch_ended = self.uncounted = False
 
     @property
     def state_key(self) -> str:
@@ -175,7 +175,13 @@ class Observer(pl.callbacks.EarlyStopping):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: State) -> None:
         """Let Lightning continue where the checkpoint was saved."""
-        resuming.correct_loops(checkpoint, trainer)
+        self.uncounted = resuming.correct_loops(checkpoint)
+
+    def count_batch(self, trainer: pl.Trainer) -> None:
+        """Count the batch before a checkpoint in the loggers' steps, as Lightning does after a validation."""
+        if self.uncounted:
+            trainer.fit_loop.epoch_loop._batches_that_stepped += 1
+        self.uncounted = False
 
     def resumable(self) -> dict[str, Any]:
         """Return the callbacks with a state, by the names of their classes."""
@@ -193,6 +199,7 @@ class Observer(pl.callbacks.EarlyStopping):
         trainer.should_stop = not bool(self.run.active.all())
         trainer.callback_metrics.update(state["callback_metrics"])
         self.validated, self.sums = state["validated"], state["sums"]
+        resuming.continue_epoch_sums(trainer, self.sums)
         if state["epoch_ended"]:
             resuming.step_plateau_schedulers(trainer, pl_module)
 
@@ -220,6 +227,7 @@ class Observer(pl.callbacks.EarlyStopping):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Split, batch_idx: int) -> None:
         """Enter the context of the probes around a step, and start its time."""
+        self.count_batch(trainer)
         self.run.begin_step()
         last = batch_idx + 1 == trainer.num_training_batches
         x, y = (part.unsqueeze(0) for part in batch)
@@ -229,13 +237,12 @@ class Observer(pl.callbacks.EarlyStopping):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *step: Any) -> None:
         """Stop the time of a step, and run the probes that are due after it."""
         self.run.seconds += time.perf_counter() - self.started
-        resuming.add_epoch_sums(trainer, self.sums)
-        self.sums = {}
         self.around_step.close()
         self.run.interrupts.check()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Use the statistics that ``statistics`` selects."""
+        self.uncounted = False
         self.evaluation.enter_context(self.run.evaluation.context())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -253,8 +260,9 @@ class Observer(pl.callbacks.EarlyStopping):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the epoch, and stop once the run has diverged or an early stopping ended it."""
+        self.count_batch(trainer)
         trainer.callback_metrics.update(resuming.epoch_values(self.sums))
-        self.sums = {}
+        self.sums.clear()
         train = {name: value for name, value in logged(trainer).items() if not name.startswith("val/")}
         self.run.end_epoch(train, self.validated)
         for callback in self.callbacks:
@@ -271,9 +279,11 @@ class Observer(pl.callbacks.EarlyStopping):
         self.epoch_ended = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End the probes; Lightning does not start a training whose checkpoint has all epochs."""
+        """End the probes; Lightning does not start a training whose checkpoint has all epochs or steps."""
         if self.restored:
             self.restore(trainer, pl_module)
+            if trainer.global_step > int(self.run.steps):  # max_steps ended it within an epoch
+                self.on_train_epoch_end(trainer, pl_module)
         for callback in self.callbacks:
             callback.on_fit_end(trainer, self.run)
 
