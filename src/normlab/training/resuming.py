@@ -4,7 +4,6 @@ Lightning restores module, optimizers, schedulers and loops. The other functions
 the steps that Lightning leaves out, and the random generators: a resumed training ends as an undisturbed one.
 """
 
-import pickle
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +49,7 @@ def read_checkpoint(path: str) -> State:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # any other, depending on the bytes of the file
         reason = f"it is damaged or no checkpoint ({first_line(error).partition('. ')[0]})"
         if "Unsupported global" in str(error):
             reason = "it holds other objects than tensors; leave them out with save_hyperparameters(ignore=…)"
