@@ -73,8 +73,21 @@ def test_position_in_the_epoch_is_restored(served):
     resumed.batch_sampler.sampler.set_epoch(1)
     table = data.data.parts[0].x
     rest = [indices_of(x, table) for x, _ in iterator]
-    assert rest == member_indices(data, 1)[served % 5 :]
+    assert rest == member_indices(data, 1)[served:]
     assert [indices_of(x, table) for x, _ in resumed] == member_indices(data, 1)
+
+
+def test_position_of_another_epoch_is_not_used():
+    data = random_data()
+    loader = data.train_dataloader()
+    loader.batch_sampler.sampler.set_epoch(1)
+    list(islice(loader, 4))  # as with trainer.limit_train_batches=4
+
+    resumed = data.train_dataloader()
+    resumed.load_state_dict(loader.state_dict())
+    resumed.batch_sampler.sampler.set_epoch(2)
+    table = data.data.parts[0].x
+    assert [indices_of(x, table) for x, _ in resumed] == member_indices(data, 2)
 
 
 def test_iterating_does_not_draw_from_the_global_generator():

@@ -36,7 +36,7 @@ OPTIMIZERS = {
         *("++optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"),
         *("optimizer.lr=0.001", "optimizer.eps=1e-5"),
     ],
-    # Not NAdam: torch keeps its product of momenta in the default dtype, which Lightning sets for training_step alone.
+    # Not NAdam: torch keeps its product of momenta in the default dtype, which Lightning sets within a step alone.
     "adagrad": ["++optimizer._target_=torch.optim.Adagrad", "~optimizer.betas", "optimizer.eps=1e-5"],
     "muon": ["optimizer=muon", "net.hidden=[16,16]", "optimizer.eps=1e-6"],
     "clipped": ["optimizer=sgd", "trainer.gradient_clip_val=0.5"],

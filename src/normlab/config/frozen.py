@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from normlab.config.schema import POPULATION, REPORT_KEYS
 
 KeyPath = tuple[Any, ...]
-FOLDER_KEYS = ("retrain", "timing")
-"""Keys that control the handling of a run's or sweep's folder and are not recorded with the run."""
+FOLDER_KEYS = ("retrain", "timing", "ckpt_path")
+"""Keys that change the files of a run or sweep but not its results; they are not recorded with the run."""
 
 RENAMED_KEYS = {"warmup": "stats_warmup_epochs"}
 

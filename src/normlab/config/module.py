@@ -1,5 +1,7 @@
 """Checks settings that depend on the LightningModule, such as arguments of the Trainer: :func:`check_module`."""
 
+from pathlib import Path
+
 from normlab.config.frozen import FrozenConfig, is_population
 from normlab.errors import ConfigError, require
 
@@ -55,11 +57,16 @@ def check_module(config: FrozenConfig) -> None:
         )
     for key in REFUSED_TRAINER_ARGUMENTS.keys() & trainer.keys():
         raise ConfigError(f"trainer.{key} has no effect here: {REFUSED_TRAINER_ARGUMENTS[key]}")
+    path = config.get("ckpt_path")
     if not is_population(config):
+        is_file = path is None or Path(path).is_file()
+        require(is_file, "ckpt_path", "null or the path of a checkpoint", f"{path}, which is no file")
         alone = f"with module._target_={config.module._target_}; remove it, or use module=population"
         require(not config.timing, "timing", f"false {alone}", config.timing)
         require(not trainer.get("compile"), "trainer.compile", f"null or false {alone}", trainer.get("compile"))
         return
+    if path is not None:
+        raise ConfigError(f"ckpt_path must be null with module=population, got {path}; use module=lightning")
     for key in config.module.keys() - {"_target_"}:
         raise ConfigError(
             f"module.{key}: module=population takes no arguments; remove it, or use module=lightning"

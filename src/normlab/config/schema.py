@@ -240,6 +240,7 @@ class Config:
     stats_warmup_epochs: int = 0
     train_eval_every: int | None = None
     retrain: bool = False
+    ckpt_path: str | None = None
     timing: bool = False
     replicate: str = "data"
     baseline: str | None = None

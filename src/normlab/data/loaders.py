@@ -47,17 +47,19 @@ class MinibatchSampler(Sampler[list[int]]):
 
     Attributes:
         sampler: gives the order of the samples.
-        position: number of minibatches of the epoch that were served.
+        epoch, position: the latest epoch that was iterated, and the number of its minibatches that were served.
     """
 
     def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
-        self.sampler, self.batch_size, self.position = sampler, batch_size, 0
+        self.sampler, self.batch_size = sampler, batch_size
+        self.epoch = self.position = 0
         self.resumed = False
 
     def __iter__(self) -> Iterator[list[int]]:
         # Lightning calls set_epoch after iter, and this generator first runs at the first minibatch.
-        self.position = self.position if self.resumed else 0
-        self.resumed = False
+        continues = self.resumed and self.epoch == self.sampler.epoch
+        self.position = self.position if continues else 0
+        self.epoch, self.resumed = self.sampler.epoch, False
         sizes = batch_sizes(self.sampler.samples, self.batch_size)
         for indices in self.sampler.order().split(sizes)[self.position :]:
             self.position += 1
@@ -96,12 +98,13 @@ class ResumableLoader(DataLoader[Split]):
     batch_sampler: MinibatchSampler
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of minibatches of the epoch that were served; 0 once all were."""
-        return {"position": self.batch_sampler.position % len(self.batch_sampler)}
+        """Return the latest epoch that was iterated, and the number of its minibatches that were served."""
+        return {"epoch": self.batch_sampler.epoch, "position": self.batch_sampler.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue the next epoch that is iterated from a position."""
-        self.batch_sampler.position, self.batch_sampler.resumed = state["position"], True
+        """Continue this epoch from its position; any other epoch starts at its first minibatch."""
+        self.batch_sampler.epoch, self.batch_sampler.position = state["epoch"], state["position"]
+        self.batch_sampler.resumed = True
 
 
 class MinibatchData(pl.LightningDataModule):

@@ -236,6 +236,7 @@ def make_trainer(
         config: of the run.
         callbacks, loggers: of the Trainer.
         folder: the default folder of Lightning's callbacks and loggers.
+        logger: called before those of ``logger.extra``.
     """
     handled_here = {"threads", "compile"}
     if is_population(config):

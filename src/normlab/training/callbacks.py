@@ -1,12 +1,15 @@
 """Callbacks of a population: early stopping, best state, curves, final metrics, progress bar.
 
 Lightning's callbacks handle a single run; these decide for each member separately. K is the number of members.
+Those with ``resume_state`` and ``resume_from`` have a state that a resumed run continues from; see
+:mod:`normlab.training.resuming`.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 
 from normlab.population.population import Population, copy_of
-from normlab.results.events import EventWriter, scalars
+from normlab.results.events import EventWriter, scalars, tag_of
 from normlab.results.result import EpochMetrics, worst_value
 from normlab.results.series import Point, append_curves
 from normlab.stats.estimates import final_mean
@@ -66,7 +69,19 @@ class EarlyStopping(pl.Callback):
         better = improved(metric, self.best, self.direction, self.min_delta)
         self.best = torch.where(better, metric.double(), self.best)
         self.waited = torch.where(better, 0, self.waited + 1)
+        self.deactivate(pl_module)
+
+    def deactivate(self, pl_module: PopulationModule) -> None:
+        """Deactivate members that have waited for ``patience`` validations."""
         pl_module.active &= self.waited < self.patience
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return the best metrics and the numbers of validations since."""
+        return {"best": self.best, "waited": self.waited}
+
+    def resume_from(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self.best, self.waited = state["best"], state["waited"]
 
 
 class BestState(pl.Callback):
@@ -115,17 +130,37 @@ class BestState(pl.Callback):
         self.epoch[better], self.step[better] = pl_module.epochs[better], pl_module.steps[better]
         for kept, now in ((self.metrics, pl_module.metrics), (self.state, pl_module.population.state())):
             for name, tensor in now.items():
-                if name not in kept:
-                    kept[name] = torch.zeros_like(tensor)
+                # A resumed run has read them on the CPU.
+                kept[name] = kept[name].to(tensor.device) if name in kept else torch.zeros_like(tensor)
                 mask = better.to(tensor.device)
                 kept[name][mask] = tensor[mask]
 
+    def resume_state(self) -> dict[str, Any]:
+        """Return the best state with its metric, epoch and step."""
+        return {key: getattr(self, key) for key in ("value", "epoch", "step", "metrics", "state")}
+
+    def resume_from(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        vars(self).update(state)
+
 
 class CurveRecorder(pl.Callback):
-    """Records each member's metrics of every epoch, and writes them every ``flush_seconds``."""
+    """Records each member's metrics of every epoch, and writes them every ``flush_seconds``.
 
-    def __init__(self, folders: Sequence[Path], events: Sequence[EventWriter], flush_seconds: float) -> None:
-        self.folders, self.events = folders, events
+    Args:
+        folders, events, flush_seconds: of the runs.
+        keeps: whether the points are kept for :meth:`resume_state` after they were written.
+
+    Attributes:
+        logged: names of the metrics that Lightning's logger writes to the event file.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], events: Sequence[EventWriter], flush_seconds: float, keeps: bool = False
+    ) -> None:
+        self.folders, self.events, self.keeps = folders, events, keeps
+        self.logged: set[str] = set()
+        self.written: list[Point] = []
         self.flush_due = Timer(flush_seconds)
         self.points: list[list[Point]] = [[] for _ in folders]
         self.last: list[Point | None] = [None] * len(folders)
@@ -159,10 +194,32 @@ class CurveRecorder(pl.Callback):
             append_curves(folder, points)
         for file, points in zip(self.events, self.points, strict=bool(self.events)):
             for point in points:
-                file.add_event(scalars(point))
+                file.add_event(scalars(point, self.tag_of))
             file.flush()
         for points in self.points:
+            if self.keeps:
+                self.written += points
             points.clear()
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Leave these metrics out of the event file from now on, as Lightning's logger writes them."""
+        if self.logged != set(names):
+            self.flush()
+            self.logged = set(names)
+
+    def tag_of(self, name: str) -> str:
+        """Return the tag of a metric in the event file; empty if Lightning's logger writes it."""
+        return "" if name in self.logged else tag_of(name)
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return all points of a single run."""
+        return {"points": [asdict(point) for point in (*self.written, *self.points[0])]}
+
+    def resume_from(self, state: dict[str, Any]) -> None:
+        """Write the points of a state, which stand in another folder, and continue after them."""
+        self.points = [[Point(**point) for point in state["points"]]]
+        self.last = [self.points[0][-1] if self.points[0] else None]
+        self.flush()
 
 
 class FinalMetrics(pl.Callback):
@@ -191,12 +248,24 @@ class FinalMetrics(pl.Callback):
             for name in names
         }
 
+    def resume_state(self) -> dict[str, Any]:
+        """Return the metrics of all epochs."""
+        return {"epochs": self.epochs}
+
+    def resume_from(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self.epochs = state["epochs"]
+
 
 class ProgressCallback(pl.Callback):
     """Advances the progress bar by one epoch of every member."""
 
     def __init__(self, progress: Progress, monitor: str) -> None:
         self.progress, self.monitor = progress, monitor
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
+        """Advance the bar by the epochs before a checkpoint."""
+        self.progress.advance(int(pl_module.epochs.sum()))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Advance the bar, and show the metric's median over members."""

@@ -1,7 +1,8 @@
 """Lightning's callbacks and loggers of a run: ``callbacks.extra`` and ``logger.extra``."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     ModelSummary,
 )
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -23,6 +25,7 @@ from normlab.config.frozen import FrozenConfig, is_population, recorded, replace
 from normlab.config.schema import LIGHTNING
 from normlab.config.validation import parameters_of
 from normlab.errors import ConfigError
+from normlab.results.events import RUN_SUFFIX
 from normlab.results.result import Result
 from normlab.training.instantiate import make_instance, require_target
 from normlab.training.run_folders import Run
@@ -47,8 +50,8 @@ BATCH_HOOKS = (
 """Hooks that a population does not call for each batch."""
 
 
-class RunLogger(Logger):
-    """The first logger of a run's Trainer; its numbers are recorded with the epoch, like the run's metrics.
+class MemberLogger(Logger):
+    """The first logger of a member's Trainer; its numbers are recorded with the epoch, like the run's metrics.
 
     Args:
         folder: of the run, where callbacks such as ModelCheckpoint save.
@@ -83,6 +86,47 @@ class RunLogger(Logger):
 
     def log_hyperparams(self, *params: Any, **keywords: Any) -> None:
         """Do nothing: the hyperparameters of a run are in its files already."""
+
+
+class TensorBoardFile(TensorBoardLogger):
+    """Lightning's TensorBoardLogger of a run that trains alone, on the event file that normlab also writes.
+
+    Args:
+        folder: of the run.
+        flush_seconds: the interval at which the file is written.
+    """
+
+    def __init__(self, folder: Path, flush_seconds: float) -> None:
+        suffix = f".{RUN_SUFFIX}"
+        super().__init__(folder, "", "", default_hp_metric=False, filename_suffix=suffix, flush_secs=flush_seconds)
+
+    @property
+    def writer(self) -> EventFileWriter:
+        """The writer of the event file."""
+        writer: EventFileWriter = self.experiment.file_writer.event_writer
+        return writer
+
+    def save(self) -> None:
+        """Leave the file to its interval: Lightning calls this after every number."""
+
+    def finalize(self, status: str) -> None:
+        """Keep the file open: Lightning calls this after the training, and the end of the run is written later."""
+
+
+def tensorboard_logger(config: FrozenConfig, folder: Path) -> TensorBoardFile | None:
+    """Return the logger of a run that trains alone, None in a population or without TensorBoard."""
+    alone = not is_population(config)
+    return TensorBoardFile(folder, config.logger.flush_seconds) if alone and config.logger.tensorboard else None
+
+
+@contextmanager
+def without_loggers(trainer: pl.Trainer) -> Iterator[None]:
+    """Context manager in which a Trainer logs nothing."""
+    loggers, trainer.loggers = trainer.loggers, []
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
 
 
 def as_number(value: Any) -> float:

@@ -19,7 +19,7 @@ from normlab.data.datamodule import InMemoryData
 from normlab.errors import ConfigError, first_line
 from normlab.population.evaluation import MetricFunction, Task
 from normlab.population.population import initial_nets, seeded
-from normlab.training.build import make_metric, make_task, net_maker
+from normlab.training.build import make_metric, make_task, net_maker, precision_of
 from normlab.training.instantiate import make, missing_arguments, require_instance
 from normlab.training.optimizers import TorchOptimizer
 from normlab.training.schedules import make_scheduler, with_total_steps
@@ -85,7 +85,10 @@ def make_single_module(config: FrozenConfig, data: InMemoryData) -> tuple[pl.Lig
             module = make({**config.module, "_partial_": True})(**{name: makers[name]() for name in parts})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"module: {target} cannot be made: {first_line(error)}") from error
-    return require_instance("module", config.module, pl.LightningModule, module), net
+    require_instance("module", config.module, pl.LightningModule, module)
+    if precision_of(config) == torch.float64:  # before Lightning does, which first loads a checkpoint in float32
+        module.double()
+    return module, net
 
 
 def takes(node: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from normlab.config.frozen import FrozenConfig, replaced
 from normlab.data.datamodule import InMemoryData
 from normlab.population.population import replace
 from normlab.population.schedulers import Hyperparameters, groups_of
-from normlab.training.extra import RunLogger, as_number
+from normlab.training.extra import MemberLogger, as_number
 from normlab.training.lightning_parts import make_single_module
 from normlab.training.norm_module import NormModule
 from normlab.training.population_module import PopulationModule
@@ -47,7 +47,7 @@ class MemberModule(NormModule):
         """Record a number with the epoch, whichever hook logs it."""
         number = as_number(value)
         self.trainer.callback_metrics[name] = torch.tensor(number)
-        cast(RunLogger, self.trainer.loggers[0]).numbers[name] = number
+        cast(MemberLogger, self.trainer.loggers[0]).numbers[name] = number
 
     def log_dict(self, dictionary: Any, *args: Any, **keywords: Any) -> None:
         """Record several numbers."""
@@ -83,7 +83,7 @@ class MemberTrainer:
         self.default_root_dir = str(run.folder)
         # Lightning, too, calls checkpoints after the other callbacks.
         self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
-        self.loggers: list[Logger] = [RunLogger(run.folder), *loggers]
+        self.loggers: list[Logger] = [MemberLogger(run.folder), *loggers]
         self.callback_metrics: dict[str, Tensor] = {}
         node = {"_target_": f"{__name__}.{MemberModule.__name__}"}
         config = FrozenConfig.of(replaced(run.config, {("module",): FrozenConfig.of(node)}))
@@ -236,12 +236,12 @@ class MemberCallbacks(pl.Callback):
 
     def numbers(self, k: int) -> dict[str, float]:
         """Return the numbers that the callbacks of member k have logged since its last epoch."""
-        return dict(cast(RunLogger, self.members[k].loggers[0]).numbers) if self.members else {}
+        return dict(cast(MemberLogger, self.members[k].loggers[0]).numbers) if self.members else {}
 
     def record(self, pl_module: PopulationModule) -> None:
         """Add the numbers that the members' callbacks have logged to the metrics of the epoch."""
         for k, member in enumerate(self.members):
-            numbers = cast(RunLogger, member.loggers[0]).numbers
+            numbers = cast(MemberLogger, member.loggers[0]).numbers
             for name, number in numbers.items():
                 unknown = torch.full((len(self.members),), torch.nan, dtype=torch.float64)
                 pl_module.metrics.setdefault(name, unknown)[k] = number

@@ -6,11 +6,13 @@ Letters: K members.
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -54,6 +56,10 @@ class ProbedStep:
 class ProbeCallback(pl.Callback):
     """Runs probes at their steps, and records and writes their measurements of each member.
 
+    Args:
+        probes, runs, events, flush_seconds: by name, and of the runs.
+        keeps: whether the records are kept for :meth:`resume_state` after they were written.
+
     Attributes:
         latest: each member's newest headline numbers, for tables.
     """
@@ -64,6 +70,7 @@ class ProbeCallback(pl.Callback):
         runs: Sequence[Run],
         events: Sequence[EventWriter],
         flush_seconds: float,
+        keeps: bool = False,
     ) -> None:
         self.probes = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
         self.graphs = [probe for probe in probes.values() if isinstance(probe, Graph)]
@@ -75,19 +82,23 @@ class ProbeCallback(pl.Callback):
         self.latest: list[dict[str, float]] = [{} for _ in runs]
         self.with_arrays: list[list[ProbeRecord]] = [[] for _ in runs]
         self.unwritten: list[list[ProbeRecord]] = [[] for _ in runs]
+        self.keeps, self.written = keeps, list[ProbeRecord]()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Draw the graphs, run the probes with ``at_start``, and install the hook around each step."""
-        self.start = copy_of(pl_module.population)
+        resumed, now = bool(self.start), copy_of(pl_module.population)
+        self.start = {name: self.start.get(name, tensor).to(tensor.device) for name, tensor in now.items()}
         net, x = pl_module.population.net, pl_module.first_minibatch()[0][0]
-        self.folds = folds_exactly(net, {name: tensor[0] for name, tensor in self.start.items()}, x)
+        if not resumed:
+            self.folds = folds_exactly(net, {name: tensor[0] for name, tensor in self.start.items()}, x)
         if not self.folds:
             log.warning("probes: frozen normalizers are not folded into linear layers, which would change the net")
         for graph in self.graphs:
             files = graph.files(pl_module.population.member_net(0), x)
             for run, name in itertools.product(self.runs, files):
                 (run.folder / name).write_bytes(files[name])
-        self.run_between_steps(pl_module, [name for name, probe in self.probes.items() if probe.at_start])
+        due = [name for name, probe in self.probes.items() if probe.at_start and not resumed]
+        self.run_between_steps(pl_module, due)
         pl_module.around_step = partial(self.around_step, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
@@ -200,6 +211,7 @@ class ProbeCallback(pl.Callback):
                         if row.histograms:
                             file.add_event(histograms(row))
                     file.flush()
+                self.written += rows if self.keeps else ()
                 rows.clear()
 
     def write_arrays(self) -> None:
@@ -207,6 +219,28 @@ class ProbeCallback(pl.Callback):
         for run, rows in zip(self.runs, self.with_arrays, strict=True):
             if rows:
                 write_arrays(run.folder, rows)
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return the initial state and all records of a single run."""
+        rows = [asdict(row) for row in (*self.written, *self.unwritten[0])]
+        records = [map_arrays(torch.as_tensor, row) for row in rows]
+        return {"start": self.start, "folds": self.folds, "records": records}
+
+    def resume_from(self, state: dict[str, Any]) -> None:
+        """Continue from a state, whose records stand in another folder."""
+        self.start, self.folds = state["start"], state["folds"]
+        rows = [ProbeRecord(**map_arrays(np.asarray, row)) for row in state["records"]]
+        self.unwritten, self.with_arrays = [rows], [[row for row in rows if row.arrays]]
+        self.latest = [headlines(rows)]
+        self.flush()
+
+
+def map_arrays(convert: Callable[[Any], Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a :class:`ProbeRecord` with its arrays and histograms converted."""
+    return {
+        **row,
+        **{key: {name: convert(value) for name, value in row[key].items()} for key in ("arrays", "histograms")},
+    }
 
 
 def is_due(probe: Probe, step: int, epoch_done: int | None) -> bool:

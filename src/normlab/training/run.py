@@ -38,6 +38,7 @@ from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.optimizers import example_optimizer, needs_closure
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
+from normlab.training.resuming import check_checkpoint
 from normlab.training.run_folders import Run
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
@@ -108,7 +109,9 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
     key = population_key(config)
     if key not in _passed:
         with hide_warnings():
-            _passed[key] = dataclasses.replace(dry_run(trained), config=config)
+            _passed[key] = dry_run(config)
+    if config.get("ckpt_path"):
+        check_checkpoint(trained, shared_data(config))
     return _passed[key]
 
 
@@ -136,12 +139,13 @@ def check_optimizer(text: str) -> None:
 
 def dry_run(config: FrozenConfig) -> DryRun:
     """Pass minibatches through the net, then train on a few samples in a temporary folder."""
+    typed, config = config, as_trained(config)
     data, short = shared_data(config), dry_run_config(config)
     sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
     few = first_samples(data, sum(sizes))
     module = make_module([short], few).to(precision_of(config))
     check_layers(module, data, sizes)
-    trial = DryRun.of(config, data, footprint_of(module, data, precision_of(config)))
+    trial = DryRun.of(typed, data, footprint_of(module, data, precision_of(config)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(short, Path(folder) / "run", "dry run", {}, [])
         check_extra(Run(config, run.folder, run.name, {}, []))
@@ -215,7 +219,7 @@ def dry_run_config(config: FrozenConfig) -> FrozenConfig:
     once = {"at_start": False, "at_end": False, "every_n_epochs": None, "every_n_steps": NEVER}
     names = [name for name, probe in make_probes(config).items() if isinstance(probe, Probe)]
     kept = {key: value for key, value in config.trainer.items() if key not in UNSUPPORTED_TRAINER_ARGUMENTS}
-    changes: dict[KeyPath, Any] = {("trainer",): FrozenConfig.of(kept | trainer)}
+    changes: dict[KeyPath, Any] = {("trainer",): FrozenConfig.of(kept | trainer), ("ckpt_path",): None}
     changes |= {("probes", name, key): value for name in names for key, value in once.items()}
     return without_extra(FrozenConfig.of(replaced(config, changes)))
 

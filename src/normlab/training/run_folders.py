@@ -80,7 +80,18 @@ class RunFolders:
         self.started = datetime.now(UTC)
         for run in runs:
             remove_unfinished_run(run.folder)
-        self.events = [open_events(run, len(runs)) for run in runs if run.config.logger.tensorboard]
+        self.events: list[EventWriter] = []
+
+    def open_events(self, writers: Sequence[EventWriter] | None = None) -> None:
+        """Open the event file of each run, and write its hyperparameters and its configuration as text.
+
+        Args:
+            writers: of the runs; by default new ones.
+        """
+        runs = [run for run in self.runs if run.config.logger.tensorboard]
+        self.events = list(writers or (events.event_writer(run.folder, len(self.runs)) for run in runs))
+        for run, writer in zip(runs, self.events, strict=True):
+            write_run_start(run, writer)
 
     def save(self, k: int, name: str, state_dict: State, metrics: EpochMetrics | None) -> None:
         """Write a checkpoint of run k, of tensors and numbers that ``weights_only=True`` loads."""
@@ -117,20 +128,14 @@ def is_logged(folder: Path) -> bool:
     return any(Path(handler.baseFilename).parent == folder.absolute() for handler in files)
 
 
-def open_events(run: Run, members: int) -> EventWriter:
-    """Open the run's event file and write its hyperparameters and its configuration as text.
-
-    Args:
-        run: the run.
-        members: the number of runs in its population.
-    """
-    config, writer = recorded(run.config), events.event_writer(run.folder, members)
+def write_run_start(run: Run, writer: EventWriter) -> None:
+    """Write a run's hyperparameters and its configuration as text to its event file."""
+    config = recorded(run.config)
     unresolved = {key: value for key, value in (run.written or config).items() if key not in FOLDER_KEYS}
     hparams = events.flatten_hparams(config, run.choices)
     writer.add_event(events.run_start(hparams, events.hparam_group(unresolved, run.choices)))
     writer.add_event(events.text("config", indent(to_yaml(config), "    ").rstrip("\n")))
     writer.flush()
-    return writer
 
 
 def remove_unfinished_run(folder: Path) -> None:

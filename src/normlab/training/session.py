@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -57,6 +58,8 @@ from normlab.training.extra import (
     end_loggers,
     make_callbacks,
     make_loggers,
+    tensorboard_logger,
+    without_loggers,
 )
 from normlab.training.lightning_parts import make_single_module
 from normlab.training.member_callbacks import MemberCallbacks
@@ -168,16 +171,21 @@ class TrainingSession:
         if is_population(config):
             self.choose_step(populations)
         self.folders = RunFolders(runs)
+        alone = not is_population(config)
+        logger = tensorboard_logger(config, runs[0].folder)
+        self.folders.open_events([logger.writer] if logger else None)
         self.best = BestState(self.module.population, self.metric, self.direction)
         folders, events = [run.folder for run in runs], self.folders.events
         flush_seconds = config.logger.flush_seconds
-        self.probes = ProbeCallback(make_probes(config), runs, events, flush_seconds) if config.probes else None
+        probes = make_probes(config)
+        self.probes = ProbeCallback(probes, runs, events, flush_seconds, keeps=alone) if probes else None
         self.final = FinalMetrics()
-        self.recorder = CurveRecorder(folders, events, flush_seconds)
+        self.recorder = CurveRecorder(folders, events, flush_seconds, keeps=alone)
         self.extra = [make_callbacks(run) for run in runs]
         self.loggers = [make_loggers(run) for run in runs]
-        self.members = MemberCallbacks(runs, self.data, self.extra, self.loggers) if any(self.extra) else None
-        self.trainer = self.make_trainer()
+        parts = runs, self.data, self.extra, self.loggers
+        self.members = MemberCallbacks(*parts) if any(self.extra) and not alone else None
+        self.trainer = self.make_trainer(logger)
 
     def make_modules(
         self, module: PopulationModule | None
@@ -197,12 +205,17 @@ class TrainingSession:
         run = SingleRun(trained, net, task, config.seed, data, **options)
         return trained, MinibatchData(data, config.seed), run
 
-    def make_trainer(self) -> pl.Trainer:
-        """Return the Trainer; in a population, callbacks and loggers act on each member."""
+    def make_trainer(self, logger: Logger | None) -> pl.Trainer:
+        """Return the Trainer; in a population, callbacks and loggers act on each member.
+
+        Args:
+            logger: the TensorBoardLogger of a single module.
+        """
         folder, callbacks = str(self.runs[0].folder), self.callbacks()
         if isinstance(self.module, SingleRun):
-            observed = [*self.extra[0], Observer(self.module, callbacks)]
-            return make_trainer(self.config, observed, self.loggers[0], folder)
+            observer = Observer(self.module, callbacks, recorded(self.runs[0].config))
+            loggers = [*([logger] if logger else []), *self.loggers[0]]
+            return make_trainer(self.config, [*self.extra[0], observer], loggers, folder)
         if self.members is not None:
             callbacks = [self.members, *callbacks]
         return make_trainer(self.config, callbacks, folder=folder)
@@ -219,12 +232,8 @@ class TrainingSession:
 
     def callbacks(self) -> list[pl.Callback]:
         """Return the callbacks; early stopping is last, so that the others record the epoch first."""
-        callbacks: list[pl.Callback] = [
-            self.recorder,
-            self.best,
-            self.final,
-            ProgressCallback(self.progress, self.metric),
-        ]
+        progress = ProgressCallback(self.progress, self.metric)
+        callbacks: list[pl.Callback] = [self.recorder, self.best, self.final, progress]
         callbacks += [self.probes] if self.probes else []
         if self.config.logger.extra and is_population(
             self.config
@@ -250,7 +259,7 @@ class TrainingSession:
             seed_globally(self.config.seed)
             try:
                 try:
-                    self.trainer.fit(self.trained, datamodule=self.loaders)
+                    self.trainer.fit(self.trained, datamodule=self.loaders, ckpt_path=self.config.get("ckpt_path"))
                     if self.config.statistics == "reestimated":
                         self.recorder.revise(self.reestimated())
                 finally:
@@ -280,7 +289,8 @@ class TrainingSession:
         self.module.reestimate(self.data)
         self.module.metrics = {}
         if self.data.val:
-            self.trainer.validate(self.trained, datamodule=self.loaders, verbose=False)
+            with without_loggers(self.trainer):  # the curves keep the values measured in training
+                self.trainer.validate(self.trained, datamodule=self.loaders, verbose=False)
         return self.module.metrics
 
     def test(self) -> dict[str, Tensor]:

@@ -6,12 +6,13 @@ LightningModule, and :class:`Observer` keeps it up to date from Lightning's hook
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.seed import _set_rng_states
 from torch import Tensor, nn
 
 from normlab.data.datamodule import InMemoryData
@@ -19,7 +20,11 @@ from normlab.data.sampling import Split
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.population.evaluation import Task
 from normlab.population.population import Population
+from normlab.training import resuming
+from normlab.training.callbacks import CurveRecorder, EarlyStopping
+from normlab.training.extra import TensorBoardFile
 from normlab.training.population_module import PopulationModule
+from normlab.training.resuming import State
 
 
 class SingleRun(PopulationModule):
@@ -104,25 +109,99 @@ class SingleRun(PopulationModule):
             for name, values in zip(MOMENTS, moments.unbind(1), strict=True):
                 self.metrics[f"activation/{layer}/{name}"] = values
 
+    def resume_state(self) -> State:
+        """Return the counts, times and metrics of the training so far."""
+        return {key: getattr(self, key) for key in RESUMED}
+
+    def resume_from(self, state: State) -> None:
+        """Continue from a state; a run that diverged stays stopped."""
+        vars(self).update(state)
+        self.active = ~self.diverged
+
+
+RESUMED = ("epochs", "steps", "diverged", "seconds", "probe_seconds", "metrics", "lr")
+"""Attributes of a :class:`SingleRun` that are stored in checkpoints."""
+
 
 def refuse_optimizer(*arguments: Any) -> torch.optim.Optimizer:
     """Raise RuntimeError: the LightningModule makes its own optimizers."""
     raise RuntimeError("a SingleRun takes no steps")
 
 
-class Observer(pl.Callback):
+class Observer(pl.callbacks.EarlyStopping):
     """Updates a :class:`SingleRun` at Lightning's hooks, and calls the callbacks of a population with it.
+
+    Lightning calls a subclass of its EarlyStopping at the end of an epoch after the module, whose numbers are then
+    complete, and before its checkpoints, which then hold the epoch.
 
     Args:
         run: the state to update.
         callbacks: called after each update.
+        config: the recorded configuration, for checkpoints.
     """
 
-    def __init__(self, run: SingleRun, callbacks: Sequence[pl.Callback]) -> None:
-        self.run, self.callbacks = run, callbacks
+    def __init__(self, run: SingleRun, callbacks: Sequence[pl.Callback], config: Mapping[str, Any]) -> None:
+        super().__init__("train/loss")
+        self.run, self.callbacks, self.config = run, callbacks, config
         self.around_step, self.evaluation = ExitStack(), ExitStack()
         self.started = 0.0
         self.validated: dict[str, float] = {}
+        self.restored: State = {}
+        self.sums: State = {}
+        self.epoch_ended = self.uncounted = False
+
+    @property
+    def state_key(self) -> str:
+        """Name of the state in checkpoints."""
+        return resuming.STATE_KEY
+
+    def state_dict(self) -> State:
+        """Return the state from which a resumed run continues, as tensors, strings and numbers."""
+        trainer = self.run.trainer
+        return {
+            "config": self.config,
+            "run": self.run.resume_state(),
+            "callbacks": {name: callback.resume_state() for name, callback in self.resumable().items()},
+            "validated": self.validated,
+            "callback_metrics": dict(trainer.callback_metrics),
+            "epoch_ended": self.epoch_ended,
+            "sums": {} if self.epoch_ended else resuming.epoch_sums(trainer),
+            "generators": resuming.generator_states(),
+        }
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Keep a state until Lightning has restored the optimizers."""
+        self.restored = state_dict
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: State) -> None:
+        """Let Lightning continue where the checkpoint was saved."""
+        self.uncounted = resuming.correct_loops(checkpoint)
+
+    def count_batch(self, trainer: pl.Trainer) -> None:
+        """Count the batch before a checkpoint in the loggers' steps, as Lightning does after a validation."""
+        if self.uncounted:
+            trainer.fit_loop.epoch_loop._batches_that_stepped += 1
+        self.uncounted = False
+
+    def resumable(self) -> dict[str, Any]:
+        """Return the callbacks with a state, by the names of their classes."""
+        return {type(each).__name__: each for each in self.callbacks if hasattr(each, "resume_state")}
+
+    def restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Continue from the state of a checkpoint."""
+        state, self.restored = self.restored, {}
+        self.run.resume_from(state["run"])
+        for name, callback in self.resumable().items():
+            if name in state["callbacks"]:
+                callback.resume_from(state["callbacks"][name])
+            if isinstance(callback, EarlyStopping):
+                callback.deactivate(self.run)
+        trainer.should_stop = not bool(self.run.active.all())
+        trainer.callback_metrics.update(state["callback_metrics"])
+        self.validated, self.sums = state["validated"], state["sums"]
+        resuming.continue_epoch_sums(trainer, self.sums)
+        if state["epoch_ended"]:
+            resuming.step_plateau_schedulers(trainer, pl_module)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepare the run, once the module is on its device and its optimizers exist."""
@@ -131,16 +210,24 @@ class Observer(pl.Callback):
             callback.on_fit_start(trainer, self.run)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin the probes."""
+        """Continue from a checkpoint if there is one, and begin the probes; the generators are restored last."""
+        generators = self.restored.get("generators")
+        if self.restored:
+            self.restore(trainer, pl_module)
         for callback in self.callbacks:
             callback.on_train_start(trainer, self.run)
+        if generators:
+            _set_rng_states(generators)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the validation of the previous epoch."""
-        self.validated = {}
+        self.validated, self.epoch_ended = {}, False
+        # With max_steps, Lightning would take the first epoch after a checkpoint for the epoch before it.
+        trainer.fit_loop.epoch_loop.restarting = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Split, batch_idx: int) -> None:
         """Enter the context of the probes around a step, and start its time."""
+        self.count_batch(trainer)
         self.run.begin_step()
         last = batch_idx + 1 == trainer.num_training_batches
         x, y = (part.unsqueeze(0) for part in batch)
@@ -155,6 +242,7 @@ class Observer(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Use the statistics that ``statistics`` selects."""
+        self.uncounted = False
         self.evaluation.enter_context(self.run.evaluation.context())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -172,14 +260,32 @@ class Observer(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the epoch, and stop once the run has diverged or an early stopping ended it."""
+        self.count_batch(trainer)
+        trainer.callback_metrics.update(resuming.epoch_values(self.sums))
+        self.sums.clear()
         train = {name: value for name, value in logged(trainer).items() if not name.startswith("val/")}
         self.run.end_epoch(train, self.validated)
         for callback in self.callbacks:
+            if isinstance(callback, CurveRecorder) and any(
+                isinstance(x, TensorBoardFile) for x in trainer.loggers
+            ):
+                callback.leave_out(trainer.logged_metrics)
             callback.on_train_epoch_end(trainer, self.run)
         self.run.stop_members()
+        self.epoch_ended = True
+        # Otherwise Lightning would leave out schedulers by a metric in the first epoch after a checkpoint.
+        trainer.fit_loop._restarting = False
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that the schedulers were stepped after the last epoch."""
+        self.epoch_ended = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End the probes."""
+        """End the probes; Lightning does not start a training whose checkpoint has all epochs or steps."""
+        if self.restored:
+            self.restore(trainer, pl_module)
+            if trainer.global_step > int(self.run.steps):  # max_steps ended it within an epoch
+                self.on_train_epoch_end(trainer, pl_module)
         for callback in self.callbacks:
             callback.on_fit_end(trainer, self.run)
 
