@@ -177,6 +177,8 @@ class Observer(pl.Callback):
         for callback in self.callbacks:
             callback.on_train_epoch_end(trainer, self.run)
         self.run.stop_members()
+        # One device may round other numbers than another, but all processes must stop together.
+        trainer.should_stop = trainer.strategy.broadcast(trainer.should_stop)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End the probes."""
