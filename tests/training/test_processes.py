@@ -114,6 +114,28 @@ def test_without_sync_each_process_normalizes_its_share(tmp_path):
     assert largest_difference(tmp_path / "one", tmp_path / "two") > 1e-3
 
 
+class Manual(NormModule):
+    """Takes the optimizer steps itself."""
+
+    def __init__(self, *parts, **named) -> None:
+        super().__init__(*parts, **named)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+@pytest.mark.slow
+def test_manual_optimization_in_two_processes_equals_one(tmp_path):
+    for name, words in (("one", []), ("two", TWO)):
+        trained(tmp_path / name, "model=bn", *SYNC, *ADAM, *words, module=Manual)
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-10
+
+
 class FailsInOther(NormModule):
     """Raises an exception in the second process."""
 
@@ -229,7 +251,7 @@ def test_sweep_trains_each_run_once(run_train, tmp_path, words):
 def test_killed_first_process_leaves_no_other(tmp_path):
     words = [*(word for word in COMMON if "epochs" not in word), *TWO, "trainer.max_epochs=100000"]
     train_py = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", "model=nobn", *words], cwd=tmp_path, stderr=subprocess.PIPE
+        [sys.executable, ROOT / "train.py", "model=nobn", *words], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
     try:
         assert wait_for(lambda: any(path.stat().st_size for path in tmp_path.rglob("curves.csv")))

@@ -131,7 +131,8 @@ class OtherProcess:
         self.connection, theirs = context.Pipe(duplex=False)
         arguments = (rank, copy, trial, folder, theirs)
         self.process = context.Process(target=train_share, args=arguments, daemon=True)
-        self.process.start()
+        with ignored_interrupts():
+            self.process.start()
         theirs.close()
 
     def wait_until_ready(self) -> None:
@@ -161,6 +162,19 @@ class OtherProcess:
         error = RuntimeError(f"process {self.rank} of this run failed: {reason}")
         error.add_note(message or "")
         raise error from cause
+
+
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Context manager that ignores Ctrl-C, which a process started in it does from its first line on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def train_share(rank: int, run: Run, trial: DryRun, folder: str, connection: Connection) -> None:
