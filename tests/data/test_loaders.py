@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from normlab.data import Random
-from normlab.data.loaders import MinibatchData
+from normlab.data.loaders import EpochSampler, MinibatchData, MinibatchSampler
 
 
 def random_data(train: int = 41, batch_size: int = 8, val: int = 5, test: int = 0) -> MinibatchData:
@@ -75,6 +75,17 @@ def test_position_in_the_epoch_is_restored(served):
     rest = [indices_of(x, table) for x, _ in iterator]
     assert rest == member_indices(data, 1)[served % 5 :]
     assert [indices_of(x, table) for x, _ in resumed] == member_indices(data, 1)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_out_each_minibatch(processes):
+    data = random_data()  # minibatches of 8, the last of 9
+    whole = list(data.train_dataloader().batch_sampler)
+    shares = [list(MinibatchSampler(EpochSampler(41, data.seed), 8, rank, processes)) for rank in range(processes)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert sum(parts, []) == batch
+        sizes = list(map(len, parts))
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_iterating_does_not_draw_from_the_global_generator():

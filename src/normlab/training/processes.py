@@ -49,14 +49,12 @@ def share_sizes(config: FrozenConfig, sizes: Sequence[int], number: int, net: nn
     Layers that use the statistics of all processes are not tried with less than a whole minibatch.
 
     Raises:
-        ConfigError: if a process would have no samples, or the run has a setting for one process.
+        ConfigError: if a process would have no samples.
     """
     if number == 1:
         return []
-    several = f"with trainer.devices={config.trainer.devices}"
-    enough = f"enough for at least one sample per process {several}"
+    enough = f"enough for at least one sample per process with trainer.devices={config.trainer.devices}"
     require(min(sizes) >= number, "data.batch_size", enough, f"a minibatch of {min(sizes)}")
-    require(not config.probes, "probes", f"none {several}, as a process has no whole minibatch", [*config.probes])
     if any(getattr(layer, "sync", False) for layer in net.modules()):
         return []
     return sorted({share for size in sizes for share in (size // number, -(-size // number))})

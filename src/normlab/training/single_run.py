@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from normlab.data.datamodule import InMemoryData
-from normlab.data.sampling import Split
+from normlab.data.sampling import Split, batch_sizes, epoch_order
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.population.evaluation import Task
 from normlab.population.population import Population
-from normlab.training.population_module import PopulationModule
+from normlab.training.population_module import PopulationModule, no_context
 
 
 class SingleRun(PopulationModule):
@@ -66,6 +66,15 @@ class SingleRun(PopulationModule):
         """Keep the learning rate of a step; Lightning changes it before the step's last hook."""
         if self.trainer.optimizers:
             self.lr = super().learning_rates()
+
+    def whole_minibatch(self, batch: Split, batch_idx: int) -> Split:
+        """Return the minibatch of a step for the probes; ``batch`` is a share of it if processes share it out."""
+        if self.trainer.world_size == 1 or self.around_step is no_context:
+            return batch
+        x, y = self.training_split()
+        order = epoch_order(self.seeds, self.current_epoch, x.shape[1])[0].to(x.device)
+        rows = order.split(batch_sizes(x.shape[1], self.data.batch_size))[batch_idx]
+        return x[0].index_select(0, rows), y[0].index_select(0, rows)
 
     def add_metrics(self, logged: dict[str, float]) -> None:
         """Add numbers that the module logged, by name."""
@@ -143,7 +152,7 @@ class Observer(pl.Callback):
         """Enter the context of the probes around a step, and start its time."""
         self.run.begin_step()
         last = batch_idx + 1 == trainer.num_training_batches
-        x, y = (part.unsqueeze(0) for part in batch)
+        x, y = (part.unsqueeze(0) for part in self.run.whole_minibatch(batch, batch_idx))
         self.around_step.enter_context(self.run.around_step(trainer.global_step, last, x, y))
         self.started = time.perf_counter()
 
