@@ -96,9 +96,13 @@ def largest_difference(folder: Path, other: Path) -> float:
         ["model=nobn", "net.dropout=0.3", "optimizer=sgd", "optimizer.lr=0.01"],
         ["model=noisy", *SYNC, *ADAM, "net.dropout=0.3"],
         ["model=brn", *SYNC, *ADAM, "statistics=reestimated", "stats_warmup_epochs=1"],
+        [
+            *("model=nobn", "optimizer=sgd", "optimizer.lr=0.03", "callbacks=early_stopping"),
+            *("callbacks.early_stopping.patience=1", "trainer.max_epochs=30"),
+        ],
         ["model=actnorm", "optimizer=sgd", "optimizer.lr=0.01", "+trainer.accumulate_grad_batches=2"],
     ],
-    ids=["mlp", "cnn", "dropout", "noisy", "brn", "actnorm, accumulated"],
+    ids=["mlp", "cnn", "dropout", "noisy", "brn", "early stopping", "actnorm, accumulated"],
 )
 def test_two_processes_equal_one(tmp_path, words):
     one, two = trained(tmp_path / "one", *words), trained(tmp_path / "two", *words, *TWO)
