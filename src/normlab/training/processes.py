@@ -23,6 +23,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import nn
+from tqdm import tqdm
 
 from normlab.config.frozen import FrozenConfig, replaced
 from normlab.data.sampling import derive_seed
@@ -185,6 +186,9 @@ def train_share(rank: int, run: Run, trial: DryRun, folder: str, connection: Con
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable()
     warnings.simplefilter("ignore")
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own lock has a semaphore, which this process would leave if it is killed
     threading.Thread(target=exit_with_parent, daemon=True).start()
     try:
         session = TrainingSession([run], Progress("", 0, shown=False), trial)
