@@ -1,13 +1,13 @@
 """The DataLoaders of a LightningModule serve the minibatches of a population member."""
 
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from normlab.data import Random
-from normlab.data.loaders import MinibatchData
+from normlab.data.loaders import EpochSampler, MinibatchData, MinibatchSampler
 
 
 def random_data(train: int = 41, batch_size: int = 8, val: int = 5, test: int = 0) -> MinibatchData:
@@ -88,6 +88,17 @@ def test_position_of_another_epoch_is_not_used():
     resumed.batch_sampler.sampler.set_epoch(2)
     table = data.data.parts[0].x
     assert [indices_of(x, table) for x, _ in resumed] == member_indices(data, 2)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_out_each_minibatch(processes):
+    data = random_data()  # minibatches of 8, the last of 9
+    whole = list(data.train_dataloader().batch_sampler)
+    shares = [list(MinibatchSampler(EpochSampler(41, data.seed), 8, rank, processes)) for rank in range(processes)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert list(chain(*parts)) == batch
+        sizes = list(map(len, parts))
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_iterating_does_not_draw_from_the_global_generator():

@@ -64,6 +64,12 @@ def check_module(config: FrozenConfig) -> None:
         alone = f"with module._target_={config.module._target_}; remove it, or use module=population"
         require(not config.timing, "timing", f"false {alone}", config.timing)
         require(not trainer.get("compile"), "trainer.compile", f"null or false {alone}", trainer.get("compile"))
+        of_torch = any("torch.nn.BatchNorm" in str(node) for node in config.model.values())
+        if trainer.get("sync_batchnorm") and not of_torch:
+            raise ConfigError(
+                "trainer.sync_batchnorm has no effect: it replaces torch's layers, as in model=bn_torch; "
+                "write +model.norm.sync=true, and +model.norm2d.sync=true for images"
+            )
         return
     if path is not None:
         raise ConfigError(f"ckpt_path must be null with module=population, got {path}; use module=lightning")

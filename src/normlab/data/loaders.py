@@ -45,13 +45,22 @@ class EpochSampler(Sampler[int]):
 class MinibatchSampler(Sampler[list[int]]):
     """Minibatches of an epoch, from a position on; a single leftover sample joins the last minibatch.
 
+    Several processes share out each minibatch in contiguous parts, whose sizes differ by at most one.
+
+    Args:
+        sampler: gives the order of the samples.
+        batch_size: of the whole minibatches.
+        rank: number of this process, from 0.
+        processes: that share out each minibatch.
+
     Attributes:
         sampler: gives the order of the samples.
         epoch, position: the latest epoch that was iterated, and the number of its minibatches that were served.
     """
 
-    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+    def __init__(self, sampler: EpochSampler, batch_size: int, rank: int = 0, processes: int = 1) -> None:
         self.sampler, self.batch_size = sampler, batch_size
+        self.rank, self.processes = rank, processes
         self.epoch = self.position = 0
         self.resumed = False
 
@@ -63,7 +72,7 @@ class MinibatchSampler(Sampler[list[int]]):
         sizes = batch_sizes(self.sampler.samples, self.batch_size)
         for indices in self.sampler.order().split(sizes)[self.position :]:
             self.position += 1
-            yield indices.tolist()
+            yield indices.tensor_split(self.processes)[self.rank].tolist()
 
     def __len__(self) -> int:
         return len(batch_sizes(self.sampler.samples, self.batch_size))
@@ -110,6 +119,8 @@ class ResumableLoader(DataLoader[Split]):
 class MinibatchData(pl.LightningDataModule):
     """The splits of a dataset as DataLoaders: shuffled minibatches to train, each other split as one batch.
 
+    Several processes share out the minibatches; each evaluates the whole of the other splits.
+
     The training minibatches are those that :meth:`InMemoryData.minibatches` gives a population member with this
     seed. Evaluation takes a split at once, as a population does, so that ``statistics=batch`` means the same.
 
@@ -125,7 +136,9 @@ class MinibatchData(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Return the training minibatches."""
         table = self.data.parts[0]
-        sampler = MinibatchSampler(EpochSampler(len(table), self.seed), self.data.batch_size)
+        order = EpochSampler(len(table), self.seed)
+        share = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else ()
+        sampler = MinibatchSampler(order, self.data.batch_size, *share)
         # Without a generator of its own, every iterator would draw from the global one.
         generator = torch.Generator()
         return ResumableLoader(SplitDataset(table), batch_sampler=sampler, collate_fn=keep, generator=generator)

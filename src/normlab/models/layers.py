@@ -53,7 +53,7 @@ class Dropout(StochasticLayer):
         """Return y; in training mode, also advance the generator by one step."""
         if not self.training:
             return x
-        mask = self.uniform(x.shape, torch.promote_types(x.dtype, torch.float32)) >= self.p
+        mask = self.uniform_by_sample(x.shape, torch.promote_types(x.dtype, torch.float32)) >= self.p
         self.advance()
         return x * mask / (1 - self.p)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from normlab.norms.batch_norm import BatchNorm
 from normlab.norms.counter_rng import StochasticLayer, counter_normal
+from normlab.norms.shared_batch import current_share
 from normlab.norms.statistics import features_last, normalize_affine
 
 
@@ -40,7 +41,7 @@ class BatchRenorm(BatchNorm):
         warmup, r_end, d_end: fractions of the training steps.
         total_steps: number of training steps; normlab sets it before training.
         momentum: the paper's α, the weight of the newest batch in the running statistics.
-        eps, affine, device, dtype, bias, fused: as in `BatchNorm`.
+        eps, affine, device, dtype, bias, fused, sync: as in `BatchNorm`.
 
     Attributes:
         r, d: the correction of the last training step.
@@ -75,8 +76,11 @@ class BatchRenorm(BatchNorm):
         *,
         bias: bool = True,
         fused: bool = False,
+        sync: bool = False,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, True, device, dtype, bias=bias, fused=fused)
+        super().__init__(
+            num_features, eps, momentum, affine, True, device, dtype, bias=bias, fused=fused, sync=sync
+        )
         if not (1 <= r_max < math.inf and 0 <= d_max < math.inf):
             raise ValueError(f"r_max must be finite and at least 1, d_max at least 0, got {r_max} and {d_max}")
         if not 0 <= warmup < min(r_end, d_end):
@@ -115,7 +119,7 @@ class BatchRenorm(BatchNorm):
         else:
             mean, centered, var = self.statistics(rows)
         if self.updates_state:
-            self._update_correction(mean.detach(), var.detach(), rows.shape[:-1].numel())
+            self._update_correction(mean.detach(), var.detach(), self.values_of(rows))
         # Copies: the backward pass of this step needs r and d, which the next step overwrites in place.
         r, d = self.r.clone(), self.d.clone()
         gamma = r if self.weight is None else self.weight * r
@@ -161,7 +165,7 @@ class NoisyBatchNorm(BatchNorm, StochasticLayer):
         num_features: C, the length of axis 1.
         n_mean, n_std: n_μ and n_σ, bounds on the shift and the scale of each feature's noise.
         r_mean, r_std: r_μ and r_σ, spread of the samples' noise around that of their feature.
-        eps, momentum, affine, track_running_stats, device, dtype, bias, fused: as in `BatchNorm`.
+        eps, momentum, affine, track_running_stats, device, dtype, bias, fused, sync: as in `BatchNorm`.
 
     Raises:
         ValueError: n_mean, r_mean or r_std is negative, or n_std is below 1.
@@ -187,9 +191,19 @@ class NoisyBatchNorm(BatchNorm, StochasticLayer):
         *,
         bias: bool = True,
         fused: bool = False,
+        sync: bool = False,
     ) -> None:
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias, fused=fused
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            fused=fused,
+            sync=sync,
         )
         if min(n_mean, r_mean, r_std) < 0 or n_std < 1:
             got = f"{n_mean}, {r_mean}, {r_std} and {n_std}"
@@ -201,7 +215,10 @@ class NoisyBatchNorm(BatchNorm, StochasticLayer):
         y = super().forward(x)
         if not self.training:
             return y
-        m, s = self.noise(len(x), torch.promote_types(x.dtype, torch.float32))
+        share, dtype = current_share(), torch.promote_types(x.dtype, torch.float32)
+        m, s = self.noise(len(x) if share is None else share.count(len(x)), dtype)
+        if share is not None:
+            m, s = share.select(m), share.select(s)
         self.advance()
         shape = (*m.shape, *[1] * (x.dim() - 2))
         return torch.addcmul(m.view(shape), y, s.view(shape)).to(x.dtype)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
+from normlab.norms.shared_batch import Share, current_share
 from normlab.norms.statistics import features_last, mean_and_variance, normalize_affine, pooled, require_features
 
 LARGEST_OFFSET = 1e3
@@ -49,10 +50,14 @@ class BatchNorm(nn.Module):
             feature of the first training batch, the layer therefore keeps using the formula. This check is not
             possible under ``torch.func.vmap``, where the kernel is slower, or ``torch.compile``: a layer that
             has not been checked uses the formula there.
+        sync: within `normlab.norms.shared_batch.shared_batch`, where each process has some samples of a minibatch,
+            use the statistics of all of them, by the formula. Gradients and running statistics are then those of
+            one process on the whole minibatch.
 
     Raises:
         ValueError: the input has a wrong number of axes, batch statistics are needed and a feature has a single
-            value, or ε is negative, or zero where batch statistics are used.
+            value, or ε is negative, or zero where batch statistics are used; or sync is true for a subclass with
+            other statistics.
         RuntimeError: axis 1 of the input does not have ``num_features`` entries.
         NotImplementedError: the input is not floating-point.
 
@@ -84,6 +89,7 @@ class BatchNorm(nn.Module):
         *,
         bias: bool = True,
         fused: bool = False,
+        sync: bool = False,
     ) -> None:
         super().__init__()
         self.num_features = num_features
@@ -92,6 +98,12 @@ class BatchNorm(nn.Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.fused = fused
+        self.sync = sync
+        if sync and type(self).statistics is not BatchNorm.statistics:
+            name = type(self).__name__
+            raise ValueError(
+                f"sync must be false for {name}, which has statistics of its own, got true; remove it"
+            )
         # True if the kernel is too inaccurate for the first training batch; None before that batch.
         self.loses_digits: bool | None = None
 
@@ -139,12 +151,12 @@ class BatchNorm(nn.Module):
         else:
             mean, centered, var = self.statistics(rows)
             if count is not None:
-                self._track(mean.detach(), var.detach(), rows.shape[:-1].numel(), count)
+                self._track(mean.detach(), var.detach(), self.values_of(rows), count)
         return normalize_affine(centered, var, self.eps, self.weight, self.bias, x.dtype)
 
     def uses_kernel(self, x: Tensor) -> bool:
         """Return True if torch's kernel normalizes x; the first training batch decides for all later ones."""
-        if not self.fused:
+        if not self.fused or self.share is not None:
             return False
         if self.loses_digits is None:
             # Here the statistics cannot become a Python bool: they differ between members, or are traced.
@@ -156,7 +168,18 @@ class BatchNorm(nn.Module):
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return μ ``(C,)``, x − μ ``(..., C)`` and σ² ``(C,)`` for x ``(..., C)``; subclasses override it."""
-        return mean_and_variance(x)
+        share = self.share
+        return mean_and_variance(x) if share is None else mean_and_variance(x, share.mean_over_samples)
+
+    @property
+    def share(self) -> Share | None:
+        """The share of the minibatch that this process has, if the statistics are those of all processes."""
+        return current_share() if self.sync and self.training else None
+
+    def values_of(self, rows: Tensor) -> int:
+        """Return n, the number of values per feature in ``rows``, ``(..., C)``, or in those of all processes."""
+        own, share = rows.shape[:-1].numel(), self.share
+        return own if share is None else share.count(own)
 
     def pooled(self, mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and variance of T batches together; see :func:`normlab.norms.statistics.pooled`."""
@@ -184,7 +207,7 @@ class BatchNorm(nn.Module):
         if x.dim() not in self.ranks if self.ranks else x.dim() < 2:
             expected = " or ".join(f"{rank}D" for rank in self.ranks) or "at least 2D"
             raise ValueError(f"expected {expected} input (got {x.dim()}D input)")
-        if by_batch and x.numel() == x.shape[1]:
+        if by_batch and x.numel() == x.shape[1] and self.share is None:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         if by_batch and self.eps <= 0:
             raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")

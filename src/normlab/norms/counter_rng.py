@@ -19,6 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from normlab.norms.shared_batch import current_share
+
 CounterWords = tuple[Tensor, Tensor, Tensor, Tensor]
 
 MASK = 2**32 - 1
@@ -134,6 +136,13 @@ class StochasticLayer(nn.Module):
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return uniform numbers from [0, 1) for the current step; repeated calls return the same numbers."""
         return uniform(self.key, self.step, shape, dtype)
+
+    def uniform_by_sample(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return :meth:`uniform` for a minibatch ``(B, …)``; on a share of it, the numbers of its samples."""
+        share = current_share()
+        if share is None:
+            return self.uniform(shape, dtype)
+        return share.select(self.uniform((share.count(shape[0]), *shape[1:]), dtype))
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return standard normal numbers for the current step, computed from those of :meth:`uniform`."""

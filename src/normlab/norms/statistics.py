@@ -3,6 +3,8 @@
 Letters: μ mean, σ² variance, C features. The functions expect the features on the last axis.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,11 @@ def mean_over_samples(x: Tensor) -> Tensor:
     return x.sum(tuple(range(x.dim() - 1))) / max(x.shape[:-1].numel(), 1)
 
 
-def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+Mean = Callable[[Tensor], Tensor]
+"""Returns the mean over all axes but the last."""
+
+
+def centered_by_mean(x: Tensor, mean_of: Mean = mean_over_samples) -> tuple[Tensor, Tensor]:
     """Return μ over all axes but the last, and x − μ.
 
     In float32, summing many values that are large relative to their spread has a rounding error larger than the
@@ -33,20 +39,20 @@ def centered_by_mean(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Shapes: x ``(..., C)``; returns ``(C,)`` and ``(..., C)``.
     """
-    mean = mean_over_samples(x)
+    mean = mean_of(x)
     with torch.no_grad():
-        correction = mean_over_samples(x - mean)
+        correction = mean_of(x - mean)
     mean = mean + correction
     return mean, x - mean
 
 
-def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def mean_and_variance(x: Tensor, mean_of: Mean = mean_over_samples) -> tuple[Tensor, Tensor, Tensor]:
     """Return μ, x − μ and the biased variance σ², over all axes but the last.
 
     Shapes: x ``(..., C)``; returns ``(C,)``, ``(..., C)`` and ``(C,)``.
     """
-    mean, centered = centered_by_mean(x)
-    return mean, centered, mean_over_samples(centered.square())
+    mean, centered = centered_by_mean(x, mean_of)
+    return mean, centered, mean_of(centered.square())
 
 
 def pooled(mean: Tensor, var: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

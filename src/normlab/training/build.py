@@ -29,6 +29,7 @@ from normlab.training.instantiate import is_class, make, missing_arguments, requ
 from normlab.training.optimizers import optimizer_maker
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import scheduler_maker, with_total_steps
+from normlab.training.strategy import strategy_of
 
 # Hide Lightning's hints about unused GPUs and optional packages, but not the reports of its callbacks.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -96,6 +97,7 @@ def net_maker(config: FrozenConfig, data: InMemoryData) -> Callable[[], nn.Modul
     accepted = inspect.signature(get_object(config.net._target_)).parameters
     parts = {name: node for name, node in config.model.items() if node is not None}
     require_model_arguments(config.net._target_, accepted, parts)
+    require_effective_sync(config.net._target_, accepted, parts)
     makers = {name: make(node) for name, node in parts.items() if name in accepted}
     make_net = make(config.net)
     table = data.parts[0]
@@ -127,6 +129,16 @@ def require_model_arguments(net: str, accepted: Container[str], parts: Container
         raise ConfigError(f"model: there is {has}, but {net} takes {takes}; choose another net or model")
     if "weight" in parts and "weight" not in accepted:
         raise ConfigError(f"model.weight: {net} takes no weight parametrization; choose another net or model")
+
+
+def require_effective_sync(net: str, accepted: Container[str], parts: Mapping[str, Any]) -> None:
+    """Raise ConfigError if ``sync`` is set for a normalizer that the net does not take, and for no other."""
+    synced = [name for name, node in parts.items() if node.get("sync")]
+    if synced and not any(name in accepted for name in synced):
+        used = next(name for name in parts if name in accepted)
+        raise ConfigError(
+            f"model.{synced[0]}.sync has no effect: {net} takes model.{used}; write +model.{used}.sync=true"
+        )
 
 
 def make_task(data: InMemoryData, loss: Mapping[str, Any]) -> Task:
@@ -241,7 +253,7 @@ def make_trainer(
     handled_here = {"threads", "compile"}
     if is_population(config):
         handled_here |= {"gradient_clip_val", "gradient_clip_algorithm"}
-    defaults = {
+    defaults: dict[str, Any] = {
         "default_root_dir": folder,
         "log_every_n_steps": 1,
         "enable_checkpointing": any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
@@ -254,4 +266,8 @@ def make_trainer(
     node = {key: value for key, value in config.trainer.items() if key not in handled_here}
     rest = {key: value for key, value in defaults.items() if key not in node}
     with prefix_errors("trainer"):
+        strategy = None if is_population(config) else strategy_of(node, lambda: make(node, logger=False, **rest))
+        if strategy is not None:
+            # The batch sampler selects the share of each process.
+            rest |= {"strategy": strategy, "use_distributed_sampler": False}
         return make(node, callbacks=callbacks, logger=list(loggers) or False, **rest)

@@ -124,7 +124,7 @@ def single_loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def make_metrics(config: FrozenConfig, data: InMemoryData) -> torchmetrics.MetricCollection:
-    """Return the metrics of a task and those of ``metrics``; a metric of torchmetrics is used as it is."""
+    """Return the metrics of a task and those of ``metrics``; a metric of torchmetrics keeps its class."""
     train, *held_out = data.parts
     metrics: dict[str, torchmetrics.Metric | torchmetrics.MetricCollection]
     if train.is_classification:
@@ -138,7 +138,15 @@ def make_metrics(config: FrozenConfig, data: InMemoryData) -> torchmetrics.Metri
     for name, node in config.metrics.items():
         metric = make_metric(str(name), node)
         metrics[str(name)] = metric if isinstance(metric, torchmetrics.Metric) else WholeSplitMetric(metric)
+    for metric in metrics.values():
+        if isinstance(metric, torchmetrics.Metric):
+            metric.distributed_available_fn = not_distributed
     return torchmetrics.MetricCollection(metrics)
+
+
+def not_distributed() -> bool:
+    """Return False: each process measures its metrics alone, as each evaluates whole splits."""
+    return False
 
 
 def torch_scheduler_maker(

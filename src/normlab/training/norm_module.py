@@ -49,7 +49,7 @@ class NormModule(pl.LightningModule):
         """Return the loss of a minibatch."""
         x, y = batch
         loss = self.loss(self(x), y)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(x))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(x), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Split, batch_idx: int) -> None:
@@ -64,7 +64,7 @@ class NormModule(pl.LightningModule):
         """Log the loss of a batch, and update the metrics of its split."""
         x, y = batch
         outputs = self(x)
-        self.log(f"{split}/loss", self.loss(outputs, y), batch_size=len(x))
+        self.log(f"{split}/loss", self.loss(outputs, y), batch_size=len(x), sync_dist=True)
         metrics.update(outputs, y)
         self.log_dict(metrics)
 

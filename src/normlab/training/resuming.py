@@ -33,6 +33,9 @@ def check_checkpoint(config: FrozenConfig, data: InMemoryData) -> None:
     checkpoint = read_checkpoint(path)
     state = checkpoint["callbacks"].get(STATE_KEY)
     require(state is not None, "ckpt_path", "a checkpoint of a run of normlab", f"{path}, of another program")
+    if state["sums"]:  # the numbers of the epoch so far are those of the first process
+        wanted = f"1 to resume from the middle of an epoch, where {path} was saved"
+        require(config.trainer.devices in (1, "1"), "trainer.devices", wanted, config.trainer.devices)
     module, _ = make_single_module(config, data)
     require_same_net(path, checkpoint["state_dict"], module.state_dict())
     require_same_config(path, state["config"], recorded(config))

@@ -37,6 +37,7 @@ from normlab.training.extra import as_trained, make_callbacks, make_loggers
 from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.optimizers import example_optimizer, needs_closure
 from normlab.training.population_module import PopulationModule
+from normlab.training.processes import share_sizes
 from normlab.training.progress import Progress
 from normlab.training.resuming import check_checkpoint
 from normlab.training.run_folders import Run
@@ -141,10 +142,13 @@ def dry_run(config: FrozenConfig) -> DryRun:
     """Pass minibatches through the net, then train on a few samples in a temporary folder."""
     typed, config = config, as_trained(config)
     data, short = shared_data(config), dry_run_config(config)
+    processes = 1 if is_population(config) else make_trainer(config, []).world_size
     sizes = sorted(set(batch_sizes(len(data.parts[0]), data.batch_size)))
     few = first_samples(data, sum(sizes))
     module = make_module([short], few).to(precision_of(config))
     check_layers(module, data, sizes)
+    shares = share_sizes(config, sizes, processes, module.population.net)
+    check_layers(module, data, shares, f"trainer.devices={config.trainer.devices}: ")
     trial = DryRun.of(typed, data, footprint_of(module, data, precision_of(config)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(short, Path(folder) / "run", "dry run", {}, [])
@@ -173,8 +177,14 @@ def check_extra(run: Run) -> None:
         make_trainer(run.config, callbacks, loggers)
 
 
-def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int]) -> None:
+def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int], key: str = "") -> None:
     """Pass a minibatch of each size through the net, in training and in evaluation mode.
+
+    Args:
+        module: a population of one.
+        data: its dataset.
+        sizes: of the minibatches.
+        key: before the message of an error; by default the batch size, if it is 1.
 
     Raises:
         ConfigError: if a layer fails, named by path and class; if the outputs do not fit the targets; or if the
@@ -192,7 +202,7 @@ def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[i
                     module(x)
                 module.train()
             except Exception as error:
-                key = f"data.batch_size={size}: " if size == 1 else ""
+                key = key or (f"data.batch_size={size}: " if size == 1 else "")
                 raise ConfigError(f"{key}{where()} cannot take a batch of {size}: {first_line(error)}") from error
             require_output_shape(outputs, (size, table.out_features))
 
@@ -216,6 +226,8 @@ def first_samples(data: InMemoryData, samples: int) -> InMemoryData:
 def dry_run_config(config: FrozenConfig) -> FrozenConfig:
     """Return the configuration with one epoch, one measurement per probe, and no ``extra``."""
     trainer = {"max_epochs": 1, "check_val_every_n_epoch": 1, "fast_dev_run": False, "compile": False}
+    if not is_population(config) and config.trainer.devices not in (1, "1"):
+        trainer["devices"] = 1
     once = {"at_start": False, "at_end": False, "every_n_epochs": None, "every_n_steps": NEVER}
     names = [name for name, probe in make_probes(config).items() if isinstance(probe, Probe)]
     kept = {key: value for key, value in config.trainer.items() if key not in UNSUPPORTED_TRAINER_ARGUMENTS}

@@ -66,6 +66,7 @@ from normlab.training.member_callbacks import MemberCallbacks
 from normlab.training.optimizers import is_stacked
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
+from normlab.training.processes import process_seed, processes
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run, RunFolders
 from normlab.training.single_run import Observer, SingleRun
@@ -252,19 +253,22 @@ class TrainingSession:
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the results so far have been written.
         """
-        thread_count = self.config.trainer.threads or threads_for(self.trial.footprint, len(self.runs))
+        share = threads_for(self.trial.footprint, len(self.runs)) // self.trainer.world_size
+        thread_count = self.config.trainer.threads or max(1, share)
         tune_malloc()
         begin_loggers(self.runs, self.loggers)
         with threads(thread_count), self.module.interrupts.recorded(), hide_lightning_warnings():
-            seed_globally(self.config.seed)
+            seed_globally(process_seed(self.config.seed, self.trainer.global_rank))
             try:
-                try:
-                    self.trainer.fit(self.trained, datamodule=self.loaders, ckpt_path=self.config.get("ckpt_path"))
-                    if self.config.statistics == "reestimated":
-                        self.recorder.revise(self.reestimated())
-                finally:
-                    self.save_last()
-                tests = self.test()
+                with processes(self.trainer, self.runs[0], self.trial):
+                    try:
+                        checkpoint = self.config.get("ckpt_path")
+                        self.trainer.fit(self.trained, datamodule=self.loaders, ckpt_path=checkpoint)
+                        if self.config.statistics == "reestimated":
+                            self.recorder.revise(self.reestimated())
+                    finally:
+                        self.save_last()
+                    tests = self.test()
             except BaseException as error:
                 # Lightning turns Ctrl-C into SystemExit, and resets ``interrupted`` when it tests.
                 interrupted = self.trainer.interrupted and isinstance(error, SystemExit)
@@ -279,7 +283,7 @@ class TrainingSession:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         tests: dict[str, Tensor] = {}
         try:
-            if not self.module.active.all():
+            if not self.module.active.all() and self.trainer.world_size == 1:
                 tests = self.test()
         finally:
             self.finish(Status.STOPPED if stopped else Status.FAILED, tests, error)

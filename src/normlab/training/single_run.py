@@ -16,14 +16,14 @@ from lightning_fabric.utilities.seed import _set_rng_states
 from torch import Tensor, nn
 
 from normlab.data.datamodule import InMemoryData
-from normlab.data.sampling import Split
+from normlab.data.sampling import Split, batch_sizes, epoch_order
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.population.evaluation import Task
 from normlab.population.population import Population
 from normlab.training import resuming
 from normlab.training.callbacks import CurveRecorder, EarlyStopping
 from normlab.training.extra import TensorBoardFile
-from normlab.training.population_module import PopulationModule
+from normlab.training.population_module import PopulationModule, no_context
 from normlab.training.resuming import State
 
 
@@ -71,6 +71,15 @@ class SingleRun(PopulationModule):
         """Keep the learning rate of a step; Lightning changes it before the step's last hook."""
         if self.trainer.optimizers:
             self.lr = super().learning_rates()
+
+    def whole_minibatch(self, batch: Split, batch_idx: int) -> Split:
+        """Return the minibatch of a step for the probes; ``batch`` is a share of it if processes share it out."""
+        if self.trainer.world_size == 1 or self.around_step is no_context:
+            return batch
+        x, y = self.training_split()
+        order = epoch_order(self.seeds, self.current_epoch, x.shape[1])[0].to(x.device)
+        rows = order.split(batch_sizes(x.shape[1], self.data.batch_size))[batch_idx]
+        return x[0].index_select(0, rows), y[0].index_select(0, rows)
 
     def add_metrics(self, logged: dict[str, float]) -> None:
         """Add numbers that the module logged, by name."""
@@ -230,7 +239,7 @@ class Observer(pl.callbacks.EarlyStopping):
         self.count_batch(trainer)
         self.run.begin_step()
         last = batch_idx + 1 == trainer.num_training_batches
-        x, y = (part.unsqueeze(0) for part in batch)
+        x, y = (part.unsqueeze(0) for part in self.run.whole_minibatch(batch, batch_idx))
         self.around_step.enter_context(self.run.around_step(trainer.global_step, last, x, y))
         self.started = time.perf_counter()
 
@@ -272,6 +281,8 @@ class Observer(pl.callbacks.EarlyStopping):
                 callback.leave_out(trainer.logged_metrics)
             callback.on_train_epoch_end(trainer, self.run)
         self.run.stop_members()
+        # One device may round other numbers than another, but all processes must stop together.
+        trainer.should_stop = trainer.strategy.broadcast(trainer.should_stop)
         self.epoch_ended = True
         # Otherwise Lightning would leave out schedulers by a metric in the first epoch after a checkpoint.
         trainer.fit_loop._restarting = False
