@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.config.validation import validate
@@ -387,6 +388,7 @@ def test_one_device_has_the_strategy_of_lightning():
 
 def test_a_process_that_normlab_did_not_start_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # restores the number that Lightning sets for the whole process
     message = "LOCAL_RANK must be unset or 0, got 1; start train.py once, without it"
     with pytest.raises(ConfigError, match=message):
         trained(tmp_path, "model=nobn", *TWO)
