@@ -20,7 +20,7 @@ from normlab.population.resources import Footprint
 from normlab.population.stacking_check import Stacking
 from normlab.probes.landscape import side_effect_free_copy
 from normlab.results.result import Result
-from normlab.sweep.grouping import group_runs
+from normlab.sweep.grouping import Group, group_runs
 from normlab.training import run as run_module
 from normlab.training import stackability
 from normlab.training.build import make_data
@@ -288,13 +288,22 @@ def test_population_key_is_checked_once(monkeypatch):
     assert len(checked) == 1
 
 
-@pytest.mark.parametrize("group", ["callbacks", "logger"])
-def test_lightning_callbacks_and_loggers_are_unstackable(group):
-    extra = f"+{group}.extra.mine._target_=pytorch_lightning.callbacks.Callback"
+def groups_with(extra: str) -> list[Group]:
     configs = [config_of("own", extra, f"seed={seed}") for seed in (0, 1)]
-    (one, other) = group_runs([Run(config, Path(), "", {}, []) for config in configs], None)
+    return group_runs([Run(config, Path(), "", {}, []) for config in configs], None)
+
+
+def test_lightning_callbacks_by_epoch_and_loggers_are_stackable():
+    for extra in ("callbacks.extra.mine._target_=pytorch_lightning.callbacks.LearningRateMonitor",
+                  "logger.extra.mine._target_=pytorch_lightning.loggers.CSVLogger"):  # fmt: skip
+        (group,) = groups_with(f"+{extra}")
+        assert group.indices == [0, 1]
+
+
+def test_lightning_callback_by_batch_is_unstackable():
+    (one, other) = groups_with("+callbacks.extra.mine._target_=pytorch_lightning.callbacks.Timer")
     assert (one.indices, other.indices) == ([0], [1])
-    reason = f"{group}.extra: a Lightning {group.rstrip('s')} handles a single run"
+    reason = "callbacks.extra.mine: Timer works on the loops and optimizers of a single run; by module=lightning"
     assert one.stacking.unstackable_reason == reason
 
 

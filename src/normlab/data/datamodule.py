@@ -17,6 +17,8 @@ from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_single
 from normlab.data.table import Standardizer, Table, cast_numbers, format_list, merged_values_warning
 from normlab.errors import require
 
+EPOCH_BYTES = 2**26
+"""Largest training split that is copied in the order of an epoch."""
 Transform = Callable[[Table], Table]
 
 
@@ -205,7 +207,12 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         """
         x, y = split
         order = epoch_order(seeds, epoch, x.shape[1]).to(x.device)
-        for indices in order.split(batch_sizes(x.shape[1], self.batch_size), dim=1):
+        sizes = batch_sizes(x.shape[1], self.batch_size)
+        if len(seeds) == 1 and x.nbytes <= EPOCH_BYTES:  # one copy takes less time than one for each minibatch
+            parts = (gather_samples(part, order).split(sizes, dim=1) for part in (x, y))
+            yield from zip(*parts, strict=True)
+            return
+        for indices in order.split(sizes, dim=1):
             yield gather_samples(x, indices), gather_samples(y, indices)
 
 

@@ -152,7 +152,7 @@ def times_to(curves: pd.DataFrame, targets: pd.Series, direction: str) -> pd.Dat
         targets: the target of each run.
         direction: ``min`` or ``max``.
     """
-    target = curves["run"].map(targets)
+    target = curves["run"].map(targets).astype(float)  # without curves, it has the dtype of the names
     good = curves["value"] <= target if direction == "min" else curves["value"] >= target
     first = curves[good].sort_values("step").drop_duplicates("run").set_index("run")
     times = first[["step", "seconds"]].astype(float).rename(columns={"step": "steps"})

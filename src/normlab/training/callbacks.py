@@ -52,6 +52,33 @@ def improved(metric: Tensor, best: Tensor, direction: str, min_delta: float = 0.
     return metric < best - min_delta if direction == "min" else metric > best + min_delta
 
 
+class CallbackList(pl.Callback):
+    """Calls callbacks in order, as one: Lightning takes some microseconds for each callback and hook."""
+
+    def __init__(self, callbacks: Sequence[pl.Callback]) -> None:
+        self.callbacks = callbacks
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
+        """Call the hook."""
+        for callback in self.callbacks:
+            callback.on_fit_start(trainer, pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
+        """Call the hook."""
+        for callback in self.callbacks:
+            callback.on_train_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
+        """Call the hook."""
+        for callback in self.callbacks:
+            callback.on_train_epoch_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
+        """Call the hook."""
+        for callback in self.callbacks:
+            callback.on_fit_end(trainer, pl_module)
+
+
 class EarlyStopping(pl.Callback):
     """Stops a member whose metric has not improved for ``patience`` validations."""
 

@@ -178,8 +178,8 @@ class PopulationModule(pl.LightningModule):
     def take_step(self, x: Tensor, y: Tensor) -> Tensor:
         """Take an eager optimizer step, and return the losses before it, ``(K,)``."""
         self.optimizer.zero_grad()
-        loss = self.task.loss(self(x), y)
-        loss.sum().backward()
+        loss = self.task.loss(self.population(x), y)
+        loss.backward(torch.ones_like(loss))  # as of the sum of the losses
         if self.clipping is not None:
             self.clipping.in_place(self.population.parameters())
         self.optimizer.step()
@@ -206,6 +206,10 @@ class PopulationModule(pl.LightningModule):
         self.epochs += self.active
         self.seconds += time.perf_counter() - started - (self.overhead_seconds - overhead)
         self.measure_in_evaluation_mode(batch)
+        # Lightning's loop would take four times as long; it runs if a callback may listen.
+        every = self.trainer.check_val_every_n_epoch
+        if self.trainer.limit_val_batches == 0 and every and (self.current_epoch + 1) % every == 0:
+            self.validate_members()
         self.publish_metrics()
 
     @torch.no_grad()
@@ -239,6 +243,15 @@ class PopulationModule(pl.LightningModule):
             x, y = self.expand_members((split.x.to(self.device), split.y.to(self.device)))
             with self.evaluation.context():
                 self.held_out_metrics |= self.split_metrics(name, self(x), y)
+
+    @torch.inference_mode()
+    def validate_members(self) -> None:
+        """Evaluate every member on the validation split, if there is one, without Lightning's loop."""
+        split = self.data.split(1)
+        if len(split):
+            self.eval()
+            self.validation_step((split.x.to(self.device), split.y.to(self.device)), 0)
+            self.train()
 
     def validation_step(self, batch: Split, batch_idx: int) -> None:
         """Evaluate every member on the validation split, and record the activation statistics of normalizers."""

@@ -46,6 +46,7 @@ from normlab.training.build import (
 )
 from normlab.training.callbacks import (
     BestState,
+    CallbackList,
     CurveRecorder,
     EarlyStopping,
     FinalMetrics,
@@ -217,9 +218,12 @@ class TrainingSession:
             observer = Observer(self.module, callbacks, recorded(self.runs[0].config))
             loggers = [*([logger] if logger else []), *self.loggers[0]]
             return make_trainer(self.config, [*self.extra[0], observer], loggers, folder)
+        recorders = CallbackList(callbacks)
         if self.members is not None:
-            callbacks = [self.members, *callbacks]
-        return make_trainer(self.config, callbacks, folder=folder)
+            return make_trainer(self.config, [self.members, recorders], folder=folder)
+        trainer = make_trainer(self.config, [recorders], folder=folder)
+        trainer.limit_val_batches = 0  # nothing listens to the hooks of a validation; the module validates
+        return trainer
 
     def choose_step(self, populations: int) -> None:
         """Decide whether the step of a population is compiled, and how its members are stacked."""
@@ -236,9 +240,8 @@ class TrainingSession:
         progress = ProgressCallback(self.progress, self.metric)
         callbacks: list[pl.Callback] = [self.recorder, self.best, self.final, progress]
         callbacks += [self.probes] if self.probes else []
-        if self.config.logger.extra and is_population(
-            self.config
-        ):  # Lightning logs the metrics of a single module
+        # Lightning logs the metrics of a single module.
+        if self.config.logger.extra and is_population(self.config):
             callbacks.append(EpochLogger(self.loggers))
         stopping = self.config.callbacks.early_stopping
         if stopping is not None:
@@ -292,7 +295,9 @@ class TrainingSession:
         """Re-estimate the statistics of the current state, and return its metrics on the validation split."""
         self.module.reestimate(self.data)
         self.module.metrics = {}
-        if self.data.val:
+        if is_population(self.config):
+            self.module.validate_members()
+        elif self.data.val:
             with without_loggers(self.trainer):  # the curves keep the values measured in training
                 self.trainer.validate(self.trained, datamodule=self.loaders, verbose=False)
         return self.module.metrics
