@@ -1,8 +1,8 @@
-"""Time per optimizer step of a plain PyTorch loop, normlab, and Lightning with its default features.
+"""Time per optimizer step of a plain PyTorch loop, normlab's two modules, and Lightning with its default features.
 
 The task is the first source experiment: 1,000 samples, 10 → 50 → 1 with BatchNorm, mean squared error, Adam. All
-three are measured alternately in one process, several times; the table shows medians. The time of a normlab run
-includes building, training, validation and metrics at every epoch, curves, event file, checkpoints and result.
+are measured alternately in one process, several times; the table shows medians. The time of a normlab run includes
+building, training, validation and metrics at every epoch, curves, event file, checkpoints and result.
 
     python benchmarks/step.py [--repeats 5] [--epochs 100] [--json]
 """
@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -93,12 +94,12 @@ def usual_lightning(
         trainer.fit(UsualModule(net), loader, held_out)
 
 
-def normlab_run(batch_size: int, epochs: int) -> None:
+def normlab_run(batch_size: int, epochs: int, module: str = "population") -> None:
     """Train one run like ``python train.py``, with all output files; append its seconds to ``elapsed``."""
     changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"optimizer.lr={LR}"]
     sizes = [f"data.batch_size={batch_size}", f"trainer.max_epochs={epochs}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = validate(compose("train", overrides=["model=bn", *changes, *sizes]))
+        config = validate(compose("train", overrides=["model=bn", f"module={module}", *changes, *sizes]))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         train([Run(config, Path(folder), "model=bn", {"model": "bn"}, changes)])
@@ -109,6 +110,7 @@ elapsed: list[float] = []
 WAYS: dict[str, Callable[[int, int], None]] = {
     "plain PyTorch loop": plain_loop,
     "normlab": normlab_run,
+    "normlab, module=lightning": partial(normlab_run, module="lightning"),
     "Lightning as usually set up": usual_lightning,
 }
 
@@ -144,8 +146,13 @@ def main() -> None:
     print(f"{'microseconds per optimizer step':32}{'batch 128':>12}{'batch 32':>12}")
     for name in WAYS:
         print(f"{name:32}{rows[128][name]:12.0f}{rows[32][name]:12.0f}")
-    ratio = {size: row["normlab"] / row["plain PyTorch loop"] for size, row in rows.items()}
-    print(f"{'normlab / plain loop':32}{ratio[128]:12.2f}{ratio[32]:12.2f}")
+    plain, single, usual = "plain PyTorch loop", "normlab, module=lightning", "Lightning as usually set up"
+    for name, own, other in (
+        ("normlab / plain loop", "normlab", plain),
+        ("module=lightning / usual", single, usual),
+    ):
+        ratio = {size: row[own] / row[other] for size, row in rows.items()}
+        print(f"{name:32}{ratio[128]:12.2f}{ratio[32]:12.2f}")
 
 
 if __name__ == "__main__":
