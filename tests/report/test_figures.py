@@ -1,14 +1,16 @@
 import math
+from pathlib import Path
 
 import pytest
 from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from normlab.report import figures, finalize_sweep
 from normlab.report.charts import draw_configurations, write_curves
 from normlab.report.figures import drawing, installed_cjk_fonts
-from normlab.report.sweep_summary import summarize_sweep
+from normlab.report.sweep_summary import quartile_curves, summarize_sweep
 from normlab.results.result import Status
 from normlab.results.sweep import read_sweep
 
@@ -25,6 +27,12 @@ def svg(tmp_path):
     with Image.open(files[0]) as picture:
         assert picture.width > 1000
     return files[1].read_text()
+
+
+def drawn_configurations(folder: Path) -> Figure:
+    sweep = summary_of(folder)
+    curves = quartile_curves(sweep, sweep.curves[sweep.curves["metric"].isin(LOSSES)])
+    return draw_configurations(sweep, curves, LOSSES)
 
 
 def test_figure_labels_configurations_axes_and_band(make_run, tmp_path):
@@ -48,7 +56,7 @@ def test_figure_labels_configurations_axes_and_band(make_run, tmp_path):
 def test_one_seed_has_no_band(make_run, tmp_path):
     make_run("model=bn")
     make_run("model=nobn")
-    figure = draw_configurations(summary_of(tmp_path), LOSSES)
+    figure = drawn_configurations(tmp_path)
     assert [len(axes.collections) for axes in figure.axes] == [0, 0]
     assert "one seed per configuration: no spread" in svg(tmp_path)
 
@@ -56,7 +64,7 @@ def test_one_seed_has_no_band(make_run, tmp_path):
 def test_line_is_median_and_band_is_interquartile_range(make_run, tmp_path):
     for seed, losses in enumerate(([1.0, 2.0], [3.0, 2.5], [5.0, 3.0])):
         make_run(f"model=bn seed={seed}", losses)
-    axes = draw_configurations(summary_of(tmp_path), LOSSES).axes[1]
+    axes = drawn_configurations(tmp_path).axes[1]
     assert axes.lines[0].get_ydata().tolist() == [3.0, 2.5]
     heights = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (2.0, 4.0)
@@ -65,7 +73,7 @@ def test_line_is_median_and_band_is_interquartile_range(make_run, tmp_path):
 def test_line_ends_with_shortest_run(make_run, tmp_path):
     make_run("model=bn seed=0", [3.0, 2.0, 1.0])
     make_run("model=bn seed=1", [3.0, 2.0])
-    axes = draw_configurations(summary_of(tmp_path), LOSSES).axes[1]
+    axes = drawn_configurations(tmp_path).axes[1]
     assert axes.lines[0].get_xdata().tolist() == [1, 2]
     assert "a line ends with the shortest run" in svg(tmp_path)
 
@@ -73,7 +81,7 @@ def test_line_ends_with_shortest_run(make_run, tmp_path):
 def test_configuration_has_same_colour_in_all_panels(make_run, tmp_path):
     for arm in ("bn", "nobn", "ln"):
         make_run(f"model={arm}")
-    one, other = draw_configurations(summary_of(tmp_path), LOSSES).axes
+    one, other = drawn_configurations(tmp_path).axes
     assert [line.get_color() for line in one.lines] == [line.get_color() for line in other.lines]
     assert len({line.get_color() for line in one.lines}) == 3
 
@@ -82,7 +90,7 @@ def test_diverged_runs_are_marked_and_keep_axis_limits(make_run, tmp_path):
     make_run("model=bn", [3.0, 2.0, 1.0])
     make_run("model=nobn seed=0", [3.0, 1e30, math.nan], status=Status.DIVERGED)
     make_run("model=nobn seed=1", [math.nan], status=Status.DIVERGED)
-    axes = draw_configurations(summary_of(tmp_path), LOSSES).axes[1]
+    axes = drawn_configurations(tmp_path).axes[1]
     assert axes.get_ylim()[1] < 10
     crosses = [line for line in axes.lines if line.get_marker() == "x"]
     assert [line.get_xdata().tolist() for line in crosses] == [[1]]
@@ -94,7 +102,7 @@ def test_diverged_runs_are_marked_and_keep_axis_limits(make_run, tmp_path):
 def test_unfinished_runs_alone_are_drawn(make_run, tmp_path):
     make_run("model=bn", [3.0, 9.0, math.nan], status=Status.DIVERGED)
     make_run("model=nobn", [3.0, 90.0], status=Status.STOPPED)
-    axes = draw_configurations(summary_of(tmp_path), LOSSES).axes[1]
+    axes = drawn_configurations(tmp_path).axes[1]
     assert axes.get_ylim()[1] > 90
     assert "model=nobn (1 of 1 stopped)" in svg(tmp_path)
 
@@ -116,7 +124,7 @@ def test_other_metric_has_own_panel(make_run, tmp_path):
 )
 def test_axis_is_logarithmic_from_factor_ten(make_run, tmp_path, losses, scale):
     make_run("model=bn", losses)
-    assert draw_configurations(summary_of(tmp_path), LOSSES).axes[1].get_yscale() == scale
+    assert drawn_configurations(tmp_path).axes[1].get_yscale() == scale
 
 
 def test_legend_of_twenty_entries_is_complete_below_panels(make_run, tmp_path):
@@ -147,7 +155,7 @@ def test_no_figure_without_curves(make_run, tmp_path):
 
 def test_single_epoch_is_drawn_as_point(make_run, tmp_path):
     make_run("model=bn", [1.0])
-    assert draw_configurations(summary_of(tmp_path), LOSSES).axes[1].lines[0].get_marker() == "o"
+    assert drawn_configurations(tmp_path).axes[1].lines[0].get_marker() == "o"
 
 
 def test_letters_without_font_raise_no_warning(make_run, tmp_path, recwarn):

@@ -122,6 +122,14 @@ def test_failed_stopped_killed_and_damaged_runs(make_run, tmp_path, captured):
     assert sum("is damaged" in message for message in captured.messages) == 1
 
 
+def test_sweep_whose_runs_all_stopped_has_no_curves(make_run, tmp_path):
+    for seed in (0, 1):
+        make_run(f"model=bn seed={seed}", status=Status.STOPPED)
+    finalize_sweep(tmp_path / "sweep")
+    assert pd.read_csv(tmp_path / "sweep" / "summary.csv")["status"].tolist() == ["stopped", "stopped"]
+    assert not (tmp_path / "sweep" / "curves.png").exists()
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_sweep_without_runs_is_logged(tmp_path, captured, there):
     folder = tmp_path / "sweep"

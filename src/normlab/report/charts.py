@@ -256,22 +256,28 @@ def draw_seeds(values: pd.DataFrame, style_of: Styles, *, title: str, y: str) ->
 
 
 def write_curves(sweep: SweepSummary, folder: Path) -> list[Path]:
-    """Write ``curves.png`` and ``curves.svg`` and return their paths; none without curves."""
-    known = set(sweep.curves["metric"])
-    names = [name for name in dict.fromkeys(["train/loss", "val/loss", sweep.metric]) if name in known]
+    """Write ``curves.png`` and ``curves.svg`` and return their paths; none without curves of a run that ended."""
+    drawn = dict.fromkeys(["train/loss", "val/loss", sweep.metric])
+    curves = quartile_curves(sweep, sweep.curves[sweep.curves["metric"].isin(list(drawn))])
+    names = [name for name in drawn if name in set(curves["metric"])]
     if not names:
         return []
     with drawing():
-        figure = draw_configurations(sweep, names)
+        figure = draw_configurations(sweep, curves, names)
         return [save(figure, folder / f"curves.{kind}") for kind in ("png", "svg")]
 
 
-def draw_configurations(sweep: SweepSummary, names: Sequence[str]) -> Figure:
-    """Draw a panel per metric with the medians and quartiles of all configurations over their seeds."""
+def draw_configurations(sweep: SweepSummary, curves: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Draw a panel per metric with the medians and quartiles of all configurations over their seeds.
+
+    Args:
+        sweep: the sweep.
+        curves: the medians and quartiles of these metrics.
+        names: of the metrics.
+    """
     style_of, width = configuration_styles(sweep), 4.5 * len(names)
     entries = style_entries(style_of, legend_labels(sweep))
     figure = new_figure(width, 3.4 + legend_height(width, entries))
-    curves = quartile_curves(sweep, sweep.curves[sweep.curves["metric"].isin(names)])
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         better = sweep.direction if name == sweep.metric else "min"
         draw_medians(axes, curves[curves["metric"] == name], style_of, "epoch", better)
