@@ -133,7 +133,7 @@ def test_legend_of_twenty_entries_is_complete_below_panels(make_run, tmp_path):
             make_run(f"model={model} optimizer.lr={lr}")
     sweep = summary_of(tmp_path)
     with drawing():
-        figure = draw_configurations(sweep, LOSSES)
+        figure = drawn_configurations(tmp_path)
         FigureCanvasAgg(figure).draw()
     legend = figure.legends[0].get_window_extent()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
