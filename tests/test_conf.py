@@ -35,14 +35,19 @@ SHORTER = {
     "lr_range": ["seed=0", "net.hidden=[5]", "optimizer.lr=0.01,0.1,1.0"],
 }
 # These need a user's table or a download; tests/data trains on both.
-TESTED_ELSEWHERE = {"data=csv", "data=openml"}
-IMAGES = {"net=cnn": ["data=digits"], "model=in": ["net=cnn", "data=digits"]}
+# The loggers need a process of their own; tests/training/test_extra.py trains with them.
+TESTED_ELSEWHERE = {"data=csv", "data=openml", "logger=wandb", "logger=mlflow"}
+NEEDED = {
+    "net=cnn": ["data=digits"],
+    "model=in": ["net=cnn", "data=digits"],
+    "optimizer=muon": ["net.hidden=[8,8]"],
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option not in TESTED_ELSEWHERE])
 def test_option_trains(run_train, option):
-    outcome = run_train(option, "trainer.max_epochs=1", *IMAGES.get(option, []))
+    outcome = run_train(option, "trainer.max_epochs=1", *NEEDED.get(option, []))
     assert outcome.code == 0, outcome.err
     assert "finished after 1 epochs" in outcome.out
 

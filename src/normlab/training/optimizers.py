@@ -228,6 +228,7 @@ def example_optimizer(node: Mapping[str, Any]) -> torch.optim.Optimizer:
 
 def raise_unmatched(net: nn.Module, key: str, match: Sequence[str]) -> None:
     """Raise ConfigError for a group that selects no parameter of a net."""
-    hint = f"{HIDDEN} are the weight matrices of all layers except the first and the last; " * (HIDDEN in match)
+    hint = f"{HIDDEN} are the weight matrices of all layers except the first and the last; use a deeper net; "
+    hint *= HIDDEN in match
     names = ", ".join(name for name, _ in net.named_parameters())
     raise ConfigError(f"{key} must select a parameter, got {', '.join(match)}; {hint}the net has {names}")
