@@ -286,3 +286,14 @@ def test_training_resumes_from_a_saved_state(make):
     second_optimizer.load_state_dict(deepcopy(first_optimizer.state_dict()))
     train(second, second_optimizer, 3)
     assert torch.equal(second.weight, whole.weight)
+
+
+def test_tabulated_factors_of_adam_are_those_of_each_update():
+    parameter = nn.Parameter(torch.zeros(3, 2))
+    adam = Adam([parameter], lr=[0.1, 0.01, 0.001], betas=(0.9, [0.99, 0.999, 0.5]), members=3)
+    for t in [*range(1, 70), 10, 5000, 5001]:  # a resumed run begins at any update
+        if t == 40:
+            adam.set_numbers({"lr": torch.full((3, 1), 0.2, dtype=torch.float64)})
+        now = torch.tensor(float(t), dtype=torch.float64)
+        for tabulated, direct in zip(adam.tabulated_factors(now), adam.factors(now), strict=True):
+            torch.testing.assert_close(tabulated, direct, rtol=1e-6, atol=0)

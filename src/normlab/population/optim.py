@@ -6,7 +6,7 @@ hyperparameter such as the learning rate is ``[K, 1]``; torch's optimizers accep
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,10 @@ Parts = list[list[nn.Parameter]]
 def column(number: Number, members: int) -> Tensor:
     """Expand one hyperparameter value, or one per member, to ``[K, 1]`` in float64."""
     return torch.as_tensor(number, dtype=torch.float64).reshape(-1, 1).expand(members, 1).clone()
+
+
+UPDATES_AHEAD = 32
+"""Updates whose step sizes Adam computes at once."""
 
 
 class StackedOptimizer(torch.optim.Optimizer):
@@ -89,9 +93,14 @@ class StackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.advance()
+        return loss
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Take a step without torch's profiler record and hooks, which cost 3 % of a small net's step."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         self.update(torch.cat([grad.reshape(self.members, -1) for grad in grads], dim=1))
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set the gradients to None, without torch's profiler record, which costs 5 % of a small net's step."""
@@ -181,6 +190,26 @@ class Adam(StackedOptimizer):
         # 1 − β in float64, since in float32 it would have the rounding error of β.
         group = self.param_groups[0]
         self._gain1, self._gain2 = ((1 - group[beta]).to(self.theta.dtype) for beta in ("beta1", "beta2"))
+        self._first, self._ahead = 0, cast("tuple[Tensor, Tensor] | None", None)
+
+    def factors(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``η√(1 − β₂ᵗ)/(1 − β₁ᵗ)`` and ``ε√(1 − β₂ᵗ)``, the step size and ε of update t, ``[…, K, 1]``."""
+        group, dtype = self.param_groups[0], self.theta.dtype
+        # In float32, 1 − β₂ᵗ would lose four of its seven digits at the first step.
+        root = (1 - group["beta2"] ** t).sqrt_()
+        step_size = materialized((group["lr"] * root / (1 - group["beta1"] ** t)).to(dtype))
+        return step_size, materialized((group["eps"] * root).to(dtype))
+
+    def tabulated_factors(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return :meth:`factors` from a table of several updates: eleven small operations take 8 % of a step."""
+        if torch.compiler.is_compiling() or t.device.type != "cpu":
+            return self.factors(t)
+        now = int(t.item())
+        if self._ahead is None or not self._first <= now < self._first + UPDATES_AHEAD:
+            self._first = now
+            self._ahead = self.factors(t + torch.arange(UPDATES_AHEAD, dtype=t.dtype).view(-1, 1, 1))
+        step_size, eps = self._ahead
+        return step_size[now - self._first], eps[now - self._first]
 
     def update(self, grad: Tensor) -> None:
         """Update θ by Adam or AdamW."""
@@ -192,10 +221,7 @@ class Adam(StackedOptimizer):
             grad.addcmul_(theta, self.decay().to(theta.dtype))
         mean = self.state["mean"].lerp_(grad, self._gain1)
         square = self.state["square"].lerp_(grad.square_(), self._gain2)
-        # In float32, 1 − β₂ᵗ would lose four of its seven digits at the first step.
-        root = (1 - group["beta2"] ** updates).sqrt_()
-        step_size = materialized((group["lr"] * root / (1 - group["beta1"] ** updates)).to(theta.dtype))
-        eps = materialized((group["eps"] * root).to(theta.dtype))
+        step_size, eps = self.tabulated_factors(updates)
         theta.sub_(torch.div(mean, square.sqrt().add_(eps)).mul_(step_size))
 
 

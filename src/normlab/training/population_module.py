@@ -133,6 +133,7 @@ class PopulationModule(pl.LightningModule):
 
     def prepare_step(self) -> None:
         """Select the step function: eager on the net, one function of all members, or compiled."""
+        self.advance: Callable[[], Any] = getattr(self.optimizer, "advance", self.optimizer.step)
         inner = getattr(self.optimizer, "inner", self.optimizer)
         if self.compiles and not isinstance(inner, StackedOptimizer):
             log.warning(
@@ -182,7 +183,7 @@ class PopulationModule(pl.LightningModule):
         loss.backward(torch.ones_like(loss))  # as of the sum of the losses
         if self.clipping is not None:
             self.clipping.in_place(self.population.parameters())
-        self.optimizer.step()
+        self.advance()
         return loss.detach()
 
     def training_step(self, batch: Split, batch_idx: int) -> None:

@@ -250,7 +250,9 @@ def prefix_part_errors(module: PopulationModule) -> None:
 
     def make_optimizer(*arguments: Any) -> torch.optim.Optimizer:
         optimizer = make(*arguments)
-        optimizer.step = named("optimizer", optimizer.step)  # type: ignore[method-assign]
+        for step in ("step", "advance"):
+            if hasattr(optimizer, step):
+                setattr(optimizer, step, named("optimizer", getattr(optimizer, step)))
         return optimizer
 
     module.make_optimizer = make_optimizer
