@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +50,9 @@ def no_process_left() -> Iterator[None]:
     """Kill the processes that a test has started and left, such as a training if the test failed."""
     before = descendants(os.getpid())
     yield
-    for process in descendants(os.getpid()) - before:
+    # Later tests need the tracker that multiprocessing starts once and warns of if it has died.
+    tracker: Any = resource_tracker._resource_tracker
+    for process in descendants(os.getpid()) - before - {tracker._pid}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 

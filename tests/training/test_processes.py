@@ -1,14 +1,12 @@
 """Runs on several devices: two processes on the CPU give what one process gives."""
 
 import multiprocessing
-import multiprocessing.resource_tracker
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-import warnings
 from functools import cache
 from pathlib import Path
 
@@ -42,14 +40,6 @@ ADAM = ["optimizer.eps=1e-6"]
 SYNC = ["+model.norm.sync=true"]
 SYNC2D = ["+model.norm2d.sync=true"]
 TWO = ["trainer.devices=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def resource_tracker() -> None:
-    """Start Python's process that tracks resources here, so that no test is thought to leave it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an earlier test may have ended it
-        multiprocessing.resource_tracker.ensure_running()
 
 
 @cache
