@@ -1,0 +1,139 @@
+"""Criteria about quantities of one arm: a value, a slope, a correlation."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from normlab.claims.criteria import Criterion
+from normlab.claims.parts import align, bounds, margin_region, part_name, region_part, shown_part
+from normlab.claims.sweep import Settings, Sweep
+from normlab.claims.verdict import Part
+from normlab.errors import require
+from normlab.stats.estimates import Numbers
+from normlab.stats.regions import Region, correlation_test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Within(Criterion):
+    """A quantity of an arm is a value ± margin: its 90 % interval lies inside.
+
+    Args:
+        arm, metric, panel: the arm, the quantity and the panel.
+        value, margin: in the unit of the quantity.
+    """
+
+    arm: str
+    metric: str
+    value: float
+    margin: float
+    panel: Settings = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        margin_region(self.margin)
+
+    def parts(self, sweep: Sweep) -> list[Part]:
+        """Test whether the quantity lies within the margin."""
+        (values,) = align(sweep.values(self.metric, self.arm, self.panel))
+        region = Region(self.value - self.margin, self.value + self.margin)
+        name, rows = part_name(self.arm, self.metric, self.panel), sweep.rows(self.metric, self.panel)
+        return [region_part(name, "value", values, region, 1, rows)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slope(Criterion):
+    """The slope of a quantity on x, by least squares in each replicate, lies between bounds.
+
+    Args:
+        arm, panel: the arm and the panel.
+        metric: the name of the quantity; ``{x}`` in it is replaced by each x.
+        at: the values of x, at least two.
+        key: the key of the panels whose settings are x; empty if x only stands in the metric's name.
+        log_x, log_y: True to take the logarithm.
+        above, below: the bounds (95 % interval).
+        value, margin: instead of bounds, the slope is value ± margin (90 % interval).
+    """
+
+    arm: str
+    metric: str
+    at: Sequence[float]
+    key: str = ""
+    panel: Settings = field(default_factory=dict)
+    log_x: bool = False
+    log_y: bool = True
+    above: float | None = None
+    below: float | None = None
+    value: float = 0.0
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        require(len(set(self.at)) > 1, "at", "at least two values of x", list(self.at))
+        require(not self.log_x or min(self.at) > 0, "at", "positive with log_x", list(self.at))
+        require(bool(self.key) or "{x}" in self.metric, "key", "a key, or {x} part of the metric", repr(self.key))
+        require(self.margin is None or self.above is self.below is None, "margin", "null with bounds", self.margin)
+        self.region()
+
+    def region(self) -> Region:
+        """Return the region of the slope."""
+        if self.margin is None:
+            return bounds(self.above, self.below)
+        return Region(*(self.value + end for end in margin_region(self.margin)))
+
+    def parts(self, sweep: Sweep) -> list[Part]:
+        """Test whether the slope lies between the bounds."""
+        points = [(self.metric.replace("{x}", f"{x:g}"), self.panel_at(x)) for x in self.at]
+        y = np.stack(align(*(sweep.values(metric, self.arm, panel) for metric, panel in points)))
+        rows = next(filter(None, (sweep.rows(*point) for point in points)), None)
+        effects = self.slopes(y)
+        name = part_name(self.arm, f"{self.metric} on {'log ' if self.log_x else ''}{self.key or 'x'}", self.panel)
+        return [region_part(name, "slope", effects, self.region(), 2 if self.margin is None else 1, rows)]
+
+    def panel_at(self, x: float) -> Settings:
+        """Return the panel of one x."""
+        return {**self.panel, **({self.key: x} if self.key else {})}
+
+    def slopes(self, y: Numbers) -> Numbers:
+        """Return the slope of each replicate from values ``(points, n)``.
+
+        A replicate with an infinite value has an infinite slope outside the region.
+        """
+        x = np.log(self.at) if self.log_x else np.array(self.at, dtype=float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            y = np.log(y) if self.log_y else y
+            slopes = (x - x.mean()) @ y / ((x - x.mean()) ** 2).sum()
+        outside = math.inf if math.isfinite(self.region().high) else -math.inf
+        return np.where(np.isfinite(y).all(axis=0), slopes, outside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation(Criterion):
+    """Spearman's correlation of two quantities of an arm over the replicates lies between bounds (95 % interval).
+
+    Args:
+        arm, panel: the arm and the panel.
+        metric, other: the names of the quantities.
+        above, below: the bounds of the correlation.
+    """
+
+    arm: str
+    metric: str
+    other: str
+    panel: Settings = field(default_factory=dict)
+    above: float | None = None
+    below: float | None = None
+
+    def __post_init__(self) -> None:
+        ends = [end for end in bounds(self.above, self.below) if math.isfinite(end)]
+        require(min(ends) > -1 and max(ends) < 1, "above, below", "correlations between -1 and 1", ends)
+
+    def parts(self, sweep: Sweep) -> list[Part]:
+        """Test the correlation."""
+        x, y = align(*(sweep.values(metric, self.arm, self.panel) for metric in (self.metric, self.other)))
+        region, name = (
+            bounds(self.above, self.below),
+            part_name(self.arm, f"{self.metric}, {self.other}", self.panel),
+        )
+        overlaps = any(sweep.rows(metric, self.panel) for metric in (self.metric, self.other))
+        require(not overlaps, "metric", "not measured on overlapping test splits; use generated data", name)
+        return [shown_part(name, "correlation", correlation_test(x, y, region), region, len(x))]
