@@ -51,6 +51,9 @@ class TestReplicatesNeeded:
         outside = [part(0.9, 0.2, effect=1.2, needed=60), part(0.9, 0.3, effect=1.1, needed=90)]
         assert decide([part(0.3, needed=30), *outside]).needed == 60
 
+    def test_more_than_there_are(self):
+        assert decide([part(0.2, needed=8)]).needed == 13
+
     def test_none_would_decide(self):
         verdict = decide([part(0.2, needed=None), part(0.3, needed=30)])
         assert verdict.needed is None

@@ -130,12 +130,12 @@ def replicates_needed(parts: Sequence[Part]) -> int | None:
     shown. None if no number of replicates would decide.
     """
     outside = [part for part in parts if not part.region.contains(part.effect) and not math.isnan(part.effect)]
+    relevant = outside or [part for part in parts if part.answer != Answer.HOLDS]
+    # The estimate may promise a decision with fewer replicates than there are.
+    known = [max(part.needed, part.n + 1) for part in relevant if part.needed is not None]
     if outside:
-        known = [part.needed for part in outside if part.needed is not None]
-        return min(known) if known else None
-    open_parts = [part.needed for part in parts if part.answer != Answer.HOLDS]
-    known = [needed for needed in open_parts if needed is not None]
-    return max(known) if known and len(known) == len(open_parts) else None
+        return min(known, default=None)
+    return max(known) if known and len(known) == len(relevant) else None
 
 
 def needed_text(needed: int | None) -> str:
