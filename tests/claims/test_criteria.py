@@ -45,6 +45,7 @@ class TestBetter:
         assert (verdict.answer, verdict.n, verdict.p) == (Answer.HOLDS, 6, 2 / 64)
         assert verdict.interval.low == pytest.approx(0.5)  # the smallest and the largest ratio at n = 6
         assert verdict.interval.high == pytest.approx(0.55)
+        assert verdict.sentence.endswith("n = 6), required below 1")
 
     def test_worse_arm_does_not_hold(self, losses):
         verdict = Better(**PAIR)(losses([2.0, 2.1, 2.2, 2.3, 2.4, 2.5]))

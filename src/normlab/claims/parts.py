@@ -13,7 +13,7 @@ from normlab.stats.comparison import ALPHA, RATIO, effect_of, margin_of, paired_
 from normlab.stats.design import configuration_label
 from normlab.stats.estimates import Numbers
 from normlab.stats.regions import Region, RegionTest, Rows, region_test
-from normlab.stats.signed_rank import Interval, attainable_p
+from normlab.stats.signed_rank import attainable_p
 
 
 def bounds(above: float | None, below: float | None) -> Region:
@@ -72,7 +72,7 @@ def shown_part(name: str, unit: str, test: RegionTest, region: Region, n: int, l
     """Return a part with its estimate and region in the unit that is shown."""
     effect, low, high = shown_estimate(unit, test.interval)
     if unit == RATIO:
-        region = Region(*shown_estimate(RATIO, Interval(0.0, *region))[1:])
+        region = Region(*(math.exp(end) if math.isfinite(end) else end for end in region))
     return Part(name, unit, effect, (low, high), level, region, n, test.inside, test.outside, test.needed)
 
 
