@@ -21,6 +21,7 @@ from normlab.claims import (
     Slope,
     Within,
 )
+from normlab.claims.quantities import slopes
 from normlab.errors import ConfigError
 
 INF = math.inf
@@ -187,18 +188,21 @@ class TestSlope:
 
     def test_slope_on_log_depth_equals_polyfit(self, fake):
         depths, generator = [4, 8, 16, 32], np.random.default_rng(0)
-        y = {depth: generator.uniform(1, 2, 7) / math.sqrt(depth) for depth in depths}
-        slope = Slope(arm="bn", metric="ratio", at=depths, key="net.depth", log_x=True, below=0)
-        sweep = fake({("ratio", "bn", f"net.depth={depth}"): values for depth, values in y.items()})
-        expected = np.polyfit(np.log(depths), np.log(np.stack(list(y.values()))), 1)[0]
-        assert slope.slopes(np.stack(list(y.values()))) == pytest.approx(expected)
-        assert slope(sweep).answer == Answer.HOLDS
+        y = np.stack([generator.uniform(1, 2, 7) / math.sqrt(depth) for depth in depths])
+        expected = np.polyfit(np.log(depths), np.log(y), 1)[0]
+        assert slopes(np.array(depths), y, math.inf, log_x=True, log_y=True) == pytest.approx(expected)
+        sweep = fake(
+            {("ratio", "bn", f"net.depth={depth}"): list(row) for depth, row in zip(depths, y, strict=True)}
+        )
+        verdict = Slope(arm="bn", metric="ratio", at=depths, key="net.depth", log_x=True, below=0)(sweep)
+        assert verdict.answer == Answer.HOLDS
+        assert min(expected) <= verdict.effect <= max(expected)
 
-    def test_infinite_value_is_outside(self):
-        bounds = {"arm": "bn", "metric": "{x}", "at": [1, 2]}
-        y = np.array([[1.0, 1.0], [1.0, INF]])
-        assert Slope(**bounds, below=1).slopes(y).tolist() == [0.0, INF]
-        assert Slope(**bounds, above=1).slopes(y).tolist() == [0.0, -INF]
+    def test_infinite_value_is_outside(self, fake):
+        sweep = fake({("x1", "bn"): [1.0] * 6, ("x2", "bn"): [math.inf] * 6})
+        for bound in ({"above": 1}, {"below": 1}):
+            slope = Slope(arm="bn", metric="x{x}", at=[1, 2], **bound)
+            assert slope(sweep).answer == Answer.FAILS
 
 
 class TestShare:
@@ -257,6 +261,7 @@ def test_hydra_makes_criteria():
         (lambda: Slope(arm="bn", metric="x{x}", at=[1], above=0), "at must be at least two values of x, got [1]"),
         (lambda: Slope(arm="bn", metric="x", at=[1, 2], above=0), "key must be a key, or {x} part of the metric"),
         (lambda: Interaction(**PAIR, other={}, above=0, margin=1), "margin must be null with bounds, got 1"),
+        (lambda: Slope(arm="bn", metric="{x}", at=[1, 2], above=0, value=1), "value must be given with a margin"),
         (lambda: AllOf(criteria=[]), "criteria must be at least one criterion, got []"),
     ],
 )

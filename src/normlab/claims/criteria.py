@@ -14,6 +14,7 @@ import numpy as np
 from normlab.claims.parts import (
     align,
     bounds,
+    bounds_or_margin,
     in_unit,
     kind_of,
     margin_region,
@@ -219,12 +220,7 @@ class Interaction(Comparison):
     margin: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.margin is None or self.above is self.below is None, "margin", "null with bounds", self.margin)
-        self.region()
-
-    def region(self) -> Region:
-        """Return the region of relative changes."""
-        return bounds(self.above, self.below) if self.margin is None else margin_region(self.margin)
+        bounds_or_margin(self.above, self.below, self.margin)
 
     def parts(self, sweep: Sweep) -> list[Part]:
         """Test whether the change of the effect lies between the bounds."""
@@ -232,10 +228,10 @@ class Interaction(Comparison):
         values = align(*(sweep.values(self.metric, arm, panel) for panel in panels for arm in self.arms))
         kind = kind_of(sweep, self.metric, *values)
         change = differences(paired_effects(kind, *values[:2]), paired_effects(kind, *values[2:]))
-        region, sides = in_unit(kind, self.region()), 2 if self.margin is None else 1
+        region, sides = bounds_or_margin(self.above, self.below, self.margin)
         rows = sweep.rows(self.metric, self.panel) or sweep.rows(self.metric, self.other)
         name = f"{self.name} less {panel_text(self.other)}"
-        return [region_part(name, kind, change, region, sides, rows)]
+        return [region_part(name, kind, change, in_unit(kind, region), sides, rows)]
 
 
 @dataclass(frozen=True, kw_only=True)

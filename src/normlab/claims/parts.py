@@ -28,10 +28,19 @@ def bounds(above: float | None, below: float | None) -> Region:
     return region
 
 
-def margin_region(margin: float) -> Region:
-    """Return the region ± margin; raise ``ConfigError`` unless the margin is positive and finite."""
+def margin_region(margin: float, value: float = 0.0) -> Region:
+    """Return the region value ± margin; raise ``ConfigError`` unless the margin is positive and finite."""
     require(0 < margin < math.inf, "margin", "a number > 0", margin)
-    return Region(-margin, margin)
+    return Region(value - margin, value + margin)
+
+
+def bounds_or_margin(
+    above: float | None, below: float | None, margin: float | None, value: float = 0.0
+) -> tuple[Region, int]:
+    """Return the region of two-sided bounds, or of value ± margin, and the sides of its test: 2 or 1."""
+    require(margin is None or above is below is None, "margin", "null with bounds", margin)
+    require(margin is not None or value == 0, "value", "given with a margin, instead of bounds", value)
+    return (bounds(above, below), 2) if margin is None else (margin_region(margin, value), 1)
 
 
 def in_unit(kind: str, region: Region) -> Region:

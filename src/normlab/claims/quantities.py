@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from normlab.claims.criteria import Criterion
-from normlab.claims.parts import align, bounds, margin_region, part_name, region_part, shown_part
+from normlab.claims.parts import align, bounds, bounds_or_margin, margin_region, part_name, region_part, shown_part
 from normlab.claims.sweep import Settings, Sweep
 from normlab.claims.verdict import Part
 from normlab.errors import require
 from normlab.stats.estimates import Numbers
-from normlab.stats.regions import Region, correlation_test
+from normlab.stats.regions import correlation_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Within(Criterion):
     def parts(self, sweep: Sweep) -> list[Part]:
         """Test whether the quantity lies within the margin."""
         (values,) = align(sweep.values(self.metric, self.arm, self.panel))
-        region = Region(self.value - self.margin, self.value + self.margin)
+        region = margin_region(self.margin, self.value)
         name, rows = part_name(self.arm, self.metric, self.panel), sweep.rows(self.metric, self.panel)
         return [region_part(name, "value", values, region, 1, rows)]
 
@@ -71,39 +71,34 @@ class Slope(Criterion):
         require(len(set(self.at)) > 1, "at", "at least two values of x", list(self.at))
         require(not self.log_x or min(self.at) > 0, "at", "positive with log_x", list(self.at))
         require(bool(self.key) or "{x}" in self.metric, "key", "a key, or {x} part of the metric", repr(self.key))
-        require(self.margin is None or self.above is self.below is None, "margin", "null with bounds", self.margin)
-        self.region()
-
-    def region(self) -> Region:
-        """Return the region of the slope."""
-        if self.margin is None:
-            return bounds(self.above, self.below)
-        return Region(*(self.value + end for end in margin_region(self.margin)))
+        bounds_or_margin(self.above, self.below, self.margin, self.value)
 
     def parts(self, sweep: Sweep) -> list[Part]:
         """Test whether the slope lies between the bounds."""
-        points = [(self.metric.replace("{x}", f"{x:g}"), self.panel_at(x)) for x in self.at]
+        panels = [{**self.panel, **({self.key: x} if self.key else {})} for x in self.at]
+        points = [(self.metric.replace("{x}", f"{x:g}"), panel) for x, panel in zip(self.at, panels, strict=True)]
         y = np.stack(align(*(sweep.values(metric, self.arm, panel) for metric, panel in points)))
         rows = next(filter(None, (sweep.rows(*point) for point in points)), None)
-        effects = self.slopes(y)
+        region, sides = bounds_or_margin(self.above, self.below, self.margin, self.value)
+        unknown = math.inf if math.isfinite(region.high) else -math.inf
+        effects = slopes(np.array(self.at, dtype=float), y, unknown, self.log_x, self.log_y)
         name = part_name(self.arm, f"{self.metric} on {'log ' if self.log_x else ''}{self.key or 'x'}", self.panel)
-        return [region_part(name, "slope", effects, self.region(), 2 if self.margin is None else 1, rows)]
+        return [region_part(name, "slope", effects, region, sides, rows)]
 
-    def panel_at(self, x: float) -> Settings:
-        """Return the panel of one x."""
-        return {**self.panel, **({self.key: x} if self.key else {})}
 
-    def slopes(self, y: Numbers) -> Numbers:
-        """Return the slope of each replicate from values ``(points, n)``.
+def slopes(x: Numbers, y: Numbers, unknown: float, log_x: bool = False, log_y: bool = False) -> Numbers:
+    """Return the least-squares slope of each replicate, ``(n,)``.
 
-        A replicate with an infinite value has an infinite slope outside the region.
-        """
-        x = np.log(self.at) if self.log_x else np.array(self.at, dtype=float)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            y = np.log(y) if self.log_y else y
-            slopes = (x - x.mean()) @ y / ((x - x.mean()) ** 2).sum()
-        outside = math.inf if math.isfinite(self.region().high) else -math.inf
-        return np.where(np.isfinite(y).all(axis=0), slopes, outside)
+    Args:
+        x, y: the points, ``(points,)`` and ``(points, n)``.
+        unknown: the slope of a replicate with an infinite y.
+        log_x, log_y: True to take the logarithm.
+    """
+    x = np.log(x) if log_x else x
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = np.log(y) if log_y else y
+        slope = (x - x.mean()) @ y / ((x - x.mean()) ** 2).sum()
+    return np.where(np.isfinite(y).all(axis=0), slope, unknown)
 
 
 @dataclass(frozen=True, kw_only=True)
