@@ -27,7 +27,7 @@ COMMAND = [sys.executable, str(ROOT / "train.py"), "+callbacks.extra.leave._targ
 class LeaveAtFirstStep(pl.Callback):
     """Ends the process just before the first optimizer step."""
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         os._exit(0)
 
 
