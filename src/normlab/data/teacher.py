@@ -29,13 +29,14 @@ class Teacher(InMemoryData):
 
         ``y = (s(f(x)) + noise·e) / √(1 + noise²)``, e ~ N(0, 1).
 
-    s standardizes f over 10,000 further inputs, so that y has mean 0 and variance 1 up to sampling. No predictor has
-    an expected squared error below ``noise²/(1 + noise²)``; the best constant has 1.
+    s standardizes f over 10,000 further inputs, so that y has mean 0 and variance 1 up to sampling. No predictor
+    has an expected squared error below ``noise²/(1 + noise²)``; the best constant has 1.
 
     Teacher, inputs and noise have random streams of their own, derived from the data seed: sizes of splits and
     ``noise`` do not change the teacher. Everything is drawn and computed in float64.
 
-    Poole et al. (2016), Exponential expressivity in deep neural networks through transient chaos, arXiv:1606.05340.
+    Poole et al. (2016), Exponential expressivity in deep neural networks through transient chaos,
+    arXiv:1606.05340.
 
     Args:
         in_features: number of inputs.
