@@ -1,6 +1,7 @@
 """The fast gradient sign attack against its formula and against torch's autograd, net by net."""
 
 import csv
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -103,6 +104,13 @@ def test_stacked_members_equal_single_members(norm: str, mode: str):
             torch.testing.assert_close(together[name][k : k + 1], value)
 
 
+def test_headline_is_the_lost_accuracy_or_the_loss():
+    classes, regression = (measure(snapshot_of(nets_of("bn"), classes)) for classes in (True, False))
+
+    assert list(classes.headline) == ["acc", "acc_drop_eps0.1", "acc_drop_eps0.4"]
+    assert list(regression.headline) == list(regression.numbers) == ["loss", "loss_eps0.1", "loss_eps0.4"]
+
+
 def test_members_with_test_splits_of_their_own():
     snapshot = snapshot_of(nets_of("bn"), classes=False)
     own = draws(K, 30, 3, seed=3), draws(K, 30, 2, seed=4)
@@ -185,6 +193,8 @@ def test_population_equals_runs_alone(run_train):
 
     together = measured("sweep/seed=1")
     assert len(together) == 11
+    record = json.loads(Path("sweep/seed=1/result.json").read_text())
+    assert record["probes"]["probe/fgsm/frozen/acc_drop_eps0.1"] == together["acc_drop_eps0.1"]
     assert together != pytest.approx(measured("sweep/seed=0"))
     for folder in ("alone", "lightning"):
         assert measured(folder) == pytest.approx(together)

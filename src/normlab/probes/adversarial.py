@@ -77,8 +77,8 @@ class FastGradientSign(Probe):
                 numbers |= {f"{name}_eps{epsilon:g}": value for name, value in attacked.items()}
                 if clean is not None:
                     numbers[f"acc_drop_eps{epsilon:g}"] = clean - attacked["acc"]
-            shown = "loss" if clean is None else "acc"
-            headline = [shown, *(f"{shown}_eps{epsilon:g}" for epsilon in self.epsilons)]
+            first, attack = ("loss", "loss") if clean is None else ("acc", "acc_drop")
+            headline = [first, *(f"{attack}_eps{epsilon:g}" for epsilon in self.epsilons)]
             yield Measurement(mode, numbers, headline=headline)
 
     def test_split(self, snapshot: TrainingSnapshot) -> Split:
