@@ -25,6 +25,7 @@ SELECTIONS = ("no_decay", "groups")
 REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that only the report reads; they do not affect training."""
 
+CORRUPTIONS = ("noise", "blur", "contrast")
 DEFAULT_DATA_SEED = 42
 POPULATION = "normlab.training.population_module.PopulationModule"
 """The LightningModule that trains runs as one stack of nets; any other trains each run alone."""
@@ -37,11 +38,12 @@ SEED_RANGE = "an integer from 0 to 2^63 - 1"
 
 @dataclass(kw_only=True, eq=False)
 class DataConfig:
-    """Split sizes, batch size, the seed for drawing and splitting the data, and standardization.
+    """Split sizes, batch size, the seed for drawing and splitting the data, standardization, corruption.
 
     ``standardize`` centers and scales the inputs of all splits with the training split's mean and standard
     deviation; ``standardize_target`` does so for regression targets, so that a squared error is in units of their
-    variance.
+    variance. ``corrupt`` and ``severity`` corrupt the inputs of the test split, see
+    :class:`normlab.data.corruption.Corruption`.
     """
 
     train: int
@@ -51,6 +53,8 @@ class DataConfig:
     seed: int = DEFAULT_DATA_SEED
     standardize: bool = False
     standardize_target: bool = False
+    corrupt: str | None = None
+    severity: float | None = None
 
     def __post_init__(self) -> None:
         require(self.train >= 1, "data.train", "at least 1 sample", self.train)
@@ -60,6 +64,21 @@ class DataConfig:
         require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
         fits = self.batch_size <= self.train
         require(fits, "data.batch_size", f"at most the {self.train} training samples", self.batch_size)
+        self.check_corruption()
+
+    def check_corruption(self) -> None:
+        """Raise :class:`ConfigError` unless kind and severity of the corruption are both null or fit together."""
+        kind, severity = self.corrupt, self.severity
+        require(kind in (None, *CORRUPTIONS), "data.corrupt", "null, noise, blur or contrast", kind)
+        if kind is None:
+            require(severity is None, "data.severity", "null without data.corrupt", severity)
+            return
+        most = 1.0 if kind == "contrast" else math.inf
+        expected = f"a number > 0{', at most 1,' * (most == 1)} for data.corrupt={kind}"
+        positive = severity is not None and math.isfinite(severity) and 0 < severity <= most
+        require(positive, "data.severity", expected, "null" if severity is None else severity)
+        corruptible = "at least 1 sample for data.corrupt, which acts on the test split"
+        require(self.test >= 1, "data.test", corruptible, self.test)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Probes: measurements of a loss and its parameters that depend on no network class and change no state."""
 
 from normlab.probes.activations import Activations
+from normlab.probes.adversarial import FastGradientSign
 from normlab.probes.curvature import Curvature
 from normlab.probes.gradient_change import AlongGradient, CovariateShift
 from normlab.probes.gradient_lipschitz import GradientLipschitz
@@ -16,6 +17,7 @@ __all__ = [
     "BatchedLoss",
     "CovariateShift",
     "Curvature",
+    "FastGradientSign",
     "GradientLipschitz",
     "Graph",
     "Line",

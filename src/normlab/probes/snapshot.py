@@ -64,6 +64,7 @@ class TrainingSnapshot:
         epoch, step: training progress; steps count from 0.
         folds: whether frozen normalizers may be folded into the linear layers; see :func:`folds_exactly`.
         preconditioning: the preconditioner of an adaptive optimizer before the step, else None.
+        test: the test split in the shapes of ``train``; None if it is empty.
     """
 
     net: nn.Module
@@ -81,6 +82,7 @@ class TrainingSnapshot:
     step: int
     folds: bool = True
     preconditioning: Preconditioning | None = None
+    test: Split | None = None
 
     def data(self, which: str) -> Split:
         """Return the inputs and targets of each member, ``(K, B, …)``: of the ``minibatch`` or of ``train``."""

@@ -171,6 +171,7 @@ class ProbeCallback(pl.Callback):
             step=step.step,
             folds=self.folds,
             preconditioning=step.preconditioning,
+            test=module.split(2),
         )
 
     def record(self, name: str, measurement: Measurement, step: ProbedStep, members: Sequence[int]) -> None:
