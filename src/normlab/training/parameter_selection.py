@@ -61,7 +61,7 @@ def matching_names(net: nn.Module, entries: Sequence[str], key: str, words: Mapp
 def searched(names: Sequence[str], expression: str, key: str, words: Iterable[str]) -> set[str]:
     """Return the names in which a regular expression is found."""
     try:
-        found = {name for name in names if re.search(expression, name)}
+        found = {name for name in names if re.search(expression, name) or re.search(expression, plain(name))}
     except re.error as error:
         raise ConfigError(f"{key}: {expression} is no regular expression: {error}") from error
     if not found:
@@ -74,7 +74,16 @@ def searched(names: Sequence[str], expression: str, key: str, words: Iterable[st
 
 def bias_names(net: nn.Module) -> set[str]:
     """Return the names of all biases."""
-    return {name for name, _ in net.named_parameters() if name.rpartition(".")[2] == "bias"}
+    return {name for name, _ in net.named_parameters() if plain(name).rpartition(".")[2] == "bias"}
+
+
+def plain(name: str) -> str:
+    """Return the name that the original of a parametrized tensor had before; other names are unchanged.
+
+    >>> plain("hidden1.linear.parametrizations.bias.original"), plain("output.bias")
+    ('hidden1.linear.bias', 'output.bias')
+    """
+    return re.sub(r"parametrizations\.(\w+)\.original$", r"\1", name)
 
 
 def normalizer_names(net: nn.Module) -> set[str]:
