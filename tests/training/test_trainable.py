@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -186,3 +187,27 @@ def test_command_line(run_train):
 def test_configurations_without_the_key_train_all():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert OmegaConf.to_container(compose("train"))["trainable"] == "all"
+
+
+@pytest.mark.parametrize(("model", "agrees"), [("bn", True), ("ln", True), ("nobn", False)])
+def test_weight_decay_of_scale_invariant_weights_is_an_exponential_rate(tmp_path, model, agrees):
+    # Li and Arora (2019), arXiv:1910.07454: rates η(1 − ηλ)^(−2t − 1) without weight decay.
+    rate, decay = 0.1, 0.05
+    shrink = 1 - rate * decay
+    words = [f"model={model}", "trainable=hidden..linear.weight", "net.init=kaiming", "optimizer=sgd"]
+    words += ["optimizer.momentum=0", "trainer.max_epochs=20"] + (["model.norm.eps=1e-30"] if agrees else [])
+    words = [*words, *(word for word in COMMON if "eps" not in word and "epochs" not in word)]
+    schedule = ["+scheduler._target_=torch.optim.lr_scheduler.ExponentialLR", f"+scheduler.gamma={shrink**-2}"]
+    schedule += ["+scheduler.interval=step", f"optimizer.lr={rate / shrink}"]
+    decayed = [f"optimizer.lr={rate}", f"optimizer.weight_decay={decay}", "++optimizer.no_decay=[scale_dependent]"]
+    if not agrees:
+        decayed.pop()
+    losses = []
+    for name, own in (("decayed", decayed), ("grown", schedule)):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = validate(compose("train", overrides=[*words, *own]))
+        train([Run(config, tmp_path / name, name, {"model": "x"}, own)])
+        curves = pd.read_csv(tmp_path / name / "curves.csv").query("split == 'train' and metric == 'loss'")
+        losses.append(torch.tensor(curves["value"].to_numpy()))
+    largest = ((losses[0] - losses[1]) / losses[1]).abs().max().item()
+    assert largest < 1e-6 if agrees else largest > 1e-3
