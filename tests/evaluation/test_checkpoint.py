@@ -26,6 +26,7 @@ BEST = Path(RUN) / "checkpoints/best.pt"
         ["data=wine", "trainer.precision=64-true", "loss=squared_error"],
         ["model=brn", "net.dropout=0.5"],
         ["model=noisy"],
+        ["trainable=random:norm"],
         ["model=actnorm"],
         ["data=digits", "net=cnn", "net.channels=[2]"],
     ],

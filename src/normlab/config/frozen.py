@@ -27,7 +27,7 @@ MOVED_TARGETS = {
     "normlab.probes.AliasedLipschitz": "normlab.source_experiments.AliasedLipschitz",
 }
 
-DEFAULTS_BEFORE = {"replicate": "seed", "module": {"_target_": POPULATION}}
+DEFAULTS_BEFORE = {"replicate": "seed", "module": {"_target_": POPULATION}, "trainable": "all"}
 """Values of keys that older records lack."""
 
 LOSSES_BEFORE: dict[Any, dict[str, Any]] = {

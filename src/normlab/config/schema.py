@@ -257,6 +257,7 @@ class Config:
     target: float | None = None
     statistics: str = "running"
     stats_warmup_epochs: int = 0
+    trainable: str = "all"
     train_eval_every: int | None = None
     retrain: bool = False
     ckpt_path: str | None = None
@@ -280,6 +281,8 @@ class Config:
         most = self.max_replicates
         require(most is None or most >= 2, "max_replicates", "null or at least 2 replicates", most)
         require(self.stats_warmup_epochs >= 0, "stats_warmup_epochs", "0 or more epochs", self.stats_warmup_epochs)
+        expected = "all, norm or a part of a parameter's name, or one of these after random:"
+        require(self.trainable.removeprefix("random:") != "", "trainable", expected, repr(self.trainable))
         require(0 <= self.seed < 2**63, "seed", SEED_RANGE, self.seed)
         require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)
         for group in ("metrics", "probes"):

@@ -2,6 +2,7 @@
 
 from normlab.probes.activations import Activations
 from normlab.probes.adversarial import FastGradientSign
+from normlab.probes.angular_update import AngularUpdate
 from normlab.probes.curvature import Curvature
 from normlab.probes.gradient_change import AlongGradient, CovariateShift
 from normlab.probes.gradient_lipschitz import GradientLipschitz
@@ -9,11 +10,14 @@ from normlab.probes.graph import Graph
 from normlab.probes.interpolation import Line
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.preactivations import Preactivations
+from normlab.probes.residual_branches import ResidualBranches
+from normlab.probes.saturation import Saturation
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 
 __all__ = [
     "Activations",
     "AlongGradient",
+    "AngularUpdate",
     "BatchedLoss",
     "CovariateShift",
     "Curvature",
@@ -24,5 +28,7 @@ __all__ = [
     "Measurement",
     "Preactivations",
     "Probe",
+    "ResidualBranches",
+    "Saturation",
     "TrainingSnapshot",
 ]

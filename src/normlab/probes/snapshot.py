@@ -279,6 +279,28 @@ def forward_backward(
     return ForwardBackward(inputs, outputs, modules, normalized, dict(zip(weights, back, strict=True)))
 
 
+def observe_forward(
+    snapshot: TrainingSnapshot, mode: str, data: str, observe: Callable[[nn.Module, Tensor], Tensors]
+) -> Tensors:
+    """Return measurements of a forward pass of each member at the parameters before the step, ``(K, …)`` each.
+
+    Args:
+        snapshot: the nets and their data.
+        mode: ``batch`` or ``frozen``, the statistics of the normalizers.
+        data: ``minibatch`` or ``train``.
+        observe: calls one net on its inputs ``(B, …)``, and returns measurements by name.
+    """
+
+    def call(state: Tensors, x: Tensor) -> Tensors:
+        return observe(side_effect_free_copy(snapshot.net, mode, state, folds=False, corrections=True), x)
+
+    names = [name for name, _ in chain(snapshot.net.named_parameters(), snapshot.net.named_buffers())]
+    # Clones, because layers may update buffers in place.
+    state = {name: snapshot.before[name].detach().clone() for name in names}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        return map_members(call, state, snapshot.data(data)[0])
+
+
 def map_members(function: Callable[..., Result], *arguments: Any) -> Result:
     """Apply a function of one member's tensors to those of K members, ``(K, …)`` to ``(K, …)``.
 
