@@ -1,4 +1,4 @@
-"""The run of a population as folder, result and log line; the entry is :class:`RunFolders`, which completes folders."""
+"""A run of a population: its folder, result and log line. :class:`RunFolders` prepares and completes the folders."""
 
 import logging
 import re
