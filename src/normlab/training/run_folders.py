@@ -1,4 +1,4 @@
-"""A run of a population: its folder, result and log line. :class:`RunFolders` prepares and completes the folders."""
+"""A run of a population: folder, result and log line. :class:`RunFolders` prepares and completes the folders."""
 
 import logging
 import re
