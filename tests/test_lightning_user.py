@@ -1,4 +1,4 @@
-"""What a user of Lightning types, without having read the docs of normlab."""
+"""Commands of a user who knows Lightning's documentation and not normlab's."""
 
 import os
 import shlex

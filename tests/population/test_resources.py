@@ -12,7 +12,7 @@ from normlab.config.validation import validate
 from normlab.population import resources
 from normlab.population.resources import Footprint, tensor_sizes
 from normlab.sweep.grouping import group_runs
-from normlab.training import session
+from normlab.training import stackability
 from normlab.training.run import dry_run_once
 from normlab.training.run_folders import Run
 
@@ -33,7 +33,7 @@ def footprint_of(config: FrozenConfig) -> Footprint:
 
 
 def should_compile(config: FrozenConfig, members: int, populations: int = 1) -> bool:
-    return session.should_compile(dry_run_once(config), members, populations)
+    return stackability.should_compile(dry_run_once(config), members, populations)
 
 
 def members_at_once(config: FrozenConfig, n_jobs: int = 1, device: str = "cpu", **own: bool) -> int:

@@ -27,6 +27,14 @@ UPDATES_AHEAD = 32
 """Updates whose step sizes Adam computes at once."""
 
 
+def value_of(closure: Callable[[], Any] | None) -> Any:
+    """Call the closure of an optimizer's step with gradients, and return its value; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class StackedOptimizer(torch.optim.Optimizer):
     """Base class of optimizers whose trained parameters are views of one buffer θ.
 
@@ -89,10 +97,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update θ in place from the parameters' gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = value_of(closure)
         self.advance()
         return loss
 
@@ -249,7 +254,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         self.share()
 
     def share(self) -> None:
-        """Let the optimizers have the state and the parameter groups of this one."""
+        """Assign this optimizer's state and parameter groups to the optimizers."""
         groups = iter(self.param_groups)
         for optimizer in self.optimizers:
             optimizer.state = self.state
@@ -267,10 +272,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step of each optimizer, and return the value of the closure, which is called once."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = value_of(closure)
         for optimizer in self.optimizers:
             optimizer.step()
         return loss

@@ -38,8 +38,7 @@ from normlab.results.sweep import (
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
 from normlab.training.progress import Interrupts
 from normlab.training.run import dry_run_once
-from normlab.training.session import choose_stacking
-from normlab.training.stackability import without_extra
+from normlab.training.stackability import choose_stacking, without_extra
 
 log = logging.getLogger("normlab")
 TIMING_ROUNDS = 20

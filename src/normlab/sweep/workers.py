@@ -21,8 +21,7 @@ from normlab.results.result import Result, Status
 from normlab.sweep.grouping import Group
 from normlab.training.progress import Progress, WorkerProgress
 from normlab.training.run import train
-from normlab.training.run_folders import Run
-from normlab.training.session import result_without_metrics
+from normlab.training.run_folders import Run, result_without_metrics
 
 log = logging.getLogger("normlab")
 KILLED = "the worker process was killed, possibly because memory ran out"

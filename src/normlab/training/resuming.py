@@ -146,7 +146,7 @@ def epoch_sums(trainer: pl.Trainer) -> State:
 
 
 def continue_epoch_sums(trainer: pl.Trainer, sums: State) -> None:
-    """Let each number that is logged next start from its sum in ``sums``, which loses that entry."""
+    """Start each logged number of the epoch from its sum in ``sums``, and remove that entry."""
     results = trainer.fit_loop.epoch_loop._results
     update = results.update_metrics
 

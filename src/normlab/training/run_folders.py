@@ -1,8 +1,9 @@
-"""Prepares and completes the folders of a population's runs; the entry is :class:`RunFolders`."""
+"""A run of a population: folder, result and log line. :class:`RunFolders` prepares and completes the folders."""
 
 import logging
 import re
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,12 +17,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.config.frozen import FOLDER_KEYS, FrozenConfig, recorded
+from normlab.config.schema import direction_of
 from normlab.config.validation import validate
 from normlab.population import State
 from normlab.results import events, result, series
 from normlab.results.events import EVENT_FILES, EventWriter
 from normlab.results.folder import group_choices, require_writable, run_name, to_yaml
-from normlab.results.result import EpochMetrics, Result, Status
+from normlab.results.result import EpochMetrics, Objective, Result, Status, remembered_command, worst_value
 
 ERROR = "error.txt"
 # Sweeps escape the braces of interpolations.
@@ -148,3 +150,44 @@ def remove_unfinished_run(folder: Path) -> None:
             path.unlink()
     for name in ("best.pt", "last.pt"):
         (folder / "checkpoints" / name).unlink(missing_ok=True)
+
+
+def run_line(result: Result) -> str:
+    """Return the log line of a run's end: status, epochs, seconds and metrics."""
+    words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
+    metric, best, last = result.objective.metric, result.best, result.last
+    if result.status == Status.FINISHED and best and last:
+        words += f"; {metric} best {best.metrics[metric]:.4g} in epoch {best.epoch}"
+        words += f", last {last.metrics[metric]:.4g}" if metric in last.metrics else ""
+        words += "".join(f"; {name} {value:.4g}" for name, value in result.test.items() if name == "test/loss")
+    return f"{words}; {result.error}, see error.txt in its folder" if result.error else words
+
+
+def population_line(results: Sequence[Result]) -> str:
+    """Return the log line of a population's end: number of runs by status, and seconds."""
+    counts = Counter(result.status.value for result in results)
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
+    seconds = sum(result.seconds for result in results)
+    return f"{population_name(results)}: {statuses}, {seconds:.2g} s of training"
+
+
+def population_name(runs: Sequence[Run] | Sequence[Result]) -> str:
+    """Return the name of a population in log lines."""
+    models = {run.choices.get("model", "") for run in runs}
+    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
+
+
+def result_without_metrics(run: Run, status: Status, error: str | None = None) -> Result:
+    """Return a result with a status and the run's configuration, without measurements."""
+    metric = run.config.optimized_metric
+    direction = direction_of(metric, run.config.direction)
+    return Result(
+        name=run.name,
+        status=status,
+        config=recorded(run.config),
+        choices=run.choices,
+        overrides=run.overrides,
+        objective=Objective(metric, direction, worst_value(direction)),
+        error=error,
+        command=remembered_command(),
+    )

@@ -3,8 +3,7 @@
 import logging
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,19 +18,16 @@ from normlab.config.frozen import is_population, recorded
 from normlab.config.schema import direction_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.loaders import MinibatchData
-from normlab.data.sampling import batch_sizes
 from normlab.errors import first_line, require
 from normlab.population.evaluation import constant_predictor_loss
 from normlab.population.kernels import tune_malloc
-from normlab.population.optim import StackedOptimizer
 from normlab.population.population import seed_globally
-from normlab.population.resources import compiling_pays, threads, threads_for
+from normlab.population.resources import threads, threads_for
 from normlab.results.result import (
     Objective,
     Result,
     Status,
     environment,
-    remembered_command,
     sources_of,
     worst_value,
 )
@@ -64,83 +60,22 @@ from normlab.training.extra import (
 )
 from normlab.training.lightning_parts import make_single_module
 from normlab.training.member_callbacks import MemberCallbacks
-from normlab.training.optimizers import is_stacked
 from normlab.training.population_module import PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.processes import process_seed, processes
 from normlab.training.progress import Progress
-from normlab.training.run_folders import Run, RunFolders
+from normlab.training.run_folders import (
+    Run,
+    RunFolders,
+    population_line,
+    population_name,
+    result_without_metrics,
+    run_line,
+)
 from normlab.training.single_run import Observer, SingleRun
-from normlab.training.stackability import DryRun
+from normlab.training.stackability import DryRun, choose_stacking, should_compile
 
 log = logging.getLogger("normlab")
-
-
-def run_line(result: Result) -> str:
-    """Return the log line of a run's end: status, epochs, seconds and metrics."""
-    words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
-    metric, best, last = result.objective.metric, result.best, result.last
-    if result.status == Status.FINISHED and best and last:
-        words += f"; {metric} best {best.metrics[metric]:.4g} in epoch {best.epoch}"
-        words += f", last {last.metrics[metric]:.4g}" if metric in last.metrics else ""
-        words += "".join(f"; {name} {value:.4g}" for name, value in result.test.items() if name == "test/loss")
-    return f"{words}; {result.error}, see error.txt in its folder" if result.error else words
-
-
-def population_line(results: Sequence[Result]) -> str:
-    """Return the log line of a population's end: number of runs by status, and seconds."""
-    counts = Counter(result.status.value for result in results)
-    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
-    seconds = sum(result.seconds for result in results)
-    return f"{population_name(results)}: {statuses}, {seconds:.2g} s of training"
-
-
-def population_name(runs: Sequence[Run] | Sequence[Result]) -> str:
-    """Return the name of a population in log lines."""
-    models = {run.choices.get("model", "") for run in runs}
-    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
-
-
-def result_without_metrics(run: Run, status: Status, error: str | None = None) -> Result:
-    """Return a result with a status and the run's configuration, without measurements."""
-    metric = run.config.optimized_metric
-    direction = direction_of(metric, run.config.direction)
-    return Result(
-        name=run.name,
-        status=status,
-        config=recorded(run.config),
-        choices=run.choices,
-        overrides=run.overrides,
-        objective=Objective(metric, direction, worst_value(direction)),
-        error=error,
-        command=remembered_command(),
-    )
-
-
-def should_compile(trial: DryRun, members: int, populations: int = 1) -> bool:
-    """Return True if compiling the step is estimated to save time for populations of one shape."""
-    config = trial.config
-    if config.trainer.get("fast_dev_run") or not is_stacked(config.optimizer, StackedOptimizer):
-        return False
-    sizes = batch_sizes(config.data.train, config.data.batch_size)
-    return compiling_pays(trial.footprint, sizes, config.trainer.max_epochs, members, populations)
-
-
-def choose_stacking(module: PopulationModule, trial: DryRun, warn: Callable[[str], None]) -> None:
-    """Select stacking by layers or vmap, as the stacking check allows, and report a loss that cannot be vmapped.
-
-    A compiled step of a single run also goes through the stacked forms; if the check fails, it stays uncompiled.
-    """
-    alone = module.population.members == 1
-    loss = module.task.own_loss
-    if loss is not None and loss.looped_reason and not alone:
-        warn(f"loss: {loss.name} is evaluated for one member after another: {loss.looped_reason}")
-    if alone and not (module.compiles and is_stacked(trial.config.optimizer, StackedOptimizer)):
-        return
-    module.population.by_layers = trial.stacking.vmap_reason is None
-    if trial.stacking.unstackable_reason and alone:
-        warn(f"trainer.compile: {trial.stacking.unstackable_reason}; training continues uncompiled")
-        module.compiles = False
 
 
 class TrainingSession:

@@ -183,7 +183,7 @@ class Observer(pl.callbacks.EarlyStopping):
         self.restored = state_dict
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: State) -> None:
-        """Let Lightning continue where the checkpoint was saved."""
+        """Correct the progress of the loops in a checkpoint."""
         self.uncounted = resuming.correct_loops(checkpoint)
 
     def count_batch(self, trainer: pl.Trainer) -> None:

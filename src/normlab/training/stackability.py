@@ -4,7 +4,7 @@ The outcome for all runs with one population key is their :class:`DryRun`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -15,9 +15,17 @@ from torch import nn
 
 from normlab.config.frozen import FrozenConfig, is_population, recorded, replaced
 from normlab.data.datamodule import InMemoryData
+from normlab.data.sampling import batch_sizes
 from normlab.population.optim import StackedOptimizer
 from normlab.population.population import initial_nets
-from normlab.population.resources import Footprint, device, members_at_once, threads, threads_for
+from normlab.population.resources import (
+    Footprint,
+    compiling_pays,
+    device,
+    members_at_once,
+    threads,
+    threads_for,
+)
 from normlab.population.stacking_check import (
     CHECK_SEEDS,
     CHECK_STEPS,
@@ -147,3 +155,29 @@ def single_run_reason(config: FrozenConfig) -> str:
 def without_extra(config: FrozenConfig) -> FrozenConfig:
     """Return the configuration without the Lightning callbacks and loggers of ``extra``."""
     return FrozenConfig.of(replaced(config, {("callbacks", "extra"): {}, ("logger", "extra"): {}}))
+
+
+def should_compile(trial: DryRun, members: int, populations: int = 1) -> bool:
+    """Return True if compiling the step is estimated to save time for populations of one shape."""
+    config = trial.config
+    if config.trainer.get("fast_dev_run") or not is_stacked(config.optimizer, StackedOptimizer):
+        return False
+    sizes = batch_sizes(config.data.train, config.data.batch_size)
+    return compiling_pays(trial.footprint, sizes, config.trainer.max_epochs, members, populations)
+
+
+def choose_stacking(module: PopulationModule, trial: DryRun, warn: Callable[[str], None]) -> None:
+    """Select stacking by layers or vmap, as the stacking check allows, and report a loss that cannot be vmapped.
+
+    A compiled step of a single run also goes through the stacked forms; if the check fails, it stays uncompiled.
+    """
+    alone = module.population.members == 1
+    loss = module.task.own_loss
+    if loss is not None and loss.looped_reason and not alone:
+        warn(f"loss: {loss.name} is evaluated for one member after another: {loss.looped_reason}")
+    if alone and not (module.compiles and is_stacked(trial.config.optimizer, StackedOptimizer)):
+        return
+    module.population.by_layers = trial.stacking.vmap_reason is None
+    if trial.stacking.unstackable_reason and alone:
+        warn(f"trainer.compile: {trial.stacking.unstackable_reason}; training continues uncompiled")
+        module.compiles = False
