@@ -1,0 +1,93 @@
+"""Planted truths for claims about BatchNorm: sweeps in which a claim holds, and in which it does not."""
+
+import math
+
+import pytest
+
+from normlab.claims import Answer
+from tests.claims.planted import PlantedSweep, load_criterion
+
+BATCH, EPOCHS = "data.batch_size", "trainer.max_epochs"
+
+
+def judge(name, center, n=24, scatter=0.05, **options):
+    """Return the verdict on a claim from a sweep with given values."""
+    return load_criterion(name)(PlantedSweep(center, n, scatter, **options))
+
+
+def levels(**by_arm):
+    """Return values that depend on the arm alone."""
+    return lambda metric, arm, panel: by_arm[arm]
+
+
+def test_source_random():
+    assert judge("source_random", levels(bn=0.8, nobn=1.0)).answer == Answer.HOLDS
+    assert judge("source_random", levels(bn=1.05, nobn=1.0)).answer == Answer.FAILS
+
+
+def test_source_random_only_at_the_rate_of_the_source():
+    """The claim is about tuned arms as well."""
+    verdict = judge(
+        "source_random", lambda metric, arm, panel: (0.8 if panel else 1.2) if arm == "bn" else 1.0, scatter=0.02
+    )
+    assert verdict.answer == Answer.FAILS
+    assert [part.answer for part in verdict.parts] == [Answer.HOLDS] * 2 + [Answer.FAILS] * 2
+
+
+def test_source_fitness():
+    assert judge("source_fitness", levels(bn=100.0, nobn=1e6), scatter=0.3).answer == Answer.HOLDS
+
+
+def test_source_fitness_only_for_raw_inputs():
+    """Each of the four combinations of inputs and statistics is a part."""
+    verdict = judge(
+        "source_fitness",
+        lambda metric, arm, panel: (
+            1.0 if arm == "nobn" else {"false": 0.01, "true": 2.0}[panel["data.standardize"]]
+        ),
+    )
+    assert (verdict.answer, len(verdict.parts)) == (Answer.FAILS, 4)
+    assert "data.standardize=true" in verdict.sentence
+
+
+class TestFaster:
+    def test_fewer_steps(self):
+        assert judge("faster", levels(bn=36.0, nobn=108.0)).answer == Answer.HOLDS
+
+    def test_target_never_reached_without_normalization(self):
+        assert judge("faster", levels(bn=36.0, nobn=math.inf)).answer == Answer.HOLDS
+
+    def test_only_by_initialization(self):
+        """BatchNorm helps a net that does not train with torch's initialization, and no other."""
+
+        def center(metric, arm, panel):
+            trains = arm == "bn" or panel["net.init"] != "default"
+            return (110.0 if arm == "bn" else 100.0) if trains else math.inf
+
+        verdict = judge("faster", center, scatter=0.02)
+        assert verdict.answer == Answer.FAILS
+        assert [part.answer for part in verdict.parts] == [Answer.FAILS, Answer.HOLDS] * 2
+
+
+def small_batch(bn=(1.7, 0.6), gn=(0.7, 0.7)):
+    """Return losses relative to nobn, at a batch of 4 and of 60, with more loss after more epochs."""
+
+    def center(metric, arm, panel):
+        extra = 1.3 if panel.get(EPOCHS) == 225 else 1.0
+        return {"bn": bn, "gn": gn, "nobn": (1.0, 1.0)}[arm][panel[BATCH] == 60] * extra
+
+    return center
+
+
+class TestSmallBatch:
+    @pytest.mark.parametrize("rows", [None, (1080, 357)])
+    def test_only_batchnorm_needs_large_batches(self, rows):
+        assert judge("small_batch", small_batch(), scatter=0.1, rows=rows).answer == Answer.HOLDS
+
+    def test_batchnorm_does_not_depend_on_the_batch(self):
+        assert judge("small_batch", small_batch(bn=(0.6, 0.7))).answer == Answer.FAILS
+
+    def test_group_norm_needs_large_batches_too(self):
+        verdict = judge("small_batch", small_batch(bn=(6.0, 0.6), gn=(1.7, 0.7)))
+        assert [part.answer for part in verdict.parts] == [Answer.HOLDS, Answer.HOLDS, Answer.FAILS]
+        assert verdict.answer == Answer.FAILS
