@@ -20,6 +20,36 @@ def levels(**by_arm):
     return lambda metric, arm, panel: by_arm[arm]
 
 
+def larger_lr(largest=0.1, own=0.8, common=1.0):
+    """Return values relative to nobn: the largest rate, and the test loss at own best rates and at a common rate."""
+
+    def center(metric, arm, panel):
+        if arm == "nobn":
+            return 0.01 if metric.startswith("largest") else 1.0
+        return largest if metric.startswith("largest") else common if "optimizer.lr" in panel else own
+
+    return center
+
+
+class TestLargerLr:
+    def test_benefit_of_larger_rates(self):
+        assert judge("larger_lr", larger_lr(), scatter=0.02).answer == Answer.HOLDS
+
+    def test_all_draws_one_step_larger(self):
+        """The rates of draws are those of a grid, so that the ratio may be the same in each."""
+        assert judge("larger_lr", larger_lr(largest=0.0178), scatter=0.0).answer == Answer.HOLDS
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"largest": 0.01}, {"own": 1.1}, {"common": 0.8}],
+        ids=["no larger rate", "no benefit", "benefit at the same rate"],
+    )
+    def test_one_part_is_false(self, values):
+        verdict = judge("larger_lr", larger_lr(**values), scatter=0.02)
+        assert verdict.answer == Answer.FAILS
+        assert sum(part.answer == Answer.FAILS for part in verdict.parts) == 2
+
+
 def test_source_random():
     assert judge("source_random", levels(bn=0.8, nobn=1.0)).answer == Answer.HOLDS
     assert judge("source_random", levels(bn=1.05, nobn=1.0)).answer == Answer.FAILS
