@@ -96,7 +96,7 @@ class TestFaster:
 
         verdict = judge("faster", center, scatter=0.02)
         assert verdict.answer == Answer.FAILS
-        assert [part.answer for part in verdict.parts] == [Answer.FAILS, Answer.HOLDS] * 2
+        assert [part.answer for part in verdict.parts] == [Answer.FAILS, Answer.HOLDS, Answer.FAILS]
 
 
 def small_batch(bn=(1.7, 0.6), gn=(0.7, 0.7)):
@@ -112,7 +112,7 @@ def small_batch(bn=(1.7, 0.6), gn=(0.7, 0.7)):
 class TestSmallBatch:
     @pytest.mark.parametrize("rows", [None, (1080, 357)])
     def test_only_batchnorm_needs_large_batches(self, rows):
-        assert judge("small_batch", small_batch(), scatter=0.1, rows=rows).answer == Answer.HOLDS
+        assert judge("small_batch", small_batch(), scatter=0.02, rows=rows).answer == Answer.HOLDS
 
     def test_batchnorm_does_not_depend_on_the_batch(self):
         assert judge("small_batch", small_batch(bn=(0.6, 0.7))).answer == Answer.FAILS
