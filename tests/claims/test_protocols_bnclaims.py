@@ -91,7 +91,7 @@ class TestFaster:
         """BatchNorm helps a net that does not train with torch's initialization, and no other."""
 
         def center(metric, arm, panel):
-            trains = arm == "bn" or panel["net.init"] != "default"
+            trains = arm == "bn" or panel.get("net.init") != "default"
             return (110.0 if arm == "bn" else 100.0) if trains else math.inf
 
         verdict = judge("faster", center, scatter=0.02)
