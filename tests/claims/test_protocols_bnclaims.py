@@ -3,9 +3,11 @@
 import math
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from tests.claims.planted import CLAIMS, PlantedSweep, load_criterion
 
 from normlab.claims import Answer
-from tests.claims.planted import PlantedSweep, load_criterion
+from normlab.claims.claim import read_claim
 
 BATCH, EPOCHS = "data.batch_size", "trainer.max_epochs"
 
@@ -20,8 +22,32 @@ def levels(**by_arm):
     return lambda metric, arm, panel: by_arm[arm]
 
 
+def settings(sweep):
+    """Return the settings of each key of a claim's sweep, as lower-case text."""
+    words = [
+        f"{key}={value}" for grid in (sweep["params"], *sweep.get("grids", [])) for key, value in grid.items()
+    ]
+    found = {EPOCHS: ["15"]}  # beside the sweeps that set them
+    for override in OverridesParser.create().parse_overrides(words):
+        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+        found.setdefault(override.key_or_group, []).extend(str(value).lower() for value in values)
+    return found
+
+
+@pytest.mark.parametrize("name", ["source_random", "source_fitness", "larger_lr", "faster", "small_batch"])
+def test_arms_and_panels_are_in_the_sweep(name):
+    swept = settings(read_claim(CLAIMS / f"{name}.yaml")[1])
+
+    def center(metric, arm, panel):
+        for key, value in {"model": arm, **panel}.items():
+            assert str(value) in swept[key]
+        return 1.0
+
+    judge(name, center)
+
+
 def larger_lr(largest=0.1, own=0.8, common=1.0):
-    """Return values relative to nobn: the largest rate, and the test loss at own best rates and at a common rate."""
+    """Return values relative to nobn: the largest rate, and test losses at own best rates and at a common rate."""
 
     def center(metric, arm, panel):
         if arm == "nobn":
