@@ -19,3 +19,29 @@ def test_wd_is_lr(differing, without_norm, answer):
         return 0.2 * (ratio if arm == "exponential" else 1.0)
 
     assert load_criterion("wd_is_lr")(PlantedSweep(loss, n=12, scatter=1e-9)).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("settled", "answer"),
+    [(lambda layer, lr: 1.0, HOLDS), (lambda layer, lr: 1.3 if (layer, lr) == ("hidden2", 0.1) else 1.0, FAILS)],
+    ids=["holds", "another angle of one layer at one rate"],
+)
+def test_equilibrium(settled, answer):
+    def angle(metric, arm, panel):
+        return settled(metric.split("/")[4].removesuffix(".linear"), panel["optimizer.lr"])
+
+    assert load_criterion("equilibrium")(PlantedSweep(angle, n=16)).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("power", "skipinit", "answer"),
+    [(-0.5, 0.97, HOLDS), (-0.2, 0.97, FAILS), (-0.5, 0.92, FAILS)],
+    ids=["holds", "another slope", "SkipInit is worse"],
+)
+def test_identity(power, skipinit, answer):
+    def value(metric, arm, panel):
+        if metric == "test/acc":
+            return skipinit if arm == "skipinit" else 0.97
+        return panel["net.blocks"] ** power
+
+    assert load_criterion("identity")(PlantedSweep(value, scatter=0.004, rows=(1080, 357))).answer == answer
