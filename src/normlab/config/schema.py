@@ -85,8 +85,7 @@ class DataConfig:
 class ModelConfig:
     """A normalizer: a layer for rows, one for images and a weight transform; each null or a ``_target_``.
 
-    ``branch_scale`` is the scale of residual branches that belongs to a model without a normalizer; conf/net/resmlp.yaml
-    reads it.
+    ``branch_scale`` is the scale of the branches of ``net=resmlp`` in this arm; conf/net/resmlp.yaml reads it.
     """
 
     norm: Any = None

@@ -58,9 +58,9 @@ def equilibrium_angle(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.
 
     .. math:: \sqrt{2\eta\lambda / (1 + \mu)}
 
-    It holds for stochastic gradient descent with heavy-ball momentum μ and constant rates, if the gradients on the unit
-    sphere are independent and their size does not change. None for other optimizers, and for one that decays only
-    some parameters.
+    It holds for stochastic gradient descent with heavy-ball momentum μ and constant rates, if the gradients on the
+    unit sphere are independent and their size does not change. None for other optimizers, and for one that decays
+    only some parameters.
 
     Wan, Zhu, Zhang and Sun (2020), Spherical motion dynamics, arXiv:2006.08419.
     """
