@@ -104,5 +104,5 @@ def test_model_sets_the_branch_scale():
     assert [name for name, _ in net.named_parameters() if "scale" in name] == scales
     given = config_of(*words, "net=resmlp", "net.branch_scale=0.1")
     assert net_maker(given, make_data(given))().block1.branch_scale == 0.1
-    with pytest.raises(ConfigError, match="normlab.models.MLP has no residual branches; choose net=resmlp"):
+    with pytest.raises(ConfigError, match=r"normlab\.models\.MLP has no residual branches; choose net=resmlp"):
         net_maker(config_of(*words), make_data(config))
