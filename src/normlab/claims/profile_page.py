@@ -1,0 +1,130 @@
+"""The profile page of a normalizer: its verdict on each claim beside the common ones; see :func:`write_profile`."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from normlab.claims.claim_figures import Forest, forests
+from normlab.claims.claim_record import ClaimRecord
+from normlab.claims.page_template import render
+from normlab.claims.verdict import Answer, Part, Verdict, decisive_part
+from normlab.claims.wording import found_text
+from normlab.results.result import write_atomically
+
+COMMON = ("bn", "ln", "rms", "nobn")
+"""The normalizers that every profile has beside its own."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The result of one normalizer for one claim: the decisive part and the answer, or an error."""
+
+    arm: str
+    answer: Answer | None = None
+    part: Part | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """A claim in the profile of a normalizer.
+
+    Attributes:
+        record: the record of the claim.
+        cells: the results: the normalizer's own, then those of the common ones.
+    """
+
+    record: ClaimRecord
+    cells: list[Cell]
+
+    @property
+    def own(self) -> Cell:
+        """The result of the normalizer."""
+        return self.cells[0]
+
+    def cell(self, arm: str) -> Cell | None:
+        """Return the result of a normalizer; None without one."""
+        return next((cell for cell in self.cells if cell.arm == arm), None)
+
+    @property
+    def finding(self) -> str:
+        """The normalizer's number in words."""
+        return found_text(self.own.part) if self.own.part else self.own.error
+
+    @property
+    def forests(self) -> list[Forest]:
+        """The same part for all normalizers, on one axis if the unit is the same."""
+        known = [cell for cell in self.cells if cell.part]
+        parts = [cell.part for cell in known if cell.part]
+        strong = 0 if known and known[0].arm == self.own.arm else None
+        return forests(parts, [cell.arm for cell in known], strong) if parts else []
+
+    @property
+    def part_count(self) -> int:
+        """The number of parts of the claim."""
+        return len(self.record.verdict.parts)
+
+
+def candidates(records: Sequence[ClaimRecord]) -> list[str]:
+    """Return the normalizers that have a profile: those beside the common ones, else the first of each profile."""
+    profiles = [list(record.profile) for record in records if record.profile]
+    names = dict.fromkeys(name for profile in profiles for name in profile if name not in COMMON)
+    return list(names or dict.fromkeys(profile[0] for profile in profiles))
+
+
+def profile_file(name: str) -> str:
+    """Return the file name of a profile page.
+
+    >>> profile_file("mine"), profile_file("dyt, alpha=1.0")
+    ('profile-mine.html', 'profile-dyt-alpha-1.0.html')
+    """
+    return f"profile-{re.sub(r'[^\w.]+', '-', name)}.html"
+
+
+def write_profile(folder: Path, name: str, records: Sequence[ClaimRecord]) -> Path:
+    """Write the profile page of a normalizer and return its path."""
+    rows = list(profile_rows(name, records))
+    by_answer = {answer: [row for row in rows if row.own.answer == answer] for answer in Answer}
+    tested = {row.record.key for row in rows}
+    others = [record for record in records if record.key not in tested and record.is_registered]
+    path = folder / profile_file(name)
+    html = render(
+        "claims_profile.html",
+        name=name,
+        common=[arm for arm in COMMON if arm != name],
+        rows=rows,
+        by_answer=by_answer,
+        tallies=[("Each claim at its own 5 % level", [(answer, len(by_answer[answer])) for answer in Answer])],
+        failed=[row for row in rows if row.own.answer is None],
+        fixed=[record for record in others if not record.claim.get("replace")],
+        not_run=[record for record in others if record.claim.get("replace")],
+    )
+    write_atomically(path, html)
+    return path
+
+
+def profile_rows(name: str, records: Sequence[ClaimRecord]) -> Iterator[ProfileRow]:
+    """Yield a row per claim that was run with a normalizer, by answer and name; errors come last."""
+    order: dict[Answer | None, int] = {answer: place for place, answer in enumerate(Answer)}
+    rows = [
+        ProfileRow(record, profile_cells(name, record))
+        for record in records
+        if name in record.profile and not record.is_fresh
+    ]
+    yield from sorted(rows, key=lambda row: (order.get(row.own.answer, len(order)), row.record.name))
+
+
+def profile_cells(name: str, record: ClaimRecord) -> list[Cell]:
+    """Return the results for a claim, all of the part that decides for the normalizer itself."""
+    arms = [name, *(arm for arm in COMMON if arm in record.profile and arm != name)]
+    first = next((found for arm in arms if isinstance(found := record.profile[arm], Verdict)), None)
+    place = decisive_part(first.parts, first.answer) if first else 0
+    return [cell_of(arm, record.profile[arm], place) for arm in arms]
+
+
+def cell_of(arm: str, found: Verdict | str, place: int) -> Cell:
+    """Return the result of a normalizer, given the index of the part that is shown."""
+    if isinstance(found, str):
+        return Cell(arm, error=found)
+    return Cell(arm, found.answer, found.parts[min(place, len(found.parts) - 1)])

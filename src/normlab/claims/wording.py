@@ -1,0 +1,197 @@
+"""Parts and verdicts of claims in words and short numbers, for the pages."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from normlab.claims.verdict import Answer, Part, Verdict, decisive_part, needed_text
+from normlab.report.console import num
+from normlab.stats.comparison import POINTS, RATIO
+from normlab.stats.regions import Region
+
+UNITS = {
+    RATIO: "ratio",
+    POINTS: "percentage points",
+    "difference": "difference",
+    "value": "value",
+    "slope": "slope",
+    "share": "share of replicates",
+    "correlation": "correlation",
+}
+"""The units of effects in words."""
+NEUTRAL = {RATIO: 1.0, POINTS: 0.0, "difference": 0.0, "slope": 0.0, "share": 0.5, "correlation": 0.0}
+"""The value of each unit that means no effect."""
+ANSWERS = {Answer.HOLDS: "Holds", Answer.FAILS: "Does not hold", Answer.UNDECIDED: "Undecided"}
+METRICS = {
+    "train_eval/loss": "training loss",
+    "train_eval/acc": "training accuracy",
+    "test/loss": "test loss",
+    "test/acc": "test accuracy",
+    "val/loss": "validation loss",
+    "val/acc": "validation accuracy",
+    "train/loss": "loss of the training steps",
+    "largest/optimizer.lr": "largest learning rate that trains",
+}
+KEYS = {
+    "optimizer.lr": "learning rate",
+    "data.batch_size": "batch size",
+    "net.hidden": "hidden layers",
+    "trainer.max_epochs": "epochs",
+}
+SERIES = {
+    "first": "{}, first measurement",
+    "mean": "{}, mean over training",
+    "last_third": "{}, last third of training",
+}
+OUTSIDE_BRACKETS = re.compile(r", (?![^\[({]*[\])}])")
+ARXIV = re.compile(r"(?:arXiv:)?\b(\d{4}\.\d{4,5})\b")
+
+
+def segments(name: str) -> list[str]:
+    """Return the segments of the name of a part in words.
+
+    >>> segments("bn against nobn, test/loss, data.batch_size=4 less data.batch_size=60")
+    ['bn against nobn', 'test loss', 'batch size 4 less batch size 60']
+    """
+    return [setting_words(metric_words(segment)) for segment in OUTSIDE_BRACKETS.split(name)]
+
+
+def metric_words(name: str) -> str:
+    """Return the name of a metric in words; other text stays as it is.
+
+    >>> metric_words("steps/train_eval/loss/0.1"), metric_words("last_third/probe/edge/batch/sharpness")
+    ('steps to a training loss of 0.1', 'sharpness (edge, batch), last third of training')
+    """
+    if name in METRICS:
+        return METRICS[name]
+    kind, _, rest = name.partition("/")
+    if kind in SERIES:
+        return SERIES[kind].format(metric_words(rest))
+    if kind == "at" and "/" in rest:
+        epoch, _, rest = rest.partition("/")
+        return f"{metric_words(rest)} at epoch {epoch}"
+    if kind == "steps" and rest.rpartition("/")[0] in METRICS:
+        metric, _, target = rest.rpartition("/")
+        return f"steps to a {METRICS[metric]} of {target}"
+    if kind == "probe" and rest.count("/") > 1:
+        probe, mode, quantity = rest.split("/", 2)
+        return f"{quantity.replace('_', ' ')} ({probe.replace('_', ' ')}, {mode.replace('_', ' ')})"
+    return name
+
+
+def setting_words(text: str) -> str:
+    """Return text with its ``key=value`` settings in words.
+
+    >>> setting_words("optimizer.lr=0.1 less net.width=64")
+    'learning rate 0.1 less width 64'
+    """
+
+    def words(match: re.Match[str]) -> str:
+        key, value = match.groups()
+        return f"{KEYS.get(key, key.rpartition('.')[2].replace('_', ' '))} {value}"
+
+    return re.sub(r"([A-Za-z_][\w.]*)=(\[[^\]]*\]|\S+)", words, text)
+
+
+def part_words(part: Part) -> str:
+    """Return the name of a part in words."""
+    return ", ".join(segments(part.name))
+
+
+def number(unit: str, value: float) -> str:
+    """Return a value in its unit, with three significant digits; a share is in percent.
+
+    >>> number("share", 0.8333), number("ratio", 0.61234), number("points", -8.25)
+    ('83', '0.612', '−8.25')
+    """
+    return num(100 * value, 2) if unit == "share" else num(value)
+
+
+def effect_text(part: Part) -> str:
+    """Return the estimate of a part, such as ``0.61`` or ``83 %``."""
+    return number(part.unit, part.effect) + suffix(part.unit)
+
+
+def interval_text(part: Part) -> str:
+    """Return the interval of a part, such as ``0.55 to 0.68``."""
+    low, high = part.interval
+    return f"{number(part.unit, low)} to {number(part.unit, high)}{suffix(part.unit)}"
+
+
+def required_text(part: Part) -> str:
+    """Return the region in which a part holds, such as ``below 0.9``."""
+    return region_words(part.unit, part.region)
+
+
+def region_words(unit: str, region: Region) -> str:
+    """Return a region in its unit, in words.
+
+    >>> region_words("share", Region(0.5)), region_words("slope", Region(-0.6, -0.4))
+    ('above 50 %', 'between −0.6 and −0.4')
+    """
+    low, high = (number(unit, end) if unit == "share" else num(end, 4) for end in region)
+    if region.is_bounded:
+        return f"between {low} and {high}{suffix(unit)}"
+    return f"{f'below {high}' if math.isinf(region.low) else f'above {low}'}{suffix(unit)}"
+
+
+def p_text(p: float | None) -> str:
+    """Return p with two significant digits.
+
+    >>> p_text(0.01234), p_text(1e-7), p_text(0.6), p_text(None)
+    ('0.012', '< 0.0001', '0.60', '–')
+    """
+    if p is None:
+        return "–"
+    return "< 0.0001" if p < 1e-4 else f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
+
+
+def suffix(unit: str) -> str:
+    """Return the sign after a number of a unit."""
+    return "\N{NO-BREAK SPACE}%" if unit == "share" else ""
+
+
+def found_text(part: Part) -> str:
+    """Return the estimate of a part, its interval and the region that the claim requires, in words."""
+    if not part.n:
+        return f"{part_words(part)}: no replicate has the values"
+    found = f"{UNITS.get(part.unit, part.unit)} {effect_text(part)}"
+    interval = f"{part.level} % interval {interval_text(part)}, n = {part.n}"
+    return f"{part_words(part)}: {found} ({interval}); the claim requires {required_text(part)}"
+
+
+def verdict_sentences(verdict: Verdict) -> list[str]:
+    """Return a verdict in plain sentences: the answer, its decisive part, and the replicates that would decide."""
+    parts, count = verdict.parts, sum(part.answer == verdict.answer for part in verdict.parts)
+    found = found_text(parts[decisive_part(parts, verdict.answer)])
+    if len(parts) == 1:
+        sentences = [f"{ANSWERS[verdict.answer]}: {found}."]
+    elif verdict.answer == Answer.HOLDS:
+        sentences = [f"Holds: each of the {len(parts)} parts is shown. The weakest is {found}."]
+    elif verdict.answer == Answer.FAILS:
+        opposite = f"for {count} of the {len(parts)} parts the opposite is shown"
+        sentences = [f"Does not hold: {opposite}. The clearest is {found}."]
+    else:
+        shown = sum(part.answer == Answer.HOLDS for part in parts)
+        sentences = [f"Undecided: {shown} of the {len(parts)} parts are shown. The weakest is {found}."]
+    if verdict.answer == Answer.UNDECIDED and any(part.n > 1 for part in parts):
+        needed = needed_text(verdict.needed)
+        sentences.append(f"{needed[0].upper()}{needed[1:]}.")
+    return sentences
+
+
+def linked(source: str) -> Markup:
+    """Return a source as HTML, with a link to each paper on arXiv."""
+    link = r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>'
+    return Markup(ARXIV.sub(link, str(escape(source))))
+
+
+def shared_segments(names: Sequence[list[str]]) -> list[str]:
+    """Return the segments that all names of several parts have, in order.
+
+    >>> shared_segments([["bn against nobn", "test loss", "batch size 4"], ["bn against nobn", "test loss"]])
+    ['bn against nobn', 'test loss']
+    """
+    return [segment for segment in names[0] if all(segment in name for name in names)] if len(names) > 1 else []
