@@ -2,43 +2,14 @@
 
 import math
 
-import pandas as pd
 import pytest
 
 from normlab.results.result import EpochMetrics, Objective, Result, Status
-from normlab.results.series import Point, append_curves
-from normlab.stats.design import Metric
+from normlab.results.series import Point, ProbeRecord, append_curves, append_probes
+from tests.claims.planted import FakeSweep
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
 """Data summary of a run whose samples are generated."""
-
-
-class FakeSweep:
-    """A sweep whose values are given by metric, arm and the settings of the panel as text.
-
-    Args:
-        values: lists of values, indexed by replicate from 0, by ``(metric, arm)`` or ``(metric, arm, panel)``,
-            with the panel as in ``"x=1"``.
-        near_best: lists of such lists, by ``(metric, arm)``.
-        rows: training and test rows of metrics on overlapping splits.
-        maximized: the metrics of which large values are good.
-    """
-
-    def __init__(self, values, near_best=None, rows=None, maximized=()):
-        self.given, self.rivals, self.split, self.maximized = values, near_best or {}, rows, maximized
-
-    def metric(self, name):
-        return Metric(name, "max" if name in self.maximized or name.endswith("acc") else "min")
-
-    def values(self, metric, arm, panel):
-        text = ",".join(f"{key}={value:g}" for key, value in panel.items())
-        return pd.Series(self.given[(metric, arm, text) if text else (metric, arm)], dtype=float)
-
-    def near_best(self, metric, arm, panel):
-        return [pd.Series(values, dtype=float) for values in self.rivals.get((metric, arm), [])]
-
-    def rows(self, metric, panel):
-        return self.split
 
 
 @pytest.fixture
@@ -51,7 +22,16 @@ def fake():
 def make_run(tmp_path):
     """Return a function that writes the record and the validation curve of a run into ``tmp_path / "sweep"``."""
 
-    def make(overrides, losses=(4.0, 2.0, 3.0), *, status=Status.FINISHED, data=DRAWN, probes=None):
+    def make(
+        overrides,
+        losses=(4.0, 2.0, 3.0),
+        *,
+        status=Status.FINISHED,
+        data=DRAWN,
+        probes=None,
+        train_eval=None,
+        chance=None,
+    ):
         settings = dict(override.split("=", 1) for override in overrides.split())
         folder = tmp_path / "sweep" / overrides.replace(" ", ",")
         (folder / ".hydra").mkdir(parents=True)
@@ -64,6 +44,13 @@ def make_run(tmp_path):
         }
         points = [Point(epoch, 5 * epoch, 0.0, {"val/loss": loss}) for epoch, loss in enumerate(losses, 1)]
         append_curves(folder, points)
+        for name, values in (probes or {}).items():
+            probe, mode, number = name.split("/", 2)
+            append_probes(
+                folder, (ProbeRecord(k, 5 * k, 0.0, probe, mode, {number: v}) for k, v in enumerate(values))
+            )
+        final = {"val/loss": losses[-1], "test/loss": 2 * losses[-1]}
+        final |= {} if train_eval is None else {"train_eval/loss": train_eval}
         last, finished = (
             EpochMetrics(len(losses), 5 * len(losses), {"val/loss": losses[-1]}),
             status == Status.FINISHED,
@@ -77,11 +64,11 @@ def make_run(tmp_path):
             objective=Objective("val/loss", "min", losses[-1] if finished else math.inf),
             best=last,
             last=last,
-            final={"val/loss": losses[-1], "test/loss": 2 * losses[-1]} if finished else {},
+            final=final if finished else {},
             data=data,
             epochs=len(losses),
             steps=5 * len(losses),
-            probes=probes or {},
+            chance=chance,
         ).write(folder)
 
     return make

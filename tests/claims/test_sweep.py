@@ -92,10 +92,46 @@ class TestValues:
 
     def test_number_of_a_probe(self, make_run, numbers):
         for seed in range(3):
-            make_run(f"model=bn seed={seed}", probes={"probe/curvature/batch/sharpness": seed + 0.5})
+            make_run(f"model=bn seed={seed}", probes={"curvature/batch/sharpness": [8.0, 4.0, 1.0, seed + 0.5]})
             make_run(f"model=nobn seed={seed}")
-        sharpness = numbers().values("probe/curvature/batch/sharpness", "bn", {})
-        assert sharpness.tolist() == [0.5, 1.5, 2.5]
+        sweep, name = numbers(), "probe/curvature/batch/sharpness"
+        assert sweep.values(name, "bn", {}).tolist() == [0.5, 1.5, 2.5]
+        assert sweep.values(f"first/{name}", "bn", {}).tolist() == [8.0] * 3
+        assert sweep.values(f"mean/{name}", "bn", {}).tolist() == [(13 + seed + 0.5) / 4 for seed in range(3)]
+        assert sweep.values(f"last_third/{name}", "bn", {}).tolist() == [(1 + seed + 0.5) / 2 for seed in range(3)]
+        assert sweep.values(f"at/1/{name}", "bn", {}).tolist() == [4.0] * 3
+        with pytest.raises(ConfigError, match="got probe/curvature/batch/sharp, which no run has"):
+            sweep.values("probe/curvature/batch/sharp", "bn", {})
+
+    def test_reduced_curve(self, make_run, numbers):
+        for seed in range(3):
+            diverges = seed == 1
+            make_run(
+                f"model=bn seed={seed}", (4.0, 2.0, 3.0), status=Status.DIVERGED if diverges else Status.FINISHED
+            )
+        sweep = numbers()
+        assert sweep.values("at/2/val/loss", "bn", {}).tolist() == [2.0] * 3
+        assert sweep.values("at/3/val/loss", "bn", {}).tolist() == [3.0] * 3
+        assert sweep.values("mean/val/loss", "bn", {}).tolist() == [3.0, INF, 3.0]
+
+    def test_largest_rate_that_trains(self, make_run, numbers):
+        """Rate 0.1 trains in seed 5 alone, 1.0 diverges; no rate of nobn trains."""
+        for seed in SEEDS:
+            for lr in ("0.01", "0.1", "1.0"):
+                status = Status.DIVERGED if lr == "1.0" else Status.FINISHED
+                loss = 0.4 if lr == "0.01" or (lr == "0.1" and seed == 5) else 0.6
+                make_run(f"model=bn optimizer.lr={lr} seed={seed}", status=status, train_eval=loss, chance=1.0)
+                make_run(f"model=nobn optimizer.lr={lr} seed={seed}", train_eval=0.6, chance=1.0)
+        sweep = numbers()
+        largest = sweep.values("largest/optimizer.lr", "bn", {})
+        assert largest.to_dict() == {seed: 0.1 if seed == 5 else 0.01 for seed in range(4, 12)}
+        assert set(sweep.values("largest/optimizer.lr", "nobn", {})) == {0.01}
+        assert sweep.metric("largest/optimizer.lr").direction == "max"
+        assert sweep.near_best("largest/optimizer.lr", "bn", {}) == []
+        with pytest.raises(
+            ConfigError, match="must be largest/<key> with a tuned key of the sweep, got largest/seed"
+        ):
+            sweep.values("largest/seed", "bn", {})
 
 
 class TestPanels:

@@ -4,10 +4,12 @@ A criterion is a ``_target_`` of a claim's YAML, with its parameters. A margin i
 compared by ratio (0.05 is 5 %), a share for accuracies (0.05 is 5 points), and else in the metric's unit.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,7 @@ from normlab.stats.estimates import Numbers, differences
 from normlab.stats.regions import Region, share_test
 
 
+@dataclass(frozen=True, kw_only=True)
 class Criterion(ABC):
     """A rule that turns the numbers of a sweep into a verdict; its parts must all hold."""
 
@@ -63,6 +66,47 @@ class AllOf(Criterion):
     def parts(self, sweep: Sweep) -> list[Part]:
         """Test the parts of each criterion."""
         return [part for criterion in self.criteria for part in criterion.parts(sweep)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Each(Criterion):
+    """The parts of a criterion for each combination of settings; all must hold.
+
+    Args:
+        over: the settings of each key. A key that is part of a text of the criterion, as ``{layer}`` is of the
+            metric ``mean/probe/angular_update/batch/{layer}/angle``, is replaced there; the settings of the other
+            keys are added to the criterion's panel.
+        criterion: the criterion.
+    """
+
+    over: Mapping[str, Sequence[Any]]
+    criterion: Criterion
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.over) > 0 and all(self.over.values()), "over", "lists of settings by key", dict(self.over)
+        )
+
+    def parts(self, sweep: Sweep) -> list[Part]:
+        """Test the parts of the criterion for each combination."""
+        combinations = (dict(zip(self.over, row, strict=True)) for row in itertools.product(*self.over.values()))
+        return [part for settings in combinations for part in specialized(self.criterion, settings).parts(sweep)]
+
+
+def specialized(criterion: Criterion, settings: Settings) -> Criterion:
+    """Return a criterion with settings in place of ``{key}`` in its texts, and else in its panel."""
+    if isinstance(criterion, AllOf):
+        return replace(criterion, criteria=[specialized(each, settings) for each in criterion.criteria])
+    if isinstance(criterion, Each):
+        return replace(criterion, criterion=specialized(criterion.criterion, settings))
+    changes = {each.name: getattr(criterion, each.name) for each in fields(criterion)}
+    for key, setting in settings.items():
+        mark = f"{{{key}}}"
+        marked = [name for name, value in changes.items() if isinstance(value, str) and mark in value]
+        panels = [name for name in ("panel", "other") if isinstance(changes.get(name), Mapping)]
+        changes |= {name: changes[name].replace(mark, str(setting)) for name in marked}
+        changes |= {} if marked else {name: {**changes[name], key: setting} for name in panels}
+    return replace(criterion, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,23 +8,22 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from normlab.claims.reductions import STEPS, Quantity, run_values
 from normlab.config.schema import MAXIMIZED, MINIMIZED
 from normlab.errors import ConfigError, nearest, require
 from normlab.report.report_data import ReportData
-from normlab.report.sweep_summary import final_values
+from normlab.results.sweep import setting
 from normlab.stats.comparison import PooledPanels, TunedArm, near_best_arms
-from normlab.stats.design import Metric, Scope, is_number
+from normlab.stats.design import MODEL, Design, Metric, Scope, is_number
 from normlab.stats.estimates import Numbers
 from normlab.stats.grid import Grid, Panel
-from normlab.stats.learning_speed import times_to
 from normlab.stats.regions import Rows
 from normlab.stats.tuning import Tuned
 
 Settings = Mapping[str, Any]
 """The settings that choose a panel, by key; a tuned key among them replaces the tuned setting of each arm."""
-STEPS = "steps/"
-"""Prefix of the number of steps to a target: ``steps/train_eval/loss/0.1``; infinite if it is never reached."""
-PROBE = "probe/"
+LARGEST = "largest/"
+"""Prefix of the largest setting of a tuned key with which a replicate trains: ``largest/optimizer.lr``."""
 
 
 class Sweep(Protocol):
@@ -54,8 +53,7 @@ class Sweep(Protocol):
 class ReportSweep:
     """A :class:`Sweep` of trained runs.
 
-    Metrics are those of the records (``test/loss``; means over the last tenth of the epochs), numbers of probes by
-    their name in the record (``probe/…``), and steps to a target (``steps/train_eval/loss/0.1``).
+    Metrics are the quantities of :mod:`normlab.claims.reductions`, and ``largest/<key>``, see :meth:`largest`.
 
     Args:
         data: the analysed sweep, from :func:`normlab.report.report_data.build_report_data`.
@@ -69,12 +67,15 @@ class ReportSweep:
         return self.data.analysis.grid
 
     def metric(self, name: str) -> Metric:
-        """Return a metric with its direction; small values of probes and steps are good."""
+        """Return a metric with its direction; small values of probes and steps are good, large learning rates."""
         known = {metric.name: metric for metric in (*self.grid.design.metrics, self.grid.design.choice)}
         if name in known:
             return known[name]
-        kind, optimized = name.rpartition("/")[2], self.grid.design.choice
-        if name.startswith((STEPS, PROBE)) or kind in MINIMIZED:
+        if name.startswith(LARGEST):
+            return Metric(name, "max")
+        quantity = Quantity.parse(name)
+        kind, optimized = quantity.series.rpartition("/")[2], self.grid.design.choice
+        if quantity.is_probe or quantity.reduction == STEPS or kind in MINIMIZED:
             return Metric(name, "min")
         if kind == optimized.name.rpartition("/")[2]:
             return Metric(name, optimized.direction)
@@ -83,13 +84,19 @@ class ReportSweep:
 
     def values(self, metric: str, arm: str, panel: Settings) -> pd.Series:
         """Return the values of an arm at its tuned setting, or at the setting that ``panel`` names."""
-        member, tuned = self.panel_of(panel), self.tuned_of(arm, panel)
-        return self.picked(metric, member, TunedArm(arm, (tuned,)))
+        member = self.panel_of(panel)
+        if metric.startswith(LARGEST):
+            return self.largest(metric.removeprefix(LARGEST), arm, member)
+        return self.picked(metric, member, TunedArm(self.grid_arm(arm), (self.tuned_of(arm, panel),)))
 
     def near_best(self, metric: str, arm: str, panel: Settings) -> list[pd.Series]:
         """Return the values of an arm at each of its near-best settings."""
+        if metric.startswith(LARGEST):
+            return []
         member, tuned = self.panel_of(panel), self.tuned_of(arm, panel)
-        return [self.picked(metric, member, other) for other in near_best_arms(TunedArm(arm, (tuned,)))]
+        return [
+            self.picked(metric, member, other) for other in near_best_arms(TunedArm(self.grid_arm(arm), (tuned,)))
+        ]
 
     def rows(self, metric: str, panel: Settings) -> Rows | None:
         """Return the training and test rows of a split for test metrics on splits of one table."""
@@ -114,8 +121,8 @@ class ReportSweep:
         """
         design = self.grid.design
         keys = (*design.panels, *design.tuned)
-        for key in settings:
-            if key not in keys:
+        for key, value in settings.items():
+            if key not in keys and not self.is_constant(key, value):
                 remedy = f"; did you mean {nearest(key, keys)}?" if keys else ""
                 raise ConfigError(f"panel must have keys that the sweep varies, got {key}{remedy}")
         found = [
@@ -135,15 +142,19 @@ class ReportSweep:
     def tuned_of(self, arm: str, settings: Settings) -> Tuned:
         """Return the tuned settings of an arm in a panel, or the settings that ``settings`` names."""
         design, panel = self.grid.design, self.panel_of(settings)
-        tuned = self.data.analysis.tuning.get((panel, arm))
+        tuned = self.data.analysis.tuning.get((panel, self.grid_arm(arm)))
         if tuned is None:
-            raise ConfigError(f"arm must be one of {', '.join(design.arms)} with runs in the panel, got {arm}")
+            raise ConfigError(f"arm must be one of {listing(design)} with runs in the panel, got {arm}")
         given = {key: settings[key] for key in design.tuned if key in settings}
         if not given:
             return tuned
         rows = [row for row in tuned.rows if self.has_settings(row, given)]
         require(len(rows) == 1, "panel", f"one configuration of {arm}", f"{given}, which {len(rows)} have")
         return Tuned(tuned.rows, np.full(len(self.grid.uses[panel].report), rows[0]), [])
+
+    def grid_arm(self, arm: str) -> str:
+        """Return the name of an arm in the grid, which is empty in a sweep of one arm."""
+        return "" if not self.grid.design.compare and self.is_constant(MODEL, arm) else arm
 
     def has_settings(self, row: int, given: Settings) -> bool:
         """Return True if the configuration of a row of the grid has some tuned settings."""
@@ -169,27 +180,47 @@ class ReportSweep:
 
     def run_values(self, metric: str) -> pd.Series:
         """Return a metric of each run."""
-        summary, runs = self.data.summary, self.data.runs
-        if metric.startswith(STEPS):
-            return self.steps_to(metric)
-        if metric.startswith(PROBE):
-            absent = pd.Series(np.nan, index=summary.probe_numbers.index)
-            return summary.probe_numbers.get(metric, absent).reindex(runs.index)
-        results = [record.result for record in summary.records]
-        finals = final_values(results, metric, self.metric(metric).direction, summary.curves)
-        return pd.Series(finals).reindex(runs.index)
+        return run_values(self.data, Quantity.parse(metric), self.metric(metric).direction)
 
-    def steps_to(self, metric: str) -> pd.Series:
-        """Return the steps of each run to a target; infinite if the run diverged or does not reach it."""
-        name, _, target = metric.removeprefix(STEPS).rpartition("/")
-        require(is_number(target), "metric", f"{STEPS}<metric>/<target>, such as {STEPS}val/loss/0.1", metric)
-        summary, runs = self.data.summary, self.data.runs
-        curves = summary.curves[summary.curves["metric"] == name][["run", "epoch", "step", "value"]]
-        curves = curves[curves["run"].isin(runs.index)].assign(seconds=np.nan)
-        targets = pd.Series(float(target), index=runs.index)
-        steps = times_to(curves, targets, self.metric(name).direction)["steps"].reindex(runs.index)
-        known = runs["validation"].notna() & runs.index.isin(curves["run"])
-        return steps.mask(runs["status"] == "diverged", np.inf).where(known, np.nan)
+    def is_constant(self, key: str, value: object) -> bool:
+        """Return True if all runs have a setting."""
+        texts = {setting(record.result, key) for record in self.data.summary.records}
+        return len(texts) == 1 and same_setting(str(texts.pop()), value)
+
+    def largest(self, key: str, arm: str, panel: Panel) -> pd.Series:
+        """Return the largest setting of a tuned key with which a replicate trains, indexed by seed.
+
+        A run trains if it finishes with a training loss, in evaluation mode, below half of that of the best
+        constant predictor. If no setting trains, the value is the smallest setting.
+
+        Raises:
+            ConfigError: the sweep does not tune the key with numbers.
+        """
+        design, uses = self.grid.design, self.grid.uses[panel]
+        require(key in design.tuned, "metric", f"{LARGEST}<key> with a tuned key of the sweep", f"{LARGEST}{key}")
+        column = design.tuned.index(key)
+        rows = [
+            k for k, c in enumerate(self.grid.configurations) if (c.panel, c.arm) == (panel, self.grid_arm(arm))
+        ]
+        require(len(rows) > 0, "arm", f"one of {listing(design)} with runs in the panel", arm)
+        numbers = np.array([float(self.grid.configurations[row].tuned[column]) for row in rows])
+        trains = self.grid.arrange(self.trains.to_numpy(dtype=float))[rows][:, uses.report]
+        largest = np.where(trains == 1, numbers[:, None], numbers.min()).max(axis=0)
+        unknown = np.isnan(trains).any(axis=0)
+        return pd.Series(np.where(unknown, np.nan, largest), index=np.array(self.grid.seeds)[uses.report]).dropna()
+
+    @cached_property
+    def trains(self) -> pd.Series:
+        """1 for each run that trains, 0 for each other, NaN if unknown; see :meth:`largest`."""
+        runs, records = self.data.runs, self.data.summary.records
+        loss = self.run_values("train_eval/loss")
+        chance = pd.Series({run: records[run].result.chance for run in runs.index}, dtype=float)
+        return (loss < chance / 2).astype(float).where(loss.notna() & chance.notna())
+
+
+def listing(design: Design) -> str:
+    """Return the names of the arms, for errors."""
+    return ", ".join(design.arms) or "the compared arms"
 
 
 def same_setting(text: str, value: object) -> bool:

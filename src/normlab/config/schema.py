@@ -267,6 +267,7 @@ class Config:
     margin: float | None = None
     pairs: bool = False
     max_replicates: int | None = None
+    claim: Any = None
     metrics: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)
 

@@ -288,7 +288,7 @@ def rerun_command(result: Result) -> str:
     entry = result.command or TRAIN
     # The configuration file or the experiment may set hydra.mode=MULTIRUN; this command is a single run.
     own_config = any(word.startswith("--config") for word in entry)
-    experiment = any(word.startswith("experiment=") for word in result.overrides)
+    experiment = any(word.startswith(("experiment=", "claim=")) for word in result.overrides)
     return shlex.join([*entry, *result.overrides, *["hydra.mode=RUN"] * (own_config or experiment)])
 
 
