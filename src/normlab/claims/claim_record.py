@@ -1,18 +1,16 @@
 """The records of claims, one ``claim.json`` per claim; the entry is :func:`read_records`."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from normlab.claims.judge import CLAIM_FILE, read_record
 from normlab.claims.verdict import Answer, Part, Verdict
-from normlab.results.result import read_numbers
+from normlab.errors import ConfigError
 from normlab.stats.estimates import Estimate
 from normlab.stats.regions import Region
-
-CLAIM_FILE = "claim.json"
 
 
 @dataclass(frozen=True)
@@ -60,25 +58,25 @@ class ClaimRecord:
 
 
 def read_records(folder: Path) -> list[ClaimRecord]:
-    """Read the records in the folders below a folder, sorted by the names of these folders.
+    """Read the records in the folders below a folder, in the order of the claims.
 
     Raises:
-        ValueError: a file is damaged; the message has its path.
+        ConfigError: a file is damaged; the message has its path.
     """
-    return [read_record(path) for path in sorted(folder.glob(f"*/{CLAIM_FILE}"))]
+    records = [claim_record(path.parent) for path in folder.glob(f"*/{CLAIM_FILE}")]
+    return sorted(records, key=lambda record: (record.claim.get("order", 99), record.name, record.key))
 
 
-def read_record(path: Path) -> ClaimRecord:
-    """Read a ``claim.json``; raise ``ValueError`` with its path if it is damaged."""
+def claim_record(folder: Path) -> ClaimRecord:
+    """Read the record in a folder; raise ``ConfigError`` if it is damaged."""
     try:
-        values = read_numbers(json.loads(path.read_text()))
+        values = read_record(folder) or {}
         entries = values.get("profile") or {}
         profile = {name: entry.get("error") or read_verdict(entry) for name, entry in entries.items()}
-        return ClaimRecord(
-            path.parent, values, values["claim"]["name"], read_verdict(values["verdict"]), profile
-        )
+        return ClaimRecord(folder, values, values["claim"]["name"], read_verdict(values["verdict"]), profile)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}; delete its folder and run the claim again") from error
+        expected, remedy = "must hold the record of a claim", "remove it to judge again"
+        raise ConfigError(f"{folder / CLAIM_FILE} {expected}, got {error!r}; {remedy}") from error
 
 
 def read_verdict(values: Mapping[str, Any]) -> Verdict:

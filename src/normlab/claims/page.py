@@ -13,6 +13,7 @@ from normlab.claims.holm import corrected_answer, decisive_p, page_levels
 from normlab.claims.page_template import render
 from normlab.claims.profile_page import candidates, profile_file, write_profile
 from normlab.claims.verdict import Answer, Part, decisive_part
+from normlab.claims.wording import arms_in
 from normlab.report.page import PAGE, distinct
 from normlab.results.result import write_atomically
 from normlab.stats.comparison import ALPHA
@@ -97,7 +98,7 @@ def write_claims_page(folder: Path) -> Path:
     """Write the page over all records below a folder, and a profile page per normalizer; return the page's path.
 
     Raises:
-        ValueError: a record is damaged.
+        ConfigError: a record is damaged.
     """
     records = read_records(folder)
     names = candidates(records)
@@ -107,6 +108,7 @@ def write_claims_page(folder: Path) -> Path:
     html = render(
         "claims.html",
         views=views,
+        arms=arms_in(view.record.verdict for view in views),
         tallies=tallies(views),
         levels=levels_sentence([view for view in views if view.corrected is not None]),
         profiles=[(name, profile_file(name)) for name in names],
@@ -118,13 +120,12 @@ def write_claims_page(folder: Path) -> Path:
 
 
 def views_of(records: Sequence[ClaimRecord]) -> Iterator[ClaimView]:
-    """Yield the claims in the order of the page: by answer, then by name; other protocols come last."""
+    """Yield the claims in their order; other protocols than the registered ones come last."""
     corrected = page_levels(records)
     shown = {record.name for record in records if record.is_registered}
     fresh = {record.name: record for record in records if is_line(record, shown)}
-    order = {answer: place for place, answer in enumerate(Answer)}
     rows = [record for record in records if not is_line(record, shown)]
-    for record in sorted(rows, key=lambda one: (not one.is_registered, order[one.verdict.answer], one.name)):
+    for record in sorted(rows, key=lambda one: not one.is_registered):
         line = fresh.get(record.name) if record.is_registered else None
         yield ClaimView(record, corrected.get(record.key), ClaimView(line, None) if line else None)
 

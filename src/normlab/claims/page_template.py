@@ -11,12 +11,13 @@ from normlab.claims.wording import (
     interval_text,
     linked,
     p_text,
+    part_words,
     verdict_sentences,
 )
 from normlab.report.page import TEMPLATE, templates
 
 
-def render(name: str, **values: Any) -> str:
+def render(template: str, /, **values: Any) -> str:
     """Render a template of the claims' pages, with the styles and the script of the report page."""
     environment = templates()
     environment.filters |= {
@@ -24,8 +25,9 @@ def render(name: str, **values: Any) -> str:
         "interval": interval_text,
         "linked": linked,
         "p": p_text,
+        "part_words": part_words,
         "sentences": verdict_sentences,
     }
     css = Markup("\n".join((TEMPLATE / file).read_text() for file in ("page.css", "claims.css")))
     script = Markup((TEMPLATE / "page.js").read_text())
-    return environment.get_template(name).render(css=css, script=script, units=UNITS, answers=list(Answer), **values)
+    return environment.get_template(template).render(css=css, script=script, units=UNITS, answers=list(Answer), **values)

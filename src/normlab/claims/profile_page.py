@@ -67,10 +67,14 @@ class ProfileRow:
 
 
 def candidates(records: Sequence[ClaimRecord]) -> list[str]:
-    """Return the normalizers that have a profile: those beside the common ones, else the first of each profile."""
-    profiles = [list(record.profile) for record in records if record.profile]
-    names = dict.fromkeys(name for profile in profiles for name in profile if name not in COMMON)
-    return list(names or dict.fromkeys(profile[0] for profile in profiles))
+    """Return the normalizers that have a profile.
+
+    These are neither common ones nor the claim's own arm. If there are no others, the first arm beside the claim's
+    own one has the profile.
+    """
+    arms = [[arm for arm in record.profile if arm != record.claim.get("replace")] for record in records]
+    names = dict.fromkeys(arm for each in arms for arm in each if arm not in COMMON)
+    return list(names or dict.fromkeys(each[0] for each in arms if each))
 
 
 def profile_file(name: str) -> str:
@@ -79,7 +83,8 @@ def profile_file(name: str) -> str:
     >>> profile_file("mine"), profile_file("dyt, alpha=1.0")
     ('profile-mine.html', 'profile-dyt-alpha-1.0.html')
     """
-    return f"profile-{re.sub(r'[^\w.]+', '-', name)}.html"
+    slug = re.sub(r"[^\w.]+", "-", name)
+    return f"profile-{slug}.html"
 
 
 def write_profile(folder: Path, name: str, records: Sequence[ClaimRecord]) -> Path:
@@ -105,19 +110,16 @@ def write_profile(folder: Path, name: str, records: Sequence[ClaimRecord]) -> Pa
 
 
 def profile_rows(name: str, records: Sequence[ClaimRecord]) -> Iterator[ProfileRow]:
-    """Yield a row per claim that was run with a normalizer, by answer and name; errors come last."""
-    order: dict[Answer | None, int] = {answer: place for place, answer in enumerate(Answer)}
-    rows = [
-        ProfileRow(record, profile_cells(name, record))
-        for record in records
-        if name in record.profile and not record.is_fresh
-    ]
-    yield from sorted(rows, key=lambda row: (order.get(row.own.answer, len(order)), row.record.name))
+    """Yield a row per claim that was run with a normalizer, in the order of the claims."""
+    for record in records:
+        if name in record.profile and not record.is_fresh:
+            yield ProfileRow(record, profile_cells(name, record))
 
 
 def profile_cells(name: str, record: ClaimRecord) -> list[Cell]:
     """Return the results for a claim, all of the part that decides for the normalizer itself."""
-    arms = [name, *(arm for arm in COMMON if arm in record.profile and arm != name)]
+    others = dict.fromkeys([*(arm for arm in COMMON if arm in record.profile), *record.profile])
+    arms = [name, *(arm for arm in others if arm != name)]
     first = next((found for arm in arms if isinstance(found := record.profile[arm], Verdict)), None)
     place = decisive_part(first.parts, first.answer) if first else 0
     return [cell_of(arm, record.profile[arm], place) for arm in arms]

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
@@ -40,6 +40,22 @@ KEYS = {
     "net.hidden": "hidden layers",
     "trainer.max_epochs": "epochs",
 }
+ARMS = {
+    "bn": "batch normalization",
+    "nobn": "no normalization",
+    "ln": "layer normalization",
+    "gn": "group normalization",
+    "rms": "root mean square normalization",
+    "brn": "batch renormalization",
+    "noisy": "batch normalization with random scale and shift after it",
+    "actnorm": "learned scale and shift that normalize the first batch",
+    "dyt": "dynamic tanh",
+    "derf": "scaled error function",
+    "skipinit": "residual branches scaled by a learned number that starts at 0",
+    "running": "batch normalization that evaluates with running averages",
+    "reestimated": "batch normalization that evaluates with statistics of the training data",
+}
+"""The names of arms in words."""
 SERIES = {
     "first": "{}, first measurement",
     "mean": "{}, mean over training",
@@ -84,12 +100,15 @@ def metric_words(name: str) -> str:
 def setting_words(text: str) -> str:
     """Return text with its ``key=value`` settings in words.
 
-    >>> setting_words("optimizer.lr=0.1 less net.width=64")
-    'learning rate 0.1 less width 64'
+    >>> setting_words("optimizer.lr=0.1 less net.width=64"), setting_words("net.hidden=[64, 64, 64]")
+    ('learning rate 0.1 less width 64', 'hidden layers 3 × 64')
     """
 
     def words(match: re.Match[str]) -> str:
         key, value = match.groups()
+        entries = re.findall(r"[^\[\], ]+", value)
+        if value.startswith("[") and len(entries) > 1 and len(set(entries)) == 1:
+            value = f"{len(entries)} × {entries[0]}"
         return f"{KEYS.get(key, key.rpartition('.')[2].replace('_', ' '))} {value}"
 
     return re.sub(r"([A-Za-z_][\w.]*)=(\[[^\]]*\]|\S+)", words, text)
@@ -131,7 +150,7 @@ def region_words(unit: str, region: Region) -> str:
     >>> region_words("share", Region(0.5)), region_words("slope", Region(-0.6, -0.4))
     ('above 50 %', 'between −0.6 and −0.4')
     """
-    low, high = (number(unit, end) if unit == "share" else num(end, 4) for end in region)
+    low, high = (number(unit, end) if unit == "share" else num(end) for end in region)
     if region.is_bounded:
         return f"between {low} and {high}{suffix(unit)}"
     return f"{f'below {high}' if math.isinf(region.low) else f'above {low}'}{suffix(unit)}"
@@ -141,11 +160,11 @@ def p_text(p: float | None) -> str:
     """Return p with two significant digits.
 
     >>> p_text(0.01234), p_text(1e-7), p_text(0.6), p_text(None)
-    ('0.012', '< 0.0001', '0.60', '–')
+    ('0.012', '<\\xa00.0001', '0.60', '–')
     """
     if p is None:
         return "–"
-    return "< 0.0001" if p < 1e-4 else f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
+    return "<\N{NO-BREAK SPACE}0.0001" if p < 1e-4 else f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
 
 
 def suffix(unit: str) -> str:
@@ -180,6 +199,12 @@ def verdict_sentences(verdict: Verdict) -> list[str]:
         needed = needed_text(verdict.needed)
         sentences.append(f"{needed[0].upper()}{needed[1:]}.")
     return sentences
+
+
+def arms_in(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:
+    """Return the arms that the parts of verdicts name, each with its name in words."""
+    text = " ".join(part.name for verdict in verdicts for part in verdict.parts)
+    return [(arm, words) for arm, words in ARMS.items() if re.search(rf"\b{arm}\b", text)]
 
 
 def linked(source: str) -> Markup:
