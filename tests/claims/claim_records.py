@@ -14,7 +14,9 @@ from normlab.stats.regions import Region
 BELOW = Region(high=1.0)
 
 
-def part(name="bn against nobn, test/loss", unit="ratio", effect=0.6, se=0.05, region=BELOW, n=24, level=95, **changed):
+def part(
+    name="bn against nobn, test/loss", unit="ratio", effect=0.6, se=0.05, region=BELOW, n=24, level=95, **changed
+):
     """Return a part whose p follow from a normal estimate; the standard error of a ratio is that of its log."""
     scale = math.log if unit == "ratio" else float
     back = math.exp if unit == "ratio" else float
@@ -26,7 +28,19 @@ def part(name="bn against nobn, test/loss", unit="ratio", effect=0.6, se=0.05, r
     outside = min(1.0, 2 * min([1 - p for p in (*above, *tails)]))
     values = {"interval": (back(value - reach), back(value + reach)), "p": inside, "p_against": outside}
     needed = None if inside <= 0.05 or outside <= 0.05 else 3 * n
-    return Part(**{"name": name, "unit": unit, "effect": effect, "level": level, "region": region, "n": n, "needed": needed, **values, **changed})
+    return Part(
+        **{
+            "name": name,
+            "unit": unit,
+            "effect": effect,
+            "level": level,
+            "region": region,
+            "n": n,
+            "needed": needed,
+            **values,
+            **changed,
+        }
+    )
 
 
 def record(name, parts, *, claim=None, profile=None, **changed):
@@ -66,7 +80,10 @@ def record(name, parts, *, claim=None, profile=None, **changed):
         "verdict": verdict_json(decide(parts)),
     }
     if profile:
-        entries = {arm: {"error": each} if isinstance(each, str) else verdict_json(decide(each)) for arm, each in profile.items()}
+        entries = {
+            arm: {"error": each} if isinstance(each, str) else verdict_json(decide(each))
+            for arm, each in profile.items()
+        }
         values["profile"] = entries
     return values | changed
 

@@ -165,7 +165,9 @@ def provenance(records: Sequence[ClaimRecord]) -> list[tuple[str, str]]:
         ("last run ended", max((record["ended"] for record in values), default="")),
         ("commit of the code", "\n".join(distinct(code_commit(code) for code in codes))),
     ]
-    names = [name for name in dict.fromkeys(name for code in codes for name in code) if name not in ("commit", "dirty")]
+    names = [
+        name for name in dict.fromkeys(name for code in codes for name in code) if name not in ("commit", "dirty")
+    ]
     facts += [(name, ", ".join(distinct(str(code.get(name, "")) for code in codes))) for name in names]
     return [(label, value) for label, value in facts if value]
 

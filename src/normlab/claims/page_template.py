@@ -30,4 +30,6 @@ def render(template: str, /, **values: Any) -> str:
     }
     css = Markup("\n".join((TEMPLATE / file).read_text() for file in ("page.css", "claims.css")))
     script = Markup((TEMPLATE / "page.js").read_text())
-    return environment.get_template(template).render(css=css, script=script, units=UNITS, answers=list(Answer), **values)
+    return environment.get_template(template).render(
+        css=css, script=script, units=UNITS, answers=list(Answer), **values
+    )

@@ -166,12 +166,16 @@ def render_html(page: Page, folder: Path) -> str:
         for picture in pictures(page)
     }
     css, script = (Markup((TEMPLATE / name).read_text()) for name in ("page.css", "page.js"))
-    return templates().get_template("page.html").render(
-        page=page,
-        first=FIRST_RESULTS if len(page.results) > OPEN_RESULTS else OPEN_RESULTS,
-        svgs=svgs,
-        css=css,
-        script=script,
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            page=page,
+            first=FIRST_RESULTS if len(page.results) > OPEN_RESULTS else OPEN_RESULTS,
+            svgs=svgs,
+            css=css,
+            script=script,
+        )
     )
 
 
