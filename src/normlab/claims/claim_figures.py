@@ -182,9 +182,11 @@ def forest(parts: Sequence[Part], indices: Sequence[int], labels: Sequence[str],
     ]
     neutral = NEUTRAL.get(unit, math.nan)
     place = axis.place(neutral) if within([neutral], axis) else None
-    ticks = [(axis.place(tick), tick_label(unit, tick, axis)) for tick in axis.ticks()]
+    ticks = axis.ticks()
+    places = [axis.place(tick) for tick in ticks]
+    marks = list(zip(places, tick_labels(unit, ticks, axis), strict=True))
     label = number(unit, neutral) + suffix(unit)
-    return Forest(", ".join(shared), UNITS.get(unit, unit), rows, ticks, place, label, axis.log)
+    return Forest(", ".join(shared), UNITS.get(unit, unit), rows, marks, place, label, axis.log)
 
 
 def row(part: Part, label: str, axis: Axis, strong: bool) -> Row:
@@ -234,8 +236,13 @@ def within(values: Sequence[float], axis: Axis) -> list[float]:
     return [float(value) for value in values if low <= value <= high]
 
 
-def tick_label(unit: str, value: float, axis: Axis) -> str:
-    """Return the label of a tick."""
+def tick_labels(unit: str, ticks: Sequence[float], axis: Axis) -> list[str]:
+    """Return the labels of ticks, with as many digits as tell them apart."""
     if axis.log and axis.high - axis.low > 1:
-        return short_label(value)
-    return number(unit, value) + suffix(unit)
+        return [short_label(tick) for tick in ticks]
+    labels: list[str] = []
+    for digits in range(3, 9):
+        labels = [number(unit, tick, digits) + suffix(unit) for tick in ticks]
+        if len({*labels}) == len(ticks):
+            break
+    return labels

@@ -147,10 +147,13 @@ def tallies(views: Sequence[ClaimView]) -> list[tuple[str, list[tuple[Answer, in
 def levels_sentence(views: Sequence[ClaimView]) -> str:
     """Return the sentence on both levels."""
     count = len(views)
+    if not count:
+        return "No claim has been tested by its registered protocol yet."
     wrong = math.floor(100 * (1 - (1 - ALPHA) ** count) + 0.5)
     return (
-        f"Each answer is wrong in at most 5 % of repetitions, so that among {count} independent claims some answer "
-        f"is wrong in up to {wrong} %; after Holm's correction any answer on this page is wrong in at most 5 %."
+        f"Each answer is wrong in at most 5 % of repetitions, so that among {count} independent claims some "
+        f"answer is wrong in up to {wrong} %; after Holm's correction any answer on this page is wrong in at most "
+        "5 %."
     )
 
 

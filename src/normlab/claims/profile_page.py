@@ -1,4 +1,4 @@
-"""The profile page of a normalizer: its verdict on each claim beside the common ones; see :func:`write_profile`."""
+"""The profile page of a normalizer: its verdicts beside those of the common ones; see :func:`write_profile`."""
 
 import re
 from collections.abc import Iterator, Sequence

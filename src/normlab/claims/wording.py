@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup, escape
 
 from normlab.claims.verdict import Answer, Part, Verdict, decisive_part, needed_text
-from normlab.report.console import num
+from normlab.report.console import MINUS, num
 from normlab.stats.comparison import POINTS, RATIO
 from normlab.stats.regions import Region
 
@@ -61,6 +61,7 @@ SERIES = {
     "mean": "{}, mean over training",
     "last_third": "{}, last third of training",
 }
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 OUTSIDE_BRACKETS = re.compile(r", (?![^\[({]*[\])}])")
 ARXIV = re.compile(r"(?:arXiv:)?\b(\d{4}\.\d{4,5})\b")
 
@@ -71,7 +72,8 @@ def segments(name: str) -> list[str]:
     >>> segments("bn against nobn, test/loss, data.batch_size=4 less data.batch_size=60")
     ['bn against nobn', 'test loss', 'batch size 4 less batch size 60']
     """
-    return [setting_words(metric_words(segment)) for segment in OUTSIDE_BRACKETS.split(name)]
+    words = ", ".join(setting_words(metric_words(segment)) for segment in OUTSIDE_BRACKETS.split(name))
+    return OUTSIDE_BRACKETS.split(words)
 
 
 def metric_words(name: str) -> str:
@@ -82,6 +84,10 @@ def metric_words(name: str) -> str:
     """
     if name in METRICS:
         return METRICS[name]
+    if " on " in name:
+        metric, _, x = name.partition(" on ")
+        key = x.removeprefix("log ")
+        return f"{metric_words(metric)}, on {'log ' * (key != x)}{KEYS.get(key, key)}"
     kind, _, rest = name.partition("/")
     if kind in SERIES:
         return SERIES[kind].format(metric_words(rest))
@@ -93,7 +99,9 @@ def metric_words(name: str) -> str:
         return f"steps to a {METRICS[metric]} of {target}"
     if kind == "probe" and rest.count("/") > 1:
         probe, mode, quantity = rest.split("/", 2)
-        return f"{quantity.replace('_', ' ')} ({probe.replace('_', ' ')}, {mode.replace('_', ' ')})"
+        layer, _, quantity = quantity.rpartition("/")
+        words = f"{quantity} ({probe}, {mode})".replace("_", " ")
+        return f"{words}, {layer}" if layer else words
     return name
 
 
@@ -119,13 +127,15 @@ def part_words(part: Part) -> str:
     return ", ".join(segments(part.name))
 
 
-def number(unit: str, value: float) -> str:
-    """Return a value in its unit, with three significant digits; a share is in percent.
+def number(unit: str, value: float, digits: int = 3) -> str:
+    """Return a value in its unit, without its sign; a share is in percent, with a digit less.
 
-    >>> number("share", 0.8333), number("ratio", 0.61234), number("points", -8.25)
-    ('83', '0.612', '−8.25')
+    >>> number("share", 0.8333), number("ratio", 0.61234), number("points", -8.25), number("value", 2.4e-9)
+    ('83', '0.612', '−8.25', '2.4·10⁻⁹')
     """
-    return num(100 * value, 2) if unit == "share" else num(value)
+    text = num(100 * value, digits - 1) if unit == "share" else num(value, digits)
+    digits, e, power = text.partition("e")
+    return f"{digits}·10{str(int(power.replace(MINUS, '-'))).translate(SUPERSCRIPT)}" if e else text
 
 
 def effect_text(part: Part) -> str:
@@ -145,12 +155,12 @@ def required_text(part: Part) -> str:
 
 
 def region_words(unit: str, region: Region) -> str:
-    """Return a region in its unit, in words.
+    r"""Return a region in its unit, in words.
 
     >>> region_words("share", Region(0.5)), region_words("slope", Region(-0.6, -0.4))
-    ('above 50 %', 'between −0.6 and −0.4')
+    ('above 50\xa0%', 'between −0.6 and −0.4')
     """
-    low, high = (number(unit, end) if unit == "share" else num(end) for end in region)
+    low, high = (number(unit, end) for end in region)
     if region.is_bounded:
         return f"between {low} and {high}{suffix(unit)}"
     return f"{f'below {high}' if math.isinf(region.low) else f'above {low}'}{suffix(unit)}"
@@ -183,22 +193,25 @@ def found_text(part: Part) -> str:
 
 def verdict_sentences(verdict: Verdict) -> list[str]:
     """Return a verdict in plain sentences: the answer, its decisive part, and the replicates that would decide."""
-    parts, count = verdict.parts, sum(part.answer == verdict.answer for part in verdict.parts)
+    parts = verdict.parts
+    many = f"of the {len(parts)} parts"
+    openings = {
+        Answer.HOLDS: f"each {many} is shown. The weakest is ",
+        Answer.FAILS: f"for {count_of(parts, Answer.FAILS)} {many} the opposite is shown. The clearest is ",
+        Answer.UNDECIDED: f"{count_of(parts, Answer.HOLDS)} {many} can be shown. The weakest is ",
+    }
+    opening = openings[verdict.answer] if len(parts) > 1 else ""
     found = found_text(parts[decisive_part(parts, verdict.answer)])
-    if len(parts) == 1:
-        sentences = [f"{ANSWERS[verdict.answer]}: {found}."]
-    elif verdict.answer == Answer.HOLDS:
-        sentences = [f"Holds: each of the {len(parts)} parts is shown. The weakest is {found}."]
-    elif verdict.answer == Answer.FAILS:
-        opposite = f"for {count} of the {len(parts)} parts the opposite is shown"
-        sentences = [f"Does not hold: {opposite}. The clearest is {found}."]
-    else:
-        shown = sum(part.answer == Answer.HOLDS for part in parts)
-        sentences = [f"Undecided: {shown} of the {len(parts)} parts are shown. The weakest is {found}."]
+    sentences = [f"{ANSWERS[verdict.answer]}: {opening}{found}."]
     if verdict.answer == Answer.UNDECIDED and any(part.n > 1 for part in parts):
         needed = needed_text(verdict.needed)
         sentences.append(f"{needed[0].upper()}{needed[1:]}.")
     return sentences
+
+
+def count_of(parts: Sequence[Part], answer: Answer) -> int:
+    """Return the number of parts with an answer of their own."""
+    return sum(part.answer == answer for part in parts)
 
 
 def arms_in(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:
