@@ -134,8 +134,9 @@ def number(unit: str, value: float, digits: int = 3) -> str:
     ('83', '0.612', '−8.25', '2.4·10⁻⁹')
     """
     text = num(100 * value, digits - 1) if unit == "share" else num(value, digits)
-    digits, e, power = text.partition("e")
-    return f"{digits}·10{str(int(power.replace(MINUS, '-'))).translate(SUPERSCRIPT)}" if e else text
+    factor, e, power = text.partition("e")
+    exponent = str(int(power.replace(MINUS, "-"))).translate(SUPERSCRIPT) if e else ""
+    return f"{factor}·10{exponent}".removeprefix("1·") if e else text
 
 
 def effect_text(part: Part) -> str:
