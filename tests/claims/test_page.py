@@ -67,17 +67,14 @@ class TestClaimsPage:
         assert "Fresh table breast_cancer: ✓ holds 0.7" in text
 
     def test_flags(self, folder):
-        write(
-            folder,
-            record(
-                "edited", [HOLDS], registration={"sha256": "0", "commit": None, "date": None, "modified": True}
-            ),
-        )
+        for name, commit in (("new", None), ("changed", "1a2b3c4")):
+            registration = {"sha256": "0", "commit": commit, "date": None, "modified": True}
+            write(folder, record(name, [HOLDS], registration=registration))
         rows = rows_of(write_claims_page(folder).read_text())
         assert "not the registered protocol" in rows["good-wine"]
         assert "underpowered" in rows["weak"]
-        assert "changed since its registration" in rows["edited"]
-        assert "not committed" in rows["edited"]
+        assert "changed since its registration" in rows["changed"]
+        assert "not committed" in rows["new"]
         assert "flag" not in rows["good"]
 
     def test_tallies_count_registered_claims(self, folder):
@@ -206,6 +203,26 @@ class TestForests:
 
 
 class TestSentences:
+    def test_margins_of_a_millionth_keep_their_digits(self):
+        near = part(effect=1.0, se=1e-8, region=Region(0.999999, 1.000001))
+        (sentence,) = verdict_sentences(decide([near]))
+        assert "the claim requires between 0.999999 and 1.000001." in sentence
+
+    def test_estimate_of_too_many_infinite_values(self):
+        part_ = part(
+            "bn against nobn, steps/train_eval/loss/0.1",
+            effect=math.nan,
+            interval=(math.nan,) * 2,
+            p=0.01,
+            p_against=1.0,
+        )
+        (sentence,) = verdict_sentences(decide([part_]))
+        assert sentence == (
+            "Holds: bn against nobn, steps to a training loss of 0.1: no estimate from n = 24, "
+            "over 29 % infinite; "
+            "the claim requires below 1."
+        )
+
     def test_holds(self):
         (sentence,) = verdict_sentences(
             decide([HOLDS, part("bn against nobn, val/acc", "points", 5.0, 1.0, Region(2.0))])

@@ -75,8 +75,9 @@ class ClaimView:
         flags = ["not the registered protocol"] * bool(self.record.values.get("overrides"))
         flags += ["fresh table alone"] * self.record.is_fresh
         flags += ["underpowered"] * self.record.is_underpowered
-        flags += ["changed since its registration"] * bool(registration.get("modified"))
-        return flags + ["not committed"] * (not registration.get("commit"))
+        if not registration.get("commit"):
+            return [*flags, "not committed"]
+        return flags + ["changed since its registration"] * bool(registration.get("modified"))
 
     @property
     def runs_text(self) -> str:
@@ -150,11 +151,9 @@ def levels_sentence(views: Sequence[ClaimView]) -> str:
     if not count:
         return "No claim has been tested by its registered protocol yet."
     wrong = math.floor(100 * (1 - (1 - ALPHA) ** count) + 0.5)
-    return (
-        f"Each answer is wrong in at most 5 % of repetitions, so that among {count} independent claims some "
-        f"answer is wrong in up to {wrong} %; after Holm's correction any answer on this page is wrong in at most "
-        "5 %."
-    )
+    many = f", so that among {count} independent claims some answer is wrong in up to {wrong} %" * (count > 1)
+    after = "after Holm's correction any answer on this page is wrong in at most 5 %"
+    return f"Each answer is wrong in at most 5 % of repetitions{many}; {after}."
 
 
 def provenance(records: Sequence[ClaimRecord]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from normlab.claims.verdict import Answer, Part, Verdict, decisive_part, needed_
 from normlab.report.console import MINUS, num
 from normlab.stats.comparison import POINTS, RATIO
 from normlab.stats.regions import Region
+from normlab.stats.signed_rank import MOST_INFINITE
 
 UNITS = {
     RATIO: "ratio",
@@ -37,6 +38,8 @@ METRICS = {
 KEYS = {
     "optimizer.lr": "learning rate",
     "data.batch_size": "batch size",
+    "data.train": "training samples",
+    "data.test": "test samples",
     "net.hidden": "hidden layers",
     "trainer.max_epochs": "epochs",
 }
@@ -63,6 +66,7 @@ SERIES = {
 }
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 OUTSIDE_BRACKETS = re.compile(r", (?![^\[({]*[\])}])")
+HIDDEN = re.compile(r"hidden\{?(?=\w)")
 ARXIV = re.compile(r"(?:arXiv:)?\b(\d{4}\.\d{4,5})\b")
 
 
@@ -101,7 +105,7 @@ def metric_words(name: str) -> str:
         probe, mode, quantity = rest.split("/", 2)
         layer, _, quantity = quantity.rpartition("/")
         words = f"{quantity} ({probe}, {mode})".replace("_", " ")
-        return f"{words}, {layer}" if layer else words
+        return f"{words}, {HIDDEN.sub('hidden layer ', layer).replace('}', '')}" if layer else words
     return name
 
 
@@ -140,14 +144,32 @@ def number(unit: str, value: float, digits: int = 3) -> str:
 
 
 def effect_text(part: Part) -> str:
-    """Return the estimate of a part, such as ``0.61`` or ``83 %``."""
-    return number(part.unit, part.effect) + suffix(part.unit)
+    """Return the estimate of a part, such as ``0.61`` or ``83 %``, with as many digits as its interval has."""
+    if math.isnan(part.effect):
+        return "no estimate" if part.n else "no value"
+    return number(part.unit, part.effect, digits_of(part.interval)) + suffix(part.unit)
 
 
 def interval_text(part: Part) -> str:
     """Return the interval of a part, such as ``0.55 to 0.68``."""
-    low, high = part.interval
-    return f"{number(part.unit, low)} to {number(part.unit, high)}{suffix(part.unit)}"
+    if math.isnan(part.effect):
+        return f"over {MOST_INFINITE:.0%} infinite".replace("%", " %") if part.n else "–"
+    digits = digits_of(part.interval)
+    low, high = (number(part.unit, end, digits) for end in part.interval)
+    return f"{low} to {high}{suffix(part.unit)}"
+
+
+def digits_of(ends: tuple[float, float]) -> int:
+    """Return the digits that two ends need: 3, or more if they lie closer together than 1 %.
+
+    >>> digits_of((0.55, 0.68)), digits_of((0.999999, 1.000001)), digits_of((1.0, 1.0))
+    (3, 7, 3)
+    """
+    low, high = ends
+    width, size = high - low, max(abs(low), abs(high))
+    if not 0 < width < math.inf:
+        return 3
+    return min(9, max(3, math.ceil(math.log10(size / width)) + 1))
 
 
 def required_text(part: Part) -> str:
@@ -161,7 +183,8 @@ def region_words(unit: str, region: Region) -> str:
     >>> region_words("share", Region(0.5)), region_words("slope", Region(-0.6, -0.4))
     ('above 50\xa0%', 'between −0.6 and −0.4')
     """
-    low, high = (number(unit, end) for end in region)
+    digits = digits_of(region)
+    low, high = (number(unit, end, digits) for end in region)
     if region.is_bounded:
         return f"between {low} and {high}{suffix(unit)}"
     return f"{f'below {high}' if math.isinf(region.low) else f'above {low}'}{suffix(unit)}"
@@ -187,6 +210,9 @@ def found_text(part: Part) -> str:
     """Return the estimate of a part, its interval and the region that the claim requires, in words."""
     if not part.n:
         return f"{part_words(part)}: no replicate has the values"
+    if math.isnan(part.effect):
+        reason = f"no estimate from n = {part.n}, {interval_text(part)}"
+        return f"{part_words(part)}: {reason}; the claim requires {required_text(part)}"
     found = f"{UNITS.get(part.unit, part.unit)} {effect_text(part)}"
     interval = f"{part.level} % interval {interval_text(part)}, n = {part.n}"
     return f"{part_words(part)}: {found} ({interval}); the claim requires {required_text(part)}"
