@@ -178,6 +178,12 @@ class TestForests:
         ]
         assert [forest.unit for forest in forests(parts)] == ["ratio", "value", "value", "share of replicates"]
 
+    def test_ratios_of_a_millionth_have_an_axis_of_their_own(self):
+        near = part(effect=1.0, se=1e-8, region=Region(0.999999, 1.000001), level=90)
+        first, second = forests([near, part(effect=0.3), near, part(effect=0.001)])
+        assert [len(first.rows), len(second.rows)] == [2, 2]
+        assert first.rows[0].region[1] - first.rows[0].region[0] > 50
+
     def test_part_without_values(self):
         nothing = part(effect=math.nan, interval=(math.nan, math.nan), n=0, p=1.0, p_against=1.0)
         for parts in ([nothing], [nothing, part()]):

@@ -30,8 +30,8 @@ MARGIN = 0.07
 """Free space at both ends of an axis, as a share of the range of its values."""
 NEUTRAL_REACH = 1.5
 """The neutral value is on the axis if the range grows at most by this factor."""
-SAME_SCALE = 20.0
-"""Parts share a linear axis if their largest values differ at most by this factor."""
+SAME_SCALE, SAME_LOG_SCALE = 20.0, 1000.0
+"""Parts share an axis if their largest values, or logarithms of ratios, differ at most by this factor."""
 LINEAR_TICKS_TO = 4.0
 """Logarithmic axes have ticks at equal distances up to this ratio of the ends."""
 
@@ -152,14 +152,17 @@ def forests(parts: Sequence[Part], labels: Sequence[str] = (), strong: int | Non
 
 
 def scale_groups(parts: Sequence[Part]) -> list[list[int]]:
-    """Return the indices of the parts that share an axis: equal units and, if linear, values of similar size."""
+    """Return the indices of the parts that share an axis: equal units and values of similar size."""
     groups: list[list[int]] = []
     sizes: list[float] = []
     for index, part in enumerate(parts):
-        size = max(map(abs, values_of(part)), default=0.0)
+        size = max(
+            (abs(math.log10(value) if part.unit == RATIO else value) for value in values_of(part)), default=0
+        )
         for place, group in enumerate(groups):
             small, large = sorted((size, sizes[place]))
-            if parts[group[0]].unit == part.unit and (part.unit == RATIO or large <= SAME_SCALE * small):
+            limit = SAME_LOG_SCALE if part.unit == RATIO else SAME_SCALE
+            if parts[group[0]].unit == part.unit and (small == 0 or large <= limit * small):
                 group.append(index)
                 sizes[place] = large
                 break
