@@ -6,13 +6,13 @@ from scipy.stats import norm
 from tests.claims.claim_records import part, record, write
 
 from normlab.claims.claim_record import read_records
-from normlab.claims.holm import corrected_answer, decisive_p, page_levels
+from normlab.claims.holm import corrected_answer, decisive_p, page_levels, two_sided_p
 from normlab.claims.verdict import Answer, Verdict, decide
 from normlab.stats.estimates import UNKNOWN_ESTIMATE
 
 PAGES = 4000
-LIMIT = 0.050625 + 2.6 * np.sqrt(0.05 * 0.95 / PAGES)
-"""A true rate of α + α²/4 exceeds this in one of 200 tests."""
+LIMIT = 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / PAGES)
+"""A true rate of 5 % exceeds this in one of 200 tests."""
 FAR = 9.0
 
 
@@ -25,6 +25,13 @@ def test_decisive_p_is_that_of_the_answer():
     ):
         verdict = decide([part(p=p, p_against=p_against)])
         assert (verdict.answer, decisive_p(verdict)) == (answer, decisive)
+
+
+def test_one_sided_p_is_doubled():
+    verdicts = [
+        decide([part(p=0.01, p_against=1.0), part(p=0.001, p_against=1.0, level=level)]) for level in (95, 90)
+    ]
+    assert [two_sided_p(verdict) for verdict in verdicts] == [0.01, 0.02]
 
 
 def test_registered_claims_are_corrected_together(tmp_path):
@@ -43,9 +50,12 @@ class Page:
 
     is_registered = True
 
-    def __init__(self, key, p, p_against):
+    def __init__(self, key, p, p_against, sides):
         answer = Answer.HOLDS if p <= 0.05 else Answer.FAILS if p_against <= 0.05 else Answer.UNDECIDED
-        self.key, self.verdict = key, Verdict(answer, 0.0, UNKNOWN_ESTIMATE, 9, "", (), p, p_against)
+        self.key, self.verdict = (
+            key,
+            Verdict(answer, 0.0, UNKNOWN_ESTIMATE, 9, "", (part(level=90 if sides == 1 else 95),), p, p_against),
+        )
 
 
 def wrong_pages(shifts, sides, seed=0):
@@ -56,7 +66,7 @@ def wrong_pages(shifts, sides, seed=0):
     rng, counts = np.random.default_rng(seed), np.zeros(2)
     for z in rng.normal(-np.asarray(shifts), 1, (PAGES, len(shifts))):
         p, p_against = np.minimum(1, sides * norm.sf(z)), np.minimum(1, sides * norm.cdf(z))
-        page = [Page(str(k), *pair) for k, pair in enumerate(zip(p, p_against, strict=True))]
+        page = [Page(str(k), *pair, sides) for k, pair in enumerate(zip(p, p_against, strict=True))]
         corrected = page_levels(page)
         own = [one.verdict.answer == Answer.HOLDS for one in page]
         after = [corrected_answer(one.verdict, corrected[one.key]) == Answer.HOLDS for one in page]
@@ -89,7 +99,7 @@ def test_wrong_answers_in_both_directions():
     """Claims that hold and claims that do not are alike by symmetry: exchange p and p_against."""
     rng, wrong, k = np.random.default_rng(1), 0, 20
     for z in rng.normal(0, 1, (PAGES, k)):
-        page = [Page(str(j), norm.sf(one), norm.cdf(one)) for j, one in enumerate(z)]
+        page = [Page(str(j), norm.sf(one), norm.cdf(one), 1) for j, one in enumerate(z)]
         corrected = page_levels(page)
         answers = [corrected_answer(one.verdict, corrected[one.key]) for one in page]
         wrong += Answer.HOLDS in answers[: k // 2] or Answer.FAILS in answers[k // 2 :]

@@ -119,7 +119,7 @@ class TestClaimsPage:
 class TestProfile:
     @pytest.fixture
     def lists(self, folder):
-        write_claims_page(folder)
+        write_claims_page(folder, "mine", [("fixed", "no arm of this claim can be replaced")])
         html = (folder / "profile-mine.html").read_text()
         return {words(part_)[:14].strip(): words(part_) for part_ in html.split('<section class="list">')[1:]}
 

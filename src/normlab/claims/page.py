@@ -95,17 +95,22 @@ class ClaimView:
         return float(self.record.values["seconds"]) / 60
 
 
-def write_claims_page(folder: Path) -> Path:
+def write_claims_page(folder: Path, profiled: str | None = None, absent: Sequence[tuple[str, str]] = ()) -> Path:
     """Write the page over all records below a folder, and a profile page per normalizer; return the page's path.
+
+    Args:
+        folder: the folder of the claims' sweeps.
+        profiled: the normalizer with a profile page; None: each of the records that no claim is about.
+        absent: the claims on which it was not tested, each with the reason.
 
     Raises:
         ConfigError: a record is damaged.
     """
     records = read_records(folder)
-    names = candidates(records)
+    names = [profiled] if profiled else candidates(records)
     views = list(views_of(records))
     for name in names:
-        write_profile(folder, name, records)
+        write_profile(folder, name, records, absent)
     html = render(
         "claims.html",
         views=views,

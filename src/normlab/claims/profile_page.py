@@ -87,12 +87,12 @@ def profile_file(name: str) -> str:
     return f"profile-{slug}.html"
 
 
-def write_profile(folder: Path, name: str, records: Sequence[ClaimRecord]) -> Path:
-    """Write the profile page of a normalizer and return its path."""
+def write_profile(
+    folder: Path, name: str, records: Sequence[ClaimRecord], absent: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Write the profile page of a normalizer and return its path; ``absent`` as in ``write_claims_page``."""
     rows = list(profile_rows(name, records))
     by_answer = {answer: [row for row in rows if row.own.answer == answer] for answer in Answer}
-    tested = {row.record.key for row in rows}
-    others = [record for record in records if record.key not in tested and record.is_registered]
     path = folder / profile_file(name)
     html = render(
         "claims_profile.html",
@@ -102,8 +102,7 @@ def write_profile(folder: Path, name: str, records: Sequence[ClaimRecord]) -> Pa
         by_answer=by_answer,
         tallies=[("Each claim at its own 5 % level", [(answer, len(by_answer[answer])) for answer in Answer])],
         failed=[row for row in rows if row.own.answer is None],
-        fixed=[record for record in others if not record.claim.get("replace")],
-        not_run=[record for record in others if record.claim.get("replace")],
+        absent=absent,
     )
     write_atomically(path, html)
     return path
