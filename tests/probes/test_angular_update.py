@@ -102,3 +102,13 @@ def test_equilibrium_of_scale_invariant_weights(momentum):
         turned.append(angles(before, w.detach()).item())
     limit = math.sqrt(2 * rate * decay / (1 + momentum))
     assert sum(turned[-500:]) / 500 == pytest.approx(limit, rel=0.05)
+
+
+def test_angle_relative_to_the_equilibrium(helpers):
+    snapshot = helpers.make_stepped_snapshot(CASES["mlp"][0], (3,))
+    settled = replace(snapshot, equilibrium=torch.tensor([0.1, 0.2, 0.4]))
+    (measurement,) = AngularUpdate()(settled)
+    expected = measurement.numbers["output/angle"] / torch.tensor([0.1, 0.2, 0.4])
+    assert_close(measurement.numbers["output/relative_angle"], expected, rtol=1e-6, atol=0)
+    (measurement,) = AngularUpdate()(replace(snapshot, equilibrium=torch.tensor([0.1, 0.2, 0.0])))
+    assert "output/relative_angle" not in measurement.numbers

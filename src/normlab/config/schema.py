@@ -7,7 +7,7 @@ Default values are in ``conf/``. A section with a ``_target_`` also accepts the 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -83,24 +83,28 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """A normalizer: a layer for rows, one for images and a weight transform; each null or a ``_target_``."""
+    """A normalizer: a layer for rows, one for images and a weight transform; each null or a ``_target_``.
+
+    ``branch_scale`` is the scale of the branches of ``net=resmlp`` in this arm; conf/net/resmlp.yaml reads it.
+    """
 
     norm: Any = None
     norm2d: Any = None
     weight: Any = None
+    branch_scale: Any = None
 
     def __post_init__(self) -> None:
-        for part in fields(self):
-            value = getattr(self, part.name)
+        for part in ("norm", "norm2d", "weight"):
+            value = getattr(self, part)
             instantiable = value is None or (isinstance(value, Mapping) and "_target_" in value)
-            require(instantiable, f"model.{part.name}", "null or a node with a _target_", value)
+            require(instantiable, f"model.{part}", "null or a node with a _target_", value)
             momentum, eps = (value.get(name) if value else None for name in ("momentum", "eps"))
             if momentum is not None:
                 inside = isinstance(momentum, int | float) and 0 <= momentum <= 1
-                require(inside, f"model.{part.name}.momentum", "null or a number in [0, 1]", momentum)
+                require(inside, f"model.{part}.momentum", "null or a number in [0, 1]", momentum)
             if eps is not None:
                 positive = isinstance(eps, int | float) and math.isfinite(eps) and eps > 0
-                require(positive, f"model.{part.name}.eps", "a finite number > 0", eps)
+                require(positive, f"model.{part}.eps", "a finite number > 0", eps)
 
 
 @dataclass

@@ -43,6 +43,7 @@ class AngularUpdate(Probe):
 
     For SGD with learning rate η, momentum μ and weight decay λ, the angle of scale-invariant weights settles at
     ``√(2ηλ/(1+μ))``: Wan, Zhu, Zhang and Sun (2020), Spherical motion dynamics, arXiv:2006.08419.
+    ``layer/relative_angle`` is the angle divided by that one.
     """
 
     modes: Sequence[str] = ("batch",)
@@ -59,6 +60,8 @@ class AngularUpdate(Probe):
             if snapshot.after is snapshot.before:
                 neurons, angle = neurons * torch.nan, angle * torch.nan
             numbers |= {f"{layer}/angle": angle, f"{layer}/neuron_angle": neurons.mean(1)}
+            if snapshot.equilibrium is not None and bool((snapshot.equilibrium > 0).all()):
+                numbers[f"{layer}/relative_angle"] = angle / snapshot.equilibrium.to(angle.device)
             arrays[f"{layer}/neuron_angles"] = neurons
         for name in ("angle", "neuron_angle") if numbers else ():
             own = [values for key, values in numbers.items() if key.endswith(f"/{name}")]

@@ -65,6 +65,8 @@ class TrainingSnapshot:
         folds: whether frozen normalizers may be folded into the linear layers; see :func:`folds_exactly`.
         preconditioning: the preconditioner of an adaptive optimizer before the step, else None.
         test: the test split in the shapes of ``train``; None if it is empty.
+        equilibrium: the angular update at which scale-invariant weights settle, ``(K,)``, 0 without weight decay;
+            None if the optimizer has no formula for it.
     """
 
     net: nn.Module
@@ -83,6 +85,7 @@ class TrainingSnapshot:
     folds: bool = True
     preconditioning: Preconditioning | None = None
     test: Split | None = None
+    equilibrium: Tensor | None = None
 
     def data(self, which: str) -> Split:
         """Return the inputs and targets of each member, ``(K, B, …)``: of the ``minibatch`` or of ``train``."""

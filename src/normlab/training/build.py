@@ -99,6 +99,12 @@ def net_maker(config: FrozenConfig, data: InMemoryData) -> Callable[[], nn.Modul
     """
     accepted = inspect.signature(get_object(config.net._target_)).parameters
     parts = {name: node for name, node in config.model.items() if node is not None}
+    scale = parts.pop("branch_scale", None)
+    if scale is not None and "branch_scale" not in accepted:
+        target = config.net._target_
+        raise ConfigError(
+            f"model.branch_scale has no effect: {target} has no residual branches; choose net=resmlp"
+        )
     require_model_arguments(config.net._target_, accepted, parts)
     require_effective_sync(config.net._target_, accepted, parts)
     makers = {name: make(node) for name, node in parts.items() if name in accepted}
