@@ -1,5 +1,6 @@
 """The numbers of a sweep that criteria use: the interface :class:`Sweep`, and :class:`ReportSweep` of runs."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -226,9 +227,12 @@ def listing(design: Design) -> str:
 def same_setting(text: str, value: object) -> bool:
     """Return True if the text of a setting is a given value.
 
-    >>> same_setting("0.10", 0.1), same_setting("[100]", [100]), same_setting("bn", "gn")
-    (True, True, False)
+    >>> same_setting("0.10", 0.1), same_setting("[100, 10]", [100, 10]), same_setting("[8,8]", "[8, 8]")
+    (True, True, True)
+    >>> same_setting("false", False), same_setting("bn", "gn")
+    (True, False)
     """
     if is_number(text) and is_number(str(value)):
         return float(text) == float(str(value))
-    return text == str(value)
+    written = value if isinstance(value, str) else json.dumps(value)
+    return text.replace(" ", "") == written.replace(" ", "")

@@ -62,6 +62,9 @@ class Part:
         """The estimate, its interval and the region that the claim requires, in words."""
         if not self.n:
             return f"{self.name}: no replicate has the values"
+        if math.isnan(self.effect):
+            reason = "no estimate, as more than 29 % of the replicates are infinite"
+            return f"{self.name}: {reason} (n = {self.n}), required {region_text(self.region)}"
         low, high = self.interval
         found = f"{self.unit} {self.effect:.3g} ({self.level} % interval {low:.3g} to {high:.3g}, n = {self.n})"
         return f"{self.name}: {found}, required {region_text(self.region)}"
