@@ -113,9 +113,8 @@ def normalizer(text: str | None) -> str | None:
     if text is None:
         return None
     key, _, name = text.partition("=")
-    require(
-        key == MODEL and name != "" and "," not in name, "--with", "model=NAME with a file of conf/model", text
-    )
+    known = key == MODEL and Path("conf", MODEL, f"{name}.yaml").is_file()
+    require(known, "--with", "model=NAME with a file of conf/model", text)
     return name
 
 
