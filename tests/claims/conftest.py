@@ -3,10 +3,10 @@
 import math
 
 import pytest
+from tests.claims.planted import FakeSweep
 
 from normlab.results.result import EpochMetrics, Objective, Result, Status
 from normlab.results.series import Point, ProbeRecord, append_curves, append_probes
-from tests.claims.planted import FakeSweep
 
 DRAWN = {"seed": 42, "generated": True, "train": 600, "val": 200, "test": 200}
 """Data summary of a run whose samples are generated."""

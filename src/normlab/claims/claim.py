@@ -152,7 +152,9 @@ class Claim:
         """
         given = [word for word in overrides if not is_neutral(word)]
         if self.arms:
-            given = [word for word in given if not word.startswith((f"{MODEL}=", "claim.arms=", "hydra.sweeper."))]
+            given = [
+                word for word in given if not word.startswith((f"{MODEL}=", "+claim.arms=", "hydra.sweeper."))
+            ]
         options = [
             (budget, fresh, self.protocol_overrides(budget, fresh))
             for budget in BUDGETS
