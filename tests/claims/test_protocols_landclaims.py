@@ -55,3 +55,46 @@ class TestRank:
     def test_collapse_with_normalizer(self):
         verdict, parts = answers("rank", self.ranks(power=-0.5, nobn=0.2))
         assert (verdict, parts) == (Answer.FAILS, [Answer.HOLDS, Answer.FAILS] * 2)
+
+
+class TestSmoother:
+    @staticmethod
+    def measures(bn, best_rate=1.0):
+        """Return values of bn relative to nobn, times ``best_rate`` at the best rates; the cosine is inverse."""
+
+        def center(metric, arm, panel):
+            ratio = 1.0 if arm == "nobn" else bn if panel else bn * best_rate
+            return 1 / ratio if metric.endswith("cosine_min") else ratio
+
+        return center
+
+    def test_smoother_at_both_rates(self):
+        assert answers("smoother", self.measures(0.8)) == (Answer.HOLDS, [Answer.HOLDS] * 8)
+
+    def test_rougher(self):
+        assert answers("smoother", self.measures(1.2)) == (Answer.FAILS, [Answer.FAILS] * 8)
+
+    def test_smoother_at_the_common_rate_only(self):
+        verdict, parts = answers("smoother", self.measures(0.8, best_rate=1.6))
+        assert (verdict, parts) == (Answer.FAILS, [Answer.FAILS] * 4 + [Answer.HOLDS] * 4)
+
+    def test_no_difference(self):
+        assert answers("smoother", self.measures(1.0))[0] == Answer.UNDECIDED
+
+
+class TestNotIcs:
+    @staticmethod
+    def training(noisy, accuracy):
+        losses = {"bn": 0.01, "noisy": 0.01 * noisy, "nobn": 0.03}
+        accuracies = {"bn": 0.98, "noisy": accuracy, "nobn": 0.9}
+        return lambda metric, arm, panel: (accuracies if metric.endswith("acc") else losses)[arm]
+
+    def test_noise_has_no_effect(self):
+        assert answers("not_ics", self.training(1.0, 0.98)) == (Answer.HOLDS, [Answer.HOLDS] * 3)
+
+    def test_noise_costs_some_of_the_loss(self):
+        verdict, parts = answers("not_ics", self.training(1.5, 0.975))
+        assert (verdict, parts) == (Answer.FAILS, [Answer.HOLDS, Answer.HOLDS, Answer.FAILS])
+
+    def test_noise_costs_all_of_the_benefit(self):
+        assert answers("not_ics", self.training(3.3, 0.9)) == (Answer.FAILS, [Answer.FAILS] * 3)
