@@ -98,3 +98,27 @@ class TestNotIcs:
 
     def test_noise_costs_all_of_the_benefit(self):
         assert answers("not_ics", self.training(3.3, 0.9)) == (Answer.FAILS, [Answer.FAILS] * 3)
+
+
+class TestEdge:
+    LIMITS = {"0.0": 2.0, "0.5": 3.0, "true": 1.357, "adam": 38.0}
+
+    def sharpness(self, share=1.0, arm=None):
+        """Return the sharpness at a share of the limit, in one arm or in all."""
+
+        def center(metric, name, panel):
+            key = panel.get("optimizer") or str(panel.get("optimizer.momentum", panel["optimizer.nesterov"]))
+            return self.LIMITS[key] * (share if arm in (None, name) else 1.0)
+
+        return center
+
+    def test_at_the_limit(self):
+        assert answers("edge", self.sharpness(), n=10) == (Answer.HOLDS, [Answer.HOLDS] * 12)
+
+    @pytest.mark.parametrize("share", [0.8, 1.2])
+    def test_away_from_the_limit(self, share):
+        assert answers("edge", self.sharpness(share), n=10) == (Answer.FAILS, [Answer.FAILS] * 12)
+
+    def test_away_from_the_limit_in_one_arm(self):
+        verdict, parts = answers("edge", self.sharpness(0.8, arm="ln"), n=10)
+        assert (verdict, parts) == (Answer.FAILS, [Answer.HOLDS, Answer.FAILS, Answer.HOLDS] * 4)
