@@ -9,6 +9,7 @@ from pathlib import Path
 
 from normlab.claims.claim import BUDGETS, Claim, read_claims
 from normlab.claims.page import write_claims_page
+from normlab.claims.profile_page import profile_file
 from normlab.claims.runner import Job, jobs_of, run_job
 from normlab.errors import ConfigError, first_line, nearest, require
 from normlab.report import shorter_path
@@ -89,11 +90,18 @@ def run(args: argparse.Namespace) -> int:
             log.info("%s  %s", job.name.ljust(width), listed(job))
         return 0
     require_writable(out)
+    absent = [(claim.name, "no arm of this claim can be replaced") for claim, _ in chosen if not claim.replace]
+    failures = dict[str, str]()
     try:
-        failed = [job for job in jobs if not run_line(job, width)]
-        return int(len(failed) > 0)
+        for job in jobs:
+            if reason := run_line(job, width):
+                failures[job.name] = reason
+        return int(len(failures) > 0)
     finally:
-        log.info("page: %s", shorter_path(write_claims_page(out)))
+        page = write_claims_page(out, arm, [*failures.items(), *absent])
+        log.info("page: %s", shorter_path(page))
+        if arm:
+            log.info("profile: %s", shorter_path(page.with_name(profile_file(arm))))
 
 
 def normalizer(text: str | None) -> str | None:
@@ -111,17 +119,17 @@ def normalizer(text: str | None) -> str | None:
     return name
 
 
-def run_line(job: Job, width: int) -> bool:
-    """Run a job unless it is done, and log its line; return False if it failed."""
+def run_line(job: Job, width: int) -> str:
+    """Run a job unless it is done, and log its line; return the reason if it failed, else an empty text."""
     start, done = time.monotonic(), job.record
     try:
         record = done or run_job(job, SCRIPT)
     except ConfigError as error:
         log.info("%s  %s", job.name.ljust(width), first_line(error))
-        return False
+        return first_line(error)
     took = "done before" if done else f"{(time.monotonic() - start) / 60:.1f} min"
     log.info("%s  %s  (%s)", job.name.ljust(width), record["verdict"]["sentence"], took)
-    return True
+    return ""
 
 
 def listed(job: Job) -> str:

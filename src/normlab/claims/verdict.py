@@ -106,21 +106,24 @@ def decide(parts: Sequence[Part]) -> Verdict:
 
     Berger (1982), Multiparameter hypothesis testing and acceptance sampling, Technometrics 24.
     """
-    against = holm(np.array([part.p_against for part in parts]))
-    p, p_against = max(part.p for part in parts), float(against.min())
-    weakest = max(parts, key=lambda part: part.p)
-    if p <= ALPHA:
-        answer, part = Answer.HOLDS, weakest
-    elif p_against <= ALPHA:
-        answer, part = Answer.FAILS, parts[int(against.argmin())]
-    else:
-        answer, part = Answer.UNDECIDED, weakest
+    p = max(part.p for part in parts)
+    p_against = float(holm(np.array([part.p_against for part in parts])).min())
+    answer = Answer.FAILS if p_against <= ALPHA else Answer.UNDECIDED
+    answer = Answer.HOLDS if p <= ALPHA else answer
+    part = parts[decisive_part(parts, answer)]
     needed = replicates_needed(parts) if answer == Answer.UNDECIDED else None
     sentence = f"{answer}: {part.sentence}"
     if answer == Answer.UNDECIDED and any(other.n > 1 for other in parts):
         sentence += f"; {needed_text(needed)}"
     estimate = Estimate(part.effect, *part.interval)
     return Verdict(answer, part.effect, estimate, part.n, sentence, tuple(parts), p, p_against, needed)
+
+
+def decisive_part(parts: Sequence[Part], answer: Answer) -> int:
+    """Return the index of the part with the largest p, or with the smallest against it if the claim fails."""
+    if answer == Answer.FAILS:
+        return min(range(len(parts)), key=lambda k: parts[k].p_against)
+    return max(range(len(parts)), key=lambda k: parts[k].p)
 
 
 def replicates_needed(parts: Sequence[Part]) -> int | None:
