@@ -3,11 +3,12 @@
 import re
 
 import pytest
-
-from normlab.claims import Answer
 from tests.claims.planted import PlantedSweep, load_criterion
 
+from normlab.claims import Answer
+
 RATE = 1.2113
+LIMITS = {"0.0": 2.0, "0.5": 3.0, "true": 1.357, "adam": 38.0}
 
 
 def layer(metric):
@@ -101,14 +102,12 @@ class TestNotIcs:
 
 
 class TestEdge:
-    LIMITS = {"0.0": 2.0, "0.5": 3.0, "true": 1.357, "adam": 38.0}
-
     def sharpness(self, share=1.0, arm=None):
         """Return the sharpness at a share of the limit, in one arm or in all."""
 
         def center(metric, name, panel):
             key = panel.get("optimizer") or str(panel.get("optimizer.momentum", panel["optimizer.nesterov"]))
-            return self.LIMITS[key] * (share if arm in (None, name) else 1.0)
+            return LIMITS[key] * (share if arm in (None, name) else 1.0)
 
         return center
 
