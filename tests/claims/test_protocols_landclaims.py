@@ -1,4 +1,4 @@
-"""The criteria of the claims about landscape and initialization, on sweeps in which the claim holds or does not."""
+"""The criteria of the claims about landscape and initialization, on sweeps where the claim holds or does not."""
 
 import re
 

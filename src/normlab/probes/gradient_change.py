@@ -105,10 +105,10 @@ class AlongGradient(Probe):
     orders of magnitude.
 
     Numbers: the ``loss`` at θ and, over the step lengths, ``loss_min``, ``loss_max`` and their difference
-    ``loss_range``, ``predictiveness_min`` and ``predictiveness_max``, ``cosine_min``, ``relative_change``, which is the largest ``‖g − ∇f(θ')‖ / ‖g‖``,
-    ``beta``, and ``beta_lr``, β times the learning rate. For scale-invariant weights w, β is proportional to
-    1/‖w‖²; ``relative_change``, ``cosine_min`` and ``beta_lr`` do not depend on ‖w‖ if the learning rate is
-    proportional to ‖w‖².
+    ``loss_range``, ``predictiveness_min`` and ``predictiveness_max``, ``cosine_min``, ``relative_change``, which
+    is the largest ``‖g − ∇f(θ')‖ / ‖g‖``, ``beta``, and ``beta_lr``, β times the learning rate. For
+    scale-invariant weights w, β is proportional to 1/‖w‖²; ``relative_change``, ``cosine_min`` and ``beta_lr`` do
+    not depend on ‖w‖ if the learning rate is proportional to ‖w‖².
 
     Args:
         lengths: the step lengths, as multiples of the learning rate.
