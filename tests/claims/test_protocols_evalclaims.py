@@ -1,0 +1,69 @@
+"""Claims about evaluation statistics, robustness and trained normalizers: planted sweeps give the right verdicts."""
+
+import pytest
+
+from normlab.claims import Answer
+from tests.claims.planted import PlantedSweep, load_criterion
+
+SPLITS = (1080, 357)
+
+
+def verdict(name, center, **options):
+    return load_criterion(name)(PlantedSweep(center, **options))
+
+
+def ratio_at_small_batches(small, large=1.0):
+    def center(metric, arm, panel):
+        ratio = large if panel["data.batch_size"] == 128 else small
+        return 0.1 * (ratio if arm == "running" else 1.0)
+
+    return center
+
+
+class TestPreciseBN:
+    def test_holds_if_reestimated_statistics_win_at_small_batches_only(self):
+        found = verdict("precise_bn", ratio_at_small_batches(1.1), rows=SPLITS)
+        assert found.answer == Answer.HOLDS and len(found.parts) == 4
+
+    @pytest.mark.parametrize(("small", "large"), [(0.9, 1.0), (1.1, 1.2)], ids=["small", "large"])
+    def test_fails_if_they_lose_or_win_at_large_batches_as_well(self, small, large):
+        assert verdict("precise_bn", ratio_at_small_batches(small, large), rows=SPLITS).answer == Answer.FAILS
+
+    def test_is_undecided_without_a_difference(self):
+        found = verdict("precise_bn", ratio_at_small_batches(1.0), rows=SPLITS)
+        assert found.answer == Answer.UNDECIDED
+
+
+def accuracy_gain(**points):
+    def center(metric, arm, panel):
+        assert metric == "test/acc" and panel["data.test"] == 32
+        return 0.6 + (points[panel["data.corrupt"]] / 100 if arm == "batch" else 0.0)
+
+    return center
+
+
+class TestDomain:
+    def test_holds_if_batch_statistics_win_under_each_corruption(self):
+        center = accuracy_gain(noise=6, blur=50, contrast=70)
+        found = verdict("domain", center, n=40, scatter=0.05, rows=(1080, 32))
+        assert found.answer == Answer.HOLDS and len(found.parts) == 3
+
+    def test_fails_if_they_lose_under_one(self):
+        center = accuracy_gain(noise=-6, blur=50, contrast=70)
+        assert verdict("domain", center, n=40, scatter=0.05, rows=(1080, 32)).answer == Answer.FAILS
+
+
+def accuracies(norm, random, output):
+    def center(metric, arm, panel):
+        return {"norm": norm, "random:norm": random, "output": output}[arm]
+
+    return center
+
+
+class TestOnlyNorm:
+    def test_holds_if_norm_beats_both_controls(self):
+        found = verdict("only_norm", accuracies(0.9, 0.6, 0.8), rows=SPLITS)
+        assert found.answer == Answer.HOLDS and len(found.parts) == 4
+
+    def test_fails_if_the_output_layer_learns_more(self):
+        assert verdict("only_norm", accuracies(0.8, 0.6, 0.9), rows=SPLITS).answer == Answer.FAILS
