@@ -67,3 +67,43 @@ class TestOnlyNorm:
 
     def test_fails_if_the_output_layer_learns_more(self):
         assert verdict("only_norm", accuracies(0.8, 0.6, 0.9), rows=SPLITS).answer == Answer.FAILS
+
+
+def accuracy_drops(noise, attack):
+    def center(metric, arm, panel):
+        if metric != "test/acc":
+            return 0.3 + (attack / 100 if arm == "bn" else 0.0)
+        clean = 0.97 if arm == "bn" else 0.95
+        drop = 0.1 + (noise / 100 if arm == "bn" else 0.0)
+        return clean - (drop if panel["data.corrupt"] == "noise" else 0.0)
+
+    return center
+
+
+class TestRobustness:
+    def test_holds_if_the_extra_drop_exceeds_five_points(self):
+        found = verdict("robustness", accuracy_drops(15, 15), rows=SPLITS)
+        assert found.answer == Answer.HOLDS and len(found.parts) == 4
+
+    @pytest.mark.parametrize(("noise", "attack"), [(0, 15), (15, 0), (0, 0)])
+    def test_fails_without_an_extra_drop_to_one_of_them(self, noise, attack):
+        assert verdict("robustness", accuracy_drops(noise, attack), rows=SPLITS).answer == Answer.FAILS
+
+
+def shifted_by(ratio):
+    def center(metric, arm, panel):
+        lag = 1.05 if arm == "running" else 1.0
+        return 0.1 * lag * (ratio if arm == "running" and panel["net.dropout"] == 0.5 else 1.0)
+
+    return center
+
+
+class TestDropoutShift:
+    def test_holds_if_running_statistics_lose_with_dropout(self):
+        assert verdict("dropout_shift", shifted_by(1.2)).answer == Answer.HOLDS
+
+    def test_fails_if_they_win_with_dropout(self):
+        assert verdict("dropout_shift", shifted_by(0.85)).answer == Answer.FAILS
+
+    def test_is_undecided_if_they_only_lag(self):
+        assert verdict("dropout_shift", shifted_by(1.0)).answer == Answer.UNDECIDED
