@@ -1,9 +1,9 @@
-"""Claims about evaluation statistics, robustness and trained normalizers: planted sweeps give the right verdicts."""
+"""Verdicts on planted sweeps for claims about evaluation statistics, robustness and trained normalizers."""
 
 import pytest
+from tests.claims.planted import PlantedSweep, load_criterion
 
 from normlab.claims import Answer
-from tests.claims.planted import PlantedSweep, load_criterion
 
 SPLITS = (1080, 357)
 
@@ -23,7 +23,8 @@ def ratio_at_small_batches(small, large=1.0):
 class TestPreciseBN:
     def test_holds_if_reestimated_statistics_win_at_small_batches_only(self):
         found = verdict("precise_bn", ratio_at_small_batches(1.1), rows=SPLITS)
-        assert found.answer == Answer.HOLDS and len(found.parts) == 4
+        assert found.answer == Answer.HOLDS
+        assert len(found.parts) == 4
 
     @pytest.mark.parametrize(("small", "large"), [(0.9, 1.0), (1.1, 1.2)], ids=["small", "large"])
     def test_fails_if_they_lose_or_win_at_large_batches_as_well(self, small, large):
@@ -36,7 +37,7 @@ class TestPreciseBN:
 
 def accuracy_gain(**points):
     def center(metric, arm, panel):
-        assert metric == "test/acc" and panel["data.test"] == 32
+        assert (metric, panel["data.test"]) == ("test/acc", 32)
         return 0.6 + (points[panel["data.corrupt"]] / 100 if arm == "batch" else 0.0)
 
     return center
@@ -46,7 +47,8 @@ class TestDomain:
     def test_holds_if_batch_statistics_win_under_each_corruption(self):
         center = accuracy_gain(noise=6, blur=50, contrast=70)
         found = verdict("domain", center, n=40, scatter=0.05, rows=(1080, 32))
-        assert found.answer == Answer.HOLDS and len(found.parts) == 3
+        assert found.answer == Answer.HOLDS
+        assert len(found.parts) == 3
 
     def test_fails_if_they_lose_under_one(self):
         center = accuracy_gain(noise=-6, blur=50, contrast=70)
@@ -63,7 +65,8 @@ def accuracies(norm, random, output):
 class TestOnlyNorm:
     def test_holds_if_norm_beats_both_controls(self):
         found = verdict("only_norm", accuracies(0.9, 0.6, 0.8), rows=SPLITS)
-        assert found.answer == Answer.HOLDS and len(found.parts) == 4
+        assert found.answer == Answer.HOLDS
+        assert len(found.parts) == 4
 
     def test_fails_if_the_output_layer_learns_more(self):
         assert verdict("only_norm", accuracies(0.8, 0.6, 0.9), rows=SPLITS).answer == Answer.FAILS
@@ -83,7 +86,8 @@ def accuracy_drops(noise, attack):
 class TestRobustness:
     def test_holds_if_the_extra_drop_exceeds_five_points(self):
         found = verdict("robustness", accuracy_drops(15, 15), rows=SPLITS)
-        assert found.answer == Answer.HOLDS and len(found.parts) == 4
+        assert found.answer == Answer.HOLDS
+        assert len(found.parts) == 4
 
     @pytest.mark.parametrize(("noise", "attack"), [(0, 15), (15, 0), (0, 0)])
     def test_fails_without_an_extra_drop_to_one_of_them(self, noise, attack):
