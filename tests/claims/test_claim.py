@@ -90,6 +90,15 @@ class TestReplacedArm:
         )
         assert claim.compared_arms == {"bn", "gn", "nobn"}
 
+    def test_list_of_arms(self):
+        """The arm replaces the whole list, so that the answer is about it alone."""
+        over = {"arm": ["bn", "gn"]}
+        node = {"_target_": "normlab.claims.Each", "over": over, "criterion": {**BETTER, "arm": "{arm}"}}
+        claim = Claim.of(NODE | {"criterion": node})
+        assert claim.criterion_for("ln").over == {"arm": ["ln"]}
+        assert claim.criterion_for("bn").over == over
+        assert claim.compared_arms == {"bn", "gn", "{arm}", "nobn"}
+
     def test_model_of_the_panel_if_another_factor_is_compared(self):
         interaction = {
             "_target_": "normlab.claims.Interaction",

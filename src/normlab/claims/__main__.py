@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dest="arm",
         metavar="model=NAME",
         help="add a normalizer to each claim in which an arm can be replaced, and write its profile",
+    )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        help="worker processes of a sweep; default: the number of cores, at most 8",
     )
     parser.add_argument("--out", type=Path, help=f"output folder; default: {OUT}, {OUT}-full, or {OUT}-with-NAME")
     args = parser.parse_args(arguments)
@@ -94,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     failures = dict[str, str]()
     try:
         for job in jobs:
-            if reason := run_line(job, width):
+            if reason := run_line(job, width, args.jobs):
                 failures[job.name] = reason
         return int(len(failures) > 0)
     finally:
@@ -118,11 +126,11 @@ def normalizer(text: str | None) -> str | None:
     return name
 
 
-def run_line(job: Job, width: int) -> str:
+def run_line(job: Job, width: int, workers: int) -> str:
     """Run a job unless it is done, and log its line; return the reason if it failed, else an empty text."""
     start, done = time.monotonic(), job.record
     try:
-        record = done or run_job(job, SCRIPT)
+        record = done or run_job(job, SCRIPT, workers)
     except ConfigError as error:
         log.info("%s  %s", job.name.ljust(width), first_line(error))
         return first_line(error)

@@ -28,6 +28,8 @@ NEUTRAL = (
     "hydra/launcher",
 )
 """Keys that change neither the runs of a claim nor its verdict."""
+ARM_KEYS = ("arm", "baseline")
+"""Keys of a criterion that name an arm."""
 BUDGETS = ("quick", "full")
 DESIGN_SEEDS = 1000
 """Seeds below this number may be used to design a claim; a claim reports those from this number on."""
@@ -127,10 +129,14 @@ class Claim:
             return [self.with_arm(each, arm) for each in node]
         if not isinstance(node, Mapping):
             return node
-        changed: dict[str, Any] = {
-            key: arm if key in ("arm", "baseline") and value == self.replace else self.with_arm(value, arm)
-            for key, value in node.items()
-        }
+        changed: dict[str, Any] = {}
+        for key, value in node.items():
+            if key in ARM_KEYS and value == self.replace:
+                changed[key] = arm
+            elif key in ARM_KEYS and isinstance(value, list) and self.replace in value:  # of Each
+                changed[key] = [arm]
+            else:
+                changed[key] = self.with_arm(value, arm)
         if self.compare not in (None, MODEL) and "metric" in changed:
             panels = [key for key in ("panel", "other") if key == "panel" or isinstance(changed.get(key), Mapping)]
             changed |= {key: {**(changed.get(key) or {}), MODEL: arm} for key in panels}
@@ -174,8 +180,8 @@ class Claim:
 def named_arms(node: Any) -> Iterable[str]:
     """Yield the arms that a criterion's node names."""
     for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-        if key in ("arm", "baseline"):
-            yield value
+        if key in ARM_KEYS:
+            yield from value if isinstance(value, list) else [value]
         elif isinstance(value, Mapping | list | tuple):
             yield from named_arms(value)
 

@@ -122,19 +122,20 @@ def quoted(value: Any) -> str:
     return QuotedString(override_text(value), Quote.double).with_quotes()
 
 
-def run_job(job: Job, script: Path) -> dict[str, Any]:
+def run_job(job: Job, script: Path, workers: int) -> dict[str, Any]:
     """Train the sweep of a claim in a process of its own, and return its record.
 
-    The output of the process is appended to a file beside the folder of the sweep. After Ctrl-C, the process may
+    ``workers`` processes train the populations of the sweep. The output of the process is appended to a file beside the folder of the sweep. After Ctrl-C, the process may
     write the report of the runs that it has trained.
 
     Raises:
         ConfigError: with the last line of the output, if the process failed or wrote no record.
     """
     output = job.folder.with_suffix(".log")
-    command = [sys.executable, str(script), *job.words]
+    words = [*job.words, f"hydra.launcher.n_jobs={workers}"]
+    command = [sys.executable, str(script), *words]
     with output.open("a") as file:
-        file.write(f"$ {shlex.join(['python', script.name, *job.words])}\n")
+        file.write(f"$ {shlex.join(['python', script.name, *words])}\n")
         file.flush()
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:

@@ -23,6 +23,8 @@ from normlab.stats.tuning import Tuned
 
 Settings = Mapping[str, Any]
 """The settings that choose a panel, by key; a tuned key among them replaces the tuned setting of each arm."""
+TESTED = ("test/", "probe/fgsm/")
+"""Prefixes of series that are measured on the test split."""
 LARGEST = "largest/"
 """Prefix of the largest setting of a tuned key with which a replicate trains: ``largest/optimizer.lr``."""
 
@@ -102,9 +104,8 @@ class ReportSweep:
     def rows(self, metric: str, panel: Settings) -> Rows | None:
         """Return the training and test rows of a split for test metrics on splits of one table."""
         use = self.grid.uses[self.panel_of(panel)]
-        if use.scope != Scope.SPLIT or not metric.startswith("test/") or not use.train or not use.test:
-            return None
-        return use.train, use.test
+        tested = not metric.startswith(LARGEST) and Quantity.parse(metric).series.startswith(TESTED)
+        return (use.train, use.test) if use.scope == Scope.SPLIT and tested and use.train and use.test else None
 
     def picked(self, metric: str, panel: Panel, arm: TunedArm) -> pd.Series:
         """Return the values of an arm in a panel, indexed by the seeds of the reported replicates."""
