@@ -125,8 +125,8 @@ def quoted(value: Any) -> str:
 def run_job(job: Job, script: Path, workers: int) -> dict[str, Any]:
     """Train the sweep of a claim in a process of its own, and return its record.
 
-    ``workers`` processes train the populations of the sweep. The output of the process is appended to a file beside the folder of the sweep. After Ctrl-C, the process may
-    write the report of the runs that it has trained.
+    ``workers`` processes train the populations of the sweep. The output is appended to a file beside its folder.
+    After Ctrl-C, the process may write the report of the runs that it has trained.
 
     Raises:
         ConfigError: with the last line of the output, if the process failed or wrote no record.
