@@ -35,7 +35,27 @@ METRICS = {
     "train/loss": "loss of the training steps",
     "largest/optimizer.lr": "largest learning rate that trains",
 }
+QUANTITIES = {
+    "activations/gradient_rms": "RMS gradient of the weights",
+    "activations/centered_effective_rank": "centered effective rank",
+    "along_gradient/loss_range": "range of the loss along the gradient",
+    "along_gradient/relative_change": "relative change of the gradient along itself",
+    "along_gradient/cosine_min": "smallest cosine of gradients along the gradient",
+    "along_gradient/beta_lr": "β·η along the gradient",
+    "angular_update/relative_angle": "angle of a step over its prediction",
+    "curvature/lambda_max_lr": "sharpness × learning rate",
+    "curvature/preconditioned_lambda_max_lr": "preconditioned sharpness × learning rate",
+    "fgsm/acc_drop_eps0.1": "accuracy lost to an attack of ε = 0.1",
+    "gradient_lipschitz/median": "Lipschitz constant of the gradient",
+    "residual_branches/branch_ratio": "branch over skip",
+}
+"""The numbers of probes in words, by ``<probe>/<quantity>``; others are shown as they are named."""
+MODES = {"batch": "batch statistics", "frozen": "running statistics"}
 KEYS = {
+    "data.corrupt": "corruption",
+    "data.standardize": "standardized inputs",
+    "net.activation": "activation",
+    "net.init": "initialization",
     "optimizer.lr": "learning rate",
     "data.batch_size": "batch size",
     "data.train": "training samples",
@@ -84,7 +104,7 @@ def metric_words(name: str) -> str:
     """Return the name of a metric in words; other text stays as it is.
 
     >>> metric_words("steps/train_eval/loss/0.1"), metric_words("last_third/probe/edge/batch/sharpness")
-    ('steps to a training loss of 0.1', 'sharpness (edge, batch), last third of training')
+    ('steps to a training loss of 0.1', 'sharpness (edge), batch statistics, last third of training')
     """
     if name in METRICS:
         return METRICS[name]
@@ -104,7 +124,8 @@ def metric_words(name: str) -> str:
     if kind == "probe" and rest.count("/") > 1:
         probe, mode, quantity = rest.split("/", 2)
         layer, _, quantity = quantity.rpartition("/")
-        words = f"{quantity} ({probe}, {mode})".replace("_", " ")
+        shown = QUANTITIES.get(f"{probe}/{quantity}", f"{quantity} ({probe})".replace("_", " "))
+        words = f"{shown}, {MODES.get(mode, mode)}"
         return f"{words}, {HIDDEN.sub('hidden layer ', layer).replace('}', '')}" if layer else words
     return name
 
