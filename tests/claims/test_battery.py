@@ -14,8 +14,8 @@ import pytest
 from normlab.claims.judge import read_record
 
 ROOT = Path(__file__).parents[2]
-THREE = ("explosion", "identity", "rank")
-"""Claims about nets at initialization, which take seconds."""
+THREE = ("source_fitness", "wd_is_lr", "rank")
+"""Claims whose sweeps take seconds, in the order in which they run."""
 
 
 @pytest.fixture
@@ -78,18 +78,18 @@ def test_list(clone):
 def test_three_claims_resumed_after_a_kill(clone):
     killed = start(clone, "--only", ",".join(THREE))
     deadline = time.monotonic() + 300
-    while not (clone / "outputs/claims/identity").is_dir() and time.monotonic() < deadline:
+    while not (clone / "outputs/claims/wd_is_lr").is_dir() and time.monotonic() < deadline:
         time.sleep(0.2)
     os.killpg(killed.pid, signal.SIGKILL)
     done, _ = killed.communicate(timeout=60)
-    assert "explosion" in done
+    assert "source_fitness" in done
 
     code, out, err = run(clone, "--only", ",".join(THREE))
     assert (code, err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert set(lines) == {*THREE, "page:"}
-    assert lines["explosion"].endswith("(done before)")
-    assert lines["identity"].endswith(" min)")
+    assert lines["source_fitness"].endswith("(done before)")
+    assert lines["wd_is_lr"].endswith(" min)")
     page = (clone / "outputs/claims/index.html").read_text()
     for name in THREE:
         record = read_record(clone / "outputs" / "claims" / name)
@@ -100,6 +100,6 @@ def test_three_claims_resumed_after_a_kill(clone):
     # A claim that was changed is tested again.
     file = clone / "conf/claim/rank.yaml"
     file.write_text(file.read_text() + "# changed\n")
-    code, out, _ = run(clone, "--only", "rank,explosion")
+    code, out, _ = run(clone, "--only", "rank,source_fitness")
     assert re.search(r"^rank .* min\)$", out, re.M)
-    assert re.search(r"^explosion .*\(done before\)$", out, re.M)
+    assert re.search(r"^source_fitness .*\(done before\)$", out, re.M)
