@@ -57,7 +57,7 @@ class TestReplicatesNeeded:
     def test_none_would_decide(self):
         verdict = decide([part(0.2, needed=None), part(0.3, needed=30)])
         assert verdict.needed is None
-        assert "no number of replicates of this sweep would decide" in verdict.sentence
+        assert "more replicates would not decide" in verdict.sentence
 
     def test_part_without_replicates(self):
         empty = Part("bn, val/loss", "value", math.nan, (math.nan, math.nan), 90, Region(high=1.0), 0, 1.0, 1.0)

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from normlab.claims.verdict import Answer, Part
 from normlab.claims.wording import (
     NEUTRAL,
+    RATE,
     UNITS,
     effect_text,
     interval_text,
@@ -122,6 +123,11 @@ class Forest:
         return len({row.required for row in self.rows}) == 1
 
     @property
+    def same_level(self) -> bool:
+        """True if the intervals of all rows have the same level."""
+        return len({row.level for row in self.rows}) == 1
+
+    @property
     def caption(self) -> str:
         """The explanation of the figure."""
         unit = f"{self.unit[0].upper()}{self.unit[1:]}{' (logarithmic axis)' * self.log}"
@@ -178,7 +184,10 @@ def forest(parts: Sequence[Part], indices: Sequence[int], labels: Sequence[str],
     unit, axis = chosen[0].unit, axis_of(chosen)
     names = [segments(part.name) for part in chosen]
     shared = shared_segments(names)
-    own = [", ".join(segment for segment in name if segment not in shared) or ", ".join(name) for name in names]
+    own = [", ".join(segment for segment in name if segment not in shared) for name in names]
+    if any(RATE in label for label in own):  # the other parts are at the tuned rates
+        own = [label if RATE in label else ", ".join(filter(None, [label, f"own best {RATE}s"])) for label in own]
+    own = [label or ", ".join(name) for label, name in zip(own, names, strict=True)]
     rows = [
         row(part, labels[index] if labels else label, axis, index == strong)
         for index, part, label in zip(indices, chosen, own, strict=True)

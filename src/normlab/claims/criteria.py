@@ -274,7 +274,7 @@ class Interaction(Comparison):
         change = differences(paired_effects(kind, *values[:2]), paired_effects(kind, *values[2:]))
         region, sides = bounds_or_margin(self.above, self.below, self.margin)
         rows = sweep.rows(self.metric, self.panel) or sweep.rows(self.metric, self.other)
-        name = f"{self.name} less {panel_text(self.other)}"
+        name = f"{self.name} {'over' if kind == RATIO else 'minus'} {panel_text(self.other)}"
         return [region_part(name, kind, change, in_unit(kind, region), sides, rows)]
 
 

@@ -12,6 +12,7 @@ from normlab.claims.wording import (
     linked,
     p_text,
     part_words,
+    required_text,
     verdict_sentences,
 )
 from normlab.report.page import TEMPLATE, templates
@@ -26,6 +27,7 @@ def render(template: str, /, **values: Any) -> str:
         "linked": linked,
         "p": p_text,
         "part_words": part_words,
+        "required": required_text,
         "sentences": verdict_sentences,
     }
     css = Markup("\n".join((TEMPLATE / file).read_text() for file in ("page.css", "claims.css")))

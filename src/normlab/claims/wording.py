@@ -35,6 +35,7 @@ METRICS = {
     "train/loss": "loss of the training steps",
     "largest/optimizer.lr": "largest learning rate that trains",
 }
+RATE = "learning rate"
 QUANTITIES = {
     "activations/gradient_rms": "RMS gradient of the weights",
     "activations/centered_effective_rank": "centered effective rank",
@@ -56,7 +57,7 @@ KEYS = {
     "data.standardize": "standardized inputs",
     "net.activation": "activation",
     "net.init": "initialization",
-    "optimizer.lr": "learning rate",
+    "optimizer.lr": RATE,
     "data.batch_size": "batch size",
     "data.train": "training samples",
     "data.test": "test samples",
@@ -93,8 +94,8 @@ ARXIV = re.compile(r"(?:arXiv:)?\b(\d{4}\.\d{4,5})\b")
 def segments(name: str) -> list[str]:
     """Return the segments of the name of a part in words.
 
-    >>> segments("bn against nobn, test/loss, data.batch_size=4 less data.batch_size=60")
-    ['bn against nobn', 'test loss', 'batch size 4 less batch size 60']
+    >>> segments("bn against nobn, test/loss, data.batch_size=4 over data.batch_size=60")
+    ['bn against nobn', 'test loss', 'batch size 4 over batch size 60']
     """
     words = ", ".join(setting_words(metric_words(segment)) for segment in OUTSIDE_BRACKETS.split(name))
     return OUTSIDE_BRACKETS.split(words)
@@ -133,8 +134,8 @@ def metric_words(name: str) -> str:
 def setting_words(text: str) -> str:
     """Return text with its ``key=value`` settings in words.
 
-    >>> setting_words("optimizer.lr=0.1 less net.width=64"), setting_words("net.hidden=[64, 64, 64]")
-    ('learning rate 0.1 less width 64', 'hidden layers 3 × 64')
+    >>> setting_words("optimizer.lr=0.1 over net.width=64"), setting_words("net.hidden=[64, 64, 64]")
+    ('learning rate 0.1 over width 64', 'hidden layers 3 × 64')
     """
 
     def words(match: re.Match[str]) -> str:
