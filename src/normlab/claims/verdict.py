@@ -147,7 +147,8 @@ def replicates_needed(parts: Sequence[Part]) -> int | None:
 def needed_text(needed: int | None) -> str:
     """Return the number of replicates that would decide, in words."""
     if needed is None:
-        return "more replicates would not decide: if the estimate is right, it is too close to the bound for this data"
+        reason = "it is too close to the bound for this data"
+        return f"more replicates would not decide: if the estimate is right, {reason}"
     return f"about {needed} replicates would decide with 80 % power, if the estimate is right"
 
 
