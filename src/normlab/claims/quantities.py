@@ -51,8 +51,7 @@ class Slope(Criterion):
         at: the values of x, at least two.
         key: the key of the panels whose settings are x; empty if x only stands in the metric's name.
         log_x, log_y: True to take the logarithm.
-        above, below: the bounds (95 % interval).
-        value, margin: instead of bounds, the slope is value ± margin (90 % interval).
+        above, below: the bounds (95 % interval); value, margin: instead of them, value ± margin (90 % interval).
     """
 
     arm: str
@@ -75,15 +74,23 @@ class Slope(Criterion):
 
     def parts(self, sweep: Sweep) -> list[Part]:
         """Test whether the slope lies between the bounds."""
-        panels = [{**self.panel, **({self.key: x} if self.key else {})} for x in self.at]
-        points = [(self.metric.replace("{x}", f"{x:g}"), panel) for x, panel in zip(self.at, panels, strict=True)]
+        points = points_of(self)
         y = np.stack(align(*(sweep.values(metric, self.arm, panel) for metric, panel in points)))
-        rows = next(filter(None, (sweep.rows(*point) for point in points)), None)
         region, sides = bounds_or_margin(self.above, self.below, self.margin, self.value)
         unknown = math.inf if math.isfinite(region.high) else -math.inf
         effects = slopes(np.array(self.at, dtype=float), y, unknown, self.log_x, self.log_y)
+        rows = next(filter(None, (sweep.rows(*point) for point in points)), None)
         name = part_name(self.arm, f"{self.metric} on {'log ' if self.log_x else ''}{self.key or 'x'}", self.panel)
         return [region_part(name, "slope", effects, region, sides, rows)]
+
+
+def points_of(slope: Slope) -> list[tuple[str, Settings]]:
+    """Return the metric and the panel of each x."""
+    keys = [{slope.key: x} if slope.key else {} for x in slope.at]
+    return [
+        (slope.metric.replace("{x}", f"{x:g}"), {**slope.panel, **key})
+        for x, key in zip(slope.at, keys, strict=True)
+    ]
 
 
 def slopes(x: Numbers, y: Numbers, unknown: float, log_x: bool = False, log_y: bool = False) -> Numbers:
