@@ -37,8 +37,9 @@ def descendants(of: int) -> set[int]:
     found: set[int] = set()
     waiting = [of]
     while waiting:
-        for path in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        tasks = Path(f"/proc/{waiting.pop()}/task")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a process or thread has just ended
+            for path in tasks.glob("*/children"):
                 own = set(map(int, path.read_text().split()))
                 waiting += own - found
                 found |= own

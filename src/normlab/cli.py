@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -38,6 +39,9 @@ MAIN_CONFIG = "train.yaml"
 
 WANTS_TRACEBACK = os.environ.get(TRACEBACK_VARIABLE) == "1"
 """True if the user asked for tracebacks with Hydra's environment variable."""
+
+STARTED = time.time()
+"""Time at which the process imported this module, in Unix seconds."""
 
 
 def run_cli(main: Callable[[], Any]) -> None:
@@ -120,7 +124,7 @@ def wrap_in_choice(words: Sequence[str], error: Exception) -> list[str] | None:
     ['-m', 'model=gn,ws_gn', 'model.norm.num_groups=choice(8)']
     """
     failed_key = re.match(r"Could not override '([^']+)'", str(error))
-    is_sweep = any(word in MULTIRUN_OPTIONS or word.startswith("experiment=") for word in words)
+    is_sweep = any(word in MULTIRUN_OPTIONS or word.startswith(("experiment=", "claim=")) for word in words)
     if not failed_key or not is_sweep:
         return None
     key = failed_key[1]

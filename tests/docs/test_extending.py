@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 import normlab
 from normlab.config.frozen import FrozenConfig
-from normlab.config.validation import check_targets, validate
+from normlab.config.validation import check_targets, check_targets_of, validate
 from normlab.errors import ConfigError
 from normlab.population.stacking_check import Stacking
 from normlab.training.build import make_data, net_maker
@@ -33,7 +33,8 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 FENCE = re.compile(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILES = dict(FENCE.findall(TEXT))
-COMMANDS = re.findall(r"^    python (train\.py .+)$", TEXT, re.MULTILINE)
+COMMANDS = re.findall(r"^    python (train\.py -m .+)$", TEXT, re.MULTILINE)
+CLAIM, PROFILE = "train.py claim=centering", "-m normlab.claims --with model=mean_only --only source_random,rank"
 SHORT = ["trainer.max_epochs=2", "logger=csv"]
 QUOTED = "\n    runs such as seed=1 are trained one by one: "
 MAX_CLASS_LINES = 20
@@ -107,13 +108,37 @@ def test_every_block_has_file_name():
     assert {Path(name).parts[0] for name in FILES} == {"mylab", "conf"}
     assert all(len(line) <= 115 for text in FILES.values() for line in text.splitlines())
     groups = {Path(name).parts[1] for name in FILES if name.startswith("conf/")}
-    assert groups == {"model", "net", "data", "module", "callbacks", "metrics", "loss", "probes"}
+    assert groups == {"model", "net", "data", "module", "callbacks", "metrics", "loss", "probes", "claim"}
 
 
 def test_normalizers_are_short():
     for name in ("mylab/norms.py", "mylab/quadratic.py", "mylab/noise.py"):
         (layer,) = [node for node in ast.parse(FILES[name]).body if isinstance(node, ast.ClassDef)]
         assert layer.end_lineno - layer.lineno < MAX_CLASS_LINES
+
+
+@pytest.mark.slow
+def test_claim_command(lab):
+    """The claim of the page, with fewer replicates."""
+    assert f"    python {CLAIM}\n" in TEXT
+    words = ["-m", *CLAIM.split()[1:], "seed=range(1000,1012)", "hydra.sweep.dir=outputs/claim", *SHORT]
+    done = subprocess.run(
+        [sys.executable, "train.py", *words], cwd=lab, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^claim centering: (holds|does not hold|undecided): mean_only against bn", done.stdout, re.M)
+
+
+@pytest.mark.slow
+def test_profile_command(lab):
+    assert f"    python {PROFILE}\n" in TEXT
+    command = [sys.executable, *PROFILE.split()]
+    done = subprocess.run(command, cwd=lab, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    tested = re.findall(r"^(\w+) +(?:holds|does not hold|undecided): ", done.stdout, re.M)
+    assert tested == ["source_random", "rank"]
+    page = (lab / "outputs" / "claims-with-mean_only" / "profile-mean_only.html").read_text()
+    assert "mean_only" in page
 
 
 @pytest.mark.slow
@@ -146,7 +171,7 @@ def test_commands_use_every_option():
     for name in FILES:
         if name.startswith("conf/"):
             group, option = Path(name).parts[1], Path(name).stem
-            assert any(re.search(rf"\b{group}=\S*\b{option}\b", command) for command in COMMANDS), name
+            assert any(re.search(rf"\b{group}=\S*\b{option}\b", command) for command in [*COMMANDS, CLAIM]), name
 
 
 def test_classes_are_outside_of_normlab(mylab):
@@ -159,6 +184,7 @@ def test_classes_are_outside_of_normlab(mylab):
 
 
 def test_yaml_without_package_raises(lab):
+    check_targets_of.cache_clear()  # a test with the package may have checked the same node
     with pytest.raises(
         ConfigError, match=r"model\.norm\._target_=mylab\.norms\.MeanOnlyBatchNorm cannot be loaded"
     ):

@@ -26,6 +26,7 @@ BEST = Path(RUN) / "checkpoints/best.pt"
         ["data=wine", "trainer.precision=64-true", "loss=squared_error"],
         ["model=brn", "net.dropout=0.5"],
         ["model=noisy"],
+        ["trainable=random:norm"],
         ["model=actnorm"],
         ["data=digits", "net=cnn", "net.channels=[2]"],
     ],
@@ -108,6 +109,7 @@ class Data:
         (config(batch_size=2), False, 0),
         (config(train=3), False, 3),
         (config(train=3), True, 3),
+        (config(train=3, corrupt="noise", severity=0.5), False, 3),
         (config(val=0, test=0), False, 0),
         (config(_target_="other", train=3), False, 0),
         (config(seed=1), True, 0),
@@ -124,6 +126,20 @@ def test_shared_samples_of_another_split():
     train = set(split_rows(10, (6, 2, 2), data_seed(config()))[0].tolist())
     held_out = torch.cat(split_rows(10, (6, 2, 2), data_seed(config(seed=1)))[1:]).tolist()
     assert shared_samples(config(), config(seed=1), Data(False)) == len(train & set(held_out)) > 0
+
+
+def test_corruption_in_an_evaluation_is_that_of_a_training(trained, evaluated, run_train):
+    words = ["data.corrupt=noise", "data.severity=0.5"]
+    trained(RUN)
+    assert run_train("trainer.max_epochs=3", "logger=csv", *words, "hydra.run.dir=corrupted").code == 0
+    clean, corrupted = Result.read(Path(RUN)), Result.read(Path("corrupted"))
+    content, out = evaluated(f"run={RUN}", *words)
+    metrics = content["runs"][0]["metrics"]
+
+    assert corrupted.test["test/loss"] == metrics["test/loss"] != clean.test["test/loss"]
+    assert clean.last == corrupted.last
+    assert content["runs"][0]["held_out_training_samples"] == 0
+    assert "data.corrupt=noise: the test split is corrupted with severity 0.5" in out
 
 
 def damage(kind):

@@ -1,11 +1,35 @@
+from copy import deepcopy
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normlab.models import MLP
-from normlab.models.layer_lookup import MOMENTS, input_output_moments, mean_std, norm_slots, normalizers
-from normlab.norms import BatchNorm1d
+from normlab.models import CNN, MLP, ResMLP
+from normlab.models.layer_lookup import (
+    MOMENTS,
+    input_output_moments,
+    mean_std,
+    norm_slots,
+    normalizers,
+    scale_invariant_weights,
+)
+from normlab.norms import (
+    ActNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchRenorm,
+    Derf,
+    DynamicTanh,
+    GhostBatchNorm,
+    GroupNorm,
+    L1BatchNorm,
+    LInfBatchNorm,
+    NoisyBatchNorm,
+    weight_normalization,
+    weight_standardization,
+)
 
 
 def net(norm=BatchNorm1d, **options) -> MLP:
@@ -118,3 +142,65 @@ def test_observe_does_not_change_gradients():
     reference = net()
     reference(x).square().sum().backward()
     assert all(torch.equal(grad, p.grad) for grad, p in zip(observed, reference.parameters(), strict=True))
+
+
+def change_by_rescaling(model: nn.Module, names: list[str], x: Tensor) -> float:
+    """Return the largest change of the outputs in training if weights are multiplied by 5."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.zeros_(module.bias)
+    model.train()(x)  # initializes actnorm
+    rescaled = deepcopy(model)
+    with torch.no_grad():
+        for name in names:
+            rescaled.get_parameter(name).mul_(5)
+        return float((rescaled(x) - model(x)).abs().max())
+
+
+HIDDEN_WEIGHTS = ["hidden1.linear.weight", "hidden2.linear.weight"]
+KINDS = {
+    "bn": BatchNorm1d,
+    "ghost": partial(GhostBatchNorm, ghost_size=10),
+    "l1": L1BatchNorm,
+    "linf": LInfBatchNorm,
+    "noisy": NoisyBatchNorm,
+    "ln": nn.LayerNorm,
+    "rms": nn.RMSNorm,
+    "gn": partial(GroupNorm, num_groups=1),
+    "bn_torch": nn.BatchNorm1d,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_before_a_normalizer_are_scale_invariant(kind):
+    def make(features: int) -> nn.Module:
+        layer = KINDS[kind](features)
+        layer.eps = 1e-15
+        return layer
+
+    model = net(make)
+    assert sorted(scale_invariant_weights(model)) == HIDDEN_WEIGHTS
+    assert change_by_rescaling(model, HIDDEN_WEIGHTS, inputs()) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [ActNorm, BatchRenorm, Derf, DynamicTanh, None])
+def test_weights_before_other_layers_are_not(kind):
+    model = net(kind)
+    assert scale_invariant_weights(model) == set()
+    assert change_by_rescaling(model, HIDDEN_WEIGHTS, inputs()) > 1e-3
+
+
+def test_scale_invariant_weights_of_other_nets():
+    assert scale_invariant_weights(net(norm_position="after")) == set()
+    assert scale_invariant_weights(ResMLP((3,), 2, norm=BatchNorm1d)) == set()
+    assert sorted(scale_invariant_weights(CNN((1, 8, 8), 2, channels=[2, 3], norm2d=BatchNorm2d))) == [
+        "hidden1.conv.weight",
+        "hidden2.conv.weight",
+    ]
+    plain = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4))
+    assert scale_invariant_weights(plain) == {"0.weight"}
+    standardized = nn.Sequential(weight_standardization(nn.Linear(3, 4)), nn.LayerNorm(4))
+    assert scale_invariant_weights(standardized) == {"0.parametrizations.weight.original"}
+    normalized = nn.Sequential(weight_normalization(nn.Linear(3, 4)), nn.LayerNorm(4))
+    originals = {f"0.parametrizations.weight.original{number}" for number in (0, 1)}
+    assert scale_invariant_weights(normalized) == originals

@@ -40,6 +40,32 @@ def test_resmlp_equals_formula(norm, position, options, scale):
     assert hasattr(model, "last") == (position == "before")
 
 
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_skipinit_learns_a_scale_from_zero(position):
+    model, x = net(branch_scale="skipinit", norm_position=position), inputs(7, 3)
+    plain = net(norm_position=position)
+    assert_close(model(x), plain.output(plain.stem(x)))  # branches start at 0, but draw the same weights
+    assert set(dict(model.named_parameters())) - set(dict(plain.named_parameters())) == {
+        "block1.branch_scale",
+        "block2.branch_scale",
+    }
+    with torch.no_grad():
+        for block in (model.block1, model.block2):
+            block.branch_scale.fill_(0.3)
+    assert_close(model(x), expected_output(plain, x, position, 0.3))
+
+
+def test_skipinit_gradient():
+    model, x = net(branch_scale="skipinit", blocks=1), inputs(7, 3)
+    model(x).sum().backward()
+    # d(sum of outputs)/ds is the sum over samples of u·branch, with u the column sums of the output weights.
+    with torch.no_grad():
+        branch = model.block1.branch(model.stem(x))
+        expected = (branch @ model.output.weight.sum(0)).sum()
+    assert_close(model.block1.branch_scale.grad, expected)
+    assert not bool(model.block1.linear1.weight.grad.any())
+
+
 def test_default_scale_keeps_variance_without_norm():
     def growth(**options) -> float:
         torch.manual_seed(0)
@@ -55,7 +81,7 @@ def test_default_scale_keeps_variance_without_norm():
 
 @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "width"])
 def test_invalid_branch_scale_raises(value):
-    message = f"net.branch_scale must be null, depth or a finite number > 0, got {value}"
+    message = f"net.branch_scale must be null, depth, skipinit or a finite number > 0, got {value}"
     with pytest.raises(ValueError, match=re.escape(message)):
         net(branch_scale=value)
 

@@ -151,6 +151,7 @@ def test_numbers_match_plain_autograd_on_minibatch(norm, mode):
             "loss": loss,
             "loss_min": min(losses),
             "loss_max": max(losses),
+            "loss_range": max(losses) - min(losses),
             "predictiveness_min": min(changes),
             "predictiveness_max": max(changes),
             "cosine_min": min(angles),

@@ -25,6 +25,10 @@ def texts(*nodes: dict) -> list[str]:
             [{"weight_decay": 0.01, "no_decay": ["norm", "bias"]}] * 2,
             ["weight decay 0.01 of all parameters except those of normalizers and biases"],
         ),
+        (
+            [{"weight_decay": 0.01, "no_decay": ["scale_dependent"]}],
+            ["weight decay 0.01 of all parameters except those that are not scale-invariant"],
+        ),
         ([{"no_decay": ["bias"]}], ["weight decay by default of all parameters except biases"]),
         ([{"weight_decay": 0.0}, {"weight_decay": 1.0}], ["no weight decay", "weight decay 1 of all parameters"]),
         (

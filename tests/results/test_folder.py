@@ -26,6 +26,7 @@ def composed(lr: float = 0.1, **more) -> DictConfig:
         "seed": 0,
         "replicate": "data",
         "module": module,
+        "trainable": "all",
         "optimizer": {"lr": lr, "warm": "${seed}"},
         "sizes": [1, 2],
     }

@@ -35,6 +35,7 @@ def a_result(**changes) -> Result:
             "seed": 0,
             "replicate": "data",
             "module": {"_target_": POPULATION},
+            "trainable": "all",
             "optimizer": {"lr": 1e-2, "betas": [0.9, 0.999]},
             "trainer": {"gradient_clip_val": None},
         },

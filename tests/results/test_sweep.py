@@ -21,6 +21,7 @@ def make_run(folder, losses=(2.0, 1.0), **changed):
             "seed": 0,
             "replicate": "data",
             "module": {"_target_": POPULATION},
+            "trainable": "all",
             "optimizer": {"lr": 0.01, "betas": [0.9, 0.999]},
             "model": {"norm": None},
         },

@@ -94,3 +94,15 @@ def test_indivisible_ghost_batches_warn():
         "model=ghost", "data=random", "data.train=64", "data.batch_size=32", "model.norm.ghost_size=16"
     )
     assert dry_run_once(even).warnings == []
+
+
+def test_model_sets_the_branch_scale():
+    words = ["model=nobn", "+model.branch_scale=skipinit", "data=digits", *FEW]
+    config = config_of(*words, "net=resmlp")
+    net = net_maker(config, make_data(config))()
+    scales = [f"block{number}.branch_scale" for number in range(1, 5)]
+    assert [name for name, _ in net.named_parameters() if "scale" in name] == scales
+    given = config_of(*words, "net=resmlp", "net.branch_scale=0.1")
+    assert net_maker(given, make_data(given))().block1.branch_scale == 0.1
+    with pytest.raises(ConfigError, match=r"normlab\.models\.MLP has no residual branches; choose net=resmlp"):
+        net_maker(config_of(*words), make_data(config))

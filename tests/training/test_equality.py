@@ -157,6 +157,11 @@ def test_pairs_of_choices(tmp_path, model, case, rule, schedule):
     compare(tmp_path, [f"model={model}", *(word for word in short if word not in eps)], GENTLE[1:])
 
 
+def test_skipinit(tmp_path):
+    words = [*CASES["resmlp"], "net.branch_scale=skipinit", "trainer.max_epochs=3"]
+    compare(tmp_path, ["model=nobn", *words], GENTLE)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("model", MODELS)

@@ -71,6 +71,7 @@ def test_probes_leave_all_state_bit_identical(model, members):
     module.task.loss(module(x), y).sum().backward()
     module.optimizers = lambda use_pl_optimizer=False: optimizer
     module.training_split = lambda: (data.split(0).x, data.split(0).y)
+    module.data = data
     runs = [Run(one, Path("/nowhere"), "run", {}, []) for one in configs]
     probes = ProbeCallback(make_probes(configs[0]), runs, [], 0.0)
     probes.start = before

@@ -254,3 +254,24 @@ def test_warm_up_changes_only_running_statistics(tmp_path, model):
     assert moved == ({"running_mean", "running_var", "num_batches_tracked"} if model != "actnorm" else set())
     if model == "bn":
         assert warm["hidden1.norm.num_batches_tracked"] == 18
+
+
+@pytest.mark.parametrize("probe", ["angular_update", "saturation", "residual_branches"])
+def test_members_have_the_measurements_of_runs_alone(run_train, probe):
+    words = ("net=resmlp", "net.width=8", "net.blocks=2", "net.branch_scale=skipinit", f"probes={probe}")
+    short = ("data.train=60", "data.val=20", "data.test=20", "data.batch_size=30", "trainer.max_epochs=2")
+    common = (*words, *short, "logger=csv", "trainer.precision=64-true", "model=bn,dyt", "seed=0,1")
+    for module in ("population", "lightning"):
+        outcome = run_train("-m", *common, f"module={module}", f"hydra.sweep.dir={module}")
+        assert outcome.code == 0, outcome.err
+    measured = 0
+    for path in sorted(Path("population").glob("*/probes.csv")):
+        frames = [
+            pd.read_csv(folder / path.parent.name / "probes.csv")
+            for folder in map(Path, ("population", "lightning"))
+        ]
+        together, alone = (frame.set_index(["step", "probe", "mode", "quantity"])["value"] for frame in frames)
+        assert set(together.index) == set(alone.index)
+        pd.testing.assert_series_equal(together, alone.loc[together.index], rtol=1e-7, atol=1e-12)
+        measured += 1
+    assert measured == (2 if probe == "saturation" else 4)

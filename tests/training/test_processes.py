@@ -224,8 +224,16 @@ class Interrupted(NormModule):
         return super().training_step(batch, batch_idx)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C raise KeyboardInterrupt, which it does not if the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
-def test_ctrl_c_stops_all(tmp_path):
+def test_ctrl_c_stops_all(tmp_path, ctrl_c):
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, "model=nobn", *TWO, module=Interrupted)
     assert multiprocessing.active_children() == []

@@ -1,5 +1,7 @@
 """Stability limits compared with the optimizers' behaviour on a quadratic."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from normlab.population.optim import SGD, Adam, AdamW, StackedOptimizer
 from normlab.probes.curvature import extreme_eigenvalues
 from normlab.probes.landscape import BatchedLoss
 from normlab.probes.spectrum import LARGEST
-from normlab.training.stability import preconditioning, stability_limit
+from normlab.training.stability import equilibrium_angle, preconditioning, stability_limit
 
 LR, P = 0.05, 6
 SGDS = {
@@ -207,3 +209,30 @@ def test_limit_and_preconditioner_of_each_member():
 def test_other_optimizers_have_no_limit():
     other = torch.optim.RMSprop(parameters())
     assert (stability_limit(other), preconditioning(other)) == (None, None)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_equilibrium_angle_of_random_gradients(momentum):
+    """Gradients of a scale-invariant weight are orthogonal to it and proportional to the inverse of its norm."""
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(200, generator=generator, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=momentum, weight_decay=0.1)
+    angles = []
+    for _ in range(1500):
+        before = weight.detach().clone()
+        noise = torch.randn(200, generator=generator, dtype=torch.float64)
+        unit = before / before.norm()
+        weight.grad = (noise - noise @ unit * unit) / before.norm()
+        optimizer.step()
+        angles.append(torch.acos(before @ weight.detach() / before.norm() / weight.detach().norm()))
+    expected = equilibrium_angle(optimizer).item()
+    assert expected == pytest.approx(math.sqrt(2 * 0.1 * 0.1 / (1 + momentum)))
+    assert torch.stack(angles[500:]).mean().item() == pytest.approx(expected, rel=0.05)
+
+
+def test_equilibrium_angle_of_each_member_and_of_other_optimizers():
+    weights = [nn.Parameter(torch.ones(2, 3, dtype=torch.float64))]
+    sgd = SGD(weights, lr=[0.1, 0.2], momentum=[0.0, 0.9], weight_decay=[0.05, 0.0], members=2)
+    assert equilibrium_angle(sgd).tolist() == pytest.approx([0.1, 0.0])
+    assert equilibrium_angle(SGD(weights, nesterov=True, momentum=0.9, members=2)) is None
+    assert equilibrium_angle(Adam(weights, members=2)) is None

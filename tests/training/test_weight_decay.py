@@ -33,8 +33,10 @@ def test_names():
     assert undecayed_names(net, ["norm"]) == ["1.weight", "1.bias"]
     assert undecayed_names(net, ["bias"]) == ["0.bias", "1.bias", "3.bias"]
     assert undecayed_names(net, ["norm", "^3"]) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    assert undecayed_names(net, ["scale_dependent"]) == ["0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]
     with pytest.raises(
-        ConfigError, match=r"optimizer.no_decay must be norm, bias or a part .*, got gamma; the net has"
+        ConfigError,
+        match=r"optimizer.no_decay must be norm, bias, scale_dependent or a part .*, got gamma; the net has",
     ):
         undecayed_names(net, ["gamma"])
     with pytest.raises(ConfigError, match=r"optimizer.no_decay: \( is no regular expression"):
@@ -43,9 +45,10 @@ def test_names():
 
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_equals_parameter_groups(name, members):
+@pytest.mark.parametrize("no_decay", [("norm", "bias"), ("scale_dependent",)])
+def test_training_equals_parameter_groups(name, members, no_decay):
     target, torch_kind = OPTIMIZERS[name]
-    node = {"_target_": target, "_partial_": True, "lr": 0.05, "weight_decay": 0.3, "no_decay": ["norm", "bias"]}
+    node = {"_target_": target, "_partial_": True, "lr": 0.05, "weight_decay": 0.3, "no_decay": list(no_decay)}
     node |= {"momentum": 0.9} if name == "sgd" else {}
     seeds = list(range(members))
     population = Population(initial_nets(make_net, seeds))
@@ -57,7 +60,9 @@ def test_training_equals_parameter_groups(name, members):
         optimizer.step()
     for k, net in enumerate(initial_nets(make_net, seeds)):
         without = [net[0].bias, *net[1].parameters(), net[3].bias]
-        groups = [{"params": [net[0].weight, net[3].weight]}, {"params": without, "weight_decay": 0.0}]
+        decayed = [net[0].weight]
+        (without if "scale_dependent" in no_decay else decayed).append(net[3].weight)
+        groups = [{"params": decayed}, {"params": without, "weight_decay": 0.0}]
         alone = torch_kind(groups, lr=0.05, weight_decay=0.3)
         for _ in range(5):
             alone.zero_grad()
@@ -83,8 +88,13 @@ def test_command_line(run_train):
         "-m", "model=bn,nobn", "optimizer=adamw", "optimizer.no_decay=[norm,bias]", "seed=0,1", *short
     )
     assert outcome.code == 0, outcome.err
+    outcome = run_train("-m", "model=bn,nobn", "optimizer.no_decay=[scale_dependent]", *short)
+    assert outcome.code == 0, outcome.err
     outcome = run_train("optimizer.no_decay=[gamma]", *short)
     assert outcome.code == 1
-    assert "optimizer.no_decay must be norm, bias or a part of a parameter's name, got gamma" in outcome.err
+    assert (
+        "optimizer.no_decay must be norm, bias, scale_dependent or a part of a parameter's name, got gamma"
+        in outcome.err
+    )
     outcome = run_train("optimizer._target_=torch.optim.Rprop", "optimizer.no_decay=[bias]", *short)
     assert "optimizer.no_decay has no effect: torch.optim.Rprop has no weight_decay; remove it" in outcome.err

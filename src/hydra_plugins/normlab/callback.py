@@ -6,11 +6,12 @@ The entry is :class:`NormlabCallback`.
 import logging
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -26,13 +27,16 @@ from hydra_plugins.normlab.composer import (
     task_config,
 )
 from hydra_plugins.normlab.override_checks import is_overridden, require_effective
-from normlab.cli import WANTS_TRACEBACK, source_location
+from normlab.cli import STARTED, WANTS_TRACEBACK, source_location
 from normlab.config.schema import direction_of
 from normlab.config.validation import validate
-from normlab.errors import first_line
+from normlab.errors import ConfigError, first_line
 from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
 from normlab.results.result import remember_command
+
+if TYPE_CHECKING:
+    from normlab.report.report_data import ReportData
 
 log = logging.getLogger("normlab")
 # With Optuna's sweeper these loggers print seven lines to stderr, about database plugins and the study's name.
@@ -59,7 +63,20 @@ def finalizing(folder: Path, config: DictConfig) -> Iterator[None]:
                 with job_environment(config):
                     time_configurations(folder)
     finally:
-        finalize_sweep(folder)
+        data = finalize_sweep(folder)
+        if data is not None and config.get("claim"):
+            judge(folder, config, data)
+
+
+def judge(folder: Path, config: DictConfig, data: "ReportData") -> None:
+    """Judge the claim of a sweep; errors are logged and not raised, like those of the report."""
+    from normlab.claims.judge import judge_sweep
+
+    try:
+        values: Any = OmegaConf.to_container(config)
+        judge_sweep(folder, values, data, time.time() - STARTED)
+    except (ConfigError, OSError) as error:
+        log.error("claim %s could not be judged: %s", config.claim.get("name"), first_line(error))
 
 
 # Used by conf for sweepers that do not set the names of their jobs' folders.

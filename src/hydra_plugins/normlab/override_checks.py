@@ -207,7 +207,7 @@ def require_no_sweep_settings(job: Sequence[str], composer: "Composer") -> None:
     for part in ("sweeper", "launcher", "sweep"):
         if OmegaConf.to_container(chosen[part]) != OmegaConf.to_container(master[part]):
             choices = composer.choices(job)
-            words = [word for word in choices if word.startswith("experiment=")] or choices
+            words = [word for word in choices if word.startswith(("experiment=", "claim="))] or choices
             raise ConfigError(
                 f"{' '.join(words)} sets hydra.{part}, which has no effect for single jobs of a sweep; "
                 f"run it as a separate sweep: -m {' '.join(words)}"

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.utils import env_override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.normlab.callback import finalizing
 from hydra_plugins.normlab.composer import Composer, Job
@@ -90,6 +90,12 @@ class NormlabSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Validate and train every combination of the overrides, then finalize the sweep."""
+        assert self.config is not None
+        if self.config.get("claim"):
+            from normlab.claims.judge import Command  # imports pandas and scipy
+
+            values: Any = OmegaConf.to_container(self.config)
+            Command.of(values)
         composer = self.make_composer()
         jobs, lines = drop_inapplicable(self.combinations(arguments), composer)
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
@@ -104,7 +110,6 @@ class NormlabSweeper(BasicSweeper):
 
         for line in seed_plan(list(self.planned(composer, dry_runs)), folder):
             log.info(line)
-        assert self.config is not None
         with finalizing(folder, self.config):
             return super().sweep(arguments)
 

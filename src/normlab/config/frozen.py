@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from normlab.config.schema import POPULATION, REPORT_KEYS
 
 KeyPath = tuple[Any, ...]
-FOLDER_KEYS = ("retrain", "timing", "ckpt_path")
+FOLDER_KEYS = ("retrain", "timing", "ckpt_path", "claim")
 """Keys that change the files of a run or sweep but not its results; they are not recorded with the run."""
 
 RENAMED_KEYS = {"warmup": "stats_warmup_epochs"}
@@ -27,7 +27,7 @@ MOVED_TARGETS = {
     "normlab.probes.AliasedLipschitz": "normlab.source_experiments.AliasedLipschitz",
 }
 
-DEFAULTS_BEFORE = {"replicate": "seed", "module": {"_target_": POPULATION}}
+DEFAULTS_BEFORE = {"replicate": "seed", "module": {"_target_": POPULATION}, "trainable": "all"}
 """Values of keys that older records lack."""
 
 LOSSES_BEFORE: dict[Any, dict[str, Any]] = {

@@ -7,7 +7,7 @@ Default values are in ``conf/``. A section with a ``_target_`` also accepts the 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -25,6 +25,7 @@ SELECTIONS = ("no_decay", "groups")
 REPORT_KEYS = ("baseline", "margin", "pairs", "max_replicates")
 """Keys that only the report reads; they do not affect training."""
 
+CORRUPTIONS = ("noise", "blur", "contrast")
 DEFAULT_DATA_SEED = 42
 POPULATION = "normlab.training.population_module.PopulationModule"
 """The LightningModule that trains runs as one stack of nets; any other trains each run alone."""
@@ -37,11 +38,12 @@ SEED_RANGE = "an integer from 0 to 2^63 - 1"
 
 @dataclass(kw_only=True, eq=False)
 class DataConfig:
-    """Split sizes, batch size, the seed for drawing and splitting the data, and standardization.
+    """Split sizes, batch size, the seed for drawing and splitting the data, standardization, corruption.
 
     ``standardize`` centers and scales the inputs of all splits with the training split's mean and standard
     deviation; ``standardize_target`` does so for regression targets, so that a squared error is in units of their
-    variance.
+    variance. ``corrupt`` and ``severity`` corrupt the inputs of the test split, see
+    :class:`normlab.data.corruption.Corruption`.
     """
 
     train: int
@@ -51,6 +53,8 @@ class DataConfig:
     seed: int = DEFAULT_DATA_SEED
     standardize: bool = False
     standardize_target: bool = False
+    corrupt: str | None = None
+    severity: float | None = None
 
     def __post_init__(self) -> None:
         require(self.train >= 1, "data.train", "at least 1 sample", self.train)
@@ -60,28 +64,47 @@ class DataConfig:
         require(self.batch_size >= 1, "data.batch_size", "at least 1", self.batch_size)
         fits = self.batch_size <= self.train
         require(fits, "data.batch_size", f"at most the {self.train} training samples", self.batch_size)
+        self.check_corruption()
+
+    def check_corruption(self) -> None:
+        """Raise :class:`ConfigError` unless kind and severity of the corruption are both null or fit together."""
+        kind, severity = self.corrupt, self.severity
+        require(kind in (None, *CORRUPTIONS), "data.corrupt", "null, noise, blur or contrast", kind)
+        if kind is None:
+            require(severity is None, "data.severity", "null without data.corrupt", severity)
+            return
+        most = 1.0 if kind == "contrast" else math.inf
+        expected = f"a number > 0{', at most 1,' * (most == 1)} for data.corrupt={kind}"
+        positive = severity is not None and math.isfinite(severity) and 0 < severity <= most
+        require(positive, "data.severity", expected, "null" if severity is None else severity)
+        corruptible = "at least 1 sample for data.corrupt, which acts on the test split"
+        require(self.test >= 1, "data.test", corruptible, self.test)
 
 
 @dataclass
 class ModelConfig:
-    """A normalizer: a layer for rows, one for images and a weight transform; each null or a ``_target_``."""
+    """A normalizer: a layer for rows, one for images and a weight transform; each null or a ``_target_``.
+
+    ``branch_scale`` is the scale of the branches of ``net=resmlp`` in this arm; conf/net/resmlp.yaml reads it.
+    """
 
     norm: Any = None
     norm2d: Any = None
     weight: Any = None
+    branch_scale: Any = None
 
     def __post_init__(self) -> None:
-        for part in fields(self):
-            value = getattr(self, part.name)
+        for part in ("norm", "norm2d", "weight"):
+            value = getattr(self, part)
             instantiable = value is None or (isinstance(value, Mapping) and "_target_" in value)
-            require(instantiable, f"model.{part.name}", "null or a node with a _target_", value)
+            require(instantiable, f"model.{part}", "null or a node with a _target_", value)
             momentum, eps = (value.get(name) if value else None for name in ("momentum", "eps"))
             if momentum is not None:
                 inside = isinstance(momentum, int | float) and 0 <= momentum <= 1
-                require(inside, f"model.{part.name}.momentum", "null or a number in [0, 1]", momentum)
+                require(inside, f"model.{part}.momentum", "null or a number in [0, 1]", momentum)
             if eps is not None:
                 positive = isinstance(eps, int | float) and math.isfinite(eps) and eps > 0
-                require(positive, f"model.{part.name}.eps", "a finite number > 0", eps)
+                require(positive, f"model.{part}.eps", "a finite number > 0", eps)
 
 
 @dataclass
@@ -238,6 +261,7 @@ class Config:
     target: float | None = None
     statistics: str = "running"
     stats_warmup_epochs: int = 0
+    trainable: str = "all"
     train_eval_every: int | None = None
     retrain: bool = False
     ckpt_path: str | None = None
@@ -247,6 +271,7 @@ class Config:
     margin: float | None = None
     pairs: bool = False
     max_replicates: int | None = None
+    claim: Any = None
     metrics: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)
 
@@ -261,6 +286,8 @@ class Config:
         most = self.max_replicates
         require(most is None or most >= 2, "max_replicates", "null or at least 2 replicates", most)
         require(self.stats_warmup_epochs >= 0, "stats_warmup_epochs", "0 or more epochs", self.stats_warmup_epochs)
+        expected = "all, norm or a part of a parameter's name, or one of these after random:"
+        require(self.trainable.removeprefix("random:") != "", "trainable", expected, repr(self.trainable))
         require(0 <= self.seed < 2**63, "seed", SEED_RANGE, self.seed)
         require(self.statistics in STATISTICS, "statistics", "running, reestimated or batch", self.statistics)
         for group in ("metrics", "probes"):

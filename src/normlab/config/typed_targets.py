@@ -9,8 +9,13 @@ from normlab.config.validation import HYDRA_KEYS
 TARGET_GROUPS = ("loss", "optimizer", "scheduler", "module")
 """Groups that accept any ``_target_``, with its arguments."""
 GROUPS = "optimizer.groups."
-ADDED_KEYS = ("optimizer.no_decay=", *(f"scheduler.{name}=" for name in SCHEDULER_TIMING))
-"""Keys that an option may lack, but every optimizer or scheduler with a ``_target_`` accepts."""
+ADDED_KEYS = (
+    "data.corrupt=",
+    "data.severity=",
+    "optimizer.no_decay=",
+    *(f"scheduler.{name}=" for name in SCHEDULER_TIMING),
+)
+"""Keys that an option may lack, but every dataset, optimizer and scheduler with a ``_target_`` accepts."""
 KEPT_KEYS = (*HYDRA_KEYS, "lr", *SELECTIONS, *SCHEDULER_TIMING)
 """Keys of a group that stay under a new ``_target_``."""
 

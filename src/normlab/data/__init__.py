@@ -5,6 +5,7 @@ from normlab.data.datamodule import InMemoryData
 from normlab.data.datasets import BreastCancer, Diabetes, Digits, Fitness, Random, Wine
 from normlab.data.openml import OpenML
 from normlab.data.table import Table
+from normlab.data.teacher import Teacher
 
 __all__ = [
     "CSV",
@@ -16,5 +17,6 @@ __all__ = [
     "OpenML",
     "Random",
     "Table",
+    "Teacher",
     "Wine",
 ]

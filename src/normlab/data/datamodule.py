@@ -6,13 +6,14 @@ The main entry is :class:`InMemoryData`.
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from normlab.config.schema import DataConfig
+from normlab.data.corruption import Corruption
 from normlab.data.sampling import Split, batch_sizes, epoch_order, leaves_single_sample, split_rows
 from normlab.data.table import Standardizer, Table, cast_numbers, format_list, merged_values_warning
 from normlab.errors import require
@@ -20,6 +21,8 @@ from normlab.errors import require
 EPOCH_BYTES = 2**26
 """Largest training split that is copied in the order of an epoch."""
 Transform = Callable[[Table], Table]
+SplitTransform = Callable[..., Table]
+"""Transforms a split, with the inputs corrupted if a :class:`Corruption` is passed."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         if self._parts is None:
             table = self.whole_table()
             rows = split_rows(len(table), (self.train, self.val, self.test), self.seed)
-            transform = self.fit(table.at(rows[0]))
-            self._parts = tuple(transform(table.at(index)) for index in rows)
+            train, val, test = (table.at(index) for index in rows)
+            transform = self.fit(train)
+            self._parts = transform(train), transform(val), transform(test, self.corruption)
         return self._parts
 
     def description(self) -> dict[str, Any]:
@@ -125,8 +129,15 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         """Fit the encoding of the inputs to the training samples; the default is the identity."""
         return lambda part: part
 
-    def fit(self, train: Table) -> Transform:
+    @property
+    def corruption(self) -> Corruption | None:
+        """The corruption of the test split, if there is one."""
+        return None if self.corrupt is None else Corruption(self.corrupt, cast(float, self.severity), self.seed)
+
+    def fit(self, train: Table) -> SplitTransform:
         """Fit encoding and standardization to the training samples and return the fitted transform.
+
+        A corruption acts on the encoded inputs before they are standardized.
 
         Raises:
             ConfigError: if ``standardize_target`` is set for class targets.
@@ -137,9 +148,10 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
         scale_x = Standardizer.fit(encode(train).x) if self.standardize else None
         scale_y = Standardizer.fit(train.y) if self.standardize_target else None
 
-        def transform(part: Table) -> Table:
+        def transform(part: Table, corruption: Corruption | None = None) -> Table:
             part = encode(part)
-            x = cast_numbers(scale_x(part.x) if scale_x else part.x, self.dtype, part.name_of)
+            x = corruption(part.x, encode(train).x) if corruption else part.x
+            x = cast_numbers(scale_x(x) if scale_x else x, self.dtype, part.name_of)
             y = cast_numbers(scale_y(part.y) if scale_y else part.y, self.dtype, target_name)
             return replace(part, x=x, y=y)
 
@@ -153,7 +165,9 @@ class InMemoryData(DataConfig, pl.LightningDataModule):
             f"it joins the last batch, which then has {self.batch_size + 1}"
         )
         single = [single_sample] * leaves_single_sample(self.train, self.batch_size)
-        return [*single, *self.merged_values_warnings(), *self.nearly_constant_warnings()]
+        corrupted = f"data.corrupt={self.corrupt}: the test split is corrupted with severity {self.severity}"
+        notices = [*single, *[corrupted] * (self.corrupt is not None)]
+        return [*notices, *self.merged_values_warnings(), *self.nearly_constant_warnings()]
 
     def nearly_constant_warnings(self) -> list[str]:
         """Return a warning that names nearly constant inputs, which are centered but not scaled."""

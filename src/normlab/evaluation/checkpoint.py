@@ -19,7 +19,17 @@ from normlab.training.build import data_seed, make_module, precision_of, shared_
 from normlab.training.population_module import PopulationModule
 from normlab.training.stackability import footprint_of
 
-SPLITTING_KEYS = ("seed", "train", "val", "test", "batch_size", "standardize", "standardize_target")
+SPLITTING_KEYS = (
+    "seed",
+    "train",
+    "val",
+    "test",
+    "batch_size",
+    "standardize",
+    "standardize_target",
+    "corrupt",
+    "severity",
+)
 """Keys of ``data`` that do not change the table that is split."""
 
 

@@ -36,9 +36,9 @@ TRAINING_ONLY = ("net.dropout", "net.init", "model.norm.momentum", "model.norm2d
 
 
 def used_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a configuration that determines the metrics of a checkpoint."""
+    """Return the part of a configuration that determines the metrics of a checkpoint, or its tensors' names."""
     trainer = {key: config["trainer"][key] for key in USED_OF_TRAINER if key in config["trainer"]}
-    return {**{key: config[key] for key in USED if key in config}, "trainer": trainer}
+    return {**{key: config[key] for key in (*USED, "trainable") if key in config}, "trainer": trainer}
 
 
 def check_overrides(overrides: Sequence[Override]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,6 +32,12 @@ NORMALIZERS: tuple[type[nn.Module], ...] = tuple(
     if isinstance(kind, type)
 )
 """Classes that count as normalizers under any submodule name."""
+
+SCALE_DEPENDENT: tuple[type[nn.Module], ...] = (
+    *(norms.ActNorm, norms.BatchRenorm, norms.Derf, norms.DynamicTanh),
+    *(nn.LocalResponseNorm, nn.CrossMapLRN2d),
+)
+"""Normalizers whose output changes if their input is multiplied by a number."""
 
 MOMENTS = ("before_mean", "before_std", "after_mean", "after_std")
 
@@ -77,6 +84,28 @@ def layers_of_kind(
             yield layer or name, module
         elif isinstance(module, kinds) and not name.startswith(inside):
             yield name, module
+
+
+def scale_invariant_weights(net: nn.Module) -> set[str]:
+    """Return the names of the weights whose scale does not change the outputs of a net in training.
+
+    They are those of linear maps and convolutions whose output a normalizer takes directly, in a sequence of
+    layers. Normalizers in :data:`SCALE_DEPENDENT`, and classes that are not in :data:`NORMALIZERS`, do not count.
+    The invariance is exact for ε = 0, and for a bias of 0 unless the normalizer subtracts each feature's mean.
+    """
+    found: set[str] = set()
+    for path, layer in net.named_modules():
+        for (name, inner), (_, norm) in pairwise(
+            layer.named_children() if isinstance(layer, nn.Sequential) else ()
+        ):
+            maps = isinstance(inner, nn.Linear | nn.modules.conv._ConvNd)
+            if maps and isinstance(norm, NORMALIZERS) and not isinstance(norm, SCALE_DEPENDENT):
+                owner = f"{path}.{name}".lstrip(".")
+                weights = (f"{owner}.weight", f"{owner}.parametrizations.weight.")
+                found |= {
+                    f"{owner}.{own}" for own, _ in inner.named_parameters() if f"{owner}.{own}".startswith(weights)
+                }
+    return found
 
 
 def calls_forward_alone(layer: nn.Module) -> bool:

@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
     """Residual block: adds the output of a two-layer branch to the residual stream.
 
     ``before``: ``h + s·W₂ φ(W₁ norm(h))`` (pre-norm); ``after``: ``norm(h + s·W₂ φ(W₁ h))`` (post-norm), with the
-    branch scale s.
+    branch scale s; s = None is a parameter that starts at 0 (SkipInit; De and Smith 2020, arXiv:2002.10444).
 
     Shapes:
         ``(B, width)`` to ``(B, width)``.
@@ -92,11 +92,11 @@ class ResidualBlock(nn.Module):
         weight: Weight | None,
         norm_position: str,
         dropout: float,
-        branch_scale: float,
+        branch_scale: float | None,
     ) -> None:
         super().__init__()
         self.norm_position = norm_position
-        self.branch_scale = branch_scale
+        self.branch_scale = nn.Parameter(torch.zeros(())) if branch_scale is None else branch_scale
         self.norm = norm(linears[0].in_features) if norm else nn.Identity()
         self.linear1, self.linear2 = (weight(linear) if weight else linear for linear in linears)
         self.activation = make_activation(activation)
@@ -109,23 +109,32 @@ class ResidualBlock(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Return the residual stream after this block, ``(B, width)``."""
         if self.norm_position == "before":
-            return torch.add(h, self.branch(self.norm(h)), alpha=self.branch_scale)
-        return self.norm(torch.add(h, self.branch(h), alpha=self.branch_scale))
+            return self.add_scaled(h, self.branch(self.norm(h)))
+        return self.norm(self.add_scaled(h, self.branch(h)))
+
+    def add_scaled(self, h: Tensor, branch: Tensor) -> Tensor:
+        """Return ``h + s·branch``."""
+        if isinstance(self.branch_scale, Tensor):
+            return h + self.branch_scale * branch
+        return torch.add(h, branch, alpha=self.branch_scale)
 
 
-def resolve_branch_scale(branch_scale: float | str | None, blocks: int) -> float:
-    """Return the branch scale as a number: 1 for None, ``1/√blocks`` for ``depth``.
+def resolve_branch_scale(branch_scale: float | str | None, blocks: int) -> float | None:
+    """Return the branch scale as a number: 1 for None, ``1/√blocks`` for ``depth``; None for ``skipinit``.
 
     Raises:
-        ValueError: unless the scale is None, ``depth`` or a finite number > 0.
+        ValueError: unless the scale is None, ``depth``, ``skipinit`` or a finite number > 0.
     """
+    if branch_scale == "skipinit":
+        return None
     if branch_scale is None:
         return 1.0
     if branch_scale == "depth":
         return 1 / math.sqrt(max(blocks, 1))
     number = isinstance(branch_scale, int | float) and not isinstance(branch_scale, bool)
     if not number or not 0 < float(branch_scale) < math.inf:
-        raise ValueError(f"net.branch_scale must be null, depth or a finite number > 0, got {branch_scale}")
+        expected = "null, depth, skipinit or a finite number > 0"
+        raise ValueError(f"net.branch_scale must be {expected}, got {branch_scale}")
     return float(branch_scale)
 
 
@@ -155,8 +164,9 @@ class ResMLP(nn.Sequential):
         dropout: the dropout probability of the branch outputs.
         branch_scale: the factor s of each branch: a number, None for 1, or ``depth`` for ``1/√blocks``, which
             keeps the variance of the stream independent of the number of blocks. With s = 1, a block whose branch
-            keeps the variance doubles that of the stream; batch normalization in the branch prevents that (De and
-            Smith 2020, arXiv:2002.10444).
+            keeps the variance doubles that of the stream; batch normalization in the branch prevents that.
+            ``skipinit`` is a parameter of each block that starts at 0, with which every block starts as the
+            identity (De and Smith 2020, arXiv:2002.10444).
 
     Raises:
         ValueError: for a width below 1, a negative number of blocks, an invalid branch_scale, and in the cases of

@@ -104,11 +104,11 @@ class AlongGradient(Probe):
     measures the landscape at the scale of the learning rate; the length of the optimizer's step may differ by
     orders of magnitude.
 
-    Numbers: the ``loss`` at θ and, over the step lengths, ``loss_min`` and ``loss_max``, ``predictiveness_min``
-    and ``predictiveness_max``, ``cosine_min``, ``relative_change``, which is the largest ``‖g − ∇f(θ')‖ / ‖g‖``,
-    ``beta``, and ``beta_lr``, β times the learning rate. For scale-invariant weights w, β is proportional to
-    1/‖w‖²; ``relative_change``, ``cosine_min`` and ``beta_lr`` do not depend on ‖w‖ if the learning rate is
-    proportional to ‖w‖².
+    Numbers: the ``loss`` at θ and, over the step lengths, ``loss_min``, ``loss_max`` and their difference
+    ``loss_range``, ``predictiveness_min`` and ``predictiveness_max``, ``cosine_min``, ``relative_change``, which
+    is the largest ``‖g − ∇f(θ')‖ / ‖g‖``, ``beta``, and ``beta_lr``, β times the learning rate. For
+    scale-invariant weights w, β is proportional to 1/‖w‖²; ``relative_change``, ``cosine_min`` and ``beta_lr`` do
+    not depend on ‖w‖ if the learning rate is proportional to ‖w‖².
 
     Args:
         lengths: the step lengths, as multiples of the learning rate.
@@ -137,6 +137,7 @@ class AlongGradient(Probe):
                 "loss": steps.loss,
                 "loss_min": steps.losses.amin(0),
                 "loss_max": steps.losses.amax(0),
+                "loss_range": steps.losses.amax(0) - steps.losses.amin(0),
                 "predictiveness_min": steps.predictiveness.amin(0),
                 "predictiveness_max": steps.predictiveness.amax(0),
                 "cosine_min": steps.cosine.amin(0),

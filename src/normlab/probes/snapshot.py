@@ -64,6 +64,9 @@ class TrainingSnapshot:
         epoch, step: training progress; steps count from 0.
         folds: whether frozen normalizers may be folded into the linear layers; see :func:`folds_exactly`.
         preconditioning: the preconditioner of an adaptive optimizer before the step, else None.
+        test: the test split in the shapes of ``train``; None if it is empty.
+        equilibrium: the angular update at which scale-invariant weights settle, ``(K,)``, 0 without weight decay;
+            None if the optimizer has no formula for it.
     """
 
     net: nn.Module
@@ -81,6 +84,8 @@ class TrainingSnapshot:
     step: int
     folds: bool = True
     preconditioning: Preconditioning | None = None
+    test: Split | None = None
+    equilibrium: Tensor | None = None
 
     def data(self, which: str) -> Split:
         """Return the inputs and targets of each member, ``(K, B, …)``: of the ``minibatch`` or of ``train``."""
@@ -275,6 +280,28 @@ def forward_backward(
         {name: flatten_positions(h) for name, h in tensors.items()} for tensors in (inputs, outputs)
     )
     return ForwardBackward(inputs, outputs, modules, normalized, dict(zip(weights, back, strict=True)))
+
+
+def observe_forward(
+    snapshot: TrainingSnapshot, mode: str, data: str, observe: Callable[[nn.Module, Tensor], Tensors]
+) -> Tensors:
+    """Return measurements of a forward pass of each member at the parameters before the step, ``(K, …)`` each.
+
+    Args:
+        snapshot: the nets and their data.
+        mode: ``batch`` or ``frozen``, the statistics of the normalizers.
+        data: ``minibatch`` or ``train``.
+        observe: calls one net on its inputs ``(B, …)``, and returns measurements by name.
+    """
+
+    def call(state: Tensors, x: Tensor) -> Tensors:
+        return observe(side_effect_free_copy(snapshot.net, mode, state, folds=False, corrections=True), x)
+
+    names = [name for name, _ in chain(snapshot.net.named_parameters(), snapshot.net.named_buffers())]
+    # Clones, because layers may update buffers in place.
+    state = {name: snapshot.before[name].detach().clone() for name in names}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        return map_members(call, state, snapshot.data(data)[0])
 
 
 def map_members(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -27,8 +27,10 @@ MAX_LINES, LINE_WIDTH = 12, 110
 log = logging.getLogger("normlab")
 
 
-def finalize_sweep(folder: Path) -> None:
+def finalize_sweep(folder: Path) -> "ReportData | None":
     """Write the tables, figures, report and TensorBoard events of a sweep into its folder, and print its table.
+
+    Returns the analysed runs; None without runs, or after an error.
 
     A second call replaces these files and no others. Errors are logged and not raised: a sweep is also finalized
     after an exception, which another exception would hide.
@@ -37,10 +39,11 @@ def finalize_sweep(folder: Path) -> None:
         records = read_sweep(folder)
         if not records:
             log.warning("no run started in %s: there is nothing to summarize", shorter_path(folder))
-            return
-        write_outputs(folder, records)
+            return None
+        return write_outputs(folder, records)
     except (ConfigError, OSError) as error:
         log.error("the sweep in %s could not be summarized: %s", shorter_path(folder), error)
+        return None
 
 
 def finalize_run(folder: Path) -> None:
@@ -62,8 +65,8 @@ def finalize_run(folder: Path) -> None:
     log.info("%s: %s", shorter_path(folder), ", ".join([PROBES_FILE, *(path.name for path in figures)]))
 
 
-def write_outputs(folder: Path, records: Sequence[Record]) -> None:
-    """Write all outputs of a sweep into ``folder``, and print the table, the verdicts and the paths."""
+def write_outputs(folder: Path, records: Sequence[Record]) -> "ReportData":
+    """Write all outputs of a sweep into ``folder``, print table, verdicts and paths, and return the data."""
     from normlab.report.charts import write_curves
     from normlab.report.console import (
         configuration_table,
@@ -81,11 +84,12 @@ def write_outputs(folder: Path, records: Sequence[Record]) -> None:
     from normlab.report.sweep_summary import summarize_sweep
     from normlab.report.tensorboard import write_events
 
-    sweep = summarize_sweep(records)
+    options = ReportOptions.of_runs(records, folder)
+    sweep = summarize_sweep(records, options.compare)
     probed = sweep.probe_numbers.loc[sweep.listed.index].reset_index(drop=True)
     write_atomically(folder / "summary.csv", csv_text(run_table(sweep, records, folder).join(probed)))
     history = read_history(folder, records)
-    data = build_report_data(records, ReportOptions.of_runs(records, folder), sweep, history, [folder])
+    data = build_report_data(records, options, sweep, history, [folder])
     write_history(folder, history)
     sweep = data.summary
     table = configuration_table(sweep).join(probe_table(sweep), on="arm")
@@ -107,6 +111,7 @@ def write_outputs(folder: Path, records: Sequence[Record]) -> None:
     figures = sorted(page.parent.glob("*.png"))
     for curves, logdir in write_events(folder, sweep, figures, filter(None, blocks)).items():
         log.info("%s: tensorboard --logdir %s", curves, shlex.quote(shorter_path(logdir)))
+    return data
 
 
 def verdict_lines(data: "ReportData") -> list[str]:

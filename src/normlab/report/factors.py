@@ -20,7 +20,7 @@ from normlab.stats.design import ABSENT, MODEL, OPTIMIZER, SEED, configuration_l
 WITHOUT_EFFECT = (
     *("seed", "target", "logger", "metrics", "probes", "trainer.threads", "trainer.compile", "trainer.logger"),
     *("trainer.default_root_dir", "trainer.profiler", "trainer.log_every_n_steps", "trainer.enable_checkpointing"),
-    *("trainer.enable_progress_bar", "trainer.enable_model_summary", *REPORT_KEYS),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "claim", *REPORT_KEYS),
 )
 """Keys and groups of keys that cannot change the result of a run, and its seed."""
 FactorColumn = Sequence[Hashable]

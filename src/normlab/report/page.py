@@ -161,24 +161,32 @@ def tables(page: Page) -> Iterator[PageTable]:
 
 def render_html(page: Page, folder: Path) -> str:
     """Render the page with the svg files of ``folder`` inlined; all text is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     svgs = {
         picture.name: Markup(inline_svg((folder / f"{picture.name}.svg").read_text(), picture.name, picture.alt))
         for picture in pictures(page)
     }
     css, script = (Markup((TEMPLATE / name).read_text()) for name in ("page.css", "page.js"))
-    return environment.get_template("page.html").render(
-        page=page,
-        first=FIRST_RESULTS if len(page.results) > OPEN_RESULTS else OPEN_RESULTS,
-        svgs=svgs,
-        css=css,
-        script=script,
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            page=page,
+            first=FIRST_RESULTS if len(page.results) > OPEN_RESULTS else OPEN_RESULTS,
+            svgs=svgs,
+            css=css,
+            script=script,
+        )
+    )
+
+
+def templates() -> Environment:
+    """Return the templates of all pages; text is escaped and a missing variable is an error."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -284,7 +292,7 @@ def rerun_command(result: Result) -> str:
     entry = result.command or TRAIN
     # The configuration file or the experiment may set hydra.mode=MULTIRUN; this command is a single run.
     own_config = any(word.startswith("--config") for word in entry)
-    experiment = any(word.startswith("experiment=") for word in result.overrides)
+    experiment = any(word.startswith(("experiment=", "claim=")) for word in result.overrides)
     return shlex.join([*entry, *result.overrides, *["hydra.mode=RUN"] * (own_config or experiment)])
 
 

@@ -65,8 +65,9 @@ class ReportOptions:
         """
         latest = max(records, key=lambda record: record.result.started).result.config
         config = (load_yaml(folder / SWEEP_CONFIG, dict) if folder else {}) or latest
-        baseline = config.get("baseline")
+        baseline, claim = config.get("baseline"), config.get("claim") or {}
         return cls(
+            compare=claim.get("compare"),
             baseline=None if baseline is None else str(baseline),
             target=config.get("target"),
             margin=config.get("margin"),

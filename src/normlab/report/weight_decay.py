@@ -5,7 +5,12 @@ from typing import Any
 
 from normlab.results.result import Result
 
-SELECTED = {"norm": "those of normalizers", "bias": "biases", "hidden": "hidden weight matrices"}
+SELECTED = {
+    "norm": "those of normalizers",
+    "bias": "biases",
+    "hidden": "hidden weight matrices",
+    "scale_dependent": "those that are not scale-invariant",
+}
 """Words for the entries of ``optimizer.no_decay`` and of ``match`` that are no regular expressions."""
 
 

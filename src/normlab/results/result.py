@@ -179,7 +179,7 @@ REPRODUCED_OVERRIDES = (
 PACKAGES = ("normlab", "torch", "pytorch-lightning", "hydra-core", "torchmetrics", "tensorboard", "numpy")
 VERSIONED_PACKAGES = ("normlab", "torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics")
 """Packages whose code is identified by its recorded version instead of a hash."""
-KEYS_WITHOUT_SOURCES = ("callbacks", "logger", "trainer", "hydra", "ckpt_path", *REPORT_KEYS)
+KEYS_WITHOUT_SOURCES = ("callbacks", "logger", "trainer", "hydra", "ckpt_path", "claim", *REPORT_KEYS)
 """Groups and keys that do not affect the training, so that files they name are not hashed."""
 
 

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from normlab.config.schema import REPORT_KEYS
 
 SEED, TARGET = "seed", "target"
-NO_SETTINGS = (SEED, TARGET, "retrain", "timing", *REPORT_KEYS)
+NO_SETTINGS = (SEED, TARGET, "retrain", "timing", "claim", *REPORT_KEYS)
 """Keys that do not define a configuration: the seed, the options of the analysis, and the use of the folder."""
 ABSENT = "–"
 """The setting of a key that a run lacks."""

@@ -30,6 +30,7 @@ from normlab.training.optimizers import optimizer_maker
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import scheduler_maker, with_total_steps
 from normlab.training.strategy import strategy_of
+from normlab.training.trainable import restrict_training
 
 # Hide Lightning's hints about unused GPUs and optional packages, but not the reports of its callbacks.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -90,12 +91,20 @@ def net_maker(config: FrozenConfig, data: InMemoryData) -> Callable[[], nn.Modul
     """Return a function that makes a net for this data, with the normalizers and weight maps of the model.
 
     The number of optimizer steps of the training is assigned to every layer whose ``total_steps`` is None.
+    Parameters that ``trainable`` does not select are frozen; its random entries depend on the seed of torch alone.
 
     Raises:
-        ConfigError: if the net takes neither of the model's normalizers, or no weight parametrization.
+        ConfigError: if the net takes neither of the model's normalizers, or no weight parametrization; by the
+            function: if ``trainable`` selects no parameter.
     """
     accepted = inspect.signature(get_object(config.net._target_)).parameters
     parts = {name: node for name, node in config.model.items() if node is not None}
+    scale = parts.pop("branch_scale", None)
+    if scale is not None and "branch_scale" not in accepted:
+        target = config.net._target_
+        raise ConfigError(
+            f"model.branch_scale has no effect: {target} has no residual branches; choose net=resmlp"
+        )
     require_model_arguments(config.net._target_, accepted, parts)
     require_effective_sync(config.net._target_, accepted, parts)
     makers = {name: make(node) for name, node in parts.items() if name in accepted}
@@ -108,7 +117,7 @@ def net_maker(config: FrozenConfig, data: InMemoryData) -> Callable[[], nn.Modul
         for layer in made.modules():
             if getattr(layer, "total_steps", 0) is None:
                 layer.total_steps = total_steps
-        return made
+        return restrict_training(made, config.trainable, torch.initial_seed())
 
     return net
 

@@ -69,6 +69,8 @@ def make_single_module(config: FrozenConfig, data: InMemoryData) -> tuple[pl.Lig
     """
     parts = takes(config.module)
     net = initial_nets(net_maker(config, data), [config.seed])[0] if "net" in parts else None
+    if net is None and config.trainable != "all":
+        raise ConfigError(f"trainable={config.trainable} has no effect: the module takes no net; remove it")
     makers: dict[str, Callable[[], Any]] = {
         "net": lambda: net,
         "loss": lambda: single_loss(make_task(data, config.loss)),

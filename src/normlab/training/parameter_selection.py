@@ -9,9 +9,9 @@ from functools import partial
 from torch import nn
 
 from normlab.errors import ConfigError
-from normlab.models.layer_lookup import normalizer_slots
+from normlab.models.layer_lookup import normalizer_slots, scale_invariant_weights
 
-NORM, BIAS, HIDDEN = "norm", "bias", "hidden"
+NORM, BIAS, HIDDEN, SCALE_DEPENDENT = "norm", "bias", "hidden", "scale_dependent"
 Select = Callable[[nn.Module], set[str]]
 """Selects parameters of a net by name."""
 
@@ -21,13 +21,18 @@ def undecayed_names(net: nn.Module, entries: Sequence[str]) -> list[str]:
 
     Args:
         net: the net.
-        entries: ``norm``, the parameters of normalizers; ``bias``, all biases; others are regular expressions,
-            searched in the parameters' names.
+        entries: ``norm``, the parameters of normalizers; ``bias``, all biases; ``scale_dependent``, all except
+            :func:`scale_invariant_weights`; others are regular expressions, searched in the parameters' names.
 
     Raises:
         ConfigError: for a regular expression that is malformed, or found in no name.
     """
-    return matching_names(net, entries, "optimizer.no_decay", {NORM: normalizer_names, BIAS: bias_names})
+    words: dict[str, Select] = {
+        NORM: normalizer_names,
+        BIAS: bias_names,
+        SCALE_DEPENDENT: scale_dependent_names,
+    }
+    return matching_names(net, entries, "optimizer.no_decay", words)
 
 
 def group_names(net: nn.Module, entries: Sequence[str], key: str, members: int = 1) -> list[str]:
@@ -37,7 +42,7 @@ def group_names(net: nn.Module, entries: Sequence[str], key: str, members: int =
 
     Args:
         net: the net.
-        entries: as of :func:`undecayed_names`, and ``hidden``.
+        entries: ``norm``, ``bias``, ``hidden`` or regular expressions, as of :func:`undecayed_names`.
         key: of the entries, for messages.
         members: of the parameters.
     """
@@ -61,7 +66,7 @@ def matching_names(net: nn.Module, entries: Sequence[str], key: str, words: Mapp
 def searched(names: Sequence[str], expression: str, key: str, words: Iterable[str]) -> set[str]:
     """Return the names in which a regular expression is found."""
     try:
-        found = {name for name in names if re.search(expression, name)}
+        found = {name for name in names if re.search(expression, name) or re.search(expression, plain(name))}
     except re.error as error:
         raise ConfigError(f"{key}: {expression} is no regular expression: {error}") from error
     if not found:
@@ -74,13 +79,27 @@ def searched(names: Sequence[str], expression: str, key: str, words: Iterable[st
 
 def bias_names(net: nn.Module) -> set[str]:
     """Return the names of all biases."""
-    return {name for name, _ in net.named_parameters() if name.rpartition(".")[2] == "bias"}
+    return {name for name, _ in net.named_parameters() if plain(name).rpartition(".")[2] == "bias"}
+
+
+def plain(name: str) -> str:
+    """Return the name that the original of a parametrized tensor had before; other names are unchanged.
+
+    >>> plain("hidden1.linear.parametrizations.bias.original"), plain("output.bias")
+    ('hidden1.linear.bias', 'output.bias')
+    """
+    return re.sub(r"parametrizations\.(\w+)\.original$", r"\1", name)
 
 
 def normalizer_names(net: nn.Module) -> set[str]:
     """Return the names of the parameters of normalizers."""
     layers = {id(parameter) for _, layer in normalizer_slots(net) for parameter in layer.parameters()}
     return {name for name, parameter in net.named_parameters() if id(parameter) in layers}
+
+
+def scale_dependent_names(net: nn.Module) -> set[str]:
+    """Return the names of all parameters except scale-invariant weights."""
+    return {name for name, _ in net.named_parameters()} - scale_invariant_weights(net)
 
 
 def hidden_matrices(net: nn.Module, members: int = 1) -> set[str]:

@@ -162,9 +162,13 @@ class PopulationModule(pl.LightningModule):
 
     def training_split(self) -> Split:
         """Return the training split on the training device and in its precision, ``(M, N, …)``, M = 1 or K."""
-        split = self.data.split(0)
+        return cast(Split, self.split(0))
+
+    def split(self, index: int) -> Split | None:
+        """Return the training (0), validation (1) or test (2) split as :meth:`training_split`; None if empty."""
+        split = self.data.split(index)
         x, y = self.cast((split.x, split.y))
-        return x.to(self.device), y.to(self.device)
+        return (x.to(self.device), y.to(self.device)) if len(split) else None
 
     def first_minibatch(self) -> Split:
         """Return the first minibatch of the current epoch, ``(K, B, …)``."""

@@ -29,7 +29,7 @@ from normlab.results.series import ProbeRecord, append_probes, headlines, write_
 from normlab.training.callbacks import Timer
 from normlab.training.population_module import PopulationModule
 from normlab.training.run_folders import Run
-from normlab.training.stability import preconditioning, stability_limit
+from normlab.training.stability import equilibrium_angle, preconditioning, stability_limit
 
 log = logging.getLogger("normlab")
 
@@ -171,6 +171,8 @@ class ProbeCallback(pl.Callback):
             step=step.step,
             folds=self.folds,
             preconditioning=step.preconditioning,
+            test=module.split(2),
+            equilibrium=equilibrium_angle(module.optimizer, trained(module)),
         )
 
     def record(self, name: str, measurement: Measurement, step: ProbedStep, members: Sequence[int]) -> None:

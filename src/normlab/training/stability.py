@@ -1,4 +1,4 @@
-"""Stability limits of optimizers on a quadratic loss: :func:`stability_limit` and :func:`preconditioning`.
+"""Stability limits and equilibrium angles of optimizers: :func:`stability_limit` and :func:`preconditioning`.
 
 The probes compare the sharpness of the loss with them. Along an eigenvector of the Hessian with eigenvalue h every
 optimizer here follows ``θ_{t+1} = B·θ_t − C·θ_{t−1}``, and is stable if both roots of ``z² − Bz + C`` are within
@@ -51,6 +51,25 @@ def gradient_descent_limit(optimizer: torch.optim.Optimizer) -> Tensor | None:
     if optimizer.nesterov if isinstance(optimizer, SGD) else numbers["nesterov"]:
         limit = limit / (limit - 1)
     return limit
+
+
+def equilibrium_angle(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter] = ()) -> Tensor | None:
+    r"""Return the angular update per step at which scale-invariant weights settle, ``(K,)``, in radians.
+
+    .. math:: \sqrt{2\eta\lambda / (1 + \mu)}
+
+    It holds for stochastic gradient descent with heavy-ball momentum μ and constant rates, if the gradients on the
+    unit sphere are independent and their size does not change. None for other optimizers, and for one that decays
+    only some parameters.
+
+    Wan, Zhu, Zhang and Sun (2020), Spherical motion dynamics, arXiv:2006.08419.
+    """
+    limit, decay = gradient_descent_limit(optimizer), parameter_decay(optimizer, parameters)
+    numbers = optimizer.param_groups[0]
+    nesterov = optimizer.nesterov if isinstance(optimizer, SGD) else numbers.get("nesterov")
+    if limit is None or decay.shape[1] > 1 or nesterov:
+        return None
+    return (4 * columns(numbers["lr"]).flatten() * decay.flatten() / limit).sqrt()
 
 
 def preconditioning(

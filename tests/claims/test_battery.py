@@ -1,0 +1,105 @@
+"""``python -m normlab.claims`` as typed: real sweeps of three claims, resumed after a kill, and its errors."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from normlab.claims.judge import read_record
+
+ROOT = Path(__file__).parents[2]
+THREE = ("source_fitness", "wd_is_lr", "rank")
+"""Claims whose sweeps take seconds, in the order in which they run."""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with ``train.py`` and ``conf/``."""
+    shutil.copy(ROOT / "train.py", tmp_path)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    return tmp_path
+
+
+def start(folder, *words):
+    """Start the command in a folder."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-m", "normlab.claims", *words]
+    return subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)
+
+
+def run(folder, *words):
+    """Run the command in a folder; return its exit code, stdout and stderr."""
+    process = start(folder, *words)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--only", "larger_rl"],
+            "error: --only and --skip must be claims; did you mean larger_lr?, got larger_rl",
+        ),
+        (["--with", "ln"], "error: --with must be model=NAME with a file of conf/model, got ln"),
+        (
+            ["--with", "model=nothing"],
+            "error: --with must be model=NAME with a file of conf/model, got model=nothing",
+        ),
+    ],
+)
+def test_errors(clone, words, message):
+    assert run(clone, *words) == (1, "", f"{message}\n")
+    assert not (clone / "outputs").exists()
+
+
+def test_outside_of_a_clone(tmp_path):
+    code, out, err = run(tmp_path, "--list")
+    assert (code, out) == (1, "")
+    assert err == f"error: the working directory must be the folder of train.py and conf/claim, got {tmp_path}\n"
+
+
+def test_list(clone):
+    code, out, err = run(clone, "--list", "--skip", "rank")
+    assert (code, err) == (0, "")
+    listed = [line.split()[0] for line in out.splitlines()]
+    assert "rank" not in listed
+    assert {"explosion", "small_batch", "small_batch-fresh"} <= set(listed)
+    assert re.search(r"^explosion +not run, about [\d.]+ min +\S", out, re.M)
+
+
+@pytest.mark.slow
+def test_three_claims_resumed_after_a_kill(clone):
+    killed = start(clone, "--only", ",".join(THREE))
+    deadline = time.monotonic() + 300
+    while not (clone / "outputs/claims/wd_is_lr").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(killed.pid, signal.SIGKILL)
+    done, _ = killed.communicate(timeout=60)
+    assert "source_fitness" in done
+
+    code, out, err = run(clone, "--only", ",".join(THREE))
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert set(lines) == {*THREE, "page:"}
+    assert lines["source_fitness"].endswith("(done before)")
+    assert lines["wd_is_lr"].endswith(" min)")
+    page = (clone / "outputs/claims/index.html").read_text()
+    for name in THREE:
+        record = read_record(clone / "outputs" / "claims" / name)
+        assert record["verdict"]["sentence"] in lines[name]
+        assert (record["overrides"], set(record["runs"])) == ([], {"finished"})
+        assert f'href="{name}/report/index.html"' in page
+
+    # A claim that was changed is tested again.
+    file = clone / "conf/claim/rank.yaml"
+    file.write_text(file.read_text() + "# changed\n")
+    code, out, _ = run(clone, "--only", "rank,source_fitness")
+    assert re.search(r"^rank .* min\)$", out, re.M)
+    assert re.search(r"^source_fitness .*\(done before\)$", out, re.M)
