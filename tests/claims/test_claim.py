@@ -120,6 +120,9 @@ class TestReplacedArm:
             above=0.0,
         )
         assert claim.criterion_for("ln") == Each(over={"data.batch_size": [4]}, criterion=expected)
+        assert "model" not in claim.criterion_for("bn").criterion.panel
+        beside = Claim.of(NODE | {"criterion": node, "compare": "statistics", "arms": ["ln"]})
+        assert beside.criterion_for("bn").criterion.panel["model"] == "bn"
 
 
 class TestProtocol:

@@ -111,7 +111,8 @@ class Claim:
         Raises:
             ConfigError: if the criterion cannot be made from its node.
         """
-        node = self.criterion if arm == self.replace else self.with_arm(self.criterion, arm)
+        is_registered = arm == self.replace and not self.arms
+        node = self.criterion if is_registered else self.with_arm(self.criterion, arm)
         try:
             criterion = instantiate({"_convert_": "all", **node})
         except InstantiationException as error:
