@@ -132,6 +132,17 @@ class TestProfile:
         assert "failed : the runs failed. diverged" in cannot
         assert "fixed : no arm of this claim can be replaced" in cannot
 
+    def test_claim_against_the_arm_is_a_loss_if_it_holds(self, tmp_path):
+        profile = {"bn": [HOLDS], "mine": [HOLDS]}
+        write(tmp_path, record("weak", [HOLDS], claim={"weakness": True}, profile=profile))
+        write(tmp_path, record("strong", [HOLDS], profile=profile))
+        write_claims_page(tmp_path, "mine")
+        html = (tmp_path / "profile-mine.html").read_text()
+        wins, loses, *_ = (words(part_) for part_ in html.split('<section class="list">')[1:])
+        assert "strong" in wins
+        assert "weak" not in wins
+        assert "weak" in loses
+
     def test_all_arms_show_the_part_that_decides_for_the_normalizer(self, folder):
         write_claims_page(folder)
         text = words(rows_of((folder / "profile-mine.html").read_text())["good"])

@@ -52,6 +52,7 @@ class Claim:
         power: the power at the reporting replicates, from design seeds; starts with "underpowered" if below 80 %.
         minutes: the expected duration on two cores.
         replace: the arm that another normalizer can replace; None if none can be replaced.
+        weakness: True if the claim speaks against the arm in ``replace`` where it holds.
         fresh: overrides for a table on which the claim was not designed; None for claims not about generalization.
         full: overrides of the full budget.
         arms: further arms, each of which is judged in place of ``replace``; empty in the registered protocol.
@@ -70,6 +71,7 @@ class Claim:
     power: str
     minutes: float
     replace: str | None = None
+    weakness: bool = False
     fresh: Mapping[str, Any] | None = None
     full: Mapping[str, Any] = field(default_factory=dict)
     arms: Sequence[str] = ()

@@ -48,6 +48,11 @@ class ProfileRow:
         return next((cell for cell in self.cells if cell.arm == arm), None)
 
     @property
+    def is_win(self) -> bool:
+        """True if a claim in favour of the normalizer holds, or one against it does not."""
+        return (self.own.answer == Answer.HOLDS) != bool(self.record.claim.get("weakness"))
+
+    @property
     def finding(self) -> str:
         """The normalizer's number in words."""
         return found_text(self.own.part) if self.own.part else self.own.error
@@ -93,13 +98,16 @@ def write_profile(
     """Write the profile page of a normalizer and return its path; ``absent`` as in ``write_claims_page``."""
     rows = list(profile_rows(name, records))
     by_answer = {answer: [row for row in rows if row.own.answer == answer] for answer in Answer}
+    decided = [row for row in rows if row.own.answer in (Answer.HOLDS, Answer.FAILS)]
     path = folder / profile_file(name)
     html = render(
         "claims_profile.html",
         name=name,
         common=[arm for arm in COMMON if arm != name],
         rows=rows,
-        by_answer=by_answer,
+        wins=[row for row in decided if row.is_win],
+        losses=[row for row in decided if not row.is_win],
+        undecided=by_answer[Answer.UNDECIDED],
         tallies=[("Each claim at its own 5 % level", [(answer, len(by_answer[answer])) for answer in Answer])],
         failed=[row for row in rows if row.own.answer is None],
         absent=absent,
