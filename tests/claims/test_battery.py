@@ -45,8 +45,9 @@ def run(folder, *words):
     [
         (
             ["--only", "larger_rl"],
-            "error: --only and --skip must be claims; did you mean larger_lr?, got larger_rl",
+            "error: larger_rl: no such claim; did you mean larger_lr?",
         ),
+        (["--jobs", "0"], "error: --jobs must be at least 1, got 0"),
         (["--with", "ln"], "error: --with must be model=NAME with a file of conf/model, got ln"),
         (
             ["--with", "model=nothing"],

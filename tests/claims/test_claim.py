@@ -49,7 +49,7 @@ class TestValidation:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"statment": "x"}, "claim.statment must be a key of a claim; did you mean claim.statement?"),
+            ({"statment": "x"}, r"claim.statment: no such key; did you mean claim.statement\?"),
             ({"source": None}, "claim.source must be given"),
             ({"about": "everything"}, "claim.about must be one of optimization, .* got everything"),
             ({"controls": "one"}, "claim.controls must be a list, got 'one'"),

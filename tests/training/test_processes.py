@@ -226,7 +226,7 @@ class Interrupted(NormModule):
 
 @pytest.fixture
 def ctrl_c():
-    """Let Ctrl-C raise KeyboardInterrupt, which it does not if the tests run in the background."""
+    """Install Python's handler of Ctrl-C; a process that was started in the background ignores Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -81,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     )
     claims, arm = read_claims(CLAIMS), normalizer(args.arm)
     for name in (*args.only, *args.skip):
-        require(name in claims, "--only and --skip", f"claims; did you mean {nearest(name, claims)}?", name)
+        if name not in claims:
+            raise ConfigError(f"{name}: no such claim; did you mean {nearest(name, claims)}?")
+    require(args.jobs >= 1, "--jobs", "at least 1", args.jobs)
     out = args.out or Path(f"{OUT}{f'-with-{arm}' if arm else ''}{'-full' if args.budget == 'full' else ''}")
     chosen = [
         pair for name, pair in claims.items() if (not args.only or name in args.only) and name not in args.skip

@@ -1,6 +1,5 @@
 """A claim as its YAML states it, and when the YAML was last changed: :class:`Claim` and :class:`Registration`."""
 
-import hashlib
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -14,7 +13,8 @@ from hydra.utils import instantiate
 
 from normlab.claims.criteria import Criterion
 from normlab.errors import ConfigError, first_line, nearest, require
-from normlab.stats.design import MODEL
+from normlab.results.result import digest, git
+from normlab.stats.design import MODEL, PLAIN
 
 GROUP = "claim"
 ABOUT = ("optimization", "generalization", "landscape", "initialization", "dynamics")
@@ -28,6 +28,8 @@ NEUTRAL = (
     "hydra/launcher",
 )
 """Keys that change neither the runs of a claim nor its verdict."""
+COMMON = ("bn", "ln", "rms", PLAIN)
+"""The normalizers beside which a profile shows another one."""
 ARM_KEYS = ("arm", "baseline")
 """Keys of a criterion that name an arm."""
 BUDGETS = ("quick", "full")
@@ -95,17 +97,12 @@ class Claim:
         """
         known = {each.name: each for each in fields(cls)}
         for key in node:
-            remedy = f"a key of a claim; did you mean claim.{nearest(key, known)}?"
-            require(key in known, f"claim.{key}", remedy, "an unknown key")
+            if key not in known:
+                raise ConfigError(f"claim.{key}: no such key; did you mean claim.{nearest(key, known)}?")
         for name, each in known.items():
             optional = each.default is not MISSING or each.default_factory is not MISSING
             require(optional or node.get(name) is not None, f"claim.{name}", "given", "nothing")
         return cls(**{key: value for key, value in node.items() if value is not None})
-
-    @property
-    def is_underpowered(self) -> bool:
-        """True if the power is listed as below 80 %."""
-        return self.power.startswith("underpowered")
 
     def criterion_for(self, arm: str | None) -> Criterion:
         """Return the criterion with an arm in place of ``replace``.
@@ -229,19 +226,14 @@ class Registration:
     @classmethod
     def of(cls, path: Path) -> "Registration":
         """Return the registration of a claim's file."""
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha256, folder = digest(path), path.parent
         try:
-            commit, _, date = git(path, "log", "-1", "--format=%h %cs", "--", path.name).partition(" ")
-            modified = bool(git(path, "status", "--porcelain", "--", path.name))
+            log = git("log", "-1", "--format=%h %cs", "--", path.name, folder=folder)
+            modified = bool(git("status", "--porcelain", "--", path.name, folder=folder))
         except (OSError, subprocess.CalledProcessError):
-            return cls(digest, None, None, True)
-        return cls(digest, commit or None, date or None, modified or not commit)
-
-
-def git(path: Path, *arguments: str) -> str:
-    """Run git in the folder of a file and return its output."""
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True).stdout.strip()
+            return cls(sha256, None, None, True)
+        commit, _, date = log.partition(" ")
+        return cls(sha256, commit or None, date or None, modified or not commit)
 
 
 def read_claim(path: Path) -> tuple[Claim, dict[str, Any]]:

@@ -5,15 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from normlab.claims.claim import COMMON
 from normlab.claims.claim_figures import Forest, forests
 from normlab.claims.claim_record import ClaimRecord
 from normlab.claims.page_template import render
 from normlab.claims.verdict import Answer, Part, Verdict, decisive_part
 from normlab.claims.wording import found_text
 from normlab.results.result import write_atomically
-
-COMMON = ("bn", "ln", "rms", "nobn")
-"""The normalizers that every profile has beside its own."""
 
 
 @dataclass(frozen=True)

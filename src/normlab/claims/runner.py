@@ -1,7 +1,5 @@
-"""Run the sweeps of claims, one after another, each as ``python train.py claim=…``: :func:`run_claim`."""
+"""Run the sweeps of claims, one after another, each as ``python train.py claim=…``: :func:`run_job`."""
 
-import hashlib
-import logging
 import shlex
 import subprocess
 import sys
@@ -12,15 +10,11 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from normlab.claims.claim import Claim, override_text
+from normlab.claims.claim import COMMON, Claim, override_text
 from normlab.claims.judge import read_record
 from normlab.errors import ConfigError
-from normlab.results.result import Status
-from normlab.stats.design import MODEL, PLAIN
-
-BESIDE = ("bn", "ln", "rms", PLAIN)
-"""The arms beside which a normalizer's profile shows it."""
-log = logging.getLogger("normlab")
+from normlab.results.result import Status, digest
+from normlab.stats.design import MODEL
 
 
 @dataclass(frozen=True)
@@ -32,14 +26,12 @@ class Job:
         file: its YAML.
         overrides: the overrides of its command beside ``claim=…`` and the folder.
         folder: the folder of its sweep.
-        is_fresh: True for the sweep on the table on which the claim was not designed.
     """
 
     claim: Claim
     file: Path
     overrides: Sequence[str]
     folder: Path
-    is_fresh: bool = False
 
     @property
     def name(self) -> str:
@@ -56,10 +48,7 @@ class Job:
     def record(self) -> dict[str, Any] | None:
         """The record of the job if its sweep is complete and its file has not changed since, else None."""
         record = read_record(self.folder)
-        if (
-            record is None
-            or record["registration"]["sha256"] != hashlib.sha256(self.file.read_bytes()).hexdigest()
-        ):
+        if record is None or record["registration"]["sha256"] != digest(self.file):
             return None
         unfinished = {Status.STOPPED.value, Status.FAILED.value} & record["runs"].keys()
         return None if unfinished or record["overrides"] else record
@@ -84,14 +73,12 @@ def jobs_of(
         return
     yield Job(claim, file, overrides, out / claim.name)
     if claim.fresh:
-        yield Job(
-            claim, file, claim.protocol_overrides(budget, fresh=True), out / f"{claim.name}-fresh", is_fresh=True
-        )
+        yield Job(claim, file, claim.protocol_overrides(budget, fresh=True), out / f"{claim.name}-fresh")
 
 
 def with_arms(claim: Claim, sweep: Mapping[str, Any], arm: str) -> list[str]:
-    """Return the overrides that add a normalizer and those of ``BESIDE`` where ``claim.replace`` is an arm."""
-    arms = list(dict.fromkeys([arm, *BESIDE]))
+    """Return the overrides that add a normalizer and those of ``COMMON`` where ``claim.replace`` is an arm."""
+    arms = list(dict.fromkeys([arm, *COMMON]))
     chosen = [f"+claim.arms=[{','.join(arms)}]"]
     grids = sweep.get("grids") or []
     if any(MODEL in grid for grid in grids):

@@ -234,12 +234,10 @@ def commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
-def git(*arguments: str) -> str:
-    """Run a git command in the folder of this file and return its output."""
+def git(*arguments: str, folder: Path = Path(__file__).parent) -> str:
+    """Run a git command in a folder, by default that of this file, and return its output."""
     command = ["git", *arguments]
-    return subprocess.run(
-        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def sources_of(config: Mapping[str, Any]) -> dict[str, str]:
