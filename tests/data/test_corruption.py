@@ -25,14 +25,8 @@ class Rows(InMemoryData):
         return Table(x, torch.zeros(10, 1))
 
 
-@dataclass(kw_only=True, eq=False)
-class Images(InMemoryData):
+class Images(Rows):
     """Ten images of 2 channels and 3 × 4 pixels, from −1 to 3."""
-
-    train: int = 4
-    val: int = 3
-    test: int = 3
-    batch_size: int = 2
 
     def table(self) -> Table:
         x = 4 * torch.rand(10, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1

@@ -70,7 +70,7 @@ class ReportSweep:
         return self.data.analysis.grid
 
     def metric(self, name: str) -> Metric:
-        """Return a metric with its direction; small values of probes and steps are good, large learning rates."""
+        """Return a metric with its direction: ``min`` for probes and steps, ``max`` for ``largest/…``."""
         known = {metric.name: metric for metric in (*self.grid.design.metrics, self.grid.design.choice)}
         if name in known:
             return known[name]

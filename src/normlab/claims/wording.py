@@ -78,6 +78,12 @@ ARMS = {
     "skipinit": "residual branches scaled by a learned number that starts at 0",
     "running": "batch normalization that evaluates with running averages",
     "reestimated": "batch normalization that evaluates with statistics of the training data",
+    "batch": "batch normalization that evaluates with statistics of the evaluated samples",
+    "norm": "trained scale and shift of batch normalization alone",
+    "random:norm": "as many trained random entries of other weights",
+    "output": "trained output layer alone",
+    "none": "a constant learning rate",
+    "exponential": "a learning rate that changes by a factor after each step",
 }
 """The names of arms in words."""
 SERIES = {
@@ -265,7 +271,8 @@ def count_of(parts: Sequence[Part], answer: Answer) -> int:
 
 def arms_in(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:
     """Return the arms that the parts of verdicts name, each with its name in words."""
-    text = " ".join(part.name for verdict in verdicts for part in verdict.parts)
+    # Arms stand before the name of the metric, the first one with a slash.
+    text = " ".join(part.name.partition("/")[0] for verdict in verdicts for part in verdict.parts)
     return [(arm, words) for arm, words in ARMS.items() if re.search(rf"\b{arm}\b", text)]
 
 
