@@ -33,6 +33,12 @@ SAVED_PER_STEP, SAVED_PER_ACTIVATION = 3e-4, 1e-9
 COMPILE_SECONDS, RECOMPILE_SECONDS = 15.0, 1.5
 """Seconds to compile for one batch size: the first time, and with the code cached on disk."""
 
+STEP_SECONDS, SECONDS_PER_ACTIVATION, SECONDS_PER_PRODUCT = 4.5e-4, 1.4e-9, 3e-11
+"""Seconds of an uncompiled step: of any, for each activation, and for each multiplication of a linear map."""
+
+EPOCH_SECONDS, MEMBER_EPOCH_SECONDS = 1.5e-3, 6e-5
+"""Seconds of an epoch besides its steps: of any, and for each member."""
+
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 """Directory in which Linux describes the caches of the first core."""
 
@@ -157,6 +163,27 @@ def compiling_pays(
     saved = epochs * len(batch_sizes) * (SAVED_PER_STEP + SAVED_PER_ACTIVATION * members * footprint.activations)
     needed = len(set(batch_sizes)) * (COMPILE_SECONDS + RECOMPILE_SECONDS * (populations - 1))
     return populations * saved > needed
+
+
+def expected_seconds(
+    footprint: Footprint, batch_sizes: Sequence[int], epochs: int, members: int, compiled: bool
+) -> float:
+    """Return a rough estimate of the seconds that a population trains on a CPU.
+
+    Args:
+        footprint: of one member.
+        batch_sizes: of the minibatches of an epoch.
+        epochs: of the training.
+        members: of the population.
+        compiled: whether its step is compiled, with the code cached on disk.
+    """
+    activations = members * footprint.activations
+    step = STEP_SECONDS + activations * SECONDS_PER_ACTIVATION
+    if compiled:
+        step -= SAVED_PER_STEP + activations * SAVED_PER_ACTIVATION
+    products = 3 * members * footprint.parameters * sum(batch_sizes) * SECONDS_PER_PRODUCT
+    epoch = len(batch_sizes) * step + products + EPOCH_SECONDS + members * MEMBER_EPOCH_SECONDS
+    return epochs * epoch + compiled * len(set(batch_sizes)) * RECOMPILE_SECONDS
 
 
 def threads_for(footprint: Footprint, members: int) -> int:

@@ -19,6 +19,8 @@ from normlab.results.result import RESULT_FILE, Result, require_same_sources
 MAX_NAME_LENGTH = 100
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
+STATE_FOLDER = ".normlab"
+"""Folder within that of a sweep, or of a single run, with the state of the training: what a killed one goes on from."""
 
 
 def run_name(overrides: Iterable[str]) -> str:
