@@ -17,6 +17,7 @@ from torch import Tensor
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import prefix_errors
+from normlab.interrupts import interrupts
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.norms.counter_rng import StochasticLayer
 from normlab.population import State
@@ -31,7 +32,6 @@ from normlab.population.evaluation import (
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 from normlab.population.schedulers import PopulationScheduler
-from normlab.training.progress import Interrupts
 
 log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -99,7 +99,6 @@ class PopulationModule(pl.LightningModule):
         self.train_eval_every, self.may_stop_early = train_eval_every, may_stop_early
         self.around_step: AroundStep = no_context
         self.probe_seconds = 0.0
-        self.interrupts = Interrupts()
         self.metrics: dict[str, Tensor] = {}
         self.held_out_metrics: dict[str, Tensor] = {}
         self.active = torch.ones(population.members, dtype=torch.bool)
@@ -202,7 +201,7 @@ class PopulationModule(pl.LightningModule):
             rates = self.learning_rates() if step == last else None
             if scheduler is not None and (step - first + 1) % scheduler.frequency == 0:
                 scheduler.step()
-            self.interrupts.check()
+            interrupts.check()
             sizes.append(x.shape[1])
         self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
         self.metrics["train/lr"] = cast(Tensor, rates)

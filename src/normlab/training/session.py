@@ -19,6 +19,7 @@ from normlab.config.schema import direction_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.loaders import MinibatchData
 from normlab.errors import first_line, require
+from normlab.interrupts import Preempted, interrupts
 from normlab.population.evaluation import constant_predictor_loss
 from normlab.population.kernels import tune_malloc
 from normlab.population.population import seed_globally
@@ -189,13 +190,14 @@ class TrainingSession:
         """Train, test, write all files, and return the result of each run.
 
         Raises:
-            KeyboardInterrupt: on Ctrl-C, after the results so far have been written.
+            KeyboardInterrupt, Preempted: on Ctrl-C or a signal of a cluster, after the results so far have been
+                written.
         """
         share = threads_for(self.trial.footprint, len(self.runs)) // self.trainer.world_size
         thread_count = self.config.trainer.threads or max(1, share)
         tune_malloc()
         begin_loggers(self.runs, self.loggers)
-        with threads(thread_count), self.module.interrupts.recorded(), hide_lightning_warnings():
+        with threads(thread_count), interrupts.recorded(), hide_lightning_warnings():
             seed_globally(process_seed(self.config.seed, self.trainer.global_rank))
             try:
                 with processes(self.trainer, self.runs[0], self.trial):
@@ -218,7 +220,7 @@ class TrainingSession:
 
     def finish_early(self, error: BaseException) -> None:
         """Write the results after an exception; members that had stopped before count as finished."""
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | Preempted)
         tests: dict[str, Tensor] = {}
         try:
             if not self.module.active.all() and self.trainer.world_size == 1:

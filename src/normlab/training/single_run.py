@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes, epoch_order
+from normlab.interrupts import interrupts
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.population.evaluation import Task
 from normlab.population.population import Population
@@ -247,7 +248,7 @@ class Observer(pl.callbacks.EarlyStopping):
         """Stop the time of a step, and run the probes that are due after it."""
         self.run.seconds += time.perf_counter() - self.started
         self.around_step.close()
-        self.run.interrupts.check()
+        interrupts.check()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Use the statistics that ``statistics`` selects."""
