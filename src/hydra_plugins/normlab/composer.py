@@ -21,6 +21,7 @@ from normlab.config.validation import resolve
 from normlab.errors import ConfigError
 from normlab.interrupts import interrupts
 from normlab.results.folder import to_yaml
+from normlab.results.result import write_atomically
 
 NodeRef = tuple[DictConfig | ListConfig, Any]
 HYDRA_VALUE = re.compile(r"\$\{\s*hydra:")
@@ -139,7 +140,7 @@ class Job:
             ("hydra", {"hydra": self.hydra}),
             ("overrides", self.overrides),
         ):
-            (folder / f"{name}.yaml").write_text(to_yaml(node))
+            write_atomically(folder / f"{name}.yaml", to_yaml(node))
 
 
 class Composer:

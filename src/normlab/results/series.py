@@ -6,7 +6,6 @@ A writer and a reader of each file are here. T is the number of steps at which a
 import csv
 import io
 import logging
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normlab.errors import first_line
+from normlab.results.result import naming, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ def append_probes(folder: Path, records: Iterable[ProbeRecord]) -> None:
 
 def append_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Append rows to a CSV file, with its header if it is new; fields with a comma or quote are quoted."""
-    with path.open("a", newline="") as file:
+    with naming(path), path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if file.tell() == 0:
             writer.writerow(TYPES[path.name])
@@ -221,10 +221,9 @@ def write_arrays(folder: Path, records: Iterable[ProbeRecord]) -> None:
         f"{source}/{name}": array for source in sources for name, array in stack_arrays(source, sources[source])
     }
     if arrays:
-        temporary = folder / f".{ARRAYS}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-        temporary.replace(folder / ARRAYS)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(folder / ARRAYS, buffer.getvalue())
 
 
 def stack_arrays(

@@ -197,7 +197,8 @@ class TrainingSession:
         thread_count = self.config.trainer.threads or max(1, share)
         tune_malloc()
         begin_loggers(self.runs, self.loggers)
-        with threads(thread_count), interrupts.recorded(), hide_lightning_warnings():
+        hidden, closed = hide_lightning_warnings(), self.folders.closed_on_error()
+        with threads(thread_count), interrupts.recorded(), hidden, closed:
             seed_globally(process_seed(self.config.seed, self.trainer.global_rank))
             try:
                 with processes(self.trainer, self.runs[0], self.trial):
