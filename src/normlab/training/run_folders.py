@@ -91,6 +91,7 @@ class RunFolders:
         self.runs = runs
         self.started = datetime.now(UTC)
         for run in runs:
+            require_sweep(run)
             remove_unfinished_run(run.folder)
         self.events: list[EventWriter] = []
 
@@ -161,16 +162,23 @@ def write_run_start(run: Run, writer: EventWriter) -> None:
     writer.flush()
 
 
+def require_sweep(run: Run) -> None:
+    """Raise FileNotFoundError if the folder of a run's sweep was removed; a new one would not hold a sweep."""
+    if run.sweep_folder is not None and not run.sweep_folder.is_dir():
+        raise FileNotFoundError(f"the folder {run.sweep_folder} was removed while its sweep was running")
+
+
 def remove_unfinished_run(folder: Path) -> None:
-    """Remove the files of an unfinished run before it is trained again."""
+    """Remove the files of an unfinished run before it is trained again, also those it was killed while writing."""
     require_writable(folder)
-    files = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
-    patterns = *files, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"
+    written = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
+    patterns = *written, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg", ".*.*.[0-9]*"
     for path in folder.iterdir():
-        if any(path.match(pattern) for pattern in patterns):
+        if path.is_file() and any(path.match(pattern) for pattern in patterns):
             path.unlink()
-    for name in ("best.pt", "last.pt"):
-        (folder / "checkpoints" / name).unlink(missing_ok=True)
+    for pattern in ("best.pt", "last.pt", ".*.pt.[0-9]*"):
+        for path in folder.glob(f"checkpoints/{pattern}"):
+            path.unlink()
 
 
 def run_line(result: Result) -> str:
