@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,6 +35,7 @@ from normlab.errors import ConfigError, first_line
 from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
 from normlab.results.result import remember_command
+from normlab.sweep.state import DRIVER, SweepState
 
 if TYPE_CHECKING:
     from normlab.report.report_data import ReportData
@@ -48,7 +50,26 @@ def finalizing(folder: Path, config: DictConfig) -> Iterator[None]:
     """Context manager around a sweep: on exit, write its tables and report, even after an error or Ctrl-C.
 
     With ``timing=true`` it first times the arms, even if a run failed, but not after Ctrl-C.
+
+    Raises:
+        ConfigError: if another process trains the sweep.
     """
+    lock = SweepState(folder).locked(DRIVER, partial(refuse_second_driver, folder))
+    with lock, finalizing_locked(folder, config):
+        yield
+
+
+def refuse_second_driver(folder: Path, holder: str) -> NoReturn:
+    """Raise ConfigError: a sweep is trained by one process at a time."""
+    raise ConfigError(
+        f"{folder}: {holder} trains this sweep already; python -m normlab.status {shlex.quote(str(folder))} shows "
+        "its progress"
+    )
+
+
+@contextmanager
+def finalizing_locked(folder: Path, config: DictConfig) -> Iterator[None]:
+    """Context manager as :func:`finalizing`, without the lock."""
     is_timed = config.get("timing") is True
     try:
         try:

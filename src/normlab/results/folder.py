@@ -20,7 +20,8 @@ MAX_NAME_LENGTH = 100
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
 STATE_FOLDER = ".normlab"
-"""Folder within that of a sweep, or of a single run, with the state of the training: what a killed one goes on from."""
+"""Folder within that of a sweep, or of a single run, with the state of its training, from which a
+killed one goes on."""
 
 
 def run_name(overrides: Iterable[str]) -> str:
@@ -38,6 +39,11 @@ def run_name(overrides: Iterable[str]) -> str:
     if len(safe) <= MAX_NAME_LENGTH:
         return safe
     return f"{safe[: MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def population_id(folders: Iterable[str]) -> str:
+    """Return the id of a population, a digest of its runs' folders relative to that of their sweep."""
+    return hashlib.sha256("\n".join(folders).encode()).hexdigest()[:12]
 
 
 def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:

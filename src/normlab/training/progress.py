@@ -27,7 +27,10 @@ class Progress:
 
     Attributes:
         population_label: text after the bar, such as ``population 1 of 3``.
+        epochs: number of epochs that the current population has trained, over its runs.
     """
+
+    epochs = 0
 
     def __init__(self, label: str, epochs: int, runs: int = 1, shown: bool = True) -> None:
         self.population_label = ""
@@ -53,6 +56,7 @@ class Progress:
 
     def advance(self, epochs: int, status: str = "") -> None:
         """Advance by epochs summed over runs, and show a status text after the bar."""
+        self.epochs += epochs
         if self.bar.update(epochs):
             self.bar.set_postfix_str(", ".join(filter(None, (self.population_label, status))), refresh=False)
 
@@ -84,6 +88,7 @@ class WorkerProgress(Progress):
         """Count epochs; raise KeyboardInterrupt if the main process has set ``stop``."""
         if self.stop.is_set():
             raise KeyboardInterrupt
+        self.epochs += epochs
         self.done[self.index] += epochs
 
 
@@ -94,6 +99,18 @@ class Console(logging.StreamHandler):
         """Clear the bar, write the line, and redraw the bar."""
         with tqdm.external_write_mode():
             super().emit(record)
+
+
+class Preempted(BaseException):
+    """SIGTERM, SIGUSR1 or SIGUSR2, with which a cluster announces the end of a job.
+
+    Attributes:
+        signum: number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
 
 
 class Interrupts:

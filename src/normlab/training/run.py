@@ -1,6 +1,5 @@
 """Trains the runs of a population, :func:`train`, after a dry run has checked them, :func:`dry_run_once`."""
 
-import dataclasses
 import json
 import logging
 import math
@@ -8,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -57,7 +57,7 @@ def train(
 ) -> list[Result]:
     """Train runs with equal population keys as one population, and return their results in order.
 
-    Runs whose folder holds a finished result are not trained again.
+    Runs whose folder holds a finished result keep it.
 
     Args:
         runs: of the population.
@@ -72,16 +72,24 @@ def train(
         with Progress(runs[0].name, runs[0].config.trainer.max_epochs, len(runs)) as bar:
             return train(runs, bar, trial, populations)
     results = [reusable_result(run.folder, run.config) for run in runs]
-    to_train = [k for k, result in enumerate(results) if result is None or not result.status.done]
-    for run in runs if not to_train else ():
+    done = {k for k, result in enumerate(results) if result is not None and result.status.done}
+    for run in runs if len(done) == len(runs) else ():
         log.info("%s is done already; its result is read from %s", run.name, run.folder)
-    if to_train:
+    if len(done) < len(runs):
         trial = trial or dry_run_once(runs[0].config)
         for notice in trial.warnings:
             progress.warn_once(notice)
-        session = TrainingSession([runs[k] for k in to_train], progress, trial, populations)
-        for k, result in zip(to_train, session.run(), strict=True):
-            results[k] = result
+        with tempfile.TemporaryDirectory() as folder:
+            own = {
+                k: replace(run, folder=Path(folder) / str(k)) if k in done else run for k, run in enumerate(runs)
+            }
+            # A member may have other bits in a population of another size: those that are done train once more,
+            # unless the run would be logged to a tracking service a second time.
+            for k in done if runs[0].config.logger.extra else ():
+                del own[k]
+            trained = TrainingSession(list(own.values()), progress, trial, populations).run()
+        for k, result in zip(own, trained, strict=True):
+            results[k] = results[k] if k in done else result
     return [result for result in results if result is not None]
 
 
@@ -167,7 +175,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
                 (result,) = session.run()
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
-    return dataclasses.replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
+    return replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
 
 
 def check_extra(run: Run) -> None:

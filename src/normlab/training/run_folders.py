@@ -1,6 +1,7 @@
 """A run of a population: folder, result and log line. :class:`RunFolders` prepares and completes the folders."""
 
 import logging
+import os
 import re
 import traceback
 from collections import Counter
@@ -51,6 +52,11 @@ class Run:
     def sweep(self) -> Path:
         """The folder of the sweep; of the run, if it is alone."""
         return self.sweep_folder or self.folder
+
+    @property
+    def path(self) -> str:
+        """Path of the folder relative to that of the sweep."""
+        return Path(os.path.relpath(self.folder, self.sweep)).as_posix()
 
     @classmethod
     def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":

@@ -1,0 +1,150 @@
+"""Executors of clusters: :class:`SlurmExecutor`, by submitit, and :class:`RayExecutor`."""
+
+import os
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from normlab.errors import ConfigError, first_line
+from normlab.sweep.job_training import JobExecutor
+from normlab.sweep.task import GroupTask
+
+NAMESPACE = "normlab"
+
+
+def require_package(name: str, launcher: str) -> Any:
+    """Import a package of an extra.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"hydra/launcher={launcher} needs {name}, which is not installed; pip install 'normlab[{launcher}]'"
+        ) from error
+
+
+class SlurmExecutor(JobExecutor):
+    """Submits groups as an array of jobs of SLURM, by submitit.
+
+    Args:
+        parameters: of submitit's SlurmExecutor; None: its default.
+        max_num_timeout: number of times that a job which reached its time limit is put into the queue again.
+        retries, extra_environment: as of a :class:`~normlab.sweep.job_training.JobExecutor`.
+
+    Raises:
+        ConfigError: if submitit or SLURM's commands are missing, or submitit rejects a parameter.
+    """
+
+    name = "slurm"
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        max_num_timeout: int,
+        retries: int,
+        extra_environment: dict[str, str],
+    ) -> None:
+        super().__init__(retries, extra_environment)
+        self.submitit = require_package("submitit", "slurm")
+        self.parameters = {key: value for key, value in parameters.items() if value is not None}
+        self.max_num_timeout = max_num_timeout
+        self.cores = self.parameters.get("cpus_per_task")
+        self.n_jobs = self.parameters.get("array_parallelism", 1)
+        try:
+            self.submitit.SlurmExecutor(os.devnull).update_parameters(**self.parameters)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ConfigError(f"hydra.launcher: {first_line(error)}") from error
+
+    def submit(self, tasks: Sequence[GroupTask], names: Sequence[str], folder: Path) -> list[str]:
+        """Submit tasks as one array, and return the ids of its jobs."""
+        executor = self.submitit.SlurmExecutor(folder, self.max_num_timeout)
+        executor.update_parameters(**{"job_name": NAMESPACE, **self.parameters})
+        try:
+            with executor.batch():
+                jobs = [executor.submit(task) for task in tasks]
+        except self.submitit.core.utils.FailedJobError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ConfigError(f"hydra/launcher=slurm: sbatch failed: {reason}") from error
+        return [job.job_id for job in jobs]
+
+    def known(self, jobs: Collection[str]) -> set[str] | None:
+        """Return the jobs that squeue lists; None if it fails."""
+        command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i"]
+        try:
+            listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return set(jobs).intersection(listed)
+
+    def cancel_command(self, jobs: Sequence[str]) -> str:
+        """Return ``scancel`` with the arrays of the jobs."""
+        return " ".join(["scancel", *dict.fromkeys(job.partition("_")[0] for job in jobs)])
+
+
+class RayExecutor(JobExecutor):
+    """Trains groups in a Ray cluster, each in a detached actor, which goes on if the driver ends.
+
+    Tasks of Ray end with the driver that submitted them. The actor trains the group when it is made, and then ends
+    itself.
+
+    Args:
+        address: of the cluster; None starts one on this machine that ends with the driver.
+        num_cpus, num_gpus: of a group.
+        retries, extra_environment: as of a :class:`~normlab.sweep.job_training.JobExecutor`.
+
+    Raises:
+        ConfigError: if Ray is missing, or the cluster does not answer.
+    """
+
+    name = "ray"
+
+    def __init__(
+        self,
+        address: str | None,
+        num_cpus: int,
+        num_gpus: float,
+        retries: int,
+        extra_environment: dict[str, str],
+    ) -> None:
+        super().__init__(retries, extra_environment)
+        self.ray = require_package("ray", "ray")
+        self.cores, self.options = num_cpus, {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self.outlives_driver = address is not None
+        if not self.ray.is_initialized():
+            quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
+            try:
+                self.ray.init(address=address, namespace=NAMESPACE, include_dashboard=False, **quiet) if (
+                    address is None
+                ) else self.ray.init(address=address, namespace=NAMESPACE, **quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise ConfigError(f"hydra.launcher.address={address}: {first_line(error)}") from error
+
+    def submit(self, tasks: Sequence[GroupTask], names: Sequence[str], folder: Path) -> list[str]:
+        """Make an actor for each task, named by its submission, and return the names."""
+        actor = self.ray.remote(TrainingActor)
+        for task, name in zip(tasks, names, strict=True):
+            options = {"name": name, "lifetime": "detached", "max_restarts": 0, **self.options}
+            actor.options(**options).remote(task)
+        return list(names)
+
+    def known(self, jobs: Collection[str]) -> set[str] | None:
+        """Return the actors that live or wait for resources."""
+        return set(jobs).intersection(self.ray.util.list_named_actors())
+
+    def cancel_command(self, jobs: Sequence[str]) -> str:
+        """Return the command that ends the actors."""
+        return "ray stop"
+
+
+class TrainingActor:
+    """Trains the group of a task, and ends its process."""
+
+    def __init__(self, task: GroupTask) -> None:
+        try:
+            task()
+        finally:
+            os._exit(0)  # an actor that is left would keep its cores
