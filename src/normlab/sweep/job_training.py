@@ -64,8 +64,8 @@ class Watched:
 class JobExecutor(Executor):
     """Trains each group as a job of a cluster, which goes on if this process, the driver, ends.
 
-    Files of the sweep's folder are the only channel: the record of submitted jobs, their progress, and the results.
-    A driver that is started again waits for the jobs of an earlier one, and submits those again that are lost.
+    Files of the sweep's folder are the only channel: the record of submitted jobs, their progress and the
+    results. A driver that is started again waits for the jobs of an earlier one, and submits the lost ones again.
 
     Args:
         retries: number of times a group whose job was lost is submitted again.

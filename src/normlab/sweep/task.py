@@ -49,7 +49,7 @@ class GroupTask:
             requeue(error)
 
     def checkpoint(self) -> Any:
-        """Return the task that submitit submits after a preemption: this one, which finds its state in the files."""
+        """Return the task after a preemption: this one, which finds its state in the files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

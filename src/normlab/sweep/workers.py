@@ -99,8 +99,8 @@ class WorkerProcesses(Executor):
             raise
         finally:
             stop.set()
-            for pool in pools:
-                end(pool)
+            for each in pools:
+                end(each)
             listener.stop()
 
 

@@ -80,9 +80,8 @@ def train(
         for notice in trial.warnings:
             progress.warn_once(notice)
         with tempfile.TemporaryDirectory() as folder:
-            own = {
-                k: replace(run, folder=Path(folder) / str(k)) if k in done else run for k, run in enumerate(runs)
-            }
+            own = dict(enumerate(runs))
+            own |= {k: replace(runs[k], folder=Path(folder) / str(k)) for k in done}
             # A member may have other bits in a population of another size: those that are done train once more,
             # unless the run would be logged to a tracking service a second time.
             for k in done if runs[0].config.logger.extra else ():
