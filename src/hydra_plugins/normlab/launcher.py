@@ -147,21 +147,21 @@ class PopulationLauncher(Launcher):
 
     def train_all(self, jobs: Sequence[Job]) -> dict[int, Any]:
         """Log the plan, train the valid jobs, and return each job's objective or exception by index."""
-        from normlab.sweep.executors import plan_groups, train_groups
+        from normlab.sweep.executors import InProcess, plan_groups, train_groups
 
         runs, outcomes = self.valid_runs(jobs)
+        if not runs:
+            return outcomes
         indices, done = list(runs), dict[int, float]()
         for place, run in enumerate(runs.values()):
             result = reusable_result(run.folder, run.config)
             if result is not None and result.status.done:
                 done[place] = result.objective.value
+        outcomes |= {indices[place]: value for place, value in done.items()}
+        executor = self.executor(list(runs.values())) if len(done) < len(runs) else InProcess()
+        groups = plan_groups(list(runs.values()), done, self.chunk, executor)
         for line in done_lines([run for place, run in enumerate(runs.values()) if place in done]):
             log.info(line)
-        outcomes |= {indices[place]: value for place, value in done.items()}
-        if len(done) == len(runs):
-            return outcomes
-        executor = self.executor(list(runs.values()))
-        groups = plan_groups(list(runs.values()), done, self.chunk, executor)
         for job in jobs:
             job.write_hydra()
         for group, values in train_groups(groups, executor):

@@ -1,7 +1,10 @@
 """Executors of clusters: :class:`SlurmExecutor`, by submitit, and :class:`RayExecutor`."""
 
+import logging
 import os
 import subprocess
+import sys
+import traceback
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from normlab.errors import ConfigError, first_line
 from normlab.sweep.job_training import JobExecutor
 from normlab.sweep.task import GroupTask
 
+log = logging.getLogger("normlab")
 NAMESPACE = "normlab"
 
 
@@ -39,7 +43,7 @@ class SlurmExecutor(JobExecutor):
         ConfigError: if submitit or SLURM's commands are missing, or submitit rejects a parameter.
     """
 
-    name = "slurm"
+    name, ends_at_ctrl_c = "slurm", False
 
     def __init__(
         self,
@@ -80,9 +84,10 @@ class SlurmExecutor(JobExecutor):
             return None
         return set(jobs).intersection(listed)
 
-    def cancel_command(self, jobs: Sequence[str]) -> str:
-        """Return ``scancel`` with the arrays of the jobs."""
-        return " ".join(["scancel", *dict.fromkeys(job.partition("_")[0] for job in jobs)])
+    def interrupt(self, jobs: Sequence[str]) -> None:
+        """Log the command that cancels the jobs, which go on."""
+        command = " ".join(["scancel", *dict.fromkeys(job.partition("_")[0] for job in jobs)])
+        log.info("the jobs go on: the same command waits for them, and %s cancels them", command)
 
 
 class RayExecutor(JobExecutor):
@@ -113,38 +118,44 @@ class RayExecutor(JobExecutor):
         super().__init__(retries, extra_environment)
         self.ray = require_package("ray", "ray")
         self.cores, self.options = num_cpus, {"num_cpus": num_cpus, "num_gpus": num_gpus}
-        self.outlives_driver = address is not None
         if not self.ray.is_initialized():
-            quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
+            options = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
+            if address is None:
+                options |= {"include_dashboard": False}
             try:
-                self.ray.init(address=address, namespace=NAMESPACE, include_dashboard=False, **quiet) if (
-                    address is None
-                ) else self.ray.init(address=address, namespace=NAMESPACE, **quiet)
+                self.ray.init(address=address, namespace=NAMESPACE, **options)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError(f"hydra.launcher.address={address}: {first_line(error)}") from error
 
     def submit(self, tasks: Sequence[GroupTask], names: Sequence[str], folder: Path) -> list[str]:
         """Make an actor for each task, named by its submission, and return the names."""
+        folder.mkdir(parents=True, exist_ok=True)
         actor = self.ray.remote(TrainingActor)
         for task, name in zip(tasks, names, strict=True):
             options = {"name": name, "lifetime": "detached", "max_restarts": 0, **self.options}
-            actor.options(**options).remote(task)
+            actor.options(**options).remote(task, str(folder / f"{name}.log"))
         return list(names)
 
     def known(self, jobs: Collection[str]) -> set[str] | None:
         """Return the actors that live or wait for resources."""
         return set(jobs).intersection(self.ray.util.list_named_actors())
 
-    def cancel_command(self, jobs: Sequence[str]) -> str:
-        """Return the command that ends the actors."""
-        return "ray stop"
+    def interrupt(self, jobs: Sequence[str]) -> None:
+        """End the actors, for which Ray has no command."""
+        for job in self.known(jobs) or ():
+            self.ray.kill(self.ray.get_actor(job))
+        log.info("the jobs were ended; the same command trains what is missing")
 
 
 class TrainingActor:
-    """Trains the group of a task, and ends its process."""
+    """Trains the group of a task, with its output in a file, and ends its process."""
 
-    def __init__(self, task: GroupTask) -> None:
+    def __init__(self, task: GroupTask, log_file: str) -> None:
+        with open(log_file, "a") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
         try:
             task()
-        finally:
-            os._exit(0)  # an actor that is left would keep its cores
+        except BaseException:
+            traceback.print_exc()
+        sys.exit(0)  # an actor that is left would keep its cores

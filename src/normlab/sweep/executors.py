@@ -28,11 +28,11 @@ class Executor:
 
     Attributes:
         n_jobs: number of groups that train at the same time.
-        outlives_driver: whether groups train on after the driver has ended.
+        ends_at_ctrl_c: whether Ctrl-C in this process ends the trainings.
     """
 
     n_jobs = 1
-    outlives_driver = False
+    ends_at_ctrl_c = True
 
     def outcomes(self, groups: Groups, progress: Progress) -> Outcomes:
         """Train groups; yield their indices with their outcomes as they finish."""
@@ -110,7 +110,7 @@ def train_groups(groups: Groups, executor: Executor) -> Outcomes:
     except Preempted:
         raise
     except BaseException:
-        for index in () if executor.outlives_driver else unfinished:
+        for index in unfinished if executor.ends_at_ctrl_c else ():
             write_missing_results(groups[index].runs, Status.STOPPED)
         raise
 

@@ -78,7 +78,6 @@ class JobExecutor(Executor):
         late_seconds: time for which the files of an ended job may not be visible yet.
     """
 
-    outlives_driver = True
     name = ""
     cores: int | None = None
     poll_seconds, late_seconds = 1.0, 20.0
@@ -100,8 +99,8 @@ class JobExecutor(Executor):
         """Return those of the jobs that wait or run; None if the cluster does not answer."""
         raise NotImplementedError
 
-    def cancel_command(self, jobs: Sequence[str]) -> str:
-        """Return the command with which the user cancels jobs."""
+    def interrupt(self, jobs: Sequence[str]) -> None:
+        """Act on Ctrl-C in the driver, and log what becomes of the jobs."""
         raise NotImplementedError
 
     def running(self, state: SweepState) -> Collection[str]:
@@ -133,16 +132,13 @@ class JobExecutor(Executor):
                 while watched:
                     yield from self.ended_groups(state, groups, watched)
                     self.submit_lost(state, groups, watched)
-                    yield from self.failed_groups(groups, watched)
+                    yield from self.failed_groups(state, groups, watched)
                     progress.advance_to(epochs_done(state, groups))
                     interrupts.check()
                     time.sleep(self.poll_seconds if watched else 0)
                     interrupts.check()
         except KeyboardInterrupt:
-            left = [watch.job.job for watch in watched.values()]
-            log.info(
-                "the jobs go on; the same command waits for them, and %s cancels them", self.cancel_command(left)
-            )
+            self.interrupt([watch.job.job for watch in watched.values()])
             raise
 
     def submit_groups(
@@ -153,7 +149,7 @@ class JobExecutor(Executor):
             return
         tokens = [f"{groups[index].id}-{uuid.uuid4().hex[:8]}" for index in indices]
         tasks = [self.task(groups[index], token) for index, token in zip(indices, tokens, strict=True)]
-        ids = self.submit(tasks, tokens, state.folder / "jobs")
+        ids = self.submit(tasks, tokens, state.folder.absolute() / "jobs")
         jobs = [
             SubmittedJob(groups[index].id, job, token, self.name)
             for index, job, token in zip(indices, ids, tokens, strict=True)
@@ -188,7 +184,10 @@ class JobExecutor(Executor):
         lost = [k for k, watch in watched.items() if self.is_lost(watch, known)]
         again = [k for k in lost if watched[k].submissions <= self.retries]
         if again:
-            log.warning("%d jobs ended without results; they are submitted again", len(again))
+            log.warning(
+                "jobs that ended without results are submitted again: %s",
+                ", ".join(watched[k].job.job for k in again),
+            )
             self.submit_groups(state, groups, again, watched)
 
     def is_lost(self, watch: Watched, known: set[str] | None) -> bool:
@@ -199,12 +198,15 @@ class JobExecutor(Executor):
         watch.missed = watch.missed or time.monotonic()
         return time.monotonic() - watch.missed > self.late_seconds
 
-    def failed_groups(self, groups: Groups, watched: dict[int, Watched]) -> Outcomes:
+    def failed_groups(self, state: SweepState, groups: Groups, watched: dict[int, Watched]) -> Outcomes:
         """Yield the outcomes of groups whose jobs were lost too often."""
         for index, watch in list(watched.items()):
             lost = watch.missed and time.monotonic() - watch.missed > self.late_seconds
             if lost and watch.submissions > self.retries:
-                error = RuntimeError(f"its job was lost {watch.submissions} times, the last was {watch.job.job}")
+                error = RuntimeError(
+                    f"its job ended {watch.submissions} times without results, the last was {watch.job.job}; "
+                    f"see its output in {state.folder / 'jobs'}"
+                )
                 write_missing_results(groups[index].runs, Status.FAILED, error)
                 del watched[index]
                 yield index, [error] * len(groups[index].runs)
