@@ -19,7 +19,7 @@ from normlab.errors import first_line
 from normlab.population.resources import is_out_of_memory
 from normlab.results.result import Result, Status
 from normlab.sweep.grouping import Group
-from normlab.training.progress import Progress, WorkerProgress
+from normlab.training.progress import Preempted, Progress, WorkerProgress
 from normlab.training.run import train
 from normlab.training.run_folders import Run, result_without_metrics
 
@@ -47,6 +47,9 @@ def train_groups(groups: Groups, n_jobs: int) -> Outcomes:
             else:
                 yield from train_in_parallel(groups, n_jobs, progress)
         completed = True
+    except Preempted:
+        completed = True  # the runs go on when the command is repeated
+        raise
     finally:
         for group in groups if not completed else ():
             write_missing_results(group.runs, Status.STOPPED)

@@ -56,6 +56,9 @@ class Progress:
         if self.bar.update(epochs):
             self.bar.set_postfix_str(", ".join(filter(None, (self.population_label, status))), refresh=False)
 
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if another process stops the training; nothing stops one in this process."""
+
     def warn_once(self, notice: str) -> None:
         """Log a warning, unless it was logged for an earlier population."""
         if notice not in self.warned:
@@ -80,10 +83,14 @@ class WorkerProgress(Progress):
         self.done, self.index, self.stop = done, index, stop
         self.warned = set()
 
-    def advance(self, epochs: int, status: str = "") -> None:
-        """Count epochs; raise KeyboardInterrupt if the main process has set ``stop``."""
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the main process has set ``stop``."""
         if self.stop.is_set():
             raise KeyboardInterrupt
+
+    def advance(self, epochs: int, status: str = "") -> None:
+        """Count epochs; raise KeyboardInterrupt if the main process has set ``stop``."""
+        self.check()
         self.done[self.index] += epochs
 
 
@@ -94,6 +101,18 @@ class Console(logging.StreamHandler):
         """Clear the bar, write the line, and redraw the bar."""
         with tqdm.external_write_mode():
             super().emit(record)
+
+
+class Preempted(BaseException):
+    """Raised between two steps after a signal that asks the process to end: SIGTERM, SIGUSR1 or SIGUSR2.
+
+    Args:
+        signum: the number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
 
 
 class Interrupts:

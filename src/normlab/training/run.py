@@ -1,6 +1,5 @@
 """Trains the runs of a population, :func:`train`, after a dry run has checked them, :func:`dry_run_once`."""
 
-import dataclasses
 import json
 import logging
 import math
@@ -8,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,7 @@ from normlab.data.sampling import batch_sizes
 from normlab.errors import ConfigError, first_line, prefix_errors, require
 from normlab.probes.snapshot import Probe
 from normlab.results.folder import reusable_result
-from normlab.results.result import Result
+from normlab.results.result import Result, sources_of
 from normlab.training.build import (
     make_module,
     make_probes,
@@ -41,6 +41,7 @@ from normlab.training.processes import share_sizes
 from normlab.training.progress import Progress
 from normlab.training.resuming import check_checkpoint
 from normlab.training.run_folders import Run
+from normlab.training.saving import StateFile, read_state, state_path
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
@@ -79,10 +80,30 @@ def train(
         trial = trial or dry_run_once(runs[0].config)
         for notice in trial.warnings:
             progress.warn_once(notice)
-        session = TrainingSession([runs[k] for k in to_train], progress, trial, populations)
-        for k, result in zip(to_train, session.run(), strict=True):
+        trained = train_to_the_end(runs, to_train, progress, trial, populations)
+        for k, result in zip(to_train, trained, strict=True):
             results[k] = result
     return [result for result in results if result is not None]
+
+
+def train_to_the_end(
+    runs: Sequence[Run], to_train: Sequence[int], progress: Progress, trial: DryRun, populations: int
+) -> list[Result]:
+    """Train the runs of a population that are not done, from its state if there is one; return their results.
+
+    The state is that of all members. Those that are done go on with it in temporary folders.
+    """
+    rest, path = [runs[k] for k in to_train], state_path(runs)
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = [replace(run, folder=Path(folder) / f"{k}") for k, run in enumerate(runs)]
+        members = [run if k in to_train else temporary[k] for k, run in enumerate(runs)]
+        sources = sources_of(as_trained(runs[0].config))
+        if len(rest) == len(runs) or not StateFile(path, members, sources, read_state).found:
+            session = TrainingSession(rest, progress, trial, populations, state_file=state_path(rest))
+            return session.run()
+        session = TrainingSession(members, progress, trial, populations, state_file=path)
+        results = session.run()
+    return [results[k] for k in to_train]
 
 
 _passed: dict[str, DryRun] = {}
@@ -167,7 +188,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
                 (result,) = session.run()
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
-    return dataclasses.replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
+    return replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
 
 
 def check_extra(run: Run) -> None:

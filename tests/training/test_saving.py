@@ -1,0 +1,154 @@
+"""A training that is interrupted between any two steps goes on from its state, and ends as an undisturbed one."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import nn
+
+from normlab.config.validation import validate
+from normlab.results.result import Result
+from normlab.training.progress import Interrupts, Preempted
+from normlab.training.run import train
+from normlab.training.run_folders import Run
+
+CONF = str(Path(__file__).parents[2] / "conf")
+TIMES = ("seconds", "started", "ended", "name", "overrides", "command")
+SMALL = ("trainer.max_epochs=4", "data=random", "data.train=50", "data.batch_size=10")
+
+
+class Dropped(nn.Module):
+    """A net with torch's dropout, which draws from the global generator."""
+
+    def __init__(self, input_shape, out_features, norm=None) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(*input_shape, 8)
+        self.dropout, self.out = nn.Dropout(0.3), nn.Linear(8, out_features)
+        self.norm = norm(8) if norm else nn.Identity()
+
+    def forward(self, x):
+        return self.out(self.dropout(self.norm(self.hidden(x)).relu()))
+
+
+@pytest.fixture(autouse=True)
+def mylab(monkeypatch) -> None:
+    """Make the net importable as ``mylab``."""
+    module = ModuleType("mylab")
+    vars(module).update(Dropped=Dropped)
+    monkeypatch.setitem(sys.modules, "mylab", module)
+
+
+@pytest.fixture
+def preempt(monkeypatch) -> Callable[[int | None], None]:
+    """Return a function that ends the next training after a number of steps, as a signal would."""
+    left: list[int | None] = [None]
+
+    def check(self: Interrupts) -> None:
+        if left[0] is not None:
+            left[0] -= 1
+            if left[0] == 0:
+                left[0] = None
+                raise Preempted(15)
+
+    def set_steps(steps: int | None) -> None:
+        left[0] = steps
+
+    monkeypatch.setattr(Interrupts, "check", check)
+    return set_steps
+
+
+def runs_of(folder: Path, *overrides: str, members: int = 2, seeds: tuple[str, ...] = ()) -> list[Run]:
+    """Return the runs of a population; ``seeds`` has the overrides of each member."""
+    runs = []
+    for k in range(members):
+        own = [f"seed={k}", *(seeds[k].split() if seeds else ())]
+        with initialize_config_dir(CONF, version_base="1.3"):
+            words = [*SMALL, *([] if "hidden" in " ".join(overrides) else ["net.hidden=[8]"]), *overrides, *own]
+            config = compose("train", overrides=words)
+        written = OmegaConf.to_container(config)
+        sweep = folder if members > 1 else None
+        place = folder / f"seed={k}" if members > 1 else folder
+        runs.append(Run(validate(config), place, f"seed={k}", {"model": "bn"}, own, written, sweep))
+    return runs
+
+
+def require_equal(one, other, path: str = "") -> None:
+    """Assert that two nested structures are equal bit by bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            require_equal(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    else:
+        assert one == other or math.isnan(one), path
+
+
+def require_same_files(one: Path, other: Path) -> None:
+    """Assert that the files of two runs are equal, but for their times."""
+    for name in ("curves.csv", "probes.csv", "probes.npz"):
+        contents = [(folder / name).read_bytes() if (folder / name).exists() else b"" for folder in (one, other)]
+        assert contents[0] == contents[1], name
+    for name in ("best", "last"):
+        path = f"checkpoints/{name}.pt"
+        require_equal(*(torch.load(folder / path, weights_only=True) for folder in (one, other)), path)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
+    require_equal(*({k: v for k, v in result.items() if k not in TIMES} for result in results), "result")
+
+
+def require_same_runs(one: list[Run], other: list[Run]) -> None:
+    """Assert that two populations left the same files, and no state."""
+    for ours, theirs in zip(one, other, strict=True):
+        require_same_files(ours.folder, theirs.folder)
+        assert not (theirs.sweep / ".normlab").exists()
+
+
+LARGE = ("optimizer.lr=1e4 optimizer._target_=normlab.population.optim.SGD", "optimizer.lr=0.01")
+CASES = {
+    "adam": [],
+    "sgd": ["optimizer=sgd", "optimizer.momentum=0.9"],
+    "adamw float64": ["optimizer=adamw", "trainer.precision=64-true", "+optimizer.no_decay=[norm,bias]"],
+    "rmsprop": ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"],
+    "muon": ["optimizer=muon", "net.hidden=[8,8]"],
+    "step": ["scheduler=step", "scheduler.step_size=1"],
+    "cosine by steps": ["scheduler=cosine", "+scheduler.interval=step", "scheduler.T_max=20"],
+    "one cycle": ["scheduler=onecycle", "scheduler.interval=step"],
+    "plateau": ["scheduler=plateau", "scheduler.patience=0", "optimizer.lr=0.3"],
+    "early stopping": ["callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=0.5"],
+    "noise and dropout": ["model=noisy", "net.dropout=0.2"],
+    "actnorm": ["model=actnorm"],
+    "weight normalization": ["model=wn"],
+    "renormalization": ["model=brn"],
+    "resmlp": ["net=resmlp", "net.hidden=[8,8]"],
+    "probes": ["probes=light"],
+    "global generator": [
+        "net._target_=mylab.Dropped",
+        *(f"~net.{key}" for key in ("hidden", "activation", "norm_position", "dropout", "init")),
+    ],
+    "clipping": ["trainer.gradient_clip_val=0.1"],
+    "every other epoch": ["trainer.check_val_every_n_epoch=2", "train_eval_every=3"],
+    "reestimated": ["statistics=reestimated", "stats_warmup_epochs=1"],
+    "part": ["trainable=norm"],
+}
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("words", CASES.values(), ids=CASES)
+def test_resumed_population_equals_an_undisturbed_one(tmp_path, preempt, words, members):
+    whole = runs_of(tmp_path / "whole", *words, members=members)
+    train(whole)
+    broken = runs_of(tmp_path / "broken", *words, members=members)
+    for steps in (3, 5):  # within the first epoch, within the second one
+        preempt(steps)
+        with pytest.raises(Preempted):
+            train(broken)
+        assert Result.read(broken[0].folder) is None
+    train(broken)
+    require_same_runs(whole, broken)
