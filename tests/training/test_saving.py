@@ -8,9 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from normlab.config.validation import validate
@@ -37,11 +39,33 @@ class Dropped(nn.Module):
         return self.out(self.dropout(self.norm(self.hidden(x)).relu()))
 
 
+class Logging(pl.LightningModule):
+    """Logs a mean, a maximum, a sum and a number per step."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.save_hyperparameters(ignore="net")
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        self.log("train/largest", loss, on_step=False, on_epoch=True, reduce_fx="max")
+        self.log("train/total", loss, on_step=True, on_epoch=True, reduce_fx="sum")
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
 @pytest.fixture(autouse=True)
 def mylab(monkeypatch) -> None:
     """Make the net importable as ``mylab``."""
     module = ModuleType("mylab")
-    vars(module).update(Dropped=Dropped)
+    vars(module).update(Dropped=Dropped, Logging=Logging)
     monkeypatch.setitem(sys.modules, "mylab", module)
 
 
@@ -70,13 +94,26 @@ def runs_of(folder: Path, *overrides: str, members: int = 2, seeds: tuple[str, .
     for k in range(members):
         own = [f"seed={k}", *(seeds[k].split() if seeds else ())]
         with initialize_config_dir(CONF, version_base="1.3"):
-            words = [*SMALL, *([] if "hidden" in " ".join(overrides) else ["net.hidden=[8]"]), *overrides, *own]
+            size = (
+                []
+                if any("hidden" in word or word.startswith("net=") for word in overrides)
+                else ["net.hidden=[8]"]
+            )
+            words = [*SMALL, *size, *overrides, *own]
             config = compose("train", overrides=words)
         written = OmegaConf.to_container(config)
         sweep = folder if members > 1 else None
         place = folder / f"seed={k}" if members > 1 else folder
         runs.append(Run(validate(config), place, f"seed={k}", {"model": "bn"}, own, written, sweep))
     return runs
+
+
+def scalars(folder: Path) -> dict[str, str]:
+    """Return the steps and values of each scalar tag as text, in which NaN equals NaN."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: str([(event.step, event.value) for event in events.Scalars(tag)]) for tag in tags}
 
 
 def require_equal(one, other, path: str = "") -> None:
@@ -107,6 +144,7 @@ def require_same_runs(one: list[Run], other: list[Run]) -> None:
     """Assert that two populations left the same files, and no state."""
     for ours, theirs in zip(one, other, strict=True):
         require_same_files(ours.folder, theirs.folder)
+        assert scalars(ours.folder) == scalars(theirs.folder)
         assert not (theirs.sweep / ".normlab").exists()
 
 
@@ -126,7 +164,8 @@ CASES = {
     "actnorm": ["model=actnorm"],
     "weight normalization": ["model=wn"],
     "renormalization": ["model=brn"],
-    "resmlp": ["net=resmlp", "net.hidden=[8,8]"],
+    "resmlp": ["net=resmlp", "net.width=8", "net.blocks=2"],
+    "cnn": ["net=cnn", "data=digits", "net.channels=[4,4]", "data.train=50", "data.batch_size=10"],
     "probes": ["probes=light"],
     "global generator": [
         "net._target_=mylab.Dropped",
@@ -139,13 +178,55 @@ CASES = {
 }
 
 
+KEEP = "+callbacks.extra.keep"
+LIGHTNING = {
+    "adam": [],
+    "global generator": CASES["global generator"],
+    "probes": ["probes=light"],
+    "one cycle": CASES["one cycle"],
+    "plateau": CASES["plateau"],
+    "early stopping": CASES["early stopping"],
+    "closure": [
+        "optimizer._target_=torch.optim.LBFGS",
+        "~optimizer.betas",
+        "~optimizer.eps",
+        "~optimizer.weight_decay",
+    ],
+    "accumulated": ["+trainer.accumulate_grad_batches=2"],
+    "validation within an epoch": ["+trainer.val_check_interval=2"],
+    "module from scratch": ["module._target_=mylab.Logging"],
+    "checkpoints": [
+        f"{KEEP}._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+        f"{KEEP}.every_n_train_steps=1",
+        f"{KEEP}.save_top_k=-1",
+    ],
+}
+
+
+@pytest.mark.parametrize("words", LIGHTNING.values(), ids=LIGHTNING)
+def test_resumed_single_run_equals_an_undisturbed_one(tmp_path, preempt, words):
+    module = [] if any(word.startswith("module") for word in words) else ["module=lightning"]
+    whole = runs_of(tmp_path / "whole", *module, *words, members=1)
+    train(whole)
+    broken = runs_of(tmp_path / "broken", *module, *words, members=1)
+    for steps in (3, 5, 2):  # within the first epoch, within the second one, after its last step
+        preempt(steps)
+        with pytest.raises(Preempted):
+            train(broken)
+        assert Result.read(broken[0].folder) is None
+    train(broken)
+    require_same_runs(whole, broken)
+    files = [sorted(path.name for path in run.folder.glob("checkpoints/*")) for run in (*whole, *broken)]
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_resumed_population_equals_an_undisturbed_one(tmp_path, preempt, words, members):
     whole = runs_of(tmp_path / "whole", *words, members=members)
     train(whole)
     broken = runs_of(tmp_path / "broken", *words, members=members)
-    for steps in (3, 5):  # within the first epoch, within the second one
+    for steps in (3, 5, 2):  # within the first epoch, within the second one, after its last step
         preempt(steps)
         with pytest.raises(Preempted):
             train(broken)

@@ -57,15 +57,13 @@ class PopulationSaver(pl.Callback):
         }
         if members is not None:
             self.stateful[type(members).__name__] = members
-        # The files are written before their sizes are read; the curves last, as they flush all event files.
-        writers = [each for each in callbacks if isinstance(each, ProbeCallback | CurveRecorder)]
-        self.writers = sorted(writers, key=lambda each: isinstance(each, CurveRecorder))
+        self.writers = writers_of(callbacks)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Restore a state, and save it between steps from now on."""
         state, self.file.found = self.file.found, None
         if state is not None:
-            restore_loops(trainer, state["loops"])
+            restore_loops(trainer, state["epoch"], state["global_step"])
             restore_module(pl_module, state["module"])
             for name, callback in self.stateful.items():
                 # Those of the members began with it when they were set up.
@@ -107,15 +105,19 @@ class PopulationSaver(pl.Callback):
     def state(self, trainer: pl.Trainer, module: PopulationModule) -> State:
         """Return the state, as tensors, strings and numbers."""
         return {
-            **self.file.header(self.folders.files()),
-            "started": self.folders.started.isoformat(),
-            "threads": torch.get_num_threads(),
+            **self.file.header(self.folders, trainer.current_epoch),
             "compiles": module.compiles,
-            "loops": {"epoch": trainer.current_epoch, "steps": trainer.global_step},
+            "global_step": trainer.global_step,
             "module": module_state(module),
             "callbacks": {name: callback.resume_state() for name, callback in self.stateful.items()},
             "generators": generator_states(),
         }
+
+
+def writers_of(callbacks: Sequence[pl.Callback]) -> list[ProbeCallback | CurveRecorder]:
+    """Return the callbacks that write files before a state is saved; the curves last, as they flush all events."""
+    writers = [each for each in callbacks if isinstance(each, ProbeCallback | CurveRecorder)]
+    return sorted(writers, key=lambda each: isinstance(each, CurveRecorder))
 
 
 def module_state(module: PopulationModule) -> State:
@@ -167,9 +169,9 @@ def extra_state(module: PopulationModule) -> State:
     return {name: value for name, value in tensors.items() if name.endswith("_extra_state")}
 
 
-def restore_loops(trainer: pl.Trainer, state: Mapping[str, int]) -> None:
+def restore_loops(trainer: pl.Trainer, epoch: int, steps: int) -> None:
     """Set the progress of Lightning's loops to the start of an epoch; the batch of a population is an epoch."""
-    fit, epoch, steps = trainer.fit_loop, state["epoch"], state["steps"]
+    fit = trainer.fit_loop
     progress: list[Any] = [fit.epoch_progress, fit.epoch_loop.batch_progress]
     for counts in (part for each in progress for part in (each.total, each.current)):
         counts.ready = counts.started = counts.processed = counts.completed = epoch

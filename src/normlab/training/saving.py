@@ -23,7 +23,7 @@ from normlab.config.schema import SaveEvery
 from normlab.errors import first_line
 from normlab.results.folder import STATE_FOLDER
 from normlab.training.extra import as_trained
-from normlab.training.run_folders import KeptFiles, Run, population_name
+from normlab.training.run_folders import KeptFiles, Run, RunFolders, population_name
 
 log = logging.getLogger("normlab")
 State = dict[str, Any]
@@ -123,7 +123,7 @@ class StateFile:
         runs: of the population.
         sources: SHA-256 of the files that the configuration names.
         read: reads the file; raises an exception with the reason if it is damaged.
-        header: returns origin, files and time of a state.
+        header: returns the part of a state that :meth:`header` made.
 
     Attributes:
         found: the state to go on from, None without a usable one.
@@ -139,7 +139,7 @@ class StateFile:
         header: Callable[[State], State] = lambda state: state,
     ) -> None:
         self.path, self.runs, self.read, self.header_of = path, runs, read, header
-        self.origin = Origin.of(runs, sources)
+        self.origin, self.names = Origin.of(runs, sources), [name_in_sweep(run) for run in runs]
         self.kept: list[KeptFiles] = []
         self.found = self.find() if path.exists() else None
 
@@ -174,25 +174,29 @@ class StateFile:
                     return f"of a run whose {file} has lost rows since, {path}"
         return ""
 
-    def log_start(self, epoch: int) -> None:
-        """Log the epoch that the training goes on from.
+    def log_start(self) -> None:
+        """Log the epoch that the training goes on from."""
+        assert self.found is not None
+        header = self.header_of(self.found)
+        ago = rounded_time(max(0.0, time.time() - header["time"]))
+        name, epochs = population_name(self.runs), self.runs[0].config.trainer.max_epochs
+        log.info("%s goes on from epoch %d of %d (saved %s ago)", name, header["epoch"] + 1, epochs, ago)
+
+    def header(self, folders: RunFolders, epoch: int) -> State:
+        """Return the part of a state that populations and runs that train alone have in common.
 
         Args:
-            epoch: that was not complete, counted from 0.
+            folders: of the runs, whose files are written.
+            epoch: that is not complete, counted from 0.
         """
-        assert self.found is not None
-        ago = rounded_time(max(0.0, time.time() - self.header_of(self.found)["saved"]))
-        name, epochs = population_name(self.runs), self.runs[0].config.trainer.max_epochs
-        log.info("%s goes on from epoch %d of %d (saved %s ago)", name, epoch + 1, epochs, ago)
-
-    def header(self, files: Sequence[KeptFiles]) -> State:
-        """Return the part of a state that decides whether it can be used."""
-        names = [name_in_sweep(run) for run in self.runs]
         return {
             "origin": self.origin.text(),
-            "names": names,
-            "files": [vars(kept) for kept in files],
-            "saved": time.time(),
+            "names": self.names,
+            "files": [vars(kept) for kept in folders.files()],
+            "time": time.time(),
+            "epoch": epoch,
+            "started": folders.started.isoformat(),
+            "threads": torch.get_num_threads(),
         }
 
     def write(self, save: Callable[[Path], None]) -> None:

@@ -77,6 +77,7 @@ from normlab.training.run_folders import (
 )
 from normlab.training.saving import SaveTimer, State, StateFile, read_state
 from normlab.training.single_run import Observer, SingleRun
+from normlab.training.single_run_state import RunSaver, read_run_state, run_header
 from normlab.training.stackability import DryRun, choose_stacking, should_compile
 
 log = logging.getLogger("normlab")
@@ -112,8 +113,8 @@ class TrainingSession:
         self.sources = sources_of(config)
         self.trained, self.loaders, self.module = self.make_modules(module)
         alone = not is_population(config)
-        self.saved = StateFile(state_file, runs, self.sources, read_state) if state_file and not alone else None
-        self.threads = 0
+        self.saved = self.find_state(state_file) if state_file else None
+        self.threads, self.checkpoint = 0, config.get("ckpt_path")
         if is_population(config):
             self.choose_step(populations)
         self.folders = RunFolders(runs, self.saved.kept if self.saved else ())
@@ -123,15 +124,19 @@ class TrainingSession:
         folders, events = [run.folder for run in runs], self.folders.events
         flush_seconds = config.logger.flush_seconds
         probes = make_probes(config)
-        self.probes = ProbeCallback(probes, runs, events, flush_seconds, keeps=alone) if probes else None
+        kinds = {"keeps": alone, "continues": bool(self.saved and self.saved.found)}
+        self.probes = ProbeCallback(probes, runs, events, flush_seconds, **kinds) if probes else None
         self.final = FinalMetrics()
-        self.recorder = CurveRecorder(folders, events, flush_seconds, keeps=alone)
+        self.recorder = CurveRecorder(folders, events, flush_seconds, **kinds)
         self.extra = [make_callbacks(run) for run in runs]
         self.loggers = [make_loggers(run) for run in runs]
         parts = runs, self.data, self.extra, self.loggers
         saves = self.saved is not None
         self.members = MemberCallbacks(*parts, saves=saves) if any(self.extra) and not alone else None
         self.trainer = self.make_trainer(logger)
+        if self.trainer.world_size == 1:
+            # Its handler of SIGTERM would end the training at the end of an epoch, as if Ctrl-C had been pressed.
+            self.trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         if self.saved and self.saved.found:
             self.go_on(self.saved, self.saved.found)
 
@@ -160,12 +165,16 @@ class TrainingSession:
             logger: the TensorBoardLogger of a single module.
         """
         folder, callbacks = str(self.runs[0].folder), self.callbacks()
+        timer = SaveTimer(SaveEvery.of(self.config.trainer.get("save_every")))
         if isinstance(self.module, SingleRun):
             observer = Observer(self.module, callbacks, recorded(self.runs[0].config))
             loggers = [*([logger] if logger else []), *self.loggers[0]]
-            return make_trainer(self.config, [*self.extra[0], observer], loggers, folder)
+            trainer = make_trainer(self.config, [*self.extra[0], observer], loggers, folder)
+            trainer.callbacks.append(  # type: ignore[attr-defined]
+                RunSaver(self.saved, timer, observer, self.folders, self.progress)
+            )
+            return trainer
         if self.saved is not None:
-            timer = SaveTimer(SaveEvery.of(self.config.trainer.get("save_every")))
             parts = callbacks, self.members, self.folders, self.progress
             callbacks = [PopulationSaver(self.saved, timer, *parts), *callbacks]
         recorders = CallbackList(callbacks)
@@ -187,11 +196,22 @@ class TrainingSession:
             self.module.compiles = True
         choose_stacking(self.module, self.trial, self.progress.warn_once)
 
+    def find_state(self, path: Path) -> StateFile | None:
+        """Return the state file; None for a run in several processes, whose state is not saved."""
+        if is_population(self.config):
+            return StateFile(path, self.runs, self.sources, read_state)
+        if self.config.trainer.devices not in (1, "1"):
+            return None
+        return StateFile(path, self.runs, self.sources, read_run_state, run_header)
+
     def go_on(self, file: StateFile, state: State) -> None:
-        """Begin with a state; the population's own follows once its optimizer exists."""
-        file.log_start(state["loops"]["epoch"])
-        self.threads = state["threads"]
-        self.folders.started = datetime.fromisoformat(state["started"])
+        """Begin with a state; a population restores the rest once its optimizer exists, as Lightning does."""
+        header = file.header_of(state)
+        file.log_start()
+        self.threads = header["threads"]
+        self.folders.started = datetime.fromisoformat(header["started"])
+        if not is_population(self.config):
+            self.checkpoint = str(file.path)
         if self.members is not None:
             self.members.resume_from(state["callbacks"][type(self.members).__name__])
 
@@ -227,8 +247,7 @@ class TrainingSession:
             try:
                 with processes(self.trainer, self.runs[0], self.trial):
                     try:
-                        checkpoint = self.config.get("ckpt_path")
-                        self.trainer.fit(self.trained, datamodule=self.loaders, ckpt_path=checkpoint)
+                        self.trainer.fit(self.trained, datamodule=self.loaders, ckpt_path=self.checkpoint)
                         if self.config.statistics == "reestimated":
                             self.recorder.revise(self.reestimated())
                     finally:
