@@ -16,10 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from normlab.config.validation import validate
+from normlab.errors import ConfigError
 from normlab.results.result import Result
 from normlab.training.progress import Interrupts, Preempted
 from normlab.training.run import train
 from normlab.training.run_folders import Run
+from normlab.training.saving import StateFile
+from normlab.training.stackability import population_key
 
 CONF = str(Path(__file__).parents[2] / "conf")
 TIMES = ("seconds", "started", "ended", "name", "overrides", "command")
@@ -70,19 +73,19 @@ def mylab(monkeypatch) -> None:
 
 
 @pytest.fixture
-def preempt(monkeypatch) -> Callable[[int | None], None]:
+def preempt(monkeypatch) -> Callable[..., None]:
     """Return a function that ends the next training after a number of steps, as a signal would."""
-    left: list[int | None] = [None]
+    left: list[int] = [0]
+    raised: list[BaseException] = []
 
     def check(self: Interrupts) -> None:
-        if left[0] is not None:
-            left[0] -= 1
-            if left[0] == 0:
-                left[0] = None
-                raise Preempted(15)
+        left[0] -= 1
+        if left[0] == 0:
+            raise raised.pop()
 
-    def set_steps(steps: int | None) -> None:
+    def set_steps(steps: int, error: BaseException | None = None) -> None:
         left[0] = steps
+        raised.append(error or Preempted(15))
 
     monkeypatch.setattr(Interrupts, "check", check)
     return set_steps
@@ -148,7 +151,6 @@ def require_same_runs(one: list[Run], other: list[Run]) -> None:
         assert not (theirs.sweep / ".normlab").exists()
 
 
-LARGE = ("optimizer.lr=1e4 optimizer._target_=normlab.population.optim.SGD", "optimizer.lr=0.01")
 CASES = {
     "adam": [],
     "sgd": ["optimizer=sgd", "optimizer.momentum=0.9"],
@@ -233,3 +235,175 @@ def test_resumed_population_equals_an_undisturbed_one(tmp_path, preempt, words, 
         assert Result.read(broken[0].folder) is None
     train(broken)
     require_same_runs(whole, broken)
+
+
+DIVERGING = ("optimizer.lr=1e30 optimizer.momentum=0", "optimizer.lr=0.01 optimizer.momentum=0.9")
+
+
+def test_members_with_other_numbers_and_a_diverged_one(tmp_path, preempt):
+    words = ["optimizer=sgd", "scheduler=cosine"]
+    whole = runs_of(tmp_path / "whole", *words, seeds=DIVERGING)
+    statuses = [result.status for result in train(whole)]
+    assert statuses == ["diverged", "finished"]
+    broken = runs_of(tmp_path / "broken", *words, seeds=DIVERGING)
+    preempt(13)
+    with pytest.raises(Preempted):
+        train(broken)
+    train(broken)
+    require_same_runs(whole, broken)
+
+
+@pytest.mark.parametrize("module", ["population", "lightning"])
+def test_ctrl_c_leaves_results_and_a_state(tmp_path, preempt, module):
+    members = 2 if module == "population" else 1
+    words = [f"module={module}", "optimizer=sgd"]
+    seeds = DIVERGING if members == 2 else ("optimizer.lr=0.01",)
+    whole = runs_of(tmp_path / "whole", *words, members=members, seeds=seeds)
+    train(whole)
+    broken = runs_of(tmp_path / "broken", *words, members=members, seeds=seeds)
+    preempt(13, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(broken)
+    stopped = [Result.read(run.folder) for run in broken]
+    assert [result.status for result in stopped if result] == ["diverged", "stopped"][-members:]
+    assert stopped[-1].epochs == 2
+    train(broken)
+    require_same_runs(whole[-1:], broken[-1:])
+    assert Result.read(broken[0].folder).status == Result.read(whole[0].folder).status
+
+
+def saved_states(folder: Path) -> list[Path]:
+    return [*folder.glob(".normlab/*")]
+
+
+@pytest.mark.parametrize("module", ["population", "lightning"])
+@pytest.mark.parametrize(("every", "saves"), [("2", 2), ("1000s", 0), ("0.0001s", 20), ("false", 0)])
+def test_interval(tmp_path, monkeypatch, module, every, saves):
+    written = []
+    write = StateFile.write
+    monkeypatch.setattr(StateFile, "write", lambda self, save: written.append(write(self, save)))
+    run = runs_of(tmp_path, f"module={module}", f"trainer.save_every={every}", members=1)
+    train(run)
+    assert len(written) == saves
+    assert not saved_states(tmp_path)
+
+
+def test_state_is_not_saved_on_a_signal_if_it_is_switched_off(tmp_path, preempt):
+    run = runs_of(tmp_path, "trainer.save_every=false", members=1)
+    preempt(7)
+    with pytest.raises(Preempted):
+        train(run)
+    assert not saved_states(tmp_path)
+
+
+def interrupted(folder: Path, preempt: Callable, *words: str, members: int = 2) -> list[Run]:
+    """Return runs whose training was interrupted in its second epoch."""
+    runs = runs_of(folder, *words, members=members)
+    preempt(7)
+    with pytest.raises(Preempted):
+        train(runs)
+    assert len(saved_states(folder)) == 1
+    return runs
+
+
+def lose_rows(folder: Path) -> None:
+    path = folder / "seed=1" / "curves.csv"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def damage(folder: Path) -> None:
+    (path,) = saved_states(folder)
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def empty(folder: Path) -> None:
+    (path,) = saved_states(folder)
+    path.write_bytes(b"")
+
+
+def write_foreign(folder: Path) -> None:
+    (path,) = saved_states(folder)
+    torch.save({"state": 1}, path)
+
+
+DAMAGES = {
+    lose_rows: "is of a run whose curves.csv has lost rows since",
+    damage: "is damaged: ",
+    empty: "is damaged: ",
+    write_foreign: "is damaged: ",
+}
+
+
+@pytest.mark.parametrize(("harm", "reason"), DAMAGES.items(), ids=[harm.__name__ for harm in DAMAGES])
+def test_unusable_state_gives_one_line_and_a_training_from_the_start(tmp_path, preempt, caplog, harm, reason):
+    whole = runs_of(tmp_path / "whole")
+    train(whole)
+    broken = interrupted(tmp_path / "broken", preempt)
+    harm(tmp_path / "broken")
+    with caplog.at_level("INFO", logger="normlab"):
+        train(broken)
+    (line,) = [message for message in caplog.messages if "the state in" in message]
+    assert line.startswith("2 runs of model=bn starts from the first epoch: the state in ")
+    assert reason in line
+    require_same_runs(whole, broken)
+
+
+def test_state_of_another_configuration_is_not_used(tmp_path, preempt, caplog):
+    broken = interrupted(tmp_path, preempt)
+    others = runs_of(tmp_path, "optimizer.lr=0.02")
+    with caplog.at_level("INFO", logger="normlab"):
+        train(others)
+    assert "of another training (it differs in optimizer.lr)" in caplog.text
+    assert Result.read(broken[0].folder).config["optimizer"]["lr"] == 0.02
+
+
+def test_line_tells_the_epoch(tmp_path, preempt, caplog):
+    broken = interrupted(tmp_path, preempt)
+    with caplog.at_level("INFO", logger="normlab"):
+        train(broken)
+    assert "2 runs of model=bn goes on from epoch 2 of 4 (saved 0 s ago)" in caplog.text
+
+
+def test_interval_makes_no_other_configuration(tmp_path, preempt):
+    interrupted(tmp_path, preempt, "trainer.save_every=10s")
+    train(runs_of(tmp_path, "trainer.save_every=3"))
+    results = train(runs_of(tmp_path, "trainer.save_every=false"))
+    assert "save_every" not in results[0].config["trainer"]
+    keys = {population_key(runs_of(tmp_path, f"trainer.save_every={every}")[0].config) for every in ("1h", "2")}
+    assert len(keys) == 1
+
+
+CHECKPOINTS = [
+    f"{KEEP}._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+    f"{KEEP}.monitor=val/loss",
+    f"{KEEP}.save_top_k=2",
+    "+callbacks.extra.rate._target_=pytorch_lightning.callbacks.LearningRateMonitor",
+    "+callbacks.extra.stop._target_=pytorch_lightning.callbacks.EarlyStopping",
+    "+callbacks.extra.stop.monitor=val/loss",
+    "+callbacks.extra.stop.patience=1",
+    "optimizer.lr=0.3",
+    "scheduler=exponential",
+]
+
+
+def test_callbacks_of_members_go_on(tmp_path, preempt):
+    whole = runs_of(tmp_path / "whole", *CHECKPOINTS)
+    train(whole)
+    broken = runs_of(tmp_path / "broken", *CHECKPOINTS)
+    for steps in (7, 5):
+        preempt(steps)
+        with pytest.raises(Preempted):
+            train(broken)
+        (broken[0].folder / "checkpoints").mkdir(exist_ok=True)
+        (broken[0].folder / "checkpoints" / "epoch=3-step=20.ckpt").touch()  # as if it had been killed later
+    train(broken)
+    require_same_runs(whole, broken)
+    for ours, theirs in zip(whole, broken, strict=True):
+        files = [sorted(path.name for path in run.folder.glob("checkpoints/*")) for run in (ours, theirs)]
+        assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("value", ["true", "0", "-1", "soon", "10m", "1.5"])
+def test_wrong_intervals(value):
+    with pytest.raises(ConfigError, match=r"trainer.save_every must be a time such as 30s, 10min or 2h, a number"):
+        runs_of(Path("unused"), f"trainer.save_every={value}", members=1)

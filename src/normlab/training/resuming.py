@@ -172,12 +172,13 @@ def epoch_values(sums: State) -> State:
 
 
 def log_epoch_values(trainer: pl.Trainer, sums: State) -> None:
-    """Log the numbers of an epoch where no batch was left after the checkpoint, under its last step as Lightning."""
+    """Log the numbers of an epoch where no batch was left after the checkpoint, at Lightning's step."""
     values = epoch_values(sums)
-    logged = {entry["names"][1]: values[entry["names"][1]] for entry in sums.values() if entry["logger"]}
+    logged: State = {entry["names"][1]: values[entry["names"][1]] for entry in sums.values() if entry["logger"]}
     if logged:
         step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
-        trainer._logger_connector.log_metrics({**logged, "epoch": trainer.current_epoch}, step)
+        logged["epoch"] = trainer.current_epoch
+        trainer._logger_connector.log_metrics(logged, step)
 
 
 def generator_states() -> State:

@@ -243,6 +243,8 @@ class TrainingSession:
         tune_malloc()
         begin_loggers(self.runs, self.loggers)
         with threads(thread_count), self.module.interrupts.recorded(), hide_lightning_warnings():
+            if self.saved and self.saved.kept:  # of this run itself
+                warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             seed_globally(process_seed(self.config.seed, self.trainer.global_rank))
             try:
                 with processes(self.trainer, self.runs[0], self.trial):

@@ -150,6 +150,7 @@ class Observer(pl.callbacks.EarlyStopping):
 
     Attributes:
         saved: further state, in a checkpoint that the repeated command goes on from.
+        logged_before: names of the numbers that Lightning logged to the event files before such a checkpoint.
     """
 
     def __init__(self, run: SingleRun, callbacks: Sequence[pl.Callback], config: Mapping[str, Any]) -> None:
@@ -162,6 +163,7 @@ class Observer(pl.callbacks.EarlyStopping):
         self.sums: State = {}
         self.epoch_ended = self.uncounted = False
         self.saved: State = {}
+        self.logged_before: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -212,6 +214,7 @@ class Observer(pl.callbacks.EarlyStopping):
                 callback.deactivate(self.run)
         trainer.should_stop = not bool(self.run.active.all())
         trainer.callback_metrics.update(state["callback_metrics"])
+        self.logged_before = set(state["saved"].get("logged_names", ()))
         if logged := state["saved"].get("logged"):  # by Lightning after the checkpoint
             for logger in trainer.loggers:
                 logger.log_metrics(logged["numbers"], logged["step"])
@@ -286,7 +289,7 @@ class Observer(pl.callbacks.EarlyStopping):
             if isinstance(callback, CurveRecorder) and any(
                 isinstance(x, TensorBoardFile) for x in trainer.loggers
             ):
-                callback.leave_out(trainer.logged_metrics)
+                callback.leave_out({*trainer.logged_metrics, *self.logged_before})
             callback.on_train_epoch_end(trainer, self.run)
         self.run.stop_members()
         # One device may round other numbers than another, but all processes must stop together.

@@ -73,6 +73,7 @@ class RunSaver(pl.Callback):
         self.observer.saved = {
             **self.file.header(self.folders, trainer.current_epoch),
             "logged": pending_numbers(trainer),
+            "logged_names": [*trainer.logged_metrics],
         }
         self.file.write(trainer.save_checkpoint)
         self.observer.saved = {}
