@@ -22,8 +22,8 @@ from normlab.sweep.state import (
     PlannedPopulation,
     SweepState,
     TrainingProgress,
-    rounded_time,
 )
+from normlab.training.progress import rounded_time
 
 HEAD = 512
 """Bytes at the start of result.json that hold name and status."""

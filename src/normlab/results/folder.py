@@ -20,8 +20,7 @@ MAX_NAME_LENGTH = 100
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
 STATE_FOLDER = ".normlab"
-"""Folder within that of a sweep, or of a single run, with the state of its training, from which a
-killed one goes on."""
+"""Folder within that of a sweep or a single run, with the state that a killed training goes on from."""
 
 
 def run_name(overrides: Iterable[str]) -> str:

@@ -13,8 +13,8 @@ from normlab.errors import ConfigError
 from normlab.results.result import Status
 from normlab.sweep.group_training import train_group, write_missing_results
 from normlab.sweep.grouping import Group, group_runs, plan
-from normlab.sweep.state import SweepState, rounded_time
-from normlab.training.progress import Preempted, Progress
+from normlab.sweep.state import SweepState
+from normlab.training.progress import Preempted, Progress, rounded_time
 from normlab.training.run_folders import Run
 
 log = logging.getLogger("normlab")

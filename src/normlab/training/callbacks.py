@@ -177,15 +177,21 @@ class CurveRecorder(pl.Callback):
     Args:
         folders, events, flush_seconds: of the runs.
         keeps: whether the points are kept for :meth:`resume_state` after they were written.
+        continues: whether the files hold the points of the state that a resumed training begins with.
 
     Attributes:
         logged: names of the metrics that Lightning's logger writes to the event file.
     """
 
     def __init__(
-        self, folders: Sequence[Path], events: Sequence[EventWriter], flush_seconds: float, keeps: bool = False
+        self,
+        folders: Sequence[Path],
+        events: Sequence[EventWriter],
+        flush_seconds: float,
+        keeps: bool = False,
+        continues: bool = False,
     ) -> None:
-        self.folders, self.events, self.keeps = folders, events, keeps
+        self.folders, self.events, self.keeps, self.continues = folders, events, keeps, continues
         self.logged: set[str] = set()
         self.written: list[Point] = []
         self.flush_due = Timer(flush_seconds)
@@ -239,14 +245,17 @@ class CurveRecorder(pl.Callback):
         return "" if name in self.logged else tag_of(name)
 
     def resume_state(self) -> dict[str, Any]:
-        """Return all points of a single run."""
-        return {"points": [asdict(point) for point in (*self.written, *self.points[0])]}
+        """Return the last point of each run; of a single run all points."""
+        kept = {"points": [asdict(point) for point in (*self.written, *self.points[0])]} if self.keeps else {}
+        return {"last": [asdict(point) if point else None for point in self.last], **kept}
 
     def resume_from(self, state: dict[str, Any]) -> None:
-        """Write the points of a state, which stand in another folder, and continue after them."""
-        self.points = [[Point(**point) for point in state["points"]]]
-        self.last = [self.points[0][-1] if self.points[0] else None]
-        self.flush()
+        """Continue after the points of a state; write them, if they stand in another folder."""
+        self.last = [Point(**point) if point else None for point in state["last"]]
+        if self.keeps:
+            points = [Point(**point) for point in state["points"]]
+            self.written, self.points = (points, [[]]) if self.continues else ([], [points])
+            self.flush()
 
 
 class FinalMetrics(pl.Callback):
@@ -276,12 +285,21 @@ class FinalMetrics(pl.Callback):
         }
 
     def resume_state(self) -> dict[str, Any]:
-        """Return the metrics of all epochs."""
-        return {"epochs": self.epochs}
+        """Return the number of epochs, and the epochs and values of each metric as one tensor each.
+
+        Thousands of small tensors would take longer to save than all parameters.
+        """
+        names = dict.fromkeys(name for metrics in self.epochs for name in metrics)
+        measured = {name: [n for n, metrics in enumerate(self.epochs) if name in metrics] for name in names}
+        values = {name: torch.stack([self.epochs[n][name] for n in measured[name]]) for name in names}
+        return {"number": len(self.epochs), "measured": measured, "values": values}
 
     def resume_from(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
-        self.epochs = state["epochs"]
+        self.epochs = [{} for _ in range(state["number"])]
+        for name, numbers in state["measured"].items():
+            for n, values in zip(numbers, state["values"][name].unbind(), strict=True):
+                self.epochs[n][name] = values
 
 
 class ProgressCallback(pl.Callback):

@@ -4,6 +4,7 @@ The entry is :class:`MemberCallbacks`. K is the number of members.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -176,6 +177,14 @@ class MemberTrainer:
         }
         self.population_trainer.strategy.save_checkpoint(checkpoint, filepath)
 
+    def resume_state(self) -> dict[str, Any]:
+        """Return the states of the callbacks, the latest metrics, and the numbers logged since the last epoch."""
+        return {
+            "callbacks": [deepcopy(callback.state_dict()) for callback in self.callbacks],
+            "callback_metrics": dict(self.callback_metrics),
+            "numbers": dict(cast(MemberLogger, self.loggers[0]).numbers),
+        }
+
     def refresh(self) -> None:
         """Show the population's current tensors and metrics."""
         module, population = self.lightning_module, self.population
@@ -198,6 +207,7 @@ class MemberCallbacks(pl.Callback):
         runs: the run of each member.
         data: the datamodule.
         callbacks, loggers: of each member.
+        saves: whether the state at the start of each epoch is kept for :meth:`resume_state`.
     """
 
     def __init__(
@@ -206,7 +216,11 @@ class MemberCallbacks(pl.Callback):
         data: InMemoryData,
         callbacks: Sequence[Sequence[pl.Callback]],
         loggers: Sequence[Sequence[Logger]],
+        saves: bool = False,
     ) -> None:
+        self.saves = saves
+        self.at_epoch_start: list[dict[str, Any]] = []
+        self.restored: list[dict[str, Any]] = []
         self.parts = list(zip(runs, callbacks, loggers, strict=True))
         self.data = data
         self.members: list[MemberTrainer] = []
@@ -219,6 +233,26 @@ class MemberCallbacks(pl.Callback):
                 for k, (run, callbacks, loggers) in enumerate(self.parts)
             ]
         self.call("setup", range(len(self.members)), stage)
+        for member, state in zip(self.members, self.restored, strict=bool(self.restored)):
+            for callback, own in zip(member.callbacks, state["callbacks"], strict=True):
+                callback.load_state_dict(own)
+
+    def begin_epoch(self) -> None:
+        """Keep the state of each member, before the hooks that a resumed epoch calls again; or restore it."""
+        for member, state in zip(self.members, self.restored, strict=bool(self.restored)):
+            member.callback_metrics = state["callback_metrics"]
+            cast(MemberLogger, member.loggers[0]).numbers = dict(state["numbers"])
+        self.restored = []
+        if self.saves:
+            self.at_epoch_start = [member.resume_state() for member in self.members]
+
+    def resume_state(self) -> list[dict[str, Any]]:
+        """Return the state of each member at the start of the epoch."""
+        return self.at_epoch_start
+
+    def resume_from(self, state: list[dict[str, Any]]) -> None:
+        """Keep a state until the members exist."""
+        self.restored = state
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """End the callbacks."""
@@ -253,6 +287,8 @@ def _dispatch(hook: str) -> Any:
 
     def call(self: MemberCallbacks, trainer: pl.Trainer, pl_module: PopulationModule, *arguments: Any) -> None:
         members: Sequence[int] = range(len(self.members))
+        if hook == "on_train_epoch_start":
+            self.begin_epoch()
         if hook in EPOCH_HOOKS and trainer.state.fn == TrainerFn.FITTING:
             members = pl_module.active.nonzero().flatten().tolist()
         self.call(hook, members, *arguments)

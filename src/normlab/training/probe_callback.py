@@ -53,12 +53,39 @@ class ProbedStep:
     preconditioning: Preconditioning | None
 
 
+@dataclass(frozen=True)
+class ArraysOfMembers:
+    """The arrays that a probe measured at one step, ``(K, …)`` each, and the members that they were recorded of.
+
+    One array for all members is saved much faster than one for each.
+    """
+
+    epoch: int
+    step: int
+    probe: str
+    mode: str
+    arrays: dict[str, np.ndarray]
+    members: list[int]
+
+    def record(self, k: int) -> ProbeRecord:
+        """Return the arrays of member k."""
+        own = {name: values[k] for name, values in self.arrays.items()}
+        return ProbeRecord(self.epoch, self.step, 0.0, self.probe, self.mode, {}, own)
+
+    @classmethod
+    def of(cls, row: ProbeRecord) -> "ArraysOfMembers":
+        """Return the arrays of a record of a single run."""
+        arrays = {name: values[None] for name, values in row.arrays.items()}
+        return cls(row.epoch, row.step, row.probe, row.mode, arrays, [0])
+
+
 class ProbeCallback(pl.Callback):
     """Runs probes at their steps, and records and writes their measurements of each member.
 
     Args:
         probes, runs, events, flush_seconds: by name, and of the runs.
         keeps: whether the records are kept for :meth:`resume_state` after they were written.
+        continues: whether the files hold the records of the state that a resumed training begins with.
 
     Attributes:
         latest: each member's newest headline numbers, for tables.
@@ -71,6 +98,7 @@ class ProbeCallback(pl.Callback):
         events: Sequence[EventWriter],
         flush_seconds: float,
         keeps: bool = False,
+        continues: bool = False,
     ) -> None:
         self.probes = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
         self.graphs = [probe for probe in probes.values() if isinstance(probe, Graph)]
@@ -80,9 +108,9 @@ class ProbeCallback(pl.Callback):
         self.start: State = {}
         self.folds = True
         self.latest: list[dict[str, float]] = [{} for _ in runs]
-        self.with_arrays: list[list[ProbeRecord]] = [[] for _ in runs]
+        self.measured: list[ArraysOfMembers] = []
         self.unwritten: list[list[ProbeRecord]] = [[] for _ in runs]
-        self.keeps, self.written = keeps, list[ProbeRecord]()
+        self.keeps, self.continues, self.written = keeps, continues, list[ProbeRecord]()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Draw the graphs, run the probes with ``at_start``, and install the hook around each step."""
@@ -198,9 +226,10 @@ class ProbeCallback(pl.Callback):
                 histograms={key: value[k] for key, value in histograms.items()},
             )
             self.unwritten[k].append(row)
-            if arrays:
-                self.with_arrays[k].append(row)
             self.latest[k] |= headlines([row])
+        if arrays:
+            mode = measurement.mode
+            self.measured.append(ArraysOfMembers(step.epoch, step.step, name, mode, arrays, list(members)))
 
     def flush(self) -> None:
         """Write the numbers and histograms recorded since the last call."""
@@ -218,31 +247,38 @@ class ProbeCallback(pl.Callback):
 
     def write_arrays(self) -> None:
         """Write the arrays of the whole training."""
-        for run, rows in zip(self.runs, self.with_arrays, strict=True):
+        for k, run in enumerate(self.runs):
+            rows = [each.record(k) for each in self.measured if k in each.members]
             if rows:
                 write_arrays(run.folder, rows)
 
     def resume_state(self) -> dict[str, Any]:
-        """Return the initial state and all records of a single run."""
-        rows = [asdict(row) for row in (*self.written, *self.unwritten[0])]
-        records = [map_arrays(torch.as_tensor, row) for row in rows]
-        return {"start": self.start, "folds": self.folds, "records": records}
+        """Return the initial state, the arrays and the newest numbers; of a single run all records."""
+        state = {"start": self.start, "folds": self.folds}
+        if self.keeps:
+            rows = [asdict(row) for row in (*self.written, *self.unwritten[0])]
+            return {**state, "records": [map_arrays(torch.as_tensor, row) for row in rows]}
+        measured = [map_arrays(torch.as_tensor, vars(each)) for each in self.measured]
+        return {**state, "latest": self.latest, "measured": measured}
 
     def resume_from(self, state: dict[str, Any]) -> None:
-        """Continue from a state, whose records stand in another folder."""
+        """Continue from a state; write its records, if they stand in another folder."""
         self.start, self.folds = state["start"], state["folds"]
+        if not self.keeps:
+            self.latest = state["latest"]
+            self.measured = [ArraysOfMembers(**map_arrays(np.asarray, each)) for each in state["measured"]]
+            return
         rows = [ProbeRecord(**map_arrays(np.asarray, row)) for row in state["records"]]
-        self.unwritten, self.with_arrays = [rows], [[row for row in rows if row.arrays]]
+        self.measured = [ArraysOfMembers.of(row) for row in rows if row.arrays]
         self.latest = [headlines(rows)]
+        self.written, self.unwritten = (rows, [[]]) if self.continues else ([], [rows])
         self.flush()
 
 
 def map_arrays(convert: Callable[[Any], Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a :class:`ProbeRecord` with its arrays and histograms converted."""
-    return {
-        **row,
-        **{key: {name: convert(value) for name, value in row[key].items()} for key in ("arrays", "histograms")},
-    }
+    """Return the fields of a record with its arrays and histograms converted."""
+    kinds = [key for key in ("arrays", "histograms") if key in row]
+    return {**row, **{key: {name: convert(value) for name, value in row[key].items()} for key in kinds}}
 
 
 def is_due(probe: Probe, step: int, epoch_done: int | None) -> bool:

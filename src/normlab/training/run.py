@@ -5,7 +5,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -41,6 +41,7 @@ from normlab.training.processes import share_sizes
 from normlab.training.progress import Progress
 from normlab.training.resuming import check_checkpoint
 from normlab.training.run_folders import Run
+from normlab.training.saving import state_path
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
@@ -79,17 +80,27 @@ def train(
         trial = trial or dry_run_once(runs[0].config)
         for notice in trial.warnings:
             progress.warn_once(notice)
-        with tempfile.TemporaryDirectory() as folder:
-            own = dict(enumerate(runs))
-            own |= {k: replace(runs[k], folder=Path(folder) / str(k)) for k in done}
-            # A member may have other bits in a population of another size: those that are done train once more,
-            # unless the run would be logged to a tracking service a second time.
-            for k in done if runs[0].config.logger.extra else ():
-                del own[k]
-            trained = TrainingSession(list(own.values()), progress, trial, populations).run()
-        for k, result in zip(own, trained, strict=True):
+        # A tracking service would get the members that are done a second time.
+        left = [k for k in range(len(runs)) if not (k in done and runs[0].config.logger.extra)]
+        again = {place for place, k in enumerate(left) if k in done}
+        trained = train_to_the_end([runs[k] for k in left], again, progress, trial, populations)
+        for k, result in zip(left, trained, strict=True):
             results[k] = results[k] if k in done else result
     return [result for result in results if result is not None]
+
+
+def train_to_the_end(
+    runs: Sequence[Run], done: Container[int], progress: Progress, trial: DryRun, populations: int
+) -> list[Result]:
+    """Train the runs of a population, from its state if there is one, and return their results.
+
+    A member may have other bits in a population of another size. Those that are done are therefore trained once
+    more, in temporary folders.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        members = [replace(run, folder=Path(folder) / f"{k}") if k in done else run for k, run in enumerate(runs)]
+        session = TrainingSession(members, progress, trial, populations, state_file=state_path(runs))
+        return session.run()
 
 
 _passed: dict[str, DryRun] = {}

@@ -6,7 +6,7 @@ import re
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import indent
@@ -17,18 +17,44 @@ from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config.frozen import FOLDER_KEYS, FrozenConfig, recorded
+from normlab.config.frozen import FrozenConfig, recorded, without_folder_keys
 from normlab.config.schema import direction_of
 from normlab.config.validation import validate
 from normlab.population import State
 from normlab.results import events, result, series
-from normlab.results.events import EVENT_FILES, EventWriter
+from normlab.results.events import EVENT_FILES, BatchWriter, EventWriter
 from normlab.results.folder import group_choices, require_writable, run_name, to_yaml
 from normlab.results.result import EpochMetrics, Objective, Result, Status, remembered_command, worst_value
 
-ERROR = "error.txt"
+ERROR, CHECKPOINTS = "error.txt", "checkpoints"
 # Sweeps escape the braces of interpolations.
 JOB_NUMBER = re.compile(r"\$\\?\{\s*hydra\\?:job\.(?:num|id)\\?\}")
+
+
+@dataclass(frozen=True)
+class KeptFiles:
+    """The files of a run that a resumed training continues or keeps, as they were when its state was saved.
+
+    Attributes:
+        sizes: in bytes, of the files that grow while it trains, by name; they may have grown since.
+        checkpoints: names of the checkpoints that callbacks had written; there may be others since.
+    """
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    checkpoints: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, folder: Path) -> "KeptFiles":
+        """Return the files of a run at this time."""
+        with os.scandir(folder) as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries if is_continued(entry.name)}
+        return cls(sizes, [path.name for path in (folder / CHECKPOINTS).glob("*.ckpt")])
+
+
+def is_continued(name: str) -> bool:
+    """Return True for the files that grow while a run trains: curves, probes and events."""
+    prefix, suffix = EVENT_FILES.split("*")
+    return name in (series.CURVES_FILE, series.PROBES_FILE) or (name.startswith(prefix) and name.endswith(suffix))
 
 
 @dataclass(frozen=True)
@@ -81,29 +107,43 @@ class Run:
 
 
 class RunFolders:
-    """Clears the run folders at the start, and completes them however the training ends."""
+    """Clears the run folders at the start, and completes them however the training ends.
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    Args:
+        runs: of the population.
+        kept: the files of each run that a resumed training continues; empty for a training from the start.
+    """
+
+    def __init__(self, runs: Sequence[Run], kept: Sequence[KeptFiles] = ()) -> None:
         self.runs = runs
+        self.kept: list[KeptFiles | None] = [*kept] or [None] * len(runs)
         self.started = datetime.now(UTC)
-        for run in runs:
-            remove_unfinished_run(run.folder)
+        for run, files in zip(runs, self.kept, strict=True):
+            remove_unfinished_run(run.folder, files)
         self.events: list[EventWriter] = []
 
     def open_events(self, writers: Sequence[EventWriter] | None = None) -> None:
-        """Open the event file of each run, and write its hyperparameters and its configuration as text.
+        """Open the event file of each run; a new one begins with hyperparameters and the configuration as text.
 
         Args:
-            writers: of the runs; by default new ones.
+            writers: of the runs; by default those of a population.
         """
-        runs = [run for run in self.runs if run.config.logger.tensorboard]
-        self.events = list(writers or (events.event_writer(run.folder, len(self.runs)) for run in runs))
-        for run, writer in zip(runs, self.events, strict=True):
-            write_run_start(run, writer)
+        for k, run in enumerate(self.runs):
+            if not run.config.logger.tensorboard:
+                continue
+            kept = self.kept[k]
+            files = [run.folder / name for name in (kept.sizes if kept else ()) if Path(name).match(EVENT_FILES)]
+            self.events.append(writers[k] if writers else BatchWriter(run.folder, files[-1] if files else None))
+            if not files:
+                write_run_start(run, self.events[-1])
+
+    def files(self) -> list[KeptFiles]:
+        """Return the files that each run would continue from its state at this time."""
+        return [KeptFiles.of(run.folder) for run in self.runs]
 
     def save(self, k: int, name: str, state_dict: State, metrics: EpochMetrics | None) -> None:
         """Write a checkpoint of run k, of tensors and numbers that ``weights_only=True`` loads."""
-        path = self.runs[k].folder / "checkpoints" / f"{name}.pt"
+        path = self.runs[k].folder / CHECKPOINTS / f"{name}.pt"
         path.parent.mkdir(exist_ok=True)
         reached = metrics or EpochMetrics(0, 0, {})
         temporary = path.with_suffix(".tmp")
@@ -139,23 +179,34 @@ def is_logged(folder: Path) -> bool:
 def write_run_start(run: Run, writer: EventWriter) -> None:
     """Write a run's hyperparameters and its configuration as text to its event file."""
     config = recorded(run.config)
-    unresolved = {key: value for key, value in (run.written or config).items() if key not in FOLDER_KEYS}
+    unresolved = without_folder_keys(run.written or config)
     hparams = events.flatten_hparams(config, run.choices)
     writer.add_event(events.run_start(hparams, events.hparam_group(unresolved, run.choices)))
     writer.add_event(events.text("config", indent(to_yaml(config), "    ").rstrip("\n")))
     writer.flush()
 
 
-def remove_unfinished_run(folder: Path) -> None:
-    """Remove the files of an unfinished run before it is trained again."""
+def remove_unfinished_run(folder: Path, kept: KeptFiles | None = None) -> None:
+    """Remove the files of an unfinished run before it is trained again, or what it wrote after it was saved.
+
+    Args:
+        folder: of the run.
+        kept: the files that it continues; None if it is trained from the start.
+    """
     require_writable(folder)
+    sizes = kept.sizes if kept else {}
+    for name, size in sizes.items():
+        os.truncate(folder / name, size)
     files = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
     patterns = *files, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"
     for path in folder.iterdir():
-        if any(path.match(pattern) for pattern in patterns):
+        if any(path.match(pattern) for pattern in patterns) and path.name not in sizes:
             path.unlink()
     for name in ("best.pt", "last.pt"):
-        (folder / "checkpoints" / name).unlink(missing_ok=True)
+        (folder / CHECKPOINTS / name).unlink(missing_ok=True)
+    for path in (folder / CHECKPOINTS).glob("*.ckpt"):
+        if kept and path.name not in kept.checkpoints:
+            path.unlink()
 
 
 def run_line(result: Result) -> str:
