@@ -145,7 +145,8 @@ def estimate(
         for population in planned
         if population not in left and recent.issuperset(population.runs)
     )
-    worked += sum(population.seconds * share.get(population.id, 0.0) for population in left)
+    now_training = [each for each in left if (beat := progress[each.id]) and beat.modified >= started]
+    worked += sum(population.seconds * share[population.id] for population in now_training)
     ahead = sum(population.seconds * (1 - share.get(population.id, 0.0)) for population in left)
     result.per_minute = 60 * len(recent) / elapsed if recent else None
     result.seconds_left = ahead * elapsed / worked if worked > 0 else None
@@ -169,7 +170,7 @@ def describe(folder: Path, progress: SweepProgress, driver: str | None) -> list[
         rows.append((kind, runs[kind], f" in {count} population{'s' * (count > 1)}" if count else ""))
     if runs["interrupted"]:
         heard = f", last heard of {rounded_time(progress.silent_seconds)} ago"
-        rows.append(("interrupted", runs["interrupted"], f"{heard}; the command that trains them continues them"))
+        rows.append(("interrupted", runs["interrupted"], f"{heard}; the same command continues them"))
     rows += [(kind, runs[kind], "") for kind in ("stopped", "failed", "unfinished") if runs[kind]]
     lines += [f"  {kind:<12}{count:>7}{text}" for kind, count, text in rows]
     if progress.per_minute is not None:
