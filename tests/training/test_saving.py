@@ -126,7 +126,7 @@ def require_equal(one, other, path: str = "") -> None:
         for key in one:
             require_equal(one[key], other[key], f"{path}.{key}")
     elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
+        assert torch.equal(one.nan_to_num(7e7), other.nan_to_num(7e7)), path
     else:
         assert one == other or math.isnan(one), path
 

@@ -131,8 +131,7 @@ class TrainingSession:
         self.extra = [make_callbacks(run) for run in runs]
         self.loggers = [make_loggers(run) for run in runs]
         parts = runs, self.data, self.extra, self.loggers
-        saves = self.saved is not None
-        self.members = MemberCallbacks(*parts, saves=saves) if any(self.extra) and not alone else None
+        self.members = MemberCallbacks(*parts) if any(self.extra) and not alone else None
         self.trainer = self.make_trainer(logger)
         if self.trainer.world_size == 1:
             # Its handler of SIGTERM would end the training at the end of an epoch, as if Ctrl-C had been pressed.
