@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from normlab.errors import first_line
+from normlab.interrupts import Preempted, blocked_ctrl_c, interrupts
 from normlab.population.resources import is_out_of_memory
 from normlab.results.result import Result, Status
 from normlab.sweep.grouping import Group
-from normlab.training.progress import Preempted, Progress, WorkerProgress
+from normlab.training.progress import Progress, WorkerProgress
 from normlab.training.run import train
 from normlab.training.run_folders import Run, result_without_metrics
 
@@ -66,6 +67,7 @@ def train_sequentially(groups: Groups, progress: Progress) -> Outcomes:
     """Train the groups in order, in this process."""
     done = 0
     for index, group in enumerate(groups):
+        interrupts.check()
         progress.population_label = f"population {index + 1} of {len(groups)}" if len(groups) > 1 else ""
         yield index, train_group(group, progress)
         done += group.epochs
@@ -88,24 +90,28 @@ def train_in_parallel(groups: Groups, n_jobs: int, progress: Progress) -> Outcom
     busy: dict[Future, tuple[int, ProcessPoolExecutor]] = {}
     waiting = list(range(len(groups)))
     try:
-        while waiting or busy:
-            while waiting and idle:
-                index = waiting.pop(0)
-                worker = idle.pop() or ProcessPoolExecutor(1, context, start_worker, shared)
-                busy[submit(worker, index, groups[index])] = index, worker
-            for future in wait(busy, timeout=0.2, return_when="FIRST_COMPLETED").done:
-                index, worker = busy.pop(future)
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    error = RuntimeError(KILLED)
-                if error is not None:
-                    write_missing_results(groups[index].runs, Status.FAILED, first_line(error))
-                    worker.shutdown()
-                idle.append(None if error else worker)
-                done[index] = groups[index].epochs
-                yield index, [error] * len(groups[index].runs) if error else future.result()
-            progress.advance_to(sum(done))
-    except KeyboardInterrupt:
+        with interrupts.recorded():
+            while waiting or busy:
+                interrupts.check()
+                while waiting and idle:
+                    index = waiting.pop(0)
+                    worker = idle.pop() or ProcessPoolExecutor(1, context, start_worker, shared)
+                    busy[submit(worker, index, groups[index])] = index, worker
+                for future in wait(busy, timeout=0.2, return_when="FIRST_COMPLETED").done:
+                    index, worker = busy.pop(future)
+                    error = future.exception()
+                    if isinstance(error, Preempted):
+                        raise error
+                    if isinstance(error, BrokenProcessPool):
+                        error = RuntimeError(KILLED)
+                    if error is not None:
+                        write_missing_results(groups[index].runs, Status.FAILED, first_line(error))
+                        worker.shutdown()
+                    idle.append(None if error else worker)
+                    done[index] = groups[index].epochs
+                    yield index, [error] * len(groups[index].runs) if error else future.result()
+                progress.advance_to(sum(done))
+    except (KeyboardInterrupt, Preempted):
         log.info("stopping after the current epoch of each population")
         raise
     finally:
@@ -116,12 +122,9 @@ def train_in_parallel(groups: Groups, n_jobs: int, progress: Progress) -> Outcom
 
 
 def submit(worker: ProcessPoolExecutor, index: int, group: Group) -> Future:
-    """Submit a group to a worker; Ctrl-C is ignored meanwhile, and a process started here inherits this."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    """Submit a group to a worker; Ctrl-C does not reach a process that is started here."""
+    with blocked_ctrl_c():
         return worker.submit(train_in_worker, index, group)
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 _worker: tuple[Any, Any] | None = None
@@ -166,6 +169,7 @@ def train_group(group: Group, progress: Progress) -> list[Any]:
     try:
         return [result.objective.value for result in train(runs, progress, group.trial, group.populations)]
     except Exception as error:
+        interrupts.check()  # an error while Ctrl-C is not acted on is its consequence
         # The frames in the traceback would keep the population in memory.
         traceback.clear_frames(error.__traceback__)
         if len(runs) == 1 or not is_out_of_memory(error):
