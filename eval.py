@@ -1,5 +1,10 @@
 """Entry script: evaluate checkpoints of trained runs, without training; see ``python eval.py --help``."""
 
+if __name__ == "__main__":  # before the other imports, in which a Ctrl-C could be lost
+    from normlab.interrupts import interrupts
+
+    interrupts.record_from_start()
+
 import sys
 from pathlib import Path
 

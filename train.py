@@ -1,5 +1,10 @@
 """Entry script: train networks with different normalizers; see ``python train.py --help``."""
 
+if __name__ == "__main__":  # before the other imports, in which a Ctrl-C could be lost
+    from normlab.interrupts import interrupts
+
+    interrupts.record_from_start()
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig

@@ -73,7 +73,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, t
     monkeypatch.chdir(tmp_path)
     # run_cli sets this variable; restoring it keeps it from subprocesses of later tests.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    root = logging.getLogger()
+    root, ctrl_c = logging.getLogger(), signal.getsignal(signal.SIGINT)
     handlers, level = root.handlers[:], root.level
 
     def run(script: str, *arguments: str) -> Outcome:
@@ -95,6 +95,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, t
     for handler in root.handlers:
         handler.close()
     root.handlers[:], root.level = handlers, level
+    signal.signal(signal.SIGINT, ctrl_c)
 
 
 @pytest.fixture

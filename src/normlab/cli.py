@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ from normlab.config.frozen import RENAMED_KEYS
 from normlab.config.typed_targets import with_target_arguments
 from normlab.config.validation import is_group, keys_of, parameters_of, supplied
 from normlab.errors import first_line, nearest
+from normlab.interrupts import Preempted, interrupts
 from normlab.srun import exit_unless_first_task
 
 MULTIRUN_OPTIONS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
@@ -46,7 +48,7 @@ STARTED = time.time()
 
 
 def run_cli(main: Callable[[], Any]) -> None:
-    """Call a Hydra ``main``; print an exception as one line and exit with 1, or with 130 after Ctrl-C.
+    """Call a Hydra ``main``; print an error as one line and exit with 1, after a signal with 128 + its number.
 
     With ``HYDRA_FULL_ERROR=1`` the exception is raised, so that Python prints the traceback.
     """
@@ -67,10 +69,14 @@ def run_cli(main: Callable[[], Any]) -> None:
     sys.argv[1:] = options_first(sys.argv[1:])
     conf = Path(inspect.getfile(inspect.unwrap(main))).parent / "conf"
     try:
-        sys.argv[1:] = with_target_arguments(sys.argv[1:], lambda group: keys_in_group(group, conf))
-        compose_and_run(main)
+        with interrupts.remembered():
+            sys.argv[1:] = with_target_arguments(sys.argv[1:], lambda group: keys_in_group(group, conf))
+            compose_and_run(main)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+    except Preempted as error:
+        print(error, file=sys.stderr)
+        sys.exit(128 + error.signum)
     except Exception as error:
         if WANTS_TRACEBACK:
             raise

@@ -14,7 +14,6 @@ from normlab.results.sweep import read_timing, step_seconds
 from normlab.sweep import timing
 from normlab.sweep.timing import Stepper, interleaved, time_configurations
 from normlab.training.build import make_data
-from normlab.training.progress import Interrupts
 from normlab.training.run import train
 from normlab.training.run_folders import Run
 
@@ -35,7 +34,7 @@ def train_one(folder: Path, *overrides: str) -> Result:
 
 def stepper_of(result: Result) -> Stepper:
     config = FrozenConfig.of(result.config)
-    return Stepper(config, make_data(config), Interrupts())
+    return Stepper(config, make_data(config))
 
 
 def test_rounds_call_each_timer_once_in_random_order():

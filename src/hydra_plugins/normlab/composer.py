@@ -19,6 +19,7 @@ from hydra_plugins.normlab.override_checks import parse
 from normlab.config.frozen import FrozenConfig, replaced
 from normlab.config.validation import resolve
 from normlab.errors import ConfigError
+from normlab.interrupts import interrupts
 from normlab.results.folder import to_yaml
 
 NodeRef = tuple[DictConfig | ListConfig, Any]
@@ -159,6 +160,7 @@ class Composer:
 
     def compose(self, words: Sequence[str], number: int) -> Job:
         """Return job ``number`` as plain data, in the sweep's current folder."""
+        interrupts.check()
         key = *words, number
         if key not in self.jobs or self.jobs[key].has_hydra_values:
             self.jobs[key] = self.compose_uncached(words, number)

@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from normlab.errors import ConfigError
+from normlab.interrupts import Preempted, interrupts
 from normlab.results.result import Status
 from normlab.sweep.group_training import train_group, write_missing_results
 from normlab.sweep.grouping import Group, group_runs, plan
 from normlab.sweep.state import SweepState
-from normlab.training.progress import Preempted, Progress, rounded_time
+from normlab.training.progress import Progress, rounded_time
 from normlab.training.run_folders import Run
 
 log = logging.getLogger("normlab")
@@ -54,6 +55,7 @@ class InProcess(Executor):
         """Train the groups."""
         done = 0
         for index, group in enumerate(groups):
+            interrupts.check()
             progress.population_label = f"population {index + 1} of {len(groups)}" if len(groups) > 1 else ""
             yield index, train_group(group, progress)
             done += group.epochs

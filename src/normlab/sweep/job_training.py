@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from normlab.interrupts import interrupts
 from normlab.population.kernels import tune_malloc
 from normlab.results.result import VARIABLE, Result, Status
 from normlab.sweep.executors import Executor, Groups, Outcomes, job_times
@@ -20,7 +21,7 @@ from normlab.sweep.group_training import train_group, write_missing_results
 from normlab.sweep.grouping import Group
 from normlab.sweep.state import SubmittedJob, SweepState
 from normlab.sweep.task import GroupTask
-from normlab.training.progress import Interrupts, Progress
+from normlab.training.progress import Progress
 from normlab.training.run_folders import population_line, run_line
 
 log = logging.getLogger("normlab")
@@ -126,7 +127,6 @@ class JobExecutor(Executor):
         if watched:
             log.info("%d of the jobs were submitted before; waiting for them", len(watched))
         self.submit_groups(state, groups, [k for k in range(len(groups)) if k not in watched], watched)
-        interrupts = Interrupts()
         try:
             with interrupts.recorded():
                 while watched:

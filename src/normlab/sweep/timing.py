@@ -21,6 +21,7 @@ from normlab.config.frozen import FOLDER_KEYS, TRAINER_FOLDER_KEYS, FrozenConfig
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import prefix_errors
+from normlab.interrupts import interrupts
 from normlab.population.compiling import Compiled
 from normlab.population.kernels import tune_malloc
 from normlab.population.resources import threads, threads_for
@@ -36,7 +37,6 @@ from normlab.results.sweep import (
     representatives,
 )
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
-from normlab.training.progress import Interrupts
 from normlab.training.run import dry_run_once
 from normlab.training.stackability import choose_stacking, without_extra
 
@@ -65,9 +65,8 @@ def time_configurations(folder: Path, rounds: int = TIMING_ROUNDS) -> None:
         return
     started, names = datetime.now(UTC).isoformat(timespec="seconds"), configuration_names(records)
     log.info("timing: %d configurations in %d rounds, a second or more each", len(records), rounds)
-    interrupts = Interrupts()
     with interrupts.recorded():
-        steppers = make_steppers(records, names, interrupts)
+        steppers = make_steppers(records, names)
         with raised_recompile_limit(steppers):
             for stepper in steppers:
                 stepper.prepare()
@@ -102,7 +101,7 @@ def interleaved(timers: Sequence[Callable[[], float]], rounds: int) -> list[list
     return values
 
 
-def make_steppers(records: Sequence[Record], names: Sequence[str], interrupts: Interrupts) -> list["Stepper"]:
+def make_steppers(records: Sequence[Record], names: Sequence[str]) -> list["Stepper"]:
     """Make a stepper for each run; runs with equal data share one datamodule."""
     tune_malloc()
     datasets: dict[str, InMemoryData] = {}
@@ -115,7 +114,7 @@ def make_steppers(records: Sequence[Record], names: Sequence[str], interrupts: I
             key = json.dumps([result.config["data"], data_seed(config), str(precision_of(config))])
             if key not in datasets:
                 datasets[key] = make_data(config)
-            steppers.append(Stepper(config, datasets[key], interrupts))
+            steppers.append(Stepper(config, datasets[key]))
     return steppers
 
 
@@ -160,7 +159,7 @@ class Stepper:
         steps: number of steps in a timed block, set by :meth:`prepare`.
     """
 
-    def __init__(self, config: FrozenConfig, data: InMemoryData, interrupts: Interrupts) -> None:
+    def __init__(self, config: FrozenConfig, data: InMemoryData) -> None:
         trial = dry_run_once(config)
         config = without_extra(config)
         self.trainer = make_trainer(config, [])
@@ -171,7 +170,6 @@ class Stepper:
         self.module.data = data
         self.module.configure_optimizers()
         self.module.on_fit_start()
-        self.interrupts = interrupts
         self.threads: int = config.trainer.threads or threads_for(trial.footprint, 1)
         self.steps = MIN_STEPS
         self.steps_per_epoch = len(batch_sizes(data.train, data.batch_size))
@@ -210,7 +208,7 @@ class Stepper:
             started = time.perf_counter()
             for x, y in minibatches:
                 self.module.step(x, y)
-                self.interrupts.check()
+                interrupts.check()
             self.synchronize()
             return time.perf_counter() - started
 

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 from normlab.errors import first_line
+from normlab.interrupts import Preempted, blocked_ctrl_c, interrupts
 from normlab.results.result import Status
 from normlab.sweep.executors import Executor, Groups, Outcomes
 from normlab.sweep.group_training import train_group, write_missing_results
 from normlab.sweep.grouping import Group, total_seconds
-from normlab.training.processes import exit_with_parent, ignored_interrupts
-from normlab.training.progress import Interrupts, Progress, WorkerProgress
+from normlab.training.processes import exit_with_parent
+from normlab.training.progress import Progress, WorkerProgress
 
 log = logging.getLogger("normlab")
 KILLED = "the worker process was killed, possibly because memory ran out"
@@ -69,7 +70,6 @@ class WorkerProcesses(Executor):
         idle = list(range(n_jobs))
         busy: dict[Future, tuple[int, int]] = {}
         waiting = sorted(range(len(groups)), key=lambda index: groups[index].seconds)
-        interrupts = Interrupts()
         try:
             with interrupts.recorded():
                 while waiting or busy:
@@ -78,11 +78,13 @@ class WorkerProcesses(Executor):
                         shared = cores_of(slot, n_jobs, cores), log_queue, done, stop
                         pool = pools[slot] or ProcessPoolExecutor(1, context, start_worker, shared)
                         pools[slot] = pool
-                        with ignored_interrupts():  # a process that starts here inherits this
+                        with blocked_ctrl_c():  # for a process that is started here
                             busy[pool.submit(train_in_worker, index, groups[index])] = index, slot
                     for future in wait(busy, timeout=0.2, return_when="FIRST_COMPLETED").done:
                         index, slot = busy.pop(future)
                         error = future.exception()
+                        if isinstance(error, Preempted):
+                            raise error
                         if isinstance(error, BrokenProcessPool):
                             error = RuntimeError(KILLED)
                         if error is not None:
@@ -94,8 +96,8 @@ class WorkerProcesses(Executor):
                         yield index, [error] * len(groups[index].runs) if error else future.result()
                     progress.advance_to(sum(done))
                     interrupts.check()
-        except KeyboardInterrupt:
-            log.info("stopping after the current epoch of each population")
+        except (KeyboardInterrupt, Preempted):
+            log.info("stopping after the current step of each population")
             raise
         finally:
             stop.set()

@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import signal
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from hydra.utils import get_object
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from torch import nn
 
 from normlab.config.frozen import FrozenConfig, is_population
@@ -279,4 +281,17 @@ def make_trainer(
         if strategy is not None:
             # The batch sampler selects the share of each process.
             rest |= {"strategy": strategy, "use_distributed_sampler": False}
-        return make(node, callbacks=callbacks, logger=list(loggers) or False, **rest)
+        trainer = make(node, callbacks=callbacks, logger=list(loggers) or False, **rest)
+    trainer._signal_connector = UnchangedSignals(trainer)
+    return trainer
+
+
+class UnchangedSignals(_SignalConnector):
+    """Leaves the handlers of signals in place, which :meth:`normlab.interrupts.Interrupts.recorded` installs.
+
+    Lightning's own handler of SIGTERM ends a training at the end of an epoch, as if Ctrl-C had been pressed.
+    """
+
+    def register_signal_handlers(self) -> None:
+        """Keep only the handler of Ctrl-C, which Lightning replaces while it shuts down and then restores."""
+        self._original_handlers = {signal.SIGINT: signal.getsignal(signal.SIGINT)}

@@ -4,7 +4,6 @@ The entry is :class:`MemberCallbacks`. K is the number of members.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +32,8 @@ EPOCH_HOOKS = (
     *("on_validation_batch_end", "on_validation_epoch_end", "on_validation_end"),
 )
 """Hooks that are called for members that still train; the batch of a population is an epoch."""
+BEFORE_STEPS = ("on_train_epoch_start", "on_train_batch_start")
+"""Those before the steps of an epoch, in order."""
 RUN_HOOKS = (
     *("on_fit_start", "on_train_start", "on_train_end", "on_fit_end", "on_exception"),
     *("on_test_start", "on_test_epoch_start", "on_test_batch_start"),
@@ -180,7 +181,7 @@ class MemberTrainer:
     def resume_state(self) -> dict[str, Any]:
         """Return the states of the callbacks, the latest metrics, and the numbers logged since the last epoch."""
         return {
-            "callbacks": [deepcopy(callback.state_dict()) for callback in self.callbacks],
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
             "callback_metrics": dict(self.callback_metrics),
             "numbers": dict(cast(MemberLogger, self.loggers[0]).numbers),
         }
@@ -207,7 +208,6 @@ class MemberCallbacks(pl.Callback):
         runs: the run of each member.
         data: the datamodule.
         callbacks, loggers: of each member.
-        saves: whether the state at the start of each epoch is kept for :meth:`resume_state`.
     """
 
     def __init__(
@@ -216,10 +216,7 @@ class MemberCallbacks(pl.Callback):
         data: InMemoryData,
         callbacks: Sequence[Sequence[pl.Callback]],
         loggers: Sequence[Sequence[Logger]],
-        saves: bool = False,
     ) -> None:
-        self.saves = saves
-        self.at_epoch_start: list[dict[str, Any]] = []
         self.restored: list[dict[str, Any]] = []
         self.parts = list(zip(runs, callbacks, loggers, strict=True))
         self.data = data
@@ -237,18 +234,16 @@ class MemberCallbacks(pl.Callback):
             for callback, own in zip(member.callbacks, state["callbacks"], strict=True):
                 callback.load_state_dict(own)
 
-    def begin_epoch(self) -> None:
-        """Keep the state of each member, before the hooks that a resumed epoch calls again; or restore it."""
+    def go_on(self) -> None:
+        """Restore the numbers of each member; the hooks before them are not called again, as in Lightning."""
         for member, state in zip(self.members, self.restored, strict=bool(self.restored)):
             member.callback_metrics = state["callback_metrics"]
             cast(MemberLogger, member.loggers[0]).numbers = dict(state["numbers"])
         self.restored = []
-        if self.saves:
-            self.at_epoch_start = [member.resume_state() for member in self.members]
 
     def resume_state(self) -> list[dict[str, Any]]:
-        """Return the state of each member at the start of the epoch."""
-        return self.at_epoch_start
+        """Return the state of each member, within an epoch."""
+        return [member.resume_state() for member in self.members]
 
     def resume_from(self, state: list[dict[str, Any]]) -> None:
         """Keep a state until the members exist."""
@@ -287,8 +282,10 @@ def _dispatch(hook: str) -> Any:
 
     def call(self: MemberCallbacks, trainer: pl.Trainer, pl_module: PopulationModule, *arguments: Any) -> None:
         members: Sequence[int] = range(len(self.members))
-        if hook == "on_train_epoch_start":
-            self.begin_epoch()
+        if self.restored and hook in BEFORE_STEPS:
+            if hook == BEFORE_STEPS[-1]:
+                self.go_on()
+            return
         if hook in EPOCH_HOOKS and trainer.state.fn == TrainerFn.FITTING:
             members = pl_module.active.nonzero().flatten().tolist()
         self.call(hook, members, *arguments)

@@ -18,6 +18,7 @@ from torch import Tensor
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import prefix_errors
+from normlab.interrupts import interrupts
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.norms.counter_rng import StochasticLayer
 from normlab.population import State
@@ -32,7 +33,6 @@ from normlab.population.evaluation import (
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
 from normlab.population.schedulers import PopulationScheduler
-from normlab.training.progress import Interrupts
 
 log = logging.getLogger("normlab")
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -119,10 +119,9 @@ class PopulationModule(pl.LightningModule):
         self.stats_warmup_epochs = stats_warmup_epochs
         self.train_eval_every, self.may_stop_early = train_eval_every, may_stop_early
         self.around_step: AroundStep = no_context
-        self.between_steps: Callable[[bool], None] = lambda is_last: self.interrupts.check()
+        self.between_steps: Callable[[bool], None] = lambda is_last: interrupts.check()
         self.before_steps: Callable[[], None] | None = None
         self.probe_seconds = self.save_seconds = 0.0
-        self.interrupts = Interrupts()
         self.metrics: dict[str, Tensor] = {}
         self.held_out_metrics: dict[str, Tensor] = {}
         self.active = torch.ones(population.members, dtype=torch.bool)

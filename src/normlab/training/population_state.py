@@ -13,13 +13,14 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.seed import _set_rng_states
 
+from normlab.interrupts import Preempted, interrupts
 from normlab.population.compiling import Compiled
 from normlab.population.optim import StackedOptimizer
 from normlab.training.callbacks import CurveRecorder
 from normlab.training.member_callbacks import MemberCallbacks
 from normlab.training.population_module import EpochSteps, PopulationModule
 from normlab.training.probe_callback import ProbeCallback
-from normlab.training.progress import Preempted, Progress
+from normlab.training.progress import Progress
 from normlab.training.resuming import generator_states
 from normlab.training.run_folders import RunFolders
 from normlab.training.saving import SaveTimer, State, StateFile
@@ -81,7 +82,7 @@ class PopulationSaver(pl.Callback):
             Preempted: after another signal.
         """
         try:
-            module.interrupts.check()
+            interrupts.check()
             if is_last:
                 self.progress.check()
         except (KeyboardInterrupt, Preempted):

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from normlab.config.frozen import FrozenConfig, KeyPath, replaced
 from normlab.data.sampling import derive_seed
 from normlab.errors import ConfigError, require
+from normlab.interrupts import PREEMPTIONS, blocked_ctrl_c
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
 from normlab.training.stackability import DryRun
@@ -131,7 +132,7 @@ class OtherProcess:
         self.connection, theirs = context.Pipe(duplex=False)
         arguments = (rank, copy, trial, folder, theirs)
         self.process = context.Process(target=train_share, args=arguments, daemon=True)
-        with ignored_interrupts():
+        with blocked_ctrl_c():
             self.process.start()
         theirs.close()
 
@@ -164,27 +165,15 @@ class OtherProcess:
         raise error from cause
 
 
-@contextmanager
-def ignored_interrupts() -> Iterator[None]:
-    """Context manager that ignores Ctrl-C, which a process started in it does from its first line on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
 def train_share(rank: int, run: Run, trial: DryRun, folder: str, connection: Connection) -> None:
     """Train a run in another process than its first one, and send the traceback if that fails."""
     # Imported here, as the session imports this module.
     from normlab.training.session import TrainingSession
 
     os.environ[RANK] = str(rank)
-    # The first process stops at Ctrl-C, logs and warns, for all.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The first process stops at signals, logs and warns, for all.
+    for number in (signal.SIGINT, *PREEMPTIONS):
+        signal.signal(number, signal.SIG_IGN)
     logging.disable()
     warnings.simplefilter("ignore")
     tqdm.set_lock(

@@ -23,6 +23,7 @@ from normlab.config.validation import check_targets
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
 from normlab.errors import ConfigError, first_line, prefix_errors, require
+from normlab.interrupts import interrupts
 from normlab.probes.snapshot import Probe
 from normlab.results.folder import reusable_result
 from normlab.results.result import Result
@@ -116,6 +117,7 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
     Raises:
         ConfigError: if the configuration cannot be trained, with the reason in one line.
     """
+    interrupts.check()
     check_targets(config)
     check_accelerator(config.trainer)
     trained = as_trained(config)

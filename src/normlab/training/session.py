@@ -21,6 +21,7 @@ from normlab.config.schema import SaveEvery, direction_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.loaders import MinibatchData
 from normlab.errors import first_line, require
+from normlab.interrupts import Preempted, interrupts
 from normlab.population.evaluation import constant_predictor_loss
 from normlab.population.kernels import tune_malloc
 from normlab.population.population import seed_globally
@@ -66,7 +67,7 @@ from normlab.training.population_module import PopulationModule
 from normlab.training.population_state import PopulationSaver
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.processes import process_seed, processes
-from normlab.training.progress import Preempted, Progress
+from normlab.training.progress import Progress
 from normlab.training.run_folders import (
     Run,
     RunFolders,
@@ -131,12 +132,8 @@ class TrainingSession:
         self.extra = [make_callbacks(run) for run in runs]
         self.loggers = [make_loggers(run) for run in runs]
         parts = runs, self.data, self.extra, self.loggers
-        saves = self.saved is not None
-        self.members = MemberCallbacks(*parts, saves=saves) if any(self.extra) and not alone else None
+        self.members = MemberCallbacks(*parts) if any(self.extra) and not alone else None
         self.trainer = self.make_trainer(logger)
-        if self.trainer.world_size == 1:
-            # Its handler of SIGTERM would end the training at the end of an epoch, as if Ctrl-C had been pressed.
-            self.trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         if self.saved and self.saved.found:
             self.go_on(self.saved, self.saved.found)
 
@@ -242,7 +239,7 @@ class TrainingSession:
         thread_count = self.threads or self.config.trainer.threads or max(1, share)
         tune_malloc()
         begin_loggers(self.runs, self.loggers)
-        with threads(thread_count), self.module.interrupts.recorded(), hide_lightning_warnings():
+        with threads(thread_count), interrupts.recorded(), hide_lightning_warnings():
             if self.saved and self.saved.kept:  # of this run itself
                 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             seed_globally(process_seed(self.config.seed, self.trainer.global_rank))

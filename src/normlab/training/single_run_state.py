@@ -7,10 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
+from normlab.interrupts import Preempted, interrupts
 from normlab.training import resuming
 from normlab.training.extra import as_number
 from normlab.training.population_state import writers_of
-from normlab.training.progress import Preempted, Progress
+from normlab.training.progress import Progress
 from normlab.training.run_folders import RunFolders
 from normlab.training.saving import SaveTimer, State, StateFile
 from normlab.training.single_run import Observer
@@ -53,7 +54,7 @@ class RunSaver(pl.Callback):
             return
         is_last = batch_idx + 1 == trainer.num_training_batches
         try:
-            self.observer.run.interrupts.check()
+            interrupts.check()
             if is_last:
                 self.progress.check()
         except (KeyboardInterrupt, Preempted):
