@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import traceback
@@ -15,6 +16,7 @@ from normlab.sweep.task import GroupTask
 
 log = logging.getLogger("normlab")
 NAMESPACE = "normlab"
+CONNECT_SECONDS = 10.0
 
 
 def require_package(name: str, launcher: str) -> Any:
@@ -119,6 +121,7 @@ class RayExecutor(JobExecutor):
         self.ray = require_package("ray", "ray")
         self.cores, self.options = num_cpus, {"num_cpus": num_cpus, "num_gpus": num_gpus}
         if not self.ray.is_initialized():
+            require_reachable(address)
             options = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
             if address is None:
                 options |= {"include_dashboard": False}
@@ -145,6 +148,19 @@ class RayExecutor(JobExecutor):
         for job in self.known(jobs) or ():
             self.ray.kill(self.ray.get_actor(job))
         log.info("the jobs were ended; the same command trains what is missing")
+
+
+def require_reachable(address: str | None) -> None:
+    """Raise ConfigError if nothing listens at an address ``host:port``; Ray would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.launcher.address={address}: no Ray cluster answers: {first_line(error)}"
+        ) from error
 
 
 class TrainingActor:

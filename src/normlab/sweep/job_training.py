@@ -116,8 +116,8 @@ class JobExecutor(Executor):
 
     def describe(self, groups: Groups) -> list[str]:
         """Return the log line about the jobs."""
-        number = len(groups)
-        return [f"{number} job{'s' * (number > 1)} of {self.name}, about {job_times(groups)} each"]
+        each = "" if len(groups) == 1 else " each"
+        return [f"{numbered(len(groups), 'job')} of {self.name}, about {job_times(groups)}{each}"]
 
     def outcomes(self, groups: Groups, progress: Progress) -> Outcomes:
         """Submit the groups that no job trains yet, and yield the outcomes as the jobs end."""
@@ -125,7 +125,7 @@ class JobExecutor(Executor):
         running, jobs = self.running(state), state.jobs()
         watched = {k: Watched(jobs[group.id]) for k, group in enumerate(groups) if group.id in running}
         if watched:
-            log.info("%d of the jobs were submitted before; waiting for them", len(watched))
+            log.info("waiting for %s, submitted before", numbered(len(watched), "job"))
         self.submit_groups(state, groups, [k for k in range(len(groups)) if k not in watched], watched)
         try:
             with interrupts.recorded():
@@ -203,10 +203,8 @@ class JobExecutor(Executor):
         for index, watch in list(watched.items()):
             lost = watch.missed and time.monotonic() - watch.missed > self.late_seconds
             if lost and watch.submissions > self.retries:
-                error = RuntimeError(
-                    f"its job ended {watch.submissions} times without results, the last was {watch.job.job}; "
-                    f"see its output in {state.folder / 'jobs'}"
-                )
+                where = f"the output of {watch.job.job} is in {state.folder / 'jobs'}"
+                error = RuntimeError(f"its job ended {times(watch.submissions)} without results; {where}")
                 write_missing_results(groups[index].runs, Status.FAILED, error)
                 del watched[index]
                 yield index, [error] * len(groups[index].runs)
@@ -221,6 +219,16 @@ def ended(state: SweepState, population: str, token: str) -> bool:
 def epochs_done(state: SweepState, groups: Groups) -> int:
     """Return the number of epochs that jobs have trained, over all runs."""
     return sum(progress.epochs for group in groups if (progress := state.progress(group.id)))
+
+
+def numbered(count: int, noun: str) -> str:
+    """Return a number with its noun, such as ``2 jobs``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def times(count: int) -> str:
+    """Return ``once``, or the number of times."""
+    return "once" if count == 1 else f"{count} times"
 
 
 def outcome(result: Result) -> Any:
