@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_saving import require_same_files
+from run_files import require_same_files
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
