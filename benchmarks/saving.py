@@ -3,8 +3,8 @@
 The default data and net. The time from the first epoch to the end is measured, and in it the time of all saves:
 writing curves, probes and events that wait, and the state itself, until it is on the disk.
 
-    python benchmarks/saving.py --members 256 --save-every 10s --epochs 700
-    python benchmarks/saving.py --members 256 --save-every 10s --epochs 300 probes=light
+    python benchmarks/saving.py --members 256 --save-every 10s --epochs 120
+    python benchmarks/saving.py --members 256 --save-every 10s --epochs 60 probes=light
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=256)
     parser.add_argument("--save-every", default="10s")
-    parser.add_argument("--epochs", type=int, default=700)
+    parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args()
     words = [f"trainer.save_every={options.save_every}", f"trainer.max_epochs={options.epochs}"]

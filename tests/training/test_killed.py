@@ -8,14 +8,29 @@ import time
 from pathlib import Path
 
 import pytest
-from test_saving import require_same_files
+from run_files import require_same_files
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
-LONG = ["trainer.max_epochs=300", "net.hidden=[8]", "trainer.save_every=0.3s", "data=random", "data.train=60"]
+LONG = ["net.hidden=[8]", "trainer.save_every=0.3s", "data=random", "data.train=60"]
 COMMANDS = {
-    "sweep": [*LONG, "-m", "model=bn,noisy", "seed=range(4)", "optimizer.lr=0.01,0.1", "data.batch_size=20"],
-    "compiled": [*LONG, "-m", "seed=range(4)", "trainer.compile=true", "data.batch_size=20"],
+    "sweep": [
+        *LONG,
+        "-m",
+        "trainer.max_epochs=300",
+        "model=bn,noisy",
+        "seed=range(4)",
+        "optimizer.lr=0.01,0.1",
+        "data.batch_size=20",
+    ],
+    "compiled": [
+        *LONG,
+        "-m",
+        "trainer.max_epochs=300",
+        "seed=range(4)",
+        "trainer.compile=true",
+        "data.batch_size=20",
+    ],
     "lightning": [*LONG, "module=lightning", "trainer.max_epochs=60", "data.batch_size=10"],
 }
 
@@ -39,11 +54,17 @@ def run_folders(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.rglob("result.json"))
 
 
+def saves(folder: Path) -> set[tuple[str, int]]:
+    """Return the names and times of the states in a folder."""
+    files = [*folder.glob(".normlab/*.pt"), *folder.glob(".normlab/*.ckpt")]
+    return {(path.name, path.stat().st_mtime_ns) for path in files}
+
+
 def interrupt_after_save(folder: Path, words: list[str], number: int) -> int:
     """Start a training, send a signal some time after its state was saved, and return its exit code."""
-    process = start(folder, words)
+    process, before = start(folder, words), saves(folder)
     ends = time.monotonic() + 200
-    while not [*folder.glob(".normlab/*.*t")]:
+    while not saves(folder) - before:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
         time.sleep(0.01)

@@ -144,12 +144,19 @@ class StateFile:
             state = self.read(self.path)
             header = self.header_of(state)
             if reason := self.unusable_reason(header):
-                log.info("%s starts from the first epoch: the state in %s is %s", name, self.path, reason)
+                log.info(
+                    "%s: training starts from the first epoch, as the state in %s is %s", name, self.path, reason
+                )
                 return None
             kept = [KeptFiles(**entry) for entry in header["files"]]
         except Exception as error:  # any, depending on the bytes of the file
             reason = first_line(error)
-            log.warning("%s starts from the first epoch: the state in %s is damaged: %s", name, self.path, reason)
+            log.warning(
+                "%s: training starts from the first epoch, as the state in %s is damaged: %s",
+                name,
+                self.path,
+                reason,
+            )
             return None
         # The folder of a member that has ended before is a temporary one.
         own = [run.path == name for run, name in zip(self.runs, header["names"], strict=True)]
@@ -174,7 +181,7 @@ class StateFile:
         header = self.header_of(self.found)
         ago = rounded_time(max(0.0, time.time() - header["time"]))
         name, epochs = population_name(self.runs), self.runs[0].config.trainer.max_epochs
-        log.info("%s goes on from epoch %d of %d (saved %s ago)", name, header["epoch"] + 1, epochs, ago)
+        log.info("%s: training goes on from epoch %d of %d (saved %s ago)", name, header["epoch"] + 1, epochs, ago)
 
     def header(self, folders: RunFolders, epoch: int) -> State:
         """Return the part of a state that populations and runs that train alone have in common.

@@ -208,7 +208,7 @@ class TrainingSession:
         self.threads = header["threads"]
         self.folders.started = datetime.fromisoformat(header["started"])
         if not is_population(self.config):
-            self.checkpoint = str(file.path)
+            self.checkpoint, file.found = str(file.path), None
         if self.members is not None:
             self.members.resume_from(state["callbacks"][type(self.members).__name__])
 
