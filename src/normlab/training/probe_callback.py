@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.optimizer import _optimizers_to_device
 from torch import Tensor, nn
 
 from normlab.data.sampling import derive_seed
@@ -136,6 +137,7 @@ class ProbeCallback(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Run the probes with ``at_end``."""
+        return_to_device(pl_module, trainer)
         if not self.start:  # Lightning calls no on_train_start where max_epochs is 0
             self.on_train_start(trainer, pl_module)
         self.run_between_steps(pl_module, [name for name, probe in self.probes.items() if probe.at_end])
@@ -180,7 +182,9 @@ class ProbeCallback(pl.Callback):
 
     def snapshot(self, module: PopulationModule, name: str, step: ProbedStep) -> TrainingSnapshot:
         """Return the snapshot of a step for a probe, with generators seeded by run, probe and step."""
-        net = module.population.net
+        net, device = module.population.net, module.device
+        stability = stability_limit(module.optimizer, trained(module))
+        equilibrium = equilibrium_angle(module.optimizer, trained(module))
         return TrainingSnapshot(
             net=net,
             loss=module.task.loss,
@@ -190,8 +194,8 @@ class ProbeCallback(pl.Callback):
             start=self.start,
             minibatch=(step.x, step.y),
             train=module.training_split(),
-            lr=module.learning_rates(),
-            stability=stability_limit(module.optimizer, trained(module)),
+            lr=module.learning_rates().to(device),
+            stability=None if stability is None else stability.to(device),
             generators=[
                 torch.Generator().manual_seed(derive_seed(seed, "probe", name, step.step)) for seed in self.seeds
             ],
@@ -200,7 +204,7 @@ class ProbeCallback(pl.Callback):
             folds=self.folds,
             preconditioning=step.preconditioning,
             test=module.split(2),
-            equilibrium=equilibrium_angle(module.optimizer, trained(module)),
+            equilibrium=None if equilibrium is None else equilibrium.to(device),
         )
 
     def record(self, name: str, measurement: Measurement, step: ProbedStep, members: Sequence[int]) -> None:
@@ -273,6 +277,13 @@ class ProbeCallback(pl.Callback):
         self.latest = [headlines(rows)]
         self.written, self.unwritten = (rows, [[]]) if self.continues else ([], [rows])
         self.flush()
+
+
+def return_to_device(module: PopulationModule, trainer: pl.Trainer) -> None:
+    """Move a module and its optimizers to the training device, from which Lightning moves them at the end."""
+    device = trainer.strategy.root_device
+    module.to(device)
+    _optimizers_to_device(trainer.optimizers, device)
 
 
 def map_arrays(convert: Callable[[Any], Any], row: Mapping[str, Any]) -> dict[str, Any]:
