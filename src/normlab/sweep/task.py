@@ -7,9 +7,13 @@ import logging
 import os
 import pickle
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normlab.interrupts import Preempted
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,23 @@ class GroupTask:
         return DelayedSubmission(self)
 
 
-def requeue(error: BaseException) -> None:
-    """Let submitit put the job into SLURM's queue again; outside SLURM, raise the error."""
+def requeue(error: "Preempted") -> None:
+    """Let submitit put the job into SLURM's queue again; outside SLURM, raise the error.
+
+    A job that SLURM ends itself, such as one that the user cancels, is not put into the queue: SIGTERM comes with
+    ``scancel`` as well as at the start of a grace time.
+    """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         raise error
+    if error.signum == signal.SIGTERM and not is_running(os.environ["SLURM_JOB_ID"]):
+        raise SystemExit(128 + error.signum) from error
     from submitit import JobEnvironment
 
     # The training has put back the handlers of signals that submitit had installed.
     signal.raise_signal(JobEnvironment._usr_sig())
+
+
+def is_running(job: str) -> bool:
+    """Return True if SLURM does not end a job at present."""
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
