@@ -57,16 +57,18 @@ def differing_files(one: Path, other: Path) -> list[str]:
 
 
 def files_of(sweep: Path) -> dict[str, Path]:
-    """Return the files of a sweep's runs and its tables by name; event files by their endings."""
-    paths = [path for path in sweep.rglob("*") if path.is_file() and ".normlab" not in path.parts]
+    """Return the files of a sweep's runs and its tables by name; all event files have the same name.
+
+    Event files with the numbers of the tables are left out: they hold times.
+    """
+    paths = [path for path in sweep.rglob("*") if path.is_file() and ".closed." not in path.name]
     kept = [path for path in paths if path.suffix in (".csv", ".json", ".pt", ".npz") or is_in_run(path)]
-    names = {path: path.name for path in kept}
-    names |= {
-        path: "events of the arms" if ".closed." in path.name else "events"
+    names = {path: "events" if path.name.startswith("events.") else path.name for path in kept}
+    return {
+        str(path.parent.relative_to(sweep) / names[path]): path
         for path in kept
-        if path.name.startswith("events.")
+        if not {".normlab", "report"}.intersection(path.parts)
     }
-    return {str(path.parent.relative_to(sweep) / names[path]): path for path in kept if "report" not in path.parts}
 
 
 def is_in_run(path: Path) -> bool:

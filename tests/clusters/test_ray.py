@@ -23,7 +23,7 @@ def test_killed_worker_and_driver_change_no_bit(ray_cluster, tmp_path):
     driver = start(tmp_path, *long, *ray, "hydra.sweep.dir=cluster")
     wait_until(lambda: is_training(sweep) and any(sweep.glob(".normlab/*.pt")), 120, "both train", interval=0.2)
     driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    driver.communicate()
     training = {number for number, task in ray_cluster.workers().items() if "TrainingActor" in task}
     assert len(training) == 2, "the actors outlive their driver"
     ray_cluster.kill_worker(training.pop())

@@ -46,7 +46,7 @@ def test_preempted_job_and_killed_driver_change_no_bit(slurm, tmp_path):
     first, second = submitted(sweep)
     slurm.run("scancel", "--signal=USR1", first)
     driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    driver.communicate()
     slurm.wait_for(first, "PENDING")
     slurm.run("scancel", second)
     out = run(tmp_path, *long, *SLURM, "hydra.sweep.dir=cluster")
