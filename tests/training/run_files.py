@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-TIMES = ("seconds", "started", "ended", "name", "overrides", "command")
+TIMES = ("seconds", "started", "ended", "name", "overrides", "command", "environment")
 
 
 def scalars(folder: Path) -> dict[str, str]:
