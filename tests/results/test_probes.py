@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from normlab.results.reading import read_arrays, read_probes
 from normlab.results.series import (
     ARRAYS,
     PROBES_FILE,
     ProbeRecord,
     append_probes,
     headlines,
-    read_arrays,
-    read_probes,
     write_arrays,
 )
 

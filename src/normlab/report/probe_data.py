@@ -16,7 +16,7 @@ from normlab.report.charts import configuration_styles, legend_labels
 from normlab.report.factors import short_names
 from normlab.report.figures import LegendEntry, Style, finite, style_entries
 from normlab.report.sweep_summary import SweepSummary
-from normlab.results.series import read_arrays
+from normlab.results.reading import read_arrays
 from normlab.stats.comparison import RATIO, estimate_columns, shown_estimate
 from normlab.stats.design import MODEL, OPTIMIZER, PLAIN, configuration_label, natural
 from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, log_ratios

@@ -202,7 +202,7 @@ def write_events(
     metrics = {tag_of(str(name)): str(name).removeprefix(TABLE) for name in numbers if numbers[name].notna().any()}
     names = dict.fromkeys(name for points in curves.values() for point in points for name in point.metrics)
     shown = [
-        layout_event(layout(names or dict.fromkeys(sweep.curves["metric"]), sweep.metric)),
+        layout_event(layout(names or dict.fromkeys(sweep.curves["metric"].unique()), sweep.metric)),
         text("all runs", text_blocks([*markdown, *([ABOUT_CONFIGURATIONS] if curves else []), ABOUT_TABLE])),
         *image_events(figures),
     ]
