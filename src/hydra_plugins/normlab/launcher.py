@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ class PopulationLauncher(Launcher):
         groups = group_runs(list(runs.values()), self.chunk, self.n_jobs)
         for line in plan(groups) if groups else ():
             log.info(line)
-        for job in jobs:
+        for job in jobs if self.config.records == "folders" else ():
             job.write_hydra()
         for group, values in train_groups(groups, self.n_jobs):
             for place, value in zip(groups[group].indices, values, strict=True):
@@ -123,6 +123,8 @@ class PopulationLauncher(Launcher):
                 if not is_our_sweep(self.config):
                     dry_run_once(check_values(job.values))
                 runs[k] = Run.of_job(job.values, job.written, FrozenConfig.of(job.hydra))
+                if self.config.records == "packed":
+                    runs[k] = replace(runs[k], hydra=job.hydra_texts())
             except Exception as error:
                 if is_our_sweep(self.config):
                     raise

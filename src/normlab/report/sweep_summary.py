@@ -19,7 +19,7 @@ from normlab.report.factors import (
 )
 from normlab.results.reading import read_curves, read_probes
 from normlab.results.result import Result, Status, worst_value
-from normlab.results.sweep import Record, read_unresolved, setting
+from normlab.results.sweep import Record, setting
 from normlab.stats.design import (
     ENDS,
     LR,
@@ -89,7 +89,7 @@ def summarize_sweep(records: Sequence[Record], compare: str | None = None) -> Sw
     results = [record.result for record in records]
     curves = read_curves(records)
     metric, direction = common_objective(results)
-    factors = find_factors(results, lambda: [read_unresolved(record.folder) for record in records], compare)
+    factors = find_factors(results, lambda: [record.unresolved() for record in records], compare)
     keys = factors.keys
     listed = factors.settings.assign(
         configuration=configuration_labels(results, factors), **run_columns(results, metric, direction, curves)

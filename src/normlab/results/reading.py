@@ -7,13 +7,14 @@ import csv
 import io
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from normlab.errors import first_line
+from normlab.results.packed import SERIES
 from normlab.results.series import ARRAYS, CURVE_COLUMNS, CURVES_FILE, PROBES_FILE, TYPES
 
 if TYPE_CHECKING:
@@ -47,14 +48,56 @@ def read_rows(records: Sequence["Record"], name: str) -> "pd.DataFrame":
 
     Runs with a missing or damaged file have no rows; damage is logged.
     """
+    in_files = np.array([k for k, record in enumerate(records) if record.packed is None], dtype=int)
     frames = []
-    for start in range(0, len(records), FILES_AT_ONCE):
-        frames.append(read_files(records[start : start + FILES_AT_ONCE], name))
-        frames[-1]["run"] += start
-    return joined_rows(frames) if frames else read_files([], name)
+    for part in np.array_split(in_files, max(1, -(-len(in_files) // FILES_AT_ONCE))):
+        frames.append(read_files([records[k] for k in part], name))
+        frames[-1]["run"] = part[frames[-1]["run"]]
+    if len(in_files) == len(records):
+        return joined_rows(frames)
+    return joined_rows([*frames, *packed_frames(records, name)]).sort_values(
+        "run", kind="stable", ignore_index=True
+    )
 
 
-def joined_names(splits: "pd.Series", metrics: "pd.Series") -> "pd.Categorical":
+def packed_frames(records: Sequence["Record"], name: str) -> Iterator["pd.DataFrame"]:
+    """Yield the rows of a time series of the runs in each file of packed records; see :func:`read_rows`."""
+    of_pack: dict[Path, list[int]] = {}
+    for k, record in enumerate(records):
+        if record.packed is not None:
+            of_pack.setdefault(record.packed.pack.path, []).append(k)
+    for numbers in of_pack.values():
+        runs = [run for k in numbers if (run := records[k].packed)]
+        column = runs[0].pack.column(SERIES[name])
+        if column is not None:
+            yield packed_frame(column.take([run.row for run in runs]), numbers, name)
+
+
+def packed_frame(series: Any, numbers: Sequence[int], name: str) -> "pd.DataFrame":
+    """Return the rows of a time series of runs as a data frame.
+
+    Args:
+        series: the rows of each run, an Arrow array of lists.
+        numbers: of the runs, for the column ``run``.
+        name: of the CSV file that would hold them.
+    """
+    import pandas as pd
+
+    rows, lengths = series.flatten(), series.value_lengths().to_numpy(zero_copy_only=False)
+    columns: dict[str, Any] = {"run": np.repeat(numbers, lengths)}
+    for key, kind in TYPES[name].items():
+        values = rows.field(key)
+        columns[key] = (
+            pd.Categorical.from_codes(
+                values.indices.to_numpy(), pd.Index(values.dictionary.to_pylist(), dtype=str)
+            )
+            if kind == "category"
+            else values.to_numpy()
+        )
+    return pd.DataFrame(columns)
+
+
+def joined_names(splits: "pd.Series", metrics: "pd.Series") -> "pd.Categorical[Any]":
     """Return the full names of metrics, ``val/loss``, as categories; a metric without a split has its own name."""
     import pandas as pd
 
@@ -67,7 +110,7 @@ def joined_names(splits: "pd.Series", metrics: "pd.Series") -> "pd.Categorical":
     order = sorted(set(names))
     code_of = np.zeros(len(occurring) and occurring[-1] + 1, dtype=np.int32)
     code_of[occurring] = [order.index(name) for name in names]
-    return pd.Categorical.from_codes(code_of[pairs], categories=pd.Index(order, dtype=object))
+    return pd.Categorical.from_codes(code_of[pairs], categories=pd.Index(order, dtype=str))
 
 
 def joined_rows(frames: Sequence["pd.DataFrame"]) -> "pd.DataFrame":
@@ -75,6 +118,7 @@ def joined_rows(frames: Sequence["pd.DataFrame"]) -> "pd.DataFrame":
     import pandas as pd
     from pandas.api.types import union_categoricals
 
+    frames = [frame for frame in frames if len(frame)] or frames[:1]
     if len(frames) == 1:
         return frames[0]
     columns: dict[str, Any] = {}
@@ -160,11 +204,14 @@ def whole_rows(text: str) -> str:
     return text[: end + 1]
 
 
-def read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Read ``probes.npz`` in ``folder``; empty if it is missing, or damaged (logs a warning)."""
-    path = folder / ARRAYS
+def read_arrays(record: "Record") -> dict[str, np.ndarray]:
+    """Read the arrays of ``probes.npz`` of a run; empty if it is missing, or damaged (logs a warning)."""
+    path = record.folder / ARRAYS
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        content = path.read_bytes() if record.packed is None else record.packed.file(ARRAYS)
+        if content is None:
+            return {}
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except FileNotFoundError:
         return {}

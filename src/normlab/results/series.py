@@ -5,6 +5,7 @@ measured.
 """
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ TYPES: Mapping[str, dict[str, Any]] = {
     PROBES_FILE: {**TIME, **dict.fromkeys(("probe", "mode", "quantity"), "category"), "value": float},
 }
 """Type of each column of the CSV files."""
+Row = Sequence[object]
 CURVE_COLUMNS = ("run", "epoch", "step", "metric", "value")
 
 
@@ -76,27 +78,36 @@ def headlines(records: Iterable[ProbeRecord]) -> dict[str, float]:
     return {record.tag(name): record.numbers[name] for record in records for name in record.headline}
 
 
-def append_curves(folder: Path, points: Iterable[Point]) -> None:
-    """Append the metrics of points to ``curves.csv`` in ``folder``; a new file gets its header."""
-    rows = []
+def rows_of_points(points: Iterable[Point]) -> list[Row]:
+    """Return the rows of ``curves.csv`` for points, one for each metric."""
+    rows: list[Row] = []
     for point in points:
         for name, value in point.metrics.items():
             split, slash, metric = name.partition("/")
             rows.append((point.epoch, point.step, split if slash else "", metric if slash else name, value))
-    append_rows(folder / CURVES_FILE, rows)
+    return rows
 
 
-def append_probes(folder: Path, records: Iterable[ProbeRecord]) -> None:
-    """Append numbers to ``probes.csv`` in ``folder``; a new file gets its header."""
-    rows = [
+def append_curves(folder: Path, points: Iterable[Point]) -> None:
+    """Append the metrics of points to ``curves.csv`` in ``folder``; a new file gets its header."""
+    append_rows(folder / CURVES_FILE, rows_of_points(points))
+
+
+def rows_of_records(records: Iterable[ProbeRecord]) -> list[Row]:
+    """Return the rows of ``probes.csv`` for probe records, one for each number."""
+    return [
         (record.epoch, record.step, record.probe, record.mode, name, value)
         for record in records
         for name, value in record.numbers.items()
     ]
-    append_rows(folder / PROBES_FILE, rows)
 
 
-def append_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
+def append_probes(folder: Path, records: Iterable[ProbeRecord]) -> None:
+    """Append numbers to ``probes.csv`` in ``folder``; a new file gets its header."""
+    append_rows(folder / PROBES_FILE, rows_of_records(records))
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
     """Append rows to a CSV file, with its header if it is new; fields with a comma or quote are quoted."""
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -107,6 +118,18 @@ def append_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 def write_arrays(folder: Path, records: Iterable[ProbeRecord]) -> None:
     """Write the arrays of a run to ``probes.npz`` in ``folder``, atomically; without any arrays, no file.
+
+    Raises:
+        ValueError: if the shape of an array differs from that at an earlier step.
+    """
+    if content := arrays_content(records):
+        temporary = folder / f".{ARRAYS}.{os.getpid()}"
+        temporary.write_bytes(content)
+        temporary.replace(folder / ARRAYS)
+
+
+def arrays_content(records: Iterable[ProbeRecord]) -> bytes:
+    """Return the content of ``probes.npz`` for the arrays of a run; empty without any arrays.
 
     The keys are ``<probe>/<mode>/<name>``, ``(T, …)``, and ``<probe>/<mode>/epoch`` and ``step``, ``(T,)``. A
     later record of the same probe, mode, epoch and step counts. A step without an array has NaN.
@@ -121,11 +144,10 @@ def write_arrays(folder: Path, records: Iterable[ProbeRecord]) -> None:
     arrays: dict[str, Any] = {
         f"{source}/{name}": array for source in sources for name, array in stack_arrays(source, sources[source])
     }
+    content = io.BytesIO()
     if arrays:
-        temporary = folder / f".{ARRAYS}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-        temporary.replace(folder / ARRAYS)
+        np.savez(content, **arrays)
+    return content.getvalue()
 
 
 def stack_arrays(

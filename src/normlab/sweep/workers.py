@@ -17,8 +17,10 @@ import torch
 
 from normlab.errors import first_line
 from normlab.population.resources import is_out_of_memory
-from normlab.results.result import Result, Status
+from normlab.results.packed import stored_result
+from normlab.results.result import Status
 from normlab.sweep.grouping import Group
+from normlab.training.packed_runs import store_results
 from normlab.training.progress import Progress, WorkerProgress
 from normlab.training.run import train
 from normlab.training.run_folders import Run, result_without_metrics
@@ -54,9 +56,8 @@ def train_groups(groups: Groups, n_jobs: int) -> Outcomes:
 
 def write_missing_results(runs: Sequence[Run], status: Status, error: str | None = None) -> None:
     """Write a result with this status for runs that have none."""
-    for run in runs:
-        if Result.read(run.folder) is None:
-            result_without_metrics(run, status, error).write(run.folder)
+    missing = [run for run in runs if stored_result(run.folder) is None]
+    store_results(missing, [result_without_metrics(run, status, error) for run in missing])
 
 
 def train_sequentially(groups: Groups, progress: Progress) -> Outcomes:
@@ -171,10 +172,9 @@ def train_group(group: Group, progress: Progress) -> list[Any]:
         # Module and Trainer form a reference cycle.
         gc.collect()
     log.warning("out of memory with %d runs at once; continuing with half as many", len(runs))
-    for run in runs:
-        result = Result.read(run.folder)
-        if result is not None and not result.status.done:
-            result_without_metrics(run, Status.STOPPED).write(run.folder)
+    results = [stored_result(run.folder) for run in runs]
+    again = [run for run, result in zip(runs, results, strict=True) if result and not result.status.done]
+    store_results(again, [result_without_metrics(run, Status.STOPPED) for run in again])
     half = len(runs) // 2
     parts = [replace(group, runs=part, populations=2 * group.populations) for part in (runs[:half], runs[half:])]
     return [value for part in parts for value in train_group(part, progress)]

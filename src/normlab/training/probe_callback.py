@@ -25,10 +25,11 @@ from normlab.probes.graph import Graph
 from normlab.probes.landscape import folds_exactly
 from normlab.probes.snapshot import Measurement, Preconditioning, Probe, TrainingSnapshot
 from normlab.results.events import EventWriter, histograms, scalars
-from normlab.results.series import ProbeRecord, append_probes, headlines, write_arrays
+from normlab.results.series import ProbeRecord, headlines
 from normlab.training.callbacks import Timer
 from normlab.training.population_module import PopulationModule
 from normlab.training.run_folders import Run
+from normlab.training.run_series import RunSeries
 from normlab.training.stability import equilibrium_angle, preconditioning, stability_limit
 
 log = logging.getLogger("normlab")
@@ -57,7 +58,7 @@ class ProbeCallback(pl.Callback):
     """Runs probes at their steps, and records and writes their measurements of each member.
 
     Args:
-        probes, runs, events, flush_seconds: by name, and of the runs.
+        probes, runs, series, events, flush_seconds: by name, and of the runs.
         keeps: whether the records are kept for :meth:`resume_state` after they were written.
 
     Attributes:
@@ -68,13 +69,14 @@ class ProbeCallback(pl.Callback):
         self,
         probes: Mapping[str, Probe | Graph],
         runs: Sequence[Run],
+        series: Sequence[RunSeries],
         events: Sequence[EventWriter],
         flush_seconds: float,
         keeps: bool = False,
     ) -> None:
         self.probes = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
         self.graphs = [probe for probe in probes.values() if isinstance(probe, Graph)]
-        self.runs, self.events = runs, events
+        self.series, self.events = series, events
         self.flush_due = Timer(flush_seconds)
         self.seeds: list[int] = [run.config.seed for run in runs]
         self.start: State = {}
@@ -95,8 +97,8 @@ class ProbeCallback(pl.Callback):
             log.warning("probes: frozen normalizers are not folded into linear layers, which would change the net")
         for graph in self.graphs:
             files = graph.files(pl_module.population.member_net(0), x)
-            for run, name in itertools.product(self.runs, files):
-                (run.folder / name).write_bytes(files[name])
+            for series, name in itertools.product(self.series, files):
+                series.write_file(name, files[name])
         due = [name for name, probe in self.probes.items() if probe.at_start and not resumed]
         self.run_between_steps(pl_module, due)
         pl_module.around_step = partial(self.around_step, pl_module)
@@ -206,7 +208,7 @@ class ProbeCallback(pl.Callback):
         """Write the numbers and histograms recorded since the last call."""
         for k, rows in enumerate(self.unwritten):
             if rows:
-                append_probes(self.runs[k].folder, rows)
+                self.series[k].append_records(rows)
                 for file in self.events[k : k + 1]:
                     for row in rows:
                         file.add_event(scalars(row.point()))
@@ -218,9 +220,9 @@ class ProbeCallback(pl.Callback):
 
     def write_arrays(self) -> None:
         """Write the arrays of the whole training."""
-        for run, rows in zip(self.runs, self.with_arrays, strict=True):
+        for series, rows in zip(self.series, self.with_arrays, strict=True):
             if rows:
-                write_arrays(run.folder, rows)
+                series.write_arrays(rows)
 
     def resume_state(self) -> dict[str, Any]:
         """Return the initial state and all records of a single run."""

@@ -36,6 +36,7 @@ from normlab.training.build import (
 from normlab.training.extra import as_trained, make_callbacks, make_loggers
 from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.optimizers import example_optimizer, needs_closure
+from normlab.training.packed_runs import check_packable
 from normlab.training.population_module import PopulationModule
 from normlab.training.processes import share_sizes
 from normlab.training.progress import Progress
@@ -99,6 +100,8 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
         ConfigError: if the configuration cannot be trained, with the reason in one line.
     """
     check_targets(config)
+    if config.get("records") == "packed":
+        check_packable(config)
     check_accelerator(config.trainer)
     trained = as_trained(config)
     if is_population(trained):

@@ -5,7 +5,7 @@ import re
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import indent
@@ -24,6 +24,7 @@ from normlab.results import events, result, series
 from normlab.results.events import EVENT_FILES, EventWriter
 from normlab.results.folder import group_choices, require_writable, run_name, to_yaml
 from normlab.results.result import EpochMetrics, Objective, Result, Status, remembered_command, worst_value
+from normlab.training.run_series import SeriesInFolder
 
 ERROR = "error.txt"
 # Sweeps escape the braces of interpolations.
@@ -37,6 +38,7 @@ class Run:
     Attributes:
         written: the configuration as Hydra writes it, with unresolved interpolations; by default ``config``.
         sweep_folder: of the sweep; None for a single run.
+        hydra: the texts of the files that Hydra would write, by name, for packed records.
     """
 
     config: FrozenConfig
@@ -46,6 +48,7 @@ class Run:
     overrides: list[str]
     written: Mapping[str, Any] | None = None
     sweep_folder: Path | None = None
+    hydra: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sweep(self) -> Path:
@@ -77,12 +80,15 @@ class Run:
 class RunFolders:
     """Clears the run folders at the start, and completes them however the training ends."""
 
+    error_file = f"{ERROR} in its folder"
+
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self.started = datetime.now(UTC)
         for run in runs:
             remove_unfinished_run(run.folder)
         self.events: list[EventWriter] = []
+        self.series = [SeriesInFolder(run.folder) for run in runs]
 
     def open_events(self, writers: Sequence[EventWriter] | None = None) -> None:
         """Open the event file of each run, and write its hyperparameters and its configuration as text.
@@ -152,15 +158,20 @@ def remove_unfinished_run(folder: Path) -> None:
         (folder / "checkpoints" / name).unlink(missing_ok=True)
 
 
-def run_line(result: Result) -> str:
-    """Return the log line of a run's end: status, epochs, seconds and metrics."""
+def run_line(result: Result, error_file: str) -> str:
+    """Return the log line of a run's end: status, epochs, seconds and metrics.
+
+    Args:
+        result: of the run.
+        error_file: the place of the traceback of a failed run.
+    """
     words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
     metric, best, last = result.objective.metric, result.best, result.last
     if result.status == Status.FINISHED and best and last:
         words += f"; {metric} best {best.metrics[metric]:.4g} in epoch {best.epoch}"
         words += f", last {last.metrics[metric]:.4g}" if metric in last.metrics else ""
         words += "".join(f"; {name} {value:.4g}" for name, value in result.test.items() if name == "test/loss")
-    return f"{words}; {result.error}, see error.txt in its folder" if result.error else words
+    return f"{words}; {result.error}, see {error_file}" if result.error else words
 
 
 def population_line(results: Sequence[Result]) -> str:
