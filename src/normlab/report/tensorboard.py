@@ -199,9 +199,8 @@ def write_events(
         write_numbers(sweep.records[number], numbers.loc[number])
     # Runs of the user may lie in a folder of that name; their event files must stay.
     free = not any(record.folder.is_relative_to(folder / ARMS) for record in sweep.records)
-    curves = (
-        configuration_curves(sweep) if free and (packed or len(sweep.runs) > len(sweep.configurations)) else {}
-    )
+    several = packed or len(sweep.runs) > len(sweep.configurations)
+    curves = configuration_curves(sweep) if free and several else {}
     if free:
         write_configurations(folder / ARMS, sweep, curves)
     metrics = {tag_of(str(name)): str(name).removeprefix(TABLE) for name in numbers if numbers[name].notna().any()}
@@ -213,11 +212,13 @@ def write_events(
     ]
     columns = hparams_columns(hyperparameters(sweep), metrics, sweep.keys)
     # TensorBoard selects none of more than 40 runs for these tabs; those below arms/ can be selected at once.
-    replace_event_file(folder, [columns] if curves else [columns, *shown])
+    if traced:
+        replace_event_file(folder, [columns] if curves else [columns, *shown])
     if not curves:
-        return {"curves of all runs": folder}
+        return {"curves of all runs": folder} if traced else {}
     replace_event_file(folder / ARMS, shown)
-    return {"median curves of the configurations": folder / ARMS, "all runs and hyperparameters": folder}
+    all_runs = {"all runs and hyperparameters": folder} if traced else {}
+    return {"median curves of the configurations": folder / ARMS, **all_runs}
 
 
 def is_packed_trace(record: Record) -> bool:
