@@ -240,8 +240,20 @@ def read_pack(path: str, modified: int, size: int) -> Pack:
         folders, results = (table.column(name).to_pylist() for name in ("folder", "result"))
         return Pack(Path(path), folders, results, generation)
     except (OSError, KeyError, ValueError) as error:
-        log.warning(DAMAGED, path, first_line(error))
+        warn_of_damage(os.path.abspath(path), modified, first_line(error))
         return Pack(Path(path))
+
+
+@lru_cache(maxsize=1024)
+def warn_of_damage(path: str, modified: int, reason: str) -> None:
+    """Log a warning of a damaged file; once for each version of it.
+
+    Args:
+        path: of the file, absolute, as it may be read by several relative ones.
+        modified: time of the version.
+        reason: the error.
+    """
+    log.warning(DAMAGED, path, reason)
 
 
 def packed_runs(folder: Path) -> Mapping[str, PackedRun]:
