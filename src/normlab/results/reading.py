@@ -34,8 +34,11 @@ def read_curves(records: Sequence["Record"]) -> "pd.DataFrame":
 
     The metrics are categories in alphabetical order: a large sweep has millions of rows, and few metrics.
     """
+    import pandas as pd
+
     rows = read_rows(records, CURVES_FILE)
-    return rows.assign(metric=joined_names(rows["split"], rows["metric"]))[list(CURVE_COLUMNS)]
+    columns = {name: rows[name] for name in CURVE_COLUMNS}
+    return pd.DataFrame({**columns, "metric": joined_names(rows["split"], rows["metric"])}, copy=False)
 
 
 def read_probes(records: Sequence["Record"]) -> "pd.DataFrame":
@@ -55,9 +58,9 @@ def read_rows(records: Sequence["Record"], name: str) -> "pd.DataFrame":
         frames[-1]["run"] = part[frames[-1]["run"]]
     if len(in_files) == len(records):
         return joined_rows(frames)
-    return joined_rows([*frames, *packed_frames(records, name)]).sort_values(
-        "run", kind="stable", ignore_index=True
-    )
+    rows = joined_rows([*frames, *packed_frames(records, name)])
+    in_order = rows["run"].is_monotonic_increasing
+    return rows if in_order else rows.sort_values("run", kind="stable", ignore_index=True)
 
 
 def packed_frames(records: Sequence["Record"], name: str) -> Iterator["pd.DataFrame"]:
@@ -94,7 +97,7 @@ def packed_frame(series: Any, numbers: Sequence[int], name: str) -> "pd.DataFram
             if kind == "category"
             else values.to_numpy()
         )
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, copy=False)  # columns of a large sweep take long to copy
 
 
 def joined_names(splits: "pd.Series", metrics: "pd.Series") -> "pd.Categorical[Any]":
@@ -128,7 +131,7 @@ def joined_rows(frames: Sequence["pd.DataFrame"]) -> "pd.DataFrame":
         columns[str(name)] = (
             union_categoricals(parts, sort_categories=True) if is_category else np.concatenate(parts)
         )
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, copy=False)  # columns of a large sweep take long to copy
 
 
 def read_files(records: Sequence["Record"], name: str) -> "pd.DataFrame":
