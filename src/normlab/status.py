@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from normlab.results.packed import packed_run
 from normlab.results.result import RESULT_FILE, Status
 from normlab.results.sweep import run_folders
 from normlab.sweep.state import (
@@ -74,13 +75,20 @@ def read_records(folder: Path) -> dict[str, RunRecord | None]:
     for path in run_folders(folder):
         try:
             with (path / RESULT_FILE).open("rb") as file:
-                match = STATUS.search(file.read(HEAD))
-            written = (path / RESULT_FILE).stat().st_mtime
-            record = RunRecord(match[1].decode() if match else Status.FAILED, written)
+                head = file.read(HEAD)
+            record = read_record(head, path / RESULT_FILE)
         except OSError:
-            record = None
+            packed = packed_run(path)
+            text = packed.pack.results[packed.row] if packed else ""
+            record = read_record(text[:HEAD].encode(), packed.pack.path) if packed else None
         records[path.relative_to(folder).as_posix()] = record
     return records
+
+
+def read_record(head: bytes, file: Path) -> RunRecord:
+    """Return the status at the start of a record, and the time of its file."""
+    match = STATUS.search(head)
+    return RunRecord(match[1].decode() if match else Status.FAILED, file.stat().st_mtime)
 
 
 def read_progress(folder: Path) -> SweepProgress:

@@ -19,6 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.normlab.composer import (
@@ -126,6 +127,8 @@ class NormlabCallback(Callback):
         remember_command()
         try:
             require_effective(config, is_sweep=False)
+            if config.get("records") == "packed":
+                raise ConfigError("records=packed has no effect in a single run; a sweep needs -m")
             with current_job(config):
                 folder = Path(config.hydra.run.dir)
             set_run_folder(config, folder)
@@ -163,6 +166,7 @@ class NormlabCallback(Callback):
         remember_command()
         try:
             require_effective(config, is_sweep=True)
+            require_packing_launcher(config)
             if is_our_sweep(config):
                 return
             for name in NOISY_LOGGERS:
@@ -176,6 +180,20 @@ class NormlabCallback(Callback):
                 sweeper.direction = direction
             target = f"{FinalizingSweeper.__module__}.{FinalizingSweeper.__name__}"
             config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": sweeper}
+
+
+def require_packing_launcher(config: DictConfig) -> None:
+    """Raise :class:`ConfigError` if records are packed with a launcher that trains each run by itself."""
+    from hydra_plugins.normlab.launcher import PopulationLauncher  # imports this module
+
+    launcher = get_object(config.hydra.launcher._target_)
+    trains_populations = isinstance(launcher, type) and issubclass(launcher, PopulationLauncher)
+    if config.get("records") == "packed" and not trains_populations:
+        choice = config.hydra.runtime.choices["hydra/launcher"]
+        raise ConfigError(
+            f"records must be folders with hydra/launcher={choice}, whose runs do not train in populations, "
+            "got packed; leave out one of the two"
+        )
 
 
 class FinalizingSweeper(Sweeper):

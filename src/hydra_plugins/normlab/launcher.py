@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +162,7 @@ class PopulationLauncher(Launcher):
         groups = plan_groups(list(runs.values()), done, self.chunk, executor)
         for line in done_lines([run for place, run in enumerate(runs.values()) if place in done]):
             log.info(line)
-        for job in jobs:
+        for job in jobs if self.config.records == "folders" else ():
             job.write_hydra()
         for group, values in train_groups(groups, executor):
             for place, value in zip(groups[group].indices, values, strict=True):
@@ -195,6 +195,8 @@ class PopulationLauncher(Launcher):
                 if not is_our_sweep(self.config):
                     dry_run_once(check_values(job.values))
                 runs[k] = Run.of_job(job.values, job.written, FrozenConfig.of(job.hydra))
+                if self.config.records == "packed":
+                    runs[k] = replace(runs[k], hydra=job.hydra_texts())
             except Exception as error:
                 if is_our_sweep(self.config):
                     raise

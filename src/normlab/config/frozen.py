@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from normlab.config.schema import POPULATION, REPORT_KEYS
 
 KeyPath = tuple[Any, ...]
-FOLDER_KEYS = ("retrain", "timing", "ckpt_path", "claim")
+FOLDER_KEYS = ("retrain", "timing", "ckpt_path", "claim", "records")
 """Keys that change the files of a run or sweep but not its results; they are not recorded with the run."""
 
 TRAINER_FOLDER_KEYS = ("save_every",)

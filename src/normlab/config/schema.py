@@ -18,6 +18,7 @@ MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 REPLICATES = ("data", "seed")
+RECORDS = ("folders", "packed")
 DEFAULT_SAVE_EVERY = "10min"
 """Interval at which the state of a training is saved for ``trainer.save_every=null``."""
 SCHEDULER_TIMING = ("interval", "frequency", "monitor")
@@ -305,6 +306,7 @@ class Config:
     retrain: bool = False
     ckpt_path: str | None = None
     timing: bool = False
+    records: str = "folders"
     replicate: str = "data"
     baseline: str | None = None
     margin: float | None = None
@@ -316,6 +318,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
+        require(self.records in RECORDS, "records", " or ".join(RECORDS), self.records)
         every = self.train_eval_every
         require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
         named = self.baseline is None or self.baseline.strip() != ""

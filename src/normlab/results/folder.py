@@ -14,6 +14,7 @@ from omegaconf._utils import get_omega_conf_dumper
 
 from normlab.config.frozen import FrozenConfig, differing_keys, recorded, updated, without_report_keys
 from normlab.errors import ConfigError
+from normlab.results.packed import stored_result
 from normlab.results.result import RESULT_FILE, Result, require_same_sources
 
 MAX_NAME_LENGTH = 100
@@ -157,14 +158,16 @@ def dumper() -> Any:
 
 
 def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
-    """Return the result of this configuration stored in ``folder``; None without one, or with ``retrain=true``.
+    """Return the result of this configuration stored in ``folder``, or in packed records under its name.
+
+    None without one, or with ``retrain=true``.
 
     Nothing in the folder is changed.
 
     Raises:
         ConfigError: if the result is of another configuration, or its code or data have changed since.
     """
-    result = Result.read(folder)
+    result = stored_result(folder)
     if result is None:
         return None
     ours = recorded(config)
@@ -179,7 +182,7 @@ def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
 def read_configuration(folder: Path) -> dict[str, Any] | None:
     """Return the resolved configuration of the run in a folder, or None if it cannot be read."""
     try:
-        result = Result.read(folder)
+        result = stored_result(folder)
         return written_configuration(folder) if result is None else result.config
     except (OSError, ValueError, yaml.YAMLError):
         return None

@@ -9,12 +9,14 @@ from typing import Any
 
 from normlab.errors import first_line
 from normlab.population.resources import is_out_of_memory
-from normlab.results.result import Result, Status
+from normlab.results.packed import stored_result
+from normlab.results.result import Status
 from normlab.sweep.grouping import Group
 from normlab.sweep.state import Heartbeat, SweepState
+from normlab.training.packed_runs import store_results
 from normlab.training.progress import Progress
 from normlab.training.run import train
-from normlab.training.run_folders import ERROR, Run, population_name, result_without_metrics
+from normlab.training.run_folders import Run, population_name, result_without_metrics
 
 log = logging.getLogger("normlab")
 
@@ -54,10 +56,9 @@ def train_or_halve(group: Group, progress: Progress) -> list[Any]:
         gc.collect()
     log.warning("out of memory with %d runs at once; continuing with half as many", len(runs))
     progress.epochs = epochs
-    for run in runs:
-        result = Result.read(run.folder)
-        if result is not None and not result.status.done:
-            result_without_metrics(run, Status.STOPPED).write(run.folder)
+    results = [stored_result(run.folder) for run in runs]
+    again = [run for run, result in zip(runs, results, strict=True) if result and not result.status.done]
+    store_results(again, [result_without_metrics(run, Status.STOPPED) for run in again])
     half = len(runs) // 2
     parts = [replace(group, runs=part, populations=2 * group.populations) for part in (runs[:half], runs[half:])]
     return [value for part in parts for value in train_or_halve(part, progress)]
@@ -65,10 +66,6 @@ def train_or_halve(group: Group, progress: Progress) -> list[Any]:
 
 def write_missing_results(runs: Sequence[Run], status: Status, error: BaseException | None = None) -> None:
     """Write a result with this status for runs that have none, and the traceback of an error."""
-    for run in runs:
-        if Result.read(run.folder) is None:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            if error is not None:
-                (run.folder / ERROR).write_text("".join(traceback.format_exception(error)))
-            message = first_line(error) if error is not None else None
-            result_without_metrics(run, status, message).write(run.folder)
+    missing = [run for run in runs if stored_result(run.folder) is None]
+    message = first_line(error) if error is not None else None
+    store_results(missing, [result_without_metrics(run, status, message) for run in missing], error)

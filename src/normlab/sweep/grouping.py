@@ -16,6 +16,8 @@ from normlab.training.run import dry_run_once
 from normlab.training.run_folders import Run
 from normlab.training.stackability import DryRun, population_key
 
+MANY_RUNS = 10_000
+"""Number of runs from which on the plan names ``records=packed``."""
 SHOWN_SECONDS = 10.0
 """Shortest estimated time that the plan names."""
 
@@ -151,6 +153,8 @@ def plan(groups: Sequence[Group], n_jobs: int = 1) -> list[str]:
         for group in groups:
             first.setdefault(getattr(group.stacking, name), group.runs[0].name)
         lines += [f"runs such as {run} are {way}: {reason}" for reason, run in first.items() if reason is not None]
+    if runs >= MANY_RUNS and groups[0].runs[0].config.get("records") == "folders":
+        lines.append(f"{runs} runs leave about 10 files each; records=packed leaves two for each population")
     drawing = [group.runs[0].name for group in groups if group.stacking.draws_globally]
     if drawing and stacked:
         consequence = "and so draw different numbers from runs trained alone"

@@ -15,6 +15,7 @@ import torch
 
 from normlab.interrupts import interrupts
 from normlab.population.kernels import tune_malloc
+from normlab.results.packed import stored_result
 from normlab.results.result import VARIABLE, Result, Status
 from normlab.sweep.executors import Executor, Groups, Outcomes, job_times
 from normlab.sweep.group_training import train_group, write_missing_results
@@ -22,7 +23,7 @@ from normlab.sweep.grouping import Group
 from normlab.sweep.state import SubmittedJob, SweepState
 from normlab.sweep.task import GroupTask
 from normlab.training.progress import Progress
-from normlab.training.run_folders import population_line, run_line
+from normlab.training.run_folders import RunFolders, population_line, run_line
 
 log = logging.getLogger("normlab")
 INHERITED = (VARIABLE, "GOMP_SPINCOUNT", "TORCHINDUCTOR_CACHE_DIR")
@@ -171,11 +172,11 @@ class JobExecutor(Executor):
             group = groups[index]
             if not ended(state, group.id, watch.job.token):
                 continue
-            results = [Result.read(run.folder) for run in group.runs]
+            results = [stored_result(run.folder) for run in group.runs]
             known = [result for result in results if result is not None]
             if len(known) == len(results):  # otherwise they are not visible on this machine yet
                 del watched[index]
-                log.info(run_line(known[0]) if len(known) == 1 else population_line(known))
+                log.info(run_line(known[0], RunFolders.error_file) if len(known) == 1 else population_line(known))
                 yield index, [outcome(result) for result in known]
 
     def submit_lost(self, state: SweepState, groups: Groups, watched: dict[int, Watched]) -> None:

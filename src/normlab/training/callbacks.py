@@ -8,7 +8,6 @@ Those with ``resume_state`` and ``resume_from`` have a state that a resumed run 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from torch import Tensor
 from normlab.population.population import Population, copy_of
 from normlab.results.events import EventWriter, scalars, tag_of
 from normlab.results.result import EpochMetrics, worst_value
-from normlab.results.series import Point, append_curves
+from normlab.results.series import Point
 from normlab.stats.estimates import final_mean
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
+from normlab.training.run_series import RunSeries
 
 EVALUATION = ("val/", "test/", "train_eval/")
 """Prefixes of metrics measured in evaluation mode."""
@@ -175,7 +175,7 @@ class CurveRecorder(pl.Callback):
     """Records each member's metrics of every epoch, and writes them every ``flush_seconds``.
 
     Args:
-        folders, events, flush_seconds: of the runs.
+        series, events, flush_seconds: of the runs.
         keeps: whether the points are kept for :meth:`resume_state` after they were written.
         continues: whether the files hold the points of the state that a resumed training begins with.
 
@@ -185,18 +185,18 @@ class CurveRecorder(pl.Callback):
 
     def __init__(
         self,
-        folders: Sequence[Path],
+        series: Sequence[RunSeries],
         events: Sequence[EventWriter],
         flush_seconds: float,
         keeps: bool = False,
         continues: bool = False,
     ) -> None:
-        self.folders, self.events, self.keeps, self.continues = folders, events, keeps, continues
+        self.series, self.events, self.keeps, self.continues = series, events, keeps, continues
         self.logged: set[str] = set()
         self.written: list[Point] = []
         self.flush_due = Timer(flush_seconds)
-        self.points: list[list[Point]] = [[] for _ in folders]
-        self.last: list[Point | None] = [None] * len(folders)
+        self.points: list[list[Point]] = [[] for _ in series]
+        self.last: list[Point | None] = [None] * len(series)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Record the epoch's metrics of the members that still train."""
@@ -223,8 +223,8 @@ class CurveRecorder(pl.Callback):
 
     def flush(self) -> None:
         """Append the recorded points to the curve and event files."""
-        for folder, points in zip(self.folders, self.points, strict=True):
-            append_curves(folder, points)
+        for series, points in zip(self.series, self.points, strict=True):
+            series.append_points(points)
         for file, points in zip(self.events, self.points, strict=bool(self.events)):
             for point in points:
                 file.add_event(scalars(point, self.tag_of))

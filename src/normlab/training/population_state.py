@@ -18,6 +18,7 @@ from normlab.population.compiling import Compiled
 from normlab.population.optim import StackedOptimizer
 from normlab.training.callbacks import CurveRecorder
 from normlab.training.member_callbacks import MemberCallbacks
+from normlab.training.packed_runs import PackedRuns
 from normlab.training.population_module import EpochSteps, PopulationModule
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.progress import Progress
@@ -49,7 +50,7 @@ class PopulationSaver(pl.Callback):
         timer: SaveTimer,
         callbacks: Sequence[pl.Callback],
         members: MemberCallbacks | None,
-        folders: RunFolders,
+        folders: RunFolders | PackedRuns,
         progress: Progress,
     ) -> None:
         self.file, self.timer, self.folders, self.progress = file, timer, folders, progress
@@ -58,6 +59,8 @@ class PopulationSaver(pl.Callback):
         }
         if members is not None:
             self.stateful[type(members).__name__] = members
+        if isinstance(folders, PackedRuns):
+            self.stateful[type(folders).__name__] = folders
         self.writers = writers_of(callbacks)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

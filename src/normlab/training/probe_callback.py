@@ -26,10 +26,11 @@ from normlab.probes.graph import Graph
 from normlab.probes.landscape import folds_exactly
 from normlab.probes.snapshot import Measurement, Preconditioning, Probe, TrainingSnapshot
 from normlab.results.events import EventWriter, histograms, scalars
-from normlab.results.series import ProbeRecord, append_probes, headlines, write_arrays
+from normlab.results.series import ProbeRecord, headlines
 from normlab.training.callbacks import Timer
 from normlab.training.population_module import PopulationModule
 from normlab.training.run_folders import Run
+from normlab.training.run_series import RunSeries
 from normlab.training.stability import equilibrium_angle, preconditioning, stability_limit
 
 log = logging.getLogger("normlab")
@@ -84,7 +85,7 @@ class ProbeCallback(pl.Callback):
     """Runs probes at their steps, and records and writes their measurements of each member.
 
     Args:
-        probes, runs, events, flush_seconds: by name, and of the runs.
+        probes, runs, series, events, flush_seconds: by name, and of the runs.
         keeps: whether the records are kept for :meth:`resume_state` after they were written.
         continues: whether the files hold the records of the state that a resumed training begins with.
 
@@ -96,6 +97,7 @@ class ProbeCallback(pl.Callback):
         self,
         probes: Mapping[str, Probe | Graph],
         runs: Sequence[Run],
+        series: Sequence[RunSeries],
         events: Sequence[EventWriter],
         flush_seconds: float,
         keeps: bool = False,
@@ -103,7 +105,7 @@ class ProbeCallback(pl.Callback):
     ) -> None:
         self.probes = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
         self.graphs = [probe for probe in probes.values() if isinstance(probe, Graph)]
-        self.runs, self.events = runs, events
+        self.series, self.events = series, events
         self.flush_due = Timer(flush_seconds)
         self.seeds: list[int] = [run.config.seed for run in runs]
         self.start: State = {}
@@ -124,8 +126,8 @@ class ProbeCallback(pl.Callback):
             log.warning("probes: frozen normalizers are not folded into linear layers, which would change the net")
         for graph in self.graphs:
             files = graph.files(pl_module.population.member_net(0), x)
-            for run, name in itertools.product(self.runs, files):
-                (run.folder / name).write_bytes(files[name])
+            for series, name in itertools.product(self.series, files):
+                series.write_file(name, files[name])
         due = [name for name, probe in self.probes.items() if probe.at_start and not resumed]
         self.run_between_steps(pl_module, due)
         pl_module.around_step = partial(self.around_step, pl_module)
@@ -239,7 +241,7 @@ class ProbeCallback(pl.Callback):
         """Write the numbers and histograms recorded since the last call."""
         for k, rows in enumerate(self.unwritten):
             if rows:
-                append_probes(self.runs[k].folder, rows)
+                self.series[k].append_records(rows)
                 for file in self.events[k : k + 1]:
                     for row in rows:
                         file.add_event(scalars(row.point()))
@@ -251,10 +253,10 @@ class ProbeCallback(pl.Callback):
 
     def write_arrays(self) -> None:
         """Write the arrays of the whole training."""
-        for k, run in enumerate(self.runs):
+        for k, series in enumerate(self.series):
             rows = [each.record(k) for each in self.measured if k in each.members]
             if rows:
-                write_arrays(run.folder, rows)
+                series.write_arrays(rows)
 
     def resume_state(self) -> dict[str, Any]:
         """Return the initial state, the arrays and the newest numbers; of a single run all records."""

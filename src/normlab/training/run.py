@@ -37,6 +37,7 @@ from normlab.training.build import (
 from normlab.training.extra import as_trained, make_callbacks, make_loggers
 from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.optimizers import example_optimizer, needs_closure
+from normlab.training.packed_runs import check_packable, is_packed
 from normlab.training.population_module import PopulationModule
 from normlab.training.processes import share_sizes
 from normlab.training.progress import Progress
@@ -99,7 +100,10 @@ def train_to_the_end(
     more, in temporary folders.
     """
     with tempfile.TemporaryDirectory() as folder:
-        members = [replace(run, folder=Path(folder) / f"{k}") if k in done else run for k, run in enumerate(runs)]
+        members = [
+            replace(run, folder=Path(folder) / f"{k}") if k in done and not is_packed(run) else run
+            for k, run in enumerate(runs)
+        ]
         session = TrainingSession(members, progress, trial, populations, state_file=state_path(runs))
         return session.run()
 
@@ -119,6 +123,8 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
     """
     interrupts.check()
     check_targets(config)
+    if config.get("records") == "packed":
+        check_packable(config)
     check_accelerator(config.trainer)
     trained = as_trained(config)
     if is_population(trained):

@@ -25,6 +25,7 @@ from normlab.results import events, result, series
 from normlab.results.events import EVENT_FILES, BatchWriter, EventWriter
 from normlab.results.folder import group_choices, require_writable, run_name, to_yaml
 from normlab.results.result import EpochMetrics, Objective, Result, Status, remembered_command, worst_value
+from normlab.training.run_series import SeriesInFolder
 
 ERROR, CHECKPOINTS = "error.txt", "checkpoints"
 # Sweeps escape the braces of interpolations.
@@ -64,6 +65,7 @@ class Run:
     Attributes:
         written: the configuration as Hydra writes it, with unresolved interpolations; by default ``config``.
         sweep_folder: of the sweep; None for a single run.
+        hydra: the texts of the files that Hydra would write, by name, for packed records.
     """
 
     config: FrozenConfig
@@ -73,6 +75,7 @@ class Run:
     overrides: list[str]
     written: Mapping[str, Any] | None = None
     sweep_folder: Path | None = None
+    hydra: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sweep(self) -> Path:
@@ -114,6 +117,8 @@ class RunFolders:
         kept: the files of each run that a resumed training continues; empty for a training from the start.
     """
 
+    error_file = f"{ERROR} in its folder"
+
     def __init__(self, runs: Sequence[Run], kept: Sequence[KeptFiles] = ()) -> None:
         self.runs = runs
         self.kept: list[KeptFiles | None] = [*kept] or [None] * len(runs)
@@ -121,6 +126,7 @@ class RunFolders:
         for run, files in zip(runs, self.kept, strict=True):
             remove_unfinished_run(run.folder, files)
         self.events: list[EventWriter] = []
+        self.series = [SeriesInFolder(run.folder) for run in runs]
 
     def open_events(self, writers: Sequence[EventWriter] | None = None) -> None:
         """Open the event file of each run; a new one begins with hyperparameters and the configuration as text.
@@ -209,15 +215,20 @@ def remove_unfinished_run(folder: Path, kept: KeptFiles | None = None) -> None:
             path.unlink()
 
 
-def run_line(result: Result) -> str:
-    """Return the log line of a run's end: status, epochs, seconds and metrics."""
+def run_line(result: Result, error_file: str) -> str:
+    """Return the log line of a run's end: status, epochs, seconds and metrics.
+
+    Args:
+        result: of the run.
+        error_file: the place of the traceback of a failed run.
+    """
     words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
     metric, best, last = result.objective.metric, result.best, result.last
     if result.status == Status.FINISHED and best and last:
         words += f"; {metric} best {best.metrics[metric]:.4g} in epoch {best.epoch}"
         words += f", last {last.metrics[metric]:.4g}" if metric in last.metrics else ""
         words += "".join(f"; {name} {value:.4g}" for name, value in result.test.items() if name == "test/loss")
-    return f"{words}; {result.error}, see error.txt in its folder" if result.error else words
+    return f"{words}; {result.error}, see {error_file}" if result.error else words
 
 
 def population_line(results: Sequence[Result]) -> str:

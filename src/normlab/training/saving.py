@@ -22,6 +22,7 @@ from normlab.config.schema import SaveEvery
 from normlab.errors import first_line
 from normlab.results.folder import STATE_FOLDER, population_id
 from normlab.training.extra import as_trained
+from normlab.training.packed_runs import PackedRuns
 from normlab.training.progress import rounded_time
 from normlab.training.run_folders import KeptFiles, Run, RunFolders, population_name
 
@@ -183,7 +184,7 @@ class StateFile:
         name, epochs = population_name(self.runs), self.runs[0].config.trainer.max_epochs
         log.info("%s: training goes on from epoch %d of %d (saved %s ago)", name, header["epoch"] + 1, epochs, ago)
 
-    def header(self, folders: RunFolders, epoch: int) -> State:
+    def header(self, folders: RunFolders | PackedRuns, epoch: int) -> State:
         """Return the part of a state that populations and runs that train alone have in common.
 
         Args:

@@ -63,6 +63,7 @@ from normlab.training.extra import (
 )
 from normlab.training.lightning_parts import make_single_module
 from normlab.training.member_callbacks import MemberCallbacks
+from normlab.training.packed_runs import run_records
 from normlab.training.population_module import PopulationModule
 from normlab.training.population_state import PopulationSaver
 from normlab.training.probe_callback import ProbeCallback
@@ -70,7 +71,6 @@ from normlab.training.processes import process_seed, processes
 from normlab.training.progress import Progress
 from normlab.training.run_folders import (
     Run,
-    RunFolders,
     population_line,
     population_name,
     result_without_metrics,
@@ -118,17 +118,17 @@ class TrainingSession:
         self.threads, self.checkpoint = 0, config.get("ckpt_path")
         if is_population(config):
             self.choose_step(populations)
-        self.folders = RunFolders(runs, self.saved.kept if self.saved else ())
+        self.folders = run_records(runs, self.saved.kept if self.saved else ())
         logger = tensorboard_logger(config, runs[0].folder)
         self.folders.open_events([logger.writer] if logger else None)
         self.best = BestState(self.module.population, self.metric, self.direction)
-        folders, events = [run.folder for run in runs], self.folders.events
+        series, events = self.folders.series, self.folders.events
         flush_seconds = config.logger.flush_seconds
         probes = make_probes(config)
         kinds = {"keeps": alone, "continues": bool(self.saved and self.saved.found)}
-        self.probes = ProbeCallback(probes, runs, events, flush_seconds, **kinds) if probes else None
+        self.probes = ProbeCallback(probes, runs, series, events, flush_seconds, **kinds) if probes else None
         self.final = FinalMetrics()
-        self.recorder = CurveRecorder(folders, events, flush_seconds, **kinds)
+        self.recorder = CurveRecorder(series, events, flush_seconds, **kinds)
         self.extra = [make_callbacks(run) for run in runs]
         self.loggers = [make_loggers(run) for run in runs]
         parts = runs, self.data, self.extra, self.loggers
@@ -335,8 +335,9 @@ class TrainingSession:
         if self.probes is not None:
             self.probes.flush()
             self.probes.write_arrays()
-        self.folders.finish(results, [run_line(result) for result in results], error)
-        log.info(run_line(results[0]) if len(results) == 1 else population_line(results))
+        lines = [run_line(result, self.folders.error_file) for result in results]
+        self.folders.finish(results, lines, error)
+        log.info(lines[0] if len(lines) == 1 else population_line(results))
         return results
 
     def result(

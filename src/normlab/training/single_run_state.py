@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.types import STEP_OUTPUT
 from normlab.interrupts import Preempted, interrupts
 from normlab.training import resuming
 from normlab.training.extra import as_number
+from normlab.training.packed_runs import PackedRuns
 from normlab.training.population_state import writers_of
 from normlab.training.progress import Progress
 from normlab.training.run_folders import RunFolders
@@ -31,7 +32,12 @@ class RunSaver(pl.Callback):
     """
 
     def __init__(
-        self, file: StateFile | None, timer: SaveTimer, observer: Observer, folders: RunFolders, progress: Progress
+        self,
+        file: StateFile | None,
+        timer: SaveTimer,
+        observer: Observer,
+        folders: RunFolders | PackedRuns,
+        progress: Progress,
     ) -> None:
         self.file, self.timer, self.observer = file, timer, observer
         self.folders, self.progress = folders, progress
