@@ -76,12 +76,12 @@ def read_records(folder: Path) -> dict[str, RunRecord | None]:
         try:
             with (path / RESULT_FILE).open("rb") as file:
                 head = file.read(HEAD)
-            record = read_record(head, path / RESULT_FILE)
+            found: RunRecord | None = read_record(head, path / RESULT_FILE)
         except OSError:
             packed = packed_run(path)
             text = packed.pack.results[packed.row] if packed else ""
-            record = read_record(text[:HEAD].encode(), packed.pack.path) if packed else None
-        records[path.relative_to(folder).as_posix()] = record
+            found = read_record(text[:HEAD].encode(), packed.pack.path) if packed else None
+        records[path.relative_to(folder).as_posix()] = found
     return records
 
 
