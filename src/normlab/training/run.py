@@ -100,6 +100,8 @@ def train_to_the_end(
         members = [run if k in to_train else temporary[k] for k, run in enumerate(runs)]
         sources = sources_of(as_trained(runs[0].config))
         if len(rest) == len(runs) or not StateFile(path, members, sources, read_state).found:
+            if len(rest) < len(runs):
+                path.unlink(missing_ok=True)
             session = TrainingSession(rest, progress, trial, populations, state_file=state_path(rest))
             return session.run()
         session = TrainingSession(members, progress, trial, populations, state_file=path)
