@@ -264,9 +264,9 @@ class TrainingSession:
                     raise KeyboardInterrupt from error
                 raise
             results = self.finish(Status.FINISHED, tests)
-        if self.saved is not None:
-            self.saved.remove()
-        return results
+            if self.saved is not None:
+                self.saved.remove()
+            return results
 
     def leave(self) -> None:
         """Close the files without writing results, as the training goes on when the command is repeated."""
