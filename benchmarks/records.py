@@ -172,9 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--records", nargs="+", choices=("folders", "packed"), default=["folders", "packed"])
-    parser.add_argument(
-        "--folder", type=Path, help="of the sweeps, which are kept; default: a temporary one"
-    )
+    parser.add_argument("--folder", type=Path, help="of the sweeps, which are kept; default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         base = arguments.folder or Path(temporary)
