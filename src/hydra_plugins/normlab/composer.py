@@ -21,6 +21,7 @@ from normlab.config.validation import resolve
 from normlab.errors import ConfigError
 from normlab.interrupts import interrupts
 from normlab.results.folder import to_yaml
+from normlab.results.result import write_atomically
 
 NodeRef = tuple[DictConfig | ListConfig, Any]
 HYDRA_VALUE = re.compile(r"\$\{\s*hydra:")
@@ -134,7 +135,7 @@ class Job:
         if texts:
             folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (folder / f"{name}.yaml").write_text(text)
+            write_atomically(folder / f"{name}.yaml", text)
 
     def hydra_texts(self) -> dict[str, str]:
         """Return the texts of these files by name; empty if ``hydra.output_subdir`` is null."""

@@ -32,6 +32,7 @@ from tensorboard.plugins.text import metadata as texts
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from normlab.config.frozen import config_leaves, without_report_keys
+from normlab.results.result import naming
 from normlab.results.series import Point, ProbeRecord
 
 RUN_SUFFIX, SWEEP_SUFFIX = "normlab", "closed.normlab"
@@ -196,7 +197,7 @@ class BatchWriter:
 
     def flush(self) -> None:
         """Append the events to the file in one write."""
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(b"".join(self.records))
         self.records.clear()
 

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cache, lru_cache
@@ -166,11 +166,31 @@ def worst_value(direction: str) -> float:
     return math.inf if direction == "min" else -math.inf
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a temporary file and rename it to ``path``, so that readers never see a partial file."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a temporary file and rename it to ``path``, so that readers never see a partial file.
+
+    Raises:
+        OSError: with the path, if it cannot be written; then nothing is left of the temporary file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        with naming(path):
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Context manager that adds the path to an error of writing, which has none if the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager

@@ -6,13 +6,14 @@ measured.
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from normlab.results.result import naming, write_atomically
 
 CURVES_FILE, PROBES_FILE, ARRAYS = "curves.csv", "probes.csv", "probes.npz"
 TIME: dict[str, Any] = {"epoch": int, "step": int}
@@ -109,7 +110,7 @@ def append_probes(folder: Path, records: Iterable[ProbeRecord]) -> None:
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
     """Append rows to a CSV file, with its header if it is new; fields with a comma or quote are quoted."""
-    with path.open("a", newline="") as file:
+    with naming(path), path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if file.tell() == 0:
             writer.writerow(TYPES[path.name])
@@ -123,9 +124,7 @@ def write_arrays(folder: Path, records: Iterable[ProbeRecord]) -> None:
         ValueError: if the shape of an array differs from that at an earlier step.
     """
     if content := arrays_content(records):
-        temporary = folder / f".{ARRAYS}.{os.getpid()}"
-        temporary.write_bytes(content)
-        temporary.replace(folder / ARRAYS)
+        write_atomically(folder / ARRAYS, content)
 
 
 def arrays_content(records: Iterable[ProbeRecord]) -> bytes:

@@ -5,6 +5,7 @@ It stands in for :class:`normlab.training.run_folders.RunFolders`; :func:`run_re
 
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -72,6 +73,10 @@ class PackedRuns:
 
     def open_events(self, writers: Sequence[EventWriter] | None = None) -> None:
         """Do nothing: packed runs have no event files."""
+
+    def closed_on_error(self) -> AbstractContextManager[None]:
+        """Return a null context manager, as no files are open."""
+        return nullcontext()
 
     def files(self) -> list[KeptFiles]:
         """Return no files, as there are none before the end."""

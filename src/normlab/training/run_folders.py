@@ -1,11 +1,13 @@
 """A run of a population: folder, result and log line. :class:`RunFolders` prepares and completes the folders."""
 
+import io
 import logging
 import os
 import re
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +26,15 @@ from normlab.population import State
 from normlab.results import events, result, series
 from normlab.results.events import EVENT_FILES, BatchWriter, EventWriter
 from normlab.results.folder import group_choices, require_writable, run_name, to_yaml
-from normlab.results.result import EpochMetrics, Objective, Result, Status, remembered_command, worst_value
+from normlab.results.result import (
+    EpochMetrics,
+    Objective,
+    Result,
+    Status,
+    remembered_command,
+    worst_value,
+    write_atomically,
+)
 from normlab.training.run_series import SeriesInFolder
 
 ERROR, CHECKPOINTS = "error.txt", "checkpoints"
@@ -147,14 +157,25 @@ class RunFolders:
         """Return the files that each run would continue from its state at this time."""
         return [KeptFiles.of(run.folder) for run in self.runs]
 
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Context manager that closes the event files if the block fails, also if nothing more can be written."""
+        try:
+            yield
+        except BaseException:
+            for writer in self.events:
+                with suppress(OSError):
+                    writer.close()
+            raise
+
     def save(self, k: int, name: str, state_dict: State, metrics: EpochMetrics | None) -> None:
         """Write a checkpoint of run k, of tensors and numbers that ``weights_only=True`` loads."""
         path = self.runs[k].folder / CHECKPOINTS / f"{name}.pt"
         path.parent.mkdir(exist_ok=True)
         reached = metrics or EpochMetrics(0, 0, {})
-        temporary = path.with_suffix(".tmp")
-        torch.save({"state_dict": state_dict, **asdict(reached)}, temporary)
-        temporary.replace(path)
+        buffer = io.BytesIO()  # torch.save to a file hides the reason if it cannot be written
+        torch.save({"state_dict": state_dict, **asdict(reached)}, buffer)
+        write_atomically(path, buffer.getvalue())
 
     def finish(self, results: Sequence[Result], lines: Sequence[str], error: BaseException | None) -> None:
         """Close event files, and write log lines, tracebacks and, last, ``result.json``.

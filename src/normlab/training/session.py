@@ -239,7 +239,8 @@ class TrainingSession:
         thread_count = self.threads or self.config.trainer.threads or max(1, share)
         tune_malloc()
         begin_loggers(self.runs, self.loggers)
-        with threads(thread_count), interrupts.recorded(), hide_lightning_warnings():
+        hidden, closed = hide_lightning_warnings(), self.folders.closed_on_error()
+        with threads(thread_count), interrupts.recorded(), hidden, closed:
             if self.saved and self.saved.kept:  # of this run itself
                 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             seed_globally(process_seed(self.config.seed, self.trainer.global_rank))

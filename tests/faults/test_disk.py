@@ -1,0 +1,126 @@
+"""A disk that is full or becomes read-only during a sweep: loud, nothing damaged, and the same command goes on."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_contents import contents, leftovers
+
+from normlab.results.events import BatchWriter
+from normlab.results.result import Result
+from normlab.training import callbacks
+from normlab.training.run_folders import RunFolders
+
+pytestmark = pytest.mark.slow
+SWEEP = ["-m", "model=bn,nobn", "trainer.max_epochs=3", "net.hidden=[8]", "logger.flush_seconds=0"]
+SIZES = {"population": ["seed=range(3)"], "alone": [], "lightning": ["module=lightning"]}
+UNDISTURBED: dict[str, dict[str, Any]] = {}
+MEGABYTES = 16
+MOMENTS: dict[str, tuple[Any, str, int]] = {
+    "events": (BatchWriter, "flush", 8),
+    "curves": (callbacks, "append_curves", 2),
+    "checkpoint": (RunFolders, "save", 1),
+    "result": (Result, "write", 1),
+}
+"""What is written when the disk fails: a function, its name, and the number of calls before."""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Return the folder of a small file system."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Write until the disk is full."""
+    with (disk / "ballast").open("wb", buffering=0) as file:
+        for size in (2**16, 2**12):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def free(disk: Path) -> None:
+    """Remove what :func:`fill` wrote."""
+    (disk / "ballast").unlink()
+
+
+def make_read_only(disk: Path) -> None:
+    """Remount the disk read-only, which root cannot write to either."""
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+
+def make_writable(disk: Path) -> None:
+    """Remount the disk as it was."""
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+
+
+FULL, READ_ONLY = "No space left on device", "Read-only file system"
+FAULTS = {FULL: (fill, free), READ_ONLY: (make_read_only, make_writable)}
+
+
+@pytest.fixture
+def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Return a function that lets a fault occur at a moment of the training, once."""
+
+    def fail_at(moment: str, fault: Callable[[], None]) -> None:
+        owner, name, before = MOMENTS[moment]
+        original, calls = getattr(owner, name), []
+
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
+            calls.append(None)
+            if len(calls) == before + 1:
+                fault()
+            return original(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    return fail_at
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's writer has one
+@pytest.mark.parametrize(
+    ("moment", "size", "message"),
+    [
+        ("events", "population", FULL),
+        ("curves", "population", FULL),
+        ("checkpoint", "population", FULL),
+        ("result", "population", FULL),
+        ("checkpoint", "alone", FULL),
+        ("result", "lightning", FULL),
+        ("curves", "population", READ_ONLY),
+    ],
+)
+def test_sweep_on_a_disk_that_fails(disk, run_train, fail_at, tmp_path, moment, size, message):
+    fault, repair = FAULTS[message]
+    words = [*SWEEP, *SIZES[size]]
+    if size not in UNDISTURBED:
+        assert run_train(*words, "hydra.sweep.dir=undisturbed").code == 0
+        UNDISTURBED[size] = contents(tmp_path / "undisturbed")
+    expected = UNDISTURBED[size]
+    fail_at(moment, lambda: fault(disk))
+    outcome = run_train(*words, f"hydra.sweep.dir={disk}/sweep")
+    assert outcome.code == 1
+    error = outcome.err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert size != "population" or f"{message}: '{disk}/sweep/model=" in error
+    assert "could not be summarized: " in outcome.out
+    for run, written in contents(disk / "sweep").items():
+        assert written == expected[run] or written["status"] == "failed"
+    assert leftovers(disk) == []
+    repair(disk)
+    outcome = run_train(*words, f"hydra.sweep.dir={disk}/sweep")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert contents(disk / "sweep") == expected
