@@ -124,7 +124,10 @@ class JobExecutor(Executor):
         """Submit the groups that no job trains yet, and yield the outcomes as the jobs end."""
         state = SweepState(groups[0].runs[0].sweep)
         running, jobs = self.running(state), state.jobs()
-        watched = {k: Watched(jobs[group.id]) for k, group in enumerate(groups) if group.id in running}
+        # A job may have ended since the plan was made.
+        watched = {
+            k: Watched(jobs[group.id]) for k, group in enumerate(groups) if group.id in running or all_done(group)
+        }
         if watched:
             log.info("waiting for %s, submitted before", numbered(len(watched), "job"))
         self.submit_groups(state, groups, [k for k in range(len(groups)) if k not in watched], watched)
@@ -215,6 +218,12 @@ def ended(state: SweepState, population: str, token: str) -> bool:
     """Return True if the job of a submission has written the end of its training."""
     progress = state.progress(population)
     return progress is not None and progress.ended and progress.token == token
+
+
+def all_done(group: Group) -> bool:
+    """Return True if all runs of a group are finished."""
+    results = (stored_result(run.folder) for run in group.runs)
+    return all(result is not None and result.status.done for result in results)
 
 
 def epochs_done(state: SweepState, groups: Groups) -> int:
