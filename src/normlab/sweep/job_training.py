@@ -124,13 +124,14 @@ class JobExecutor(Executor):
         """Submit the groups that no job trains yet, and yield the outcomes as the jobs end."""
         state = SweepState(groups[0].runs[0].sweep)
         running, jobs = self.running(state), state.jobs()
-        # A job may have ended since the plan was made.
-        watched = {
-            k: Watched(jobs[group.id]) for k, group in enumerate(groups) if group.id in running or all_done(group)
-        }
+        watched = {k: Watched(jobs[group.id]) for k, group in enumerate(groups) if group.id in running}
         if watched:
             log.info("waiting for %s, submitted before", numbered(len(watched), "job"))
-        self.submit_groups(state, groups, [k for k in range(len(groups)) if k not in watched], watched)
+        new = [k for k in range(len(groups)) if k not in watched]
+        ended_since = [k for k in new if all_done(groups[k])]  # since the plan was made
+        for index in ended_since:
+            yield index, [outcome(result) for result in stored_results(groups[index])]
+        self.submit_groups(state, groups, [k for k in new if k not in ended_since], watched)
         try:
             with interrupts.recorded():
                 while watched:
@@ -175,9 +176,8 @@ class JobExecutor(Executor):
             group = groups[index]
             if not ended(state, group.id, watch.job.token):
                 continue
-            results = [stored_result(run.folder) for run in group.runs]
-            known = [result for result in results if result is not None]
-            if len(known) == len(results):  # otherwise they are not visible on this machine yet
+            known = stored_results(group)
+            if len(known) == len(group.runs):  # otherwise they are not visible on this machine yet
                 del watched[index]
                 log.info(run_line(known[0], RunFolders.error_file) if len(known) == 1 else population_line(known))
                 yield index, [outcome(result) for result in known]
@@ -220,10 +220,16 @@ def ended(state: SweepState, population: str, token: str) -> bool:
     return progress is not None and progress.ended and progress.token == token
 
 
+def stored_results(group: Group) -> list[Result]:
+    """Return the results of a group's runs that are stored."""
+    results = [stored_result(run.folder) for run in group.runs]
+    return [result for result in results if result is not None]
+
+
 def all_done(group: Group) -> bool:
     """Return True if all runs of a group are finished."""
-    results = (stored_result(run.folder) for run in group.runs)
-    return all(result is not None and result.status.done for result in results)
+    results = stored_results(group)
+    return len(results) == len(group.runs) and all(result.status.done for result in results)
 
 
 def epochs_done(state: SweepState, groups: Groups) -> int:
