@@ -44,6 +44,7 @@ bench: $(READY) ## measure speed, side by side with plain PyTorch, Lightning as 
 	$(BIN)/python benchmarks/norms.py
 	$(BIN)/python benchmarks/probes.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/saving.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/population.py
 

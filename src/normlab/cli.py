@@ -33,6 +33,7 @@ from normlab.config.typed_targets import with_target_arguments
 from normlab.config.validation import is_group, keys_of, parameters_of, supplied
 from normlab.errors import first_line, nearest
 from normlab.interrupts import Preempted, interrupts
+from normlab.srun import exit_unless_first_task
 
 MULTIRUN_OPTIONS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
@@ -51,6 +52,7 @@ def run_cli(main: Callable[[], Any]) -> None:
 
     With ``HYDRA_FULL_ERROR=1`` the exception is raised, so that Python prints the traceback.
     """
+    exit_unless_first_task()
     # With a closed pipe, as in `train.py | head`, logging would print a traceback for every line.
     logging.raiseExceptions = False
     # Makes Hydra re-raise the exception; otherwise it prints part of the traceback itself and exits.

@@ -2,8 +2,8 @@
 
 Python's own handler raises KeyboardInterrupt wherever the code is. Within a callback of C code, of a weak
 reference or of the garbage collector the exception is discarded: every import ends with such a callback, and
-torch goes on without NumPy if it comes while torch imports NumPy. Elsewhere it turns into another error, such
-as that of a module imported in part. Each Ctrl-C is therefore also remembered until it is acted on.
+torch goes on without NumPy if it comes while torch imports NumPy. Elsewhere it turns into another error, such as
+that of a module imported in part. Each Ctrl-C is therefore also remembered until it is acted on.
 """
 
 import os

@@ -5,7 +5,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from normlab.results.series import CURVES_FILE, Point, append_curves, read_curves
+from normlab.results.reading import read_curves
+from normlab.results.series import CURVES_FILE, Point, append_curves
 from normlab.results.sweep import Record
 
 

@@ -16,13 +16,14 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Layout
 from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from normlab.results.events import (
     EVENT_FILES,
+    RUN_SUFFIX,
     SWEEP_SUFFIX,
     BatchWriter,
-    event_writer,
     histograms,
     hparams_columns,
     image,
@@ -38,7 +39,14 @@ from normlab.results.events import (
 from normlab.results.series import Point, ProbeRecord
 
 
-@pytest.fixture(params=[1, 2], ids=["single", "population"])
+def event_writer(folder, kind: str):
+    """Return the writer of a run of module=lightning or of a population."""
+    if kind == "population":
+        return BatchWriter(folder)
+    return EventFileWriter(str(folder), filename_suffix=f".{RUN_SUFFIX}")
+
+
+@pytest.fixture(params=["alone", "population"])
 def write(request, tmp_path):
     """Return a function that writes events into ``tmp_path`` with the writer of a run."""
 
@@ -203,9 +211,9 @@ def test_a_run_writes_one_file(tmp_path, write):
     assert len(tags["tensors"]) == 3
 
 
-@pytest.mark.parametrize("members", [1, 2])
-def test_events_are_readable_during_the_run(tmp_path, members):
-    with closing(event_writer(tmp_path, members)) as writer:
+@pytest.mark.parametrize("kind", ["alone", "population"])
+def test_events_are_readable_during_the_run(tmp_path, kind):
+    with closing(event_writer(tmp_path, kind)) as writer:
         writer.add_event(loss(1))
         writer.flush()
         events = read(tmp_path)
@@ -214,6 +222,15 @@ def test_events_are_readable_during_the_run(tmp_path, members):
 
         assert [event.step for event in events.Scalars("val/loss")] == [5]
         assert [event.step for event in events.Reload().Scalars("val/loss")] == [5, 10]
+
+
+def test_a_file_is_continued(tmp_path):
+    with closing(BatchWriter(tmp_path)) as first:
+        first.add_event(loss(1))
+    with closing(BatchWriter(tmp_path, first.path)) as second:
+        second.add_event(loss(2))
+    assert [*tmp_path.iterdir()] == [first.path]
+    assert [event.step for event in read(tmp_path).Scalars("val/loss")] == [5, 10]
 
 
 def test_files_of_the_same_second_have_unique_names(tmp_path):
@@ -226,7 +243,7 @@ def test_files_of_the_same_second_have_unique_names(tmp_path):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are counted in /proc")
 def test_files_of_populations_are_closed_after_each_write(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
-    writers = [event_writer(tmp_path, 30) for _ in range(30)]
+    writers = [BatchWriter(tmp_path) for _ in range(30)]
     for writer in writers:
         writer.add_event(loss(1))
         writer.flush()

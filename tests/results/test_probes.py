@@ -1,23 +1,22 @@
 import csv
 import logging
 import math
-from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from normlab.results.reading import read_arrays, read_probes
 from normlab.results.series import (
     ARRAYS,
     PROBES_FILE,
     ProbeRecord,
     append_probes,
     headlines,
-    read_arrays,
-    read_probes,
     write_arrays,
 )
+from normlab.results.sweep import Record
 
 COLUMNS = ["run", "epoch", "step", "probe", "mode", "quantity", "value"]
 
@@ -36,7 +35,7 @@ def runs(tmp_path, count):
     folders = [tmp_path / f"run{k}" for k in range(count)]
     for folder in folders:
         folder.mkdir()
-    return [SimpleNamespace(folder=folder) for folder in folders]
+    return [Record(folder, None) for folder in folders]
 
 
 def rows_of(frame) -> list[tuple]:
@@ -165,7 +164,7 @@ def test_arrays_round_trip_with_leading_time_axis(tmp_path):
     first = [with_arrays(5, x=[1.0, 2.0], n=[1, 2]), with_arrays(5, mode="frozen", y=3.5)]
     write_arrays(tmp_path, [*first, with_arrays(10, x=[3.0, 4.0], n=[3, 4]), record_of(10, trace=1.0)])
 
-    arrays = read_arrays(tmp_path)
+    arrays = read_arrays(Record(tmp_path, None))
     assert {key: array.tolist() for key, array in arrays.items()} == {
         "line/batch/epoch": [1, 1],
         "line/batch/step": [5, 10],
@@ -182,14 +181,14 @@ def test_arrays_of_the_same_step_are_replaced(tmp_path):
     write_arrays(
         tmp_path, [with_arrays(step, x=[value]) for step, value in ((5, 1.0), (10, 2.0), (15, 3.0), (10, 9.0))]
     )
-    assert read_arrays(tmp_path)["line/batch/x"].tolist() == [[1.0], [9.0], [3.0]]
+    assert read_arrays(Record(tmp_path, None))["line/batch/x"].tolist() == [[1.0], [9.0], [3.0]]
 
 
 def test_missing_array_is_nan(tmp_path):
     write_arrays(
         tmp_path, [with_arrays(5, x=[1, 2]), with_arrays(10, y=[3.0]), with_arrays(15, x=[4, 5], y=[6.0])]
     )
-    arrays = read_arrays(tmp_path)
+    arrays = read_arrays(Record(tmp_path, None))
     np.testing.assert_array_equal(arrays["line/batch/x"], [[1, 2], [np.nan, np.nan], [4, 5]])
     np.testing.assert_array_equal(arrays["line/batch/y"], [[np.nan], [3.0], [6.0]])
 
@@ -197,13 +196,13 @@ def test_missing_array_is_nan(tmp_path):
 def test_numbers_alone_write_no_array_file(tmp_path):
     write_arrays(tmp_path, [record_of(5, trace=1.0)])
     assert list(tmp_path.iterdir()) == []
-    assert read_arrays(tmp_path) == {}
+    assert read_arrays(Record(tmp_path, None)) == {}
 
 
 def test_changed_array_shape_raises(tmp_path):
     with pytest.raises(ValueError, match=r"the array x of line/batch must keep its shape, got \(2,\), \(3,\)"):
         write_arrays(tmp_path, [with_arrays(5, x=[1.0, 2.0]), with_arrays(10, x=[1.0, 2.0, 3.0])])
-    assert read_arrays(tmp_path) == {}
+    assert read_arrays(Record(tmp_path, None)) == {}
 
 
 @pytest.mark.parametrize("keep", [0, 40, -30])
@@ -211,14 +210,14 @@ def test_damaged_arrays_are_logged_and_replaced(tmp_path, keep, caplog):
     write_arrays(tmp_path, [with_arrays(5, x=[1.0])])
     path = tmp_path / ARRAYS
     path.write_bytes(path.read_bytes()[:keep])
-    assert read_arrays(tmp_path) == {}
+    assert read_arrays(Record(tmp_path, None)) == {}
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "probes.npz is damaged" in caplog.text
     write_arrays(tmp_path, [with_arrays(10, x=[2.0])])
-    assert read_arrays(tmp_path)["line/batch/x"].tolist() == [[2.0]]
+    assert read_arrays(Record(tmp_path, None))["line/batch/x"].tolist() == [[2.0]]
 
 
 def test_object_arrays_are_not_loaded(tmp_path, caplog):
     np.savez(tmp_path / ARRAYS, **{"line/batch/x": np.array([{"a": 1}], dtype=object)})
-    assert read_arrays(tmp_path) == {}
+    assert read_arrays(Record(tmp_path, None)) == {}
     assert "is damaged" in caplog.text

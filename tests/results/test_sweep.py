@@ -5,8 +5,9 @@ import pytest
 
 from normlab.config.frozen import DEFAULTS_BEFORE
 from normlab.config.schema import POPULATION
+from normlab.results.reading import read_curves
 from normlab.results.result import Objective, Result, Status
-from normlab.results.series import Point, append_curves, read_curves
+from normlab.results.series import Point, append_curves
 from normlab.results.sweep import read_sweep, read_sweeps, run_folders, setting
 
 

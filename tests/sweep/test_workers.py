@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 
 from normlab.config.validation import validate
 from normlab.results.result import Result, Status
+from normlab.sweep.executors import InProcess, train_groups
 from normlab.sweep.grouping import Group
-from normlab.sweep.workers import train_groups
 from normlab.training.member_callbacks import MemberTrainer
 from normlab.training.run import dry_run_once, train
 from normlab.training.run_folders import Run
@@ -93,7 +93,7 @@ def test_population_is_halved_if_memory_runs_out(tmp_path, monkeypatch, caplog, 
     monkeypatch.setattr(LimitedMemory, "error", error)
     runs = runs_of(tmp_path, 5, "trainer.max_epochs=3", "+callbacks.extra.x._target_=user_module.LimitedMemory")
     with caplog.at_level(logging.WARNING, logger="normlab"):
-        ((_, values),) = train_groups([group_of(runs)], n_jobs=1)
+        ((_, values),) = train_groups([group_of(runs)], InProcess())
     results = [Result.read(run.folder) for run in runs]
     assert values == [result.objective.value for result in results]
     assert {result.status for result in results} == {Status.FINISHED}
@@ -105,7 +105,7 @@ def test_population_is_halved_if_memory_runs_out(tmp_path, monkeypatch, caplog, 
 
 def test_population_is_freed_before_the_next_begins(tmp_path):
     runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=user_module.MemoryTracker")
-    ((_, values),) = train_groups([group_of(runs)], n_jobs=1)
+    ((_, values),) = train_groups([group_of(runs)], InProcess())
     assert len(values) == 4
     assert MemoryTracker.alive == [0, 0, 0]
 
@@ -114,14 +114,14 @@ def test_ctrl_c_after_out_of_memory_marks_runs_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(MemoryTracker, "error", KeyboardInterrupt())
     runs = runs_of(tmp_path, 4, "trainer.max_epochs=1", "+callbacks.extra.x._target_=user_module.MemoryTracker")
     with pytest.raises(KeyboardInterrupt):
-        list(train_groups([group_of(runs)], n_jobs=1))
+        list(train_groups([group_of(runs)], InProcess()))
     assert [Result.read(run.folder).status for run in runs] == [Status.STOPPED] * 4
 
 
 def test_single_run_out_of_memory_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(FailsInEpoch10, "error", torch.OutOfMemoryError("CUDA out of memory"))
     runs = runs_of(tmp_path, 1, "trainer.max_epochs=11", "+callbacks.extra.x._target_=user_module.FailsInEpoch10")
-    ((_, (value,)),) = train_groups([group_of(runs)], n_jobs=1)
+    ((_, (value,)),) = train_groups([group_of(runs)], InProcess())
     assert isinstance(value, torch.OutOfMemoryError)
     assert Result.read(runs[0].folder).status == Status.FAILED
 

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.normlab.composer import (
@@ -34,6 +36,7 @@ from normlab.errors import ConfigError, first_line
 from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
 from normlab.results.result import remember_command
+from normlab.sweep.state import DRIVER, SweepState
 
 if TYPE_CHECKING:
     from normlab.report.report_data import ReportData
@@ -48,7 +51,26 @@ def finalizing(folder: Path, config: DictConfig) -> Iterator[None]:
     """Context manager around a sweep: on exit, write its tables and report, even after an error or Ctrl-C.
 
     With ``timing=true`` it first times the arms, even if a run failed, but not after Ctrl-C.
+
+    Raises:
+        ConfigError: if another process trains the sweep.
     """
+    lock = SweepState(folder).locked(DRIVER, partial(refuse_second_driver, folder))
+    with lock, finalizing_locked(folder, config):
+        yield
+
+
+def refuse_second_driver(folder: Path, holder: str) -> NoReturn:
+    """Raise ConfigError: a sweep is trained by one process at a time."""
+    raise ConfigError(
+        f"{folder}: {holder} trains this sweep already; python -m normlab.status {shlex.quote(str(folder))} shows "
+        "its progress"
+    )
+
+
+@contextmanager
+def finalizing_locked(folder: Path, config: DictConfig) -> Iterator[None]:
+    """Context manager as :func:`finalizing`, without the lock."""
     is_timed = config.get("timing") is True
     try:
         try:
@@ -105,6 +127,8 @@ class NormlabCallback(Callback):
         remember_command()
         try:
             require_effective(config, is_sweep=False)
+            if config.get("records") == "packed":
+                raise ConfigError("records=packed has no effect in a single run; a sweep needs -m")
             with current_job(config):
                 folder = Path(config.hydra.run.dir)
             set_run_folder(config, folder)
@@ -142,6 +166,7 @@ class NormlabCallback(Callback):
         remember_command()
         try:
             require_effective(config, is_sweep=True)
+            require_packing_launcher(config)
             if is_our_sweep(config):
                 return
             for name in NOISY_LOGGERS:
@@ -155,6 +180,20 @@ class NormlabCallback(Callback):
                 sweeper.direction = direction
             target = f"{FinalizingSweeper.__module__}.{FinalizingSweeper.__name__}"
             config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": sweeper}
+
+
+def require_packing_launcher(config: DictConfig) -> None:
+    """Raise :class:`ConfigError` if records are packed with a launcher that trains each run by itself."""
+    from hydra_plugins.normlab.launcher import PopulationLauncher  # imports this module
+
+    launcher = get_object(config.hydra.launcher._target_)
+    trains_populations = isinstance(launcher, type) and issubclass(launcher, PopulationLauncher)
+    if config.get("records") == "packed" and not trains_populations:
+        choice = config.hydra.runtime.choices["hydra/launcher"]
+        raise ConfigError(
+            f"records must be folders with hydra/launcher={choice}, whose runs do not train in populations, "
+            "got packed; leave out one of the two"
+        )
 
 
 class FinalizingSweeper(Sweeper):

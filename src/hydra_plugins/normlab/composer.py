@@ -131,16 +131,18 @@ class Job:
 
         Nothing is written if ``hydra.output_subdir`` is null.
         """
+        folder, texts = self.folder / str(self.hydra["output_subdir"]), self.hydra_texts()
+        if texts:
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_atomically(folder / f"{name}.yaml", text)
+
+    def hydra_texts(self) -> dict[str, str]:
+        """Return the texts of these files by name; empty if ``hydra.output_subdir`` is null."""
         if self.hydra["output_subdir"] is None:
-            return
-        folder = self.folder / self.hydra["output_subdir"]
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, node in (
-            ("config", self.written),
-            ("hydra", {"hydra": self.hydra}),
-            ("overrides", self.overrides),
-        ):
-            write_atomically(folder / f"{name}.yaml", to_yaml(node))
+            return {}
+        nodes = {"config": self.written, "hydra": {"hydra": self.hydra}, "overrides": self.overrides}
+        return {name: to_yaml(node) for name, node in nodes.items()}
 
 
 class Composer:

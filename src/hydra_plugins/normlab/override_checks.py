@@ -30,7 +30,7 @@ EXCLUSIVE_GROUPS = ("data", "net", "model", "optimizer", "scheduler", "loss", "m
 
 PLUGINS = ("sweeper", "launcher")
 SET_BY_HYDRA = "because Hydra sets it; leave it out"
-SWEEP_KEYS = ("timing", *REPORT_KEYS)
+SWEEP_KEYS = ("timing", "records", *REPORT_KEYS)
 """Keys that must have the same value in all runs of a sweep."""
 INEFFECTIVE = {
     "hydra.runtime": SET_BY_HYDRA,

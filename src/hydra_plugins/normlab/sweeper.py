@@ -27,6 +27,7 @@ from hydra_plugins.normlab.override_checks import (
 )
 from normlab.cli import source_location
 from normlab.config.frozen import fingerprint, recorded
+from normlab.config.schema import RECORDS
 from normlab.config.validation import check_values
 from normlab.errors import ConfigError, require
 from normlab.results.folder import (
@@ -42,6 +43,8 @@ from normlab.results.folder import (
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import run_folders
 
+SWEEP_OPTIONS = {"timing": ("true", "false"), "records": RECORDS}
+"""Keys that all runs of a sweep have in common, with their values."""
 log = logging.getLogger("normlab")
 
 if TYPE_CHECKING:
@@ -174,7 +177,8 @@ class NormlabSweeper(BasicSweeper):
             ConfigError: for the first invalid job, with its name and the reason.
         """
         assert self.config is not None
-        may_resume, timing = is_overridden(self.config, "hydra.sweep.dir"), self.config.get("timing")
+        may_resume = is_overridden(self.config, "hydra.sweep.dir")
+        common = {key: self.config.get(key) for key in SWEEP_OPTIONS}
         folders: dict[Path, str] = {}
 
         def check_job(name: str, words: Sequence[str], job: Job) -> None:
@@ -185,12 +189,13 @@ class NormlabSweeper(BasicSweeper):
                     f"hydra.sweep.subdir must differ between jobs, got {job.folder.name}, as for {first}"
                 )
             folders[job.folder] = name
-            own = check_values(job.values).timing
-            if own != timing:
-                raise ConfigError(
-                    f"timing must be the same in all runs of a sweep, got {own} for this run; "
-                    "add timing=true or timing=false"
-                )
+            own = check_values(job.values)
+            for key, value in common.items():
+                if own[key] != value:
+                    raise ConfigError(
+                        f"{key} must be the same in all runs of a sweep, got {own[key]} for this run; "
+                        f"add {' or '.join(f'{key}={option}' for option in SWEEP_OPTIONS[key])}"
+                    )
 
         def try_job(name: str, words: Sequence[str], job: Job) -> "DryRun":
             from normlab.training.run import dry_run_once  # imports torch

@@ -15,6 +15,7 @@ from normlab.claims.runner import Job, jobs_of, run_job
 from normlab.errors import ConfigError, first_line, nearest, require
 from normlab.report import shorter_path
 from normlab.results.folder import require_writable
+from normlab.srun import exit_unless_first_task
 from normlab.stats.design import MODEL
 
 DESCRIPTION = "Test the claims in conf/claim that are not done, and write the page over all of them."
@@ -25,6 +26,7 @@ log = logging.getLogger("normlab")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, run the claims and write the page; errors exit with a message of one line."""
+    exit_unless_first_task()
     parser = argparse.ArgumentParser(prog="python -m normlab.claims", description=DESCRIPTION)
     parser.add_argument(
         "--budget",

@@ -11,8 +11,11 @@ from typing import Any, NoReturn
 from normlab.config.schema import POPULATION, REPORT_KEYS
 
 KeyPath = tuple[Any, ...]
-FOLDER_KEYS = ("retrain", "timing", "ckpt_path", "claim")
+FOLDER_KEYS = ("retrain", "timing", "ckpt_path", "claim", "records")
 """Keys that change the files of a run or sweep but not its results; they are not recorded with the run."""
+
+TRAINER_FOLDER_KEYS = ("save_every",)
+"""The same keys of ``trainer``."""
 
 RENAMED_KEYS = {"warmup": "stats_warmup_epochs"}
 
@@ -101,9 +104,22 @@ def replaced(node: Any, changes: Mapping[KeyPath, Any]) -> Any:
 
 
 def recorded(config: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a configuration as it is recorded: JSON data, without ``FOLDER_KEYS``."""
-    data: dict[str, Any] = to_jsonable({key: value for key, value in config.items() if key not in FOLDER_KEYS})
+    """Return a configuration as it is recorded: JSON data, without the keys that concern its folder alone."""
+    data: dict[str, Any] = to_jsonable(without_folder_keys(config))
     return data
+
+
+def without_folder_keys(config: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a configuration without ``FOLDER_KEYS`` and ``TRAINER_FOLDER_KEYS``.
+
+    >>> without_folder_keys({"retrain": True, "trainer": {"max_epochs": 3, "save_every": "10s"}})
+    {'trainer': {'max_epochs': 3}}
+    """
+    kept = {key: value for key, value in config.items() if key not in FOLDER_KEYS}
+    trainer = kept.get("trainer")
+    if isinstance(trainer, Mapping):
+        kept["trainer"] = {key: value for key, value in trainer.items() if key not in TRAINER_FOLDER_KEYS}
+    return kept
 
 
 def without_report_keys(config: Mapping[str, Any]) -> dict[str, Any]:

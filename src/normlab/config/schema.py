@@ -18,6 +18,9 @@ MINIMIZED = ("loss", "mse", "mae")
 MAXIMIZED = ("r2", "acc")
 OWN_METRICS = (*MINIMIZED, *MAXIMIZED, "lr")
 REPLICATES = ("data", "seed")
+RECORDS = ("folders", "packed")
+DEFAULT_SAVE_EVERY = "10min"
+"""Interval at which the state of a training is saved for ``trainer.save_every=null``."""
 SCHEDULER_TIMING = ("interval", "frequency", "monitor")
 """Keys of a scheduler that are not arguments of its ``_target_``, as in Lightning."""
 SELECTIONS = ("no_decay", "groups")
@@ -191,9 +194,44 @@ class LossConfig:
     """A loss; its keys are the arguments of its ``_target_``. Without one, the task's loss is used."""
 
 
+@dataclass(frozen=True)
+class SaveEvery:
+    """The interval at which the state of a training is saved.
+
+    Attributes:
+        seconds: of the interval, ∞ without one in time.
+        epochs: of the interval, 0 without one in epochs.
+    """
+
+    seconds: float = math.inf
+    epochs: int = 0
+
+    @classmethod
+    def of(cls, value: Any) -> "SaveEvery":
+        """Return the interval of ``trainer.save_every``.
+
+        >>> SaveEvery.of("30s"), SaveEvery.of(5), SaveEvery.of(None).seconds
+        (SaveEvery(seconds=30.0, epochs=0), SaveEvery(seconds=inf, epochs=5), 600.0)
+        """
+        if value is False:
+            return cls()
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            return cls(epochs=value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", DEFAULT_SAVE_EVERY if value is None else str(value))
+        expected = "a time such as 30s, 10min or 2h, a number of epochs, null or false"
+        require(match is not None, "trainer.save_every", expected, value)
+        assert match is not None
+        return cls(seconds=float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]])
+
+    @property
+    def never(self) -> bool:
+        """Whether the state is not saved, not even when the training is interrupted."""
+        return self.seconds == math.inf and not self.epochs
+
+
 @dataclass
 class TrainerConfig:
-    """Arguments of ``pytorch_lightning.Trainer`` with limits, and normlab's ``threads`` and ``compile``.
+    """Arguments of ``pytorch_lightning.Trainer`` with limits, and ``threads``, ``compile`` and ``save_every``.
 
     ``precision`` and ``devices`` may be anything that Lightning takes, unless the module is the population.
     """
@@ -206,6 +244,7 @@ class TrainerConfig:
     threads: int | None = None
     compile: bool | None = None
     devices: Any = 1
+    save_every: Any = None
 
     def __post_init__(self) -> None:
         require(self.max_epochs >= 0, "trainer.max_epochs", "0 or more", self.max_epochs)
@@ -216,6 +255,7 @@ class TrainerConfig:
         algorithm = self.gradient_clip_algorithm
         require(algorithm in ("norm", "value"), "trainer.gradient_clip_algorithm", "norm or value", algorithm)
         require(self.threads is None or self.threads >= 1, "trainer.threads", "null or at least 1", self.threads)
+        SaveEvery.of(self.save_every)
 
 
 @dataclass
@@ -266,6 +306,7 @@ class Config:
     retrain: bool = False
     ckpt_path: str | None = None
     timing: bool = False
+    records: str = "folders"
     replicate: str = "data"
     baseline: str | None = None
     margin: float | None = None
@@ -277,6 +318,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.replicate in REPLICATES, "replicate", " or ".join(REPLICATES), self.replicate)
+        require(self.records in RECORDS, "records", " or ".join(RECORDS), self.records)
         every = self.train_eval_every
         require(every is None or every >= 1, "train_eval_every", "null or at least 1 epoch", every)
         named = self.baseline is None or self.baseline.strip() != ""

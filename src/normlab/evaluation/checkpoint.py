@@ -1,6 +1,6 @@
 """Metrics of a checkpoint on the splits of a dataset; the entry is :func:`evaluate_checkpoint`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from normlab.config.frozen import FrozenConfig
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import split_rows
 from normlab.errors import ConfigError, require
+from normlab.evaluation.runs import checkpoint_path
 from normlab.population.population import seeded
 from normlab.population.resources import device, threads, threads_for
+from normlab.results.sweep import Record
 from normlab.training.build import data_seed, make_module, precision_of, shared_data
 from normlab.training.population_module import PopulationModule
 from normlab.training.stackability import footprint_of
@@ -47,8 +49,36 @@ class Checkpoint:
     step: int
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def checkpoint_of(record: Record, name: str) -> Checkpoint:
+    """Read the checkpoint ``best`` or ``last`` of a run, from its folder or from those of packed runs.
+
+    Raises:
+        ConfigError: as :func:`load_checkpoint`.
+    """
+    run = record.packed
+    if run is None:
+        return load_checkpoint(checkpoint_path(record.folder, name))
+    return load_checkpoint(run.checkpoints, lambda content: packed_member(content, run.name, name))
+
+
+def packed_member(content: Mapping[str, Any], run: str, name: str) -> dict[str, Any]:
+    """Return the checkpoint of one run from the checkpoints of a population."""
+    k, stacked = content["runs"].index(run), content[name]
+    tensors = {
+        key: value[k].clone() if isinstance(value, Tensor) else value
+        for key, value in stacked["state_dict"].items()
+    }
+    return {"state_dict": tensors, **stacked["reached"][k]}
+
+
+def load_checkpoint(
+    path: Path, select: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda content: content
+) -> Checkpoint:
     """Read a checkpoint that a training has written.
+
+    Args:
+        path: of the file.
+        select: returns the checkpoint from the content of the file.
 
     Raises:
         ConfigError: if the file is missing, damaged or of another program.
@@ -56,7 +86,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise ConfigError(f"{path} is missing: the run failed early or still trains; choose another run")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = select(torch.load(path, map_location="cpu", weights_only=True))
         return Checkpoint(path, dict(content["state_dict"]), int(content["epoch"]), int(content["step"]))
     except Exception as error:  # zip, pickle and torch each raise their own
         raise ConfigError(

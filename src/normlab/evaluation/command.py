@@ -22,11 +22,11 @@ from normlab.evaluation.configuration import (
     written_config,
 )
 from normlab.evaluation.output import Evaluation, common_folder, print_tables, write_files
-from normlab.evaluation.runs import checkpoint_path, find_runs
+from normlab.evaluation.runs import find_runs
 from normlab.report import shorter_path
 from normlab.results.folder import require_writable, run_name
 from normlab.results.result import Result, sources_of
-from normlab.results.sweep import Record, read_result
+from normlab.results.sweep import Record
 
 log = logging.getLogger("normlab")
 CHECKPOINTS = ("best", "last")
@@ -101,7 +101,7 @@ def evaluate(words: Sequence[str], conf: Path) -> None:
     folders = find_runs(request.runs, request.checkpoint)
     require_writable(common_folder(folders))
     composed = compose_options(request.overrides, conf)
-    records, configs = [Record(folder, read_result(folder)) for folder in folders], list[FrozenConfig]()
+    records, configs = [Record.read(folder) for folder in folders], list[FrozenConfig]()
     for record in records:
         with named_if(len(records) > 1, record.folder):
             configs.append(evaluation_config(written_config(record), composed, request.overrides, conf))
@@ -149,10 +149,10 @@ def named_if(several: bool, folder: Path) -> Iterator[None]:
 
 def evaluate_run(record: Record, config: FrozenConfig, request: Request) -> Evaluation:
     """Evaluate a checkpoint of a run, and log warnings about other data and changed code."""
-    from normlab.evaluation.checkpoint import evaluate_checkpoint, load_checkpoint, shared_samples  # imports torch
+    from normlab.evaluation.checkpoint import checkpoint_of, evaluate_checkpoint, shared_samples  # imports torch
 
     check_targets(config)
-    loaded, trained = load_checkpoint(checkpoint_path(record.folder, request.checkpoint)), record.result.config
+    loaded, trained = checkpoint_of(record, request.checkpoint), record.result.config
     metrics, data = evaluate_checkpoint(loaded, config, request.remedy)
     for notice in data.notices if config.data != trained["data"] else ():
         log.warning(notice)

@@ -24,7 +24,7 @@ from normlab.config.frozen import FrozenConfig, recorded, updated
 from normlab.config.schema import SECTIONS, Config
 from normlab.config.validation import check_values, keys_of, resolve
 from normlab.errors import ConfigError, nearest
-from normlab.results.sweep import Record, read_unresolved, resolve_references
+from normlab.results.sweep import Record, resolve_references
 
 COMMAND_KEYS = ("run", "checkpoint")
 USED = ("data", "net", "model", "loss", "metrics", "statistics", "seed", "replicate")
@@ -86,7 +86,7 @@ def written_config(record: Record) -> dict[str, Any]:
     Raises:
         ConfigError: if the run left no readable configuration.
     """
-    config, written = record.result.config, updated(read_unresolved(record.folder))
+    config, written = record.result.config, updated(record.unresolved())
     if not config:
         raise ConfigError(f"{record.folder} has no readable configuration; choose another run")
     return written if recorded(resolve_references(written)) == recorded(config) else config

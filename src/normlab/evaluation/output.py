@@ -26,7 +26,7 @@ from normlab.report.factors import find_factors
 from normlab.report.sweep_summary import configuration_labels, repeated_runs
 from normlab.results.folder import free_folder
 from normlab.results.result import entry_point, environment, write_atomically
-from normlab.results.sweep import Record, read_unresolved
+from normlab.results.sweep import Record
 from normlab.stats.design import ENDS, mean_and_error
 
 log = logging.getLogger("normlab")
@@ -56,20 +56,22 @@ class Evaluation:
 
 
 def common_folder(folders: Sequence[Path]) -> Path:
-    """Return the folder of one run, or the folder that contains several."""
-    return folders[0] if len(folders) == 1 else Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    """Return the folder of one run, or the folder that contains several; a packed run has that of its sweep."""
+    if len(folders) > 1:
+        return Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    return next(folder for folder in (folders[0], *folders[0].parents) if folder.is_dir())
 
 
 def run_frame(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
     """Return a row per run: its folder, configuration, seed, checkpoint and metrics; repeated runs are marked."""
     records = [evaluation.record for evaluation in evaluations]
     results = [record.result for record in records]
-    factors = find_factors(results, lambda: [read_unresolved(record.folder) for record in records])
-    labels, top = configuration_labels(results, factors), common_folder([record.folder for record in records])
-    names = [os.path.relpath(record.folder, top) for record in records]
+    factors = find_factors(results, lambda: [record.unresolved() for record in records])
+    labels, folders = configuration_labels(results, factors), [record.folder for record in records]
+    names = [os.path.relpath(folder, common_folder(folders)) for folder in folders]
     frame = pd.DataFrame(
         {
-            "run": names if len(names) > 1 else [shorter_path(top)],
+            "run": names if len(names) > 1 else [shorter_path(folders[0])],
             "configuration": labels,
             "seed": [result.config.get("seed") for result in results],
             "checkpoint": [evaluation.checkpoint for evaluation in evaluations],

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from normlab.errors import ConfigError
 from normlab.report import shorter_path
-from normlab.results.folder import HYDRA_CONFIG
-from normlab.results.result import RESULT_FILE
-from normlab.results.sweep import run_folders
+from normlab.results.packed import packed_run
+from normlab.results.sweep import is_run_folder, run_folders
 from normlab.stats.design import natural
 
 log = logging.getLogger("normlab")
@@ -51,21 +50,24 @@ def unquoted(text: str) -> str:
 def matches(entry: str) -> list[Path]:
     """Return the existing path, or those that match a pattern, in which brackets are literal: ``hidden=[8,8]``."""
     path = Path(entry).expanduser()
-    if path.exists():
+    if path.exists() or packed_run(path):
         return [path]
     pattern = str(path).replace("[", "[[]")
-    found = glob(pattern, recursive=True) if is_pattern(entry) else []
-    return sorted(map(Path, found), key=lambda path: natural(str(path)))
+    found = {*map(Path, glob(pattern, recursive=True)), *packed_matches(path)} if is_pattern(entry) else set()
+    return sorted(found, key=lambda path: natural(str(path)))
+
+
+def packed_matches(pattern: Path) -> list[Path]:
+    """Return the folders that packed runs would have, which match a pattern."""
+    top = next(parent for parent in pattern.parents if not is_pattern(str(parent)))
+    literal = str(pattern).replace("[", "[[]")
+    below = [path for path in run_folders(top) if packed_run(path)] if top.is_dir() else []
+    return [path for path in below if len(path.parts) == len(pattern.parts) and path.match(literal)]
 
 
 def is_pattern(entry: str) -> bool:
     """Return True if an entry has wildcards."""
     return "*" in entry or "?" in entry
-
-
-def is_run(path: Path) -> bool:
-    """Return True for the folder of a run."""
-    return (path / RESULT_FILE).is_file() or (path / HYDRA_CONFIG).is_file()
 
 
 def runs_of(entry: str, checkpoint: str) -> list[Path]:
@@ -75,7 +77,7 @@ def runs_of(entry: str, checkpoint: str) -> list[Path]:
         ConfigError: if there are none.
     """
     paths = matches(entry)
-    runs = [path for path in paths if is_run(path)]
+    runs = [path for path in paths if is_run_folder(path) or packed_run(path)]
     if not runs:
         inside = [folder for path in paths if path.is_dir() for folder in run_folders(path)]
         remedy = (
@@ -86,7 +88,7 @@ def runs_of(entry: str, checkpoint: str) -> list[Path]:
         raise ConfigError(f"run must be {expected}, got {entry}{missing}; {remedy}")
     if Path(entry).expanduser() in runs:
         return runs
-    complete = [run for run in runs if checkpoint_path(run, checkpoint).is_file()]
+    complete = [run for run in runs if has_checkpoint(run, checkpoint)]
     if not complete:
         raise ConfigError(
             f"run={entry}: none of the {len(runs)} runs has checkpoints/{checkpoint}.pt; train them first"
@@ -95,6 +97,12 @@ def runs_of(entry: str, checkpoint: str) -> list[Path]:
         if run not in complete:
             log.warning("%s is left out: it has no checkpoints/%s.pt", shorter_path(run), checkpoint)
     return complete
+
+
+def has_checkpoint(folder: Path, name: str) -> bool:
+    """Return True if a run has a checkpoint; those of packed runs are in one file."""
+    run = packed_run(folder)
+    return checkpoint_path(folder, name).is_file() or (run is not None and run.checkpoints.is_file())
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:

@@ -82,6 +82,8 @@ class Compiled:
     is logged and training continues uncompiled.
 
     Attributes:
+        verified: number of steps of each size that were compared.
+        warmed_up: number of steps of each size that were taken first without a comparison, in a resumed training.
         seconds: wall-clock time of compiling, including the first two steps of each size.
     """
 
@@ -93,6 +95,7 @@ class Compiled:
         self.uncompiled = uncompiled
         self.sizes = set(sizes)
         self.verified = dict.fromkeys(self.sizes, 0)
+        self.warmed_up = dict.fromkeys(self.sizes, VERIFIED_STEPS)
         self.seconds = 0.0
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -103,12 +106,15 @@ class Compiled:
         try:
             if self.verified[size] < VERIFIED_STEPS:
                 return self.verify(x, y)
+            if self.warmed_up[size] < VERIFIED_STEPS:
+                return self.warm_up(x, y)
             return self.take_compiled(x, y)
         except Exception as error:  # Dynamo, Inductor and the C++ compiler raise many types
             if is_out_of_memory(error):
                 raise
             # Autograd is traced in the first steps only: a later compilation fails before any state changes.
-            self.fall_back(first_line(error) if self.verified[size] < VERIFIED_STEPS else RECOMPILED)
+            begins = min(self.verified[size], self.warmed_up[size]) < VERIFIED_STEPS
+            self.fall_back(first_line(error) if begins else RECOMPILED)
             return self.uncompiled(x, y)
 
     def take_compiled(self, x: Tensor, y: Tensor) -> Tensor:
@@ -136,6 +142,28 @@ class Compiled:
             return expected
         self.verified[x.shape[1]] += 1
         return losses
+
+    def warm_up(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take the step compiled; an earlier process has verified steps of this size.
+
+        A comparison could have another outcome than in the training before, where later steps are not compared.
+        """
+        started = time.perf_counter()
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            losses = self.compiled_step(x, y)
+        self.seconds += time.perf_counter() - started
+        self.warmed_up[x.shape[1]] += 1
+        return losses
+
+    def resume_state(self) -> dict[int, int]:
+        """Return the number of steps of each compiled size that were verified; empty once it fell back."""
+        return {size: self.verified[size] for size in self.sizes}
+
+    def resume_from(self, state: dict[int, int]) -> None:
+        """Continue from a state of another process."""
+        self.sizes = set(state)
+        self.verified.update(state)
+        self.warmed_up = {size: 0 if steps == VERIFIED_STEPS else VERIFIED_STEPS for size, steps in state.items()}
 
     def fall_back(self, reason: str) -> None:
         """Log a warning, and take only uncompiled steps from now on."""

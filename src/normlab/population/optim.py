@@ -116,6 +116,15 @@ class StackedOptimizer(torch.optim.Optimizer):
         """Update θ in place; ``grad``, ``[K, P]``, may be overwritten."""
         raise NotImplementedError
 
+    def resume_state(self) -> dict[str, Any]:
+        """Return the state besides θ and the hyperparameters, which :meth:`resume_from` takes."""
+        return dict(self.state)
+
+    def resume_from(self, state: dict[str, Any]) -> None:
+        """Continue from a state, in place: a compiled step reads the same tensors."""
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+
 
 class SGD(StackedOptimizer):
     """Stochastic gradient descent with heavy-ball or Nesterov momentum.
@@ -211,10 +220,25 @@ class Adam(StackedOptimizer):
             return self.factors(t)
         now = int(t.item())
         if self._ahead is None or not self._first <= now < self._first + UPDATES_AHEAD:
-            self._first = now
-            self._ahead = self.factors(t + torch.arange(UPDATES_AHEAD, dtype=t.dtype).view(-1, 1, 1))
+            self._ahead = self.tabulate(t)
         step_size, eps = self._ahead
         return step_size[now - self._first], eps[now - self._first]
+
+    def tabulate(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the table of :meth:`tabulated_factors` from an update on."""
+        self._first = int(first.item())
+        self._ahead = self.factors(first + torch.arange(UPDATES_AHEAD, dtype=first.dtype).view(-1, 1, 1))
+        return self._ahead
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return the state, with the update at which the table of step sizes begins, 0 without a table."""
+        return {**super().resume_state(), "table": self._first}
+
+    def resume_from(self, state: dict[str, Any]) -> None:
+        """Continue from a state, with the same table: a power may round differently elsewhere in a vector."""
+        super().resume_from(state)
+        if state["table"]:
+            self.tabulate(self.state["updates"].new_tensor(state["table"]))
 
     def update(self, grad: Tensor) -> None:
         """Update θ by Adam or AdamW."""
@@ -317,6 +341,15 @@ class StackedTorch(StackedOptimizer):
         for flat, part in zip(self.flat, grad.split(self.columns, dim=1), strict=True):
             flat.grad = part
         self.inner.step()
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return the state of ``inner``."""
+        return self.inner.state_dict()
+
+    def resume_from(self, state: dict[str, Any]) -> None:
+        """Continue from a state of ``inner``."""
+        self.inner.load_state_dict(state)
+        self.show_numbers()
 
 
 @dataclass(frozen=True)

@@ -122,11 +122,15 @@ class PopulationScheduler:
 
     def advance(self, metric: Tensor | None) -> Groups:
         """Step the schedulers, and return the hyperparameters that change, with a value for each member."""
+        self.step_schedulers(metric)
+        return self.changes()
+
+    def step_schedulers(self, metric: Tensor | None) -> None:
+        """Step the scheduler of each member, or of members with the same schedule."""
         values = [None] * len(self.schedulers) if metric is None else metric.tolist()
         for holder, scheduler, value in zip(self.holders, self.schedulers, values, strict=True):
             holder.step()
             scheduler.step(*([] if value is None else [value]))
-        return self.changes()
 
     def changes(self) -> Groups:
         """Return the hyperparameters that differ from the last ones, with a value for each member."""
@@ -162,11 +166,12 @@ class PopulationScheduler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that :meth:`state_dict` returned."""
         self.start()
-        if not self.needs_metric:
-            for _ in range(state["steps"]):
-                self.step()
-            return
         self.steps = state["steps"]
+        if not self.needs_metric:
+            for _ in range(self.steps):
+                self.step_schedulers(None)
+            self.write(self.changes())
+            return
         for scheduler, own in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(own)
         for holder, numbers in zip(self.holders, state["numbers"], strict=True):

@@ -129,7 +129,7 @@ class AlongGradient(Probe):
 
     def __call__(self, snapshot: TrainingSnapshot) -> Iterator[Measurement]:
         """Yield ranges over the step lengths, and arrays of the values at each length."""
-        lengths = torch.tensor(list(self.lengths), dtype=torch.float64).unsqueeze(1) * snapshot.lr
+        lengths = snapshot.lr.new_tensor(list(self.lengths), dtype=torch.float64).unsqueeze(1) * snapshot.lr
         for mode in self.modes:
             steps = along_gradient(snapshot.landscape(mode, double=self.double), lengths)
             beta = steps.beta

@@ -230,8 +230,8 @@ class BatchedLoss:
 
     def parameter_mask(self, names: Sequence[str]) -> Tensor:
         """Return a boolean mask of the entries of a point that belong to these parameters, ``(P,)``."""
-        pairs = zip(self.names, self.shapes, strict=True)
-        return torch.cat([torch.full((shape.numel(),), name in names) for name, shape in pairs])
+        pairs, device = zip(self.names, self.shapes, strict=True), self.theta.device
+        return torch.cat([torch.full((shape.numel(),), name in names, device=device) for name, shape in pairs])
 
     def normal(self, generators: Sequence[torch.Generator], samples: int = 1) -> Tensor:
         """Draw S vectors from N(0, I) for each member with its own generator, ``(S, K, P)``.

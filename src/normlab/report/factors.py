@@ -7,6 +7,7 @@ the command line or a YAML file sets it.
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -134,6 +135,7 @@ def differing(runs: Sequence[Mapping[str, Hashable]]) -> dict[str, list[Hashable
     return {key: column for key, column in columns.items() if len(set(column)) > 1}
 
 
+@lru_cache(maxsize=4096)
 def is_without_effect(key: str) -> bool:
     """Return True if a key cannot change the result of a run.
 

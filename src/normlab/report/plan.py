@@ -11,7 +11,7 @@ from normlab.report.factors import find_factors, short_names
 from normlab.report.report_data import CLASSIFICATION_METRICS, read_history
 from normlab.report.sweep_summary import replicate_scopes, seed_column
 from normlab.results.result import Result, Status
-from normlab.results.sweep import Record, read_sweep, read_unresolved
+from normlab.results.sweep import Record, read_sweep
 from normlab.stats.design import GENERALIZATION, SEED, Design, Metric, design_of
 from normlab.stats.replicate_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
 
@@ -58,7 +58,7 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
     results = [*(run.result for run in runs), *(record.result for record in earlier)]
 
     def written() -> list[Any]:
-        return [*(run.written for run in runs), *(read_unresolved(record.folder) for record in earlier)]
+        return [*(run.written for run in runs), *(record.unresolved() for record in earlier)]
 
     factors = find_factors(results, written)
     frame = factors.settings.assign(**{SEED: seed_column(results)}, validation=0.0, status=Status.FINISHED.value)

@@ -7,7 +7,6 @@ Infinite values count as missing, like NaN.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from normlab.report.charts import configuration_styles, legend_labels
 from normlab.report.factors import short_names
 from normlab.report.figures import LegendEntry, Style, finite, style_entries
 from normlab.report.sweep_summary import SweepSummary
-from normlab.results.series import read_arrays
+from normlab.results.reading import read_arrays
 from normlab.stats.comparison import RATIO, estimate_columns, shown_estimate
 from normlab.stats.design import MODEL, OPTIMIZER, PLAIN, configuration_label, natural
 from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, log_ratios
@@ -47,14 +46,12 @@ class ProbeData:
         name: of the probe.
         sweep: the sweep.
         rows: by mode and quantity, a data frame with the columns ``run``, ``step`` and ``value``.
-        folders: the folders of the runs, by run number.
         headline: the main quantities, which are in the tables.
     """
 
     name: str
     sweep: SweepSummary
     rows: Mapping[tuple[str, str], pd.DataFrame]
-    folders: Mapping[int, Path]
     headline: Sequence[str] = ()
 
     def restricted_to(self, sweep: SweepSummary) -> "ProbeData":
@@ -157,7 +154,7 @@ class ProbeData:
     def arrays(self, run: int) -> dict[str, np.ndarray]:
         """Return the arrays of a run at its last measurement, by ``<mode>/<name>``."""
         if run not in self._arrays:
-            prefix, arrays = f"{self.name}/", read_arrays(self.folders[run])
+            prefix, arrays = f"{self.name}/", read_arrays(self.sweep.records[run])
             self._arrays[run] = {
                 key.removeprefix(prefix): array[-1] for key, array in arrays.items() if key.startswith(prefix)
             }
@@ -210,7 +207,6 @@ class ProbeData:
 
 def measurements(sweep: SweepSummary) -> Iterator[ProbeData]:
     """Yield the measurements of each probe in the runs of a sweep."""
-    folders = {number: record.folder for number, record in enumerate(sweep.records)}
     headlines = dict.fromkeys(key for record in sweep.records for key in record.result.probes)
     for name, of_probe in sweep.probes.groupby("probe", sort=False, observed=True):
         groups = of_probe.groupby(["mode", "quantity"], sort=False, observed=True)
@@ -218,7 +214,7 @@ def measurements(sweep: SweepSummary) -> Iterator[ProbeData]:
             (str(mode), str(quantity)): frame[["run", "step", "value"]] for (mode, quantity), frame in groups
         }
         headline = [key.split("/", 3)[3] for key in headlines if key.startswith(f"probe/{name}/")]
-        yield ProbeData(str(name), sweep, frames, folders, tuple(dict.fromkeys(headline)))
+        yield ProbeData(str(name), sweep, frames, tuple(dict.fromkeys(headline)))
 
 
 def probe_ratios(sweep: SweepSummary) -> pd.DataFrame:

@@ -314,7 +314,7 @@ def curve_charts(data: ReportData, panel: str) -> Iterator[Picture]:
     """Yield the learning curves of a panel by epoch, and those of the validation metric by seconds if timed."""
     design, runs = data.analysis.design, data.selected_runs(panel)
     rows = data.summary.curves[data.summary.curves["run"].isin(runs.index)]
-    known = {name: part for name, part in rows.groupby("metric") if part["epoch"].nunique() > 1}
+    known = {name: part for name, part in rows.groupby("metric", observed=True) if part["epoch"].nunique() > 1}
     training = next((name for name in ("train_eval/loss", "train/loss") if name in known), "")
     names = [
         name for name in dict.fromkeys([training, "val/loss", "val/acc", design.choice.name]) if name in known

@@ -202,7 +202,7 @@ def compared_metrics(sweep: SweepSummary, records: Sequence[Record], requested: 
         ConfigError: if no run has the requested metric.
     """
     finals = {name for record in records for name in record.result.final}
-    known = finals | {str(name) for name in sweep.curves["metric"]}
+    known = finals | {str(name) for name in sweep.curves["metric"].unique()}
     if requested is not None:
         available = sorted(name for name in known if name.startswith(("train/", "train_eval/", "val/", "test/")))
         available = [name for name in available if name != "train/lr"]

@@ -17,9 +17,9 @@ from normlab.report.factors import (
     find_factors,
     is_without_effect,
 )
+from normlab.results.reading import read_curves, read_probes, warn_of_missing_epochs
 from normlab.results.result import Result, Status, worst_value
-from normlab.results.series import read_curves, read_probes, warn_of_missing_epochs
-from normlab.results.sweep import Record, read_unresolved, setting
+from normlab.results.sweep import Record, setting
 from normlab.stats.design import (
     ENDS,
     LR,
@@ -90,14 +90,14 @@ def summarize_sweep(records: Sequence[Record], compare: str | None = None) -> Sw
     curves = read_curves(records)
     warn_of_missing_epochs(records, curves)
     metric, direction = common_objective(results)
-    factors = find_factors(results, lambda: [read_unresolved(record.folder) for record in records], compare)
+    factors = find_factors(results, lambda: [record.unresolved() for record in records], compare)
     keys = factors.keys
     listed = factors.settings.assign(
         configuration=configuration_labels(results, factors), **run_columns(results, metric, direction, curves)
     )
-    listed = listed.loc[
-        sorted(listed.index, key=lambda number: setting_sort_key(listed.loc[number, [*keys, SEED]]))
-    ]
+    settings_and_seeds = zip(*(listed[key].tolist() for key in (*keys, SEED)), strict=True)
+    sort_keys = [setting_sort_key(row) for row in settings_and_seeds]
+    listed = listed.iloc[sorted(range(len(listed)), key=sort_keys.__getitem__)]
     runs = listed[~listed.index.isin(repeated_runs(results, listed))]
     settings = runs.drop_duplicates("configuration").set_index("configuration")[keys]
     configurations = settings.join(summarize(runs))
@@ -126,11 +126,11 @@ def repeated_runs(results: Sequence[Result], listed: pd.DataFrame) -> list[int]:
     """
     repeated, seen = [], set()
     ordered = sorted(listed.index, key=lambda number: not results[number].status.done)
+    names = dict(zip(listed.index, listed["configuration"], strict=True))
     for number in ordered:
         result = results[number]
         config = {key: value for key, value in config_leaves(result.config) if not is_without_effect(key)}
-        name = listed.loc[number, "configuration"]
-        key = json.dumps([name, result.config.get(SEED), config], sort_keys=True, default=str)
+        key = json.dumps([names[number], result.config.get(SEED), config], sort_keys=True, default=str)
         statuses = [result.status] if result.status.done else list(Status)
         if result.config and any((key, status) in seen for status in statuses):
             repeated.append(number)
@@ -213,7 +213,11 @@ def final_values(results: Sequence[Result], metric: str, direction: str, curves:
 
     It comes from the record, or else from the curve. It is infinite for a diverged run and NaN if unknown.
     """
-    known = {int(str(run)): rows for run, rows in curves[curves["metric"] == metric].groupby("run")}
+    unrecorded = [
+        number for number, result in enumerate(results) if result.final.get(metric) is None and result.epochs
+    ]
+    rows = curves[(curves["metric"] == metric) & curves["run"].isin(unrecorded)] if unrecorded else curves.iloc[:0]
+    known = {int(str(run)): of_run for run, of_run in rows.groupby("run")}
     finals = []
     for number, result in enumerate(results):
         value = result.final.get(metric)

@@ -180,7 +180,8 @@ def write_events(
     """Replace a sweep's event files; return the folders to open in TensorBoard by description, best view first.
 
     The folders are that of the configurations, if the sweep has more runs than these, and the sweep's; none if the
-    runs have no event files. If ``folder`` is itself a run, nothing is written.
+    runs have no event files. If ``folder`` is itself a run, nothing is written. Packed runs have no event files;
+    they are part of the configurations, which are then written even if they have a run each.
 
     Args:
         folder: of the sweep.
@@ -188,31 +189,41 @@ def write_events(
         figures: images to show.
         markdown: blocks of the Text tab, either Markdown or lines that keep their spacing.
     """
-    traced = [number for number in sweep.runs.index if any(sweep.records[number].folder.glob(EVENT_FILES))]
-    if not traced or any(record.folder == folder for record in sweep.records):
+    numbers_of_runs = sweep.runs.index
+    traced = [number for number in numbers_of_runs if any(sweep.records[number].folder.glob(EVENT_FILES))]
+    packed = any(is_packed_trace(sweep.records[number]) for number in numbers_of_runs)
+    if not (traced or packed) or any(record.folder == folder for record in sweep.records):
         return {"curves": folder} if traced else {}
     numbers = run_numbers(sweep).add_prefix(TABLE)
     for number in traced:
         write_numbers(sweep.records[number], numbers.loc[number])
     # Runs of the user may lie in a folder of that name; their event files must stay.
     free = not any(record.folder.is_relative_to(folder / ARMS) for record in sweep.records)
-    curves = configuration_curves(sweep) if free and len(sweep.runs) > len(sweep.configurations) else {}
+    several = packed or len(sweep.runs) > len(sweep.configurations)
+    curves = configuration_curves(sweep) if free and several else {}
     if free:
         write_configurations(folder / ARMS, sweep, curves)
     metrics = {tag_of(str(name)): str(name).removeprefix(TABLE) for name in numbers if numbers[name].notna().any()}
     names = dict.fromkeys(name for points in curves.values() for point in points for name in point.metrics)
     shown = [
-        layout_event(layout(names or dict.fromkeys(sweep.curves["metric"]), sweep.metric)),
+        layout_event(layout(names or dict.fromkeys(sweep.curves["metric"].unique()), sweep.metric)),
         text("all runs", text_blocks([*markdown, *([ABOUT_CONFIGURATIONS] if curves else []), ABOUT_TABLE])),
         *image_events(figures),
     ]
     columns = hparams_columns(hyperparameters(sweep), metrics, sweep.keys)
     # TensorBoard selects none of more than 40 runs for these tabs; those below arms/ can be selected at once.
-    replace_event_file(folder, [columns] if curves else [columns, *shown])
+    if traced:
+        replace_event_file(folder, [columns] if curves else [columns, *shown])
     if not curves:
-        return {"curves of all runs": folder}
+        return {"curves of all runs": folder} if traced else {}
     replace_event_file(folder / ARMS, shown)
-    return {"median curves of the configurations": folder / ARMS, "all runs and hyperparameters": folder}
+    all_runs = {"all runs and hyperparameters": folder} if traced else {}
+    return {"median curves of the configurations": folder / ARMS, **all_runs}
+
+
+def is_packed_trace(record: Record) -> bool:
+    """Return True for a packed run with ``logger.tensorboard=true``."""
+    return record.packed is not None and bool((record.result.config.get("logger") or {}).get("tensorboard"))
 
 
 def write_numbers(record: Record, numbers: pd.Series) -> None:

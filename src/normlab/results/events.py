@@ -1,7 +1,7 @@
 """TensorBoard event files: their events, hyperparameters and tags, and the writer of a population's runs.
 
-A single run and the end of a sweep are written with TensorBoard's EventFileWriter (:func:`event_writer`,
-:func:`replace_event_file`), the runs of a population with :class:`BatchWriter`.
+The runs of a population are written with :class:`BatchWriter`, a run that trains alone and the end of a sweep with
+TensorBoard's EventFileWriter (:func:`replace_event_file`).
 """
 
 import hashlib
@@ -177,14 +177,19 @@ class BatchWriter:
     """A writer like EventFileWriter for many runs at once: no thread, and the file is open only during flushes.
 
     TensorBoard's writer has a thread and an open file for each run, and its checksums are pure Python.
+
+    Args:
+        folder: of the run.
+        continued: an event file to which events are appended; by default a new one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, continued: Path | None = None) -> None:
         name = f"{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        self.path = folder / EVENT_FILES.replace("*", name)
+        self.path = continued or folder / EVENT_FILES.replace("*", name)
         self.records: list[bytes] = []
-        self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        self.flush()
+        if continued is None:
+            self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            self.flush()
 
     def add_event(self, event: Event) -> None:
         """Keep an event until the next flush."""
@@ -211,11 +216,6 @@ def tfrecord(data: bytes) -> bytes:
 
 
 EventWriter: TypeAlias = EventFileWriter | BatchWriter
-
-
-def event_writer(folder: Path, members: int) -> EventWriter:
-    """Return the writer of a new event file of a run that trains in a population of ``members``."""
-    return BatchWriter(folder) if members > 1 else EventFileWriter(str(folder), filename_suffix=f".{RUN_SUFFIX}")
 
 
 def replace_event_file(folder: Path, events: Iterable[Event], suffix: str = RUN_SUFFIX) -> None:

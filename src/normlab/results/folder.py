@@ -16,6 +16,7 @@ from omegaconf._utils import get_omega_conf_dumper
 
 from normlab.config.frozen import FrozenConfig, differing_keys, recorded, updated, without_report_keys
 from normlab.errors import ConfigError, first_line
+from normlab.results.packed import stored_result
 from normlab.results.result import RESULT_FILE, Result, require_same_sources
 
 log = logging.getLogger("normlab")
@@ -23,7 +24,7 @@ MAX_NAME_LENGTH = 100
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
 STATE_FOLDER = ".normlab"
-"""Folder within that of a sweep, or of a single run, with the state of the training: what a killed one goes on from."""
+"""Folder within that of a sweep or a single run, with the state that a killed training goes on from."""
 
 
 def run_name(overrides: Iterable[str]) -> str:
@@ -41,6 +42,11 @@ def run_name(overrides: Iterable[str]) -> str:
     if len(safe) <= MAX_NAME_LENGTH:
         return safe
     return f"{safe[: MAX_NAME_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def population_id(folders: Iterable[str]) -> str:
+    """Return the id of a population, a digest of its runs' folders relative to that of their sweep."""
+    return hashlib.sha256("\n".join(folders).encode()).hexdigest()[:12]
 
 
 def run_names(jobs: Sequence[Sequence[str]]) -> list[str]:
@@ -158,7 +164,9 @@ _damaged: set[Path] = set()
 
 
 def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
-    """Return the result of this configuration stored in ``folder``; None without one, or with ``retrain=true``.
+    """Return the result of this configuration stored in ``folder``, or in packed records under its name.
+
+    None without one, or with ``retrain=true``.
 
     Nothing in the folder is changed. A damaged result is logged, and counts as none.
 
@@ -166,7 +174,7 @@ def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
         ConfigError: if the result is of another configuration, or its code or data have changed since.
     """
     try:
-        result = Result.read(folder)
+        result = stored_result(folder)
     except ValueError as error:
         if folder.absolute() not in _damaged:  # it is read before anything trains, and again to train the run
             log.warning("%s; the run is trained again", error)
@@ -186,7 +194,7 @@ def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
 def read_configuration(folder: Path) -> dict[str, Any] | None:
     """Return the resolved configuration of the run in a folder, or None if it cannot be read."""
     with suppress(OSError, ValueError):
-        result = Result.read(folder)
+        result = stored_result(folder)
         if result is not None:
             return result.config
     try:

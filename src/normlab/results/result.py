@@ -101,7 +101,11 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """Write ``result.json`` into ``folder``, atomically."""
-        write_atomically(folder / RESULT_FILE, json.dumps(to_jsonable(asdict(self)), indent=2) + "\n")
+        write_atomically(folder / RESULT_FILE, self.text())
+
+    def text(self) -> str:
+        """Return the text of ``result.json``."""
+        return json.dumps(to_jsonable(asdict(self)), indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
@@ -116,7 +120,24 @@ class Result:
         if not path.exists():
             return None
         try:
-            values: dict[str, Any] = known_fields(cls, json.loads(path.read_text()))
+            text = path.read_text()
+        except ValueError as error:  # the bytes are no text
+            raise ValueError(f"{path} is damaged: {error}") from error
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: str, source: object) -> "Result":
+        """Return the result of the text of ``result.json``; see :meth:`read`.
+
+        Args:
+            text: of the file.
+            source: names the file in an error.
+
+        Raises:
+            ValueError: if the text is damaged.
+        """
+        try:
+            values: dict[str, Any] = known_fields(cls, json.loads(text))
             numbers = ("objective", "best", "last", "test", "final", "probes")
             values |= {name: read_numbers(values[name]) for name in numbers if name in values}
             values |= {name: EpochMetrics(**values[name]) for name in ("best", "last") if values.get(name)}
@@ -128,7 +149,7 @@ class Result:
             }
             return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise ValueError(f"{source} is damaged: {error}") from error
 
 
 def known_fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,6 +192,31 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Context manager that yields a temporary file, which replaces ``path`` once it is on the disk.
+
+    After an error the temporary file is removed, and ``path`` stays as it is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        synchronize(temporary)
+        temporary.replace(path)
+        synchronize(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def synchronize(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_numbers(value: Any) -> Any:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normlab.config.frozen import to_jsonable, updated, updated_override, without_report_keys
 from normlab.results.folder import HYDRA_CONFIG
+from normlab.results.packed import PACKED_FOLDER, PackedRun, packed_run, packed_runs, precedence
 from normlab.results.result import RESULT_FILE, Objective, Result, Status, known_fields, write_atomically
 
 TIMING_FILE = "timing.json"
@@ -29,10 +30,36 @@ log = logging.getLogger("normlab")
 
 @dataclass(frozen=True)
 class Record:
-    """A run in a sweep's folder; without a readable result its status is failed."""
+    """A run in a sweep's folder; without a readable result its status is failed.
+
+    Attributes:
+        folder: of the run; with packed records it need not exist.
+        packed: the row of a file of packed records; None for a run with files of its own.
+    """
 
     folder: Path
     result: Result
+    packed: PackedRun | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        """Read the record of a run from its folder or from packed records; of two, the one that counts."""
+        run = packed_run(folder)
+        if run is None:
+            return cls(folder, read_result(folder))
+        packed = cls(folder, read_packed_result(run), run)
+        if not is_run_folder(folder):
+            return packed
+        return max(packed, cls(folder, read_result(folder)), key=lambda record: precedence(record.result))
+
+    def unresolved(self) -> dict[str, Any]:
+        """Return the configuration that Hydra wrote, with interpolations unresolved; empty if it is missing."""
+        return read_unresolved(self.folder) if self.packed is None else packed_yaml(self.packed, "config", dict)
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Return True for a folder that holds a run."""
+    return (folder / RESULT_FILE).is_file() or (folder / HYDRA_CONFIG).is_file()
 
 
 def read_sweep(folder: Path) -> list[Record]:
@@ -43,12 +70,13 @@ def read_sweep(folder: Path) -> list[Record]:
 def read_sweeps(folders: Iterable[Path]) -> list[Record]:
     """Return the runs below several folders without duplicates, in the order of folders, then paths."""
     seen: set[str] = set()
-    return [Record(path, read_result(path)) for folder in folders for path in sorted(run_folders(folder, seen))]
+    return [Record.read(path) for folder in folders for path in sorted(set(run_folders(folder, seen)))]
 
 
 def run_folders(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
     """Yield the folders of runs: ``folder`` itself, or folders below it. Runs are not nested.
 
+    The folder that a packed run would have is yielded, too.
     Symbolic links to folders are followed after all real folders, except links to a folder that contains them.
 
     Args:
@@ -67,6 +95,8 @@ def run_folders(folder: Path, seen: set[str] | None = None) -> Iterator[Path]:
             if HYDRA_CONFIG.parent.name in subfolders or RESULT_FILE in files:
                 subfolders.clear()
                 yield Path(path)
+            elif os.path.basename(path) == PACKED_FOLDER:
+                yield from (run.folder for run in packed_runs(Path(path)).values())
             links = [Path(path, name) for name in sorted(subfolders) if os.path.islink(os.path.join(path, name))]
             ends = [Path(top), Path(real)]
             pending += [
@@ -85,15 +115,30 @@ def read_result(folder: Path) -> Result:
         return failed_result(folder, f"{RESULT_FILE} is damaged")
 
 
+def read_packed_result(run: PackedRun) -> Result:
+    """Return the result of a packed run; if it is damaged, a failed result with the recorded configuration."""
+    try:
+        return run.result()
+    except ValueError as error:
+        log.warning("%s; the run counts as failed", error)
+        config, overrides = packed_yaml(run, "config", dict), packed_yaml(run, "overrides", list)
+        return result_of_failed(run.folder.name, config, overrides, "its packed result is damaged")
+
+
 def failed_result(folder: Path, reason: str) -> Result:
     """Build a failed result from the configuration that Hydra wrote at the start of the run."""
     written = load_yaml(folder / HYDRA_CONFIG.parent / "overrides.yaml", list)
+    return result_of_failed(folder.name, read_unresolved(folder), written, reason)
+
+
+def result_of_failed(name: str, config: dict[str, Any], overrides: list[Any], reason: str) -> Result:
+    """Build a failed result from a configuration with interpolations unresolved."""
     return Result(
-        name=folder.name,
+        name=name,
         status=Status.FAILED,
-        config=updated(resolve_references(read_unresolved(folder))),
+        config=updated(resolve_references(config)),
         choices={},
-        overrides=[updated_override(str(override)) for override in written],
+        overrides=[updated_override(str(override)) for override in overrides],
         objective=Objective("", "", math.nan),
         error=reason,
     )
@@ -124,8 +169,21 @@ def load_yaml(path: Path, kind: type) -> Any:
     libyaml parses it in a tenth of the time of OmegaConf's reader.
     """
     try:
-        content = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+        return parse_yaml(path.read_text(), kind)
+    except (OSError, ValueError):
+        return kind()
+
+
+def packed_yaml(run: PackedRun, name: str, kind: type) -> Any:
+    """Parse a YAML file that Hydra would have written for a packed run; see :func:`load_yaml`."""
+    return parse_yaml(run.text(name), kind)
+
+
+def parse_yaml(text: str, kind: type) -> Any:
+    """Parse YAML; return an empty ``kind`` if it is damaged or of another type."""
+    try:
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (ValueError, yaml.YAMLError):
         return kind()
     return content if isinstance(content, kind) else kind()
 

@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from normlab.config.frozen import FOLDER_KEYS, FrozenConfig
+from normlab.config.frozen import FOLDER_KEYS, TRAINER_FOLDER_KEYS, FrozenConfig
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import prefix_errors
@@ -132,7 +132,7 @@ def raised_recompile_limit(steppers: "Sequence[Stepper]") -> Iterator[None]:
 
 def configuration_names(records: Sequence[Record]) -> list[str]:
     """Return a name for each configuration, made of the overrides in which they differ, without seeds."""
-    unnamed = ("seed", *FOLDER_KEYS)
+    unnamed = ("seed", *FOLDER_KEYS, *(f"trainer.{key}" for key in TRAINER_FOLDER_KEYS))
     explicit = [
         {key: value for key, value in overrides(record.result).items() if key not in unnamed} for record in records
     ]

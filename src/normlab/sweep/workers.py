@@ -1,15 +1,15 @@
-"""Trains populations sequentially or in worker processes; the entry is :func:`train_groups`."""
+"""Trains groups in worker processes of this machine; the entry is :class:`WorkerProcesses`."""
 
 import gc
 import logging
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
@@ -17,123 +17,125 @@ import torch
 
 from normlab.errors import first_line
 from normlab.interrupts import Preempted, blocked_ctrl_c, interrupts
-from normlab.population.resources import is_out_of_memory
-from normlab.results.result import Result, Status
-from normlab.sweep.grouping import Group
+from normlab.results.result import Status
+from normlab.sweep.executors import Executor, Groups, Outcomes
+from normlab.sweep.group_training import train_group, write_missing_results
+from normlab.sweep.grouping import Group, total_seconds
+from normlab.training.processes import exit_with_parent
 from normlab.training.progress import Progress, WorkerProgress
-from normlab.training.run import train
-from normlab.training.run_folders import Run, result_without_metrics
 
 log = logging.getLogger("normlab")
 KILLED = "the worker process was killed, possibly because memory ran out"
-Groups = Sequence[Group]
-Outcomes = Iterator[tuple[int, list[Any]]]
-"""Index of a group, with the objective of each run or the exception that ended its training."""
+START_SECONDS = 4.0
+"""Time that a worker process needs to start and to import torch and Lightning."""
 
 
-def train_groups(groups: Groups, n_jobs: int) -> Outcomes:
-    """Train groups of runs, each as a population; yield group indices with outcomes as they finish.
+def available_cores() -> list[int]:
+    """Return the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
-    The outcome of a run is its objective, or the exception if its group failed; other groups continue. On Ctrl-C
-    the runs that had not begun are recorded as stopped, too.
+
+def best_n_jobs(seconds: Sequence[float], cores: int) -> int:
+    """Return the number of workers with which groups are estimated to take the least time.
+
+    >>> best_n_jobs([10.0] * 8, 4), best_n_jobs([1.0] * 8, 4), best_n_jobs([100.0], 4)
+    (4, 1, 1)
     """
-    number = sum(len(group.runs) for group in groups)
-    # Garbage collection after each population need not scan the objects that exist already.
-    gc.freeze()
-    completed = False
-    try:
-        with Progress(f"{number} runs", sum(group.epochs for group in groups), number) as progress:
-            if n_jobs == 1 or len(groups) == 1:
-                yield from train_sequentially(groups, progress)
-            else:
-                yield from train_in_parallel(groups, n_jobs, progress)
-        completed = True
-    finally:
-        for group in groups if not completed else ():
-            write_missing_results(group.runs, Status.STOPPED)
+    most = min(cores, len(seconds))
+    times = {n: total_seconds(seconds, n) + (START_SECONDS if n > 1 else 0) for n in range(1, most + 1)}
+    return min(times, key=lambda n: times[n])
 
 
-def write_missing_results(runs: Sequence[Run], status: Status, error: str | None = None) -> None:
-    """Write a result with this status for runs that have none."""
-    for run in runs:
-        if Result.read(run.folder) is None:
-            result_without_metrics(run, status, error).write(run.folder)
+class WorkerProcesses(Executor):
+    """Trains ``n_jobs`` groups at a time, each in a worker process of its own; the longest group begins first.
 
-
-def train_sequentially(groups: Groups, progress: Progress) -> Outcomes:
-    """Train the groups in order, in this process."""
-    done = 0
-    for index, group in enumerate(groups):
-        interrupts.check()
-        progress.population_label = f"population {index + 1} of {len(groups)}" if len(groups) > 1 else ""
-        yield index, train_group(group, progress)
-        done += group.epochs
-        progress.advance_to(done)
-
-
-def train_in_parallel(groups: Groups, n_jobs: int, progress: Progress) -> Outcomes:
-    """Train ``n_jobs`` groups at a time, each in a worker process that is reused.
-
-    Workers send their log records to this process. They ignore Ctrl-C, and stop when this process sets an event.
-    If a worker is killed, its group has failed, and a new worker replaces it.
+    A worker is used for many groups, and has an equal share of the cores to itself. Workers send their log records
+    to this process. They ignore Ctrl-C, and stop when this process sets an event; they end with this process. If a
+    worker is killed, its group has failed, and a new worker replaces it.
     """
-    context = multiprocessing.get_context("spawn")
-    n_jobs = min(n_jobs, len(groups))
-    done, stop, log_queue = context.Array("q", len(groups), lock=False), context.Event(), context.Queue()
-    shared = (max(1, (os.cpu_count() or 1) // n_jobs), log_queue, done, stop)
-    listener = QueueListener(log_queue, *logging.getLogger().handlers)
-    listener.start()
-    idle: list[ProcessPoolExecutor | None] = [None] * n_jobs
-    busy: dict[Future, tuple[int, ProcessPoolExecutor]] = {}
-    waiting = list(range(len(groups)))
-    try:
-        with interrupts.recorded():
-            while waiting or busy:
-                interrupts.check()
-                while waiting and idle:
-                    index = waiting.pop(0)
-                    worker = idle.pop() or ProcessPoolExecutor(1, context, start_worker, shared)
-                    busy[submit(worker, index, groups[index])] = index, worker
-                for future in wait(busy, timeout=0.2, return_when="FIRST_COMPLETED").done:
-                    index, worker = busy.pop(future)
-                    error = future.exception()
-                    if isinstance(error, Preempted):
-                        raise error
-                    if isinstance(error, BrokenProcessPool):
-                        error = RuntimeError(KILLED)
-                    if error is not None:
-                        write_missing_results(groups[index].runs, Status.FAILED, first_line(error))
-                        worker.shutdown()
-                    idle.append(None if error else worker)
-                    done[index] = groups[index].epochs
-                    yield index, [error] * len(groups[index].runs) if error else future.result()
-                progress.advance_to(sum(done))
-    except (KeyboardInterrupt, Preempted):
-        log.info("stopping after the current epoch of each population")
-        raise
-    finally:
-        stop.set()
-        for worker in (*filter(None, idle), *(worker for _, worker in busy.values())):
-            worker.shutdown()
-        listener.stop()
+
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+
+    def outcomes(self, groups: Groups, progress: Progress) -> Outcomes:
+        """Train the groups; a single one in this process."""
+        n_jobs, cores = min(self.n_jobs, len(groups)), available_cores()
+        context = multiprocessing.get_context("spawn")
+        done, stop, log_queue = context.Array("q", len(groups), lock=False), context.Event(), context.Queue()
+        listener = QueueListener(log_queue, *logging.getLogger().handlers)
+        listener.start()
+        pools: list[ProcessPoolExecutor | None] = [None] * n_jobs
+        idle = list(range(n_jobs))
+        busy: dict[Future, tuple[int, int]] = {}
+        waiting = sorted(range(len(groups)), key=lambda index: groups[index].seconds)
+        try:
+            with interrupts.recorded():
+                while waiting or busy:
+                    while waiting and idle:
+                        slot, index = idle.pop(), waiting.pop()
+                        shared = cores_of(slot, n_jobs, cores), log_queue, done, stop
+                        pool = pools[slot] or ProcessPoolExecutor(1, context, start_worker, shared)
+                        pools[slot] = pool
+                        with blocked_ctrl_c():  # for a process that is started here
+                            busy[pool.submit(train_in_worker, index, groups[index])] = index, slot
+                    for future in wait(busy, timeout=0.2, return_when="FIRST_COMPLETED").done:
+                        index, slot = busy.pop(future)
+                        error = future.exception()
+                        if isinstance(error, Preempted):
+                            raise error
+                        if isinstance(error, BrokenProcessPool):
+                            error = RuntimeError(KILLED)
+                        if error is not None:
+                            write_missing_results(groups[index].runs, Status.FAILED, error)
+                            end(pools[slot])
+                            pools[slot] = None
+                        idle.append(slot)
+                        done[index] = groups[index].epochs
+                        yield index, [error] * len(groups[index].runs) if error else future.result()
+                    progress.advance_to(sum(done))
+                    interrupts.check()
+        except (KeyboardInterrupt, Preempted):
+            log.info("stopping after the current step of each population")
+            raise
+        finally:
+            stop.set()
+            for each in pools:
+                end(each)
+            listener.stop()
 
 
-def submit(worker: ProcessPoolExecutor, index: int, group: Group) -> Future:
-    """Submit a group to a worker; Ctrl-C does not reach a process that is started here."""
-    with blocked_ctrl_c():
-        return worker.submit(train_in_worker, index, group)
+def end(pool: ProcessPoolExecutor | None) -> None:
+    """Wait for the process of a pool to end."""
+    if pool is not None:
+        pool.shutdown()
+
+
+def cores_of(slot: int, n_jobs: int, cores: Sequence[int]) -> list[int]:
+    """Return the cores of a worker, an equal share; several workers share a core if there are not enough.
+
+    >>> [cores_of(slot, 2, [0, 1, 2, 3]) for slot in (0, 1)], cores_of(3, 4, [0, 1])
+    ([[0, 1], [2, 3]], [1])
+    """
+    share = max(1, len(cores) // n_jobs)
+    first = slot * share % len(cores)
+    return list(cores[first : first + share])
 
 
 _worker: tuple[Any, Any] | None = None
 """In a worker: the array of epochs done by group and the stop event, shared with the main process."""
 
 
-def start_worker(threads: int, log_queue: Any, done: Any, stop: Any) -> None:
-    """Initialize a worker process: shared state, Ctrl-C, threads and logging."""
+def start_worker(cores: list[int], log_queue: Any, done: Any, stop: Any) -> None:
+    """Initialize a worker process: its cores, shared state, Ctrl-C and logging."""
     global _worker  # noqa: PLW0603 - an initializer can pass state only through globals
     _worker = done, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
     logging.getLogger().addHandler(QueueHandler(log_queue))
     logging.getLogger().setLevel(logging.INFO)
     gc.freeze()
@@ -155,30 +157,3 @@ def picklable(value: Any) -> Any:
     error = RuntimeError(first_line(value))
     error.add_note("".join(traceback.format_exception(value)))
     return error
-
-
-def train_group(group: Group, progress: Progress) -> list[Any]:
-    """Train a group; return each run's objective, or the exception that ended the training.
-
-    If memory runs out, the halves of the group are trained one after the other.
-    """
-    runs = group.runs
-    try:
-        return [result.objective.value for result in train(runs, progress, group.trial, group.populations)]
-    except Exception as error:
-        interrupts.check()  # an error while Ctrl-C is not acted on is its consequence
-        # The frames in the traceback would keep the population in memory.
-        traceback.clear_frames(error.__traceback__)
-        if len(runs) == 1 or not is_out_of_memory(error):
-            return [error] * len(runs)
-    finally:
-        # Module and Trainer form a reference cycle.
-        gc.collect()
-    log.warning("out of memory with %d runs at once; continuing with half as many", len(runs))
-    for run in runs:
-        result = Result.read(run.folder)
-        if result is not None and not result.status.done:
-            result_without_metrics(run, Status.STOPPED).write(run.folder)
-    half = len(runs) // 2
-    parts = [replace(group, runs=part, populations=2 * group.populations) for part in (runs[:half], runs[half:])]
-    return [value for part in parts for value in train_group(part, progress)]

@@ -261,7 +261,7 @@ def make_trainer(
         folder: the default folder of Lightning's callbacks and loggers.
         logger: called before those of ``logger.extra``.
     """
-    handled_here = {"threads", "compile"}
+    handled_here = {"threads", "compile", "save_every"}
     if is_population(config):
         handled_here |= {"gradient_clip_val", "gradient_clip_algorithm"}
     defaults: dict[str, Any] = {

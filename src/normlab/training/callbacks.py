@@ -8,7 +8,6 @@ Those with ``resume_state`` and ``resume_from`` have a state that a resumed run 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from torch import Tensor
 from normlab.population.population import Population, copy_of
 from normlab.results.events import EventWriter, scalars, tag_of
 from normlab.results.result import EpochMetrics, worst_value
-from normlab.results.series import Point, append_curves
+from normlab.results.series import Point
 from normlab.stats.estimates import final_mean
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
+from normlab.training.run_series import RunSeries
 
 EVALUATION = ("val/", "test/", "train_eval/")
 """Prefixes of metrics measured in evaluation mode."""
@@ -175,22 +175,28 @@ class CurveRecorder(pl.Callback):
     """Records each member's metrics of every epoch, and writes them every ``flush_seconds``.
 
     Args:
-        folders, events, flush_seconds: of the runs.
+        series, events, flush_seconds: of the runs.
         keeps: whether the points are kept for :meth:`resume_state` after they were written.
+        continues: whether the files hold the points of the state that a resumed training begins with.
 
     Attributes:
         logged: names of the metrics that Lightning's logger writes to the event file.
     """
 
     def __init__(
-        self, folders: Sequence[Path], events: Sequence[EventWriter], flush_seconds: float, keeps: bool = False
+        self,
+        series: Sequence[RunSeries],
+        events: Sequence[EventWriter],
+        flush_seconds: float,
+        keeps: bool = False,
+        continues: bool = False,
     ) -> None:
-        self.folders, self.events, self.keeps = folders, events, keeps
+        self.series, self.events, self.keeps, self.continues = series, events, keeps, continues
         self.logged: set[str] = set()
         self.written: list[Point] = []
         self.flush_due = Timer(flush_seconds)
-        self.points: list[list[Point]] = [[] for _ in folders]
-        self.last: list[Point | None] = [None] * len(folders)
+        self.points: list[list[Point]] = [[] for _ in series]
+        self.last: list[Point | None] = [None] * len(series)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Record the epoch's metrics of the members that still train."""
@@ -217,8 +223,8 @@ class CurveRecorder(pl.Callback):
 
     def flush(self) -> None:
         """Append the recorded points to the curve and event files."""
-        for folder, points in zip(self.folders, self.points, strict=True):
-            append_curves(folder, points)
+        for series, points in zip(self.series, self.points, strict=True):
+            series.append_points(points)
         for file, points in zip(self.events, self.points, strict=bool(self.events)):
             for point in points:
                 file.add_event(scalars(point, self.tag_of))
@@ -239,14 +245,17 @@ class CurveRecorder(pl.Callback):
         return "" if name in self.logged else tag_of(name)
 
     def resume_state(self) -> dict[str, Any]:
-        """Return all points of a single run."""
-        return {"points": [asdict(point) for point in (*self.written, *self.points[0])]}
+        """Return the last point of each run; of a single run all points."""
+        kept = {"points": [asdict(point) for point in (*self.written, *self.points[0])]} if self.keeps else {}
+        return {"last": [asdict(point) if point else None for point in self.last], **kept}
 
     def resume_from(self, state: dict[str, Any]) -> None:
-        """Write the points of a state, which stand in another folder, and continue after them."""
-        self.points = [[Point(**point) for point in state["points"]]]
-        self.last = [self.points[0][-1] if self.points[0] else None]
-        self.flush()
+        """Continue after the points of a state; write them, if they stand in another folder."""
+        self.last = [Point(**point) if point else None for point in state["last"]]
+        if self.keeps:
+            points = [Point(**point) for point in state["points"]]
+            self.written, self.points = (points, [[]]) if self.continues else ([], [points])
+            self.flush()
 
 
 class FinalMetrics(pl.Callback):
@@ -276,12 +285,21 @@ class FinalMetrics(pl.Callback):
         }
 
     def resume_state(self) -> dict[str, Any]:
-        """Return the metrics of all epochs."""
-        return {"epochs": self.epochs}
+        """Return the number of epochs, and the epochs and values of each metric as one tensor each.
+
+        Thousands of small tensors would take longer to save than all parameters.
+        """
+        names = dict.fromkeys(name for metrics in self.epochs for name in metrics)
+        measured = {name: [n for n, metrics in enumerate(self.epochs) if name in metrics] for name in names}
+        values = {name: torch.stack([self.epochs[n][name] for n in measured[name]]) for name in names}
+        return {"number": len(self.epochs), "measured": measured, "values": values}
 
     def resume_from(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
-        self.epochs = state["epochs"]
+        self.epochs = [{} for _ in range(state["number"])]
+        for name, numbers in state["measured"].items():
+            for n, values in zip(numbers, state["values"][name].unbind(), strict=True):
+                self.epochs[n][name] = values
 
 
 class ProgressCallback(pl.Callback):

@@ -32,6 +32,8 @@ EPOCH_HOOKS = (
     *("on_validation_batch_end", "on_validation_epoch_end", "on_validation_end"),
 )
 """Hooks that are called for members that still train; the batch of a population is an epoch."""
+BEFORE_STEPS = ("on_train_epoch_start", "on_train_batch_start")
+"""Those before the steps of an epoch, in order."""
 RUN_HOOKS = (
     *("on_fit_start", "on_train_start", "on_train_end", "on_fit_end", "on_exception"),
     *("on_test_start", "on_test_epoch_start", "on_test_batch_start"),
@@ -176,6 +178,14 @@ class MemberTrainer:
         }
         self.population_trainer.strategy.save_checkpoint(checkpoint, filepath)
 
+    def resume_state(self) -> dict[str, Any]:
+        """Return the states of the callbacks, the latest metrics, and the numbers logged since the last epoch."""
+        return {
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "callback_metrics": dict(self.callback_metrics),
+            "numbers": dict(cast(MemberLogger, self.loggers[0]).numbers),
+        }
+
     def refresh(self) -> None:
         """Show the population's current tensors and metrics."""
         module, population = self.lightning_module, self.population
@@ -207,6 +217,7 @@ class MemberCallbacks(pl.Callback):
         callbacks: Sequence[Sequence[pl.Callback]],
         loggers: Sequence[Sequence[Logger]],
     ) -> None:
+        self.restored: list[dict[str, Any]] = []
         self.parts = list(zip(runs, callbacks, loggers, strict=True))
         self.data = data
         self.members: list[MemberTrainer] = []
@@ -219,6 +230,24 @@ class MemberCallbacks(pl.Callback):
                 for k, (run, callbacks, loggers) in enumerate(self.parts)
             ]
         self.call("setup", range(len(self.members)), stage)
+        for member, state in zip(self.members, self.restored, strict=bool(self.restored)):
+            for callback, own in zip(member.callbacks, state["callbacks"], strict=True):
+                callback.load_state_dict(own)
+
+    def go_on(self) -> None:
+        """Restore the numbers of each member; the hooks before them are not called again, as in Lightning."""
+        for member, state in zip(self.members, self.restored, strict=bool(self.restored)):
+            member.callback_metrics = state["callback_metrics"]
+            cast(MemberLogger, member.loggers[0]).numbers = dict(state["numbers"])
+        self.restored = []
+
+    def resume_state(self) -> list[dict[str, Any]]:
+        """Return the state of each member, within an epoch."""
+        return [member.resume_state() for member in self.members]
+
+    def resume_from(self, state: list[dict[str, Any]]) -> None:
+        """Keep a state until the members exist."""
+        self.restored = state
 
     def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """End the callbacks."""
@@ -253,6 +282,10 @@ def _dispatch(hook: str) -> Any:
 
     def call(self: MemberCallbacks, trainer: pl.Trainer, pl_module: PopulationModule, *arguments: Any) -> None:
         members: Sequence[int] = range(len(self.members))
+        if self.restored and hook in BEFORE_STEPS:
+            if hook == BEFORE_STEPS[-1]:
+                self.go_on()
+            return
         if hook in EPOCH_HOOKS and trainer.state.fn == TrainerFn.FITTING:
             members = pl_module.active.nonzero().flatten().tolist()
         self.call(hook, members, *arguments)

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, cast
 
@@ -40,6 +41,23 @@ AroundStep = Callable[[int, bool, Tensor, Tensor], AbstractContextManager[None]]
 """Returns the context manager around a step, given its number, whether it is the epoch's last, and x and y."""
 
 
+@dataclass
+class EpochSteps:
+    """The steps of an epoch taken so far.
+
+    Attributes:
+        losses: before each step, ``(K,)`` each.
+        sizes: of the minibatches.
+        rates: learning rates of the last step of the epoch, ``(K,)``; None before it.
+        seconds: time of the steps before this process went on with the epoch.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    rates: Tensor | None = None
+    seconds: float = 0.0
+
+
 def no_context(step: int, is_last: bool, x: Tensor, y: Tensor) -> AbstractContextManager[None]:
     """Return a null context, the default of ``around_step``."""
     return nullcontext()
@@ -62,8 +80,11 @@ class PopulationModule(pl.LightningModule):
             is in ``frozen_state``.
         steps, epochs: optimizer steps and epochs that each member has trained, ``(K,)``.
         seconds: wall-clock time of all optimizer steps, without compiling and probing.
+        taken: the steps of the current epoch.
         around_step: makes the context manager around each step; set by ``ProbeCallback``.
-        probe_seconds: wall-clock time of the probes; added by ``ProbeCallback``.
+        between_steps: called after each step, with whether it is the epoch's last; before_steps: called once,
+            before the first one. :class:`~normlab.training.population_state.PopulationSaver` sets both.
+        probe_seconds, save_seconds: wall-clock time of the probes, and of saving the state.
     """
 
     data: InMemoryData
@@ -98,13 +119,16 @@ class PopulationModule(pl.LightningModule):
         self.stats_warmup_epochs = stats_warmup_epochs
         self.train_eval_every, self.may_stop_early = train_eval_every, may_stop_early
         self.around_step: AroundStep = no_context
-        self.probe_seconds = 0.0
+        self.between_steps: Callable[[bool], None] = lambda is_last: interrupts.check()
+        self.before_steps: Callable[[], None] | None = None
+        self.probe_seconds = self.save_seconds = 0.0
         self.metrics: dict[str, Tensor] = {}
         self.held_out_metrics: dict[str, Tensor] = {}
         self.active = torch.ones(population.members, dtype=torch.bool)
         self.stopping, self.diverged, self.frozen = torch.zeros(3, population.members, dtype=torch.bool)
         self.frozen_state: State = {}
         self.steps, self.epochs = torch.zeros(2, population.members, dtype=torch.long)
+        self.taken, self.epoch_started = EpochSteps(), 0.0
         self.seconds = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,30 +215,44 @@ class PopulationModule(pl.LightningModule):
 
     def training_step(self, batch: Split, batch_idx: int) -> None:
         """Take all optimizer steps of an epoch; ``batch`` is the whole training split."""
-        started, overhead = time.perf_counter(), self.overhead_seconds
-        losses, sizes, first = [], [], int(self.steps.max())
-        last = first + self.steps_per_epoch - 1
-        scheduler = self.scheduler if self.scheduler is not None and self.scheduler.interval == "step" else None
-        for step, (x, y) in enumerate(self.minibatches(batch), first):
-            with self.around_step(step, step == last, x, y):
-                losses.append(self.step(x, y))
-            rates = self.learning_rates() if step == last else None
-            if scheduler is not None and (step - first + 1) % scheduler.frequency == 0:
-                scheduler.step()
-            interrupts.check()
-            sizes.append(x.shape[1])
+        self.take_steps(batch)
+        taken, losses, sizes = self.taken, self.taken.losses, self.taken.sizes
         self.metrics["train/loss"] = torch.stack(losses, dim=1) @ (losses[0].new_tensor(sizes) / sum(sizes))
-        self.metrics["train/lr"] = cast(Tensor, rates)
+        self.metrics["train/lr"] = cast(Tensor, taken.rates)
         self.steps += len(sizes) * self.active
         self.count_steps(len(sizes))
         self.epochs += self.active
-        self.seconds += time.perf_counter() - started - (self.overhead_seconds - overhead)
+        self.seconds += self.epoch_seconds
+        self.taken = EpochSteps()
         self.measure_in_evaluation_mode(batch)
         # Lightning's loop would take four times as long; it runs if a callback may listen.
         every = self.trainer.check_val_every_n_epoch
         if self.trainer.limit_val_batches == 0 and every and (self.current_epoch + 1) % every == 0:
             self.validate_members()
         self.publish_metrics()
+
+    def take_steps(self, batch: Split) -> None:
+        """Take the optimizer steps of an epoch; those that a resumed epoch has taken already are skipped."""
+        self.epoch_started = time.perf_counter() - self.overhead_seconds
+        if self.before_steps is not None:
+            self.before_steps()
+            self.before_steps = None
+        taken, first = self.taken, int(self.steps.max())
+        last, begun = first + self.steps_per_epoch - 1, len(taken.sizes)
+        scheduler = self.scheduler if self.scheduler is not None and self.scheduler.interval == "step" else None
+        for step, (x, y) in enumerate(islice(self.minibatches(batch), begun, None), first + begun):
+            with self.around_step(step, step == last, x, y):
+                taken.losses.append(self.step(x, y))
+            taken.sizes.append(x.shape[1])
+            taken.rates = self.learning_rates() if step == last else None
+            if scheduler is not None and (step - first + 1) % scheduler.frequency == 0:
+                scheduler.step()
+            self.between_steps(step == last)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Wall-clock time of the steps of the current epoch so far."""
+        return self.taken.seconds + time.perf_counter() - self.epoch_started - self.overhead_seconds
 
     @torch.no_grad()
     def measure_in_evaluation_mode(self, train: Split) -> None:
@@ -315,9 +353,9 @@ class PopulationModule(pl.LightningModule):
 
     @property
     def overhead_seconds(self) -> float:
-        """Wall-clock time of compiling and probing so far."""
+        """Wall-clock time of compiling, probing and saving so far."""
         compiling = self.step.seconds if isinstance(self.step, Compiled) else 0.0
-        return compiling + self.probe_seconds
+        return compiling + self.probe_seconds + self.save_seconds
 
     @property
     def steps_per_epoch(self) -> int:

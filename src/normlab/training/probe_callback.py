@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.optimizer import _optimizers_to_device
 from torch import Tensor, nn
 
 from normlab.data.sampling import derive_seed
@@ -25,10 +26,11 @@ from normlab.probes.graph import Graph
 from normlab.probes.landscape import folds_exactly
 from normlab.probes.snapshot import Measurement, Preconditioning, Probe, TrainingSnapshot
 from normlab.results.events import EventWriter, histograms, scalars
-from normlab.results.series import ProbeRecord, append_probes, headlines, write_arrays
+from normlab.results.series import ProbeRecord, headlines
 from normlab.training.callbacks import Timer
 from normlab.training.population_module import PopulationModule
 from normlab.training.run_folders import Run
+from normlab.training.run_series import RunSeries
 from normlab.training.stability import equilibrium_angle, preconditioning, stability_limit
 
 log = logging.getLogger("normlab")
@@ -53,12 +55,39 @@ class ProbedStep:
     preconditioning: Preconditioning | None
 
 
+@dataclass(frozen=True)
+class ArraysOfMembers:
+    """The arrays that a probe measured at one step, ``(K, …)`` each, and the members that they were recorded of.
+
+    One array for all members is saved much faster than one for each.
+    """
+
+    epoch: int
+    step: int
+    probe: str
+    mode: str
+    arrays: dict[str, np.ndarray]
+    members: list[int]
+
+    def record(self, k: int) -> ProbeRecord:
+        """Return the arrays of member k."""
+        own = {name: values[k] for name, values in self.arrays.items()}
+        return ProbeRecord(self.epoch, self.step, 0.0, self.probe, self.mode, {}, own)
+
+    @classmethod
+    def of(cls, row: ProbeRecord) -> "ArraysOfMembers":
+        """Return the arrays of a record of a single run."""
+        arrays = {name: values[None] for name, values in row.arrays.items()}
+        return cls(row.epoch, row.step, row.probe, row.mode, arrays, [0])
+
+
 class ProbeCallback(pl.Callback):
     """Runs probes at their steps, and records and writes their measurements of each member.
 
     Args:
-        probes, runs, events, flush_seconds: by name, and of the runs.
+        probes, runs, series, events, flush_seconds: by name, and of the runs.
         keeps: whether the records are kept for :meth:`resume_state` after they were written.
+        continues: whether the files hold the records of the state that a resumed training begins with.
 
     Attributes:
         latest: each member's newest headline numbers, for tables.
@@ -68,21 +97,23 @@ class ProbeCallback(pl.Callback):
         self,
         probes: Mapping[str, Probe | Graph],
         runs: Sequence[Run],
+        series: Sequence[RunSeries],
         events: Sequence[EventWriter],
         flush_seconds: float,
         keeps: bool = False,
+        continues: bool = False,
     ) -> None:
         self.probes = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
         self.graphs = [probe for probe in probes.values() if isinstance(probe, Graph)]
-        self.runs, self.events = runs, events
+        self.series, self.events = series, events
         self.flush_due = Timer(flush_seconds)
         self.seeds: list[int] = [run.config.seed for run in runs]
         self.start: State = {}
         self.folds = True
         self.latest: list[dict[str, float]] = [{} for _ in runs]
-        self.with_arrays: list[list[ProbeRecord]] = [[] for _ in runs]
+        self.measured: list[ArraysOfMembers] = []
         self.unwritten: list[list[ProbeRecord]] = [[] for _ in runs]
-        self.keeps, self.written = keeps, list[ProbeRecord]()
+        self.keeps, self.continues, self.written = keeps, continues, list[ProbeRecord]()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Draw the graphs, run the probes with ``at_start``, and install the hook around each step."""
@@ -95,8 +126,8 @@ class ProbeCallback(pl.Callback):
             log.warning("probes: frozen normalizers are not folded into linear layers, which would change the net")
         for graph in self.graphs:
             files = graph.files(pl_module.population.member_net(0), x)
-            for run, name in itertools.product(self.runs, files):
-                (run.folder / name).write_bytes(files[name])
+            for series, name in itertools.product(self.series, files):
+                series.write_file(name, files[name])
         due = [name for name, probe in self.probes.items() if probe.at_start and not resumed]
         self.run_between_steps(pl_module, due)
         pl_module.around_step = partial(self.around_step, pl_module)
@@ -108,6 +139,7 @@ class ProbeCallback(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Run the probes with ``at_end``."""
+        return_to_device(pl_module, trainer)
         if not self.start:  # Lightning calls no on_train_start where max_epochs is 0
             self.on_train_start(trainer, pl_module)
         self.run_between_steps(pl_module, [name for name, probe in self.probes.items() if probe.at_end])
@@ -152,7 +184,9 @@ class ProbeCallback(pl.Callback):
 
     def snapshot(self, module: PopulationModule, name: str, step: ProbedStep) -> TrainingSnapshot:
         """Return the snapshot of a step for a probe, with generators seeded by run, probe and step."""
-        net = module.population.net
+        net, device = module.population.net, module.device
+        stability = stability_limit(module.optimizer, trained(module))
+        equilibrium = equilibrium_angle(module.optimizer, trained(module))
         return TrainingSnapshot(
             net=net,
             loss=module.task.loss,
@@ -162,8 +196,8 @@ class ProbeCallback(pl.Callback):
             start=self.start,
             minibatch=(step.x, step.y),
             train=module.training_split(),
-            lr=module.learning_rates(),
-            stability=stability_limit(module.optimizer, trained(module)),
+            lr=module.learning_rates().to(device),
+            stability=None if stability is None else stability.to(device),
             generators=[
                 torch.Generator().manual_seed(derive_seed(seed, "probe", name, step.step)) for seed in self.seeds
             ],
@@ -172,7 +206,7 @@ class ProbeCallback(pl.Callback):
             folds=self.folds,
             preconditioning=step.preconditioning,
             test=module.split(2),
-            equilibrium=equilibrium_angle(module.optimizer, trained(module)),
+            equilibrium=None if equilibrium is None else equilibrium.to(device),
         )
 
     def record(self, name: str, measurement: Measurement, step: ProbedStep, members: Sequence[int]) -> None:
@@ -198,15 +232,16 @@ class ProbeCallback(pl.Callback):
                 histograms={key: value[k] for key, value in histograms.items()},
             )
             self.unwritten[k].append(row)
-            if arrays:
-                self.with_arrays[k].append(row)
             self.latest[k] |= headlines([row])
+        if arrays:
+            mode = measurement.mode
+            self.measured.append(ArraysOfMembers(step.epoch, step.step, name, mode, arrays, list(members)))
 
     def flush(self) -> None:
         """Write the numbers and histograms recorded since the last call."""
         for k, rows in enumerate(self.unwritten):
             if rows:
-                append_probes(self.runs[k].folder, rows)
+                self.series[k].append_records(rows)
                 for file in self.events[k : k + 1]:
                     for row in rows:
                         file.add_event(scalars(row.point()))
@@ -218,31 +253,45 @@ class ProbeCallback(pl.Callback):
 
     def write_arrays(self) -> None:
         """Write the arrays of the whole training."""
-        for run, rows in zip(self.runs, self.with_arrays, strict=True):
+        for k, series in enumerate(self.series):
+            rows = [each.record(k) for each in self.measured if k in each.members]
             if rows:
-                write_arrays(run.folder, rows)
+                series.write_arrays(rows)
 
     def resume_state(self) -> dict[str, Any]:
-        """Return the initial state and all records of a single run."""
-        rows = [asdict(row) for row in (*self.written, *self.unwritten[0])]
-        records = [map_arrays(torch.as_tensor, row) for row in rows]
-        return {"start": self.start, "folds": self.folds, "records": records}
+        """Return the initial state, the arrays and the newest numbers; of a single run all records."""
+        state = {"start": self.start, "folds": self.folds}
+        if self.keeps:
+            rows = [asdict(row) for row in (*self.written, *self.unwritten[0])]
+            return {**state, "records": [map_arrays(torch.as_tensor, row) for row in rows]}
+        measured = [map_arrays(torch.as_tensor, vars(each)) for each in self.measured]
+        return {**state, "latest": self.latest, "measured": measured}
 
     def resume_from(self, state: dict[str, Any]) -> None:
-        """Continue from a state, whose records stand in another folder."""
+        """Continue from a state; write its records, if they stand in another folder."""
         self.start, self.folds = state["start"], state["folds"]
+        if not self.keeps:
+            self.latest = state["latest"]
+            self.measured = [ArraysOfMembers(**map_arrays(np.asarray, each)) for each in state["measured"]]
+            return
         rows = [ProbeRecord(**map_arrays(np.asarray, row)) for row in state["records"]]
-        self.unwritten, self.with_arrays = [rows], [[row for row in rows if row.arrays]]
+        self.measured = [ArraysOfMembers.of(row) for row in rows if row.arrays]
         self.latest = [headlines(rows)]
+        self.written, self.unwritten = (rows, [[]]) if self.continues else ([], [rows])
         self.flush()
 
 
+def return_to_device(module: PopulationModule, trainer: pl.Trainer) -> None:
+    """Move a module and its optimizers to the training device, from which Lightning moves them at the end."""
+    device = trainer.strategy.root_device
+    module.to(device)
+    _optimizers_to_device(trainer.optimizers, device)
+
+
 def map_arrays(convert: Callable[[Any], Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a :class:`ProbeRecord` with its arrays and histograms converted."""
-    return {
-        **row,
-        **{key: {name: convert(value) for name, value in row[key].items()} for key in ("arrays", "histograms")},
-    }
+    """Return the fields of a record with its arrays and histograms converted."""
+    kinds = [key for key in ("arrays", "histograms") if key in row]
+    return {**row, **{key: {name: convert(value) for name, value in row[key].items()} for key in kinds}}
 
 
 def is_due(probe: Probe, step: int, epoch_done: int | None) -> bool:

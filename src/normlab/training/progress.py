@@ -23,7 +23,10 @@ class Progress:
 
     Attributes:
         population_label: text after the bar, such as ``population 1 of 3``.
+        epochs: number of epochs that the current population has trained, over its runs.
     """
+
+    epochs = 0
 
     def __init__(self, label: str, epochs: int, runs: int = 1, shown: bool = True) -> None:
         self.population_label = ""
@@ -49,8 +52,12 @@ class Progress:
 
     def advance(self, epochs: int, status: str = "") -> None:
         """Advance by epochs summed over runs, and show a status text after the bar."""
+        self.epochs += epochs
         if self.bar.update(epochs):
             self.bar.set_postfix_str(", ".join(filter(None, (self.population_label, status))), refresh=False)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if another process stops the training; nothing stops one in this process."""
 
     def warn_once(self, notice: str) -> None:
         """Log a warning, unless it was logged for an earlier population."""
@@ -76,11 +83,29 @@ class WorkerProgress(Progress):
         self.done, self.index, self.stop = done, index, stop
         self.warned = set()
 
-    def advance(self, epochs: int, status: str = "") -> None:
-        """Count epochs; raise KeyboardInterrupt if the main process has set ``stop``."""
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the main process has set ``stop``."""
         if self.stop.is_set():
             raise KeyboardInterrupt
+
+    def advance(self, epochs: int, status: str = "") -> None:
+        """Count epochs; raise KeyboardInterrupt if the main process has set ``stop``."""
+        self.check()
+        self.epochs += epochs
         self.done[self.index] += epochs
+
+
+def rounded_time(seconds: float) -> str:
+    """Return a duration in seconds, at least 1, in minutes, hours or days, rounded to one or two digits.
+
+    >>> [rounded_time(seconds) for seconds in (4.2, 95, 4000, 2e5)]
+    ['4 s', '2 min', '1.1 h', '2.3 days']
+    """
+    for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            value = max(1.0, seconds) / unit
+            return f"{value:.1f} h" if name == "h" else f"{value:.0f} {name}"
+    return f"{seconds / 86400:.1f} days"
 
 
 class Console(logging.StreamHandler):

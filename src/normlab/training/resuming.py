@@ -137,6 +137,7 @@ def epoch_sums(trainer: pl.Trainer) -> State:
     return {
         key: {
             "names": [metric.meta.name, metric.meta.forked_name(on_step=False)],
+            "logger": metric.meta.logger,
             "value": metric.value,
             "weight": metric.cumulated_batch_size if metric.meta.is_mean_reduction else None,
         }
@@ -168,6 +169,16 @@ def epoch_values(sums: State) -> State:
         for entry in sums.values()
         for name in entry["names"]
     }
+
+
+def log_epoch_values(trainer: pl.Trainer, sums: State) -> None:
+    """Log the numbers of an epoch where no batch was left after the checkpoint, at Lightning's step."""
+    values = epoch_values(sums)
+    logged: State = {entry["names"][1]: values[entry["names"][1]] for entry in sums.values() if entry["logger"]}
+    if logged:
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+        logged["epoch"] = trainer.current_epoch
+        trainer._logger_connector.log_metrics(logged, step)
 
 
 def generator_states() -> State:

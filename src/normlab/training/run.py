@@ -1,13 +1,13 @@
 """Trains the runs of a population, :func:`train`, after a dry run has checked them, :func:`dry_run_once`."""
 
-import dataclasses
 import json
 import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -37,11 +37,13 @@ from normlab.training.build import (
 from normlab.training.extra import as_trained, make_callbacks, make_loggers
 from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.optimizers import example_optimizer, needs_closure
+from normlab.training.packed_runs import check_packable, is_packed
 from normlab.training.population_module import PopulationModule
 from normlab.training.processes import share_sizes
 from normlab.training.progress import Progress
 from normlab.training.resuming import check_checkpoint
 from normlab.training.run_folders import Run
+from normlab.training.saving import state_path
 from normlab.training.schedules import check_scheduler, scheduler_maker, with_total_steps
 from normlab.training.session import TrainingSession
 from normlab.training.stackability import DryRun, footprint_of, population_key, without_extra
@@ -58,7 +60,7 @@ def train(
 ) -> list[Result]:
     """Train runs with equal population keys as one population, and return their results in order.
 
-    Runs whose folder holds a finished result are not trained again.
+    Runs whose folder holds a finished result keep it.
 
     Args:
         runs: of the population.
@@ -73,17 +75,37 @@ def train(
         with Progress(runs[0].name, runs[0].config.trainer.max_epochs, len(runs)) as bar:
             return train(runs, bar, trial, populations)
     results = [reusable_result(run.folder, run.config) for run in runs]
-    to_train = [k for k, result in enumerate(results) if result is None or not result.status.done]
-    for run in runs if not to_train else ():
+    done = {k for k, result in enumerate(results) if result is not None and result.status.done}
+    for run in runs if len(done) == len(runs) else ():
         log.info("%s is done already; its result is read from %s", run.name, run.folder)
-    if to_train:
+    if len(done) < len(runs):
         trial = trial or dry_run_once(runs[0].config)
         for notice in trial.warnings:
             progress.warn_once(notice)
-        session = TrainingSession([runs[k] for k in to_train], progress, trial, populations)
-        for k, result in zip(to_train, session.run(), strict=True):
-            results[k] = result
+        # A tracking service would get the members that are done a second time.
+        left = [k for k in range(len(runs)) if not (k in done and runs[0].config.logger.extra)]
+        again = {place for place, k in enumerate(left) if k in done}
+        trained = train_to_the_end([runs[k] for k in left], again, progress, trial, populations)
+        for k, result in zip(left, trained, strict=True):
+            results[k] = results[k] if k in done else result
     return [result for result in results if result is not None]
+
+
+def train_to_the_end(
+    runs: Sequence[Run], done: Container[int], progress: Progress, trial: DryRun, populations: int
+) -> list[Result]:
+    """Train the runs of a population, from its state if there is one, and return their results.
+
+    A member may have other bits in a population of another size. Those that are done are therefore trained once
+    more, in temporary folders.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        members = [
+            replace(run, folder=Path(folder) / f"{k}") if k in done and not is_packed(run) else run
+            for k, run in enumerate(runs)
+        ]
+        session = TrainingSession(members, progress, trial, populations, state_file=state_path(runs))
+        return session.run()
 
 
 _passed: dict[str, DryRun] = {}
@@ -101,6 +123,8 @@ def dry_run_once(config: FrozenConfig) -> DryRun:
     """
     interrupts.check()
     check_targets(config)
+    if config.get("records") == "packed":
+        check_packable(config)
     check_accelerator(config.trainer)
     trained = as_trained(config)
     if is_population(trained):
@@ -169,7 +193,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
                 (result,) = session.run()
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
-    return dataclasses.replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
+    return replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
 
 
 def check_extra(run: Run) -> None:

@@ -2,12 +2,13 @@
 
 import io
 import logging
+import os
 import re
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import indent
@@ -18,12 +19,12 @@ from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from normlab.config.frozen import FOLDER_KEYS, FrozenConfig, recorded
+from normlab.config.frozen import FrozenConfig, recorded, without_folder_keys
 from normlab.config.schema import direction_of
 from normlab.config.validation import validate
 from normlab.population import State
 from normlab.results import events, result, series
-from normlab.results.events import EVENT_FILES, EventWriter
+from normlab.results.events import EVENT_FILES, BatchWriter, EventWriter
 from normlab.results.folder import group_choices, require_writable, run_name, to_yaml
 from normlab.results.result import (
     EpochMetrics,
@@ -34,10 +35,37 @@ from normlab.results.result import (
     worst_value,
     write_atomically,
 )
+from normlab.training.run_series import SeriesInFolder
 
-ERROR = "error.txt"
+ERROR, CHECKPOINTS = "error.txt", "checkpoints"
 # Sweeps escape the braces of interpolations.
 JOB_NUMBER = re.compile(r"\$\\?\{\s*hydra\\?:job\.(?:num|id)\\?\}")
+
+
+@dataclass(frozen=True)
+class KeptFiles:
+    """The files of a run that a resumed training continues or keeps, as they were when its state was saved.
+
+    Attributes:
+        sizes: in bytes, of the files that grow while it trains, by name; they may have grown since.
+        checkpoints: names of the checkpoints that callbacks had written; there may be others since.
+    """
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    checkpoints: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, folder: Path) -> "KeptFiles":
+        """Return the files of a run at this time."""
+        with os.scandir(folder) as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries if is_continued(entry.name)}
+        return cls(sizes, [path.name for path in (folder / CHECKPOINTS).glob("*.ckpt")])
+
+
+def is_continued(name: str) -> bool:
+    """Return True for the files that grow while a run trains: curves, probes and events."""
+    prefix, suffix = EVENT_FILES.split("*")
+    return name in (series.CURVES_FILE, series.PROBES_FILE) or (name.startswith(prefix) and name.endswith(suffix))
 
 
 @dataclass(frozen=True)
@@ -47,6 +75,7 @@ class Run:
     Attributes:
         written: the configuration as Hydra writes it, with unresolved interpolations; by default ``config``.
         sweep_folder: of the sweep; None for a single run.
+        hydra: the texts of the files that Hydra would write, by name, for packed records.
     """
 
     config: FrozenConfig
@@ -56,11 +85,22 @@ class Run:
     overrides: list[str]
     written: Mapping[str, Any] | None = None
     sweep_folder: Path | None = None
+    hydra: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sweep(self) -> Path:
         """The folder of the sweep; of the run, if it is alone."""
         return self.sweep_folder or self.folder
+
+    @property
+    def path(self) -> str:
+        """Path of the folder relative to that of the sweep."""
+        return Path(os.path.relpath(self.folder, self.sweep)).as_posix()
+
+    def require_sweep(self) -> None:
+        """Raise FileNotFoundError if the sweep's folder was removed; a new one would hold no sweep."""
+        if self.sweep_folder is not None and not self.sweep_folder.is_dir():
+            raise FileNotFoundError(f"the folder {self.sweep_folder} was removed while its sweep was running")
 
     @classmethod
     def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
@@ -85,26 +125,42 @@ class Run:
 
 
 class RunFolders:
-    """Clears the run folders at the start, and completes them however the training ends."""
+    """Clears the run folders at the start, and completes them however the training ends.
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    Args:
+        runs: of the population.
+        kept: the files of each run that a resumed training continues; empty for a training from the start.
+    """
+
+    error_file = f"{ERROR} in its folder"
+
+    def __init__(self, runs: Sequence[Run], kept: Sequence[KeptFiles] = ()) -> None:
         self.runs = runs
+        self.kept: list[KeptFiles | None] = [*kept] or [None] * len(runs)
         self.started = datetime.now(UTC)
-        for run in runs:
-            require_sweep(run)
-            remove_unfinished_run(run.folder)
+        for run, files in zip(runs, self.kept, strict=True):
+            remove_unfinished_run(run.folder, files)
         self.events: list[EventWriter] = []
+        self.series = [SeriesInFolder(run.folder) for run in runs]
 
     def open_events(self, writers: Sequence[EventWriter] | None = None) -> None:
-        """Open the event file of each run, and write its hyperparameters and its configuration as text.
+        """Open the event file of each run; a new one begins with hyperparameters and the configuration as text.
 
         Args:
-            writers: of the runs; by default new ones.
+            writers: of the runs; by default those of a population.
         """
-        runs = [run for run in self.runs if run.config.logger.tensorboard]
-        self.events = list(writers or (events.event_writer(run.folder, len(self.runs)) for run in runs))
-        for run, writer in zip(runs, self.events, strict=True):
-            write_run_start(run, writer)
+        for k, run in enumerate(self.runs):
+            if not run.config.logger.tensorboard:
+                continue
+            kept = self.kept[k]
+            files = [run.folder / name for name in (kept.sizes if kept else ()) if Path(name).match(EVENT_FILES)]
+            self.events.append(writers[k] if writers else BatchWriter(run.folder, files[-1] if files else None))
+            if not files:
+                write_run_start(run, self.events[-1])
+
+    def files(self) -> list[KeptFiles]:
+        """Return the files that each run would continue from its state at this time."""
+        return [KeptFiles.of(run.folder) for run in self.runs]
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:
@@ -119,7 +175,7 @@ class RunFolders:
 
     def save(self, k: int, name: str, state_dict: State, metrics: EpochMetrics | None) -> None:
         """Write a checkpoint of run k, of tensors and numbers that ``weights_only=True`` loads."""
-        path = self.runs[k].folder / "checkpoints" / f"{name}.pt"
+        path = self.runs[k].folder / CHECKPOINTS / f"{name}.pt"
         path.parent.mkdir(exist_ok=True)
         reached = metrics or EpochMetrics(0, 0, {})
         buffer = io.BytesIO()  # torch.save to a file hides the reason if it cannot be written
@@ -155,41 +211,54 @@ def is_logged(folder: Path) -> bool:
 def write_run_start(run: Run, writer: EventWriter) -> None:
     """Write a run's hyperparameters and its configuration as text to its event file."""
     config = recorded(run.config)
-    unresolved = {key: value for key, value in (run.written or config).items() if key not in FOLDER_KEYS}
+    unresolved = without_folder_keys(run.written or config)
     hparams = events.flatten_hparams(config, run.choices)
     writer.add_event(events.run_start(hparams, events.hparam_group(unresolved, run.choices)))
     writer.add_event(events.text("config", indent(to_yaml(config), "    ").rstrip("\n")))
     writer.flush()
 
 
-def require_sweep(run: Run) -> None:
-    """Raise FileNotFoundError if the folder of a run's sweep was removed; a new one would not hold a sweep."""
-    if run.sweep_folder is not None and not run.sweep_folder.is_dir():
-        raise FileNotFoundError(f"the folder {run.sweep_folder} was removed while its sweep was running")
+def remove_unfinished_run(folder: Path, kept: KeptFiles | None = None) -> None:
+    """Remove the files of an unfinished run before it is trained again, or what it wrote after it was saved.
 
+    Among them are temporary files that it was killed while writing.
 
-def remove_unfinished_run(folder: Path) -> None:
-    """Remove the files of an unfinished run before it is trained again, also those it was killed while writing."""
+    Args:
+        folder: of the run.
+        kept: the files that it continues; None if it is trained from the start.
+    """
     require_writable(folder)
-    written = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
-    patterns = *written, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg", ".*.*.[0-9]*"
+    sizes = kept.sizes if kept else {}
+    for name, size in sizes.items():
+        os.truncate(folder / name, size)
+    files = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
+    temporary = [f".{name}.[0-9]*" for name in (series.ARRAYS, result.RESULT_FILE)]
+    patterns = *files, *temporary, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"
     for path in folder.iterdir():
-        if path.is_file() and any(path.match(pattern) for pattern in patterns):
+        if any(path.match(pattern) for pattern in patterns) and path.name not in sizes and path.is_file():
             path.unlink()
     for pattern in ("best.pt", "last.pt", ".*.pt.[0-9]*"):
-        for path in folder.glob(f"checkpoints/{pattern}"):
+        for path in (folder / CHECKPOINTS).glob(pattern):
+            path.unlink()
+    for path in (folder / CHECKPOINTS).glob("*.ckpt"):
+        if kept and path.name not in kept.checkpoints:
             path.unlink()
 
 
-def run_line(result: Result) -> str:
-    """Return the log line of a run's end: status, epochs, seconds and metrics."""
+def run_line(result: Result, error_file: str) -> str:
+    """Return the log line of a run's end: status, epochs, seconds and metrics.
+
+    Args:
+        result: of the run.
+        error_file: the place of the traceback of a failed run.
+    """
     words = f"{result.name}: {result.status} after {result.epochs} epochs, {result.seconds:.2g} s of training"
     metric, best, last = result.objective.metric, result.best, result.last
     if result.status == Status.FINISHED and best and last:
         words += f"; {metric} best {best.metrics[metric]:.4g} in epoch {best.epoch}"
         words += f", last {last.metrics[metric]:.4g}" if metric in last.metrics else ""
         words += "".join(f"; {name} {value:.4g}" for name, value in result.test.items() if name == "test/loss")
-    return f"{words}; {result.error}, see error.txt in its folder" if result.error else words
+    return f"{words}; {result.error}, see {error_file}" if result.error else words
 
 
 def population_line(results: Sequence[Result]) -> str:

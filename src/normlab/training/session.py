@@ -1,12 +1,14 @@
 """Trains one population and writes the results of its runs; the entry is :class:`TrainingSession`."""
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,7 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from normlab.config.frozen import is_population, recorded
-from normlab.config.schema import direction_of
+from normlab.config.schema import SaveEvery, direction_of
 from normlab.data.datamodule import InMemoryData
 from normlab.data.loaders import MinibatchData
 from normlab.errors import first_line, require
@@ -61,19 +63,22 @@ from normlab.training.extra import (
 )
 from normlab.training.lightning_parts import make_single_module
 from normlab.training.member_callbacks import MemberCallbacks
+from normlab.training.packed_runs import run_records
 from normlab.training.population_module import PopulationModule
+from normlab.training.population_state import PopulationSaver
 from normlab.training.probe_callback import ProbeCallback
 from normlab.training.processes import process_seed, processes
 from normlab.training.progress import Progress
 from normlab.training.run_folders import (
     Run,
-    RunFolders,
     population_line,
     population_name,
     result_without_metrics,
     run_line,
 )
+from normlab.training.saving import SaveTimer, State, StateFile, read_state
 from normlab.training.single_run import Observer, SingleRun
+from normlab.training.single_run_state import RunSaver, read_run_state, run_header
 from normlab.training.stackability import DryRun, choose_stacking, should_compile
 
 log = logging.getLogger("normlab")
@@ -88,6 +93,7 @@ class TrainingSession:
         trial: the dry run of their population key.
         populations: number of populations with this key in the sweep, for the decision to compile.
         data, module: a datamodule and a module to use instead of the configured ones.
+        state_file: of the state that an interrupted training goes on from; None: it is neither saved nor read.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class TrainingSession:
         populations: int = 1,
         data: InMemoryData | None = None,
         module: PopulationModule | None = None,
+        state_file: Path | None = None,
     ) -> None:
         config = as_trained(runs[0].config)
         self.runs, self.config, self.progress, self.trial = runs, config, progress, trial
@@ -106,24 +113,29 @@ class TrainingSession:
         self.data = data or make_data(*(run.config for run in runs))
         self.sources = sources_of(config)
         self.trained, self.loaders, self.module = self.make_modules(module)
+        alone = not is_population(config)
+        self.saved = self.find_state(state_file) if state_file else None
+        self.threads, self.checkpoint = 0, config.get("ckpt_path")
         if is_population(config):
             self.choose_step(populations)
-        self.folders = RunFolders(runs)
-        alone = not is_population(config)
+        self.folders = run_records(runs, self.saved.kept if self.saved else ())
         logger = tensorboard_logger(config, runs[0].folder)
         self.folders.open_events([logger.writer] if logger else None)
         self.best = BestState(self.module.population, self.metric, self.direction)
-        folders, events = [run.folder for run in runs], self.folders.events
+        series, events = self.folders.series, self.folders.events
         flush_seconds = config.logger.flush_seconds
         probes = make_probes(config)
-        self.probes = ProbeCallback(probes, runs, events, flush_seconds, keeps=alone) if probes else None
+        kinds = {"keeps": alone, "continues": bool(self.saved and self.saved.found)}
+        self.probes = ProbeCallback(probes, runs, series, events, flush_seconds, **kinds) if probes else None
         self.final = FinalMetrics()
-        self.recorder = CurveRecorder(folders, events, flush_seconds, keeps=alone)
+        self.recorder = CurveRecorder(series, events, flush_seconds, **kinds)
         self.extra = [make_callbacks(run) for run in runs]
         self.loggers = [make_loggers(run) for run in runs]
         parts = runs, self.data, self.extra, self.loggers
         self.members = MemberCallbacks(*parts) if any(self.extra) and not alone else None
         self.trainer = self.make_trainer(logger)
+        if self.saved and self.saved.found:
+            self.go_on(self.saved, self.saved.found)
 
     def make_modules(
         self, module: PopulationModule | None
@@ -150,10 +162,18 @@ class TrainingSession:
             logger: the TensorBoardLogger of a single module.
         """
         folder, callbacks = str(self.runs[0].folder), self.callbacks()
+        timer = SaveTimer(SaveEvery.of(self.config.trainer.get("save_every")))
         if isinstance(self.module, SingleRun):
             observer = Observer(self.module, callbacks, recorded(self.runs[0].config))
             loggers = [*([logger] if logger else []), *self.loggers[0]]
-            return make_trainer(self.config, [*self.extra[0], observer], loggers, folder)
+            trainer = make_trainer(self.config, [*self.extra[0], observer], loggers, folder)
+            trainer.callbacks.append(  # type: ignore[attr-defined]
+                RunSaver(self.saved, timer, observer, self.folders, self.progress)
+            )
+            return trainer
+        if self.saved is not None:
+            parts = callbacks, self.members, self.folders, self.progress
+            callbacks = [PopulationSaver(self.saved, timer, *parts), *callbacks]
         recorders = CallbackList(callbacks)
         if self.members is not None:
             return make_trainer(self.config, [self.members, recorders], folder=folder)
@@ -163,13 +183,34 @@ class TrainingSession:
 
     def choose_step(self, populations: int) -> None:
         """Decide whether the step of a population is compiled, and how its members are stacked."""
-        if self.config.trainer.compile is None and should_compile(self.trial, len(self.runs), populations):
+        if self.saved and self.saved.found:
+            self.module.compiles = self.saved.found["compiles"]
+        elif self.config.trainer.compile is None and should_compile(self.trial, len(self.runs), populations):
             log.info(
                 "compiling the step of %s: this should save more time than it takes",
                 population_name(self.runs),
             )
             self.module.compiles = True
         choose_stacking(self.module, self.trial, self.progress.warn_once)
+
+    def find_state(self, path: Path) -> StateFile | None:
+        """Return the state file; None for a run in several processes, whose state is not saved."""
+        if is_population(self.config):
+            return StateFile(path, self.runs, self.sources, read_state)
+        if self.config.trainer.devices not in (1, "1"):
+            return None
+        return StateFile(path, self.runs, self.sources, read_run_state, run_header)
+
+    def go_on(self, file: StateFile, state: State) -> None:
+        """Begin with a state; a population restores the rest once its optimizer exists, as Lightning does."""
+        header = file.header_of(state)
+        file.log_start()
+        self.threads = header["threads"]
+        self.folders.started = datetime.fromisoformat(header["started"])
+        if not is_population(self.config):
+            self.checkpoint, file.found = str(file.path), None
+        if self.members is not None:
+            self.members.resume_from(state["callbacks"][type(self.members).__name__])
 
     def callbacks(self) -> list[pl.Callback]:
         """Return the callbacks; early stopping is last, so that the others record the epoch first."""
@@ -190,26 +231,32 @@ class TrainingSession:
         """Train, test, write all files, and return the result of each run.
 
         Raises:
-            KeyboardInterrupt, Preempted: on Ctrl-C or a signal of a cluster, after the results so far have been
-                written.
+            KeyboardInterrupt: on Ctrl-C, after the results so far have been written.
+            Preempted: on another signal, without results.
         """
         share = threads_for(self.trial.footprint, len(self.runs)) // self.trainer.world_size
-        thread_count = self.config.trainer.threads or max(1, share)
+        # The sums of an operation may be rounded otherwise with another number of threads.
+        thread_count = self.threads or self.config.trainer.threads or max(1, share)
         tune_malloc()
         begin_loggers(self.runs, self.loggers)
         hidden, closed = hide_lightning_warnings(), self.folders.closed_on_error()
         with threads(thread_count), interrupts.recorded(), hidden, closed:
+            if self.saved and self.saved.kept:  # of this run itself
+                warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             seed_globally(process_seed(self.config.seed, self.trainer.global_rank))
             try:
                 with processes(self.trainer, self.runs[0], self.trial):
                     try:
-                        checkpoint = self.config.get("ckpt_path")
-                        self.trainer.fit(self.trained, datamodule=self.loaders, ckpt_path=checkpoint)
+                        self.trainer.fit(self.trained, datamodule=self.loaders, ckpt_path=self.checkpoint)
                         if self.config.statistics == "reestimated":
                             self.recorder.revise(self.reestimated())
                     finally:
-                        self.save_last()
+                        if not isinstance(sys.exception(), Preempted):
+                            self.save_last()
                     tests = self.test()
+            except Preempted:
+                self.leave()
+                raise
             except BaseException as error:
                 # Lightning turns Ctrl-C into SystemExit, and resets ``interrupted`` when it tests.
                 interrupted = self.trainer.interrupted and isinstance(error, SystemExit)
@@ -217,11 +264,24 @@ class TrainingSession:
                 if interrupted:
                     raise KeyboardInterrupt from error
                 raise
-            return self.finish(Status.FINISHED, tests)
+            results = self.finish(Status.FINISHED, tests)
+            if self.saved is not None:
+                self.saved.remove()
+            return results
+
+    def leave(self) -> None:
+        """Close the files without writing results, as the training goes on when the command is repeated."""
+        for writer in self.folders.events:
+            writer.close()
+        for logger in (logger for own in self.loggers for logger in own):
+            logger.finalize("aborted")
+        kept = self.saved is not None and self.saved.path.exists()
+        remedy = "repeat the command to go on" if kept else "the repeated command starts from the first epoch"
+        log.info("%s is interrupted by a signal; %s", population_name(self.runs), remedy)
 
     def finish_early(self, error: BaseException) -> None:
         """Write the results after an exception; members that had stopped before count as finished."""
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit | Preempted)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         tests: dict[str, Tensor] = {}
         try:
             if not self.module.active.all() and self.trainer.world_size == 1:
@@ -276,8 +336,9 @@ class TrainingSession:
         if self.probes is not None:
             self.probes.flush()
             self.probes.write_arrays()
-        self.folders.finish(results, [run_line(result) for result in results], error)
-        log.info(run_line(results[0]) if len(results) == 1 else population_line(results))
+        lines = [run_line(result, self.folders.error_file) for result in results]
+        self.folders.finish(results, lines, error)
+        log.info(lines[0] if len(lines) == 1 else population_line(results))
         return results
 
     def result(

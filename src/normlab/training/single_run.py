@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import Split, batch_sizes, epoch_order
-from normlab.interrupts import interrupts
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.population.evaluation import Task
 from normlab.population.population import Population
@@ -148,6 +147,10 @@ class Observer(pl.callbacks.EarlyStopping):
         run: the state to update.
         callbacks: called after each update.
         config: the recorded configuration, for checkpoints.
+
+    Attributes:
+        saved: further state, in a checkpoint that the repeated command goes on from.
+        logged_before: names of the numbers that Lightning logged to the event files before such a checkpoint.
     """
 
     def __init__(self, run: SingleRun, callbacks: Sequence[pl.Callback], config: Mapping[str, Any]) -> None:
@@ -159,6 +162,8 @@ class Observer(pl.callbacks.EarlyStopping):
         self.restored: State = {}
         self.sums: State = {}
         self.epoch_ended = self.uncounted = False
+        self.saved: State = {}
+        self.logged_before: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -177,6 +182,7 @@ class Observer(pl.callbacks.EarlyStopping):
             "epoch_ended": self.epoch_ended,
             "sums": {} if self.epoch_ended else resuming.epoch_sums(trainer),
             "generators": resuming.generator_states(),
+            "saved": self.saved,
         }
 
     def load_state_dict(self, state_dict: State) -> None:
@@ -208,6 +214,10 @@ class Observer(pl.callbacks.EarlyStopping):
                 callback.deactivate(self.run)
         trainer.should_stop = not bool(self.run.active.all())
         trainer.callback_metrics.update(state["callback_metrics"])
+        self.logged_before = set(state["saved"].get("logged_names", ()))
+        if logged := state["saved"].get("logged"):  # by Lightning after the checkpoint
+            for logger in trainer.loggers:
+                logger.log_metrics(logged["numbers"], logged["step"])
         self.validated, self.sums = state["validated"], state["sums"]
         resuming.continue_epoch_sums(trainer, self.sums)
         if state["epoch_ended"]:
@@ -248,7 +258,6 @@ class Observer(pl.callbacks.EarlyStopping):
         """Stop the time of a step, and run the probes that are due after it."""
         self.run.seconds += time.perf_counter() - self.started
         self.around_step.close()
-        interrupts.check()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Use the statistics that ``statistics`` selects."""
@@ -272,6 +281,7 @@ class Observer(pl.callbacks.EarlyStopping):
         """Record the epoch, and stop once the run has diverged or an early stopping ended it."""
         self.count_batch(trainer)
         trainer.callback_metrics.update(resuming.epoch_values(self.sums))
+        resuming.log_epoch_values(trainer, self.sums)
         self.sums.clear()
         train = {name: value for name, value in logged(trainer).items() if not name.startswith("val/")}
         self.run.end_epoch(train, self.validated)
@@ -279,7 +289,7 @@ class Observer(pl.callbacks.EarlyStopping):
             if isinstance(callback, CurveRecorder) and any(
                 isinstance(x, TensorBoardFile) for x in trainer.loggers
             ):
-                callback.leave_out(trainer.logged_metrics)
+                callback.leave_out({*trainer.logged_metrics, *self.logged_before})
             callback.on_train_epoch_end(trainer, self.run)
         self.run.stop_members()
         # One device may round other numbers than another, but all processes must stop together.

@@ -102,13 +102,13 @@ def preconditioning(
         square, updates = optimizer.state["square"], optimizer.state["updates"]
     elif isinstance(optimizer, torch.optim.Adam) and not group["amsgrad"] and have_equal_numbers(optimizer):
         beta1, beta2 = group["betas"]
+        square, updates = second_moments(optimizer, parameters)
         numbers = {
-            name: columns(value)
+            name: columns(value).to(square.device)
             for name, value in ({**group, "beta1": beta1, "beta2": beta2}).items()
             if name in ("lr", "beta1", "beta2", "eps")
         }
-        decoupled = group["decoupled_weight_decay"]
-        square, updates = second_moments(optimizer, parameters)
+        decay, decoupled = decay.to(square.device), group["decoupled_weight_decay"]
     else:
         limit = gradient_descent_limit(optimizer)
         partial_decay = limit is not None and decay.shape[1] > 1
@@ -167,5 +167,5 @@ def second_moments(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
     states = [optimizer.state.get(p, {}) for p in parameters]
     moments = [state.get("exp_avg_sq", torch.zeros_like(p)) for state, p in zip(states, parameters, strict=True)]
     steps = [state["step"] for state in states if state]
-    updates = torch.as_tensor(max(steps, default=0), dtype=torch.float64)
+    updates = torch.as_tensor(max(steps, default=0), dtype=torch.float64, device=parameters[0].device)
     return torch.cat([moment.reshape(1, -1) for moment in moments], dim=1), updates

@@ -22,6 +22,7 @@ from normlab.population.resources import (
     Footprint,
     compiling_pays,
     device,
+    expected_seconds,
     members_at_once,
     threads,
     threads_for,
@@ -39,6 +40,9 @@ from normlab.training.optimizers import TorchOptimizer, is_stacked
 from normlab.training.parameter_selection import HIDDEN
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import needs_metric
+
+LIGHTNING_SECONDS = 1e-3
+"""Seconds that a step of another LightningModule takes longer than one of a population."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,16 @@ class DryRun:
         """Return the largest number of runs in a population; see :func:`members_at_once`."""
         on = device(self.config.trainer.get("accelerator", "auto"))
         return members_at_once(self.footprint, on, n_jobs, own_samples=own_samples)
+
+    def expected_seconds(self, members: int, populations: int = 1) -> float:
+        """Return the estimated seconds that a population trains, as one of several with this key."""
+        config, compiled = self.config, self.config.trainer.compile
+        if compiled is None:
+            compiled = should_compile(self, members, populations)
+        sizes = batch_sizes(config.data.train, config.data.batch_size)
+        seconds = expected_seconds(self.footprint, sizes, config.trainer.max_epochs, members, compiled)
+        alone = not is_population(config)
+        return seconds + alone * config.trainer.max_epochs * len(sizes) * LIGHTNING_SECONDS
 
 
 def footprint_of(module: PopulationModule, data: InMemoryData, precision: torch.dtype) -> Footprint:
