@@ -73,7 +73,9 @@ def packed_frames(records: Sequence["Record"], name: str) -> Iterator["pd.DataFr
         runs = [run for k in numbers if (run := records[k].packed)]
         column = runs[0].pack.column(SERIES[name])
         if column is not None:
-            yield packed_frame(column.take([run.row for run in runs]), numbers, name)
+            rows = [run.row for run in runs]
+            # Mostly the order is that of the file, and taking would copy it.
+            yield packed_frame(column if rows == [*range(len(column))] else column.take(rows), numbers, name)
 
 
 def packed_frame(series: Any, numbers: Sequence[int], name: str) -> "pd.DataFrame":
