@@ -129,11 +129,15 @@ def test_folder_of_same_killed_run_is_accepted(tmp_path):
     require_run_folder(tmp_path, config())
 
 
-def test_damaged_result_raises(tmp_path):
+def test_damaged_result_is_logged_once_and_counts_as_none(tmp_path, caplog):
     (tmp_path / "result.json").write_text("{")
 
-    with pytest.raises(ValueError, match=r"result\.json is damaged"):
-        reusable_result(tmp_path, config())
+    assert reusable_result(tmp_path, config()) is None
+    assert reusable_result(tmp_path, config()) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'result.json'} is damaged: Expecting property name enclosed in double quotes: "
+        "line 1 column 2 (char 1); the run is trained again"
+    ]
 
 
 def test_free_folder_numbers_existing_names(tmp_path):

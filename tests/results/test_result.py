@@ -172,6 +172,7 @@ def test_unknown_field_is_ignored(tmp_path):
     (tmp_path / RESULT_FILE).write_text(json.dumps(json.loads(WHOLE) | {"new": 1}))
 
     assert Result.read(tmp_path) == a_result()
+    assert [path.name for path in tmp_path.iterdir()] == [RESULT_FILE]
 
 
 def test_old_record_has_no_final_values(tmp_path):
@@ -183,14 +184,14 @@ def test_old_record_has_no_final_values(tmp_path):
     assert (result.final, result.data, result.config["replicate"]) == ({}, {}, "seed")
 
 
-@pytest.mark.parametrize("stage", ["write_text", "replace"])
+@pytest.mark.parametrize("stage", ["write_bytes", "replace"])
 def test_crash_while_writing_keeps_the_old_file(tmp_path, monkeypatch, stage):
     a_result().write(tmp_path)
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def crash(path: Path, text: object, *args: object, **kwargs: object) -> None:
-        if stage == "write_text":
-            write(path, str(text)[:10])
+    def crash(path: Path, content: bytes) -> None:
+        if stage == "write_bytes":
+            write(path, content[:10])
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Path, stage, crash)
@@ -199,6 +200,7 @@ def test_crash_while_writing_keeps_the_old_file(tmp_path, monkeypatch, stage):
     monkeypatch.undo()
 
     assert Result.read(tmp_path) == a_result()
+    assert [path.name for path in tmp_path.iterdir()] == [RESULT_FILE]
 
 
 def test_write_atomically_leaves_one_file(tmp_path):

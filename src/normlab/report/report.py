@@ -321,11 +321,14 @@ def curve_charts(data: ReportData, panel: str) -> Iterator[Picture]:
     ]
     for name in names:
         curves = quartile_curves(data.summary, known[name].assign(step=known[name]["epoch"]), runs["arm"])
+        if curves.empty:  # most runs have lost their curves
+            continue
         yield curve_picture(data, panel, name, "epoch", curves)
         seconds = data.median_seconds(runs)
         if name == design.choice.name and len(seconds):
             timed = curves.join(seconds, on=["name", "epoch"]).dropna(subset="seconds")
-            yield curve_picture(data, panel, name, "seconds", timed)
+            if len(timed):
+                yield curve_picture(data, panel, name, "seconds", timed)
 
 
 def curve_picture(data: ReportData, panel: str, metric: str, x: str, curves: pd.DataFrame) -> Picture:

@@ -17,7 +17,7 @@ from normlab.report.factors import (
     find_factors,
     is_without_effect,
 )
-from normlab.results.reading import read_curves, read_probes
+from normlab.results.reading import read_curves, read_probes, warn_of_missing_epochs
 from normlab.results.result import Result, Status, worst_value
 from normlab.results.sweep import Record, setting
 from normlab.stats.design import (
@@ -88,6 +88,7 @@ def summarize_sweep(records: Sequence[Record], compare: str | None = None) -> Sw
     """
     results = [record.result for record in records]
     curves = read_curves(records)
+    warn_of_missing_epochs(records, curves)
     metric, direction = common_objective(results)
     factors = find_factors(results, lambda: [record.unresolved() for record in records], compare)
     keys = factors.keys

@@ -2,8 +2,10 @@
 
 import hashlib
 import itertools
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from normlab.config.frozen import FrozenConfig, differing_keys, recorded, updated, without_report_keys
-from normlab.errors import ConfigError
+from normlab.errors import ConfigError, first_line
 from normlab.results.packed import stored_result
 from normlab.results.result import RESULT_FILE, Result, require_same_sources
 
+log = logging.getLogger("normlab")
 MAX_NAME_LENGTH = 100
 HYDRA_CONFIG = Path(".hydra") / "config.yaml"
 SWEEP_CONFIG = "multirun.yaml"
@@ -157,17 +160,26 @@ def dumper() -> Any:
     return dumper_class
 
 
+_damaged: set[Path] = set()
+
+
 def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
     """Return the result of this configuration stored in ``folder``, or in packed records under its name.
 
     None without one, or with ``retrain=true``.
 
-    Nothing in the folder is changed.
+    Nothing in the folder is changed. A damaged result is logged, and counts as none.
 
     Raises:
         ConfigError: if the result is of another configuration, or its code or data have changed since.
     """
-    result = stored_result(folder)
+    try:
+        result = stored_result(folder)
+    except ValueError as error:
+        if folder.absolute() not in _damaged:  # it is read before anything trains, and again to train the run
+            log.warning("%s; the run is trained again", error)
+            _damaged.add(folder.absolute())
+        return None
     if result is None:
         return None
     ours = recorded(config)
@@ -181,23 +193,35 @@ def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
 
 def read_configuration(folder: Path) -> dict[str, Any] | None:
     """Return the resolved configuration of the run in a folder, or None if it cannot be read."""
-    try:
+    with suppress(OSError, ValueError):
         result = stored_result(folder)
-        return written_configuration(folder) if result is None else result.config
-    except (OSError, ValueError, yaml.YAMLError):
+        if result is not None:
+            return result.config
+    try:
+        return written_configuration(folder)
+    except (OSError, ValueError):
         return None
 
 
 def written_configuration(folder: Path) -> dict[str, Any]:
-    """Return the configuration that Hydra wrote at the start of a run, with interpolations resolved."""
-    resolved: Any = OmegaConf.to_container(OmegaConf.load(folder / HYDRA_CONFIG), resolve=True)
-    return updated(recorded(resolved))
+    """Return the configuration that Hydra wrote at the start of a run, with interpolations resolved.
+
+    Raises:
+        ConfigError: if the file is damaged.
+    """
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.load(folder / HYDRA_CONFIG), resolve=True)
+        return updated(recorded(resolved))
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{folder / HYDRA_CONFIG} is damaged: {first_line(error)}; remove {folder} to train the run again"
+        ) from error
 
 
 def require_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Check that ``folder`` is missing, empty or holds a run of this configuration, finished or killed.
 
-    Nothing in the folder is changed.
+    A run that was killed at once may have left ``.hydra`` without the configuration. Nothing is changed.
 
     Raises:
         ConfigError: if it holds another run or other files.
@@ -206,7 +230,7 @@ def require_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
         return
     if (folder / HYDRA_CONFIG).exists():
         require_same(folder, recorded(config), written_configuration(folder))
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != HYDRA_CONFIG.parent.name for path in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another folder")
 
 

@@ -41,6 +41,19 @@ def read_curves(records: Sequence["Record"]) -> "pd.DataFrame":
     return pd.DataFrame({**columns, "metric": joined_names(rows["split"], rows["metric"])}, copy=False)
 
 
+def warn_of_missing_epochs(records: Sequence["Record"], curves: "pd.DataFrame") -> None:
+    """Log each done run with epochs after the end of its curves, unless its file was logged as damaged."""
+    ends = curves.groupby("run")["epoch"].max().to_dict()
+    for number, record in enumerate(records):
+        if record.packed is not None:
+            continue
+        path, last = record.folder / CURVES_FILE, record.result.last
+        if not (record.result.status.done and last and ends.get(number, 0) < last.epoch):
+            continue
+        if number in ends or not path.exists() or not path.stat().st_size:
+            log.warning("%s is damaged: it ends before epoch %d of %d", path, ends.get(number, 0) + 1, last.epoch)
+
+
 def read_probes(records: Sequence["Record"]) -> "pd.DataFrame":
     """Return the probe numbers of all runs: one row per run, step, probe, mode and quantity; see `read_rows`."""
     return read_rows(records, PROBES_FILE)

@@ -134,6 +134,7 @@ class RunFolders:
         self.kept: list[KeptFiles | None] = [*kept] or [None] * len(runs)
         self.started = datetime.now(UTC)
         for run, files in zip(runs, self.kept, strict=True):
+            require_sweep(run)
             remove_unfinished_run(run.folder, files)
         self.events: list[EventWriter] = []
         self.series = [SeriesInFolder(run.folder) for run in runs]
@@ -213,8 +214,16 @@ def write_run_start(run: Run, writer: EventWriter) -> None:
     writer.flush()
 
 
+def require_sweep(run: Run) -> None:
+    """Raise FileNotFoundError if the folder of a run's sweep was removed; a new one would not hold a sweep."""
+    if run.sweep_folder is not None and not run.sweep_folder.is_dir():
+        raise FileNotFoundError(f"the folder {run.sweep_folder} was removed while its sweep was running")
+
+
 def remove_unfinished_run(folder: Path, kept: KeptFiles | None = None) -> None:
     """Remove the files of an unfinished run before it is trained again, or what it wrote after it was saved.
+
+    Files that it was killed while writing are removed, too.
 
     Args:
         folder: of the run.
@@ -224,13 +233,14 @@ def remove_unfinished_run(folder: Path, kept: KeptFiles | None = None) -> None:
     sizes = kept.sizes if kept else {}
     for name, size in sizes.items():
         os.truncate(folder / name, size)
-    files = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
-    patterns = *files, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"
+    written = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
+    patterns = *written, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg", ".*.*.[0-9]*"
     for path in folder.iterdir():
-        if any(path.match(pattern) for pattern in patterns) and path.name not in sizes:
+        if path.is_file() and any(path.match(pattern) for pattern in patterns) and path.name not in sizes:
             path.unlink()
-    for name in ("best.pt", "last.pt"):
-        (folder / CHECKPOINTS / name).unlink(missing_ok=True)
+    for pattern in ("best.pt", "last.pt", ".*.pt.[0-9]*"):
+        for path in folder.glob(f"{CHECKPOINTS}/{pattern}"):
+            path.unlink()
     for path in (folder / CHECKPOINTS).glob("*.ckpt"):
         if kept and path.name not in kept.checkpoints:
             path.unlink()
