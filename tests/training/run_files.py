@@ -11,10 +11,10 @@ TIMES = ("seconds", "started", "ended", "name", "overrides", "command", "environ
 
 
 def scalars(folder: Path) -> dict[str, str]:
-    """Return the steps and values of each scalar tag as text, in which NaN equals NaN."""
+    """Return steps and values of each scalar tag, but for times, as text, in which NaN equals NaN."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    tags = events.Tags()["scalars"]
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.endswith("seconds")]
     return {tag: str([(event.step, event.value) for event in events.Scalars(tag)]) for tag in tags}
 
 
