@@ -14,7 +14,7 @@ from normlab.results.sweep import read_sweep
 pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.slow
 
-SHORT = ("-m", "model=bn,nobn", "trainer.max_epochs=3", "data=digits", "probes=curvature")
+SHORT = ("-m", "model=bn,nobn", "trainer.max_epochs=2")
 PACKED = (*SHORT, "records=packed", "hydra.sweep.dir=packed")
 
 
@@ -32,9 +32,10 @@ def same_but_for_times(one: Result, other: Result) -> bool:
 
 
 def test_report_equals_that_of_folders(run_train):
-    packed = run_train(*PACKED, "seed=range(3)")
+    probed = "data=digits", "probes=curvature"
+    packed = run_train(*PACKED, *probed, "seed=range(3)")
     assert packed.code == 0, packed.err
-    folders = run_train(*SHORT, "hydra.sweep.dir=folders", "seed=range(3)")
+    folders = run_train(*SHORT, *probed, "hydra.sweep.dir=folders", "seed=range(3)")
     assert folders.code == 0, folders.err
 
     records, others = read_sweep(Path("packed")), read_sweep(Path("folders"))
@@ -113,8 +114,8 @@ def test_evaluation_of_packed_runs(run_train, run_eval):
 
 
 def test_checkpoints_are_stacked(run_train):
-    assert run_train(*SHORT[:-1], "records=packed", "hydra.sweep.dir=packed", "seed=range(2)").code == 0
-    assert run_train(*SHORT[:-1], "hydra.sweep.dir=folders", "seed=range(2)").code == 0
+    assert run_train(*SHORT, "records=packed", "hydra.sweep.dir=packed", "seed=range(2)").code == 0
+    assert run_train(*SHORT, "hydra.sweep.dir=folders", "seed=range(2)").code == 0
     for path in Path("packed/records").glob("*.pt"):
         content = torch.load(path, weights_only=True)
         for k, run in enumerate(content["runs"]):
@@ -126,15 +127,26 @@ def test_checkpoints_are_stacked(run_train):
                     assert torch.equal(stacked["state_dict"][key][k], tensor)
 
 
-def test_failed_population(run_train, monkeypatch):
-    def fails(*_):
-        raise RuntimeError("out of luck")
+def test_failed_population_is_trained_again(run_train, monkeypatch):
+    def fails(self, trainer, pl_module):
+        if pl_module.population.members > 1 and trainer.current_epoch == 1:
+            raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr("normlab.training.session.FinalMetrics.means", fails)
-        outcome = run_train(*PACKED[:-2], "records=packed", "hydra.sweep.dir=packed", "seed=range(2)")
+        patch.setattr("normlab.training.callbacks.FinalMetrics.on_train_epoch_end", fails)
+        outcome = run_train(*PACKED, "seed=range(2)")
     assert outcome.code == 1
-    assert "out of luck" in outcome.err
+    assert outcome.err.strip().splitlines()[-1] == "error: out of luck"
+    runs = read_sweep(Path("packed"))
+    assert [(run.result.status, run.result.error) for run in runs] == [(Status.FAILED, "out of luck")] * 4
+    for run in runs:
+        traceback = run.packed.pack.path.with_suffix(".txt")
+        assert "RuntimeError: out of luck" in traceback.read_text()
+        assert f"out of luck, see records/{traceback.name}" in Path("packed/train.log").read_text()
+
+    assert run_train(*PACKED, "seed=range(2)").code == 0
+    assert {run.result.status for run in read_sweep(Path("packed"))} == {Status.FINISHED}
+    assert {path.suffix for path in Path("packed/records").iterdir()} == {".parquet", ".pt"}
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,14 @@ TIMES = ("seconds", "started", "ended", "name", "overrides", "command", "environ
 
 
 def scalars(folder: Path) -> dict[str, str]:
-    """Return the steps and values of each scalar tag as text, in which NaN equals NaN.
+    """Return steps and values of each scalar tag as text, in which NaN equals NaN.
 
-    Those that the report adds, among them times, are left out.
+    The numbers of the report's tables are left out, among them times.
     """
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    tags = events.Tags()["scalars"]
-    return {
-        tag: str([(event.step, event.value) for event in events.Scalars(tag)])
-        for tag in tags
-        if "table/" not in tag
-    }
+    tags = [tag for tag in events.Tags()["scalars"] if "table/" not in tag]
+    return {tag: str([(event.step, event.value) for event in events.Scalars(tag)]) for tag in tags}
 
 
 def require_equal(one, other, path: str = "") -> None:

@@ -45,8 +45,10 @@ def warn_of_missing_epochs(records: Sequence["Record"], curves: "pd.DataFrame") 
     """Log each done run with epochs after the end of its curves, unless its file was logged as damaged."""
     ends = curves.groupby("run")["epoch"].max().to_dict()
     for number, record in enumerate(records):
+        if record.packed is not None:
+            continue
         path, last = record.folder / CURVES_FILE, record.result.last
-        if record.packed or not (record.result.status.done and last and ends.get(number, 0) < last.epoch):
+        if not (record.result.status.done and last and ends.get(number, 0) < last.epoch):
             continue
         if number in ends or not path.exists() or not path.stat().st_size:
             log.warning("%s is damaged: it ends before epoch %d of %d", path, ends.get(number, 0) + 1, last.epoch)
@@ -84,7 +86,9 @@ def packed_frames(records: Sequence["Record"], name: str) -> Iterator["pd.DataFr
         runs = [run for k in numbers if (run := records[k].packed)]
         column = runs[0].pack.column(SERIES[name])
         if column is not None:
-            yield packed_frame(column.take([run.row for run in runs]), numbers, name)
+            rows = [run.row for run in runs]
+            # Mostly the order is that of the file, and taking would copy it.
+            yield packed_frame(column if rows == [*range(len(column))] else column.take(rows), numbers, name)
 
 
 def packed_frame(series: Any, numbers: Sequence[int], name: str) -> "pd.DataFrame":

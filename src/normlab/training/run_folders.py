@@ -221,7 +221,7 @@ def write_run_start(run: Run, writer: EventWriter) -> None:
 def remove_unfinished_run(folder: Path, kept: KeptFiles | None = None) -> None:
     """Remove the files of an unfinished run before it is trained again, or what it wrote after it was saved.
 
-    Among them are temporary files that it was killed while writing.
+    Files that it was killed while writing are removed, too.
 
     Args:
         folder: of the run.
@@ -231,14 +231,13 @@ def remove_unfinished_run(folder: Path, kept: KeptFiles | None = None) -> None:
     sizes = kept.sizes if kept else {}
     for name, size in sizes.items():
         os.truncate(folder / name, size)
-    files = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
-    temporary = [f".{name}.[0-9]*" for name in (series.ARRAYS, result.RESULT_FILE)]
-    patterns = *files, *temporary, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg"
+    written = series.CURVES_FILE, series.PROBES_FILE, series.ARRAYS, ERROR, result.RESULT_FILE
+    patterns = *written, EVENT_FILES, "probe_*.png", "probe_*.svg", "graph*.dot", "graph*.svg", ".*.*.[0-9]*"
     for path in folder.iterdir():
-        if any(path.match(pattern) for pattern in patterns) and path.name not in sizes and path.is_file():
+        if path.is_file() and any(path.match(pattern) for pattern in patterns) and path.name not in sizes:
             path.unlink()
     for pattern in ("best.pt", "last.pt", ".*.pt.[0-9]*"):
-        for path in (folder / CHECKPOINTS).glob(pattern):
+        for path in folder.glob(f"{CHECKPOINTS}/{pattern}"):
             path.unlink()
     for path in (folder / CHECKPOINTS).glob("*.ckpt"):
         if kept and path.name not in kept.checkpoints:
