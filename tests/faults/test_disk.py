@@ -129,3 +129,12 @@ def test_sweep_on_a_disk_that_fails(disk, run_train, fail_at, undisturbed, momen
     outcome = run_train(*words, f"hydra.sweep.dir={disk}/sweep")
     assert (outcome.code, outcome.err) == (0, "")
     require_same_sweep(disk / "sweep", expected)
+
+
+def test_folder_that_cannot_be_written_to_is_refused_before_anything_trains(disk, run_train):
+    make_read_only(disk)
+    outcome = run_train(*SWEEP, f"hydra.sweep.dir={disk}/sweep")
+    make_writable(disk)
+    assert outcome.code == 1
+    assert outcome.err == f"error: cannot write to the output folder {disk}/sweep: {READ_ONLY}\n"
+    assert list(disk.iterdir()) == []
