@@ -14,6 +14,7 @@ from run_files import require_same_sweep, run_folders
 from normlab.report import finalize_sweep
 from normlab.results.sweep import read_sweep
 from normlab.status import main as status
+from normlab.sweep.state import DRIVER, SweepState
 
 pytestmark = pytest.mark.slow
 SWEEP = ["-m", "trainer.max_epochs=2", "net.hidden=[8]", "logger.flush_seconds=0", "hydra.sweep.dir=sweep"]
@@ -86,6 +87,17 @@ def test_clock_that_goes_backwards(run_train, monkeypatch, capsys):
     assert "is done already" in run_train(*words).out
     status(["sweep"])
     assert "done              4" in capsys.readouterr().out
+
+
+def test_second_command_over_the_same_folder(run_train):
+    words = [*SWEEP, "model=bn,nobn"]
+    assert run_train(*words).code == 0
+    before = {path: path.read_bytes() for path in Path("sweep").glob("model=*/*") if path.is_file()}
+    with SweepState(Path("sweep")).locked(DRIVER, pytest.fail):
+        outcome = run_train(*words, "seed=0,1")
+    assert outcome.code == 1
+    assert f"sweep: process {os.getpid()} on " in outcome.err
+    assert {path: path.read_bytes() for path in Path("sweep").glob("model=*/*") if path.is_file()} == before
 
 
 def test_files_that_another_node_sees_late(run_train, capsys):
