@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_contents import contents
+from run_files import require_same_sweep, run_folders
 
-from normlab.training import callbacks
+from normlab.results.result import Result, Status
+from normlab.training import run_series
 
 pytestmark = pytest.mark.slow
 SWEEP = [
@@ -17,10 +18,10 @@ RUNS = [Path(f"sweep/seed={seed}") for seed in range(4)]
 
 
 @pytest.fixture
-def trained(run_train) -> dict:
-    """Train the sweep, and return what it has written."""
+def trained(run_train) -> Path:
+    """Train the sweep, and return a copy of its folder."""
     assert run_train(*SWEEP).code == 0
-    return contents(Path("sweep"))
+    return Path(shutil.copytree("sweep", "trained"))
 
 
 def test_damaged_results_are_trained_again(run_train, trained):
@@ -32,17 +33,17 @@ def test_damaged_results_are_trained_again(run_train, trained):
     assert (outcome.code, outcome.err) == (0, "")
     again = [line for line in outcome.out.splitlines() if line.endswith("; the run is trained again")]
     assert [line.partition(" is damaged: ")[0] for line in again] == [f"{run}/result.json" for run in RUNS]
-    assert contents(Path("sweep")) == trained
+    require_same_sweep(Path("sweep"), trained)
 
 
 def test_foreign_result_is_refused_and_kept(run_train, trained):
     assert run_train(*SWEEP[:-1], "optimizer.lr=0.1", "hydra.sweep.dir=other").code == 0
     shutil.copy("other/seed=1/result.json", RUNS[0] / "result.json")
-    before = contents(Path("sweep"))
+    before = (RUNS[0] / "result.json").read_bytes()
     outcome = run_train(*SWEEP)
     assert outcome.code == 1
     assert f"{RUNS[0]} holds a run of another configuration (it differs in optimizer.lr, seed)" in outcome.err
-    assert contents(Path("sweep")) == before
+    assert (RUNS[0] / "result.json").read_bytes() == before
 
 
 def test_damaged_curves_are_named_and_results_kept(run_train, trained):
@@ -70,13 +71,13 @@ def test_run_killed_before_its_configuration_was_written(run_train, trained):
     (RUNS[3] / "result.json").unlink()
     outcome = run_train(*SWEEP)
     assert (outcome.code, outcome.err) == (0, "")
-    assert contents(Path("sweep")) == trained
+    require_same_sweep(Path("sweep"), trained)
 
 
 @pytest.mark.parametrize("removed", ["sweep", str(RUNS[1])])
 def test_folder_removed_under_a_running_sweep(run_train, trained, monkeypatch, removed):
     shutil.rmtree("sweep")
-    append, calls = callbacks.append_curves, []
+    append, calls = run_series.append_curves, []
 
     def remove_and_append(*arguments: object) -> None:
         calls.append(None)
@@ -84,16 +85,16 @@ def test_folder_removed_under_a_running_sweep(run_train, trained, monkeypatch, r
             shutil.rmtree(removed)
         append(*arguments)
 
-    monkeypatch.setattr(callbacks, "append_curves", remove_and_append)
     two = [*SWEEP, "hydra.launcher.chunk=2"]
-    outcome = run_train(*two)
+    with monkeypatch.context() as patched:
+        patched.setattr(run_series, "append_curves", remove_and_append)
+        outcome = run_train(*two)
     assert outcome.code == 1
-    assert "error: [Errno 2] No such file or directory: " in outcome.err
-    assert Path("sweep").exists() == (removed != "sweep"), "nothing makes the folder again"
-    assert all(written["status"] != "finished" for written in contents(Path("sweep")).values()) == (
-        removed == "sweep"
-    )
-    monkeypatch.undo()
+    reason = "the folder sweep was removed while its sweep was running"
+    assert (reason if removed == "sweep" else f"No such file or directory: '{RUNS[1].absolute()}/") in outcome.err
+    assert Path("sweep").exists() == (removed != "sweep"), [*Path("sweep").rglob("*")]
+    statuses = {Result.read(Path("sweep", run)).status for run in run_folders(Path("sweep"))}
+    assert (Status.FINISHED in statuses) == (removed != "sweep")
     outcome = run_train(*two)
     assert (outcome.code, outcome.err) == (0, "")
-    assert set(contents(Path("sweep"))) == set(trained)
+    assert run_folders(Path("sweep")) == run_folders(trained)

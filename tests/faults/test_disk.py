@@ -7,25 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_contents import contents, leftovers
+from run_files import require_same_files, require_same_sweep, run_folders
 
 from normlab.results.events import BatchWriter
 from normlab.results.result import Result
-from normlab.training import callbacks
+from normlab.training import run_series
 from normlab.training.run_folders import RunFolders
 
 pytestmark = pytest.mark.slow
 SWEEP = ["-m", "model=bn,nobn", "trainer.max_epochs=3", "net.hidden=[8]", "logger.flush_seconds=0"]
 SIZES = {"population": ["seed=range(3)"], "alone": [], "lightning": ["module=lightning"]}
-UNDISTURBED: dict[str, dict[str, Any]] = {}
 MEGABYTES = 16
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "events": (BatchWriter, "flush", 8),
-    "curves": (callbacks, "append_curves", 2),
+    "curves": (run_series, "append_curves", 2),
     "checkpoint": (RunFolders, "save", 1),
     "result": (Result, "write", 1),
 }
 """What is written when the disk fails: a function, its name, and the number of calls before."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the folders of sweeps that were trained without a fault, by size; they are trained when needed."""
+    return {size: tmp_path_factory.mktemp("undisturbed") / size for size in SIZES}
 
 
 @pytest.fixture
@@ -57,13 +62,14 @@ def free(disk: Path) -> None:
 
 
 def make_read_only(disk: Path) -> None:
-    """Remount the disk read-only, which root cannot write to either."""
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    """Mount the disk once more over itself, read-only, so that root cannot write to it either."""
+    subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
 
 
 def make_writable(disk: Path) -> None:
-    """Remount the disk as it was."""
-    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    """Unmount what :func:`make_read_only` mounted."""
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
@@ -102,13 +108,11 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable:
         ("curves", "population", READ_ONLY),
     ],
 )
-def test_sweep_on_a_disk_that_fails(disk, run_train, fail_at, tmp_path, moment, size, message):
+def test_sweep_on_a_disk_that_fails(disk, run_train, fail_at, undisturbed, moment, size, message):
     fault, repair = FAULTS[message]
-    words = [*SWEEP, *SIZES[size]]
-    if size not in UNDISTURBED:
-        assert run_train(*words, "hydra.sweep.dir=undisturbed").code == 0
-        UNDISTURBED[size] = contents(tmp_path / "undisturbed")
-    expected = UNDISTURBED[size]
+    words, expected = [*SWEEP, *SIZES[size]], undisturbed[size]
+    if not expected.exists():
+        assert run_train(*words, f"hydra.sweep.dir={expected}").code == 0
     fail_at(moment, lambda: fault(disk))
     outcome = run_train(*words, f"hydra.sweep.dir={disk}/sweep")
     assert outcome.code == 1
@@ -117,10 +121,11 @@ def test_sweep_on_a_disk_that_fails(disk, run_train, fail_at, tmp_path, moment, 
     assert message in error
     assert size != "population" or f"{message}: '{disk}/sweep/model=" in error
     assert "could not be summarized: " in outcome.out
-    for run, written in contents(disk / "sweep").items():
-        assert written == expected[run] or written["status"] == "failed"
-    assert leftovers(disk) == []
+    for run in run_folders(disk / "sweep"):
+        if Result.read(disk / "sweep" / run).status.done:
+            require_same_files(disk / "sweep" / run, expected / run)
+    assert [path for path in disk.rglob(".*") if path.is_file()] == [], "temporary files"
     repair(disk)
     outcome = run_train(*words, f"hydra.sweep.dir={disk}/sweep")
     assert (outcome.code, outcome.err) == (0, "")
-    assert contents(disk / "sweep") == expected
+    require_same_sweep(disk / "sweep", expected)

@@ -11,10 +11,13 @@ TIMES = ("seconds", "started", "ended", "name", "overrides", "command", "environ
 
 
 def scalars(folder: Path) -> dict[str, str]:
-    """Return steps and values of each scalar tag, but for times, as text, in which NaN equals NaN."""
+    """Return steps and values of each scalar tag as text, in which NaN equals NaN.
+
+    The numbers of the report's tables are left out, among them times.
+    """
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.endswith("seconds")]
+    tags = [tag for tag in events.Tags()["scalars"] if "table/" not in tag]
     return {tag: str([(event.step, event.value) for event in events.Scalars(tag)]) for tag in tags}
 
 
@@ -41,3 +44,15 @@ def require_same_files(one: Path, other: Path) -> None:
     results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
     require_equal(*({k: v for k, v in result.items() if k not in TIMES} for result in results), "result")
     assert scalars(one) == scalars(other)
+
+
+def run_folders(sweep: Path) -> list[str]:
+    """Return the folders of the runs with a result, relative to that of their sweep."""
+    return sorted(path.parent.relative_to(sweep).as_posix() for path in sweep.rglob("result.json"))
+
+
+def require_same_sweep(one: Path, other: Path) -> None:
+    """Assert that two sweeps have the same runs, whose files are equal, but for their times."""
+    assert run_folders(one) == run_folders(other)
+    for name in run_folders(one):
+        require_same_files(one / name, other / name)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from normlab.errors import first_line
+from normlab.interrupts import interrupts
 from normlab.population.resources import is_out_of_memory
 from normlab.results.packed import stored_result
 from normlab.results.result import Status
@@ -31,8 +32,12 @@ def train_group(group: Group, progress: Progress, token: str = "") -> list[Any]:
         group: of runs.
         progress: the bar.
         token: of the submission, in a job of a cluster.
+
+    Raises:
+        FileNotFoundError: if the sweep's folder was removed.
     """
     state, progress.epochs = SweepState(group.runs[0].sweep), 0
+    group.runs[0].require_sweep()
     name = population_name(group.runs)
     with (
         state.locked(group.id, lambda holder: log.warning("%s waits for %s, which trains it", name, holder)),
@@ -47,6 +52,7 @@ def train_or_halve(group: Group, progress: Progress) -> list[Any]:
     try:
         return [result.objective.value for result in train(runs, progress, group.trial, group.populations)]
     except Exception as error:
+        interrupts.check()  # an error while Ctrl-C is not acted on is its consequence
         # The frames in the traceback would keep the population in memory.
         traceback.clear_frames(error.__traceback__)
         if len(runs) == 1 or not is_out_of_memory(error):

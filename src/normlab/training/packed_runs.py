@@ -135,7 +135,12 @@ def store_results(runs: Sequence[Run], results: Sequence[Result], error: BaseExc
         runs: of a population.
         results: of each run.
         error: written with its traceback, if the runs have folders.
+
+    Raises:
+        FileNotFoundError: if the sweep's folder was removed.
     """
+    for run in runs[:1]:
+        run.require_sweep()
     if runs and is_packed(runs[0]):
         write_records(runs, results)
         return

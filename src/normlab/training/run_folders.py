@@ -97,6 +97,11 @@ class Run:
         """Path of the folder relative to that of the sweep."""
         return Path(os.path.relpath(self.folder, self.sweep)).as_posix()
 
+    def require_sweep(self) -> None:
+        """Raise FileNotFoundError if the sweep's folder was removed; a new one would hold no sweep."""
+        if self.sweep_folder is not None and not self.sweep_folder.is_dir():
+            raise FileNotFoundError(f"the folder {self.sweep_folder} was removed while its sweep was running")
+
     @classmethod
     def composed(cls, config: DictConfig, hydra: HydraConf) -> "Run":
         """Return the run of a configuration that Hydra has composed."""
@@ -134,7 +139,6 @@ class RunFolders:
         self.kept: list[KeptFiles | None] = [*kept] or [None] * len(runs)
         self.started = datetime.now(UTC)
         for run, files in zip(runs, self.kept, strict=True):
-            require_sweep(run)
             remove_unfinished_run(run.folder, files)
         self.events: list[EventWriter] = []
         self.series = [SeriesInFolder(run.folder) for run in runs]
@@ -212,12 +216,6 @@ def write_run_start(run: Run, writer: EventWriter) -> None:
     writer.add_event(events.run_start(hparams, events.hparam_group(unresolved, run.choices)))
     writer.add_event(events.text("config", indent(to_yaml(config), "    ").rstrip("\n")))
     writer.flush()
-
-
-def require_sweep(run: Run) -> None:
-    """Raise FileNotFoundError if the folder of a run's sweep was removed; a new one would not hold a sweep."""
-    if run.sweep_folder is not None and not run.sweep_folder.is_dir():
-        raise FileNotFoundError(f"the folder {run.sweep_folder} was removed while its sweep was running")
 
 
 def remove_unfinished_run(folder: Path, kept: KeptFiles | None = None) -> None:
