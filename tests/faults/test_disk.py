@@ -10,8 +10,9 @@ import pytest
 from run_files import require_same_files, require_same_sweep, run_folders
 
 from normlab.results.events import BatchWriter
-from normlab.results.result import Result
-from normlab.training import run_series
+from normlab.results.result import Result, Status
+from normlab.results.sweep import read_sweep
+from normlab.training import packed_runs, run_series
 from normlab.training.run_folders import RunFolders
 
 pytestmark = pytest.mark.slow
@@ -23,6 +24,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "curves": (run_series, "append_curves", 2),
     "checkpoint": (RunFolders, "save", 1),
     "result": (Result, "write", 1),
+    "packed records": (packed_runs, "write_pack", 1),
 }
 """What is written when the disk fails: a function, its name, and the number of calls before."""
 
@@ -129,3 +131,28 @@ def test_sweep_on_a_disk_that_fails(disk, run_train, fail_at, undisturbed, momen
     outcome = run_train(*words, f"hydra.sweep.dir={disk}/sweep")
     assert (outcome.code, outcome.err) == (0, "")
     require_same_sweep(disk / "sweep", expected)
+
+
+def test_packed_records_on_a_full_disk(disk, run_train, fail_at):
+    words = [*SWEEP, "seed=range(3)", "records=packed", f"hydra.sweep.dir={disk}/sweep"]
+    fail_at("packed records", lambda: fill(disk))
+    outcome = run_train(*words)
+    assert outcome.code == 1
+    assert FULL in outcome.err.splitlines()[-1]
+    first = [record.result for record in read_sweep(disk / "sweep")]
+    assert [result.status for result in first if result.status.done] == [Status.FINISHED] * 3
+    free(disk)
+    outcome = run_train(*words)
+    assert (outcome.code, outcome.err) == (0, "")
+    records = read_sweep(disk / "sweep")
+    assert [record.result.status for record in records] == [Status.FINISHED] * 6
+    assert [path.suffix for path in sorted((disk / "sweep" / "records").iterdir())] == [".parquet", ".pt"] * 2
+
+
+def test_folder_that_cannot_be_written_to_is_refused_before_anything_trains(disk, run_train):
+    make_read_only(disk)
+    outcome = run_train(*SWEEP, f"hydra.sweep.dir={disk}/sweep")
+    make_writable(disk)
+    assert outcome.code == 1
+    assert outcome.err == f"error: cannot write to the output folder {disk}/sweep: {READ_ONLY}\n"
+    assert list(disk.iterdir()) == []

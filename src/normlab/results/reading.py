@@ -51,7 +51,9 @@ def warn_of_missing_epochs(records: Sequence["Record"], curves: "pd.DataFrame") 
         if not (record.result.status.done and last and ends.get(number, 0) < last.epoch):
             continue
         if number in ends or not path.exists() or not path.stat().st_size:
-            log.warning("%s is damaged: it ends before epoch %d of %d", path, ends.get(number, 0) + 1, last.epoch)
+            log.warning(
+                "%s is incomplete: it ends before epoch %d of %d", path, ends.get(number, 0) + 1, last.epoch
+            )
 
 
 def read_probes(records: Sequence["Record"]) -> "pd.DataFrame":
