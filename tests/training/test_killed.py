@@ -31,7 +31,7 @@ COMMANDS = {
         "trainer.compile=true",
         "data.batch_size=20",
     ],
-    "lightning": [*LONG, "module=lightning", "trainer.max_epochs=60", "data.batch_size=10"],
+    "lightning": [*LONG, "module=lightning", "trainer.max_epochs=300", "data.batch_size=10"],
 }
 
 

@@ -99,6 +99,7 @@ def preempt(monkeypatch) -> Callable[..., None]:
 def runs_of(folder: Path, *overrides: str, members: int = 2, seeds: tuple[str, ...] = ()) -> list[Run]:
     """Return the runs of a population; ``seeds`` has the overrides of each member."""
     runs = []
+    folder.mkdir(parents=True, exist_ok=True)
     for k in range(members):
         own = [f"seed={k}", *(seeds[k].split() if seeds else ())]
         with initialize_config_dir(CONF, version_base="1.3"):
@@ -377,6 +378,6 @@ def test_callbacks_of_members_go_on(tmp_path, preempt):
 
 
 @pytest.mark.parametrize("value", ["true", "0", "-1", "soon", "10m", "1.5"])
-def test_wrong_intervals(value):
+def test_wrong_intervals(tmp_path, value):
     with pytest.raises(ConfigError, match=r"trainer.save_every must be a time such as 30s, 10min or 2h, a number"):
-        runs_of(Path("unused"), f"trainer.save_every={value}", members=1)
+        runs_of(tmp_path, f"trainer.save_every={value}", members=1)

@@ -40,7 +40,7 @@ def available_cores() -> list[int]:
 def best_n_jobs(seconds: Sequence[float], cores: int) -> int:
     """Return the number of workers with which groups are estimated to take the least time.
 
-    >>> best_n_jobs([10.0] * 8, 4), best_n_jobs([1.0] * 8, 4), best_n_jobs([100.0], 4)
+    >>> best_n_jobs([10.0] * 8, 4), best_n_jobs([0.5] * 8, 4), best_n_jobs([100.0], 4)
     (4, 1, 1)
     """
     most = min(cores, len(seconds))

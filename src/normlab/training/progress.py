@@ -98,8 +98,8 @@ class WorkerProgress(Progress):
 def rounded_time(seconds: float) -> str:
     """Return a duration in seconds, at least 1, in minutes, hours or days, rounded to one or two digits.
 
-    >>> [rounded_time(seconds) for seconds in (4.2, 95, 4000, 2e5)]
-    ['4 s', '2 min', '1.1 h', '2.3 days']
+    >>> [rounded_time(seconds) for seconds in (4.2, 95, 8000, 2e5)]
+    ['4 s', '2 min', '2.2 h', '2.3 days']
     """
     for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
         if seconds < limit:
