@@ -29,7 +29,7 @@ class RayCluster:
 
     def __init__(self, folder: Path, cpus: int = 1) -> None:
         self.folder, self.cpus = folder, cpus
-        self.port = free_ports(1)[0]
+        self.port, self.client_port = free_ports(2)
         self.address = f"{HEAD}:{self.port}"
         """Address for a driver: ``ray.init(address)``."""
         self.environment = {"RAY_ADDRESS": self.address, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -40,7 +40,8 @@ class RayCluster:
     def __enter__(self) -> Self:
         try:
             # The second waits for the head to open its port.
-            self._launch(HEAD, "--head", f"--port={self.port}", "--include-dashboard=false")
+            ports = f"--port={self.port}", f"--ray-client-server-port={self.client_port}"
+            self._launch(HEAD, "--head", *ports, "--include-dashboard=false")
             self._launch(SECOND, f"--address={self.address}")
             for ip in self.nodes:
                 self._wait_for(ip)
@@ -77,7 +78,9 @@ class RayCluster:
     def _launch(self, ip: str, *options: str) -> None:
         common = ["--block", f"--node-ip-address={ip}", f"--num-cpus={self.cpus}"]
         store = [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats", "--include-log-monitor=false"]
-        command = [RAY, "start", *common, *store, f"--temp-dir={self.folder / ip}", *options]
+        # By default the agents of all clusters on a machine would open the same port.
+        own = [f"--temp-dir={self.folder / ip}", "--dashboard-agent-listen-port=0"]
+        command = [RAY, "start", *common, *store, *own, *options]
         self._log(ip).unlink(missing_ok=True)
         self.nodes[ip] = start_daemon(command, self._log(ip), self.full_environment())
 

@@ -130,7 +130,9 @@ class GhostBatchNorm(BatchNorm):
             else:
                 decay = 1 - self.momentum
                 weights = [self.momentum * decay**age for age in reversed(range(number))]
-                running.copy_(decay**number * running + batch.new_tensor(weights) @ batch)
+                # A copy to a GPU that blocks would wait for all steps that were launched on it.
+                shares = torch.tensor(weights, dtype=batch.dtype).to(batch.device, non_blocking=True)
+                running.copy_(decay**number * running + shares @ batch)
 
 
 @lru_cache(maxsize=1024)

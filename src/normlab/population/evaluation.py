@@ -173,6 +173,8 @@ def per_member_metrics(
     values = {}
     for name, metric in metrics.items():
         with prefix_errors(f"metrics.{name}"):
+            if isinstance(metric, nn.Module):  # one of torchmetrics
+                metric.to(outputs.device)
             of_members = [torch.as_tensor(metric(*member)) for member in zip(outputs, targets, strict=True)]
             shape = tuple(of_members[0].shape)
             require(shape == (), f"metrics.{name}", "one number for each net", f"shape {shape}")

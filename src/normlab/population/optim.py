@@ -92,7 +92,9 @@ class StackedOptimizer(torch.optim.Optimizer):
     def set_numbers(self, numbers: dict[str, Tensor]) -> None:
         """Set hyperparameters, ``[K, 1]`` each; the tensors before are not changed."""
         device = self.theta.device
-        self.param_groups[0].update({name: value.to(device) for name, value in numbers.items()})
+        # Waiting for the copies would wait for all steps that were launched on a GPU.
+        moved = {name: value.to(device, non_blocking=True) for name, value in numbers.items()}
+        self.param_groups[0].update(moved)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -195,12 +197,13 @@ class Adam(StackedOptimizer):
         super().__init__(params, members, numbers, undecayed)
         self.state["mean"] = torch.zeros_like(self.theta)
         self.state["square"] = torch.zeros_like(self.theta)
-        self.set_numbers({})
+        self.set_numbers({"weight_decay": column(weight_decay, members)})
 
     def set_numbers(self, numbers: dict[str, Tensor]) -> None:
         """Set hyperparameters, and derive the weights of gradients in the running means."""
         super().set_numbers(numbers)
-        self._decays = bool((self.number("weight_decay") != 0).any())
+        if "weight_decay" in numbers:
+            self._decays = bool((numbers["weight_decay"].to(self.theta.dtype) != 0).any())
         # 1 − β in float64, since in float32 it would have the rounding error of β.
         group = self.param_groups[0]
         self._gain1, self._gain2 = ((1 - group[beta]).to(self.theta.dtype) for beta in ("beta1", "beta2"))

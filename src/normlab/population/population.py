@@ -205,6 +205,11 @@ def copy_of(population: Population) -> State:
     return {name: tensor.detach().clone() for name, tensor in population.state().items()}
 
 
+def state_on_cpu(state: State) -> State:
+    """Return parameters and buffers on the CPU, where a file of them can be read on any machine."""
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
 def run_vmapped(layer: nn.Module, state: State, x: Tensor, watch: HookedLayers | None) -> tuple[Tensor, State]:
     """Run a layer under vmap, ``(K, B, …)`` to ``(K, B, …)``, and return outputs and measurements."""
     # ``functional_call`` accepts only one name per tied tensor, and replaces it under all names.

@@ -4,6 +4,7 @@ Constants were measured on two cores with benchmarks/population.py.
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ def device(accelerator: str) -> torch.device:
 def memory(device: torch.device) -> int:
     """Return the memory of the machine, or the free memory of a GPU, in bytes."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch has kept of freed memory is free for the next population.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
         return USUAL_MEMORY
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -82,9 +85,21 @@ def cache_size() -> int:
     return max(sizes, default=USUAL_CACHE)
 
 
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""Parts of the messages of plain RuntimeErrors of exhausted memory: of the CPU, of CUDA, and of its libraries."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Return True for errors of exhausted memory; on the CPU torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Return True for errors of exhausted memory."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(part in str(error) for part in NO_MEMORY)
+
+
+def finished_time(device: torch.device) -> float:
+    """Return ``time.perf_counter()`` once the device has finished the work that was launched on it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class PopulationScheduler:
     ) -> None:
         self.optimizer, self.make = optimizer, list(make)
         self.interval, self.frequency, self.monitor = interval, frequency, monitor
-        self.initial = [groups_of(optimizer, k) for k in range(len(self.make))]
+        self.initial = groups_of(optimizer, range(len(self.make)))
         self.start()
 
     def start(self) -> None:
@@ -185,14 +185,17 @@ def torch_groups(optimizer: torch.optim.Optimizer) -> Groups:
     return optimizer.inner.param_groups if isinstance(optimizer, StackedTorch) else optimizer.param_groups
 
 
-def groups_of(optimizer: torch.optim.Optimizer, k: int) -> Groups:
-    """Return the hyperparameters of member k, under the names of torch's optimizers."""
-    if isinstance(optimizer, StackedOptimizer) and not isinstance(optimizer, StackedTorch):
-        (group,) = optimizer.param_groups
-        numbers = {name: value[k].item() for name, value in group.items() if name != "params"}
-        if "beta1" in numbers:
-            numbers["betas"] = numbers.pop("beta1"), numbers.pop("beta2")
-        return [numbers]
-    return [
-        {name: value for name, value in group.items() if name != "params"} for group in torch_groups(optimizer)
-    ]
+def groups_of(optimizer: torch.optim.Optimizer, members: Sequence[int]) -> list[Groups]:
+    """Return the hyperparameters of each of these members, under the names of torch's optimizers."""
+    if not isinstance(optimizer, StackedOptimizer) or isinstance(optimizer, StackedTorch):
+        groups = torch_groups(optimizer)
+        return [
+            [{name: value for name, value in group.items() if name != "params"} for group in groups]
+            for _ in members
+        ]
+    (group,) = optimizer.param_groups
+    # One copy from a GPU for all members.
+    columns = {name: value.flatten().tolist() for name, value in group.items() if name != "params"}
+    if "beta1" in columns:
+        columns["betas"] = list(zip(columns.pop("beta1"), columns.pop("beta2"), strict=True))
+    return [[{name: values[k] for name, values in columns.items()}] for k in members]

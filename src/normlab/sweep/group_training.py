@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from normlab.errors import first_line
 from normlab.interrupts import interrupts
 from normlab.population.resources import is_out_of_memory
@@ -60,6 +62,9 @@ def train_or_halve(group: Group, progress: Progress) -> list[Any]:
     finally:
         # Module and Trainer form a reference cycle.
         gc.collect()
+    if torch.cuda.is_initialized():
+        # The parts that torch keeps of freed memory may be too small for the halves.
+        torch.cuda.empty_cache()
     log.warning("out of memory with %d runs at once; continuing with half as many", len(runs))
     progress.epochs = epochs
     results = [stored_result(run.folder) for run in runs]

@@ -155,7 +155,8 @@ class MemberTrainer:
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """An optimizer with the member's hyperparameters and no parameters, named as the configured one."""
         named = type(self.optimizer_name, (Hyperparameters,), {})
-        return [named(groups_of(self.population.optimizer, self.k))]
+        (groups,) = groups_of(self.population.optimizer, [self.k])
+        return [named(groups)]
 
     @property
     def lr_scheduler_configs(self) -> list[LRSchedulerConfig]:

@@ -4,7 +4,6 @@ Letters: K members, N samples, B samples of a minibatch, O outputs.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from normlab.data.datamodule import InMemoryData
+from normlab.data.datamodule import InMemoryData, WholeSplit
 from normlab.data.sampling import Split, batch_sizes
 from normlab.errors import prefix_errors
 from normlab.interrupts import interrupts
@@ -32,6 +31,7 @@ from normlab.population.evaluation import (
 )
 from normlab.population.optim import Clipping, StackedOptimizer
 from normlab.population.population import Population
+from normlab.population.resources import finished_time
 from normlab.population.schedulers import PopulationScheduler
 
 log = logging.getLogger("normlab")
@@ -73,6 +73,7 @@ class PopulationModule(pl.LightningModule):
     Attributes:
         data: the datamodule; optimizer: without Lightning's wrapper; both are set when a training begins.
         metrics: of the current epoch, ``(K,)`` each, under keys such as ``val/loss``.
+        moved: splits on the training device, with their source, by index.
         held_out_metrics: in the last epochs, on the test split; with ``statistics=reestimated`` also on the
             validation split. They are not part of the curves.
         active: mask ``(K,)`` of members that still train; stopping: of members that a callback stops after this
@@ -124,6 +125,7 @@ class PopulationModule(pl.LightningModule):
         self.probe_seconds = self.save_seconds = 0.0
         self.metrics: dict[str, Tensor] = {}
         self.held_out_metrics: dict[str, Tensor] = {}
+        self.moved: dict[int, tuple[WholeSplit, Split]] = {}
         self.active = torch.ones(population.members, dtype=torch.bool)
         self.stopping, self.diverged, self.frozen = torch.zeros(3, population.members, dtype=torch.bool)
         self.frozen_state: State = {}
@@ -190,8 +192,21 @@ class PopulationModule(pl.LightningModule):
     def split(self, index: int) -> Split | None:
         """Return the training (0), validation (1) or test (2) split as :meth:`training_split`; None if empty."""
         split = self.data.split(index)
-        x, y = self.cast((split.x, split.y))
-        return (x.to(self.device), y.to(self.device)) if len(split) else None
+        source, moved = self.moved.get(index, (None, None))
+        if moved is None or source is not split or moved[0].device != self.device:
+            with torch.inference_mode(False):  # as a later training step may use them
+                x, y = (part.to(self.device) for part in self.cast((split.x, split.y)))
+            self.moved[index] = split, (x, y)
+            return (x, y) if len(split) else None
+        return moved if len(split) else None
+
+    def transfer_batch_to_device(self, batch: Split, device: torch.device, dataloader_idx: int) -> Split:
+        """Return a split that has been moved before, which Lightning would copy again in every epoch."""
+        for index in range(3):
+            if batch[0] is self.data.split(index).x:
+                return cast(Split, self.split(index))
+        moved: Split = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
 
     def first_minibatch(self) -> Split:
         """Return the first minibatch of the current epoch, ``(K, B, …)``."""
@@ -233,7 +248,7 @@ class PopulationModule(pl.LightningModule):
 
     def take_steps(self, batch: Split) -> None:
         """Take the optimizer steps of an epoch; those that a resumed epoch has taken already are skipped."""
-        self.epoch_started = time.perf_counter() - self.overhead_seconds
+        self.epoch_started = finished_time(self.device) - self.overhead_seconds
         if self.before_steps is not None:
             self.before_steps()
             self.before_steps = None
@@ -252,7 +267,7 @@ class PopulationModule(pl.LightningModule):
     @property
     def epoch_seconds(self) -> float:
         """Wall-clock time of the steps of the current epoch so far."""
-        return self.taken.seconds + time.perf_counter() - self.epoch_started - self.overhead_seconds
+        return self.taken.seconds + finished_time(self.device) - self.epoch_started - self.overhead_seconds
 
     @torch.no_grad()
     def measure_in_evaluation_mode(self, train: Split) -> None:
@@ -279,20 +294,20 @@ class PopulationModule(pl.LightningModule):
     def measure_held_out(self, *splits: tuple[str, int]) -> None:
         """Evaluate every member on splits, given by name and index; empty ones are skipped."""
         for name, index in splits:
-            split = self.data.split(index)
-            if not len(split):
+            split = self.split(index)
+            if split is None:
                 continue
-            x, y = self.expand_members((split.x.to(self.device), split.y.to(self.device)))
+            x, y = self.expand_members(split)
             with self.evaluation.context():
                 self.held_out_metrics |= self.split_metrics(name, self(x), y)
 
     @torch.inference_mode()
     def validate_members(self) -> None:
         """Evaluate every member on the validation split, if there is one, without Lightning's loop."""
-        split = self.data.split(1)
-        if len(split):
+        split = self.split(1)
+        if split is not None:
             self.eval()
-            self.validation_step((split.x.to(self.device), split.y.to(self.device)), 0)
+            self.validation_step(split, 0)
             self.train()
 
     def validation_step(self, batch: Split, batch_idx: int) -> None:
@@ -347,7 +362,7 @@ class PopulationModule(pl.LightningModule):
     def reestimate(self, data: InMemoryData) -> None:
         """Replace running statistics by those of the whole training split."""
         split = data.split(0)
-        x, _ = self.expand_members((split.x, split.y))
+        x, _ = self.expand_members((split.x.to(self.device), split.y))
         with prefix_errors("statistics=reestimated"):
             reestimate(self.population, x.split(batch_sizes(x.shape[1], data.batch_size), dim=1))
 

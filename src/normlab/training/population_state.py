@@ -16,6 +16,7 @@ from lightning_fabric.utilities.seed import _set_rng_states
 from normlab.interrupts import Preempted, interrupts
 from normlab.population.compiling import Compiled
 from normlab.population.optim import StackedOptimizer
+from normlab.population.resources import finished_time
 from normlab.training.callbacks import CurveRecorder
 from normlab.training.member_callbacks import MemberCallbacks
 from normlab.training.packed_runs import PackedRuns
@@ -97,7 +98,7 @@ class PopulationSaver(pl.Callback):
 
     def save(self, trainer: pl.Trainer, module: PopulationModule) -> None:
         """Save the state."""
-        started = time.perf_counter()
+        started = finished_time(module.device)
         module.taken.seconds, before = module.epoch_seconds, module.taken.seconds
         for writer in self.writers:
             writer.flush()

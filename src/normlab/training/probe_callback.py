@@ -22,6 +22,7 @@ from normlab.data.sampling import derive_seed
 from normlab.errors import prefix_errors
 from normlab.population import State
 from normlab.population.population import copy_of
+from normlab.population.resources import finished_time
 from normlab.probes.graph import Graph
 from normlab.probes.landscape import folds_exactly
 from normlab.probes.snapshot import Measurement, Preconditioning, Probe, TrainingSnapshot
@@ -165,22 +166,22 @@ class ProbeCallback(pl.Callback):
         self, module: PopulationModule, names: Sequence[str], step: int, x: Tensor, y: Tensor
     ) -> Iterator[None]:
         """Context manager that copies the state before and after a step, and then runs probes on both."""
-        started = time.perf_counter()
+        started = finished_time(module.device)
         before = copy_of(module.population)
         preconditioning_before = preconditioning(module.optimizer, trained(module))
-        module.probe_seconds += time.perf_counter() - started
+        module.probe_seconds += finished_time(module.device) - started
         yield
         after, epoch = copy_of(module.population), module.current_epoch + 1
         self.run(module, names, ProbedStep(before, after, x, y, epoch, step, preconditioning_before))
 
     def run(self, module: PopulationModule, names: Sequence[str], step: ProbedStep) -> None:
         """Run probes on a step, and record their measurements of members that are not frozen."""
-        started = time.perf_counter()
+        started = finished_time(module.device)
         for name in names:
             with prefix_errors(f"probes.{name}"):
                 for measurement in self.probes[name](self.snapshot(module, name, step)):
                     self.record(name, measurement, step, (~module.frozen).nonzero().flatten().tolist())
-        module.probe_seconds += time.perf_counter() - started
+        module.probe_seconds += finished_time(module.device) - started
 
     def snapshot(self, module: PopulationModule, name: str, step: ProbedStep) -> TrainingSnapshot:
         """Return the snapshot of a step for a probe, with generators seeded by run, probe and step."""

@@ -24,7 +24,7 @@ from normlab.errors import first_line, require
 from normlab.interrupts import Preempted, interrupts
 from normlab.population.evaluation import constant_predictor_loss
 from normlab.population.kernels import tune_malloc
-from normlab.population.population import seed_globally
+from normlab.population.population import seed_globally, state_on_cpu
 from normlab.population.resources import threads, threads_for
 from normlab.results.result import (
     Objective,
@@ -315,14 +315,17 @@ class TrainingSession:
 
     def save_last(self) -> None:
         """Write the checkpoint of each member's last state."""
+        state = state_on_cpu(self.module.population.state())
         for k in range(len(self.runs)):
-            self.folders.save(k, "last", self.module.population.member(k), self.recorder.epoch_metrics(k))
+            member = self.module.population.member(k, state)
+            self.folders.save(k, "last", member, self.recorder.epoch_metrics(k))
 
     def finish(self, status: Status, tests: dict[str, Tensor], error: BaseException | None = None) -> list[Result]:
         """Write checkpoints, curves, probes and, last, ``result.json`` of each run; return the results."""
         best_epochs = [self.best.epoch_metrics(k) for k in range(len(self.runs))]
+        state = state_on_cpu(self.best.state)
         for k, best in enumerate(best_epochs):
-            self.folders.save(k, "best", self.module.population.member(k, self.best.state), best)
+            self.folders.save(k, "best", self.module.population.member(k, state), best)
         final = self.final.means(self.module.epochs)
         results = [self.result(k, status, tests, final, error) for k in range(len(self.runs))]
         for k, (best, result) in enumerate(zip(best_epochs, results, strict=True)):

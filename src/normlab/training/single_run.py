@@ -8,7 +8,7 @@ LightningModule, and :class:`Observer` keeps it up to date from Lightning's hook
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +20,7 @@ from normlab.data.sampling import Split, batch_sizes, epoch_order
 from normlab.models.layer_lookup import MOMENTS, normalizers
 from normlab.population.evaluation import Task
 from normlab.population.population import Population
+from normlab.population.resources import finished_time
 from normlab.training import resuming
 from normlab.training.callbacks import CurveRecorder, EarlyStopping
 from normlab.training.extra import TensorBoardFile
@@ -99,8 +100,7 @@ class SingleRun(PopulationModule):
         if self.lr is not None:
             self.metrics["train/lr"] = self.learning_rates()
         if self.has_net:
-            train = self.data.split(0)
-            self.measure_in_evaluation_mode((train.x.to(self.device), train.y.to(self.device)))
+            self.measure_in_evaluation_mode(self.training_split())
         self.add_metrics(validated)
         if self.has_net and validated and self.data.val:
             self.observe_normalizers()
@@ -108,8 +108,7 @@ class SingleRun(PopulationModule):
     @torch.no_grad()
     def observe_normalizers(self) -> None:
         """Record the activation statistics of normalizers on the validation split."""
-        split = self.data.split(1)
-        x, _ = self.expand_members((split.x.to(self.device), split.y))
+        x, _ = self.expand_members(cast(Split, self.split(1)))
         self.eval()
         with self.evaluation.context():
             _, seen = self.population.observe(x, normalizers(self.population.net))
@@ -254,9 +253,14 @@ class Observer(pl.callbacks.EarlyStopping):
         self.around_step.enter_context(self.run.around_step(trainer.global_step, last, x, y))
         self.started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *step: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Split, batch_idx: int
+    ) -> None:
         """Stop the time of a step, and run the probes that are due after it."""
-        self.run.seconds += time.perf_counter() - self.started
+        # Waiting for a GPU in each step would slow the training.
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        ended = finished_time(pl_module.device) if is_last else time.perf_counter()
+        self.run.seconds += ended - self.started
         self.around_step.close()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
