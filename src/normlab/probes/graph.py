@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from normlab.errors import first_line
-from normlab.models.generators import forked_generators
 from normlab.models.layer_lookup import call_hooks
 from normlab.probes.landscape import require_mode
 
@@ -47,7 +46,7 @@ def graph_dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "
     """
     require_mode(mode)
     copy = deepcopy(net).train(mode == "batch")
-    with forked_generators(x), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         module, (args, kwargs) = (copy, ((x,), {})) if layer is None else last_call(copy, layer, x)
         leaves, outputs = call_with_leaves(module, args, kwargs)
     with ignore_trace_warnings():
@@ -149,7 +148,7 @@ def tensorboard_graph(net: nn.Module, x: Tensor) -> bytes:
             # add_graph prints a failure in addition to raising it.
             with (
                 SummaryWriter(folder) as writer,
-                forked_generators(x),
+                torch.random.fork_rng(devices=[]),
                 ignore_trace_warnings(),
                 contextlib.redirect_stdout(io.StringIO()),
             ):

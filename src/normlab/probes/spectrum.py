@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # it is documented
 
-from normlab.models.generators import forked_generators, seed_generators
 from normlab.probes.landscape import BatchedLoss
 
 SMALLEST, LARGEST = 0, -1
@@ -279,8 +278,8 @@ def map_hessians(
     values = []
     for k, generator in enumerate(generators):
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        with forked_generators(landscape.theta):
-            seed_generators(landscape.theta, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             values.append(measure(hessian_operator(landscape.of_members(slice(k, k + 1))), k))
     return torch.stack(values)
 
