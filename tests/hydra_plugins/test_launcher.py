@@ -25,8 +25,9 @@ STACKED = "hydra/launcher=population"
 
 
 def files_of(folder: Path) -> set[str]:
-    """Return the relative paths of a sweep's files, with event files by a common name."""
+    """Return the relative paths of a sweep's files but its state, with event files by a common name."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    paths = (path for path in paths if ".normlab" not in path.parts)
     return {str(path.parent / "events" if path.name.startswith("events") else path) for path in paths}
 
 
