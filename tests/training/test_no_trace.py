@@ -73,7 +73,7 @@ def test_probes_leave_all_state_bit_identical(model, members):
     module.training_split = lambda: (data.split(0).x, data.split(0).y)
     module.data = data
     runs = [Run(one, Path("/nowhere"), "run", {}, []) for one in configs]
-    probes = ProbeCallback(make_probes(configs[0]), runs, [], 0.0)
+    probes = ProbeCallback(make_probes(configs[0]), runs, [], [], 0.0)
     probes.start = before
 
     state, drawn = all_state(module.population, optimizer), generator_states()

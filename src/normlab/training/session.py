@@ -384,10 +384,11 @@ class TrainingSession:
 
 @contextmanager
 def hide_lightning_warnings() -> Iterator[None]:
-    """Context manager that hides irrelevant Lightning warnings: on LeafSpec, empty splits and unused ``srun``."""
+    """Context manager that hides irrelevant warnings of Lightning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Total length of `WholeSplit`")
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         warnings.filterwarnings("ignore", message="The `srun` command is available")
+        warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device` in `Li")
         yield
