@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,9 +29,11 @@ from step import make_net, plain_loop, usual_lightning
 
 from normlab.config.frozen import FrozenConfig, replaced
 from normlab.config.validation import validate
+from normlab.data.sampling import batch_sizes
 from normlab.population.kernels import tune_malloc
-from normlab.population.resources import threads, threads_for
+from normlab.population.resources import finished_time, threads, threads_for
 from normlab.sweep import grouping
+from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run
 from normlab.training.session import TrainingSession
@@ -42,40 +45,61 @@ SIZES = (32, 128)
 LABELS = {"none": "normlab", "alone": "a single run"}
 
 
-class StepTimes(pl.Callback):
-    """Records the seconds that the optimizer steps of each epoch take."""
+class EpochTimes(pl.Callback):
+    """Records the seconds of each epoch: of its optimizer steps, and of all of it.
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
+    Args:
+        module: whose optimizer steps are timed.
+    """
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.seconds.append(pl_module.seconds - sum(self.seconds))
+    def __init__(self, module: PopulationModule) -> None:
+        self.module = module
+        self.steps: list[float] = []
+        self.ended: list[float] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.steps.append(self.module.seconds - sum(self.steps))
+        self.ended.append(finished_time(trainer.strategy.root_device))
+
+    def medians(self) -> tuple[float, float]:
+        """Return the median seconds of the steps of an epoch, and of all of an epoch, after two epochs."""
+        return median(self.steps[2:]), median(after - before for before, after in pairwise(self.ended[1:]))
 
 
 def stacked(members: int, batch_size: int, model: str, compiled: bool = True) -> float:
     """Return microseconds per member-step of normlab, with populations as its launcher sizes them."""
     changes = ["data=random", f"data.train={SAMPLES}", f"net.hidden=[{HIDDEN}]", f"data.batch_size={batch_size}"]
-    settings = [f"trainer.compile={str(compiled).lower()}", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
+    return population_times(members, [f"model={model}", *changes, f"trainer.compile={str(compiled).lower()}"])[0]
+
+
+def population_times(members: int, words: Sequence[str], epochs: int = EPOCHS) -> tuple[float, float]:
+    """Return microseconds per member-step, of the steps alone and of whole epochs, for runs with these overrides.
+
+    The populations are those that the launcher makes. The runs differ in their seeds and learning rates.
+    """
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        base = validate(compose("train", overrides=[f"model={model}", *changes, *settings]))
+        settings = [f"trainer.max_epochs={epochs}", "logger=csv"]
+        base = validate(compose("train", overrides=[*words, *settings]))
     tune_malloc()
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for k in range(members):
             changed = {("seed",): k, ("optimizer", "lr"): 0.001 * (1 + k % 10)}
             config = FrozenConfig.of(replaced(base, changed))
-            runs.append(Run(config, Path(folder) / str(k), str(k), {"model": model}, []))
-        seconds = sum(map(seconds_per_epoch, grouping.group_runs(runs, chunk=None)))
-    return seconds / -(-SAMPLES // batch_size) / members * 1e6
+            runs.append(Run(config, Path(folder) / str(k), str(k), {"model": "x"}, []))
+        of_steps, of_epochs = zip(*map(epoch_seconds, grouping.group_runs(runs, chunk=None)), strict=True)
+    member_steps = members * len(batch_sizes(base.data.train, base.data.batch_size))
+    return sum(of_steps) / member_steps * 1e6, sum(of_epochs) / member_steps * 1e6
 
 
-def seconds_per_epoch(group: grouping.Group) -> float:
-    """Return the median seconds that a population's optimizer steps take per epoch, after two epochs."""
-    training, times = TrainingSession(group.runs, Progress("", 0), group.trial), StepTimes()
+def epoch_seconds(group: grouping.Group) -> tuple[float, float]:
+    """Return the median seconds that a population takes for the optimizer steps of an epoch, and for an epoch."""
+    training = TrainingSession(group.runs, Progress("", 0), group.trial)
+    times = EpochTimes(training.module)
     training.trainer.callbacks.append(times)  # type: ignore[attr-defined]
     with threads(threads_for(group.trial.footprint, len(group.runs))):
-        training.trainer.fit(training.module, datamodule=training.data)
-    return median(times.seconds[2:])
+        training.trainer.fit(training.trained, datamodule=training.loaders)
+    return times.medians()
 
 
 def eager(members: int, batch_size: int, model: str) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from normlab.data.sampling import derive_seed
+from normlab.models.generators import forked_generators
 from normlab.models.layer_lookup import HookedLayers, calls_forward_alone
 from normlab.norms.counter_rng import StochasticLayer
 from normlab.population import State
@@ -140,7 +141,7 @@ class Population(nn.Module):
         if not waiting:
             return
         before = copy_of(self)
-        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        with forked_generators(x):
             self(x)
         initialized = {name: tensor for name, tensor in self.state().items() if name.rpartition(".")[0] in waiting}
         self.load_state(before | initialized)

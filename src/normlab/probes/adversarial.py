@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from normlab.data.sampling import Split
+from normlab.models.generators import forked_generators
 from normlab.probes.landscape import in_double, side_effect_free_copy, updated_corrections
 from normlab.probes.snapshot import Measurement, Probe, Tensors, TrainingSnapshot, map_members
 
@@ -108,7 +109,7 @@ class FastGradientSign(Probe):
         def outputs(x: Tensor) -> Tensor:
             # Clones, because layers may update buffers in place; every pass repeats the same random draws.
             copies = {name: tensor.clone() for name, tensor in state.items()}
-            with torch.random.fork_rng(devices=[]):
+            with forked_generators(x):
                 return map_members(of_member, copies, x)
 
         return outputs

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from normlab.errors import first_line
+from normlab.models.generators import forked_generators
 from normlab.models.layer_lookup import call_hooks
 from normlab.probes.landscape import require_mode
 
@@ -46,7 +47,7 @@ def graph_dot(net: nn.Module, x: Tensor, layer: str | None = None, mode: str = "
     """
     require_mode(mode)
     copy = deepcopy(net).train(mode == "batch")
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with forked_generators(x), torch.enable_grad():
         module, (args, kwargs) = (copy, ((x,), {})) if layer is None else last_call(copy, layer, x)
         leaves, outputs = call_with_leaves(module, args, kwargs)
     with ignore_trace_warnings():
@@ -148,7 +149,7 @@ def tensorboard_graph(net: nn.Module, x: Tensor) -> bytes:
             # add_graph prints a failure in addition to raising it.
             with (
                 SummaryWriter(folder) as writer,
-                torch.random.fork_rng(devices=[]),
+                forked_generators(x),
                 ignore_trace_warnings(),
                 contextlib.redirect_stdout(io.StringIO()),
             ):

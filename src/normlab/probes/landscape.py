@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map_only
 
+from normlab.models.generators import forked_generators, generator_states, set_generator_states
 from normlab.models.layer_lookup import calls_forward_alone
 from normlab.norms.batch_norm import BatchNorm, BatchNorm1d
 from normlab.norms.counter_rng import StochasticLayer
@@ -108,7 +109,7 @@ def updated_corrections(net: nn.Module, params: Params, fixed: Params, x: Tensor
         return fixed
     copy = side_effect_free_copy(net, "batch", corrections=True)
     state = {name: tensor.detach().clone() for name, tensor in {**fixed, **params}.items()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), forked_generators(x):
         vmap(partial(functional_call, copy), randomness="same")(state, x)
     return {name: state[name] for name in fixed}
 
@@ -193,7 +194,7 @@ class BatchedLoss:
         self.shapes = [param.shape[1:] for param in params.values()]
         self.theta = torch.cat([param.detach().reshape(self.members, -1) for param in params.values()], dim=1)
         self.context = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), list(context))
-        self._generator = torch.get_rng_state()
+        self._generators = generator_states(self.theta)
 
     @classmethod
     def of(cls, loss: Callable[[Params], Tensor], params: Params) -> "BatchedLoss":
@@ -219,7 +220,7 @@ class BatchedLoss:
     def _copy(self, theta: Tensor, context: list) -> "BatchedLoss":
         params = dict(zip(self.names, self.unflatten(theta), strict=True))
         copy = BatchedLoss(self.loss, params, context)
-        copy._generator = self._generator
+        copy._generators = self._generators
         return copy
 
     def unflatten(self, theta: Tensor) -> list[Tensor]:
@@ -311,8 +312,8 @@ class BatchedLoss:
 
     @contextmanager
     def _same_draws(self) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._generator)
+        with forked_generators(self.theta):
+            set_generator_states(self.theta, self._generators)
             yield
 
 

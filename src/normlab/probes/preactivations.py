@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from normlab.models.generators import forked_generators
 from normlab.models.layer_lookup import call_hooks, mean_std
 from normlab.probes.landscape import Params, in_double, side_effect_free_copy, updated_corrections
 from normlab.probes.snapshot import Measurement, Probe, Tensors, TrainingSnapshot, map_members
@@ -87,7 +88,7 @@ def preactivations(
 
     # Tensors are cloned, because layers may update their buffers in place.
     copies = {name: tensor.detach().clone() for name, tensor in state.items()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), forked_generators(x):
         return map_members(of_member, copies, x)
 
 

@@ -15,6 +15,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map_only
 
 from normlab.data.sampling import Split
+from normlab.models.generators import forked_generators
 from normlab.models.layer_lookup import NORMALIZERS, activation_slots, call_hooks, mean_std, normalizer_slots
 from normlab.probes.landscape import MODES, BatchedLoss, Params, side_effect_free_copy, updated_corrections
 
@@ -272,7 +273,7 @@ def forward_backward(
     # Clones, because layers may update buffers in place.
     state = {name: snapshot.before[name].detach().clone() for name in names}
     leaves, (x, y) = [state[name].requires_grad_() for name in weights], snapshot.data(data)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with forked_generators(x), torch.enable_grad():
         predictions, inputs, outputs, normalized = map_members(call, state, x)
         loss = snapshot.loss(predictions, y).sum()
         back = torch.autograd.grad(loss, leaves, materialize_grads=True) if leaves else ()
@@ -300,8 +301,9 @@ def observe_forward(
     names = [name for name, _ in chain(snapshot.net.named_parameters(), snapshot.net.named_buffers())]
     # Clones, because layers may update buffers in place.
     state = {name: snapshot.before[name].detach().clone() for name in names}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        return map_members(call, state, snapshot.data(data)[0])
+    x, _ = snapshot.data(data)
+    with forked_generators(x), torch.no_grad():
+        return map_members(call, state, x)
 
 
 def map_members(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # it is documented
 
+from normlab.models.generators import forked_generators, seed_generators
 from normlab.probes.landscape import BatchedLoss
 
 SMALLEST, LARGEST = 0, -1
@@ -278,8 +279,8 @@ def map_hessians(
     values = []
     for k, generator in enumerate(generators):
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with forked_generators(landscape.theta):
+            seed_generators(landscape.theta, seed)
             values.append(measure(hessian_operator(landscape.of_members(slice(k, k + 1))), k))
     return torch.stack(values)
 
