@@ -3,8 +3,9 @@
 import signal
 
 import pytest
+from run_files import require_same_sweep
 from tests.clusters.processes import wait_until
-from tests.clusters.sweeps import differing_files, run, start
+from tests.clusters.sweeps import run, start
 from tests.clusters.test_slurm import SWEEP, is_training, submitted
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -31,7 +32,7 @@ def test_killed_worker_and_driver_change_no_bit(ray_cluster, tmp_path):
     assert "waiting for 1 job, submitted before" in out
     assert len(submitted(sweep)) == 3
     run(tmp_path, *long, "hydra.sweep.dir=here")
-    assert differing_files(sweep, tmp_path / "here") == []
+    require_same_sweep(sweep, tmp_path / "here")
     wait_until(lambda: not any("TrainingActor" in task for task in ray_cluster.workers().values()), 20, "they end")
 
 

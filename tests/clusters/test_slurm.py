@@ -5,8 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from run_files import require_same_sweep
 from tests.clusters.processes import wait_until
-from tests.clusters.sweeps import differing_files, run, start
+from tests.clusters.sweeps import run, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 SWEEP = ["-m", "model=bn,nobn", "seed=range(6)", "data=digits"]
@@ -32,7 +33,7 @@ def test_slurm_leaves_the_files_of_the_default_launcher(slurm, tmp_path):
     assert "2 jobs of slurm, about 1 s each" in out
     assert len(submitted(tmp_path / "cluster")) == 2
     run(tmp_path, *short, "hydra.sweep.dir=here")
-    assert differing_files(tmp_path / "cluster", tmp_path / "here") == []
+    require_same_sweep(tmp_path / "cluster", tmp_path / "here")
     out = run(tmp_path, *short, *SLURM, "hydra.sweep.dir=cluster")
     assert "12 runs are done already" in out
     assert len(submitted(tmp_path / "cluster")) == 2, "nothing is submitted again"
@@ -55,7 +56,7 @@ def test_preempted_job_and_killed_driver_change_no_bit(slurm, tmp_path):
     assert "goes on from epoch" in log
     assert len(set(submitted(sweep))) == 3, "the cancelled job was submitted again, the preempted one was not"
     run(tmp_path, *long, "hydra.sweep.dir=here")
-    assert differing_files(sweep, tmp_path / "here") == []
+    require_same_sweep(sweep, tmp_path / "here")
 
 
 def test_job_that_cannot_start_fails_with_its_log(slurm, tmp_path):

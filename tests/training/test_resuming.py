@@ -1,7 +1,5 @@
 """A run of a LightningModule that is resumed from a checkpoint ends as one that was not interrupted."""
 
-import json
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +9,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from run_files import require_same_files
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torchmetrics import MetricCollection
@@ -27,7 +26,6 @@ COMMON = [
 EVERY_STEP, AFTER_VALIDATION = f"{KEEP}.every_n_train_steps=1", f"{KEEP}.save_on_train_epoch_end=false"
 EPOCH_END = f"{KEEP}.save_on_train_epoch_end=true"
 NET_KEYS = ("activation", "norm_position", "dropout", "init")
-TIMES = ("seconds", "started", "ended", "name", "overrides", "command")
 # Lightning warns that the checkpoints of the interrupted run are in another folder, or in the same.
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory")
 
@@ -76,31 +74,6 @@ def mylab(monkeypatch) -> None:
     module = ModuleType("mylab")
     vars(module).update(Dropped=Dropped, Logging=Logging)
     monkeypatch.setitem(sys.modules, "mylab", module)
-
-
-def require_equal(one, other, path: str = "") -> None:
-    """Assert that two nested structures are equal bit by bit."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            require_equal(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    else:
-        assert one == other or math.isnan(one), path
-
-
-def require_same_run(one: str, other: str) -> None:
-    """Assert that the files of two runs are equal, but for their times."""
-    folders = Path(one), Path(other)
-    for name in ("curves.csv", "probes.csv"):
-        texts = [(folder / name).read_text() if (folder / name).exists() else "" for folder in folders]
-        assert texts[0] == texts[1], name
-    for name in ("best", "last"):
-        path = f"checkpoints/{name}.pt"
-        require_equal(*(torch.load(folder / path, weights_only=True) for folder in folders), path)
-    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
-    require_equal(*({k: v for k, v in result.items() if k not in TIMES} for result in results), "result")
 
 
 def checkpoint(epoch: int, step: int, folder: str = "whole") -> str:
@@ -160,7 +133,7 @@ def test_resumed_run_equals_an_undisturbed_one(run_train, words, saving, places)
     for epoch, step in places:
         shutil.rmtree("resumed", ignore_errors=True)
         train(run_train, "resumed", *command, checkpoint(epoch, step))
-        require_same_run("whole", "resumed")
+        require_same_files(Path("whole"), Path("resumed"), events=False)
 
 
 def test_plateau_case_lowers_the_learning_rate(run_train):
@@ -175,10 +148,10 @@ def test_more_epochs_and_a_killed_run_in_its_folder(run_train):
     train(run_train, "whole", *command, "trainer.max_epochs=4")
     train(run_train, "short", *command, "trainer.max_epochs=2")
     train(run_train, "longer", *command, "trainer.max_epochs=4", checkpoint(1, 10, "short"))
-    require_same_run("whole", "longer")
+    require_same_files(Path("whole"), Path("longer"), events=False)
     Path("longer/result.json").unlink()  # as if it had been killed
     train(run_train, "longer", *command, "trainer.max_epochs=4", checkpoint(2, 15, "longer"))
-    require_same_run("whole", "longer")
+    require_same_files(Path("whole"), Path("longer"), events=False)
 
 
 def scalars(folder: str) -> dict[str, list[int]]:

@@ -13,7 +13,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -181,11 +180,12 @@ class BatchWriter:
     Args:
         folder: of the run.
         continued: an event file to which events are appended; by default a new one.
+        suffix: of the name of a new file.
     """
 
-    def __init__(self, folder: Path, continued: Path | None = None) -> None:
+    def __init__(self, folder: Path, continued: Path | None = None, suffix: str = RUN_SUFFIX) -> None:
         name = f"{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        self.path = continued or folder / EVENT_FILES.replace("*", name)
+        self.path = continued or folder / f"events.out.tfevents.{name}.{suffix}"
         self.records: list[bytes] = []
         if continued is None:
             self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -221,9 +221,11 @@ EventWriter: TypeAlias = EventFileWriter | BatchWriter
 def replace_event_file(folder: Path, events: Iterable[Event], suffix: str = RUN_SUFFIX) -> None:
     """Write an event file that replaces those with the same suffix; if ``events`` raises, nothing changes."""
     new, earlier = list(events), list(folder.glob(EVENT_FILES.replace(RUN_SUFFIX, suffix)))
-    with closing(EventFileWriter(str(folder), filename_suffix=f".{suffix}")) as writer:
-        for event in new:
-            writer.add_event(event)
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = BatchWriter(folder, suffix=suffix)
+    for event in new:
+        writer.add_event(event)
+    writer.close()
     for path in earlier:
         path.unlink()
 
