@@ -187,6 +187,13 @@ def draw_against(
         better: ``min`` or ``max``.
     """
     figure, axes = chart(title, x, y)
+    arms = plot_against(axes, table, key, style_of, better)
+    add_legend(figure, style_entries(style_of, dict(zip(arms, arms, strict=True))) if len(arms) > 1 else [])
+    return figure
+
+
+def plot_against(axes: Axes, table: pd.DataFrame, key: str, style_of: Styles, better: str) -> list[str]:
+    """Draw estimates and intervals as :func:`draw_against` into axes, and return the arms that are drawn."""
     arms = [arm for arm in style_of if (table["arm"] == arm).any()]
     settings = sorted(set(table[key].astype(float)))
     ratio = (settings[-1] / settings[0]) ** (1 / max(1, len(settings) - 1)) if settings[0] > 0 else 1.0
@@ -210,8 +217,7 @@ def draw_against(
             cross(axes, setting * 1.06**number, edge, style_of[str(lost)].colour)
     axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
     axes.xaxis.set_minor_locator(NullLocator())
-    add_legend(figure, style_entries(style_of, dict(zip(arms, arms, strict=True))) if len(arms) > 1 else [])
-    return figure
+    return arms
 
 
 def draw_reached(times: Mapping[str, np.ndarray], style_of: Styles, *, title: str, x: str, end: float) -> Figure:
@@ -240,6 +246,12 @@ def draw_seeds(values: pd.DataFrame, style_of: Styles, *, title: str, y: str) ->
         values: ``(seeds x arms)``, infinite where a run diverged, NaN where the value is missing.
     """
     figure, axes = chart(title, "", y)
+    plot_seeds(axes, values, style_of)
+    return figure
+
+
+def plot_seeds(axes: Axes, values: pd.DataFrame, style_of: Styles) -> None:
+    """Draw the values of each seed as :func:`draw_seeds` into axes."""
     table, places = values.to_numpy(dtype=float), np.arange(values.shape[1])
     axes.plot(places, finite(table).T, color=GREY, linewidth=0.5, alpha=0.6, zorder=1)
     for place, arm in zip(places, values, strict=True):
@@ -252,7 +264,6 @@ def draw_seeds(values: pd.DataFrame, style_of: Styles, *, title: str, y: str) ->
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_xticks(places, [str(arm) for arm in values])
     axes.grid(visible=False, axis="x")
-    return figure
 
 
 def write_curves(sweep: SweepSummary, folder: Path) -> list[Path]:
