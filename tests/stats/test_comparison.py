@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -112,6 +112,7 @@ class TestEffect:
         assert [there[f"estimate{end}"] for end in ("", "_low", "_high")] == pytest.approx(ends, nan_ok=True)
 
     @given(st.lists(st.floats(0.5, 2) | st.just(INF), min_size=6, max_size=10), st.floats(0.01, 100))
+    @example([1.0, 1.0, 1.12, INF, 1.0, 1.0], 31.0)  # 31 * 1.12 differs from the other arm in its last bit
     @QUICK
     def test_ratio_does_not_depend_on_loss_unit(self, compared, values, unit):
         theirs = list(np.linspace(0.6, 1.9, len(values)))

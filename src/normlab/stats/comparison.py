@@ -91,10 +91,13 @@ def effect_of(metric: Metric, *values: Numbers) -> str:
 
 
 def paired_effects(effect: str, arm: Numbers, baseline: Numbers) -> Numbers:
-    """Return the paired differences, ``(n,)``: log ratios, percentage points or plain differences."""
-    if effect == RATIO:
-        return log_ratios(arm, baseline)
-    return point_differences(arm, baseline) if effect == POINTS else differences(arm, baseline)
+    """Return the paired differences, ``(n,)``: log ratios, percentage points or plain differences.
+
+    Finite values that differ in their rounding error alone are ties, in whatever unit they are given.
+    """
+    effect_of_pairs = {RATIO: log_ratios, POINTS: point_differences, DIFFERENCE: differences}[effect]
+    is_tie = np.isfinite(arm) & np.isclose(arm, baseline, rtol=1e-12, atol=0)
+    return np.where(is_tie, 0.0, effect_of_pairs(arm, baseline))
 
 
 def replicate_effects(effect: str, arm: Numbers, baseline: Numbers) -> tuple[Numbers, NDArray[np.intp]]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from normlab.errors import ConfigError, require
-from normlab.stats.comparison import DIFFERENCE, RATIO
+from normlab.stats.comparison import DIFFERENCE, RATIO, paired_effects
 from normlab.stats.sentences import p_value, two_digits
 from normlab.stats.signed_rank import paired_test
 
@@ -64,12 +64,9 @@ def compare(a: ArrayLike, b: ArrayLike, effect: str = DIFFERENCE, level: float =
     require(0 < level < 1, "level", "between 0 and 1", level)
     if np.isnan(first).any() or np.isnan(second).any():
         raise ConfigError("a and b must have no missing values, got NaN; leave out both scores of such a pair")
-    if effect == RATIO:
-        if (first <= 0).any() or (second <= 0).any():
-            raise ConfigError("a ratio needs positive scores; use effect='difference'")
-        first, second = np.log(first), np.log(second)
-    both = np.isinf(first) & (first == second)
-    test = paired_test(np.where(both, 0.0, first - np.where(both, 0.0, second)), level)
+    if effect == RATIO and ((first <= 0).any() or (second <= 0).any()):
+        raise ConfigError("a ratio needs positive scores; use effect='difference'")
+    test = paired_test(paired_effects(effect, first, second), level)
     numbers = (test.shift.value, test.shift.low, test.shift.high)
     estimate, low, high = np.exp(numbers).tolist() if effect == RATIO else numbers
     return Comparison(effect, estimate, low, high, test.p, len(first), level)
