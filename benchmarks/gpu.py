@@ -1,4 +1,4 @@
-"""What a borrowed GPU is for, in less than ten minutes: the tests marked ``gpu``, and the speed of populations.
+"""Run the tests marked ``gpu`` and measure the speed of populations on a GPU, in less than ten minutes.
 
 The tests train every model and net in populations and alone, let memory run out, and train in bf16 and with DDP.
 Then a table for each net shows microseconds per member-step, which is one minibatch of one member. The task of mlp

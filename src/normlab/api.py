@@ -3,21 +3,29 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from normlab.config.frozen import FrozenConfig
 from normlab.errors import ConfigError, nearest, require
-from normlab.report.console import run_table, with_interval
-from normlab.report.report_data import ReportData, ReportOptions, build_report_data, read_history, table_rows
+from normlab.report.console import run_table
+from normlab.report.latex import main_table
+from normlab.report.report_data import (
+    ReportData,
+    ReportOptions,
+    build_report_data,
+    curve_direction,
+    read_history,
+    table_rows,
+)
 from normlab.report.sweep_summary import SweepSummary, quartile_curves, summarize_sweep
 from normlab.results.sweep import Record, read_sweep
-from normlab.stats.comparison import RATIO
-from normlab.stats.design import LR, is_number
+from normlab.stats.design import LR
 from normlab.stats.sentences import sentence
 
 if TYPE_CHECKING:
@@ -60,9 +68,14 @@ def load_sweep(path: str | PathLike[str]) -> "Sweep":
     records = read_sweep(folder)
     if not records:
         raise ConfigError(f"{folder} holds no runs; give the folder of a sweep, or one that contains sweeps")
-    unread = [record for record in records if not record.result.config]
-    for record in unread[:3]:
-        log.warning("%s has no readable configuration; it counts as a failed run", record.folder)
+    unread = [record.folder for record in records if not record.result.config]
+    if unread:
+        log.warning(
+            "%d of %d runs have no readable configuration and count as failed, such as %s",
+            len(unread),
+            len(records),
+            unread[0],
+        )
     return Sweep(folder, records)
 
 
@@ -141,7 +154,7 @@ class Sweep:
         Raises:
             ConfigError: if there is no such metric, baseline or factor; the message lists those that exist.
         """
-        data = self._report_data(metric, baseline, factor, margin, pairs)
+        data = self._analyzed(metric=metric, baseline=baseline, compare=factor, margin=margin, pairs=pairs or None)
         rows, design = data.analysis.comparisons, data.analysis.design
         if rows.empty:
             return pd.DataFrame(columns=[*design.panels, *COMPARISON_COLUMNS.values(), "sentence"])
@@ -149,27 +162,13 @@ class Sweep:
         sentences = [sentence(row, grid, tuning) for row in table_rows(rows)]
         return rows[list(COMPARISON_COLUMNS)].rename(columns=COMPARISON_COLUMNS).assign(sentence=sentences)
 
-    def _report_data(
-        self,
-        metric: str | None = None,
-        baseline: str | None = None,
-        factor: str | None = None,
-        margin: float | None = None,
-        pairs: bool = False,
-    ) -> ReportData:
-        """Return the analysis of the report with other options; earlier looks at the data count as there."""
+    def _analyzed(self, **options: Any) -> ReportData:
+        """Return the analysis of the report with other options, None for its own; earlier looks count as there."""
         own = ReportOptions.of_runs(self._records, self.folder)
-        options = ReportOptions(
-            compare=factor or own.compare,
-            baseline=baseline or own.baseline,
-            metric=metric,
-            target=own.target,
-            margin=own.margin if margin is None else margin,
-            pairs=pairs or own.pairs,
-        )
+        given = {name: value for name, value in options.items() if value is not None}
+        summary = None if "compare" in given else self._summary
         history = read_history(self.folder, self._records)
-        summary = self._summary if factor is None else None
-        return build_report_data(self._records, options, summary, history, [self.folder])
+        return build_report_data(self._records, replace(own, **given), summary, history, [self.folder])
 
     def plot_curves(self, metric: str | None = None, panel: str | None = None, ax: "Axes | None" = None) -> "Axes":
         """Plot a metric by epoch: each arm's median over the replicates and its interquartile range.
@@ -182,19 +181,18 @@ class Sweep:
         Raises:
             ConfigError: if there is no such metric or panel; the message lists those that exist.
         """
-        data, name = self._report_data(), metric or self._summary.metric
+        from normlab.report.charts import draw_medians
+        from normlab.report.sections import styles_of
+
+        data, name = self._analyzed(), metric or self._summary.metric
         known = sorted(self.curves["metric"].astype(str).unique())
         if name not in known:
             raise ConfigError(f"metric must be one of {', '.join(known) or 'the recorded ones'}, got {name}")
         runs = data.selected_runs(chosen_panel(data, panel))
         rows = self.curves[self.curves["run"].isin(runs.index) & (self.curves["metric"] == name)]
         curves = quartile_curves(data.summary, rows.assign(step=rows["epoch"]), runs["arm"])
-        better = "max" if name.endswith("/acc") else "min"
-        better = self._summary.direction if name == self._summary.metric else better
         with plotting(ax, "epoch", name) as axes:
-            from normlab.report.charts import draw_medians
-
-            draw_medians(axes, curves, arm_style(data), "epoch", better)
+            draw_medians(axes, curves, styles_of(data), "epoch", curve_direction(data.summary, name))
             add_arms(axes, data, list(dict.fromkeys(curves["name"])))
         return axes
 
@@ -206,17 +204,16 @@ class Sweep:
         Raises:
             ConfigError: if the sweep has one learning rate only.
         """
-        data = self._report_data(metric)
+        from normlab.report.charts import plot_against
+        from normlab.report.sections import rate_rows, styles_of
+
+        data = self._analyzed(metric=metric)
         place, primary = chosen_panel(data, panel), data.analysis.design.primary
-        rows = data.analysis.settings
-        if LR in rows:
-            rows = rows[(rows["panel"] == place) & rows[LR].map(lambda text: is_number(str(text)))]
-        if LR not in rows or rows[LR].nunique() < 2:
+        rows = rate_rows(data, place) if LR in data.analysis.design.tuned else pd.DataFrame({LR: []})
+        if rows[LR].nunique() < 2:
             raise ConfigError(f"plot_rates needs runs with several {LR}, such as {LR}=0.001,0.01,0.1")
         with plotting(ax, "learning rate", primary.name) as axes:
-            from normlab.report.charts import plot_against
-
-            add_arms(axes, data, plot_against(axes, rows, LR, arm_style(data), primary.direction))
+            add_arms(axes, data, plot_against(axes, rows, LR, styles_of(data), primary.direction))
         return axes
 
     def plot_seeds(self, metric: str | None = None, panel: str | None = None, ax: "Axes | None" = None) -> "Axes":
@@ -224,15 +221,13 @@ class Sweep:
 
         See :meth:`plot_curves`.
         """
-        data = self._report_data(metric)
-        design, runs = data.analysis.design, data.selected_runs(chosen_panel(data, panel))
-        name = design.primary.name
-        wide = runs.dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")
-        arms = [arm for arm in dict.fromkeys([design.baseline, *design.arms]) if arm in wide]
-        with plotting(ax, "", name) as axes:
-            from normlab.report.charts import plot_seeds
+        from normlab.report.charts import plot_seeds
+        from normlab.report.sections import paired_values, styles_of
 
-            plot_seeds(axes, wide[arms], arm_style(data))
+        data = self._analyzed(metric=metric)
+        values = paired_values(data, chosen_panel(data, panel))
+        with plotting(ax, "", data.analysis.design.primary.name) as axes:
+            plot_seeds(axes, values, styles_of(data))
         return axes
 
     def to_latex(self, metric: str | None = None, baseline: str | None = None) -> str:
@@ -240,27 +235,7 @@ class Sweep:
 
         The metric is the interquartile mean over the replicates with its 95 % interval. See :meth:`compare`.
         """
-        data = self._report_data(metric, baseline)
-        name, comparisons = data.analysis.design.primary.name, data.analysis.comparisons
-        effects = {}
-        for row in table_rows(comparisons):
-            if row["metric"] == name and row["baseline"] == data.analysis.design.baseline:
-                shown = with_interval(row, "estimate")
-                effects[row["panel"], row["arm"]] = f"$\\times$ {shown}" if row["effect"] == RATIO else shown
-        lines = [
-            [
-                row["panel"],
-                row["arm"],
-                str(row["seeds"]),
-                with_interval(row, "iqm"),
-                effects.get((row["panel"], row["arm"]), "--"),
-            ]
-            for row in table_rows(data.analysis.arms)
-        ]
-        frame = pd.DataFrame(lines, columns=["panel", "arm", "replicates", name, "effect"])
-        if not frame["panel"].any():
-            frame = frame.drop(columns="panel")
-        return latex_table(frame)
+        return main_table(self._analyzed(metric=metric, baseline=baseline))
 
     def net(self, run: int | str, checkpoint: str = "best") -> "nn.Module":
         """Return the trained net of a run, in evaluation mode on the CPU.
@@ -308,13 +283,6 @@ def chosen_panel(data: ReportData, panel: str | None) -> str:
     return str(panel)
 
 
-def arm_style(data: ReportData) -> dict:
-    """Return the colour and line of each arm, those of the report."""
-    from normlab.report.figures import arm_styles
-
-    return arm_styles(data.analysis.design.arms)
-
-
 @contextmanager
 def plotting(ax: "Axes | None", x: str, y: str) -> Iterator["Axes"]:
     """Context manager with the look of the report, for axes that are given or new, with labels."""
@@ -332,32 +300,8 @@ def plotting(ax: "Axes | None", x: str, y: str) -> Iterator["Axes"]:
 def add_arms(axes: "Axes", data: ReportData, arms: Sequence[str]) -> None:
     """Add a legend of several arms."""
     from normlab.report.figures import style_entries
+    from normlab.report.sections import styles_of
 
     if len(arms) > 1:
-        handles, labels = zip(*style_entries(arm_style(data), {arm: arm for arm in arms}), strict=True)
+        handles, labels = zip(*style_entries(styles_of(data), {arm: arm for arm in arms}), strict=True)
         axes.legend(handles, labels)
-
-
-def latex_table(frame: pd.DataFrame) -> str:
-    r"""Return a table in LaTeX with the rules of booktabs.
-
-    >>> print(latex_table(pd.DataFrame({"arm": ["ws_gn"], "loss": ["0.1"]})))
-    \begin{tabular}{ll}
-    \toprule
-    arm & loss \\
-    \midrule
-    ws\_gn & 0.1 \\
-    \bottomrule
-    \end{tabular}
-    """
-    rows = [" & ".join(escaped(str(cell)) for cell in row) + r" \\" for row in frame.to_numpy().tolist()]
-    head = " & ".join(escaped(str(name)) for name in frame) + r" \\"
-    begin = f"\\begin{{tabular}}{{{'l' * frame.shape[1]}}}"
-    return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"])
-
-
-def escaped(text: str) -> str:
-    """Escape the characters of names and numbers that LaTeX reads as commands."""
-    for character in "&%#_":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\N{MINUS SIGN}", "$-$").replace("\N{EN DASH}", "--")

@@ -13,7 +13,7 @@ import pandas as pd
 from normlab.report import charts
 from normlab.report.console import difference_warnings, num, with_interval
 from normlab.report.page import Page, PageTable, Picture, Section, provenance, write_page
-from normlab.report.report_data import ReportData, TableRow, table_rows
+from normlab.report.report_data import ReportData, TableRow, curve_direction, table_rows
 from normlab.report.sections import (
     Columns,
     chart_per_panel,
@@ -336,7 +336,7 @@ def curve_picture(data: ReportData, panel: str, metric: str, x: str, curves: pd.
     choice, targets = data.analysis.design.choice, data.analysis.targets
     of_panel = targets.loc[targets["panel"] == panel, "target"] if len(targets) else pd.Series()
     target = float(of_panel.iloc[0]) if len(of_panel) and metric == choice.name else np.nan
-    better = choice.direction if metric == choice.name else "max" if metric.endswith("/acc") else "min"
+    better = curve_direction(data.summary, metric)
     title = with_panel(charts.TITLES.get(metric, metric), panel)
     labels: Mapping[str, Any] = {"title": title, "x": x, "y": metric}
     figure = charts.draw_curves(curves, styles_of(data), **labels, better=better, target=target)

@@ -237,6 +237,13 @@ def direction_of_name(metric: str, sweep: SweepSummary) -> str:
     return direction_of(f"val/{name}", None, "--metric")
 
 
+def curve_direction(sweep: SweepSummary, metric: str) -> str:
+    """Return the direction of a curve: that of the optimized metric, ``max`` for accuracy, otherwise ``min``."""
+    if metric == sweep.metric:
+        return sweep.direction
+    return "max" if metric.endswith("/acc") else "min"
+
+
 def timed_curves(sweep: SweepSummary, rounds: Mapping[int, Sequence[float]]) -> pd.DataFrame:
     """Return the validation curves with the seconds of training at each point.
 

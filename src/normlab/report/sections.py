@@ -93,16 +93,22 @@ def styles_of(data: ReportData) -> dict[str, Style]:
 
 def replicate_chart(data: ReportData, panel: str) -> Iterator[Picture]:
     """Yield the figure of the paired replicates of a panel, if it has several arms."""
+    name, wide = data.analysis.design.primary.name, paired_values(data, panel)
+    arms = [str(arm) for arm in wide]
+    if len(arms) < 2 or data.analysis.comparisons.empty:
+        return
+    figure = charts.draw_seeds(wide, styles_of(data), title=with_panel("Paired replicates", panel), y=name)
+    alt = with_panel(f"{name} of each replicate with {', '.join(arms)}", panel)
+    caption = "Each line is a replicate, with each arm at its selected configuration; × marks diverged runs."
+    yield Picture("", figure, alt, caption, wide.reset_index())
+
+
+def paired_values(data: ReportData, panel: str) -> pd.DataFrame:
+    """Return the primary metric of each replicate at the selected settings, ``(seeds x arms)``, baseline first."""
     design, runs = data.analysis.design, data.selected_runs(panel)
     name = design.primary.name
     wide = runs.dropna(subset=[name]).groupby(["seed", "arm"])[name].mean().unstack("arm")
-    arms = [arm for arm in dict.fromkeys([design.baseline, *design.arms]) if arm in wide]
-    if len(arms) < 2 or data.analysis.comparisons.empty:
-        return
-    figure = charts.draw_seeds(wide[arms], styles_of(data), title=with_panel("Paired replicates", panel), y=name)
-    alt = with_panel(f"{name} of each replicate with {', '.join(arms)}", panel)
-    caption = "Each line is a replicate, with each arm at its selected configuration; × marks diverged runs."
-    yield Picture("", figure, alt, caption, wide[arms].reset_index())
+    return wide[[arm for arm in dict.fromkeys([design.baseline, *design.arms]) if arm in wide]]
 
 
 def fixed_steps_section(data: ReportData) -> Section:
@@ -186,14 +192,21 @@ def range_table(data: ReportData) -> PageTable:
 
 def rate_chart(data: ReportData, panel: str) -> Iterator[Picture]:
     """Yield the figure of the primary metric against the learning rate, if several rates are numbers."""
+    best = rate_rows(data, panel)
+    if best[LR].nunique() > 1:
+        yield hyperparameter_picture(data, best, LR, "learning rate", panel)
+
+
+def rate_rows(data: ReportData, panel: str) -> pd.DataFrame:
+    """Return a row of ``settings`` per arm and numeric learning rate: of several, the one chosen most often.
+
+    ``chosen`` is True for the learning rate that the arm chose most often.
+    """
     rows = data.analysis.settings[data.analysis.settings["panel"] == panel]
     numeric = rows[rows[LR].map(lambda text: text is not None and is_number(str(text)))]
-    if numeric[LR].nunique() < 2:
-        return
     best = numeric.sort_values("chosen", kind="stable").drop_duplicates(["arm", LR], keep="last")
     most = best.groupby("arm")["chosen"].transform("max")
-    best = best.assign(chosen=(best["chosen"] == most) & (most > 0))
-    yield hyperparameter_picture(data, best, LR, "learning rate", panel)
+    return best.assign(chosen=(best["chosen"] == most) & (most > 0))
 
 
 def hyperparameter_picture(data: ReportData, rows: pd.DataFrame, key: str, x: str, panel: str) -> Picture:
