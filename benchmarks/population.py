@@ -30,9 +30,9 @@ from step import make_net, plain_loop, usual_lightning
 from normlab.config.frozen import FrozenConfig, replaced
 from normlab.config.validation import validate
 from normlab.data.sampling import batch_sizes
+from normlab.execution import grouping
 from normlab.population.kernels import tune_malloc
 from normlab.population.resources import finished_time, threads, threads_for
-from normlab.sweep import grouping
 from normlab.training.population_module import PopulationModule
 from normlab.training.progress import Progress
 from normlab.training.run_folders import Run

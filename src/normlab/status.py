@@ -13,10 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from normlab.results.packed import packed_run
-from normlab.results.result import RESULT_FILE, Status
-from normlab.results.sweep import run_folders
-from normlab.sweep.state import (
+from normlab.execution.state import (
     BEAT_SECONDS,
     DRIVER,
     PLAN,
@@ -24,6 +21,9 @@ from normlab.sweep.state import (
     SweepState,
     TrainingProgress,
 )
+from normlab.results.packed import packed_run
+from normlab.results.result import RESULT_FILE, Status
+from normlab.results.sweep import run_folders
 from normlab.training.progress import rounded_time
 
 HEAD = 512

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from run_files import require_same_sweep, run_folders
 
+from normlab.execution.state import DRIVER, SweepState
 from normlab.report import finalize_sweep
 from normlab.results.sweep import read_sweep
 from normlab.status import main as status
-from normlab.sweep.state import DRIVER, SweepState
 
 pytestmark = pytest.mark.slow
 SWEEP = ["-m", "trainer.max_epochs=2", "net.hidden=[8]", "logger.flush_seconds=0", "hydra.sweep.dir=sweep"]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tests.training.equality import CASES, EPS, GENTLE, IMAGES_ONLY, MEMBERS, MODELS, compare, curves, runs_of
 
+from normlab.execution.executors import InProcess, train_groups
+from normlab.execution.grouping import Group
 from normlab.population.resources import device as device_of
 from normlab.population.resources import memory
 from normlab.results.result import Result, Status
-from normlab.sweep.executors import InProcess, train_groups
-from normlab.sweep.grouping import Group
 from normlab.training.population_module import PopulationModule
 from normlab.training.run import dry_run_once, train
 

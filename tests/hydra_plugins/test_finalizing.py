@@ -13,8 +13,8 @@ import pytest
 import pytorch_lightning as pl
 from torch import nn
 
+from normlab.execution import timing
 from normlab.results.sweep import TIMING_FILE, read_sweep, read_timing, step_seconds
-from normlab.sweep import timing
 
 SWEEP = ["-m", "model=bn,nobn", "seed=0,1", "trainer.max_epochs=2"]
 TRAIN = Path(__file__).parents[2] / "train.py"

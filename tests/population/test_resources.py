@@ -9,9 +9,9 @@ from torch import nn
 
 from normlab.config.frozen import FrozenConfig
 from normlab.config.validation import validate
+from normlab.execution.grouping import group_runs
 from normlab.population import resources
 from normlab.population.resources import Footprint, tensor_sizes
-from normlab.sweep.grouping import group_runs
 from normlab.training import stackability
 from normlab.training.run import dry_run_once
 from normlab.training.run_folders import Run

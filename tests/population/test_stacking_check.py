@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from normlab.config.frozen import FrozenConfig
 from normlab.config.validation import validate
+from normlab.execution.grouping import Group, group_runs
 from normlab.norms import BatchNorm1d
 from normlab.population import kernels
 from normlab.population.resources import Footprint
 from normlab.population.stacking_check import Stacking
 from normlab.probes.landscape import side_effect_free_copy
 from normlab.results.result import Result
-from normlab.sweep.grouping import Group, group_runs
 from normlab.training import run as run_module
 from normlab.training import stackability
 from normlab.training.build import make_data

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from normlab.config.frozen import FrozenConfig
 from normlab.config.validation import validate
 from normlab.errors import ConfigError
+from normlab.execution.grouping import group_runs
 from normlab.norms import BatchRenorm
 from normlab.population.stacking_check import Stacking
-from normlab.sweep.grouping import group_runs
 from normlab.training.build import make_data, net_maker
 from normlab.training.run import dry_run_once
 from normlab.training.run_folders import Run

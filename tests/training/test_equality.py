@@ -23,8 +23,8 @@ from tests.training.equality import (
 from normlab.config.schema import Config
 from normlab.config.validation import validate
 from normlab.data import Random, Table
+from normlab.execution.grouping import group_runs
 from normlab.results.result import Result
-from normlab.sweep.grouping import group_runs
 from normlab.training.build import make_data
 from normlab.training.run import train
 

@@ -33,10 +33,10 @@ from normlab.cli import STARTED, WANTS_TRACEBACK, source_location
 from normlab.config.schema import direction_of
 from normlab.config.validation import validate
 from normlab.errors import ConfigError, first_line
+from normlab.execution.state import DRIVER, SweepState
 from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
 from normlab.results.result import remember_command
-from normlab.sweep.state import DRIVER, SweepState
 
 if TYPE_CHECKING:
     from normlab.report.report_data import ReportData
@@ -80,7 +80,7 @@ def finalizing_locked(folder: Path, config: DictConfig) -> Iterator[None]:
             raise
         finally:
             if is_timed:
-                from normlab.sweep.timing import time_configurations
+                from normlab.execution.timing import time_configurations
 
                 with job_environment(config):
                     time_configurations(folder)

@@ -23,7 +23,7 @@ from normlab.errors import ConfigError, require
 from normlab.results.folder import reusable_result
 
 if TYPE_CHECKING:
-    from normlab.sweep.executors import Executor
+    from normlab.execution.executors import Executor
     from normlab.training.run_folders import Run
 
 log = logging.getLogger("normlab")
@@ -147,7 +147,7 @@ class PopulationLauncher(Launcher):
 
     def train_all(self, jobs: Sequence[Job]) -> dict[int, Any]:
         """Log the plan, train the valid jobs, and return each job's objective or exception by index."""
-        from normlab.sweep.executors import InProcess, plan_groups, train_groups
+        from normlab.execution.executors import InProcess, plan_groups, train_groups
 
         runs, outcomes = self.valid_runs(jobs)
         if not runs:
@@ -171,9 +171,9 @@ class PopulationLauncher(Launcher):
 
     def executor(self, runs: "Sequence[Run]") -> "Executor":
         """Return the executor that trains the groups of these runs."""
-        from normlab.sweep.executors import InProcess
-        from normlab.sweep.grouping import group_runs
-        from normlab.sweep.workers import WorkerProcesses, available_cores, best_n_jobs
+        from normlab.execution.executors import InProcess
+        from normlab.execution.grouping import group_runs
+        from normlab.execution.workers import WorkerProcesses, available_cores, best_n_jobs
 
         number = self.n_jobs
         if number == "auto":
@@ -223,7 +223,7 @@ class SlurmLauncher(PopulationLauncher):
 
     def executor(self, runs: "Sequence[Run]") -> "Executor":
         """Return the executor of SLURM."""
-        from normlab.sweep.clusters import SlurmExecutor
+        from normlab.execution.clusters import SlurmExecutor
 
         return SlurmExecutor(*self.arguments, job_variables(self.config))
 
@@ -248,7 +248,7 @@ class RayLauncher(PopulationLauncher):
 
     def executor(self, runs: "Sequence[Run]") -> "Executor":
         """Return the executor of Ray."""
-        from normlab.sweep.clusters import RayExecutor
+        from normlab.execution.clusters import RayExecutor
 
         return RayExecutor(*self.arguments, job_variables(self.config))
 

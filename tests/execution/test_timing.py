@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from normlab.config.frozen import FrozenConfig, recorded
 from normlab.config.validation import validate
 from normlab.errors import ConfigError
+from normlab.execution import timing
+from normlab.execution.timing import Stepper, interleaved, time_configurations
 from normlab.results.result import Result
 from normlab.results.sweep import read_timing, step_seconds
-from normlab.sweep import timing
-from normlab.sweep.timing import Stepper, interleaved, time_configurations
 from normlab.training.build import make_data
 from normlab.training.run import train
 from normlab.training.run_folders import Run

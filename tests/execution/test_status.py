@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from normlab.execution.state import PlannedPopulation, SweepState, TrainingProgress
 from normlab.results.folder import population_id
 from normlab.results.result import Objective, Result, Status
 from normlab.status import main, read_progress
-from normlab.sweep.state import PlannedPopulation, SweepState, TrainingProgress
 
 
 def add_run(folder: Path, name: str, status: Status | None) -> None:

@@ -12,9 +12,9 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from normlab.config.validation import validate
+from normlab.execution.executors import InProcess, train_groups
+from normlab.execution.grouping import Group
 from normlab.results.result import Result, Status
-from normlab.sweep.executors import InProcess, train_groups
-from normlab.sweep.grouping import Group
 from normlab.training.member_callbacks import MemberTrainer
 from normlab.training.run import dry_run_once, train
 from normlab.training.run_folders import Run

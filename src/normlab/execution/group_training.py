@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from normlab.errors import first_line
+from normlab.execution.grouping import Group
+from normlab.execution.state import Heartbeat, SweepState
 from normlab.interrupts import interrupts
 from normlab.population.resources import is_out_of_memory
 from normlab.results.packed import stored_result
 from normlab.results.result import Status
-from normlab.sweep.grouping import Group
-from normlab.sweep.state import Heartbeat, SweepState
 from normlab.training.packed_runs import store_results
 from normlab.training.progress import Progress
 from normlab.training.run import train

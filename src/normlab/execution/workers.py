@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from normlab.errors import first_line
+from normlab.execution.executors import Executor, Groups, Outcomes
+from normlab.execution.group_training import train_group, write_missing_results
+from normlab.execution.grouping import Group, total_seconds
 from normlab.interrupts import Preempted, blocked_ctrl_c, interrupts
 from normlab.results.result import Status
-from normlab.sweep.executors import Executor, Groups, Outcomes
-from normlab.sweep.group_training import train_group, write_missing_results
-from normlab.sweep.grouping import Group, total_seconds
 from normlab.training.processes import exit_with_parent
 from normlab.training.progress import Progress, WorkerProgress
 

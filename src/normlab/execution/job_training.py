@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
+from normlab.execution.executors import Executor, Groups, Outcomes, job_times
+from normlab.execution.group_training import train_group, write_missing_results
+from normlab.execution.grouping import Group
+from normlab.execution.state import SubmittedJob, SweepState
+from normlab.execution.task import GroupTask
 from normlab.interrupts import interrupts
 from normlab.population.kernels import tune_malloc
 from normlab.results.packed import stored_result
 from normlab.results.result import VARIABLE, Result, Status
-from normlab.sweep.executors import Executor, Groups, Outcomes, job_times
-from normlab.sweep.group_training import train_group, write_missing_results
-from normlab.sweep.grouping import Group
-from normlab.sweep.state import SubmittedJob, SweepState
-from normlab.sweep.task import GroupTask
 from normlab.training.progress import Progress
 from normlab.training.run_folders import RunFolders, population_line, run_line
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from normlab.execution.state import Heartbeat, PlannedPopulation, SubmittedJob, SweepState
 from normlab.results.folder import population_id
-from normlab.sweep.state import Heartbeat, PlannedPopulation, SubmittedJob, SweepState
 
 
 def population(*runs: str) -> PlannedPopulation:
@@ -49,7 +49,7 @@ def test_last_job_of_a_population_counts(tmp_path):
 
 
 def test_heartbeat_writes_progress_and_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("normlab.sweep.state.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("normlab.execution.state.BEAT_SECONDS", 0.01)
     state, done = SweepState(tmp_path), [3]
     state.plan([])
     with Heartbeat(state.progress_file("x"), lambda: done[0], "token"):

@@ -6,9 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from normlab.config.validation import validate
-from normlab.sweep.executors import InProcess, plan_groups
-from normlab.sweep.grouping import Group, group_runs, plan
-from normlab.sweep.state import SweepState
+from normlab.execution.executors import InProcess, plan_groups
+from normlab.execution.grouping import Group, group_runs, plan
+from normlab.execution.state import SweepState
 from normlab.training.run_folders import Run
 
 CONF = str(Path(__file__).parents[2] / "conf")

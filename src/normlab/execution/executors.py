@@ -1,7 +1,7 @@
 """Executors, which train the groups of a sweep and yield their outcomes; the entry is :func:`train_groups`.
 
 There are four: :class:`InProcess`, worker processes of this machine
-(:class:`~normlab.sweep.workers.WorkerProcesses`), and jobs of SLURM or Ray (:mod:`normlab.sweep.clusters`).
+(:class:`~normlab.execution.workers.WorkerProcesses`), and jobs of SLURM or Ray (:mod:`normlab.execution.clusters`).
 """
 
 import gc
@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from normlab.errors import ConfigError
+from normlab.execution.group_training import train_group, write_missing_results
+from normlab.execution.grouping import Group, group_runs, plan
+from normlab.execution.state import SweepState
 from normlab.interrupts import Preempted, interrupts
 from normlab.results.result import Status
-from normlab.sweep.group_training import train_group, write_missing_results
-from normlab.sweep.grouping import Group, group_runs, plan
-from normlab.sweep.state import SweepState
 from normlab.training.progress import Progress, rounded_time
 from normlab.training.run_folders import Run
 

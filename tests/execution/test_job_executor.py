@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tests.sweep.test_grouping import runs_of
 
+from normlab.execution.executors import plan_groups, train_groups
+from normlab.execution.job_training import JobExecutor
+from normlab.execution.state import SubmittedJob, SweepState
+from normlab.execution.task import GroupTask
 from normlab.results.result import Result, Status
-from normlab.sweep.executors import plan_groups, train_groups
-from normlab.sweep.job_training import JobExecutor
-from normlab.sweep.state import SubmittedJob, SweepState
-from normlab.sweep.task import GroupTask
 
 
 class Cluster(JobExecutor):
@@ -131,7 +131,7 @@ def test_running_job_of_an_earlier_driver_is_not_submitted_again(runs):
 
 
 def test_failed_job_records_its_error(runs, monkeypatch):
-    monkeypatch.setattr("normlab.sweep.group_training.train", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("normlab.execution.group_training.train", lambda *arguments: 1 / 0)
     values = outcomes(runs, Cluster())
     assert str(values[0]) == "division by zero"
     result = Result.read(runs[0].folder)

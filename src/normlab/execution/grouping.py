@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from normlab.execution.state import PlannedPopulation
 from normlab.population.resources import FEW_MEMBERS
 from normlab.population.stacking_check import Stacking
 from normlab.results.folder import population_id
-from normlab.sweep.state import PlannedPopulation
 from normlab.training.build import data_seed, make_data
 from normlab.training.progress import rounded_time
 from normlab.training.run import dry_run_once

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from normlab.errors import ConfigError, first_line
-from normlab.sweep.job_training import JobExecutor
-from normlab.sweep.task import GroupTask
+from normlab.execution.job_training import JobExecutor
+from normlab.execution.task import GroupTask
 
 log = logging.getLogger("normlab")
 NAMESPACE = "normlab"
@@ -39,7 +39,7 @@ class SlurmExecutor(JobExecutor):
     Args:
         parameters: of submitit's SlurmExecutor; None: its default.
         max_num_timeout: number of times that a job which reached its time limit is put into the queue again.
-        retries, extra_environment: as of a :class:`~normlab.sweep.job_training.JobExecutor`.
+        retries, extra_environment: as of a :class:`~normlab.execution.job_training.JobExecutor`.
 
     Raises:
         ConfigError: if submitit or SLURM's commands are missing, or submitit rejects a parameter.
@@ -101,7 +101,7 @@ class RayExecutor(JobExecutor):
     Args:
         address: of the cluster; None starts one on this machine that ends with the driver.
         num_cpus, num_gpus: of a group.
-        retries, extra_environment: as of a :class:`~normlab.sweep.job_training.JobExecutor`.
+        retries, extra_environment: as of a :class:`~normlab.execution.job_training.JobExecutor`.
 
     Raises:
         ConfigError: if Ray is missing, or the cluster does not answer.

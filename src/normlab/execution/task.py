@@ -44,8 +44,8 @@ class GroupTask:
         os.chdir(self.folder)
         sys.path[:] = [*self.path, *(path for path in sys.path if path not in self.path)]
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        from normlab.execution.job_training import train_job
         from normlab.interrupts import Preempted
-        from normlab.sweep.job_training import train_job
 
         try:
             train_job(pickle.loads(self.group), self.token, self.cores)
