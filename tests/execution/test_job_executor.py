@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
-from tests.sweep.test_grouping import runs_of
+from tests.execution.test_grouping import runs_of
 
 from normlab.execution.executors import plan_groups, train_groups
 from normlab.execution.job_training import JobExecutor

@@ -1,7 +1,8 @@
 """Executors, which train the groups of a sweep and yield their outcomes; the entry is :func:`train_groups`.
 
 There are four: :class:`InProcess`, worker processes of this machine
-(:class:`~normlab.execution.workers.WorkerProcesses`), and jobs of SLURM or Ray (:mod:`normlab.execution.clusters`).
+(:class:`~normlab.execution.workers.WorkerProcesses`), and jobs of SLURM or Ray
+(:mod:`normlab.execution.clusters`).
 """
 
 import gc
