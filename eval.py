@@ -5,17 +5,9 @@ if __name__ == "__main__":  # before the other imports, in which a Ctrl-C could 
 
     interrupts.record_from_start()
 
-import sys
 from pathlib import Path
 
-from normlab.cli import run_cli
-from normlab.evaluation.command import evaluate
-
-
-def main() -> None:
-    """Evaluate the runs that the command line names, and write their metrics."""
-    evaluate(sys.argv[1:], Path(__file__).parent / "conf")
-
+from normlab.evaluation.command import main
 
 if __name__ == "__main__":
-    run_cli(main)
+    main(Path(__file__).parent / "conf")

@@ -11,9 +11,10 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -31,14 +32,17 @@ from yaml import MarkedYAMLError
 from normlab.config.frozen import RENAMED_KEYS
 from normlab.config.typed_targets import with_target_arguments
 from normlab.config.validation import is_group, keys_of, parameters_of, supplied
-from normlab.errors import first_line, nearest
+from normlab.errors import ConfigError, first_line, nearest
 from normlab.interrupts import Preempted, interrupts
 from normlab.srun import exit_unless_first_task
 
+T = TypeVar("T")
 MULTIRUN_OPTIONS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
-MAIN_CONFIG = "train.yaml"
-"""The primary config of ``train.py``; other entry scripts may not have it, and then keys are not looked up."""
+MAIN_CONFIG = "train"
+"""Name of the primary config; other entry scripts may not have it, and then keys are not looked up."""
+PACKAGED_CONF = Path(__file__).parent / "conf"
+"""The config groups within the package; in a clone, a link to the top folder ``conf``."""
 
 WANTS_TRACEBACK = os.environ.get(TRACEBACK_VARIABLE) == "1"
 """True if the user asked for tracebacks with Hydra's environment variable."""
@@ -47,10 +51,14 @@ STARTED = time.time()
 """Time at which the process imported this module, in Unix seconds."""
 
 
-def run_cli(main: Callable[[], Any]) -> None:
+def run_cli(main: Callable[[], Any], conf: Path | None = None) -> None:
     """Call a Hydra ``main``; print an error as one line and exit with 1, after a signal with 128 + its number.
 
     With ``HYDRA_FULL_ERROR=1`` the exception is raised, so that Python prints the traceback.
+
+    Args:
+        main: reads the command line.
+        conf: the folder of the config groups; by default ``conf`` beside the file of ``main``.
     """
     exit_unless_first_task()
     # With a closed pipe, as in `train.py | head`, logging would print a traceback for every line.
@@ -67,11 +75,10 @@ def run_cli(main: Callable[[], Any]) -> None:
     # Hydra warns in three lines that -m overrides hydra.mode=RUN; normlab rejects the combination in one.
     warnings.filterwarnings("ignore", message=r"\s*Running Hydra app with --multirun")
     sys.argv[1:] = options_first(sys.argv[1:])
-    conf = Path(inspect.getfile(inspect.unwrap(main))).parent / "conf"
+    conf = conf or Path(inspect.getfile(inspect.unwrap(main))).parent / "conf"
     try:
         with interrupts.remembered():
-            sys.argv[1:] = with_target_arguments(sys.argv[1:], lambda group: keys_in_group(group, conf))
-            compose_and_run(main)
+            compose_and_run(main, conf)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Preempted as error:
@@ -92,8 +99,7 @@ def options_first(words: Sequence[str]) -> list[str]:
     known, unknown = get_args_parser().parse_known_args(list(words))
     for word in unknown:
         if word.startswith("-"):
-            script = Path(sys.argv[0]).name
-            sys.exit(f"error: {word}: no such option; python {script} --help and --hydra-help list them")
+            sys.exit(f"error: {word}: no such option; {program()} --help and --hydra-help list them")
     overrides = [*known.overrides, *unknown]
     options, remaining = [], list(overrides)
     for word in words:
@@ -104,21 +110,45 @@ def options_first(words: Sequence[str]) -> list[str]:
     return [*options, *overrides]
 
 
-def compose_and_run(main: Callable[[], Any]) -> None:
-    """Call a Hydra ``main``; in a sweep, retry a failed override as a one-value choice.
+def program() -> str:
+    """Return the command before its arguments, such as ``python train.py`` or ``normlab train``."""
+    name = Path(sys.argv[0]).name
+    return f"python {name}" if name.endswith(".py") else name
+
+
+@contextmanager
+def called_as(name: str, words: Sequence[str]) -> Iterator[None]:
+    """Context manager in which the command line of this process is another one."""
+    before = sys.argv
+    sys.argv = [name, *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def compose_and_run(main: Callable[[], T], conf: Path) -> T:
+    """Call a Hydra ``main`` with the command line; in a sweep, retry a failed override as a one-value choice.
 
     Hydra applies single values to the sweep's own config, which is composed without the swept choices: with
     ``model=gn,ws_gn model.norm.num_groups=8`` it has no key ``num_groups``. A choice is applied to the jobs only.
     """
+    require_new_options(config_folders(conf), conf)
+    sys.argv[1:] = with_target_arguments(sys.argv[1:], lambda group: keys_in_group(group, conf))
+    return run_with_retries(main)
+
+
+def run_with_retries(main: Callable[[], T]) -> T:
+    """Call ``main``; retry with one override rewritten, until none of the failed ones can be."""
     try:
-        main()
+        return main()
     except ConfigCompositionException as error:
         words = wrap_in_choice(sys.argv[1:], error)
         if words is None:
             raise
         sys.argv[1:] = words
         try:
-            compose_and_run(main)
+            return run_with_retries(main)
         except ConfigCompositionException as second:
             # The experiment is not a sweep, so the original error is the relevant one.
             raise error if "requires --multirun" in str(second) else second from None
@@ -177,7 +207,7 @@ REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
     (r"Could not override '([^']+)'", lambda key, conf: f"{key}: {unknown_key(key, conf)}"),
     (
         r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'",
-        lambda word, _: f"{word}: several values make a sweep, which needs -m: python train.py -m {word}",
+        lambda word, _: f"{word}: several values make a sweep, which needs -m: {program()} -m {word}",
     ),
     (
         r"Could not delete from config. '([^']+)' does not exist",
@@ -241,19 +271,50 @@ def quoting(override: str) -> str:
 def syntax_error(error: GrammarParseError, conf: Path) -> str:
     """Return a message for a malformed interpolation, with its file and line."""
     interpolation = re.search(r"input '(.*)'", str(error))
-    location = find_line(interpolation[1], [*config_folders(), conf]) if interpolation else None
+    location = find_line(interpolation[1], [*config_folders(conf), conf]) if interpolation else None
     return f"{f'{location}: ' if location else ''}an interpolation is ${{key}}: {first_line(error)}"
 
 
-def config_folders() -> list[Path]:
-    """Return the folders given by ``--config-dir`` and ``--config-path``."""
+def config_folders(conf: Path) -> list[Path]:
+    """Return the folders of options beside ``conf``: of ``--config-dir``, ``--config-path`` and the project."""
     options, _ = get_args_parser().parse_known_args(sys.argv[1:])
-    return [Path(folder) for folder in (options.config_dir, options.config_path) if folder]
+    given = [Path(folder) for folder in (options.config_dir, options.config_path) if folder]
+    project = project_conf(conf)
+    return given if project is None else [*given, project]
+
+
+def project_conf(conf: Path) -> Path | None:
+    """Return the folder ``conf`` of a project that uses the installed package, None if there is none.
+
+    It lies beside the script that was started; with the command ``normlab``, in the working directory.
+
+    Args:
+        conf: the folder of the primary config; only that of the package is extended.
+    """
+    if not (conf.is_dir() and conf.samefile(PACKAGED_CONF)):
+        return None
+    script = Path(sys.argv[0])
+    folder = (script.parent if script.suffix == ".py" else Path()) / "conf"
+    return folder if folder.is_dir() and not folder.samefile(conf) else None
+
+
+def require_new_options(folders: Iterable[Path], conf: Path) -> None:
+    """Raise :class:`ConfigError` for a file that Hydra would ignore, as ``conf`` has another of that name."""
+    for folder in folders:
+        if not folder.is_dir() or folder.samefile(conf):
+            continue
+        for ours in sorted(conf.rglob("*.yaml")):
+            path = folder / ours.relative_to(conf)
+            if path.is_file() and path.read_bytes() != ours.read_bytes():
+                raise ConfigError(
+                    f"{relative_path(path)}: normlab has an option of this name, which Hydra would use instead; "
+                    "rename the file"
+                )
 
 
 def suggest_removal(key: str, conf: Path) -> str:
     """Return the remedy for ``~key`` of a key that is null or missing."""
-    if not (conf / MAIN_CONFIG).is_file():
+    if not (conf / f"{MAIN_CONFIG}.yaml").is_file():
         return "no such key, or null"
     if key in keys_of(compose_for_key(key, conf)):
         return f"{key} is null, which cannot be removed; write {key}=… to set it"
@@ -264,7 +325,7 @@ def unknown_key(key: str, conf: Path) -> str:
     """Return the reason and the remedy for an override of a key that cannot be set."""
     if key in RENAMED_KEYS:
         return f"the key is now {RENAMED_KEYS[key]}"
-    if not (conf / MAIN_CONFIG).is_file():
+    if not (conf / f"{MAIN_CONFIG}.yaml").is_file():
         return f"no such key; to add it write +{key}=…"
     config = compose_for_key(key, conf)
     if key in keys_of(config):
@@ -276,11 +337,11 @@ def unknown_key(key: str, conf: Path) -> str:
 
 def compose_for_key(key: str, conf: Path) -> DictConfig:
     """Compose the configuration to look up ``key`` in; it includes Hydra's own part for a key ``hydra.…``."""
-    folders = [conf, *config_folders()]
+    folders = [conf, *config_folders(conf)]
     search_path = ",".join(f"'file://{folder.absolute()}'" for folder in folders[1:])
     words = [f"hydra.searchpath=[{search_path}]", *chosen_options(folders)]
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        return compose("train", words, return_hydra_config=key.startswith("hydra."))
+        return compose(MAIN_CONFIG, words, return_hydra_config=key.startswith("hydra."))
 
 
 def keys_in_group(group: str, conf: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Shows the progress of a sweep from its files alone: ``python -m normlab.status FOLDER``.
+"""Shows the progress of a sweep from its files alone: ``normlab status FOLDER``.
 
 The sweep may train on this machine, on others, or no longer.
 """
@@ -194,7 +194,7 @@ def describe(folder: Path, progress: SweepProgress, driver: str | None) -> list[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and print the progress; errors exit with a message of one line."""
-    parser = argparse.ArgumentParser(prog="python -m normlab.status", description="Show the progress of a sweep.")
+    parser = argparse.ArgumentParser(prog="normlab status", description="Show the progress of a sweep.")
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of a sweep")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args(arguments)

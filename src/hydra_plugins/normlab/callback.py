@@ -29,7 +29,7 @@ from hydra_plugins.normlab.composer import (
     task_config,
 )
 from hydra_plugins.normlab.override_checks import is_overridden, require_effective
-from normlab.cli import STARTED, WANTS_TRACEBACK, source_location
+from normlab.cli import STARTED, WANTS_TRACEBACK, program, source_location
 from normlab.config.schema import direction_of
 from normlab.config.validation import validate
 from normlab.errors import ConfigError, first_line
@@ -63,7 +63,7 @@ def finalizing(folder: Path, config: DictConfig) -> Iterator[None]:
 def refuse_second_driver(folder: Path, holder: str) -> NoReturn:
     """Raise ConfigError: a sweep is trained by one process at a time."""
     raise ConfigError(
-        f"{folder}: {holder} trains this sweep already; python -m normlab.status {shlex.quote(str(folder))} shows "
+        f"{folder}: {holder} trains this sweep already; normlab status {shlex.quote(str(folder))} shows "
         "its progress"
     )
 
@@ -101,6 +101,8 @@ def judge(folder: Path, config: DictConfig, data: "ReportData") -> None:
         log.error("claim %s could not be judged: %s", config.claim.get("name"), first_line(error))
 
 
+# Used by the text of --help.
+OmegaConf.register_new_resolver("program", program, replace=True)
 # Used by conf for sweepers that do not set the names of their jobs' folders.
 OmegaConf.register_new_resolver(
     "run_name", lambda number, overrides: f"{number}_{run_name(overrides)}", replace=True

@@ -1,4 +1,8 @@
-"""Command line ``python -m normlab.claims``: test all claims in ``conf/claim`` and write the page over them."""
+"""Command line ``normlab claims``: test all claims in ``conf/claim`` and write the page over them.
+
+In a folder with ``train.py`` and ``conf/train.yaml``, as a clone, these are used; elsewhere the installed package,
+with the claims and normalizers of a project's folder ``conf``.
+"""
 
 import argparse
 import logging
@@ -7,11 +11,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from normlab.claims.claim import BUDGETS, Claim, read_claims
 from normlab.claims.page import write_claims_page
 from normlab.claims.profile_page import profile_file
 from normlab.claims.runner import Job, jobs_of, run_job
+from normlab.cli import MAIN_CONFIG, PACKAGED_CONF
 from normlab.errors import ConfigError, first_line, nearest, require
 from normlab.report import shorter_path
 from normlab.results.folder import require_writable
@@ -19,7 +25,7 @@ from normlab.srun import exit_unless_first_task
 from normlab.stats.design import MODEL
 
 DESCRIPTION = "Test the claims in conf/claim that are not done, and write the page over all of them."
-SCRIPT, CLAIMS = Path("train.py"), Path("conf/claim")
+SCRIPT, CONF = Path("train.py"), Path("conf")
 OUT = Path("outputs/claims")
 log = logging.getLogger("normlab")
 
@@ -27,7 +33,7 @@ log = logging.getLogger("normlab")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, run the claims and write the page; errors exit with a message of one line."""
     exit_unless_first_task()
-    parser = argparse.ArgumentParser(prog="python -m normlab.claims", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="normlab claims", description=DESCRIPTION)
     parser.add_argument(
         "--budget",
         choices=BUDGETS,
@@ -73,28 +79,24 @@ def run(args: argparse.Namespace) -> int:
     """Run the chosen claims that are not done and write the page; return 1 if a claim failed, else 0.
 
     Raises:
-        ConfigError: if a name is no claim, or the folder is not that of ``train.py``.
+        ConfigError: if a name is no claim.
     """
-    require(
-        SCRIPT.is_file() and CLAIMS.is_dir(),
-        "the working directory",
-        f"the folder of {SCRIPT} and {CLAIMS}",
-        Path.cwd(),
-    )
-    claims, arm = read_claims(CLAIMS), normalizer(args.arm)
+    claims, arm = dict[str, tuple[Claim, Any, Path]](), normalizer(args.arm)
+    for folder in config_groups("claim"):
+        claims |= {name: (*pair, folder / f"{name}.yaml") for name, pair in read_claims(folder).items()}
     for name in (*args.only, *args.skip):
         if name not in claims:
             raise ConfigError(f"{name}: no such claim; did you mean {nearest(name, claims)}?")
     require(args.jobs >= 1, "--jobs", "at least 1", args.jobs)
     out = args.out or Path(f"{OUT}{f'-with-{arm}' if arm else ''}{'-full' if args.budget == 'full' else ''}")
     chosen = [
-        pair for name, pair in claims.items() if (not args.only or name in args.only) and name not in args.skip
+        found for name, found in claims.items() if (not args.only or name in args.only) and name not in args.skip
     ]
     jobs = [
         job
-        for claim, sweep in chosen
+        for claim, sweep, file in chosen
         if arm is None or claim.replace is not None
-        for job in jobs_of(claim, CLAIMS / f"{claim.name}.yaml", sweep, out, args.budget, arm)
+        for job in jobs_of(claim, file, sweep, out, args.budget, arm)
     ]
     width = max((len(job.name) for job in jobs), default=0)
     if args.list:
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             log.info("%s  %s", job.name.ljust(width), listed(job))
         return 0
     require_writable(out)
-    absent = [(claim.name, "no arm of this claim can be replaced") for claim, _ in chosen if not claim.replace]
+    absent = [(claim.name, "no arm of this claim can be replaced") for claim, *_ in chosen if not claim.replace]
     failures = dict[str, str]()
     try:
         for job in jobs:
@@ -116,6 +118,17 @@ def run(args: argparse.Namespace) -> int:
             log.info("profile: %s", shorter_path(page.with_name(profile_file(arm))))
 
 
+def is_clone() -> bool:
+    """Return True in a folder with an entry script and a primary config of its own."""
+    return SCRIPT.is_file() and (CONF / f"{MAIN_CONFIG}.yaml").is_file()
+
+
+def config_groups(group: str) -> list[Path]:
+    """Return the folders with the options of a config group."""
+    parents = [CONF] if is_clone() else [PACKAGED_CONF, CONF]
+    return [parent / group for parent in parents if (parent / group).is_dir()]
+
+
 def normalizer(text: str | None) -> str | None:
     """Return the name in ``--with model=NAME``.
 
@@ -125,7 +138,7 @@ def normalizer(text: str | None) -> str | None:
     if text is None:
         return None
     key, _, name = text.partition("=")
-    known = key == MODEL and Path("conf", MODEL, f"{name}.yaml").is_file()
+    known = key == MODEL and any((folder / f"{name}.yaml").is_file() for folder in config_groups(MODEL))
     require(known, "--with", "model=NAME with a file of conf/model", text)
     return name
 
@@ -134,7 +147,7 @@ def run_line(job: Job, width: int, workers: int) -> str:
     """Run a job unless it is done, and log its line; return the reason if it failed, else an empty text."""
     start, done = time.monotonic(), job.record
     try:
-        record = done or run_job(job, SCRIPT, workers)
+        record = done or run_job(job, [str(SCRIPT)] if is_clone() else ["-m", "normlab", "train"], workers)
     except ConfigError as error:
         log.info("%s  %s", job.name.ljust(width), first_line(error))
         return first_line(error)

@@ -109,20 +109,25 @@ def quoted(value: Any) -> str:
     return QuotedString(override_text(value), Quote.double).with_quotes()
 
 
-def run_job(job: Job, script: Path, workers: int) -> dict[str, Any]:
+def run_job(job: Job, program: Sequence[str], workers: int) -> dict[str, Any]:
     """Train the sweep of a claim in a process of its own, and return its record.
 
-    ``workers`` processes train the populations of the sweep. The output is appended to a file beside its folder.
-    After Ctrl-C, the process may write the report of the runs that it has trained.
+    The output is appended to a file beside its folder. After Ctrl-C, the process may write the report of the runs
+    that it has trained.
+
+    Args:
+        job: the sweep.
+        program: the arguments of Python that start a training.
+        workers: number of processes that train the populations of the sweep.
 
     Raises:
         ConfigError: with the last line of the output, if the process failed or wrote no record.
     """
     output = job.folder.with_suffix(".log")
     words = [*job.words, f"hydra.launcher.n_jobs={workers}"]
-    command = [sys.executable, str(script), *words]
+    command = [sys.executable, *program, *words]
     with output.open("a") as file:
-        file.write(f"$ {shlex.join(['python', script.name, *words])}\n")
+        file.write(f"$ {shlex.join(['python', *program, *words])}\n")
         file.flush()
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:

@@ -1,4 +1,4 @@
-"""Command line ``python eval.py``: parses it and evaluates the checkpoints; the entry is :func:`evaluate`."""
+"""Command line ``python eval.py``, or ``normlab eval``: parses it and evaluates the checkpoints: :func:`main`."""
 
 import logging
 import sys
@@ -12,6 +12,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from normlab.cli import PACKAGED_CONF, program, run_cli
 from normlab.config.frozen import FrozenConfig, config_leaves
 from normlab.config.validation import check_targets
 from normlab.errors import ConfigError, require
@@ -33,11 +34,11 @@ CHECKPOINTS = ("best", "last")
 HELP = """\
 Evaluate checkpoints of trained runs on the training, validation and test split; nothing is trained.
 
-  python eval.py run=outputs/mine/model=bn,seed=0
-  python eval.py run=outputs/mine/model=bn,seed=0 statistics=batch     other statistics of the normalizers
-  python eval.py run=outputs/mine/model=bn,seed=0 data=wine            other data, on which the net is not trained
-  python eval.py 'run=outputs/mine/*' checkpoint=last                  several runs, with means over the seeds
-  python eval.py 'run=[outputs/a/model=bn,outputs/b/model=bn]'
+  {program} run=outputs/mine/model=bn,seed=0
+  {program} run=outputs/mine/model=bn,seed=0 statistics=batch     other statistics of the normalizers
+  {program} run=outputs/mine/model=bn,seed=0 data=wine            other data, on which the net is not trained
+  {program} 'run=outputs/mine/*' checkpoint=last                  several runs, with means over the seeds
+  {program} 'run=[outputs/a/model=bn,outputs/b/model=bn]'
 
   run=FOLDER           the folder of a run, several as [A,B], or a pattern with * and ?
   checkpoint=best      or last
@@ -81,11 +82,16 @@ class Request:
         return f"eval-{run_name(words)}" if words else "eval"
 
 
+def main(conf: Path = PACKAGED_CONF) -> None:
+    """Evaluate the runs that the command line names, with the config groups of a folder; see :func:`evaluate`."""
+    run_cli(lambda: evaluate(sys.argv[1:], conf), conf)
+
+
 def evaluate(words: Sequence[str], conf: Path) -> None:
     """Evaluate the checkpoints that a command line names, print a table and write ``eval.csv`` and ``eval.json``.
 
     Args:
-        words: the command line after ``eval.py``.
+        words: the arguments of the command.
         conf: the folder of the config groups.
 
     Raises:
@@ -93,7 +99,7 @@ def evaluate(words: Sequence[str], conf: Path) -> None:
     """
     options = get_args_parser().parse_args(list(words))
     if options.help or options.hydra_help:
-        print(HELP)
+        print(HELP.format(program=program()))
         return
     require_supported(options)
     log_to_terminal()

@@ -72,7 +72,7 @@ def chooses_option(override: Override, conf: Path) -> bool:
 def compose_options(overrides: Sequence[Override], conf: Path) -> dict[str, Any]:
     """Compose the default configuration with the options that overrides choose; interpolations stay unresolved."""
     words = [str(override.input_line) for override in overrides if chooses_option(override, conf)]
-    folders = ",".join(f"'file://{folder.absolute()}'" for folder in config_folders())
+    folders = ",".join(f"'file://{folder.absolute()}'" for folder in config_folders(conf))
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composed: Any = OmegaConf.to_container(compose("train", [f"hydra.searchpath=[{folders}]", *words]))
     return composed

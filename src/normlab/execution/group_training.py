@@ -28,7 +28,7 @@ def train_group(group: Group, progress: Progress, token: str = "") -> list[Any]:
     """Train a group; return each run's objective, or the exception that ended the training.
 
     A lock keeps other processes from training the same runs meanwhile; those that had it first are waited for. The
-    progress is written for ``python -m normlab.status``.
+    progress is written for ``normlab status``.
 
     Args:
         group: of runs.

@@ -1,7 +1,7 @@
 """State of a sweep's training in the folder ``.normlab``: populations, jobs, progress and locks.
 
 The folder is the only channel between the driver, which the user starts, and the jobs that train the populations.
-Nothing here imports torch, so that ``python -m normlab.status`` starts at once.
+Nothing here imports torch, so that ``normlab status`` starts at once.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Command line ``python -m normlab.report PATH``: write the report of one sweep or of several sweeps together."""
+"""Command line ``normlab report PATH``: write the report of one sweep or of several sweeps together."""
 
 import argparse
 import logging
@@ -20,7 +20,7 @@ REPORT_OPTIONS = ("metric", "compare", "baseline", "target", "margin", "pairs")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write the report; errors exit with a message of one line."""
-    parser = argparse.ArgumentParser(prog="python -m normlab.report", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="normlab report", description=DESCRIPTION)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folder of a sweep")
     parser.add_argument("--compare", metavar="KEY", help="factor to compare; default: model, if it varies")
     parser.add_argument(

@@ -268,7 +268,7 @@ def entry_point() -> list[str]:
         return ["python", "-m", spec.name.removesuffix(".__main__")]
     if sys.argv[0].endswith(".py"):
         return ["python", sys.argv[0]]
-    return [Path(sys.argv[0]).name]
+    return Path(sys.argv[0]).name.split()  # normlab train
 
 
 def config_options(words: list[str]) -> list[str]:
