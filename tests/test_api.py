@@ -1,8 +1,10 @@
 """The Python API: ``normlab.load_sweep``, ``Sweep`` and ``normlab.compare``."""
 
 import inspect
+import json
 import logging
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
@@ -187,6 +191,70 @@ def test_damaged_records_are_named_and_count_as_failed(trained, tmp_path, monkey
     assert repr(sweep) == "<Sweep sweep: 26 finished, 2 failed>"
     assert str(damaged[0].name) in caplog.text
     assert sweep.runs["status"].value_counts()["failed"] == 2
+
+
+def test_record_of_a_later_version_is_an_error_and_kept(trained, tmp_path, monkeypatch, run_train):
+    shutil.copytree(trained / "sweep", tmp_path / "sweep")
+    monkeypatch.chdir(tmp_path)
+    path = next(Path("sweep").glob("*/result.json"))
+    record = json.loads(path.read_text())
+    assert record["schema"] == 1
+    record["environment"]["versions"]["normlab"] = "9.1"
+    path.write_text(later := json.dumps(record | {"schema": 2}))
+    message = f"{path} has schema 2, written by normlab 9.1; this version reads schema 1: update normlab"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        normlab.load_sweep("sweep")
+    outcome = run_train(*SWEEP)
+    assert (outcome.code, message in outcome.err) == (1, True)
+    assert path.read_text() == later
+
+
+class TestSweep:
+    """``normlab.sweep`` in this process."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    def test_equals_the_command(self, run_train):
+        words = ["model=bn,nobn", "seed=0,1", "trainer.max_epochs=2"]
+        sweep = normlab.sweep(*words)
+        assert sweep.folder.match("outputs/*/*-sweep")
+        assert run_train("-m", *words, "hydra.sweep.dir=typed").code == 0
+        typed = normlab.load_sweep("typed")
+        pd.testing.assert_frame_equal(sweep.curves, typed.curves)
+        assert Result.read(sweep.folder / "model=bn,seed=0").command == ["normlab", "train"]
+
+    def test_state_of_the_process_is_restored(self):
+        state = logging.getLogger().handlers[:], logging.getLogger().level, sys.argv[:]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            before = GlobalHydra.instance().hydra
+            sweep = normlab.sweep("model=nobn", "trainer.max_epochs=1", "hydra.sweep.dir=mine")
+            again = normlab.sweep("model=nobn", "trainer.max_epochs=1", "hydra.sweep.dir=mine")
+            assert GlobalHydra.instance().hydra is before
+        assert (sweep.folder, len(sweep), len(again)) == (Path("mine"), 1, 1)
+        assert state == (logging.getLogger().handlers, logging.getLogger().level, sys.argv)
+
+    def test_option_of_the_working_directory(self):
+        Path("conf/experiment").mkdir(parents=True)
+        text = "# @package _global_\ntrainer: {max_epochs: 1}\nhydra: {sweeper: {params: {model: 'ln,nobn'}}}\n"
+        Path("conf/experiment/mine.yaml").write_text(text)
+        assert set(normlab.sweep("experiment=mine").runs["model"]) == {"ln", "nobn"}
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["modle=bn"], "modle: no such key; did you mean module?"),
+            (["model=bnn"], "model=bnn: no such option; did you mean bn?"),
+            (["-m", "model=bn"], "-m: options belong to the command line"),
+            (["optimizer.lr=0"], "optimizer.lr must be a finite number > 0, got 0.0"),
+            (["records=packed", "hydra/launcher=basic"], "records must be folders with hydra/launcher=basic"),
+        ],
+    )
+    def test_mistakes_raise(self, words, message):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            normlab.sweep(*words)
+        assert not any(Path().iterdir())
 
 
 def test_packed_records_are_read(run_train):

@@ -53,7 +53,7 @@ def run(command: str, words: list[str]) -> None:
     try:
         start()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout at exit
         sys.exit(1)
 
 

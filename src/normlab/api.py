@@ -60,7 +60,7 @@ def load_sweep(path: str | PathLike[str]) -> "Sweep":
         path: a folder with runs at any depth, such as ``outputs/mine``.
 
     Raises:
-        ConfigError: if there is no such folder, or it holds no run.
+        ConfigError: if there is no such folder, it holds no run, or a later version of normlab wrote a run.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -77,6 +77,26 @@ def load_sweep(path: str | PathLike[str]) -> "Sweep":
             unread[0],
         )
     return Sweep(folder, records)
+
+
+def sweep(*overrides: str) -> "Sweep":
+    """Train a sweep in this process and return it, as ``normlab train -m`` with the same overrides does.
+
+    Log lines and the table are printed; a terminal or a notebook shows a progress bar. An option of one's own is
+    found in the folder ``conf`` of the working directory.
+
+    >>> normlab.sweep("model=bn,nobn", "seed=range(8)", "data=digits")  # doctest: +SKIP
+
+    Args:
+        overrides: such as ``model=bn,nobn``. Without ``hydra.sweep.dir``, the sweep is written into a new folder
+            below ``outputs``; a sweep in a given folder is continued.
+
+    Raises:
+        ConfigError: for a mistake in the overrides, before anything is trained.
+    """
+    from normlab.train import train_sweep
+
+    return load_sweep(train_sweep(overrides))
 
 
 class Sweep:

@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from inspect import unwrap
 from pathlib import Path
 from typing import Any
@@ -89,14 +88,17 @@ def multirun() -> Path:
     GlobalHydra.instance().clear()
     sweeps = SweepHydra.create_main_hydra2("train", create_config_search_path(str(PACKAGED_CONF)))
     assert isinstance(sweeps, SweepHydra)
-    sweeps.multirun(MAIN_CONFIG, unwrap(hydra_main), sys.argv[2:])
+    try:
+        sweeps.multirun(MAIN_CONFIG, unwrap(hydra_main), [*sys.argv[2:], "hydra.mode=MULTIRUN"])
+    finally:
+        GlobalHydra.instance().clear()
     return Path(sweeps.config.hydra.sweep.dir)
 
 
 @contextmanager
 def restored_state() -> Iterator[None]:
     """Context manager that restores the loggers and the state of Hydra that a sweep sets."""
-    root, hydra_state, config = logging.getLogger(), copy(GlobalHydra.instance().hydra), HydraConfig.instance().cfg
+    root, hydra_state, config = logging.getLogger(), GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     handlers, level = root.handlers[:], root.level
     try:
         yield

@@ -171,10 +171,13 @@ def reusable_result(folder: Path, config: Mapping[str, Any]) -> Result | None:
     Nothing in the folder is changed. A damaged result is logged, and counts as none.
 
     Raises:
-        ConfigError: if the result is of another configuration, or its code or data have changed since.
+        ConfigError: if the result is of another configuration, its code or data have changed since, or a later
+            version of normlab wrote it.
     """
     try:
         result = stored_result(folder)
+    except ConfigError:
+        raise
     except ValueError as error:
         if folder.absolute() not in _damaged:  # it is read before anything trains, and again to train the run
             log.warning("%s; the run is trained again", error)

@@ -26,6 +26,8 @@ from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError
 
 RESULT_FILE = "result.json"
+SCHEMA = 1
+"""Number of a record's schema; it grows when an older version could not read a record, or would misread it."""
 
 
 class Status(StrEnum):
@@ -105,7 +107,7 @@ class Result:
 
     def text(self) -> str:
         """Return the text of ``result.json``."""
-        return json.dumps(to_jsonable(asdict(self)), indent=2) + "\n"
+        return json.dumps(to_jsonable({"schema": SCHEMA, **asdict(self)}), indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
@@ -114,6 +116,7 @@ class Result:
         Keys and targets of older records are renamed to the current ones; unknown fields are ignored.
 
         Raises:
+            ConfigError: if a later version of normlab wrote it, with another schema.
             ValueError: if the file is damaged; the message has its path.
         """
         path = folder / RESULT_FILE
@@ -134,10 +137,13 @@ class Result:
             source: names the file in an error.
 
         Raises:
+            ConfigError: if a later version of normlab wrote it, with another schema.
             ValueError: if the text is damaged.
         """
         try:
-            values: dict[str, Any] = known_fields(cls, json.loads(text))
+            written: Any = json.loads(text)
+            require_known_schema(written, source)
+            values: dict[str, Any] = known_fields(cls, written)
             numbers = ("objective", "best", "last", "test", "final", "probes")
             values |= {name: read_numbers(values[name]) for name in numbers if name in values}
             values |= {name: EpochMetrics(**values[name]) for name in ("best", "last") if values.get(name)}
@@ -148,8 +154,24 @@ class Result:
                 "overrides": [*map(updated_override, values["overrides"])],
             }
             return cls(**values)
+        except ConfigError:
+            raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{source} is damaged: {error}") from error
+
+
+def require_known_schema(values: Mapping[str, Any], source: object) -> None:
+    """Raise :class:`ConfigError` if a record has a schema that this version cannot read.
+
+    Records without one were written before schemas had numbers, and can be read.
+    """
+    schema = values.get("schema", SCHEMA)
+    if schema > SCHEMA:
+        writer = values.get("environment", {}).get("versions", {}).get("normlab", "a later version")
+        raise ConfigError(
+            f"{source} has schema {schema}, written by normlab {writer}; this version reads schema {SCHEMA}: "
+            "update normlab"
+        )
 
 
 def known_fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from normlab.config.frozen import to_jsonable, updated, updated_override, without_report_keys
+from normlab.errors import ConfigError
 from normlab.results.folder import HYDRA_CONFIG
 from normlab.results.packed import PACKED_FOLDER, PackedRun, packed_run, packed_runs, precedence
 from normlab.results.result import RESULT_FILE, Objective, Result, Status, known_fields, write_atomically
@@ -110,6 +111,8 @@ def read_result(folder: Path) -> Result:
         return Result.read(folder) or failed_result(
             folder, f"left no {RESULT_FILE}: it was killed or is still running"
         )
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         log.warning("%s; the run counts as failed", error)
         return failed_result(folder, f"{RESULT_FILE} is damaged")
@@ -119,6 +122,8 @@ def read_packed_result(run: PackedRun) -> Result:
     """Return the result of a packed run; if it is damaged, a failed result with the recorded configuration."""
     try:
         return run.result()
+    except ConfigError:
+        raise
     except ValueError as error:
         log.warning("%s; the run counts as failed", error)
         config, overrides = packed_yaml(run, "config", dict), packed_yaml(run, "overrides", list)

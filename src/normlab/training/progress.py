@@ -1,5 +1,6 @@
 """The terminal of a training: the progress bar, :class:`Progress`, and log lines, :class:`Console`."""
 
+import importlib.util
 import logging
 import sys
 from types import TracebackType
@@ -13,7 +14,7 @@ SWEEP_BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{pos
 
 
 class Progress:
-    """Shows a bar over epochs on a terminal, and nothing where stderr is piped.
+    """Shows a bar over epochs on a terminal and in a notebook, and nothing where stderr is piped.
 
     Args:
         label: text before the bar.
@@ -31,12 +32,13 @@ class Progress:
     def __init__(self, label: str, epochs: int, runs: int = 1, shown: bool = True) -> None:
         self.population_label = ""
         self.warned: set[str] = set()
-        self.bar: Any = tqdm(
+        notebook = in_notebook()
+        self.bar: Any = (notebook_bar() if notebook else tqdm)(
             desc=label,
             total=epochs,
             unit="epoch",
             leave=False,
-            disable=not (shown and sys.stderr.isatty()),
+            disable=not (shown and (notebook or sys.stderr.isatty())),
             bar_format=BAR_FORMAT if runs == 1 else SWEEP_BAR_FORMAT,
         )
 
@@ -93,6 +95,22 @@ class WorkerProgress(Progress):
         self.check()
         self.epochs += epochs
         self.done[self.index] += epochs
+
+
+def in_notebook() -> bool:
+    """Return True in the kernel of a Jupyter notebook."""
+    return (
+        "ipykernel" in sys.modules and type(sys.modules["IPython"].get_ipython()).__name__ == "ZMQInteractiveShell"
+    )
+
+
+def notebook_bar() -> Any:
+    """Return tqdm's class for notebooks; without ipywidgets, which it needs, that for terminals."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        return tqdm
+    from tqdm.notebook import tqdm as widget
+
+    return widget
 
 
 def rounded_time(seconds: float) -> str:
