@@ -60,10 +60,15 @@ def test_errors(clone, words, message):
     assert not (clone / "outputs").exists()
 
 
-def test_outside_of_a_clone(tmp_path):
-    code, out, err = run(tmp_path, "--list")
-    assert (code, out) == (1, "")
-    assert err == f"error: the working directory must be the folder of train.py and conf/claim, got {tmp_path}\n"
+@pytest.mark.slow
+def test_outside_of_a_clone_the_package_is_used(tmp_path):
+    code, out, err = run(tmp_path, "--only", "rank")
+    assert (code, err) == (0, "")
+    assert out.startswith("rank  ")
+    assert (
+        (tmp_path / "outputs/claims/rank.log").read_text().startswith("$ python -m normlab train -m claim=rank ")
+    )
+    assert "claim.json" in {path.name for path in (tmp_path / "outputs/claims/rank").iterdir()}
 
 
 def test_list(clone):

@@ -180,7 +180,7 @@ def test_classes_are_outside_of_normlab(mylab):
             module = importlib.import_module(f"mylab.{Path(name).stem}")
             assert Path(module.__file__) == mylab / name
             assert Path(normlab.__file__).parent not in Path(module.__file__).parents
-    assert not list((ROOT / "src").rglob("mylab*"))
+    assert not list((ROOT / "src").rglob("mylab*.py"))
 
 
 def test_yaml_without_package_raises(lab):
