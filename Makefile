@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test test-all lint tensorboard bench clean
+.PHONY: help setup sweep test test-all lint docs tensorboard bench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY) ## build the documentation into site/, and fail on a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo site/index.html
+
 tensorboard: $(READY) ## show every run in outputs/ in the browser
 	$(BIN)/tensorboard --logdir outputs
 
@@ -48,5 +52,5 @@ bench: $(READY) ## measure speed, side by side with plain PyTorch, Lightning as 
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/population.py
 
-clean: ## remove .venv and caches; outputs/ stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove .venv, site and caches; outputs/ stays
+	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -85,10 +85,8 @@ def sweep(*overrides: str) -> "Sweep":
     Log lines and the table are printed; a terminal or a notebook shows a progress bar. An option of one's own is
     found in the folder ``conf`` of the working directory.
 
-    >>> normlab.sweep("model=bn,nobn", "seed=range(8)", "data=digits")  # doctest: +SKIP
-
     Args:
-        overrides: such as ``model=bn,nobn``. Without ``hydra.sweep.dir``, the sweep is written into a new folder
+        overrides: words such as ``"model=bn,nobn"`` and ``"seed=range(8)"``. Without ``hydra.sweep.dir``, the sweep is written into a new folder
             below ``outputs``; a sweep in a given folder is continued.
 
     Raises:
