@@ -70,9 +70,9 @@ def config_page() -> str:
     """Return the page of all config groups, options and keys."""
     parts = [
         "# Config groups",
-        "`group=option` chooses an option, `group.key=value` sets a key, and `+group.key=value` adds an argument that "
-        "the class of an option has and its file does not. This page is made of the files in `conf/` and of the "
-        "schemas that check a configuration.",
+        "`group=option` chooses an option, `group.key=value` sets a key, and `+group.key=value` adds an argument "
+        "that the class of an option has and its file does not. This page is made of the files in `conf/` and of "
+        "the schemas that check a configuration.",
         "## Keys without a group",
         table(("key", "default", "meaning"), keys_of(CONF / "train.yaml")),
     ]

@@ -86,8 +86,8 @@ def sweep(*overrides: str) -> "Sweep":
     found in the folder ``conf`` of the working directory.
 
     Args:
-        overrides: words such as ``"model=bn,nobn"`` and ``"seed=range(8)"``. Without ``hydra.sweep.dir``, the sweep is written into a new folder
-            below ``outputs``; a sweep in a given folder is continued.
+        overrides: words such as ``"model=bn,nobn"`` and ``"seed=range(8)"``. Without ``hydra.sweep.dir``, the
+            sweep is written into a new folder below ``outputs``; a sweep in a given folder is continued.
 
     Raises:
         ConfigError: for a mistake in the overrides, before anything is trained.
