@@ -29,7 +29,7 @@ from normlab.results.result import Result
 from normlab.training.build import shared_data
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/python.md").read_text()
 SMALL = ["-m", "model=bn,nobn", "seed=range(7)", "data=wine", "net.hidden=[8]"]
 SWEEP = [*SMALL, "optimizer.lr=0.01,0.1", "trainer.max_epochs=3", "hydra.sweep.dir=sweep", "probes=activations"]
 
@@ -137,10 +137,13 @@ def test_plots_draw_into_new_and_given_axes(sweep):
     assert [text.get_text() for text in curves.get_legend().get_texts()] == ["bn", "nobn"]
 
 
-def test_lines_of_the_readme(sweep, capsys):
-    block = README.partition("### In Python and notebooks")[2].split("```python\n")[1].split("```")[0]
+def test_lines_of_the_page(sweep, capsys):
+    read, net = (
+        PAGE.partition(f"## {title}\n")[2].split("```python\n")[1].split("```")[0]
+        for title in ("Read", "A trained net")
+    )
     names = {}
-    exec(block.replace("outputs/mine", "sweep"), names)
+    exec((read + net).replace("outputs/mine", "sweep"), names)
     assert "toprule" in capsys.readouterr().out
     assert not names["net"].training
 
