@@ -1,4 +1,4 @@
-"""``python -m normlab.report``: the page, its tables and its errors."""
+"""``normlab report``: the page, its tables and its errors."""
 
 import csv
 import html
