@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from hydra_plugins.normlab.callback import finalizing
 from hydra_plugins.normlab.composer import Composer
@@ -40,6 +40,8 @@ from normlab.errors import ConfigError, first_line, require
 from normlab.results.folder import run_name
 
 log = logging.getLogger("normlab")
+NOISY_LOGGERS = ("alembic.runtime.plugins", "alembic.runtime.migration")
+"""Loggers that print several lines to stderr about the tables of a study's database."""
 UNCOMPARED = ("retrain", *SWEEP_KEYS)
 """Keys that may differ between the commands of a study."""
 
@@ -114,7 +116,7 @@ class Trial:
 
 
 class OptunaSweeper(NormlabSweeper):
-    """Searches with Optuna: every swept override is a dimension, and each batch of trials one call of the launcher.
+    """Searches with Optuna: every swept override is a dimension, each batch of trials one call of the launcher.
 
     The same command in the same folder continues the study.
 
@@ -144,7 +146,12 @@ class OptunaSweeper(NormlabSweeper):
         require(n_jobs >= 1, "hydra.sweeper.n_jobs", "at least 1", n_jobs)
         valid = 0 <= max_failure_rate <= 1
         require(valid, "hydra.sweeper.max_failure_rate", "between 0 and 1", max_failure_rate)
-        require(direction in (None, "minimize", "maximize"), "hydra.sweeper.direction", "minimize or maximize", direction)
+        require(
+            direction in (None, "minimize", "maximize"),
+            "hydra.sweeper.direction",
+            "minimize or maximize",
+            direction,
+        )
         super().__init__(None, {key: str(value) for key, value in (params or {}).items()})
         self.sampler = sampler_settings(sampler)
         self.direction, self.storage, self.study_name = direction, storage, study_name
@@ -154,9 +161,13 @@ class OptunaSweeper(NormlabSweeper):
         """Validate the ends of the search space, train the trials in batches, and finalize the sweep."""
         assert self.config is not None
         require_optuna()
+        for name in NOISY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         composer = self.begin()
         if is_overridden(self.config, "hydra.sweep.subdir"):
-            raise ConfigError("hydra.sweep.subdir has no effect with hydra/sweeper=optuna, which names runs by trial")
+            raise ConfigError(
+                "hydra.sweep.subdir has no effect with hydra/sweeper=optuna, which names runs by trial"
+            )
         dimensions, fixed = self.search_space(arguments)
         metric = str(self.config.optimized_metric)
         direction = self.study_direction()
@@ -166,7 +177,8 @@ class OptunaSweeper(NormlabSweeper):
         self.check_search_space(dimensions, fixed, composer)
         folder = self.make_folder()
         with finalizing(folder, self.config), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="optuna")
+            # Optuna 4 calls constant_liar experimental.
+            warnings.filterwarnings("ignore", message=".*experimental feature")
             self.write_command(folder)
             compared = sorted(word for word in fixed if key_of(parse(word)) not in UNCOMPARED)
             command = {"metric": metric, "direction": direction, "overrides": compared}
@@ -191,8 +203,8 @@ class OptunaSweeper(NormlabSweeper):
         direction = direction_of(self.config.optimized_metric, self.config.direction)
         if self.direction not in (None, f"{direction}imize"):
             raise ConfigError(
-                f"hydra.sweeper.direction must be {direction}imize, as optimized_metric={self.config.optimized_metric} "
-                f"has direction {direction}, got {self.direction}; leave it out, or set direction={self.direction[:3]}"
+                f"hydra.sweeper.direction must be {direction}imize, that of "
+                f"optimized_metric={self.config.optimized_metric}, got {self.direction}; leave it out"
             )
         return direction
 
@@ -214,7 +226,9 @@ class OptunaSweeper(NormlabSweeper):
             )
         return dimensions, [str(override.input_line) for override in together if not override.is_sweep_override()]
 
-    def check_search_space(self, dimensions: Sequence[Dimension], fixed: Sequence[str], composer: Composer) -> None:
+    def check_search_space(
+        self, dimensions: Sequence[Dimension], fixed: Sequence[str], composer: Composer
+    ) -> None:
         """Validate the trials at the ends of the search space, before the first one trains.
 
         These are all combinations of group choices, each with one dimension at a time at its ends.

@@ -88,7 +88,11 @@ def dimension_of(override: Override) -> Dimension:
 
 def plain(value: Any) -> Any:
     """Return a number, truth value or None as it is, and the text of all others, as Optuna takes no lists."""
-    return value if value is None or isinstance(value, bool | int | float) else Override._get_value_element_as_str(value)
+    return (
+        value
+        if value is None or isinstance(value, bool | int | float)
+        else Override._get_value_element_as_str(value)
+    )
 
 
 def interval(key: str, typed: str, sweep: IntervalSweep) -> Dimension:

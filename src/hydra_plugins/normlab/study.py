@@ -126,7 +126,9 @@ class Study:
     def note(self, number: int, key: str, value: Any) -> None:
         """Set a user attribute of a trial."""
         storage = self.study._storage
-        storage.set_trial_user_attr(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number), key, value)
+        storage.set_trial_user_attr(
+            storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number), key, value
+        )
 
     def tell(self, number: int, value: float) -> None:
         """Finish a trial; a run that diverged has the worst value, which Optuna's samplers learn to avoid."""
@@ -194,8 +196,10 @@ def grid_size(dimensions: Sequence[Dimension]) -> int:
     """
     for dimension in dimensions:
         if not dimension.values:
-            remedy = f"write range or values, or leave out hydra/sweeper/sampler=grid"
-            raise ConfigError(f"{dimension.typed}: the grid sampler takes ranges and values, got an interval; {remedy}")
+            remedy = "write range or values, or leave out hydra/sweeper/sampler=grid"
+            raise ConfigError(
+                f"{dimension.typed}: the grid sampler takes ranges and values, got an interval; {remedy}"
+            )
     return math.prod(len(dimension.values) for dimension in dimensions)
 
 
@@ -236,9 +240,10 @@ def open_study(storage: Any, name: str, direction: str, command: Mapping[str, An
         study.set_user_attr(COMMAND, dict(command))
     elif earlier != command:
         key = next(key for key in command if earlier.get(key) != command[key])
+        before, now = shown(earlier.get(key)), shown(command[key])
         raise ConfigError(
-            f"study {name} was begun with other {key}: {shown(earlier.get(key))}, got {shown(command[key])}; repeat its "
-            "command, or choose another folder or hydra.sweeper.study_name"
+            f"study {name} was begun with other {key}: {before}, got {now}; repeat its command, "
+            "or choose another folder or hydra.sweeper.study_name"
         )
     return study
 

@@ -277,7 +277,8 @@ def refuse_intervals(overrides: Iterable[Override]) -> None:
     for override in overrides:
         if override.is_interval_sweep():
             raise ConfigError(
-                f"{override.input_line}: an interval needs a search; add hydra/sweeper=optuna, or write values or range"
+                f"{override.input_line}: an interval needs a search; add hydra/sweeper=optuna, or write values or "
+                "range"
             )
 
 
