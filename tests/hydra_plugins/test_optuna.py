@@ -1,5 +1,6 @@
 """``hydra/sweeper=optuna`` searches over populations, resumes, and records the best trial."""
 
+import io
 import math
 import re
 import subprocess
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 
 from hydra_plugins.normlab.search_space import Dimension, dimension_of
-from normlab.results.result import Result
+from normlab.results.result import Result, Status
 
 pytest.importorskip("optuna")
 SEARCH = ["-m", "hydra/sweeper=optuna", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
@@ -277,3 +278,51 @@ def test_other_command_in_a_study_is_refused(run_train):
     assert outcome.code == 1
     assert "holds a study with another search space" in outcome.err
     assert math.isfinite(recorded("sweep").best_value)
+
+
+PRUNED = ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [[], ["hydra.launcher.n_jobs=2", "model=bn,nobn"], ["hydra/launcher=basic"]], ids=str
+)
+def test_pruning_changes_no_bit_of_the_survivors(run_train, more):
+    rates = "optimizer.lr=0.05,0.04,0.03,0.0001,0.0002,0.06"
+    words = ["-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "trainer.max_epochs=6", rates]
+    words += ["hydra.sweeper.n_jobs=6", *more]
+    assert run_train(*words, "hydra.sweep.dir=whole").code == 0
+    outcome = run_train(*words, *PRUNED, "hydra.sweep.dir=pruned")
+    assert outcome.code == 0, outcome.err
+    statuses = {}
+    for path in Path("pruned").glob("*/result.json"):
+        ours, whole = (Result.read(Path(folder) / path.parent.name) for folder in ("pruned", "whole"))
+        statuses[path.parent.name] = ours.status
+        curves = [(Path(folder) / path.parent.name / "curves.csv").read_text() for folder in ("pruned", "whole")]
+        measured = [pd.read_csv(io.StringIO(text)).drop(columns="time", errors="ignore") for text in curves]
+        if ours.status == Status.FINISHED:
+            assert (ours.best, ours.last, ours.test, ours.final) == (
+                whole.best,
+                whole.last,
+                whole.test,
+                whole.final,
+            )
+            pd.testing.assert_frame_equal(*measured, check_exact=True)
+        else:
+            assert ours.status == Status.PRUNED
+            assert ours.epochs < 6
+            assert ours.test == {}
+            assert ours.objective.value == ours.best.metrics["val/loss"]
+    assert {Status.PRUNED, Status.FINISHED} == set(statuses.values())
+    trials = recorded("pruned").trials
+    assert trials.pruned == list(statuses.values()).count(Status.PRUNED)
+    assert recorded("pruned").best_value == recorded("whole").best_value
+    assert "pruned runs, excluded" in Path("pruned/report/index.html").read_text()
+    again = run_train(*words, *PRUNED, "hydra.sweep.dir=pruned")
+    assert "trials 1 to" not in again.out
+
+
+def test_pruning_by_hand_is_refused(run_train):
+    outcome = run_train("+callbacks.pruning={n_startup_trials:1,n_warmup_epochs:0}")
+    assert outcome.code == 1
+    assert "has no effect outside a search; add hydra/sweeper=optuna hydra/sweeper/pruner=median" in outcome.err

@@ -25,6 +25,7 @@ from hydra_plugins.normlab.override_checks import (
 )
 from hydra_plugins.normlab.search_space import Dimension, dimension_of
 from hydra_plugins.normlab.study import (
+    CURVE,
     OVERRIDES,
     REPEATS,
     RUN,
@@ -38,6 +39,9 @@ from hydra_plugins.normlab.sweeper import NormlabSweeper, subdir_override
 from normlab.config.schema import direction_of
 from normlab.errors import ConfigError, first_line, require
 from normlab.results.folder import run_name
+from normlab.results.reading import read_curves
+from normlab.results.result import Status
+from normlab.results.sweep import Record
 
 log = logging.getLogger("normlab")
 NOISY_LOGGERS = ("alembic.runtime.plugins", "alembic.runtime.migration")
@@ -80,12 +84,36 @@ class GridSamplerConfig(SamplerConfig):
 
 
 @dataclass
+class PrunerConfig:
+    """A pruner by name."""
+
+    kind: str = MISSING
+
+
+@dataclass
+class NoPrunerConfig(PrunerConfig):
+    """No pruning."""
+
+    kind: str = "none"
+
+
+@dataclass
+class MedianPrunerConfig(PrunerConfig):
+    """Options of the median rule; see :class:`normlab.training.median_pruning.MedianRule`."""
+
+    kind: str = "median"
+    n_startup_trials: int = 5
+    n_warmup_epochs: int = 0
+
+
+@dataclass
 class OptunaSweeperConfig:
     """The arguments of :class:`OptunaSweeper`."""
 
     _target_: str = "hydra_plugins.normlab.optuna_sweeper.OptunaSweeper"
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}])
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
     sampler: SamplerConfig = MISSING
+    pruner: PrunerConfig = MISSING
     direction: Any = None
     storage: str | None = None
     study_name: str | None = None
@@ -99,6 +127,8 @@ _STORE = ConfigStore.instance()
 _STORE.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConfig, provider="normlab")
 for _name, _node in (("tpe", TPESamplerConfig), ("random", RandomSamplerConfig), ("grid", GridSamplerConfig)):
     _STORE.store(group="hydra/sweeper/sampler", name=_name, node=_node, provider="normlab")
+for _name, _pruner in (("none", NoPrunerConfig), ("median", MedianPrunerConfig)):
+    _STORE.store(group="hydra/sweeper/pruner", name=_name, node=_pruner, provider="normlab")
 
 
 @dataclass(frozen=True)
@@ -122,6 +152,7 @@ class OptunaSweeper(NormlabSweeper):
 
     Args:
         sampler: of the trials.
+        pruner: stops trials by the median rule, or none.
         direction: minimize or maximize; by default that of ``optimized_metric``.
         storage: URL of a database, or a journal file; by default a file in the sweep's folder.
         study_name: in the storage; by default the name of the sweep's folder.
@@ -134,6 +165,7 @@ class OptunaSweeper(NormlabSweeper):
     def __init__(
         self,
         sampler: Mapping[str, Any],
+        pruner: Mapping[str, Any],
         direction: Any,
         storage: str | None,
         study_name: str | None,
@@ -153,7 +185,7 @@ class OptunaSweeper(NormlabSweeper):
             direction,
         )
         super().__init__(None, {key: str(value) for key, value in (params or {}).items()})
-        self.sampler = sampler_settings(sampler)
+        self.sampler, self.pruning = sampler_settings(sampler), pruning_override(pruner)
         self.direction, self.storage, self.study_name = direction, storage, study_name
         self.n_trials, self.n_jobs, self.max_failure_rate = n_trials, n_jobs, max_failure_rate
 
@@ -169,6 +201,7 @@ class OptunaSweeper(NormlabSweeper):
                 "hydra.sweep.subdir has no effect with hydra/sweeper=optuna, which names runs by trial"
             )
         dimensions, fixed = self.search_space(arguments)
+        fixed += self.pruning
         metric = str(self.config.optimized_metric)
         direction = self.study_direction()
         total = self.n_trials
@@ -271,6 +304,10 @@ class OptunaSweeper(NormlabSweeper):
             best = study.best()
             so_far = "" if best is None else f"; best so far: trial {best.number}, {study.metric}={best.value:.4g}"
             log.info("trials %d to %d of %d%s", done + 1, done + len(trials), total, so_far)
+            if self.pruning:
+                from normlab.training.median_pruning import write_values  # imports torch
+
+                write_values(study.folder, study.values())
             failures = self.run_batch(study, trials, composer)
             study.write()
             if len(failures) > self.max_failure_rate * len(trials):
@@ -310,12 +347,26 @@ class OptunaSweeper(NormlabSweeper):
                 failures[trial.number] = error
         for trial, returned in zip(valid, self.launched(valid), strict=True):
             try:
-                study.tell(trial.number, float(returned.return_value))
+                self.tell(study, trial, float(returned.return_value))
             except Exception as error:
                 failures[trial.number] = error
         for number, first in repeats.items():
             self.repeat(study, number, first, failures)
         return failures
+
+    def tell(self, study: Study, trial: Trial, value: float) -> None:
+        """Tell the study the objective of a run, or that the median rule stopped it."""
+        if not self.pruning:
+            study.tell(trial.number, value)
+            return
+        record = Record.read(study.folder / trial.run)
+        curve = read_curves([record]).query("metric == @study.metric").drop_duplicates("epoch")
+        pairs = list(zip(curve["epoch"].tolist(), curve["value"].tolist(), strict=True))
+        study.note(trial.number, CURVE, pairs)
+        if record.result.status == Status.PRUNED:
+            study.tell_pruned(trial.number, *pairs[-1])
+        else:
+            study.tell(trial.number, value)
 
     def launched(self, trials: Sequence[Trial]) -> Sequence[Any]:
         """Train trials in one call of the launcher."""
@@ -328,9 +379,12 @@ class OptunaSweeper(NormlabSweeper):
         if first in failures:
             failures[number] = failures[first]
             return
-        value = next(trial.value for trial in study.trials() if trial.number == first)
         log.info("trial %d repeats trial %d, whose result it gets", number, first)
-        study.tell(number, float("nan") if value is None else value)
+        trial = next(trial for trial in study.trials() if trial.number == first)
+        if trial.state.name == "PRUNED":
+            study.tell_pruned(number, *max(trial.intermediate_values.items()))
+        else:
+            study.tell(number, float("nan") if trial.value is None else trial.value)
 
 
 def sampler_settings(node: Mapping[str, Any]) -> SamplerSettings:
@@ -342,6 +396,14 @@ def sampler_settings(node: Mapping[str, Any]) -> SamplerSettings:
         least = 1 if key == "n_ei_candidates" else 0
         require(values.get(key, 1) >= least, f"hydra.sweeper.sampler.{key}", f"at least {least}", values.get(key))
     return SamplerSettings(kind, seed, values)
+
+
+def pruning_override(node: Mapping[str, Any]) -> list[str]:
+    """Return the override by which the trials of a search are pruned; none without a pruner."""
+    if node["kind"] == "none":
+        return []
+    startup, warmup = node["n_startup_trials"], node["n_warmup_epochs"]
+    return [f"++callbacks.pruning={{n_startup_trials:{startup},n_warmup_epochs:{warmup}}}"]
 
 
 def require_optuna() -> None:

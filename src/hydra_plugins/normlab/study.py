@@ -25,6 +25,8 @@ OVERRIDES, SWEEP, RUN = "overrides", "sweep", "run"
 """User attributes of a trial: the overrides of its run, its sweep's folder, and its folder in it."""
 REPEATS, DIVERGED = "repeats", "diverged"
 """User attributes of a trial: the trial that it repeats, and whether its run diverged."""
+CURVE = "curve"
+"""User attribute of a trial: pairs of epoch and metric, for the median rule."""
 COMMAND = "command"
 """User attribute of a study: what all its trials have in common."""
 
@@ -129,6 +131,23 @@ class Study:
         storage.set_trial_user_attr(
             storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number), key, value
         )
+
+    def tell_pruned(self, number: int, epoch: int, value: float) -> None:
+        """Finish a trial that the median rule stopped in an epoch with this value of the metric."""
+        import optuna
+
+        storage = self.study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        optuna.Trial(self.study, trial_id).report(value, epoch)
+        self.study.tell(number, state=optuna.trial.TrialState.PRUNED)
+
+    def values(self) -> dict[int, list[float]]:
+        """Return the metric of the finished trials by epoch."""
+        by_epoch: dict[int, list[float]] = {}
+        for trial in self.trials("COMPLETE", "PRUNED"):
+            for epoch, value in trial.user_attrs.get(CURVE, []):
+                by_epoch.setdefault(int(epoch), []).append(float(value))
+        return by_epoch
 
     def tell(self, number: int, value: float) -> None:
         """Finish a trial; a run that diverged has the worst value, which Optuna's samplers learn to avoid."""
