@@ -243,8 +243,8 @@ def format_error(error: BaseException, conf: Path) -> str:
         return f"{relative_path(Path(mark.name))}, line {mark.line + 1}: cannot be read as YAML: {error.problem}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if remedy := REMOVED_OPTIONS.get(f"{group}={option}"):
-            return f"{group}={option}: no such option; {remedy}"
+        if instead := REMOVED_OPTIONS.get(f"{group}={option}"):
+            return f"{group}={option}: no such option; {instead}"
         meant, options = nearest(option, error.options), ", ".join(error.options)
         return f"{group}={option}: no such option; did you mean {meant}? There are {options}"
     if isinstance(error, OverrideParseException) or text.startswith("Error parsing override"):

@@ -45,7 +45,7 @@ def dimension(word: str) -> Dimension:
     [
         ("a.b=interval(0.5,2)", 1.25, "a.b=1.25"),
         ("+a.b=interval(1,4)", 3, "+a.b=3"),
-        ("a=range(0.1,0.5,0.1)", 0.1 + 2 * 0.1, "a=0.3"),
+        ("a=range(0.5,2,0.5)", 1.5, "a=1.5"),
         ("a=range(9,0,-3)", 6, "a=6"),
         ("a=choice(x,'y z',[1,2])", "[1,2]", "a=[1,2]"),
         ("a=1,2.5,null", None, "a=null"),

@@ -203,7 +203,7 @@ class Study:
         lines = [f"trials of study {self.study.study_name}: {ended}"]
         if best is None:
             return [*lines, f"no trial has a finite {self.metric}"]
-        words = " ".join(best.user_attrs[OVERRIDES])
+        words = " ".join(d.word(best.params[d.key]) for d in self.dimensions if d.key in best.params)
         return [*lines, f"best trial: {best.number}, {self.metric}={best.value:.4g}   {words}"]
 
 
@@ -251,7 +251,7 @@ def open_study(storage: Any, name: str, direction: str, command: Mapping[str, An
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=storage, study_name=name, direction=f"{direction}imize", load_if_exists=True,
+        storage=storage, study_name=name, direction="minimize" if direction == "min" else "maximize", load_if_exists=True,
         pruner=optuna.pruners.NopPruner(),
     )  # fmt: skip
     earlier = study.user_attrs.setdefault(COMMAND, None)

@@ -77,7 +77,7 @@ class PopulationModule(pl.LightningModule):
         held_out_metrics: in the last epochs, on the test split; with ``statistics=reestimated`` also on the
             validation split. They are not part of the curves.
         active: mask ``(K,)`` of members that still train; stopping: of members that a callback stops after this
-            epoch; diverged: of members with a non-finite loss; pruned: of members that the median rule has stopped;
+            epoch; diverged: of members with a non-finite loss; pruned: of members stopped by the median rule;
             frozen: of members that have stopped, whose state is in ``frozen_state``.
         steps, epochs: optimizer steps and epochs that each member has trained, ``(K,)``.
         seconds: wall-clock time of all optimizer steps, without compiling and probing.
