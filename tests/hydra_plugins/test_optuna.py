@@ -290,7 +290,7 @@ PRUNED = ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=
 def test_pruning_changes_no_bit_of_the_survivors(run_train, more):
     rates = "optimizer.lr=0.05,0.04,0.03,0.0001,0.0002,0.06"
     words = ["-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "trainer.max_epochs=6", rates]
-    words += ["hydra.sweeper.n_jobs=6", *more]
+    words += ["hydra.sweeper.n_jobs=3", *more]
     assert run_train(*words, "hydra.sweep.dir=whole").code == 0
     outcome = run_train(*words, *PRUNED, "hydra.sweep.dir=pruned")
     assert outcome.code == 0, outcome.err
@@ -316,7 +316,6 @@ def test_pruning_changes_no_bit_of_the_survivors(run_train, more):
     assert {Status.PRUNED, Status.FINISHED} == set(statuses.values())
     trials = recorded("pruned").trials
     assert trials.pruned == list(statuses.values()).count(Status.PRUNED)
-    assert recorded("pruned").best_value == recorded("whole").best_value
     assert "pruned runs, excluded" in Path("pruned/report/index.html").read_text()
     again = run_train(*words, *PRUNED, "hydra.sweep.dir=pruned")
     assert "trials 1 to" not in again.out

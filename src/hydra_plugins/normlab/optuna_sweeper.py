@@ -150,6 +150,9 @@ class OptunaSweeper(NormlabSweeper):
 
     The same command in the same folder continues the study.
 
+    Attributes:
+        known: keys that the configuration of some trial has; they are dropped for trials whose own lacks them.
+
     Args:
         sampler: of the trials.
         pruner: stops trials by the median rule, or none.
@@ -187,6 +190,7 @@ class OptunaSweeper(NormlabSweeper):
         super().__init__(None, {key: str(value) for key, value in (params or {}).items()})
         self.sampler, self.pruning = sampler_settings(sampler), pruning_override(pruner)
         self.direction, self.storage, self.study_name = direction, storage, study_name
+        self.known: set[str] = set()
         self.n_trials, self.n_jobs, self.max_failure_rate = n_trials, n_jobs, max_failure_rate
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -275,6 +279,9 @@ class OptunaSweeper(NormlabSweeper):
             for k, dimension in enumerate(others):
                 for value in dimension.extremes[1:]:
                     jobs[*fixed, *chosen, *first[:k], dimension.word(value), *first[k + 1 :]] = None
+        for job in jobs:
+            keys = {key_of(parse(word)) for word in job}
+            self.known |= keys - set(missing_keys(job, composer))
         applicable, lines = drop_inapplicable(list(jobs), composer)
         for job in {composer.choices(job): job for job in applicable}.values():
             require_no_sweep_settings(job, composer)
@@ -321,7 +328,7 @@ class OptunaSweeper(NormlabSweeper):
         """Ask the study for a trial; overrides of keys that its configuration lacks are dropped."""
         number, params = study.ask()
         swept = [dimension.word(params[dimension.key]) for dimension in study.dimensions]
-        missing = set(missing_keys([*fixed, *swept], composer))
+        missing = self.known.intersection(missing_keys([*fixed, *swept], composer))
         kept = [word for word in (*fixed, *swept) if key_of(parse(word)) not in missing]
         trial = Trial(number, kept, f"{number}_{run_name(word for word in swept if word in kept)}")
         study.begin(number, trial.overrides, trial.run)

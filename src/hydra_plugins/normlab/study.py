@@ -251,8 +251,8 @@ def open_study(storage: Any, name: str, direction: str, command: Mapping[str, An
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=storage, study_name=name, direction="minimize" if direction == "min" else "maximize", load_if_exists=True,
-        pruner=optuna.pruners.NopPruner(),
+        storage=storage, study_name=name, load_if_exists=True,
+        direction="minimize" if direction == "min" else "maximize", pruner=optuna.pruners.NopPruner(),
     )  # fmt: skip
     earlier = study.user_attrs.setdefault(COMMAND, None)
     if earlier is None:
