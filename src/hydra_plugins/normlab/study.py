@@ -203,7 +203,7 @@ class Study:
         lines = [f"trials of study {self.study.study_name}: {ended}"]
         if best is None:
             return [*lines, f"no trial has a finite {self.metric}"]
-        words = " ".join(d.word(best.params[d.key]) for d in self.dimensions if d.key in best.params)
+        words = " ".join(f"{key}={value}" for key, value in best.params.items())
         return [*lines, f"best trial: {best.number}, {self.metric}={best.value:.4g}   {words}"]
 
 
