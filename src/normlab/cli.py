@@ -228,6 +228,9 @@ REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
 )
 """Regular expressions for Hydra's messages, each with a function ``(captured text, conf) -> our message``."""
 
+REMOVED_OPTIONS = {"hydra/launcher=joblib": "add hydra.launcher.n_jobs=2, which trains in parallel processes"}
+"""Options of earlier versions, each with what does its work now."""
+
 
 def format_error(error: BaseException, conf: Path) -> str:
     """Return a one-line message for an error; misspelled keys and options get a "did you mean" hint."""
@@ -240,6 +243,8 @@ def format_error(error: BaseException, conf: Path) -> str:
         return f"{relative_path(Path(mark.name))}, line {mark.line + 1}: cannot be read as YAML: {error.problem}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if instead := REMOVED_OPTIONS.get(f"{group}={option}"):
+            return f"{group}={option}: no such option; {instead}"
         meant, options = nearest(option, error.options), ", ".join(error.options)
         return f"{group}={option}: no such option; did you mean {meant}? There are {options}"
     if isinstance(error, OverrideParseException) or text.startswith("Error parsing override"):

@@ -45,7 +45,7 @@ class RunRecord:
     @property
     def is_done(self) -> bool:
         """True if the run needs no further training."""
-        return self.status in (Status.FINISHED, Status.DIVERGED)
+        return self.status in (Status.FINISHED, Status.DIVERGED, Status.PRUNED)
 
 
 @dataclass

@@ -331,31 +331,6 @@ def test_worker_crash_does_not_stop_other_groups(tmp_path, ending, words):
     assert runs.query("model == 'bn'")["error"].str.startswith(words).all()
 
 
-@pytest.mark.slow
-def test_joblib_writes_the_same_files(tmp_path, run_train):
-    process = start(tmp_path, *SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert "train_eval, val, test: means over the last tenth of the epochs" in out
-    assert run_train(*SWEEP, "hydra.sweep.dir=together").code == 0
-    assert files_of(tmp_path / "sweep") == files_of(Path("together"))
-
-
-@pytest.mark.slow
-def test_optuna_trains_populations(tmp_path):
-    searched = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"]
-    number = "optimizer.lr=tag(log,interval(0.0001,0.1))"
-    process = start(tmp_path, "-m", *searched, number, "trainer.max_epochs=2")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert out.count("3 runs in 1 population\n") == 2
-    sweep = tmp_path / "sweep"
-    assert pd.read_csv(sweep / "summary.csv")["status"].tolist() == ["finished"] * 6
-    results = [Result.read(path.parent) for path in sweep.glob("*/result.json")]
-    best = OmegaConf.load(sweep / "optimization_results.yaml")
-    assert best.best_value == min(result.objective.value for result in results)
-
-
 class Doubles(Random):
     """A dataset in float64, the default of numpy and pandas."""
 

@@ -90,7 +90,7 @@ def test_experiment_chooses_launcher_in_defaults(run_train, write):
     "target",
     [
         "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "hydra_plugins.normlab.launcher.RayLauncher",
     ],
 )
 def test_replaced_launcher_target_raises(run_train, write, target):

@@ -56,7 +56,7 @@ def start(folder: Path, *words: str) -> None:
     [
         (["mytrain.py"], []),
         (["-m", "lab.run"], ["hydra.launcher.n_jobs=2"]),
-        (["mytrain.py"], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        (["mytrain.py"], ["hydra.launcher.n_jobs=2"]),
     ],
     ids=str,
 )

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from normlab.report.report_data import ReportData
 
 log = logging.getLogger("normlab")
-# With Optuna's sweeper these loggers print seven lines to stderr, about database plugins and the study's name.
-NOISY_LOGGERS = ("alembic.runtime.plugins", "optuna.storages")
 
 
 @contextmanager
@@ -171,8 +169,6 @@ class NormlabCallback(Callback):
             require_packing_launcher(config)
             if is_our_sweep(config):
                 return
-            for name in NOISY_LOGGERS:
-                logging.getLogger(name).setLevel(logging.WARNING)
             direction = f"{direction_of(config.optimized_metric, config.direction)}imize"
         except Exception as error:  # Hydra would only warn and continue
             exit_with_error(error)

@@ -37,6 +37,7 @@ INEFFECTIVE = {
     "hydra.overrides": SET_BY_HYDRA,
     "hydra.job.override_dirname": SET_BY_HYDRA,
     "hydra.job.config_name": SET_BY_HYDRA,
+    "callbacks.pruning": "outside a search; add hydra/sweeper=optuna hydra/sweeper/pruner=median",
 }
 INEFFECTIVE_IN_RUN = {
     "hydra.sweep": "in a single run, whose folder is hydra.run.dir; a sweep needs -m",

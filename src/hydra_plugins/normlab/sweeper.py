@@ -94,12 +94,7 @@ class NormlabSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Validate and train every combination of the overrides, then finalize the sweep."""
         assert self.config is not None
-        if self.config.get("claim"):
-            from normlab.claims.judge import Command  # imports pandas and scipy
-
-            values: Any = OmegaConf.to_container(self.config)
-            Command.of(values)
-        composer = self.make_composer()
+        composer = self.begin()
         jobs, lines = drop_inapplicable(self.combinations(arguments), composer)
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
         for job in {composer.choices(job): job for job in jobs}.values():
@@ -115,6 +110,16 @@ class NormlabSweeper(BasicSweeper):
             log.info(line)
         with finalizing(folder, self.config):
             return super().sweep(arguments)
+
+    def begin(self) -> Composer:
+        """Validate the claim of a sweep, if it has one, and create the composer of its jobs."""
+        assert self.config is not None
+        if self.config.get("claim"):
+            from normlab.claims.judge import Command  # imports pandas and scipy
+
+            values: Any = OmegaConf.to_container(self.config)
+            Command.of(values)
+        return self.make_composer()
 
     def make_composer(self) -> Composer:
         """Create the composer of the jobs and share it with the population launcher."""
@@ -134,6 +139,7 @@ class NormlabSweeper(BasicSweeper):
     def combinations(self, arguments: list[str]) -> list[list[str]]:
         """Return the overrides of each job; the command line takes precedence over ``params`` and ``grids``."""
         overrides = self.parsed(arguments)
+        refuse_intervals(overrides)
         overridden = {key_of(override) for override in overrides}
         combined: dict[tuple[str, ...], None] = {}
         for grid in self.grids:
@@ -141,6 +147,7 @@ class NormlabSweeper(BasicSweeper):
                 self.parsed(f"{key}={value}" for key, value in values.items() if key not in overridden)
                 for values in (grid, self.params)
             )
+            refuse_intervals((*params, *grid_overrides))
             for jobs in BasicSweeper.split_arguments([*params, *overrides, *grid_overrides], None):
                 combined |= dict.fromkeys(map(tuple, jobs))
         return [list(job) for job in combined]
@@ -263,6 +270,16 @@ class NormlabSweeper(BasicSweeper):
             self.config.hydra.sweep.dir = str(folder)
             self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
         return folder
+
+
+def refuse_intervals(overrides: Iterable[Override]) -> None:
+    """Raise ConfigError for an interval, whose values a grid does not have."""
+    for override in overrides:
+        if override.is_interval_sweep():
+            raise ConfigError(
+                f"{override.input_line}: an interval needs a search; add hydra/sweeper=optuna, or write values or "
+                "range"
+            )
 
 
 def subdir_override(name: str) -> str:

@@ -272,10 +272,30 @@ class EarlyStoppingConfig:
 
 
 @dataclass
+class PruningConfig:
+    """Stop a trial of a search by the median rule; set by ``hydra/sweeper/pruner=median``."""
+
+    n_startup_trials: int
+    n_warmup_epochs: int
+
+    def __post_init__(self) -> None:
+        require(
+            self.n_startup_trials >= 1,
+            "hydra.sweeper.pruner.n_startup_trials",
+            "at least 1",
+            self.n_startup_trials,
+        )
+        require(
+            self.n_warmup_epochs >= 0, "hydra.sweeper.pruner.n_warmup_epochs", "0 or more", self.n_warmup_epochs
+        )
+
+
+@dataclass
 class CallbacksConfig:
     """Early stopping, and in ``extra`` further Lightning callbacks by ``_target_``."""
 
     early_stopping: EarlyStoppingConfig | None = None
+    pruning: PruningConfig | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -85,7 +85,7 @@ def lost_runs(sweep: SweepSummary) -> list[str]:
         lines.append(
             f"a diverged run counts as {infinity}, the worst value, and so does the mean of its configuration"
         )
-    excluded = [name for name in ("stopped", "failed") if configurations[name].any()]
+    excluded = [name for name in ("stopped", "failed", "pruned") if configurations[name].any()]
     if excluded:
         lines.append(f"{' and '.join(excluded)} runs are excluded from all means; summary.csv lists them")
     if configurations["untrained"].any():
@@ -168,6 +168,7 @@ def table_lines(sweep: SweepSummary) -> list[str]:
     }
     rows = sweep.configurations.to_dict("records")
     stopped = {"stopped": [str(row["stopped"]) for row in rows]} if sweep.configurations["stopped"].any() else {}
+    pruned = {"pruned": [str(row["pruned"]) for row in rows]} if sweep.configurations["pruned"].any() else {}
     some = sweep.configurations["untrained"].any()
     untrained = {"untrained": [str(row["untrained"]) for row in rows]} if some else {}
     right = {
@@ -175,6 +176,7 @@ def table_lines(sweep: SweepSummary) -> list[str]:
         "diverged": [str(row["diverged"]) for row in rows],
         **stopped,
         "failed": [str(row["failed"]) for row in rows],
+        **pruned,
         **untrained,
         **{end: [format_mean(row[f"{end}_mean"], row[f"{end}_se"]) for row in rows] for end in ENDS},
         "epochs": [format_epochs(row["epochs_to_target"], row["reached"], row["timed"]) for row in rows],

@@ -290,10 +290,12 @@ def rerun_command(result: Result) -> str:
     "python train.py model=bn 'net.hidden=[1, 2]'"
     """
     entry = result.command or TRAIN
+    # A trial of a search is pruned by the values of other trials, which a run alone does not have.
+    overrides = [word for word in result.overrides if not word.startswith("++callbacks.pruning=")]
     # The configuration file or the experiment may set hydra.mode=MULTIRUN; this command is a single run.
     own_config = any(word.startswith("--config") for word in entry)
-    experiment = any(word.startswith(("experiment=", "claim=")) for word in result.overrides)
-    return shlex.join([*entry, *result.overrides, *["hydra.mode=RUN"] * (own_config or experiment)])
+    experiment = any(word.startswith(("experiment=", "claim=")) for word in overrides)
+    return shlex.join([*entry, *overrides, *["hydra.mode=RUN"] * (own_config or experiment)])
 
 
 def short_ranges(numbers: Sequence[int]) -> str:

@@ -26,22 +26,29 @@ from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError
 
 RESULT_FILE = "result.json"
-SCHEMA = 1
+SCHEMA = 2
 """Number of a record's schema; it grows when an older version could not read a record, or would misread it."""
+
+PRUNED_SCHEMA = 2
+"""The first schema with pruned runs; other runs are written with the one before, which older versions read."""
 
 
 class Status(StrEnum):
-    """Final status of a run; stopped and failed runs are trained again when the command is repeated."""
+    """Final status of a run; stopped and failed runs are trained again when the command is repeated.
+
+    A pruned run was stopped by the median rule of a search, since its metric was worse than those of other trials.
+    """
 
     FINISHED = "finished"
     DIVERGED = "diverged"
+    PRUNED = "pruned"
     STOPPED = "stopped"
     FAILED = "failed"
 
     @property
     def done(self) -> bool:
         """True if the run needs no further training."""
-        return self in (Status.FINISHED, Status.DIVERGED)
+        return self in (Status.FINISHED, Status.DIVERGED, Status.PRUNED)
 
 
 @dataclass
@@ -107,7 +114,8 @@ class Result:
 
     def text(self) -> str:
         """Return the text of ``result.json``."""
-        return json.dumps(to_jsonable({"schema": SCHEMA, **asdict(self)}), indent=2) + "\n"
+        number = PRUNED_SCHEMA if self.status == Status.PRUNED else PRUNED_SCHEMA - 1
+        return json.dumps(to_jsonable({"schema": number, **asdict(self)}), indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":

@@ -3,7 +3,7 @@
 Runs that differ only in their seed are replicates of one configuration. A frame of runs has a row per run, a text
 column per key that varies (``model``, ``optimizer.lr``), a column per metric, and the columns
 
-- ``configuration``, ``seed`` and ``status`` (finished, diverged, stopped or failed);
+- ``configuration``, ``seed`` and ``status`` (finished, diverged, stopped, failed or pruned);
 - ``validation``: the metric that settings are chosen by. Like every metric it is the mean over the last tenth of
   a run's epochs (``ENDS``: on each split), infinite with the bad sign for a diverged run, NaN for a stopped or
   failed run or if unknown;
@@ -31,7 +31,7 @@ ABSENT = "–"
 """The setting of a key that a run lacks."""
 ENDS = ("train_eval", "val", "test")
 """Columns of means over the last tenth of the epochs; ``train_eval`` is the training split in evaluation mode."""
-STATUSES = ("finished", "diverged", "stopped", "failed")
+STATUSES = ("finished", "diverged", "stopped", "failed", "pruned")
 
 
 def varied_keys(given: pd.DataFrame, settings: pd.DataFrame) -> list[str]:

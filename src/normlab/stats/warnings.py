@@ -53,7 +53,7 @@ def run_warnings(runs: pd.DataFrame, grid: Grid) -> Iterator[str]:
     if runs.empty:
         yield "no runs"
         return
-    for status in ("stopped", "failed"):
+    for status in ("stopped", "failed", "pruned"):
         if count := int((grid.status == status).sum()):
             yield f"{status} runs, excluded: {count}"
     known = runs["validation"].notna().to_numpy()

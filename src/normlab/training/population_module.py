@@ -77,8 +77,8 @@ class PopulationModule(pl.LightningModule):
         held_out_metrics: in the last epochs, on the test split; with ``statistics=reestimated`` also on the
             validation split. They are not part of the curves.
         active: mask ``(K,)`` of members that still train; stopping: of members that a callback stops after this
-            epoch; diverged: of members with a non-finite loss; frozen: of members that have stopped, whose state
-            is in ``frozen_state``.
+            epoch; diverged: of members with a non-finite loss; pruned: of members stopped by the median rule;
+            frozen: of members that have stopped, whose state is in ``frozen_state``.
         steps, epochs: optimizer steps and epochs that each member has trained, ``(K,)``.
         seconds: wall-clock time of all optimizer steps, without compiling and probing.
         taken: the steps of the current epoch.
@@ -127,7 +127,9 @@ class PopulationModule(pl.LightningModule):
         self.held_out_metrics: dict[str, Tensor] = {}
         self.moved: dict[int, tuple[WholeSplit, Split]] = {}
         self.active = torch.ones(population.members, dtype=torch.bool)
-        self.stopping, self.diverged, self.frozen = torch.zeros(3, population.members, dtype=torch.bool)
+        self.stopping, self.diverged, self.frozen, self.pruned = torch.zeros(
+            4, population.members, dtype=torch.bool
+        )
         self.frozen_state: State = {}
         self.steps, self.epochs = torch.zeros(2, population.members, dtype=torch.long)
         self.taken, self.epoch_started = EpochSteps(), 0.0

@@ -27,7 +27,7 @@ from normlab.training.resuming import generator_states
 from normlab.training.run_folders import RunFolders
 from normlab.training.saving import SaveTimer, State, StateFile
 
-MASKS = ("active", "stopping", "diverged", "frozen", "steps", "epochs")
+MASKS = ("active", "stopping", "diverged", "frozen", "pruned", "steps", "epochs")
 TIMES = ("seconds", "probe_seconds", "save_seconds")
 
 

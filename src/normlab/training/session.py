@@ -62,6 +62,7 @@ from normlab.training.extra import (
     without_loggers,
 )
 from normlab.training.lightning_parts import make_single_module
+from normlab.training.median_pruning import MedianPruning, MedianRule, read_values
 from normlab.training.member_callbacks import MemberCallbacks
 from normlab.training.packed_runs import run_records
 from normlab.training.population_module import PopulationModule
@@ -225,6 +226,11 @@ class TrainingSession:
             monitor, patience, min_delta = stopping.monitor, stopping.patience, stopping.get("min_delta", 0.0)
             direction = self.direction if monitor == self.metric else direction_of(monitor, None)
             callbacks.append(EarlyStopping(len(self.runs), monitor, direction, patience, min_delta))
+        pruning = self.config.callbacks.get("pruning")
+        if pruning is not None:
+            earlier = read_values(self.runs[0].sweep)
+            rule = MedianRule(self.direction, pruning.n_startup_trials, pruning.n_warmup_epochs, earlier)
+            callbacks.append(MedianPruning(len(self.runs), self.metric, rule))
         return callbacks
 
     def run(self) -> list[Result]:
@@ -358,6 +364,8 @@ class TrainingSession:
         table = data.parts[0]
         if module.diverged[k]:
             status = Status.DIVERGED
+        elif module.pruned[k]:
+            status = Status.PRUNED
         elif not module.active[k] and (tests or not self.data.test):
             status = Status.FINISHED
         reached = best.metrics[self.metric] if best and status != Status.DIVERGED else worst_value(self.direction)

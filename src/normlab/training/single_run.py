@@ -24,6 +24,7 @@ from normlab.population.resources import finished_time
 from normlab.training import resuming
 from normlab.training.callbacks import CurveRecorder, EarlyStopping
 from normlab.training.extra import TensorBoardFile
+from normlab.training.median_pruning import MedianPruning
 from normlab.training.population_module import PopulationModule, no_context
 from normlab.training.resuming import State
 
@@ -209,7 +210,7 @@ class Observer(pl.callbacks.EarlyStopping):
         for name, callback in self.resumable().items():
             if name in state["callbacks"]:
                 callback.resume_from(state["callbacks"][name])
-            if isinstance(callback, EarlyStopping):
+            if isinstance(callback, EarlyStopping | MedianPruning):
                 callback.deactivate(self.run)
         trainer.should_stop = not bool(self.run.active.all())
         trainer.callback_metrics.update(state["callback_metrics"])

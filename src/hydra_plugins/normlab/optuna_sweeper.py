@@ -1,0 +1,419 @@
+"""Sweeper that searches with Optuna over the launchers' populations; see :class:`OptunaSweeper`."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from hydra_plugins.normlab.callback import finalizing
+from hydra_plugins.normlab.composer import Composer
+from hydra_plugins.normlab.override_checks import (
+    SWEEP_KEYS,
+    drop_inapplicable,
+    is_overridden,
+    key_of,
+    missing_keys,
+    parse,
+    require_no_sweep_settings,
+)
+from hydra_plugins.normlab.search_space import Dimension, dimension_of
+from hydra_plugins.normlab.study import (
+    CURVE,
+    OVERRIDES,
+    REPEATS,
+    RUN,
+    SamplerSettings,
+    Study,
+    grid_size,
+    open_storage,
+    open_study,
+)
+from hydra_plugins.normlab.sweeper import NormlabSweeper, subdir_override
+from normlab.config.schema import direction_of
+from normlab.errors import ConfigError, first_line, require
+from normlab.results.folder import run_name
+from normlab.results.reading import read_curves
+from normlab.results.result import Status
+from normlab.results.sweep import Record
+
+log = logging.getLogger("normlab")
+NOISY_LOGGERS = ("alembic.runtime.plugins", "alembic.runtime.migration")
+"""Loggers that print several lines to stderr about the tables of a study's database."""
+UNCOMPARED = ("retrain", *SWEEP_KEYS)
+"""Keys that may differ between the commands of a study."""
+
+
+@dataclass
+class SamplerConfig:
+    """A sampler by name."""
+
+    kind: str = MISSING
+
+
+@dataclass
+class TPESamplerConfig(SamplerConfig):
+    """Options of Optuna's TPESampler; null is Optuna's default."""
+
+    kind: str = "tpe"
+    seed: int | None = None
+    n_startup_trials: int = 10
+    n_ei_candidates: int = 24
+    multivariate: bool | None = None
+
+
+@dataclass
+class RandomSamplerConfig(SamplerConfig):
+    """Options of the random sampler."""
+
+    kind: str = "random"
+    seed: int | None = None
+
+
+@dataclass
+class GridSamplerConfig(SamplerConfig):
+    """The grid sampler, which goes through all combinations in the order of the command line."""
+
+    kind: str = "grid"
+
+
+@dataclass
+class PrunerConfig:
+    """A pruner by name."""
+
+    kind: str = MISSING
+
+
+@dataclass
+class NoPrunerConfig(PrunerConfig):
+    """No pruning."""
+
+    kind: str = "none"
+
+
+@dataclass
+class MedianPrunerConfig(PrunerConfig):
+    """Options of the median rule; see :class:`normlab.training.median_pruning.MedianRule`."""
+
+    kind: str = "median"
+    n_startup_trials: int = 5
+    n_warmup_epochs: int = 0
+
+
+@dataclass
+class OptunaSweeperConfig:
+    """The arguments of :class:`OptunaSweeper`."""
+
+    _target_: str = "hydra_plugins.normlab.optuna_sweeper.OptunaSweeper"
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
+    sampler: SamplerConfig = MISSING
+    pruner: PrunerConfig = MISSING
+    direction: Any = None
+    storage: str | None = None
+    study_name: str | None = None
+    n_trials: int = 20
+    n_jobs: int = 5
+    max_failure_rate: float = 0.0
+    params: dict[str, Any] | None = None
+
+
+_STORE = ConfigStore.instance()
+_STORE.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConfig, provider="normlab")
+for _name, _node in (("tpe", TPESamplerConfig), ("random", RandomSamplerConfig), ("grid", GridSamplerConfig)):
+    _STORE.store(group="hydra/sweeper/sampler", name=_name, node=_node, provider="normlab")
+for _name, _pruner in (("none", NoPrunerConfig), ("median", MedianPrunerConfig)):
+    _STORE.store(group="hydra/sweeper/pruner", name=_name, node=_pruner, provider="normlab")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial with its number, the overrides of its run, and the run's folder in the sweep's."""
+
+    number: int
+    overrides: list[str]
+    run: str
+
+    @property
+    def job(self) -> list[str]:
+        """The overrides of the job."""
+        return [*self.overrides, subdir_override(self.run)]
+
+
+class OptunaSweeper(NormlabSweeper):
+    """Searches with Optuna: every swept override is a dimension, each batch of trials one call of the launcher.
+
+    The same command in the same folder continues the study.
+
+    Attributes:
+        known: keys that the configuration of some trial has; they are dropped for trials whose own lacks them.
+
+    Args:
+        sampler: of the trials.
+        pruner: stops trials by the median rule, or none.
+        direction: minimize or maximize; by default that of ``optimized_metric``.
+        storage: URL of a database, or a journal file; by default a file in the sweep's folder.
+        study_name: in the storage; by default the name of the sweep's folder.
+        n_trials: total number of trials of the study.
+        n_jobs: number of trials of a batch.
+        max_failure_rate: largest share of failed trials of a batch with which the study continues.
+        params: overrides by key; those of the command line take precedence.
+    """
+
+    def __init__(
+        self,
+        sampler: Mapping[str, Any],
+        pruner: Mapping[str, Any],
+        direction: Any,
+        storage: str | None,
+        study_name: str | None,
+        n_trials: int,
+        n_jobs: int,
+        max_failure_rate: float,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        require(n_trials >= 1, "hydra.sweeper.n_trials", "at least 1", n_trials)
+        require(n_jobs >= 1, "hydra.sweeper.n_jobs", "at least 1", n_jobs)
+        valid = 0 <= max_failure_rate <= 1
+        require(valid, "hydra.sweeper.max_failure_rate", "between 0 and 1", max_failure_rate)
+        require(
+            direction in (None, "minimize", "maximize"),
+            "hydra.sweeper.direction",
+            "minimize or maximize",
+            direction,
+        )
+        super().__init__(None, {key: str(value) for key, value in (params or {}).items()})
+        self.sampler, self.pruning = sampler_settings(sampler), pruning_override(pruner)
+        self.direction, self.storage, self.study_name = direction, storage, study_name
+        self.known: set[str] = set()
+        self.n_trials, self.n_jobs, self.max_failure_rate = n_trials, n_jobs, max_failure_rate
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Validate the ends of the search space, train the trials in batches, and finalize the sweep."""
+        assert self.config is not None
+        require_optuna()
+        for name in NOISY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        composer = self.begin()
+        if is_overridden(self.config, "hydra.sweep.subdir"):
+            raise ConfigError(
+                "hydra.sweep.subdir has no effect with hydra/sweeper=optuna, which names runs by trial"
+            )
+        dimensions, fixed = self.search_space(arguments)
+        fixed += self.pruning
+        metric = str(self.config.optimized_metric)
+        direction = self.study_direction()
+        total = self.n_trials
+        if self.sampler.kind == "grid":
+            total = min(total, grid_size(dimensions))
+        self.check_search_space(dimensions, fixed, composer)
+        folder = self.make_folder()
+        with finalizing(folder, self.config), warnings.catch_warnings():
+            # Optuna 4 calls constant_liar experimental.
+            warnings.filterwarnings("ignore", message=".*experimental feature")
+            self.write_command(folder)
+            compared = sorted(word for word in fixed if key_of(parse(word)) not in UNCOMPARED)
+            command = {"metric": metric, "direction": direction, "overrides": compared}
+            storage = open_storage(self.storage, folder)
+            opened = open_study(storage, self.study_name or folder.name, direction, command)
+            study = Study(opened, folder, self.storage is None, dimensions, self.sampler, metric, direction)
+            self.refuse_retraining(study)
+            try:
+                self.run_trials(study, total, fixed, composer)
+            finally:
+                study.write()
+                for line in study.summary():
+                    log.info(line)
+
+    def study_direction(self) -> str:
+        """Return min or max.
+
+        Raises:
+            ConfigError: if the sweeper's direction contradicts that of the metric, whose best epoch counts.
+        """
+        assert self.config is not None
+        direction = direction_of(self.config.optimized_metric, self.config.direction)
+        if self.direction not in (None, f"{direction}imize"):
+            raise ConfigError(
+                f"hydra.sweeper.direction must be {direction}imize, that of "
+                f"optimized_metric={self.config.optimized_metric}, got {self.direction}; leave it out"
+            )
+        return direction
+
+    def search_space(self, arguments: Sequence[str]) -> tuple[list[Dimension], list[str]]:
+        """Return the dimensions of the swept overrides, and the overrides that all trials share.
+
+        Raises:
+            ConfigError: if nothing is swept.
+        """
+        overrides = self.parsed(arguments)
+        overridden = {key_of(override) for override in overrides}
+        params = self.parsed(f"{key}={value}" for key, value in self.params.items() if key not in overridden)
+        together = [*params, *overrides]
+        dimensions = [dimension_of(override) for override in together if override.is_sweep_override()]
+        if not dimensions:
+            raise ConfigError(
+                "hydra/sweeper=optuna needs something to search; sweep an override, such as "
+                "optimizer.lr='tag(log,interval(0.0001,0.1))'"
+            )
+        return dimensions, [str(override.input_line) for override in together if not override.is_sweep_override()]
+
+    def check_search_space(
+        self, dimensions: Sequence[Dimension], fixed: Sequence[str], composer: Composer
+    ) -> None:
+        """Validate the trials at the ends of the search space, before the first one trains.
+
+        These are all combinations of group choices, each with one dimension at a time at its ends.
+        """
+        groups = [d for d in dimensions if composer.is_choice(parse(d.word(d.extremes[0])))]
+        others = [d for d in dimensions if d not in groups]
+        jobs: dict[tuple[str, ...], None] = {}
+        for chosen in product(*(map(d.word, d.extremes) for d in groups)):
+            first = [d.word(d.extremes[0]) for d in others]
+            jobs[*fixed, *chosen, *first] = None
+            for k, dimension in enumerate(others):
+                for value in dimension.extremes[1:]:
+                    jobs[*fixed, *chosen, *first[:k], dimension.word(value), *first[k + 1 :]] = None
+        for job in jobs:
+            keys = {key_of(parse(word)) for word in job}
+            self.known |= keys - set(missing_keys(job, composer))
+        applicable, lines = drop_inapplicable(list(jobs), composer)
+        for job in {composer.choices(job): job for job in applicable}.values():
+            require_no_sweep_settings(job, composer)
+        self.check([[*job, subdir_override(str(k))] for k, job in enumerate(applicable)], composer)
+        for line in lines:
+            log.info(line)
+
+    def write_command(self, folder: Path) -> None:
+        """Write ``multirun.yaml``, as Hydra's sweepers do."""
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+
+    def refuse_retraining(self, study: Study) -> None:
+        """Raise ConfigError for ``retrain=true`` in a study with finished trials, whose values Optuna has used."""
+        assert self.config is not None
+        if self.config.get("retrain") and study.finished:
+            raise ConfigError("retrain=true has no effect on a study's finished trials; choose another folder")
+
+    def run_trials(self, study: Study, total: int, fixed: Sequence[str], composer: Composer) -> None:
+        """Train batches of trials until the study has as many finished ones as asked for."""
+        while (done := len(study.finished)) < total:
+            number = min(self.n_jobs, total - done)
+            trials = [Trial(t.number, t.user_attrs[OVERRIDES], t.user_attrs[RUN]) for t in study.open_trials()]
+            if trials:
+                log.info("training %d trials again that had not ended", len(trials))
+            trials += [self.next_trial(study, fixed, composer) for _ in range(number - len(trials))]
+            best = study.best()
+            so_far = "" if best is None else f"; best so far: trial {best.number}, {study.metric}={best.value:.4g}"
+            log.info("trials %d to %d of %d%s", done + 1, done + len(trials), total, so_far)
+            if self.pruning:
+                from normlab.training.median_pruning import write_values  # imports torch
+
+                write_values(study.folder, study.values())
+            failures = self.run_batch(study, trials, composer)
+            study.write()
+            if len(failures) > self.max_failure_rate * len(trials):
+                # The failed trials stay open, so that the repeated command trains them again.
+                raise failures[next(iter(failures))]
+            for trial, error in failures.items():
+                log.warning("trial %d failed: %s", trial, first_line(error))
+                study.tell_failure(trial)
+
+    def next_trial(self, study: Study, fixed: Sequence[str], composer: Composer) -> Trial:
+        """Ask the study for a trial; overrides of keys that its configuration lacks are dropped."""
+        number, params = study.ask()
+        swept = [dimension.word(params[dimension.key]) for dimension in study.dimensions]
+        missing = self.known.intersection(missing_keys([*fixed, *swept], composer))
+        kept = [word for word in (*fixed, *swept) if key_of(parse(word)) not in missing]
+        trial = Trial(number, kept, f"{number}_{run_name(word for word in swept if word in kept)}")
+        study.begin(number, trial.overrides, trial.run)
+        return trial
+
+    def run_batch(self, study: Study, trials: Sequence[Trial], composer: Composer) -> dict[int, Exception]:
+        """Train trials in one call of the launcher, and tell the study; return the errors of failed trials.
+
+        A trial with the overrides of an earlier one gets its value, as it would be the same run.
+        """
+        assert self.launcher is not None
+        firsts = {trial.number: study.first_with(trial.overrides, trial.number) for trial in trials}
+        repeats = {number: first.number for number, first in firsts.items() if first is not None}
+        failures: dict[int, Exception] = {}
+        valid = []
+        for trial in trials:
+            if trial.number in repeats:
+                continue
+            try:
+                self.check([trial.job], composer)
+                valid.append(trial)
+            except ConfigError as error:
+                failures[trial.number] = error
+        for trial, returned in zip(valid, self.launched(valid), strict=True):
+            try:
+                self.tell(study, trial, float(returned.return_value))
+            except Exception as error:
+                failures[trial.number] = error
+        for number, first in repeats.items():
+            self.repeat(study, number, first, failures)
+        return failures
+
+    def tell(self, study: Study, trial: Trial, value: float) -> None:
+        """Tell the study the objective of a run, or that the median rule stopped it."""
+        if not self.pruning:
+            study.tell(trial.number, value)
+            return
+        record = Record.read(study.folder / trial.run)
+        curve = read_curves([record]).query("metric == @study.metric").drop_duplicates("epoch")
+        pairs = list(zip(curve["epoch"].tolist(), curve["value"].tolist(), strict=True))
+        study.note(trial.number, CURVE, pairs)
+        if record.result.status == Status.PRUNED:
+            study.tell_pruned(trial.number, *pairs[-1])
+        else:
+            study.tell(trial.number, value)
+
+    def launched(self, trials: Sequence[Trial]) -> Sequence[Any]:
+        """Train trials in one call of the launcher."""
+        assert self.launcher is not None
+        return self.launcher.launch([trial.job for trial in trials], trials[0].number) if trials else []
+
+    def repeat(self, study: Study, number: int, first: int, failures: dict[int, Exception]) -> None:
+        """Tell the study the outcome of the trial that a trial repeats."""
+        study.note(number, REPEATS, first)
+        if first in failures:
+            failures[number] = failures[first]
+            return
+        log.info("trial %d repeats trial %d, whose result it gets", number, first)
+        trial = next(trial for trial in study.trials() if trial.number == first)
+        if trial.state.name == "PRUNED":
+            study.tell_pruned(number, *max(trial.intermediate_values.items()))
+        else:
+            study.tell(number, float("nan") if trial.value is None else trial.value)
+
+
+def sampler_settings(node: Mapping[str, Any]) -> SamplerSettings:
+    """Return the settings of a sampler's node."""
+    values = {str(key): value for key, value in node.items() if value is not None}
+    kind, seed = values.pop("kind"), values.pop("seed", None)
+    require(seed is None or seed >= 0, "hydra.sweeper.sampler.seed", "null or at least 0", seed)
+    for key in ("n_startup_trials", "n_ei_candidates"):
+        least = 1 if key == "n_ei_candidates" else 0
+        require(values.get(key, 1) >= least, f"hydra.sweeper.sampler.{key}", f"at least {least}", values.get(key))
+    return SamplerSettings(kind, seed, values)
+
+
+def pruning_override(node: Mapping[str, Any]) -> list[str]:
+    """Return the override by which the trials of a search are pruned; none without a pruner."""
+    if node["kind"] == "none":
+        return []
+    startup, warmup = node["n_startup_trials"], node["n_warmup_epochs"]
+    return [f"++callbacks.pruning={{n_startup_trials:{startup},n_warmup_epochs:{warmup}}}"]
+
+
+def require_optuna() -> None:
+    """Raise ConfigError if Optuna is not installed."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError("hydra/sweeper=optuna needs the package optuna; pip install 'normlab[sweeps]'")

@@ -1,0 +1,327 @@
+"""``hydra/sweeper=optuna`` searches over populations, resumes, and records the best trial."""
+
+import io
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from pytorch_lightning import Callback
+
+from hydra_plugins.normlab.search_space import Dimension, dimension_of
+from normlab.results.result import Result, Status
+
+pytest.importorskip("optuna")
+SEARCH = ["-m", "hydra/sweeper=optuna", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
+RATE = "optimizer.lr=tag(log,interval(0.0001,0.1))"
+SEEDED = ["hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_jobs=3"]
+
+
+def runs(folder: str) -> dict[str, float]:
+    """Return the objective of each run by the name of its folder."""
+    paths = Path(folder).glob("*/result.json")
+    return {path.parent.name: Result.read(path.parent).objective.value for path in sorted(paths)}
+
+
+def recorded(folder: str) -> Any:
+    """Return the recorded outcome of a study."""
+    return OmegaConf.load(Path(folder) / "optimization_results.yaml")
+
+
+def dimension(word: str) -> Dimension:
+    """Return the dimension of a typed override."""
+    return dimension_of(OverridesParser.create().parse_override(word))
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "expected"),
+    [
+        ("a.b=interval(0.5,2)", 1.25, "a.b=1.25"),
+        ("+a.b=interval(1,4)", 3, "+a.b=3"),
+        ("a=range(0.5,2,0.5)", 1.5, "a=1.5"),
+        ("a=range(9,0,-3)", 6, "a=6"),
+        ("a=choice(x,'y z',[1,2])", "[1,2]", "a=[1,2]"),
+        ("a=1,2.5,null", None, "a=null"),
+        ("a=true,1", "1", "a=1"),
+    ],
+)
+def test_values_are_written_as_typed(word, value, expected):
+    space = dimension(word)
+    assert space.word(value) == expected
+    assert space.distribution()._contains(space.distribution().to_internal_repr(value))
+
+
+def test_range_excludes_its_end():
+    assert dimension("a=range(5)").distribution().high == 4
+    assert dimension("a=range(9,0,-3)").extremes == [3, 9]
+
+
+@pytest.mark.slow
+def test_batches_are_populations(run_train):
+    outcome = run_train(*SEARCH, RATE, "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("3 runs in 1 population\n") == 2
+    assert pd.read_csv("sweep/summary.csv")["status"].tolist() == ["finished"] * 6
+    best, values = recorded("sweep"), runs("sweep")
+    assert best.best_value == min(values.values()) == values[best.best_run]
+    assert best.best_params["optimizer.lr"] == Result.read(Path("sweep") / best.best_run).config["optimizer"]["lr"]
+    assert f"best trial: {best.best_trial}, val/loss={best.best_value:.4g}" in outcome.out
+    assert Path("sweep/report/index.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_resumed_study_equals_uninterrupted_one(run_train, sampler):
+    words = [*SEARCH, RATE, "model=bn,nobn", f"hydra/sweeper/sampler={sampler}", *SEEDED]
+    words += ["hydra.sweeper.sampler.n_startup_trials=3"] if sampler == "tpe" else []
+    assert run_train(*words, "hydra.sweeper.n_trials=6").code == 0
+    assert run_train(*words, "hydra.sweeper.n_trials=9").code == 0
+    again = run_train(*words, "hydra.sweeper.n_trials=9")
+    assert again.code == 0
+    assert "9 finished" in again.out
+    assert "trials 1 to" not in again.out
+    whole = [*words, "hydra.sweeper.n_trials=9", "hydra.sweep.dir=whole", "hydra.launcher.n_jobs=2"]
+    whole.remove("hydra.sweep.dir=sweep")
+    assert run_train(*whole).code == 0
+    assert runs("whole") == pytest.approx(runs("sweep"), rel=1e-5)
+    assert recorded("whole").best_params == recorded("sweep").best_params
+
+
+STOP = """
+from pytorch_lightning import Callback
+
+class StopOnce(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        import os, pathlib
+        if trainer.current_epoch == 1 and not pathlib.Path("stopped").exists():
+            pathlib.Path("stopped").touch()
+            os._exit(9)
+"""
+
+
+@pytest.mark.slow
+def test_killed_batch_is_trained_again(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "stop.py").write_text(STOP)
+    words = [*SEARCH, RATE, *SEEDED, "hydra.sweeper.n_trials=3", "+callbacks.extra.stop._target_=stop.StopOnce"]
+    command = [sys.executable, str(Path(__file__).parents[2] / "train.py"), *words]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 9
+    assert runs("sweep") == {}
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "training 3 trials again that had not ended" in done.stdout
+    assert [name.partition("_")[0] for name in runs("sweep")] == ["0", "1", "2"]
+    assert recorded("sweep").trials == {"finished": 3, "diverged": 0, "pruned": 0, "failed": 0}
+
+
+@pytest.mark.slow
+def test_grid_trains_each_point_once(run_train):
+    words = [*SEARCH, "hydra/sweeper/sampler=grid", "model=nobn,bn", "seed=range(2)"]
+    outcome = run_train(*words)
+    assert outcome.code == 0, outcome.err
+    assert "4 runs in 2 populations" in outcome.out
+    assert list(runs("sweep")) == [
+        "0_model=nobn,seed=0",
+        "1_model=nobn,seed=1",
+        "2_model=bn,seed=0",
+        "3_model=bn,seed=1",
+    ]
+
+
+@pytest.mark.slow
+def test_repeated_trial_is_not_trained_again(run_train):
+    words = ["seed=range(2)", "hydra/sweeper/sampler=random", *SEEDED, "hydra.sweeper.n_trials=6"]
+    outcome = run_train(*SEARCH, *words, "hydra/launcher=basic")
+    assert outcome.code == 0, outcome.err
+    assert len(runs("sweep")) == 2
+    assert outcome.out.count("whose result it gets") == 4
+    assert recorded("sweep").trials.finished == 6
+
+
+@pytest.mark.slow
+def test_diverged_trials_count_as_worst(run_train):
+    words = ["optimizer.lr=0.01,1e30,1e35", "hydra/sweeper/sampler=grid", "model=nobn"]
+    outcome = run_train(*SEARCH, *words)
+    assert outcome.code == 0, outcome.err
+    assert recorded("sweep").trials == {"finished": 1, "diverged": 2, "pruned": 0, "failed": 0}
+    assert recorded("sweep").best_params == {"optimizer.lr": 0.01}
+
+
+@pytest.mark.slow
+def test_study_without_finite_objective_has_no_best_trial(run_train):
+    words = ["optimizer.lr=1e30,1e35", "hydra.sweeper.n_trials=2", "model=nobn", *SEEDED]
+    outcome = run_train(*SEARCH, *words)
+    assert outcome.code == 0, outcome.err
+    assert "no trial has a finite val/loss" in outcome.out
+    assert recorded("sweep").best_value is None
+
+
+class Bad(Callback):
+    """Fails while there is a file of the name ``bad``."""
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        if Path("bad").exists():
+            raise RuntimeError("no luck")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_failed_trials_stay_open_or_count(run_train, monkeypatch, rate):
+    module = ModuleType("usercode")
+    module.Bad = Bad
+    monkeypatch.setitem(sys.modules, "usercode", module)
+    Path("bad").touch()
+    words = [
+        *SEARCH,
+        "optimizer.lr=0.01,0.02",
+        "hydra/sweeper/sampler=grid",
+        "+callbacks.extra.bad._target_=usercode.Bad",
+    ]
+    words += [f"hydra.sweeper.max_failure_rate={rate}"]
+    outcome = run_train(*words)
+    assert outcome.code == (1 if rate == 0 else 0)
+    assert "no luck" in outcome.err if rate == 0 else "trial 0 failed: no luck" in outcome.out + outcome.err
+    assert recorded("sweep").trials.failed == (0 if rate == 0 else 2)
+    Path("bad").unlink()
+    assert run_train(*words).code == 0
+    assert recorded("sweep").trials.finished == (2 if rate == 0 else 0)
+
+
+@pytest.mark.slow
+def test_study_in_a_database_continues_in_another_folder(run_train):
+    words = [*SEARCH, RATE, "hydra.sweeper.storage=sqlite:///study.db", "hydra.sweeper.study_name=mine"]
+    assert run_train(*words, "hydra.sweeper.n_trials=2").code == 0
+    words[words.index("hydra.sweep.dir=sweep")] = "hydra.sweep.dir=more"
+    assert run_train(*words, "hydra.sweeper.n_trials=3").code == 0
+    assert [len(runs(folder)) for folder in ("sweep", "more")] == [2, 1]
+    assert recorded("more").trials.finished == 3
+
+
+@pytest.mark.slow
+def test_keys_of_some_arms_are_dropped_for_others(run_train):
+    words = ["model=nobn,bn", "model.norm.eps=0.1,0.2", "hydra/sweeper/sampler=grid"]
+    outcome = run_train(*SEARCH, *words)
+    assert outcome.code == 0, outcome.err
+    assert "model.norm.eps does not apply to model=nobn" in outcome.out
+    assert list(runs("sweep")) == [
+        "0_model=nobn",
+        "2_model=bn,model.norm.eps=0.1",
+        "3_model=bn,model.norm.eps=0.2",
+    ]
+
+
+ERRORS = {
+    f"{RATE} hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be at least 1, got 0",
+    f"{RATE} hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs must be at least 1, got 0",
+    f"{RATE} hydra.sweeper.max_failure_rate=2": "hydra.sweeper.max_failure_rate must be between 0 and 1, got 2.0",
+    f"{RATE} hydra/sweeper/sampler=grid": "the grid sampler takes ranges and values, got an interval; write range",
+    f"{RATE} hydra/sweeper/sampler=cmaes": "hydra/sweeper/sampler=cmaes: no such option; did you mean",
+    f"{RATE} hydra.sweeper.sampler.seed=-1": "hydra.sweeper.sampler.seed must be null or at least 0, got -1",
+    f"{RATE} hydra.sweeper.direction=maximize": "hydra.sweeper.direction must be minimize, that of",
+    f"{RATE} hydra.sweeper.direction=up": "hydra.sweeper.direction must be minimize or maximize, got up",
+    f"{RATE} hydra.sweep.subdir=x": "hydra.sweep.subdir has no effect with hydra/sweeper=optuna",
+    f"{RATE} hydra.sweeper.storage=foo://x": "hydra.sweeper.storage must be a database's URL or a file, got foo://x",
+    "seed=0": "hydra/sweeper=optuna needs something to search",
+    "optimizer.lr=interval(0.2,0.1)": "optimizer.lr must be an interval from low to high",
+    "optimizer.lr=tag(log,interval(0,1))": "optimizer.lr must be above 0 on a logarithmic scale",
+    "optimizer.lr=tag(foo,interval(0.1,1))": "the tag of a search space must be log, got foo",
+    "seed=tag(log,range(1,9,2))": "a range with a logarithmic scale must have integers and step 1",
+    "model=tag(log,choice(bn,nobn))": "a list has no logarithmic scale; leave out the tag",
+    "optimizer.lr=interval(-1.0,0.1)": "optimizer.lr must be a finite number > 0, got -1.0",
+    "optimizer.lrr=0.1,0.2": "optimizer.lrr: no such key; did you mean optimizer.lr?",
+}
+
+
+@pytest.mark.parametrize("words", ERRORS)
+def test_bad_search_is_refused_in_one_line(run_train, words):
+    outcome = run_train(*SEARCH, *words.split())
+    assert outcome.code == 1
+    message = outcome.err.strip().splitlines()[-1]
+    assert re.fullmatch(f"error: .*{re.escape(ERRORS[words])}.*", message)
+    assert runs("sweep") == {}
+
+
+def test_interval_needs_the_optuna_sweeper(run_train):
+    outcome = run_train("-m", RATE)
+    assert outcome.code == 1
+    assert (
+        outcome.err.strip()
+        == f"error: {RATE}: an interval needs a search; add hydra/sweeper=optuna, or write values or range"
+    )
+
+
+def test_joblib_is_refused_with_its_remedy(run_train):
+    outcome = run_train("-m", "hydra/launcher=joblib", "seed=0,1")
+    assert outcome.code == 1
+    assert outcome.err.strip().startswith(
+        "error: hydra/launcher=joblib: no such option; add hydra.launcher.n_jobs=2"
+    )
+
+
+@pytest.mark.slow
+def test_other_command_in_a_study_is_refused(run_train):
+    words = [*SEARCH, RATE, "hydra/sweeper/sampler=random"]
+    assert run_train(*words, "hydra.sweeper.n_trials=1").code == 0
+    outcome = run_train(*words, "model=nobn")
+    assert outcome.code == 1
+    assert "study sweep was begun with other overrides: trainer.max_epochs=2, got model=nobn" in outcome.err
+    outcome = run_train(*words, "retrain=true")
+    assert "retrain=true has no effect on a study's finished trials" in outcome.err
+    outcome = run_train(*[word for word in words if word != RATE], "optimizer.lr=1,2")
+    assert outcome.code == 1
+    assert "holds a study with another search space" in outcome.err
+    assert math.isfinite(recorded("sweep").best_value)
+
+
+PRUNED = ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [[], ["hydra.launcher.n_jobs=2", "model=bn,nobn"], ["hydra/launcher=basic"]], ids=str
+)
+def test_pruning_changes_no_bit_of_the_survivors(run_train, more):
+    rates = "optimizer.lr=0.05,0.04,0.03,0.0001,0.0002,0.06"
+    words = ["-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "trainer.max_epochs=6", rates]
+    words += ["hydra.sweeper.n_jobs=3", *more]
+    assert run_train(*words, "hydra.sweep.dir=whole").code == 0
+    outcome = run_train(*words, *PRUNED, "hydra.sweep.dir=pruned")
+    assert outcome.code == 0, outcome.err
+    statuses = {}
+    for path in Path("pruned").glob("*/result.json"):
+        ours, whole = (Result.read(Path(folder) / path.parent.name) for folder in ("pruned", "whole"))
+        statuses[path.parent.name] = ours.status
+        curves = [(Path(folder) / path.parent.name / "curves.csv").read_text() for folder in ("pruned", "whole")]
+        measured = [pd.read_csv(io.StringIO(text)).drop(columns="time", errors="ignore") for text in curves]
+        if ours.status == Status.FINISHED:
+            assert (ours.best, ours.last, ours.test, ours.final) == (
+                whole.best,
+                whole.last,
+                whole.test,
+                whole.final,
+            )
+            pd.testing.assert_frame_equal(*measured, check_exact=True)
+        else:
+            assert ours.status == Status.PRUNED
+            assert ours.epochs < 6
+            assert ours.test == {}
+            assert ours.objective.value == ours.best.metrics["val/loss"]
+    assert {Status.PRUNED, Status.FINISHED} == set(statuses.values())
+    trials = recorded("pruned").trials
+    assert trials.pruned == list(statuses.values()).count(Status.PRUNED)
+    assert "pruned runs, excluded" in Path("pruned/report/index.html").read_text()
+    again = run_train(*words, *PRUNED, "hydra.sweep.dir=pruned")
+    assert "trials 1 to" not in again.out
+
+
+def test_pruning_by_hand_is_refused(run_train):
+    outcome = run_train("+callbacks.pruning={n_startup_trials:1,n_warmup_epochs:0}")
+    assert outcome.code == 1
+    assert "has no effect outside a search; add hydra/sweeper=optuna hydra/sweeper/pruner=median" in outcome.err
