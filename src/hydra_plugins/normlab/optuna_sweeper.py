@@ -203,6 +203,8 @@ class OptunaSweeper(NormlabSweeper):
         """Validate the ends of the search space, train the trials in batches, and finalize the sweep."""
         assert self.config is not None
         require_optuna()
+        from optuna.exceptions import ExperimentalWarning
+
         for name in NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         composer = self.begin()
@@ -221,8 +223,8 @@ class OptunaSweeper(NormlabSweeper):
         self.check_search_space(dimensions, fixed, composer)
         folder = self.make_folder()
         with finalizing(folder, self.config), warnings.catch_warnings():
-            # Optuna 4 calls constant_liar experimental.
-            warnings.filterwarnings("ignore", message=".*experimental feature")
+            # Optuna calls constant_liar and PartialFixedSampler experimental.
+            warnings.simplefilter("ignore", ExperimentalWarning)
             self.write_command(folder)
             compared = sorted(word for word in fixed if key_of(parse(word)) not in UNCOMPARED)
             command = {"metric": metric, "direction": direction, "overrides": compared}

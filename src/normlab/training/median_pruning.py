@@ -49,8 +49,8 @@ class MedianRule:
         direction: min or max.
         n_startup_trials: :math:`n`, the number of other trials that the rule needs.
         n_warmup_epochs: :math:`w`, the number of epochs in which no trial is stopped.
-        earlier: :math:`E_e`, the values of earlier trials by epoch; :math:`F_e` are those of fellow members. A trial
-            that has ended counts with its last value, and a diverged one with the worst value.
+        earlier: :math:`E_e`, the values of earlier trials by epoch; :math:`F_e` are those of fellow members. A
+            trial that has ended counts with its last value, and a diverged one with the worst value.
     """
 
     direction: str
