@@ -115,7 +115,6 @@ def test_finished_diverged_and_pruned_are_done():
         "diverged": True,
         "stopped": False,
         "pruned": True,
-        "pruned": True,
         "failed": False,
     }
 
