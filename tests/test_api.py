@@ -203,8 +203,8 @@ def test_record_of_a_later_version_is_an_error_and_kept(trained, tmp_path, monke
     record = json.loads(path.read_text())
     assert record["schema"] == 1
     record["environment"]["versions"]["normlab"] = "9.1"
-    path.write_text(later := json.dumps(record | {"schema": 2}))
-    message = f"{path} has schema 2, written by normlab 9.1; this version reads schema 1: update normlab"
+    path.write_text(later := json.dumps(record | {"schema": 3}))
+    message = f"{path} has schema 3, written by normlab 9.1; this version reads schema 2: update normlab"
     with pytest.raises(ConfigError, match=re.escape(message)):
         normlab.load_sweep("sweep")
     outcome = run_train(*SWEEP)

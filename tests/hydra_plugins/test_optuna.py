@@ -218,7 +218,7 @@ def test_keys_of_some_arms_are_dropped_for_others(run_train):
 
 
 ERRORS = {
-    f"{RATE} hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be at least 1, got 0",
+    f"{RATE} hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be null or at least 1, got 0",
     f"{RATE} hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs must be at least 1, got 0",
     f"{RATE} hydra.sweeper.max_failure_rate=2": "hydra.sweeper.max_failure_rate must be between 0 and 1, got 2.0",
     f"{RATE} hydra/sweeper/sampler=grid": "the grid sampler takes ranges and values, got an interval; write range",
@@ -271,7 +271,7 @@ def test_other_command_in_a_study_is_refused(run_train):
     assert run_train(*words, "hydra.sweeper.n_trials=1").code == 0
     outcome = run_train(*words, "model=nobn")
     assert outcome.code == 1
-    assert "study sweep was begun with other overrides: trainer.max_epochs=2, got model=nobn" in outcome.err
+    assert "study search was begun with other overrides: trainer.max_epochs=2, got model=nobn" in outcome.err
     outcome = run_train(*words, "retrain=true")
     assert "retrain=true has no effect on a study's finished trials" in outcome.err
     outcome = run_train(*[word for word in words if word != RATE], "optimizer.lr=1,2")

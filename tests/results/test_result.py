@@ -109,11 +109,12 @@ def test_result_file_is_strict_json(tmp_path):
     assert content["config"] == {"x": ["inf"]}
 
 
-def test_finished_and_diverged_are_done():
+def test_finished_diverged_and_pruned_are_done():
     assert {status: status.done for status in Status} == {
         "finished": True,
         "diverged": True,
         "stopped": False,
+        "pruned": True,
         "failed": False,
     }
 

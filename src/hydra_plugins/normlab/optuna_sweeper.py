@@ -29,11 +29,13 @@ from hydra_plugins.normlab.study import (
     OVERRIDES,
     REPEATS,
     RUN,
+    STUDY,
     SamplerSettings,
     Study,
     grid_size,
     open_storage,
     open_study,
+    study_name,
 )
 from hydra_plugins.normlab.sweeper import NormlabSweeper, subdir_override
 from normlab.config.schema import direction_of
@@ -44,8 +46,12 @@ from normlab.results.result import Status
 from normlab.results.sweep import Record
 
 log = logging.getLogger("normlab")
+N_TRIALS = 20
+"""Number of trials by default."""
 NOISY_LOGGERS = ("alembic.runtime.plugins", "alembic.runtime.migration")
 """Loggers that print several lines to stderr about the tables of a study's database."""
+OBJECTIVE = ("optimized_metric", "direction")
+"""Keys that say what is searched for."""
 UNCOMPARED = ("retrain", *SWEEP_KEYS)
 """Keys that may differ between the commands of a study."""
 
@@ -117,7 +123,7 @@ class OptunaSweeperConfig:
     direction: Any = None
     storage: str | None = None
     study_name: str | None = None
-    n_trials: int = 20
+    n_trials: int | None = None
     n_jobs: int = 5
     max_failure_rate: float = 0.0
     params: dict[str, Any] | None = None
@@ -158,8 +164,8 @@ class OptunaSweeper(NormlabSweeper):
         pruner: stops trials by the median rule, or none.
         direction: minimize or maximize; by default that of ``optimized_metric``.
         storage: URL of a database, or a journal file; by default a file in the sweep's folder.
-        study_name: in the storage; by default the name of the sweep's folder.
-        n_trials: total number of trials of the study.
+        study_name: in the storage; by default a name by the overrides, so that the same command finds its study.
+        n_trials: total number of trials of the study; by default ``N_TRIALS``, or all points of a grid.
         n_jobs: number of trials of a batch.
         max_failure_rate: largest share of failed trials of a batch with which the study continues.
         params: overrides by key; those of the command line take precedence.
@@ -172,12 +178,12 @@ class OptunaSweeper(NormlabSweeper):
         direction: Any,
         storage: str | None,
         study_name: str | None,
-        n_trials: int,
+        n_trials: int | None,
         n_jobs: int,
         max_failure_rate: float,
         params: Mapping[str, Any] | None = None,
     ) -> None:
-        require(n_trials >= 1, "hydra.sweeper.n_trials", "at least 1", n_trials)
+        require(n_trials is None or n_trials >= 1, "hydra.sweeper.n_trials", "null or at least 1", n_trials)
         require(n_jobs >= 1, "hydra.sweeper.n_jobs", "at least 1", n_jobs)
         valid = 0 <= max_failure_rate <= 1
         require(valid, "hydra.sweeper.max_failure_rate", "between 0 and 1", max_failure_rate)
@@ -197,6 +203,8 @@ class OptunaSweeper(NormlabSweeper):
         """Validate the ends of the search space, train the trials in batches, and finalize the sweep."""
         assert self.config is not None
         require_optuna()
+        from optuna.exceptions import ExperimentalWarning
+
         for name in NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         composer = self.begin()
@@ -208,21 +216,24 @@ class OptunaSweeper(NormlabSweeper):
         fixed += self.pruning
         metric = str(self.config.optimized_metric)
         direction = self.study_direction()
-        total = self.n_trials
+        total = self.n_trials or N_TRIALS
         if self.sampler.kind == "grid":
-            total = min(total, grid_size(dimensions))
+            size = grid_size(dimensions)
+            total = min(self.n_trials or size, size)
         self.check_search_space(dimensions, fixed, composer)
         folder = self.make_folder()
         with finalizing(folder, self.config), warnings.catch_warnings():
-            # Optuna 4 calls constant_liar experimental.
-            warnings.filterwarnings("ignore", message=".*experimental feature")
+            # Optuna calls constant_liar and PartialFixedSampler experimental.
+            warnings.simplefilter("ignore", ExperimentalWarning)
             self.write_command(folder)
             compared = sorted(word for word in fixed if key_of(parse(word)) not in UNCOMPARED)
             command = {"metric": metric, "direction": direction, "overrides": compared}
-            storage = open_storage(self.storage, folder)
-            opened = open_study(storage, self.study_name or folder.name, direction, command)
-            study = Study(opened, folder, self.storage is None, dimensions, self.sampler, metric, direction)
+            storage, is_own = open_storage(self.storage, folder), self.storage is None
+            name = self.study_name or (STUDY if is_own else study_name(dimensions, command))
+            opened = open_study(storage, name, direction, command)
+            study = Study(opened, folder, is_own, dimensions, self.sampler, metric, direction)
             self.refuse_retraining(study)
+            study.drop_unnamed()
             try:
                 self.run_trials(study, total, fixed, composer)
             finally:
@@ -256,6 +267,12 @@ class OptunaSweeper(NormlabSweeper):
         params = self.parsed(f"{key}={value}" for key, value in self.params.items() if key not in overridden)
         together = [*params, *overrides]
         dimensions = [dimension_of(override) for override in together if override.is_sweep_override()]
+        for dimension in dimensions:
+            if dimension.key.lstrip("+") in OBJECTIVE:
+                raise ConfigError(
+                    f"{dimension.key.lstrip('+')} must be the same in all trials, whose objectives are compared, "
+                    f"got {dimension.typed}; give it one value"
+                )
         if not dimensions:
             raise ConfigError(
                 "hydra/sweeper=optuna needs something to search; sweep an override, such as "
@@ -279,9 +296,9 @@ class OptunaSweeper(NormlabSweeper):
             for k, dimension in enumerate(others):
                 for value in dimension.extremes[1:]:
                     jobs[*fixed, *chosen, *first[:k], dimension.word(value), *first[k + 1 :]] = None
-        for job in jobs:
-            keys = {key_of(parse(word)) for word in job}
-            self.known |= keys - set(missing_keys(job, composer))
+        for words in jobs:
+            keys = {key_of(parse(word)) for word in words}
+            self.known |= keys - set(missing_keys(words, composer))
         applicable, lines = drop_inapplicable(list(jobs), composer)
         for job in {composer.choices(job): job for job in applicable}.values():
             require_no_sweep_settings(job, composer)
@@ -302,11 +319,17 @@ class OptunaSweeper(NormlabSweeper):
 
     def run_trials(self, study: Study, total: int, fixed: Sequence[str], composer: Composer) -> None:
         """Train batches of trials until the study has as many finished ones as asked for."""
-        while (done := len(study.finished)) < total:
-            number = min(self.n_jobs, total - done)
+        while True:
             trials = [Trial(t.number, t.user_attrs[OVERRIDES], t.user_attrs[RUN]) for t in study.open_trials()]
+            # Trials that another process trains count, too.
+            done = len(study.trials()) - len(trials)
+            if done >= total and not trials:
+                return
             if trials:
                 log.info("training %d trials again that had not ended", len(trials))
+            for trial in trials:
+                study.begin(trial.number, trial.overrides, trial.run)
+            number = min(self.n_jobs, total - done)
             trials += [self.next_trial(study, fixed, composer) for _ in range(number - len(trials))]
             best = study.best()
             so_far = "" if best is None else f"; best so far: trial {best.number}, {study.metric}={best.value:.4g}"

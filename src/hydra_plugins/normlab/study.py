@@ -3,6 +3,8 @@
 Optuna is imported where it is used, as Hydra imports this module at every start.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.normlab.search_space import Dimension
 from normlab.errors import ConfigError
+from normlab.execution.state import DRIVER, SweepState
 from normlab.results.folder import to_yaml
 from normlab.results.result import worst_value, write_atomically
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-JOURNAL = "optuna.journal"
+JOURNAL, STUDY = "optuna.journal", "search"
 RESULTS_FILE = "optimization_results.yaml"
 OVERRIDES, SWEEP, RUN = "overrides", "sweep", "run"
 """User attributes of a trial: the overrides of its run, its sweep's folder, and its folder in it."""
@@ -39,14 +42,19 @@ class SamplerSettings:
     seed: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def sampler(self, number: int) -> "optuna.samplers.BaseSampler":
+    def sampler(self, number: int, dimensions: Sequence[Dimension]) -> "optuna.samplers.BaseSampler":
         """Return the sampler of a trial; with a seed it is reproducible, whatever has been sampled before.
 
-        A generator of one study for all trials would repeat its first numbers when the study resumes.
+        A generator of one study for all trials would repeat its first numbers when the study resumes. The grid of
+        Optuna has no order of its own, so that a resumed or shorter search would have other points.
         """
         import numpy as np
-        from optuna.samplers import RandomSampler, TPESampler
+        from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 
+        if self.kind == "grid":
+            point = next(islice(product(*(d.values for d in dimensions)), number, None))
+            fixed = {d.key: value for d, value in zip(dimensions, point, strict=True)}
+            return PartialFixedSampler(fixed, RandomSampler())
         seed = None if self.seed is None else int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         if self.kind == "tpe":
             # Otherwise the trials of a batch would be sampled as if the others did not exist.
@@ -94,9 +102,19 @@ class Study:
         return [trial for trial in self.trials() if trial.state.is_finished()]
 
     def open_trials(self) -> "list[FrozenTrial]":
-        """Return the trials of this sweep that were running when its last command ended."""
-        own = str(self.folder.absolute())
-        return [t for t in self.trials("RUNNING") if self.is_own or t.user_attrs[SWEEP] == own]
+        """Return the trials that were running when the command of their sweep ended."""
+        return [trial for trial in self.trials("RUNNING") if self.is_own or self.is_left(trial)]
+
+    def is_left(self, trial: "FrozenTrial") -> bool:
+        """Return True for a trial of this sweep, or of one whose folder is here and which no process trains."""
+        sweep = Path(trial.user_attrs[SWEEP])
+        return sweep == self.folder.absolute() or (sweep.is_dir() and not SweepState(sweep).is_locked(DRIVER))
+
+    def drop_unnamed(self) -> None:
+        """Fail the trials that a process left when it was killed while it asked for them."""
+        for trial in self.study.get_trials(deepcopy=False) if self.is_own else ():
+            if trial.state.name == "RUNNING" and OVERRIDES not in trial.user_attrs:
+                self.tell_failure(trial.number)
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Begin a trial; return its number and the value of each key.
@@ -104,12 +122,7 @@ class Study:
         Raises:
             ConfigError: if the study has another search space.
         """
-        number = len(self.trials())
-        if self.sampler.kind == "grid":
-            point = next(islice(product(*(d.values for d in self.dimensions)), number, None))
-            # Optuna's grid has no order, so that a resumed or shorter search would be another one.
-            self.study.enqueue_trial({d.key: value for d, value in zip(self.dimensions, point, strict=True)})
-        self.study.sampler = self.sampler.sampler(number)
+        self.study.sampler = self.sampler.sampler(len(self.trials()), self.dimensions)
         try:
             trial = self.study.ask({d.key: d.distribution() for d in self.dimensions})
         except ValueError as error:
@@ -142,11 +155,20 @@ class Study:
         self.study.tell(number, state=optuna.trial.TrialState.PRUNED)
 
     def values(self) -> dict[int, list[float]]:
-        """Return the metric of the finished trials by epoch."""
-        by_epoch: dict[int, list[float]] = {}
+        """Return the metric of the ended trials by epoch, after the end of a trial its last value.
+
+        That of a diverged trial is the worst value. Otherwise the median would be over ever better trials.
+        """
+        curves = []
         for trial in self.trials("COMPLETE", "PRUNED"):
-            for epoch, value in trial.user_attrs.get(CURVE, []):
-                by_epoch.setdefault(int(epoch), []).append(float(value))
+            curves.append({int(epoch): float(value) for epoch, value in trial.user_attrs.get(CURVE, [])})
+            if DIVERGED in trial.user_attrs:
+                curves[-1][max(curves[-1], default=1)] = worst_value(self.direction)
+        by_epoch = {epoch: list[float]() for epoch in sorted({epoch for curve in curves for epoch in curve})}
+        for curve in filter(None, curves):
+            for epoch, values in by_epoch.items():
+                known = [at for at in curve if at <= epoch]
+                values.extend([curve[max(known)]] if known else [])
         return by_epoch
 
     def tell(self, number: int, value: float) -> None:
@@ -239,6 +261,12 @@ def open_storage(storage: str | None, folder: Path) -> Any:
         raise ConfigError(
             f"hydra.sweeper.storage must be a database's URL or a file, got {storage or folder / JOURNAL}: {error}"
         ) from error
+
+
+def study_name(dimensions: Sequence[Dimension], command: Mapping[str, Any]) -> str:
+    """Return the default name of a study in a storage that other searches may share: a digest of its command."""
+    text = json.dumps([[dimension.typed for dimension in dimensions], command], sort_keys=True)
+    return f"{STUDY}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def open_study(storage: Any, name: str, direction: str, command: Mapping[str, Any]) -> "optuna.Study":

@@ -49,7 +49,8 @@ class MedianRule:
         direction: min or max.
         n_startup_trials: :math:`n`, the number of other trials that the rule needs.
         n_warmup_epochs: :math:`w`, the number of epochs in which no trial is stopped.
-        earlier: :math:`E_e`, the values of earlier trials by epoch; :math:`F_e` are those of fellow members.
+        earlier: :math:`E_e`, the values of earlier trials by epoch; :math:`F_e` are those of fellow members. A
+            trial that has ended counts with its last value, and a diverged one with the worst value.
     """
 
     direction: str
@@ -58,7 +59,7 @@ class MedianRule:
     earlier: Values
 
     def stops(self, epoch: int, values: np.ndarray) -> np.ndarray:
-        """Return the mask ``(K,)`` of members to stop, given the metric of the active ones, ``(K,)``.
+        """Return the mask ``(K,)`` of members to stop, given the metric of each, ``(K,)``.
 
         >>> MedianRule("min", 2, 0, {1: [3.0, 1.0]}).stops(1, np.array([1.5, 9.0]))
         array([False,  True])
@@ -66,9 +67,10 @@ class MedianRule:
         if epoch <= self.n_warmup_epochs:
             return np.zeros(len(values), dtype=bool)
         sign = 1.0 if self.direction == "min" else -1.0
+        before = [number for number in self.earlier if number <= epoch]
         # A NaN is the worst value.
         own, earlier = (np.nan_to_num(sign * np.asarray(each, float), nan=np.inf, posinf=np.inf, neginf=-np.inf)
-                        for each in (values, self.earlier.get(epoch, [])))  # fmt: skip
+                        for each in (values, self.earlier[max(before)] if before else []))  # fmt: skip
         others = [np.concatenate([earlier, np.delete(own, k)]) for k in range(len(own))]
         return np.array([
             len(other) >= self.n_startup_trials and bool(value > median(other))
@@ -83,21 +85,29 @@ class MedianPruning(pl.Callback):
         members: K.
         monitor: the optimized metric.
         rule: by which members stop.
+
+    Attributes:
+        pruned: mask ``(K,)`` of members that the rule has stopped.
+        last: the metric of each member at its last validation, ``(K,)``; NaN for a diverged one. A stopped member
+            keeps it, since the median over the others alone would stop half of them in every epoch.
     """
 
     def __init__(self, members: int, monitor: str, rule: MedianRule) -> None:
         self.monitor, self.rule = monitor, rule
         self.pruned = torch.zeros(members, dtype=torch.bool)
+        self.last = torch.full((members,), torch.nan, dtype=torch.float64)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PopulationModule) -> None:
         """Deactivate the members that the rule stops; in the last epoch there is nothing left to stop."""
-        if self.monitor not in pl_module.metrics or trainer.current_epoch + 1 == trainer.max_epochs:
+        if self.monitor not in pl_module.metrics:
             return
-        active = pl_module.active.nonzero().flatten()
-        values = pl_module.metrics[self.monitor].detach().cpu().double()[active].numpy()
-        finite = torch.from_numpy(np.isfinite(values))
-        stopped = torch.from_numpy(self.rule.stops(trainer.current_epoch + 1, values)) & finite
-        self.pruned[active[stopped]] = True
+        values = pl_module.metrics[self.monitor].detach().cpu().double()
+        self.last = torch.where(pl_module.active, values, self.last)
+        self.last[pl_module.diverged] = torch.nan
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            return
+        stopped = torch.from_numpy(self.rule.stops(trainer.current_epoch + 1, self.last.numpy()))
+        self.pruned |= stopped & pl_module.active & values.isfinite()
         self.deactivate(pl_module)
 
     def deactivate(self, pl_module: PopulationModule) -> None:
@@ -106,9 +116,9 @@ class MedianPruning(pl.Callback):
         pl_module.active &= ~self.pruned
 
     def resume_state(self) -> dict[str, Any]:
-        """Return the members that the rule has stopped."""
-        return {"pruned": self.pruned}
+        """Return the members that the rule has stopped, and the last values."""
+        return {"pruned": self.pruned, "last": self.last}
 
     def resume_from(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
-        self.pruned = state["pruned"]
+        self.pruned, self.last = state["pruned"], state["last"]
