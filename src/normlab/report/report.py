@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.console import difference_warnings, num, with_interval
+from normlab.report.console import difference_warnings, effect_text, num, with_interval
+from normlab.report.latex import main_table
 from normlab.report.page import Page, PageTable, Picture, Section, provenance, write_page
 from normlab.report.report_data import ReportData, TableRow, curve_direction, table_rows
+from normlab.report.report_json import report_json
 from normlab.report.sections import (
     Columns,
     chart_per_panel,
     display_table,
-    effect_text,
     further_sections,
     panel_columns,
     replicate_chart,
@@ -28,13 +29,14 @@ from normlab.report.sections import (
 )
 from normlab.report.sweep_summary import BANDS, quartile_curves
 from normlab.report.weight_decay import weight_decay_texts
+from normlab.results.result import write_atomically
 from normlab.results.sweep import setting
 from normlab.stats.comparison import ALPHA, BETTER, RATIO, WORSE
 from normlab.stats.design import LR, natural
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
 from normlab.stats.sentences import clauses, interaction_sentence, percent_text, sentence, time_sentence
 
-FOLDER = "report"
+FOLDER, JSON_FILE, TEX_FILE = "report", "report.json", "report.tex"
 MAX_SENTENCES = 6
 """With more comparisons than this, only those that declare a difference get a sentence."""
 MAX_TARGETS = 6
@@ -64,14 +66,20 @@ INTERNAL_COLUMNS = ["key", "of_panels", "seeds", "tested", "factor", "disjoint",
 
 
 def write_report(folders: Sequence[Path], data: ReportData, out: Path) -> Path:
-    """Write the report page, its figures and its tables into ``out``; return the path of the page.
+    """Write the report page, its figures and tables, and ``report.json`` and ``report.tex`` into a folder.
+
+    Returns the path of the page.
 
     Args:
         folders: the folders of the sweeps.
         data: their runs and analysis.
         out: the folder of the report.
     """
-    return write_page(build_page(folders, data), out)
+    page = build_page(folders, data)
+    index = write_page(page, out)
+    write_atomically(out / JSON_FILE, report_json(page, data))
+    write_atomically(out / TEX_FILE, f"{main_table(data)}\n")
+    return index
 
 
 def build_page(folders: Sequence[Path], data: ReportData) -> Page:
@@ -110,54 +118,6 @@ def setup_text(data: ReportData) -> str:
         parts += [" or ".join(weight_decay_texts(results))] if key == LR and weight_decay_texts(results) else []
     seeds = data.summary.runs["seed"].nunique()
     return "; ".join([*parts, f"{seeds} seed{'s' * (seeds != 1)}"]) if results else ""
-
-
-def shown_comparisons(data: ReportData) -> tuple[list[TableRow], list[str]]:
-    """Return the comparisons that get a sentence, and a sentence about the others or the lack of any."""
-    rows = [row for row in table_rows(data.analysis.comparisons) if row["verdict"] != PART_OF_POOLED]
-    if data.runs["validation"].isna().all():
-        return [], [f"No run has a final {data.analysis.design.choice.name}: there is nothing to compare."]
-    if not rows:
-        return [], ["Only one arm: there is nothing to compare." if len(data.runs) else "There are no runs."]
-    declared = [row for row in rows if row["verdict"] in (BETTER, WORSE)]
-    shown = rows if len(rows) <= MAX_SENTENCES else declared
-    others = len(rows) - len(shown)
-    note = f"{others} other comparisons declare no difference; the report lists all comparisons"
-    return shown, [note] if others else []
-
-
-def comparison_sentences(data: ReportData) -> list[str]:
-    """Return a sentence for each comparison, or one sentence with the reason if there is no comparison."""
-    rows, notes = shown_comparisons(data)
-    return [*(sentence(row, data.analysis.grid, data.analysis.tuning) for row in rows), *notes]
-
-
-def shared_conditions(data: ReportData) -> tuple[list[str], str]:
-    """Return the sentences of the comparisons without the clauses that all of them have, and these clauses."""
-    rows, notes = shown_comparisons(data)
-    parts = [clauses(row, data.analysis.grid, data.analysis.tuning) for row in rows]
-    shared = [clause for clause in parts[0][1:] if all(clause in each for each in parts)] if len(parts) > 1 else []
-    lines = ["; ".join(clause for clause in each if clause not in shared) for each in parts]
-    results = [data.summary.records[number].result for number in data.summary.runs.index]
-    decay = weight_decay_texts(results) if rows else []
-    return [*lines, *notes], "; ".join([*shared, *(decay if len(decay) == 1 else [])])
-
-
-def time_and_interaction_sentences(data: ReportData) -> list[str]:
-    """Return sentences on the time to target and on effects that differ significantly between panels."""
-    times = [time_sentence(row) for row in table_rows(data.analysis.time_ratios)]
-    changes = [row for row in table_rows(data.analysis.interactions) if row["p_adjusted"] <= ALPHA]
-    return [*filter(None, times), *(interaction_sentence(row) for row in changes)]
-
-
-def target_sentences(data: ReportData) -> list[str]:
-    """Return a sentence with the target of each panel; empty if nothing is compared or no target is known."""
-    choice, rows = data.analysis.design.choice, table_rows(data.analysis.targets)
-    side = "at most" if choice.direction == "min" else "at least"
-    known = [row for row in rows if np.isfinite(row["target"])][:MAX_TARGETS]
-    values = [f"{side} {num(row['target'])}" + f" at {row['panel']}" * bool(row["panel"]) for row in known]
-    is_compared = len(data.analysis.comparisons) and len(data.curves) and data.runs["validation"].notna().any()
-    return [f"Target for the time to target: {choice.name} {', '.join(values)}."] if values and is_compared else []
 
 
 def effect_pictures(data: ReportData) -> Iterator[Picture]:
