@@ -80,13 +80,15 @@ def json_value(value: Any) -> Any:
     >>> json_value(math.nan), json_value({"n": (1, math.inf)}), json_value(pd.NA)
     (None, {'n': [1, None]}, None)
     """
+    if isinstance(value, str | int):  # most cells of a large sweep
+        return value
     if isinstance(value, Mapping):
         return {str(key): json_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(entry) for entry in value]
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    return value if isinstance(value, str | bool | int | float) else str(value)
+    return value if isinstance(value, float) else str(value)
 
 
 def json_text(value: Any) -> str:
