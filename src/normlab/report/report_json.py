@@ -70,7 +70,7 @@ def frame_rows(frame: pd.DataFrame) -> list[TableRow]:
 def json_column(column: pd.Series) -> list[Any]:
     """Return the values of a column as JSON has them; a column of numbers takes one pass."""
     if column.dtype.kind == "f":
-        return np.where(np.isfinite(column), column.astype(object), None).tolist()
+        return column.astype(object).where(np.isfinite(column), None).tolist()
     return [json_value(value) for value in column.tolist()]
 
 
