@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.report.console import num, with_interval
+from normlab.report.page import Answer
 from normlab.report.report_data import COMPARISON_COLUMNS, ReportData, TableRow, table_rows
 from normlab.report.sweep_summary import counted_value
 from normlab.results.result import Result, worst_value
@@ -18,11 +19,14 @@ from normlab.stats.estimates import Resampler, iqm_estimate
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
 from normlab.stats.sentences import margin_text, scope_clause, too_few_reason
 
-BEST, DIFFERENT, EQUIVALENT, UNDECIDED, NOTHING = "best", "different", "equivalent", "undecided", "nothing to compare"
-"""States of an answer: an arm better than all others; some arms differ; all tested pairs are equivalent; neither."""
+BEST, DIFFERENT, EQUIVALENT, UNDECIDED = "best", "different", "equivalent", "undecided"
+"""States of an answer: an arm is better than all others; some arms differ; all pairs are equivalent; none of these.
+
+Two more states are ``not comparable`` and ``NOTHING``.
+"""
+NOTHING = "nothing to compare"
 ANSWER_COLUMNS = [
-    *(name for name in COMPARISON_COLUMNS.values() if name != "replicates"),
-    "replicates",
+    *COMPARISON_COLUMNS.values(),
     "equivalent",
     "value",
     "value_low",
@@ -32,31 +36,6 @@ ANSWER_COLUMNS = [
     "baseline_best_epoch",
 ]
 """The columns of :func:`effect_table`."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to "which arm is best?" in one panel.
-
-    Attributes:
-        panel: name of the panel; empty if there is one.
-        state: one of the states above, of the primary metric.
-        best: the arm that is declared better than every other arm, or empty.
-        headline: the finding by the primary metric.
-        details: sentences about the other pairs of arms and the other metrics.
-    """
-
-    panel: str
-    state: str
-    best: str
-    headline: str
-    details: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """The answer in words."""
-        where = f"{self.panel}: " if self.panel else ""
-        return where + " ".join(f"{part}." for part in (self.headline, *self.details))
 
 
 @dataclass(frozen=True)
@@ -98,7 +77,8 @@ def answer_of(panel: str, rows: Sequence[TableRow]) -> Answer:
     alike = [metric for metric, other in findings.items() if other.headline == finding.headline]
     scopes = {scope_clause(row) for row in first if row["replicates"]}
     scope = next(iter(scopes)) if len(scopes) == 1 else ""
-    headline = f"{finding.headline} on {listed([primary, *alike])}{scope}"
+    is_comparable = finding.state != NOT_COMPARABLE
+    headline = finding.headline + f" on {listed([primary, *alike])}{scope}" * is_comparable
     details = [*finding.details]
     for metric in (name for name in findings if name not in alike):
         other = findings[metric]
@@ -127,12 +107,16 @@ def finding_of(rows: Sequence[TableRow]) -> Finding:
         headline = f"{best} is better than {others}"
         return Finding(BEST, best, headline, tuple([*map(capitalized, rest), *details]))
     if beaten:
-        headline = "; ".join(f"{names_text(winners)} better than {listed(ls)}" for winners, ls in grouped(beaten))
+        headline = ", and ".join(
+            f"{names_text(winners)} better than {listed(losers)}" for winners, losers in grouped(beaten)
+        )
         return Finding(DIFFERENT, "", headline, (*details, *open_pairs(rows, arms, beaten)))
+    if all(str(row["verdict"]).startswith(NOT_COMPARABLE) for row in rows):
+        return Finding(NOT_COMPARABLE, "", ", ".join(other_pairs(rows)), ())
     if all(is_equivalent(row) for row in rows):
-        headline = "; ".join(equivalence_texts(rows))
+        headline = ", and ".join(equivalence_texts(rows))
         return Finding(EQUIVALENT, "", headline, open_pairs(rows, arms, beaten))
-    return Finding(UNDECIDED, "", f"Undecided: {'; '.join(other_pairs(rows))}", ())
+    return Finding(UNDECIDED, "", f"Undecided: {', '.join(other_pairs(rows))}", ())
 
 
 def grouped(beaten: dict[str, list[str]], without: str = "") -> list[tuple[list[str], list[str]]]:
@@ -147,8 +131,11 @@ def grouped(beaten: dict[str, list[str]], without: str = "") -> list[tuple[list[
 def other_pairs(rows: Sequence[TableRow]) -> list[str]:
     """Return clauses about the pairs without a declared difference, and about equivalence."""
     groups: dict[tuple[str, str], list[str]] = {}
-    reasons = {TOO_FEW: "too few replicates to compare {} with {}", BEYOND_MAXIMUM: f"{BEYOND_MAXIMUM} for {{}} against {{}}"}
-    reasons |= {NO_DIFFERENCE: "no difference shown between {} and {}"}
+    reasons = {
+        TOO_FEW: "too few replicates to compare {} with {}",
+        BEYOND_MAXIMUM: f"{BEYOND_MAXIMUM} for {{}} against {{}}",
+        NO_DIFFERENCE: "no difference shown between {} and {}",
+    }
     for row in rows:
         verdict = row["verdict"]
         if verdict in (BETTER, WORSE) or is_equivalent(row):
@@ -255,18 +242,15 @@ def uncompared_rows(data: ReportData) -> Iterator[dict[str, Any]]:
 
 def best_epoch_values(data: ReportData) -> dict[tuple[str, str, str], float]:
     """Return the IQM of each metric at the best validation epoch, by panel, arm and metric."""
-    grid, found = data.analysis.grid, {}
+    grid, found, no_intervals = data.analysis.grid, {}, Resampler(np.random.default_rng(0), 0)
     for metric in data.analysis.design.metrics:
         results = [data.summary.records[number].result for number in data.runs.index]
         table = grid.arrange(np.array([at_best_epoch(result, metric) for result in results], dtype=float))
         for (panel, arm), tuned in data.analysis.tuning.items():
             picked = tuned.pick(table, grid.uses[panel])
-            value = iqm_estimate(picked[~np.isnan(picked)], WITHOUT_INTERVAL).value
+            value = iqm_estimate(picked[~np.isnan(picked)], no_intervals).value
             found[grid.panel_name(panel), arm, metric.name] = value
     return found
-
-
-WITHOUT_INTERVAL = Resampler(np.random.default_rng(0), 0)
 
 
 def at_best_epoch(result: Result, metric: Metric) -> float:

@@ -45,7 +45,13 @@ def report_json(page: Page, data: ReportData) -> str:
             "margin": design.margin,
             "pairs": design.pairs,
         },
-        "findings": list(page.results),
+        "answers": [
+            {"panel": each.panel, "state": each.state, "best": each.best or None, "text": each.text}
+            for each in page.answers
+        ],
+        "effects": frame_rows(page.effects.frame) if page.effects else [],
+        "conditions": {label.lower(): text for label, text in page.conditions},
+        "findings": [sentence for section in page.sections for sentence in section.sentences],
         "warnings": list(page.caveats),
         "provenance": {label.replace(" ", "_"): value.split("\n") for label, value in page.provenance},
         "targets": frame_rows(data.analysis.targets),
