@@ -17,7 +17,7 @@ from normlab.stats.comparison import ALPHA, BETTER, BEYOND_MAXIMUM, NO_DIFFERENC
 from normlab.stats.design import Metric
 from normlab.stats.estimates import Resampler, iqm_estimate
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
-from normlab.stats.sentences import margin_text, scope_clause, too_few_reason
+from normlab.stats.sentences import failure_clause, margin_text, scope_clause, too_few_reason
 
 BEST, DIFFERENT, EQUIVALENT, UNDECIDED = "best", "different", "equivalent", "undecided"
 """States of an answer: an arm is better than all others; some arms differ; all pairs are equivalent; none of these.
@@ -25,9 +25,12 @@ BEST, DIFFERENT, EQUIVALENT, UNDECIDED = "best", "different", "equivalent", "und
 Two more states are ``not comparable`` and ``NOTHING``.
 """
 NOTHING = "nothing to compare"
+MAX_CANDIDATES = 3
+"""The largest number of arms that may be best, for a headline that names them."""
 ANSWER_COLUMNS = [
     *COMPARISON_COLUMNS.values(),
     "equivalent",
+    "margin",
     "value",
     "value_low",
     "value_high",
@@ -79,10 +82,9 @@ def answer_of(panel: str, rows: Sequence[TableRow]) -> Answer:
     scope = next(iter(scopes)) if len(scopes) == 1 else ""
     is_comparable = finding.state != NOT_COMPARABLE
     headline = finding.headline + f" on {listed([primary, *alike])}{scope}" * is_comparable
-    details = [*finding.details]
-    for metric in (name for name in findings if name not in alike):
-        other = findings[metric]
-        details.append("; ".join([f"On {metric}, {lowered(other.headline)}", *map(lowered, other.details)]))
+    failures = [text for row in first if row["failure_p_adjusted"] <= ALPHA for text in failure_clause(row)]
+    details = [*finding.details, *failures]
+    details += [f"On {name}, {lowered(other.headline)}" for name, other in findings.items() if name not in alike]
     return Answer(panel, finding.state, finding.best, headline, tuple(details))
 
 
@@ -102,14 +104,15 @@ def finding_of(rows: Sequence[TableRow]) -> Finding:
     best = next((arm for arm, losers in beaten.items() if len(losers) == len(arms) - 1), "")
     details = tuple(capitalized(text) for text in other_pairs(rows))
     if best:
+        rest = (f"{names_text(winners)} better than {listed(losers)}" for winners, losers in grouped(beaten, best))
         others = listed(beaten[best])
-        rest = [f"{names_text(winners)} better than {listed(losers)}" for winners, losers in grouped(beaten, best)]
-        headline = f"{best} is better than {others}"
-        return Finding(BEST, best, headline, tuple([*map(capitalized, rest), *details]))
+        headline = f"{best} is best: better than {others}" if len(arms) > 2 else f"{best} is better than {others}"
+        return Finding(BEST, best, headline, (*rest, *details))
     if beaten:
-        headline = ", and ".join(
+        pairs = ", and ".join(
             f"{names_text(winners)} better than {listed(losers)}" for winners, losers in grouped(beaten)
         )
+        headline = "".join([*candidates_text(rows, arms, beaten), pairs])
         return Finding(DIFFERENT, "", headline, (*details, *open_pairs(rows, arms, beaten)))
     if all(str(row["verdict"]).startswith(NOT_COMPARABLE) for row in rows):
         return Finding(NOT_COMPARABLE, "", ", ".join(other_pairs(rows)), ())
@@ -117,6 +120,17 @@ def finding_of(rows: Sequence[TableRow]) -> Finding:
         headline = ", and ".join(equivalence_texts(rows))
         return Finding(EQUIVALENT, "", headline, open_pairs(rows, arms, beaten))
     return Finding(UNDECIDED, "", f"Undecided: {', '.join(other_pairs(rows))}", ())
+
+
+def candidates_text(rows: Sequence[TableRow], arms: Sequence[str], beaten: dict[str, list[str]]) -> list[str]:
+    """Return ``bn or ln is best: `` if these arms are not declared worse than any; nothing if it says little.
+
+    The best arm is missing from them only if it was falsely declared worse, which has a probability of 5 % at most.
+    """
+    losers = {loser for each in beaten.values() for loser in each}
+    unbeaten = [arm for arm in arms if arm not in losers]
+    is_known = not any(str(row["verdict"]).startswith(NOT_COMPARABLE) for row in rows)
+    return [f"{listed(unbeaten, 'or')} is best: "] * (is_known and 1 < len(unbeaten) <= MAX_CANDIDATES)
 
 
 def grouped(beaten: dict[str, list[str]], without: str = "") -> list[tuple[list[str], list[str]]]:
@@ -149,10 +163,16 @@ def other_pairs(rows: Sequence[TableRow]) -> list[str]:
 
 def equivalence_texts(rows: Sequence[TableRow]) -> list[str]:
     """Return a clause for each margin and baseline with the arms that are equivalent to it."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str, bool], list[str]] = {}
     for row in filter(is_equivalent, rows):
-        groups.setdefault((row["baseline"], margin_text(row)), []).append(row["arm"])
-    return [f"{names_text(arms)} equivalent to {base} within {margin}" for (base, margin), arms in groups.items()]
+        declared = row["verdict"] in (BETTER, WORSE)
+        groups.setdefault((row["baseline"], margin_text(row), declared), []).append(row["arm"])
+    return [
+        f"{listed(arms)} differ{'s' * (len(arms) == 1)} from {baseline} by less than {margin}"
+        if declared
+        else f"{names_text(arms)} equivalent to {baseline} within {margin}"
+        for (baseline, margin, declared), arms in groups.items()
+    ]
 
 
 def is_equivalent(row: TableRow) -> bool:
@@ -201,7 +221,7 @@ def effect_table(data: ReportData) -> pd.DataFrame:
     """Return a row per metric, panel and comparison: the effect, and the values of both arms.
 
     Columns: ``ANSWER_COLUMNS``, the first ones as in :meth:`normlab.api.Sweep.compare`; ``equivalent``, whether
-    the arms are equivalent within the margin; ``value`` with its interval and ``baseline_value``, the IQMs of the
+    the arms are equivalent within the ``margin``, a text; ``value`` with its interval and ``baseline_value``, the IQMs of the
     metric at the end of training; ``best_epoch`` and ``baseline_best_epoch``, those of the same metric at the best
     validation epoch. A sweep that compares nothing has a row per metric, panel and arm without an effect.
     """
@@ -217,7 +237,8 @@ def effect_table(data: ReportData) -> pd.DataFrame:
         rows.append(
             {name: row[source] for source, name in COMPARISON_COLUMNS.items()}
             | {
-                "equivalent": is_equivalent(row) if "equivalence_p_adjusted" in row else False,
+                "equivalent": bool(row["baseline"]) and is_equivalent(row),
+                "margin": margin_text(row) if row["baseline"] and pd.notna(row["equivalence_p_adjusted"]) else "",
                 "value": own.get(metric, np.nan),
                 "value_low": low,
                 "value_high": high,

@@ -111,6 +111,8 @@ def runs_text(data: ReportData) -> str:
     counts = {status: int((runs["status"] == status).sum()) for status in STATUSES}
     counts["untrained"] = int(runs["untrained"].sum())
     lost = [f"{num(count)} {name}" for name, count in counts.items() if count and name != "finished"]
+    if counts["untrained"]:
+        lost[-1] += " (training loss above 90 % of that of the best constant predictor)"
     repeated = [f"{data.summary.repeated} repeated"] if data.summary.repeated else []
     return ", ".join([str(len(data.summary.listed)), *(lost or ["all finished"]), *repeated])
 

@@ -14,51 +14,57 @@ from normlab.report.page import Effect, EffectGroup
 from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.report.sections import styles_of
 from normlab.stats.comparison import BETTER, RATIO, WORSE
+from normlab.stats.design import Metric
 from normlab.stats.sentences import p_value
 
 MARGIN, TICK_GAP = 0.08, 0.2
 """Empty share of the axis at each end, and the smallest distance of two ticks as a share of it."""
-WIDE = 3.0
-"""Ratios that span more than this factor have ticks at the numbers 1, 2 and 5 times a power of ten."""
+WIDE, VERY_WIDE = 3.0, 1000.0
+"""Ratios that span more than these factors have ticks at 1, 2 and 5 times a power of ten, and at powers of ten."""
 
 
 def effect_groups(data: ReportData, table: pd.DataFrame) -> list[EffectGroup]:
     """Return the rows of :func:`normlab.report.answer.effect_table`, formatted, by metric."""
-    directions = {metric.name: metric.direction for metric in data.analysis.design.metrics}
-    return [
-        effect_group(data, str(metric), directions[str(metric)], table_rows(rows))
-        for metric, rows in table.groupby("metric", sort=False)
-    ]
+    rows = {str(metric): table_rows(part) for metric, part in table.groupby("metric", sort=False)}
+    metrics = [metric for metric in data.analysis.design.metrics if metric.name in rows]
+    return [effect_group(data, metric, rows[metric.name]) for metric in metrics]
 
 
-def effect_group(data: ReportData, metric: str, direction: str, rows: Sequence[TableRow]) -> EffectGroup:
+def effect_group(data: ReportData, metric: Metric, rows: Sequence[TableRow]) -> EffectGroup:
     """Format the effects by one metric."""
     axis = Axis.of(rows)
     one_baseline = len({row["baseline"] for row in rows}) == 1
-    better = "lower" if direction == "min" else "higher"
+    better = "lower is better" if metric.direction == "min" else "higher is better"
     effects = [formatted(data, row, axis, one_baseline) for row in rows]
-    heading = f"{metric} ({better} is better)"
-    return EffectGroup(heading, effects, axis.ticks() if axis else (), axis.place(axis.same) if axis else 0.0)
+    meaning = ", ".join(filter(None, [metric.question, better]))
+    return EffectGroup(metric.name, meaning, effects, axis.ticks() if axis else (), axis.place(axis.same) if axis else 0.0)
 
 
 def formatted(data: ReportData, row: TableRow, axis: "Axis | None", one_baseline: bool) -> Effect:
     """Format an effect."""
     arm = row["arm"] if one_baseline else f"{row['arm']} vs. {row['baseline']}"
-    label = ": ".join(filter(None, [short_panel(row["panel"]), arm])) or "all runs"
+    label = ": ".join(filter(None, [short_panel(row["panel"]), arm])) or single_name(data)
     shown = {**row, "estimate_low": row["low"], "estimate_high": row["high"]}
     known = not math.isnan(row["estimate"])
-    verdict = row["verdict"] + ", equivalent" * bool(row["equivalent"])
+    declared, within = row["verdict"] in (BETTER, WORSE), f"within {row['margin']}"
+    equivalence = f"{row['verdict']}, {within}" if declared else f"equivalent {within}"
     return Effect(
         label=label,
         effect=effect_text(shown) if known else "",
         p="" if math.isnan(row["p"]) else p_value(row["p"]),
-        verdict=verdict,
+        verdict=equivalence if row["equivalent"] else row["verdict"],
         value="" if math.isnan(row["value"]) else value_pair(row, "value"),
         best="" if math.isnan(row["best_epoch"]) else value_pair(row, "best_epoch"),
         colour=styles_of(data)[row["arm"]].colour,
-        declared=row["verdict"] in (BETTER, WORSE),
+        declared=declared,
         place=axis.places(row) if axis and known else None,
     )
+
+
+def single_name(data: ReportData) -> str:
+    """Return the name of the configuration, or "all runs" if there are several."""
+    names = data.summary.configurations.index
+    return str(names[0]) if len(names) == 1 else "all runs"
 
 
 def short_panel(panel: str) -> str:
@@ -114,7 +120,8 @@ class Axis:
         """Return texts and places of ticks; that of equality is always there."""
         if self.same and self.high / self.low > WIDE:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            values = np.array([digit * 10.0**power for power in powers for digit in (1, 2, 5)])
+            digits = (1, 2, 5) if self.high / self.low < VERY_WIDE else (1,)
+            values = np.array([digit * 10.0**power for power in powers for digit in digits])
         else:
             values = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
         kept = [self.same]
@@ -134,7 +141,7 @@ def split_groups(groups: Sequence[EffectGroup], most: int) -> tuple[list[EffectG
         return list(groups), []
     first, *others = groups
     shown, rest = (
-        EffectGroup(first.metric, effects, first.ticks, first.same)
+        EffectGroup(first.metric, first.meaning, effects, first.ticks, first.same)
         for effects in (first.effects[:most], first.effects[most:])
     )
     return [shown], [*[rest] * bool(rest.effects), *others]

@@ -160,13 +160,15 @@ class EffectGroup:
     """The effects by one metric in the first table.
 
     Attributes:
-        metric: its heading.
+        metric: its name.
+        meaning: the question that it answers, and its direction.
         effects: rows.
         ticks: values and places of the ticks of the axis, in percent of its width; empty without an axis.
         same: the place of equality.
     """
 
     metric: str
+    meaning: str
     effects: Sequence[Effect]
     ticks: Sequence[tuple[str, float]] = ()
     same: float = 0.0
