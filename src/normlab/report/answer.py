@@ -60,7 +60,8 @@ def answers(data: ReportData) -> list[Answer]:
     for row in tested_rows(data):
         by_panel.setdefault(row["panel"], []).append(row)
     if not by_panel:
-        return [Answer("", NOTHING, "", "Nothing to compare: the sweep has only one arm")]
+        number = "run" if len(data.runs) == 1 else "arm"
+        return [Answer("", NOTHING, "", f"Nothing to compare: there is only one {number}")]
     return [answer_of(panel, rows) for panel, rows in by_panel.items()]
 
 

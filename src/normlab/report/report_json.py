@@ -14,7 +14,7 @@ from normlab.report.report_data import ReportData, TableRow
 SCHEMA = 1
 """The number of the layout: a new key keeps it; a key that goes or changes its meaning raises it."""
 TABLES = (
-    *("comparisons", "interactions", "arms", "settings", "ranges", "batch_size_ratios", "fixed_steps", "times"),
+    *("effects", "comparisons", "interactions", "arms", "settings", "ranges", "batch_size_ratios", "fixed_steps", "times"),
     *("probe_ratios", "runs"),
 )
 """The tables of the page, which are lists of rows; empty if the page has no such table."""
@@ -26,6 +26,7 @@ def report_json(page: Page, data: ReportData) -> str:
     Each row of a table has a line of its own. The tables and the data of the figures are those of the page.
     """
     on_page = {table.name: table for section in page.sections for table in section.tables}
+    on_page |= {page.effects.name: page.effects} if page.effects else {}
     drawn = {picture.name: picture.table for picture in pictures(page)}
     design = data.analysis.design
     parts: dict[str, Any] = {
@@ -49,7 +50,6 @@ def report_json(page: Page, data: ReportData) -> str:
             {"panel": each.panel, "state": each.state, "best": each.best or None, "text": each.text}
             for each in page.answers
         ],
-        "effects": frame_rows(page.effects.frame) if page.effects else [],
         "conditions": {label.lower(): text for label, text in page.conditions},
         "findings": [sentence for section in page.sections for sentence in section.sentences],
         "warnings": list(page.caveats),
