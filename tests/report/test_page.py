@@ -5,7 +5,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normlab.report.page import Answer, Effect, EffectGroup, Page, PageTable, Picture, Section, inline_svg, write_page
+from normlab.report.page import (
+    Answer,
+    Effect,
+    EffectGroup,
+    Page,
+    PageTable,
+    Picture,
+    Section,
+    inline_svg,
+    write_page,
+)
 
 NASTY = '<script>alert("x")</script>&'
 
@@ -24,7 +34,9 @@ def page(*pictures, tables=(), text=None):
     def given(words):
         return text or words
 
-    effect = Effect(given("an arm"), given("× 2"), given("0.05"), given("better"), given("1"), given("2"), "red", True)
+    texts = ("an arm", "× 2", "0.05", "better", "1", "2")
+    effect = Effect(*map(given, texts), "red", True)
+    words, finding, shared = given("words"), given("a finding"), given("shared")
     return Page(
         title=given("a page"),
         answers=[Answer(given("a panel"), "best", given("an arm"), given("an answer"), (given("a detail"),))],
@@ -34,9 +46,7 @@ def page(*pictures, tables=(), text=None):
         note=given("a note"),
         conditions=[(given("a label"), given("a condition"))],
         caveats=[given("a caveat")],
-        sections=[
-            Section("part", given("A part"), [given("words")], pictures, tables, [given("a finding")], given("shared"))
-        ],
+        sections=[Section("part", given("A part"), [words], pictures, tables, [finding], shared)],
         provenance=[(given("seeds"), given("0–3"))],
     )
 

@@ -1,6 +1,7 @@
 """``report.json``: every number of the page, as strict JSON."""
 
 import csv
+import html
 import json
 import math
 import re
@@ -11,8 +12,10 @@ import pytest
 
 from normlab import load_sweep
 from normlab.report.__main__ import main
+from normlab.report.console import num
 from normlab.report.report_json import TABLES, json_value
 from normlab.results.result import Status
+from normlab.stats.sentences import p_value
 
 
 @pytest.fixture
@@ -114,3 +117,27 @@ def test_documentation_names_every_key(make_run, read):
     make_run("model=bn seed=0")
     text = (Path(__file__).parents[2] / "docs/report.md").read_text()
     assert not [key for key in read() if f"`{key}`" not in text]
+
+
+def test_first_table_and_answers_are_on_the_page(make_run, read, tmp_path):
+    several_panels(make_run)
+    report = read("--margin", "0.05")
+    page = html.unescape((tmp_path / "page/index.html").read_text()).replace("\u00a0", " ")
+    head = re.sub(r"<[^>]+>", "|", page.partition("<main>")[0])
+    for row in report["effects"]:
+        effect = f"× {num(row['estimate'])} ({num(row['low'])} to {num(row['high'])})"
+        known = [name for name in ("value", "best_epoch") if row[name] is not None]
+        values = [f"{num(row[name])} vs. {num(row[f'baseline_{name}'])}" for name in known]
+        assert known == ["value", "best_epoch"][: 2 if row["metric"] == "test/loss" else 1]
+        for text in (effect, p_value(row["p"]), row["verdict"], *values):
+            assert f"|{text}|" in head
+    assert [(each["panel"], each["state"]) for each in report["answers"]] == [
+        ("data.batch_size=64", "different"),
+        ("data.batch_size=128", "different"),
+    ]
+    for each in report["answers"]:
+        words = re.sub(r"\W+", " ", head)
+        assert re.sub(r"\W+", " ", each["text"]).strip() in words
+    for label, text in report["conditions"].items():
+        assert f"|{label.capitalize()}|" in head
+        assert f"|{text}|" in head

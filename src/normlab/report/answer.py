@@ -1,4 +1,4 @@
-"""The head of the report page: which arm is best, and by how much; see :func:`answers` and :func:`effect_table`."""
+"""The head of the report page, which arm is best and by how much: :func:`answers` and :func:`effect_table`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from normlab.stats.multiple_comparisons import PART_OF_POOLED
 from normlab.stats.sentences import failure_clause, margin_text, scope_clause, too_few_reason
 
 BEST, DIFFERENT, EQUIVALENT, UNDECIDED = "best", "different", "equivalent", "undecided"
-"""States of an answer: an arm is better than all others; some arms differ; all pairs are equivalent; none of these.
+"""States of an answer: an arm is better than all others; some arms differ; all pairs are equivalent; else.
 
 Two more states are ``not comparable`` and ``NOTHING``.
 """
@@ -126,7 +126,7 @@ def finding_of(rows: Sequence[TableRow]) -> Finding:
 def candidates_text(rows: Sequence[TableRow], arms: Sequence[str], beaten: dict[str, list[str]]) -> list[str]:
     """Return ``bn or ln is best: `` if these arms are not declared worse than any; nothing if it says little.
 
-    The best arm is missing from them only if it was falsely declared worse, which has a probability of 5 % at most.
+    The best arm is missing from them only if it was falsely declared worse, with a probability of at most 5 %.
     """
     losers = {loser for each in beaten.values() for loser in each}
     unbeaten = [arm for arm in arms if arm not in losers]
@@ -222,9 +222,10 @@ def effect_table(data: ReportData) -> pd.DataFrame:
     """Return a row per metric, panel and comparison: the effect, and the values of both arms.
 
     Columns: ``ANSWER_COLUMNS``, the first ones as in :meth:`normlab.api.Sweep.compare`; ``equivalent``, whether
-    the arms are equivalent within the ``margin``, a text; ``value`` with its interval and ``baseline_value``, the IQMs of the
-    metric at the end of training; ``best_epoch`` and ``baseline_best_epoch``, those of the same metric at the best
-    validation epoch. A sweep that compares nothing has a row per metric, panel and arm without an effect.
+    the arms are equivalent within the ``margin``, a text; ``value`` with its interval and ``baseline_value``, the
+    IQMs of the metric at the end of training; ``best_epoch`` and ``baseline_best_epoch``, those of the same metric
+    at the best validation epoch. A sweep that compares nothing has a row per metric, panel and arm, without
+    an effect.
     """
     arms, best = data.analysis.arms, best_epoch_values(data)
     values = {(row["panel"], row["arm"]): row for row in table_rows(arms)}

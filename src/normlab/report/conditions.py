@@ -1,4 +1,4 @@
-"""The conditions of a comparison in words: data, net, training, replicates, tuning, runs; see :func:`conditions`."""
+"""The conditions of a comparison in words, from the data to the code: :func:`conditions`."""
 
 from collections.abc import Iterator, Sequence
 

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
@@ -37,7 +36,9 @@ def effect_group(data: ReportData, metric: Metric, rows: Sequence[TableRow]) -> 
     better = "lower is better" if metric.direction == "min" else "higher is better"
     effects = [formatted(data, row, axis, one_baseline) for row in rows]
     meaning = ", ".join(filter(None, [metric.question, better]))
-    return EffectGroup(metric.name, meaning, effects, axis.ticks() if axis else (), axis.place(axis.same) if axis else 0.0)
+    if axis is None:
+        return EffectGroup(metric.name, meaning, effects)
+    return EffectGroup(metric.name, meaning, effects, axis.ticks(), axis.place(axis.same))
 
 
 def formatted(data: ReportData, row: TableRow, axis: "Axis | None", one_baseline: bool) -> Effect:
@@ -89,7 +90,7 @@ class Axis:
 
     @classmethod
     def of(cls, rows: Sequence[TableRow]) -> "Axis | None":
-        """Return the axis that shows all estimates and ends; None without estimates, or for several kinds of effect."""
+        """Return the axis of all estimates and ends; None without estimates, or for several kinds of effect."""
         known = [row for row in rows if not math.isnan(row["estimate"])]
         if len({row["effect"] for row in known}) != 1:
             return None
@@ -121,11 +122,11 @@ class Axis:
         if self.same and self.high / self.low > WIDE:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             digits = (1, 2, 5) if self.high / self.low < VERY_WIDE else (1,)
-            values = np.array([digit * 10.0**power for power in powers for digit in digits])
+            values = [digit * 10.0**power for power in powers for digit in digits]
         else:
-            values = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
+            values = list(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(self.low, self.high))
         kept = [self.same]
-        for value in [*values[values < self.same][::-1].tolist(), *values[values > self.same].tolist()]:
+        for value in sorted(values, key=lambda value: abs(self.place(value) - self.place(self.same))):
             inside = 0 <= self.place(value) <= 100
             far = all(abs(self.place(value) - self.place(other)) >= 100 * TICK_GAP for other in kept)
             kept += [value] if inside and far else []

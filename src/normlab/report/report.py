@@ -76,7 +76,8 @@ def build_page(folders: Sequence[Path], data: ReportData) -> Page:
     others = ", ".join(arm for arm in design.arms if arm != design.baseline)
     subject = f"{others} against {design.baseline}" if others else design.primary.name
     shown, collapsed = split_groups(effect_groups(data, effects), OPEN_EFFECTS)
-    sections = [comparison_section(data), configuration_section(data), curve_section(data), *further_sections(data)]
+    first = (comparison_section, configuration_section, curve_section)
+    sections = [*(section(data) for section in first), *further_sections(data)]
     baselines = set(effects["baseline"])
     return Page(
         title=f"{', '.join(folder.resolve().name for folder in folders)}: {subject}",

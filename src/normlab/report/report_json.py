@@ -14,8 +14,8 @@ from normlab.report.report_data import ReportData, TableRow
 SCHEMA = 1
 """The number of the layout: a new key keeps it; a key that goes or changes its meaning raises it."""
 TABLES = (
-    *("effects", "comparisons", "interactions", "arms", "settings", "ranges", "batch_size_ratios", "fixed_steps", "times"),
-    *("probe_ratios", "runs"),
+    *("effects", "comparisons", "interactions", "arms", "settings", "ranges", "batch_size_ratios"),
+    *("fixed_steps", "times", "probe_ratios", "runs"),
 )
 """The tables of the page, which are lists of rows; empty if the page has no such table."""
 
