@@ -1,5 +1,7 @@
 """The report page in a browser, on phone and desktop screens, with the light and the dark theme."""
 
+import json
+
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -32,11 +34,33 @@ def test_page_fits_the_screen(opened):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_finding_and_its_figure_are_on_the_first_screen(opened):
+def test_answer_and_effects_are_on_the_first_screen(opened):
     page, *_ = opened
-    for selector in ("#results li", "header figure svg"):
+    for selector in ("#answer strong", "#effects .verdict:not(:empty)", "#effects .interval"):
         box = page.locator(selector).first.bounding_box()
         assert box["y"] + box["height"] <= 700, selector
+
+
+def test_conditions_and_caveats_are_on_the_first_screen_of_a_desktop(opened):
+    page, *_ = opened
+    if page.viewport_size["width"] < 1000:
+        pytest.skip("a phone scrolls to them")
+    for selector in ("#caveats h2", "#caveats li", "#conditions h2", "#conditions dd"):
+        box = page.locator(selector).first.bounding_box()
+        assert box["y"] + box["height"] <= page.viewport_size["height"], selector
+
+
+def test_drawn_effects_are_those_of_the_report(opened, sweep):
+    """Dots lie on their side of the line of equality, and those of declared differences are filled."""
+    page, *_ = opened
+    rows = json.loads((sweep / "report/report.json").read_text())["effects"]
+    drawn = page.locator("#effects tbody tr:has(.dot)")
+    assert drawn.count() == sum(row["estimate"] is not None for row in rows) > 0
+    for row, place in zip((row for row in rows if row["estimate"] is not None), drawn.all(), strict=True):
+        dot, line = (place.locator(f".forest .{name}").bounding_box() for name in ("dot", "same"))
+        side = dot["x"] + dot["width"] / 2 - line["x"]
+        assert (side < 0) == (row["estimate"] < (row["effect"] == "ratio")) or abs(side) < 1
+        assert (place.locator(".dot.declared").count() == 1) == (row["verdict"] in ("better", "worse"))
 
 
 def test_no_text_of_a_figure_covers_another(opened):
@@ -92,7 +116,7 @@ def test_text_contrast(opened):
     page, *_ = opened
     colours = page.evaluate(
         """() => [...document.querySelectorAll(
-            'p, li, td, th button, figcaption, a, dt, dd, svg.figure text'
+            'p, li, td, th, th button, figcaption, a, dt, dd, svg.figure text'
         )].map(e => {
             const style = getComputedStyle(e);
             return e instanceof SVGElement ? style.fill : style.color;

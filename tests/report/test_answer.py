@@ -135,6 +135,7 @@ def test_panels_have_answers_of_their_own(make_run, page_of):
         ("data.batch_size=64", "bn"),
         ("data.batch_size=256", "nobn"),
     ]
+    assert page.overview == "On test/loss, bn is best in 1 and nobn is best in 1 of 2 panels"
     labels = [effect.label for group in page.groups for effect in group.effects]
     assert labels == ["batch_size=64: bn", "batch_size=256: bn"] * 2
 

@@ -13,6 +13,7 @@ from normlab.report.page import (
     PageTable,
     Picture,
     Section,
+    alike,
     inline_svg,
     write_page,
 )
@@ -136,3 +137,10 @@ def test_long_table_is_collapsed(tmp_path, rows, opened):
     table = PageTable("numbers", "all of them", pd.DataFrame({"x": range(rows)}))
     text = write_page(page(tables=[table]), tmp_path).read_text()
     assert ("<summary>all of them" in text) != opened
+
+
+def test_panels_with_the_same_answer_share_a_line():
+    one, two, three = (Answer(panel, "best", "bn", text) for panel, text in (("a", "x"), ("b", "y"), ("c", "x")))
+    assert [(each.panel, each.headline) for each in alike([one, two, three])] == [("a; c", "x"), ("b", "y")]
+    assert [each.panel for each in alike([one, three])] == ["all 2 panels"]
+    assert alike([one]) == [one]

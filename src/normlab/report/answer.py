@@ -1,5 +1,6 @@
 """The head of the report page, which arm is best and by how much: :func:`answers` and :func:`effect_table`."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -63,6 +64,21 @@ def answers(data: ReportData) -> list[Answer]:
         number = "run" if len(data.runs) == 1 else "arm"
         return [Answer("", NOTHING, "", f"Nothing to compare: there is only one {number}")]
     return [answer_of(panel, rows) for panel, rows in by_panel.items()]
+
+
+def overview(data: ReportData, found: Sequence[Answer]) -> str:
+    """Return the number of panels with each answer in one sentence; empty for a single panel."""
+    if len(found) < 2:
+        return ""
+    words = {
+        DIFFERENT: "no single arm is shown to be best",
+        EQUIVALENT: "the arms are equivalent",
+        UNDECIDED: "it is undecided",
+        NOT_COMPARABLE: "the arms are not comparable",
+    }
+    counts = Counter(f"{each.best} is best" if each.best else words[each.state] for each in found)
+    parts = [f"{text} in {count}" for text, count in counts.most_common()]
+    return f"On {data.analysis.design.primary.name}, {listed(parts)} of {len(found)} panels"
 
 
 def tested_rows(data: ReportData) -> list[TableRow]:

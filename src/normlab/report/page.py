@@ -4,7 +4,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ TRAIN = ["python", "train.py"]
 """Entry command of runs whose records have none."""
 OPEN_ROWS = 24
 """Tables with more rows than this are collapsed at first."""
-OPEN_ANSWERS, OPEN_EFFECTS, OPEN_CAVEATS = 4, 9, 4
+OPEN_ANSWERS, OPEN_EFFECTS, OPEN_CAVEATS = 3, 8, 4
 """The largest numbers of answers, effects and caveats that are not collapsed at first."""
 
 
@@ -181,6 +181,7 @@ class Page:
     Attributes:
         title: title of the page.
         answers: the answer of each panel.
+        overview: the number of panels with each answer, in words.
         groups, more_groups: the effects by metric, shown and collapsed at first.
         baseline: the baseline of the effects, if there is one for all.
         note: the explanation of the effects.
@@ -193,6 +194,7 @@ class Page:
 
     title: str
     answers: Sequence[Answer] = ()
+    overview: str = ""
     groups: Sequence[EffectGroup] = ()
     more_groups: Sequence[EffectGroup] = ()
     baseline: str = ""
@@ -202,6 +204,19 @@ class Page:
     caveats: Sequence[str] = ()
     sections: Sequence[Section] = ()
     provenance: Sequence[tuple[str, str]] = ()
+
+
+def alike(answers: Sequence[Answer]) -> list[Answer]:
+    """Join the panels with the same answer in one answer, whose panel has all their names."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault((answer.headline, answer.details), []).append(answer)
+    joined = []
+    for group in groups.values():
+        is_all = len(group) == len(answers) > 1
+        panel = f"all {len(group)} panels" if is_all else "; ".join(answer.panel for answer in group)
+        joined.append(replace(group[0], panel=panel))
+    return joined
 
 
 def write_page(page: Page, folder: Path) -> Path:
@@ -249,6 +264,7 @@ def render_html(page: Page, folder: Path) -> str:
         .get_template("page.html")
         .render(
             page=page,
+            answers=alike(page.answers),
             open_answers=OPEN_ANSWERS,
             open_caveats=OPEN_CAVEATS,
             svgs=svgs,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.answer import answers, effect_table
+from normlab.report.answer import answers, effect_table, overview
 from normlab.report.conditions import conditions
 from normlab.report.console import difference_warnings, effect_text, num, with_interval
 from normlab.report.findings import shared_conditions, target_sentences, time_and_interaction_sentences
@@ -72,16 +72,17 @@ def write_report(folders: Sequence[Path], data: ReportData, out: Path) -> Path:
 
 def build_page(folders: Sequence[Path], data: ReportData) -> Page:
     """Assemble the content of the page from its sections."""
-    design, effects = data.analysis.design, effect_table(data)
+    design, effects, found = data.analysis.design, effect_table(data), answers(data)
     others = ", ".join(arm for arm in design.arms if arm != design.baseline)
     subject = f"{others} against {design.baseline}" if others else design.primary.name
-    shown, collapsed = split_groups(effect_groups(data, effects), OPEN_EFFECTS)
+    shown, collapsed = split_groups(effect_groups(data, effects), OPEN_EFFECTS - 2 * (len(found) > 2))
     first = (comparison_section, configuration_section, curve_section)
     sections = [*(section(data) for section in first), *further_sections(data)]
     baselines = set(effects["baseline"])
     return Page(
         title=f"{', '.join(folder.resolve().name for folder in folders)}: {subject}",
-        answers=answers(data),
+        answers=found,
+        overview=overview(data, found),
         groups=shown,
         more_groups=collapsed,
         baseline=baselines.pop() if len(baselines) == 1 else "",

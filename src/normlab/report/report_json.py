@@ -46,6 +46,7 @@ def report_json(page: Page, data: ReportData) -> str:
             "margin": design.margin,
             "pairs": design.pairs,
         },
+        "overview": page.overview,
         "answers": [
             {"panel": each.panel, "state": each.state, "best": each.best or None, "text": each.text}
             for each in page.answers
