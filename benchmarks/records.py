@@ -2,7 +2,7 @@
 
 A small sweep is trained, of four normalizers and five learning rates with one seed. Its records are then copied to
 further seeds, with other numbers: each copy multiplies the metrics by a random factor. Packed records are written
-from the folders, 256 runs in a file. The report is a whole process, ``python -m normlab.report FOLDER``.
+from the folders, 256 runs in a file. The report is a whole process, ``normlab report FOLDER``.
 
     python benchmarks/records.py [--runs 100 1000 10000] [--records folders packed] [--folder FOLDER]
 """

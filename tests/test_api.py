@@ -203,8 +203,8 @@ def test_record_of_a_later_version_is_an_error_and_kept(trained, tmp_path, monke
     record = json.loads(path.read_text())
     assert record["schema"] == 1
     record["environment"]["versions"]["normlab"] = "9.1"
-    path.write_text(later := json.dumps(record | {"schema": 3}))
-    message = f"{path} has schema 3, written by normlab 9.1; this version reads schema 2: update normlab"
+    path.write_text(later := json.dumps(record | {"schema": 2}))
+    message = f"{path} has schema 2, written by normlab 9.1; this version reads schema 1: update normlab"
     with pytest.raises(ConfigError, match=re.escape(message)):
         normlab.load_sweep("sweep")
     outcome = run_train(*SWEEP)
@@ -248,6 +248,7 @@ class TestSweep:
         ("words", "message"),
         [
             (["modle=bn"], "modle: no such key; did you mean module?"),
+            ([["model=bn"]], "an override must be a text such as 'model=bn,nobn', got ['model=bn']"),
             (["model=bnn"], "model=bnn: no such option; did you mean bn?"),
             (["-m", "model=bn"], "-m: options belong to the command line"),
             (["optimizer.lr=0"], "optimizer.lr must be a finite number > 0, got 0.0"),

@@ -106,7 +106,7 @@ def test_option_with_a_taken_name_is_an_error(normlab, project, given):
     outcome = normlab("train", *given, "model=mine", *SHORT)
     assert outcome.err == (
         "error: conf/model/bn.yaml: normlab has an option of this name, which Hydra would use instead; rename the "
-        "file\n"
+        "file, or start in another folder\n"
     )
     assert not Path("outputs").exists()
 

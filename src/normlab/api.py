@@ -16,6 +16,7 @@ from normlab.errors import ConfigError, nearest, require
 from normlab.report.console import run_table
 from normlab.report.latex import main_table
 from normlab.report.report_data import (
+    COMPARISON_COLUMNS,
     ReportData,
     ReportOptions,
     build_report_data,
@@ -35,20 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("normlab")
 AXES_SIZE = (5.0, 3.6)
 """Width and height of a plot in inches."""
-COMPARISON_COLUMNS = {
-    "panel": "panel",
-    "arm": "arm",
-    "baseline": "baseline",
-    "metric": "metric",
-    "effect": "effect",
-    "estimate": "estimate",
-    "estimate_low": "low",
-    "estimate_high": "high",
-    "p_adjusted": "p",
-    "verdict": "verdict",
-    "replicates": "replicates",
-}
-"""The columns of :meth:`Sweep.compare` by those of the analysis."""
 
 
 def load_sweep(path: str | PathLike[str]) -> "Sweep":

@@ -313,7 +313,7 @@ def require_new_options(folders: Iterable[Path], conf: Path) -> None:
             if path.is_file() and path.read_bytes() != ours.read_bytes():
                 raise ConfigError(
                     f"{relative_path(path)}: normlab has an option of this name, which Hydra would use instead; "
-                    "rename the file"
+                    "rename the file, or start in another folder"
                 )
 
 

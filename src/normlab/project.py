@@ -40,13 +40,16 @@ def write_project(folder: Path) -> list[str]:
     Raises:
         ConfigError: if the folder holds something, or its name cannot be that of a package.
     """
-    name = folder.absolute().name.replace("-", "_")
-    if not name.isidentifier() or keyword.iskeyword(name) or name in NOT_NAMES or is_installed(name):
-        raise ConfigError(
-            f"NAME must be the name of a new Python package, got {folder.name}; take another, as {NAME}"
-        )
+    typed = folder.absolute().name
+    name = typed.replace("-", "_")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} must be a new or empty folder, got one with files; choose another name")
+    if not name.isidentifier() or keyword.iskeyword(name) or name in NOT_NAMES:
+        raise ConfigError(
+            f"NAME must be the name of a Python package, of letters, digits and _, got {typed}; take one as my_lab"
+        )
+    if is_installed(name):
+        raise ConfigError(f"NAME must be new to Python, which has a package {name} already; take one as my_{name}")
     files = []
     for source in sorted(TEMPLATE.rglob(f"*{SUFFIX}")):
         relative = str(source.relative_to(TEMPLATE)).removesuffix(SUFFIX).replace(NAME, name)

@@ -27,7 +27,7 @@ from normlab.cli import (
     format_error,
     run_cli,
 )
-from normlab.errors import ConfigError
+from normlab.errors import ConfigError, require
 from normlab.interrupts import interrupts
 
 COMMAND = "normlab train"
@@ -54,6 +54,7 @@ def train_sweep(overrides: Sequence[str]) -> Path:
         ConfigError: for a mistake in the overrides, with one line.
     """
     for word in overrides:
+        require(isinstance(word, str), "an override", "a text such as 'model=bn,nobn'", repr(word))
         if word.startswith("-"):
             raise ConfigError(f"{word}: options belong to the command line; give overrides such as model=bn,nobn")
     with called_as(COMMAND, ["-m", *overrides]), restored_state():

@@ -1,4 +1,4 @@
-"""``python -m normlab.claims`` as typed: real sweeps of two claims, resumed after a kill, and its errors."""
+"""``normlab claims`` as typed: real sweeps of two claims, resumed after a kill, and its errors."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The sweeps of claims: their commands, the arms of a profile, and ``python -m normlab.claims`` as typed."""
+"""The sweeps of claims: their commands, the arms of a profile, and ``normlab claims`` as typed."""
 
 import pytest
 from tests.claims.test_claim import NODE

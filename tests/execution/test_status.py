@@ -1,4 +1,4 @@
-"""``python -m normlab.status`` tells the progress of a sweep from its files."""
+"""``normlab status`` tells the progress of a sweep from its files."""
 
 import json
 import os

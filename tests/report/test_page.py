@@ -5,7 +5,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normlab.report.page import Page, PageTable, Picture, Section, inline_svg, write_page
+from normlab.report.page import (
+    Answer,
+    Effect,
+    EffectGroup,
+    Page,
+    PageTable,
+    Picture,
+    Section,
+    inline_svg,
+    write_page,
+)
 
 NASTY = '<script>alert("x")</script>&'
 
@@ -18,9 +28,27 @@ def picture(name="curve", alt="a line", data=None):
     return Picture(name, figure, alt, f"caption of {name}", data)
 
 
-def page(*pictures, tables=(), title="a page"):
-    section = Section("part", "A part", ["words"], pictures, tables)
-    return Page(title, "a setup", ["a result"], "a condition", [], ["a caveat"], [section], [("seeds", "0–3")])
+def page(*pictures, tables=(), text=None):
+    """Return a page with every kind of content; ``text`` replaces all texts."""
+
+    def given(words):
+        return text or words
+
+    texts = ("an arm", "× 2", "0.05", "better", "1", "2")
+    effect = Effect(*map(given, texts), "red", True)
+    words, finding, shared = given("words"), given("a finding"), given("shared")
+    return Page(
+        title=given("a page"),
+        answers=[Answer(given("a panel"), "best", given("an arm"), given("an answer"), (given("a detail"),))],
+        groups=[EffectGroup(given("a metric"), given("a question"), [effect], [(given("a tick"), 5.0)])],
+        more_groups=[EffectGroup(given("another metric"), "", [effect])],
+        baseline=given("a baseline"),
+        note=given("a note"),
+        conditions=[(given("a label"), given("a condition"))],
+        caveats=[given("a caveat")],
+        sections=[Section("part", given("A part"), [words], pictures, tables, [finding], shared)],
+        provenance=[(given("seeds"), given("0–3"))],
+    )
 
 
 def test_page_is_self_contained_with_files_beside_it(tmp_path):
@@ -36,9 +64,16 @@ def test_page_is_self_contained_with_files_beside_it(tmp_path):
     text = index.read_text()
     for text_part in (
         "a page",
-        "a setup",
-        "a result",
+        "an answer",
+        "a detail",
+        "a metric",
+        "another metric",
+        "a baseline",
+        "a tick",
+        "a note",
         "a condition",
+        "a finding",
+        "shared",
         "a caveat",
         "A part",
         "words",
@@ -50,14 +85,14 @@ def test_page_is_self_contained_with_files_beside_it(tmp_path):
         assert text_part in text
     assert text.count("<svg") == 1
     links = set(re.findall(r'(?:src|href)="([^"#][^"]*)"', text)) - {"data:,"}
-    assert links == {"curve.svg", "curve.png", "curve.csv"}
+    assert links == {"curve.svg", "curve.png", "curve.csv", "report.json", "report.tex"}
     assert (index.parent / "curve.csv").read_text() == "x,y\n0,0.5\n1,inf\n"
 
 
 def test_text_is_escaped(tmp_path):
     drawn = Picture("curve", picture().figure, NASTY, NASTY, pd.DataFrame({NASTY: [NASTY]}))
-    section = Section("part", NASTY, [NASTY], [drawn], [PageTable("more", NASTY, pd.DataFrame({NASTY: [NASTY]}))])
-    index = write_page(Page(NASTY, NASTY, [NASTY], NASTY, [], [NASTY], [section], [(NASTY, NASTY)]), tmp_path)
+    tables = [PageTable("more", NASTY, pd.DataFrame({NASTY: [NASTY]}))]
+    index = write_page(page(drawn, tables=tables, text=NASTY), tmp_path)
     text = index.read_text()
     assert "alert" in text
     assert "<script>alert" not in text

@@ -1,4 +1,4 @@
-"""``python -m normlab.report``: the page, its tables and its errors."""
+"""``normlab report``: the page, its tables and its errors."""
 
 import csv
 import html
@@ -230,8 +230,8 @@ def test_other_folders_are_not_overwritten(make_run, report, error_of, tmp_path)
 
 
 DEGENERATE = {
-    "one run": (["model=bn seed=0"], {}, "nothing to compare"),
-    "one arm": ([f"model=bn seed={k}" for k in range(9)], {}, "nothing to compare"),
+    "one run": (["model=bn seed=0"], {}, "Nothing to compare: there is only one run."),
+    "one arm": ([f"model=bn seed={k}" for k in range(9)], {}, "Nothing to compare: there is only one arm."),
     "one seed": (["model=bn seed=0", "model=nobn seed=0"], {}, "one replicate: the spread is unknown"),
     "all diverged": (
         [f"model={model} seed={k}" for model in ("bn", "nobn") for k in range(8)],

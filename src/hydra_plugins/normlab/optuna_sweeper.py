@@ -343,9 +343,9 @@ class OptunaSweeper(NormlabSweeper):
             if len(failures) > self.max_failure_rate * len(trials):
                 # The failed trials stay open, so that the repeated command trains them again.
                 raise failures[next(iter(failures))]
-            for trial, error in failures.items():
-                log.warning("trial %d failed: %s", trial, first_line(error))
-                study.tell_failure(trial)
+            for number, error in failures.items():
+                log.warning("trial %d failed: %s", number, first_line(error))
+                study.tell_failure(number)
 
     def next_trial(self, study: Study, fixed: Sequence[str], composer: Composer) -> Trial:
         """Ask the study for a trial; overrides of keys that its configuration lacks are dropped."""

@@ -119,7 +119,7 @@ def verdict_lines(data: "ReportData") -> list[str]:
 
     A single target is already in the footnotes of the table.
     """
-    from normlab.report.report import comparison_sentences, target_sentences, time_and_interaction_sentences
+    from normlab.report.findings import comparison_sentences, target_sentences, time_and_interaction_sentences
 
     sentences = [*comparison_sentences(data), *time_and_interaction_sentences(data)]
     lines = sentences[:MAX_LINES]

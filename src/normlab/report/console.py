@@ -13,6 +13,7 @@ from normlab.report.probe_data import probe_table
 from normlab.report.sweep_summary import SweepSummary
 from normlab.results.result import Result
 from normlab.results.sweep import Record
+from normlab.stats.comparison import POINTS, RATIO
 from normlab.stats.design import ABSENT, ENDS, PLAIN
 
 MINUS = "\N{MINUS SIGN}"
@@ -244,6 +245,14 @@ def with_interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
     if math.isnan(low) or math.isnan(high):
         return num(value, digits)
     return f"{num(value, digits)} ({num(low, digits)} to {num(high, digits)})"
+
+
+def effect_text(row: Mapping[str, Any]) -> str:
+    """Format an effect with its interval: a ratio as ``× 0.95``, a difference with its unit."""
+    if math.isnan(row["estimate"]):
+        return "–"
+    text = with_interval(row, "estimate")
+    return f"× {text}" if row["effect"] == RATIO else f"{text} points" if row["effect"] == POINTS else text
 
 
 def format_mean(mean: float, error: float) -> str:

@@ -2,31 +2,49 @@
 
 import pandas as pd
 
-from normlab.report.console import with_interval
+from normlab.report.console import effect_text, with_interval
 from normlab.report.report_data import ReportData, table_rows
-from normlab.stats.comparison import RATIO
+
+COMMANDS = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%#_$" + "{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "\N{MULTIPLICATION SIGN}": r"$\times$",
+        "\N{MINUS SIGN}": "$-$",
+        "\N{INFINITY}": r"$\infty$",
+        "\N{EN DASH}": "--",
+    }
+)
+"""The characters that LaTeX reads as commands or lacks, and their spelling."""
 
 
 def main_table(data: ReportData) -> str:
-    """Return a table of each arm's primary metric, with its interval, and its effect against the baseline."""
+    """Return a table of each arm's primary metric, with its interval, and its effect against the baseline.
+
+    Columns without content, such as the arm where there is one, are left out.
+    """
     name, comparisons = data.analysis.design.primary.name, data.analysis.comparisons
     effects = {}
     for row in table_rows(comparisons):
         if row["metric"] == name and row["baseline"] == data.analysis.design.baseline:
-            shown = with_interval(row, "estimate")
-            effects[row["panel"], row["arm"]] = f"$\\times$ {shown}" if row["effect"] == RATIO else shown
+            effects[row["panel"], row["arm"]] = effect_text(row)
     lines = [
         [
             row["panel"],
             row["arm"],
             str(row["seeds"]),
             with_interval(row, "iqm"),
-            effects.get((row["panel"], row["arm"]), "--"),
+            effects.get((row["panel"], row["arm"]), "\N{EN DASH}"),
         ]
         for row in table_rows(data.analysis.arms)
     ]
     frame = pd.DataFrame(lines, columns=["panel", "arm", "replicates", name, "effect"])
-    return latex_table(frame if frame["panel"].any() else frame.drop(columns="panel"))
+    unused = [name for name in ("panel", "arm") if not frame[name].any()] + ["effect"] * (not effects)
+    return latex_table(frame.drop(columns=unused))
 
 
 def latex_table(frame: pd.DataFrame) -> str:
@@ -48,7 +66,9 @@ def latex_table(frame: pd.DataFrame) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape the characters of names and numbers that LaTeX reads as commands."""
-    for character in "&%#_":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\N{MINUS SIGN}", "$-$").replace("\N{EN DASH}", "--")
+    r"""Escape the characters of names and numbers that LaTeX reads as commands.
+
+    >>> escaped("lr_0 = 5 % & {#1}"), escaped("\N{MULTIPLICATION SIGN} 1 (\N{MINUS SIGN}2 to \N{INFINITY})")
+    ('lr\\_0 = 5 \\% \\& \\{\\#1\\}', '$\\times$ 1 ($-$2 to $\\infty$)')
+    """
+    return text.translate(COMMANDS)

@@ -27,8 +27,8 @@ TRAIN = ["python", "train.py"]
 """Entry command of runs whose records have none."""
 OPEN_ROWS = 24
 """Tables with more rows than this are collapsed at first."""
-OPEN_RESULTS, FIRST_RESULTS = 4, 2
-"""With more findings than the first number, those after the second are collapsed: the figure shows them."""
+OPEN_ANSWERS, OPEN_EFFECTS, OPEN_CAVEATS = 4, 9, 4
+"""The largest numbers of answers, effects and caveats that are not collapsed at first."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,86 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: figures, then tables, then notes. ``name`` is its anchor."""
+    """A section of the page: sentences, figures, tables, then notes. ``name`` is its anchor.
+
+    Attributes:
+        shared: conditions that all sentences share.
+    """
 
     name: str
     title: str
     notes: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[PageTable] = ()
+    sentences: Sequence[str] = ()
+    shared: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to "which arm is best?" in one panel.
+
+    Attributes:
+        panel: name of the panel; empty if there is one.
+        state: of the primary metric, such as ``best`` or ``undecided``; see :mod:`normlab.report.answer`.
+        best: the arm that is declared better than every other arm, or empty.
+        headline: the finding by the primary metric.
+        details: sentences about the other pairs of arms and the other metrics.
+    """
+
+    panel: str
+    state: str
+    best: str
+    headline: str
+    details: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The answer in words."""
+        where = f"{self.panel}: " if self.panel else ""
+        return where + " ".join(f"{part}." for part in (self.headline, *self.details))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A row of the first table, formatted.
+
+    Attributes:
+        label: of the panel and the arms.
+        effect, p, verdict, value, best: texts, empty if unknown.
+        colour: of the arm.
+        declared: True if a difference is declared.
+        place: estimate and interval in percent of the width of the axis; None without an estimate.
+    """
+
+    label: str
+    effect: str
+    p: str
+    verdict: str
+    value: str
+    best: str
+    colour: str
+    declared: bool
+    place: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class EffectGroup:
+    """The effects by one metric in the first table.
+
+    Attributes:
+        metric: its name.
+        meaning: the question that it answers, and its direction.
+        effects: rows.
+        ticks: values and places of the ticks of the axis, in percent of its width; empty without an axis.
+        same: the place of equality.
+    """
+
+    metric: str
+    meaning: str
+    effects: Sequence[Effect]
+    ticks: Sequence[tuple[str, float]] = ()
+    same: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,20 +180,25 @@ class Page:
 
     Attributes:
         title: title of the page.
-        setup: the net, the data and the training in words.
-        results: the findings, one sentence each.
-        conditions: the conditions that all findings share.
-        pictures: the figures of the findings.
+        answers: the answer of each panel.
+        groups, more_groups: the effects by metric, shown and collapsed at first.
+        baseline: the baseline of the effects, if there is one for all.
+        note: the explanation of the effects.
+        effects: the numbers of the effects, which are written as a csv file.
+        conditions: pairs of a label and a text.
         caveats: the limits of the findings, one sentence each.
         sections: the sections in their order.
         provenance: pairs of a label and a value, such as the commit.
     """
 
     title: str
-    setup: str = ""
-    results: Sequence[str] = ()
-    conditions: str = ""
-    pictures: Sequence[Picture] = ()
+    answers: Sequence[Answer] = ()
+    groups: Sequence[EffectGroup] = ()
+    more_groups: Sequence[EffectGroup] = ()
+    baseline: str = ""
+    note: str = ""
+    effects: PageTable | None = None
+    conditions: Sequence[tuple[str, str]] = ()
     caveats: Sequence[str] = ()
     sections: Sequence[Section] = ()
     provenance: Sequence[tuple[str, str]] = ()
@@ -147,13 +225,13 @@ def write_page(page: Page, folder: Path) -> Path:
 
 def pictures(page: Page) -> Iterator[Picture]:
     """Yield all figures of a page."""
-    yield from page.pictures
     for section in page.sections:
         yield from section.pictures
 
 
 def tables(page: Page) -> Iterator[PageTable]:
     """Yield all tables of a page, including the data of its figures."""
+    yield from [page.effects] if page.effects else []
     yield from (picture.table for picture in pictures(page) if picture.table is not None)
     for section in page.sections:
         yield from section.tables
@@ -171,7 +249,8 @@ def render_html(page: Page, folder: Path) -> str:
         .get_template("page.html")
         .render(
             page=page,
-            first=FIRST_RESULTS if len(page.results) > OPEN_RESULTS else OPEN_RESULTS,
+            open_answers=OPEN_ANSWERS,
+            open_caveats=OPEN_CAVEATS,
             svgs=svgs,
             css=css,
             script=script,

@@ -11,14 +11,19 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.console import difference_warnings, num, with_interval
-from normlab.report.page import Page, PageTable, Picture, Section, provenance, write_page
+from normlab.report.answer import answers, effect_table
+from normlab.report.conditions import conditions
+from normlab.report.console import difference_warnings, effect_text, num, with_interval
+from normlab.report.findings import shared_conditions, target_sentences, time_and_interaction_sentences
+from normlab.report.forest import effect_groups, short_panel, split_groups
+from normlab.report.latex import main_table
+from normlab.report.page import OPEN_EFFECTS, Page, PageTable, Picture, Section, provenance, write_page
 from normlab.report.report_data import ReportData, TableRow, curve_direction, table_rows
+from normlab.report.report_json import report_json
 from normlab.report.sections import (
     Columns,
     chart_per_panel,
     display_table,
-    effect_text,
     further_sections,
     panel_columns,
     replicate_chart,
@@ -27,30 +32,15 @@ from normlab.report.sections import (
     with_panel,
 )
 from normlab.report.sweep_summary import BANDS, quartile_curves
-from normlab.report.weight_decay import weight_decay_texts
-from normlab.results.sweep import setting
-from normlab.stats.comparison import ALPHA, BETTER, RATIO, WORSE
-from normlab.stats.design import LR, natural
+from normlab.results.result import write_atomically
+from normlab.stats.comparison import BETTER, DIFFERENCE, POINTS, RATIO, WORSE
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
-from normlab.stats.sentences import clauses, interaction_sentence, percent_text, sentence, time_sentence
+from normlab.stats.sentences import percent_text
+from normlab.stats.warnings import test_warnings
 
-FOLDER = "report"
-MAX_SENTENCES = 6
-"""With more comparisons than this, only those that declare a difference get a sentence."""
-MAX_TARGETS = 6
-"""The largest number of panels whose target is named."""
+FOLDER, JSON_FILE, TEX_FILE = "report", "report.json", "report.tex"
 MAX_EFFECTS = 24
 """The largest number of effects in a figure."""
-SETUP = {
-    "net": "net {}",
-    "net.hidden": "hidden layers {}",
-    "data": "data {}",
-    "optimizer": "optimizer {}",
-    "optimizer.lr": "learning rate {}",
-    "data.batch_size": "batch size {}",
-    "trainer.max_epochs": "{} epochs",
-}
-"""The keys that the page describes in words."""
 SCOPES = {
     "draw": "Draws: each replicate has its own samples, generated from its seed.",
     "split": "Splits: each replicate divides the same table at random into training, validation and test rows, so "
@@ -64,100 +54,73 @@ INTERNAL_COLUMNS = ["key", "of_panels", "seeds", "tested", "factor", "disjoint",
 
 
 def write_report(folders: Sequence[Path], data: ReportData, out: Path) -> Path:
-    """Write the report page, its figures and its tables into ``out``; return the path of the page.
+    """Write the report page, its figures and tables, and ``report.json`` and ``report.tex`` into a folder.
+
+    Returns the path of the page.
 
     Args:
         folders: the folders of the sweeps.
         data: their runs and analysis.
         out: the folder of the report.
     """
-    return write_page(build_page(folders, data), out)
+    page = build_page(folders, data)
+    index = write_page(page, out)
+    write_atomically(out / JSON_FILE, report_json(page, data))
+    write_atomically(out / TEX_FILE, f"{main_table(data)}\n")
+    return index
 
 
 def build_page(folders: Sequence[Path], data: ReportData) -> Page:
     """Assemble the content of the page from its sections."""
-    design = data.analysis.design
+    design, effects = data.analysis.design, effect_table(data)
     others = ", ".join(arm for arm in design.arms if arm != design.baseline)
     subject = f"{others} against {design.baseline}" if others else design.primary.name
-    findings, conditions = shared_conditions(data)
-    curves = curve_section(data)
-    effects = list(effect_pictures(data))
-    sections = [comparison_section(data), configuration_section(data), curves, *further_sections(data)]
+    shown, collapsed = split_groups(effect_groups(data, effects), OPEN_EFFECTS)
+    first = (comparison_section, configuration_section, curve_section)
+    sections = [*(section(data) for section in first), *further_sections(data)]
+    baselines = set(effects["baseline"])
     return Page(
-        f"{', '.join(folder.resolve().name for folder in folders)}: {subject}",
-        setup_text(data),
-        [*findings, *time_and_interaction_sentences(data), *target_sentences(data)],
-        conditions,
-        effects or curves.pictures[:3],
-        [*difference_warnings(data.summary), *data.changed, *data.analysis.warnings],
-        [section for section in sections if section.pictures or section.tables],
-        provenance(folders, data.summary.records),
+        title=f"{', '.join(folder.resolve().name for folder in folders)}: {subject}",
+        answers=answers(data),
+        groups=shown,
+        more_groups=collapsed,
+        baseline=baselines.pop() if len(baselines) == 1 else "",
+        note=effects_note(data, effects),
+        effects=PageTable("effects", "Effects by the primary metrics", effects) if len(effects) else None,
+        conditions=conditions(data),
+        caveats=ordered_caveats(data),
+        sections=[section for section in sections if section.pictures or section.tables],
+        provenance=provenance(folders, data.summary.records),
     )
 
 
-def setup_text(data: ReportData) -> str:
-    """Describe net, data, training and number of seeds of the runs in words; keys that vary list their values."""
-    results = [data.summary.records[number].result for number in data.summary.runs.index]
-    parts = []
-    for key, text in SETUP.items():
-        values = dict.fromkeys(value for result in results if (value := setting(result, key)))
-        ordered = sorted(values, key=natural)
-        if values:
-            parts.append(text.format(", ".join(ordered[:6]) + ", …" * (len(ordered) > 6)))
-        sizes = {tuple(result.data.get(split) for split in ("train", "val", "test")) for result in results}
-        if key == "data" and parts and len(sizes) == 1 and None not in next(iter(sizes)):
-            parts[-1] += " ({} training, {} validation and {} test samples)".format(*next(iter(sizes)))
-        parts += [" or ".join(weight_decay_texts(results))] if key == LR and weight_decay_texts(results) else []
-    seeds = data.summary.runs["seed"].nunique()
-    return "; ".join([*parts, f"{seeds} seed{'s' * (seeds != 1)}"]) if results else ""
+def ordered_caveats(data: ReportData) -> list[str]:
+    """Return all warnings, each once, those about the verdicts first."""
+    analysis = data.analysis
+    verdicts = [*data.changed, *test_warnings(table_rows(analysis.comparisons)), *analysis.ends, *analysis.edges]
+    return list(dict.fromkeys([*verdicts, *difference_warnings(data.summary), *analysis.warnings]))
 
 
-def shown_comparisons(data: ReportData) -> tuple[list[TableRow], list[str]]:
-    """Return the comparisons that get a sentence, and a sentence about the others or the lack of any."""
-    rows = [row for row in table_rows(data.analysis.comparisons) if row["verdict"] != PART_OF_POOLED]
-    if data.runs["validation"].isna().all():
-        return [], [f"No run has a final {data.analysis.design.choice.name}: there is nothing to compare."]
-    if not rows:
-        return [], ["Only one arm: there is nothing to compare." if len(data.runs) else "There are no runs."]
-    declared = [row for row in rows if row["verdict"] in (BETTER, WORSE)]
-    shown = rows if len(rows) <= MAX_SENTENCES else declared
-    others = len(rows) - len(shown)
-    note = f"{others} other comparisons declare no difference; the report lists all comparisons"
-    return shown, [note] if others else []
-
-
-def comparison_sentences(data: ReportData) -> list[str]:
-    """Return a sentence for each comparison, or one sentence with the reason if there is no comparison."""
-    rows, notes = shown_comparisons(data)
-    return [*(sentence(row, data.analysis.grid, data.analysis.tuning) for row in rows), *notes]
-
-
-def shared_conditions(data: ReportData) -> tuple[list[str], str]:
-    """Return the sentences of the comparisons without the clauses that all of them have, and these clauses."""
-    rows, notes = shown_comparisons(data)
-    parts = [clauses(row, data.analysis.grid, data.analysis.tuning) for row in rows]
-    shared = [clause for clause in parts[0][1:] if all(clause in each for each in parts)] if len(parts) > 1 else []
-    lines = ["; ".join(clause for clause in each if clause not in shared) for each in parts]
-    results = [data.summary.records[number].result for number in data.summary.runs.index]
-    decay = weight_decay_texts(results) if rows else []
-    return [*lines, *notes], "; ".join([*shared, *(decay if len(decay) == 1 else [])])
-
-
-def time_and_interaction_sentences(data: ReportData) -> list[str]:
-    """Return sentences on the time to target and on effects that differ significantly between panels."""
-    times = [time_sentence(row) for row in table_rows(data.analysis.time_ratios)]
-    changes = [row for row in table_rows(data.analysis.interactions) if row["p_adjusted"] <= ALPHA]
-    return [*filter(None, times), *(interaction_sentence(row) for row in changes)]
-
-
-def target_sentences(data: ReportData) -> list[str]:
-    """Return a sentence with the target of each panel; empty if nothing is compared or no target is known."""
-    choice, rows = data.analysis.design.choice, table_rows(data.analysis.targets)
-    side = "at most" if choice.direction == "min" else "at least"
-    known = [row for row in rows if np.isfinite(row["target"])][:MAX_TARGETS]
-    values = [f"{side} {num(row['target'])}" + f" at {row['panel']}" * bool(row["panel"]) for row in known]
-    is_compared = len(data.analysis.comparisons) and len(data.curves) and data.runs["validation"].notna().any()
-    return [f"Target for the time to target: {choice.name} {', '.join(values)}."] if values and is_compared else []
+def effects_note(data: ReportData, effects: pd.DataFrame) -> str:
+    """Explain the columns of the first table; empty without rows."""
+    values = "End of training: mean over the last tenth of the epochs, interquartile mean over replicates."
+    best = (
+        "Best epoch: the same metric at the best validation epoch, which is selected and therefore optimistic."
+        if effects["best_epoch"].notna().any()
+        else ""
+    )
+    if effects.empty or not effects["verdict"].any():
+        return " ".join(filter(None, [values, best])) if len(effects) else ""
+    kinds = {
+        RATIO: "ratio (×) of losses",
+        POINTS: "difference of accuracies in percentage points",
+        DIFFERENCE: "difference",
+    }
+    used = [text for kind, text in kinds.items() if (effects["effect"] == kind).any()]
+    looks = f"look {max(row['look'] for row in table_rows(data.analysis.comparisons))}"
+    p = f"p: exact signed-rank test, corrected for the comparisons of a question and for {looks}."
+    effect = f"Effect: {', '.join(used)}; filled dots: a difference is declared." if used else ""
+    return " ".join(filter(None, [effect, p.replace(" and for look 0", ""), values, best]))
 
 
 def effect_pictures(data: ReportData) -> Iterator[Picture]:
@@ -172,8 +135,7 @@ def effect_pictures(data: ReportData) -> Iterator[Picture]:
         better = "lower" if metric.direction == "min" else "higher"
         several = rows["baseline"].nunique() > 1
         names = rows["arm"] + " / " + rows["baseline"] if several else rows["arm"]
-        # Panels go by the last part of their keys, which leaves room for the intervals.
-        panels = rows["panel"].str.replace(r"[A-Za-z_]\w*\.(?=[\w.]+=)", "", regex=True)
+        panels = rows["panel"].map(short_panel)  # leaves room for the intervals
         labels = (panels + ": ").where(panels != "", "") + names
         to = "the baseline" if several else rows["baseline"].iloc[0]
         kind = "ratio" if (rows["effect"] == RATIO).all() else "difference"
@@ -226,12 +188,14 @@ def comparison_section(data: ReportData) -> Section:
         *(text for scope, text in SCOPES.items() if scope in scopes),
         *undrawn_panels_note(frame),
     ]
-    pictures = chart_per_panel(data, "seeds", replicate_chart)
+    pictures = [*effect_pictures(data), *chart_per_panel(data, "seeds", replicate_chart)]
     public = frame.drop(columns=INTERNAL_COLUMNS, errors="ignore")  # without a comparison some columns are missing
     tables = [PageTable("comparisons", "Comparisons between arms", public, display_table(frame, columns))]
     if len(analysis.interactions):
         tables.append(interaction_table(data))
-    return Section("comparison", "Comparison", notes, pictures, tables)
+    findings, shared = shared_conditions(data)
+    sentences = [*findings, *time_and_interaction_sentences(data), *target_sentences(data)]
+    return Section("comparison", "Comparison", notes, pictures, tables, sentences, shared)
 
 
 def interaction_table(data: ReportData) -> PageTable:
@@ -285,7 +249,8 @@ def configuration_section(data: ReportData) -> Section:
         "runs, failed and stopped count all runs of the arm. Columns that are 0 for all arms are left out."
     ]
     tables = [PageTable("arms", "Each arm at its selected configuration", frame, display_table(frame, columns))]
-    return Section("arms", "Best configuration per arm", notes, (), tables)
+    title = "Best configuration per arm" if design.tuned else "Results per arm"
+    return Section("arms", title, notes, (), tables)
 
 
 def share_formatter(name: str) -> Callable[[TableRow], str]:

@@ -24,6 +24,20 @@ from normlab.stats.looks import History
 CLASSIFICATION_METRICS = ("loss", "acc")
 """Metrics that are both reported for classification."""
 
+COMPARISON_COLUMNS = {
+    "panel": "panel",
+    "arm": "arm",
+    "baseline": "baseline",
+    "metric": "metric",
+    "effect": "effect",
+    "estimate": "estimate",
+    "estimate_low": "low",
+    "estimate_high": "high",
+    "p_adjusted": "p",
+    "verdict": "verdict",
+    "replicates": "replicates",
+}
+"""The columns of :meth:`normlab.api.Sweep.compare` and of the page's first table, by those of the analysis."""
 VERDICTS_FILE, MAX_REPLICATES = "verdicts.json", "max_replicates"
 
 

@@ -4,7 +4,6 @@ The sections are Training loss at fixed steps, Hyperparameter sweep, Batch size,
 and Runs.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,13 +12,12 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.console import num, run_table, with_interval
+from normlab.report.console import effect_text, num, run_table, with_interval
 from normlab.report.factors import short_names
 from normlab.report.figures import Style, arm_styles
 from normlab.report.page import PageTable, Picture, Section, rerun_command
 from normlab.report.probe_figures import probe_figures
 from normlab.report.report_data import ReportData, TableRow, table_rows
-from normlab.stats.comparison import POINTS, RATIO
 from normlab.stats.design import LR, is_number
 from normlab.stats.sentences import percent_text
 from normlab.stats.tuning import BATCH_SIZE
@@ -53,14 +51,6 @@ def panel_columns(data: ReportData, frame: pd.DataFrame, *names: str) -> Columns
     compare = data.analysis.design.compare
     panel = {"panel": "panel"} if frame["panel"].astype(bool).any() else {}
     return {**panel, **{name: name for name in names}, **({compare: "arm"} if compare else {})}
-
-
-def effect_text(row: Mapping[str, Any]) -> str:
-    """Format an effect with its interval: a ratio as ``× 0.95``, a difference with its unit."""
-    if math.isnan(row["estimate"]):
-        return "–"
-    text = with_interval(row, "estimate")
-    return f"× {text}" if row["effect"] == RATIO else f"{text} points" if row["effect"] == POINTS else text
 
 
 def chart_per_panel(

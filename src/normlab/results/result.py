@@ -26,11 +26,8 @@ from normlab.config.schema import REPORT_KEYS
 from normlab.errors import ConfigError
 
 RESULT_FILE = "result.json"
-SCHEMA = 2
+SCHEMA = 1
 """Number of a record's schema; it grows when an older version could not read a record, or would misread it."""
-
-PRUNED_SCHEMA = 2
-"""The first schema with pruned runs; other runs are written with the one before, which older versions read."""
 
 
 class Status(StrEnum):
@@ -114,8 +111,7 @@ class Result:
 
     def text(self) -> str:
         """Return the text of ``result.json``."""
-        number = PRUNED_SCHEMA if self.status == Status.PRUNED else PRUNED_SCHEMA - 1
-        return json.dumps(to_jsonable({"schema": number, **asdict(self)}), indent=2) + "\n"
+        return json.dumps(to_jsonable({"schema": SCHEMA, **asdict(self)}), indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":

@@ -1,6 +1,6 @@
 "use strict";
 // A click on a column heading sorts the table in ascending order, a second click in descending order.
-for (const table of document.querySelectorAll("table")) {
+for (const table of document.querySelectorAll("table:not(.effects)")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const ascending = head.getAttribute("aria-sort") !== "ascending";
