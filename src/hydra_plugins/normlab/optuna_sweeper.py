@@ -363,7 +363,8 @@ class OptunaSweeper(NormlabSweeper):
         A trial with the overrides of an earlier one gets its value, as it would be the same run.
         """
         assert self.launcher is not None
-        firsts = {trial.number: study.first_with(trial.overrides, trial.number) for trial in trials}
+        batch = {trial.number for trial in trials}
+        firsts = {trial.number: study.first_with(trial.overrides, trial.number, batch) for trial in trials}
         repeats = {number: first.number for number, first in firsts.items() if first is not None}
         failures: dict[int, Exception] = {}
         valid = []

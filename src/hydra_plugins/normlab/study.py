@@ -6,7 +6,7 @@ Optuna is imported where it is used, as Hydra imports this module at every start
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path
@@ -184,11 +184,11 @@ class Study:
 
         self.study.tell(number, state=TrialState.FAIL)
 
-    def first_with(self, overrides: Sequence[str], before: int) -> "FrozenTrial | None":
-        """Return the first trial before a number that trains a run with these overrides."""
-        trials = self.trials("COMPLETE", "RUNNING", "PRUNED")
-        same = (t for t in trials if t.number < before and t.user_attrs[OVERRIDES] == list(overrides))
-        return next(same, None)
+    def first_with(self, overrides: Sequence[str], before: int, batch: Collection[int]) -> "FrozenTrial | None":
+        """Return the first trial before a number that trains a run with these overrides, ended or in the batch."""
+        trials = (t for t in self.trials("COMPLETE", "RUNNING", "PRUNED") if t.number < before)
+        known = (t for t in trials if t.state.is_finished() or t.number in batch)
+        return next((t for t in known if t.user_attrs[OVERRIDES] == list(overrides)), None)
 
     def best(self) -> "FrozenTrial | None":
         """Return the best trial; None if none has a finite objective."""
