@@ -235,6 +235,7 @@ def test_keys_of_some_arms_are_dropped_for_others(run_train):
     ]
 
 
+GRID, MEDIAN = "seed=0,1 hydra/sweeper/sampler=grid", f"{RATE} hydra/sweeper/pruner=median"
 ERRORS = {
     f"{RATE} hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be null or at least 1, got 0",
     f"{RATE} hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs must be at least 1, got 0",
@@ -253,6 +254,15 @@ ERRORS = {
     "seed=tag(log,range(1,9,2))": "a range with a logarithmic scale must have integers and step 1",
     "model=tag(log,choice(bn,nobn))": "a list has no logarithmic scale; leave out the tag",
     "optimizer.lr=interval(-1.0,0.1)": "optimizer.lr must be a finite number > 0, got -1.0",
+    f"{RATE} hydra.sweeper.sampler.kind=cmaes": "hydra/sweeper/sampler must be tpe or random or grid, got cmaes",
+    f"{RATE} +hydra.sweeper.sampler.foo=1": "hydra.sweeper.sampler.foo: TPESampler takes no such argument",
+    f"{RATE} hydra.sweeper.max_batch_size=3": "hydra.sweeper.max_batch_size: the other overrides remove this key",
+    f"{GRID} +hydra.sweeper.sampler.seed=3": "sampler.seed: hydra/sweeper/sampler=grid takes no such argument",
+    f"{GRID} hydra.sweeper.sampler.seed=3": "hydra.sweeper.sampler.seed: ",
+    f"{RATE} hydra/sweeper/pruner=hyperband": "hydra/sweeper/pruner=hyperband: no such option; did you mean",
+    f"{MEDIAN} hydra.sweeper.pruner.n_startup_trials=0": "n_startup_trials must be at least 1, got 0",
+    f"{MEDIAN} hydra.sweeper.pruner.n_warmup_epochs=1": "at most trainer.max_epochs - 2 = 0, got 1",
+    f"{RATE} claim=rank": "hydra.sweeper.grids, which claims and some experiments set, has no effect on a search",
     "optimized_metric=val/loss,train/loss": "optimized_metric must be the same in all trials, whose objectives",
     "optimizer.lrr=0.1,0.2": "optimizer.lrr: no such key; did you mean optimizer.lr?",
 }
@@ -273,6 +283,14 @@ def test_interval_needs_the_optuna_sweeper(run_train):
     assert (
         outcome.err.strip()
         == f"error: {RATE}: an interval needs a search; add hydra/sweeper=optuna, or write values or range"
+    )
+
+
+@pytest.mark.parametrize("word", ["hydra/sweeper/sampler=tpe", "hydra.sweeper.n_trials=3"])
+def test_options_of_a_search_need_its_sweeper(run_train, word):
+    outcome = run_train("-m", "seed=0,1", word)
+    assert outcome.err.strip() == (
+        f"error: {word.partition('=')[0]}: an option of a search; add hydra/sweeper=optuna"
     )
 
 

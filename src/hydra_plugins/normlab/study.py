@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.normlab.search_space import Dimension
-from normlab.errors import ConfigError
+from normlab.errors import ConfigError, first_line
 from normlab.execution.state import DRIVER, SweepState
 from normlab.results.folder import to_yaml
 from normlab.results.result import worst_value, write_atomically
@@ -244,8 +244,8 @@ def grid_size(dimensions: Sequence[Dimension]) -> int:
     return math.prod(len(dimension.values) for dimension in dimensions)
 
 
-def open_storage(storage: str | None, folder: Path) -> Any:
-    """Return Optuna's storage: a database by URL, or a journal file, by default in the sweep's folder.
+def open_storage(storage: str) -> Any:
+    """Return Optuna's storage: a database by URL, or a journal file.
 
     Raises:
         ConfigError: if the storage cannot be opened.
@@ -253,13 +253,14 @@ def open_storage(storage: str | None, folder: Path) -> Any:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        if storage and "://" in storage:
+        if "://" in storage:
             return optuna.storages.get_storage(storage)
-        return optuna.storages.JournalStorage(JournalFileBackend(storage or str(folder / JOURNAL)))
+        return optuna.storages.JournalStorage(JournalFileBackend(storage))
     except Exception as error:
         raise ConfigError(
-            f"hydra.sweeper.storage must be a database's URL or a file, got {storage or folder / JOURNAL}: {error}"
+            f"hydra.sweeper.storage must be a database's URL or a file, got {storage}: {first_line(error)}"
         ) from error
 
 
@@ -277,7 +278,6 @@ def open_study(storage: Any, name: str, direction: str, command: Mapping[str, An
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage, study_name=name, load_if_exists=True,
         direction="minimize" if direction == "min" else "maximize", pruner=optuna.pruners.NopPruner(),
