@@ -163,7 +163,7 @@ def wrap_in_choice(words: Sequence[str], error: Exception) -> list[str] | None:
     """
     failed_key = re.match(r"Could not override '([^']+)'", str(error))
     is_sweep = any(word in MULTIRUN_OPTIONS or word.startswith(("experiment=", "claim=")) for word in words)
-    if not failed_key or not is_sweep:
+    if not failed_key or not is_sweep or failed_key[1].startswith("hydra"):
         return None
     key = failed_key[1]
     override = re.compile(rf"{re.escape(key)}=(?!choice\()(.+)", re.DOTALL)
@@ -230,6 +230,19 @@ REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
 
 REMOVED_OPTIONS = {"hydra/launcher=joblib": "add hydra.launcher.n_jobs=2, which trains in parallel processes"}
 """Options of earlier versions, each with what does its work now."""
+
+SEARCH = "hydra/sweeper=optuna"
+SEARCH_OPTIONS = (
+    "n_trials",
+    "n_jobs",
+    "sampler",
+    "pruner",
+    "direction",
+    "storage",
+    "study_name",
+    "max_failure_rate",
+)
+"""Keys below ``hydra.sweeper`` that only the sweeper of a search has."""
 
 
 def format_error(error: BaseException, conf: Path) -> str:
@@ -330,6 +343,9 @@ def unknown_key(key: str, conf: Path) -> str:
     """Return the reason and the remedy for an override of a key that cannot be set."""
     if key in RENAMED_KEYS:
         return f"the key is now {RENAMED_KEYS[key]}"
+    option = key.replace("/", ".").removeprefix("hydra.sweeper.").partition(".")[0]
+    if option in SEARCH_OPTIONS and SEARCH not in sys.argv and key.startswith("hydra"):
+        return f"an option of a search; add {SEARCH}"
     if not (conf / f"{MAIN_CONFIG}.yaml").is_file():
         return f"no such key; to add it write +{key}=…"
     config = compose_for_key(key, conf)

@@ -1,10 +1,10 @@
 """``hydra/sweeper=optuna`` searches over populations, resumes, and records the best trial."""
 
-import io
 import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,9 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 
 from hydra_plugins.normlab.search_space import Dimension, dimension_of
+from normlab.results.reading import read_curves
 from normlab.results.result import Result, Status
+from normlab.results.sweep import Record, read_sweep
 
 pytest.importorskip("optuna")
 SEARCH = ["-m", "hydra/sweeper=optuna", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
@@ -77,19 +79,20 @@ def test_batches_are_populations(run_train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_resumed_study_equals_uninterrupted_one(run_train, sampler):
+@pytest.mark.parametrize(("sampler", "more"), [("tpe", ["hydra.launcher.n_jobs=2"]), ("random", [])])
+def test_resumed_study_equals_uninterrupted_one(run_train, sampler, more):
     words = [*SEARCH, RATE, "model=bn,nobn", f"hydra/sweeper/sampler={sampler}", *SEEDED]
     words += ["hydra.sweeper.sampler.n_startup_trials=3"] if sampler == "tpe" else []
+    assert run_train(*words, "hydra.sweeper.n_trials=3").code == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("sweep").glob("*/result.json")}
     assert run_train(*words, "hydra.sweeper.n_trials=6").code == 0
-    assert run_train(*words, "hydra.sweeper.n_trials=9").code == 0
-    again = run_train(*words, "hydra.sweeper.n_trials=9")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    again = run_train(*words, "hydra.sweeper.n_trials=6")
     assert again.code == 0
-    assert "9 finished" in again.out
+    assert "6 finished" in again.out
     assert "trials 1 to" not in again.out
-    whole = [*words, "hydra.sweeper.n_trials=9", "hydra.sweep.dir=whole", "hydra.launcher.n_jobs=2"]
-    whole.remove("hydra.sweep.dir=sweep")
-    assert run_train(*whole).code == 0
+    words[words.index("hydra.sweep.dir=sweep")] = "hydra.sweep.dir=whole"
+    assert run_train(*words, "hydra.sweeper.n_trials=6", *more).code == 0
     assert runs("whole") == pytest.approx(runs("sweep"), rel=1e-5)
     assert recorded("whole").best_params == recorded("sweep").best_params
 
@@ -123,16 +126,21 @@ def test_killed_batch_is_trained_again(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_grid_trains_each_point_once(run_train):
-    words = [*SEARCH, "hydra/sweeper/sampler=grid", "model=nobn,bn", "seed=range(2)"]
-    outcome = run_train(*words)
+    words = ["hydra/sweeper/sampler=grid", "model=nobn,bn", "seed=range(11)", "hydra.sweeper.n_jobs=22"]
+    outcome = run_train(*SEARCH, *words)
     assert outcome.code == 0, outcome.err
-    assert "4 runs in 2 populations" in outcome.out
-    assert list(runs("sweep")) == [
-        "0_model=nobn,seed=0",
-        "1_model=nobn,seed=1",
-        "2_model=bn,seed=0",
-        "3_model=bn,seed=1",
-    ]
+    assert "22 runs in 2 populations" in outcome.out
+    points = [f"model={model},seed={seed}" for model in ("nobn", "bn") for seed in range(11)]
+    assert set(runs("sweep")) == {f"{number}_{point}" for number, point in enumerate(points)}
+
+
+@pytest.mark.slow
+def test_number_of_trials_limits_grid(run_train):
+    words = ["hydra/sweeper/sampler=grid", "seed=range(4)"]
+    assert run_train(*SEARCH, *words, "hydra.sweeper.n_trials=2").code == 0
+    assert set(runs("sweep")) == {"0_seed=0", "1_seed=1"}
+    assert run_train(*SEARCH, *words, "hydra.sweeper.n_trials=9").code == 0
+    assert set(runs("sweep")) == {f"{k}_seed={k}" for k in range(4)}
 
 
 @pytest.mark.slow
@@ -195,13 +203,23 @@ def test_failed_trials_stay_open_or_count(run_train, monkeypatch, rate):
 
 
 @pytest.mark.slow
-def test_study_in_a_database_continues_in_another_folder(run_train):
-    words = [*SEARCH, RATE, "hydra.sweeper.storage=sqlite:///study.db", "hydra.sweeper.study_name=mine"]
-    assert run_train(*words, "hydra.sweeper.n_trials=2").code == 0
-    words[words.index("hydra.sweep.dir=sweep")] = "hydra.sweep.dir=more"
-    assert run_train(*words, "hydra.sweeper.n_trials=3").code == 0
-    assert [len(runs(folder)) for folder in ("sweep", "more")] == [2, 1]
-    assert recorded("more").trials.finished == 3
+def test_study_in_a_database_continues_in_another_folder(run_train, monkeypatch):
+    """The trials that an earlier command left are trained in the new folder."""
+    module = ModuleType("usercode")
+    module.Bad = Bad
+    monkeypatch.setitem(sys.modules, "usercode", module)
+    words = [*SEARCH[:-1], RATE, "hydra.sweeper.storage=sqlite:///study.db", *SEEDED]
+    words += ["+callbacks.extra.bad._target_=usercode.Bad"]
+    assert run_train(*words, "hydra.sweeper.n_trials=2", "hydra.sweep.dir=one").code == 0
+    Path("bad").touch()
+    assert run_train(*words, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=two").code == 1
+    Path("bad").unlink()
+    assert run_train(*words, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=three").code == 0
+    numbers = {folder: {name[0] for name in runs(folder)} for folder in ("one", "three")}
+    assert numbers == {"one": {"0", "1"}, "three": {"2", "3"}}
+    assert recorded("three").trials.finished == 4
+    assert run_train(*words[:-1], "model=nobn", "hydra.sweeper.n_trials=1", "hydra.sweep.dir=other").code == 0
+    assert recorded("other").trials.finished == 1
 
 
 @pytest.mark.slow
@@ -217,6 +235,7 @@ def test_keys_of_some_arms_are_dropped_for_others(run_train):
     ]
 
 
+GRID, MEDIAN = "seed=0,1 hydra/sweeper/sampler=grid", f"{RATE} hydra/sweeper/pruner=median"
 ERRORS = {
     f"{RATE} hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be null or at least 1, got 0",
     f"{RATE} hydra.sweeper.n_jobs=0": "hydra.sweeper.n_jobs must be at least 1, got 0",
@@ -235,6 +254,16 @@ ERRORS = {
     "seed=tag(log,range(1,9,2))": "a range with a logarithmic scale must have integers and step 1",
     "model=tag(log,choice(bn,nobn))": "a list has no logarithmic scale; leave out the tag",
     "optimizer.lr=interval(-1.0,0.1)": "optimizer.lr must be a finite number > 0, got -1.0",
+    f"{RATE} hydra.sweeper.sampler.kind=cmaes": "hydra/sweeper/sampler must be tpe or random or grid, got cmaes",
+    f"{RATE} +hydra.sweeper.sampler.foo=1": "hydra.sweeper.sampler.foo: TPESampler takes no such argument",
+    f"{RATE} hydra.sweeper.max_batch_size=3": "hydra.sweeper.max_batch_size: the other overrides remove this key",
+    f"{GRID} +hydra.sweeper.sampler.seed=3": "sampler.seed: hydra/sweeper/sampler=grid takes no such argument",
+    f"{GRID} hydra.sweeper.sampler.seed=3": "hydra.sweeper.sampler.seed: ",
+    f"{RATE} hydra/sweeper/pruner=hyperband": "hydra/sweeper/pruner=hyperband: no such option; did you mean",
+    f"{MEDIAN} hydra.sweeper.pruner.n_startup_trials=0": "n_startup_trials must be at least 1, got 0",
+    f"{MEDIAN} hydra.sweeper.pruner.n_warmup_epochs=1": "at most trainer.max_epochs - 2 = 0, got 1",
+    f"{RATE} claim=rank": "hydra.sweeper.grids, which claims and some experiments set, has no effect on a search",
+    "optimized_metric=val/loss,train/loss": "optimized_metric must be the same in all trials, whose objectives",
     "optimizer.lrr=0.1,0.2": "optimizer.lrr: no such key; did you mean optimizer.lr?",
 }
 
@@ -254,6 +283,14 @@ def test_interval_needs_the_optuna_sweeper(run_train):
     assert (
         outcome.err.strip()
         == f"error: {RATE}: an interval needs a search; add hydra/sweeper=optuna, or write values or range"
+    )
+
+
+@pytest.mark.parametrize("word", ["hydra/sweeper/sampler=tpe", "hydra.sweeper.n_trials=3"])
+def test_options_of_a_search_need_its_sweeper(run_train, word):
+    outcome = run_train("-m", "seed=0,1", word)
+    assert outcome.err.strip() == (
+        f"error: {word.partition('=')[0]}: an option of a search; add hydra/sweeper=optuna"
     )
 
 
@@ -285,40 +322,42 @@ PRUNED = ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [[], ["hydra.launcher.n_jobs=2", "model=bn,nobn"], ["hydra/launcher=basic"]], ids=str
+    "more",
+    [
+        ["hydra.sweeper.n_jobs=3"],
+        ["hydra.sweeper.n_jobs=12", "hydra.launcher.n_jobs=2", "model=bn,nobn", "records=packed"],
+        ["hydra.sweeper.n_jobs=3", "hydra/launcher=basic"],
+        ["hydra.sweeper.n_jobs=3", "module=lightning"],
+    ],
+    ids=["batches", "workers", "basic", "lightning"],
 )
 def test_pruning_changes_no_bit_of_the_survivors(run_train, more):
     rates = "optimizer.lr=0.05,0.04,0.03,0.0001,0.0002,0.06"
-    words = ["-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "trainer.max_epochs=6", rates]
-    words += ["hydra.sweeper.n_jobs=3", *more]
+    words = ["-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "trainer.max_epochs=6", rates, *more]
     assert run_train(*words, "hydra.sweep.dir=whole").code == 0
     outcome = run_train(*words, *PRUNED, "hydra.sweep.dir=pruned")
     assert outcome.code == 0, outcome.err
-    statuses = {}
-    for path in Path("pruned").glob("*/result.json"):
-        ours, whole = (Result.read(Path(folder) / path.parent.name) for folder in ("pruned", "whole"))
-        statuses[path.parent.name] = ours.status
-        curves = [(Path(folder) / path.parent.name / "curves.csv").read_text() for folder in ("pruned", "whole")]
-        measured = [pd.read_csv(io.StringIO(text)).drop(columns="time", errors="ignore") for text in curves]
-        if ours.status == Status.FINISHED:
-            assert (ours.best, ours.last, ours.test, ours.final) == (
-                whole.best,
-                whole.last,
-                whole.test,
-                whole.final,
-            )
-            pd.testing.assert_frame_equal(*measured, check_exact=True)
+    statuses = Counter(record.result.status for record in read_sweep(Path("pruned")))
+    assert set(statuses) == {Status.PRUNED, Status.FINISHED}
+    assert recorded("pruned").trials.pruned == statuses[Status.PRUNED]
+    for ours in read_sweep(Path("pruned")):
+        whole = Record.read(Path("whole") / ours.folder.name)
+        if ours.result.status == Status.FINISHED:
+            for part in ("best", "last", "test", "final"):
+                assert getattr(ours.result, part) == getattr(whole.result, part)
+            pd.testing.assert_frame_equal(*(curve_of(record) for record in (ours, whole)), check_exact=True)
         else:
-            assert ours.status == Status.PRUNED
-            assert ours.epochs < 6
-            assert ours.test == {}
-            assert ours.objective.value == ours.best.metrics["val/loss"]
-    assert {Status.PRUNED, Status.FINISHED} == set(statuses.values())
-    trials = recorded("pruned").trials
-    assert trials.pruned == list(statuses.values()).count(Status.PRUNED)
+            assert ours.result.epochs < 6
+            assert ours.result.test == {}
+            assert ours.result.objective.value == ours.result.best.metrics["val/loss"]
     assert "pruned runs, excluded" in Path("pruned/report/index.html").read_text()
     again = run_train(*words, *PRUNED, "hydra.sweep.dir=pruned")
     assert "trials 1 to" not in again.out
+
+
+def curve_of(record: Record) -> pd.DataFrame:
+    """Return the learning curves of a run without its times."""
+    return read_curves([record]).drop(columns=["wall_time", "time"], errors="ignore")
 
 
 def test_pruning_by_hand_is_refused(run_train):

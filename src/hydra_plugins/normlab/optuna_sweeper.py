@@ -1,6 +1,7 @@
 """Sweeper that searches with Optuna over the launchers' populations; see :class:`OptunaSweeper`."""
 
 import importlib.util
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from hydra_plugins.normlab.override_checks import (
 from hydra_plugins.normlab.search_space import Dimension, dimension_of
 from hydra_plugins.normlab.study import (
     CURVE,
+    JOURNAL,
     OVERRIDES,
     REPEATS,
     RUN,
@@ -127,13 +129,16 @@ class OptunaSweeperConfig:
     n_jobs: int = 5
     max_failure_rate: float = 0.0
     params: dict[str, Any] | None = None
+    grids: Any = None
 
 
 _STORE = ConfigStore.instance()
 _STORE.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConfig, provider="normlab")
-for _name, _node in (("tpe", TPESamplerConfig), ("random", RandomSamplerConfig), ("grid", GridSamplerConfig)):
+SAMPLERS = {"tpe": TPESamplerConfig, "random": RandomSamplerConfig, "grid": GridSamplerConfig}
+PRUNERS = {"none": NoPrunerConfig, "median": MedianPrunerConfig}
+for _name, _node in SAMPLERS.items():
     _STORE.store(group="hydra/sweeper/sampler", name=_name, node=_node, provider="normlab")
-for _name, _pruner in (("none", NoPrunerConfig), ("median", MedianPrunerConfig)):
+for _name, _pruner in PRUNERS.items():
     _STORE.store(group="hydra/sweeper/pruner", name=_name, node=_pruner, provider="normlab")
 
 
@@ -169,6 +174,7 @@ class OptunaSweeper(NormlabSweeper):
         n_jobs: number of trials of a batch.
         max_failure_rate: largest share of failed trials of a batch with which the study continues.
         params: overrides by key; those of the command line take precedence.
+        grids: refused; an experiment may set them for a sweep.
     """
 
     def __init__(
@@ -182,7 +188,13 @@ class OptunaSweeper(NormlabSweeper):
         n_jobs: int,
         max_failure_rate: float,
         params: Mapping[str, Any] | None = None,
+        grids: Any = None,
     ) -> None:
+        if grids is not None:
+            raise ConfigError(
+                "hydra.sweeper.grids, which claims and some experiments set, has no effect on a search; "
+                "leave out hydra/sweeper=optuna"
+            )
         require(n_trials is None or n_trials >= 1, "hydra.sweeper.n_trials", "null or at least 1", n_trials)
         require(n_jobs >= 1, "hydra.sweeper.n_jobs", "at least 1", n_jobs)
         valid = 0 <= max_failure_rate <= 1
@@ -202,12 +214,16 @@ class OptunaSweeper(NormlabSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Validate the ends of the search space, train the trials in batches, and finalize the sweep."""
         assert self.config is not None
-        require_optuna()
+        require_optuna(self.sampler)
         from optuna.exceptions import ExperimentalWarning
 
         for name in NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        composer = self.begin()
+        if self.config.get("claim"):
+            raise ConfigError(
+                "claim must be null in a search, as a claim is judged on its own sweep; leave out one of the two"
+            )
+        composer = self.make_composer()
         if is_overridden(self.config, "hydra.sweep.subdir"):
             raise ConfigError(
                 "hydra.sweep.subdir has no effect with hydra/sweeper=optuna, which names runs by trial"
@@ -221,6 +237,7 @@ class OptunaSweeper(NormlabSweeper):
             size = grid_size(dimensions)
             total = min(self.n_trials or size, size)
         self.check_search_space(dimensions, fixed, composer)
+        shared = open_storage(self.storage) if self.storage else None
         folder = self.make_folder()
         with finalizing(folder, self.config), warnings.catch_warnings():
             # Optuna calls constant_liar and PartialFixedSampler experimental.
@@ -228,7 +245,7 @@ class OptunaSweeper(NormlabSweeper):
             self.write_command(folder)
             compared = sorted(word for word in fixed if key_of(parse(word)) not in UNCOMPARED)
             command = {"metric": metric, "direction": direction, "overrides": compared}
-            storage, is_own = open_storage(self.storage, folder), self.storage is None
+            storage, is_own = shared or open_storage(str(folder / JOURNAL)), shared is None
             name = self.study_name or (STUDY if is_own else study_name(dimensions, command))
             opened = open_study(storage, name, direction, command)
             study = Study(opened, folder, is_own, dimensions, self.sampler, metric, direction)
@@ -363,7 +380,8 @@ class OptunaSweeper(NormlabSweeper):
         A trial with the overrides of an earlier one gets its value, as it would be the same run.
         """
         assert self.launcher is not None
-        firsts = {trial.number: study.first_with(trial.overrides, trial.number) for trial in trials}
+        batch = {trial.number for trial in trials}
+        firsts = {trial.number: study.first_with(trial.overrides, trial.number, batch) for trial in trials}
         repeats = {number: first.number for number, first in firsts.items() if first is not None}
         failures: dict[int, Exception] = {}
         valid = []
@@ -420,7 +438,11 @@ class OptunaSweeper(NormlabSweeper):
 def sampler_settings(node: Mapping[str, Any]) -> SamplerSettings:
     """Return the settings of a sampler's node."""
     values = {str(key): value for key, value in node.items() if value is not None}
-    kind, seed = values.pop("kind"), values.pop("seed", None)
+    kind = values.pop("kind")
+    require(kind in SAMPLERS, "hydra/sweeper/sampler", " or ".join(SAMPLERS), kind)
+    for key in values if kind == "grid" else values.keys() - {"seed"} if kind == "random" else ():
+        raise ConfigError(f"hydra.sweeper.sampler.{key}: hydra/sweeper/sampler={kind} takes no such argument")
+    seed = values.pop("seed", None)
     require(seed is None or seed >= 0, "hydra.sweeper.sampler.seed", "null or at least 0", seed)
     for key in ("n_startup_trials", "n_ei_candidates"):
         least = 1 if key == "n_ei_candidates" else 0
@@ -430,13 +452,22 @@ def sampler_settings(node: Mapping[str, Any]) -> SamplerSettings:
 
 def pruning_override(node: Mapping[str, Any]) -> list[str]:
     """Return the override by which the trials of a search are pruned; none without a pruner."""
-    if node["kind"] == "none":
+    kind = node["kind"]
+    require(kind in PRUNERS, "hydra/sweeper/pruner", " or ".join(PRUNERS), kind)
+    if kind == "none":
         return []
     startup, warmup = node["n_startup_trials"], node["n_warmup_epochs"]
     return [f"++callbacks.pruning={{n_startup_trials:{startup},n_warmup_epochs:{warmup}}}"]
 
 
-def require_optuna() -> None:
-    """Raise ConfigError if Optuna is not installed."""
+def require_optuna(sampler: SamplerSettings) -> None:
+    """Raise ConfigError if Optuna is not installed, or its sampler takes no such argument."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("hydra/sweeper=optuna needs the package optuna; pip install 'normlab[sweeps]'")
+    from optuna.samplers import TPESampler
+
+    taken = inspect.signature(TPESampler).parameters
+    for key in sampler.options:
+        if key not in taken or key == "constant_liar":
+            known = ", ".join(name for name in taken if name != "constant_liar")
+            raise ConfigError(f"hydra.sweeper.sampler.{key}: TPESampler takes no such argument; it takes {known}")

@@ -6,14 +6,14 @@ Optuna is imported where it is used, as Hydra imports this module at every start
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.normlab.search_space import Dimension
-from normlab.errors import ConfigError
+from normlab.errors import ConfigError, first_line
 from normlab.execution.state import DRIVER, SweepState
 from normlab.results.folder import to_yaml
 from normlab.results.result import worst_value, write_atomically
@@ -184,11 +184,11 @@ class Study:
 
         self.study.tell(number, state=TrialState.FAIL)
 
-    def first_with(self, overrides: Sequence[str], before: int) -> "FrozenTrial | None":
-        """Return the first trial before a number that trains a run with these overrides."""
-        trials = self.trials("COMPLETE", "RUNNING", "PRUNED")
-        same = (t for t in trials if t.number < before and t.user_attrs[OVERRIDES] == list(overrides))
-        return next(same, None)
+    def first_with(self, overrides: Sequence[str], before: int, batch: Collection[int]) -> "FrozenTrial | None":
+        """Return the first trial before a number that trains a run with these overrides, ended or in the batch."""
+        trials = (t for t in self.trials("COMPLETE", "RUNNING", "PRUNED") if t.number < before)
+        known = (t for t in trials if t.state.is_finished() or t.number in batch)
+        return next((t for t in known if t.user_attrs[OVERRIDES] == list(overrides)), None)
 
     def best(self) -> "FrozenTrial | None":
         """Return the best trial; None if none has a finite objective."""
@@ -244,8 +244,8 @@ def grid_size(dimensions: Sequence[Dimension]) -> int:
     return math.prod(len(dimension.values) for dimension in dimensions)
 
 
-def open_storage(storage: str | None, folder: Path) -> Any:
-    """Return Optuna's storage: a database by URL, or a journal file, by default in the sweep's folder.
+def open_storage(storage: str) -> Any:
+    """Return Optuna's storage: a database by URL, or a journal file.
 
     Raises:
         ConfigError: if the storage cannot be opened.
@@ -253,13 +253,14 @@ def open_storage(storage: str | None, folder: Path) -> Any:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        if storage and "://" in storage:
+        if "://" in storage:
             return optuna.storages.get_storage(storage)
-        return optuna.storages.JournalStorage(JournalFileBackend(storage or str(folder / JOURNAL)))
+        return optuna.storages.JournalStorage(JournalFileBackend(storage))
     except Exception as error:
         raise ConfigError(
-            f"hydra.sweeper.storage must be a database's URL or a file, got {storage or folder / JOURNAL}: {error}"
+            f"hydra.sweeper.storage must be a database's URL or a file, got {storage}: {first_line(error)}"
         ) from error
 
 
@@ -277,7 +278,6 @@ def open_study(storage: Any, name: str, direction: str, command: Mapping[str, An
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage, study_name=name, load_if_exists=True,
         direction="minimize" if direction == "min" else "maximize", pruner=optuna.pruners.NopPruner(),

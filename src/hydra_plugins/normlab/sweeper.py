@@ -94,7 +94,12 @@ class NormlabSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Validate and train every combination of the overrides, then finalize the sweep."""
         assert self.config is not None
-        composer = self.begin()
+        if self.config.get("claim"):
+            from normlab.claims.judge import Command  # imports pandas and scipy
+
+            values: Any = OmegaConf.to_container(self.config)
+            Command.of(values)
+        composer = self.make_composer()
         jobs, lines = drop_inapplicable(self.combinations(arguments), composer)
         require(len(jobs) > 0, "a sweep", "at least one combination of values", "none")
         for job in {composer.choices(job): job for job in jobs}.values():
@@ -110,16 +115,6 @@ class NormlabSweeper(BasicSweeper):
             log.info(line)
         with finalizing(folder, self.config):
             return super().sweep(arguments)
-
-    def begin(self) -> Composer:
-        """Validate the claim of a sweep, if it has one, and create the composer of its jobs."""
-        assert self.config is not None
-        if self.config.get("claim"):
-            from normlab.claims.judge import Command  # imports pandas and scipy
-
-            values: Any = OmegaConf.to_container(self.config)
-            Command.of(values)
-        return self.make_composer()
 
     def make_composer(self) -> Composer:
         """Create the composer of the jobs and share it with the population launcher."""

@@ -87,6 +87,11 @@ def check_values(values: Mapping[str, Any]) -> FrozenConfig:
     for split in ("val", "test") if config.statistics == "batch" else ():
         expected = "0 or at least 2, as statistics=batch normalizes with this split"
         require(data[split] != 1, f"data.{split}", expected, data[split])
+    if (pruning := config.callbacks.get("pruning")) and pruning.n_warmup_epochs:
+        # In the last epoch there is nothing left to stop.
+        epochs, key = config.trainer.max_epochs, "hydra.sweeper.pruner.n_warmup_epochs"
+        fits = pruning.n_warmup_epochs <= epochs - 2
+        require(fits, key, f"at most trainer.max_epochs - 2 = {epochs - 2}", pruning.n_warmup_epochs)
     can_measure = data.val > 0 or metric.startswith("train/")
     require(can_measure, "optimized_metric", "train/…, as data.val is 0", metric)
     return config
