@@ -319,7 +319,7 @@ def project_conf(conf: Path) -> Path | None:
 def require_new_options(folders: Iterable[Path], conf: Path) -> None:
     """Raise :class:`ConfigError` for a file that Hydra would ignore, as ``conf`` has another of that name."""
     for folder in folders:
-        if not folder.is_dir() or folder.samefile(conf):
+        if not (folder.is_dir() and conf.is_dir()) or folder.samefile(conf):
             continue
         for ours in sorted(conf.rglob("*.yaml")):
             path = folder / ours.relative_to(conf)
