@@ -108,7 +108,7 @@ def options_part(group: str) -> Iterator[str]:
 
 
 def limits_of(schema: type) -> dict[str, str]:
-    """Return what each key must be, from the calls of ``require`` in the schema."""
+    """Return the limits of each key, read from the calls of ``require`` in the schema."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(schema)))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "require"]
     texts = [[a.value for a in call.args[1:3] if isinstance(a, ast.Constant)] for call in calls]

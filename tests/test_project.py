@@ -39,21 +39,21 @@ def test_nothing_is_written_over(tmp_path, existing):
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["3x", "my lab", "a.b", "class", "tests"])
-def test_name_is_that_of_a_package(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (
+            ["3x", "my lab", "a.b", "class", "tests"],
+            "be the name of a Python package, of letters, digits and _, got {}",
+        ),
+        (["normlab", "torch", "json"], "be new to Python, which has a package {0} already; take one as my_{0}"),
+    ],
+)
+def test_names_that_are_refused(tmp_path, monkeypatch, names, reason):
     monkeypatch.chdir(tmp_path)
-    message = f"error: NAME must be the name of a Python package, of letters, digits and _, got {name}; take"
-    with pytest.raises(SystemExit, match=message):
-        main([name])
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", ["normlab", "torch", "json"])
-def test_name_is_new(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    message = f"error: NAME must be new to Python, which has a package {name} already; take one as my_{name}"
-    with pytest.raises(SystemExit, match=message):
-        main([name])
+    for name in names:
+        with pytest.raises(SystemExit, match=f"error: NAME must {reason.format(name)}"):
+            main([name])
     assert not any(tmp_path.iterdir())
 
 

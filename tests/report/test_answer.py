@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from normlab import load_sweep
-from normlab.report.answer import effect_table, finding_of
+from normlab.report.answer import finding_of
+from normlab.report.effects import effect_table
 from normlab.report.forest import Axis, effect_groups
 from normlab.report.report import build_page
 from normlab.report.report_data import ReportOptions, build_report_data

@@ -40,7 +40,7 @@ def test_values_are_read_as_written(tmp_path):
 
 
 def epoch(callback: MedianPruning, module: SimpleNamespace, number: int, values: list[float]) -> list[int]:
-    """Let an epoch end with these values of the metric; return the members that still train."""
+    """End an epoch with the metric of each member; return the mask of members that still train."""
     module.metrics = {"val/loss": torch.tensor(values)}
     callback.on_train_epoch_end(SimpleNamespace(current_epoch=number - 1, max_epochs=5), module)
     return module.active.nonzero().flatten().tolist()

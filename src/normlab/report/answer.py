@@ -1,22 +1,13 @@
-"""The head of the report page, which arm is best and by how much: :func:`answers` and :func:`effect_table`."""
+"""The answer at the head of the report page, which arm is best; the entry is :func:`answers`."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from normlab.report.console import num, with_interval
 from normlab.report.page import Answer
-from normlab.report.report_data import COMPARISON_COLUMNS, ReportData, TableRow, table_rows
-from normlab.report.sweep_summary import counted_value
-from normlab.results.result import Result, worst_value
+from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.stats.comparison import ALPHA, BETTER, BEYOND_MAXIMUM, NO_DIFFERENCE, NOT_COMPARABLE, TOO_FEW, WORSE
-from normlab.stats.design import Metric
-from normlab.stats.estimates import Resampler, iqm_estimate
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
 from normlab.stats.sentences import failure_clause, margin_text, scope_clause, too_few_reason
 
@@ -28,18 +19,8 @@ Two more states are ``not comparable`` and ``NOTHING``.
 NOTHING = "nothing to compare"
 MAX_CANDIDATES = 3
 """The largest number of arms that may be best, for a headline that names them."""
-ANSWER_COLUMNS = [
-    *COMPARISON_COLUMNS.values(),
-    "equivalent",
-    "margin",
-    "value",
-    "value_low",
-    "value_high",
-    "baseline_value",
-    "best_epoch",
-    "baseline_best_epoch",
-]
-"""The columns of :func:`effect_table`."""
+LOWERED = ("Undecided", "No ", "Too ")
+"""Beginnings of sentences that are lowered after a comma; a name of an arm is not."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +125,15 @@ def candidates_text(rows: Sequence[TableRow], arms: Sequence[str], beaten: dict[
 
     The best arm is missing from them only if it was falsely declared worse, with a probability of at most 5 %.
     """
-    losers = {loser for each in beaten.values() for loser in each}
-    unbeaten = [arm for arm in arms if arm not in losers]
+    unbeaten = unbeaten_arms(arms, beaten)
     is_known = not any(str(row["verdict"]).startswith(NOT_COMPARABLE) for row in rows)
     return [f"{listed(unbeaten, 'or')} is best: "] * (is_known and 1 < len(unbeaten) <= MAX_CANDIDATES)
+
+
+def unbeaten_arms(arms: Sequence[str], beaten: dict[str, list[str]]) -> list[str]:
+    """Return the arms that are not declared worse than any other."""
+    losers = {loser for each in beaten.values() for loser in each}
+    return [arm for arm in arms if arm not in losers]
 
 
 def grouped(beaten: dict[str, list[str]], without: str = "") -> list[tuple[list[str], list[str]]]:
@@ -199,9 +185,8 @@ def is_equivalent(row: TableRow) -> bool:
 
 def open_pairs(rows: Sequence[TableRow], arms: Sequence[str], beaten: dict[str, list[str]]) -> tuple[str, ...]:
     """Return a sentence about the unbeaten arms that were not compared with each other, if there are any."""
-    losers = {loser for each in beaten.values() for loser in each}
     compared = {frozenset((row["arm"], row["baseline"])) for row in rows}
-    unbeaten = [arm for arm in arms if arm not in losers]
+    unbeaten = unbeaten_arms(arms, beaten)
     missing = [pair for pair in combinations(unbeaten, 2) if frozenset(pair) not in compared]
     names = [arm for arm in unbeaten if any(arm in pair for pair in missing)]
     return (f"{listed(names)} were not compared with each other (pairs=true does so)",) if names else ()
@@ -221,9 +206,6 @@ def names_text(names: Sequence[str]) -> str:
     return f"{listed(names)} {'is' if len(names) == 1 else 'are'}"
 
 
-LOWERED = ("Undecided", "No ", "Too ")
-
-
 def lowered(text: str) -> str:
     """Return a sentence to follow a comma; names of arms keep their first letter."""
     return text[0].lower() + text[1:] if text.startswith(LOWERED) else text
@@ -232,74 +214,3 @@ def lowered(text: str) -> str:
 def capitalized(text: str) -> str:
     """Return a clause as a sentence; names of arms keep their first letter."""
     return text[0].upper() + text[1:] if text.startswith(("no ", "too ")) else text
-
-
-def effect_table(data: ReportData) -> pd.DataFrame:
-    """Return a row per metric, panel and comparison: the effect, and the values of both arms.
-
-    Columns: ``ANSWER_COLUMNS``, the first ones as in :meth:`normlab.api.Sweep.compare`; ``equivalent``, whether
-    the arms are equivalent within the ``margin``, a text; ``value`` with its interval and ``baseline_value``, the
-    IQMs of the metric at the end of training; ``best_epoch`` and ``baseline_best_epoch``, those of the same metric
-    at the best validation epoch. A sweep that compares nothing has a row per metric, panel and arm, without
-    an effect.
-    """
-    arms, best = data.analysis.arms, best_epoch_values(data)
-    values = {(row["panel"], row["arm"]): row for row in table_rows(arms)}
-    compared = tested_rows(data)
-    rows: list[dict[str, Any]] = []
-    for row in compared or list(uncompared_rows(data)):
-        place, base = (row["panel"], row["arm"]), (row["panel"], row["baseline"])
-        own, other, metric = values.get(place, {}), values.get(base, {}), row["metric"]
-        is_primary = metric == data.analysis.design.primary.name
-        low, high = (own.get(f"iqm_{end}", np.nan) if is_primary else np.nan for end in ("low", "high"))
-        rows.append(
-            {name: row[source] for source, name in COMPARISON_COLUMNS.items()}
-            | {
-                "equivalent": bool(row["baseline"]) and is_equivalent(row),
-                "margin": margin_text(row) if row["baseline"] and pd.notna(row["equivalence_p_adjusted"]) else "",
-                "value": own.get(metric, np.nan),
-                "value_low": low,
-                "value_high": high,
-                "baseline_value": other.get(metric, np.nan),
-                "best_epoch": best.get((*place, metric), np.nan),
-                "baseline_best_epoch": best.get((*base, metric), np.nan),
-            }
-        )
-    return pd.DataFrame(rows, columns=ANSWER_COLUMNS)
-
-
-def uncompared_rows(data: ReportData) -> Iterator[dict[str, Any]]:
-    """Yield a row per metric, panel and arm with runs, without an effect."""
-    empty = {"effect": "", "verdict": "", "baseline": ""}
-    numbers = dict.fromkeys(["estimate", "estimate_low", "estimate_high", "p_adjusted"], np.nan)
-    for metric in data.analysis.design.metrics:
-        for row in table_rows(data.analysis.arms):
-            if row["seeds"]:
-                shown = {"panel": row["panel"], "arm": row["arm"], "replicates": row["seeds"]}
-                yield {**empty, **numbers, **shown, "metric": metric.name}
-
-
-def best_epoch_values(data: ReportData) -> dict[tuple[str, str, str], float]:
-    """Return the IQM of each metric at the best validation epoch, by panel, arm and metric."""
-    grid, found, no_intervals = data.analysis.grid, {}, Resampler(np.random.default_rng(0), 0)
-    for metric in data.analysis.design.metrics:
-        results = [data.summary.records[number].result for number in data.runs.index]
-        table = grid.arrange(np.array([at_best_epoch(result, metric) for result in results], dtype=float))
-        for (panel, arm), tuned in data.analysis.tuning.items():
-            picked = tuned.pick(table, grid.uses[panel])
-            value = iqm_estimate(picked[~np.isnan(picked)], no_intervals).value
-            found[grid.panel_name(panel), arm, metric.name] = value
-    return found
-
-
-def at_best_epoch(result: Result, metric: Metric) -> float:
-    """Return a metric of a run at its best validation epoch; infinite for a diverged run, NaN if unknown."""
-    known = {**(result.best.metrics if result.best else {}), **result.test}
-    return counted_value(result, known.get(metric.name), worst_value(metric.direction))
-
-
-def value_pair(row: TableRow, name: str) -> str:
-    """Format the values of an arm and its baseline, ``0.21 vs. 0.25``; of the arm alone without a baseline."""
-    if not row["baseline"]:
-        return with_interval(row, name) if f"{name}_low" in row else num(row[name])
-    return f"{num(row[name])} vs. {num(row[f'baseline_{name}'])}"

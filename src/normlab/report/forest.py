@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from normlab.report.answer import value_pair
 from normlab.report.console import effect_text, num
+from normlab.report.effects import value_pair
 from normlab.report.page import Effect, EffectGroup
 from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.report.sections import styles_of
@@ -23,7 +23,7 @@ WIDE, VERY_WIDE = 3.0, 1000.0
 
 
 def effect_groups(data: ReportData, table: pd.DataFrame) -> list[EffectGroup]:
-    """Return the rows of :func:`normlab.report.answer.effect_table`, formatted, by metric."""
+    """Return the rows of :func:`normlab.report.effects.effect_table`, formatted, by metric."""
     rows = {str(metric): table_rows(part) for metric, part in table.groupby("metric", sort=False)}
     metrics = [metric for metric in data.analysis.design.metrics if metric.name in rows]
     return [effect_group(data, metric, rows[metric.name]) for metric in metrics]

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from normlab.report import charts
-from normlab.report.answer import answers, effect_table, overview
+from normlab.report.answer import answers, overview
 from normlab.report.conditions import conditions
 from normlab.report.console import difference_warnings, effect_text, num, with_interval
+from normlab.report.effects import effect_table
 from normlab.report.findings import shared_conditions, target_sentences, time_and_interaction_sentences
 from normlab.report.forest import effect_groups, short_panel, split_groups
 from normlab.report.latex import main_table
