@@ -18,17 +18,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from normlab.cli import (
-    MAIN_CONFIG,
-    PACKAGED_CONF,
-    WANTS_TRACEBACK,
-    called_as,
-    compose_and_run,
-    format_error,
-    run_cli,
-)
+from normlab.cli import WANTS_TRACEBACK, called_as, compose_and_run, run_cli
+from normlab.error_messages import format_error
 from normlab.errors import ConfigError, require
 from normlab.interrupts import interrupts
+from normlab.option_folders import MAIN_CONFIG, PACKAGED_CONF
 
 COMMAND = "normlab train"
 

@@ -29,11 +29,13 @@ from hydra_plugins.normlab.composer import (
     task_config,
 )
 from hydra_plugins.normlab.override_checks import is_overridden, require_effective
-from normlab.cli import STARTED, WANTS_TRACEBACK, program, source_location
+from normlab.cli import STARTED, WANTS_TRACEBACK
 from normlab.config.schema import direction_of
 from normlab.config.validation import validate
+from normlab.error_messages import source_location
 from normlab.errors import ConfigError, first_line
 from normlab.execution.state import DRIVER, SweepState
+from normlab.option_folders import program
 from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
 from normlab.results.result import remember_command

@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from normlab.cli import project_conf
+from normlab.option_folders import project_conf
 
 
 class ProjectConf(SearchPathPlugin):

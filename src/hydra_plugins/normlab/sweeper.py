@@ -25,10 +25,10 @@ from hydra_plugins.normlab.override_checks import (
     require_no_sweep_settings,
     require_single_option,
 )
-from normlab.cli import source_location
 from normlab.config.frozen import fingerprint, recorded
 from normlab.config.schema import RECORDS
 from normlab.config.validation import check_values
+from normlab.error_messages import source_location
 from normlab.errors import ConfigError, require
 from normlab.results.folder import (
     choose_folders,

@@ -17,8 +17,8 @@ from normlab.claims.claim import BUDGETS, Claim, read_claims
 from normlab.claims.page import write_claims_page
 from normlab.claims.profile_page import profile_file
 from normlab.claims.runner import Job, jobs_of, run_job
-from normlab.cli import MAIN_CONFIG, PACKAGED_CONF
 from normlab.errors import ConfigError, first_line, nearest, require
+from normlab.option_folders import MAIN_CONFIG, PACKAGED_CONF
 from normlab.report import shorter_path
 from normlab.results.folder import require_writable
 from normlab.srun import exit_unless_first_task

@@ -12,7 +12,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from normlab.cli import PACKAGED_CONF, program, run_cli
+from normlab.cli import run_cli
 from normlab.config.frozen import FrozenConfig, config_leaves
 from normlab.config.validation import check_targets
 from normlab.errors import ConfigError, require
@@ -24,6 +24,7 @@ from normlab.evaluation.configuration import (
 )
 from normlab.evaluation.output import Evaluation, common_folder, print_tables, write_files
 from normlab.evaluation.runs import find_runs
+from normlab.option_folders import PACKAGED_CONF, program
 from normlab.report import shorter_path
 from normlab.results.folder import require_writable, run_name
 from normlab.results.result import Result, sources_of

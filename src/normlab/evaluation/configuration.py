@@ -19,11 +19,11 @@ from hydra_plugins.normlab.override_checks import (
     require_distinct,
     require_single_option,
 )
-from normlab.cli import config_folders
 from normlab.config.frozen import FrozenConfig, recorded, updated
 from normlab.config.schema import SECTIONS, Config
 from normlab.config.validation import check_values, keys_of, resolve
 from normlab.errors import ConfigError, nearest
+from normlab.option_folders import config_folders
 from normlab.results.sweep import Record, resolve_references
 
 COMMAND_KEYS = ("run", "checkpoint")

@@ -1,0 +1,96 @@
+"""Folders of config groups: that of the package, and those that a command line or a project adds.
+
+The entries are :func:`config_folders` and :func:`compose_for_key`.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
+
+from normlab.errors import ConfigError
+
+MAIN_CONFIG = "train"
+"""Name of the primary config; other entry scripts may not have it, and then keys are not looked up."""
+PACKAGED_CONF = Path(__file__).parent / "conf"
+"""The config groups within the package; in a clone, a link to the top folder ``conf``."""
+
+
+def program() -> str:
+    """Return the command before its arguments, such as ``python train.py`` or ``normlab train``."""
+    name = Path(sys.argv[0]).name
+    return f"python {name}" if name.endswith(".py") else name
+
+
+def relative_path(path: Path) -> str:
+    """Return ``path`` relative to the working directory if it lies below it, otherwise unchanged."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def config_folders(conf: Path) -> list[Path]:
+    """Return the folders of options beside ``conf``: of ``--config-dir``, ``--config-path`` and the project."""
+    options, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    given = [Path(folder) for folder in (options.config_dir, options.config_path) if folder]
+    project = project_conf(conf)
+    return given if project is None else [*given, project]
+
+
+def project_conf(conf: Path) -> Path | None:
+    """Return the folder ``conf`` of a project that uses the installed package, None if there is none.
+
+    It lies beside the script that was started; with the command ``normlab``, in the working directory.
+
+    Args:
+        conf: the folder of the primary config; only that of the package is extended.
+    """
+    if not (conf.is_dir() and conf.samefile(PACKAGED_CONF)):
+        return None
+    script = Path(sys.argv[0])
+    folder = (script.parent if script.suffix == ".py" else Path()) / "conf"
+    return folder if folder.is_dir() and not folder.samefile(conf) else None
+
+
+def require_new_options(folders: Iterable[Path], conf: Path) -> None:
+    """Raise :class:`ConfigError` for a file that Hydra would ignore, as ``conf`` has another of that name."""
+    for folder in folders:
+        if not (folder.is_dir() and conf.is_dir()) or folder.samefile(conf):
+            continue
+        for ours in sorted(conf.rglob("*.yaml")):
+            path = folder / ours.relative_to(conf)
+            if path.is_file() and path.read_bytes() != ours.read_bytes():
+                raise ConfigError(
+                    f"{relative_path(path)}: normlab has an option of this name, which Hydra would use instead; "
+                    "rename the file, or start in another folder"
+                )
+
+
+def compose_for_key(key: str, conf: Path) -> DictConfig:
+    """Compose the configuration to look up ``key`` in; it includes Hydra's own part for a key ``hydra.…``."""
+    folders = [conf, *config_folders(conf)]
+    search_path = ",".join(f"'file://{folder.absolute()}'" for folder in folders[1:])
+    words = [f"hydra.searchpath=[{search_path}]", *chosen_options(folders)]
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        return compose(MAIN_CONFIG, words, return_hydra_config=key.startswith("hydra."))
+
+
+def keys_in_group(group: str, conf: Path) -> list[str]:
+    """Return the keys of a group with the chosen options; none if the configuration cannot be composed."""
+    try:
+        return [str(key) for key in compose_for_key(group, conf)[group]]
+    except Exception:  # Hydra reports it when it composes the run
+        return []
+
+
+def chosen_options(folders: Sequence[Path]) -> list[str]:
+    """Return the group choices on the command line; of a swept choice, the first option."""
+    words = [word.partition("=") for word in sys.argv[1:]]
+    choices = [(group, options.partition(",")[0]) for group, _, options in words]
+    return [
+        f"{group}={option}"
+        for group, option in choices
+        if any((folder / group / f"{option}.yaml").is_file() for folder in folders)
+    ]
