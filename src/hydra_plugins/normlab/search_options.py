@@ -74,9 +74,9 @@ class MedianPrunerConfig(PrunerConfig):
 
 @dataclass
 class OptunaSweeperConfig:
-    """The arguments of :class:`~hydra_plugins.normlab.optuna_sweeper.OptunaSweeper`."""
+    """The arguments of :class:`~hydra_plugins.normlab.sweeper_optuna.OptunaSweeper`."""
 
-    _target_: str = "hydra_plugins.normlab.optuna_sweeper.OptunaSweeper"
+    _target_: str = "hydra_plugins.normlab.sweeper_optuna.OptunaSweeper"
     defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
     sampler: SamplerConfig = MISSING
     pruner: PrunerConfig = MISSING

@@ -1,4 +1,8 @@
-"""Sweeper that searches with Optuna over the launchers' populations; see :class:`OptunaSweeper`."""
+"""Sweeper that searches with Optuna over the launchers' populations; see :class:`OptunaSweeper`.
+
+Hydra executes the modules of plugins in the order of their names, and once more if they were imported before. The
+name of this one follows that of ``sweeper``, so that the base class is the one that Hydra knows.
+"""
 
 import logging
 import warnings
