@@ -184,7 +184,8 @@ class BatchWriter:
     """
 
     def __init__(self, folder: Path, continued: Path | None = None, suffix: str = RUN_SUFFIX) -> None:
-        name = f"{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        # TensorBoard reads the files of a folder in the order of their names, and two may be made in one second.
+        name = f"{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_numbers):06d}"
         self.path = continued or folder / f"events.out.tfevents.{name}.{suffix}"
         self.records: list[bytes] = []
         if continued is None:
