@@ -34,7 +34,7 @@ TEXT = (ROOT / "docs" / "extending.md").read_text()
 FENCE = re.compile(r"^`([^`\n]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILES = dict(FENCE.findall(TEXT))
 COMMANDS = re.findall(r"^    python (train\.py -m .+)$", TEXT, re.MULTILINE)
-CLAIM, PROFILE = "train.py claim=centering", "-m normlab.claims --with model=mean_only --only robustness"
+CLAIM, PROFILE = "train.py claim=centering", "normlab claims --with model=mean_only --only robustness"
 SHORT = ["trainer.max_epochs=2", "logger=csv"]
 QUOTED = "\n    runs such as seed=1 are trained one by one: "
 MAX_CLASS_LINES = 20
@@ -131,8 +131,8 @@ def test_claim_command(lab):
 
 @pytest.mark.slow
 def test_profile_command(lab):
-    assert f"    python {PROFILE}\n" in TEXT
-    command = [sys.executable, *PROFILE.split()]
+    assert f"    {PROFILE}\n" in TEXT
+    command = [sys.executable, "-m", *PROFILE.split()]
     done = subprocess.run(command, cwd=lab, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     tested = re.findall(r"^(\w+) +(?:holds|does not hold|undecided): ", done.stdout, re.M)
