@@ -1,6 +1,7 @@
 """Lightning's callbacks and loggers of a run: ``callbacks.extra`` and ``logger.extra``."""
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,11 +99,17 @@ class TensorBoardFile(TensorBoardLogger):
 
     def __init__(self, folder: Path, flush_seconds: float) -> None:
         suffix = f".{RUN_SUFFIX}"
+        self.folder = folder
         super().__init__(folder, "", "", default_hp_metric=False, filename_suffix=suffix, flush_secs=flush_seconds)
 
     @property
     def writer(self) -> EventFileWriter:
-        """The writer of the event file."""
+        """The writer of a new event file; made in a later second than those of the folder.
+
+        TensorBoard reads the files of a folder in the order of their names, which begin with the second.
+        """
+        while any(self.folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+            time.sleep(0.01)
         writer: EventFileWriter = self.experiment.file_writer.event_writer
         return writer
 
