@@ -78,7 +78,8 @@ def seed_plan(outcome) -> str:
 def test_seed_plan_is_logged_before_training(run_train):
     outcome = run_train(*GRID, "optimizer.lr=0.1,0.01", "seed=range(5)")
     assert seed_plan(outcome) == (
-        "seeds 0 to 3 tune the learning rate, seed 4 is reported; no verdict possible (look 1); 'seed=range(12)' "
+        "seeds 0 to 3 tune the learning rate, seed 4 is reported; "
+        "no verdict possible on test/loss (look 1); 'seed=range(12)' "
         "would allow a verdict"
     )
     assert "too few replicates to compare bn with nobn: 1 of the 7 replicates needed" in " ".join(
@@ -94,19 +95,35 @@ def test_seed_plan_of_table_splits(run_train):
     outcome = run_train(*GRID, "data=wine", "optimizer.lr=0.1,0.01", "seed=range(4)")
     uses = "the learning rate is tuned in each of the 4 splits, on its validation rows; all are reported"
     assert (
-        seed_plan(outcome)
-        == f"{uses}; no verdict possible (2 comparisons, look 1); 'seed=range(12)' would allow a verdict"
+        seed_plan(outcome) == f"{uses}; no verdict possible on test/loss and test/acc (2 comparisons, look 1); "
+        "'seed=range(12)' would allow a verdict"
     )
 
 
 def test_runs_that_are_there_already_count_with_the_jobs(run_train):
     assert seed_plan(run_train(*GRID, "seed=range(4)")) == (
-        "seeds 0 to 3 are reported; no verdict possible (look 1); 'seed=range(12)' would allow a verdict"
+        "seeds 0 to 3 are reported; "
+        "no verdict possible on test/loss (look 1); 'seed=range(12)' would allow a verdict"
     )
     assert seed_plan(run_train(*GRID, "seed=range(4,8)")) == (
         "seeds 0 to 7 are reported; 80 % power for an effect of 1.4 standard deviations of the paired "
-        "differences (look 1); 'seed=range(12)' would detect smaller effects"
+        "differences in test/loss (look 1); 'seed=range(12)' would detect smaller effects"
     )
+
+
+def test_run_on_other_data_is_announced_and_changes_no_verdict(run_train):
+    def comparisons(outcome) -> list[str]:
+        return re.findall(r"loss ratio [^()]+ \(look 1\)", " ".join(outcome.out.split()))
+
+    two = [word.replace("bn,nobn", "bn,ln") for word in GRID]
+    before = run_train(*two, "seed=range(8)")
+    after = run_train(*two[:1], "model=nobn", *two[2:], "data=wine")
+    assert len(comparisons(before)) == 2
+    assert comparisons(after) == comparisons(before)
+    warning = "warning: the folder holds 16 runs with data=fitness: these and the new runs are not compared"
+    lines = (after.out + after.err).splitlines()
+    assert [line.startswith(warning) for line in lines[:1]] == [True]
+    assert "nobn is the only arm at data=wine: there is nothing to compare" in after.out
 
 
 def test_added_seeds_count_as_second_look(run_train):

@@ -66,7 +66,7 @@ FINDINGS = {
         *("undecided", "", "Undecided: no difference shown between bn or ln and nobn", ()),
     ),
     "too few": (
-        [row("bn", "too few replicates") | {"replicates": 4, "differing": 4}],
+        [row("bn", "too few replicates") | {"replicates": 4, "differing": 4, "comparisons": 1}],
         *("undecided", ""),
         "Undecided: too few replicates to compare bn with nobn (4 of the 6 replicates needed)",
         (),

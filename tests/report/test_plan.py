@@ -14,7 +14,7 @@ from normlab.stats.looks import History, comparison_key
 from normlab.stats.paired_tests import detectable_shift
 from normlab.stats.replicate_plan import ReplicatePlan
 
-OF_PAIRS = "standard deviations of the paired differences"
+OF_PAIRS = "standard deviations of the paired differences in test/loss"
 
 
 def lines(tuning=(), report=range(8), tuned=("optimizer.lr",), **parts):
@@ -36,18 +36,19 @@ def test_more_seeds_are_suggested():
     assert lines() == [f"seeds 0 to 7 are reported; 80 % power for an effect of 1.4 {OF_PAIRS} (look 1); {more}"]
     nothing = {"detectable": float("inf")}
     assert lines(report=range(4), **nothing) == [
-        "seeds 0 to 3 are reported; no verdict possible (look 1); 'seed=range(12)' would allow a verdict"
+        "seeds 0 to 3 are reported; "
+        "no verdict possible on test/loss (look 1); 'seed=range(12)' would allow a verdict"
     ]
     assert lines(range(4), range(4), disjoint=False, **nothing) == [
-        "seeds 0 to 3 tune the learning rate and are reported; no verdict possible (look 1); "
+        "seeds 0 to 3 tune the learning rate and are reported; no verdict possible on test/loss (look 1); "
         "'seed=range(12)' would allow a verdict"
     ]
     assert lines(report=range(4, 8), comparisons=3, look=2, **nothing) == [
-        "seeds 4 to 7 are reported; no verdict possible (3 comparisons, look 2); "
+        "seeds 4 to 7 are reported; no verdict possible on test/loss (3 comparisons, look 2); "
         "'seed=range(4,16)' would allow a verdict"
     ]
     assert lines(report=range(4), max_replicates=4, **nothing) == [
-        "seeds 0 to 3 are reported; no verdict possible (look 1); "
+        "seeds 0 to 3 are reported; no verdict possible on test/loss (look 1); "
         "no number of seeds within max_replicates allows a verdict"
     ]
 
@@ -112,8 +113,9 @@ class TestSeedPlan:
         ):
             (line,) = plan(models, range(12), classes=classes)
             effect = detectable_shift(12, 0.05 / (2 * count))
+            metrics = f"{OF_PAIRS}{' and test/acc' * classes}"
             assert (
-                line == f"seeds 0 to 11 are reported; 80 % power for an effect of {effect:.2g} {OF_PAIRS} ({note})"
+                line == f"seeds 0 to 11 are reported; 80 % power for an effect of {effect:.2g} {metrics} ({note})"
             )
 
     def test_all_pairs_are_compared(self, plan):
@@ -143,7 +145,8 @@ class TestSeedPlan:
         """Of 24 declared replicates, 8 reported ones are too few for the boundary of the first look."""
         (line,) = plan(("bn", "nobn"), range(12), ("0.01", "0.1"), max_replicates=24)
         assert line.startswith(
-            "seeds 0 to 3 tune the learning rate, seeds 4 to 11 are reported; no verdict possible (look 1); "
+            "seeds 0 to 3 tune the learning rate, seeds 4 to 11 are reported; "
+            "no verdict possible on test/loss (look 1); "
         )
         total = int(line.rpartition("range(")[2].partition(")")[0])
         assert 12 < total <= 36
@@ -154,7 +157,7 @@ class TestSeedPlan:
 
     def test_maximum_too_small_for_a_verdict(self, plan):
         assert plan(("bn", "nobn"), range(3), max_replicates=4) == [
-            "seeds 0 to 2 are reported; no verdict possible (look 1); "
+            "seeds 0 to 2 are reported; no verdict possible on test/loss (look 1); "
             "no number of seeds within max_replicates allows a verdict"
         ]
 

@@ -101,7 +101,7 @@ def test_first_verdict_fixes_tuning_seeds_and_settings(add_runs, finalize, verdi
     add_runs(range(12), ("0.001",), final={"val/loss": 0.1, "test/loss": 0.1, "train_eval/loss": 0.1})
     add_runs(range(12, 24), ("0.01", "0.1"))
     output = finalize()
-    assert "(look 2), over 20 draws of the data; " in output
+    assert "(look 2), over 20 draws of the data" in output
     assert "; at lr 0.01, chosen on 4 other seeds" in output
     # The added learning rate is better, so it counts as a near-best setting of nobn.
     assert "near-best settings of nobn are not shown to be worse" in output

@@ -156,11 +156,11 @@ class TestAttainable:
         assert compared([1.0] * count, [2.0] * count)["verdict"] == expected
 
     def test_verdict_follows_p(self):
-        row = {"attainable": 0.0078, "p_adjusted": 0.05, "side": -1.0}
-        assert verdict(row, True, 1.0) == BETTER
-        assert verdict({**row, "side": 1.0}, True, 1.0) == "worse"
-        assert verdict({**row, "p_adjusted": 0.0501}, True, 1.0) == "no difference shown"
-        assert verdict(row, False, 1.0) == verdict(row, True, 7.0) == "too few replicates"
+        row = {"p_adjusted": 0.05, "side": -1.0}
+        assert verdict(row, True, 1.0, 0.0078) == BETTER
+        assert verdict({**row, "side": 1.0}, True, 1.0, 0.0078) == "worse"
+        assert verdict({**row, "p_adjusted": 0.0501}, True, 1.0, 0.0078) == "no difference shown"
+        assert verdict(row, False, 1.0, 0.0078) == verdict(row, True, 7.0, 0.0501) == "too few replicates"
 
 
 class TestNearBest:

@@ -56,7 +56,7 @@ class TestDesign:
         frame = runs(("0.1", 0, 1.0), ("0.2", 0, 1.0), keys=("optimizer.lr",))
         found = design(frame, ("optimizer.lr",))
         assert (found.compare, found.arms, found.baseline, found.tuned) == ("", ("",), "", ("optimizer.lr",))
-        assert found.comparisons == []
+        assert found.comparisons_among(found.arms) == []
 
     def test_implicit_key_is_neither_tuned_nor_compared(self):
         keys = ("optimizer.lr", "net.depth", "data.batch_size")
@@ -97,14 +97,24 @@ class TestComparisons:
 
     def test_each_arm_against_baseline(self):
         found = design(grid(self.ARMS, ["0.1"], [0]), ("model",))
-        assert found.comparisons == [("bn", "nobn"), ("gn", "nobn"), ("ln", "nobn")]
+        assert found.comparisons_among(self.ARMS) == [("bn", "nobn"), ("gn", "nobn"), ("ln", "nobn")]
 
     def test_all_pairs_once_baseline_first(self):
         found = design(grid(self.ARMS, ["0.1"], [0]), ("model",), pairs=True, baseline="gn")
-        assert found.comparisons == [
+        assert found.comparisons_among(self.ARMS) == [
             *(("bn", "gn"), ("ln", "gn"), ("nobn", "gn")),
             *(("ln", "bn"), ("nobn", "bn"), ("nobn", "ln")),
         ]
+
+    def test_panel_without_the_inferred_baseline_infers_its_own(self):
+        found = design(grid(self.ARMS, ["0.1"], [0]), ("model",))
+        assert found.comparisons_among({"gn", "ln"}) == [("ln", "gn")]
+        assert found.comparisons_among({"ln"}) == [("ln", "nobn")]
+        assert found.comparisons_among({"nobn"}) == []
+
+    def test_given_baseline_stays(self):
+        found = design(grid(self.ARMS, ["0.1"], [0]), ("model",), baseline="nobn")
+        assert found.comparisons_among({"gn", "ln"}) == [("gn", "nobn"), ("ln", "nobn")]
 
 
 class TestMetric:

@@ -113,6 +113,24 @@ class TestCorrected:
         assert sweep(*(own[:6] for own in arms)).comparisons["detectable"].tolist() == [INF] * 2
 
 
+class TestTooFewReplicates:
+    """Eight replicates have a smallest p of 2 / 2^8, which six comparisons may multiply, and seven may not."""
+
+    @pytest.mark.parametrize(("comparisons", "expected"), [(6, "better"), (7, "too few replicates")])
+    def test_all_comparisons_count(self, sweep, arm, comparisons, expected):
+        found = sweep(*(arm(f"m{k}", [2.0**-k] * 8) for k in range(comparisons)), arm("nobn", [2.0] * 8))
+        assert set(found.comparisons["verdict"]) == {expected}
+
+    def test_questions_are_counted_separately(self, sweep, arm):
+        own = [[(1 + k) ** (-1.0 - seed) for seed in range(8)] for k in range(5)]
+        arms = [arm(f"m{k}", own[k], **{"train_eval/loss": own[k]}) for k in range(5)]
+        assert "too few replicates" not in set(sweep(*arms, metrics=[LOSS, TRAIN]).comparisons["verdict"])
+
+    def test_a_comparison_with_fewer_replicates_does_not_silence_the_others(self, sweep, arm):
+        found = sweep(arm("bn", [1.0] * 12), arm("ln", [1.0] * 5), arm("nobn", [2.0] * 12)).comparisons
+        assert found["verdict"].tolist() == ["better", "too few replicates"]
+
+
 class TestPairs:
     ARMS = (("bn", 1.0), ("ln", 2.0), ("nobn", 4.0))
 
@@ -147,6 +165,11 @@ class TestNotComparable:
             ["bn", "not comparable: nobn differs in data.batch_size"],
             ["ln", "no difference shown"],
         ]
+
+    def test_run_of_the_default_baseline_in_another_panel_changes_no_comparison(self, sweep, arm):
+        arms = arm("bn", ONES, batch_size="1"), arm("ln", mixed(6), batch_size="1")
+        alone, beside = sweep(*arms).comparisons, sweep(*arms, arm("nobn", [1.0])).comparisons
+        assert rows(beside, "arm", "baseline", "p_adjusted") == rows(alone, "arm", "baseline", "p_adjusted")
 
     def test_arms_without_shared_seed(self, sweep, arm):
         found = sweep(arm("bn", ONES), arm("nobn", ONES, seeds=range(100, 112))).comparisons

@@ -129,29 +129,6 @@ class TestTests:
         found = warnings_of(arm("bn", FINE), arm("nobn", FINE, seeds=range(50, 62)))
         assert "bn: not comparable: bn and nobn share no seed that is reported" in found
 
-    def test_too_many_comparisons_for_smallest_p(self, warnings_of, arm):
-        arms = [arm(f"m{k}", [(1 + k) ** value for value in FINE[:8]]) for k in range(8)]
-        assert warnings_of(*arms) == [
-            "generalization: no difference can be declared: the smallest possible p is 0.0078, but 7 comparisons "
-            "require 0.0071; 9 replicates are needed"
-        ]
-        assert not warnings_of(*arms[:7])
-
-    def test_look_factor_counts(self, warnings_of, arm):
-        arms = [arm(f"m{k}", [(1 + k) ** value for value in FINE[:8]]) for k in range(5)]
-        assert not warnings_of(*arms)
-        assert warnings_of(*arms, history=History()) == [
-            "generalization: no difference can be declared: the smallest possible p is 0.016, but 4 comparisons "
-            "require 0.013; 9 replicates are needed"
-        ]
-
-    def test_questions_are_counted_separately(self, warnings_of, arm):
-        metrics = [Metric("test/loss", "min", GENERALIZATION), Metric("train_eval/loss", "min", OPTIMIZATION)]
-        own = [[(1 + k) ** value for value in FINE[:8]] for k in range(5)]
-        assert not warnings_of(
-            *(arm(f"m{k}", own[k], **{"train_eval/loss": own[k]}) for k in range(5)), metrics=metrics
-        )
-
     def test_untested_near_best_settings(self, warnings_of, arm):
         same = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
         found = warnings_of(

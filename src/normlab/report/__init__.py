@@ -119,12 +119,14 @@ def verdict_lines(data: "ReportData") -> list[str]:
 
     A single target is already in the footnotes of the table.
     """
-    from normlab.report.findings import comparison_sentences, target_sentences, time_and_interaction_sentences
+    from normlab.report.findings import shared_conditions, target_sentences, time_and_interaction_sentences
 
-    sentences = [*comparison_sentences(data), *time_and_interaction_sentences(data)]
+    findings, shared = shared_conditions(data)
+    sentences = [*findings, *time_and_interaction_sentences(data)]
     lines = sentences[:MAX_LINES]
     if len(sentences) > MAX_LINES:
         lines.append(f"and {len(sentences) - MAX_LINES} more in the report")
+    lines += [f"all comparisons: {shared}"] * bool(shared)
     lines += [*data.changed, *data.analysis.edges, *data.analysis.ends][:MAX_LINES]
     if data.summary.configurations["target"].nunique(dropna=False) > 1:
         lines += target_sentences(data)

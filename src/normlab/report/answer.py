@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from normlab.report.findings import lone_arms
 from normlab.report.page import Answer
 from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.stats.comparison import ALPHA, BETTER, BEYOND_MAXIMUM, NO_DIFFERENCE, NOT_COMPARABLE, TOO_FEW, WORSE
@@ -44,7 +45,10 @@ def answers(data: ReportData) -> list[Answer]:
     if not by_panel:
         number = "run" if len(data.runs) == 1 else "arm"
         return [Answer("", NOTHING, "", f"Nothing to compare: there is only one {number}")]
-    return [answer_of(panel, rows) for panel, rows in by_panel.items()]
+    lone = [
+        Answer(panel, NOTHING, "", f"Nothing to compare: there is only {arm}") for panel, arm in lone_arms(data)
+    ]
+    return [*(answer_of(panel, rows) for panel, rows in by_panel.items()), *lone]
 
 
 def overview(data: ReportData, found: Sequence[Answer]) -> str:
@@ -56,6 +60,7 @@ def overview(data: ReportData, found: Sequence[Answer]) -> str:
         EQUIVALENT: "the arms are equivalent",
         UNDECIDED: "it is undecided",
         NOT_COMPARABLE: "the arms are not comparable",
+        NOTHING: "there is nothing to compare",
     }
     counts = Counter(f"{each.best} is best" if each.best else words[each.state] for each in found)
     parts = [f"{text} in {count}" for text, count in counts.most_common()]

@@ -1,5 +1,8 @@
 """Sentences of the terminal and the page on comparisons, interactions and times; see :func:`shared_conditions`."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from normlab.report.console import num
@@ -7,7 +10,7 @@ from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.report.weight_decay import weight_decay_texts
 from normlab.stats.comparison import ALPHA, BETTER, WORSE
 from normlab.stats.multiple_comparisons import PART_OF_POOLED
-from normlab.stats.sentences import clauses, interaction_sentence, sentence, time_sentence
+from normlab.stats.sentences import clauses, interaction_sentence, time_sentence, with_noun
 
 MAX_SENTENCES = 6
 """With more comparisons than this, only those that declare a difference get a sentence."""
@@ -22,28 +25,45 @@ def shown_comparisons(data: ReportData) -> tuple[list[TableRow], list[str]]:
         return [], [f"No run has a final {data.analysis.design.choice.name}: there is nothing to compare."]
     if not rows:
         return [], ["Only one arm: there is nothing to compare." if len(data.runs) else "There are no runs."]
-    declared = [row for row in rows if row["verdict"] in (BETTER, WORSE)]
-    shown = rows if len(rows) <= MAX_SENTENCES else declared
-    others = len(rows) - len(shown)
-    note = f"{others} other comparisons declare no difference; the report lists all comparisons"
-    return shown, [note] if others else []
+    if len(rows) <= MAX_SENTENCES:
+        return rows, lone_notes(data)
+    shown = [row for row in rows if row["verdict"] in (BETTER, WORSE)]
+    others = [row for row in rows if row["verdict"] not in (BETTER, WORSE)]
+    return shown, [*verdict_counts(others, "other comparison" if shown else "comparison"), *lone_notes(data)]
 
 
-def comparison_sentences(data: ReportData) -> list[str]:
-    """Return a sentence for each comparison, or one sentence with the reason if there is no comparison."""
-    rows, notes = shown_comparisons(data)
-    return [*(sentence(row, data.analysis.grid, data.analysis.tuning) for row in rows), *notes]
+def verdict_counts(rows: Sequence[TableRow], noun: str) -> list[str]:
+    """Return a sentence with the number of comparisons by verdict; nothing if there are none."""
+    counts = Counter(str(row["verdict"]).partition(":")[0] for row in rows)
+    parts = [f"{verdict} in {count if len(counts) > 1 else 'all'}" for verdict, count in counts.most_common()]
+    return [f"{with_noun(len(rows), noun)}: {', '.join(parts)}; the report lists them"] if rows else []
+
+
+def lone_notes(data: ReportData) -> list[str]:
+    """Return sentences about the panels with a single arm, or their number if there are many."""
+    lone = lone_arms(data)
+    if len(lone) > MAX_SENTENCES:
+        return [f"{len(lone)} panels have a single arm: there is nothing to compare"]
+    return [f"{arm} is the only arm at {panel}: there is nothing to compare" for panel, arm in lone]
+
+
+def lone_arms(data: ReportData) -> list[tuple[str, str]]:
+    """Return the panels without a comparison, each with its arm."""
+    compared = {row["panel"] for row in table_rows(data.analysis.comparisons)}
+    return [(row["panel"], row["arm"]) for row in table_rows(data.analysis.arms) if row["panel"] not in compared]
 
 
 def shared_conditions(data: ReportData) -> tuple[list[str], str]:
     """Return the sentences of the comparisons without the clauses that all of them have, and these clauses."""
     rows, notes = shown_comparisons(data)
     parts = [clauses(row, data.analysis.grid, data.analysis.tuning) for row in rows]
-    shared = [clause for clause in parts[0][1:] if all(clause in each for each in parts)] if len(parts) > 1 else []
+    several = [each for each in parts if len(each) > 1]  # a comparison that is not comparable has one clause
+    first = several[0][1:] if len(several) > 1 else []
+    shared = [clause for clause in first if all(clause in each for each in several)]
     lines = ["; ".join(clause for clause in each if clause not in shared) for each in parts]
     results = [data.summary.records[number].result for number in data.summary.runs.index]
     decay = weight_decay_texts(results) if rows else []
-    return [*lines, *notes], "; ".join([*shared, *(decay if len(decay) == 1 else [])])
+    return [*dict.fromkeys(lines), *notes], "; ".join([*shared, *(decay if len(decay) == 1 else [])])
 
 
 def time_and_interaction_sentences(data: ReportData) -> list[str]:

@@ -28,10 +28,10 @@ def main_table(data: ReportData) -> str:
     Columns without content, such as the arm where there is one, are left out.
     """
     name, comparisons = data.analysis.design.primary.name, data.analysis.comparisons
-    effects = {}
+    effects: dict[tuple[str, str], str] = {}
     for row in table_rows(comparisons):
-        if row["metric"] == name and row["baseline"] == data.analysis.design.baseline:
-            effects[row["panel"], row["arm"]] = effect_text(row)
+        if row["metric"] == name:  # of several pairs of an arm, that with the baseline comes first
+            effects.setdefault((row["panel"], row["arm"]), effect_text(row))
     lines = [
         [
             row["panel"],

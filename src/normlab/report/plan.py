@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from normlab.errors import ConfigError
 from normlab.report.factors import find_factors, short_names
 from normlab.report.report_data import CLASSIFICATION_METRICS, read_history
 from normlab.report.sweep_summary import replicate_scopes, seed_column
 from normlab.results.result import Result, Status
 from normlab.results.sweep import Record, read_sweep
-from normlab.stats.design import GENERALIZATION, SEED, Design, Metric, design_of
+from normlab.stats.design import GENERALIZATION, SEED, Design, Metric, design_of, natural
 from normlab.stats.replicate_plan import SUGGESTED, ReplicatePlan, plan_replicates, suggested_seeds
+from normlab.stats.sentences import with_noun
 
 KEY_NAMES = {"optimizer.lr": "the learning rate"}
 ALLOWS = "would allow a verdict"
@@ -73,7 +76,20 @@ def seed_plan(runs: Sequence[PlannedRun], folder: Path) -> list[str]:
         raise ConfigError(str(error)) from error
     records = [*existing, *(Record(run.folder, run.result) for run in runs)]
     plan = plan_replicates(frame, design, read_history(folder, records))
-    return plan_lines(plan, design) if plan else []
+    lines = panel_warning(frame.iloc[: len(runs)], frame.iloc[len(runs) :], design.panels)
+    return [*lines, *(plan_lines(plan, design) if plan else [])]
+
+
+def panel_warning(new: pd.DataFrame, earlier: pd.DataFrame, panels: Sequence[str]) -> list[str]:
+    """Return a warning if all new runs differ from all earlier runs of the folder in keys that form panels."""
+    keys = [key for key in panels if len(earlier) and set(new[key]).isdisjoint(earlier[key])]
+    if not keys:
+        return []
+    values = ", ".join(f"{key}={' and '.join(sorted(set(earlier[key]), key=natural))}" for key in keys)
+    count = with_noun(len(earlier), "run")
+    return [
+        f"warning: the folder holds {count} with {values}: these and the new runs are not compared with each other"
+    ]
 
 
 def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
@@ -100,9 +116,12 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
     if not plan.comparisons:
         return [uses]
     several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""
+    names = " and ".join(f"test/{metric.name}" for metric in design.metrics)
     if math.isinf(plan.detectable):
-        return [f"{uses}; no verdict possible ({several}look {plan.look}){seed_suggestion(plan, seeds, ALLOWS)}"]
-    effect = f"an effect of {plan.detectable:.2g} standard deviations of the paired differences"
+        return [
+            f"{uses}; no verdict possible on {names} ({several}look {plan.look}){seed_suggestion(plan, seeds, ALLOWS)}"
+        ]
+    effect = f"an effect of {plan.detectable:.2g} standard deviations of the paired differences in {names}"
     few = f"; {plan.too_few} of them have too few replicates for a verdict" * (plan.too_few > 0)
     more = seed_suggestion(plan, seeds, "would detect smaller effects") if len(seeds) < SUGGESTED else ""
     return [f"{uses}; 80 % power for {effect} ({several}look {plan.look}){few}{more}"]

@@ -281,9 +281,11 @@ def target_rules(data: ReportData) -> list[str]:
 def time_table(data: ReportData) -> PageTable:
     """Build the table of the time to target of each arm and its ratio to the baseline."""
     frame, design, time_ratios = data.analysis.arms, data.analysis.design, data.analysis.time_ratios
-    baseline = design.baseline or "baseline"
-    rows = [row for row in table_rows(time_ratios) if row["baseline"] == design.baseline]
-    ratios = {(row["panel"], row["arm"]): row for row in rows}
+    ratios: dict[tuple[str, str], TableRow] = {}
+    for row in table_rows(time_ratios):  # of several pairs of an arm, that with the baseline comes first
+        ratios.setdefault((row["panel"], row["arm"]), row)
+    baselines = {row["baseline"] for row in ratios.values()}
+    baseline = baselines.pop() if len(baselines) == 1 else "baseline"
 
     def ratio(name: str) -> Callable[[TableRow], str]:
         return lambda row: with_interval(ratios[at], name) if (at := (row["panel"], row["arm"])) in ratios else "–"

@@ -25,6 +25,7 @@ from normlab.stats.tuning import (
     WITHIN,
     Tuned,
     Tuning,
+    arms_in,
     choose_settings,
     good_range,
     largest_ratio,
@@ -144,7 +145,7 @@ def time_ratios(
     rows = []
     for panel in grid.panels:
         pooled = PooledPanels(grid, (panel,))
-        for arm, baseline in grid.design.comparisons:
+        for arm, baseline in grid.design.comparisons_among(arms_in(tuning, [panel])):
             pair = [tuned_arm(tuning, (panel,), name) for name in (arm, baseline)]
             if pair[0] is None or pair[1] is None:
                 continue

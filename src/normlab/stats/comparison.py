@@ -268,17 +268,18 @@ def estimate_columns(name: str, estimate: Estimate) -> ComparisonRow:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def verdict(row: ComparisonRow, disjoint: bool, factor: float) -> str:
+def verdict(row: ComparisonRow, disjoint: bool, factor: float, lowest: float) -> str:
     """Return the verdict of a comparison, which depends only on the test.
 
     Args:
         row: columns of the comparison, with ``p_adjusted``.
         disjoint: whether no reported replicate chose settings for others.
         factor: the factor by which p was multiplied for looks; infinite beyond the declared maximum of replicates.
+        lowest: the smallest corrected p that is possible with these numbers of replicates and comparisons.
     """
     if disjoint and math.isinf(factor):
         return BEYOND_MAXIMUM
-    if not disjoint or row["attainable"] * factor > ALPHA:
+    if not disjoint or lowest > ALPHA:
         return TOO_FEW
     if not row["p_adjusted"] <= ALPHA:
         return NO_DIFFERENCE

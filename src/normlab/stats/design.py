@@ -14,7 +14,7 @@ column per key that varies (``model``, ``optimizer.lr``), a column per metric, a
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -192,13 +192,14 @@ class Design:
         compare: the compared key, whose settings are the arms; empty if nothing is compared. There is then one
             arm with an empty name.
         arms: the settings of the compared key, in natural order.
-        baseline: the arm that the others are compared with.
+        baseline: the arm that the others are compared with; see :meth:`baseline_among`.
         tuned: the tuned keys, of which each arm takes its best setting.
         panels: the other keys; arms are compared among runs with the same settings of these.
         metrics: the compared metrics, the primary one first.
         choice: the validation metric that settings are chosen by.
         pairs: whether all pairs of arms are compared, instead of each arm with the baseline.
         margin: relative margin of the equivalence test (0.05 is 5 %); None: no equivalence test.
+        is_given: whether the baseline was given, instead of inferred.
     """
 
     compare: str
@@ -210,19 +211,31 @@ class Design:
     choice: Metric
     pairs: bool = False
     margin: float | None = None
+    is_given: bool = False
 
     @property
     def primary(self) -> Metric:
         """The metric of the figures and of interactions."""
         return self.metrics[0]
 
-    @property
-    def comparisons(self) -> list[tuple[str, str]]:
-        """The compared pairs ``(arm, baseline)``."""
-        if not self.pairs:
-            return [(arm, self.baseline) for arm in self.arms if arm != self.baseline]
-        ordered = [self.baseline, *(arm for arm in self.arms if arm != self.baseline)]
-        return [(arm, other) for k, other in enumerate(ordered) for arm in ordered[k + 1 :]]
+    def baseline_among(self, present: Collection[str]) -> str:
+        """Return the baseline of a panel with some of the arms.
+
+        A panel without the inferred baseline, but with several arms, infers its own from them.
+        """
+        if self.is_given or self.baseline in present or len(present) < 2:
+            return self.baseline
+        return default_baseline([arm for arm in self.arms if arm in present])
+
+    def comparisons_among(self, present: Collection[str]) -> list[tuple[str, str]]:
+        """Return the compared pairs ``(arm, baseline)`` of a panel with some of the arms.
+
+        With ``pairs``, those with the baseline come first.
+        """
+        baseline = self.baseline_among(present)
+        ordered = [baseline, *(arm for arm in self.arms if arm in present and arm != baseline)]
+        compared = ordered if self.pairs else ordered[:1]
+        return [(arm, other) for k, other in enumerate(compared) for arm in ordered[k + 1 :]]
 
 
 def design_of(
@@ -262,8 +275,9 @@ def design_of(
     elif compare not in keys:
         raise ValueError(f"compare must be a key that varies ({', '.join(keys) or 'none does'}), got {compare!r}")
     arms = tuple(sorted(set(runs[compare].tolist()), key=natural)) if compare else ("",)
+    is_given = True
     if baseline is None:
-        baseline = PLAIN if PLAIN in arms else arms[0]
+        baseline, is_given = default_baseline(arms), False
     elif not compare:
         raise ValueError(f"baseline must be empty if nothing is compared, got {baseline!r}; leave it out")
     elif baseline not in arms:
@@ -272,7 +286,12 @@ def design_of(
         raise ValueError(f"margin must be a number > 0, got {margin}; 0.05 is 5 %")
     tuned = tuple(key for key in numbers if key != compare)
     panels = tuple(key for key in keys if key != compare and key not in tuned)
-    return Design(compare, arms, baseline, tuned, panels, tuple(metrics), choice, pairs, margin)
+    return Design(compare, arms, baseline, tuned, panels, tuple(metrics), choice, pairs, margin, is_given)
+
+
+def default_baseline(arms: Sequence[str]) -> str:
+    """Return the baseline among some arms: ``nobn``, or else the first one."""
+    return PLAIN if PLAIN in arms else arms[0]
 
 
 def are_numbers(settings: set[str]) -> bool:

@@ -22,7 +22,7 @@ from normlab.stats.design import Metric
 from normlab.stats.estimates import UNKNOWN_ESTIMATE, Estimate, Numbers, Resampler, percentile_interval
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.signed_rank import paired_test, pseudomedian
-from normlab.stats.tuning import Tuning
+from normlab.stats.tuning import Tuning, arms_in
 
 BASELINE = "baseline"
 GIVEN, BEST_ARM = "given", "best arm"
@@ -114,9 +114,10 @@ def best_values(runs: pd.DataFrame, curves: pd.DataFrame, budgets: pd.Series, gr
 def target_from(best: Numbers, panel: Panel, rule: str, grid: Grid, tuning: Tuning) -> float:
     """Return the target of a panel from the best values ``(S, N)`` of its arms at their chosen settings."""
     design, use = grid.design, grid.uses[panel]
+    baseline = design.baseline_among(arms_in(tuning, [panel]))
     arms = {}
     for (other, arm), tuned in tuning.items():
-        if other == panel and (rule == BEST_ARM or arm == design.baseline):
+        if other == panel and (rule == BEST_ARM or arm == baseline):
             row = tuned.common
             tunes = len(use.tuning) and not use.within and row is not None
             values = best[row, use.tuning] if tunes else tuned.pick(best, use)
@@ -278,7 +279,7 @@ def at_fixed_steps(runs: pd.Index, grid: Grid, tuning: Tuning, curves: pd.DataFr
         budget = float(panel_curves["step"].max()) if len(panel_curves) else np.nan
         for share in STEP_SHARES if np.isfinite(budget) else ():
             table = grid.arrange(losses_at(runs, grid, panel_curves, share * budget))
-            for arm, baseline in grid.design.comparisons:
+            for arm, baseline in grid.design.comparisons_among(arms_in(tuning, [panel])):
                 pair = [tuned_arm(tuning, (panel,), name) for name in (arm, baseline)]
                 if pair[0] is None or pair[1] is None:
                     continue

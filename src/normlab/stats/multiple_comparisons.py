@@ -27,7 +27,7 @@ from normlab.stats.estimates import Numbers
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.looks import History, comparison_key
 from normlab.stats.paired_tests import detectable_shift, interaction
-from normlab.stats.tuning import Tuning
+from normlab.stats.tuning import Tuning, arms_in
 
 PART_OF_POOLED = "part of the pooled comparison"
 CORRECTED = {
@@ -72,10 +72,7 @@ def metric_comparisons(
         settings: ComparisonRow = dict(zip(grid.design.panels, pooled.panels[0], strict=True))
         if len(pooled.panels) > 1:
             settings[DATA_SEED] = pooled_name(pooled)
-        present = {arm for panel, arm in tuning if panel in pooled.panels}
-        for arm, baseline in grid.design.comparisons:
-            if arm not in present:
-                continue
+        for arm, baseline in grid.design.comparisons_among(arms_in(tuning, pooled.panels)):
             key = comparison_key(grid.design.compare, arm, baseline, name)
             row = {**EMPTY_ROW, **settings, "panel": name, "arm": arm, "baseline": baseline, "metric": metric.name}
             row |= {"question": metric.question, "direction": metric.direction, "scope": pooled.scope, "key": key}
@@ -154,11 +151,15 @@ def missing_reason(grid: Grid, tuning: Tuning, panels: Sequence[Panel], arm: str
 
 
 def correct_p(rows: Sequence[ComparisonRow], name: str) -> None:
-    """Multiply a column of p by the factor of each row's look, then correct it by Holm's method."""
-    with np.errstate(invalid="ignore"):  # 0 times an infinite factor is NaN
-        adjusted = holm(np.minimum(1.0, [row[name] * row["factor"] for row in rows]))
-    for row, value in zip(rows, adjusted.tolist(), strict=True):
+    """Set the corrected values of a column of p."""
+    for row, value in zip(rows, adjusted_p(rows, name).tolist(), strict=True):
         row[CORRECTED[name]] = value
+
+
+def adjusted_p(rows: Sequence[ComparisonRow], name: str) -> Numbers:
+    """Return a column of p times the factor of each row's look, corrected by Holm's method, ``(rows,)``."""
+    with np.errstate(invalid="ignore"):  # 0 times an infinite factor is NaN
+        return holm(np.minimum(1.0, [row[name] * row["factor"] for row in rows]))
 
 
 def correct_and_decide(rows: Sequence[ComparisonRow]) -> None:
@@ -174,10 +175,12 @@ def correct_and_decide(rows: Sequence[ComparisonRow]) -> None:
     for row in tested:
         if row["key"] in failing:
             row["failure_p_adjusted"] = failing[row["key"]]["failure_p_adjusted"]
+    lowest = adjusted_p(tested, "attainable")
+    for row, p in zip(tested, lowest.tolist(), strict=True):
+        row["verdict"] = verdict(row, row["disjoint"], row["factor"], p)
     for row in rows:
         row["comparisons"] = len(tested)
-        if "verdict" not in row:
-            row["verdict"] = verdict(row, row["disjoint"], row["factor"]) if row["tested"] else PART_OF_POOLED
+        row.setdefault("verdict", PART_OF_POOLED)
         row["declared"] = bool(row["tested"] and row["p_adjusted"] <= ALPHA and "disjoint" in row)
         level = ALPHA / (row["factor"] * max(len(tested), 1))
         row["detectable"] = (
@@ -196,7 +199,8 @@ def interactions_of(grid: Grid, tuning: Tuning) -> pd.DataFrame:
     differences), ``p``, ``p_adjusted``.
     """
     rows: list[ComparisonRow] = []
-    for pair in grid.design.comparisons:
+    of_panels = (grid.design.comparisons_among(arms_in(tuning, [panel])) for panel in grid.panels)
+    for pair in dict.fromkeys(chain.from_iterable(of_panels)):
         for panel, other, key in panel_pairs(grid.panels, grid.design.panels):
             row = interaction_row(grid, tuning, grid.design.primary, (panel, other), pair)
             if row is not None:

@@ -12,7 +12,7 @@ from normlab.stats.grid import Grid, first_third, grid_of
 from normlab.stats.looks import History, comparison_key, look_level, obrien_fleming
 from normlab.stats.multiple_comparisons import pooled_panels
 from normlab.stats.paired_tests import detectable_shift
-from normlab.stats.tuning import Tuning, choose_settings
+from normlab.stats.tuning import Tuning, arms_in, choose_settings
 
 SUGGESTED = 12
 """Number of replicates that detects a difference of about one standard deviation with 80 % power."""
@@ -90,7 +90,8 @@ def compared_seeds(grid: Grid, tuning: Tuning) -> dict[tuple[str, ...], tuple[in
     """Return the seeds shared by both arms of each tested comparison, by its key in the history."""
     compared: dict[tuple[str, ...], tuple[int, ...]] = {}
     for pooled, name, tested in pooled_panels(grid):
-        for arm, baseline in grid.design.comparisons if tested else ():
+        present = arms_in(tuning, pooled.panels) if tested else ()
+        for arm, baseline in grid.design.comparisons_among(present):
             pair = [tuned_arm(tuning, pooled.panels, member) for member in (arm, baseline)]
             if pair[0] is None or pair[1] is None:
                 continue

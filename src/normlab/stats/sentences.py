@@ -127,12 +127,11 @@ def too_few_reason(row: AnyRow) -> str:
     n, differ = row["replicates"], row["differing"]
     if math.isinf(row["factor"]):
         return f"{with_noun(n, 'replicate')} exceed the declared maximum"
-    needed = replicates_needed(1, row["factor"])
-    return (
-        f"{n} of the {needed} replicates needed"
-        if differ == n
-        else f"{differ} of {n} replicates differ, {needed} must"
-    )
+    needed = replicates_needed(row["comparisons"], row["factor"])
+    several = f" for {row['comparisons']} comparisons" * (row["comparisons"] > 1)
+    if differ == n:
+        return f"{n} of the {needed} replicates needed{several}"
+    return f"{differ} of {n} replicates differ, {needed} must{several}"
 
 
 def new_table_clause(row: AnyRow, grid: Grid) -> list[str]:

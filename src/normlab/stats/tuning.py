@@ -4,7 +4,7 @@ Losses are ``(S, n)``: a row per configuration of one arm in one panel, in natur
 replicate. Small values are good, ∞ is a diverged run, NaN an unknown one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +46,11 @@ class Tuned:
 
 Tuning = dict[tuple[Panel, str], Tuned]
 """The chosen settings by panel and arm."""
+
+
+def arms_in(tuning: Tuning, panels: Collection[Panel]) -> set[str]:
+    """Return the arms with a run in any of some panels."""
+    return {arm for panel, arm in tuning if panel in panels}
 
 
 def choose_settings(grid: Grid, frozen: Frozen | None = None) -> Tuning:

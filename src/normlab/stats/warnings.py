@@ -23,7 +23,6 @@ from normlab.stats.estimates import coverage_of
 from normlab.stats.grid import Grid, Panel
 from normlab.stats.learning_speed import GIVEN, TargetTimes
 from normlab.stats.looks import History
-from normlab.stats.multiple_comparisons import replicates_needed
 from normlab.stats.sentences import p_value, two_digits, with_noun
 from normlab.stats.signed_rank import Interval, shift_estimate, signed_rank
 from normlab.stats.tuning import Tuning, grid_edges
@@ -135,7 +134,7 @@ def edge_warnings(grid: Grid, tuning: Tuning) -> list[str]:
 
 
 def test_warnings(comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
-    """Yield warnings about comparisons that are impossible, incomplete or without attainable significance."""
+    """Yield warnings about comparisons that are impossible or incomplete."""
     seen = set()
     for row in comparisons:
         name = ", ".join(filter(None, [row["arm"], row["panel"]]))
@@ -148,19 +147,6 @@ def test_warnings(comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
         if line not in seen:
             yield line
         seen.add(line)
-    for question in dict.fromkeys(row["question"] for row in comparisons):
-        tested = [row for row in comparisons if row["question"] == question and row["p_adjusted"] >= 0]
-        count = len(tested)
-        least, factor = min(
-            ((row["attainable"] * row["factor"], row["factor"]) for row in tested), default=(0.0, 1.0)
-        )
-        if least * count > ALPHA >= least:
-            needed = replicates_needed(count, factor)
-            yield (
-                f"{question or 'comparisons'}: no difference can be declared: the smallest possible p is "
-                f"{p_value(least)}, but {count} comparisons require {p_value(ALPHA / count)}; "
-                f"{needed} replicates are needed"
-            )
 
 
 def look_warnings(comparisons: Sequence[ComparisonRow], history: History) -> Iterator[str]:
