@@ -147,7 +147,9 @@ class Sweep:
         Each arm is compared at its best settings. Columns: ``panel``, ``arm``, ``baseline``, ``metric``;
         ``effect``, which is ``ratio``, ``difference`` or ``points`` (percentage points); ``estimate`` with its
         95 % interval from ``low`` to ``high``; ``p`` of the signed-rank test, corrected for all comparisons;
-        ``verdict``; ``replicates``; ``sentence``.
+        ``verdict``; ``replicates``; ``sentence``, which says all of it in words.
+
+        >>> print(*sweep.compare()["sentence"], sep="\\n")  # doctest: +SKIP
 
         Args:
             metric: such as ``test/loss``; by default those of the report.
@@ -177,6 +179,8 @@ class Sweep:
 
     def plot_curves(self, metric: str | None = None, panel: str | None = None, ax: "Axes | None" = None) -> "Axes":
         """Plot a metric by epoch: each arm's median over the replicates and its interquartile range.
+
+        The axis shows the second half of training; a triangle at its edge marks where earlier values leave it.
 
         Args:
             metric: such as ``train/loss``; by default the optimized one.

@@ -146,13 +146,19 @@ def normalizer(text: str | None) -> str | None:
 def run_line(job: Job, width: int, workers: int) -> str:
     """Run a job unless it is done, and log its line; return the reason if it failed, else an empty text."""
     start, done = time.monotonic(), job.record
+    if not done:
+        output = shorter_path(job.folder.with_suffix(".log"))
+        log.info("%s  starts, about %g min; output: %s", job.name.ljust(width), job.claim.minutes, output)
     try:
         record = done or run_job(job, [str(SCRIPT)] if is_clone() else ["-m", "normlab", "train"], workers)
     except ConfigError as error:
         log.info("%s  %s", job.name.ljust(width), first_line(error))
         return first_line(error)
     took = "done before" if done else f"{(time.monotonic() - start) / 60:.1f} min"
-    log.info("%s  %s  (%s)", job.name.ljust(width), record["verdict"]["sentence"], took)
+    verdict = record.get("profile", {}).get(job.arm, record["verdict"])
+    with_arm = f"with {job.arm}: " if job.arm else ""
+    sentence = verdict.get("sentence") or verdict["error"]
+    log.info("%s  %s%s  (%s)", job.name.ljust(width), with_arm, sentence, took)
     return ""
 
 

@@ -26,12 +26,14 @@ class Job:
         file: its YAML.
         overrides: the overrides of its command beside ``claim=…`` and the folder.
         folder: the folder of its sweep.
+        arm: the normalizer that is added; None for the claim itself.
     """
 
     claim: Claim
     file: Path
     overrides: Sequence[str]
     folder: Path
+    arm: str | None = None
 
     @property
     def name(self) -> str:
@@ -69,7 +71,7 @@ def jobs_of(
     """
     overrides = claim.protocol_overrides(budget)
     if arm is not None:
-        yield Job(claim, file, [*overrides, *with_arms(claim, sweep, arm)], out / claim.name)
+        yield Job(claim, file, [*overrides, *with_arms(claim, sweep, arm)], out / claim.name, arm)
         return
     yield Job(claim, file, overrides, out / claim.name)
     if claim.fresh:

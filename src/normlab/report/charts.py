@@ -124,7 +124,10 @@ def draw_curves(
 
 
 def draw_medians(axes: Axes, curves: pd.DataFrame, style_of: Styles, x: str, better: str) -> None:
-    """Draw medians and bands by name; a cross marks the end of a curve whose runs diverged."""
+    """Draw medians and bands by name.
+
+    A cross marks the end of a curve whose runs diverged, a triangle at the edge the end of a part beyond the axis.
+    """
     limits = zoomed_limits(curves, x, better)
     scale(axes.yaxis, limits)
     ends = []
@@ -145,6 +148,18 @@ def draw_medians(axes: Axes, curves: pd.DataFrame, style_of: Styles, x: str, bet
     whole_ticks(axes)
     for end in ends:
         cross(axes, *end)
+    for name, rows in curves.groupby("name", sort=False):
+        mark_hidden(axes, rows[x].to_numpy(dtype=float), rows["median"].to_numpy(dtype=float), style_of[str(name)])
+
+
+def mark_hidden(axes: Axes, x: np.ndarray, y: np.ndarray, style: Style) -> None:
+    """Draw a triangle at the upper or lower edge of the axis, at the last x whose finite y is beyond it."""
+    low, high = axes.get_ylim()
+    for edge, marker, beyond in ((1.0, "^", y > high), (0.0, "v", y < low)):
+        at = x[beyond & np.isfinite(y)]
+        if len(at):
+            (mark,) = axes.plot(at[-1:], [edge], marker, color=style.colour, markersize=4, zorder=3, clip_on=False)
+            mark.set_transform(axes.get_xaxis_transform())
 
 
 def zoomed_limits(curves: pd.DataFrame, x: str, better: str) -> np.ndarray:

@@ -118,9 +118,8 @@ def plan_lines(plan: ReplicatePlan, design: Design) -> list[str]:
     several = f"{plan.comparisons} comparisons, " if plan.comparisons > 1 else ""
     names = " and ".join(f"test/{metric.name}" for metric in design.metrics)
     if math.isinf(plan.detectable):
-        return [
-            f"{uses}; no verdict possible on {names} ({several}look {plan.look}){seed_suggestion(plan, seeds, ALLOWS)}"
-        ]
+        more = seed_suggestion(plan, seeds, ALLOWS)
+        return [f"{uses}; no verdict possible on {names} ({several}look {plan.look}){more}"]
     effect = f"an effect of {plan.detectable:.2g} standard deviations of the paired differences in {names}"
     few = f"; {plan.too_few} of them have too few replicates for a verdict" * (plan.too_few > 0)
     more = seed_suggestion(plan, seeds, "would detect smaller effects") if len(seeds) < SUGGESTED else ""

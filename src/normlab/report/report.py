@@ -269,8 +269,9 @@ def curve_section(data: ReportData) -> Section:
     """Build the section with the curves of training loss, validation loss and accuracy."""
     notes = [
         "Each arm at its selected configuration: the line is the median over the reported replicates, the band "
-        "the interquartile range. The value axis spans the second half of training; earlier values may lie "
-        "outside. From the epoch at which a run diverges, it counts with the worst value; × marks the end of a "
+        "the interquartile range. The value axis spans the second half of training; a triangle at its edge "
+        "marks where earlier values leave it. From the epoch at which a run diverges, it counts with the worst "
+        "value; × marks the end of a "
         "curve for which half of the runs diverged.",
         *undrawn_panels_note(data.analysis.arms),
     ]

@@ -269,9 +269,13 @@ def population_line(results: Sequence[Result]) -> str:
 
 
 def population_name(runs: Sequence[Run] | Sequence[Result]) -> str:
-    """Return the name of a population in log lines."""
-    models = {run.choices.get("model", "") for run in runs}
-    return runs[0].name if len(runs) == 1 else f"{len(runs)} runs of model={'/'.join(sorted(models))}"
+    """Return the name of a population in log lines: its models, and the net and data that all runs share."""
+    if len(runs) == 1:
+        return runs[0].name
+    models = "/".join(sorted({run.choices.get("model", "") for run in runs}))
+    shared = [word for word in runs[0].overrides if all(word in run.overrides for run in runs[1:])]
+    words = [word for word in shared if word.startswith(("model.", "net", "data"))]
+    return f"{len(runs)} runs of {', '.join([f'model={models}', *words])}"
 
 
 def result_without_metrics(run: Run, status: Status, error: str | None = None) -> Result:
