@@ -24,7 +24,8 @@ MACHINE_MEMORY, MACHINE_CACHE_SIZE = resources.memory, resources.cache_size
 
 def config_of(*overrides: str) -> FrozenConfig:
     with initialize_config_dir(CONF, version_base="1.3"):
-        overrides = ("data=random", "net.hidden=[50]", "data.batch_size=100", *overrides)
+        size = () if "net=cnn" in overrides else ("net.hidden=[50]",)
+        overrides = ("data=random", *size, "data.batch_size=100", *overrides)
         return validate(compose("train", overrides=list(overrides)))
 
 
@@ -58,6 +59,14 @@ def test_footprint_by_hand():
     assert size.parameters == (10 * 50 + 50) + 2 * 50 + (50 + 1)
     assert size.bytes_each == 4
     assert footprint_of(config_of("trainer.precision=64-true")).bytes_each == 8
+
+
+def test_products_by_hand():
+    """Each entry of a kernel is multiplied once for each of the 8 × 8 or, after the first layer, 4 × 4 places."""
+    mlp = config_of("data=digits", "model=nobn", "net.hidden=[10]")
+    assert footprint_of(mlp).products == 64 * 10 + 10 * 10
+    cnn = config_of("data=digits", "net=cnn", "model=nobn", "net.channels=[2,3]")
+    assert footprint_of(cnn).products == 9 * 2 * 64 + 9 * 2 * 3 * 16 + 3 * 10
 
 
 def test_tensor_sizes_of_nested_outputs():

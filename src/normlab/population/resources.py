@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from normlab.population.population import Population
 
@@ -104,7 +105,7 @@ def finished_time(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Number of tensor entries that one member needs for a minibatch.
+    """Number of tensor entries and of multiplications that one member needs for a minibatch.
 
     Attributes:
         activations: of all layers, and the inputs.
@@ -112,6 +113,7 @@ class Footprint:
         parameters: of the net.
         samples: inputs and targets of all splits.
         bytes_each: bytes of one number.
+        products: multiplications of linear maps and convolutions in a forward pass, for each sample.
     """
 
     activations: int
@@ -119,6 +121,7 @@ class Footprint:
     parameters: int
     samples: int
     bytes_each: int
+    products: float = 0.0
 
     @classmethod
     def measure(cls, population: Population, x: Tensor, samples: int, bytes_each: int) -> "Footprint":
@@ -129,12 +132,13 @@ class Footprint:
             for layer in population.modules()
             if not list(layer.children())
         ]
-        with torch.no_grad():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             population(x)
         for handle in handles:
             handle.remove()
         parameters = sum(parameter.numel() for parameter in population.parameters())
-        return cls(sum(sizes), max(sizes), parameters, samples, bytes_each)
+        products = counter.get_total_flops() / (2 * x.shape[1])
+        return cls(sum(sizes), max(sizes), parameters, samples, bytes_each, products)
 
 
 def tensor_sizes(outputs: Any) -> Iterator[int]:
@@ -196,7 +200,7 @@ def expected_seconds(
     step = STEP_SECONDS + activations * SECONDS_PER_ACTIVATION
     if compiled:
         step -= SAVED_PER_STEP + activations * SAVED_PER_ACTIVATION
-    products = 3 * members * footprint.parameters * sum(batch_sizes) * SECONDS_PER_PRODUCT
+    products = 3 * members * footprint.products * sum(batch_sizes) * SECONDS_PER_PRODUCT
     epoch = len(batch_sizes) * step + products + EPOCH_SECONDS + members * MEMBER_EPOCH_SECONDS
     return epochs * epoch + compiled * len(set(batch_sizes)) * RECOMPILE_SECONDS
 
