@@ -68,7 +68,11 @@ MISTAKES = {
     "statistics=moving": "statistics must be running, reestimated or batch, got moving",
     "data=fitnes": "did you mean fitness? There are breast_cancer, csv, ",
     "model=bn,nobn": "several values make a sweep, which needs -m",
-    "model=[bn": "error:",
+    "model=[bn": "cannot read model=[bn: the bracket [ is not closed; write the whole in quotes, without spaces: "
+    "'model=[bn]'",
+    "seed=range(3": "the bracket ( is not closed; write the whole in quotes, without spaces: 'seed=range(3)'",
+    "net.hidden=[8, 8]": "the bracket [ is not closed; write the whole in quotes, without spaces: 'net.hid",
+    "net.hidden=[8]]": "cannot read net.hidden=[8]]: the bracket ] closes none; leave it out",
     "optimizer.lr=0": "optimizer.lr must be a finite number > 0, got 0.0",
     "optimizer.lr=-1": "optimizer.lr must be a finite number > 0, got -1.0",
     "optimizer.lr=abc": "optimizer.lr must be a number, got 'abc'",

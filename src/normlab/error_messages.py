@@ -75,6 +75,7 @@ REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
 """Regular expressions for Hydra's messages, each with a function ``(captured text, conf) -> our message``."""
 REMOVED_OPTIONS = {"hydra/launcher=joblib": "add hydra.launcher.n_jobs=2, which trains in parallel processes"}
 """Options of earlier versions, each with what does its work now."""
+BRACKETS = {"(": ")", "[": "]", "{": "}"}
 SEARCH = "hydra/sweeper=optuna"
 SEARCH_OPTIONS = (
     "n_trials",
@@ -106,7 +107,8 @@ def format_error(error: BaseException, conf: Path) -> str:
         return f"{group}={option}: no such option; did you mean {meant}? There are {options}"
     if isinstance(error, OverrideParseException) or text.startswith("Error parsing override"):
         override = getattr(error, "override", None) or text.partition("'")[2].partition("'")[0]
-        return f"cannot read {override}: write key=value, without spaces{quoting(override)}"
+        reason = unbalanced(override) or f"write key=value, without spaces{quoting(override)}"
+        return f"cannot read {override}: {reason}"
     if isinstance(error, InstantiationException) and error.__cause__:
         return first_line(error.__cause__)
     if isinstance(error.__cause__, GrammarParseError):
@@ -114,6 +116,29 @@ def format_error(error: BaseException, conf: Path) -> str:
     if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in text:
         return f"{first_line(error)}: {first_line(error.__cause__)}"
     return first_line(error)
+
+
+def unbalanced(override: str) -> str:
+    """Return which bracket of a list, mapping or function has no partner, with the remedy; empty if all have one.
+
+    >>> print(unbalanced("seed=range(3"))
+    the bracket ( is not closed; write the whole in quotes, without spaces: 'seed=range(3)'
+    >>> print(unbalanced("net.hidden=[8,"))
+    the bracket [ is not closed; write the whole in quotes, without spaces: 'net.hidden=[8,…]'
+    >>> print(unbalanced("seed=range(3))"))
+    the bracket ) closes none; leave it out
+    """
+    value = re.sub("'[^']*'|\"[^\"]*\"", "", override.partition("=")[2])
+    opened: list[str] = []
+    for mark in value if re.match(r"[\[{]|\w+\(", value) else "":
+        if mark in BRACKETS:
+            opened.append(mark)
+        elif mark in BRACKETS.values() and (not opened or BRACKETS[opened.pop()] != mark):
+            return f"the bracket {mark} closes none; leave it out"
+    if not opened:
+        return ""
+    closed = override + "…" * override.endswith(",") + "".join(BRACKETS[mark] for mark in reversed(opened))
+    return f"the bracket {opened[-1]} is not closed; write the whole in quotes, without spaces: '{closed}'"
 
 
 def quoting(override: str) -> str:
