@@ -19,8 +19,8 @@ from yaml import MarkedYAMLError
 
 from normlab.config.frozen import RENAMED_KEYS
 from normlab.config.validation import is_group, keys_of, parameters_of, supplied
-from normlab.errors import first_line, nearest
-from normlab.option_folders import MAIN_CONFIG, compose_for_key, config_folders, program, relative_path
+from normlab.errors import first_line, nearest, relative_path
+from normlab.option_folders import MAIN_CONFIG, compose_for_key, config_folders, program
 
 
 def find_line(text: str, folders: Iterable[Path]) -> str | None:

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from normlab.errors import ConfigError
+from normlab.errors import ConfigError, relative_path
 
 MAIN_CONFIG = "train"
 """Name of the primary config; other entry scripts may not have it, and then keys are not looked up."""
@@ -23,12 +23,6 @@ def program() -> str:
     """Return the command before its arguments, such as ``python train.py`` or ``normlab train``."""
     name = Path(sys.argv[0]).name
     return f"python {name}" if name.endswith(".py") else name
-
-
-def relative_path(path: Path) -> str:
-    """Return ``path`` relative to the working directory if it lies below it, otherwise unchanged."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def config_folders(conf: Path) -> list[Path]:
