@@ -30,6 +30,12 @@ MISTAKES = {
     "+trainer.nonsense=1": "trainer.nonsense: pytorch_lightning.Trainer takes no such argument",
     "trainer.profiler=simple": "to pass profiler to pytorch_lightning.Trainer, write +trainer.profiler=",
     "model.norm.affin=false": "model.norm.affin: no such key; did you mean +model.norm.affine?",
+    "model=nobn model.norm.power=2": "model.norm.power: no such key; model.norm is null in model=nobn, and no "
+    "option of model has model.norm.power",
+    "model=nobn model.norm.num_groups=2": "model.norm is null in model=nobn; model=gn, model=ws_gn have it",
+    "model=nobn model.norm.epss=2": "model.norm.epss: no such key; did you mean model.norm.eps?",
+    "model.norm.power=2": "model.norm.power: no such key; model.norm has eps, momentum, fused; other arguments of "
+    "normlab.norms.BatchNorm1d are added with +model.norm.",
     "model=bnn": "model=bnn: no such option; did you mean bn? There are actnorm, bn, ",
     "data.path=people.csv": "data.path: no such key; data=csv has it",
     "net=cnn": "net=cnn takes images of shape (channels, height, width), an input of this data has shape (3,)",
@@ -132,7 +138,7 @@ MISTAKES = {
     "+callbacks.extra.x._target_=pytorch_lightning.callbacks.EarlyStopping": "monitor",
     "data.seed=99999999999999999999": "data.seed must be an integer from 0 to 2^63 - 1",
     "data=random data.target=clipped": "data.target: no such key; data=fitness has it",
-    "model=nobn model.norm.momentum=0.2": "model.norm.momentum: no such key; model=bn, model=bn_formula",
+    "model=nobn model.norm.momentum=0.2": "model.norm.momentum: no such key; model.norm is null in model=nobn; ",
     "scheduler.step_size=10": "scheduler.step_size: no such key; scheduler=step has it",
     "callbacks.early_stopping.patience=5": "no such key; callbacks=early_stopping has it",
     "lr=0.1": "lr: no such key; did you mean optimizer.lr?",

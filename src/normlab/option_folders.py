@@ -6,11 +6,15 @@ The entries are :func:`config_folders` and :func:`compose_for_key`.
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
+from normlab.config.frozen import config_leaves
 from normlab.errors import ConfigError, relative_path
 
 MAIN_CONFIG = "train"
@@ -83,8 +87,32 @@ def chosen_options(folders: Sequence[Path]) -> list[str]:
     """Return the group choices on the command line; of a swept choice, the first option."""
     words = [word.partition("=") for word in sys.argv[1:]]
     choices = [(group, options.partition(",")[0]) for group, _, options in words]
-    return [
-        f"{group}={option}"
-        for group, option in choices
-        if any((folder / group / f"{option}.yaml").is_file() for folder in folders)
-    ]
+    return [f"{group}={option}" for group, option in choices if option in option_names(group, folders)]
+
+
+def option_names(group: str, folders: Iterable[Path]) -> list[str]:
+    """Return the options of a group, such as ``model`` or ``hydra/sweeper``: those of folders, then of plugins."""
+    files = [path.stem for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
+    return [*files, *(Path(name).stem for name in plugin_options(group) if name.endswith(".yaml"))]
+
+
+def plugin_options(group: str) -> dict[str, Any]:
+    """Return the content of a group in Hydra's ConfigStore, which has the options of plugins."""
+    node: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
+
+
+def option_keys(group: str, option: str, folders: Iterable[Path]) -> list[str]:
+    """Return the dotted keys of the leaves of an option; none if its file cannot be read."""
+    content: Any = None
+    if f"{option}.yaml" in plugin_options(group):
+        content = OmegaConf.to_container(plugin_options(group)[f"{option}.yaml"].node)
+    for path in (folder / group / f"{option}.yaml" for folder in folders):
+        if path.is_file():
+            try:
+                content = yaml.safe_load(path.read_text())
+            except (yaml.YAMLError, UnicodeDecodeError):
+                return []
+    return [key for key, _ in config_leaves(content)] if isinstance(content, dict) else []

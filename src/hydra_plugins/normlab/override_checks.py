@@ -17,6 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from normlab.config.schema import REPORT_KEYS
+from normlab.error_messages import SEARCH, SEARCH_OPTIONS
 from normlab.errors import ConfigError, nearest
 from normlab.results.folder import run_names
 
@@ -180,6 +181,8 @@ def require_arguments(config: DictConfig, part: str) -> None:
     parameters = inspect.signature(get_object(node._target_)).parameters
     for key in target_arguments(node):
         if key not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            if part == "sweeper" and key in SEARCH_OPTIONS:
+                raise ConfigError(f"hydra.sweeper.{key}: an option of a search; add {SEARCH}")
             known = f"; it takes {', '.join(parameters)}" if parameters else ""
             raise ConfigError(f"hydra.{part}.{key}: hydra/{part}={choice} takes no such argument{known}")
 
