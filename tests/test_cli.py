@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from normlab.config.module import REFUSED_TRAINER_ARGUMENTS, UNSUPPORTED_TRAINER_ARGUMENTS
+from normlab.option_folders import GROUPS
 from normlab.training import build, session
 
 SHORT = ["trainer.max_epochs=1", "logger=csv"]
@@ -254,7 +255,35 @@ def test_sweep_is_validated_before_training(run_train, sweep, answer):
 
 
 def test_seed_zero_is_valid(run_train):
-    assert run_train("seed=0", "trainer.max_epochs=0", "logger=csv").code == 0
+    assert run_train("seed=0", "trainer.max_epochs=1", "logger=csv").code == 0
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"], ["module=lightning"]], ids=str)
+def test_no_epochs_without_probes_give_a_notice(run_train, words):
+    outcome = run_train(*words, "trainer.max_epochs=0", "logger=csv")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("trainer.max_epochs=0: nothing is trained and no metric is measured; probes=") == 1
+    assert "max_epochs=0: " not in run_train(*words, "trainer.max_epochs=0", "probes=line", "logger=csv").out
+
+
+def test_all_groups_are_known():
+    assert set(GROUPS) == {path.name for path in CONF.iterdir() if path.is_dir()}
+
+
+@pytest.mark.parametrize("name", ["modle", "models", "dta", "augment", "model"])
+def test_misspelt_group_gives_a_warning(run_train, name):
+    folder = Path("mine") / name
+    folder.mkdir(parents=True)
+    text = (CONF / "model/nobn.yaml").read_text()
+    (folder / "mine.yaml").write_text(text if name == "model" else f"# @package model\n{text}")
+    meant = {"modle": "model", "models": "model", "dta": "data"}.get(name)
+    warning = (
+        f"warning: mine/{name} is no group of normlab, which finds no option in it; did you mean mine/{meant}?"
+    )
+    outcome = run_train("--config-dir=mine", *SHORT)
+    assert (outcome.code, outcome.err.strip()) == (0, warning if meant else "")
+    chosen = run_train("--config-dir=mine", f"{'+' * (name != 'model')}{name}=mine", *SHORT)
+    assert (chosen.code, chosen.err.strip()) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [["hydra.run.dir=blocked/run"], ["-m", "hydra.sweep.dir=blocked/sweep"]])

@@ -46,9 +46,16 @@ def is_near(name: str, choice: str) -> bool:
 
 
 def similarity(name: str, choice: str) -> float:
-    """Return the similarity of two names in [0, 1]; 1 if the initials of ``name`` equal ``choice``."""
+    """Return the similarity of two names in [0, 1]; 1 if the initials of ``name`` equal ``choice``.
+
+    Names with the same letters in another order are nearly as similar, however many are exchanged.
+
+    >>> similarity("modle", "model") > similarity("modle", "module")
+    True
+    """
     initials = "".join(word[0] for word in name.split("_") if word)
-    return 1.0 if initials == choice else difflib.SequenceMatcher(None, name, choice).ratio()
+    ratio = difflib.SequenceMatcher(None, name, choice).ratio()
+    return 1.0 if initials == choice else max(ratio, 0.95 * (sorted(name) == sorted(choice)))
 
 
 def require(condition: bool, key: str, expected: str, got: object) -> None:

@@ -15,8 +15,27 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from normlab.config.frozen import config_leaves
-from normlab.errors import ConfigError, relative_path
+from normlab.errors import ConfigError, nearest, relative_path, similarity
 
+GROUPS = (
+    *(
+        "data",
+        "net",
+        "model",
+        "optimizer",
+        "scheduler",
+        "loss",
+        "module",
+        "trainer",
+        "metrics",
+        "probes",
+        "callbacks",
+    ),
+    *("logger", "experiment", "claim", "hydra"),
+)
+"""The config groups of normlab."""
+NEARLY = 0.8
+"""Similarity from which the name of a folder is taken for a misspelt group."""
 MAIN_CONFIG = "train"
 """Name of the primary config; other entry scripts may not have it, and then keys are not looked up."""
 PACKAGED_CONF = Path(__file__).parent / "conf"
@@ -64,6 +83,24 @@ def require_new_options(folders: Iterable[Path], conf: Path) -> None:
                     f"{relative_path(path)}: normlab has an option of this name, which Hydra would use instead; "
                     "rename the file, or start in another folder"
                 )
+
+
+def misspelt_groups(folders: Iterable[Path], conf: Path) -> list[str]:
+    """Return a warning for each folder of options whose name is nearly that of a group, and which is not chosen.
+
+    A user may have groups of other names; those of a script with a primary config of its own are not looked at.
+    """
+    if not (conf.is_dir() and conf.samefile(PACKAGED_CONF)):
+        return []
+    chosen = {word.lstrip("+").partition("=")[0] for word in sys.argv[1:]}
+    inside = (path for folder in (*folders, conf) for path in sorted(folder.glob("*")) if any(path.glob("*.yaml")))
+    return [
+        f"{relative_path(path)} is no group of normlab, which finds no option in it; did you mean "
+        f"{relative_path(path.with_name(meant))}?"
+        for path in inside
+        if path.name not in {*GROUPS, *chosen}
+        and similarity(path.name, meant := nearest(path.name, GROUPS)) >= NEARLY
+    ]
 
 
 def compose_for_key(key: str, conf: Path) -> DictConfig:

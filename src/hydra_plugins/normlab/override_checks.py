@@ -98,6 +98,7 @@ def require_effective(config: DictConfig, is_sweep: bool) -> None:
     overrides = command_line_overrides(config)
     require_distinct(overrides)
     require_single_option(overrides)
+    require_distinct_values(overrides)
     refuse_below(overrides, INEFFECTIVE | (INEFFECTIVE_IN_SWEEP if is_sweep else INEFFECTIVE_IN_RUN))
     for override in overrides:
         if override.is_add() or override.is_force_add():
@@ -140,6 +141,15 @@ def require_distinct(overrides: Sequence[Override]) -> None:
         if key == "hydra.mode":
             raise ConfigError(f"{other.input_line} has no effect with -m; leave out one of the two")
         raise ConfigError(f"{key} is set twice, by {other.input_line} and {override.input_line}; keep one of them")
+
+
+def require_distinct_values(overrides: Iterable[Override]) -> None:
+    """Raise :class:`ConfigError` for a value that a sweep has twice, as in ``model=bn,bn``: it makes one job."""
+    for override in overrides:
+        values = list(override.sweep_string_iterator()) if override.is_choice_sweep() else []
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"{override.input_line} has {value} twice; write each value once")
 
 
 def require_known_hydra_key(config: DictConfig, override: Override) -> None:

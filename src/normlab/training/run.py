@@ -193,7 +193,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
             with checked_steps(session.trained, config.module._target_):
                 (result,) = session.run()
     require_metrics(config, result)
-    notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
+    notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result), epoch_warnings(typed)
     return replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
 
 
@@ -382,6 +382,13 @@ def metric_warnings(config: FrozenConfig, result: Result) -> list[str]:
     if not math.isnan(metrics.get(metric, 0.0)) or math.isnan(metrics.get("train/loss", math.nan)):
         return []
     return [f"{metric} is NaN after the first epoch of the dry run; a run with only NaN has no best epoch"]
+
+
+def epoch_warnings(config: FrozenConfig) -> list[str]:
+    """Return a warning if a run has no epochs, and no probe that measures its initial net."""
+    if config.trainer.max_epochs > 0 or config.probes:
+        return []
+    return ["trainer.max_epochs=0: nothing is trained and no metric is measured; probes=… measure the initial net"]
 
 
 def require_metrics(config: FrozenConfig, result: Result) -> None:
