@@ -196,7 +196,7 @@ def load_failure(target: str, error: Exception) -> str:
         if not parent:
             return f"there is no module {name}; start in the folder that contains it, or install it"
         module = sys.modules[parent]
-        file, names = user_file(module.__file__), public_names(module)
+        file, names = user_file(getattr(module, "__file__", None)), public_names(module)
         hint = f"; did you mean {parent}.{nearest(name, names)}?" if names else ""
         return f"{parent}{f' ({file})' if file else ''} has no {name}{hint}"
     return describe_exception(cause) if cause else " ".join(str(error).split())
