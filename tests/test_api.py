@@ -248,7 +248,7 @@ class TestSweep:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["modle=bn"], "modle: no such key; did you mean module?"),
+            (["modle=bn"], "modle: no such key; did you mean model?"),
             ([["model=bn"]], "an override must be a text such as 'model=bn,nobn', got ['model=bn']"),
             (["model=bnn"], "model=bnn: no such option; did you mean bn?"),
             (["-m", "model=bn"], "-m: options belong to the command line"),

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from normlab.config.module import REFUSED_TRAINER_ARGUMENTS, UNSUPPORTED_TRAINER_ARGUMENTS
+from normlab.option_folders import GROUPS
 from normlab.training import build, session
 
 SHORT = ["trainer.max_epochs=1", "logger=csv"]
@@ -30,6 +31,12 @@ MISTAKES = {
     "+trainer.nonsense=1": "trainer.nonsense: pytorch_lightning.Trainer takes no such argument",
     "trainer.profiler=simple": "to pass profiler to pytorch_lightning.Trainer, write +trainer.profiler=",
     "model.norm.affin=false": "model.norm.affin: no such key; did you mean +model.norm.affine?",
+    "model=nobn model.norm.power=2": "model.norm.power: no such key; model.norm is null in model=nobn, and no "
+    "option of model has model.norm.power",
+    "model=nobn model.norm.num_groups=2": "model.norm is null in model=nobn; model=gn, model=ws_gn have it",
+    "model=nobn model.norm.epss=2": "model.norm.epss: no such key; did you mean model.norm.eps?",
+    "model.norm.power=2": "model.norm.power: no such key; model.norm has eps, momentum, fused; other arguments of "
+    "normlab.norms.BatchNorm1d are added with +model.norm.",
     "model=bnn": "model=bnn: no such option; did you mean bn? There are actnorm, bn, ",
     "data.path=people.csv": "data.path: no such key; data=csv has it",
     "net=cnn": "net=cnn takes images of shape (channels, height, width), an input of this data has shape (3,)",
@@ -68,7 +75,11 @@ MISTAKES = {
     "statistics=moving": "statistics must be running, reestimated or batch, got moving",
     "data=fitnes": "did you mean fitness? There are breast_cancer, csv, ",
     "model=bn,nobn": "several values make a sweep, which needs -m",
-    "model=[bn": "error:",
+    "model=[bn": "cannot read model=[bn: the bracket [ is not closed; write the whole in quotes, without spaces: "
+    "'model=[bn]'",
+    "seed=range(3": "the bracket ( is not closed; write the whole in quotes, without spaces: 'seed=range(3)'",
+    "net.hidden=[8, 8]": "the bracket [ is not closed; write the whole in quotes, without spaces: 'net.hid",
+    "net.hidden=[8]]": "cannot read net.hidden=[8]]: the bracket ] closes none; leave it out",
     "optimizer.lr=0": "optimizer.lr must be a finite number > 0, got 0.0",
     "optimizer.lr=-1": "optimizer.lr must be a finite number > 0, got -1.0",
     "optimizer.lr=abc": "optimizer.lr must be a number, got 'abc'",
@@ -128,7 +139,7 @@ MISTAKES = {
     "+callbacks.extra.x._target_=pytorch_lightning.callbacks.EarlyStopping": "monitor",
     "data.seed=99999999999999999999": "data.seed must be an integer from 0 to 2^63 - 1",
     "data=random data.target=clipped": "data.target: no such key; data=fitness has it",
-    "model=nobn model.norm.momentum=0.2": "model.norm.momentum: no such key; model=bn, model=bn_formula",
+    "model=nobn model.norm.momentum=0.2": "model.norm.momentum: no such key; model.norm is null in model=nobn; ",
     "scheduler.step_size=10": "scheduler.step_size: no such key; scheduler=step has it",
     "callbacks.early_stopping.patience=5": "no such key; callbacks=early_stopping has it",
     "lr=0.1": "lr: no such key; did you mean optimizer.lr?",
@@ -244,7 +255,35 @@ def test_sweep_is_validated_before_training(run_train, sweep, answer):
 
 
 def test_seed_zero_is_valid(run_train):
-    assert run_train("seed=0", "trainer.max_epochs=0", "logger=csv").code == 0
+    assert run_train("seed=0", "trainer.max_epochs=1", "logger=csv").code == 0
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"], ["module=lightning"]], ids=str)
+def test_no_epochs_without_probes_give_a_notice(run_train, words):
+    outcome = run_train(*words, "trainer.max_epochs=0", "logger=csv")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("trainer.max_epochs=0: nothing is trained and no metric is measured; probes=") == 1
+    assert "max_epochs=0: " not in run_train(*words, "trainer.max_epochs=0", "probes=line", "logger=csv").out
+
+
+def test_all_groups_are_known():
+    assert set(GROUPS) == {path.name for path in CONF.iterdir() if path.is_dir()}
+
+
+@pytest.mark.parametrize("name", ["modle", "models", "dta", "augment", "model"])
+def test_misspelt_group_gives_a_warning(run_train, name):
+    folder = Path("mine") / name
+    folder.mkdir(parents=True)
+    text = (CONF / "model/nobn.yaml").read_text()
+    (folder / "mine.yaml").write_text(text if name == "model" else f"# @package model\n{text}")
+    meant = {"modle": "model", "models": "model", "dta": "data"}.get(name)
+    warning = (
+        f"warning: mine/{name} is no group of normlab, which finds no option in it; did you mean mine/{meant}?"
+    )
+    outcome = run_train("--config-dir=mine", *SHORT)
+    assert (outcome.code, outcome.err.strip()) == (0, warning if meant else "")
+    chosen = run_train("--config-dir=mine", f"{'+' * (name != 'model')}{name}=mine", *SHORT)
+    assert (chosen.code, chosen.err.strip()) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [["hydra.run.dir=blocked/run"], ["-m", "hydra.sweep.dir=blocked/sweep"]])

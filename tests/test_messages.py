@@ -215,3 +215,141 @@ def test_faulty_modules_are_named(run_train, name, answer):
     assert answer in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1, outcome.err
     assert not Path("outputs").exists()
+
+
+LAYERS = """
+import torch
+from torch import nn
+
+
+class Layer(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+
+
+class Misspelt(Layer):
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        self.size = self.num_feature
+
+
+class Needy(Layer):
+    def __init__(self, num_features, power):
+        super().__init__(num_features)
+
+
+class Dropping(Layer):
+    def forward(self, x):
+        return x[:, 1:]
+
+
+class Pair(Layer):
+    def forward(self, x):
+        return x, x
+
+
+class Faulty(Layer):
+    def forward(self, x):
+        return x - self.meen
+
+
+class Keeping(Layer):
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return x - self.mean
+
+
+class NoModule:
+    def __init__(self, num_features):
+        pass
+
+    def __call__(self, x):
+        return x
+
+
+class Deciding(Layer):
+    def forward(self, x):
+        return x / x.abs().max().item()
+"""
+LAYER = "model.norm._target_=layers"
+SHAPE = "must return a tensor of the shape of its input, (88, 64), got"
+OWN_LAYER = {
+    "Misspelt": "model.norm: layers.Misspelt: AttributeError: 'Misspelt' object has no attribute 'num_feature' "
+    "(layers.py, line 15); HYDRA_FULL_ERROR=1 shows the traceback",
+    "Needy": "model.norm: layers.Needy needs the argument power; add power: … below its _target_",
+    "Dropping": f"hidden1.norm (layers.Dropping) {SHAPE} (88, 63); correct its forward (layers.py, line 24)",
+    "Pair": f"hidden1.norm (layers.Pair) {SHAPE} tuple; correct its forward (layers.py, line 29)",
+    "Faulty": "hidden1.norm (layers.Faulty) cannot take a batch of 88: 'Faulty' object has no attribute 'meen' "
+    "(layers.py, line 35)",
+    "Keeping": "hidden1.norm (layers.Keeping): the buffer mean keeps the graph of a step; change it in place and "
+    "without gradient: self.mean.copy_(….detach())",
+    "NoModule": "model.norm._target_ must make a torch.nn.Module, got layers.NoModule, which makes NoModule; "
+    "derive its class from torch.nn.Module",
+    "Droping": f"{LAYER}.Droping cannot be loaded: layers (layers.py) has no Droping; did you mean "
+    "layers.Dropping?",
+}
+
+
+@pytest.fixture
+def use_layer(run_train, tmp_path, monkeypatch):
+    """Return a function that trains with a class of layers.py as the normalizer."""
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("layers.py").write_text(LAYERS)
+    Path("conf/model").mkdir(parents=True)
+
+    def train(target, *words, partial="  _partial_: true\n"):
+        text = f"norm:\n  _target_: {target}\n{partial}norm2d: null\nweight: null\n"
+        Path("conf/model/mine.yaml").write_text(text)
+        return run_train("--config-dir", "conf", "model=mine", *words, *SHORT)
+
+    yield train
+    for name in ("layers", "unfinished"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("name", "answer"), OWN_LAYER.items())
+def test_faulty_normalizer_is_named_with_its_line(use_layer, name, answer):
+    outcome = use_layer(f"layers.{name}")
+    assert (outcome.code, outcome.err.strip()) == (1, f"error: {answer}")
+    assert not Path("outputs").exists()
+
+
+def test_normalizer_without_partial_gives_the_remedy(use_layer):
+    outcome = use_layer("layers.Dropping", partial="")
+    assert outcome.err.strip() == (
+        "error: model.norm: the net makes a layers.Dropping for each layer; add _partial_: true below its _target_"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "text", "answer"),
+    [
+        ("nowhere.Norm", "", "there is no module nowhere; start in the folder that contains it, or install it"),
+        (
+            "unfinished.Norm",
+            "import nowhere",
+            "ModuleNotFoundError: No module named 'nowhere' (unfinished.py, line 1)",
+        ),
+        ("unfinished.Norm", "\ndef f(:", "SyntaxError: invalid syntax (unfinished.py, line 2)"),
+    ],
+)
+def test_module_that_cannot_be_imported_is_named(use_layer, target, text, answer):
+    Path("unfinished.py").write_text(text)
+    outcome = use_layer(target)
+    assert outcome.err.startswith(f"error: model.norm._target_={target} cannot be loaded: {answer}")
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_layer_that_cannot_be_stacked_names_its_line_and_the_rules(use_layer):
+    outcome = use_layer("layers.Deciding", "-m", "seed=0,1")
+    assert outcome.code == 0, outcome.err
+    assert (
+        "vmap: It looks like you're calling .item() on a Tensor (layers.py, line 54); docs/extending.md, In a "
+        "population, lists what a layer must do"
+    ) in outcome.out
+
+
+def test_named_section_of_the_docs_exists():
+    text = (Path(__file__).parents[1] / "docs/extending.md").read_text()
+    assert "### In a population" in text

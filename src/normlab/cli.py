@@ -21,7 +21,7 @@ from hydra.errors import ConfigCompositionException
 from normlab.config.typed_targets import with_target_arguments
 from normlab.error_messages import format_error
 from normlab.interrupts import Preempted, interrupts
-from normlab.option_folders import config_folders, keys_in_group, program, require_new_options
+from normlab.option_folders import config_folders, keys_in_group, misspelt_groups, program, require_new_options
 from normlab.srun import exit_unless_first_task
 
 T = TypeVar("T")
@@ -110,6 +110,8 @@ def compose_and_run(main: Callable[[], T], conf: Path) -> T:
     ``model=gn,ws_gn model.norm.num_groups=8`` it has no key ``num_groups``. A choice is applied to the jobs only.
     """
     require_new_options(config_folders(conf), conf)
+    for warning in misspelt_groups(config_folders(conf), conf):
+        print(f"warning: {warning}", file=sys.stderr)
     sys.argv[1:] = with_target_arguments(sys.argv[1:], lambda group: keys_in_group(group, conf))
     return run_with_retries(main)
 

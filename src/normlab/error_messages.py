@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,17 @@ from omegaconf.errors import GrammarParseError
 from yaml import MarkedYAMLError
 
 from normlab.config.frozen import RENAMED_KEYS
-from normlab.config.validation import is_group, keys_of, parameters_of, supplied
-from normlab.errors import first_line, nearest
-from normlab.option_folders import MAIN_CONFIG, compose_for_key, config_folders, program, relative_path
+from normlab.config.validation import HYDRA_KEYS, is_group, keys_of, parameters_of, supplied
+from normlab.errors import first_line, is_near, nearest, relative_path
+from normlab.option_folders import (
+    MAIN_CONFIG,
+    chosen_options,
+    compose_for_key,
+    config_folders,
+    option_keys,
+    option_names,
+    program,
+)
 
 
 def find_line(text: str, folders: Iterable[Path]) -> str | None:
@@ -71,10 +79,17 @@ REMEDIES: tuple[tuple[str, Callable[[str, Path], str]], ...] = (
         r"force-add of config groups is not supported: '\+\+([^']+)'",
         lambda word, _: f"++{word}: a group is chosen without ++; write {word}",
     ),
+    (
+        r"(Unexpected type for root: NoneType)",
+        lambda *_: (
+            "a key below null cannot be set; values of a sweep are typed as KEY=A,B, without hydra.sweeper.params"
+        ),
+    ),
 )
 """Regular expressions for Hydra's messages, each with a function ``(captured text, conf) -> our message``."""
 REMOVED_OPTIONS = {"hydra/launcher=joblib": "add hydra.launcher.n_jobs=2, which trains in parallel processes"}
 """Options of earlier versions, each with what does its work now."""
+BRACKETS = {"(": ")", "[": "]", "{": "}"}
 SEARCH = "hydra/sweeper=optuna"
 SEARCH_OPTIONS = (
     "n_trials",
@@ -106,7 +121,8 @@ def format_error(error: BaseException, conf: Path) -> str:
         return f"{group}={option}: no such option; did you mean {meant}? There are {options}"
     if isinstance(error, OverrideParseException) or text.startswith("Error parsing override"):
         override = getattr(error, "override", None) or text.partition("'")[2].partition("'")[0]
-        return f"cannot read {override}: write key=value, without spaces{quoting(override)}"
+        reason = unbalanced(override) or f"write key=value, without spaces{quoting(override)}"
+        return f"cannot read {override}: {reason}"
     if isinstance(error, InstantiationException) and error.__cause__:
         return first_line(error.__cause__)
     if isinstance(error.__cause__, GrammarParseError):
@@ -114,6 +130,29 @@ def format_error(error: BaseException, conf: Path) -> str:
     if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in text:
         return f"{first_line(error)}: {first_line(error.__cause__)}"
     return first_line(error)
+
+
+def unbalanced(override: str) -> str:
+    """Return which bracket of a list, mapping or function has no partner, with the remedy; empty if all have one.
+
+    >>> print(unbalanced("seed=range(3"))
+    the bracket ( is not closed; write the whole in quotes, without spaces: 'seed=range(3)'
+    >>> print(unbalanced("net.hidden=[8,"))
+    the bracket [ is not closed; write the whole in quotes, without spaces: 'net.hidden=[8,…]'
+    >>> print(unbalanced("seed=range(3))"))
+    the bracket ) closes none; leave it out
+    """
+    value = re.sub("'[^']*'|\"[^\"]*\"", "", override.partition("=")[2])
+    opened: list[str] = []
+    for mark in value if re.match(r"[\[{]|\w+\(", value) else "":
+        if mark in BRACKETS:
+            opened.append(mark)
+        elif mark in BRACKETS.values() and (not opened or BRACKETS[opened.pop()] != mark):
+            return f"the bracket {mark} closes none; leave it out"
+    if not opened:
+        return ""
+    closed = override + "…" * override.endswith(",") + "".join(BRACKETS[mark] for mark in reversed(opened))
+    return f"the bracket {opened[-1]} is not closed; write the whole in quotes, without spaces: '{closed}'"
 
 
 def quoting(override: str) -> str:
@@ -164,26 +203,63 @@ def unknown_key(key: str, conf: Path) -> str:
 
 
 def suggest_key(key: str, conf: Path) -> str:
-    """Return a hint for an unknown key: an option that has it, a ``+key=`` form, or the most similar key."""
-    config = compose_for_key(key, conf)
-    group, _, rest = key.partition(".")
+    """Return a hint for an unknown key: an option that has it, a ``+key=`` form, a similar key, or all keys."""
+    config, folders = compose_for_key(key, conf), [conf, *config_folders(conf)]
+    group, rest = split_group(key, folders)
     if rest in free_arguments(config, group):
         return f"to pass {rest} to {config[group]._target_}, write +{key}="
-    options = [path.stem for path in sorted((conf / group).glob("*.yaml"))]
-    having = [option for option in options if rest and option_has(conf / group / f"{option}.yaml", rest)]
+    keys = {option: option_keys(group, option, folders) for option in option_names(group, folders)}
+    having = [
+        f"{group}={option}" for option in keys if any(f"{own}.".startswith(f"{rest}.") for own in keys[option])
+    ]
+    null = null_part(config, key)
+    in_option = f" in {chosen}" if (chosen := chosen_option(group, folders)) else ""
     if having:
-        return f"{', '.join(f'{group}={option}' for option in having)} {'has' if len(having) == 1 else 'have'} it"
+        lacking = f"{null} is null{in_option}; " if null and in_option else ""
+        return f"{lacking}{', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
     parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else None
-    if not is_group(node) or not node:
-        keys = keys_of(config)
-        same_name = [other for other in keys if other.rpartition(".")[2] == name]
-        return f"did you mean {nearest(key, same_name or keys)}?"
+    node: Any = (OmegaConf.select(config, parent) if parent else None) or {}
+    if not null and (not is_group(node) or not node):
+        known = keys_of(config)
+        same_name = [other for other in known if other.rpartition(".")[2] == name]
+        return f"did you mean {nearest(key, same_name or known)}?"
     arguments = free_arguments(config, parent)
     if name in arguments:
         return f"to pass {name} to {node._target_}, write +{key}="
-    suggestion = nearest(name, sorted(arguments | set(node)))
-    return f"did you mean {'' if suggestion in node else '+'}{parent}.{suggestion}?"
+    own, beside = set(node), f"{rest.rpartition('.')[0]}.".lstrip(".")
+    siblings = {
+        other.removeprefix(beside) for names in keys.values() for other in names if other.startswith(beside)
+    }
+    for choices in (own | arguments, {other.partition(".")[0] for other in siblings}):
+        if choices and is_near(name, meant := nearest(name, sorted(choices))):
+            return f"did you mean {'+' * (meant in arguments - own)}{parent}.{meant}?"
+    if null:
+        return f"{null} is null{in_option}, and no option of {group} has {key}"
+    more = f"; other arguments of {node._target_} are added with +{parent}." if arguments - own else ""
+    return f"{parent} has {', '.join(str(key) for key in node if key not in HYDRA_KEYS)}{more}"
+
+
+def split_group(key: str, folders: Sequence[Path]) -> tuple[str, str]:
+    """Split a key into its config group and the rest.
+
+    ``hydra.sweeper.sampler.seed`` is ``seed`` in the group ``hydra/sweeper/sampler``.
+    """
+    parts = key.split(".")
+    groups = ("/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
+    group = next((group for group in groups if option_names(group, folders)), parts[0])
+    return group, ".".join(parts[group.count("/") + 1 :])
+
+
+def null_part(config: DictConfig, key: str) -> str:
+    """Return the first part of a dotted key that is null, without the key itself; empty if none is."""
+    parts, known = key.split("."), keys_of(config)
+    paths = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return next((path for path in paths if path in known and OmegaConf.select(config, path) is None), "")
+
+
+def chosen_option(group: str, folders: Sequence[Path]) -> str:
+    """Return the choice of a group on the command line, such as ``model=nobn``; empty without one."""
+    return next((word for word in chosen_options(folders) if word.startswith(f"{group}=")), "")
 
 
 def free_arguments(config: DictConfig, path: str) -> set[str]:
@@ -194,8 +270,3 @@ def free_arguments(config: DictConfig, path: str) -> set[str]:
         return set()
     parameters = parameters_of(path, target)
     return set(parameters) - supplied(node, parameters)
-
-
-def option_has(path: Path, key: str) -> bool:
-    """Return True if the YAML file of an option has a key."""
-    return key in keys_of(OmegaConf.load(path))  # type: ignore[arg-type]

@@ -6,13 +6,36 @@ The entries are :func:`config_folders` and :func:`compose_for_key`.
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
-from normlab.errors import ConfigError
+from normlab.config.frozen import config_leaves
+from normlab.errors import ConfigError, nearest, relative_path, similarity
 
+GROUPS = (
+    *(
+        "data",
+        "net",
+        "model",
+        "optimizer",
+        "scheduler",
+        "loss",
+        "module",
+        "trainer",
+        "metrics",
+        "probes",
+        "callbacks",
+    ),
+    *("logger", "experiment", "claim", "hydra"),
+)
+"""The config groups of normlab."""
+NEARLY = 0.8
+"""Similarity from which the name of a folder is taken for a misspelt group."""
 MAIN_CONFIG = "train"
 """Name of the primary config; other entry scripts may not have it, and then keys are not looked up."""
 PACKAGED_CONF = Path(__file__).parent / "conf"
@@ -23,12 +46,6 @@ def program() -> str:
     """Return the command before its arguments, such as ``python train.py`` or ``normlab train``."""
     name = Path(sys.argv[0]).name
     return f"python {name}" if name.endswith(".py") else name
-
-
-def relative_path(path: Path) -> str:
-    """Return ``path`` relative to the working directory if it lies below it, otherwise unchanged."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def config_folders(conf: Path) -> list[Path]:
@@ -68,6 +85,24 @@ def require_new_options(folders: Iterable[Path], conf: Path) -> None:
                 )
 
 
+def misspelt_groups(folders: Iterable[Path], conf: Path) -> list[str]:
+    """Return a warning for each folder of options whose name is nearly that of a group, and which is not chosen.
+
+    A user may have groups of other names; those of a script with a primary config of its own are not looked at.
+    """
+    if not (conf.is_dir() and conf.samefile(PACKAGED_CONF)):
+        return []
+    chosen = {word.lstrip("+").partition("=")[0] for word in sys.argv[1:]}
+    inside = (path for folder in (*folders, conf) for path in sorted(folder.glob("*")) if any(path.glob("*.yaml")))
+    return [
+        f"{relative_path(path)} is no group of normlab, which finds no option in it; did you mean "
+        f"{relative_path(path.with_name(meant))}?"
+        for path in inside
+        if path.name not in {*GROUPS, *chosen}
+        and similarity(path.name, meant := nearest(path.name, GROUPS)) >= NEARLY
+    ]
+
+
 def compose_for_key(key: str, conf: Path) -> DictConfig:
     """Compose the configuration to look up ``key`` in; it includes Hydra's own part for a key ``hydra.…``."""
     folders = [conf, *config_folders(conf)]
@@ -89,8 +124,32 @@ def chosen_options(folders: Sequence[Path]) -> list[str]:
     """Return the group choices on the command line; of a swept choice, the first option."""
     words = [word.partition("=") for word in sys.argv[1:]]
     choices = [(group, options.partition(",")[0]) for group, _, options in words]
-    return [
-        f"{group}={option}"
-        for group, option in choices
-        if any((folder / group / f"{option}.yaml").is_file() for folder in folders)
-    ]
+    return [f"{group}={option}" for group, option in choices if option in option_names(group, folders)]
+
+
+def option_names(group: str, folders: Iterable[Path]) -> list[str]:
+    """Return the options of a group, such as ``model`` or ``hydra/sweeper``: those of folders, then of plugins."""
+    files = [path.stem for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
+    return [*files, *(Path(name).stem for name in plugin_options(group) if name.endswith(".yaml"))]
+
+
+def plugin_options(group: str) -> dict[str, Any]:
+    """Return the content of a group in Hydra's ConfigStore, which has the options of plugins."""
+    node: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
+
+
+def option_keys(group: str, option: str, folders: Iterable[Path]) -> list[str]:
+    """Return the dotted keys of the leaves of an option; none if its file cannot be read."""
+    content: Any = None
+    if f"{option}.yaml" in plugin_options(group):
+        content = OmegaConf.to_container(plugin_options(group)[f"{option}.yaml"].node)
+    for path in (folder / group / f"{option}.yaml" for folder in folders):
+        if path.is_file():
+            try:
+                content = yaml.safe_load(path.read_text())
+            except (yaml.YAMLError, UnicodeDecodeError):
+                return []
+    return [key for key, _ in config_leaves(content)] if isinstance(content, dict) else []

@@ -48,10 +48,14 @@ def run(folder, *words):
             "error: larger_rl: no such claim; did you mean larger_lr?",
         ),
         (["--jobs", "0"], "error: --jobs must be at least 1, got 0"),
-        (["--with", "ln"], "error: --with must be model=NAME with a file of conf/model, got ln"),
         (
-            ["--with", "model=nothing"],
-            "error: --with must be model=NAME with a file of conf/model, got model=nothing",
+            ["--with", "ln"],
+            "error: --with must be model=NAME with a file of conf/model, got ln; did you mean model=ln?",
+        ),
+        (
+            ["--with", "model=ghots"],
+            "error: --with must be model=NAME with a file of conf/model, got model=ghots; did you mean "
+            "model=ghost?",
         ),
     ],
 )

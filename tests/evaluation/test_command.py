@@ -58,6 +58,8 @@ def test_help_shows_usage(run_eval):
 
 OF_RUNS = {
     "": "run must be the folder of a run, such as run=outputs/mine/model=bn, got nothing",
+    "o/model=bn,seed=0": "got o/model=bn,seed=0 without run=; write run=o/model=bn,seed=0",
+    "o/x": "run must be the folder of a run, such as run=outputs/mine/model=bn, got o/x, which does not exist",
     "run=": "run must be the folder of a run, such as run=outputs/mine/model=bn, got nothing",
     "run=nope": "run must be the folder of a run, got nope, which does not exist; run=outputs/… is a folder with",
     "run=o": "run must be the folder of a run, got o; its runs are 'run=o/*'",
@@ -86,7 +88,7 @@ OF_OVERRIDES = {
     "net.hiden=[3]": "net.hiden: no such key in the run; did you mean net.hidden?",
     "data=digts": "data=digts: no such option; did you mean digits? There are ",
     "+data.foo=1": "data.foo: normlab.data.Fitness takes no such argument",
-    "~data.foo": "~data.foo: no such key; did you mean",
+    "~data.foo": "~data.foo: no such key; data has samples, target, ",
     "~metrics": "metrics is missing, but every run needs it",
     "statistics": "cannot read statistics: write key=value, without spaces",
     "statistics=moving": "statistics must be running, reestimated or batch, got moving",

@@ -256,9 +256,11 @@ ERRORS = {
     "optimizer.lr=interval(-1.0,0.1)": "optimizer.lr must be a finite number > 0, got -1.0",
     f"{RATE} hydra.sweeper.sampler.kind=cmaes": "hydra/sweeper/sampler must be tpe or random or grid, got cmaes",
     f"{RATE} +hydra.sweeper.sampler.foo=1": "hydra.sweeper.sampler.foo: TPESampler takes no such argument",
-    f"{RATE} hydra.sweeper.max_batch_size=3": "hydra.sweeper.max_batch_size: the other overrides remove this key",
+    f"{RATE} hydra.sweeper.max_batch_size=3": "no such key; hydra/sweeper=basic, hydra/sweeper=normlab have it",
+    f"{RATE} hydra.sweeper.foo=3": "hydra.sweeper.foo: no such key; hydra.sweeper has sampler, pruner, ",
     f"{GRID} +hydra.sweeper.sampler.seed=3": "sampler.seed: hydra/sweeper/sampler=grid takes no such argument",
-    f"{GRID} hydra.sweeper.sampler.seed=3": "hydra.sweeper.sampler.seed: ",
+    f"{GRID} hydra.sweeper.sampler.seed=3": "hydra.sweeper.sampler.seed: no such key; "
+    "hydra/sweeper/sampler=tpe, hydra/sweeper/sampler=random have it",
     f"{RATE} hydra/sweeper/pruner=hyperband": "hydra/sweeper/pruner=hyperband: no such option; did you mean",
     f"{MEDIAN} hydra.sweeper.pruner.n_startup_trials=0": "n_startup_trials must be at least 1, got 0",
     f"{MEDIAN} hydra.sweeper.pruner.n_warmup_epochs=1": "at most trainer.max_epochs - 2 = 0, got 1",
@@ -286,12 +288,18 @@ def test_interval_needs_the_optuna_sweeper(run_train):
     )
 
 
-@pytest.mark.parametrize("word", ["hydra/sweeper/sampler=tpe", "hydra.sweeper.n_trials=3"])
-def test_options_of_a_search_need_its_sweeper(run_train, word):
+@pytest.mark.parametrize(
+    ("word", "key"),
+    {
+        "hydra/sweeper/sampler=tpe": "hydra/sweeper/sampler",
+        "hydra.sweeper.n_trials=3": "hydra.sweeper.n_trials",
+        "hydra.sweeper.sampler.seed=1": "hydra.sweeper.sampler.seed",
+        "+hydra.sweeper.sampler.seed=1": "hydra.sweeper.sampler",
+    }.items(),
+)
+def test_options_of_a_search_need_its_sweeper(run_train, word, key):
     outcome = run_train("-m", "seed=0,1", word)
-    assert outcome.err.strip() == (
-        f"error: {word.partition('=')[0]}: an option of a search; add hydra/sweeper=optuna"
-    )
+    assert outcome.err.strip() == f"error: {key}: an option of a search; add hydra/sweeper=optuna"
 
 
 def test_joblib_is_refused_with_its_remedy(run_train):

@@ -14,6 +14,9 @@ REJECTED = {
     "-m model=bn,nobn model=ln": "model is set twice, by model=bn,nobn and model=ln; keep one of them",
     "model=[bn,nobn]": "a run has one model; choose one, or train each in a sweep: -m model=bn,nobn",
     "-m model=[bn,nobn]": "a run has one model; choose one, or train each in a sweep: -m model=bn,nobn",
+    "-m model=bn,nobn,bn": "model=bn,nobn,bn has bn twice; write each value once",
+    "-m seed=1,1": "seed=1,1 has 1 twice; write each value once",
+    "-m hydra/sweeper=optuna model=bn,bn": "model=bn,bn has bn twice; write each value once",
     "-m optimizer=[adam,sgd],sgd": "a run has one optimizer; choose one",
     "hydra.sweep.dir=x": "hydra.sweep.dir=x has no effect in a single run, whose folder is hydra.run.dir",
     "hydra.sweep.subdir=x": "hydra.sweep.subdir=x has no effect in a single run",
@@ -32,6 +35,9 @@ REJECTED = {
     "-m +hydra.launcher.foo=2": "hydra/launcher=population takes no such argument; it takes chunk, n_jobs",
     "-m hydra/launcher=basic +hydra.launcher.n_jobs=2": "hydra/launcher=basic takes no such argument",
     "-m +hydra.sweeper.foo=2": "takes no such argument; it takes max_batch_size, params, grids",
+    "-m hydra.sweeper.foo=2": "hydra.sweeper.foo: no such key; hydra.sweeper has max_batch_size, params, grids",
+    "-m hydra.sweeper.n_trails=2": "hydra.sweeper.n_trails: no such key; did you mean hydra.sweeper.n_trials?",
+    "-m hydra.sweeper.params.seed=2": "a key below null cannot be set; values of a sweep are typed as KEY=A,B",
     "-m hydra.sweeper.max_batch_size=0": "hydra.sweeper.max_batch_size must be null or at least 1, got 0",
     "++loss=huber": "++loss=huber: a group is chosen without ++; write loss=huber",
     "-m ++loss=huber": "++loss=huber: a group is chosen without ++; write loss=huber",
@@ -99,6 +105,12 @@ def test_replaced_launcher_target_raises(run_train, write, target):
     assert outcome.code == 1
     assert "hydra.launcher._target_ must be that of hydra/launcher=population" in outcome.err
     assert "- override /hydra/launcher: …" in outcome.err
+
+
+def test_value_that_an_experiment_sweeps_twice_raises(run_train, write):
+    mine = write(mine=MULTIRUN.replace("0,1", "0,1,0"))
+    outcome = run_train(*mine, "experiment=mine", *SHORT)
+    assert outcome.err.strip() == "error: seed=0,1,0 has 0 twice; write each value once"
 
 
 def test_sweeping_over_a_sweep_experiment_raises(run_train, write):

@@ -17,6 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from normlab.config.schema import REPORT_KEYS
+from normlab.error_messages import SEARCH, SEARCH_OPTIONS
 from normlab.errors import ConfigError, nearest
 from normlab.results.folder import run_names
 
@@ -97,6 +98,7 @@ def require_effective(config: DictConfig, is_sweep: bool) -> None:
     overrides = command_line_overrides(config)
     require_distinct(overrides)
     require_single_option(overrides)
+    require_distinct_values(overrides)
     refuse_below(overrides, INEFFECTIVE | (INEFFECTIVE_IN_SWEEP if is_sweep else INEFFECTIVE_IN_RUN))
     for override in overrides:
         if override.is_add() or override.is_force_add():
@@ -141,6 +143,15 @@ def require_distinct(overrides: Sequence[Override]) -> None:
         raise ConfigError(f"{key} is set twice, by {other.input_line} and {override.input_line}; keep one of them")
 
 
+def require_distinct_values(overrides: Iterable[Override]) -> None:
+    """Raise :class:`ConfigError` for a value that a sweep has twice, as in ``model=bn,bn``: it makes one job."""
+    for override in overrides:
+        values = list(override.sweep_string_iterator()) if override.is_choice_sweep() else []
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"{override.input_line} has {value} twice; write each value once")
+
+
 def require_known_hydra_key(config: DictConfig, override: Override) -> None:
     """Raise :class:`ConfigError` for an added ``hydra.…`` key that Hydra's schema lacks."""
     parent, _, name = override.key_or_group.rpartition(".")
@@ -180,6 +191,8 @@ def require_arguments(config: DictConfig, part: str) -> None:
     parameters = inspect.signature(get_object(node._target_)).parameters
     for key in target_arguments(node):
         if key not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            if part == "sweeper" and key in SEARCH_OPTIONS:
+                raise ConfigError(f"hydra.sweeper.{key}: an option of a search; add {SEARCH}")
             known = f"; it takes {', '.join(parameters)}" if parameters else ""
             raise ConfigError(f"hydra.{part}.{key}: hydra/{part}={choice} takes no such argument{known}")
 

@@ -22,6 +22,7 @@ from hydra_plugins.normlab.override_checks import (
     is_overridden,
     key_of,
     parse,
+    require_distinct_values,
     require_no_sweep_settings,
     require_single_option,
 )
@@ -143,6 +144,7 @@ class NormlabSweeper(BasicSweeper):
                 for values in (grid, self.params)
             )
             refuse_intervals((*params, *grid_overrides))
+            require_distinct_values((*params, *grid_overrides))
             for jobs in BasicSweeper.split_arguments([*params, *overrides, *grid_overrides], None):
                 combined |= dict.fromkeys(map(tuple, jobs))
         return [list(job) for job in combined]

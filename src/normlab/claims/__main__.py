@@ -138,8 +138,10 @@ def normalizer(text: str | None) -> str | None:
     if text is None:
         return None
     key, _, name = text.partition("=")
-    known = key == MODEL and any((folder / f"{name}.yaml").is_file() for folder in config_groups(MODEL))
-    require(known, "--with", "model=NAME with a file of conf/model", text)
+    options = [path.stem for folder in config_groups(MODEL) for path in sorted(folder.glob("*.yaml"))]
+    meant = nearest(name or key, options)
+    known = key == MODEL and name in options
+    require(known, "--with", "model=NAME with a file of conf/model", f"{text}; did you mean {MODEL}={meant}?")
     return name
 
 

@@ -3,10 +3,13 @@
 import inspect
 import json
 import logging
+import pkgutil
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
@@ -22,7 +25,7 @@ from omegaconf.errors import (
 from normlab.config.frozen import MOVED_TARGETS, RENAMED_KEYS, FrozenConfig, with_loss_node
 from normlab.config.module import check_module
 from normlab.config.schema import EXAMPLES, SCHEDULER_TIMING, SECTIONS, SELECTIONS, Config, SchedulerConfig
-from normlab.errors import ConfigError, first_line, is_near, nearest, require
+from normlab.errors import ConfigError, describe_exception, first_line, is_near, nearest, require, user_file
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
@@ -181,8 +184,29 @@ def parameters_of(path: str, target: str) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(get_object(target)).parameters
     except (InstantiationException, ImportError, AttributeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}._target_={target} cannot be loaded: {reason}") from error
+        raise ConfigError(f"{path}._target_={target} cannot be loaded: {load_failure(target, error)}") from error
+
+
+def load_failure(target: str, error: Exception) -> str:
+    """Return the reason for which an import path cannot be loaded, and the remedy."""
+    cause = error.__cause__
+    missing = cause.name if isinstance(cause, ModuleNotFoundError) and cause.name else ""
+    if missing and f"{target}.".startswith(f"{missing}."):
+        parent, _, name = missing.rpartition(".")
+        if not parent:
+            return f"there is no module {name}; start in the folder that contains it, or install it"
+        module = sys.modules[parent]
+        file, names = user_file(getattr(module, "__file__", None)), public_names(module)
+        hint = f"; did you mean {parent}.{nearest(name, names)}?" if names else ""
+        return f"{parent}{f' ({file})' if file else ''} has no {name}{hint}"
+    return describe_exception(cause) if cause else " ".join(str(error).split())
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """Return the names of a module's classes, functions and submodules that have no leading underscore."""
+    own = [name for name, value in vars(module).items() if callable(value)]
+    inner = [found.name for found in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    return [name for name in (*own, *inner) if not name.startswith("_")]
 
 
 def check_target(path: str, node: dict[str, Any]) -> None:

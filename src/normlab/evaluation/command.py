@@ -23,7 +23,7 @@ from normlab.evaluation.configuration import (
     written_config,
 )
 from normlab.evaluation.output import Evaluation, common_folder, print_tables, write_files
-from normlab.evaluation.runs import find_runs
+from normlab.evaluation.runs import find_runs, matches
 from normlab.option_folders import PACKAGED_CONF, program
 from normlab.report import shorter_path
 from normlab.results.folder import require_writable, run_name
@@ -209,9 +209,19 @@ def parse_request(words: Sequence[str]) -> Request:
     for key, values in given.items():
         remedy = "write run=[A,B] for several" if key == "run" else "keep one"
         require(len(values) <= 1, key, f"given once; {remedy}", " and ".join(values))
-    require(any(given["run"]), "run", "the folder of a run, such as run=outputs/mine/model=bn", "nothing")
+    if not any(given["run"]):
+        require(False, "run", "the folder of a run, such as run=outputs/mine/model=bn", without_key(others))
     checkpoint = next(iter(given["checkpoint"]), CHECKPOINTS[0])
     require(checkpoint in CHECKPOINTS, "checkpoint", " or ".join(CHECKPOINTS), checkpoint)
     overrides = OverridesParser.create().parse_overrides(others)
     check_overrides(overrides)
     return Request(given["run"][0], checkpoint, overrides)
+
+
+def without_key(words: Sequence[str]) -> str:
+    """Return the path that a command line gives without ``run=``, with the remedy; "nothing" if it has none."""
+    for word in words:
+        exists = len(matches(word)) > 0
+        if exists or "/" in word.partition("=")[0]:
+            return f"{word} without run=; write run={word}" if exists else f"{word}, which does not exist"
+    return "nothing"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab.data.sampling import Split
-from normlab.errors import first_line
+from normlab.errors import first_line, user_line
 from normlab.models.layer_lookup import normalizers
 from normlab.population import State
 from normlab.population.compiling import PopulationStep, all_close
@@ -34,6 +34,7 @@ STEP_LENGTH = 1e-3
 ZERO_GRADIENT = 1e-6
 """A gradient below this share of the largest one counts as rounding error."""
 
+RULES = "docs/extending.md, In a population, lists what a layer must do"
 LOSS, GRADIENT = "the loss", "the gradient of "
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -116,7 +117,7 @@ def compare_stackings(
         if reason is None:
             return Stacking(None, reasons[0] if reasons else None, draws_globally)
         reasons.append(reason)
-    return Stacking(reasons[1], None, draws_globally)
+    return Stacking(f"{reasons[1]}; {RULES}", None, draws_globally)
 
 
 def check_optimizer_stacking(
@@ -156,8 +157,8 @@ def check_optimizer_stacking(
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first sentence of an error message; some of torch's messages have ten lines."""
-    return first_line(error).partition(". ")[0]
+    """Return the first sentence of an error message, with the user's line; some of torch's have ten lines."""
+    return f"{first_line(error).partition('. ')[0]}{user_line(error)}"
 
 
 def global_generator_states() -> tuple:

@@ -27,7 +27,7 @@ from normlab.population.optim import Clipping
 from normlab.population.population import Population, initial_nets, seeded
 from normlab.probes.graph import Graph
 from normlab.probes.snapshot import Probe
-from normlab.training.instantiate import is_class, make, missing_arguments, require_arguments
+from normlab.training.instantiate import is_class, layer_maker, make, missing_arguments, require_arguments
 from normlab.training.optimizers import optimizer_maker
 from normlab.training.population_module import PopulationModule
 from normlab.training.schedules import scheduler_maker, with_total_steps
@@ -109,7 +109,7 @@ def net_maker(config: FrozenConfig, data: InMemoryData) -> Callable[[], nn.Modul
         )
     require_model_arguments(config.net._target_, accepted, parts)
     require_effective_sync(config.net._target_, accepted, parts)
-    makers = {name: make(node) for name, node in parts.items() if name in accepted}
+    makers = {name: layer_maker(f"model.{name}", node) for name, node in parts.items() if name in accepted}
     make_net = make(config.net)
     table = data.parts[0]
     total_steps = config.trainer.max_epochs * len(batch_sizes(len(table), data.batch_size))

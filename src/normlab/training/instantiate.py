@@ -1,14 +1,15 @@
 """Makes the objects that ``_target_`` nodes describe: :func:`make`."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
+from torch import nn
 
 from normlab.config.validation import parameters_of
-from normlab.errors import ConfigError, first_line
+from normlab.errors import ConfigError, describe_exception, first_line
 
 
 def make(node: Mapping[str, Any], **arguments: Any) -> Any:
@@ -56,6 +57,39 @@ def make_instance(key: str, node: Mapping[str, Any], kind: type) -> Any:
     except Exception as error:
         raise ConfigError(f"{key}: {first_line(error)}") from error
     return require_instance(key, node, kind, made)
+
+
+def layer_maker(key: str, node: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    """Return the function that makes the layers of a node, a normalizer or a weight parametrization.
+
+    Raises:
+        ConfigError: if the node lacks ``_partial_: true`` or an argument; by the function: if the target fails, or
+            makes something other than a module.
+    """
+    target, partial, missing = node["_target_"], node.get("_partial_"), missing_arguments(key, node)
+    maker = None if missing and not partial else make(node)
+    if maker is None or isinstance(maker, nn.Module):
+        raise ConfigError(
+            f"{key}: the net makes a {target} for each layer; add _partial_: true below its _target_"
+        )
+    for name in missing[1:]:
+        raise ConfigError(f"{key}: {target} needs the argument {name}; add {name}: … below its _target_")
+
+    def layer(*arguments: Any) -> nn.Module:
+        try:
+            made = maker(*arguments)
+        except ConfigError:
+            raise
+        except Exception as error:  # the code of a user may raise any
+            raise ConfigError(f"{key}: {target}: {describe_exception(error)}") from error
+        if not isinstance(made, nn.Module):
+            raise ConfigError(
+                f"{key}._target_ must make a torch.nn.Module, got {target}, which makes {type(made).__name__}; "
+                "derive its class from torch.nn.Module"
+            )
+        return made
+
+    return layer
 
 
 def require_target(key: str, node: Any) -> str:

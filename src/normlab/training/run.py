@@ -22,8 +22,9 @@ from normlab.config.module import UNSUPPORTED_TRAINER_ARGUMENTS, check_module
 from normlab.config.validation import check_targets
 from normlab.data.datamodule import InMemoryData
 from normlab.data.sampling import batch_sizes
-from normlab.errors import ConfigError, first_line, prefix_errors, require
+from normlab.errors import ConfigError, first_line, prefix_errors, require, user_file, user_line
 from normlab.interrupts import interrupts
+from normlab.models.layer_lookup import call_hooks, norm_slots
 from normlab.probes.snapshot import Probe
 from normlab.results.folder import reusable_result
 from normlab.results.result import Result
@@ -186,13 +187,13 @@ def dry_run(config: FrozenConfig) -> DryRun:
                 probe.check(module.population.net)
         prefix_part_errors(module)
         if is_population(config):
-            with prefix_errors("dry run"):
+            with prefix_errors("dry run"), explain_kept_graph(module.population.net):
                 (result,) = session.run()
         else:
             with checked_steps(session.trained, config.module._target_):
                 (result,) = session.run()
     require_metrics(config, result)
-    notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result)
+    notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result), epoch_warnings(typed)
     return replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
 
 
@@ -216,10 +217,10 @@ def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[i
         ConfigError: if a layer fails, named by path and class; if the outputs do not fit the targets; or if the
             targets are neither classes nor floating-point numbers.
     """
-    table = data.parts[0]
+    table, net = data.parts[0], module.population.net
     supported = table.is_classification or table.y.is_floating_point()
     require(supported, "data: the targets", "class indices or floating-point numbers", table.y.dtype)
-    with track_innermost_layer(module.population.net) as where:
+    with track_innermost_layer(net) as where, track_reshaping(net) as reshaped:
         for size in sizes:
             x, _ = module.cast((table.x[None, :size], table.y[None, :size]))
             try:
@@ -229,8 +230,12 @@ def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[i
                 module.train()
             except Exception as error:
                 key = key or (f"data.batch_size={size}: " if size == 1 else "")
-                raise ConfigError(f"{key}{where()} cannot take a batch of {size}: {first_line(error)}") from error
-            require_output_shape(outputs, (size, table.out_features))
+                reason = f"cannot take a batch of {size}: {first_line(error)}{user_line(error)}"
+                raise ConfigError(f"{key}{next(iter(reshaped), f'{where()} {reason}')}") from error
+            try:
+                require_output_shape(outputs, (size, table.out_features))
+            except ConfigError as error:
+                raise ConfigError(next(iter(reshaped), str(error))) from error
 
 
 def require_output_shape(outputs: Any, expected: tuple[int, int]) -> None:
@@ -307,10 +312,61 @@ def track_innermost_layer(net: nn.Module) -> Iterator[Callable[[], str]]:
         for name, layer in net.named_modules()
     ]
     try:
-        yield lambda: f"{entered[-1][0] or 'net'} ({type(entered[-1][1]).__name__})"
+        yield lambda: f"{entered[-1][0] or 'net'} ({class_name(entered[-1][1])})"
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def track_reshaping(net: nn.Module) -> Iterator[list[str]]:
+    """Context manager that yields a list of messages about normalizers that change the shape of their input.
+
+    A net may allow for that, so they explain an error and are none by themselves.
+    """
+    messages: list[str] = []
+
+    def compare(name: str, layer: nn.Module, args: tuple, kwargs: dict[str, Any], y: Any) -> None:
+        expected, got = args[0].shape, y.shape if isinstance(y, Tensor) else None
+        if got != expected:
+            found = type(y).__name__ if got is None else tuple(got)
+            messages.append(
+                f"{name}.norm ({class_name(layer)}) must return a tensor of the shape of its input, "
+                f"{tuple(expected)}, got {found}; correct its forward{definition(type(layer).forward)}"
+            )
+
+    with call_hooks(norm_slots(net), after=compare):
+        yield messages
+
+
+def class_name(layer: nn.Module) -> str:
+    """Return the name of a layer's class, with its module unless that is of normlab or torch."""
+    kind = type(layer)
+    known = kind.__module__.partition(".")[0] in ("normlab", "torch")
+    return kind.__name__ if known else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def definition(function: Callable[..., Any]) -> str:
+    """Return " (file, line N)" of a function in a user's code; empty for another one."""
+    code = getattr(function, "__code__", None)
+    file = user_file(code.co_filename) if code else ""
+    return f" ({file}, line {code.co_firstlineno})" if code and file else ""
+
+
+@contextmanager
+def explain_kept_graph(net: nn.Module) -> Iterator[None]:
+    """Context manager that names the buffer with the graph of an earlier step, through which a step cannot go."""
+    try:
+        yield
+    except RuntimeError as error:
+        for name, layer in net.named_modules() if "backward through the graph a second" in str(error) else ():
+            for own, buffer in layer.named_buffers(recurse=False):
+                if buffer.requires_grad:
+                    raise ConfigError(
+                        f"{name} ({class_name(layer)}): the buffer {own} keeps the graph of a step; change it in "
+                        f"place and without gradient: self.{own}.copy_(….detach())"
+                    ) from error
+        raise
 
 
 def layer_warnings(net: nn.Module, sizes: Iterable[int]) -> list[str]:
@@ -326,6 +382,13 @@ def metric_warnings(config: FrozenConfig, result: Result) -> list[str]:
     if not math.isnan(metrics.get(metric, 0.0)) or math.isnan(metrics.get("train/loss", math.nan)):
         return []
     return [f"{metric} is NaN after the first epoch of the dry run; a run with only NaN has no best epoch"]
+
+
+def epoch_warnings(config: FrozenConfig) -> list[str]:
+    """Return a warning if a run has no epochs, and no probe that measures its initial net."""
+    if config.trainer.max_epochs > 0 or config.probes:
+        return []
+    return ["trainer.max_epochs=0: nothing is trained and no metric is measured; probes=… measure the initial net"]
 
 
 def require_metrics(config: FrozenConfig, result: Result) -> None:
