@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).parent.parent
 # Test processes share the cores, so idle OpenMP threads must not spin; see `normlab.cli.run_cli`.
@@ -108,3 +110,10 @@ def run_train(run_script: Callable) -> Callable:
 def run_eval(run_script: Callable) -> Callable:
     """Return a function that runs ``eval.py`` with arguments in this process, in an empty folder."""
     return partial(run_script, "eval.py")
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """Return a server of Python processes that have imported torch."""
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, WarmPython(Path(folder)) as server:
+        yield server

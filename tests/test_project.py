@@ -58,13 +58,15 @@ def test_names_that_are_refused(tmp_path, monkeypatch, names, reason):
 
 
 @pytest.mark.slow
-def test_project_trains_and_its_tests_pass(tmp_path):
+def test_project_trains_and_its_tests_pass(warm_python, tmp_path):
     """As typed: the experiment with the script, a sweep with the command and two workers, and the tests."""
     lab = tmp_path / "mylab"
     write_project(lab)
     sweep = ["-m", "model=nobn,mynorm", "data=rings", "seed=range(2)", "hydra.launcher.n_jobs=2"]
+    first = [sys.executable, "train.py", "experiment=first", "hydra.sweep.dir=first"]
+    done = subprocess.run(first, cwd=lab, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     for words in (
-        ["train.py", "experiment=first", "hydra.sweep.dir=first"],
         ["-m", "normlab", "train", *sweep, "trainer.max_epochs=2", "hydra.sweep.dir=second"],
         ["-m", "pytest", "-q", "-p", "no:cacheprovider"],
         [
@@ -78,7 +80,7 @@ def test_project_trains_and_its_tests_pass(tmp_path):
             "mylab",
         ],
     ):
-        done = subprocess.run([sys.executable, *words], cwd=lab, capture_output=True, text=True, check=False)
+        done = warm_python.run(words, lab)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert Result.read(lab / "first/model=mynorm,seed=7").status == "finished"
     assert Result.read(lab / "second/model=mynorm,seed=1").config["data"]["_target_"] == "mylab.data.Rings"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.warm_python import WarmPython
 
 from normlab.results.result import Result, Status
 
@@ -33,11 +34,10 @@ def reset_sigint_handler() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+def run(python: WarmPython, folder: Path, *arguments: str) -> tuple[int, str, str]:
     """Run the command; return its exit code, stdout and stderr."""
-    process = start(folder, *arguments)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+    done = python.run([TRAIN, *arguments], folder)
+    return done.returncode, done.stdout, done.stderr
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -103,7 +103,7 @@ def test_terminal_shows_progress_bar_and_output_folder(tmp_path):
     assert output.decode().strip().splitlines()[-1].startswith("files: outputs/")
 
 
-def test_ctrl_c_stops_a_sweep_and_keeps_results(tmp_path):
+def test_ctrl_c_stops_a_sweep_and_keeps_results(warm_python, tmp_path):
     arguments = ["-m", "model=bn,nobn", "hydra.sweep.dir=sweep", "trainer.max_epochs=200000"]
     process = start(tmp_path, *arguments, "logger.flush_seconds=0")
     first = tmp_path / "sweep" / "model=bn"
@@ -123,7 +123,7 @@ def test_ctrl_c_stops_a_sweep_and_keeps_results(tmp_path):
     runs = pd.read_csv(tmp_path / "sweep" / "summary.csv")
     assert runs["status"].tolist() == ["stopped", "stopped"], "also the run that had not begun"
     assert runs["epochs"].tolist() == [result.epochs, 0]
-    code, _, err = run(tmp_path, *arguments[:-1], "trainer.max_epochs=1")
+    code, _, err = run(warm_python, tmp_path, *arguments[:-1], "trainer.max_epochs=1")
     assert code == 1
     assert "sweep/model=bn holds a run of another configuration" in err
 
@@ -137,12 +137,12 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def test_repeated_command_trains_only_missing_runs(tmp_path):
+def test_repeated_command_trains_only_missing_runs(warm_python, tmp_path):
     arguments = ["-m", "model=bn,nobn", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
-    assert run(tmp_path, *arguments)[0] == 0
+    assert run(warm_python, tmp_path, *arguments)[0] == 0
     (tmp_path / "sweep" / "model=nobn" / "result.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*/curves.csv")}
-    code, out, _ = run(tmp_path, *arguments)
+    code, out, _ = run(warm_python, tmp_path, *arguments)
     assert code == 0
     assert "model=bn is done already" in out
     assert "model=nobn is done already" not in out
@@ -150,11 +150,11 @@ def test_repeated_command_trains_only_missing_runs(tmp_path):
     assert changed == {"model=nobn"}
 
 
-def test_hydra_full_error_shows_traceback(tmp_path):
+def test_hydra_full_error_shows_traceback(warm_python, tmp_path):
     command = [sys.executable, str(TRAIN), "modl=bn"]
     environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
     full = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert full.returncode == 1
     assert "Traceback" in full.stderr
-    code, out, err = run(tmp_path, "modl=bn")
+    code, out, err = run(warm_python, tmp_path, "modl=bn")
     assert (code, out, err) == (1, "", "error: modl: no such key; did you mean model?\n")

@@ -60,11 +60,11 @@ def test_wheel_has_all_configuration_files(wheel):
 
 
 def test_wheel_trains_outside_the_clone(installed, tmp_path):
-    where = run(tmp_path, installed / "python", "-c", "import normlab; print(normlab.__file__)")
-    assert Path(where.strip()).is_relative_to(installed.parent)
     words = ["-m", "model=bn,nobn", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
     assert "report: sweep/report/index.html" in run(tmp_path, installed / "normlab", "train", *words)
     assert "mylab/norms.py" in run(tmp_path, installed / "normlab", "new", "mylab")
     run(tmp_path / "mylab", installed / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
     code = "import normlab; sweep = normlab.load_sweep('sweep'); print(len(sweep), sweep.net(0).training)"
-    assert run(tmp_path, installed / "python", "-c", code) == "2 False\n"
+    answer, where = run(tmp_path, installed / "python", "-c", f"{code}; print(normlab.__file__)").splitlines()
+    assert answer == "2 False"
+    assert Path(where).is_relative_to(installed.parent)

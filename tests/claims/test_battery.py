@@ -16,6 +16,8 @@ from normlab.claims.judge import read_record
 ROOT = Path(__file__).parents[2]
 TWO = ("wd_is_lr", "rank")
 """Claims whose sweeps take seconds, in the order in which they run."""
+SEEDS = re.compile(r"(?<=    )(seed: range\(1000,)\d+\)")
+"""The seeds of their sweeps."""
 
 
 @pytest.fixture
@@ -86,15 +88,21 @@ def test_list(clone):
 
 @pytest.mark.slow
 def test_two_claims_resumed_after_a_kill(clone):
-    killed = start(clone, "--only", ",".join(TWO))
+    for name in TWO:
+        file = clone / f"conf/claim/{name}.yaml"
+        text, found = SEEDS.subn(r"\g<1>1006)", file.read_text())
+        assert found == 1
+        file.write_text(text)
+    only = ["--only", ",".join(TWO), "--jobs", "1"]
+    killed = start(clone, *only)
     deadline = time.monotonic() + 300
     while not (clone / "outputs/claims/rank").is_dir() and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     done, _ = killed.communicate(timeout=60)
     assert "wd_is_lr" in done
 
-    code, out, err = run(clone, "--only", ",".join(TWO))
+    code, out, err = run(clone, *only)
     assert (code, err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert set(lines) == {*TWO, "page:"}
@@ -110,6 +118,6 @@ def test_two_claims_resumed_after_a_kill(clone):
     # A claim that was changed is tested again.
     file = clone / "conf/claim/wd_is_lr.yaml"
     file.write_text(file.read_text() + "# changed\n")
-    code, out, _ = run(clone, "--only", ",".join(TWO))
+    code, out, _ = run(clone, *only)
     assert re.search(r"^wd_is_lr .* min\)$", out, re.M)
     assert re.search(r"^rank .*\(done before\)$", out, re.M)

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -92,10 +90,11 @@ def test_differing_keys(one, other, keys):
 
 
 @pytest.mark.slow
-def test_run_recorded_with_old_names_is_not_retrained(tmp_path):
+def test_run_recorded_with_old_names_is_not_retrained(warm_python, tmp_path):
     def train():
-        words = [sys.executable, "train.py", *WORDS, f"hydra.run.dir={tmp_path / 'run'}"]
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = warm_python.run(["train.py", *WORDS, f"hydra.run.dir={tmp_path / 'run'}"], ROOT)
+        assert done.returncode == 0, done.stderr
+        return done
 
     train()
     path = tmp_path / "run" / "result.json"

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from tests.warm_python import WarmPython
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -87,20 +88,29 @@ def config(folder: Path, *overrides: str) -> FrozenConfig:
         return validate(compose("train", overrides=list(overrides)))
 
 
-def run(lab: Path, number: int) -> tuple[int, str, str]:
+def seeds(number: int) -> int:
+    """Return the number of seeds of a command: one where every run starts a process on each of two devices."""
+    return 1 if "devices=2" in COMMANDS[number] else 2
+
+
+def run(python: WarmPython, lab: Path, number: int) -> tuple[int, str, str]:
     """Run a command of the page, as the shell would; return its exit code, stdout and stderr."""
-    command = [sys.executable, *shlex.split(COMMANDS[number]), *SHORT, f"hydra.sweep.dir=outputs/{number}"]
+    typed = shlex.split(COMMANDS[number].replace("seed=range(2)", f"seed=range({seeds(number)})"))
+    words = [*typed, *SHORT, f"hydra.sweep.dir=outputs/{number}"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    pipes = {"capture_output": True, "text": True, "env": environment}
-    done = subprocess.run(command, cwd=lab, timeout=120, check=False, **pipes)
+    if number:
+        done = python.run(words, lab, environment)
+    else:
+        pipes = {"capture_output": True, "text": True, "env": environment}
+        done = subprocess.run([sys.executable, *words], cwd=lab, timeout=120, check=False, **pipes)
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
-def outcomes(lab) -> list[tuple[int, str, str]]:
-    """Run every command, two at a time, because most of the time is the start of Python."""
+def outcomes(warm_python, lab) -> list[tuple[int, str, str]]:
+    """Run every command, two at a time; the first one starts Python as the shell does."""
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda number: run(lab, number), range(len(COMMANDS))))
+        return list(pool.map(lambda number: run(warm_python, lab, number), range(len(COMMANDS))))
 
 
 def test_every_block_has_file_name():
@@ -118,20 +128,28 @@ def test_normalizers_are_short():
 
 
 @pytest.mark.slow
-def test_claim_command(lab):
+def test_claim_command(warm_python, lab):
     """The claim of the page, with fewer replicates."""
     assert f"    python {CLAIM}\n" in TEXT
     words = ["-m", *CLAIM.split()[1:], "seed=range(1000,1012)", "hydra.sweep.dir=outputs/claim", *SHORT]
-    done = subprocess.run(
-        [sys.executable, "train.py", *words], cwd=lab, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = warm_python.run(["train.py", *words], lab)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^claim centering: (holds|does not hold|undecided): mean_only against bn", done.stdout, re.M)
 
 
+def shortened(found: re.Match) -> str:
+    """Return fewer seeds, or fewer epochs."""
+    return "range(1000,1006)" if found[0].startswith("range") else "2"
+
+
 @pytest.mark.slow
 def test_profile_command(lab):
+    """The command as printed, on a claim with fewer replicates and epochs."""
     assert f"    {PROFILE}\n" in TEXT
+    file = lab / "conf/claim/robustness.yaml"
+    text, found = re.subn(r"(?<=    seed: )range\(1000,1024\)|(?<=max_epochs: )20\b", shortened, file.read_text())
+    assert found == 2
+    file.write_text(text)
     command = [sys.executable, "-m", *PROFILE.split()]
     done = subprocess.run(command, cwd=lab, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -147,12 +165,13 @@ def test_commands_train_populations_and_print_arms(lab, outcomes, number):
     command, folder, (code, out, err) = COMMANDS[number], lab / "outputs" / str(number), outcomes[number]
     assert (code, err) == (0, "")
     arms = re.search(r"model=(\S+)", command)[1].split(",")
-    alone, stacked = f"{2 * len(arms)} runs, one by one", f"{2 * len(arms)} runs in {len(arms)} populations"
+    count = seeds(number) * len(arms)
+    alone, stacked = f"{count} runs, one by one", f"{count} runs in {len(arms)} populations"
     assert (alone if re.search("module=|muon", command) else stacked) in out.splitlines()[:2]
     printed = out.split("\nmodel ")[1].splitlines()[1 : len(arms) + 1]
     assert [line.split()[0] for line in printed] == sorted(arms)
     runs = pd.read_csv(folder / "summary.csv")
-    assert runs["status"].tolist() == ["finished"] * 2 * len(arms)
+    assert runs["status"].tolist() == ["finished"] * count
     if "metrics=" in command:
         assert "within at the end of training (higher is better)" in out
         assert {"best/val/within", "last/val/smape", "test/within"} <= set(runs)

@@ -117,14 +117,14 @@ def test_commands_run(name, run_script: Callable, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
-def test_python_runs(name, tmp_path):
+def test_python_runs(warm_python, name, tmp_path):
     """Run the Python code of a page, from top to bottom, as one script."""
     code = "\n".join(PYTHON.findall((ROOT / name).read_text()))
     assert "normlab.sweep(" in code
     # A figure needs no screen.
     (tmp_path / "page.py").write_text(f"import matplotlib\nmatplotlib.use('agg')\n{code}")
-    train = [sys.executable, str(ROOT / "train.py"), "-m", "model=bn,nobn", "hydra.sweep.dir=outputs/one"]
-    subprocess.run([*train, "trainer.max_epochs=1"], cwd=tmp_path, check=True, capture_output=True)
+    train = [ROOT / "train.py", "-m", "model=bn,nobn", "hydra.sweep.dir=outputs/one", "trainer.max_epochs=1"]
+    assert warm_python.run(train, tmp_path).returncode == 0
     code = (tmp_path / "page.py").read_text().replace("outputs/mine/model=bn/", "outputs/one/model=bn/")
     (tmp_path / "page.py").write_text(code)
     done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -132,7 +132,7 @@ def test_python_runs(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_tutorial_of_a_normalizer(tmp_path):
+def test_tutorial_of_a_normalizer(warm_python, tmp_path):
     """Do what the tutorial says, with few epochs and seeds."""
     text, lab = (ROOT / "docs/tutorials/normalizer.md").read_text(), tmp_path / "mylab"
     write_project(lab)
@@ -147,7 +147,7 @@ def test_tutorial_of_a_normalizer(tmp_path):
     assert len(trainings) == 2
     outputs = []
     for words in [*map(shortened, trainings), ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]]:
-        done = subprocess.run([sys.executable, *words[1:]], cwd=lab, capture_output=True, text=True, check=False)
+        done = warm_python.run(words[1:], lab)
         assert done.returncode == 0, done.stdout + done.stderr
         outputs.append(done.stdout)
     assert "one by one" not in outputs[0]

@@ -1,7 +1,5 @@
 """Interpolations of Hydra's values: ``${hydra:job.num}``, ``${hydra:runtime.output_dir}``."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,17 +47,9 @@ def test_sweep_resolves_hydra_values_for_each_job(run_train, mine, how):
 
 
 @pytest.mark.slow
-def test_worker_processes_get_resolved_hydra_values(tmp_path, mine):
-    command = [
-        sys.executable,
-        str(TRAIN),
-        *mine,
-        "-m",
-        "seed=0,1",
-        "hydra.sweep.dir=sweep",
-        "hydra.launcher.n_jobs=2",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_worker_processes_get_resolved_hydra_values(warm_python, tmp_path, mine):
+    words = ["-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.launcher.n_jobs=2"]
+    done = warm_python.run([TRAIN, *mine, *words], tmp_path)
     assert done.returncode == 0, done.stderr
     check_resolved(tmp_path / "sweep")
 

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from tests.warm_python import WarmProcess, WarmPython
 from torch import Tensor, nn
 
 from normlab.data import Random, Table
@@ -249,21 +248,15 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 PARALLEL = [STACKED, "hydra.launcher.n_jobs=2"]
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+def start(python: WarmPython, folder: Path, *arguments: str) -> WarmProcess:
     """Start a sweep in a new process group, so that Ctrl-C reaches its worker processes."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # Background shells ignore SIGINT and child processes inherit that, so restore the default handler.
-    unblock = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    command = [sys.executable, str(TRAIN), *arguments, "hydra.sweep.dir=sweep"]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, preexec_fn=unblock, start_new_session=True, **pipes
-    )
+    words = [TRAIN, *arguments, "hydra.sweep.dir=sweep"]
+    return python.start(words, folder, {**os.environ, "PYTHONPATH": str(folder)})
 
 
 @pytest.mark.slow
-def test_populations_train_in_parallel_processes(tmp_path):
-    process = start(tmp_path, *SWEEP, *PARALLEL)
+def test_populations_train_in_parallel_processes(warm_python, tmp_path):
+    process = start(warm_python, tmp_path, *SWEEP, *PARALLEL)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert pd.read_csv(tmp_path / "sweep/summary.csv")["status"].tolist() == ["finished"] * 8
@@ -273,9 +266,9 @@ def test_populations_train_in_parallel_processes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[STACKED], [*PARALLEL, "hydra.launcher.chunk=2"]], ids=["one", "two"])
-def test_ctrl_c_marks_all_runs_stopped(tmp_path, launcher):
+def test_ctrl_c_marks_all_runs_stopped(warm_python, tmp_path, launcher):
     endless = [*SWEEP[:-1], "trainer.max_epochs=100000", "logger.flush_seconds=0", *launcher]
-    process = start(tmp_path, *endless)
+    process = start(warm_python, tmp_path, *endless)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("sweep/*/curves.csv"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -320,9 +313,9 @@ class Raiser(pl.Callback):
 @pytest.mark.parametrize(
     ("ending", "words"), [("Killer", "the worker process was killed"), ("Raiser", "out of luck")]
 )
-def test_worker_crash_does_not_stop_other_groups(tmp_path, ending, words):
+def test_worker_crash_does_not_stop_other_groups(warm_python, tmp_path, ending, words):
     (tmp_path / "endings.py").write_text(ENDINGS)
-    process = start(tmp_path, *SWEEP, *PARALLEL, f"+callbacks.extra.x._target_=endings.{ending}")
+    process = start(warm_python, tmp_path, *SWEEP, *PARALLEL, f"+callbacks.extra.x._target_=endings.{ending}")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith(f"error: {words}")

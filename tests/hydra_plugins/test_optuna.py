@@ -1,8 +1,8 @@
 """``hydra/sweeper=optuna`` searches over populations, resumes, and records the best trial."""
 
 import math
+import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -110,15 +110,16 @@ class StopOnce(Callback):
 
 
 @pytest.mark.slow
-def test_killed_batch_is_trained_again(monkeypatch, tmp_path):
+def test_killed_batch_is_trained_again(warm_python, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     (tmp_path / "stop.py").write_text(STOP)
     words = [*SEARCH, RATE, *SEEDED, "hydra.sweeper.n_trials=3", "+callbacks.extra.stop._target_=stop.StopOnce"]
-    command = [sys.executable, str(Path(__file__).parents[2] / "train.py"), *words]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 9
+    command = [Path(__file__).parents[2] / "train.py", *words]
+    assert warm_python.run(command, tmp_path, environment).returncode == 9
     assert runs("sweep") == {}
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = warm_python.run(command, tmp_path, environment)
+    assert done.returncode == 0, done.stderr
     assert "training 3 trials again that had not ended" in done.stdout
     assert [name.partition("_")[0] for name in runs("sweep")] == ["0", "1", "2"]
     assert recorded("sweep").trials == {"finished": 3, "diverged": 0, "pruned": 0, "failed": 0}

@@ -1,4 +1,4 @@
-"""Members of a population equal runs trained alone, in float64, over a hundred steps."""
+"""Members of a population equal runs trained alone, in float64, over fifty or a hundred steps."""
 
 import sys
 from types import ModuleType
@@ -84,7 +84,9 @@ def test_models_nets_and_datasets(tmp_path, model, case):
         pytest.skip("raises, see tests/training/test_build.py")
     # The d of batch renormalization amplifies the changes of such a bias.
     eps = ["optimizer.eps=1e-5"] if model == "brn" and EPS in CASES[case] else []
-    compare(tmp_path, [f"model={model}", *CASES[case], *eps], GENTLE[1:] if case in ("resmlp", "cnn") else MEMBERS)
+    # The only rule that changes with the step, that of batch renormalization, depends on the share of all steps.
+    words = [f"model={model}", *CASES[case], *eps, "trainer.max_epochs=10"]
+    compare(tmp_path, words, GENTLE[1:] if case in ("resmlp", "cnn") else MEMBERS)
 
 
 @pytest.mark.slow

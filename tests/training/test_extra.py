@@ -5,6 +5,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +22,11 @@ def value(run: str, name: str) -> float:
     return float(frame["value"][frame["split"] + "/" + frame["metric"] == name].iloc[-1])
 
 
-def typed(*words: str) -> subprocess.CompletedProcess:
-    """Run the command in a process of its own: the service of W&B serves a process until it ends."""
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+@pytest.fixture
+def typed(warm_python, tmp_path, monkeypatch) -> Callable:
+    """Return a function that runs the command in a new process: the service of W&B serves it until its end."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: warm_python.run([ROOT / "train.py", *words], tmp_path)
 
 
 def rows_of(database: str, query: str) -> list[tuple]:
@@ -59,8 +61,7 @@ def history(records: list, name: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["population", "lightning"])
-def test_each_run_has_an_offline_run_of_wandb(tmp_path, monkeypatch, module):
-    monkeypatch.chdir(tmp_path)
+def test_each_run_has_an_offline_run_of_wandb(typed, module):
     done = typed(*SWEEP, "logger=wandb", f"module={module}")
     assert done.returncode == 0, done.stderr
     assert ("4 runs in 2 populations" in done.stdout) == (module == "population")
@@ -74,8 +75,7 @@ def test_each_run_has_an_offline_run_of_wandb(tmp_path, monkeypatch, module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["population", "lightning"])
-def test_each_run_has_a_run_of_mlflow(tmp_path, monkeypatch, module):
-    monkeypatch.chdir(tmp_path)
+def test_each_run_has_a_run_of_mlflow(typed, module):
     done = typed(*SWEEP, "logger=mlflow", f"module={module}")
     assert done.returncode == 0, done.stderr
     assert rows_of("sweep/mlflow.db", "select name from experiments where name != 'Default'") == [("sweep",)]
@@ -112,8 +112,7 @@ def test_logger_by_target_is_named_after_its_run(run_train):
 
 
 @pytest.mark.slow
-def test_wandb_without_create_new_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_wandb_without_create_new_is_refused(typed):
     logger = "+logger.extra.own._target_=pytorch_lightning.loggers.WandbLogger"
     done = typed(*SWEEP, logger, "+logger.extra.own.offline=true")
     assert done.returncode == 1

@@ -1,6 +1,5 @@
 """A command that is killed or preempted goes on when it is repeated, and ends as an undisturbed one."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from run_files import require_same_files
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -35,19 +35,10 @@ COMMANDS = {
 }
 
 
-def start(folder: Path, words: list[str]) -> subprocess.Popen:
-    """Start a training with the output folder ``folder``."""
+def command(folder: Path, words: list[str]) -> list[str]:
+    """Return the words after ``python`` of a training with the output folder ``folder``."""
     key = "hydra.sweep.dir" if "-m" in words else "hydra.run.dir"
-    command = [sys.executable, str(ROOT / "train.py"), *words, f"{key}={folder}"]
-    return subprocess.Popen(command, cwd=folder.parent, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def finish(folder: Path, words: list[str]) -> str:
-    """Train to the end, and return what was printed."""
-    process = start(folder, words)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out + err
+    return [str(ROOT / "train.py"), *words, f"{key}={folder}"]
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -60,28 +51,39 @@ def saves(folder: Path) -> set[tuple[str, int]]:
     return {(path.name, path.stat().st_mtime_ns) for path in files}
 
 
-def interrupt_after_save(folder: Path, words: list[str], number: int) -> int:
+def interrupt_after_save(python: WarmPython, folder: Path, words: list[str], number: int) -> int:
     """Start a training, send a signal some time after its state was saved, and return its exit code."""
-    process, before = start(folder, words), saves(folder)
+    before, process = saves(folder), python.start(command(folder, words), folder.parent)
     ends = time.monotonic() + 200
     while not saves(folder) - before:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
         time.sleep(0.01)
     time.sleep(0.5)
-    os.kill(process.pid, number)
+    process.send_signal(number)
     process.communicate(timeout=60)
     return process.returncode
 
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
-def test_repeated_command_ends_as_an_undisturbed_one(tmp_path, words):
+def test_repeated_command_ends_as_an_undisturbed_one(warm_python, tmp_path, words):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(whole, words)
-    assert interrupt_after_save(broken, words, signal.SIGKILL) == -signal.SIGKILL
+    # A Python of its own: it orders sets in another way than the forked ones, on which nothing may depend.
+    done = subprocess.run(
+        [sys.executable, *command(whole, words)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert interrupt_after_save(warm_python, broken, words, signal.SIGKILL) == -signal.SIGKILL
     for number in (signal.SIGTERM, signal.SIGUSR1) if words is COMMANDS["sweep"] else (signal.SIGTERM,):
-        assert interrupt_after_save(broken, words, number) == 128 + number
-    assert " goes on from epoch " in finish(broken, words)
+        assert interrupt_after_save(warm_python, broken, words, number) == 128 + number
+    done = warm_python.run(command(broken, words), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert " goes on from epoch " in done.stdout + done.stderr
     folders = run_folders(whole)
     assert [path.relative_to(whole) for path in folders] == [
         path.relative_to(broken) for path in run_folders(broken)

@@ -151,7 +151,7 @@ def test_every_model_and_net_equals_the_population(tmp_path, model, net):
     eps = ["optimizer.eps=1e-5"] if model == "brn" else []
     words = [word for word in OPTIMIZERS[optimizer] if not (eps and "eps" in word)]
     words += eps if "optimizer=sgd" not in words else []
-    check_equal(tmp_path, f"model={model}", *NETS[net], *words, *SCHEDULES[schedule])
+    check_equal(tmp_path, f"model={model}", *NETS[net], *words, *SCHEDULES[schedule], "trainer.max_epochs=10")
 
 
 @pytest.mark.slow
