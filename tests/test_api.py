@@ -160,7 +160,10 @@ def test_latex_table(sweep):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda sweep: sweep.compare("test/los"), "--metric must be a metric of the runs, got test/los"),
+        (
+            lambda sweep: sweep.compare("test/los"),
+            r"metric must be one of the runs' metrics \(.*test/loss.*\), got test/los",
+        ),
         (lambda sweep: sweep.compare(baseline="ln"), "ln"),
         (lambda sweep: sweep.plot_curves("los"), "metric must be one of .*val/loss.*, got los"),
         (lambda sweep: sweep.plot_seeds(panel="x"), "panel must be one of '', got 'x'"),

@@ -141,6 +141,8 @@ def unbalanced(override: str) -> str:
     the bracket [ is not closed; write the whole in quotes, without spaces: 'net.hidden=[8,…]'
     >>> print(unbalanced("seed=range(3))"))
     the bracket ) closes none; leave it out
+    >>> print(unbalanced("net.activation='relu"))
+    the quote ' is not closed; close it, or leave it out
     """
     value = re.sub("'[^']*'|\"[^\"]*\"", "", override.partition("=")[2])
     opened: list[str] = []
@@ -150,7 +152,8 @@ def unbalanced(override: str) -> str:
         elif mark in BRACKETS.values() and (not opened or BRACKETS[opened.pop()] != mark):
             return f"the bracket {mark} closes none; leave it out"
     if not opened:
-        return ""
+        quote = re.search("['\"]", value)
+        return f"the quote {quote[0]} is not closed; close it, or leave it out" if quote else ""
     closed = override + "…" * override.endswith(",") + "".join(BRACKETS[mark] for mark in reversed(opened))
     return f"the bracket {opened[-1]} is not closed; write the whole in quotes, without spaces: '{closed}'"
 

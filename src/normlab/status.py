@@ -6,6 +6,7 @@ The sweep may train on this machine, on others, or no longer.
 import argparse
 import json
 import re
+import socket
 import sys
 import time
 from collections import Counter
@@ -103,7 +104,10 @@ def read_progress(folder: Path) -> SweepProgress:
     left = []
     for population in planned:
         open_runs = [run for run in population.runs if not ((record := records.get(run)) and record.is_done)]
-        kind = population_status(progress[population.id], now)
+        beat = progress[population.id]
+        kind = population_status(beat, now)
+        if kind == "running" and beat and beat.host == socket.gethostname() and not state.is_locked(population.id):
+            kind = "interrupted"  # its process has ended
         if not open_runs or (kind == "ended" and all(records.get(run) for run in open_runs)):
             continue
         kind = "interrupted" if kind == "ended" else kind

@@ -60,7 +60,7 @@ def train_sweep(overrides: Sequence[str]) -> Path:
         except Exception as error:
             if WANTS_TRACEBACK:
                 raise
-            raise ConfigError(format_error(error, PACKAGED_CONF)) from error
+            raise ConfigError(format_error(error, PACKAGED_CONF)) from None
 
 
 class SweepHydra(Hydra):

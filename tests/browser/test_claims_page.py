@@ -93,6 +93,8 @@ def test_every_figure_is_visible_and_labelled(opened):
             assert len(figure.get_attribute("aria-label")) > 20
             strip = figure.locator(".plot").first.bounding_box()
             assert strip["width"] > 150
+            box, last = figure.bounding_box(), figure.locator(".part").last.bounding_box()
+            assert last["y"] + last["height"] <= box["y"] + box["height"] + 1, "it would cover what follows"
             assert 20 < strip["height"] < 120
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -77,6 +78,17 @@ def test_text_says_what_is_to_be_known(sweep, capsys):
     assert "2 runs per minute" in lines
     assert "about 90 s left" in lines or "about 2 min left" in lines
     assert lines[-1] == "driver: none on this machine"
+
+
+def test_population_whose_process_has_ended_is_interrupted_at_once(sweep):
+    """On this machine its lock is released when the process ends, however that happens."""
+    state = SweepState(sweep)
+    running = next(each for each in state.populations() if each.runs[0] == "running0")
+    values = vars(TrainingProgress("", 5, socket.gethostname(), 1, 0.0))
+    state.progress_file(running.id).write_text(json.dumps(values))
+    assert read_progress(sweep).runs["interrupted"] == 4
+    with state.locked(running.id, lambda holder: None):
+        assert read_progress(sweep).runs["interrupted"] == 2
 
 
 def test_json_has_the_numbers(sweep, capsys):

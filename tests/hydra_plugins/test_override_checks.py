@@ -16,6 +16,7 @@ REJECTED = {
     "-m model=[bn,nobn]": "a run has one model; choose one, or train each in a sweep: -m model=bn,nobn",
     "-m model=bn,nobn,bn": "model=bn,nobn,bn has bn twice; write each value once",
     "-m seed=1,1": "seed=1,1 has 1 twice; write each value once",
+    "-m optimizer.lr=1,1.0": "optimizer.lr=1,1.0 has 1 twice; write each value once",
     "-m hydra/sweeper=optuna model=bn,bn": "model=bn,bn has bn twice; write each value once",
     "-m optimizer=[adam,sgd],sgd": "a run has one optimizer; choose one",
     "hydra.sweep.dir=x": "hydra.sweep.dir=x has no effect in a single run, whose folder is hydra.run.dir",

@@ -51,7 +51,7 @@ FINDINGS = {
     "uncompared arms": (
         [row("bn", "better"), row("ln", "better")],
         *("different", "", "bn or ln is best: bn and ln are better than nobn"),
-        ("bn and ln were not compared with each other (pairs=true does so)",),
+        ("bn and ln were not compared with each other (normlab report --pairs does so)",),
     ),
     "all pairs": (
         [row("bn", "better"), row("ln", "better"), row("ln", "worse", "bn")],

@@ -5,6 +5,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -303,8 +304,8 @@ def test_unknown_options_list_the_alternatives(make_run, error_of, tmp_path):
     sweep(make_run, seeds=2)
     folder = str(tmp_path / "sweep")
     assert error_of(folder, "--metric", "val/acc") == (
-        "error: --metric must be a metric of the runs, got val/acc; the runs have test/loss, "
-        "train/loss, train_eval/loss, val/loss"
+        "error: metric must be one of the runs' metrics (test/loss, train/loss, train_eval/loss, val/loss), "
+        "got val/acc"
     )
     assert error_of(folder, "--margin", "-1") == "error: margin must be a number > 0, got -1.0; 0.05 is 5 %"
     assert "baseline must be a setting of model (bn, nobn), got 'ln'" in error_of(folder, "--baseline", "ln")
@@ -316,13 +317,22 @@ def test_unknown_options_list_the_alternatives(make_run, error_of, tmp_path):
     assert not (tmp_path / "sweep/report/index.html").exists()
 
 
+def test_folder_of_several_sweeps_is_announced(make_run, tmp_path):
+    sweep(make_run, seeds=2)
+    for name in ("one", "two"):
+        shutil.copytree(tmp_path / "sweep", tmp_path / "outputs" / name)
+    command = [sys.executable, "-m", "normlab", "report", "outputs"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "outputs holds 2 sweeps, whose runs are compared together: outputs/one, outputs/two" in done.stdout
+
+
 def test_metric_of_unknown_direction_raises(make_run, report, error_of, tmp_path):
     for seed in range(2):
         final = {"val/loss": 1.0, "test/loss": 1.0, "test/within": 0.5}
         make_run(f"model=bn seed={seed}", final=final)
     message = error_of(str(tmp_path / "sweep"), "--metric", "test/within")
     assert message == (
-        "error: --metric must be one of loss, mse, mae, r2, acc on a split, or the optimized val/loss, "
+        "error: metric must be one of loss, mse, mae, r2, acc on a split, or the optimized val/loss, "
         "got test/within, whose direction is unknown"
     )
 

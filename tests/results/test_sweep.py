@@ -132,7 +132,7 @@ class TestSetting:
         status=Status.FAILED,
         config={
             "seed": 0,
-            "optimizer": {"lr": 1e-05, "betas": [0.9, 0.999]},
+            "optimizer": {"lr": 1e-05, "betas": [0.9, 0.999], "weight_decay": 1.0},
             "model": {"norm": None},
             "net": {},
         },
@@ -146,6 +146,7 @@ class TestSetting:
         [
             ("model", "bn"),
             ("optimizer.lr", "1e-05"),
+            ("optimizer.weight_decay", "1"),
             ("optimizer.betas", "[0.9, 0.999]"),
             ("model.norm", "null"),
             ("net.extra", "x"),

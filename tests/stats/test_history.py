@@ -59,6 +59,18 @@ class TestLooks:
         found = look(history, 16, arm("ln", LN[:16])), history.looks[("model", "ln", "nobn", "")]
         assert (found[0]["look"], found[1]) == (2, [tuple(range(16))])
 
+    def test_look_counts_on_under_longer_names(self, sweep, arm):
+        """With a further arm, ``mine`` becomes ``mine, power=1``; with other data, the panel gets a name."""
+        history = History()
+        for count in (12, 16):
+            sweep(arm("mine", BN[:count]), arm("nobn", NOBN[:count]), history=history)
+        longer = [arm(f"mine, power={power}", own[:20]) for power, own in ((1, BN), (2, LN))]
+        found = sweep(*longer, arm("nobn", NOBN[:20]), history=history).comparisons
+        assert found["look"].tolist() == [3, 3]
+        assert history.look(comparison_key("model", "mine", "nobn", "data=wine"), tuple(range(12))) == 1
+        assert history.look(comparison_key("model", "mine", "nobn", "data=wine"), tuple(range(20))) == 3
+        assert history.look(comparison_key("model", "ln", "nobn", ""), tuple(range(20))) == 1
+
     def test_holm_follows_look_correction(self, sweep, arm):
         history = History()
         arms = [arm("bn", BN[:16]), arm("nobn", NOBN[:16])]

@@ -71,12 +71,12 @@ def refuse_second_driver(folder: Path, holder: str) -> NoReturn:
 @contextmanager
 def finalizing_locked(folder: Path, config: DictConfig) -> Iterator[None]:
     """Context manager as :func:`finalizing`, without the lock."""
-    is_timed = config.get("timing") is True
+    is_timed, is_interrupted = config.get("timing") is True, False
     try:
         try:
             yield
         except KeyboardInterrupt:
-            is_timed = False
+            is_timed, is_interrupted = False, True
             raise
         finally:
             if is_timed:
@@ -86,6 +86,8 @@ def finalizing_locked(folder: Path, config: DictConfig) -> Iterator[None]:
                     time_configurations(folder)
     finally:
         data = finalize_sweep(folder)
+        if is_interrupted:
+            log.info("interrupted; repeat the command to go on")
         if data is not None and config.get("claim"):
             judge(folder, config, data)
 

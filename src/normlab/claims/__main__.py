@@ -150,7 +150,8 @@ def run_line(job: Job, width: int, workers: int) -> str:
     start, done = time.monotonic(), job.record
     if not done:
         output = shorter_path(job.folder.with_suffix(".log"))
-        log.info("%s  starts, about %g min; output: %s", job.name.ljust(width), job.claim.minutes, output)
+        minutes = "" if job.arm else f", about {job.claim.minutes:g} min"
+        log.info("%s  starts%s; output: %s", job.name.ljust(width), minutes, output)
     try:
         record = done or run_job(job, [str(SCRIPT)] if is_clone() else ["-m", "normlab", "train"], workers)
     except ConfigError as error:

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hydra.utils import instantiate
 
 from normlab.claims.criteria import Criterion
 from normlab.errors import ConfigError, first_line, nearest, require
+from normlab.option_folders import PACKAGED_CONF
 from normlab.results.result import digest, git
 from normlab.stats.design import MODEL, PLAIN
 
@@ -213,7 +215,8 @@ class Registration:
 
     Attributes:
         sha256: the hash of the file.
-        commit: the commit that last changed the file; None if it is not committed.
+        commit: the commit that last changed the file; the version of normlab for a file of the installed package;
+            None if it is not committed.
         date: the date of that commit.
         modified: True if the file differs from that commit.
     """
@@ -231,7 +234,8 @@ class Registration:
             log = git("log", "-1", "--format=%h %cs", "--", path.name, folder=folder)
             modified = bool(git("status", "--porcelain", "--", path.name, folder=folder))
         except (OSError, subprocess.CalledProcessError):
-            return cls(sha256, None, None, True)
+            is_packaged = path.resolve().is_relative_to(PACKAGED_CONF.resolve())
+            return cls(sha256, f"v{version('normlab')}" if is_packaged else None, None, not is_packaged)
         commit, _, date = log.partition(" ")
         return cls(sha256, commit or None, date or None, modified or not commit)
 

@@ -197,7 +197,8 @@ def load_failure(target: str, error: Exception) -> str:
             return f"there is no module {name}; start in the folder that contains it, or install it"
         module = sys.modules[parent]
         file, names = user_file(getattr(module, "__file__", None)), public_names(module)
-        hint = f"; did you mean {parent}.{nearest(name, names)}?" if names else ""
+        meant = nearest(name, names) if names else ""
+        hint = f"; did you mean {parent}.{meant}?" if is_near(name, meant) else ""
         return f"{parent}{f' ({file})' if file else ''} has no {name}{hint}"
     return describe_exception(cause) if cause else " ".join(str(error).split())
 

@@ -12,16 +12,25 @@ from normlab.errors import ConfigError, first_line
 from normlab.report import shorter_path
 from normlab.results.folder import HYDRA_CONFIG, SWEEP_CONFIG, require_writable, run_name
 from normlab.results.result import RESULT_FILE
-from normlab.results.sweep import read_sweeps
+from normlab.results.sweep import Record, read_sweeps
 
 DESCRIPTION = "Write the report of one sweep, or of several sweeps together."
+log = logging.getLogger("normlab")
+MAX_NAMES = 3
+"""The largest number of pooled sweeps that are named."""
 REPORT_OPTIONS = ("metric", "compare", "baseline", "target", "margin", "pairs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write the report; errors exit with a message of one line."""
     parser = argparse.ArgumentParser(prog="normlab report", description=DESCRIPTION)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folder of a sweep")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="folder of a sweep, or of several, which are compared together",
+    )
     parser.add_argument("--compare", metavar="KEY", help="factor to compare; default: model, if it varies")
     parser.add_argument(
         "--baseline", metavar="ARM", help="arm that the others are compared with; default: nobn, if present"
@@ -62,6 +71,7 @@ def report(args: argparse.Namespace) -> None:
     if not records:
         paths = ", ".join(map(str, args.paths))
         raise ConfigError(f"PATH must hold runs, got {paths}; give the folder of a sweep, such as outputs/…")
+    log_pooled(args.paths, records)
     from normlab.report.report import write_report
     from normlab.report.report_data import (
         ReportOptions,
@@ -89,6 +99,15 @@ def report(args: argparse.Namespace) -> None:
     if folder and not given:  # with options it is another analysis, which does not count as a look
         write_history(folder, history)
     print(shorter_path(write_report(args.paths, data, out)))
+
+
+def log_pooled(paths: Sequence[Path], records: Sequence[Record]) -> None:
+    """Log the sweeps below a path that holds several, as their runs are compared with each other."""
+    for path in paths:
+        inside = {record.folder.parent for record in records if record.folder.is_relative_to(path)}
+        if len(inside) > 1:
+            names = ", ".join(sorted(map(shorter_path, inside))[:MAX_NAMES]) + ", …" * (len(inside) > MAX_NAMES)
+            log.warning("%s holds %d sweeps, whose runs are compared together: %s", path, len(inside), names)
 
 
 def page_folder(args: argparse.Namespace) -> Path:

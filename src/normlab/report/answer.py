@@ -194,7 +194,9 @@ def open_pairs(rows: Sequence[TableRow], arms: Sequence[str], beaten: dict[str, 
     unbeaten = unbeaten_arms(arms, beaten)
     missing = [pair for pair in combinations(unbeaten, 2) if frozenset(pair) not in compared]
     names = [arm for arm in unbeaten if any(arm in pair for pair in missing)]
-    return (f"{listed(names)} were not compared with each other (pairs=true does so)",) if names else ()
+    return (
+        (f"{listed(names)} were not compared with each other (normlab report --pairs does so)",) if names else ()
+    )
 
 
 def listed(names: Sequence[str], word: str = "and") -> str:

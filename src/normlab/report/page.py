@@ -324,7 +324,9 @@ def provenance(folders: Sequence[Path], records: Sequence[Record]) -> list[tuple
     dirty = {str(environment.get("commit")) for environment in environments if environment.get("dirty")}
     commits = [
         f"{commit}{' (with uncommitted changes)' * (commit in dirty)}"
-        for commit in distinct(str(environment.get("commit")) for environment in environments)
+        for commit in distinct(
+            str(environment["commit"]) for environment in environments if environment.get("commit")
+        )
     ]
     versions = distinct(
         ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())

@@ -222,7 +222,7 @@ def compared_metrics(sweep: SweepSummary, records: Sequence[Record], requested: 
         available = [name for name in available if name != "train/lr"]
         if requested not in available:
             listing = ", ".join(available) or "none"
-            raise ConfigError(f"--metric must be a metric of the runs, got {requested}; the runs have {listing}")
+            raise ConfigError(f"metric must be one of the runs' metrics ({listing}), got {requested}")
         return [Metric(requested, direction_of_name(requested, sweep))]
     name = sweep.metric.partition("/")[2]
     names = [
@@ -245,10 +245,10 @@ def direction_of_name(metric: str, sweep: SweepSummary) -> str:
     if name not in MINIMIZED + MAXIMIZED:
         known = ", ".join(MINIMIZED + MAXIMIZED)
         raise ConfigError(
-            f"--metric must be one of {known} on a split, or the optimized {sweep.metric}, got {metric}, whose "
+            f"metric must be one of {known} on a split, or the optimized {sweep.metric}, got {metric}, whose "
             "direction is unknown"
         )
-    return direction_of(f"val/{name}", None, "--metric")
+    return direction_of(f"val/{name}", None, "metric")
 
 
 def curve_direction(sweep: SweepSummary, metric: str) -> str:

@@ -143,6 +143,20 @@ def comparison_key(compare: str, arm: str, baseline: str, panel: str) -> Key:
     return (compare, *sorted((arm, baseline)), panel)
 
 
+def is_shortened(short: Key, key: Key) -> bool:
+    """Return True if one key is another one with fewer settings in the names of the arms and the panel.
+
+    >>> is_shortened(("model", "bn", "mine", ""), ("model", "bn", "mine, power=1", "data=rings"))
+    True
+    >>> is_shortened(("model", "bn", "mine", ""), ("model", "bn", "ln", ""))
+    False
+    """
+    parts, longer = ([set(name.split(", ")) - {""} for name in each] for each in (short, key))
+    arms = (longer[1:3], longer[2:0:-1])  # sorted, so that a longer name may change their order
+    same = any(a <= c and b <= d for (a, b), (c, d) in ((parts[1:3], pair) for pair in arms))
+    return short[0] == key[0] and same and parts[3] <= longer[3]
+
+
 @dataclass
 class History:
     """The earlier verdicts on the runs of a folder.
@@ -164,8 +178,17 @@ class History:
 
     def look(self, key: Key, seeds: Seeds) -> int:
         """Return the number of the look; replicates of an earlier look keep that look's number."""
-        earlier = self.looks.get(key, [])
+        earlier = self.earlier_looks(key)
         return earlier.index(seeds) + 1 if seeds in earlier else len(earlier) + 1
+
+    def earlier_looks(self, key: Key) -> list[Seeds]:
+        """Return the seeds of the earlier looks at a comparison.
+
+        Its arms and its panel had shorter names before further settings varied: ``mine`` becomes
+        ``mine, power=1``. Of several comparisons with such names, the one with the most looks counts.
+        """
+        shorter = (looks for other, looks in self.looks.items() if is_shortened(other, key))
+        return self.looks.get(key) or max(shorter, key=len, default=[])
 
     def factor(self, key: Key, seeds: Seeds) -> float:
         """Return the factor that p is multiplied by before it is compared with 0.05.
@@ -176,7 +199,7 @@ class History:
         look = self.look(key, seeds)
         if self.max_replicates is None:
             return ALPHA / look_level(look)
-        sizes = [len(earlier) for earlier in (*self.looks.get(key, [])[: look - 1], seeds)]
+        sizes = [len(earlier) for earlier in (*self.earlier_looks(key)[: look - 1], seeds)]
         if sizes[-1] > self.max_replicates or sizes[-1] < 1:
             return float("inf")
         growing = sorted({size for size in sizes if size <= sizes[-1]})
@@ -188,7 +211,7 @@ class History:
         for row in rows:
             if row["verdict"] not in (BETTER, WORSE, NO_DIFFERENCE):
                 continue
-            looks = self.looks.setdefault(row["key"], [])
+            looks = self.looks.setdefault(row["key"], [*self.earlier_looks(row["key"])])
             if row["seeds"] not in looks:
                 looks.append(row["seeds"])
             for panel in row["of_panels"]:

@@ -1,7 +1,7 @@
 """Makes the objects that ``_target_`` nodes describe: :func:`make`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -81,6 +81,8 @@ def layer_maker(key: str, node: Mapping[str, Any]) -> Callable[..., nn.Module]:
         except ConfigError:
             raise
         except Exception as error:  # the code of a user may raise any
+            if not accepts(maker, arguments):
+                raise ConfigError(f"{key}: {target} must take the number of features as its argument") from error
             raise ConfigError(f"{key}: {target}: {describe_exception(error)}") from error
         if not isinstance(made, nn.Module):
             raise ConfigError(
@@ -90,6 +92,15 @@ def layer_maker(key: str, node: Mapping[str, Any]) -> Callable[..., nn.Module]:
         return made
 
     return layer
+
+
+def accepts(function: Callable[..., Any], arguments: Sequence[Any]) -> bool:
+    """Return True if a function can be called with some arguments."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def require_target(key: str, node: Any) -> str:
