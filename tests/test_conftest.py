@@ -1,7 +1,12 @@
 """The fixtures that all tests share."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,3 +25,49 @@ class TestNoProcessLeft:
         if not LEFT:
             pytest.skip("the test before ran in another process")
         assert LEFT.pop().wait(30) == -9
+
+
+STATE = """
+import atexit, json, os, signal, sys, threading
+atexit.register(print, "exit", flush=True)
+normlab = [name for name in sys.modules if name.partition(".")[0] in ("normlab", "hydra_plugins")]
+handlers = [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+print(json.dumps([__name__, __file__, sys.argv, os.getcwd(), sys.path, dict(os.environ), handlers, normlab]))
+print(threading.active_count(), sys.stdin.read(), os.isatty(1), os.getsid(0) == os.getpid())
+sys.exit("an error")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["folder/state.py", "a=1"], ["-m", "folder.state", "b"]], ids=["script", "module"]
+)
+def test_warm_python_runs_as_a_new_one(warm_python, tmp_path, words):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/state.py").write_text(STATE)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "more"), "LC_ALL": "C.UTF-8"}
+    pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "start_new_session": True}
+    # In the background Ctrl-C is ignored, which a new process inherits.
+    ctrl_c = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, *words]
+    new = subprocess.run(command, cwd=tmp_path, env=environment, preexec_fn=ctrl_c, check=False, **pipes)
+    warm = warm_python.run(words, tmp_path, environment)
+    assert (warm.returncode, warm.stderr) == (new.returncode, new.stderr) == (1, "an error\n")
+    states = [json.loads(done.stdout.splitlines()[0]) for done in (warm, new)]
+    assert states[0] == states[1]
+    assert warm.stdout.splitlines()[1:] == new.stdout.splitlines()[1:] == ["1  False True", "exit"]
+
+
+@pytest.mark.slow
+def test_signals_reach_a_warm_python(warm_python, tmp_path):
+    (tmp_path / "sleep.py").write_text("import pathlib, time; pathlib.Path('ready').touch(); time.sleep(600)")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = warm_python.start(["sleep.py"], tmp_path)
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+        process.send_signal(number)
+        assert process.wait(60) == -number
+        (tmp_path / "ready").unlink()

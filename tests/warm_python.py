@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 PRELOADED = (
@@ -195,8 +196,11 @@ def become(words: Sequence[str], cwd: str, env: Mapping[str, str], output: Seque
         sys.argv, sys.path[0] = list(words[1:]), cwd
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.argv, sys.path[0] = list(words), str(Path(words[0]).parent.absolute())
-        runpy.run_path(words[0], run_name="__main__")
+        script = Path(words[0]).absolute()
+        sys.argv, sys.path[0] = list(words), str(script.parent)
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        main.__file__ = str(script)
+        exec(compile(script.read_bytes(), script, "exec"), vars(main))  # runpy would change sys.argv
 
 
 if __name__ == "__main__":

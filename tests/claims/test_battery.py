@@ -68,13 +68,15 @@ def test_errors(clone, words, message):
 
 @pytest.mark.slow
 def test_outside_of_a_clone_the_package_is_used(tmp_path):
-    code, out, err = run(tmp_path, "--only", "rank")
+    code, out, err = run(tmp_path, "--only", "wd_is_lr")
     assert (code, err) == (0, "")
-    assert out.startswith("rank  ")
+    assert out.startswith("wd_is_lr  ")
     assert (
-        (tmp_path / "outputs/claims/rank.log").read_text().startswith("$ python -m normlab train -m claim=rank ")
+        (tmp_path / "outputs/claims/wd_is_lr.log")
+        .read_text()
+        .startswith("$ python -m normlab train -m claim=wd_is_lr ")
     )
-    assert "claim.json" in {path.name for path in (tmp_path / "outputs/claims/rank").iterdir()}
+    assert "claim.json" in {path.name for path in (tmp_path / "outputs/claims/wd_is_lr").iterdir()}
 
 
 def test_list(clone):

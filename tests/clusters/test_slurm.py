@@ -40,10 +40,10 @@ def test_slurm_leaves_the_files_of_the_default_launcher(slurm, warm_python, tmp_
 
 
 def test_preempted_job_and_killed_driver_change_no_bit(slurm, warm_python, tmp_path):
-    long = [*SWEEP, "trainer.max_epochs=300", "trainer.threads=1", "trainer.compile=false"]
+    long = [*SWEEP, "trainer.max_epochs=150", "trainer.threads=1", "trainer.compile=false"]
     sweep = tmp_path / "cluster"
     driver = start(warm_python, tmp_path, *long, *SLURM, "hydra.sweep.dir=cluster")
-    wait_until(lambda: is_training(sweep), 90, "both jobs train", interval=0.2)
+    wait_until(lambda: is_training(sweep), 90, "both jobs train")
     first, second = submitted(sweep)
     slurm.run("scancel", "--signal=USR1", first)
     driver.send_signal(signal.SIGKILL)
