@@ -153,12 +153,12 @@ class TestAbsent:
         ]
         factors = find_factors([*runs, run("model=nobn", "net=cnn", choices={"net": "cnn"})], never)
         assert (factors.keys, factors.named) == (["model", "net", "net.width"], ())
-        assert factors.settings["net.width"].tolist() == ["1.0", "2.0", ABSENT]
+        assert factors.settings["net.width"].tolist() == ["1", "2", ABSENT]
 
     def test_other_compared_factor_extends_arm_name(self):
         runs = [run("net=mlp", f"net.width={n}", choices={"net": "mlp"}) for n in ("1", "2")]
         factors = find_factors([*runs, run("model=nobn", "net=cnn", choices={"net": "cnn"})], never, compare="net")
-        assert factors.settings["net"].tolist() == ["mlp, width=1.0", "mlp, width=2.0", "cnn"]
+        assert factors.settings["net"].tolist() == ["mlp, width=1", "mlp, width=2", "cnn"]
 
     def test_key_absent_in_some_runs_of_arm_is_factor(self):
         runs = run("+net.dropout=0.5", "model=bn"), run("model=bn"), run("model=nobn")

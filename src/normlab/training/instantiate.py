@@ -83,7 +83,9 @@ def layer_maker(key: str, node: Mapping[str, Any]) -> Callable[..., nn.Module]:
         except Exception as error:  # the code of a user may raise any
             if not accepts(maker, arguments):
                 raise ConfigError(f"{key}: {target} must take the number of features as its argument") from error
-            raise ConfigError(f"{key}: {target}: {describe_exception(error)}") from error
+            reason = describe_exception(error)
+            named = reason.startswith(f"{key}.")  # a layer of normlab names the key itself
+            raise ConfigError(reason if named else f"{key}: {target}: {reason}") from error
         if not isinstance(made, nn.Module):
             raise ConfigError(
                 f"{key}._target_ must make a torch.nn.Module, got {target}, which makes {type(made).__name__}; "
