@@ -49,7 +49,7 @@ def test_untuned_comparison_names_the_learning_rate(make_run, texts):
 def test_edge_of_the_grid_is_named_once(make_run, texts):
     for rate, more in (("0.01", 1.0), ("0.1", 0.5), ("1.0", 0.0)):
         sweep(make_run, {"bn": 1.0 + more, "ln": 1.5 + more, "nobn": 2.0 + more}, 12, rates=(rate,))
-    edge = "the best optimizer.lr is at an edge of the grid: 1.0 (the largest) for bn, ln, nobn: extend the grid"
+    edge = "the best optimizer.lr is at an edge of the grid: 1 (the largest) for bn, ln, nobn: extend the grid"
     for text in texts():
         assert text.count(edge) == 1
         assert text.count("extend the grid") == 1
