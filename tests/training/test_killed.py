@@ -59,7 +59,7 @@ def interrupt_after_save(python: WarmPython, folder: Path, words: list[str], num
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
         time.sleep(0.01)
-    time.sleep(0.5)
+    time.sleep(0.2)
     process.send_signal(number)
     process.communicate(timeout=60)
     return process.returncode
