@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from normlab.config.module import REFUSED_TRAINER_ARGUMENTS, UNSUPPORTED_TRAINER_ARGUMENTS
-from normlab.option_folders import GROUPS
+from normlab.option_folders import config_groups
 from normlab.training import build, session
 
 SHORT = ["trainer.max_epochs=1", "logger=csv"]
@@ -267,7 +267,7 @@ def test_no_epochs_without_probes_give_a_notice(run_train, words):
 
 
 def test_all_groups_are_known():
-    assert set(GROUPS) == {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert set(config_groups(CONF)) == {path.name for path in CONF.iterdir() if path.is_dir()}
 
 
 @pytest.mark.parametrize("name", ["modle", "models", "dta", "augment", "model"])

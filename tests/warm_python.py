@@ -26,7 +26,7 @@ PRELOADED = (
     *("torch", "torch.func", "torch.utils.tensorboard", "pytorch_lightning", "torchmetrics", "hydra", "pandas"),
     *("scipy.stats", "sklearn.datasets", "sklearn.preprocessing", "jinja2", "matplotlib.backends.backend_svg"),
 )
-"""What commands import, but for normlab: its modules read the environment and the clock when they are imported."""
+"""Modules that the server imports; not those of normlab, which read the environment and the clock at import."""
 
 
 class WarmProcess:

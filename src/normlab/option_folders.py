@@ -17,23 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from normlab.config.frozen import config_leaves
 from normlab.errors import ConfigError, nearest, relative_path, similarity
 
-GROUPS = (
-    *(
-        "data",
-        "net",
-        "model",
-        "optimizer",
-        "scheduler",
-        "loss",
-        "module",
-        "trainer",
-        "metrics",
-        "probes",
-        "callbacks",
-    ),
-    *("logger", "experiment", "claim", "hydra"),
-)
-"""The config groups of normlab."""
 NEARLY = 0.8
 """Similarity from which the name of a folder is taken for a misspelt group."""
 MAIN_CONFIG = "train"
@@ -92,15 +75,26 @@ def misspelt_groups(folders: Iterable[Path], conf: Path) -> list[str]:
     """
     if not (conf.is_dir() and conf.samefile(PACKAGED_CONF)):
         return []
+    groups = config_groups(conf)
     chosen = {word.lstrip("+").partition("=")[0] for word in sys.argv[1:]}
     inside = (path for folder in (*folders, conf) for path in sorted(folder.glob("*")) if any(path.glob("*.yaml")))
     return [
         f"{relative_path(path)} is no group of normlab, which finds no option in it; did you mean "
         f"{relative_path(path.with_name(meant))}?"
         for path in inside
-        if path.name not in {*GROUPS, *chosen}
-        and similarity(path.name, meant := nearest(path.name, GROUPS)) >= NEARLY
+        if groups
+        and path.name not in {*groups, *chosen}
+        and similarity(path.name, meant := nearest(path.name, groups)) >= NEARLY
     ]
+
+
+def config_groups(conf: Path) -> list[str]:
+    """Return the groups that the primary config selects from, and Hydra's; none if it cannot be read."""
+    try:
+        defaults = yaml.safe_load((conf / f"{MAIN_CONFIG}.yaml").read_text())["defaults"]
+    except (yaml.YAMLError, KeyError, TypeError):  # Hydra reports it
+        return []
+    return [*(group for entry in defaults if isinstance(entry, dict) for group in entry), "hydra"]
 
 
 def compose_for_key(key: str, conf: Path) -> DictConfig:

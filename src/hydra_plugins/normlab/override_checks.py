@@ -147,13 +147,13 @@ def require_distinct_values(overrides: Iterable[Override]) -> None:
     """Raise :class:`ConfigError` for a value that a sweep has twice, as in ``model=bn,bn``: it makes one job."""
     for override in overrides:
         values = list(override.sweep_string_iterator()) if override.is_choice_sweep() else []
-        numbers = [as_number(value) for value in values]
+        numbers = [number_or_text(value) for value in values]
         for value, number in zip(values, numbers, strict=True):
             if numbers.count(number) > 1:
                 raise ConfigError(f"{override.input_line} has {value} twice; write each value once")
 
 
-def as_number(text: str) -> float | str:
+def number_or_text(text: str) -> float | str:
     """Return the number that a value is, so that 1 and 1.0 are equal; the text itself if it is none."""
     try:
         return float(text)

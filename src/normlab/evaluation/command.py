@@ -210,7 +210,8 @@ def parse_request(words: Sequence[str]) -> Request:
         remedy = "write run=[A,B] for several" if key == "run" else "keep one"
         require(len(values) <= 1, key, f"given once; {remedy}", " and ".join(values))
     if not any(given["run"]):
-        require(False, "run", "the folder of a run, such as run=outputs/mine/model=bn", without_key(others))
+        expected = "the folder of a run, such as run=outputs/mine/model=bn"
+        raise ConfigError(f"run must be {expected}, got {without_key(others)}")
     checkpoint = next(iter(given["checkpoint"]), CHECKPOINTS[0])
     require(checkpoint in CHECKPOINTS, "checkpoint", " or ".join(CHECKPOINTS), checkpoint)
     overrides = OverridesParser.create().parse_overrides(others)

@@ -218,13 +218,10 @@ def setting(run: Result, key: str) -> str | None:
         node = node.get(part, ...) if isinstance(node, dict) else ...
     if key in run.choices or isinstance(node, dict) or node is ...:
         return run.choices.get(key, overrides(run).get(key))
+    if isinstance(node, str):
+        return node
     # Equal numbers are one setting: a YAML has 1.0 where a command line has 1.
-    is_whole = isinstance(node, float) and node.is_integer() and abs(node) < MOST_DIGITS
-    return node if isinstance(node, str) else json.dumps(int(node) if is_whole else node)
-
-
-MOST_DIGITS = 1e15
-"""Smallest number that is written with an exponent."""
+    return json.dumps(node).removesuffix(".0") if isinstance(node, float) else json.dumps(node)
 
 
 @dataclass(frozen=True)

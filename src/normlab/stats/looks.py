@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -151,10 +152,12 @@ def is_shortened(short: Key, key: Key) -> bool:
     >>> is_shortened(("model", "bn", "mine", ""), ("model", "bn", "ln", ""))
     False
     """
-    parts, longer = ([set(name.split(", ")) - {""} for name in each] for each in (short, key))
-    arms = (longer[1:3], longer[2:0:-1])  # sorted, so that a longer name may change their order
-    same = any(a <= c and b <= d for (a, b), (c, d) in ((parts[1:3], pair) for pair in arms))
-    return short[0] == key[0] and same and parts[3] <= longer[3]
+
+    def has_fewer(name: str, other: str) -> bool:
+        return set(filter(None, name.split(", "))) <= set(other.split(", "))
+
+    same_arms = any(has_fewer(short[1], a) and has_fewer(short[2], b) for a, b in permutations(key[1:3]))
+    return short[0] == key[0] and same_arms and has_fewer(short[3], key[3])
 
 
 @dataclass
