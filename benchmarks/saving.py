@@ -18,8 +18,8 @@ from hydra import compose, initialize_config_dir
 
 from normlab.config.frozen import FrozenConfig, replaced
 from normlab.config.validation import validate
+from normlab.training.dry_run import dry_run_once
 from normlab.training.progress import Progress
-from normlab.training.run import dry_run_once
 from normlab.training.run_folders import Run
 from normlab.training.saving import StateFile, state_path
 from normlab.training.session import TrainingSession

@@ -27,7 +27,8 @@ from normlab.config.validation import check_targets, check_targets_of, validate
 from normlab.errors import ConfigError
 from normlab.population.stacking_check import Stacking
 from normlab.training.build import make_data, net_maker
-from normlab.training.run import dry_run_once, train
+from normlab.training.dry_run import dry_run_once
+from normlab.training.run import train
 from normlab.training.run_folders import Run
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +154,7 @@ def test_profile_command(lab):
     command = [sys.executable, "-m", *PROFILE.split()]
     done = subprocess.run(command, cwd=lab, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    tested = re.findall(r"^(\w+) +(?:holds|does not hold|undecided): ", done.stdout, re.M)
+    tested = re.findall(r"^(\w+) +with mean_only: (?:holds|does not hold|undecided): ", done.stdout, re.M)
     assert tested == ["robustness"]
     page = (lab / "outputs" / "claims-with-mean_only" / "profile-mean_only.html").read_text()
     assert "mean_only" in page

@@ -33,7 +33,7 @@ from normlab.norms import (
 from normlab.population.evaluation import reestimate
 from normlab.population.population import Population
 from normlab.training.build import net_maker
-from normlab.training.run import dry_run_once
+from normlab.training.dry_run import dry_run_once
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

@@ -15,8 +15,9 @@ from normlab.config.validation import validate
 from normlab.execution.executors import InProcess, train_groups
 from normlab.execution.grouping import Group
 from normlab.results.result import Result, Status
+from normlab.training.dry_run import dry_run_once
 from normlab.training.member_callbacks import MemberTrainer
-from normlab.training.run import dry_run_once, train
+from normlab.training.run import train
 from normlab.training.run_folders import Run
 
 CONF = str(Path(__file__).parents[2] / "conf")

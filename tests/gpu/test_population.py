@@ -15,8 +15,9 @@ from normlab.execution.grouping import Group
 from normlab.population.resources import device as device_of
 from normlab.population.resources import memory
 from normlab.results.result import Result, Status
+from normlab.training.dry_run import dry_run_once
 from normlab.training.population_module import PopulationModule
-from normlab.training.run import dry_run_once, train
+from normlab.training.run import train
 
 # Warnings of torch itself: of Inductor at its first import, and of Dynamo at an autograd.Function.
 pytestmark = [

@@ -13,7 +13,7 @@ from normlab.execution.grouping import group_runs
 from normlab.population import resources
 from normlab.population.resources import Footprint, tensor_sizes
 from normlab.training import stackability
-from normlab.training.run import dry_run_once
+from normlab.training.dry_run import dry_run_once
 from normlab.training.run_folders import Run
 
 CONF = str(Path(__file__).parents[2] / "conf")

@@ -21,7 +21,7 @@ from normlab.population.resources import Footprint
 from normlab.population.stacking_check import Stacking
 from normlab.probes.landscape import side_effect_free_copy
 from normlab.results.result import Result
-from normlab.training import run as run_module
+from normlab.training import dry_run as dry_run_module
 from normlab.training import stackability
 from normlab.training.build import make_data
 from normlab.training.run import train
@@ -262,7 +262,7 @@ def test_wrong_stacked_form_is_vmapped_instead(monkeypatch, tmp_path, form, mess
     result = stacking_of_net("own")
     assert message in result.vmap_reason
     assert result.unstackable_reason is None
-    monkeypatch.setattr(run_module, "_passed", {})
+    monkeypatch.setattr(dry_run_module, "_passed", {})
     together = losses(train(runs_of("own", tmp_path / "together")))
     alone = [loss for run in runs_of("own", tmp_path / "alone") for loss in losses(train([run]))]
     assert together == pytest.approx(alone, rel=1e-9)
@@ -279,7 +279,7 @@ def test_lost_running_statistic_is_found(monkeypatch):
 
 def test_population_key_is_checked_once(monkeypatch):
     checked = []
-    monkeypatch.setattr(run_module, "_passed", {})
+    monkeypatch.setattr(dry_run_module, "_passed", {})
     monkeypatch.setattr(stackability, "check_stacking_of", lambda config, *_: checked.append(config) or Stacking())
     configs = [config_of("own", f"seed={seed}", f"optimizer.lr={lr}") for seed in (0, 1) for lr in (0.1, 0.2)]
     runs = [Run(config, Path(), "", {}, []) for config in configs]

@@ -14,7 +14,7 @@ from normlab.execution.grouping import group_runs
 from normlab.norms import BatchRenorm
 from normlab.population.stacking_check import Stacking
 from normlab.training.build import make_data, net_maker
-from normlab.training.run import dry_run_once
+from normlab.training.dry_run import dry_run_once
 from normlab.training.run_folders import Run
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -22,9 +22,10 @@ from normlab.norms import BatchNorm1d
 from normlab.population.population import initial_nets
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 from normlab.results.result import Status
-from normlab.training import run
+from normlab.training import dry_run
 from normlab.training.build import make_data, make_module
-from normlab.training.run import dry_run_once, train
+from normlab.training.dry_run import dry_run_once
+from normlab.training.run import train
 from normlab.training.run_folders import Run
 
 CONF = str(Path(__file__).parents[2] / "conf")
@@ -143,7 +144,7 @@ TOKENS = {"_target_": "user_module.Tokens", "train": 60, "val": 30, "test": 30, 
 @pytest.fixture(autouse=True)
 def user_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "user_module", USER_MODULE)
-    monkeypatch.setattr(run, "_passed", {})
+    monkeypatch.setattr(dry_run, "_passed", {})
 
 
 def config_of(*overrides: str, net: str = "", data: dict | None = None) -> FrozenConfig:
@@ -271,7 +272,7 @@ def test_dry_run_has_no_side_effects(caplog, tmp_path, monkeypatch):
 
 def test_seeds_and_learning_rates_share_a_dry_run(monkeypatch):
     runs = []
-    monkeypatch.setattr(run, "dry_run", lambda config: runs.append(config) or [])
+    monkeypatch.setattr(dry_run, "dry_run", lambda config: runs.append(config) or [])
     for seed in (0, 1):
         for lr in (0.1, 0.2):
             dry_run_once(config_of(f"seed={seed}", f"optimizer.lr={lr}"))

@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from normlab.config.validation import validate
 from normlab.probes.snapshot import Measurement, Probe, TrainingSnapshot
 from normlab.results.result import Result
-from normlab.training.run import dry_run_once, train
+from normlab.training.dry_run import dry_run_once
+from normlab.training.run import train
 from normlab.training.run_folders import Run
 
 CONF = Path(__file__).parents[2] / "conf"

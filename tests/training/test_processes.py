@@ -21,8 +21,9 @@ from normlab.config.validation import validate
 from normlab.errors import ConfigError
 from normlab.results.result import Result
 from normlab.training.build import make_trainer
+from normlab.training.dry_run import dry_run_once
 from normlab.training.norm_module import NormModule
-from normlab.training.run import dry_run_once, train
+from normlab.training.run import train
 from normlab.training.run_folders import Run
 from normlab.training.strategy import SharedBatchStrategy
 

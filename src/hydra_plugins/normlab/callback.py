@@ -138,7 +138,7 @@ class NormlabCallback(Callback):
             set_run_folder(config, folder)
             with current_job(config):
                 task = validate(task_config(config))
-                from normlab.training.run import dry_run_once  # imports torch
+                from normlab.training.dry_run import dry_run_once  # imports torch
 
                 dry_run_once(task)
                 if is_overridden(config, "hydra.run.dir"):

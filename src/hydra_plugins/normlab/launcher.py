@@ -186,7 +186,7 @@ class PopulationLauncher(Launcher):
 
         Our sweeper has validated every job; with another sweeper, an invalid one must not stop the others.
         """
-        from normlab.training.run import dry_run_once
+        from normlab.training.dry_run import dry_run_once
         from normlab.training.run_folders import Run
 
         runs, errors = {}, dict[int, Any]()

@@ -202,7 +202,7 @@ class NormlabSweeper(BasicSweeper):
                     )
 
         def try_job(name: str, words: Sequence[str], job: Job) -> "DryRun":
-            from normlab.training.run import dry_run_once  # imports torch
+            from normlab.training.dry_run import dry_run_once  # imports torch
 
             outcome = dry_run_once(job.values)
             if may_resume:

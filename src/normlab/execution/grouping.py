@@ -11,8 +11,8 @@ from normlab.population.resources import FEW_MEMBERS
 from normlab.population.stacking_check import Stacking
 from normlab.results.folder import population_id
 from normlab.training.build import data_seed, make_data
+from normlab.training.dry_run import dry_run_once
 from normlab.training.progress import rounded_time
-from normlab.training.run import dry_run_once
 from normlab.training.run_folders import Run
 from normlab.training.stackability import DryRun, population_key
 

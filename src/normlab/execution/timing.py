@@ -37,7 +37,7 @@ from normlab.results.sweep import (
     representatives,
 )
 from normlab.training.build import data_seed, make_data, make_module, make_trainer, precision_of
-from normlab.training.run import dry_run_once
+from normlab.training.dry_run import dry_run_once
 from normlab.training.stackability import choose_stacking, without_extra
 
 log = logging.getLogger("normlab")
