@@ -60,6 +60,21 @@ def test_values_are_written_as_typed(word, value, expected):
     assert space.distribution()._contains(space.distribution().to_internal_repr(value))
 
 
+@pytest.mark.parametrize(
+    ("word", "sampled", "expected"),
+    [
+        ("a=interval(0.5,2)", 1.2345678901, 1.23457),
+        ("a=tag(log,interval(0.0001,0.1))", 0.000123456789, 0.000123457),
+        ("a=interval(0,0.1234567)", 0.1234567, 0.1234567),  # rounded, it would be above the end
+        ("a=interval(1,10000000)", 1234567, 1234567),
+        ("a=range(0,1,0.1)", 0.30000000000000004, 0.3),
+        ("a=1,2.5,null", None, None),
+    ],
+)
+def test_sampled_values_are_rounded_within_the_interval(word, sampled, expected):
+    assert dimension(word).trained(sampled) == expected
+
+
 def test_range_excludes_its_end():
     assert dimension("a=range(5)").distribution().high == 4
     assert dimension("a=range(9,0,-3)").extremes == [3, 9]
@@ -74,7 +89,9 @@ def test_batches_are_populations(run_train):
     best, values = recorded("sweep"), runs("sweep")
     assert best.best_value == min(values.values()) == values[best.best_run]
     assert best.best_params["optimizer.lr"] == Result.read(Path("sweep") / best.best_run).config["optimizer"]["lr"]
-    assert f"best trial: {best.best_trial}, val/loss={best.best_value:.4g}" in outcome.out
+    rate = best.best_params["optimizer.lr"]
+    assert rate == float(f"{rate:.6g}")
+    assert f"best trial: {best.best_trial}, val/loss={best.best_value:.4g}   optimizer.lr={rate}\n" in outcome.out
     assert Path("sweep/report/index.html").exists()
 
 

@@ -48,13 +48,22 @@ class Dimension:
             return IntDistribution(self.low, int(self.high), self.log, int(self.step or 1))
         return FloatDistribution(self.low, self.high, self.log, self.step)
 
+    def trained(self, value: Any) -> Any:
+        """Return the value that is trained for one that Optuna sampled.
+
+        Floats of an interval are rounded to six significant digits, so that tables and folders can be read.
+        """
+        if self.low is None or self.high is None:
+            return value
+        if self.values:  # Optuna computes low + k step, with rounding errors
+            return min(self.values, key=lambda own: abs(own - value))
+        rounded = float(f"{value:.6g}") if isinstance(value, float) else value
+        return min(max(rounded, self.low), self.high)
+
     def word(self, value: Any) -> str:
-        """Return the override that assigns a value."""
-        if self.low is not None and self.values:  # Optuna computes low + k step, with rounding errors
-            value = min(self.values, key=lambda own: abs(own - value))
-        elif self.values:
-            return f"{self.key}={self.texts[self.values.index(value)]}"
-        return f"{self.key}={value}"
+        """Return the override that assigns a value of :meth:`trained`."""
+        text = self.texts[self.values.index(value)] if self.values and self.low is None else value
+        return f"{self.key}={text}"
 
     @property
     def extremes(self) -> Sequence[Any]:

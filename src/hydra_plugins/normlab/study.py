@@ -130,7 +130,11 @@ class Study:
                 f"{self.folder} holds a study with another search space ({error}); repeat its command, or choose "
                 "another folder or hydra.sweeper.study_name"
             ) from error
-        return trial.number, trial.params
+        return trial.number, self.parameters(trial)
+
+    def parameters(self, trial: "optuna.Trial | FrozenTrial") -> dict[str, Any]:
+        """Return the value of each key with which a trial is trained."""
+        return {d.key: d.trained(trial.params[d.key]) for d in self.dimensions}
 
     def begin(self, number: int, overrides: Sequence[str], run: str) -> None:
         """Record the run of a trial."""
@@ -208,7 +212,7 @@ class Study:
         best = self.best()
         record = {
             "name": "optuna",
-            "best_params": best.params if best else {},
+            "best_params": self.parameters(best) if best else {},
             "best_value": best.value if best else None,
             "best_trial": best.number if best else None,
             "best_run": best.user_attrs[RUN] if best else None,
@@ -225,7 +229,7 @@ class Study:
         lines = [f"trials of study {self.study.study_name}: {ended}"]
         if best is None:
             return [*lines, f"no trial has a finite {self.metric}"]
-        words = " ".join(f"{key}={value}" for key, value in best.params.items())
+        words = " ".join(f"{key}={value}" for key, value in self.parameters(best).items())
         return [*lines, f"best trial: {best.number}, {self.metric}={best.value:.4g}   {words}"]
 
 
