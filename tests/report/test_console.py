@@ -150,7 +150,7 @@ def test_table_without_finished_runs(make_run, tmp_path):
         "nobn      1         0        1       0           -    -     -       -",
     ]
     assert footnotes(sweep) == [
-        "no run finished: there is nothing to compare",
+        "no run finished",
         "stopped and failed runs are excluded from all means; summary.csv lists them",
     ]
 

@@ -53,7 +53,7 @@ def seed_notes(sweep: SweepSummary) -> list[str]:
     counts = sorted(set(sweep.configurations["seeds"]) - {0})
     if not counts:
         trained = (sweep.runs["epochs"] > 0).any() or not sweep.configurations["finished"].any()
-        return ["no run finished: there is nothing to compare"] if trained else ["nothing was trained"]
+        return ["no run finished"] if trained else ["nothing was trained"]
     if counts == [1]:
         note = "one seed per configuration: no standard error, and one seed supports no claim"
         return [note, MEAN_NOTE, TRAIN_EVAL_NOTE]

@@ -22,9 +22,9 @@ def shown_comparisons(data: ReportData) -> tuple[list[TableRow], list[str]]:
     """Return the comparisons that get a sentence, and a sentence about the others or the lack of any."""
     rows = [row for row in table_rows(data.analysis.comparisons) if row["verdict"] != PART_OF_POOLED]
     if data.runs["validation"].isna().all():
-        return [], [f"No run has a final {data.analysis.design.choice.name}: there is nothing to compare."]
+        return [], [f"no run has a final {data.analysis.design.choice.name}: there is nothing to compare"]
     if not rows:
-        return [], ["Only one arm: there is nothing to compare." if len(data.runs) else "There are no runs."]
+        return [], ["only one arm: there is nothing to compare" if len(data.runs) else "there are no runs"]
     if len(rows) <= MAX_SENTENCES:
         return rows, lone_notes(data)
     shown = [row for row in rows if row["verdict"] in (BETTER, WORSE)]
