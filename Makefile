@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test test-all lint docs tensorboard bench clean
+.PHONY: help setup sweep test test-ci test-all lint docs tensorboard bench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,8 +14,8 @@ help: ## list these commands
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"normlab needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; try: make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps curvlinops-for-pytorch
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --no-deps curvlinops-for-pytorch
 	@touch $@
 
 setup: $(READY) ## make .venv and install normlab and its tools into it
@@ -26,8 +26,11 @@ sweep: $(READY) ## train with and without BatchNorm, and print the comparison
 test: $(READY) lint ## check style, types, layers, doctests, and run the fast tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
-test-all: test ## run the slow tests as well: subprocesses, compilation, Monte Carlo, a browser, full products
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
+test-ci: $(READY) lint ## the same, and a sample of the slow tests: commands, wheel, clusters, browser, documentation
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not thorough'
+
+test-all: $(READY) lint ## the same, and all tests: killed commands, Monte Carlo, every combination; takes an hour
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import runpy
 import signal
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,26 @@ from tests.warm_python import WarmPython
 ROOT = Path(__file__).parent.parent
 # Test processes share the cores, so idle OpenMP threads must not spin; see `normlab.cli.run_cli`.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave most cases of large parametrized tests to ``make test-all``: mark them as thorough.
+
+    A slow test keeps a tenth of its cases, and one with the marker ``sampled(n)`` keeps n. The choice is the same
+    on all machines. Thorough tests are slow.
+    """
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for group in cases.values():
+        sampled, slow = group[0].get_closest_marker("sampled"), group[0].get_closest_marker("slow")
+        kept = sampled.args[0] if sampled else max(1, len(group) // 10) if slow else len(group)
+        for item in sorted(group, key=lambda each: zlib.crc32(each.nodeid.encode()))[kept:]:
+            item.add_marker("thorough")
+    for item in items:
+        if item.get_closest_marker("thorough"):
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,30 @@ from pathlib import Path
 
 import pytest
 
+CASES = """
+import pytest
+few = pytest.mark.parametrize("case", range(5))
+many = pytest.mark.parametrize("case", range(40))
+
+@many
+def test_fast(case): ...
+
+@many
+@pytest.mark.sampled(3)
+def test_sampled(case): ...
+
+@many
+@pytest.mark.slow
+def test_slow(case): ...
+
+@few
+@pytest.mark.slow
+def test_few(case): ...
+
+@few
+@pytest.mark.thorough
+def test_thorough(case): ...
+"""
 SLEEP = "import time; time.sleep(600)"
 CODE = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEP!r}])"
 LEFT: list[subprocess.Popen] = []
@@ -25,6 +49,26 @@ class TestNoProcessLeft:
         if not LEFT:
             pytest.skip("the test before ran in another process")
         assert LEFT.pop().wait(30) == -9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("chosen", "counts"),
+    [
+        ("not slow", {"fast": 40, "sampled": 3}),
+        ("not thorough", {"fast": 40, "sampled": 3, "slow": 4, "few": 1}),
+        ("", {"fast": 40, "sampled": 40, "slow": 40, "few": 5, "thorough": 5}),
+    ],
+)
+def test_large_parametrized_tests_are_sampled(tmp_path, chosen, counts):
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_collection_modifyitems")
+    (tmp_path / "test_cases.py").write_text(CASES)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n  thorough\n  sampled(n)\n")
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-m", chosen]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    names = [line.partition("::test_")[2].partition("[")[0] for line in done.stdout.splitlines() if "::" in line]
+    assert {name: names.count(name) for name in names} == counts
 
 
 STATE = """

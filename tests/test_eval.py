@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_command_prints_table_and_files(run_train):
     assert run_train("trainer.max_epochs=1", "logger=csv", "hydra.run.dir='outputs/model=bn,seed=0'").code == 0
     words = ["run=outputs/model=bn,seed=0", "data=fitness", "statistics=batch"]

@@ -22,6 +22,7 @@ RATES = "+callbacks.extra.rates._target_=pytorch_lightning.callbacks.LearningRat
 OWN_CSV = "+logger.extra.own._target_=pytorch_lightning.loggers.CSVLogger +logger.extra.own.save_dir=logs"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "words",
     [
@@ -44,6 +45,7 @@ def test_population_does_as_typed(run_train, words):
     assert pd.read_csv("sweep/summary.csv")["status"].tolist() == ["finished"] * 4
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "words",
     [
@@ -134,7 +136,7 @@ callbacks:
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_forty_lines_bring_mixup_huber_onecycle_stopping_and_wandb(warm_python, tmp_path):
     assert sum(len(text.strip().splitlines()) for text in FILES.values()) < 40
     shutil.copy(ROOT / "train.py", tmp_path)

@@ -31,6 +31,7 @@ def same_but_for_times(one: Result, other: Result) -> bool:
     return texts[0] == texts[1]
 
 
+@pytest.mark.thorough
 def test_report_equals_that_of_folders(run_train):
     probed = "data=digits", "probes=curvature"
     packed = run_train(*PACKED, *probed, "seed=range(3)")
@@ -58,6 +59,7 @@ def test_report_equals_that_of_folders(run_train):
     assert not [*Path("packed").glob("events*")], "no run has an event file, so the sweep has no HParams"
 
 
+@pytest.mark.thorough
 def test_repeated_command_trains_missing_runs(run_train):
     assert run_train(*PACKED, "seed=range(2)").code == 0
     before = {path: path.stat().st_mtime_ns for path in Path("packed/records").iterdir()}
@@ -88,6 +90,7 @@ def test_repeated_command_trains_missing_runs(run_train):
     ]
 
 
+@pytest.mark.thorough
 def test_workers_write_packed_records(run_train):
     outcome = run_train(*PACKED, "seed=range(2)", "hydra.launcher.n_jobs=2")
     assert outcome.code == 0, outcome.err
@@ -113,6 +116,7 @@ def test_evaluation_of_packed_runs(run_train, run_eval):
     assert f"{record.packed.checkpoints} is missing" in missing.err
 
 
+@pytest.mark.thorough
 def test_checkpoints_are_stacked(run_train):
     assert run_train(*SHORT, "records=packed", "hydra.sweep.dir=packed", "seed=range(2)").code == 0
     assert run_train(*SHORT, "hydra.sweep.dir=folders", "seed=range(2)").code == 0
@@ -127,6 +131,7 @@ def test_checkpoints_are_stacked(run_train):
                     assert torch.equal(stacked["state_dict"][key][k], tensor)
 
 
+@pytest.mark.thorough
 def test_failed_population_is_trained_again(run_train, monkeypatch):
     def fails(self, trainer, pl_module):
         if pl_module.population.members > 1 and trainer.current_epoch == 1:

@@ -57,7 +57,7 @@ def test_basic_sweeper_writes_a_report(run_train):
     assert folders == ["0_model=bn,trainer.max_epochs=1", "1_model=nobn,trainer.max_epochs=1"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_seeds_can_be_added_to_a_sweep(run_train):
     for seeds, plan in (("range(2)", "4 runs in 2 populations"), ("range(3)", "2 runs, one by one")):
         before, started = set(Path().glob("sweep/*/result.json")), time.time_ns()

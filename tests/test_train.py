@@ -47,6 +47,7 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
+@pytest.mark.thorough
 def test_simultaneous_sweeps_use_separate_folders(tmp_path):
     sweeps = [start(tmp_path, "-m", "model=bn,nobn", "trainer.max_epochs=4") for _ in range(2)]
     for sweep in sweeps:
@@ -83,6 +84,7 @@ def check_run(folder: Path) -> None:
         assert scalars(folder, tag), tag
 
 
+@pytest.mark.thorough
 def test_terminal_shows_progress_bar_and_output_folder(tmp_path):
     control, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
@@ -103,6 +105,7 @@ def test_terminal_shows_progress_bar_and_output_folder(tmp_path):
     assert output.decode().strip().splitlines()[-1].startswith("files: outputs/")
 
 
+@pytest.mark.thorough
 def test_ctrl_c_stops_a_sweep_and_keeps_results(warm_python, tmp_path):
     arguments = ["-m", "model=bn,nobn", "hydra.sweep.dir=sweep", "trainer.max_epochs=200000"]
     process = start(tmp_path, *arguments, "logger.flush_seconds=0")

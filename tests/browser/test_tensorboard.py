@@ -70,6 +70,7 @@ def test_custom_scalars_show_bands(configurations):
     assert page.locator("tf-custom-scalar-margin-chart-card").count() >= 1
 
 
+@pytest.mark.thorough
 def test_hparams_tab_lists_the_varied_keys(browser, served, sweep):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(f"{served(sweep)}/#hparams")

@@ -66,7 +66,7 @@ def test_errors(clone, words, message):
     assert not (clone / "outputs").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_outside_of_a_clone_the_package_is_used(tmp_path):
     code, out, err = run(tmp_path, "--only", "wd_is_lr")
     assert (code, err) == (0, "")
@@ -88,7 +88,7 @@ def test_list(clone):
     assert re.search(r"^explosion +not run, about [\d.]+ min +\S", out, re.M)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_claims_resumed_after_a_kill(clone):
     for name in TWO:
         file = clone / f"conf/claim/{name}.yaml"

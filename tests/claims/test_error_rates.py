@@ -137,7 +137,7 @@ def test_boundary_is_decided_in_5_percent_in_either_direction(fake, name, n):
     assert max(holds, fails) <= LIMIT
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_parts_at_their_boundaries(fake):
     """With every part on an end, Holm keeps the rate of *does not hold* for all of them together."""
 
@@ -149,7 +149,7 @@ def test_two_parts_at_their_boundaries(fake):
     assert max(holds, fails) <= LIMIT
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_overlapping_splits(fake):
     """Splits that share rows have correlated effects: 5 % by the corrected test, far more by ranks."""
     train, test, n, sd = 60, 20, 24, 0.1
@@ -165,7 +165,7 @@ def test_overlapping_splits(fake):
     assert sum(rates(fake, Better(**PAIR), draw, n)) > 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("ratio", "answer"), [(0.9, 0), (1.1, 1)])
 def test_power(fake, ratio, answer):
     """With 12 replicates and an sd of 0.1, 10 % is shown in more than 80 %, with the right sign."""

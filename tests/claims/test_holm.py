@@ -94,7 +94,7 @@ def test_page_is_wrong_in_5_percent(shifts, sides):
         assert own == pytest.approx(1 - 0.95**21, abs=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_wrong_answers_in_both_directions():
     """Claims that hold and claims that do not are alike by symmetry: exchange p and p_against."""
     rng, wrong, k = np.random.default_rng(1), 0, 20

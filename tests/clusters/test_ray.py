@@ -11,6 +11,7 @@ from tests.clusters.test_slurm import SWEEP, is_training, submitted
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
+@pytest.mark.thorough
 def test_killed_worker_and_driver_change_no_bit(ray_cluster, warm_python, tmp_path):
     ray = ["hydra/launcher=ray", f"hydra.launcher.address={ray_cluster.address}"]
     long = [

@@ -39,6 +39,7 @@ def test_slurm_leaves_the_files_of_the_default_launcher(slurm, warm_python, tmp_
     assert len(submitted(tmp_path / "cluster")) == 2, "nothing is submitted again"
 
 
+@pytest.mark.thorough
 def test_preempted_job_and_killed_driver_change_no_bit(slurm, warm_python, tmp_path):
     long = [*SWEEP, "trainer.max_epochs=150", "trainer.threads=1", "trainer.compile=false"]
     sweep = tmp_path / "cluster"
@@ -59,6 +60,7 @@ def test_preempted_job_and_killed_driver_change_no_bit(slurm, warm_python, tmp_p
     require_same_sweep(sweep, tmp_path / "here")
 
 
+@pytest.mark.thorough
 def test_job_that_cannot_start_fails_with_its_log(slurm, warm_python, tmp_path):
     broken = ["hydra.launcher.setup=[exit 3]", "hydra.launcher.retries=0"]
     process = start(

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -107,13 +106,6 @@ def run(python: WarmPython, lab: Path, number: int) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.fixture(scope="module")
-def outcomes(warm_python, lab) -> list[tuple[int, str, str]]:
-    """Run every command, two at a time; the first one starts Python as the shell does."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda number: run(warm_python, lab, number), range(len(COMMANDS))))
-
-
 def test_every_block_has_file_name():
     assert len(FILES) == len(FENCE.findall(TEXT)) == TEXT.count("```") / 2
     assert {Path(name).parts[0] for name in FILES} == {"mylab", "conf"}
@@ -143,7 +135,7 @@ def shortened(found: re.Match) -> str:
     return "range(1000,1006)" if found[0].startswith("range") else "2"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_profile_command(lab):
     """The command as printed, on a claim with fewer replicates and epochs."""
     assert f"    {PROFILE}\n" in TEXT
@@ -162,8 +154,9 @@ def test_profile_command(lab):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(COMMANDS)), ids=lambda number: COMMANDS[number])
-def test_commands_train_populations_and_print_arms(lab, outcomes, number):
-    command, folder, (code, out, err) = COMMANDS[number], lab / "outputs" / str(number), outcomes[number]
+def test_commands_train_populations_and_print_arms(warm_python, lab, number):
+    command, folder = COMMANDS[number], lab / "outputs" / str(number)
+    code, out, err = run(warm_python, lab, number)
     assert (code, err) == (0, "")
     arms = re.search(r"model=(\S+)", command)[1].split(",")
     count = seeds(number) * len(arms)

@@ -17,6 +17,7 @@ RUN = "model=bn,seed=0"
 BEST = Path(RUN) / "checkpoints/best.pt"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "words",
     [

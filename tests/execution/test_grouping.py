@@ -58,6 +58,7 @@ def test_smaller_chunk_divides_an_earlier_population(tmp_path):
     assert first == ["seed=1", "seed=3", "seed=5"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("n_jobs", "sizes"), [(1, [64]), (2, [32, 32]), (4, [16] * 4), (100, [16] * 4)])
 def test_large_population_is_split_for_many_workers(tmp_path, n_jobs, sizes):
     groups = group_runs(runs_of(tmp_path, range(64)), None, n_jobs)

@@ -62,6 +62,7 @@ def press_ctrl_c(folder: Path, words: list[str], delay: float) -> tuple[int, str
     return process.returncode, err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compiled", ["true", "false"])
 def test_no_ctrl_c_is_lost(tmp_path, moments, compiled):
     words = [*SWEEP, f"trainer.compile={compiled}"]

@@ -62,6 +62,7 @@ def killed_after(server: ForkServerContext, folder: Path, words: list[str], seco
     return process.exitcode != 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("more", [[], ["trainer.save_every=0.1s"]], ids=["from the start", "from saved states"])
 def test_killed_sweep_equals_an_undisturbed_one(server, tmp_path, moments, more):
     whole, words = tmp_path / "whole", [*SWEEP, *more]

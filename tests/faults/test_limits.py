@@ -47,6 +47,7 @@ def test_more_runs_than_file_descriptors(run_train):
     assert len(run_folders(Path("sweep"))) == FEW + 32
 
 
+@pytest.mark.thorough
 def test_thousands_of_open_descriptors(run_train):
     null = os.open(os.devnull, os.O_RDONLY)
     with descriptor_limit(MANY + 1000):
@@ -60,6 +61,7 @@ def test_thousands_of_open_descriptors(run_train):
     assert run_folders(Path("sweep")) == ["model=bn", "model=nobn"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("module", ["population", "lightning"])
 def test_runs_one_after_the_other_close_their_files(run_train, module):
     words = [*SWEEP, "hydra.launcher.chunk=1", f"module={module}"]
@@ -69,6 +71,7 @@ def test_runs_one_after_the_other_close_their_files(run_train, module):
     assert open_descriptors() <= before + 1
 
 
+@pytest.mark.thorough
 def test_clock_that_goes_backwards(run_train, monkeypatch, capsys):
     words = [*SWEEP, "model=bn,nobn", "seed=range(2)"]
     assert run_train(*words).code == 0

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_benchmark_runs_on_the_cpu():
     command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--tiny"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
@@ -28,6 +28,7 @@ def test_benchmark_runs_on_the_cpu():
         assert [row[2] == "-" for row in rows] == [True, False], "the larger population is compiled, too"
 
 
+@pytest.mark.slow
 def test_without_gpu_the_benchmark_ends_with_the_remedy(monkeypatch):
     command = [sys.executable, "benchmarks/gpu.py"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -11,7 +11,7 @@ from tests.gpu.fake_gpu import WRONG, cases
 SCRIPT = Path(__file__).with_name("fake_gpu.py")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_steps_on_one_device_without_waiting():
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=True)
     errors = json.loads(done.stdout)

@@ -36,6 +36,7 @@ def hydra():
     GlobalHydra.instance().clear()
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("before", [[], JOBS, JOBS[::-1]], ids=["first", "last", "last, reversed"])
 def test_job_equals_hydras(hydra, job, before):

@@ -144,7 +144,7 @@ def test_failed_arm_is_not_timed(run_train, monkeypatch):
     assert nobn is not None
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_ctrl_c_during_timing_still_writes_summary(tmp_path):
     # Background shells ignore SIGINT and child processes inherit that, so restore the default handler.
     unblock = partial(signal.signal, signal.SIGINT, signal.default_int_handler)

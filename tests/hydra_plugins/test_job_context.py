@@ -46,7 +46,7 @@ def test_sweep_resolves_hydra_values_for_each_job(run_train, mine, how):
     check_resolved(Path("sweep"))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_worker_processes_get_resolved_hydra_values(warm_python, tmp_path, mine):
     words = ["-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.launcher.n_jobs=2"]
     done = warm_python.run([TRAIN, *mine, *words], tmp_path)

@@ -39,7 +39,7 @@ def yaml_of(path: Path) -> object:
     return content
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("chunk", ["null", "1"])
 def test_population_writes_same_files_as_single_runs(run_train, chunk):
     chunked = [STACKED, f"hydra.launcher.chunk={chunk}", "hydra.sweep.dir=together"]
@@ -315,7 +315,7 @@ class Raiser(pl.Callback):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("ending", "words"), [("Killer", "the worker process was killed"), ("Raiser", "out of luck")]
 )

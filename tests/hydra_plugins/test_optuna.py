@@ -346,7 +346,7 @@ def test_other_command_in_a_study_is_refused(run_train):
 PRUNED = ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=3"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "more",
     [

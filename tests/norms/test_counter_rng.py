@@ -113,6 +113,7 @@ def test_vmapped_members_equal_single_draws():
     assert torch.equal(together, torch.stack(alone))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 def test_compiled_draws_equal_eager():

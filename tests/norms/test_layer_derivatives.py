@@ -38,6 +38,7 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from normlab.norms import ActNorm
 
 
+@pytest.mark.sampled(48)
 @ALL_LAYERS_ALL_SHAPES
 @BOTH_MODES
 def test_derivatives_match_finite_differences(make, shape, training):

@@ -82,6 +82,7 @@ def test_single_run_compiles(tmp_path, caplog, model):
     check_equal(tmp_path, caplog, 1, f"model={model}")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("without_code_generation")
 @pytest.mark.parametrize(("net", "model"), [("cnn", "ghost"), ("resmlp", "ws_gn")])
 def test_nets_compile_and_train_equally(tmp_path, caplog, net, model):
@@ -109,6 +110,7 @@ def test_training_seconds_exclude_compiling(tmp_path):
     assert seconds < 0.2 * (time.perf_counter() - started)
 
 
+@pytest.mark.thorough
 @NEEDS_COMPILER
 def test_inductor_code_trains_equally(tmp_path, caplog):
     check_equal(tmp_path, caplog, 3, "model=bn", "net.dropout=0.3", "data.batch_size=150")

@@ -50,7 +50,7 @@ def start(folder: Path, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("entry", "more"),
     [
@@ -72,7 +72,7 @@ def test_rerun_command_reproduces_the_loss(lab, entry, more):
     assert repeated.objective.value == pytest.approx(records[0].result.objective.value, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_sweep_command_reproduces_the_losses(lab):
     start(lab, "mytrain.py", *OWN, "-m", "model=bn,nobn", "logger=csv", "hydra.sweep.dir=sweep")
     printed = shlex.split(sweep_command(lab / "sweep", entry_command(lab / "sweep", read_sweep(lab / "sweep"))))

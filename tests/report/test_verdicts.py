@@ -78,6 +78,7 @@ def test_report_command_counts_a_look(add_runs, verdicts, tmp_path):
     assert verdicts()["looks"][0]["replicates"] == [list(range(8))]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "options", [["--pairs"], ["--margin", "0.05"], ["--metric", "val/loss"], ["--baseline", "bn"]], ids=str
 )

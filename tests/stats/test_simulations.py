@@ -50,6 +50,7 @@ def test_f1_noisier_epochs_are_no_better():
     assert min(table["best of 100 epochs"].values()) > 0.8
 
 
+@pytest.mark.thorough
 def test_f2_replicates_with_own_data_generalize():
     (table,) = run(sweeps.replicates, 40).values()
     for ratio, least in ((0.5, 0.1), (1.0, 0.3)):
@@ -63,6 +64,7 @@ class TestSplits:
     def found(cls):
         return run(of_splits.splits, 60)
 
+    @pytest.mark.thorough
     def test_equal_learners_seldom_differ_over_new_tables(self, found):
         table = found["learners of equal expected loss: declared"]
         assert max(table["over new tables"].values()) <= at_most(0.05, 60)
@@ -80,6 +82,7 @@ class TestSplits:
         assert np.corrcoef(differences.T)[0, 1:].mean() > 0.1, "splits of one table share rows"
 
 
+@pytest.mark.thorough
 def test_eight_equal_settings_against_one():
     (table,) = run(of_splits.settings, 60).values()
     for title in ("draws, separate tuning seeds", "seeds, separate tuning seeds", "splits, tuned per split"):
@@ -103,6 +106,7 @@ class TestShapes:
             assert max(table[kind].values()) <= at_most(most, 400)
         assert table["log-normal – normal, equal means"]["n = 32"] > 0.1
 
+    @pytest.mark.thorough
     def test_f8_level_by_shape(self):
         declared, covered = run(sweeps.shapes, 20).values()
         for kind in (*arrays.KINDS, arrays.PSEUDOMEDIAN):
@@ -134,6 +138,7 @@ class TestLooks:
         for rule in ("α/(k(k + 1))", "O'Brien–Fleming", "once, at 40"):
             assert max(table[rule].values()) <= at_most(0.05, 400)
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("title", ["one learning rate", "best of 5 unequal rates"])
     def test_f10_growing_folder(self, title, monkeypatch):
         monkeypatch.setattr(sweeps, "FOLDERS", {title: sweeps.FOLDERS[title]})

@@ -53,6 +53,7 @@ def test_model_and_net_stack_or_raise_the_reason(model, net):
     assert group.stacking == Stacking()
 
 
+@pytest.mark.sampled(2)
 # The source program draws two nets, of which the one without a normalizer is the second.
 @pytest.mark.parametrize("net", [net for net in NETS if net != "source_mlp"])
 def test_arms_with_one_seed_share_initial_weights(net):

@@ -64,6 +64,7 @@ PAIRWISE = [
 """Cases in which each pair of family, net, step rule and schedule occurs: two orthogonal Latin squares."""
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("model", "case", "rule", "schedule"), PAIRWISE)
 def test_pairs_of_choices(tmp_path, model, case, rule, schedule):
     short = [*CASES[case], *OPTIMIZERS[rule], *schedule, "trainer.max_epochs=3"]

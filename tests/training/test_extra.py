@@ -73,7 +73,7 @@ def test_each_run_has_an_offline_run_of_wandb(typed, module):
         assert history(records, "test/loss") == pytest.approx([value(run, "test/loss")], rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("module", ["population", "lightning"])
 def test_each_run_has_a_run_of_mlflow(typed, module):
     done = typed(*SWEEP, "logger=mlflow", f"module={module}")

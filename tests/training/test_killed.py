@@ -65,6 +65,7 @@ def interrupt_after_save(python: WarmPython, folder: Path, words: list[str], num
     return process.returncode
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_repeated_command_ends_as_an_undisturbed_one(warm_python, tmp_path, words):
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -257,6 +257,7 @@ def test_warm_up_changes_only_running_statistics(tmp_path, model):
         assert warm["hidden1.norm.num_batches_tracked"] == 18
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("probe", ["angular_update", "saturation", "residual_branches"])
 def test_members_have_the_measurements_of_runs_alone(run_train, probe):
     words = ("net=resmlp", "net.width=8", "net.blocks=2", "net.branch_scale=skipinit", f"probes={probe}")

@@ -104,7 +104,7 @@ def test_two_processes_equal_one(tmp_path, words):
     assert two.final == pytest.approx(one.final, rel=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_probes_see_whole_minibatches(tmp_path):
     probes = []
     for name, words in (("one", []), ("two", TWO)):
@@ -114,7 +114,7 @@ def test_probes_see_whole_minibatches(tmp_path):
     pd.testing.assert_frame_equal(*probes, rtol=1e-7)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_without_sync_each_process_normalizes_its_share(tmp_path):
     trained(tmp_path / "one", "model=bn")
     trained(tmp_path / "two", "model=bn", *TWO, "+trainer.strategy=ddp_spawn")
@@ -136,7 +136,7 @@ class Manual(NormModule):
         optimizer.step()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_manual_optimization_in_two_processes_equals_one(tmp_path):
     for name, words in (("one", []), ("two", TWO)):
         trained(tmp_path / name, "model=bn", *SYNC, *ADAM, *words, module=Manual)
@@ -245,7 +245,7 @@ def results(folder: Path) -> list[Result]:
     return [Result.read(path.parent) for path in sorted(folder.rglob("result.json"))]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [[], ["hydra.launcher.n_jobs=2"]], ids=["one after another", "at once"])
 def test_sweep_trains_each_run_once(run_train, tmp_path, words):
     outcome = run_train("-m", *COMMON, "model=bn,nobn", *TWO, "+trainer.strategy=ddp", *words)
@@ -262,7 +262,7 @@ def test_sweep_trains_each_run_once(run_train, tmp_path, words):
     assert "model=bn" in outcome.out
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_first_process_leaves_no_other(tmp_path):
     words = [*(word for word in COMMON if "epochs" not in word), *TWO, "trainer.max_epochs=100000"]
     train_py = subprocess.Popen(

@@ -124,6 +124,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(("words", "saving", "places"), CASES.values(), ids=CASES)
 def test_resumed_run_equals_an_undisturbed_one(run_train, words, saving, places):
     size = [] if "~net.hidden" in words else ["net.hidden=[8]"]

@@ -178,6 +178,7 @@ LIGHTNING = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("words", LIGHTNING.values(), ids=LIGHTNING)
 def test_resumed_single_run_equals_an_undisturbed_one(tmp_path, preempt, words):
     module = [] if any(word.startswith("module") for word in words) else ["module=lightning"]
@@ -195,6 +196,7 @@ def test_resumed_single_run_equals_an_undisturbed_one(tmp_path, preempt, words):
     assert files[0] == files[1]
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_resumed_population_equals_an_undisturbed_one(tmp_path, preempt, words, members):

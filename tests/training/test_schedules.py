@@ -35,6 +35,7 @@ def rates(folder) -> list[float]:
     return curves[(curves["split"] == "train") & (curves["metric"] == "lr")]["value"].tolist()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_members_have_the_rates_of_single_runs(run_train, tmp_path, name):
     words = [*SCHEDULES[name], *SHORT, "trainer.precision=64-true"]

@@ -138,6 +138,7 @@ def initial_state(config: FrozenConfig) -> dict[str, Tensor]:
     return initial_nets(net_maker(config, make_data(config)), [config.seed])[0].double().state_dict()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "rule", [["optimizer=adamw"], ["optimizer._target_=torch.optim.RMSprop", "~optimizer.betas"]]
 )

@@ -169,7 +169,7 @@ def save(figure: Figure, path: Path) -> Path:
     with drawing():
         figure.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     temporary.replace(path)
-    figure.set_layout_engine("none")  # the next file keeps the layout that is computed for this one
+    figure.set_layout_engine(None)  # the next file keeps this layout; with "none", it would be drawn twice
     return path
 
 
