@@ -95,6 +95,7 @@ def test_pages_with_commands_are_found():
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(4)
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # docs/resuming.md says so
 @pytest.mark.parametrize("name", [name for name in NAMES if commands_of(name) and name not in ELSEWHERE])
 def test_commands_run(name, run_script: Callable, monkeypatch):

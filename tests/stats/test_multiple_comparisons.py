@@ -179,6 +179,13 @@ class TestNotComparable:
         found = sweep(arm("bn", ONES, **{"test/loss": NAN}), arm("nobn", ONES)).comparisons
         assert found["verdict"].tolist() == ["not comparable: no reported run of bn has test/loss"]
 
+    def test_metric_that_all_runs_of_a_panel_lack_is_not_compared_there(self, sweep, arm):
+        panels = {"batch_size": "1", "train_eval/loss": NAN}, {"train_eval/loss": ONES}
+        arms = [arm(name, ONES, **panel) for panel in panels for name in ("bn", "nobn")]
+        found = sweep(*arms, metrics=[LOSS, TRAIN]).comparisons
+        assert found["metric"].tolist() == ["test/loss", "test/loss", "train_eval/loss"]
+        assert not found["verdict"].str.startswith("not comparable").any()
+
     def test_impossible_comparison_is_not_counted(self, sweep, arm):
         found = sweep(arm("bn", ONES), arm("ln", [None] * 12), arm("nobn", [2.0] * 12)).comparisons
         assert rows(found, "arm", "comparisons", "p_adjusted")[0] == ["bn", 1, SMALLEST]

@@ -34,7 +34,7 @@ STEP_LENGTH = 1e-3
 ZERO_GRADIENT = 1e-6
 """A gradient below this share of the largest one counts as rounding error."""
 
-RULES = "docs/extending.md, In a population, lists what a layer must do"
+RULES = "to be stacked, a layer must compute with tensors alone and change its buffers in place"
 LOSS, GRADIENT = "the loss", "the gradient of "
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}

@@ -1,7 +1,7 @@
 """The grid of a sweep, its runs by configuration and seed, and the use of seeds; see :func:`grid_of`."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,6 +98,12 @@ class Grid:
         """1 for each run that diverged or is untrained, else 0, ``(S, N)``; NaN if unknown."""
         known, lost = ~np.isnan(self.tables["validation"]), np.isinf(self.tables["validation"])
         return np.where(known, lost | (self.tables["untrained"] > 0.5), np.nan)
+
+    def lacks(self, metric: Metric, panels: Collection[Panel]) -> bool:
+        """Return True if these panels have no value of a metric of other panels, as of accuracy in regression."""
+        rows = [k for k, configuration in enumerate(self.configurations) if configuration.panel in panels]
+        known = ~np.isnan(self.tables[metric.name])
+        return bool(known.any() and not known[rows].any() and not np.isnan(self.tables["validation"][rows]).all())
 
     def losses(self, metric: Metric) -> Numbers:
         """Return a metric, negated if large values are good, ``(S, N)``."""

@@ -69,6 +69,8 @@ def metric_comparisons(
 ) -> Iterator[ComparisonRow]:
     """Yield the comparisons by one metric, without corrected p-values."""
     for pooled, name, tested in pooled_panels(grid):
+        if grid.lacks(metric, pooled.panels):
+            continue
         settings: ComparisonRow = dict(zip(grid.design.panels, pooled.panels[0], strict=True))
         if len(pooled.panels) > 1:
             settings[DATA_SEED] = pooled_name(pooled)
