@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from equality import IMAGES_ONLY
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -243,6 +244,27 @@ def test_nan_metric_warns():
         line
         in dry_run_once(config_of(*metric("always_nan"), "optimized_metric=val/mine", "direction=max")).warnings
     )
+
+
+class TestBatchDependence:
+    WITHOUT = ("model=bn_torch", "+model.norm.track_running_stats=false")
+
+    @staticmethod
+    def found(*overrides: str) -> bool:
+        return any(
+            "depends on the rest of its minibatch" in line for line in dry_run_once(config_of(*overrides)).warnings
+        )
+
+    def test_normalizer_without_running_statistics_warns(self):
+        assert self.found(*self.WITHOUT)
+
+    @pytest.mark.parametrize("model", sorted(path.stem for path in (Path(CONF) / "model").glob("*.yaml")))
+    def test_others_do_not(self, model):
+        images = ["net=cnn", "data=digits", "net.channels=[4,8]"] if model in IMAGES_ONLY else []
+        assert not self.found(f"model={model}", *images)
+
+    def test_batch_statistics_that_were_asked_for_do_not(self):
+        assert not self.found(*self.WITHOUT, "statistics=batch")
 
 
 @pytest.mark.parametrize("when", ["at_end", "at_start", "every_n_epochs=3"])

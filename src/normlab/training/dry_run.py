@@ -33,7 +33,7 @@ from normlab.training.build import (
     shared_data,
 )
 from normlab.training.extra import as_trained, make_callbacks, make_loggers
-from normlab.training.layer_checks import check_layers, explain_kept_graph, layer_warnings
+from normlab.training.layer_checks import batch_dependence, check_layers, explain_kept_graph, layer_warnings
 from normlab.training.lightning_parts import untaken_parts_notices
 from normlab.training.optimizers import example_optimizer, needs_closure
 from normlab.training.packed_runs import check_packable
@@ -120,6 +120,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
     check_layers(module, data, sizes)
     shares = share_sizes(config, sizes, processes, module.population.net)
     check_layers(module, data, shares, f"trainer.devices={config.trainer.devices}: ")
+    dependence = batch_dependence(module, data, sizes[-1])
     trial = DryRun.of(typed, data, footprint_of(module, data, precision_of(config)))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(short, Path(folder) / "run", "dry run", {}, [])
@@ -138,7 +139,7 @@ def dry_run(config: FrozenConfig) -> DryRun:
                 (result,) = session.run()
     require_metrics(config, result)
     notices = layer_warnings(module.population.net, sizes), metric_warnings(config, result), epoch_warnings(typed)
-    return replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *chain(*notices)])
+    return replace(trial, warnings=[*data.notices, *untaken_parts_notices(config), *dependence, *chain(*notices)])
 
 
 def check_extra(run: Run) -> None:

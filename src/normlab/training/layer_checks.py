@@ -12,6 +12,9 @@ from normlab.errors import ConfigError, first_line, require, user_file, user_lin
 from normlab.models.layer_lookup import call_hooks, norm_slots
 from normlab.training.population_module import PopulationModule
 
+BATCH_TOLERANCE = 1e-2
+"""A difference of outputs, in standard deviations of the outputs, that is no rounding error."""
+
 
 def check_layers(module: PopulationModule, data: InMemoryData, sizes: Iterable[int], key: str = "") -> None:
     """Pass a minibatch of each size through the net, in training and in evaluation mode.
@@ -53,6 +56,24 @@ def require_output_shape(outputs: Any, expected: tuple[int, int]) -> None:
     shape = tuple(outputs.shape[1:]) if is_tensor else type(outputs).__name__
     hint = " (add .unsqueeze(1))" if shape == expected[:1] else ""
     require(shape == expected, "net: the outputs", f"of shape {expected}{hint}", shape)
+
+
+def batch_dependence(module: PopulationModule, data: InMemoryData, size: int) -> list[str]:
+    """Return a warning if the outputs in evaluation mode for half a minibatch change with the other half.
+
+    That is intended with ``statistics=batch``. Outputs that are drawn at random differ in any case.
+    """
+    if size < 2 or module.evaluation.kind == "batch":
+        return []
+    x, _ = module.cast((data.parts[0].x[None, :size], data.parts[0].y[None, :size]))
+    with module.eval().evaluation.context(), torch.no_grad():
+        whole, again, half = module(x), module(x), module(x[:, : size // 2])
+    module.train()
+    tolerance = BATCH_TOLERANCE * float(whole.std())
+    if not torch.equal(whole, again) or not (whole[:, : size // 2] - half).abs().max() > tolerance:
+        return []
+    remedy = "a normalizer can keep running statistics in its buffers running_mean and running_var"
+    return [f"in evaluation mode, the net's output for a sample depends on the rest of its minibatch; {remedy}"]
 
 
 @contextmanager
