@@ -66,9 +66,13 @@ def batch_dependence(module: PopulationModule, data: InMemoryData, size: int) ->
     if size < 2 or module.evaluation.kind == "batch":
         return []
     x, _ = module.cast((data.parts[0].x[None, :size], data.parts[0].y[None, :size]))
-    with module.eval().evaluation.context(), torch.no_grad():
-        whole, again, half = module(x), module(x), module(x[:, : size // 2])
-    module.train()
+    try:
+        with module.eval().evaluation.context(), torch.no_grad():
+            whole, again, half = module(x), module(x), module(x[:, : size // 2])
+    except Exception:  # a layer may take some sizes only, and those of the training have passed
+        return []
+    finally:
+        module.train()
     tolerance = BATCH_TOLERANCE * float(whole.std())
     if not torch.equal(whole, again) or not (whole[:, : size // 2] - half).abs().max() > tolerance:
         return []
