@@ -94,7 +94,7 @@ def seeds(number: int) -> int:
 
 
 def run(python: WarmPython, lab: Path, number: int) -> tuple[int, str, str]:
-    """Run a command of the page, as the shell would; return its exit code, stdout and stderr."""
+    """Run a command of the page, the first one in a new Python; return its exit code, stdout and stderr."""
     typed = shlex.split(COMMANDS[number].replace("seed=range(2)", f"seed=range({seeds(number)})"))
     words = [*typed, *SHORT, f"hydra.sweep.dir=outputs/{number}"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

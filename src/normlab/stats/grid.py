@@ -100,7 +100,7 @@ class Grid:
         return np.where(known, lost | (self.tables["untrained"] > 0.5), np.nan)
 
     def lacks(self, metric: Metric, panels: Collection[Panel]) -> bool:
-        """Return True if these panels have no value of a metric of other panels, as of accuracy in regression."""
+        """Return True if runs of other panels have the metric, but none of these: regression has no accuracy."""
         rows = [k for k, configuration in enumerate(self.configurations) if configuration.panel in panels]
         known = ~np.isnan(self.tables[metric.name])
         return bool(known.any() and not known[rows].any() and not np.isnan(self.tables["validation"][rows]).all())

@@ -48,10 +48,8 @@ from normlab.training.stackability import DryRun, footprint_of, population_key, 
 from normlab.training.step_checks import checked_steps
 from normlab.training.trainer_checks import check_accelerator, check_batches
 
-log = logging.getLogger("normlab")
 NEVER = 10**12
 """An interval in steps that makes a probe measure at the first step only."""
-
 
 _passed: dict[str, DryRun] = {}
 
