@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normlab.report.page import entry_command, rerun_command, sweep_command
+from normlab.report.provenance import entry_command, rerun_command, sweep_command
 from normlab.results.result import Objective, Result, Status
 from normlab.results.sweep import read_sweep
 

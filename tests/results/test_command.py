@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from normlab.results.result import VARIABLE, entry_point, remember_command, remembered_command
+from normlab.results.provenance import VARIABLE, entry_point, remember_command, remembered_command
 
 
 @pytest.mark.parametrize(

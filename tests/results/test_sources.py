@@ -8,7 +8,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 
 from normlab.errors import ConfigError
-from normlab.results.result import Objective, Result, Status, require_same_sources, sources_of
+from normlab.results.provenance import require_same_sources, sources_of
+from normlab.results.result import Objective, Result, Status
 
 LAYER = """
 from torch import nn

@@ -38,7 +38,7 @@ from normlab.execution.state import DRIVER, SweepState
 from normlab.option_folders import program
 from normlab.report import finalize_sweep
 from normlab.results.folder import free_folder, require_run_folder, require_writable, run_name
-from normlab.results.result import remember_command
+from normlab.results.provenance import remember_command
 
 if TYPE_CHECKING:
     from normlab.report.report_data import ReportData

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from normlab.claims.criteria import Criterion
 from normlab.errors import ConfigError, first_line, nearest, require
 from normlab.option_folders import PACKAGED_CONF
-from normlab.results.result import digest, git
+from normlab.results.provenance import digest, git
 from normlab.stats.design import MODEL, PLAIN
 
 GROUP = "claim"

@@ -17,7 +17,8 @@ from normlab.config.frozen import to_jsonable
 from normlab.errors import ConfigError, first_line
 from normlab.report.plan import format_seeds
 from normlab.report.report_data import ReportData
-from normlab.results.result import environment, read_numbers, write_atomically
+from normlab.results.provenance import environment
+from normlab.results.result import read_numbers, write_atomically
 from normlab.stats.design import Scope
 
 CLAIM_FILE = "claim.json"

@@ -14,7 +14,8 @@ from normlab.claims.page_template import render
 from normlab.claims.profile_page import candidates, profile_file, write_profile
 from normlab.claims.verdict import Answer, Part, decisive_part
 from normlab.claims.wording import arms_in
-from normlab.report.page import PAGE, distinct
+from normlab.report.page import PAGE
+from normlab.report.provenance import distinct
 from normlab.results.result import write_atomically
 from normlab.stats.comparison import ALPHA
 

@@ -13,7 +13,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from normlab.claims.claim import COMMON, Claim, override_text
 from normlab.claims.judge import read_record
 from normlab.errors import ConfigError
-from normlab.results.result import Status, digest
+from normlab.results.provenance import digest
+from normlab.results.result import Status
 from normlab.stats.design import MODEL
 
 

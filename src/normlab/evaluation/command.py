@@ -27,7 +27,8 @@ from normlab.evaluation.runs import find_runs, matches
 from normlab.option_folders import PACKAGED_CONF, program
 from normlab.report import shorter_path
 from normlab.results.folder import require_writable, run_name
-from normlab.results.result import Result, sources_of
+from normlab.results.provenance import sources_of
+from normlab.results.result import Result
 from normlab.results.sweep import Record
 
 log = logging.getLogger("normlab")

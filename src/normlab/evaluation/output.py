@@ -25,7 +25,8 @@ from normlab.report.console import (
 from normlab.report.factors import find_factors
 from normlab.report.sweep_summary import configuration_labels, repeated_runs
 from normlab.results.folder import free_folder
-from normlab.results.result import entry_point, environment, write_atomically
+from normlab.results.provenance import entry_point, environment
+from normlab.results.result import write_atomically
 from normlab.results.sweep import Record
 from normlab.stats.design import ENDS, mean_and_error
 

@@ -21,7 +21,8 @@ from normlab.execution.task import GroupTask
 from normlab.interrupts import interrupts
 from normlab.population.kernels import tune_malloc
 from normlab.results.packed import stored_result
-from normlab.results.result import VARIABLE, Result, Status
+from normlab.results.provenance import VARIABLE
+from normlab.results.result import Result, Status
 from normlab.training.progress import Progress
 from normlab.training.run_folders import RunFolders, population_line, run_line
 

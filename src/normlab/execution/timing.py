@@ -26,7 +26,8 @@ from normlab.population.compiling import Compiled
 from normlab.population.kernels import tune_malloc
 from normlab.population.resources import threads, threads_for
 from normlab.results.folder import run_names
-from normlab.results.result import environment, read_numbers, require_same_sources
+from normlab.results.provenance import environment, require_same_sources
+from normlab.results.result import read_numbers
 from normlab.results.sweep import (
     TIMING_FILE,
     Record,

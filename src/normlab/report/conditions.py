@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from normlab.report.console import num
-from normlab.report.page import distinct
+from normlab.report.provenance import distinct
 from normlab.report.report_data import ReportData, table_rows
 from normlab.report.weight_decay import weight_decay_texts
 from normlab.results.result import Result

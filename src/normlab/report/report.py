@@ -18,7 +18,8 @@ from normlab.report.effects import effect_table
 from normlab.report.findings import shared_conditions, target_sentences, time_and_interaction_sentences
 from normlab.report.forest import effect_groups, short_panel, split_groups
 from normlab.report.latex import main_table
-from normlab.report.page import OPEN_EFFECTS, Page, PageTable, Picture, Section, provenance, write_page
+from normlab.report.page import OPEN_EFFECTS, Page, PageTable, Picture, Section, write_page
+from normlab.report.provenance import provenance
 from normlab.report.report_data import ReportData, TableRow, curve_direction, table_rows
 from normlab.report.report_json import report_json
 from normlab.report.sections import (

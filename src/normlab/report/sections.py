@@ -15,8 +15,9 @@ from normlab.report import charts
 from normlab.report.console import effect_text, num, run_table, with_interval
 from normlab.report.factors import short_names
 from normlab.report.figures import Style, arm_styles
-from normlab.report.page import PageTable, Picture, Section, rerun_command
+from normlab.report.page import PageTable, Picture, Section
 from normlab.report.probe_figures import probe_figures
+from normlab.report.provenance import rerun_command
 from normlab.report.report_data import ReportData, TableRow, table_rows
 from normlab.stats.design import LR, is_number
 from normlab.stats.sentences import percent_text

@@ -17,7 +17,8 @@ from omegaconf._utils import get_omega_conf_dumper
 from normlab.config.frozen import FrozenConfig, differing_keys, recorded, updated, without_report_keys
 from normlab.errors import ConfigError, first_line
 from normlab.results.packed import stored_result
-from normlab.results.result import RESULT_FILE, Result, require_same_sources
+from normlab.results.provenance import require_same_sources
+from normlab.results.result import RESULT_FILE, Result
 
 log = logging.getLogger("normlab")
 MAX_NAME_LENGTH = 100

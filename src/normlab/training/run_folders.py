@@ -26,15 +26,8 @@ from normlab.population import State
 from normlab.results import events, result, series
 from normlab.results.events import EVENT_FILES, BatchWriter, EventWriter
 from normlab.results.folder import group_choices, require_writable, run_name, to_yaml
-from normlab.results.result import (
-    EpochMetrics,
-    Objective,
-    Result,
-    Status,
-    remembered_command,
-    worst_value,
-    write_atomically,
-)
+from normlab.results.provenance import remembered_command
+from normlab.results.result import EpochMetrics, Objective, Result, Status, worst_value, write_atomically
 from normlab.training.run_series import SeriesInFolder
 
 ERROR, CHECKPOINTS = "error.txt", "checkpoints"

@@ -26,14 +26,8 @@ from normlab.population.evaluation import constant_predictor_loss
 from normlab.population.kernels import tune_malloc
 from normlab.population.population import seed_globally, state_on_cpu
 from normlab.population.resources import threads, threads_for
-from normlab.results.result import (
-    Objective,
-    Result,
-    Status,
-    environment,
-    sources_of,
-    worst_value,
-)
+from normlab.results.provenance import environment, sources_of
+from normlab.results.result import Objective, Result, Status, worst_value
 from normlab.results.series import Point
 from normlab.training.build import (
     make_data,
